@@ -1,0 +1,276 @@
+"""The charter: who takes part, which model, which assay endpoints, which rules; signed by every founder.
+
+A charter file is TOML. Its id is BLAKE2b-256 of the canonical msgpack of everything but the signatures, so comments
+and layout do not matter. A charter is in force when every founding site signed it (DESIGN section 4).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgpack
+import pydantic
+import tomli_w
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.identity import Identity, curve_public, digest, verify
+from kmel_p2p.core.strict import StrictModel, parse_toml
+from kmel_p2p.core.types import KEY_BYTES, SIGNATURE_BYTES, SiteKey
+from kmel_p2p.core.wire import MAX_SITES
+
+SIGNING_CONTEXT = b"kmel charter 1"
+
+Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+"""Short lower-case name: it appears in file names, tables and logs."""
+
+
+class SiteRule(StrictModel):
+    """One partner site of the roster."""
+
+    name: Name
+    key: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    addresses: Annotated[tuple[str, ...], pydantic.Field(max_length=8)] = ()
+
+    @property
+    def site_key(self) -> SiteKey:
+        """The site's public key, 32 bytes."""
+        return SiteKey(bytes.fromhex(self.key))
+
+
+class ModelRule(StrictModel):
+    """Architecture of the trunk and the seed of its initial values."""
+
+    trunk: Literal["mlp"] = "mlp"
+    hidden: Annotated[
+        tuple[Annotated[int, pydantic.Field(ge=1, le=65536)], ...],
+        pydantic.Field(min_length=1, max_length=8),
+    ] = (512, 256)
+    dropout: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
+
+
+class FeatureRule(StrictModel):
+    """Featuriser and the hash of its output on the reference molecules."""
+
+    kind: Literal["morgan-count+rdkit"] = "morgan-count+rdkit"
+    radius: Annotated[int, pydantic.Field(ge=0, le=6)] = 2
+    bits: Annotated[int, pydantic.Field(ge=64, le=65536)] = 2048
+    stereo: Literal["keep", "drop"] = "drop"
+    tautomers: Literal["keep", "canonical"] = "keep"
+    reference_hash: Annotated[str, pydantic.Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+
+class AssayEndpointRule(StrictModel):
+    """A measured property: unit, transform, the label normalisation all sites use, and whose its head is."""
+
+    name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
+    kind: Literal["regression", "classification"] = "regression"
+    unit: Annotated[str, pydantic.Field(max_length=32)] = ""
+    transform: Literal["identity", "log10"] = "identity"
+    valid_range: tuple[float, float] = (-1e9, 1e9)
+    center: float = 0.0
+    scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
+    head: Literal["shared", "private"] = "private"
+    weight: Annotated[float, pydantic.Field(ge=0.0)] = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _range_is_ordered(self) -> AssayEndpointRule:
+        if not self.valid_range[0] < self.valid_range[1]:
+            raise ValueError("valid_range must be (lowest, highest) with lowest < highest")
+        return self
+
+
+class TrainingRule(StrictModel):
+    """The local optimiser, the same everywhere."""
+
+    batch_size: Annotated[int, pydantic.Field(ge=1, le=65536)] = 64
+    learning_rate: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1e-3
+    weight_decay: Annotated[float, pydantic.Field(ge=0.0, le=10.0)] = 0.01
+
+
+class AveragingRule(StrictModel):
+    """How deltas are made and weighed."""
+
+    mode: Literal["ledger"] = "ledger"
+    chunk: Annotated[int, pydantic.Field(ge=16, le=65536)] = 4096
+    kept: Annotated[int, pydantic.Field(ge=1)] = 64
+    bits: Literal[1, 2, 4] = 2
+    steps_per_entry: Annotated[int, pydantic.Field(ge=1)] = 20
+    entry_limit: Annotated[int, pydantic.Field(ge=1, le=2**32)] = 200
+    weight_cap: Annotated[float, pydantic.Field(ge=1.0)] = 2.0
+    norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 4.0
+
+    @pydantic.model_validator(mode="after")
+    def _kept_fits_chunk(self) -> AveragingRule:
+        if self.kept > self.chunk:
+            raise ValueError(f"kept ({self.kept}) is larger than chunk ({self.chunk})")
+        return self
+
+
+class PaceRule(StrictModel):
+    """When rounds may start, and how far a site may run ahead of the slowest one that membership calls alive."""
+
+    max_lead: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
+    start_sites: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Sites ready to train before anyone publishes its first entry; 0 means a majority of the roster."""
+
+
+class SplitRule(StrictModel):
+    """Folds by keyed scaffold hash; the key makes fold assignment the same at every site."""
+
+    fold_key: Annotated[str, pydantic.Field(max_length=64)] = ""
+    valid_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
+    test_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.2
+
+
+class Charter(StrictModel):
+    """Everything the founders agree on. See the module docstring."""
+
+    federation: Name
+    version: Literal[1] = 1
+    sites: Annotated[tuple[SiteRule, ...], pydantic.Field(min_length=1, max_length=MAX_SITES)]
+    model: ModelRule = ModelRule()
+    features: FeatureRule = FeatureRule()
+    assay_endpoints: Annotated[tuple[AssayEndpointRule, ...], pydantic.Field(min_length=1, max_length=1024)]
+    training: TrainingRule = TrainingRule()
+    averaging: AveragingRule = AveragingRule()
+    pace: PaceRule = PaceRule()
+    split: SplitRule = SplitRule()
+
+    @pydantic.model_validator(mode="after")
+    def _names_and_keys_are_unique(self) -> Charter:
+        for what, values in (
+            ("site name", [s.name for s in self.sites]),
+            ("site key", [s.key for s in self.sites]),
+            ("assay endpoint", [e.name for e in self.assay_endpoints]),
+        ):
+            repeated = sorted({v for v in values if values.count(v) > 1})
+            if repeated:
+                raise ValueError(f"{what} {repeated[0]!r} is listed twice")
+        if self.pace.start_sites > len(self.sites):
+            raise ValueError(f"pace.start_sites is {self.pace.start_sites}, but {len(self.sites)} sites are listed")
+        return self
+
+    @property
+    def id(self) -> bytes:
+        """BLAKE2b-256 of the canonical msgpack, 32 bytes."""
+        return digest(b"kmel charter id 1", _canonical(self.model_dump(mode="python")))
+
+    @property
+    def start_sites(self) -> int:
+        """Sites that must be ready before the first entry."""
+        return self.pace.start_sites or len(self.sites) // 2 + 1
+
+    @property
+    def roster(self) -> dict[SiteKey, SiteRule]:
+        """Sites by key, in key order."""
+        return {site.site_key: site for site in sorted(self.sites, key=lambda s: s.key)}
+
+    def site_named(self, name: str) -> SiteRule:
+        """The site called `name`.
+
+        Raises:
+            ConfigError: no such site; the error lists the names there are.
+        """
+        for site in self.sites:
+            if site.name == name:
+                return site
+        known = ", ".join(site.name for site in self.sites)
+        raise ConfigError(f"charter of {self.federation!r} has no site {name!r}; it lists: {known}")
+
+
+class CharterDocument(StrictModel):
+    """A charter file: the charter and the signatures collected so far, by site name."""
+
+    charter: Charter
+    signatures: Mapping[str, str] = pydantic.Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> CharterDocument:
+        """Read a charter file's text.
+
+        Raises:
+            ConfigError: names source and key.
+        """
+        document = parse_toml(cls, text, source)
+        for site in document.charter.sites:
+            try:
+                curve_public(site.site_key)
+            except Exception as error:
+                raise ConfigError(f"{source}: key of site {site.name!r} is no Ed25519 public key") from error
+        for name in document.signatures:
+            document.charter.site_named(name)
+        return document
+
+    def render(self) -> str:
+        """TOML text that `parse` reads back to an equal document."""
+        return tomli_w.dumps(_plain(self.model_dump(mode="python")))
+
+    def signed_by(self, identity: Identity) -> CharterDocument:
+        """This document with the signature of `identity` added.
+
+        Raises:
+            ConfigError: the charter lists no site with that key.
+        """
+        site = self.charter.roster.get(identity.key)
+        if site is None:
+            raise ConfigError(
+                f"key {identity.key.hex()} is not a site of {self.charter.federation!r}; "
+                "ask whoever drafts the charter to list it before you sign"
+            )
+        signature = identity.sign(SIGNING_CONTEXT, self.charter.id).hex()
+        return self.model_copy(update={"signatures": {**self.signatures, site.name: signature}})
+
+    def problems(self) -> list[str]:
+        """Why this charter is not in force: one line per missing or wrong signature; empty when it is."""
+        lines = []
+        for site in self.charter.sites:
+            signature = self.signatures.get(site.name)
+            if signature is None:
+                lines.append(f"site {site.name!r} has not signed")
+            elif not _signature_is_good(site.site_key, self.charter.id, signature):
+                lines.append(f"the signature of site {site.name!r} is not of this charter")
+        return lines
+
+    def require_in_force(self, source: str) -> Charter:
+        """The charter, if every founder signed it.
+
+        Raises:
+            ConfigError: lists what is missing.
+        """
+        problems = self.problems()
+        if problems:
+            raise ConfigError(f"{source}: charter is not in force: " + "; ".join(problems))
+        return self.charter
+
+
+def _signature_is_good(key: SiteKey, charter_id: bytes, signature: str) -> bool:
+    if not re.fullmatch(f"[0-9a-f]{{{2 * SIGNATURE_BYTES}}}", signature):
+        return False
+    return verify(key, SIGNING_CONTEXT, charter_id, bytes.fromhex(signature))
+
+
+def _canonical(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
+    return packed
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+assert KEY_BYTES * 2 == 64, "the key pattern above is written out for 32-byte keys"
