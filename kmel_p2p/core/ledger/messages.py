@@ -1,0 +1,84 @@
+"""What peers say to each other about the ledger."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.ledger.entry import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
+from kmel_p2p.core.types import SiteKey, Vector
+from kmel_p2p.core.wire import KEY, MAX_SITES, VECTOR, Schema, blob, flag, listing, mapping, record, uint
+
+MAX_BODIES = 64
+"""Entries in one answer; also the most one pull asks for."""
+
+
+class Phase(enum.IntEnum):
+    """What a site is doing about its own log."""
+
+    PREPARING = 0
+    """Not able to train yet: nobody's pace depends on it."""
+    TRAINING = 1
+    LISTENING = 2
+    """Publishes nothing more; keeps applying and relaying."""
+
+
+@dataclass(frozen=True, slots=True)
+class Have(Message):
+    """What the sender has applied. Sent to one random peer per interval and whenever its phase changes."""
+
+    vector: Vector
+    phase: int
+    ended: dict[SiteKey, int]
+    """Authors whose log it holds ended, and before which sequence number."""
+    reply: bool
+    """Whether the sender wants a `Have` back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Entries `first..last` of one author."""
+
+    author: SiteKey
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want(Message):
+    """Asks for entries by number, and for the evidence against authors."""
+
+    ranges: tuple[Range, ...]
+    evidence: tuple[SiteKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies(Message):
+    """Encoded entries: pushed by their author, or the answer to a `Want`."""
+
+    entries: tuple[bytes, ...]
+
+
+_SEQ = uint(2**40)
+
+SCHEMAS = (
+    Schema(
+        20,
+        Have,
+        {"vector": VECTOR, "phase": uint(2), "ended": mapping(KEY, _SEQ, MAX_SITES), "reply": flag()},
+    ),
+    Schema(
+        21,
+        Want,
+        {
+            "ranges": listing(record(Range, author=KEY, first=_SEQ, last=_SEQ), MAX_SITES),
+            "evidence": listing(KEY, MAX_SITES),
+        },
+    ),
+    Schema(
+        22,
+        Bodies,
+        {"entries": listing(blob(MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + 256), MAX_BODIES)},
+    ),
+)

@@ -1,0 +1,149 @@
+"""The author's side: open a round, take the trained delta, make it durable, only then let it go.
+
+The order is what makes a crash harmless: an entry is signed, stored together with the trainer state it was made
+from, and sent only when the store says that both are durable. A crash before that point loses the round and nothing
+else; after it, the entry is found in the store.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from kmel_p2p.core.effects import Effect, Emit, Store
+from kmel_p2p.core.errors import LocalError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.commands import Approve, Persisted, Reject, RoundFailed, Trained
+from kmel_p2p.core.ledger.entry import Entry, create
+from kmel_p2p.core.ledger.events import (
+    EntryHeld,
+    EntryPublished,
+    EntryRecord,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundOpened,
+)
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.types import SiteKey
+
+NORM_MARGIN = 1.0 - 1e-6
+"""Keeps the author's float clip strictly inside the receivers' integer bound."""
+
+
+class State(enum.Enum):
+    """Where the next own entry is."""
+
+    IDLE = "idle"
+    TRAINING = "training"
+    HELD = "held for approval"
+    STORING = "storing"
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was fixed when the round opened: the entry is made on this base with this weight."""
+
+    seq: int
+    base: dict[SiteKey, int]
+    weight: int
+
+
+class Publisher:
+    """One own entry at a time, from round to durable. Effects go to the shared `outbox`."""
+
+    def __init__(self, identity: Identity, ledger: Ledger, outbox: deque[Effect], hold: bool) -> None:
+        self.state = State.IDLE
+        self._identity = identity
+        self._ledger = ledger
+        self._outbox = outbox
+        self._hold = hold
+        self._round: Round | None = None
+        self._trained: Trained | None = None
+        self._entry: Entry | None = None
+        self._tickets = 0
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number the next own entry will have."""
+        return self._ledger.head(self._identity.key) + 1
+
+    def open(self, steps: int, weight: int) -> None:
+        """Begin the next round on everything applied so far."""
+        if self.state is not State.IDLE:
+            raise LocalError(f"a round is {self.state.value} already")
+        base = self._ledger.vector
+        bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(base)), -24) * NORM_MARGIN
+        self._round = Round(self.next_seq, base, weight)
+        self.state = State.TRAINING
+        self._outbox.append(Emit(RoundOpened(self._round.seq, steps, bound)))
+
+    def trained(self, result: Trained) -> None:
+        """Take the open round's delta; hold it for the operator or store it."""
+        self._expect(State.TRAINING, result.seq)
+        self._trained = result
+        if self._hold:
+            self.state = State.HELD
+            self._outbox.append(Emit(EntryHeld(result.seq, len(result.payload))))
+        else:
+            self._store()
+
+    def approve(self, command: Approve) -> None:
+        """The operator lets the held entry go."""
+        self._expect(State.HELD, command.seq)
+        self._store()
+
+    def abandon(self, command: RoundFailed | Reject) -> None:
+        """The round yields nothing; the trainer goes back to where it was."""
+        self._expect(State.HELD if isinstance(command, Reject) else State.TRAINING, command.seq)
+        self._clear()
+        self._outbox.append(Emit(RoundAbandoned(command.seq, command.reason)))
+
+    def persisted(self, command: Persisted) -> Entry | None:
+        """The entry is durable: apply it. Returns it for sending, or None for another ticket."""
+        if self.state is not State.STORING or command.ticket != self._tickets:
+            return None
+        entry = self._entry
+        assert entry is not None, "STORING holds an entry"
+        outcome = self._ledger.offer(entry)
+        self._clear()
+        self._outbox.append(Emit(RoundCommitted(entry.seq)))
+        if outcome.verdict is not Verdict.APPLIED:
+            return None
+        self._outbox.append(Emit(EntryPublished(entry.seq, len(entry.encode()), entry.weight)))
+        return entry
+
+    def _store(self) -> None:
+        made, result = self._round, self._trained
+        assert made is not None, "a round is open"
+        assert result is not None, "the round is trained"
+        if made.seq != self.next_seq:
+            # Our own log grew under the round: another site gave back entries that this store had lost.
+            self._clear()
+            self._outbox.append(Emit(RoundAbandoned(made.seq, "this site's log moved on under the round")))
+            return
+        self._entry = create(
+            self._identity,
+            charter_id=self._ledger.rules.charter_id,
+            seq=made.seq,
+            previous=self._ledger.head_hash(self._identity.key),
+            base=made.base,
+            weight=made.weight,
+            steps=result.steps,
+            codec_id=self._ledger.rules.codec_id,
+            payload=result.payload,
+        )
+        self._tickets += 1
+        self.state = State.STORING
+        record = EntryRecord(self._identity.key, made.seq, self._entry.encode(), result.own_state_file)
+        self._outbox.append(Store(record, self._tickets))
+
+    def _expect(self, state: State, seq: int) -> None:
+        open_seq = self._round.seq if self._round else None
+        if self.state is not state or open_seq != seq:
+            raise LocalError(f"round {seq} is not {state.value}: round {open_seq} is {self.state.value}")
+
+    def _clear(self) -> None:
+        self.state = State.IDLE
+        self._round = self._trained = self._entry = None

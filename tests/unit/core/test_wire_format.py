@@ -1,0 +1,103 @@
+"""Messages survive the wire; bytes that are not messages raise WireError and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.errors import Bug, WireError
+from kmel_p2p.core.ledger.messages import SCHEMAS, Bodies, Have, Range, Want
+from kmel_p2p.core.wire import ForeignCharterError, Schema, Wire, uint, unpack_bounded
+
+WIRE = Wire(bytes(range(32)), SCHEMAS)
+
+keys = st.binary(min_size=32, max_size=32)
+seqs = st.integers(0, 2**40)
+vectors = st.dictionaries(keys, seqs, max_size=8)
+messages = st.one_of(
+    st.builds(Have, vector=vectors, phase=st.integers(0, 2), ended=vectors, reply=st.booleans()),
+    st.builds(
+        Want,
+        ranges=st.lists(st.builds(Range, author=keys, first=seqs, last=seqs), max_size=5).map(tuple),
+        evidence=st.lists(keys, max_size=3).map(tuple),
+    ),
+    st.builds(Bodies, entries=st.lists(st.binary(max_size=200), max_size=5).map(tuple)),
+)
+
+
+@given(messages)
+@settings(deadline=None)
+def test_a_message_decodes_to_itself(message: Message) -> None:
+    assert WIRE.decode(WIRE.encode(message)) == message
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=None)
+def test_random_bytes_raise_only_wire_error(data: bytes) -> None:
+    with pytest.raises(WireError):
+        WIRE.decode(data)
+
+
+@given(messages, st.data())
+@settings(deadline=None, max_examples=300)
+def test_damaged_messages_never_raise_anything_else(message: Message, data: st.DataObject) -> None:
+    encoded = bytearray(WIRE.encode(message))
+    position = data.draw(st.integers(0, len(encoded) - 1))
+    if data.draw(st.booleans()):
+        encoded[position] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del encoded[position:]
+    try:
+        WIRE.decode(bytes(encoded))
+    except WireError:
+        pass
+
+
+def test_another_charters_message_is_told_apart_from_garbage() -> None:
+    other = Wire(bytes(32), SCHEMAS)
+    with pytest.raises(ForeignCharterError) as caught:
+        WIRE.decode(other.encode(Bodies(())))
+    assert caught.value.tag == bytes(8)
+
+
+def test_another_protocol_version_names_both_numbers() -> None:
+    encoded = msgpack.packb([2, WIRE.charter_tag, 22, []])
+    with pytest.raises(WireError, match="protocol 2 instead of 1"):
+        WIRE.decode(encoded)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [[b"k" * 32, 5, b"a" * 32, 5], 0, [], False],  # unsorted vector keys
+        [[b"k" * 32, 5, b"k" * 32, 5], 0, [], False],  # a key twice
+        [[b"k" * 31, 5], 0, [], False],
+        [[b"k" * 32, -1], 0, [], False],
+        [[b"k" * 32, True], 0, [], False],
+        [[], 3, [], False],
+        [[], 0, [], 1],
+        [[], 0, []],
+    ],
+)
+def test_values_out_of_bounds_are_refused(body: list[object]) -> None:
+    with pytest.raises(WireError):
+        WIRE.decode(msgpack.packb([1, WIRE.charter_tag, 20, *body]))
+
+
+def test_deep_nesting_is_refused_without_recursion_error() -> None:
+    with pytest.raises(WireError):
+        unpack_bounded(b"\x91" * 5000 + b"\xc0", 10_000)
+
+
+def test_a_type_id_cannot_be_used_twice() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Other(Message):
+        n: int
+
+    with pytest.raises(Bug, match="used twice"):
+        Wire(bytes(32), (*SCHEMAS, Schema(20, Other, {"n": uint()})))
