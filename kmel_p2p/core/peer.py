@@ -1,274 +1,68 @@
-"""One site's whole protocol: membership, ledger and pace behind the contract of `effects.Machine`.
-
-Drives training: it opens a round when the charter's pace allows one (`RoundOpened`) and takes the trained delta back
-as a command. Nothing here waits for a named site; every wait is for a count of sites that membership calls alive, or
-for a period.
-"""
+"""One site's whole protocol: membership and one averaging mode behind the contract of `effects.Machine`."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Message
-from kmel_p2p.core.errors import Bug
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger import messages as ledger_messages
-from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
-from kmel_p2p.core.ledger.commands import Approve, Listen, Persisted, Ready, Reject, RoundFailed, Trained
-from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.ledger.events import PhaseChanged, RunComplete, Waiting
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
-from kmel_p2p.core.ledger.messages import Bodies, Have, Phase, Want
-from kmel_p2p.core.ledger.pace import may_run, slowest, weight
-from kmel_p2p.core.ledger.publisher import Publisher, State
+from kmel_p2p.core.ledger.messages import SCHEMAS as LEDGER_SCHEMAS
 from kmel_p2p.core.membership import Membership
-from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
-from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey
+from kmel_p2p.core.rounds import COMMANDS, Averaging
+from kmel_p2p.core.types import Micros, SiteKey
 from kmel_p2p.core.wire import Wire
-
-LEDGER_COMMANDS = (Ready, Trained, RoundFailed, Approve, Reject, Persisted, Listen)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerSettings:
-    """What a site may set about its own peer."""
-
-    hold: bool = False
-    """Keep each entry back until the operator approves it."""
-    settle: Micros = 5 * SECOND
-    """How long a starting site waits to hear from every alive site before its first round. Guards a site that lost
-    its store against numbering entries anew; bounded, so a mute site holds nobody up."""
-    antientropy: AntiEntropySettings = AntiEntropySettings()
 
 
 def make_wire(charter_id: bytes) -> Wire:
     """The message table of this protocol version."""
-    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *ledger_messages.SCHEMAS))
+    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *LEDGER_SCHEMAS))
 
 
 class Peer:
-    """See the module docstring."""
+    """Routes messages, commands and time to its two parts, and membership's verdicts from one to the other."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        charter: Charter,
-        ledger: Ledger,
-        membership: Membership,
-        rng: Randomness,
-        settings: PeerSettings,
-        max_payload_bytes: int,
-        now: Micros,
-    ) -> None:
-        self.ledger = ledger
+    def __init__(self, membership: Membership, averaging: Averaging) -> None:
         self.membership = membership
-        self._key = identity.key
-        self._charter = charter
-        self._settings = settings
+        self.averaging = averaging
         self._outbox: deque[Effect] = deque()
-        self.publisher = Publisher(identity, ledger, self._outbox, settings.hold)
-        self.antientropy = AntiEntropy(
-            identity.key,
-            ledger,
-            membership.alive,
-            self._outbox,
-            rng,
-            settings.antientropy,
-            max_payload_bytes,
-            now,
-        )
-        self._ready = False
-        self._settled_at: Micros | None = None
-        self._waiting = ""
-        self._complete = False
-        self._announced: dict[SiteKey, int] = {}
-
-    @property
-    def phase(self) -> Phase:
-        """What this site does about its own log."""
-        return self.antientropy.phase
-
-    @property
-    def waiting(self) -> str:
-        """Why no round is open, for the operator; empty when one is."""
-        return self._waiting
-
-    @property
-    def complete(self) -> bool:
-        """Whether all alive sites listen and hold our vector."""
-        return self._complete
-
-    # ---- machine ------------------------------------------------------------------------------------------------
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a message from an authenticated sender."""
-        if isinstance(message, (Have, Want, Bodies)):
-            self.antientropy.receive(sender, message, now)
+        if isinstance(message, self.averaging.messages):
+            self.averaging.receive(sender, message, now)
         else:
             self.membership.receive(sender, message, now)
-        self._turn(now)
+        self._gather(now)
 
     def command(self, cmd: Any, now: Micros) -> None:
-        """Feed a command of the driver; what is not the ledger's is membership's."""
-        if isinstance(cmd, LEDGER_COMMANDS):
-            self._ledger_command(cmd, now)
+        """Feed a command of the driver; what is not about rounds is membership's."""
+        if isinstance(cmd, COMMANDS):
+            self.averaging.command(cmd, now)
         else:
             self.membership.command(cmd, now)
-        self._turn(now)
+        self._gather(now)
 
     def advance(self, now: Micros) -> None:
         """Time passed."""
         self.membership.advance(now)
-        self.antientropy.advance(now)
-        self._turn(now)
+        self.averaging.advance(now)
+        self._gather(now)
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = [self.membership.deadline(), self.antientropy.deadline(), self._settled_at]
+        moments = (self.membership.deadline(), self.averaging.deadline())
         return min((m for m in moments if m is not None), default=None)
 
     def poll(self) -> Effect | None:
         """The next effect, or None."""
         return self._outbox.popleft() if self._outbox else None
 
-    # ---- inner --------------------------------------------------------------------------------------------------
-
-    def _ledger_command(self, cmd: Any, now: Micros) -> None:
-        match cmd:
-            case Ready():
-                self._ready = True
-                self._settled_at = now + self._settings.settle
-                self._set_phase(Phase.TRAINING, "data prepared")
-            case Listen(reason):
-                self._set_phase(Phase.LISTENING, reason)
-            case Trained():
-                self.publisher.trained(cmd)
-            case RoundFailed() | Reject():
-                self._ready = self._ready and isinstance(cmd, Reject)
-                self.publisher.abandon(cmd)
-            case Approve():
-                self.publisher.approve(cmd)
-            case Persisted():
-                entry = self.publisher.persisted(cmd)
-                if entry is not None:
-                    self.antientropy.push(entry)
-
-    def _turn(self, now: Micros) -> None:
-        """After every input: pass on membership's effects, then see whether a round may open or the run is over."""
+    def _gather(self, now: Micros) -> None:
+        """Collect both parts' effects, telling averaging what membership decided."""
         while (effect := self.membership.poll()) is not None:
             self._outbox.append(effect)
             if isinstance(effect, Emit):
-                self._on_member_event(effect.event)
-        if self._settled_at is not None and now >= self._settled_at:
-            self._settled_at = None
-        self._maybe_open_round()
-        self._note_completion()
-
-    def _on_member_event(self, event: object) -> None:
-        match event:
-            case MemberJoined(key=key) | MemberBack(key=key):
-                self.antientropy.forget(key)
-                self.antientropy.greet(key)
-            case MemberUnreachable(key=key) | MemberLeft(key=key):
-                self.antientropy.forget(key)
-
-    def _set_phase(self, phase: Phase, reason: str) -> None:
-        if self.antientropy.phase is Phase.LISTENING or phase is self.antientropy.phase:
-            return
-        self.antientropy.phase = phase
-        self._outbox.append(Emit(PhaseChanged(phase, reason)))
-        self.antientropy.announce()
-
-    def _maybe_open_round(self) -> None:
-        if not self._ready or self.publisher.state is not State.IDLE or self.phase is not Phase.TRAINING:
-            self._say_waiting("")
-            return
-        limit = self._charter.averaging.entry_limit
-        if self.publisher.next_seq > limit:
-            self._say_waiting("")
-            self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
-            return
-        reason = self._why_wait()
-        self._say_waiting(reason)
-        if not reason:
-            cap = self.ledger.rules.weight_cap
-            others = [self._size_class(key) for key in self._training()]
-            share = weight(self._size_class(self._key), others, cap)
-            self.publisher.open(self._charter.averaging.steps_per_entry, share)
-
-    def _why_wait(self) -> str:
-        alive = self.membership.alive()
-        told = {key: self.antientropy.counterpart(key) for key in alive}
-        lost = [t.vector.get(self._key, 0) for t in told.values() if t is not None]
-        next_seq = self.publisher.next_seq
-        if max(lost, default=0) >= next_seq:
-            return "others hold entries of this site that its store lost; fetching them"
-        if self._key in self.ledger.faults:
-            return "this site's log was ended by the others; its key must be replaced by an amendment"
-        if self._settled_at is not None and any(t is None for t in told.values()):
-            return "hearing from every reachable site before the first round"
-        training = self._training()
-        present, needed = 1 + len(training), self._charter.start_sites
-        started = bool(self.ledger.vector)
-        if not started and present < needed:
-            return f"{present} of {needed} sites are ready to start"
-        slow = slowest({key: self.ledger.head(key) for key in training}, training)
-        if not may_run(next_seq, slow, self._charter.pace.max_lead):
-            return f"{self._charter.pace.max_lead} entries ahead of the slowest training site"
-        return ""
-
-    def _say_waiting(self, reason: str) -> None:
-        if reason != self._waiting:
-            self._waiting = reason
-            self._outbox.append(Emit(Waiting(reason)))
-
-    def _training(self) -> list[SiteKey]:
-        """Alive sites that publish, without us and without those whose log has ended."""
-        told = ((key, self.antientropy.counterpart(key)) for key in self.membership.alive())
-        ended = self.ledger.faults
-        return [k for k, t in told if t is not None and t.phase is Phase.TRAINING and k not in ended]
-
-    def _size_class(self, key: SiteKey) -> int:
-        descriptor = self.membership.descriptor(key)
-        return descriptor.size_class if descriptor is not None else 0
-
-    def _note_completion(self) -> None:
-        if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
-            # The others cannot see the end before they know what we hold.
-            self._announced = self.ledger.vector
-            self.antientropy.announce()
-        complete = self._is_complete()
-        if complete and not self._complete:
-            self._outbox.append(Emit(RunComplete(1 + len(self.membership.alive()))))
-        self._complete = complete
-
-    def _is_complete(self) -> bool:
-        if self.phase is not Phase.LISTENING or self.publisher.state is not State.IDLE:
-            return False
-        mine = self.ledger.vector
-        for key in self.membership.alive():
-            told = self.antientropy.counterpart(key)
-            if told is None or told.phase is not Phase.LISTENING or dict(told.vector) != mine:
-                return False
-        return True
-
-
-def restore(ledger: Ledger, entries: Iterable[Entry]) -> int:
-    """Replay stored entries into a fresh ledger. Returns how many were applied.
-
-    Raises:
-        Bug: a stored entry does not stand; the store was written by this program, so it was altered.
-    """
-    count = 0
-    for entry in entries:
-        outcome = ledger.offer(entry)
-        if outcome.verdict is Verdict.REFUSED:
-            reason = outcome.refusal.value if outcome.refusal else outcome.verdict.value
-            raise Bug(f"stored {entry} does not stand: {reason}")
-        count += len(outcome.applied)
-    return count
+                self.averaging.member_event(effect.event, now)
+        while (effect := self.averaging.poll()) is not None:
+            self._outbox.append(effect)

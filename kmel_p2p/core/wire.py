@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import msgpack
@@ -117,7 +118,7 @@ def mapping(key: Field, value: Field, maximum: int) -> Field:
         if type(flat) is not list or len(flat) % 2 or len(flat) > 2 * maximum:
             raise WireError(f"expected at most {maximum} pairs")
         keys = [key.unpack(k) for k in flat[::2]]
-        if any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(keys)):
             raise WireError("mapping keys are not strictly increasing")
         return dict(zip(keys, (value.unpack(v) for v in flat[1::2]), strict=True))
 

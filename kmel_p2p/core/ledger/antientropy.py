@@ -17,7 +17,8 @@ from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.entry import Entry, decode
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, EntryRefused, LogEnded, RetractionRecord
 from kmel_p2p.core.ledger.ledger import Fault, Ledger, Outcome, Verdict
-from kmel_p2p.core.ledger.messages import MAX_BODIES, Bodies, Have, Phase, Range, Want
+from kmel_p2p.core.ledger.messages import MAX_BODIES, Bodies, Have, Range, Want
+from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey, Vector
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024

@@ -1,45 +1,11 @@
-"""What the ledger tells its driver: rounds for the trainer, facts for the operator."""
+"""What the ledger tells its driver: facts for the operator, records for the store. Rounds are in `core.rounds`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Event, Record
-from kmel_p2p.core.ledger.messages import Phase
 from kmel_p2p.core.types import SiteKey
-
-
-@dataclass(frozen=True, slots=True)
-class RoundOpened(Event):
-    """Train now, from the newest trunk; answer with `Trained` or `RoundFailed`."""
-
-    seq: int
-    steps: int
-    norm_bound: float
-    """Largest L2 norm the decoded delta may have."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundCommitted(Event):
-    """The entry of this round is durable: the trainer may forget what it needs to undo the round."""
-
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class RoundAbandoned(Event):
-    """The round will not be published: the trainer goes back to where it was before it."""
-
-    seq: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EntryHeld(Event):
-    """An entry waits for the operator's approval before it leaves the site."""
-
-    seq: int
-    payload_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +42,6 @@ class LogEnded(Event):
     seq: int
     reason: str
     retracted: int
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseChanged(Event):
-    """This site's phase."""
-
-    phase: Phase
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting(Event):
-    """Why no round is open, in words for the operator; empty when one is."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunComplete(Event):
-    """All alive sites listen and hold the same vector."""
-
-    sites: int
 
 
 @dataclass(frozen=True, slots=True)

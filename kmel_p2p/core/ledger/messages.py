@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Message
@@ -12,16 +11,6 @@ from kmel_p2p.core.wire import KEY, MAX_SITES, VECTOR, Schema, blob, flag, listi
 
 MAX_BODIES = 64
 """Entries in one answer; also the most one pull asks for."""
-
-
-class Phase(enum.IntEnum):
-    """What a site is doing about its own log."""
-
-    PREPARING = 0
-    """Not able to train yet: nobody's pace depends on it."""
-    TRAINING = 1
-    LISTENING = 2
-    """Publishes nothing more; keeps applying and relaying."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,20 @@ from dataclasses import dataclass
 from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.commands import Approve, Persisted, Reject, RoundFailed, Trained
 from kmel_p2p.core.ledger.entry import Entry, create
-from kmel_p2p.core.ledger.events import (
+from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.rounds import (
+    Approve,
     EntryHeld,
-    EntryPublished,
-    EntryRecord,
+    Persisted,
+    Reject,
     RoundAbandoned,
     RoundCommitted,
+    RoundFailed,
     RoundOpened,
+    Trained,
 )
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.types import SiteKey
 
 NORM_MARGIN = 1.0 - 1e-6

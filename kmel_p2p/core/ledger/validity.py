@@ -11,8 +11,15 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.ledger.entry import WEIGHT_ONE, Entry
 from kmel_p2p.core.types import SiteKey
+
+_SQUARES_AT_ONCE = 2**14
+"""Squares of values below 2**24 that sum without overflow in int64."""
 
 
 class Refusal(enum.Enum):
@@ -51,10 +58,33 @@ class Rules:
     first_norm_squared: int
     """Bound on the squared norm, units 2**-48, of an entry whose base is empty."""
 
-    @staticmethod
-    def weight_cap_for(sites: int, share: float) -> int:
-        """`share` times the equal share of `sites`, at most the whole, in units of 2**-16."""
-        return min(WEIGHT_ONE, max(1, int(share * WEIGHT_ONE / sites)))
+    @classmethod
+    def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
+        """The rules of `charter`; a first entry may not move the trunk further than its initial length."""
+        return cls(
+            charter_id=charter.id,
+            roster=frozenset(charter.roster),
+            codec_id=codec_id,
+            weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
+            norm_cap=charter.averaging.norm_cap,
+            first_norm_squared=exact_norm_squared(initial_trunk),
+        )
+
+
+def weight_cap(sites: int, share: float) -> int:
+    """`share` times the equal share of `sites`, at most the whole, in units of 2**-16."""
+    return min(WEIGHT_ONE, max(1, int(share * WEIGHT_ONE / sites)))
+
+
+def exact_norm_squared(values: NDArray[np.float32]) -> int:
+    """Squared L2 norm in units of 2**-48, the same integer on every machine.
+
+    Args:
+        values: below one in magnitude, as initial trunks are; float32 sums would depend on the processor.
+    """
+    units = np.rint(np.ldexp(values.astype(np.float64), 24)).astype(np.int64)
+    squares = units * units
+    return sum(int(squares[i : i + _SQUARES_AT_ONCE].sum()) for i in range(0, squares.size, _SQUARES_AT_ONCE))
 
 
 def check_origin(entry: Entry, rules: Rules) -> Refusal | None:

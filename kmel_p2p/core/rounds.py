@@ -1,0 +1,167 @@
+"""Training rounds as both averaging modes know them: phases, commands of the driver, events for it.
+
+A mode opens a round (`RoundOpened`); the driver trains and answers `Trained` or `RoundFailed`; what leaves the site is
+first stored (`effects.Store` with a ticket, answered by `Persisted`), then sent.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.effects import Effect, Event, Message
+from kmel_p2p.core.types import Micros, SiteKey
+
+
+class Phase(enum.IntEnum):
+    """What a site is doing about its own contribution."""
+
+    PREPARING = 0
+    """Not able to train yet: nobody's pace depends on it."""
+    TRAINING = 1
+    LISTENING = 2
+    """Publishes nothing more; keeps applying and relaying."""
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The data are prepared: this site can train."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The trainer finished the open round."""
+
+    seq: int
+    payload: bytes
+    steps: int
+    own_state_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFailed:
+    """The trainer could not finish the open round; another one opens when the site is `Ready` again."""
+
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """The operator lets the held entry go."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The operator keeps the held entry back; the round is trained again."""
+
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The record stored with this ticket is durable."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Publish nothing more; keep relaying."""
+
+    reason: str
+
+
+COMMANDS = (Ready, Trained, RoundFailed, Approve, Reject, Persisted, Listen)
+
+
+# ---- events -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened(Event):
+    """Train now, from the newest trunk; answer with `Trained` or `RoundFailed`."""
+
+    seq: int
+    steps: int
+    norm_bound: float
+    """Largest L2 norm the decoded delta may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCommitted(Event):
+    """What this round sends is durable: the trainer may forget what it needs to undo the round."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAbandoned(Event):
+    """The round will not be published: the trainer goes back to where it was before it."""
+
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryHeld(Event):
+    """An entry waits for the operator's approval before it leaves the site."""
+
+    seq: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged(Event):
+    """This site's phase."""
+
+    phase: Phase
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """Why no round is open, in words for the operator; empty when one is."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunComplete(Event):
+    """All alive sites listen and hold the same state."""
+
+    sites: int
+
+
+class Averaging(Protocol):
+    """One averaging mode, as `peer.Peer` drives it. Otherwise the contract of `effects.Machine`."""
+
+    messages: tuple[type[Message], ...]
+
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def waiting(self) -> str: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def vector(self) -> Mapping[SiteKey, int]: ...
+
+    def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]: ...
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None: ...
+    def command(self, cmd: Any, now: Micros) -> None: ...
+    def member_event(self, event: Event, now: Micros) -> None: ...
+    def advance(self, now: Micros) -> None: ...
+    def deadline(self) -> Micros | None: ...
+    def poll(self) -> Effect | None: ...

@@ -1,0 +1,81 @@
+"""Sites with real keys and a plain exact codec, for tests of the ledger without compression."""
+
+from __future__ import annotations
+
+import msgpack
+import numpy as np
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.delta.sparse import SparseDelta
+
+from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.entry import Entry, create
+from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.ledger.validity import Rules, weight_cap
+from kmel_p2p.core.types import SiteKey
+
+CHARTER_ID = b"c" * 32
+SIZE = 16
+
+
+class PlainCodec:
+    """Payload = msgpack of positions and units."""
+
+    codec_id = 7
+
+    @staticmethod
+    def encode(positions: list[int], units: list[int]) -> bytes:
+        return bytes(msgpack.packb([positions, units]))
+
+    def decode(self, payload: bytes) -> SparseDelta:
+        try:
+            positions, units = msgpack.unpackb(payload)
+            return SparseDelta(np.array(positions, dtype=np.int64), np.array(units, dtype=np.int64))
+        except Exception as error:
+            raise WireError("not a plain delta") from error
+
+
+def identities(count: int) -> list[Identity]:
+    return [Identity(bytes([n + 1]) * 32) for n in range(count)]
+
+
+def rules(sites: list[Identity], norm_cap: float = 4.0) -> Rules:
+    return Rules(
+        charter_id=CHARTER_ID,
+        roster=frozenset(s.key for s in sites),
+        codec_id=PlainCodec.codec_id,
+        weight_cap=weight_cap(len(sites), 2.0),
+        norm_cap=norm_cap,
+        first_norm_squared=2**60,
+    )
+
+
+def new_ledger(sites: list[Identity], norm_cap: float = 4.0) -> Ledger:
+    base = np.linspace(-1, 1, SIZE).astype(np.float32)
+    return Ledger(Accumulator.from_trunk(base), PlainCodec(), rules(sites, norm_cap))
+
+
+def next_entry(
+    site: Identity,
+    ledger: Ledger,
+    units: int = 1000,
+    position: int = 0,
+    **changes: object,
+) -> Entry:
+    """The entry `site` would make on everything `ledger` holds."""
+    values: dict[str, object] = {
+        "charter_id": CHARTER_ID,
+        "seq": ledger.head(site.key) + 1,
+        "previous": ledger.head_hash(site.key),
+        "base": ledger.vector,
+        "weight": 1000,
+        "steps": 10,
+        "codec_id": PlainCodec.codec_id,
+        "payload": PlainCodec.encode([position], [units]),
+    }
+    return create(site, **{**values, **changes})  # type: ignore[arg-type]
+
+
+def names(ledger: Ledger, sites: list[Identity]) -> list[int]:
+    """Heads in site order."""
+    return [ledger.head(SiteKey(s.key)) for s in sites]
