@@ -1,0 +1,1 @@
+"""Structures and measurements: reading, standardising, splitting, describing molecules."""

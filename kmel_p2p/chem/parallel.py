@@ -1,0 +1,70 @@
+"""Many molecules on all cores, in child processes that never outlive us."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def end_with_parent() -> None:
+    """End this process at once when the process that started it is gone, however it went.
+
+    A pool's children otherwise wait for ever for work from a parent that was killed.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_watch, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
+
+
+def _watch(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+def map_chunks(
+    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, chunk: int, workers: int
+) -> Iterator[tuple[int, Result]]:
+    """Apply `work` to consecutive chunks of `items`.
+
+    Args:
+        work: a picklable function of one chunk.
+        chunk: items per call.
+        workers: processes; 1, or fewer than two chunks, stays in this process.
+
+    Yields:
+        (index of the chunk, its result), in order of completion.
+    """
+    pieces = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    if workers <= 1 or len(pieces) < 2:
+        for index, piece in enumerate(pieces):
+            yield index, work(piece)
+        return
+    # spawn: a fork of a process that runs torch or ZeroMQ threads can deadlock.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(pieces)), context, end_with_parent) as pool:
+        waiting: dict[Future[Result], int] = {}
+        following = iter(enumerate(pieces))
+        try:
+            for index, piece in following:
+                waiting[pool.submit(work, piece)] = index
+                if len(waiting) >= 4 * workers:
+                    yield from _finished(waiting)
+            while waiting:
+                yield from _finished(waiting)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _finished(waiting: dict[Future[Result], int]) -> Iterator[tuple[int, Result]]:
+    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield waiting.pop(future), future.result()

@@ -1,0 +1,78 @@
+"""Which tensors a model has and which of them are exchanged. Imports no torch, so that the daemon may use it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.delta.layout import Layout, TensorSpec
+
+FIRST_LAYER_GAIN = 1.0
+"""Half-width of the first layer's initial values, relative to 1/sqrt(fan-in)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A multilayer perceptron trunk with one output per assay endpoint.
+
+    Attributes:
+        inputs: width of the features (`FeaturePolicy.width`).
+        hidden: widths of the trunk's layers.
+        endpoints: the charter's assay endpoints, in its order.
+        dropout: probability, after each layer of the trunk while training.
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    endpoints: tuple[AssayEndpoint, ...]
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.inputs < 1 or not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"a trunk needs inputs and hidden layers, not {self.inputs} and {self.hidden}")
+        if not self.endpoints:
+            raise ConfigError("the charter lists no assay endpoint")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """Places (in `endpoints`) of the assay endpoints whose heads travel with the trunk."""
+        return tuple(i for i, endpoint in enumerate(self.endpoints) if endpoint.head == "shared")
+
+    @property
+    def private(self) -> tuple[int, ...]:
+        """Places of the assay endpoints whose heads stay at the site."""
+        return tuple(i for i, endpoint in enumerate(self.endpoints) if endpoint.head == "private")
+
+
+def exchanged_layout(architecture: Architecture) -> Layout:
+    """The only tensors that may leave a site: the trunk, then the shared heads, in a fixed order.
+
+    Weights are [outputs, inputs]. Initial half-widths are 1/sqrt(fan-in), as in LeCun et al. 1998 and in torch's
+    default for linear layers; biases start at zero.
+    """
+    specs = []
+    widths = (architecture.inputs, *architecture.hidden)
+    for layer, (fan_in, fan_out) in enumerate(zip(widths, architecture.hidden, strict=False)):
+        gain = FIRST_LAYER_GAIN if layer == 0 else 1.0
+        specs.append(TensorSpec(f"trunk.{layer}.weight", (fan_out, fan_in), gain / math.sqrt(fan_in)))
+        specs.append(TensorSpec(f"trunk.{layer}.bias", (fan_out,), 0.0))
+    specs += _heads("shared", len(architecture.shared), architecture.hidden[-1])
+    return Layout(specs)
+
+
+def private_layout(architecture: Architecture) -> Layout:
+    """The heads that never leave a site."""
+    return Layout(_heads("private", len(architecture.private), architecture.hidden[-1]))
+
+
+def _heads(whose: str, outputs: int, fan_in: int) -> list[TensorSpec]:
+    if not outputs:
+        return []
+    return [
+        TensorSpec(f"head.{whose}.weight", (outputs, fan_in), 1 / math.sqrt(fan_in)),
+        TensorSpec(f"head.{whose}.bias", (outputs,), 0.0),
+    ]
