@@ -1,0 +1,178 @@
+"""Settings of one site: a TOML file, read strictly. Paths in it are relative to the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import tomli_w
+
+from kmel_p2p.core.charter import Name
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.strict import StrictModel, parse_toml
+
+MAX_FILE_BYTES = 1 << 20
+
+Location = Annotated[
+    Path,
+    pydantic.BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) and value else value),
+]
+"""A path, written as a string."""
+
+_ADDRESS = re.compile(r"^tcp://(\[[0-9a-fA-F:.%]+\]|[^:/\s]+):(\d{1,5})$")
+
+
+def _check_address(value: str) -> str:
+    match = _ADDRESS.match(value)
+    if not match or int(match.group(2)) > 65535:
+        raise ValueError("an address looks like tcp://host:port, tcp://192.0.2.7:7700 or tcp://[2001:db8::7]:7700")
+    return value
+
+
+Address = Annotated[str, pydantic.AfterValidator(_check_address)]
+"""Where a peer listens or is reached: tcp://host:port."""
+
+
+class SiteSection(StrictModel):
+    """Who this is and where its files are."""
+
+    name: Name
+    key_file: Location = Path("site.key")
+    charter: Location = Path("charter.toml")
+    state_dir: Location = Path("state")
+
+
+class NetworkSection(StrictModel):
+    """The one port of the site, and how others reach it."""
+
+    bind: Address = "tcp://0.0.0.0:7700"
+    """Local address to listen at; port 0 takes any free one."""
+    advertise: Annotated[tuple[Address, ...], pydantic.Field(max_length=8)] = ()
+    """Addresses told to the others; empty: those of the charter, else the bound one."""
+    preset: Literal["lan", "wan", "sim"] = "wan"
+    outbound_only: bool = False
+    """True where no inbound port can be opened: this peer dials, and is answered on its own connections."""
+
+    @pydantic.model_validator(mode="after")
+    def _outbound_only_advertises_nothing(self) -> NetworkSection:
+        if self.outbound_only and self.advertise:
+            raise ValueError("outbound_only peers cannot be dialled: remove 'advertise', or set outbound_only = false")
+        return self
+
+
+class ColumnRule(StrictModel):
+    """Where the values of one assay endpoint are, and in which unit."""
+
+    column: Annotated[str, pydantic.Field(min_length=1)]
+    unit: str = ""
+
+
+class DataSection(StrictModel):
+    """The measurements of this site. They never leave it."""
+
+    format: Literal["wide"] = "wide"
+    path: Location
+    smiles_column: str = "smiles"
+    test: Location | None = None
+    """Optional further file of the same layout, used for scoring only."""
+    columns: Annotated[Mapping[str, ColumnRule], pydantic.Field(min_length=1)]
+    """Assay endpoint of the charter -> column of the file."""
+
+
+class ResourcesSection(StrictModel):
+    """How much of this machine the trainer may use."""
+
+    threads: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
+    """Threads of the trainer; 0: all cores."""
+    featurise_processes: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
+    """Processes that prepare structures; 0: all cores."""
+    nice: Annotated[int, pydantic.Field(ge=0, le=19)] = 5
+    """Priority given up by the trainer, so that the daemon always answers."""
+
+
+class LedgerSection(StrictModel):
+    """What this site does with its entries."""
+
+    on_complete: Literal["stay", "exit"] = "stay"
+    hold: bool = False
+    """True: every entry waits for the operator's approval before it leaves."""
+
+
+class LogSection(StrictModel):
+    """The log of the daemon, on standard error and in the state directory."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class SiteConfig(StrictModel):
+    """Everything a site decides for itself."""
+
+    site: SiteSection
+    network: NetworkSection = NetworkSection()
+    data: DataSection
+    resources: ResourcesSection = ResourcesSection()
+    ledger: LedgerSection = LedgerSection()
+    log: LogSection = LogSection()
+
+    def render(self) -> str:
+        """The effective settings, defaults filled in, as TOML that reads back to an equal object."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+
+def load_config(path: Path) -> SiteConfig:
+    """Read a site's settings; every path in the result is absolute.
+
+    Raises:
+        ConfigError: names file and key, what was found, and the nearest known key.
+    """
+    return parse_config(read_text(path, "kmel-peer init writes one"), path)
+
+
+def parse_config(text: str, path: Path) -> SiteConfig:
+    """`load_config` of text that is at hand already; `path` names it and anchors relative paths."""
+    config = parse_toml(SiteConfig, text, str(path))
+    base = path.absolute().parent
+    return config.model_copy(
+        update={
+            "site": _anchor(config.site, base, "key_file", "charter", "state_dir"),
+            "data": _anchor(config.data, base, "path", "test"),
+        }
+    )
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """The text of a small settings file.
+
+    Raises:
+        ConfigError: missing, unreadable, too large, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes; is this the right file?")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _anchor(section: Any, base: Path, *names: str) -> Any:
+    moved = {name: base / getattr(section, name) for name in names if getattr(section, name) is not None}
+    return section.model_copy(update=moved)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(item) for item in value]
+    return value

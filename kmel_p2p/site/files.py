@@ -1,0 +1,74 @@
+"""Files that are either whole or not there: written beside their place, made durable, renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kmel_p2p.core.errors import ConfigError
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by `content` in one step; a crash leaves the old file or the new one.
+
+    Raises:
+        ConfigError: the file cannot be written; names it and the reason.
+    """
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write: {error.strerror}") from error
+
+
+def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file that must not exist yet.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        raise ConfigError(
+            f"{path}: exists already and is not overwritten; move it away or choose another name"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def private_directory(path: Path) -> Path:
+    """Create a directory that only its owner can enter; an existing one is closed to others.
+
+    Raises:
+        ConfigError: cannot be created, or is no directory of ours; names it and the remedy.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
+    except FileExistsError:
+        raise ConfigError(f"{path}: is a file, but a directory is needed here") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot create or close this directory to others: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: this process may not write here; check owner and mount options")
+    return path

@@ -1,0 +1,88 @@
+"""The one secret of a site on disk: a 32-byte Ed25519 seed, written as hex, readable by its owner only."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import nacl.utils
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.types import KEY_BYTES
+from kmel_p2p.site.files import sync_directory
+
+MAX_FILE_BYTES = 256
+"""A seed as hex with white space fits; anything larger is another kind of file."""
+
+
+def create_key(path: Path) -> Identity:
+    """Draw a new secret from the operating system and write it with mode 0600.
+
+    Raises:
+        ConfigError: the file exists already (a key is never overwritten), or cannot be written.
+    """
+    seed = nacl.utils.random(KEY_BYTES)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise ConfigError(
+            f"{path}: a key is there already; it is never overwritten. "
+            "Move it away first if this site really is to have a new identity"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write the site key: {error.strerror}") from error
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(seed.hex().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(path.parent)
+    return Identity(seed)
+
+
+def load_key(path: Path) -> Identity:
+    """Read a site's secret: 32 raw bytes, or 64 hex digits.
+
+    Raises:
+        ConfigError: missing, open to others, owned by somebody else, or not a seed; the text says what to do.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no site key; create one with: kmel-peer init") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the site key: {error.strerror}") from error
+    with os.fdopen(handle, "rb") as file:
+        _require_private(path, os.fstat(file.fileno()))
+        content = file.read(MAX_FILE_BYTES + 1)
+    return Identity(_seed(path, content))
+
+
+def _require_private(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise ConfigError(f"{path}: the site key has to be a regular file")
+    if facts.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"{path}: the site key belongs to user id {facts.st_uid}, but this process runs as "
+            f"{os.geteuid()}; use: chown {os.geteuid()} {path}"
+        )
+    mode = stat.S_IMODE(facts.st_mode)
+    if mode & 0o077:
+        raise ConfigError(f"{path}: the site key is open to others (mode {mode:04o}); use: chmod 600 {path}")
+
+
+def _seed(path: Path, content: bytes) -> bytes:
+    if len(content) == KEY_BYTES:
+        return content
+    text = content.strip()
+    if len(text) == 2 * KEY_BYTES:
+        try:
+            return bytes.fromhex(text.decode("ascii"))
+        except ValueError:
+            pass
+    found = f"{len(content)} bytes" if len(content) <= MAX_FILE_BYTES else f"more than {MAX_FILE_BYTES} bytes"
+    raise ConfigError(
+        f"{path}: not a site key: expected {2 * KEY_BYTES} hex digits or {KEY_BYTES} raw bytes, found {found}"
+    )
