@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args, get_origin
 
 import pydantic
 
@@ -76,7 +76,8 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
 def _known_keys(model: type[pydantic.BaseModel], path: Iterable[Any]) -> list[str]:
     current: Any = model
     for part in path:
-        if isinstance(part, int):
+        if isinstance(part, int) or get_origin(current) in (dict, Mapping):
+            # An index, or a key that the document chose: the values below share one model.
             continue
         field = _fields(current).get(part)
         if field is None:

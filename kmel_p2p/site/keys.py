@@ -54,9 +54,11 @@ def load_key(path: Path) -> Identity:
         raise ConfigError(f"{path}: there is no site key; create one with: kmel-peer init") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the site key: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
-        _require_private(path, os.fstat(file.fileno()))
-        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        _require_private(path, os.fstat(handle))
+        content = os.read(handle, MAX_FILE_BYTES + 1)
+    finally:
+        os.close(handle)
     return Identity(_seed(path, content))
 
 

@@ -1,0 +1,72 @@
+"""The site key on disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.site.keys import create_key, load_key
+
+
+def test_a_new_key_is_private_and_loads_back(tmp_path: Path) -> None:
+    path = tmp_path / "site.key"
+    made = create_key(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_key(path).key == made.key
+    assert made.key.hex() not in path.read_text()
+
+
+def test_two_keys_differ(tmp_path: Path) -> None:
+    assert create_key(tmp_path / "a").key != create_key(tmp_path / "b").key
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "site.key"
+    made = create_key(path)
+    with pytest.raises(ConfigError, match="never overwritten"):
+        create_key(path)
+    assert load_key(path).key == made.key
+
+
+def test_raw_bytes_are_a_key_too(tmp_path: Path) -> None:
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o600)
+    hexed = tmp_path / "hex"
+    hexed.write_text(bytes(range(32)).hex() + "\n")
+    hexed.chmod(0o600)
+    assert load_key(path).key == load_key(hexed).key
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666, 0o610])
+def test_a_key_open_to_others_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "site.key"
+    create_key(path)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"chmod 600 {path}"):
+        load_key(path)
+
+
+def test_a_missing_key_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="kmel-peer init"):
+        load_key(tmp_path / "none")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 31, b"g" * 64, b"ab" * 40, os.urandom(5000)])
+def test_anything_else_is_no_key_and_is_not_shown(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "site.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="not a site key") as caught:
+        load_key(path)
+    if content:
+        assert content[:8].decode("latin1") not in str(caught.value)
+
+
+def test_a_directory_is_no_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="regular file"):
+        load_key(tmp_path)
