@@ -58,7 +58,7 @@ class TrainerProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, child_end = context.Pipe()
         self._process: SpawnProcess = context.Process(
-            target=target, args=(child_end, plan), name="kmel-trainer", daemon=True
+            target=target, args=(child_end, plan), name="kmel-trainer", daemon=False
         )
         self._on_message = on_message
         self._on_exit = on_exit

@@ -7,7 +7,7 @@ named site: every wait is for a count of sites that membership calls alive, or f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Event, Message
-from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
-from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import Bodies, Have, Want
 from kmel_p2p.core.ledger.pace import may_run, slowest, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
@@ -266,19 +264,3 @@ class LedgerAveraging:
             if told is None or told.phase is not Phase.LISTENING or dict(told.vector) != mine:
                 return False
         return True
-
-
-def restore(ledger: Ledger, entries: Iterable[Entry]) -> int:
-    """Replay stored entries into a fresh ledger. Returns how many were applied.
-
-    Raises:
-        Bug: a stored entry does not stand; the store was written by this program, so it was altered.
-    """
-    count = 0
-    for entry in entries:
-        outcome = ledger.offer(entry)
-        if outcome.verdict is Verdict.REFUSED:
-            reason = outcome.refusal.value if outcome.refusal else outcome.verdict.value
-            raise Bug(f"stored {entry} does not stand: {reason}")
-        count += len(outcome.applied)
-    return count

@@ -19,15 +19,13 @@ import msgpack
 
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity, digest, verify
+from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
 from kmel_p2p.core.types import HASH_BYTES, SIGNATURE_BYTES, SiteKey, Vector
 from kmel_p2p.core.wire import HASH, KEY, MAX_SITES, VECTOR, uint, unpack_bounded
 
 FORMAT = 1
 SIGNING_CONTEXT = b"kmel entry 1"
 NO_PREVIOUS = bytes(HASH_BYTES)
-
-WEIGHT_ONE = 2**16
-"""The weight that adds a delta whole."""
 
 MAX_HEADER_BYTES = 512 + MAX_SITES * 48
 """Fixed fields, plus a key and a counter for every site a charter may list."""

@@ -172,9 +172,8 @@ class Ledger:
             return Outcome(Verdict.ENDED)
         if entry.seq <= self.head(entry.author):
             return Outcome(Verdict.KNOWN)
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes + len(entry.payload) > MAX_WAITING_BYTES:
-            if not self._is_ready(entry):
-                return Outcome(Verdict.DROPPED)
+        if self._is_full(entry) and not self._is_ready(entry):
+            return Outcome(Verdict.DROPPED)
         self._hold(Held(entry, refusal))
         outcome = Outcome(Verdict.WAITING)
         self._settle(outcome)
@@ -201,6 +200,9 @@ class Ledger:
         for entry in again:
             self._hold(Held(entry, None))
         self._settle(outcome)
+        # What was taken back only to be judged again is no news to the store.
+        judged_again = {e.hash for e in again}
+        outcome.applied = [e for e in outcome.applied if e.hash not in judged_again]
         return outcome
 
     # ---- inner --------------------------------------------------------------------------------------------------
@@ -211,6 +213,10 @@ class Ledger:
     def _known(self, entry: Entry) -> Entry | None:
         held = self._waiting.get((entry.author, entry.seq))
         return self.get(entry.author, entry.seq) or (held.entry if held else None)
+
+    def _is_full(self, entry: Entry) -> bool:
+        too_large = self._waiting_bytes + len(entry.payload) > MAX_WAITING_BYTES
+        return too_large or len(self._waiting) >= MAX_WAITING
 
     def _hold(self, held: Held) -> None:
         self._waiting[held.entry.author, held.entry.seq] = held

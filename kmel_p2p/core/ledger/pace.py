@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kmel_p2p.core.ledger.entry import WEIGHT_ONE
+from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
 from kmel_p2p.core.types import SiteKey
 
 MAX_SIZE_CLASS = 40

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.core.charter import Charter
-from kmel_p2p.core.ledger.entry import WEIGHT_ONE, Entry
+from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
+from kmel_p2p.core.ledger.entry import Entry
 from kmel_p2p.core.types import SiteKey
 
 _SQUARES_AT_ONCE = 2**14

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import msgpack
@@ -52,10 +53,8 @@ def test_damaged_messages_never_raise_anything_else(message: Message, data: st.D
         encoded[position] ^= 1 << data.draw(st.integers(0, 7))
     else:
         del encoded[position:]
-    try:
+    with contextlib.suppress(WireError):
         WIRE.decode(bytes(encoded))
-    except WireError:
-        pass
 
 
 def test_another_charters_message_is_told_apart_from_garbage() -> None:

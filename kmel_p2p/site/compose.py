@@ -1,0 +1,227 @@
+"""From a site's files to its parts: charter in force, layout, codec, ledger, membership, trainer plan.
+
+Everything that can be wrong with the local files is found here, before a socket is opened.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmel_p2p import __version__
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.source import Column, WideSource
+from kmel_p2p.chem.split import SplitPolicy
+from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
+from kmel_p2p.core.ledger.entry import Entry, decode
+from kmel_p2p.core.ledger.ledger import Fault, Ledger, Verdict
+from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
+from kmel_p2p.core.peer import Peer
+from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.delta.codec import CodecParameters, DeltaCodec
+from kmel_p2p.delta.layout import Layout, initial_trunk
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout
+from kmel_p2p.learn.session import TrainerPlan, TrainingSettings
+from kmel_p2p.site.config import SiteConfig, read_text
+from kmel_p2p.site.keys import load_key
+from kmel_p2p.site.store import Store
+
+ENTRY_SLACK_BYTES = 4096
+"""Room above the codec's largest payload for its own headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a site is by its files, checked."""
+
+    config: SiteConfig
+    identity: Identity
+    charter: Charter
+    rule: SiteRule
+    architecture: Architecture
+    layout: Layout
+    codec: DeltaCodec
+
+    @property
+    def names(self) -> dict[SiteKey, str]:
+        """Site names by key, for everything people read."""
+        return {site.site_key: site.name for site in self.charter.sites}
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """No valid payload is larger: even float32 values would take less."""
+        return 4 * self.layout.size + ENTRY_SLACK_BYTES
+
+
+def load_site(config: SiteConfig) -> Site:
+    """Read key and charter and check that they belong together.
+
+    Raises:
+        ConfigError: names the file and what to do.
+    """
+    identity = load_key(config.site.key_file)
+    source = str(config.site.charter)
+    text = read_text(config.site.charter, "ask the consortium for it, or draft one with kmel-peer charter new")
+    charter = CharterDocument.parse(text, source).require_in_force(source)
+    rule = charter.roster.get(identity.key)
+    if rule is None:
+        raise ConfigError(
+            f"{source}: the charter of {charter.federation!r} does not list this site's key "
+            f"{identity.key.hex()} ({config.site.key_file}); is it the charter of another federation?"
+        )
+    if rule.name != config.site.name:
+        raise ConfigError(f"site.name is {config.site.name!r}, but the charter calls this key {rule.name!r}")
+    _check_columns(config, charter)
+    architecture = architecture_of(charter)
+    layout = exchanged_layout(architecture)
+    return Site(config, identity, charter, rule, architecture, layout, DeltaCodec(layout, codec_of(charter)))
+
+
+def architecture_of(charter: Charter) -> Architecture:
+    """The networks a charter describes."""
+    return Architecture(
+        inputs=features_of(charter).width,
+        hidden=charter.model.hidden,
+        endpoints=tuple(_endpoint(rule) for rule in charter.assay_endpoints),
+        dropout=charter.model.dropout,
+    )
+
+
+def features_of(charter: Charter) -> FeaturePolicy:
+    """How structures are described under a charter."""
+    rule = charter.features
+    return FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+
+
+def codec_of(charter: Charter) -> CodecParameters:
+    """How deltas are compressed under a charter."""
+    rule = charter.averaging
+    return CodecParameters(chunk=rule.chunk, kept=rule.kept, bits=rule.bits)
+
+
+def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
+    """What the trainer is told. `resume_file` and `trunk_memory` are filled in at each start."""
+    charter, config = site.charter, site.config
+    rule = charter.training
+    return TrainerPlan(
+        architecture=site.architecture,
+        features=features_of(charter),
+        model_seed=charter.model.seed,
+        source=_source(config, config.data.path),
+        test_source=_source(config, config.data.test) if config.data.test else None,
+        split=SplitPolicy(charter.split.fold_key, charter.split.valid_fraction, charter.split.test_fraction),
+        training=TrainingSettings(
+            batch_size=rule.batch_size,
+            learning_rate=rule.learning_rate,
+            weight_decay=rule.weight_decay,
+            seed=reproducible_seed,
+            entry_limit=charter.averaging.entry_limit,
+            steps_per_entry=charter.averaging.steps_per_entry,
+        ),
+        codec=codec_of(charter),
+        layout_hash=site.layout.hash,
+        reference_hash=charter.features.reference_hash,
+        trunk_memory="",
+        state_dir=config.site.state_dir,
+        threads=config.resources.threads,
+        featurise_processes=config.resources.featurise_processes,
+        nice=config.resources.nice,
+    )
+
+
+def open_ledger(site: Site, store: Store) -> Ledger:
+    """The ledger as the store holds it.
+
+    Raises:
+        ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
+    """
+    ledger = fresh_ledger(site)
+    for author, (seq, reason) in store.log_ends().items():
+        evidence = tuple(body for _, kind, body in store.evidence(author) if kind == "proof")
+        ledger.convict(Fault(author, seq, reason, evidence))
+    replay(ledger, (decode(stored.encoded) for stored in store.load_entries("arrival")), str(store.path))
+    return ledger
+
+
+def fresh_ledger(site: Site) -> Ledger:
+    """A ledger without entries: the charter's initial trunk."""
+    trunk = initial_trunk(site.layout, site.charter.model.seed)
+    rules = Rules.of(site.charter, site.codec.codec_id, trunk)
+    return Ledger(Accumulator.from_trunk(trunk), site.codec, rules)
+
+
+def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
+    """Offer stored entries in their order of arrival; returns how many were applied.
+
+    Raises:
+        ConfigError: one does not stand.
+    """
+    count = 0
+    for entry in entries:
+        outcome = ledger.offer(entry)
+        if outcome.verdict is Verdict.REFUSED:
+            reason = outcome.refusal.value if outcome.refusal else "it was refused"
+            raise ConfigError(
+                f"{source}: stored {entry} does not stand: {reason}; the store belongs to another charter "
+                "or was altered. Move it away and start again: the others will send the ledger"
+            )
+        count += len(outcome.applied)
+    return count
+
+
+def make_peer(
+    site: Site,
+    ledger: Ledger,
+    generation: int,
+    addresses: tuple[str, ...],
+    rng: random.Random,
+    now: Micros,
+) -> Peer:
+    """The protocol machine of this site."""
+    config = site.config
+    roster = {key: RosterSite(key, rule.name, rule.addresses) for key, rule in site.charter.roster.items()}
+    own = OwnDescription(
+        generation=generation,
+        addresses=addresses,
+        outbound_only=config.network.outbound_only,
+        software=f"kmel-p2p {__version__}",
+    )
+    settings = preset(config.network.preset)
+    membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)
+    averaging = LedgerAveraging(
+        site.identity,
+        site.charter,
+        ledger,
+        membership,
+        rng,
+        LedgerSettings(hold=config.ledger.hold),
+        site.max_payload_bytes,
+        now,
+    )
+    return Peer(membership, averaging)
+
+
+def _endpoint(rule: AssayEndpointRule) -> AssayEndpoint:
+    return AssayEndpoint(**rule.model_dump())
+
+
+def _source(config: SiteConfig, path: Path) -> WideSource:
+    columns = {name: Column(rule.column, rule.unit) for name, rule in config.data.columns.items()}
+    return WideSource(path, config.data.smiles_column, columns)
+
+
+def _check_columns(config: SiteConfig, charter: Charter) -> None:
+    known = [endpoint.name for endpoint in charter.assay_endpoints]
+    for name in config.data.columns:
+        if name not in known:
+            raise ConfigError(
+                f"data.columns names assay endpoint {name!r}, which the charter does not have; it has: {', '.join(known)}"
+            )

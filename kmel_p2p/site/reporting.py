@@ -1,0 +1,125 @@
+"""Turns what the protocol tells into log lines, counts, ages and alarms. One line per change, never per message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from kmel_p2p.core.effects import Event
+from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished, EntryRefused, LogEnded
+from kmel_p2p.core.membership import events as member
+from kmel_p2p.core.rounds import EntryHeld, PhaseChanged, RoundAbandoned, RoundOpened, RunComplete, Waiting
+from kmel_p2p.core.types import SiteKey, short
+from kmel_p2p.site.activity import Activity
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """Log and activity of one daemon. Tells subscribers of the control socket what it logs."""
+
+    def __init__(
+        self,
+        activity: Activity,
+        names: Callable[[], dict[SiteKey, str]],
+        publish: Callable[[dict[str, object]], None],
+    ) -> None:
+        self._activity = activity
+        self._names = names
+        self._publish = publish
+
+    def name(self, key: SiteKey | None) -> str:
+        """A site's name, or the short form of a key that is on no roster."""
+        if key is None:
+            return "?"
+        return self._names().get(key, short(key))
+
+    def report(self, event: Event) -> None:
+        """Note one event of the protocol."""
+        activity = self._activity
+        match event:
+            case EntryPublished(seq=seq, entry_bytes=size, weight=weight):
+                activity.published += 1
+                activity.entry_bytes += size
+                activity.published_at = activity.clock()
+                self._say("entry published", seq=seq, bytes=size, weight=round(weight / 2**16, 4))
+            case EntriesApplied(entries=entries, sender=sender):
+                activity.applied_at = activity.clock()
+                heads = {self.name(author): seq for author, seq in entries}
+                self._say("entries applied", sender=self.name(sender), heads=heads)
+            case EntryRefused(sender=sender, author=author, reason=reason):
+                activity.refused += 1
+                text = f"entry of {self.name(author)} handed over by {self.name(sender)} was refused: {reason}"
+                activity.alarm(f"refused from {self.name(sender)}", text)
+                self._warn("entry refused", sender=self.name(sender), author=self.name(author), reason=reason)
+            case LogEnded(author=author, seq=seq, reason=reason, retracted=retracted):
+                text = f"log of {self.name(author)} ends before entry {seq}: {reason}"
+                activity.alarm(f"log ended {self.name(author)}", text)
+                self._warn("log ended", author=self.name(author), seq=seq, reason=reason, retracted=retracted)
+            case EntryHeld(seq=seq, payload_bytes=size):
+                activity.held = seq
+                self._say("entry held for approval", seq=seq, bytes=size)
+            case RoundOpened(seq=seq, steps=steps):
+                log.debug("round opened", seq=seq, steps=steps)
+            case RoundAbandoned(seq=seq, reason=reason):
+                activity.held = 0
+                self._warn("round abandoned", seq=seq, reason=reason)
+            case PhaseChanged(phase=phase, reason=reason):
+                self._say("phase", phase=phase.name.lower(), reason=reason)
+            case Waiting(reason=reason):
+                if reason:
+                    self._say("waiting", reason=reason)
+            case RunComplete(sites=sites):
+                self._say("run complete", sites=sites)
+            case _:
+                self._member(event)
+
+    def _member(self, event: Event) -> None:
+        match event:
+            case member.MemberJoined(key=key):
+                self._say("member joined", site=self.name(key))
+            case member.MemberSuspected(key=key, accuser=accuser):
+                self._say("member suspected", site=self.name(key), accuser=self._accuser(accuser))
+            case member.MemberCleared(key=key):
+                self._say("member cleared", site=self.name(key))
+            case member.MemberUnreachable(key=key):
+                self._activity.alarm(f"unreachable {self.name(key)}", f"site {self.name(key)} is not reachable")
+                self._warn("member unreachable", site=self.name(key))
+            case member.MemberBack(key=key):
+                self._activity.clear(f"unreachable {self.name(key)}")
+                self._say("member back", site=self.name(key))
+            case member.MemberLeft(key=key):
+                self._activity.clear(f"unreachable {self.name(key)}")
+                self._say("member left", site=self.name(key))
+            case member.MemberRemoved(key=key):
+                self._say("member removed", site=self.name(key))
+            case member.DegradedLink(key=key):
+                text = f"site {self.name(key)} is reachable only through others; check the link between the two"
+                self._activity.alarm(f"degraded link {self.name(key)}", text)
+                self._warn("degraded link", site=self.name(key))
+            case member.LinkRestored(key=key):
+                self._activity.clear(f"degraded link {self.name(key)}")
+                self._say("link restored", site=self.name(key))
+            case member.DuplicateKey(generation=generation):
+                text = "another process runs with this site's key: stop one of the two"
+                self._activity.alarm("duplicate key", text)
+                self._warn("duplicate key", generation=generation, remedy=text)
+            case member.AddressRejected(key=key, address=address, reason=reason):
+                text = f"site {self.name(key)} advertises {address}: {reason}"
+                self._activity.alarm(f"address of {self.name(key)}", text)
+                self._warn("address rejected", site=self.name(key), address=address, reason=reason)
+
+    def _accuser(self, handle: bytes) -> str:
+        for key, name in self._names().items():
+            if key.startswith(handle):
+                return name
+        return handle.hex()
+
+    def _say(self, what: str, **facts: object) -> None:
+        log.info(what, **facts)
+        self._publish({"what": what, **facts})
+
+    def _warn(self, what: str, **facts: object) -> None:
+        log.warning(what, **facts)
+        self._publish({"what": what, **facts})
