@@ -46,7 +46,9 @@ def main(target: str) -> None:
             rows.append([value(functions[name], molecule) for name in names])
     table = np.array(rows)
     with Path(target).open("w", encoding="utf-8", newline="") as handle:
-        handle.write(f"# From {len(molecules)} public structures bundled with RDKit; see scripts/descriptor_constants.py\n")
+        handle.write(
+            f"# From {len(molecules)} public structures bundled with RDKit; see scripts/descriptor_constants.py\n"
+        )
         writer = csv.writer(handle)
         writer.writerow(["name", "center", "scale"])
         for name, column in zip(names, table.T, strict=True):

@@ -21,7 +21,7 @@ from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
 from kmel_p2p.chem.table import StructureTable
 
 FORMAT = "1"
-_TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "reasons")
+_TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "series", "reasons")
 
 
 class StructureCache:
@@ -37,9 +37,7 @@ class StructureCache:
         version = hashlib.blake2b(f"{FORMAT} {rdBase.rdkitVersion}".encode(), digest_size=4).hexdigest()
         return self._folder / f"structures-{policy.tag}-{version}.safetensors"
 
-    def look_up(
-        self, smiles: Sequence[str], policy: FeaturePolicy
-    ) -> tuple[StructureTable | None, list[str]]:
+    def look_up(self, smiles: Sequence[str], policy: FeaturePolicy) -> tuple[StructureTable | None, list[str]]:
         """Rows known for these distinct SMILES, and the SMILES that are not known."""
         table = self._load(policy)
         if table is None:

@@ -67,9 +67,7 @@ def descriptor_constants() -> tuple[DescriptorConstant, ...]:
     """
     text = resources.files("kmel_p2p.chem").joinpath("descriptors.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    constants = tuple(
-        DescriptorConstant(row["name"], float(row["center"]), float(row["scale"])) for row in rows
-    )
+    constants = tuple(DescriptorConstant(row["name"], float(row["center"]), float(row["scale"])) for row in rows)
     if not constants or any(not constant.scale > 0 for constant in constants):
         raise Bug("descriptors.csv of the package is damaged: install kmel_p2p again")
     return constants

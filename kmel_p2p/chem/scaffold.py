@@ -15,9 +15,12 @@ def murcko_scaffold(molecule: Chem.Mol) -> str:
     return str(Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(molecule), isomericSmiles=False))
 
 
-def fold_scaffold(structure: Structure, scaffold: str) -> str:
-    """What `split.SplitPolicy.fold` hashes.
+def series(structure: Structure, scaffold: str, molecule: Chem.Mol) -> str:
+    """What decides the fold of a compound (`split.SplitPolicy`): compounds of one series stay together.
 
-    An acyclic compound is a series of its own: all of them in one fold would make that fold's size a matter of luck.
+    Acyclic compounds and those of a single ring of up to six atoms (benzene, pyridine) form no series in a
+    chemist's sense; each stands for itself. Otherwise benzene alone would decide how large a fold is.
     """
-    return scaffold or structure.identity[:14]
+    rings = molecule.GetRingInfo().AtomRings()
+    general = len(rings) == 0 or (len(rings) == 1 and len(rings[0]) <= 6)
+    return structure.identity[:14] if general else scaffold

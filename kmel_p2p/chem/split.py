@@ -39,12 +39,12 @@ class SplitPolicy:
         if not self.valid_fraction + self.test_fraction < 1:
             raise ConfigError("split fractions leave nothing to train on")
 
-    def fold(self, scaffold: str) -> Fold:
-        """Fold of every compound with this scaffold (see `scaffold.fold_scaffold`)."""
+    def fold(self, series: str) -> Fold:
+        """Fold of every compound of this series (see `scaffold.series`)."""
         key = self.key.encode()
         if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
             key = hashlib.blake2b(key).digest()
-        digest = hashlib.blake2b(scaffold.encode(), digest_size=8, key=key, person=b"kmel fold 1").digest()
+        digest = hashlib.blake2b(series.encode(), digest_size=8, key=key, person=b"kmel fold 1").digest()
         place = int.from_bytes(digest, "big") / 2**64
         if place < self.test_fraction:
             return Fold.TEST
@@ -52,7 +52,7 @@ class SplitPolicy:
             return Fold.VALID
         return Fold.TRAIN
 
-    def folds(self, scaffolds: Sequence[str]) -> NDArray[np.int8]:
+    def folds(self, series: Sequence[str]) -> NDArray[np.int8]:
         """`fold` of each, int8[n]."""
-        known = {scaffold: self.fold(scaffold) for scaffold in set(scaffolds)}
-        return np.fromiter((known[scaffold] for scaffold in scaffolds), np.int8, len(scaffolds))
+        known = {name: self.fold(name) for name in set(series)}
+        return np.fromiter((known[name] for name in series), np.int8, len(series))

@@ -99,8 +99,8 @@ def _why_unparsable(smiles: str) -> str:
 
 def _cleanup_parameters() -> Any:
     parameters = rdMolStandardize.CleanupParameters()
-    parameters.preferOrganic = True
-    parameters.maxTautomers = MAX_TAUTOMERS
+    parameters.preferOrganic = True  # type: ignore[assignment]
+    parameters.maxTautomers = MAX_TAUTOMERS  # type: ignore[assignment]
     return parameters
 
 

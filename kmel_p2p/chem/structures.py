@@ -14,7 +14,7 @@ from kmel_p2p.chem.counts import CountMatrix
 from kmel_p2p.chem.features import describe
 from kmel_p2p.chem.parallel import map_chunks
 from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
-from kmel_p2p.chem.scaffold import murcko_scaffold
+from kmel_p2p.chem.scaffold import murcko_scaffold, series
 from kmel_p2p.chem.standardise import Structure, StructureError, standardise
 from kmel_p2p.chem.table import StructureTable
 
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 """Called with (molecules done, molecules in all)."""
 
 
-def _ignore(done: int, total: int) -> None:
+def ignore_progress(done: int, total: int) -> None:
     """No progress wanted."""
 
 
@@ -47,7 +47,7 @@ def describe_all(
     *,
     cache: StructureCache | None = None,
     workers: int = 1,
-    progress: Progress = _ignore,
+    progress: Progress = ignore_progress,
 ) -> Described:
     """Standardise and describe every SMILES.
 
@@ -81,7 +81,7 @@ def describe_chunk(smiles: Sequence[str], policy: FeaturePolicy) -> StructureTab
     blank = np.zeros(policy.bits, np.uint32)
     empty = np.zeros(len(descriptor_constants()), np.float32)
     structures: list[Structure | None] = []
-    reasons, scaffolds, counts, descriptors = [], [], [], []
+    reasons, scaffolds, kinships, counts, descriptors = [], [], [], [], []
     for text in smiles:
         try:
             structure, molecule = standardise(text, policy)
@@ -89,12 +89,15 @@ def describe_chunk(smiles: Sequence[str], policy: FeaturePolicy) -> StructureTab
             structures.append(None)
             reasons.append(str(error))
             scaffolds.append("")
+            kinships.append("")
             counts.append(blank)
             descriptors.append(empty)
             continue
         structures.append(structure)
         reasons.append("")
-        scaffolds.append(murcko_scaffold(molecule))
+        scaffold = murcko_scaffold(molecule)
+        scaffolds.append(scaffold)
+        kinships.append(series(structure, scaffold, molecule))
         row_counts, row_descriptors = describe(molecule, policy)
         counts.append(row_counts)
         descriptors.append(row_descriptors)
@@ -103,6 +106,7 @@ def describe_chunk(smiles: Sequence[str], policy: FeaturePolicy) -> StructureTab
         smiles=[structure.smiles if structure else "" for structure in structures],
         identities=[structure.identity if structure else "" for structure in structures],
         scaffolds=scaffolds,
+        series=kinships,
         reasons=reasons,
         counts=CountMatrix.from_rows(counts, policy.bits),
         descriptors=np.array(descriptors, np.float32).reshape(len(smiles), len(empty)),

@@ -21,6 +21,7 @@ class StructureTable:
         smiles: canonical SMILES after standardising, empty where `reasons` says why not.
         identities: what makes two records one compound (see `standardise.Structure`).
         scaffolds: Murcko scaffold, empty for acyclic compounds.
+        series: what decides the fold (see `scaffold.series`).
         reasons: why a structure cannot be used; empty where it can.
         counts: Morgan counts, n rows.
         descriptors: float32[n, number of descriptors], normalised.
@@ -30,6 +31,7 @@ class StructureTable:
     smiles: list[str]
     identities: list[str]
     scaffolds: list[str]
+    series: list[str]
     reasons: list[str]
     counts: CountMatrix
     descriptors: NDArray[np.float32]
@@ -46,6 +48,7 @@ class StructureTable:
             [text for part in parts for text in part.smiles],
             [text for part in parts for text in part.identities],
             [text for part in parts for text in part.scaffolds],
+            [text for part in parts for text in part.series],
             [text for part in parts for text in part.reasons],
             CountMatrix.concatenate([part.counts for part in parts], bits),
             np.concatenate([empty, *(part.descriptors for part in parts)]),
@@ -59,6 +62,7 @@ class StructureTable:
             [self.smiles[row] for row in chosen],
             [self.identities[row] for row in chosen],
             [self.scaffolds[row] for row in chosen],
+            [self.series[row] for row in chosen],
             [self.reasons[row] for row in chosen],
             self.counts.take(chosen),
             self.descriptors[chosen],

@@ -1,0 +1,54 @@
+"""The measurements of a site, ready for training: one row per compound, one column per assay endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.rejects import Counts, Reject
+from kmel_p2p.chem.table import StructureTable
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """n compounds by E assay endpoints.
+
+    Attributes:
+        endpoints: the E assay endpoints, in charter order.
+        structures: n standardised structures with features.
+        labels: float32[n, E]; NaN where nothing was measured.
+        relations: int8[n, E]; -1 where the true value is below the label, 1 above, 0 equal.
+        replicates: int32[n, E]; measurements merged into the label.
+        spread: float32[n, E]; standard deviation of the replicates, in labels.
+        rows_in: rows of the input.
+        counts: per assay endpoint, in order; the sum also holds rows that named none.
+        total: all counts together.
+        rejects: refused rows.
+    """
+
+    endpoints: tuple[AssayEndpoint, ...]
+    structures: StructureTable
+    labels: NDArray[np.float32]
+    relations: NDArray[np.int8]
+    replicates: NDArray[np.int32]
+    spread: NDArray[np.float32]
+    rows_in: int
+    counts: tuple[Counts, ...]
+    total: Counts
+    rejects: tuple[Reject, ...]
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def dataset_hash(self) -> str:
+        """BLAKE2b-256 (hex) of structures, labels and relations, in an order of their own."""
+        order = sorted(range(len(self)), key=lambda row: self.structures.identities[row])
+        state = hashlib.blake2b(digest_size=32, person=b"kmel dataset 1")
+        for row in order:
+            state.update(f"{self.structures.identities[row]} {self.structures.smiles[row]}\n".encode())
+        state.update(self.labels[order].astype("<f4").tobytes() + self.relations[order].tobytes())
+        return state.hexdigest()

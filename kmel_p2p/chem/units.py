@@ -1,0 +1,86 @@
+"""Units of measurements: converted where they are known and fit, refused where not."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.errors import ConfigError
+
+Convert = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+_LOG10 = re.compile(r"^log10\((?P<inner>.*)\)$")
+
+
+def converter(found: str, wanted: str, where: str) -> Convert:
+    """Function that takes values in unit `found` to unit `wanted` (the charter's).
+
+    `log10(mol/L)` means decimal logarithms of values in mol/L.
+
+    Args:
+        where: file and column, for the error.
+
+    Raises:
+        ConfigError: a unit is missing or unknown, or the two do not measure the same thing.
+    """
+    if found == wanted:
+        return lambda values: values
+    if not found:
+        raise ConfigError(f"{where}: no unit is given; the charter's is {wanted!r}. Set 'unit' of the column")
+    if not wanted:
+        raise ConfigError(f"{where}: unit is {found!r}, but the charter's assay endpoint has none; remove 'unit'")
+    found_log, wanted_log = _LOG10.match(found), _LOG10.match(wanted)
+    factor = _factor(found_log["inner"] if found_log else found, wanted_log["inner"] if wanted_log else wanted, where)
+    if found_log and wanted_log:
+        shift = np.log10(factor)
+        return lambda values: values + shift
+    if found_log:
+        return lambda values: np.power(10.0, values) * factor
+    if wanted_log:
+        return lambda values: np.log10(values * factor)
+    return lambda values: values * factor
+
+
+def _factor(found: str, wanted: str, where: str) -> float:
+    if found == wanted:
+        return 1.0
+    pint = _pint()
+    try:
+        have, want = _quantity(found), _quantity(wanted)
+    except (pint.errors.PintError, ValueError, TypeError, AttributeError, SyntaxError, AssertionError) as error:
+        raise ConfigError(f"{where}: unit {found!r} (charter: {wanted!r}) is not known: {error}") from None
+    except Exception as error:  # pint's tokenizer lets others through on odd text
+        raise ConfigError(f"{where}: unit {found!r} cannot be read: {error}") from None
+    try:
+        return float((have / want).to("dimensionless").magnitude)
+    except pint.errors.DimensionalityError:
+        raise ConfigError(
+            f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}; they measure different things"
+        ) from None
+
+
+@functools.cache
+def _pint() -> Any:
+    # Costs a third of a second, and most sites write in the charter's unit.
+    import pint
+
+    return pint
+
+
+@functools.cache
+def _registry() -> Any:
+    registry = _pint().UnitRegistry(autoconvert_offset_to_baseunit=True)
+    # In assay tables M is molar and never metre's mega or a mass.
+    registry.define("molar = mole / liter = M")
+    return registry
+
+
+def _quantity(text: str) -> Any:
+    # "10-6 cm/s" is how permeability is written in K-MELLODDY tables.
+    text = re.sub(r"^10\s*\^?\s*-\s*(\d+)\s+", r"1e-\1 ", text.strip())
+    return _registry().Quantity(text)

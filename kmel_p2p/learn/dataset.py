@@ -1,0 +1,83 @@
+"""Measurements as the network takes them: inputs, labels and relations by fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.chem.counts import CountMatrix
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.measurements import Measurements
+from kmel_p2p.chem.split import Fold
+from kmel_p2p.chem.table import StructureTable
+
+MAX_DENSE_BYTES = 192 << 20
+"""Inputs up to this size are laid out once; larger tables are filled batch by batch."""
+
+
+def network_inputs(counts: NDArray[np.float32], descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32[n, width]: log2(1 + count), so that a second occurrence matters less than the first, then descriptors."""
+    return np.concatenate([np.log2(1.0 + counts), descriptors], axis=1)
+
+
+class Inputs:
+    """Features of n compounds, handed out by rows."""
+
+    def __init__(self, counts: CountMatrix, descriptors: NDArray[np.float32]) -> None:
+        self._counts, self._descriptors = counts, descriptors
+        self._dense: NDArray[np.float32] | None = None
+        if len(counts) * (counts.width + descriptors.shape[1]) * 4 <= MAX_DENSE_BYTES:
+            self._dense = self._fill(np.arange(len(counts)))
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32[len(rows), width]."""
+        return self._dense[rows] if self._dense is not None else self._fill(rows)
+
+    def _fill(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        return network_inputs(self._counts.dense(rows), self._descriptors[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """n compounds by E assay endpoints.
+
+    Attributes:
+        labels: float32[n, E], NaN where nothing was measured.
+        relations: int8[n, E]; -1: the true value is below the label, 1: above.
+        train, valid, test: rows of each fold, int64.
+    """
+
+    endpoints: tuple[AssayEndpoint, ...]
+    inputs: Inputs
+    labels: NDArray[np.float32]
+    relations: NDArray[np.int8]
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, own: Measurements, folds: NDArray[np.int8], test_only: Measurements | None = None) -> Dataset:
+        """Own measurements by fold; those of a test file join the test fold."""
+        parts = [own] if test_only is None else [own, test_only]
+        bits = own.structures.counts.width
+        table = StructureTable.concatenate([part.structures for part in parts], bits)
+        extra = np.full(len(table) - len(own), Fold.TEST, np.int8)
+        every = np.concatenate([folds, extra])
+        return cls(
+            own.endpoints,
+            Inputs(table.counts, table.descriptors),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.relations for part in parts]),
+            np.flatnonzero(every == Fold.TRAIN),
+            np.flatnonzero(every == Fold.VALID),
+            np.flatnonzero(every == Fold.TEST),
+        )
+
+    def measured(self, rows: NDArray[np.int64], place: int) -> NDArray[np.int64]:
+        """Those of `rows` where the assay endpoint at `place` was measured."""
+        return rows[np.isfinite(self.labels[rows, place])]

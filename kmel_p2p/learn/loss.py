@@ -1,0 +1,45 @@
+"""Multi-task loss over what was measured: Huber, one-sided where a value is a bound, cross entropy for classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+
+HUBER_DELTA = 1.0
+"""In labels, that is in units of the charter's scale: beyond it an error counts linearly (Huber 1964)."""
+
+
+class MultiTaskLoss:
+    """Mean loss per measurement, weighted by assay endpoint."""
+
+    def __init__(self, endpoints: Sequence[AssayEndpoint]) -> None:
+        self._weights = torch.tensor([endpoint.weight for endpoint in endpoints], dtype=torch.float32)
+        self._classes = torch.tensor([endpoint.kind == "classification" for endpoint in endpoints])
+        self._any_class = bool(self._classes.any())
+
+    def __call__(self, outputs: Tensor, labels: Tensor, relations: Tensor) -> Tensor:
+        """Scalar loss.
+
+        Args:
+            outputs: float32[n, E]; labels for regressions, logits for classifications.
+            labels: float32[n, E], NaN where nothing was measured.
+            relations: int8[n, E]; -1: the true value is below the label, so only predicting too high is an error.
+        """
+        measured = torch.isfinite(labels)
+        targets = torch.where(measured, labels, outputs.detach())
+        error = outputs - targets
+        # A bound is violated on one side only (Tobit-like hinge, as in SparseChem's censored regression).
+        satisfied = ((relations < 0) & (error < 0)) | ((relations > 0) & (error > 0))
+        error = error.masked_fill(satisfied, 0.0)
+        terms = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER_DELTA)
+        if self._any_class:
+            classes = targets.clamp(0.0, 1.0)
+            entropy = functional.binary_cross_entropy_with_logits(outputs, classes, reduction="none")
+            terms = torch.where(self._classes, entropy, terms)
+        weights = measured * self._weights
+        return (terms * weights).sum() / weights.sum().clamp_min(1e-12)
