@@ -1,0 +1,71 @@
+"""What a driver tells membership."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kmel_p2p.core.membership.descriptor import Descriptor, RosterSite
+from kmel_p2p.core.types import Micros, SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A connection with this site is authenticated and usable, whoever dialled it."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The last connection with this site is gone, or a dial failed."""
+
+    key: SiteKey
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """The transport could not take a message for this site.
+
+    `local` means that the fault is ours (no route, network down, no buffer): it raises our own health score.
+    """
+
+    key: SiteKey
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLag:
+    """The driver's loop ran this late: our judgement of others is worth less."""
+
+    micros: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Say goodbye. `LeaveFinished` is emitted when the others were told or patience ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoster:
+    """The charter's roster changed. Only this removes members."""
+
+    roster: Mapping[SiteKey, RosterSite]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeSelf:
+    """Change what we say about ourselves; None keeps the present value."""
+
+    addresses: tuple[str, ...] | None = None
+    size_class: int | None = None
+    outbound_only: bool | None = None
+    software: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Descriptors kept from an earlier run: addresses to dial, never evidence that somebody is alive."""
+
+    descriptors: tuple[Descriptor, ...]

@@ -1,0 +1,128 @@
+"""What the parts of one membership machine share: settings, table, spread, health, own descriptor, effects."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import replace
+
+from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Message, Record, Send, Store
+from kmel_p2p.core.membership import settings as formulas
+from kmel_p2p.core.membership.descriptor import (
+    GENERATION_MAX,
+    SERIAL_MAX,
+    Descriptor,
+    OwnDescription,
+    Signer,
+    Verifier,
+    make_descriptor,
+)
+from kmel_p2p.core.membership.events import GenerationRaised
+from kmel_p2p.core.membership.health import LocalHealth
+from kmel_p2p.core.membership.members import Member, MemberTable, handle_of
+from kmel_p2p.core.membership.messages import Accusation, Fact, News
+from kmel_p2p.core.membership.settings import MembershipSettings
+from kmel_p2p.core.membership.spread import Spread
+from kmel_p2p.core.types import Micros, Randomness, SiteKey
+
+
+class Context:
+    """Shared state; every part changes only what its own module describes."""
+
+    __slots__ = (
+        "_limit", "_limit_sites", "charter_id", "counters", "descriptor", "effects", "handle", "health", "key",
+        "left", "now", "own", "remote", "rng", "settings", "signer", "spread", "table", "verify",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        signer: Signer,
+        charter_id: bytes,
+        own: OwnDescription,
+        settings: MembershipSettings,
+        rng: Randomness,
+        verify: Verifier,
+        now: Micros,
+    ) -> None:
+        self.signer = signer
+        self.key: SiteKey = signer.key
+        self.handle = handle_of(signer.key)
+        self.charter_id = charter_id
+        self.own = own
+        self.settings = settings
+        self.rng = rng
+        self.verify = verify
+        self.now = now
+        self.left = False
+        self.remote = True
+        self.table = MemberTable()
+        self.spread = Spread(settings, now)
+        self.health = LocalHealth(settings.health_max, settings.local_health)
+        self.counters: Counter[str] = Counter()
+        self.effects: deque[Effect] = deque()
+        self._limit_sites = -1
+        self._limit = 0
+        self.descriptor: Descriptor = make_descriptor(signer, charter_id, own, 0)
+        self.spread.put(self.handle, self.descriptor)
+
+    @property
+    def sites(self) -> int:
+        """N of every formula: ourselves and every member alive, suspect or dead."""
+        return self.table.counted + 1
+
+    @property
+    def limit(self) -> int:
+        """Transmissions per fact at the present size."""
+        if self.sites != self._limit_sites:
+            self._limit_sites = self.sites
+            self._limit = formulas.retransmit_limit(self.settings, self.sites)
+        return self._limit
+
+    def redescribe(self, own: OwnDescription, serial: int) -> None:
+        """Sign a new descriptor of ourselves and tell everybody."""
+        self.own = own
+        self.descriptor = make_descriptor(self.signer, self.charter_id, own, serial, self.left)
+        self.spread.put(self.handle, self.descriptor)
+
+    def renew(self, own: OwnDescription) -> None:
+        """Say `own` from now on, in a descriptor newer than all before."""
+        serial = self.descriptor.serial + 1
+        if serial > SERIAL_MAX:
+            self.raise_generation(self.descriptor.generation + 1)
+        else:
+            self.redescribe(own, serial)
+
+    def raise_generation(self, generation: int) -> None:
+        """Outbid an earlier life of ours, or a serial that is used up."""
+        if generation > GENERATION_MAX:
+            self.counters["generation_exhausted"] += 1
+            return
+        self.store(GenerationRaised(generation))
+        self.redescribe(replace(self.own, generation=generation), 0)
+
+    def cargo(self, member: Member) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
+        """Facts for a probe message to `member`: if it is accused, the accusation first, so that it can refute."""
+        if member.suspicion is None and not self.spread:
+            return (), ()
+        accusation = self.accusation_of(member)
+        first = (accusation,) if accusation is not None else ()
+        return self.spread.piggyback(first, self.limit, self.now)
+
+    def accusation_of(self, member: Member) -> Accusation | None:
+        """The accusation held against a suspect or dead member."""
+        if member.suspicion is None or member.descriptor is None:
+            return None
+        dead = member.suspicion.finished
+        accuser = self.handle if dead else member.suspicion.first_accuser
+        return Accusation(member.handle, member.descriptor.generation, member.descriptor.serial, dead, accuser)
+
+    def send(self, to: SiteKey, message: Message) -> None:
+        self.effects.append(Send(to, message))
+
+    def dial(self, to: SiteKey, addresses: tuple[str, ...]) -> None:
+        self.effects.append(Dial(to, addresses))
+
+    def emit(self, event: Event) -> None:
+        self.effects.append(Emit(event))
+
+    def store(self, record: Record) -> None:
+        self.effects.append(Store(record))

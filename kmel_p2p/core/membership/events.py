@@ -1,0 +1,117 @@
+"""What membership tells the operator, each once per change, and what it asks the store to keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.membership.descriptor import Descriptor
+from kmel_p2p.core.types import SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberJoined(Event):
+    """Heard from for the first time in this run."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSuspected(Event):
+    """Did not answer `accuser`; still counts as alive until the suspicion ends."""
+
+    key: SiteKey
+    accuser: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCleared(Event):
+    """Refuted the suspicion."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUnreachable(Event):
+    """Held dead: not reachable now. It stays in the roster and is contacted for ever."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberBack(Event):
+    """Reachable again after it was held dead or had left."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft(Event):
+    """Went away on purpose."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRemoved(Event):
+    """No longer in the roster."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class DegradedLink(Event):
+    """Alive, but reachable from here only through others."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRestored(Event):
+    """Reachable directly again."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateKey(Event):
+    """Another process runs with our key: stop one of them."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRejected(Event):
+    """A site advertises an address that nobody else can reach; the charter's is used instead."""
+
+    key: SiteKey
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveFinished(Event):
+    """The process may stop now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationFact(Event):
+    """`sender` relayed this application fact. Input for the machine beside us, not for people."""
+
+    sender: SiteKey
+    topic: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRaised(Record):
+    """Persist as this site's generation: a start must hand in a larger number than this."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorLearned(Record):
+    """Persist: where this site is now. Handed back by `Recall` at the next start."""
+
+    descriptor: Descriptor

@@ -1,0 +1,453 @@
+"""Membership as one state machine: who of the roster is reachable now, where, and since when.
+
+What it promises: every crash is noticed by every live member within the bounds of docs/membership.md; a healed
+partition needs nobody's help; no member can forge another's presence, absence or address, only suspect it.
+What it does not: agreement at one instant, or safety against a majority of liars about a suspect's silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kmel_p2p.core.effects import Effect, Message
+from kmel_p2p.core.errors import Bug, LocalError, ProtocolError
+from kmel_p2p.core.identity import verify as verify_signature
+from kmel_p2p.core.membership.commands import (
+    DescribeSelf,
+    Leave,
+    LinkDown,
+    LinkUp,
+    LoopLag,
+    Recall,
+    SendFailed,
+    SetRoster,
+)
+from kmel_p2p.core.membership.context import Context
+from kmel_p2p.core.membership.descriptor import (
+    Descriptor,
+    OwnDescription,
+    RosterSite,
+    Signer,
+    Verifier,
+    check_own,
+    is_authentic,
+    loopback_federation,
+)
+from kmel_p2p.core.membership.dialler import Dialler
+from kmel_p2p.core.membership.events import ApplicationFact, LeaveFinished, MemberRemoved
+from kmel_p2p.core.membership.judge import Judge
+from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, roster_without, view
+from kmel_p2p.core.membership.messages import (
+    Ack,
+    Gossip,
+    Nack,
+    News,
+    Ping,
+    PingRequest,
+    SyncDigest,
+    SyncFacts,
+    SyncSummary,
+)
+from kmel_p2p.core.membership.prober import Prober
+from kmel_p2p.core.membership.settings import MembershipSettings
+from kmel_p2p.core.membership.syncer import Syncer
+from kmel_p2p.core.types import Micros, Randomness, SiteKey, short
+
+LEAVE_TELLS = 32
+"""Members told of a departure directly; gossip does the rest."""
+
+
+class Membership:
+    """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
+
+    __slots__ = (
+        "_context", "_dialler", "_gossip_us", "_judge", "_late_for", "_leave_us", "_prober", "_syncer", "_wake",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        signer: Signer,
+        charter_id: bytes,
+        roster: Mapping[SiteKey, RosterSite],
+        own: OwnDescription,
+        settings: MembershipSettings,
+        rng: Randomness,
+        now: Micros,
+        verify: Verifier = verify_signature,
+    ) -> None:
+        """Start knowing the roster and nobody's state.
+
+        Args:
+            own: our description; its generation must be larger than at any earlier start.
+            rng: seeded by the caller; the whole run follows from it and the inputs.
+            verify: signature check; a simulator may hand in a cheaper one that matches its signer.
+
+        Raises:
+            ConfigError: a description others could not use, or a roster with clashing keys.
+            LocalError: our key is not in the roster.
+        """
+        _check_roster(signer.key, roster)
+        check_own(own, [site for key, site in roster.items() if key != signer.key])
+        self._context = Context(signer, charter_id, own, settings, rng, verify, now)
+        self._judge = Judge(self._context, self._on_change)
+        self._prober = Prober(self._context, self._judge)
+        self._syncer = Syncer(self._context)
+        self._dialler = Dialler(self._context, self._judge, self._prober)
+        self._gossip_us: Micros = now
+        self._leave_us: Micros | None = None
+        self._wake: Micros | None = None
+        self._late_for: Micros | None = None
+        self._admit(roster)
+
+    # -- what others ask -----------------------------------------------------------------------------------------
+
+    def alive(self) -> tuple[SiteKey, ...]:
+        """Other sites that count as alive (alive or suspect), sorted, without ourselves."""
+        return self._context.table.alive
+
+    def state(self, key: SiteKey) -> MemberState:
+        """What is held about a site; UNKNOWN also for one outside the roster. ALIVE about ourselves until we leave."""
+        if key == self._context.key:
+            return MemberState.LEFT if self._context.left else MemberState.ALIVE
+        member = self._context.table.get(key)
+        return member.state if member is not None else MemberState.UNKNOWN
+
+    def descriptor(self, key: SiteKey) -> Descriptor | None:
+        """The newest descriptor a site signed, as far as we know."""
+        if key == self._context.key:
+            return self._context.descriptor
+        member = self._context.table.get(key)
+        return member.descriptor if member is not None else None
+
+    def addresses(self, key: SiteKey) -> tuple[str, ...]:
+        """Where a site can be dialled, newest knowledge first."""
+        member = self._context.table.get(key)
+        return self._judge.addresses(member) if member is not None else ()
+
+    def members(self) -> list[MemberView]:
+        """One line per other roster site, in key order, for `status`."""
+        lines = [view(m, self._judge.addresses(m), self._context.now) for m in self._context.table]
+        return sorted(lines, key=lambda line: line.key)
+
+    @property
+    def health_score(self) -> int:
+        """0 is well; up to `health_max` - 1."""
+        return self._context.health.score
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often each noteworthy decision was taken, for metrics."""
+        return self._context.counters
+
+    @property
+    def queued_facts(self) -> tuple[int, int]:
+        """Membership and application facts still to be told; bounded by sites and topics."""
+        return len(self._context.spread.facts), len(self._context.spread.news)
+
+    def announce(self, topic: bytes, body: bytes) -> None:
+        """Tell all members the newest `body` on `topic`; a later call replaces an earlier one not yet told.
+
+        Receivers emit `ApplicationFact` and do not pass it on by themselves: who learns something new announces it.
+
+        Raises:
+            LocalError: topic or body too large for gossip.
+        """
+        self._context.spread.announce(topic, body)
+
+    # -- the machine ---------------------------------------------------------------------------------------------
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Take a message from an authenticated sender.
+
+        Raises:
+            ProtocolError: sender outside the roster, forged descriptor, or nonsense; nothing was altered.
+        """
+        member = self._context.table.get(sender)
+        if member is None:
+            raise ProtocolError(f"{short(sender)} is not in the roster" if sender != self._context.key else "own key")
+        self._begin(now)
+        self._prober.heard_us = now
+        if isinstance(message, Ping):
+            self._take(member, message.facts, message.news)
+            self._meet(member, message.generation, message.serial)
+            own = self._context.descriptor
+            facts, news = self._context.cargo(member)
+            self._context.send(sender, Ack(message.sequence, own.generation, own.serial, facts, news))
+        elif isinstance(message, Ack):
+            self._take(member, message.facts, message.news)
+            self._meet(member, message.generation, message.serial)
+            self._prober.acked(member, message.sequence)
+        else:
+            self._receive_rare(member, message)
+
+    def _receive_rare(self, member: Member, message: Message) -> None:
+        if isinstance(message, Gossip):
+            self._take(member, message.facts, message.news)
+        elif isinstance(message, PingRequest):
+            self._prober.requested(member, message)
+        elif isinstance(message, Nack):
+            self._prober.nacked(member, message.sequence)
+        elif isinstance(message, SyncDigest):
+            self._syncer.digested(member, message)
+        elif isinstance(message, SyncSummary):
+            self._syncer.summarised(member, message)
+        elif isinstance(message, SyncFacts):
+            self._take(member, message.facts, ())
+            if message.wanted:
+                self._syncer.wanted(member, message.wanted)
+        else:
+            raise Bug(f"{type(message).__name__} is not a membership message")
+        if member.state not in COUNTED:
+            self._answer(member)
+
+    def command(self, cmd: Any, now: Micros) -> None:
+        """Take one of `membership.commands`.
+
+        Raises:
+            ConfigError: `DescribeSelf` with unusable values, or a roster with clashing keys; nothing was altered.
+            LocalError: not a membership command, or our key is missing from a new roster.
+        """
+        self._begin(now)
+        if isinstance(cmd, LinkUp):
+            self._link_up(cmd.key)
+        elif isinstance(cmd, LinkDown):
+            self._link_down(cmd.key)
+        elif isinstance(cmd, SendFailed):
+            member = self._context.table.get(cmd.key)
+            if member is not None:
+                self._prober.send_failed(member, cmd.local)
+        elif isinstance(cmd, LoopLag):
+            self._late(cmd.micros)
+        elif isinstance(cmd, Leave):
+            self._leave()
+        elif isinstance(cmd, SetRoster):
+            self._set_roster(cmd.roster)
+        elif isinstance(cmd, DescribeSelf):
+            self._describe(cmd)
+        elif isinstance(cmd, Recall):
+            self._recall(cmd.descriptors)
+        else:
+            raise LocalError(f"{type(cmd).__name__} is not a membership command")
+
+    def advance(self, now: Micros) -> None:
+        """Serve every timer that is due."""
+        self._begin(now)
+        if self._context.left:
+            self._advance_leave()
+            return
+        self._judge.expire()
+        self._prober.advance()
+        self._syncer.advance()
+        self._dialler.advance()
+        self._advance_gossip()
+
+    def deadline(self) -> Micros | None:
+        """When `advance` is wanted next."""
+        self._wake = self._compute_deadline()
+        return self._wake
+
+    def poll(self) -> Effect | None:
+        """The next effect to execute, or None."""
+        effects = self._context.effects
+        return effects.popleft() if effects else None
+
+    # -- timers --------------------------------------------------------------------------------------------------
+
+    def _compute_deadline(self) -> Micros | None:
+        gossip = self._gossip_due()
+        if self._context.left:
+            if self._leave_us is None or gossip is None:
+                return self._leave_us
+            return min(self._leave_us, gossip)
+        soonest = min(self._prober.deadline, self._syncer.next_us)
+        for other in (self._judge.deadline, self._dialler.deadline, gossip):
+            if other is not None and other < soonest:
+                soonest = other
+        return soonest
+
+    def _gossip_due(self) -> Micros | None:
+        if not self._context.spread or not self._context.table.alive_count:
+            return None
+        ready = self._context.spread.ready_at(self._context.now)
+        return max(self._gossip_us, ready) if ready is not None else None
+
+    def _begin(self, now: Micros) -> None:
+        """Set the clock, and notice when we were not served: whoever slept must not accuse."""
+        context = self._context
+        wake = self._wake
+        context.now = now
+        if wake is None or now <= wake or self._late_for == wake:
+            return
+        self._late_for = wake
+        self._late(now - wake)
+
+    def _late(self, micros: Micros) -> None:
+        context = self._context
+        if micros > context.settings.stall_us:
+            context.health.change(+1)
+            self._judge.postpone(micros)
+            self._prober.abandon(micros)
+            self._dialler.postpone()
+            self._syncer.next_us = context.now
+        elif micros > context.settings.probe_timeout_us // 2:
+            context.counters["late_timers"] += 1
+            context.health.change(+1)
+
+    def _advance_gossip(self) -> None:
+        context = self._context
+        due = self._gossip_due()
+        if due is None or context.now < due:
+            return
+        self._gossip_us = context.now + context.settings.gossip_interval_us
+        for member in self._gossip_targets():
+            facts, news = context.spread.gossip(context.limit, context.now)
+            if not facts and not news:
+                return
+            context.send(member.key, Gossip(facts, news))
+
+    def _gossip_targets(self) -> list[Member]:
+        context = self._context
+        fanout = context.settings.gossip_fanout
+        alive = context.table.alive
+        keys = context.rng.sample(alive, min(fanout, len(alive)))
+        return [m for m in map(context.table.get, keys) if m is not None]
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    def _take(self, member: Member, facts: tuple[Any, ...], news: tuple[News, ...]) -> None:
+        if facts:
+            self._judge.vet(facts)
+            self._judge.apply(facts, member)
+        for item in news:
+            self._context.emit(ApplicationFact(member.key, item.topic, item.body))
+
+    def _meet(self, member: Member, generation: int, serial: int) -> None:
+        """Compare the version the sender states with the one held."""
+        held = member.descriptor
+        if held is not None and held.generation == generation and held.serial == serial:
+            if member.state is MemberState.UNKNOWN:
+                self._judge.learn(member, held)
+            return
+        if not self._may_answer(member):
+            return
+        if held is None or (generation, serial) > (held.generation, held.serial):
+            self._context.send(member.key, SyncFacts((), (member.handle,)))
+        else:
+            # It restarted without its disk: only its own newer signature makes it raise its generation.
+            self._context.send(member.key, SyncFacts((held,), ()))
+
+    def _answer(self, member: Member) -> None:
+        """A member held dead or left speaks: say so, once per interval, so that it can refute."""
+        if self._context.left or not self._may_answer(member):
+            return
+        accusation = self._context.accusation_of(member)
+        if accusation is not None:
+            self._context.send(member.key, Gossip((accusation,), ()))
+        elif member.descriptor is None:
+            self._context.send(member.key, SyncFacts((), (member.handle,)))
+
+    def _may_answer(self, member: Member) -> bool:
+        now = self._context.now
+        if member.answered_us is not None and now < member.answered_us + self._context.settings.probe_interval_us:
+            return False
+        member.answered_us = now
+        return True
+
+    def _on_change(self, member: Member, before: MemberState) -> None:
+        arrived = member.state in COUNTED
+        if arrived and before not in COUNTED:
+            self._prober.include(member)
+            self._syncer.soon(member.key)
+        self._dialler.consider(member)
+
+    # -- links and roster ----------------------------------------------------------------------------------------
+
+    def _link_up(self, key: SiteKey) -> None:
+        member = self._context.table.get(key)
+        if member is None or member.linked:
+            return
+        member.linked = True
+        self._dialler.consider(member)
+        if member.state is not MemberState.ALIVE and not self._context.left:
+            self._prober.contact(member)
+
+    def _link_down(self, key: SiteKey) -> None:
+        member = self._context.table.get(key)
+        if member is None:
+            return
+        if member.linked and not self._context.settings.assume_links:
+            member.linked = False
+            self._prober.hurry(member)
+        self._dialler.consider(member)
+
+    def _admit(self, roster: Mapping[SiteKey, RosterSite]) -> None:
+        context = self._context
+        others = roster_without(roster, context.key)
+        context.remote = not loopback_federation(others)
+        for site in others:
+            known = context.table.get(site.key) is not None
+            member = context.table.admit(site, context.now, context.settings.assume_links)
+            if not known:
+                self._dialler.first(member)
+
+    def _set_roster(self, roster: Mapping[SiteKey, RosterSite]) -> None:
+        context = self._context
+        _check_roster(context.key, roster)
+        for member in [m for m in context.table if m.key not in roster]:
+            self._dialler.forget(member)
+            context.spread.facts.discard(member.handle)
+            context.table.remove(member)
+            self._judge.forget(member)
+            self._prober.forget(member)
+            context.emit(MemberRemoved(member.key))
+        self._admit(roster)
+
+    def _recall(self, descriptors: tuple[Descriptor, ...]) -> None:
+        context = self._context
+        for descriptor in descriptors:
+            member = context.table.get(descriptor.key)
+            if member is None or member.descriptor is not None:
+                continue
+            if is_authentic(descriptor, context.charter_id, context.verify):
+                member.descriptor = descriptor
+            else:
+                context.counters["recalled_forgeries"] += 1
+
+    def _describe(self, cmd: DescribeSelf) -> None:
+        context, own = self._context, self._context.own
+        changed = OwnDescription(
+            own.generation,
+            own.addresses if cmd.addresses is None else cmd.addresses,
+            own.size_class if cmd.size_class is None else cmd.size_class,
+            own.outbound_only if cmd.outbound_only is None else cmd.outbound_only,
+            own.software if cmd.software is None else cmd.software,
+        )
+        check_own(changed, [m.site for m in context.table])
+        if changed != own:
+            context.renew(changed)
+
+    # -- leaving -------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        context = self._context
+        if context.left:
+            return
+        context.left = True
+        context.renew(context.own)
+        # Patience: the descriptor's transmissions take this many gossip intervals; leaving never waits for answers.
+        self._leave_us = context.now + max(1, context.limit // 2) * context.settings.gossip_interval_us
+        alive = context.table.alive
+        for key in context.rng.sample(alive, min(LEAVE_TELLS, len(alive))):
+            context.send(key, Gossip((context.descriptor,), ()))
+
+    def _advance_leave(self) -> None:
+        self._advance_gossip()
+        if self._leave_us is not None and self._context.now >= self._leave_us:
+            self._leave_us = None
+            self._context.emit(LeaveFinished())
+
+
+def _check_roster(own: SiteKey, roster: Mapping[SiteKey, RosterSite]) -> None:
+    if own not in roster:
+        raise LocalError(f"our key {short(own)} is not in the roster")

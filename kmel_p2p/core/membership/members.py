@@ -1,0 +1,223 @@
+"""The table of members: one record per roster key, and the order that decides which fact wins.
+
+Facts about one site are ordered by (generation, serial, state rank) with alive < suspect < dead < left. Merging takes
+the larger one, which is a join: order, grouping and repetition of messages do not matter.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.core.identity import digest
+from kmel_p2p.core.membership.descriptor import HANDLE_BYTES, Descriptor, RosterSite
+from kmel_p2p.core.membership.messages import Standing
+from kmel_p2p.core.membership.suspicion import Suspicion
+from kmel_p2p.core.types import Micros, SiteKey
+
+
+class MemberState(enum.Enum):
+    """What is held about a site."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    LEFT = "left"
+
+
+RANK = {MemberState.ALIVE: 0, MemberState.SUSPECT: 1, MemberState.DEAD: 2, MemberState.LEFT: 3}
+
+LEGAL_MOVES = {
+    MemberState.UNKNOWN: (MemberState.ALIVE, MemberState.LEFT),
+    MemberState.ALIVE: (MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT),
+    MemberState.SUSPECT: (MemberState.ALIVE, MemberState.DEAD, MemberState.LEFT),
+    MemberState.DEAD: (MemberState.ALIVE, MemberState.LEFT),
+    MemberState.LEFT: (MemberState.ALIVE,),
+}
+
+COUNTED = (MemberState.ALIVE, MemberState.SUSPECT)
+"""States that count as alive: a suspect may still refute, and nobody should act on a mere suspicion."""
+
+
+def join(a: Standing, b: Standing) -> Standing:
+    """The larger of two facts about one site."""
+    return a if order(a) >= order(b) else b
+
+
+def order(standing: Standing) -> tuple[int, int, int]:
+    """Sort key of facts."""
+    return (standing.generation, standing.serial, standing.rank)
+
+
+def handle_of(key: SiteKey) -> bytes:
+    """The short name of a site inside accusations and summaries."""
+    return key[:HANDLE_BYTES]
+
+
+class Member:
+    """What this peer holds about one other site."""
+
+    __slots__ = (
+        "answered_us", "changed_us", "degraded", "descriptor", "fact_hash", "handle", "indirect_streak",
+        "linked", "rtt_us", "site", "state", "suspicion",
+    )  # fmt: skip
+
+    def __init__(self, site: RosterSite, now: Micros, linked: bool) -> None:
+        self.site = site
+        self.handle = handle_of(site.key)
+        self.state = MemberState.UNKNOWN
+        self.descriptor: Descriptor | None = None
+        self.changed_us = now
+        self.linked = linked
+        self.rtt_us = 0
+        self.indirect_streak = 0
+        self.degraded = False
+        self.suspicion: Suspicion | None = None
+        self.answered_us: Micros | None = None
+        self.fact_hash: int | None = None
+
+    @property
+    def key(self) -> SiteKey:
+        return self.site.key
+
+    @property
+    def standing(self) -> Standing | None:
+        """This member's place in the order, or None while nothing is known in this run."""
+        if self.state is MemberState.UNKNOWN or self.descriptor is None:
+            return None
+        return Standing(self.descriptor.generation, self.descriptor.serial, RANK[self.state])
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """One line of `status`."""
+
+    key: SiteKey
+    name: str
+    state: MemberState
+    state_age_us: Micros
+    addresses: tuple[str, ...]
+    generation: int | None
+    serial: int | None
+    size_class: int | None
+    outbound_only: bool
+    software: str
+    linked: bool
+    degraded: bool
+    rtt_us: Micros | None
+
+
+class MemberTable:
+    """All other sites of the roster."""
+
+    __slots__ = ("_alive", "_alive_view", "_by_handle", "_members", "counted")
+
+    def __init__(self) -> None:
+        self._members: dict[SiteKey, Member] = {}
+        self._by_handle: dict[bytes, Member] = {}
+        self._alive: list[SiteKey] = []
+        self._alive_view: tuple[SiteKey, ...] | None = ()
+        self.counted = 0
+        """Members alive, suspect or dead: the N of every formula is this plus one."""
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members.values())
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def alive(self) -> tuple[SiteKey, ...]:
+        """Keys that count as alive, sorted."""
+        if self._alive_view is None:
+            self._alive_view = tuple(self._alive)
+        return self._alive_view
+
+    @property
+    def alive_count(self) -> int:
+        return len(self._alive)
+
+    def get(self, key: SiteKey) -> Member | None:
+        return self._members.get(key)
+
+    def by_handle(self, handle: bytes) -> Member | None:
+        return self._by_handle.get(handle)
+
+    def admit(self, site: RosterSite, now: Micros, linked: bool) -> Member:
+        """Add a roster site, or take over its new name and addresses.
+
+        Raises:
+            ConfigError: two roster keys share their leading bytes, which honest key generation never produces.
+        """
+        member = self._members.get(site.key)
+        if member is not None:
+            member.site = site
+            return member
+        member = Member(site, now, linked)
+        if member.handle in self._by_handle:
+            other = self._by_handle[member.handle].site.name
+            raise ConfigError(f"roster keys of {other} and {site.name} share their first {HANDLE_BYTES} bytes")
+        self._members[site.key] = member
+        self._by_handle[member.handle] = member
+        return member
+
+    def remove(self, member: Member) -> None:
+        """Forget a site that is no longer in the roster."""
+        self._count(member.state, -1, member.key)
+        del self._members[member.key]
+        del self._by_handle[member.handle]
+
+    def move(self, member: Member, state: MemberState, now: Micros) -> None:
+        """Change a member's state by the table of legal moves."""
+        if state not in LEGAL_MOVES[member.state]:
+            raise Bug(f"member moved from {member.state.value} to {state.value}")
+        self._count(member.state, -1, member.key)
+        self._count(state, +1, member.key)
+        member.state = state
+        member.changed_us = now
+        member.fact_hash = None
+
+    def _count(self, state: MemberState, sign: int, key: SiteKey) -> None:
+        if state in COUNTED or state is MemberState.DEAD:
+            self.counted += sign
+        if state in COUNTED:
+            self._alive_view = None
+            if sign > 0:
+                insort(self._alive, key)
+            else:
+                del self._alive[bisect_left(self._alive, key)]
+
+
+def fact_hash(key: SiteKey, standing: Standing) -> int:
+    """64 bits that stand for one line of the table; XOR of them stands for a set of lines."""
+    numbers = b"%d.%d.%d" % order(standing)
+    return int.from_bytes(digest(key, numbers)[:8], "big")
+
+
+def view(member: Member, addresses: tuple[str, ...], now: Micros) -> MemberView:
+    """The status line of a member."""
+    d = member.descriptor
+    return MemberView(
+        key=member.key,
+        name=member.site.name,
+        state=member.state,
+        state_age_us=max(0, now - member.changed_us),
+        addresses=addresses,
+        generation=d.generation if d else None,
+        serial=d.serial if d else None,
+        size_class=d.size_class if d else None,
+        outbound_only=d.outbound_only if d else False,
+        software=d.software if d else "",
+        linked=member.linked,
+        degraded=member.degraded,
+        rtt_us=member.rtt_us or None,
+    )
+
+
+def roster_without(roster: Mapping[SiteKey, RosterSite], own: SiteKey) -> list[RosterSite]:
+    """The other sites in key order, so that nothing depends on how the roster was written."""
+    return [roster[key] for key in sorted(roster) if key != own]

@@ -1,0 +1,203 @@
+"""Messages of membership and their place in the message table (type ids 1 to 19, append-only).
+
+Facts ride on every message: descriptors (signed) and accusations (unsigned, the only thing a member can make up).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.membership.descriptor import (
+    GENERATION_MAX,
+    HANDLE_BYTES,
+    MAX_ADDRESS_CHARS,
+    MAX_ADDRESSES,
+    MAX_SIZE_CLASS,
+    MAX_SOFTWARE_CHARS,
+    SERIAL_MAX,
+    Descriptor,
+)
+from kmel_p2p.core.wire import KEY, MAX_SITES, SIGNATURE, Field, Schema, blob, flag, listing, record, text, uint
+
+MAX_TOPIC_BYTES = 64
+MAX_NEWS_BYTES = 512
+"""Body of one application fact. Larger things are fetched on the bulk lane, not gossiped."""
+MAX_FACTS = 256
+"""Facts in one message; a full sync is cut into pages."""
+MAX_BUCKETS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """`accuser` holds the subject suspect (or dead) at exactly this version. Handles are leading key bytes."""
+
+    subject: bytes
+    generation: int
+    serial: int
+    dead: bool
+    accuser: bytes
+
+
+Fact: TypeAlias = Descriptor | Accusation
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One application fact: the newest `body` on `topic` that the sender knows."""
+
+    topic: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """Are you there? Carries the sender's own version, so that a stale or unknown one is noticed at once."""
+
+    sequence: int
+    generation: int
+    serial: int
+    facts: tuple[Fact, ...] = ()
+    news: tuple[News, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Message):
+    """Answer to a `Ping`, or a helper's report that its target answered."""
+
+    sequence: int
+    generation: int
+    serial: int
+    facts: tuple[Fact, ...] = ()
+    news: tuple[News, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequest(Message):
+    """Probe `target` (a handle) in my place, and answer with `Ack` or, before my patience ends, `Nack`."""
+
+    sequence: int
+    target: bytes
+    patience_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nack(Message):
+    """The helper is well, but its target did not answer."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip(Message):
+    """Facts alone."""
+
+    facts: tuple[Fact, ...] = ()
+    news: tuple[News, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDigest(Message):
+    """One 8-byte digest per bucket of the sender's table; equal digests need no answer."""
+
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A site's place in the order of facts: (generation, incarnation, state rank). See `members.py`."""
+
+    generation: int
+    serial: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncEntry:
+    """One line of a table summary."""
+
+    site: bytes
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class SyncSummary(Message):
+    """What the sender holds in the buckets that differ."""
+
+    buckets: int
+    differing: tuple[int, ...]
+    entries: tuple[SyncEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFacts(Message):
+    """Facts the receiver lacks, and the handles of sites about which the sender wants the receiver's facts."""
+
+    facts: tuple[Fact, ...]
+    wanted: tuple[bytes, ...]
+
+
+HANDLE = blob(HANDLE_BYTES, HANDLE_BYTES)
+_GENERATION = uint(GENERATION_MAX)
+_SERIAL = uint(SERIAL_MAX)
+_SEQUENCE = uint(2**32 - 1)
+
+_DESCRIPTOR = record(
+    Descriptor,
+    key=KEY,
+    generation=_GENERATION,
+    serial=_SERIAL,
+    left=flag(),
+    addresses=listing(text(MAX_ADDRESS_CHARS), MAX_ADDRESSES),
+    size_class=uint(MAX_SIZE_CLASS),
+    outbound_only=flag(),
+    software=text(MAX_SOFTWARE_CHARS),
+    signature=SIGNATURE,
+)
+_ACCUSATION = record(Accusation, subject=HANDLE, generation=_GENERATION, serial=_SERIAL, dead=flag(), accuser=HANDLE)
+_DESCRIPTOR_FIELDS = len(fields(Descriptor))
+_ACCUSATION_FIELDS = len(fields(Accusation))
+
+
+def _pack_fact(fact: Fact) -> Any:
+    return (_DESCRIPTOR if isinstance(fact, Descriptor) else _ACCUSATION).pack(fact)
+
+
+def _unpack_fact(value: Any) -> Fact:
+    # The two kinds differ in their number of fields, so no tag is spent on every fact.
+    if type(value) is list and len(value) == _DESCRIPTOR_FIELDS:
+        descriptor: Descriptor = _DESCRIPTOR.unpack(value)
+        return descriptor
+    if type(value) is list and len(value) == _ACCUSATION_FIELDS:
+        accusation: Accusation = _ACCUSATION.unpack(value)
+        return accusation
+    raise WireError("expected a descriptor or an accusation")
+
+
+FACT = Field(_pack_fact, _unpack_fact, "fact")
+_FACTS = listing(FACT, MAX_FACTS)
+_NEWS = listing(record(News, topic=blob(MAX_TOPIC_BYTES, 1), body=blob(MAX_NEWS_BYTES)), 64)
+_STANDING = record(Standing, generation=_GENERATION, serial=_SERIAL, rank=uint(3))
+_ENTRY = record(SyncEntry, site=HANDLE, standing=_STANDING)
+_ALIVE = {"sequence": _SEQUENCE, "generation": _GENERATION, "serial": _SERIAL, "facts": _FACTS, "news": _NEWS}
+
+SCHEMAS: tuple[Schema, ...] = (
+    Schema(1, Ping, _ALIVE),
+    Schema(2, Ack, _ALIVE),
+    Schema(3, PingRequest, {"sequence": _SEQUENCE, "target": HANDLE, "patience_us": uint(2**40)}),
+    Schema(4, Nack, {"sequence": _SEQUENCE}),
+    Schema(5, Gossip, {"facts": _FACTS, "news": _NEWS}),
+    Schema(6, SyncDigest, {"digests": listing(blob(8, 8), MAX_BUCKETS)}),
+    Schema(
+        7,
+        SyncSummary,
+        {
+            "buckets": uint(MAX_BUCKETS),
+            "differing": listing(uint(MAX_BUCKETS - 1), MAX_BUCKETS),
+            "entries": listing(_ENTRY, MAX_SITES),
+        },
+    ),
+    Schema(8, SyncFacts, {"facts": _FACTS, "wanted": listing(HANDLE, MAX_SITES)}),
+)

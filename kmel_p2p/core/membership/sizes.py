@@ -1,0 +1,113 @@
+"""Exact encoded sizes without encoding, so that budgets are kept and large simulations stay fast.
+
+A property test holds these figures equal to what `Wire.encode` produces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.membership.descriptor import HANDLE_BYTES
+from kmel_p2p.core.membership.messages import (
+    Accusation,
+    Ack,
+    Fact,
+    Gossip,
+    Nack,
+    News,
+    Ping,
+    PingRequest,
+    SyncDigest,
+    SyncFacts,
+    SyncSummary,
+)
+from kmel_p2p.core.wire import CHARTER_TAG_BYTES
+
+_HEAD = 1 + 1 + (2 + CHARTER_TAG_BYTES) + 1
+"""Array header, protocol, charter tag, type id: every message has fewer than 16 fields and small ids."""
+_HANDLE = 2 + HANDLE_BYTES
+
+
+def uint_size(value: int) -> int:
+    """Bytes of a msgpack unsigned integer."""
+    if value < 128:
+        return 1
+    if value < 256:
+        return 2
+    if value < 65536:
+        return 3
+    return 5 if value < 2**32 else 9
+
+
+def blob_size(length: int) -> int:
+    """Bytes of a msgpack binary of `length`."""
+    return length + (2 if length < 256 else 3 if length < 65536 else 5)
+
+
+def text_size(value: str) -> int:
+    """Bytes of a msgpack string."""
+    length = len(value.encode())
+    return length + (1 if length < 32 else 2 if length < 256 else 3)
+
+
+def list_size(count: int) -> int:
+    """Bytes of a msgpack array header."""
+    return 1 if count < 16 else 3
+
+
+def fact_size(fact: Fact) -> int:
+    """Bytes of one fact."""
+    numbers = uint_size(fact.generation) + uint_size(fact.serial)
+    if isinstance(fact, Accusation):
+        return 1 + _HANDLE + numbers + 1 + _HANDLE
+    return (
+        1 + 34 + numbers + 1 + list_size(len(fact.addresses)) + sum(map(text_size, fact.addresses))
+        + uint_size(fact.size_class) + 1 + text_size(fact.software) + 66
+    )  # fmt: skip
+
+
+def news_size(news: News) -> int:
+    """Bytes of one application fact."""
+    return 1 + blob_size(len(news.topic)) + blob_size(len(news.body))
+
+
+def _cargo_size(facts: tuple[Fact, ...], news: tuple[News, ...]) -> int:
+    return list_size(len(facts)) + sum(map(fact_size, facts)) + list_size(len(news)) + sum(map(news_size, news))
+
+
+def message_size(message: Message) -> int:
+    """Encoded bytes of a membership message."""
+    if isinstance(message, Ping | Ack):
+        head = _HEAD + uint_size(message.sequence) + uint_size(message.generation) + uint_size(message.serial)
+        return head + (_cargo_size(message.facts, message.news) if message.facts or message.news else 2)
+    if isinstance(message, Gossip):
+        return _HEAD + _cargo_size(message.facts, message.news)
+    if isinstance(message, PingRequest):
+        return _HEAD + uint_size(message.sequence) + _HANDLE + uint_size(message.patience_us)
+    if isinstance(message, Nack):
+        return _HEAD + uint_size(message.sequence)
+    if isinstance(message, SyncDigest):
+        return _HEAD + list_size(len(message.digests)) + sum(blob_size(len(d)) for d in message.digests)
+    if isinstance(message, SyncSummary):
+        return _HEAD + uint_size(message.buckets) + _summary_size(message)
+    if isinstance(message, SyncFacts):
+        wanted = list_size(len(message.wanted)) + _HANDLE * len(message.wanted)
+        return _HEAD + list_size(len(message.facts)) + sum(map(fact_size, message.facts)) + wanted
+    raise TypeError(f"{type(message).__name__} is not a membership message")
+
+
+def _summary_size(message: SyncSummary) -> int:
+    differing = list_size(len(message.differing)) + _sum(uint_size(b) for b in message.differing)
+    entries = _sum(
+        1 + _HANDLE + 1 + uint_size(e.standing.generation) + uint_size(e.standing.serial) + 1 for e in message.entries
+    )
+    return differing + list_size(len(message.entries)) + entries
+
+
+def _sum(values: Iterable[int]) -> int:
+    return sum(values)
+
+
+PING_BASE_BYTES = _HEAD + 5 + 9 + 5 + 2 * 3
+"""Upper bound of a probe message without cargo; what remains of the budget is for facts."""

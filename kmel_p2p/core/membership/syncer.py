@@ -1,0 +1,185 @@
+"""Full sync: two members compare their tables and exchange only what differs.
+
+A digest per bucket of keys goes first, so that equal tables cost one small message whatever the federation's size.
+A bucket that differs is summarised (16 bytes a site), and only newer facts are sent.
+"""
+
+from __future__ import annotations
+
+from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.core.membership.context import Context
+from kmel_p2p.core.membership.members import RANK, Member, MemberState, fact_hash, order
+from kmel_p2p.core.membership.messages import (
+    MAX_BUCKETS,
+    Fact,
+    Standing,
+    SyncDigest,
+    SyncEntry,
+    SyncFacts,
+    SyncSummary,
+)
+from kmel_p2p.core.membership.settings import sync_interval_us
+from kmel_p2p.core.membership.sizes import fact_size
+from kmel_p2p.core.types import HASH_BYTES, Micros, SiteKey
+
+SITES_PER_BUCKET = 32
+PAGE_BYTES = 16 * 1024
+"""Facts per `SyncFacts`: well under a control frame's limit, so that probes are not delayed behind it."""
+PAGE_FACTS = 128
+_NOTHING = Standing(0, 0, 0)
+
+
+class Syncer:
+    """When to compare, with whom, and what to send."""
+
+    __slots__ = ("_context", "_wanted", "next_us")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._wanted: dict[SiteKey, None] = {}
+        self.next_us: Micros = context.now + context.rng.randrange(context.settings.sync_interval_us)
+
+    def soon(self, key: SiteKey) -> None:
+        """Compare with this member shortly: it just arrived or came back."""
+        self._wanted[key] = None
+        self.next_us = min(self.next_us, self._context.now + self._context.settings.gossip_interval_us)
+
+    def advance(self) -> None:
+        """Serve the timer: one comparison."""
+        context = self._context
+        if context.now < self.next_us:
+            return
+        target = self._choose()
+        if self._wanted:
+            self.next_us = context.now + context.settings.gossip_interval_us
+        else:
+            self.next_us = context.now + sync_interval_us(context.settings, context.sites)
+        if target is not None:
+            context.send(target, SyncDigest(self.digests(bucket_count(context.sites))))
+
+    def _choose(self) -> SiteKey | None:
+        while self._wanted:
+            key = next(iter(self._wanted))
+            del self._wanted[key]
+            if self._context.table.get(key) is not None:
+                return key
+        alive = self._context.table.alive
+        return self._context.rng.choice(alive) if alive else None
+
+    # -- the table as digests ------------------------------------------------------------------------------------
+
+    def digests(self, buckets: int) -> tuple[bytes, ...]:
+        """XOR of line hashes per bucket."""
+        sums = [0] * buckets
+        own = self._own_standing()
+        sums[bucket_of(self._context.key, buckets)] ^= fact_hash(self._context.key, own)
+        for member in self._context.table:
+            line = member.fact_hash
+            if line is None:
+                standing = member.standing
+                line = 0 if standing is None else fact_hash(member.key, standing)
+                member.fact_hash = line
+            sums[bucket_of(member.site.key, buckets)] ^= line
+        return tuple(value.to_bytes(8, "big") for value in sums)
+
+    def _own_standing(self) -> Standing:
+        own = self._context.descriptor
+        return Standing(own.generation, own.serial, RANK[MemberState.LEFT] if own.left else 0)
+
+    def _standings(self, buckets: int, differing: set[int]) -> dict[bytes, Standing]:
+        found: dict[bytes, Standing] = {}
+        if bucket_of(self._context.key, buckets) in differing:
+            found[self._context.handle] = self._own_standing()
+        for member in self._context.table:
+            standing = member.standing
+            if standing is not None and bucket_of(member.site.key, buckets) in differing:
+                found[member.handle] = standing
+        return found
+
+    # -- the exchange --------------------------------------------------------------------------------------------
+
+    def digested(self, sender: Member, message: SyncDigest) -> None:
+        """Step 2: answer with a summary of what differs, if anything does."""
+        buckets = len(message.digests)
+        _check_buckets(buckets)
+        differing = [i for i, (a, b) in enumerate(zip(self.digests(buckets), message.digests, strict=True)) if a != b]
+        if not differing:
+            return
+        entries = [SyncEntry(handle, s) for handle, s in sorted(self._standings(buckets, set(differing)).items())]
+        self._context.send(sender.key, SyncSummary(buckets, tuple(differing), tuple(entries)))
+
+    def summarised(self, sender: Member, message: SyncSummary) -> None:
+        """Step 3: send what is newer here, ask for what is newer there."""
+        _check_buckets(message.buckets)
+        differing = {b for b in message.differing if b < message.buckets}
+        ours = self._standings(message.buckets, differing)
+        theirs = {entry.site: entry.standing for entry in message.entries}
+        facts: list[Fact] = []
+        for handle, standing in ours.items():
+            held = theirs.get(handle)
+            if held is None or order(standing) > order(held):
+                facts += self._facts(handle, held)
+        wanted = [
+            handle
+            for handle, standing in theirs.items()
+            if self._known(handle) and (handle not in ours or order(standing) > order(ours[handle]))
+        ]
+        self._send_pages(sender.key, facts, tuple(wanted))
+
+    def wanted(self, sender: Member, handles: tuple[bytes, ...]) -> None:
+        """Step 4: send what was asked for."""
+        facts: list[Fact] = []
+        for handle in dict.fromkeys(handles):
+            facts += self._facts(handle, None)
+        self._send_pages(sender.key, facts, ())
+
+    def _known(self, handle: bytes) -> bool:
+        return handle == self._context.handle or self._context.table.by_handle(handle) is not None
+
+    def _facts(self, handle: bytes, held: Standing | None) -> list[Fact]:
+        """What proves our view of one site to somebody who holds `held`."""
+        if handle == self._context.handle:
+            return [self._context.descriptor]
+        member = self._context.table.by_handle(handle)
+        if member is None or member.descriptor is None or member.state is MemberState.UNKNOWN:
+            return []
+        descriptor, facts = member.descriptor, list[Fact]()
+        theirs = held or _NOTHING
+        same = held is not None and (descriptor.generation, descriptor.serial) == (theirs.generation, theirs.serial)
+        if not same or descriptor.left:
+            facts.append(descriptor)
+        accusation = self._context.accusation_of(member)
+        if accusation is not None:
+            facts.append(accusation)
+        return facts
+
+    def _send_pages(self, to: SiteKey, facts: list[Fact], wanted: tuple[bytes, ...]) -> None:
+        page: list[Fact] = []
+        used = 0
+        for fact in facts:
+            size = fact_size(fact)
+            if page and (used + size > PAGE_BYTES or len(page) >= PAGE_FACTS):
+                self._context.send(to, SyncFacts(tuple(page), ()))
+                page, used = [], 0
+            page.append(fact)
+            used += size
+        if page or wanted:
+            self._context.send(to, SyncFacts(tuple(page), wanted))
+
+
+def bucket_count(sites: int) -> int:
+    """A power of two, at most 256, with about 32 sites a bucket."""
+    count = 1
+    while count < MAX_BUCKETS and count * SITES_PER_BUCKET < sites:
+        count *= 2
+    return count
+
+
+def bucket_of(key: SiteKey, buckets: int) -> int:
+    """Keys are uniform, so their last byte spreads them evenly."""
+    return key[HASH_BYTES - 1] & (buckets - 1)
+
+
+def _check_buckets(buckets: int) -> None:
+    if not 1 <= buckets <= MAX_BUCKETS or buckets & (buckets - 1):
+        raise ProtocolError(f"{buckets} buckets is not a power of two up to {MAX_BUCKETS}")

@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmel_p2p.core.errors import LocalError
+from kmel_p2p.core.membership import LAN, SCHEMAS
+from kmel_p2p.core.membership.allowance import Allowance
+from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping
+from kmel_p2p.core.membership.spread import FactQueue, Spread
+from kmel_p2p.core.types import SECOND
+from kmel_p2p.core.wire import Wire
+
+
+def accusation(number: int) -> Accusation:
+    return Accusation(number.to_bytes(8, "big"), 1, 0, False, bytes(8))
+
+
+def test_a_fact_is_sent_exactly_the_limit_and_no_more():
+    queue = FactQueue()
+    queue.put(b"a", "fact", 10)
+    sent = [queue.take(100, 10, limit=4)[0] for _ in range(6)]
+    assert sent == [["fact"]] * 4 + [[], []]
+
+
+def test_least_sent_facts_go_first_and_newest_first_among_equals():
+    queue = FactQueue()
+    for name in (b"a", b"b", b"c"):
+        queue.put(name, name, 10)
+    assert queue.take(20, 10, 8) == ([b"c", b"b"], 20)
+    assert queue.take(20, 10, 8)[0][0] == b"a"
+
+
+def test_a_newer_fact_about_the_same_subject_replaces_the_older():
+    queue = FactQueue()
+    for version in range(50):
+        queue.put(b"a", version, 10)
+    assert len(queue) == 1
+    assert queue.take(100, 10, 8)[0] == [49]
+
+
+def test_300_facts_of_two_kinds_share_every_message_within_its_budget():
+    spread, wire = Spread(LAN, 0), Wire(bytes(32), SCHEMAS)
+    for number in range(300):
+        spread.put(number.to_bytes(8, "big"), accusation(number))
+        spread.announce(b"topic%d" % number, bytes(200))
+    seen_facts, seen_news, now = set(), set(), 0
+    while spread and now < 3600 * SECOND:
+        now += SECOND // 5
+        facts, news = spread.gossip(4, now)
+        assert len(wire.encode(Gossip(facts, news))) <= LAN.message_budget_bytes
+        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, *spread.piggyback((), 4, now))
+        assert len(wire.encode(probe)) <= LAN.message_budget_bytes
+        seen_facts.update(f.subject for f in facts + probe.facts)
+        seen_news.update(n.topic for n in news + probe.news)
+    assert not spread
+    assert len(seen_facts) == len(seen_news) == 300
+
+
+def test_application_facts_arrive_however_many_membership_facts_wait():
+    spread = Spread(LAN, 0)
+    for number in range(1000):
+        spread.put(number.to_bytes(8, "big"), accusation(number))
+    spread.announce(b"entry", b"head")
+    _, news = spread.piggyback((), 8, 0)
+    assert [n.topic for n in news] == [b"entry"]
+
+
+def test_something_too_large_for_gossip_is_refused_with_the_way_out():
+    with pytest.raises(LocalError, match="bulk lane"):
+        Spread(LAN, 0).announce(b"entry", bytes(70_000))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 500)), max_size=40))
+def test_an_allowance_never_gives_more_than_burst_plus_rate_times_time(steps):
+    allowance, now, spent = Allowance(100, SECOND, 300, 0), 0, 0
+    for wait, units in steps:
+        now += wait
+        if allowance.available(now) >= units:
+            allowance.spend(units, now)
+            spent += units
+        assert spent <= 300 + 100 * now / SECOND
+        ready = allowance.ready_at(units, now)
+        assert ready >= now
