@@ -1,0 +1,201 @@
+"""`kmel-peer charter`: draft, sign, merge, verify and show the charter of a federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.options import FILE, echo_json, json_option
+
+if TYPE_CHECKING:
+    from kmel_p2p.core.charter import Charter, CharterDocument
+
+
+@click.group()
+def charter() -> None:
+    """Draft, sign and check the charter of a federation."""
+
+
+@charter.command()
+@click.option("--federation", required=True, help="Name of the federation: lower case, digits, - and _.")
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    required=True,
+    metavar="NAME=KEY[@ADDRESS,...]",
+    help="A founding site; repeat. `kmel-peer init` prints NAME=KEY.",
+)
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    required=True,
+    metavar="NAME[,KEY=VALUE,...]",
+    help="An assay endpoint; repeat. Keys: kind, unit, transform, center, scale, head, weight, low, high.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk.")
+@click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
+def new(federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], seed: int, output: Path) -> None:
+    """Draft a charter with default rules, and with the reference hash of this machine's featuriser.
+
+    Edit the file as the consortium wishes, then let every site sign it: any change after that takes the signatures'
+    force away.
+    """
+    from kmel_p2p.core.charter import Charter, CharterDocument
+    from kmel_p2p.core.strict import build
+    from kmel_p2p.site.files import write_new
+
+    raw: dict[str, Any] = {
+        "federation": federation,
+        "sites": [_site(text) for text in sites],
+        "assay_endpoints": [_endpoint(text) for text in endpoints],
+        "model": {"seed": seed},
+    }
+    draft = with_reference_hash(build(Charter, raw, "command line"))
+    document = CharterDocument(charter=draft)
+    CharterDocument.parse(document.render(), "command line")
+    write_new(output, document.render().encode(), 0o644)
+    click.echo(f"Wrote {output}, charter {draft.id.hex()[:16]}, unsigned.")
+    click.echo(f"Every site now runs: kmel-peer charter sign {output} --key site.key")
+
+
+@charter.command()
+@click.argument("path", type=FILE)
+@click.option("--key", type=FILE, default=Path("site.key"), show_default=True, help="Secret key of the site.")
+@click.option("--output", "-o", type=FILE, help="Where to write; default: the same file.")
+def sign(path: Path, key: Path, output: Path | None) -> None:
+    """Add this site's signature. Read the charter first (charter show): it binds the site."""
+    from kmel_p2p.site.files import write_whole
+    from kmel_p2p.site.keys import load_key
+
+    document = load_charter(path)
+    identity = load_key(key)
+    signed = document.signed_by(identity)
+    write_whole(output or path, signed.render().encode(), 0o644)
+    name = signed.charter.roster[identity.key].name
+    click.echo(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")
+    for problem in signed.problems():
+        click.echo(f"still missing: {problem}")
+
+
+@charter.command()
+@click.argument("paths", type=FILE, nargs=-1, required=True)
+@click.option("--output", "-o", type=FILE, required=True)
+def merge(paths: tuple[Path, ...], output: Path) -> None:
+    """Collect the signatures of copies that were signed separately."""
+    from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.site.files import write_whole
+
+    merged = load_charter(paths[0])
+    for path in paths[1:]:
+        other = load_charter(path)
+        if other.charter.id != merged.charter.id:
+            raise ConfigError(
+                f"{path}: charter {other.charter.id.hex()[:16]} is not the one of {paths[0]} "
+                f"({merged.charter.id.hex()[:16]}); its text was changed"
+            )
+        merged = merged.model_copy(update={"signatures": {**other.signatures, **merged.signatures}})
+    write_whole(output, merged.render().encode(), 0o644)
+    click.echo(f"Wrote {output} with {len(merged.signatures)} of {len(merged.charter.sites)} signatures.")
+
+
+@charter.command()
+@click.argument("path", type=FILE)
+@json_option
+def verify(path: Path, as_json: bool) -> None:
+    """Check that every founding site signed exactly this charter, and that this machine's features agree with it."""
+    from kmel_p2p.cli.exits import DoesNotHoldError
+
+    document = load_charter(path)
+    problems = document.problems() + _feature_problems(document.charter)
+    if as_json:
+        echo_json({"charter_id": document.charter.id.hex(), "in_force": not problems, "problems": problems})
+    if problems:
+        raise DoesNotHoldError(f"{path}: not in force here: " + "; ".join(problems))
+    if not as_json:
+        click.echo(f"In force: {document.charter.federation}, charter {document.charter.id.hex()}")
+
+
+@charter.command()
+@click.argument("path", type=FILE)
+@json_option
+def show(path: Path, as_json: bool) -> None:
+    """Print sites, model, assay endpoints and rules for reading before signing."""
+    document = load_charter(path)
+    if as_json:
+        echo_json({"id": document.charter.id.hex(), **document.model_dump(mode="json")})
+        return
+    from rich.console import Console
+
+    from kmel_p2p.cli.charter_view import charter_view
+
+    Console().print(charter_view(document))
+
+
+def load_charter(path: Path) -> CharterDocument:
+    """Read a charter file, signed or not."""
+    from kmel_p2p.core.charter import CharterDocument
+    from kmel_p2p.site.config import read_text
+
+    return CharterDocument.parse(read_text(path, "draft one with: kmel-peer charter new"), str(path))
+
+
+def with_reference_hash(draft: Charter) -> Charter:
+    """The charter with the hash of this machine's features of the reference molecules."""
+    return draft.model_copy(
+        update={"features": draft.features.model_copy(update={"reference_hash": _reference_hash(draft)})}
+    )
+
+
+def _reference_hash(draft: Charter) -> str:
+    from kmel_p2p.chem.features import reference_hash
+    from kmel_p2p.chem.policy import FeaturePolicy
+
+    rule = draft.features
+    return reference_hash(FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers))
+
+
+def _feature_problems(agreed: Charter) -> list[str]:
+    expected = agreed.features.reference_hash
+    if not expected:
+        return ["features.reference_hash is empty: draft with kmel-peer charter new, or fill it in"]
+    found = _reference_hash(agreed)
+    if found == expected:
+        return []
+    import rdkit
+
+    return [
+        f"the featuriser of this machine (RDKit {rdkit.__version__}) gives {found[:16]} where the charter says "
+        f"{expected[:16]}; install the RDKit version the consortium uses"
+    ]
+
+
+def _site(text: str) -> dict[str, Any]:
+    name, equals, rest = text.partition("=")
+    key, _, addresses = rest.partition("@")
+    if not equals or not key:
+        raise click.UsageError(f"--site {text}: expected NAME=KEY or NAME=KEY@ADDRESS,...")
+    return {"name": name, "key": key, "addresses": tuple(part for part in addresses.split(",") if part)}
+
+
+def _endpoint(text: str) -> dict[str, Any]:
+    name, *settings = text.split(",")
+    raw: dict[str, Any] = {"name": name}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--endpoint {text}: expected KEY=VALUE, found {setting!r}")
+        raw[key] = _number(key, value) if key in ("center", "scale", "weight", "low", "high") else value
+    if "low" in raw or "high" in raw:
+        raw["valid_range"] = (raw.pop("low", -1e9), raw.pop("high", 1e9))
+    return raw
+
+
+def _number(key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise click.UsageError(f"--endpoint: {key} is {value!r}, not a number") from None

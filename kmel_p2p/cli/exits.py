@@ -1,0 +1,79 @@
+"""Exit codes of `kmel-peer`, and how errors become one.
+
+0  done                               5  no daemon runs on this state directory
+1  a defect of this program           6  the daemon runs but does not answer
+2  wrong usage of the command line    7  the daemon refused the request
+3  a file or setting is wrong         8  checked, and it does not hold (signatures, chain, bounds)
+4  measurements cannot be used        9  a simulated site failed
+                                    130  interrupted
+"""
+
+from __future__ import annotations
+
+import enum
+import traceback
+
+import click
+
+from kmel_p2p.core.errors import ConfigError, DataError, KmelError, LocalError
+
+
+class ExitCode(enum.IntEnum):
+    """See the module docstring."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    CONFIG = 3
+    DATA = 4
+    NOT_RUNNING = 5
+    NOT_ANSWERING = 6
+    REFUSED = 7
+    DOES_NOT_HOLD = 8
+    SITE_FAILED = 9
+    INTERRUPTED = 130
+
+
+class DoesNotHoldError(KmelError):
+    """A check was carried out, and failed."""
+
+
+class SiteFailedError(KmelError):
+    """A process of a simulation ended early or never got where it had to."""
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The code for an error."""
+    # Imported here: the control client loads ZeroMQ, which most errors have nothing to do with.
+    from kmel_p2p.site.control_client import NotAnsweringError, NotRunningError, RefusedError
+
+    by_kind = {"config": ExitCode.CONFIG, "data": ExitCode.DATA, "bug": ExitCode.BUG}
+    if isinstance(error, RefusedError):
+        return by_kind.get(error.kind, ExitCode.REFUSED)
+    for kind, code in (
+        (NotRunningError, ExitCode.NOT_RUNNING),
+        (NotAnsweringError, ExitCode.NOT_ANSWERING),
+        (ConfigError, ExitCode.CONFIG),
+        (DataError, ExitCode.DATA),
+        (DoesNotHoldError, ExitCode.DOES_NOT_HOLD),
+        (SiteFailedError, ExitCode.SITE_FAILED),
+        (LocalError, ExitCode.REFUSED),
+        (KeyboardInterrupt, ExitCode.INTERRUPTED),
+    ):
+        if isinstance(error, kind):
+            return code
+    return ExitCode.BUG
+
+
+def report(error: BaseException) -> ExitCode:
+    """Tell the user what went wrong, on standard error; returns the exit code."""
+    code = exit_code_of(error)
+    if code is ExitCode.BUG:
+        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+        click.echo("kmel-peer: this is a defect; please report it with the lines above", err=True)
+    elif code is ExitCode.INTERRUPTED:
+        click.echo("kmel-peer: interrupted", err=True)
+    else:
+        for line in str(error).splitlines():
+            click.echo(f"kmel-peer: {line}", err=True)
+    return code

@@ -1,0 +1,180 @@
+"""`kmel-peer ledger`: the entries this site keeps, read from its store; works while the daemon runs, and without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.options import config_option, echo_json, json_option
+
+if TYPE_CHECKING:
+    from kmel_p2p.core.types import SiteKey
+    from kmel_p2p.site.compose import Site
+    from kmel_p2p.site.config import SiteConfig
+    from kmel_p2p.site.store import Store
+
+
+@click.group()
+def ledger() -> None:
+    """Read and verify the entries this site keeps."""
+
+
+@ledger.command()
+@config_option
+@click.option("--site", "only", help="Only entries of this site.")
+@click.option("--arrival", is_flag=True, help="In the order of arrival here; default: by author and number.")
+@json_option
+def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> None:
+    """List the entries: author, number, base, weight, steps, bytes, hash."""
+    config, names = _open(config_path)
+    store = _store(config)
+    try:
+        for row in _rows(store, names, arrival):
+            if only not in (None, row["author"]):
+                continue
+            if as_json:
+                click.echo(json.dumps(row, ensure_ascii=False))
+            else:
+                base = " ".join(f"{name}:{seq}" for name, seq in row["base"].items()) or "-"
+                click.echo(
+                    f"{row['author']:<16} {row['seq']:>6}  weight {row['weight']:.4f}  {row['steps']:>5} steps"
+                    f"  {row['bytes']:>9} B  {row['hash'][:12]}  on {base}"
+                )
+    finally:
+        store.close()
+
+
+@ledger.command()
+@click.argument("author")
+@click.argument("seq", type=click.IntRange(min=1))
+@config_option
+@json_option
+def show(author: str, seq: int, config_path: Path, as_json: bool) -> None:
+    """Show entry number SEQ of the site AUTHOR in full, without its values."""
+    from kmel_p2p.core.errors import LocalError
+    from kmel_p2p.core.ledger.entry import decode
+
+    config, names = _open(config_path)
+    store = _store(config)
+    try:
+        found = next(
+            (e for e in store.load_entries() if e.seq == seq and author in (names.get(e.author), e.author.hex())), None
+        )
+    finally:
+        store.close()
+    if found is None:
+        raise LocalError(f"{store.path}: keeps no entry {seq} of {author!r}; kmel-peer ledger log lists them")
+    entry = decode(found.encoded)
+    facts = {
+        "author": names.get(entry.author, entry.author.hex()),
+        "key": entry.author.hex(),
+        "seq": entry.seq,
+        "charter": entry.charter_id.hex(),
+        "hash": entry.hash.hex(),
+        "previous": entry.previous.hex(),
+        "base": _named(entry.base, names),
+        "weight": _weight(entry.weight),
+        "steps": entry.steps,
+        "codec": entry.codec_id,
+        "payload_bytes": len(entry.payload),
+        "entry_bytes": len(found.encoded),
+        "signature_good": entry.signature_is_good(),
+        "arrival": found.arrival,
+        "own_state_file": found.own_state_file,
+    }
+    if as_json:
+        echo_json(facts)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:<16} {value}")
+
+
+@ledger.command()
+@config_option
+@json_option
+def verify(config_path: Path, as_json: bool) -> None:
+    """Check every stored entry again, from the charter's initial trunk: signatures, chains, rules, and the sum."""
+    from kmel_p2p.cli.exits import DoesNotHoldError
+    from kmel_p2p.site.compose import load_site
+
+    config, names = _open(config_path)
+    site = load_site(config)
+    store = _store(config)
+    try:
+        facts = _recompute(site, store, names)
+    finally:
+        store.close()
+    if as_json:
+        echo_json(facts)
+    if facts["problems"]:
+        raise DoesNotHoldError(f"{store.path}: " + "; ".join(facts["problems"]))
+    if not as_json:
+        heads = " ".join(f"{name}:{seq}" for name, seq in facts["vector"].items()) or "empty"
+        click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
+
+
+def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:
+    """The ledger made anew from the stored entries, and what does not stand."""
+    from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.site.compose import open_ledger
+
+    kept = store.vector()
+    problems = store.check()
+    try:
+        made = open_ledger(site, store)
+    except ConfigError as error:
+        return {"entries": 0, "vector": {}, "digest": "", "problems": [*problems, str(error)]}
+    if made.vector != kept:
+        problems.append(f"the entries lead to {_named(made.vector, names)}, the store counts {_named(kept, names)}")
+    return {
+        "entries": sum(made.vector.values()),
+        "vector": _named(made.vector, names),
+        "digest": made.digest().hex(),
+        "problems": problems,
+    }
+
+
+def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
+    from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.site.config import load_config
+
+    config = load_config(config_path)
+    sites = load_charter(config.site.charter).charter.sites
+    return config, {site.site_key: site.name for site in sites}
+
+
+def _store(config: SiteConfig) -> Store:
+    from kmel_p2p.site.store import STORE_NAME, Store
+
+    return Store(config.site.state_dir / STORE_NAME, read_only=True)
+
+
+def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[dict[str, Any]]:
+    from kmel_p2p.core.ledger.entry import decode
+
+    for stored in store.load_entries("arrival" if arrival else "author"):
+        entry = decode(stored.encoded)
+        yield {
+            "author": names.get(entry.author, entry.author.hex()),
+            "seq": entry.seq,
+            "weight": _weight(entry.weight),
+            "steps": entry.steps,
+            "bytes": len(stored.encoded),
+            "hash": entry.hash.hex(),
+            "base": _named(entry.base, names),
+            "arrival": stored.arrival,
+        }
+
+
+def _weight(units: int) -> float:
+    from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
+
+    return units / WEIGHT_ONE
+
+
+def _named(vector: Any, names: dict[SiteKey, str]) -> dict[str, int]:
+    return {names.get(key, key.hex()): seq for key, seq in vector.items()}

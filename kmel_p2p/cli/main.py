@@ -1,0 +1,83 @@
+"""Entry point of `kmel-peer`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from kmel_p2p import __version__
+from kmel_p2p.cli.exits import ExitCode, report
+
+COMMANDS = {
+    "init": ("kmel_p2p.cli.init:init", "Create this site's key and settings."),
+    "charter": ("kmel_p2p.cli.charter:charter", "Draft, sign and check the charter of a federation."),
+    "config": ("kmel_p2p.cli.run:config_command", "Check the settings and print them with all defaults."),
+    "run": ("kmel_p2p.cli.run:run", "Run the peer of this site."),
+    "status": ("kmel_p2p.cli.status:status", "Show what the running peer is doing."),
+    "stop": ("kmel_p2p.cli.requests:stop", "Ask the running peer to leave and end."),
+    "approve": ("kmel_p2p.cli.requests:approve", "Let a held entry leave the site."),
+    "reject": ("kmel_p2p.cli.requests:reject", "Keep a held entry back for good."),
+    "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
+    "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
+    "simulate": ("kmel_p2p.cli.simulate:simulate", "Run a federation of real peers on this machine."),
+}
+"""Command -> (where it is, one line for --help). The line is here so that --help imports nothing."""
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when the command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "--version", prog_name="kmel-peer")
+def cli() -> None:
+    """Train one ADMET model with other sites, without a server.
+
+    Exit codes: 0 done, 1 defect, 2 usage, 3 settings, 4 data, 5 not running, 6 not answering, 7 refused,
+    8 a check does not hold, 9 a simulated site failed, 130 interrupted.
+    """
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        code = cli.main(args=list(arguments), prog_name="kmel-peer", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt) as error:
+        return report(KeyboardInterrupt(*error.args))
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        return report(error)
+    return int(code) if isinstance(code, int) else ExitCode.OK
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

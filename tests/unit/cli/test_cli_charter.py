@@ -1,0 +1,132 @@
+"""From three keys to a charter in force, and everything that keeps it from being so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_harness import Run
+
+from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.site.keys import load_key
+
+NAMES = ("north", "south", "west")
+
+
+@pytest.fixture
+def founders(tmp_path: Path, run: Run) -> dict[str, Path]:
+    for name in NAMES:
+        assert run("init", tmp_path / name, "--name", name).code == 0
+    return {name: tmp_path / name / "site.key" for name in NAMES}
+
+
+def draft(run: Run, founders: dict[str, Path], path: Path) -> Path:
+    sites = [f"--site={name}={load_key(key).key.hex()}@tcp://{name}.example:7700" for name, key in founders.items()]
+    endpoint = "--endpoint=logS,unit=log10(mol/L),center=-3,scale=2,head=shared,low=-14,high=3"
+    done = run("charter", "new", "--federation", "demo", *sites, endpoint, "--seed", 7, "-o", path)
+    assert done.code == 0, done.err
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path, run: Run, founders: dict[str, Path]) -> Path:
+    return draft(run, founders, tmp_path / "charter.toml")
+
+
+def test_a_chain_of_signatures_puts_it_in_force(run: Run, path: Path, founders: dict[str, Path]) -> None:
+    for name, key in founders.items():
+        before = run("charter", "verify", path)
+        assert before.code == ExitCode.DOES_NOT_HOLD
+        assert f"site {name!r} has not signed" in before.err
+        assert run("charter", "sign", path, "--key", key).code == 0
+    done = run("charter", "verify", path)
+    assert done.code == 0, done.err
+    assert "In force: demo" in done.out
+    assert json.loads(run("charter", "verify", path, "--json").out)["in_force"] is True
+
+
+def test_separate_signatures_are_merged(run: Run, path: Path, founders: dict[str, Path], tmp_path: Path) -> None:
+    copies = [tmp_path / f"{name}.toml" for name in founders]
+    for copy, key in zip(copies, founders.values(), strict=True):
+        assert run("charter", "sign", path, "--key", key, "-o", copy).code == 0
+    assert run("charter", "merge", *copies, "-o", tmp_path / "all.toml").code == 0
+    assert run("charter", "verify", tmp_path / "all.toml").code == 0
+    copies[0].write_text(copies[0].read_text().replace("seed = 7", "seed = 8"))
+    refused = run("charter", "merge", *copies, "-o", tmp_path / "other.toml")
+    assert refused.code == ExitCode.CONFIG
+    assert str(copies[1]) in refused.err
+
+
+def test_any_change_takes_the_signatures_force_away(run: Run, path: Path, founders: dict[str, Path]) -> None:
+    for key in founders.values():
+        run("charter", "sign", path, "--key", key)
+    path.write_text("# a comment changes nothing\n" + path.read_text())
+    assert run("charter", "verify", path).code == 0
+    path.write_text(path.read_text().replace("seed = 7", "seed = 8"))
+    done = run("charter", "verify", path)
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert done.err.count("is not of this charter") == 3
+
+
+def test_other_features_here_are_told(run: Run, path: Path, founders: dict[str, Path]) -> None:
+    text = path.read_text()
+    at = text.index('reference_hash = "') + len('reference_hash = "')
+    path.write_text(text[:at] + "0" * 64 + text[at + 64 :])
+    for key in founders.values():
+        run("charter", "sign", path, "--key", key)
+    done = run("charter", "verify", path)
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert "RDKit" in done.err
+
+
+def test_a_stranger_cannot_sign(run: Run, path: Path, tmp_path: Path) -> None:
+    run("init", tmp_path / "stranger", "--name", "stranger")
+    done = run("charter", "sign", path, "--key", tmp_path / "stranger" / "site.key")
+    assert done.code == ExitCode.CONFIG
+    assert "ask whoever drafts the charter" in done.err
+
+
+def test_show_is_for_reading_before_signing(run: Run, path: Path, founders: dict[str, Path]) -> None:
+    run("charter", "sign", path, "--key", founders["north"])
+    shown = run("charter", "show", path).out
+    for text in ("demo", "north", "good", "missing or wrong", "logS", "shared", "entry_limit"):
+        assert text in shown
+    document = json.loads(run("charter", "show", path, "--json").out)
+    assert document["charter"]["assay_endpoints"][0]["valid_range"] == [-14.0, 3.0]
+    assert list(document["signatures"]) == ["north"]
+
+
+def test_a_draft_is_not_overwritten(run: Run, path: Path, founders: dict[str, Path]) -> None:
+    before = path.read_text()
+    key = load_key(founders["north"]).key.hex()
+    done = run(
+        "charter", "new", "--federation", "other", f"--site=north={key}", "--endpoint=logS", "-o", path
+    )  # fmt: skip
+    assert done.code == ExitCode.CONFIG
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("site", "endpoint", "code", "said"),
+    [
+        ("north", "logS", ExitCode.USAGE, "NAME=KEY"),
+        ("north=abc", "logS", ExitCode.CONFIG, "sites.0.key"),
+        ("north=" + "ff" * 32, "logS", ExitCode.CONFIG, "no Ed25519 public key"),
+        ("north={key}", "logS,scale", ExitCode.USAGE, "KEY=VALUE"),
+        ("north={key}", "logS,scale=x", ExitCode.USAGE, "not a number"),
+        ("north={key}", "logS,scal=2", ExitCode.CONFIG, "scale"),
+        ("north={key}", "logS,low=3,high=1", ExitCode.CONFIG, "valid_range"),
+    ],
+)
+def test_a_wrong_draft_says_what_is_wrong(
+    run: Run, founders: dict[str, Path], tmp_path: Path, site: str, endpoint: str, code: ExitCode, said: str
+) -> None:
+    key = load_key(founders["north"]).key.hex()
+    path = tmp_path / "wrong.toml"
+    done = run(
+        "charter", "new", "--federation", "x", "--site", site.format(key=key), "--endpoint", endpoint, "-o", path
+    )
+    assert done.code == code
+    assert said in done.err
+    assert not path.exists()

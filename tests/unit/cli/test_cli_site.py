@@ -1,0 +1,132 @@
+"""init, config, status, stop, approve: what they print and how they end."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_harness import STATUS, FakeDaemon, Run
+
+from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.site.keys import load_key
+from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.site.template import site_template
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_init_writes_a_private_key_and_settings_and_says_what_to_do(tmp_path: Path, run: Run) -> None:
+    done = run("init", tmp_path / "new" / "site", "--name", "north")
+    key = tmp_path / "new" / "site" / "site.key"
+    assert done.code == 0
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert f"--site north={load_key(key).key.hex()}" in done.out
+    assert run("config", "-c", tmp_path / "new" / "site" / "site.toml").code == 0
+
+
+@pytest.mark.parametrize("present", ["site.key", "site.toml"])
+def test_init_overwrites_nothing(tmp_path: Path, run: Run, present: str) -> None:
+    (tmp_path / present).write_text("mine")
+    done = run("init", tmp_path, "--name", "north")
+    assert done.code == ExitCode.CONFIG
+    assert "not overwritten" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == [present]
+    assert (tmp_path / present).read_text() == "mine"
+
+
+def test_init_refuses_a_name_that_no_charter_takes(tmp_path: Path, run: Run) -> None:
+    done = run("init", tmp_path, "--name", "North Site")
+    assert done.code == ExitCode.CONFIG
+    assert "site.name" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_settings_are_the_ones_init_writes() -> None:
+    assert (ROOT / "configs" / "site.example.toml").read_text() == site_template("north")
+
+
+def test_config_prints_every_default_and_names_a_misspelt_key(site: Path, run: Run) -> None:
+    done = run("config", "-c", site)
+    assert 'on_complete = "stay"' in done.out
+    site.write_text(site.read_text().replace("state_dir", "statedir"))
+    done = run("config", "-c", site)
+    assert done.code == ExitCode.CONFIG
+    assert f"{site}: unknown key 'site.statedir'; did you mean 'state_dir'?" in done.err
+
+
+def test_status_shows_what_an_operator_needs(site: Path, run: Run, daemon: FakeDaemon) -> None:
+    done = run("status", "-c", site)
+    assert done.code == 0
+    for text in ("training", "round 4 is open", "3 of 40", "1 held", "south", "alive", "little space left"):
+        assert text in done.out
+    assert json.loads(run("status", "-c", site, "--json").out) == STATUS
+
+
+def test_status_tells_not_running_from_not_answering(site: Path, run: Run) -> None:
+    done = run("status", "-c", site)
+    assert done.code == ExitCode.NOT_RUNNING
+    assert "kmel-peer run" in done.err
+    with SiteLock(site.parent / "state"):
+        began = time.monotonic()
+        done = run("status", "-c", site)
+        assert time.monotonic() - began < 2.0
+    assert done.code == ExitCode.NOT_ANSWERING
+    assert "does not answer" in done.err
+
+
+def test_stop_waits_for_the_end(site: Path, run: Run, daemon: FakeDaemon) -> None:
+    assert run("stop", "-c", site).out == "stopped\n"
+    assert run("stop", "-c", site).code == ExitCode.NOT_RUNNING
+
+
+def test_approve_and_reject_carry_their_arguments(site: Path, run: Run, daemon: FakeDaemon) -> None:
+    assert run("approve", "4", "-c", site).code == 0
+    assert run("reject", "4", "--reason", "not yet", "-c", site).code == 0
+    refused = run("approve", "5", "-c", site)
+    assert refused.code == ExitCode.REFUSED
+    assert "no entry is held back" in refused.err
+    assert daemon.asked[:2] == [("approve", {"seq": 4}), ("reject", {"seq": 4, "reason": "not yet"})]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["statsu"], ["status", "--jsn"], ["approve"], ["approve", "none"], ["approve", "0"], ["init"]]
+)
+def test_wrong_usage_ends_with_its_own_code(run: Run, arguments: list[str]) -> None:
+    assert run(*arguments).code == ExitCode.USAGE
+
+
+def test_every_command_has_help(run: Run) -> None:
+    listing = run("--help").out
+    for line in listing.partition("Commands:")[2].splitlines():
+        if line.strip():
+            done = run(line.split()[0], "--help")
+            assert done.code == 0
+            assert done.out.startswith("Usage: kmel-peer")
+
+
+LIGHT = """
+import sys
+from kmel_p2p.cli.main import invoke
+code = invoke(["status", "-c", sys.argv[1]])
+heavy = {"torch", "rdkit", "numpy", "pandas", "numba", "scipy", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+def test_status_starts_without_the_heavy_libraries(site: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(site)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (ExitCode.NOT_RUNNING, ""), done.stderr
+
+
+def test_a_defect_is_told_as_one(site: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kmel_p2p.site.config.parse_config", lambda text, path: 1 / 0)
+    done = run("config", "-c", site)
+    assert done.code == ExitCode.BUG
+    assert "ZeroDivisionError" in done.err
+    assert "please report" in done.err
