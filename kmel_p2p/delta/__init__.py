@@ -1,0 +1,13 @@
+"""Compression of one delta: chunked top-k, quantisation, position coding, residual.
+
+Guarantees: a payload decodes to exact integers, the same at every site; what is not sent stays in the residual;
+there is one spelling per delta; hostile bytes raise `WireError` within a memory bound that follows from the layout.
+Pure numpy: no compiler, no threads, no clock, no randomness.
+"""
+
+from kmel_p2p.delta.chunks import CodecParameters
+from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.delta.layout import Layout, TensorSpec, initial_trunk
+from kmel_p2p.delta.sparse import SparseDelta
+
+__all__ = ["CodecParameters", "DeltaCodec", "Layout", "SparseDelta", "TensorSpec", "initial_trunk"]

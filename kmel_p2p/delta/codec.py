@@ -1,0 +1,109 @@
+"""A site's delta to bytes and back: chunked top-k, few-bit values, Rice-coded positions, error feedback.
+
+Format and reasons: docs/delta.md. Selection with error feedback follows SparseLoCo (Sarfi et al., 2025); positions
+are Rice-coded instead of stored at fixed width, which is where the bytes go down without loss.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.errors import LocalError
+from kmel_p2p.delta.chunks import ChunkPlan, CodecParameters
+from kmel_p2p.delta.layout import Layout, check_flat
+from kmel_p2p.delta.payload import Body, canonical_table, max_bytes, pack, parse
+from kmel_p2p.delta.quantise import fit, limit_norm
+from kmel_p2p.delta.scale import SCALES, TABLES
+from kmel_p2p.delta.select import largest
+from kmel_p2p.delta.sparse import UNIT_BITS, SparseDelta
+
+CODEC_ID = 1
+"""Names this format in an entry's header."""
+
+_MAX_NORM_BOUND = 2.0**60
+
+
+class DeltaCodec:
+    """Encodes and decodes deltas of one layout under one set of parameters. Holds no state between calls.
+
+    Attributes:
+        layout: the shape table.
+        parameters: chunk, kept, bits.
+        codec_id: names the payload format in an entry's header.
+        max_payload_bytes: no valid payload is longer.
+    """
+
+    __slots__ = ("_plan", "codec_id", "layout", "max_payload_bytes", "parameters")
+
+    def __init__(self, layout: Layout, parameters: CodecParameters | None = None) -> None:
+        self.layout = layout
+        self.parameters = parameters or CodecParameters()
+        self.codec_id: int = CODEC_ID
+        self._plan = ChunkPlan(layout, self.parameters)
+        self.max_payload_bytes: int = max_bytes(self._plan)
+
+    def encode(self, residual: NDArray[np.float32], norm_bound: float | None = None) -> bytes:
+        """Take the next payload out of `residual`, which loses exactly the decoded values (rounded to float32 once).
+
+        Args:
+            residual: float32[layout.size], what has not been sent yet; the sent values are subtracted in place.
+            norm_bound: largest L2 norm of the decoded delta; what is cut off stays in the residual.
+
+        Raises:
+            LocalError: `residual` is not a contiguous, writable float32 vector of the layout's size, holds a value
+                that is not finite, or `norm_bound` is negative or not a number. The residual is untouched.
+        """
+        check_flat(residual, self.layout.size, "residual")
+        if not residual.flags.writeable:
+            raise LocalError("residual is read-only; encode subtracts what it sends from it")
+        if norm_bound is not None and not norm_bound >= 0.0:
+            raise LocalError(f"norm bound is {norm_bound}; it must be a number of at least 0")
+        body = self._body(residual, norm_bound)
+        payload = pack(body, self._plan, self.layout.hash)
+        residual[body.positions] -= (body.units(self._plan) * 2.0**-UNIT_BITS).astype(np.float32)
+        return payload
+
+    def decode(self, payload: bytes | bytearray | memoryview) -> SparseDelta:
+        """Read a payload from anyone. Memory stays within a small multiple of `max_payload_bytes`.
+
+        Raises:
+            WireError: not the one spelling of a delta of this layout under these parameters.
+        """
+        body = parse(payload, self._plan, self.layout.hash)
+        return SparseDelta(body.positions, body.units(self._plan))
+
+    def _body(self, residual: NDArray[np.float32], norm_bound: float | None) -> Body:
+        plan = self._plan
+        positions = largest(residual, plan)
+        values = residual[positions]
+        chunk = np.searchsorted(plan.start, positions, side="right") - 1
+        rows, row, count = np.unique(chunk, return_inverse=True, return_counts=True)
+        column = np.arange(positions.size) - np.repeat(np.cumsum(count) - count, count)
+        magnitudes = np.zeros((rows.size, int(count.max(initial=1))), np.float32)
+        top = float(TABLES[self.parameters.bits].max() * SCALES[-1])
+        magnitudes[row, column] = np.minimum(np.abs(values.astype(np.float64)) * 2.0**UNIT_BITS, top)
+        result = fit(magnitudes, rows, plan)
+        if norm_bound is not None and norm_bound < _MAX_NORM_BOUND:
+            limit_norm(result, plan, math.floor(math.ldexp(norm_bound, UNIT_BITS)))
+        codes = result.codes[row, column].astype(np.int64)
+        sent = codes >= 0
+        counts = np.bincount(chunk[sent], minlength=plan.chunks)
+        scales = result.scale[counts[rows] > 0]
+        tables = _canonical_tables(result.table, codes[sent], plan.tensor[chunk[sent]], plan)
+        return Body(counts, scales, tables, positions[sent], codes[sent], values[sent] < 0)
+
+
+def _canonical_tables(
+    tables: NDArray[np.int64], codes: NDArray[np.int64], tensor: NDArray[np.int64], plan: ChunkPlan
+) -> NDArray[np.int64]:
+    """The lowest tables that hold the levels in use; `codes` changes in place to keep their meaning."""
+    lowest = np.zeros_like(tables)
+    levels = TABLES[plan.parameters.bits]
+    for number in np.unique(tensor).tolist():
+        part = slice(*np.searchsorted(tensor, [number, number + 1]).tolist())
+        lowest[number] = canonical_table(codes[part], int(tables[number]), plan)
+        codes[part] = np.searchsorted(levels[lowest[number]], levels[tables[number]][codes[part]])
+    return lowest
