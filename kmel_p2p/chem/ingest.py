@@ -271,13 +271,13 @@ def _merge(
             rows.counts[place].used += 1
             rows.counts[place].aggregated += len(holders) - 1
     usable = np.flatnonzero(np.isfinite(labels).any(axis=1))
-    chosen = [row for row, keep in zip(representative.values(), np.isfinite(labels).any(axis=1), strict=True) if keep]
+    shown = np.fromiter(representative.values(), np.int64, len(groups))
     counts = tuple(rows.counts.get(place, Counts()) for place in range(len(endpoints)))
     total = sum(counts, rows.unnamed)
     total.require_balance()
     return Measurements(
         endpoints=tuple(endpoints),
-        structures=table.take(chosen),
+        structures=table.take(shown[usable]),
         labels=labels[usable],
         relations=relations[usable],
         replicates=replicates[usable],

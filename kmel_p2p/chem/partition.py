@@ -101,7 +101,7 @@ def _profile(counts: CountMatrix, rows: Sequence[int]) -> NDArray[np.float32]:
 
 def _tanimoto(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
     """Generalised Tanimoto similarity of every pair: a.b / (a.a + b.b - a.b)."""
-    dot = left @ right.T
+    dot: NDArray[np.float32] = left @ right.T
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
     result: NDArray[np.float32] = dot / np.maximum(squares - dot, 1e-9)
     return result

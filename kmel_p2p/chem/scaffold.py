@@ -12,7 +12,8 @@ def murcko_scaffold(molecule: Chem.Mol) -> str:
     """Canonical SMILES of ring systems and linkers, without stereochemistry; empty for acyclic compounds."""
     if molecule.GetRingInfo().NumRings() == 0:
         return ""
-    return str(Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(molecule), isomericSmiles=False))
+    scaffold = MurckoScaffold.GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call]
+    return str(Chem.MolToSmiles(scaffold, isomericSmiles=False))
 
 
 def series(structure: Structure, scaffold: str, molecule: Chem.Mol) -> str:

@@ -80,7 +80,7 @@ def _parse(smiles: str) -> Chem.Mol:
         raise StructureError("no SMILES")
     if len(text) > MAX_SMILES:
         raise StructureError(f"SMILES of {len(text)} characters; at most {MAX_SMILES} are read")
-    molecule = Chem.MolFromSmiles(text)
+    molecule: Chem.Mol | None = Chem.MolFromSmiles(text)
     if molecule is None:
         raise StructureError(_why_unparsable(text))
     if molecule.GetNumHeavyAtoms() == 0:
@@ -127,7 +127,7 @@ def _canonical_tautomer(molecule: Chem.Mol) -> Chem.Mol:
 
 
 def _identity(molecule: Chem.Mol, canonical: str, policy: FeaturePolicy) -> str:
-    key = str(inchi.MolToInchiKey(molecule) or "")
+    key = str(inchi.MolToInchiKey(molecule) or "")  # type: ignore[no-untyped-call]
     if not key:
         # InChI refuses a few exotic structures; their canonical SMILES still tells them apart.
         return "SMILES-" + hashlib.blake2b(canonical.encode(), digest_size=10).hexdigest()

@@ -80,4 +80,5 @@ class Dataset:
 
     def measured(self, rows: NDArray[np.int64], place: int) -> NDArray[np.int64]:
         """Those of `rows` where the assay endpoint at `place` was measured."""
-        return rows[np.isfinite(self.labels[rows, place])]
+        chosen: NDArray[np.int64] = rows[np.isfinite(self.labels[rows, place])]
+        return chosen

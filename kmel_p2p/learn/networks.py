@@ -6,8 +6,6 @@ Gradients are laid out the same way, so that optimiser, residual and codec work 
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,12 +52,21 @@ class Network:
             inputs = functional.dropout(functional.relu(inputs), dropout, training)
         return inputs
 
-    def load(self, exchanged: NDArray[np.float32], private: NDArray[np.float32] | None = None) -> None:
-        """Take parameter values over; optimiser state elsewhere is not touched."""
+    def load(self, exchanged: NDArray[np.float32]) -> None:
+        """Take over trunk and shared heads; private heads and any optimiser's state stay as they are."""
         with torch.no_grad():
             self.exchanged.copy_(torch.from_numpy(exchanged))
-            if private is not None:
-                self.private.copy_(torch.from_numpy(private))
+
+    def load_private(self, private: NDArray[np.float32]) -> None:
+        """Take over private heads."""
+        with torch.no_grad():
+            self.private.copy_(torch.from_numpy(private))
+
+    def clear_gradients(self) -> None:
+        """Set all gradients to zero."""
+        for flat in (self.exchanged, self.private):
+            assert flat.grad is not None
+            flat.grad.zero_()
 
     @torch.no_grad()
     def predict(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float64]:
@@ -75,10 +82,10 @@ def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     """A flat leaf tensor and named leaf views of it whose gradients are views of the flat gradient."""
     flat = torch.zeros(layout.size, requires_grad=True)
     flat.grad = torch.zeros(layout.size)
-    bounds = itertools.pairwise([0, *itertools.accumulate(int(np.prod(spec.shape)) for spec in layout.specs)])
     named = {}
-    for spec, (start, stop) in zip(layout.specs, bounds, strict=True):
-        view = flat.detach()[start:stop].view(spec.shape).requires_grad_()
-        view.grad = flat.grad[start:stop].view(spec.shape)
+    for spec in layout.specs:
+        place = layout.slices[spec.name]
+        view = flat.detach()[place].view(spec.shape).requires_grad_()
+        view.grad = flat.grad[place].view(spec.shape)
         named[spec.name] = view
     return flat, named

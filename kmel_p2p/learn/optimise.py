@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,14 +29,17 @@ Interrupted = Callable[[], None]
 """Called before each step; raises to stop the training."""
 
 
-@dataclass(frozen=True, slots=True)
-class OptimiserSettings:
-    """See `session.TrainingSettings`."""
+class OptimiserSettings(Protocol):
+    """The part of `session.TrainingSettings` that the optimiser needs."""
 
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    seed: int
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -64,10 +68,13 @@ def cosine_rate(progress: float) -> float:
 class LocalOptimiser:
     """Trains one network on the training fold of one dataset."""
 
-    def __init__(self, network: Network, dataset: Dataset, settings: OptimiserSettings) -> None:
+    def __init__(
+        self, network: Network, dataset: Dataset, settings: OptimiserSettings, private_only: bool = False
+    ) -> None:
         self._network, self._dataset, self._settings = network, dataset, settings
         self._loss = MultiTaskLoss(dataset.endpoints)
-        self._parameters = [p for p in (network.exchanged, network.private) if p.numel()]
+        groups = (network.private,) if private_only else (network.exchanged, network.private)
+        self._parameters = [parameter for parameter in groups if parameter.numel()]
         self._adam = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
@@ -95,15 +102,15 @@ class LocalOptimiser:
 
     def state(self) -> OptimiserState:
         """A copy of everything the next step depends on, apart from the parameters."""
-        moments = (
-            [[self._adam.state[p][key].numpy() for p in self._parameters] for key in ("exp_avg", "exp_avg_sq")]
-            if self._steps
-            else []
-        )
-        if not moments:
-            size = sum(p.numel() for p in self._parameters)
+        if not self._steps:
+            size = sum(parameter.numel() for parameter in self._parameters)
             return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
-        return OptimiserState(np.concatenate(moments[0]), np.concatenate(moments[1]), self._steps)
+        states = [self._adam.state[parameter] for parameter in self._parameters]
+        return OptimiserState(
+            np.concatenate([state["exp_avg"].numpy() for state in states]),
+            np.concatenate([state["exp_avg_sq"].numpy() for state in states]),
+            self._steps,
+        )
 
     def restore(self, state: OptimiserState) -> None:
         """Go on from `state`."""
@@ -128,10 +135,8 @@ class LocalOptimiser:
         data = self._dataset
         outputs = self._network.forward(torch.from_numpy(data.inputs.rows(rows)), training=True)
         loss = self._loss(outputs, torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows]))
-        for parameter in self._parameters:
-            assert parameter.grad is not None
-            parameter.grad.zero_()
-        loss.backward()
+        self._network.clear_gradients()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         self._adam.step()
         self._steps += 1
@@ -145,7 +150,8 @@ class LocalOptimiser:
         epochs = range(first // len(rows), (first + size - 1) // len(rows) + 1)
         stream = np.concatenate([self._permutation(epoch) for epoch in epochs])
         begin = first - epochs.start * len(rows)
-        return rows[stream[begin : begin + size]]
+        chosen: NDArray[np.int64] = rows[stream[begin : begin + size]]
+        return chosen
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._settings.seed, epoch]).permutation(len(self._dataset.train))

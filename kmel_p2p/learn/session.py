@@ -9,8 +9,8 @@ processes of its own, which daemonic processes may not have). Commands are answe
     Finish    -> Progress*, Finished
     Stop      -> (the process ends with exit code 0, also in the middle of another command)
 
-`Failed` may answer any command; after `Failed("bug" | "config")` the process ends with exit code 1. Closing the pipe
-ends the process, as does SIGTERM. The trunk lies in shared memory: the daemon writes it before Train, Evaluate and
+`Failed` may answer any command; the process then ends with exit code 1. Closing the pipe ends the process, as does
+SIGTERM, with exit code 0. The trunk lies in shared memory: the daemon writes it before Train, Evaluate and
 Finish and leaves it alone until the answer.
 """
 
@@ -25,7 +25,7 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.source import WideSource
 from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.delta.codec import CodecParameters
+from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.learn.architecture import Architecture
 
 
@@ -63,6 +63,7 @@ class TrainerPlan:
         threads: torch threads; 0 leaves the choice to torch.
         featurise_processes: 0 for all cores.
         nice: priority given up, 0 to 19.
+        labels: facts for the model's card, such as federation, charter id and site name.
     """
 
     architecture: Architecture
@@ -81,6 +82,7 @@ class TrainerPlan:
     threads: int = 0
     featurise_processes: int = 0
     nice: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def endpoints(self) -> tuple[AssayEndpoint, ...]:

@@ -1,0 +1,179 @@
+"""Was it worth it? Four models of one site under one budget, the validation fold choosing per assay endpoint.
+
+    local         the charter's initial trunk, trained on this site's data alone
+    federated     the trunk all sites made, with this site's private heads
+    personalised  federated, then tuned on this site's data
+    hybrid        mean of the outputs of local and personalised
+
+Every model gets the same number of optimiser steps at this site: those it took for its entries plus those of tuning.
+The training median is printed beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.checkpoint import MIN_VALID, Course, Parameters, train_with_checkpoints
+from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.optimise import LocalOptimiser
+from kmel_p2p.learn.scores import FoldScores, Predict, fold_scores, median_baseline, metric
+from kmel_p2p.learn.session import TrainingSettings
+
+MODELS = ("local", "federated", "personalised", "hybrid")
+
+TUNING_SHARE = 0.25
+"""Steps of tuning, relative to the federated steps."""
+
+TUNING_RATE = 0.3
+"""Learning rate of tuning, relative to the charter's: the start is good already."""
+
+PREFERRED = "hybrid"
+"""What is chosen where the validation fold is too small to choose; the steadiest in reference/domain.md's sense: an
+average of two models is seldom the worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        models: parameters of local, federated and personalised.
+        result: plain dict, JSON-ready (see `session.Finished`).
+    """
+
+    models: dict[str, Parameters]
+    result: dict[str, Any]
+
+
+def compare(
+    architecture: Architecture,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    model_seed: int,
+    federated: Parameters,
+    *,
+    steps: int,
+    federated_history: Sequence[tuple[int, FoldScores]],
+    report: Callable[[int, int], None],
+) -> Comparison:
+    """Train local and personalised models, score all, choose.
+
+    Args:
+        federated: final trunk with the private heads as the rounds left them.
+        steps: optimiser steps this site took for its entries.
+        federated_history: (round, scores of the trunk it started from).
+        report: called with (steps done, steps in all); may raise to interrupt.
+    """
+    tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
+    total = steps + 2 * tuning + steps * bool(architecture.private) // 4
+    network = Network(architecture)
+
+    fitted = fit_private_heads(network, dataset, settings, federated, steps // 4, lambda: report(0, total))
+    every = max(1, settings.steps_per_entry)
+    start_local(network, architecture, model_seed, settings.seed)
+    local = train_with_checkpoints(
+        network, dataset, settings, steps=steps + tuning, every=every, tick=lambda done: report(done, total)
+    )
+    fitted.load_into(network)
+    personalised = train_with_checkpoints(
+        network,
+        dataset,
+        settings,
+        steps=tuning,
+        every=max(1, tuning // 8),
+        rate=TUNING_RATE,
+        tick=lambda done: report(steps + tuning + done, total),
+        scored=False,
+    )
+    models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
+    scores = {name: fold_scores(dataset, predict) for name, predict in predictors(architecture, models).items()}
+    result = _result(dataset, scores, local, federated_history, every)
+    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning})
+
+
+def start_local(network: Network, architecture: Architecture, model_seed: int, site_seed: int) -> None:
+    """The charter's initial trunk, and private heads of the site's own seed."""
+    network.load(initial_trunk(exchanged_layout(architecture), model_seed))
+    network.load_private(initial_trunk(private_layout(architecture), site_seed))
+
+
+def fit_private_heads(
+    network: Network,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    federated: Parameters,
+    steps: int,
+    tick: Callable[[], None],
+) -> Parameters:
+    """Private heads follow the final trunk, which the others changed since this site's last round."""
+    federated.load_into(network)
+    if network.private.numel():
+        LocalOptimiser(network, dataset, settings, private_only=True).train(steps, TUNING_RATE, tick)
+    return Parameters.of(network)
+
+
+def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dict[str, Predict]:
+    """A function from inputs to outputs for each of the four models."""
+    networks = {}
+    for name, parameters in models.items():
+        networks[name] = Network(architecture)
+        parameters.load_into(networks[name])
+
+    def hybrid(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+        return (networks["local"].predict(inputs) + networks["personalised"].predict(inputs)) / 2
+
+    return {**{name: network.predict for name, network in networks.items()}, "hybrid": hybrid}
+
+
+def _result(
+    dataset: Dataset,
+    scores: dict[str, FoldScores],
+    local: Course,
+    federated_history: Sequence[tuple[int, FoldScores]],
+    every: int,
+) -> dict[str, Any]:
+    baseline = fold_scores(dataset, median_baseline(dataset))
+    endpoints = []
+    for place, endpoint in enumerate(dataset.endpoints):
+        models = {name: scores[name][endpoint.name] for name in MODELS}
+        valid = len(dataset.measured(dataset.valid, place))
+        endpoints.append(
+            {
+                "name": endpoint.name,
+                "kind": endpoint.kind,
+                "metric": metric(endpoint),
+                "unit": endpoint.reported_unit,
+                "train": len(dataset.measured(dataset.train, place)),
+                "valid": valid,
+                "test": len(dataset.measured(dataset.test, place)),
+                "baseline_median": baseline[endpoint.name],
+                "models": models,
+                "chosen": choose(models, valid),
+            }
+        )
+    return {
+        "endpoints": endpoints,
+        "history": {
+            "local": [[steps / every, at] for steps, at in local.history],
+            # A round starts from the trunk as it was after the entry before it.
+            "federated": [
+                *([number - 1, start] for number, start in federated_history),
+                [len(federated_history), scores["federated"]],
+            ],
+        },
+    }
+
+
+def choose(models: dict[str, dict[str, float]], valid: int) -> str:
+    """Name of the model with the lowest validation score; `PREFERRED` where the fold is too small to tell."""
+    if valid < MIN_VALID:
+        return PREFERRED
+    return min(MODELS, key=lambda name: models[name].get("valid", np.inf))

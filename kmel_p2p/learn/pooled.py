@@ -1,0 +1,93 @@
+"""The model that nobody is allowed to train: all partitions in one place, for the simulator's report.
+
+It gets the sum of the sites' optimiser steps, their batch size, learning rate and schedule, and picks its checkpoint on
+the pooled validation fold, so it is the strongest honest comparison the same network can offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kmel_p2p.chem.cache import StructureCache
+from kmel_p2p.chem.ingest import ingest_wide
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.source import WideSource
+from kmel_p2p.chem.split import SplitPolicy
+from kmel_p2p.chem.structures import ignore_progress
+from kmel_p2p.learn.architecture import Architecture
+from kmel_p2p.learn.checkpoint import train_with_checkpoints
+from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.scores import FoldScores, fold_scores, median_baseline
+from kmel_p2p.learn.session import TrainingSettings
+
+STOPS = 40
+"""Points of the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Scores of the pooled model.
+
+    Attributes:
+        scores: of the chosen checkpoint.
+        baseline_median: of the pooled training median.
+        history: (share of the budget, scores).
+    """
+
+    scores: FoldScores
+    baseline_median: FoldScores
+    history: list[tuple[float, FoldScores]]
+
+
+def train_pooled(
+    source: WideSource,
+    test_source: WideSource | None,
+    architecture: Architecture,
+    features: FeaturePolicy,
+    split: SplitPolicy,
+    training: TrainingSettings,
+    *,
+    model_seed: int,
+    steps: int,
+    cache_dir: Path,
+    threads: int = 1,
+    progress: Callable[[int, int], None] = ignore_progress,
+) -> Pooled:
+    """Train one model on everything.
+
+    Args:
+        source: one file with the rows of all sites.
+        steps: sum of the sites' optimiser steps.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        ConfigError, DataError: as `ingest_wide`.
+    """
+    torch.set_num_threads(threads)
+    cache = StructureCache(cache_dir)
+    endpoints = architecture.endpoints
+    test = ingest_wide(test_source, endpoints, features, cache=cache) if test_source else None
+    excluded = frozenset(test.structures.identities) if test else frozenset()
+    own = ingest_wide(source, endpoints, features, cache=cache, excluded=excluded)
+    dataset = Dataset.build(own, split.folds(own.structures.series), test)
+    network = Network(architecture)
+    start_local(network, architecture, model_seed, training.seed)
+    course = train_with_checkpoints(
+        network,
+        dataset,
+        training,
+        steps=steps,
+        every=max(1, steps // STOPS),
+        tick=lambda done: progress(done, steps),
+    )
+    return Pooled(
+        fold_scores(dataset, network.predict),
+        fold_scores(dataset, median_baseline(dataset)),
+        [(done / max(1, steps), scores) for done, scores in course.history],
+    )
