@@ -26,7 +26,7 @@ from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.types import Micros, SiteKey
-from kmel_p2p.delta.codec import CodecParameters, DeltaCodec
+from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.session import TrainerPlan, TrainingSettings
@@ -223,5 +223,6 @@ def _check_columns(config: SiteConfig, charter: Charter) -> None:
     for name in config.data.columns:
         if name not in known:
             raise ConfigError(
-                f"data.columns names assay endpoint {name!r}, which the charter does not have; it has: {', '.join(known)}"
+                f"data.columns names assay endpoint {name!r}, which the charter does not have; "
+                f"it has: {', '.join(known)}"
             )

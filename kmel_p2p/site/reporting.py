@@ -11,6 +11,19 @@ from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished, EntryRef
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import EntryHeld, PhaseChanged, RoundAbandoned, RoundOpened, RunComplete, Waiting
 from kmel_p2p.core.types import SiteKey, short
+from kmel_p2p.core.wire import ForeignCharterError
+from kmel_p2p.net.driver import BadMessage
+from kmel_p2p.net.links import (
+    AuthRejected,
+    DialFailed,
+    Fault,
+    LinkDown,
+    LinkEvent,
+    LinkUp,
+    PeerMisbehaved,
+    SendFailed,
+    StrangerRefused,
+)
 from kmel_p2p.site.activity import Activity
 
 log = structlog.get_logger()
@@ -109,6 +122,41 @@ class Reporter:
                 text = f"site {self.name(key)} advertises {address}: {reason}"
                 self._activity.alarm(f"address of {self.name(key)}", text)
                 self._warn("address rejected", site=self.name(key), address=address, reason=reason)
+
+    def link(self, event: LinkEvent) -> None:
+        """Note what happens to a link; what only an operator can mend becomes an alarm."""
+        match event:
+            case LinkUp(key=key):
+                self._activity.clear(f"link {self.name(key)}")
+                self._say("link up", site=self.name(key))
+            case LinkDown(key=key, reason=reason):
+                self._say("link down", site=self.name(key), reason=reason)
+            case DialFailed(key=key, address=address, reason=reason):
+                log.debug("dial failed", site=self.name(key), address=address, reason=reason)
+            case AuthRejected(key=key, address=address, explanation=text):
+                self._activity.alarm(f"link {self.name(key)}", text)
+                self._warn("authentication rejected", site=self.name(key), address=address, explanation=text)
+            case StrangerRefused(address=address, explanation=text, attempts=attempts):
+                self._activity.alarm("stranger", f"{address}: {text}")
+                self._warn("stranger refused", address=address, attempts=attempts, explanation=text)
+            case PeerMisbehaved(key=key, reason=reason, cut=cut):
+                self._activity.alarm(f"misbehaved {self.name(key)}", reason)
+                self._warn("peer misbehaved", site=self.name(key), reason=reason, cut=cut)
+            case SendFailed(key=key, label=label, reason=reason):
+                self._warn("send failed", site=self.name(key), kind=label, reason=reason)
+            case Fault(where=where, error=error):
+                self._activity.alarm(f"fault {where}", repr(error))
+                log.error("fault", where=where, error=repr(error), exc_info=error)
+
+    def bad_message(self, bad: BadMessage) -> None:
+        """Note a message that was refused. Counted always; logged when the count is a power of two."""
+        name = self.name(bad.sender)
+        text = f"site {name} sent {bad.count} messages that were refused; the last: {bad.error}"
+        if isinstance(bad.error, ForeignCharterError):
+            text = f"site {name} runs another charter ({bad.error.tag.hex()}...): give both sites the same file"
+        self._activity.alarm(f"bad messages {name}", text)
+        if bad.count & (bad.count - 1) == 0:
+            self._warn("message refused", site=name, count=bad.count, reason=str(bad.error))
 
     def _accuser(self, handle: bytes) -> str:
         for key, name in self._names().items():

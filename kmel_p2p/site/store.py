@@ -213,6 +213,15 @@ class Store:
             value: int = self._one("SELECT value FROM counters WHERE name = ?", counter)
             return value
 
+    def raise_counter(self, counter: str, least: int) -> None:
+        """Make a persistent counter at least `least`; it never goes down."""
+        with self.transaction("counter"):
+            self._connection.execute(
+                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name)"
+                " DO UPDATE SET value = max(value, excluded.value)",
+                (counter, least),
+            )
+
     def bump_generation(self) -> int:
         """How often this site has started, this start included. Membership orders facts by it."""
         return self.bump("generation")

@@ -1,0 +1,386 @@
+"""The peer daemon of a site: composes transport, protocol, store and trainer on one event loop.
+
+The loop never computes for long and never waits for a disk: torch is in the trainer process, SQLite in a thread.
+Startup either reaches a working peer or ends with an error that names its cause; there is no half-run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import signal
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from kmel_p2p.core.effects import Event
+from kmel_p2p.core.errors import ConfigError, DataError, KmelError, LocalError
+from kmel_p2p.core.ledger.antientropy import MAX_ANSWER_BYTES
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
+from kmel_p2p.core.membership import commands as membership_commands
+from kmel_p2p.core.membership.events import LeaveFinished
+from kmel_p2p.core.peer import make_wire
+from kmel_p2p.core.rounds import (
+    Approve,
+    Persisted,
+    Ready,
+    Reject,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundFailed,
+    RoundOpened,
+    RunComplete,
+    Trained,
+)
+from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.learn import session
+from kmel_p2p.learn.worker import main as trainer_main
+from kmel_p2p.net.driver import Commands, Driver
+from kmel_p2p.net.links import Egress
+from kmel_p2p.net.settings import TransportSettings
+from kmel_p2p.net.transport import Transport
+from kmel_p2p.site.activity import Activity
+from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, trainer_plan
+from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.control import ControlServer
+from kmel_p2p.site.egress import EgressLog
+from kmel_p2p.site.files import private_directory
+from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.site.logs import LOG_NAME, configure_logging
+from kmel_p2p.site.recording import Recorder, known_descriptors
+from kmel_p2p.site.reporting import Reporter
+from kmel_p2p.site.status_view import build_status
+from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.site.store_writer import StoreWriter
+from kmel_p2p.site.training import TrainerState, TrainerSupervisor
+
+log = structlog.get_logger()
+
+EGRESS_NAME = "egress.jsonl"
+TICK_S = 2.0
+"""Between two samples for the report and two flushes of the egress log."""
+MESSAGE_SLACK_BYTES = 64 * 1024
+"""Room for entry headers and the frame of a message around the payloads."""
+LEAVE_GRACE_S = 2.0
+"""How long the others may take to hear that we leave."""
+
+
+def run(config: SiteConfig) -> int:
+    """Run the peer of a site until it is told to stop; returns the exit code.
+
+    Raises:
+        ConfigError, DataError: this site's files are wrong; the peer did not start, or has left again.
+    """
+    private_directory(config.site.state_dir)
+    with SiteLock(config.site.state_dir):
+        log_file = config.site.state_dir / LOG_NAME
+        configure_logging(config.log.level, config.log.format, log_file, site=config.site.name)
+        return asyncio.run(Daemon(config).serve())
+
+
+class Daemon:
+    """One life of a peer. See the module docstring; `training.Listener` for the trainer's answers."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        self.site: Site = load_site(config)
+        self.activity = Activity(time.monotonic)
+        self.stopping = False
+        self.result: Mapping[str, Any] | None = None
+        self.generation = 0
+        self.address = ""
+        self._stop = asyncio.Event()
+        self._fatal: KmelError | None = None
+        self._left = asyncio.Event()
+        self._digest: tuple[Mapping[SiteKey, int], str] = ({}, "")
+        self._finish_wanted = False
+        self._finished: Mapping[SiteKey, int] | None = None
+        self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
+
+    # ---- what status asks ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def now() -> Micros:
+        """Monotonic time in microseconds: the clock of everything below."""
+        return time.monotonic_ns() // 1000
+
+    @property
+    def reason(self) -> str:
+        """Why this peer is in its phase, for people."""
+        if self._fatal is not None:
+            return str(self._fatal)
+        return self.peer.averaging.waiting
+
+    def digest(self) -> str:
+        """Digest of the trunk at the present vector, hex; computed once per vector."""
+        averaging = self.peer.averaging
+        assert isinstance(averaging, LedgerAveraging)
+        if self._digest[0] != averaging.vector or not self._digest[1]:
+            self._digest = (dict(averaging.vector), averaging.ledger.digest().hex())
+        return self._digest[1]
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> int:
+        """Start, run until stopped, end in order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        async with contextlib.AsyncExitStack() as parts:
+            await self._start(parts)
+            await self._stop.wait()
+            self.stopping = True
+            log.info("stopping")
+            await self._say_goodbye()
+        if self._fatal is not None:
+            raise self._fatal
+        log.info("stopped")
+        return 0
+
+    async def _start(self, parts: contextlib.AsyncExitStack) -> None:
+        await self._writer.start()
+        parts.push_async_callback(self._writer.close)
+        self.generation = await self._writer.call(Store.bump_generation)
+        ledger = await self._writer.call(lambda store: open_ledger(self.site, store))
+        self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
+        parts.callback(lambda: self.egress.close(time.time()))
+        self._control = ControlServer(self.config.site.state_dir, self._request)
+        self._reporter = Reporter(self.activity, lambda: self.site.names, self._control.publish)
+
+        rng = random.Random(secrets.randbits(64))
+        addresses = self.config.network.advertise or self.site.rule.addresses
+        self.peer = make_peer(self.site, ledger, self.generation, addresses, rng, self.now())
+        self.trainer = TrainerSupervisor(
+            trainer_main,
+            trainer_plan(self.site, reproducible_seed=int.from_bytes(self.site.identity.key[:4], "big")),
+            self.site.layout.size,
+            lambda: self._writer.call(lambda store: store.own_state_file(self.site.identity.key)),
+            self,
+            time.monotonic,
+        )
+        parts.push_async_callback(self.trainer.stop)
+        await self._open_network(parts)
+        known = await self._writer.call(known_descriptors)
+        self.driver.command(membership_commands.Recall(known))
+        await self._control.start()
+        parts.push_async_callback(self._control.close)
+        await self.trainer.start()
+        ticker = asyncio.create_task(self._tick(), name="tick")
+        parts.push_async_callback(_end, ticker)
+        log.info("peer started", address=self.address, generation=self.generation, entries=sum(ledger.vector.values()))
+
+    async def _say_goodbye(self) -> None:
+        self.driver.command(membership_commands.Leave())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._left.wait(), LEAVE_GRACE_S)
+
+    def _fail(self, error: KmelError) -> None:
+        """Something local makes going on pointless: leave, end, and let the caller see why."""
+        if self._fatal is None:
+            log.error("cannot go on", reason=str(error))
+            self.activity.last_error = str(error)
+            self._fatal = error
+        self._stop.set()
+
+    async def _open_network(self, parts: contextlib.AsyncExitStack) -> None:
+        """Start the protocol, bind the port and prove that strangers are refused."""
+        bulk_bytes = self.site.max_payload_bytes + MESSAGE_SLACK_BYTES
+        self.driver = Driver(
+            self.peer,
+            make_wire(self.site.charter.id),
+            commands=Commands(
+                link_up=membership_commands.LinkUp,
+                link_down=membership_commands.LinkDown,
+                send_failed=lambda key, lane: membership_commands.SendFailed(key),
+                loop_lag=membership_commands.LoopLag,
+                persisted=Persisted,
+            ),
+            clock=self.now,
+            on_emit=self._on_event,
+            store=Recorder(self._writer).keep,
+            on_fault=self._on_fault,
+            on_bad_message=self._reporter.bad_message,
+            on_link=self._reporter.link,
+        )
+        self.transport = Transport(
+            self.site.identity,
+            lambda: self.site.charter.roster.keys(),
+            "" if self.config.network.outbound_only else self.config.network.bind,
+            settings=TransportSettings(max_message=max(MAX_ANSWER_BYTES + MESSAGE_SLACK_BYTES, bulk_bytes)),
+            on_message=self._on_message,
+            on_link=self.driver.link,
+            on_egress=self._on_egress,
+            clock=self.now,
+            rng=random.Random(secrets.randbits(64)),
+        )
+        self.driver.start(self.transport)
+        parts.push_async_callback(self.driver.stop)
+        self.address = await self.transport.start()
+        parts.push_async_callback(self.transport.close)
+        if self.address and not (self.config.network.advertise or self.site.rule.addresses):
+            self.driver.command(membership_commands.DescribeSelf(addresses=(self.address,)))
+
+    # ---- protocol -> site ---------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        """An event of the protocol: for the trainer first, then for people."""
+        match event:
+            case RoundOpened(seq=seq, steps=steps, norm_bound=bound):
+                self.trainer.train(seq, steps, bound, self.peer.averaging.trunk)
+            case RoundCommitted(seq=seq):
+                self.trainer.commit(seq)
+            case RoundAbandoned(seq=seq):
+                self.trainer.abandon(seq)
+            case RunComplete():
+                self._finish()
+            case LeaveFinished():
+                self._left.set()
+        self._reporter.report(event)
+
+    def _on_message(self, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
+        self.activity.received_at = self.activity.clock()
+        self.driver.message(sender, data, lane)
+
+    def _on_fault(self, where: str, error: BaseException) -> None:
+        """A defect of ours, or the store: the first is survived and counted, the second ends the peer."""
+        log.error("fault", where=where, error=repr(error), exc_info=error)
+        self.activity.last_error = f"{where}: {error}"
+        self.activity.alarm(f"fault {where}", f"{where}: {error!r}; please report it")
+        if where == "store":
+            self._fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
+
+    def _on_egress(self, egress: Egress) -> None:
+        """Every byte that leaves is on record before it does; what cannot be recorded must not leave."""
+        name = self._reporter.name(egress.to)
+        self.activity.sent_at = self.activity.clock()
+        if egress.lane is Lane.BULK:
+            what = f"layout {self.site.layout.hash.hex()[:16]}"
+            self.egress.record(time.time(), name, egress.label, what, egress.size_bytes, egress.digest)
+        else:
+            self.egress.add(name, egress.label, egress.size_bytes, egress.digest)
+
+    # ---- trainer -> protocol ------------------------------------------------------------------------------------
+
+    def trainer_prepared(self, answer: session.Prepared) -> None:
+        """The data are ready: say how much there is (as a size class) and join in."""
+        self.activity.data = {
+            "rows_in": answer.rows_in,
+            "used": answer.used,
+            "rejected": answer.rejected,
+            "aggregated": answer.aggregated,
+            "train_rows": answer.train_rows,
+            "valid_rows": answer.valid_rows,
+            "test_rows": answer.test_rows,
+        }
+        log.info("data prepared", **self.activity.data, rejects=str(answer.rejects_path))
+        self.driver.command(membership_commands.DescribeSelf(size_class=answer.size_class))
+        self.driver.command(Ready())
+        if self._finish_wanted:
+            self._finish()
+
+    def trainer_trained(self, answer: session.Trained) -> None:
+        """A round's delta is there."""
+        activity = self.activity
+        activity.trained_at, activity.loss, activity.scores = activity.clock(), answer.train_loss, answer.scores
+        activity.steps += answer.steps
+        row = {
+            "seq": answer.round,
+            "loss": answer.train_loss,
+            "scores": {name: dict(scores) for name, scores in answer.scores.items()},
+            "payload_bytes": len(answer.payload),
+            "norm": answer.norm,
+            "seconds": answer.seconds,
+        }
+        self._writer.submit(partial(Store.add_history, kind="round", at=time.time(), values=row))
+        self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file))
+
+    def trainer_round_failed(self, seq: int, reason: str) -> None:
+        """The trainer died in a round; a new one starts by itself."""
+        self.activity.last_error = reason
+        self.activity.alarm("trainer", f"{reason}; restarted {self.trainer.restarts} times")
+        self.driver.command(RoundFailed(seq, reason))
+
+    def trainer_finished(self, answer: session.Finished) -> None:
+        """The models are compared and written."""
+        self._finish_wanted = self._finished != dict(self.peer.averaging.vector) and self.peer.averaging.complete
+        self.result = dict(answer.result)
+        log.info("models written", model_dir=str(answer.model_dir))
+        if self.config.ledger.on_complete == "exit":
+            self._stop.set()
+
+    def trainer_unusable(self, kind: str, text: str) -> None:
+        """The trainer found this site's files wrong: nothing to retry."""
+        self._fail(DataError(text) if kind == "data" else ConfigError(text))
+
+    def _finish(self) -> None:
+        """Compare and write the models, once per final vector; again only if the ledger grew since."""
+        vector = dict(self.peer.averaging.vector)
+        if vector == self._finished:
+            return
+        self._finish_wanted = True
+        if self.trainer.state is TrainerState.IDLE:
+            self._finished = vector
+            entries = vector.get(self.site.identity.key, 0)
+            total_steps = entries * self.site.charter.averaging.steps_per_entry
+            self.trainer.finish(total_steps, entries, self.peer.averaging.trunk)
+
+    # ---- operator -> protocol -----------------------------------------------------------------------------------
+
+    async def _request(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer one request of the control socket."""
+        match name:
+            case "status":
+                return build_status(self).as_dict()
+            case "result":
+                return self.result
+            case "history":
+                kind = str(arguments.get("kind", "round"))
+                return await self._writer.call(lambda store: store.history(kind))
+            case "stop":
+                self._stop.set()
+                return None
+            case "approve" | "reject":
+                return self._decide(name, arguments)
+        raise LocalError(f"this peer knows no request {name!r}")
+
+    def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
+        seq = arguments.get("seq")
+        if type(seq) is not int or seq != self.activity.held:
+            held = f"entry {self.activity.held} is" if self.activity.held else "no entry is"
+            raise LocalError(f"{held} held for approval, not {seq!r}")
+        self.activity.held = 0
+        reason = str(arguments.get("reason", "rejected by the operator"))
+        self.driver.command(Approve(seq) if name == "approve" else Reject(seq, reason))
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Sample for the report and flush the egress log."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            names = self.site.names
+            averaging = self.peer.averaging
+            status = build_status(self)
+            row = {
+                "phase": status.phase,
+                "vector": {names.get(key, key.hex()): seq for key, seq in averaging.vector.items()},
+                "bytes_out": status.egress.bytes_out,
+                "bytes_in": status.egress.bytes_in,
+                "alive": sum(1 for m in status.members if m.state in ("alive", "suspect")),
+            }
+            self._writer.submit(partial(Store.add_history, kind="sample", at=time.time(), values=row))
+            try:
+                self.egress.flush(time.time())
+            except ConfigError as error:
+                self._fail(error)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

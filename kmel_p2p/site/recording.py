@@ -1,0 +1,59 @@
+"""Carries what the protocol wants kept to the store, and back at the next start."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import msgpack
+
+from kmel_p2p.core.effects import Record
+from kmel_p2p.core.errors import Bug, WireError
+from kmel_p2p.core.ledger.events import EntryRecord, RetractionRecord
+from kmel_p2p.core.membership import Descriptor
+from kmel_p2p.core.membership.descriptor import MAX_DESCRIPTOR_BYTES
+from kmel_p2p.core.membership.events import DescriptorLearned, GenerationRaised
+from kmel_p2p.core.membership.messages import FACT
+from kmel_p2p.core.wire import unpack_bounded
+from kmel_p2p.site.store import Store
+from kmel_p2p.site.store_writer import StoreWriter
+
+
+class Recorder:
+    """See the module docstring. The driver hands over one record at a time and stops at the first that fails."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self._writer = writer
+
+    async def keep(self, record: Record) -> None:
+        """Store one record; returns when it is durable.
+
+        Raises:
+            ConfigError: the store cannot take it.
+        """
+        await self._writer.call(_work(record))
+
+
+def _work(record: Record) -> Callable[[Store], None]:
+    match record:
+        case EntryRecord(author=author, seq=seq, encoded=encoded, own_state_file=state_file):
+            return lambda store: store.append_entry(author, seq, encoded, state_file)
+        case RetractionRecord(author=author, seq=seq, reason=reason, evidence=evidence):
+            return lambda store: store.retract(author, seq, reason, evidence)
+        case GenerationRaised(generation=generation):
+            return lambda store: store.raise_counter("generation", generation)
+        case DescriptorLearned(descriptor=descriptor):
+            body: bytes = msgpack.packb(FACT.pack(descriptor), use_bin_type=True)
+            return lambda store: store.put_peer(descriptor.key, body)
+    raise Bug(f"no way to store a {type(record).__name__}")
+
+
+def known_descriptors(store: Store) -> tuple[Descriptor, ...]:
+    """Where remote peers were when this site last ran. One that no longer reads is passed over: it is only a hint."""
+    known = []
+    for body in store.peers().values():
+        with contextlib.suppress(WireError):
+            fact = FACT.unpack(unpack_bounded(body, MAX_DESCRIPTOR_BYTES))
+            if isinstance(fact, Descriptor):
+                known.append(fact)
+    return tuple(known)
