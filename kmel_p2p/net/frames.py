@@ -1,0 +1,294 @@
+"""The transport's own frames.
+
+One message is one frame; only a chunk has a second one, so that its data go out and come in without a copy.
+
+    frame   := kind:u8 body
+    HELLO   := version:u8 lane:u8 boot:8 dial:u64 session:8 window:u64     first on a connection, from who dialled
+    WELCOME := version:u8 lane:u8 boot:8 dial:u64 session:8 window:u64     its answer, on the same connection
+    MESSAGE := control message
+    PING    := token:u64         PONG := token:u64                         answered by the event loop, not by ZeroMQ
+    CHUNK   := session:8 id:16 size:u64 offset:u64, then the data frame    bulk lane only
+    GRANT   := session:8 limit:u64                                         bytes allowed since the session began
+    DONE    := id:16
+    ASK     := id:16 size:u64                                              what do you hold of this message?
+    HAVE    := id:16 offset:u64 digest:32                                  this many bytes, with this BLAKE2b-256
+    REFUSE  := id:16 reason:u8
+    OPEN    :=                                                             please open your bulk connection to us
+
+Numbers are big-endian. A message id is the sender's boot (8 random bytes) and a counter. Decoding raises `WireError`
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.types import HASH_BYTES, Lane
+
+VERSION = 1
+"""Version of these frames. A peer with another one is told, and the link stays down."""
+
+BOOT_BYTES = 8
+SESSION_BYTES = 8
+ID_BYTES = 16
+NUMBER_MAX = 2**63 - 1
+
+
+class Kind(enum.IntEnum):
+    """First byte of a frame. Append-only."""
+
+    HELLO = 1
+    WELCOME = 2
+    MESSAGE = 3
+    PING = 4
+    PONG = 5
+    CHUNK = 6
+    GRANT = 7
+    DONE = 8
+    ASK = 9
+    HAVE = 10
+    REFUSE = 11
+    OPEN = 12
+
+
+class Reason(enum.IntEnum):
+    """Why a receiver does not take a transfer."""
+
+    TOO_LARGE = 1
+    BUSY = 2
+    """No room now; ask again later."""
+    MISPLACED = 3
+    """A chunk that does not continue what is held; ask what is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """HELLO and WELCOME."""
+
+    lane: Lane
+    boot: bytes
+    dial: int
+    """Counts the dialler's connections, so that an old HELLO read late does not displace a newer one."""
+    session: bytes
+    window: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame on a connection."""
+
+    greeting: Greeting
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer to `Hello`; the connection is usable from here on."""
+
+    greeting: Greeting
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A control message of the layer above."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Header of a data frame."""
+
+    session: bytes
+    id: bytes
+    size: int
+    """Of the whole message."""
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    session: bytes
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    id: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    id: bytes
+    offset: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    id: bytes
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Ask an outbound-only peer for its bulk connection."""
+
+
+Frame: TypeAlias = Hello | Welcome | Payload | Ping | Pong | Chunk | Grant | Done | Ask | Have | Refuse | Open
+
+_GREETING = struct.Struct(f">BBB{BOOT_BYTES}sQ{SESSION_BYTES}sQ")
+_TOKEN = struct.Struct(">BQ")
+_CHUNK = struct.Struct(f">B{SESSION_BYTES}s{ID_BYTES}sQQ")
+_GRANT = struct.Struct(f">B{SESSION_BYTES}sQ")
+_DONE = struct.Struct(f">B{ID_BYTES}s")
+_ASK = struct.Struct(f">B{ID_BYTES}sQ")
+_HAVE = struct.Struct(f">B{ID_BYTES}sQ{HASH_BYTES}s")
+_REFUSE = struct.Struct(f">B{ID_BYTES}sB")
+_OPEN = struct.Struct(">B")
+
+_LAYOUT = {
+    Kind.HELLO: _GREETING,
+    Kind.WELCOME: _GREETING,
+    Kind.PING: _TOKEN,
+    Kind.PONG: _TOKEN,
+    Kind.CHUNK: _CHUNK,
+    Kind.GRANT: _GRANT,
+    Kind.DONE: _DONE,
+    Kind.ASK: _ASK,
+    Kind.HAVE: _HAVE,
+    Kind.REFUSE: _REFUSE,
+    Kind.OPEN: _OPEN,
+}
+
+_LANES = {Lane.CONTROL: 0, Lane.BULK: 1}
+_LANE_OF = {number: lane for lane, number in _LANES.items()}
+
+MESSAGE_PREFIX = bytes([Kind.MESSAGE])
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of `frame`; of a chunk, its header."""
+    match frame:
+        case Payload(data):
+            return MESSAGE_PREFIX + data
+        case Chunk(session, message_id, size, offset):
+            return _CHUNK.pack(Kind.CHUNK, session, message_id, size, offset)
+        case Grant(session, limit):
+            return _GRANT.pack(Kind.GRANT, session, limit)
+        case Done(message_id):
+            return _DONE.pack(Kind.DONE, message_id)
+        case Ping(token):
+            return _TOKEN.pack(Kind.PING, token)
+        case Pong(token):
+            return _TOKEN.pack(Kind.PONG, token)
+        case Hello(greeting):
+            return _pack_greeting(Kind.HELLO, greeting)
+        case Welcome(greeting):
+            return _pack_greeting(Kind.WELCOME, greeting)
+        case Ask(message_id, size):
+            return _ASK.pack(Kind.ASK, message_id, size)
+        case Have(message_id, offset, digest):
+            return _HAVE.pack(Kind.HAVE, message_id, offset, digest)
+        case Refuse(message_id, reason):
+            return _REFUSE.pack(Kind.REFUSE, message_id, reason)
+        case Open():
+            return _OPEN.pack(Kind.OPEN)
+
+
+def _pack_greeting(kind: Kind, greeting: Greeting) -> bytes:
+    return _GREETING.pack(
+        kind,
+        greeting.version,
+        _LANES[greeting.lane],
+        greeting.boot,
+        greeting.dial,
+        greeting.session,
+        greeting.window,
+    )
+
+
+def decode(data: bytes) -> Frame:
+    """The frame in `data`.
+
+    Raises:
+        WireError: unknown kind, wrong length, or a value out of range.
+    """
+    if not data:
+        raise WireError("empty frame")
+    if data[0] == Kind.MESSAGE:
+        return Payload(data[1:])
+    try:
+        kind = Kind(data[0])
+    except ValueError:
+        raise WireError(f"unknown frame kind {data[0]}") from None
+    layout = _LAYOUT[kind]
+    if kind in (Kind.HELLO, Kind.WELCOME) and len(data) > 1 and data[1] != VERSION:
+        raise VersionError(data[1])
+    if len(data) != layout.size:
+        raise WireError(f"{kind.name} of {len(data)} bytes instead of {layout.size}")
+    return _build(kind, layout.unpack(data)[1:])
+
+
+def _build(kind: Kind, values: tuple[int | bytes, ...]) -> Frame:
+    if any(isinstance(value, int) and value > NUMBER_MAX for value in values):
+        raise WireError(f"{kind.name} with a number over 2**63")
+    match kind, values:
+        case (
+            (Kind.HELLO | Kind.WELCOME),
+            (int(version), int(lane), bytes(boot), int(dial), bytes(session), int(window)),
+        ):
+            if lane not in _LANE_OF:
+                raise WireError(f"{kind.name} for lane {lane}")
+            greeting = Greeting(_LANE_OF[lane], boot, dial, session, window, version)
+            return Hello(greeting) if kind == Kind.HELLO else Welcome(greeting)
+        case Kind.CHUNK, (bytes(session), bytes(message_id), int(size), int(offset)):
+            if not offset < size:
+                raise WireError(f"CHUNK at {offset} of {size} bytes")
+            return Chunk(session, message_id, size, offset)
+        case Kind.GRANT, (bytes(session), int(limit)):
+            return Grant(session, limit)
+        case Kind.DONE, (bytes(message_id),):
+            return Done(message_id)
+        case Kind.PING, (int(token),):
+            return Ping(token)
+        case Kind.PONG, (int(token),):
+            return Pong(token)
+        case Kind.ASK, (bytes(message_id), int(size)):
+            return Ask(message_id, size)
+        case Kind.HAVE, (bytes(message_id), int(offset), bytes(digest)):
+            return Have(message_id, offset, digest)
+        case Kind.REFUSE, (bytes(message_id), int(reason)):
+            if reason not in set(Reason):
+                raise WireError(f"REFUSE for unknown reason {reason}")
+            return Refuse(message_id, Reason(reason))
+        case _:
+            return Open()
+
+
+class VersionError(WireError):
+    """A greeting of another version of the transport."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"the peer speaks transport version {version}, this one {VERSION}")
+        self.version = version

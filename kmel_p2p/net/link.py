@@ -1,0 +1,439 @@
+"""Everything between this peer and one other: our two connections to it, its connections to us, and what they carry.
+
+Whoever can be dialled is sent to over our own connections. Whoever cannot is answered over the connections it opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Protocol
+
+import zmq
+
+from kmel_p2p.core.errors import ProtocolError, WireError
+from kmel_p2p.core.identity import digest
+from kmel_p2p.core.types import SECOND, Lane, Micros, SiteKey
+from kmel_p2p.net.bulk import Bulk
+from kmel_p2p.net.connection import Connection
+from kmel_p2p.net.dialler import Dialler
+from kmel_p2p.net.explain import Loss
+from kmel_p2p.net.frames import (
+    SESSION_BYTES,
+    Ask,
+    Chunk,
+    Done,
+    Frame,
+    Grant,
+    Greeting,
+    Have,
+    Hello,
+    Open,
+    Payload,
+    Ping,
+    Pong,
+    Refuse,
+    VersionError,
+    Welcome,
+    decode,
+    encode,
+)
+from kmel_p2p.net.inbox import Budget
+from kmel_p2p.net.links import (
+    AuthRejected,
+    DialFailed,
+    Egress,
+    LinkDown,
+    LinkEvent,
+    LinkPhase,
+    LinkState,
+    LinkUp,
+    PeerMisbehaved,
+    SendFailed,
+    Traffic,
+)
+from kmel_p2p.net.outbox import Failure, Transfer
+from kmel_p2p.net.port import InboundRoute
+from kmel_p2p.net.settings import CONTROL_BYTES_MAX
+from kmel_p2p.net.wiring import Route, Wiring
+
+MISBEHAVIOUR_PER_CUT = 32
+"""A connection is cut at every so many messages that are not allowed; its owner has to dial again."""
+
+
+class LinkHost(Protocol):
+    """The transport."""
+
+    def deliver(self, key: SiteKey, data: bytes | memoryview, lane: Lane) -> None: ...
+    def tell(self, event: LinkEvent) -> None: ...
+    def egress(self, record: Egress) -> None: ...
+
+
+class Link:
+    """The state of one remote site. Satisfies `DiallerOwner` and `BulkHost`."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        host: LinkHost,
+        key: SiteKey,
+        server_key: bytes,
+        boot: bytes,
+        dials: Iterator[int],
+        ids: Iterator[bytes],
+        budget: Budget,
+        *,
+        audited: bool,
+    ) -> None:
+        self.key = key
+        self.traffic = Traffic()
+        self.audited = audited
+        self._wiring = wiring
+        self._host = host
+        self._boot = boot
+        self._dials = dials
+        self._control = Dialler(wiring, key, server_key, Lane.CONTROL, self._greeting, self)
+        self._bulk = Dialler(wiring, key, server_key, Lane.BULK, self._greeting, self)
+        self._inbound: dict[Lane, InboundRoute] = {}
+        self._windows: dict[bytes, int] = {}
+        self.transfers = Bulk(wiring, self, budget, ids, audited=audited)
+        self._up = False
+        self._round_trip: Micros | None = None
+        self._heard_at: Micros | None = None
+        self._open_asked_at: Micros | None = None
+
+    # -- wishes ----------------------------------------------------------------------------------
+
+    def dial(self, addresses: tuple[str, ...]) -> None:
+        """Keep our own connections to one of `addresses`."""
+        self._control.want(addresses)
+
+    def hang_up(self, reason: str) -> None:
+        """Close our own connections; the site may still reach us over its own."""
+        for dialler in (self._control, self._bulk):
+            connection = dialler.hang_up()
+            if connection is not None:
+                self._session_over(connection.session)
+        self._review(reason)
+
+    def cut(self, reason: str) -> None:
+        """Close every connection, the site's own too."""
+        for route in self._inbound.values():
+            route.cut()
+            self._session_over(route.session)
+        self._inbound.clear()
+        self.hang_up(reason)
+
+    async def close(self, reason: str, linger_ms: int) -> None:
+        """Release everything. `linger_ms`: how long control messages already handed over may take to leave."""
+        await self.transfers.close(reason)
+        await self._control.close(linger_ms)
+        await self._bulk.close(0)
+
+    # -- routes ----------------------------------------------------------------------------------
+
+    def control_route(self) -> Route | None:
+        """Where control messages go: our connection, else the site's."""
+        return self._control.connection or self._inbound.get(Lane.CONTROL)
+
+    def bulk_route(self) -> Route | None:
+        """Where chunks go: our connection, else the site's."""
+        return self._bulk.connection or self._inbound.get(Lane.BULK)
+
+    def need_bulk(self) -> None:
+        """Open our bulk connection where control got through; ask the site for its own where we cannot dial."""
+        control = self._control.connection
+        if control is not None:
+            self._bulk.want((control.numeric_address,))
+            return
+        now = self._wiring.clock()
+        recently = self._open_asked_at is not None and now - self._open_asked_at < self._wiring.settings.backoff_first
+        if not recently and self.send_frame(Open()):
+            self._open_asked_at = now
+
+    def renew_bulk(self) -> None:
+        """Replace a bulk connection that makes no progress."""
+        if self._bulk.connection is not None:
+            self._bulk.connection.end(Loss.CLOSED)
+        elif (route := self._inbound.get(Lane.BULK)) is not None:
+            route.cut()
+            self._inbound_gone(route, "its bulk connection made no progress")
+
+    def _greeting(self, lane: Lane) -> Greeting:
+        session = self._wiring.entropy(SESSION_BYTES)
+        return Greeting(lane, self._boot, next(self._dials), session, self._wiring.settings.window)
+
+    def _session_over(self, session: bytes) -> None:
+        self._windows.pop(session, None)
+        self.transfers.session_ended(session)
+
+    def _review(self, reason: str) -> None:
+        """After any change of routes: tell whether the link is up, and where bulk goes now."""
+        bulk = self.bulk_route()
+        self.transfers.route_changed(bulk.session if bulk else None, self._windows.get(bulk.session, 0) if bulk else 0)
+        up = self.control_route() is not None
+        if up != self._up:
+            self._up = up
+            self._host.tell(LinkUp(self.key) if up else LinkDown(self.key, reason))
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send_control(self, data: bytes, label: str, data_digest: bytes | None) -> bool:
+        """Send a control message now, or not at all."""
+        route = self.control_route()
+        if route is None or (self.audited and isinstance(route, Connection) and not route.writable()):
+            return False
+        if self.audited:
+            told = data_digest if data_digest is not None else digest(data)
+            self._host.egress(Egress(self.key, Lane.CONTROL, label, len(data), told))
+        if not self._send(route, encode(Payload(data))):
+            return False
+        self.traffic.messages_out[Lane.CONTROL] += 1
+        return True
+
+    def send_bulk(self, data: bytes, label: str, data_digest: bytes | None) -> bool:
+        """Queue a bulk message."""
+        return self._up and self.transfers.put(data, label, data_digest)
+
+    def send_frame(self, frame: Frame) -> bool:
+        """See `BulkHost`."""
+        route = self.control_route()
+        return route is not None and self._send(route, encode(frame))
+
+    def send_chunk(self, route: Route, header: bytes, data: memoryview) -> bool:
+        """See `BulkHost`."""
+        return self._send(route, header, data)
+
+    def _send(self, route: Route, header: bytes, data: memoryview | None = None) -> bool:
+        if not route.send(header, data):
+            if isinstance(route, InboundRoute) and route.gone:
+                self._inbound_gone(route, "the site closed its connection")
+            return False
+        self.traffic.bytes_out[route.lane] += len(header) + (0 if data is None else len(data))
+        return True
+
+    def _inbound_gone(self, route: InboundRoute, reason: str) -> None:
+        if self._inbound.get(route.lane) is route:
+            del self._inbound[route.lane]
+            self._session_over(route.session)
+            self._review(reason)
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def receive(self, route: Connection | InboundRoute, parts: list[zmq.Frame], overflow: bool) -> None:
+        """Take one message from a connection authenticated as this site's. Never raises for what is in it."""
+        self.traffic.bytes_in[Lane.BULK if len(parts) > 1 else Lane.CONTROL] += sum(map(len, parts))
+        try:
+            if overflow or len(parts) > 2:
+                raise ProtocolError("a message of too many frames")
+            if len(parts[0]) > CONTROL_BYTES_MAX + 1:
+                raise ProtocolError(f"a control message of {len(parts[0])} bytes")
+            frame = decode(parts[0].bytes)
+            if isinstance(frame, Chunk) != (len(parts) == 2):
+                raise ProtocolError("a data frame where none belongs, or none where one does")
+            data = parts[1].buffer if len(parts) == 2 else None
+            self._heard_at = self._wiring.clock()
+            self._handle(route, frame, data)
+        except VersionError as error:
+            self._other_version(route, error)
+        except (WireError, ProtocolError) as error:
+            self._misbehaved(route, str(error), cut=overflow)
+
+    def _handle(self, route: Connection | InboundRoute, frame: Frame, data: memoryview | None) -> None:
+        if isinstance(route, InboundRoute):
+            route = self._known(route, frame)
+        match frame:
+            case Payload(message):
+                self.traffic.messages_in[Lane.CONTROL] += 1
+                self._host.deliver(self.key, message, Lane.CONTROL)
+            case Chunk() if data is not None:
+                self.transfers.chunk(frame, data)
+            case Grant():
+                self.transfers.granted(frame)
+            case Done():
+                self.transfers.done(frame)
+            case Ask():
+                self.transfers.asked(frame)
+            case Have():
+                self.transfers.have(frame)
+            case Refuse():
+                self.transfers.refused(frame)
+            case Ping(token):
+                self._send(route, encode(Pong(token)))
+            case Pong(token) if isinstance(route, Connection):
+                self._answered(route, token)
+            case Hello(greeting) if isinstance(route, InboundRoute):
+                self._hello(route, greeting)
+            case Welcome(greeting) if isinstance(route, Connection):
+                self._welcome(route, greeting)
+            case Open():
+                if (control := self._control.connection) is not None:
+                    self._bulk.want((control.numeric_address,))
+            case _:
+                raise ProtocolError(f"{type(frame).__name__} in the wrong direction")
+
+    def _known(self, route: InboundRoute, frame: Frame) -> InboundRoute:
+        """The route we keep for this connection, refreshed; the new one itself if there is none."""
+        for known in self._inbound.values():
+            if known.routing_id == route.routing_id:
+                known.heard_at = route.heard_at
+                known.descriptor = route.descriptor
+                return known
+        route.lane = Lane.BULK if isinstance(frame, Chunk) else Lane.CONTROL
+        return route
+
+    def _hello(self, route: InboundRoute, greeting: Greeting) -> None:
+        known = self._inbound.get(greeting.lane)
+        if known is not None and known.boot == greeting.boot and known.dial > greeting.dial:
+            return  # read late from a connection the site has replaced
+        if known is not None:
+            self._session_over(known.session)
+        route.lane = greeting.lane
+        route.boot = greeting.boot
+        route.dial = greeting.dial
+        route.session = greeting.session
+        self._inbound[greeting.lane] = route
+        self._windows[greeting.session] = greeting.window
+        if greeting.lane is Lane.BULK:
+            self.transfers.inbox.open(greeting.session)
+        answer = Greeting(greeting.lane, self._boot, greeting.dial, greeting.session, self._wiring.settings.window)
+        self._send(route, encode(Welcome(answer)))
+        self._control.encourage()
+        self._review("")
+
+    def _welcome(self, connection: Connection, greeting: Greeting) -> None:
+        if greeting.session != connection.session or greeting.lane is not connection.lane:
+            raise ProtocolError("a welcome for another connection")
+        dialler = self._control if connection.lane is Lane.CONTROL else self._bulk
+        if connection.up or not dialler.welcomed(connection):
+            return
+        self._windows[connection.session] = greeting.window
+        if connection.lane is Lane.BULK:
+            self.transfers.inbox.open(connection.session)
+        self._review("")
+
+    def _answered(self, connection: Connection, token: int) -> None:
+        if connection.ping == token:
+            self._round_trip = self._wiring.clock() - token
+            connection.ping = None
+
+    def _other_version(self, route: Connection | InboundRoute, error: VersionError) -> None:
+        self.traffic.misbehaviour += 1
+        if isinstance(route, InboundRoute):
+            # Our greeting tells the dialler which version we speak; only its number has to be understood.
+            answer = Greeting(Lane.CONTROL, self._boot, 0, bytes(SESSION_BYTES), 0)
+            self._send(route, encode(Welcome(answer)))
+        else:
+            dialler = self._control if route.lane is Lane.CONTROL else self._bulk
+            dialler.detail = str(error)
+            route.end(Loss.OTHER_VERSION)
+
+    def _misbehaved(self, route: Connection | InboundRoute, reason: str, *, cut: bool) -> None:
+        self.traffic.misbehaviour += 1
+        count = self.traffic.misbehaviour
+        cut = cut or count % MISBEHAVIOUR_PER_CUT == 0
+        if cut or count & (count - 1) == 0:  # told at 1, 2, 4, 8, ...: a flood must not flood the log as well
+            self._host.tell(PeerMisbehaved(self.key, reason, cut))
+        if cut:
+            if isinstance(route, Connection):
+                (self._control if route.lane is Lane.CONTROL else self._bulk).detail = reason
+            route.cut()
+
+    # -- what the diallers tell ------------------------------------------------------------------
+
+    def dialler_parts(self, connection: Connection, parts: list[zmq.Frame], overflow: bool) -> None:
+        """See `DiallerOwner`."""
+        self.receive(connection, parts, overflow)
+
+    def dialler_writable(self, connection: Connection) -> None:
+        """See `DiallerOwner`."""
+        if connection.lane is Lane.BULK:
+            self.transfers.pump()
+
+    def dialler_lost(self, dialler: Dialler, connection: Connection, reason: str) -> None:
+        """See `DiallerOwner`."""
+        self._session_over(connection.session)
+        if dialler is self._bulk and not self.transfers.outbox and self._control.connection is not None:
+            dialler.hang_up()  # nobody needs it now
+        self._review(reason)
+
+    def dialler_failed(self, dialler: Dialler, loss: Loss, reason: str, retry_in: Micros) -> None:
+        """See `DiallerOwner`."""
+        if dialler is self._bulk:
+            return
+        if loss in (Loss.NOT_ADMITTED, Loss.WRONG_KEY, Loss.NOT_CURVE, Loss.OTHER_VERSION):
+            self._host.tell(AuthRejected(self.key, dialler.address, reason))
+        self._host.tell(DialFailed(self.key, dialler.address, reason, retry_in))
+
+    # -- what the transfers tell -----------------------------------------------------------------
+
+    def deliver(self, message: memoryview) -> None:
+        """See `BulkHost`."""
+        self.traffic.messages_in[Lane.BULK] += 1
+        self._host.deliver(self.key, message, Lane.BULK)
+
+    def leaving(self, transfer: Transfer, data_digest: bytes) -> None:
+        """See `BulkHost`."""
+        self._host.egress(Egress(self.key, Lane.BULK, transfer.label, len(transfer.data), data_digest))
+
+    def transfer_failed(self, failure: Failure) -> None:
+        """See `BulkHost`."""
+        self._host.tell(SendFailed(self.key, Lane.BULK, failure.transfer.label, failure.reason))
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def tick(self, now: Micros) -> None:
+        """Ping, notice silence, give up what does not move, close what is idle."""
+        settings = self._wiring.settings
+        control = self._control.connection
+        if control is not None:
+            if now - control.heard_at >= settings.silence:
+                control.end(Loss.STUCK_PROGRAM)
+            elif now - control.pinged_at >= settings.keepalive:
+                control.ping = control.pinged_at = now
+                self._send(control, encode(Ping(now)))
+        route = self._inbound.get(Lane.CONTROL)
+        if route is not None and now - route.heard_at >= settings.silence:
+            for silent in list(self._inbound.values()):
+                self._inbound_gone(silent, f"nothing heard for {settings.silence // SECOND} s on its connection")
+        bulk = self._bulk.connection
+        unused = not self.transfers.outbox and self._control.connection is not None
+        if bulk is not None and unused and now - bulk.used_at >= settings.bulk_idle:
+            self._bulk.hang_up()
+            self._session_over(bulk.session)
+            self._review("")
+        self.transfers.tick(now)
+
+    def forgive(self, now: Micros) -> None:
+        """Our own loop did not run for a while: nobody's silence in that time counts."""
+        if (control := self._control.connection) is not None:
+            control.heard_at = now
+        for route in self._inbound.values():
+            route.heard_at = now
+
+    def poke(self) -> None:
+        """Look at our sockets even if no edge was seen."""
+        for dialler in (self._control, self._bulk):
+            if dialler.connection is not None:
+                dialler.connection.poke()
+
+    def state(self) -> LinkState:
+        """How the link stands, for `status`."""
+        control = self._control
+        outbound = control.connection is not None
+        inbound = Lane.CONTROL in self._inbound
+        return LinkState(
+            phase=LinkPhase.UP if outbound or inbound else control.shown_phase,
+            since_us=control.since,
+            outbound=outbound,
+            inbound=inbound,
+            address=control.address,
+            attempts=control.failures,
+            next_dial_us=control.next_dial,
+            last_heard_us=self._heard_at,
+            round_trip_us=self._round_trip,
+            traffic=deepcopy(self.traffic),
+            queue_bytes=self.transfers.outbox.queued_bytes,
+            queue_messages=len(self.transfers.outbox),
+            last_error=control.last_error,
+        )

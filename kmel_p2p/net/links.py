@@ -1,0 +1,153 @@
+"""What the transport tells about its links: events as they happen, states on demand."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from kmel_p2p.core.types import Lane, Micros, SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Control messages can now be exchanged with this site, whoever dialled."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The last way to send control messages to this site is gone."""
+
+    key: SiteKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialFailed:
+    """One attempt to reach a site failed; the next one follows by itself after `retry_in`."""
+
+    key: SiteKey
+    address: str
+    reason: str
+    retry_in: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRejected:
+    """A site refused our key, or does not hold the key the roster gives it. `explanation` is for the operator."""
+
+    key: SiteKey
+    address: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """A queued bulk message will not arrive. Refused control messages are told by `send` returning False."""
+
+    key: SiteKey
+    lane: Lane
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StrangerRefused:
+    """Somebody whose key is not in the roster knocked (or something that does not speak our protocol).
+
+    The same stranger is reported once a minute; `attempts` counts since the last report.
+    """
+
+    address: str
+    curve_key: str
+    attempts: int
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMisbehaved:
+    """A roster site sent something the transport does not allow. Counted; `cut` says whether its connection was."""
+
+    key: SiteKey
+    reason: str
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A defect of ours was caught and the part goes on working. `where` names the part."""
+
+    where: str
+    error: BaseException
+
+
+LinkEvent: TypeAlias = (
+    LinkUp | LinkDown | DialFailed | AuthRejected | SendFailed | StrangerRefused | PeerMisbehaved | Fault
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """One message that starts to leave for a site, told before its first byte does."""
+
+    to: SiteKey
+    lane: Lane
+    label: str
+    size_bytes: int
+    digest: bytes
+    """BLAKE2b-256 of the message."""
+
+
+class LinkPhase(enum.Enum):
+    """How a link stands."""
+
+    IDLE = "idle"
+    """Nobody asked for it, or it was hung up."""
+    CONNECTING = "connecting"
+    HANDSHAKING = "handshaking"
+    UP = "up"
+    WAITING = "waiting"
+    """The last attempt failed; `next_dial_us` says when the next one is."""
+    REFUSED = "refused"
+    """As WAITING, after a refusal that only an operator can lift."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Exact sums of the frames handed to and taken from ZeroMQ, without its own and TCP's overhead."""
+
+    bytes_out: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    bytes_in: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    messages_out: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    messages_in: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    refused_sends: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    """Messages `send` did not take."""
+    misbehaviour: int = 0
+    """Messages of the site that the transport did not allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """One link at one moment. Times are on the transport's clock."""
+
+    phase: LinkPhase
+    since_us: Micros
+    outbound: bool
+    """Our own connection works."""
+    inbound: bool
+    """The site's connection to us works."""
+    address: str
+    """The address of the present or last attempt; empty when never dialled."""
+    attempts: int
+    """Failed attempts since the link was last stable."""
+    next_dial_us: Micros | None
+    last_heard_us: Micros | None
+    round_trip_us: Micros | None
+    traffic: Traffic
+    """A copy."""
+    queue_bytes: int
+    queue_messages: int
+    last_error: str
+    """For people; empty when there never was one."""

@@ -1,0 +1,245 @@
+"""The sending half of bulk transfer, for one remote peer. No sockets, no clock.
+
+Messages leave in order, cut into chunks, under the bytes the receiver granted. A message stays here until the receiver
+says DONE. When the connection breaks, each message already begun is asked about on the next one; the receiver answers
+how many bytes it holds and their BLAKE2b-256, and sending goes on from there if our bytes have the same hash, from the
+start if not. Only a lack of progress ends a transfer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.core.types import SECOND, Micros
+from kmel_p2p.net.frames import Ask, Chunk, Reason
+from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
+
+ASK_AGAIN = 2 * SECOND
+"""An ASK or its answer may be lost with a connection."""
+
+BUSY_PAUSE = 1 * SECOND
+"""Pause after the receiver had no room."""
+
+MISPLACED_MAX = 8
+"""Times a receiver may say that a chunk does not continue what it holds before the transfer fails."""
+
+
+class Stage(enum.Enum):
+    """Where one message stands."""
+
+    HELD = "held"
+    """Not released by the caller yet (its digest is being computed)."""
+    SENDING = "sending"
+    SENT = "sent"
+    """Every byte handed over; waits for DONE."""
+    ASK = "ask"
+    """Interrupted: what the receiver holds must be asked."""
+    ASKED = "asked"
+    CHECKING = "checking"
+    """The answer's hash is being compared."""
+
+
+@dataclass(slots=True)
+class Transfer:
+    """One message on its way."""
+
+    id: bytes
+    data: bytes
+    label: str
+    stage: Stage
+    sent: int = 0
+    begun: bool = False
+    ask_at: Micros = 0
+    misplaced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The next chunk to hand over; call `Outbox.commit` once the socket took it."""
+
+    transfer: Transfer
+    header: Chunk
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A transfer that was given up."""
+
+    transfer: Transfer
+    reason: str
+
+
+class Outbox:
+    """Bulk messages waiting for, or on their way to, one remote peer."""
+
+    def __init__(self, settings: TransportSettings, ids: Iterator[bytes], now: Micros) -> None:
+        self._settings = settings
+        self._ids = ids
+        self._queue: dict[bytes, Transfer] = {}  # in the order they were put
+        self._session: bytes | None = None
+        self._limit = 0
+        self._session_sent = 0
+        self._progress_at = now
+        self.queued_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def session(self) -> bytes | None:
+        """The connection chunks go out on, if there is one."""
+        return self._session
+
+    def put(self, data: bytes, label: str, now: Micros, *, held: bool = False) -> Transfer | None:
+        """Queue a message; None when the queue is full."""
+        full = self.queued_bytes + len(data) > self._settings.queue
+        if full or len(self._queue) >= self._settings.queue_messages:
+            return None
+        if not self._queue:
+            self._progress_at = now
+        transfer = Transfer(next(self._ids), data, label, Stage.HELD if held else Stage.SENDING)
+        self._queue[transfer.id] = transfer
+        self.queued_bytes += len(data)
+        return transfer
+
+    def release(self, transfer: Transfer) -> None:
+        """A held message may go."""
+        if transfer.stage is Stage.HELD:
+            transfer.stage = Stage.SENDING
+
+    def open(self, session: bytes, window: int, now: Micros) -> None:
+        """A bulk connection is usable; the receiver lets `window` bytes through before its first grant."""
+        self._session = session
+        self._limit = window
+        self._session_sent = 0
+        self._progress_at = now
+        for transfer in self._queue.values():
+            if transfer.begun:
+                transfer.stage = Stage.ASK
+                transfer.ask_at = now
+
+    def close(self, now: Micros) -> None:
+        """The bulk connection is gone; what was under way on it may be lost."""
+        self._session = None
+        self._progress_at = now
+
+    def peek(self) -> Part | None:
+        """The next chunk that may go now. Order is kept: an interrupted message holds back the ones behind it."""
+        if self._session is None:
+            return None
+        for transfer in self._queue.values():
+            if transfer.stage is Stage.SENT:
+                continue
+            if transfer.stage is not Stage.SENDING:
+                return None
+            size = len(transfer.data)
+            length = min(CHUNK_BYTES, size - transfer.sent)
+            if self._session_sent + length > self._limit:
+                return None
+            header = Chunk(self._session, transfer.id, size, transfer.sent)
+            return Part(transfer, header, memoryview(transfer.data)[transfer.sent : transfer.sent + length])
+        return None
+
+    def commit(self, part: Part) -> None:
+        """The socket took `part`."""
+        transfer = part.transfer
+        transfer.begun = True
+        transfer.sent += len(part.data)
+        self._session_sent += len(part.data)
+        if transfer.sent == len(transfer.data):
+            transfer.stage = Stage.SENT
+
+    def asks(self, now: Micros) -> list[Ask]:
+        """The questions due now. Each is repeated until answered."""
+        if self._session is None:
+            return []
+        due = []
+        for transfer in self._queue.values():
+            if transfer.stage in (Stage.ASK, Stage.ASKED) and transfer.ask_at <= now:
+                transfer.stage = Stage.ASKED
+                transfer.ask_at = now + ASK_AGAIN
+                due.append(Ask(transfer.id, len(transfer.data)))
+        return due
+
+    def granted(self, session: bytes, limit: int, now: Micros) -> None:
+        """The receiver allows `limit` bytes since the session began. Old and repeated grants change nothing."""
+        if session == self._session and limit > self._limit:
+            self._limit = limit
+            self._progress_at = now
+
+    def done(self, message_id: bytes, now: Micros) -> Transfer | None:
+        """The receiver has the whole message."""
+        transfer = self._queue.get(message_id)
+        if transfer is None or not transfer.begun:
+            return None
+        self._progress_at = now
+        return self._drop(transfer)
+
+    def held(self, message_id: bytes, offset: int, now: Micros) -> tuple[Transfer, memoryview] | None:
+        """The receiver says it holds `offset` bytes: the transfer and the bytes of ours to hash, or None if not asked.
+
+        Raises:
+            ProtocolError: more bytes than the message has.
+        """
+        transfer = self._queue.get(message_id)
+        if transfer is None or transfer.stage is not Stage.ASKED:
+            return None
+        if offset > len(transfer.data):
+            raise ProtocolError(f"claims {offset} bytes of a message of {len(transfer.data)}")
+        transfer.stage = Stage.CHECKING
+        self._progress_at = now
+        return transfer, memoryview(transfer.data)[:offset]
+
+    def resume(self, transfer: Transfer, offset: int) -> None:
+        """Go on at `offset` (0 when the hashes differed). Nothing changes if the connection broke meanwhile."""
+        if transfer.stage is Stage.CHECKING:
+            transfer.sent = offset
+            transfer.stage = Stage.SENDING if offset < len(transfer.data) else Stage.SENT
+
+    def refused(self, message_id: bytes, reason: Reason, now: Micros) -> Failure | None:
+        """The receiver did not take a chunk. A transfer it will never take fails."""
+        transfer = self._queue.get(message_id)
+        if transfer is None or not transfer.begun:
+            return None
+        if reason is Reason.TOO_LARGE:
+            return self._fail(transfer, f"the peer takes no message of {len(transfer.data)} bytes")
+        if reason is Reason.MISPLACED:
+            transfer.misplaced += 1
+            if transfer.misplaced > MISPLACED_MAX:
+                return self._fail(transfer, "the peer keeps losing its place")
+        if transfer.stage in (Stage.SENDING, Stage.SENT, Stage.ASKED):
+            transfer.stage = Stage.ASK
+            transfer.ask_at = now + (BUSY_PAUSE if reason is Reason.BUSY else 0)
+        return None
+
+    def expire(self, now: Micros) -> list[Failure]:
+        """Give up what makes no progress: the oldest message on a working link, all of them without one."""
+        if not self._queue:
+            return []
+        silent = now - self._progress_at
+        if self._session is None:
+            if silent < self._settings.resume:
+                return []
+            reason = f"no connection for {silent // SECOND} s"
+            return [self._fail(transfer, reason) for transfer in list(self._queue.values())]
+        head = next(iter(self._queue.values()))
+        if silent < self._settings.stall or head.stage is Stage.HELD:
+            return []
+        self._progress_at = now
+        return [self._fail(head, f"no progress for {silent // SECOND} s")]
+
+    def clear(self, reason: str) -> list[Failure]:
+        """Give up everything."""
+        return [self._fail(transfer, reason) for transfer in list(self._queue.values())]
+
+    def _fail(self, transfer: Transfer, reason: str) -> Failure:
+        return Failure(self._drop(transfer), reason)
+
+    def _drop(self, transfer: Transfer) -> Transfer:
+        del self._queue[transfer.id]
+        self.queued_bytes -= len(transfer.data)
+        return transfer

@@ -1,0 +1,209 @@
+"""The one bound socket of a site: receives from everybody, and answers those who cannot be dialled.
+
+The sender of a message is the User-Id that our ZAP gate put on its connection. Routing ids are used to send an
+answer back on the connection it came from, and trusted for nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import socket as sockets
+from collections.abc import Callable
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from kmel_p2p.core.errors import Bug, ConfigError, LocalError
+from kmel_p2p.core.types import Lane, Micros
+from kmel_p2p.net.address import Address, parse_address
+from kmel_p2p.net.sockets import Pump, make_monitor, make_router, readiness, receive_parts
+from kmel_p2p.net.wiring import Wiring
+
+STRANGE_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+"""What does not get as far as the gate: port scanners, programs without CURVE, and dials with a wrong server key."""
+
+
+class Sent(enum.Enum):
+    """What became of an answer."""
+
+    TAKEN = "taken"
+    FULL = "full"
+    GONE = "gone"
+
+
+class InboundRoute:
+    """The way back to a site over a connection it opened. Satisfies `Route`."""
+
+    signals_room = False
+
+    def __init__(self, port: Port, routing_id: bytes, descriptor: int, now: Micros) -> None:
+        self.lane = Lane.CONTROL
+        self.session = b""
+        self.boot = b""
+        self.dial = 0
+        self.window = 0
+        self.heard_at = now
+        self.gone = False
+        """The connection had ended at the last attempt to send."""
+        self.routing_id = routing_id
+        self.descriptor = descriptor
+        self._port = port
+
+    def send(self, header: bytes, data: memoryview | None = None) -> bool:
+        """Hand over one message; False when the connection is gone or its queue is full."""
+        sent = self._port.send(self.routing_id, header, data)
+        self.gone = sent is Sent.GONE
+        return sent is Sent.TAKEN
+
+    def cut(self) -> None:
+        """Close the TCP connection under it."""
+        self._port.cut(self.descriptor)
+
+
+class Port:
+    """A bound ROUTER.
+
+    Args:
+        wiring: what the transport shares.
+        on_parts: user id, route, frames after the routing id, and whether there were too many.
+        on_strange: told of each handshake that failed before a key was seen.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        on_parts: Callable[[str, InboundRoute, list[zmq.Frame], bool], None],
+        on_strange: Callable[[], None],
+    ) -> None:
+        self._wiring = wiring
+        self._on_parts = on_parts
+        self._on_strange = on_strange
+        self._closed = False
+        self.number = 0
+        """TCP port bound; 0 before."""
+        self.gone_away = 0
+        """Answers whose connection had ended."""
+        self._socket = make_router(wiring.context, wiring.keys, wiring.settings)
+        self._monitor = make_monitor(wiring.context, self._socket, STRANGE_HANDSHAKES)
+
+    def bind(self, address: str) -> str:
+        """Bind and start receiving. Returns the address with the port filled in.
+
+        Raises:
+            ConfigError: the address is wrong or taken; says which and what to do.
+        """
+        try:
+            parsed = parse_address(address, bindable=True)
+            self._socket.bind(str(parsed))
+        except LocalError as error:
+            raise ConfigError(f"cannot listen: {error}") from None
+        except zmq.ZMQError as error:
+            raise ConfigError(_why_not_bound(parsed, error.errno or 0)) from None
+        endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        if not isinstance(endpoint, bytes):
+            raise Bug(f"LAST_ENDPOINT is {type(endpoint).__name__}")
+        self.number = int(endpoint.rstrip(b"\0").rpartition(b":")[2])
+        self._monitor_pump = Pump(self._wiring.loop, self._monitor, self._monitor_turn, self._fault)
+        self._pump = Pump(self._wiring.loop, self._socket, self._turn, self._fault)
+        return str(Address(parsed.host, self.number))
+
+    def _fault(self, error: BaseException) -> None:
+        self._wiring.fault("port", error)
+
+    def _turn(self) -> bool:
+        end = self._wiring.clock() + self._wiring.settings.drain
+        while not self._closed and readiness(self._socket) & zmq.POLLIN:
+            parts, overflow = receive_parts(self._socket)
+            now = self._wiring.clock()
+            if len(parts) > 1:
+                # In CURVE sessions ZAP's User-Id is on every frame; ZeroMQ puts it there, not the remote peer.
+                user_id = parts[1].get("User-Id")
+                descriptor = parts[1].get(zmq.SRCFD)
+                route = InboundRoute(self, parts[0].bytes, int(descriptor), now)
+                self._on_parts(str(user_id), route, parts[1:], overflow)
+            if now >= end:
+                return True
+        return False
+
+    def _monitor_turn(self) -> bool:
+        while not self._closed and readiness(self._monitor) & zmq.POLLIN:
+            parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            self._on_strange()
+        return False
+
+    def send(self, routing_id: bytes, header: bytes, data: memoryview | None) -> Sent:
+        """See `InboundRoute.send`."""
+        if self._closed:
+            return Sent.GONE
+        try:
+            self._socket.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            self.gone_away += 1
+            return Sent.GONE
+        if data is None:
+            self._socket.send(header, zmq.NOBLOCK)
+        else:
+            self._socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(data, zmq.NOBLOCK, copy=False, track=False)
+        self._pump.nudge_if_readable()
+        return Sent.TAKEN
+
+    def cut(self, descriptor: int) -> None:
+        """Shut down the TCP connection with this descriptor, which ZeroMQ has no call for.
+
+        The descriptor may have been closed and reused since, so it must still be a connection to our own port; the
+        worst that is left is that another peer has to dial again.
+        """
+        try:
+            duplicate = os.dup(descriptor)
+        except OSError:
+            return
+        try:
+            connection = sockets.socket(fileno=duplicate)
+        except OSError:
+            os.close(duplicate)
+            return
+        with connection:
+            try:
+                local = connection.getsockname()
+                if isinstance(local, tuple) and len(local) >= 2 and local[1] == self.number:
+                    connection.shutdown(sockets.SHUT_RDWR)
+            except OSError:
+                return  # it ended by itself
+
+    def poke(self) -> None:
+        """Look at the sockets even if no edge was seen."""
+        self._pump.nudge()
+        self._monitor_pump.nudge()
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Stop listening. `linger_ms` lets answers under way leave."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.number:
+            self._pump.close()
+            self._monitor_pump.close()
+        self._socket.disable_monitor()
+        self._socket.close(linger_ms)
+        self._monitor.close(0)
+
+
+def _why_not_bound(address: Address, code: int) -> str:
+    where = f"cannot listen on {address}"
+    if code == errno.EADDRINUSE:
+        return (
+            f"{where}: port {address.port} is in use by another program, perhaps another peer of this site; stop it "
+            "or choose another port"
+        )
+    if code in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        return f"{where}: this machine has no such address; bind one it has, or 0.0.0.0 for all"
+    if code == errno.EACCES:
+        return f"{where}: port {address.port} needs privileges; choose one above 1023"
+    return f"{where}: {os.strerror(code)}"

@@ -1,0 +1,48 @@
+"""What every part of one transport shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import zmq
+
+from kmel_p2p.core.types import Lane, Micros, Randomness, SiteKey
+from kmel_p2p.net.settings import TransportSettings
+from kmel_p2p.net.sockets import CurveKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Loop, context, keys, settings, clock and randomness of one transport."""
+
+    loop: asyncio.AbstractEventLoop
+    context: zmq.Context[Any]
+    own_key: SiteKey
+    keys: CurveKeys
+    settings: TransportSettings
+    clock: Callable[[], Micros]
+    rng: Randomness
+    entropy: Callable[[int], bytes]
+    """Unguessable bytes: routing ids, sessions and the boot number are made of them."""
+    fault: Callable[[str, BaseException], None]
+    """Takes the name of a part and what went wrong in it."""
+
+
+class Route(Protocol):
+    """A way to send frames to one site: our connection to it, or its connection to us."""
+
+    lane: Lane
+    session: bytes
+    signals_room: bool
+    """Whether it tells when it takes messages again after a refusal."""
+
+    def send(self, header: bytes, data: memoryview | None = None) -> bool:
+        """Hand over one message; False when it cannot be taken now."""
+        ...
+
+    def cut(self) -> None:
+        """End the connection at once."""
+        ...

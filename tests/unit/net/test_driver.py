@@ -1,0 +1,355 @@
+"""The driver with a machine that does what a script says, over a recording transport and over real ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from net_peers import Federation, monotonic, until
+
+from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Hangup, Message, Record, Send, Store
+from kmel_p2p.core.errors import LocalError, ProtocolError
+from kmel_p2p.core.types import MILLISECOND, Lane, Micros, SiteKey
+from kmel_p2p.core.wire import Schema, Wire, blob, uint
+from kmel_p2p.net.driver import BadMessage, Commands, Driver
+from kmel_p2p.net.links import DialFailed, LinkDown, LinkUp
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Message):
+    number: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Told(Event):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Record):
+    number: int
+
+
+WIRE = Wire(bytes(32), [Schema(1, Note, {"number": uint(), "body": blob(8 * 1024 * 1024)})])
+OTHER = SiteKey(bytes([9]) * 32)
+
+
+class Scripted:
+    """A machine that logs its inputs and answers each by the effects a function returns for it."""
+
+    def __init__(self, answer: Callable[[str, Any], list[Effect]] = lambda kind, what: []) -> None:
+        self.inputs: list[tuple[str, Any]] = []
+        self.answer = answer
+        self.effects: deque[Effect] = deque()
+        self.wake: Micros | None = None
+
+    def _take(self, kind: str, what: Any) -> None:
+        self.inputs.append((kind, what))
+        self.effects.extend(self.answer(kind, what))
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        self._take("receive", (sender, message))
+
+    def command(self, cmd: Any, now: Micros) -> None:
+        self._take("command", cmd)
+
+    def advance(self, now: Micros) -> None:
+        if self.wake is not None and now >= self.wake:
+            self.wake = None
+            self._take("advance", now)
+
+    def deadline(self) -> Micros | None:
+        return self.wake
+
+    def poll(self) -> Effect | None:
+        return self.effects.popleft() if self.effects else None
+
+
+class RecordingTransport:
+    """Notes what it is asked; `accepts` says whether sends succeed."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.accepts = True
+
+    def send(self, to: SiteKey, data: bytes, lane: Lane, *, label: str = "", digest: bytes | None = None) -> bool:
+        self.calls.append(("send", to, data, lane, label))
+        return self.accepts
+
+    def dial(self, to: SiteKey, addresses: tuple[str, ...]) -> None:
+        self.calls.append(("dial", to, addresses))
+
+    def hangup(self, to: SiteKey, reason: str) -> None:
+        self.calls.append(("hangup", to, reason))
+
+
+class Bench:
+    """A driver on a scripted machine and a recording transport."""
+
+    def __init__(self, answer: Callable[[str, Any], list[Effect]] = lambda kind, what: []) -> None:
+        self.machine = Scripted(answer)
+        self.transport = RecordingTransport()
+        self.events: list[Event] = []
+        self.stored: list[Record] = []
+        self.faults: list[tuple[str, BaseException]] = []
+        self.bad: list[BadMessage] = []
+        self.store_gate = asyncio.Event()
+        self.store_gate.set()
+        self.fail_store: Exception | None = None
+        self.driver = Driver(
+            self.machine,
+            WIRE,
+            commands=Commands(
+                link_up=lambda key: ("up", key),
+                link_down=lambda key, reason: ("down", key, reason),
+                send_failed=lambda key, lane: ("failed", key, lane),
+                loop_lag=lambda micros: ("lag", micros),
+                persisted=lambda ticket: ("persisted", ticket),
+            ),
+            clock=monotonic,
+            on_emit=self.events.append,
+            store=self.store,
+            on_fault=lambda where, error: self.faults.append((where, error)),
+            on_bad_message=self.bad.append,
+        )
+
+    async def store(self, record: Record) -> None:
+        await self.store_gate.wait()
+        if self.fail_store is not None:
+            raise self.fail_store
+        self.stored.append(record)
+
+    def start(self) -> None:
+        self.driver.start(self.transport)  # type: ignore[arg-type]
+
+    def commands(self) -> list[Any]:
+        return [what for kind, what in self.machine.inputs if kind == "command"]
+
+
+@pytest.fixture
+async def bench():
+    made: list[Bench] = []
+
+    def make(answer: Callable[[str, Any], list[Effect]] = lambda kind, what: []) -> Bench:
+        made.append(Bench(answer))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.driver.stop(flush=False)
+
+
+async def test_effects_are_executed_in_the_order_they_are_polled(bench) -> None:
+    note = Note(1, b"x")
+    effects = [
+        Dial(OTHER, ("h:1",)),
+        Send(OTHER, note),
+        Emit(Told("a")),
+        Send(OTHER, note, Lane.BULK),
+        Hangup(OTHER, "bye"),
+    ]
+    b = bench(lambda kind, what: effects)
+    b.driver.command("go")
+    encoded = WIRE.encode(note)
+    assert b.transport.calls == [
+        ("dial", OTHER, ("h:1",)),
+        ("send", OTHER, encoded, Lane.CONTROL, "Note"),
+        ("send", OTHER, encoded, Lane.BULK, "Note"),
+        ("hangup", OTHER, "bye"),
+    ]
+    assert b.events == [Told("a")]
+
+
+async def test_one_message_to_many_sites_is_encoded_once(bench) -> None:
+    note = Note(1, b"x" * 1000)
+    b = bench(lambda kind, what: [Send(SiteKey(bytes([n]) * 32), note, Lane.BULK) for n in range(5)])
+    b.driver.command("go")
+    assert len({id(call[2]) for call in b.transport.calls}) == 1
+
+
+async def test_a_store_with_a_ticket_holds_up_nothing_and_is_answered_when_durable(bench) -> None:
+    def answer(kind: str, what: Any) -> list[Effect]:
+        if what == "go":
+            return [Store(Kept(1), 7), Emit(Told("at once")), Store(Kept(2)), Store(Kept(3), 8)]
+        return [Emit(Told(f"{what}"))]
+
+    b = bench(answer)
+    b.store_gate.clear()
+    b.driver.command("go")
+    assert b.events == [Told("at once")]
+    await asyncio.sleep(0)
+    assert b.stored == []
+    b.store_gate.set()
+    await until(lambda: ("persisted", 8) in b.commands())
+    assert b.stored == [Kept(1), Kept(2), Kept(3)]
+    assert b.commands() == ["go", ("persisted", 7), ("persisted", 8)]
+
+
+async def test_after_a_failed_store_nothing_more_is_stored_or_called_durable(bench) -> None:
+    b = bench(lambda kind, what: [Store(Kept(1), 1), Store(Kept(2), 2)] if what == "go" else [])
+    b.fail_store = OSError(28, "No space left on device")
+    b.driver.command("go")
+    await until(lambda: b.faults)
+    b.fail_store = None
+    b.driver.command("go")
+    await b.driver.stop()
+    assert b.faults[0][0] == "store"
+    assert b.stored == []
+    assert b.commands() == ["go", "go"]
+
+
+async def test_a_refused_send_becomes_a_command_after_the_other_effects(bench) -> None:
+    def answer(kind: str, what: Any) -> list[Effect]:
+        return [Send(OTHER, Note(1, b"")), Emit(Told("next"))] if what == "go" else [Emit(Told(what[0]))]
+
+    b = bench(answer)
+    b.transport.accepts = False
+    b.driver.command("go")
+    assert b.events == [Told("next"), Told("failed")]
+    assert b.commands()[1] == ("failed", OTHER, Lane.CONTROL)
+    assert b.driver.refused_sends[OTHER] == 1
+
+
+async def test_the_timer_follows_the_machines_deadline(bench) -> None:
+    b = bench()
+    start = monotonic()
+    b.machine.wake = start + 30 * MILLISECOND
+    b.driver.command("arm")
+    b.machine.wake = start + 10 * MILLISECOND
+    b.driver.command("arm earlier")
+    await until(lambda: b.machine.inputs[-1][0] == "advance")
+    assert b.machine.inputs[-1][1] >= start + 10 * MILLISECOND
+    assert monotonic() - start < 5000 * MILLISECOND
+
+
+async def test_a_deadline_that_never_moves_leaves_the_loop_free(bench) -> None:
+    b = bench()
+    b.machine.advance = lambda now: b.machine.inputs.append(("advance", now))  # type: ignore[method-assign]
+    b.machine.wake = 0
+    b.driver.command("arm")
+    turns = 0
+    end = monotonic() + 50 * MILLISECOND
+    while monotonic() < end:
+        await asyncio.sleep(0)
+        turns += 1
+    advances = sum(kind == "advance" for kind, _ in b.machine.inputs)
+    assert advances <= 60
+    assert turns > advances
+
+
+async def test_bad_bytes_and_bad_messages_are_counted_per_sender_and_raise_nothing(bench) -> None:
+    b = bench()
+    b.driver.message(OTHER, b"\xff\xfe", Lane.CONTROL)
+    b.driver.message(OTHER, WIRE.encode(Note(1, b""))[:-1], Lane.BULK)
+    b.driver.message(OTHER, Wire(b"z" * 32, [Schema(1, Note, {})]).encode(Note(1, b"")), Lane.CONTROL)
+
+    def refuse(sender: SiteKey, message: Message, now: Micros) -> None:
+        raise ProtocolError("not now")
+
+    b.machine.receive = refuse  # type: ignore[method-assign]
+    b.driver.message(OTHER, WIRE.encode(Note(1, b"")), Lane.CONTROL)
+    assert b.driver.bad_messages[OTHER] == 4
+    assert [bad.count for bad in b.bad] == [1, 2, 3, 4]
+    assert b.machine.inputs == []
+    assert b.faults == []
+
+
+async def test_a_defect_of_the_machine_is_told_and_the_loop_goes_on(bench) -> None:
+    b = bench(lambda kind, what: 1 // 0 if what == "break" else [Emit(Told(what))])
+    b.driver.command("break")
+    b.driver.command("fine")
+    assert [type(error) for _, error in b.faults] == [ZeroDivisionError]
+    assert b.events == [Told("fine")]
+
+
+async def test_an_effect_that_fails_does_not_stop_the_ones_behind_it(bench) -> None:
+    b = bench(lambda kind, what: [Dial(OTHER, ("x",)), Emit(Told("after"))])
+
+    def dial(to: SiteKey, addresses: tuple[str, ...]) -> None:
+        raise LocalError("no such site")
+
+    b.transport.dial = dial  # type: ignore[method-assign]
+    b.driver.command("go")
+    assert b.events == [Told("after")]
+    assert b.faults[0][0] == "effect Dial"
+
+
+async def test_link_events_become_commands(bench) -> None:
+    b = bench()
+    b.driver.link(LinkUp(OTHER))
+    b.driver.link(LinkDown(OTHER, "gone"))
+    b.driver.link(DialFailed(OTHER, "h:1", "nobody", 5))
+    assert b.commands() == [("up", OTHER), ("down", OTHER, "gone"), ("down", OTHER, "nobody")]
+
+
+async def test_a_blocked_loop_is_measured_and_told(bench) -> None:
+    b = bench()
+    await until(lambda: b.driver.worst_lag_us >= 0)
+    await asyncio.sleep(0)
+    end = monotonic() + 150 * MILLISECOND
+    while monotonic() < end:  # what a long computation on the loop does
+        pass
+    told = await until(lambda: [what[1] for what in b.commands() if what[0] == "lag"], within=5)
+    assert told[0] >= 40 * MILLISECOND
+
+
+async def test_nothing_is_fed_after_the_stop_and_stores_are_finished_first(bench) -> None:
+    b = bench(lambda kind, what: [Store(Kept(1), 1), Store(Kept(2))])
+    b.driver.command("go")
+    await b.driver.stop()
+    b.driver.command("late")
+    b.driver.message(OTHER, WIRE.encode(Note(1, b"")), Lane.CONTROL)
+    assert b.stored == [Kept(1), Kept(2)]
+    assert b.commands() == ["go"]
+
+
+async def test_two_drivers_talk_over_real_transports(federation: Federation) -> None:
+    machines: list[Scripted] = []
+    drivers: list[Driver] = []
+    faults: list[Any] = []
+
+    async def no_store(record: Record) -> None:
+        raise AssertionError("nothing to store")
+
+    def make(answer: Callable[[str, Any], list[Effect]]) -> Driver:
+        machines.append(Scripted(answer))
+        driver = Driver(
+            machines[-1],
+            WIRE,
+            commands=Commands(link_up=lambda key: ("up", key)),
+            clock=monotonic,
+            on_emit=lambda event: None,
+            store=no_store,
+            on_fault=lambda where, error: faults.append((where, error)),
+        )
+        drivers.append(driver)
+        return driver
+
+    def echo(kind: str, what: Any) -> list[Effect]:
+        return [Send(what[0], Note(what[1].number + 1, what[1].body), Lane.BULK)] if kind == "receive" else []
+
+    def opener(kind: str, what: Any) -> list[Effect]:
+        if kind == "command" and what[0] == "dial":
+            return [Dial(what[1], what[2])]
+        if kind == "command" and what[0] == "up":
+            return [Send(what[1], Note(1, b"b" * 1_000_000), Lane.BULK)]
+        return []
+
+    first, second = make(opener), make(echo)
+    a = await federation.add(1, start=False, on_message=first.message, on_link=first.link)
+    b = await federation.add(2, start=False, on_message=second.message, on_link=second.link)
+    for driver, peer in ((first, a), (second, b)):
+        driver.start(peer.transport)
+        peer.address = await peer.transport.start()
+    first.command(("dial", b.key, (b.address,)))
+    got = await until(lambda: [what for kind, what in machines[0].inputs if kind == "receive"])
+    assert got == [(b.key, Note(2, b"b" * 1_000_000))]
+    assert faults == []
+    for driver in drivers:
+        await driver.stop()
