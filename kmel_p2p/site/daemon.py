@@ -12,7 +12,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,7 @@ from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, train
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.control import ControlServer
 from kmel_p2p.site.egress import EgressLog
+from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.files import private_directory
 from kmel_p2p.site.lockfile import SiteLock
 from kmel_p2p.site.logs import LOG_NAME, configure_logging
@@ -242,6 +243,14 @@ class Daemon:
                 self._left.set()
         self._reporter.report(event)
 
+    def _note(self, work: Callable[[Store], None]) -> None:
+        """Store something nobody waits for; a failure ends the peer like that of any other write."""
+        self._writer.submit(work).add_done_callback(self._noted)
+
+    def _noted(self, future: asyncio.Future[None]) -> None:
+        if not future.cancelled() and (error := future.exception()) is not None and not self.stopping:
+            self._on_fault("store", error)
+
     def _on_message(self, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
         self.activity.received_at = self.activity.clock()
         self.driver.message(sender, data, lane)
@@ -296,7 +305,7 @@ class Daemon:
             "norm": answer.norm,
             "seconds": answer.seconds,
         }
-        self._writer.submit(partial(Store.add_history, kind="round", at=time.time(), values=row))
+        self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
         self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file))
 
     def trainer_round_failed(self, seq: int, reason: str) -> None:
@@ -306,8 +315,12 @@ class Daemon:
         self.driver.command(RoundFailed(seq, reason))
 
     def trainer_finished(self, answer: session.Finished) -> None:
-        """The models are compared and written."""
-        self._finish_wanted = self._finished != dict(self.peer.averaging.vector) and self.peer.averaging.complete
+        """The models are compared and written; anew if the ledger grew meanwhile."""
+        self._finish_wanted = False
+        if self._finished != dict(self.peer.averaging.vector):
+            if self.peer.averaging.complete:
+                self._finish()
+            return
         self.result = dict(answer.result)
         log.info("models written", model_dir=str(answer.model_dir))
         if self.config.ledger.on_complete == "exit":
@@ -323,6 +336,7 @@ class Daemon:
         if vector == self._finished:
             return
         self._finish_wanted = True
+        self.result = None
         if self.trainer.state is TrainerState.IDLE:
             self._finished = vector
             entries = vector.get(self.site.identity.key, 0)
@@ -373,11 +387,14 @@ class Daemon:
                 "bytes_in": status.egress.bytes_in,
                 "alive": sum(1 for m in status.members if m.state in ("alive", "suspect")),
             }
-            self._writer.submit(partial(Store.add_history, kind="sample", at=time.time(), values=row))
+            self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
             try:
-                self.egress.flush(time.time())
+                head = self.egress.flush(time.time())
+                await asyncio.to_thread(self.egress.sync)
             except ConfigError as error:
                 self._fail(error)
+            else:
+                self._note(partial(keep_head, head=head))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

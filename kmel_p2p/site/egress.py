@@ -126,7 +126,7 @@ class EgressLog:
             total.digest = digest(total.digest, message_digest)
 
     def flush(self, now: float) -> Head:
-        """Write what was summed, make the file durable, and return the head to keep elsewhere.
+        """Write what was summed, and return the head to keep elsewhere once `sync` made it durable.
 
         Raises:
             ConfigError: as `record`.
@@ -134,13 +134,24 @@ class EgressLog:
         for (to, kind), total in self._sums.items():
             self._append(now, to, kind, "summed", total.size, total.messages, total.digest)
         self._sums.clear()
-        os.fsync(self._handle)
         return self.head
+
+    def sync(self) -> None:
+        """Make everything written so far durable. Waits for the disk: the daemon calls it off its event loop.
+
+        Raises:
+            ConfigError: the disk refused.
+        """
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot make the egress log durable: {error.strerror}") from error
 
     def close(self, now: float) -> None:
         """Flush and close."""
         try:
             self.flush(now)
+            self.sync()
         finally:
             os.close(self._handle)
 

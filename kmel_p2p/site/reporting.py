@@ -91,29 +91,29 @@ class Reporter:
     def _member(self, event: Event) -> None:
         match event:
             case member.MemberJoined(key=key):
-                self._say("member joined", site=self.name(key))
+                self._say("member joined", remote=self.name(key))
             case member.MemberSuspected(key=key, accuser=accuser):
-                self._say("member suspected", site=self.name(key), accuser=self._accuser(accuser))
+                self._say("member suspected", remote=self.name(key), accuser=self._accuser(accuser))
             case member.MemberCleared(key=key):
-                self._say("member cleared", site=self.name(key))
+                self._say("member cleared", remote=self.name(key))
             case member.MemberUnreachable(key=key):
                 self._activity.alarm(f"unreachable {self.name(key)}", f"site {self.name(key)} is not reachable")
-                self._warn("member unreachable", site=self.name(key))
+                self._warn("member unreachable", remote=self.name(key))
             case member.MemberBack(key=key):
                 self._activity.clear(f"unreachable {self.name(key)}")
-                self._say("member back", site=self.name(key))
+                self._say("member back", remote=self.name(key))
             case member.MemberLeft(key=key):
                 self._activity.clear(f"unreachable {self.name(key)}")
-                self._say("member left", site=self.name(key))
+                self._say("member left", remote=self.name(key))
             case member.MemberRemoved(key=key):
-                self._say("member removed", site=self.name(key))
+                self._say("member removed", remote=self.name(key))
             case member.DegradedLink(key=key):
                 text = f"site {self.name(key)} is reachable only through others; check the link between the two"
                 self._activity.alarm(f"degraded link {self.name(key)}", text)
-                self._warn("degraded link", site=self.name(key))
+                self._warn("degraded link", remote=self.name(key))
             case member.LinkRestored(key=key):
                 self._activity.clear(f"degraded link {self.name(key)}")
-                self._say("link restored", site=self.name(key))
+                self._say("link restored", remote=self.name(key))
             case member.DuplicateKey(generation=generation):
                 text = "another process runs with this site's key: stop one of the two"
                 self._activity.alarm("duplicate key", text)
@@ -121,29 +121,29 @@ class Reporter:
             case member.AddressRejected(key=key, address=address, reason=reason):
                 text = f"site {self.name(key)} advertises {address}: {reason}"
                 self._activity.alarm(f"address of {self.name(key)}", text)
-                self._warn("address rejected", site=self.name(key), address=address, reason=reason)
+                self._warn("address rejected", remote=self.name(key), address=address, reason=reason)
 
     def link(self, event: LinkEvent) -> None:
         """Note what happens to a link; what only an operator can mend becomes an alarm."""
         match event:
             case LinkUp(key=key):
                 self._activity.clear(f"link {self.name(key)}")
-                self._say("link up", site=self.name(key))
+                self._say("link up", remote=self.name(key))
             case LinkDown(key=key, reason=reason):
-                self._say("link down", site=self.name(key), reason=reason)
+                self._say("link down", remote=self.name(key), reason=reason)
             case DialFailed(key=key, address=address, reason=reason):
-                log.debug("dial failed", site=self.name(key), address=address, reason=reason)
+                log.debug("dial failed", remote=self.name(key), address=address, reason=reason)
             case AuthRejected(key=key, address=address, explanation=text):
                 self._activity.alarm(f"link {self.name(key)}", text)
-                self._warn("authentication rejected", site=self.name(key), address=address, explanation=text)
+                self._warn("authentication rejected", remote=self.name(key), address=address, explanation=text)
             case StrangerRefused(address=address, explanation=text, attempts=attempts):
                 self._activity.alarm("stranger", f"{address}: {text}")
                 self._warn("stranger refused", address=address, attempts=attempts, explanation=text)
             case PeerMisbehaved(key=key, reason=reason, cut=cut):
                 self._activity.alarm(f"misbehaved {self.name(key)}", reason)
-                self._warn("peer misbehaved", site=self.name(key), reason=reason, cut=cut)
+                self._warn("peer misbehaved", remote=self.name(key), reason=reason, cut=cut)
             case SendFailed(key=key, label=label, reason=reason):
-                self._warn("send failed", site=self.name(key), kind=label, reason=reason)
+                self._warn("send failed", remote=self.name(key), kind=label, reason=reason)
             case Fault(where=where, error=error):
                 self._activity.alarm(f"fault {where}", repr(error))
                 log.error("fault", where=where, error=repr(error), exc_info=error)
@@ -156,7 +156,7 @@ class Reporter:
             text = f"site {name} runs another charter ({bad.error.tag.hex()}...): give both sites the same file"
         self._activity.alarm(f"bad messages {name}", text)
         if bad.count & (bad.count - 1) == 0:
-            self._warn("message refused", site=name, count=bad.count, reason=str(bad.error))
+            self._warn("message refused", remote=name, count=bad.count, reason=str(bad.error))
 
     def _accuser(self, handle: bytes) -> str:
         for key, name in self._names().items():
