@@ -39,12 +39,9 @@ def looks_like_smiles(cell: str) -> bool:
 def main(target: str) -> None:
     names = [name for name, _ in Descriptors.descList if name not in LEFT_OUT]
     functions = dict(Descriptors.descList)
-    rows = []
     with rdBase.BlockLogs():
         molecules = [m for m in map(Chem.MolFromSmiles, structures()) if m is not None and m.GetNumHeavyAtoms()]
-        for molecule in molecules:
-            rows.append([value(functions[name], molecule) for name in names])
-    table = np.array(rows)
+        table = np.array([[value(functions[name], molecule) for name in names] for molecule in molecules])
     with Path(target).open("w", encoding="utf-8", newline="") as handle:
         handle.write(
             f"# From {len(molecules)} public structures bundled with RDKit; see scripts/descriptor_constants.py\n"

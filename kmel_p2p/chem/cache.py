@@ -5,6 +5,7 @@ A cache never decides anything: a missing, damaged or foreign file means computi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,7 +61,8 @@ class StructureCache:
             save_file(_tensors(fresh), partial)
             os.replace(partial, path)
         except (OSError, SafetensorError):
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
     def _load(self, policy: FeaturePolicy) -> StructureTable | None:
         path = self.path(policy)

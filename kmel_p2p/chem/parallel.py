@@ -43,7 +43,8 @@ def map_chunks(
         (index of the chunk, its result), in order of completion.
     """
     pieces = [items[start : start + chunk] for start in range(0, len(items), chunk)]
-    if workers <= 1 or len(pieces) < 2:
+    # A daemonic process may not have children; it does the work itself.
+    if workers <= 1 or len(pieces) < 2 or multiprocessing.current_process().daemon:
         for index, piece in enumerate(pieces):
             yield index, work(piece)
         return

@@ -96,15 +96,15 @@ def _mean_nearest(similarity: NDArray[np.float32]) -> float:
 
 def _profile(counts: CountMatrix, rows: Sequence[int]) -> NDArray[np.float32]:
     """Share of the scaffold's compounds that show each Morgan environment."""
-    return (counts.dense(np.asarray(rows)) > 0).mean(axis=0, dtype=np.float32)
+    share: NDArray[np.float32] = (counts.dense(np.asarray(rows)) > 0).mean(axis=0, dtype=np.float32)
+    return share
 
 
 def _tanimoto(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
     """Generalised Tanimoto similarity of every pair: a.b / (a.a + b.b - a.b)."""
-    dot: NDArray[np.float32] = left @ right.T
+    dot = left @ right.T
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
-    result: NDArray[np.float32] = dot / np.maximum(squares - dot, 1e-9)
-    return result
+    return np.asarray(dot / np.maximum(squares - dot, 1e-9), np.float32)
 
 
 def _leader_clusters(

@@ -66,12 +66,12 @@ def standardise(smiles: str, policy: FeaturePolicy) -> tuple[Structure, Chem.Mol
         if policy.stereo == "drop":
             Chem.RemoveStereochemistry(molecule)
         canonical = Chem.MolToSmiles(molecule)
-        molecule = Chem.MolFromSmiles(canonical)
-        if molecule is None:
+        again = _read(canonical)
+        if again is None:
             raise StructureError(f"its standardised form {canonical!r:.120} is no valid structure")
-        if molecule.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
-            raise StructureError(f"{molecule.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
-        return Structure(canonical, _identity(molecule, canonical, policy)), molecule
+        if again.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
+            raise StructureError(f"{again.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
+        return Structure(canonical, _identity(again, canonical, policy)), again
 
 
 def _parse(smiles: str) -> Chem.Mol:
@@ -80,7 +80,11 @@ def _parse(smiles: str) -> Chem.Mol:
         raise StructureError("no SMILES")
     if len(text) > MAX_SMILES:
         raise StructureError(f"SMILES of {len(text)} characters; at most {MAX_SMILES} are read")
-    molecule: Chem.Mol | None = Chem.MolFromSmiles(text)
+    parts = text.split(None, 1)
+    if len(parts) > 1 and not parts[1].startswith("|"):
+        # RDKit would take the rest for the compound's name and go on with half a structure.
+        raise StructureError("SMILES with a blank in it")
+    molecule = _read(text)
     if molecule is None:
         raise StructureError(_why_unparsable(text))
     if molecule.GetNumHeavyAtoms() == 0:
@@ -88,9 +92,15 @@ def _parse(smiles: str) -> Chem.Mol:
     return molecule
 
 
+def _read(smiles: str) -> Chem.Mol | None:
+    """RDKit's stubs do not say that parsing may give None."""
+    molecule: Chem.Mol | None = Chem.MolFromSmiles(smiles)
+    return molecule
+
+
 def _why_unparsable(smiles: str) -> str:
     """RDKit's own diagnosis: a chemical problem where the syntax holds."""
-    raw = Chem.MolFromSmiles(smiles, sanitize=False)
+    raw: Any = Chem.MolFromSmiles(smiles, sanitize=False)
     if raw is None:
         return "SMILES does not parse"
     problems = Chem.DetectChemistryProblems(raw)

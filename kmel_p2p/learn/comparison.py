@@ -73,10 +73,10 @@ def compare(
         report: called with (steps done, steps in all); may raise to interrupt.
     """
     tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
-    total = steps + 2 * tuning + steps * bool(architecture.private) // 4
+    total = steps + 2 * tuning
     network = Network(architecture)
 
-    fitted = fit_private_heads(network, dataset, settings, federated, steps // 4, lambda: report(0, total))
+    fitted = fit_private_heads(network, dataset, settings, federated, tuning, lambda: report(0, total))
     every = max(1, settings.steps_per_entry)
     start_local(network, architecture, model_seed, settings.seed)
     local = train_with_checkpoints(

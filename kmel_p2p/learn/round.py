@@ -57,7 +57,8 @@ class Rounds:
     """The residual, private heads and optimiser of one site, from round to round.
 
     Attributes:
-        committed: last round whose entry is stored.
+        committed: last round whose entry is stored; None where none is known, then the first round may have any number
+            (a site that lost its trainer files goes on in its log with an empty residual).
         history: (round, scores of the trunk it started from) of every round so far.
     """
 
@@ -70,7 +71,7 @@ class Rounds:
         settings: TrainingSettings,
         folder: Path,
     ) -> None:
-        self.committed = 0
+        self.committed: int | None = None
         self.history: list[tuple[int, FoldScores]] = []
         self._network, self._dataset, self._codec = network, dataset, codec
         self._settings, self._folder = settings, folder
@@ -119,7 +120,7 @@ class Rounds:
         """
         if self._before is not None:
             raise LocalError(f"round {self._before.round} is neither committed nor abandoned")
-        if number != self.committed + 1:
+        if self.committed is not None and number != self.committed + 1:
             raise LocalError(f"round {number} was asked for after round {self.committed}")
         self._before = _Before(number, self._residual.copy(), self.private(), self._optimiser.state())
         try:

@@ -29,10 +29,12 @@ def score(endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray
         outputs: float64[n].
         labels: float32[n], n > 0, all measured and uncensored.
     """
-    if endpoint.kind == "regression":
-        return float(np.sqrt(np.mean((outputs - labels) ** 2)) * endpoint.scale)
-    # log(1 + exp(-margin)) without overflow
-    return float(np.mean(np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))))
+    # A diverged model scores nan or inf; that is an answer, not a reason to warn.
+    with np.errstate(invalid="ignore", over="ignore"):
+        if endpoint.kind == "regression":
+            return float(np.sqrt(np.mean((outputs - labels) ** 2)) * endpoint.scale)
+        # log(1 + exp(-margin)) without overflow
+        return float(np.mean(np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))))
 
 
 def fold_scores(dataset: Dataset, predict: Predict) -> FoldScores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ def write_state(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[
         finally:
             os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}; make room or permissions, then start again"
         ) from error

@@ -1,0 +1,186 @@
+"""Ingest: every value is used, rejected with a reason, or aggregated; errors say what to do."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.ingest import ingest_wide
+from kmel_p2p.chem.measurements import Measurements
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.rejects import Counts, Rejects
+from kmel_p2p.chem.source import Column, WideSource
+from kmel_p2p.core.errors import Bug, ConfigError, DataError
+
+POLICY = FeaturePolicy(bits=64)
+LOGD = AssayEndpoint("logd", valid_range=(-5.0, 10.0), center=2.0, scale=2.0)
+SOLUBILITY = AssayEndpoint("solubility", unit="mol/L", transform="log10", valid_range=(1e-12, 50.0), center=-3.0)
+BLOCK = AssayEndpoint("herg", kind="classification")
+ENDPOINTS = (LOGD, SOLUBILITY, BLOCK)
+COLUMNS = {"logd": Column("D"), "solubility": Column("S", "umol/L"), "herg": Column("H")}
+
+
+def read(path: Path, text: str | bytes, columns: dict[str, Column] | None = None, **kwargs: object) -> Measurements:
+    path = path / "data.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return ingest_wide(WideSource(path, "smiles", columns or COLUMNS), ENDPOINTS, POLICY, **kwargs)  # type: ignore[arg-type]
+
+
+def test_a_table_becomes_labels_relations_and_an_account(tmp_path: Path) -> None:
+    got = read(
+        tmp_path,
+        "smiles,D,S,H\n"
+        "CCO,-0.3,1000,0\n"  # line 2
+        "c1ccccc1O,1.5,<10,active\n"
+        "nonsense,1,1,1\n"  # 4: three measurements lost
+        "CCN,one,,\n"  # 5
+        "CCC,99,5,\n"  # 6: outside the valid range
+        "CCCl,,,\n"  # 7: nothing measured
+        "OCC,-0.1,,\n"  # 8: ethanol again
+        "CCBr,1,2,3,4\n",  # 9: a cell too many
+    )
+    assert got.rows_in == 8
+    assert got.structures.smiles == ["CCO", "Oc1ccccc1", "CCC"]
+    assert got.labels[:, 0] == pytest.approx([(-0.2 - 2) / 2, (1.5 - 2) / 2, np.nan], nan_ok=True)
+    assert got.labels[:, 1] == pytest.approx([0.0, -2.0, np.log10(5e-6) + 3], nan_ok=True)
+    assert got.labels[:, 2] == pytest.approx([0, 1, np.nan], nan_ok=True)
+    assert got.relations[:, 1].tolist() == [0, -1, 0]
+    assert got.replicates[0, 0] == 2
+    assert got.spread[0, 0] == pytest.approx(np.std([-0.3, -0.1], ddof=1) / 2)
+    assert got.counts == (Counts(6, 2, 3, 1), Counts(4, 3, 1, 0), Counts(3, 2, 1, 0))
+    assert got.total == Counts(15, 7, 7, 1)
+    assert {(r.row, r.column): r.measurements for r in got.rejects} == {
+        (4, "smiles"): 3,
+        (5, "D"): 1,
+        (6, "D"): 1,
+        (7, "D, S, H"): 1,
+        (9, ""): 1,
+    }
+    reasons = {reject.row: reject.reason for reject in got.rejects}
+    assert "does not parse" in reasons[4]
+    assert "not a number" in reasons[5]
+    assert "valid range" in reasons[6]
+    assert "5 cells where the header has 4" in reasons[9]
+
+
+def test_reject_file_lists_every_refused_row(tmp_path: Path) -> None:
+    got = read(tmp_path, 'smiles,D,S,H\nCCO,"1,5",,\nxx,1,,\n')
+    rejects = Rejects(list(got.rejects))
+    rejects.write(tmp_path / "out" / "rejects.csv")
+    with (tmp_path / "out" / "rejects.csv").open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["row"], row["column"], row["value"]) for row in rows] == [("2", "D", "1,5"), ("3", "smiles", "xx")]
+    assert "point" in rows[0]["reason"]
+    assert rejects.measurements == got.total.rejected == 2
+
+
+cells = st.sampled_from(["", "NA", "1", "-2.5", "1e-3", "<2", ">= 3", "abc", "1e999", "0", "-1", "1", "5"])
+smiles = st.sampled_from(["CCO", "OCC", "CCN", "c1ccccc1", "[Na+].CC(=O)[O-]", "bad(", "", "CCCC"])
+
+
+@given(st.lists(st.tuples(smiles, cells, cells, cells), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=60)
+def test_no_measurement_is_lost_or_counted_twice(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]]
+) -> None:
+    rows.append(("CCO", "1", "1", "1"))
+    folder = tmp_path_factory.mktemp("rows")
+    got = read(folder, "smiles,D,S,H\n" + "".join(",".join(row) + "\n" for row in rows))
+    written = sum(cell not in ("", "NA") for row in rows for cell in row[1:])
+    empty = sum(all(cell in ("", "NA") for cell in row[1:]) for row in rows if any(row))
+    assert got.total.found == written + empty
+    assert got.total.found == got.total.used + got.total.rejected + got.total.aggregated
+    assert got.total.used == np.isfinite(got.labels).sum()
+    assert got.total.rejected == sum(reject.measurements for reject in got.rejects)
+    assert got.total.aggregated == (got.replicates[got.replicates > 0] - 1).sum()
+
+
+def test_contradicting_replicates_are_refused_together(tmp_path: Path) -> None:
+    got = read(tmp_path, "smiles,D,S,H\nCCO,>3,,1\nCCO,<2,,0\nCCO,,5,\n")
+    assert np.isnan(got.labels[0, [0, 2]]).all()
+    assert got.total == Counts(5, 1, 4, 0)
+    assert all("lines 2, 3" in reject.reason for reject in got.rejects)
+
+
+def test_bounds_give_way_to_numbers_and_the_tightest_bound_wins(tmp_path: Path) -> None:
+    got = read(tmp_path, "smiles,D,S,H\nCCO,>1,,\nCCO,4,,\nCCN,>1,,\nCCN,>3,,\nCCC,<1,,\nCCC,<3,,\n")
+    assert (got.labels[:, 0] * 2 + 2).tolist() == pytest.approx([4, 3, 1])
+    assert got.relations[:, 0].tolist() == [0, 1, -1]
+
+
+def test_compounds_of_the_test_file_are_kept_out(tmp_path: Path) -> None:
+    reference = read(tmp_path, "smiles,D,S,H\nCCO,1,,\n")
+    got = read(tmp_path, "smiles,D,S,H\nOCC,1,2,\nCCN,1,,\n", excluded=frozenset(reference.structures.identities))
+    assert got.structures.smiles == ["CCN"]
+    assert got.total == Counts(3, 1, 2, 0)
+    assert "test file" in got.rejects[0].reason
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        ("smiles,D,S,H\n", "no row of data"),
+        (b"smiles,D,S,H\nCC\xff,1,1,1\n", "UTF-8"),
+        ('smiles,D,S,H\nCC,"1,1,1\n', "line 2"),
+    ],
+)
+def test_files_that_cannot_be_read_say_why(tmp_path: Path, text: str | bytes, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.csv: no such file"):
+        ingest_wide(WideSource(tmp_path / "absent.csv", "smiles", COLUMNS), ENDPOINTS, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"logd": Column("Dd")}, "no column 'Dd'.*did you mean 'D'"),
+        ({"logdd": Column("D")}, "logdd.*did you mean 'logd'"),
+        ({"logd": Column("twice")}, "occurs 2 times"),
+        ({"solubility": Column("S")}, "no unit is given"),
+        ({"solubility": Column("S", "kg")}, "measure different things"),
+        ({"solubility": Column("S", "furlongs/??")}, "unit 'furlongs"),
+        ({"logd": Column("D", "mol/L")}, "remove 'unit'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_with_a_remedy(
+    tmp_path: Path, columns: dict[str, Column], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        read(tmp_path, "smiles,D,S,H,twice,twice\nCCO,1,1,1,1,1\n", columns)
+
+
+@pytest.mark.parametrize(
+    ("unit", "written"),
+    [("mol/L", "0.001"), ("mmol/L", "1"), ("uM", "1000"), ("log10(mol/L)", "-3"), ("log10(nM)", "6")],
+)
+def test_units_convert(tmp_path: Path, unit: str, written: str) -> None:
+    got = read(tmp_path, f"smiles,S\nCCO,{written}\n", {"solubility": Column("S", unit)})
+    assert got.labels[0, 1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_byte_order_mark_and_quoted_newlines_do_no_harm(tmp_path: Path) -> None:
+    got = read(tmp_path, '\ufeffsmiles,D,S,H\n"CC\nO",1,,\nxx,2,,\n')
+    assert {reject.row for reject in got.rejects} == {2, 4}
+
+
+def test_unbalanced_counts_are_a_bug() -> None:
+    with pytest.raises(Bug, match="do not add up"):
+        Counts(3, 1, 1, 0).require_balance()
+
+
+def test_the_dataset_hash_ignores_the_order_of_rows(tmp_path: Path) -> None:
+    first = read(tmp_path, "smiles,D,S,H\nCCO,1,,\nCCN,2,,\n").dataset_hash()
+    assert read(tmp_path, "smiles,D,S,H\nCCN,2,,\nCCO,1,,\n").dataset_hash() == first
+    assert read(tmp_path, "smiles,D,S,H\nCCN,2,,\nCCO,1.5,,\n").dataset_hash() != first

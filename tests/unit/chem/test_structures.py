@@ -1,0 +1,118 @@
+"""Tables of structures: order, cache, processes; folds and partitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmel_p2p.chem.cache import StructureCache
+from kmel_p2p.chem.partition import disjointness, scaffold_partition
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.split import Fold, SplitPolicy
+from kmel_p2p.chem.structures import CHUNK, describe_all
+from kmel_p2p.core.errors import ConfigError, DataError
+
+POLICY = FeaturePolicy(bits=64)
+INPUTS = ["CCO", "bad(", "c1ccccc1C", "CCO", "OCC", ""]
+
+
+def test_every_input_keeps_its_place() -> None:
+    seen: list[tuple[int, int]] = []
+    got = describe_all(INPUTS, POLICY, progress=lambda done, total: seen.append((done, total)))
+    assert [got.table.sources[row] for row in got.row_of] == INPUTS
+    assert [bool(got.table.reasons[row]) for row in got.row_of] == [False, True, False, False, False, True]
+    assert got.table.smiles[got.row_of[4]] == "CCO"
+    assert seen[0] == (0, 5)
+    assert seen[-1] == (5, 5)
+
+
+def test_several_processes_give_what_one_gives() -> None:
+    many = ["C" * (1 + i % 40) + "O" * (1 + i // 40) for i in range(2 * CHUNK + 3)]
+    alone, together = describe_all(many, POLICY), describe_all(many, POLICY, workers=2)
+    assert alone.table.smiles == together.table.smiles
+    assert alone.table.reasons == together.table.reasons
+    assert np.array_equal(alone.table.descriptors, together.table.descriptors)
+    assert np.array_equal(alone.table.counts.positions, together.table.counts.positions)
+
+
+def test_the_cache_answers_what_it_knows(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    cache = StructureCache(tmp_path)
+    first = describe_all(INPUTS, POLICY, cache=cache)
+    assert first.computed == 5
+    again = describe_all(["CCN", *INPUTS], POLICY, cache=cache)
+    assert again.computed == 1
+    fresh = describe_all(["CCN", *INPUTS], POLICY)
+    for place in range(len(INPUTS) + 1):
+        left, right = again.row_of[place], fresh.row_of[place]
+        assert again.table.smiles[left] == fresh.table.smiles[right]
+        assert again.table.reasons[left] == fresh.table.reasons[right]
+        assert again.table.series[left] == fresh.table.series[right]
+        assert np.array_equal(again.table.descriptors[left], fresh.table.descriptors[right])
+        assert np.array_equal(again.table.counts.dense([left]), fresh.table.counts.dense([right]))
+    assert describe_all(INPUTS, FeaturePolicy(bits=128), cache=cache).computed == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"short"])
+def test_a_damaged_cache_is_computed_again(tmp_path, damage: bytes) -> None:  # type: ignore[no-untyped-def]
+    cache = StructureCache(tmp_path)
+    describe_all(INPUTS, POLICY, cache=cache)
+    path = cache.path(POLICY)
+    whole = path.read_bytes()
+    for content in (damage, whole[: len(whole) // 2], whole.replace(b"CCO", b"CCX", 1)):
+        path.write_bytes(content)
+        assert describe_all(INPUTS, POLICY, cache=cache).computed == 5
+    assert cache.damaged == 3
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    cache = StructureCache(blocked / "cache")
+    assert describe_all(["CCO"], POLICY, cache=cache).computed == 1
+
+
+@given(st.text(max_size=30), st.text(max_size=80), st.floats(0, 0.45), st.floats(0, 0.45))
+@settings(deadline=None, max_examples=80)
+def test_folds_depend_on_series_and_key_alone(series: str, key: str, valid: float, test: float) -> None:
+    fold = SplitPolicy(key, valid, test).fold(series)
+    assert fold is SplitPolicy(key, valid, test).fold(series)
+    # Growing the test share never moves a test compound out of it.
+    assert not (fold is Fold.TEST and SplitPolicy(key, valid, test + 0.05).fold(series) is not Fold.TEST)
+
+
+def test_fold_shares_are_as_asked_and_the_key_matters() -> None:
+    names = [f"scaffold {i}" for i in range(4000)]
+    folds = SplitPolicy("a", 0.1, 0.2).folds(names)
+    shares = [float((folds == fold).mean()) for fold in Fold]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
+    assert (SplitPolicy("b", 0.1, 0.2).folds(names) != folds).mean() > 0.3
+
+
+@pytest.mark.parametrize("fractions", [(1.0, 0.0), (0.5, 0.5), (-0.1, 0.2)])
+def test_impossible_splits_are_refused(fractions: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match="split"):
+        SplitPolicy("", *fractions)
+
+
+def test_partition_keeps_scaffolds_whole_and_sites_apart() -> None:
+    rings = ["c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccc2ccccc2c1", "c1ccoc1", "c1ccsc1", "C1CCNCC1", "c1c[nH]cn1"]
+    many = [f"{'C' * n}{ring}" for ring in rings for n in range(1, 13)] + ["C" * n for n in range(2, 12)]
+    table = describe_all(many, FeaturePolicy()).table
+    sites = scaffold_partition(table, 3, seed=1)
+    assert np.array_equal(sites, scaffold_partition(table, 3, seed=1))
+    assert set(sites) == {0, 1, 2}
+    for scaffold in set(table.scaffolds):
+        assert len({int(s) for s, own in zip(sites, table.scaffolds, strict=True) if own == scaffold}) == 1
+    report = disjointness(table, sites, 3)
+    assert sum(site.compounds for site in report) == len(many)
+    assert all(site.shared_scaffolds == 0 for site in report)
+    assert all(site.similarity_within > site.similarity_across for site in report)
+    assert max(site.compounds for site in report) <= 1.5 * len(many) / 3
+
+
+def test_too_few_scaffolds_cannot_be_partitioned() -> None:
+    table = describe_all(["CCO", "CCN"], POLICY).table
+    with pytest.raises(DataError, match="1 scaffold clusters cannot be divided over 2 sites"):
+        scaffold_partition(table, 2)

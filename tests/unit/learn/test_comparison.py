@@ -1,0 +1,161 @@
+"""Four models, one choice, a model directory, predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.features import reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.checkpoint import MIN_VALID, Parameters, train_with_checkpoints
+from kmel_p2p.learn.comparison import MODELS, PREFERRED, choose, compare, predictors, start_local
+from kmel_p2p.learn.model import Card, write_model
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.predict import load_model
+from kmel_p2p.learn.scores import fold_scores, median_baseline, score
+
+
+def parameters(shape: Architecture, seed: int) -> Parameters:
+    return Parameters(initial_trunk(exchanged_layout(shape), seed), initial_trunk(private_layout(shape), seed))
+
+
+def test_comparison_trains_scores_and_chooses() -> None:
+    shape, data = architecture(), dataset()
+    history = [(1, fold_scores(data, median_baseline(data))), (2, fold_scores(data, median_baseline(data)))]
+    reports: list[tuple[int, int]] = []
+    got = compare(
+        shape,
+        data,
+        SETTINGS,
+        3,
+        parameters(shape, 3),
+        steps=40,
+        federated_history=history,
+        report=lambda done, total: reports.append((done, total)),
+    )
+    assert json.loads(json.dumps(got.result)) == got.result
+    assert reports[-1][0] == reports[-1][1]
+    logd, stays, herg = got.result["endpoints"]
+    assert (logd["metric"], herg["metric"]) == ("rmse", "log_loss")
+    for endpoint in (logd, stays, herg):
+        assert set(endpoint["models"]) == set(MODELS)
+        lowest = min(MODELS, key=lambda name: endpoint["models"][name]["valid"])
+        assert endpoint["chosen"] == (lowest if endpoint["valid"] >= MIN_VALID else PREFERRED)
+    # An untrained "federated" trunk: tuning it must help, and training from scratch must beat the median.
+    assert logd["models"]["personalised"]["valid"] < logd["models"]["federated"]["valid"]
+    assert logd["models"]["local"]["test"] < logd["baseline_median"]["test"]
+    assert [entry for entry, _ in got.result["history"]["federated"]] == [0, 1, 2]
+    assert got.result["history"]["local"][0][0] == 0
+    predict = predictors(shape, got.models)
+    inputs = data.inputs.rows(data.test)
+    assert predict["hybrid"](inputs) == pytest.approx((predict["local"](inputs) + predict["personalised"](inputs)) / 2)
+
+
+def test_local_training_keeps_the_best_checkpoint() -> None:
+    shape, data = architecture(), dataset()
+    network = Network(shape)
+    start_local(network, shape, 3, 4)
+    course = train_with_checkpoints(network, data, SETTINGS, steps=300, every=10)
+    reached = [scores["logd"]["valid"] for _, scores in course.history]
+    assert fold_scores(data, network.predict)["logd"]["valid"] < reached[0]
+    assert [steps for steps, _ in course.history] == list(range(0, 301, 10))
+    no_fold = dataclasses.replace(data, valid=np.empty(0, np.int64))
+    start_local(network, shape, 3, 4)
+    last = train_with_checkpoints(network, no_fold, SETTINGS, steps=10, every=5).best
+    assert np.array_equal(last.exchanged, network.exchanged.detach().numpy())
+    assert not np.array_equal(last.exchanged, initial_trunk(exchanged_layout(shape), 3))
+
+
+def test_choosing_needs_enough_to_choose_by() -> None:
+    models = {"local": {"valid": 1.0}, "federated": {"valid": 0.5}, "personalised": {"valid": 0.7}, "hybrid": {}}
+    assert choose(models, MIN_VALID) == "federated"
+    assert choose(models, MIN_VALID - 1) == PREFERRED
+
+
+def test_scores_are_in_the_unit_users_read_and_leave_bounds_out() -> None:
+    data = dataset()
+    endpoint = AssayEndpoint("x", center=1.0, scale=2.0)
+    labels = np.array([0.0, 1.0], np.float32)
+    assert score(endpoint, np.array([0.5, 1.0]), labels) == pytest.approx(np.sqrt(0.125) * 2)
+    wild = score(ENDPOINTS[2], np.array([800.0, -800.0]), np.array([1.0, 0.0], np.float32))
+    assert wild == 0.0
+    bound = np.flatnonzero(data.relations[:, 0])
+    only_bounds = dataclasses.replace(data, test=bound)
+    assert "test" not in fold_scores(only_bounds, median_baseline(only_bounds))["logd"]
+
+
+POLICY = FeaturePolicy(bits=64)
+SHAPE = Architecture(
+    POLICY.width,
+    (8, 4),
+    (
+        AssayEndpoint("solubility", unit="mol/L", transform="log10", center=-3.0, scale=1.5, head="shared"),
+        AssayEndpoint("herg", kind="classification"),
+    ),
+)
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    card = Card(SHAPE, POLICY, reference_hash(POLICY), {"solubility": "hybrid", "herg": "local"}, {"site": "a"}, {})
+    models = {name: parameters(SHAPE, seed) for seed, name in enumerate(("local", "federated", "personalised"))}
+    write_model(tmp_path / "model", card, {n: (m.exchanged, m.private) for n, m in models.items()})
+    return tmp_path / "model"
+
+
+def test_predictions_keep_order_and_every_row(model_dir: Path) -> None:
+    model = load_model(model_dir)
+    inputs = ["CCO", "bad(", "c1ccccc1", "", "OCC"]
+    rows = model.predict(inputs)
+    assert [row.smiles for row in rows] == inputs
+    assert [bool(row.reason) for row in rows] == [False, True, False, True, False]
+    assert rows[0].values == rows[4].values
+    assert rows[0].values != rows[2].values
+    assert rows[1].values == {}
+    assert rows[0].values["solubility"] > 0
+    assert 0 < rows[0].values["herg"] < 1
+    by_name = {name: model.predict(["CCO"], model=name)[0].values for name in MODELS}
+    assert rows[0].values["herg"] == by_name["local"]["herg"]
+    # outputs are logarithms of solubility, so their mean is the geometric mean of the values
+    expected = np.sqrt(by_name["local"]["solubility"] * by_name["personalised"]["solubility"])
+    assert rows[0].values["solubility"] == pytest.approx(expected)
+    assert model.predict([]) == []
+    with pytest.raises(ConfigError, match="no model 'best'"):
+        model.predict(["CCO"], model="best")
+
+
+def test_the_card_comes_back_as_it_was(model_dir: Path) -> None:
+    card = load_model(model_dir).card
+    assert card.architecture == SHAPE
+    assert card.features == POLICY
+    assert card.labels == {"site": "a"}
+    assert len(card.digest) == 64
+
+
+def test_a_model_directory_that_does_not_fit_is_refused(model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="no model here yet"):
+        load_model(model_dir.parent)
+    card, tensors = model_dir / "card.json", model_dir / "model.safetensors"
+    raw = json.loads(card.read_text())
+    card.write_text(json.dumps({**raw, "reference_hash": "00" * 32}))
+    with pytest.raises(ConfigError, match="install that version"):
+        load_model(model_dir)
+    for damaged in ("{", json.dumps({**raw, "format": 9}), json.dumps({**raw, "extra": 1}), "[]"):
+        card.write_text(damaged)
+        with pytest.raises(ConfigError, match=r"card\.json"):
+            load_model(model_dir)
+    card.write_text(json.dumps(raw))
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    with pytest.raises(ConfigError, match="do not belong together"):
+        load_model(model_dir)

@@ -1,0 +1,181 @@
+"""Layout, network, loss and optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.loss import MultiTaskLoss
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.optimise import LocalOptimiser, cosine_rate
+
+
+def test_only_trunk_and_shared_heads_are_exchanged() -> None:
+    shape = architecture()
+    exchanged = [spec.name for spec in exchanged_layout(shape).specs]
+    assert exchanged == [
+        "trunk.0.weight",
+        "trunk.0.bias",
+        "trunk.1.weight",
+        "trunk.1.bias",
+        "head.shared.weight",
+        "head.shared.bias",
+    ]
+    assert [spec.name for spec in private_layout(shape).specs] == ["head.private.weight", "head.private.bias"]
+    assert private_layout(dataclasses.replace(shape, endpoints=ENDPOINTS[:1])).size == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"inputs": 0}, {"hidden": ()}, {"hidden": (4, 0)}, {"endpoints": ()}, {"dropout": 1.0}]
+)
+def test_impossible_architectures_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        dataclasses.replace(architecture(), **wrong)
+
+
+def test_the_daemon_side_imports_neither_torch_nor_rdkit() -> None:
+    code = (
+        "import sys, kmel_p2p.learn.session, kmel_p2p.learn.architecture, kmel_p2p.learn.worker;"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'rdkit', 'pint', 'pandas')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_network_is_its_flat_vectors() -> None:
+    shape = dataclasses.replace(architecture(), dropout=0.0)
+    network = Network(shape)
+    start_local(network, shape, 3, 4)
+    trunk = initial_trunk(exchanged_layout(shape), 3)
+    tensors = exchanged_layout(shape).split(trunk) | private_layout(shape).split(
+        initial_trunk(private_layout(shape), 4)
+    )
+    inputs = np.random.default_rng(0).normal(size=(5, shape.inputs)).astype(np.float32)
+    hidden = inputs
+    for layer in range(2):
+        hidden = np.maximum(hidden @ tensors[f"trunk.{layer}.weight"].T + tensors[f"trunk.{layer}.bias"], 0)
+    shared = hidden @ tensors["head.shared.weight"].T + tensors["head.shared.bias"]
+    private = hidden @ tensors["head.private.weight"].T + tensors["head.private.bias"]
+    expected = np.stack([shared[:, 0], private[:, 0], shared[:, 1]], axis=1)
+    assert network.predict(inputs) == pytest.approx(expected, abs=1e-5)
+
+
+def test_gradients_arrive_in_the_flat_vectors() -> None:
+    shape = dataclasses.replace(architecture(), dropout=0.0)
+    network = Network(shape)
+    start_local(network, shape, 3, 4)
+    inputs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, shape.inputs)).astype(np.float32))
+    network.forward(inputs).sum().backward()
+    assert network.exchanged.grad is not None
+    gradient = network.exchanged.grad.numpy().copy()
+    step = np.zeros_like(gradient)
+    place = exchanged_layout(shape).slices["trunk.1.weight"].start + 5
+    step[place] = 1e-2
+    before = network.predict(inputs.numpy()).sum()
+    network.load(network.exchanged.detach().numpy() + step)
+    assert (network.predict(inputs.numpy()).sum() - before) / 1e-2 == pytest.approx(gradient[place], rel=0.05, abs=1e-3)
+    network.clear_gradients()
+    assert not network.exchanged.grad.any()
+
+
+def huber(error: float) -> float:
+    return error**2 / 2 if abs(error) <= 1 else abs(error) - 0.5
+
+
+@given(
+    st.floats(-3, 3),
+    st.floats(-3, 3),
+    st.sampled_from([-1, 0, 1]),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_bound_costs_on_one_side_only(output: float, label: float, relation: int) -> None:
+    loss = MultiTaskLoss((AssayEndpoint("one"),))
+    error = output - label
+    fulfilled = (relation < 0 and error < 0) or (relation > 0 and error > 0)
+    got = loss(torch.tensor([[output]]), torch.tensor([[label]]), torch.tensor([[relation]]))
+    assert float(got) == pytest.approx(0.0 if fulfilled else huber(error), abs=1e-5)
+
+
+def test_missing_values_and_weights_of_assay_endpoints() -> None:
+    endpoints = (AssayEndpoint("a", weight=3.0), AssayEndpoint("b"), AssayEndpoint("c", kind="classification"))
+    outputs = torch.tensor([[0.5, 9.0, 0.0], [1.0, 1.0, 2.0]], requires_grad=True)
+    labels = torch.tensor([[0.0, np.nan, 1.0], [np.nan, 0.5, np.nan]])
+    got = MultiTaskLoss(endpoints)(outputs, labels, torch.zeros(2, 3, dtype=torch.int8))
+    assert got.item() == pytest.approx((3 * 0.125 + np.log(2) + 0.125) / 5)
+    got.backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None
+    assert torch.isfinite(outputs.grad).all()
+    assert outputs.grad[0, 1] == outputs.grad[1, 0] == outputs.grad[1, 2] == 0
+
+
+def test_nothing_measured_is_no_loss() -> None:
+    got = MultiTaskLoss(ENDPOINTS)(torch.ones(2, 3), torch.full((2, 3), np.nan), torch.zeros(2, 3, dtype=torch.int8))
+    assert float(got) == 0.0
+
+
+def test_training_learns_and_a_restart_changes_nothing() -> None:
+    shape, data = architecture(), dataset()
+
+    def fresh() -> tuple[Network, LocalOptimiser]:
+        network = Network(shape)
+        start_local(network, shape, 3, 4)
+        return network, LocalOptimiser(network, data, SETTINGS)
+
+    network, straight = fresh()
+    first = straight.train(12, 1.0)
+    middle = network.exchanged.detach().numpy().copy(), network.private.detach().numpy().copy(), straight.state()
+    straight.train(20, 1.0)
+
+    other, resumed = fresh()
+    other.load(middle[0])
+    other.load_private(middle[1])
+    resumed.restore(middle[2])
+    resumed.train(20, 1.0)
+    assert resumed.steps == straight.steps == 32
+    assert np.array_equal(other.exchanged.detach().numpy(), network.exchanged.detach().numpy())
+    assert np.array_equal(other.private.detach().numpy(), network.private.detach().numpy())
+    straight.train(150, 1.0)
+    assert straight.train(10, 1.0) < 0.6 * first
+
+
+def test_every_row_is_seen_once_per_epoch() -> None:
+    data = dataset()
+    optimiser = LocalOptimiser(Network(architecture()), data, SETTINGS)
+    size, rows = SETTINGS.batch_size, len(data.train)
+    steps = rows  # rows * size / rows = size epochs exactly
+    seen = np.concatenate([optimiser._batch(step) for step in range(steps)])
+    assert np.array_equal(np.unique(seen, return_counts=True)[1], np.full(rows, size))
+
+
+def test_private_heads_can_be_trained_alone() -> None:
+    shape, data = architecture(), dataset()
+    network = Network(shape)
+    start_local(network, shape, 3, 4)
+    trunk, heads = network.exchanged.detach().numpy().copy(), network.private.detach().numpy().copy()
+    LocalOptimiser(network, data, SETTINGS, private_only=True).train(5, 1.0)
+    assert np.array_equal(network.exchanged.detach().numpy(), trunk)
+    assert not np.array_equal(network.private.detach().numpy(), heads)
+
+
+def test_the_rate_falls_along_a_cosine() -> None:
+    rates = [cosine_rate(progress) for progress in np.linspace(-0.5, 1.5, 21)]
+    assert rates[0] == 1.0
+    assert 0 < rates[-1] < 0.1
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_architecture_is_hashable_and_small_to_send() -> None:
+    assert isinstance(architecture(), Architecture)
+    assert hash(architecture()) == hash(architecture())

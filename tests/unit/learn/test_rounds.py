@@ -1,0 +1,186 @@
+"""Publish rounds: the invariant of error feedback, crash and roll-back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learn_fixtures import SETTINGS, architecture, dataset
+
+from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.delta.chunks import CodecParameters
+from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import exchanged_layout
+from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.round import Rounds
+from kmel_p2p.learn.session import Progress
+
+LAYOUT = exchanged_layout(architecture())
+CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=64, kept=4, bits=2))
+
+
+def quiet(progress: Progress) -> None:
+    """Nobody listens."""
+
+
+def rounds(folder: Path, resume: str | None = None) -> Rounds:
+    network = Network(architecture())
+    start_local(network, architecture(), 3, 4)
+    made = Rounds(network, dataset(), LAYOUT, CODEC, SETTINGS, folder)
+    made.resume(resume)
+    return made
+
+
+def run(site: Rounds, trunk: np.ndarray, numbers: range, bound: float | None = None) -> list[bytes]:
+    """Train and commit these rounds; `trunk` follows the site's own entries."""
+    payloads = []
+    for number in numbers:
+        result = site.train(number, 5, bound, trunk, quiet)
+        site.commit(number)
+        trunk += CODEC.decode(result.payload).dense(LAYOUT.size)
+        payloads.append(result.payload)
+    return payloads
+
+
+def test_everything_published_plus_residual_is_everything_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = rounds(tmp_path)
+    trunk = initial_trunk(LAYOUT, 3)
+    drifts, sent = np.zeros(LAYOUT.size), np.zeros(LAYOUT.size)
+    for number in range(1, 6):
+        before = site.residual.astype(np.float64)
+        result = site.train(number, 5, None, trunk, quiet)
+        delta = CODEC.decode(result.payload)
+        sent += delta.dense(LAYOUT.size)
+        drifts += site._network.exchanged.detach().numpy().astype(np.float64) - trunk
+        assert result.norm == pytest.approx(float(np.linalg.norm(delta.dense(LAYOUT.size))))
+        assert not np.array_equal(before, site.residual)
+        site.commit(number)
+        # Others publish too: the trunk this site trains from moves by more than its own entries.
+        trunk = trunk + delta.dense(LAYOUT.size) + np.float32(0.001)
+    assert sent + site.residual == pytest.approx(drifts, abs=1e-5)
+    assert np.abs(sent).sum() > 0
+
+
+def test_norm_bound_is_kept_and_nothing_is_lost(tmp_path: Path) -> None:
+    site = rounds(tmp_path)
+    trunk = initial_trunk(LAYOUT, 3)
+    free = site.train(1, 5, None, trunk, quiet)
+    site.abandon(1)
+    bound = free.norm / 3
+    result = site.train(1, 5, bound, trunk, quiet)
+    assert 0 < result.norm <= bound
+    drift = site._network.exchanged.detach().numpy() - trunk
+    assert CODEC.decode(result.payload).dense(LAYOUT.size) + site.residual == pytest.approx(drift, abs=1e-6)
+
+
+def test_a_restart_from_the_stored_file_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    straight, trunk = rounds(tmp_path / "a"), initial_trunk(LAYOUT, 3)
+    run(straight, trunk, range(1, 4))
+    at_three = trunk.copy()
+    later = run(straight, trunk, range(4, 6))
+
+    crashed, trunk = rounds(tmp_path / "b"), initial_trunk(LAYOUT, 3)
+    run(crashed, trunk, range(1, 4))
+    # Round 4 is on disk but its entry was never stored; the process dies and another takes its place.
+    crashed.train(4, 5, None, trunk, quiet)
+    assert (tmp_path / "b" / "round-4.safetensors").exists()
+    again = rounds(tmp_path / "b", "round-3.safetensors")
+    assert np.array_equal(trunk, at_three)
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["round-3.safetensors"]
+    assert again.committed == 3
+    assert run(again, trunk, range(4, 6)) == later
+    assert again.steps == straight.steps == 25
+    assert again.history == straight.history
+
+
+def test_an_abandoned_round_leaves_no_trace(tmp_path: Path) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 3))
+    residual, private, history = site.residual.copy(), site.private(), list(site.history)
+    first = site.train(3, 5, None, trunk, quiet)
+    site.abandon(3)
+    assert np.array_equal(site.residual, residual)
+    assert np.array_equal(site.private(), private)
+    assert (site.steps, site.history, site.committed) == (10, history, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["round-2.safetensors"]
+    assert site.train(3, 5, None, trunk, quiet).payload == first.payload
+
+
+def test_an_interrupted_round_leaves_no_trace(tmp_path: Path) -> None:
+    class StopNow(Exception):
+        pass
+
+    def stop_after_two(progress: Progress) -> None:
+        if progress.done == 2:
+            raise StopNow
+
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    with pytest.raises(StopNow):
+        site.train(1, 5, None, trunk, stop_after_two)
+    assert not site.residual.any()
+    assert site.steps == 0
+    assert (
+        site.train(1, 5, None, trunk, quiet).payload == rounds(tmp_path / "x").train(1, 5, None, trunk, quiet).payload
+    )
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda site, trunk: site.train(5, 1, None, trunk, quiet),
+        lambda site, trunk: site.commit(2),
+        lambda site, trunk: site.abandon(2),
+        lambda site, trunk: (site.train(2, 1, None, trunk, quiet), site.train(3, 1, None, trunk, quiet)),
+    ],
+)
+def test_rounds_out_of_order_are_refused(tmp_path: Path, misuse: Callable[[Rounds, np.ndarray], object]) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 2))
+    with pytest.raises(LocalError):
+        misuse(site, trunk)
+
+
+def test_diverged_training_is_named_and_undone(tmp_path: Path) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    trunk[:10] = 3e38
+    with pytest.raises(ConfigError, match="learning_rate"):
+        site.train(1, 2, None, trunk, quiet)
+    assert not site.residual.any()
+    assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "other model"])
+def test_a_damaged_round_file_is_named(tmp_path: Path, damage: str) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 2))
+    path = tmp_path / "round-1.safetensors"
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "half":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content.replace(b'"residual"', b'"residuum"'))
+    with pytest.raises(ConfigError, match=r"round-1\.safetensors"):
+        rounds(tmp_path, "round-1.safetensors")
+
+
+def test_a_full_disk_leaves_the_state_before_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kmel_p2p.learn.statefile.os.fsync", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        site.train(1, 2, None, trunk, quiet)
+    assert not site.residual.any()
+    assert not list(tmp_path.glob("*"))
