@@ -72,6 +72,8 @@ class Connection:
         self.numeric_address = numeric_address
         self.connected = False
         """TCP stands."""
+        self.authenticated = False
+        """CURVE and the peer's gate let us in."""
         self.up = False
         """The peer welcomed us."""
         self.dialled_at = now
@@ -83,7 +85,6 @@ class Connection:
         self._wiring = wiring
         self._owner = owner
         self._hello: bytes | None = encode(Hello(greeting))
-        self._authenticated = False
         self._closed = False
         routing_id = ROUTING_ID_PREFIX + wiring.entropy(ROUTING_ID_RANDOM_BYTES)
         self._socket = make_dealer(wiring.context, wiring.keys, server_key, self.lane, routing_id, wiring.settings)
@@ -145,7 +146,7 @@ class Connection:
         return False
 
     def _send_hello(self) -> None:
-        if self._authenticated and self._hello is not None and self.send(self._hello):
+        if self.authenticated and self._hello is not None and self.send(self._hello):
             self._hello = None
 
     def welcomed(self) -> None:
@@ -172,7 +173,7 @@ class Connection:
         if event == zmq.EVENT_CONNECTED:
             self.connected = True
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._authenticated = True
+            self.authenticated = True
             self._send_hello()
             self._pump.nudge()
         elif event & _FAILED:
@@ -188,7 +189,7 @@ class Connection:
         silent = self._wiring.clock() - self.heard_at
         if self.up and silent >= self._wiring.settings.heartbeat_timeout * 9 // 10:
             return Loss.NO_HEARTBEAT
-        return Loss.CLOSED if self._authenticated else Loss.WRONG_KEY
+        return Loss.CLOSED if self.authenticated else Loss.WRONG_KEY
 
     def _overdue(self) -> None:
         self._deadline = None

@@ -61,6 +61,10 @@ MISBEHAVIOUR_PER_CUT = 32
 """A connection is cut at every so many messages that are not allowed; its owner has to dial again."""
 
 
+DOUBTS = 3
+"""Probes, one per tick, of a connection that may have ended."""
+
+
 class LinkHost(Protocol):
     """The transport."""
 
@@ -212,6 +216,21 @@ class Link:
         self.traffic.bytes_out[route.lane] += len(header) + (0 if data is None else len(data))
         return True
 
+    def doubt(self, descriptor: int) -> None:
+        """A connection with this descriptor ended: find out whether it was one of the site's, a few times.
+
+        ZeroMQ tells of the end before it takes the connection's queue away, and descriptors are used again.
+        """
+        for route in list(self._inbound.values()):
+            if route.descriptor == descriptor:
+                route.doubts = DOUBTS
+                self._probe(route)
+
+    def _probe(self, route: InboundRoute) -> None:
+        """A ping over a connection that has ended is refused at once; over a living one it does no harm."""
+        route.doubts -= 1
+        self._send(route, encode(Ping(0)))
+
     def _inbound_gone(self, route: InboundRoute, reason: str) -> None:
         if self._inbound.get(route.lane) is route:
             del self._inbound[route.lane]
@@ -260,7 +279,7 @@ class Link:
                 self.transfers.refused(frame)
             case Ping(token):
                 self._send(route, encode(Pong(token)))
-            case Pong(token) if isinstance(route, Connection):
+            case Pong(token):
                 self._answered(route, token)
             case Hello(greeting) if isinstance(route, InboundRoute):
                 self._hello(route, greeting)
@@ -312,14 +331,14 @@ class Link:
             self.transfers.inbox.open(connection.session)
         self._review("")
 
-    def _answered(self, connection: Connection, token: int) -> None:
-        if connection.ping == token:
+    def _answered(self, route: Connection | InboundRoute, token: int) -> None:
+        if isinstance(route, Connection) and route.ping == token:
             self._round_trip = self._wiring.clock() - token
-            connection.ping = None
+            route.ping = None
 
     def _other_version(self, route: Connection | InboundRoute, error: VersionError) -> None:
-        self.traffic.misbehaviour += 1
         if isinstance(route, InboundRoute):
+            self._misbehaved(route, str(error), cut=False)
             # Our greeting tells the dialler which version we speak; only its number has to be understood.
             answer = Greeting(Lane.CONTROL, self._boot, 0, bytes(SESSION_BYTES), 0)
             self._send(route, encode(Welcome(answer)))
@@ -385,6 +404,8 @@ class Link:
     def tick(self, now: Micros) -> None:
         """Ping, notice silence, give up what does not move, close what is idle."""
         settings = self._wiring.settings
+        for doubtful in [route for route in self._inbound.values() if route.doubts > 0]:
+            self._probe(doubtful)
         control = self._control.connection
         if control is not None:
             if now - control.heard_at >= settings.silence:

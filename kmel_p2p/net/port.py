@@ -47,6 +47,8 @@ class InboundRoute:
         self.heard_at = now
         self.gone = False
         """The connection had ended at the last attempt to send."""
+        self.doubts = 0
+        """Times left to probe whether it has ended."""
         self.routing_id = routing_id
         self.descriptor = descriptor
         self._port = port
@@ -69,6 +71,7 @@ class Port:
         wiring: what the transport shares.
         on_parts: user id, route, frames after the routing id, and whether there were too many.
         on_strange: told of each handshake that failed before a key was seen.
+        on_disconnected: told the descriptor of each connection that ended; it may be in use again.
     """
 
     def __init__(
@@ -76,17 +79,19 @@ class Port:
         wiring: Wiring,
         on_parts: Callable[[str, InboundRoute, list[zmq.Frame], bool], None],
         on_strange: Callable[[], None],
+        on_disconnected: Callable[[int], None],
     ) -> None:
         self._wiring = wiring
         self._on_parts = on_parts
         self._on_strange = on_strange
+        self._on_disconnected = on_disconnected
         self._closed = False
         self.number = 0
         """TCP port bound; 0 before."""
         self.gone_away = 0
         """Answers whose connection had ended."""
         self._socket = make_router(wiring.context, wiring.keys, wiring.settings)
-        self._monitor = make_monitor(wiring.context, self._socket, STRANGE_HANDSHAKES)
+        self._monitor = make_monitor(wiring.context, self._socket, STRANGE_HANDSHAKES | zmq.EVENT_DISCONNECTED)
 
     def bind(self, address: str) -> str:
         """Bind and start receiving. Returns the address with the port filled in.
@@ -129,8 +134,11 @@ class Port:
 
     def _monitor_turn(self) -> bool:
         while not self._closed and readiness(self._monitor) & zmq.POLLIN:
-            parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
-            self._on_strange()
+            happened = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            if happened["event"] == zmq.EVENT_DISCONNECTED:
+                self._on_disconnected(int(happened["value"]))
+            else:
+                self._on_strange()
         return False
 
     def send(self, routing_id: bytes, header: bytes, data: memoryview | None) -> Sent:

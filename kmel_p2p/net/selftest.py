@@ -36,8 +36,8 @@ class _Stranger:
         self._settle(None)
 
     def connection_ended(self, connection: Connection, loss: Loss) -> None:
-        """The expected end."""
-        self._settle(loss)
+        """The expected end, unless it came after we had been let in."""
+        self._settle(None if connection.authenticated else loss)
 
     def _settle(self, loss: Loss | None) -> None:
         if not self._outcome.done():

@@ -139,7 +139,7 @@ class Transport:
 
     async def _listen(self, wiring: Wiring) -> str:
         self._gate = Gate(wiring.context, wiring.loop, self._decide, lambda error: self._fault("gate", error))
-        self._port = Port(wiring, self._received, self._strange_handshake)
+        self._port = Port(wiring, self._received, self._strange_handshake, self._disconnected)
         bound = self._port.bind(self._bind)
         stranger = stranger_keys(wiring)
         self._self_test_key = stranger.public
@@ -280,7 +280,9 @@ class Transport:
             return site.hex()
         if curve_key != self._self_test_key:
             self._strangers.knocked(
-                address, curve_key.hex(), "its key is not in the roster; if it should be, amend the charter"
+                address.removeprefix("::ffff:"),
+                curve_key.hex(),
+                "its key is not in the roster; if it should be, amend the charter",
             )
         return None
 
@@ -299,6 +301,10 @@ class Transport:
             route.cut()  # admitted once, not any more
             return
         self._link(key).receive(route, parts, overflow)
+
+    def _disconnected(self, descriptor: int) -> None:
+        for link in list(self._links.values()):
+            link.doubt(descriptor)
 
     # -- what links tell (LinkHost) --------------------------------------------------------------
 

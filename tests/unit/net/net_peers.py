@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmel_p2p.core.identity import Identity
+import zmq
+
+from kmel_p2p.core.identity import Identity, curve_public
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
+from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.links import Egress, LinkEvent, LinkState
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.net.transport import Transport
@@ -133,6 +136,115 @@ class Federation:
             peer.address = await peer.transport.start()
         return peer
 
+    def member(self, number: int) -> Identity:
+        """A site of the roster without a transport."""
+        identity = Identity(bytes([number]) * 32)
+        self.roster.add(identity.key)
+        return identity
+
     async def close(self) -> None:
         for peer in self.peers:
             await peer.transport.close()
+
+
+class Proxy:
+    """A TCP proxy in front of one port, with faults that can be switched while connections live."""
+
+    def __init__(self, target: str) -> None:
+        self._target = int(target.rpartition(":")[2])
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.address = ""
+        self.connections = 0
+        self.delay_s = 0.0
+        self.black_hole = False
+        """Swallow everything, in both directions, without closing."""
+        self.cut_after: int | None = None
+        """Reset a connection once it carried this many bytes towards the target; then None again."""
+        self.forwarded = 0
+
+    async def start(self) -> Proxy:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.address = f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers += [writer, far_writer]
+        for source, sink, inward in ((reader, far_writer, True), (far_reader, writer, False)):
+            task = asyncio.create_task(self._carry(source, sink, inward))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, inward: bool) -> None:
+        try:
+            while data := await source.read(65536):
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                if self.black_hole:
+                    continue
+                if inward:
+                    self.forwarded += len(data)
+                    if self.cut_after is not None and self.forwarded >= self.cut_after:
+                        self.cut_after = None
+                        self.reset()
+                        return
+                sink.write(data)
+                await sink.drain()
+            sink.write_eof()
+        except OSError:
+            sink.transport.abort()
+
+    def reset(self) -> None:
+        """Abort every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def half_close(self) -> None:
+        """Tell each side that the other will send nothing more, but leave the connections open."""
+        for writer in self._writers:
+            if not writer.transport.is_closing():
+                writer.write_eof()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.reset()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+class RawDealer:
+    """A hostile or broken program with any CURVE key and routing id, on plain ZeroMQ."""
+
+    def __init__(
+        self, identity: Identity, server: Peer, *, routing_id: bytes | None = None, curve: bool = True
+    ) -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        if curve:
+            self.socket.curve_publickey, self.socket.curve_secretkey = identity.curve_pair()
+            self.socket.curve_serverkey = curve_public(server.key)
+        if routing_id is not None:
+            self.socket.routing_id = routing_id
+        self.socket.connect(server.address)
+
+    async def receive(self, within: float = 5.0) -> list[bytes]:
+        return await until(lambda: self.socket.poll(0) and self.socket.recv_multipart(), within)
+
+    def hello(self, lane: Lane = Lane.CONTROL, **changes: Any) -> bytes:
+        values = {"lane": lane, "boot": b"B" * 8, "dial": 1, "session": b"S" * 8, "window": 2**20} | changes
+        return encode(Hello(Greeting(**values)))
+
+    def close(self) -> None:
+        self._context.destroy(0)
