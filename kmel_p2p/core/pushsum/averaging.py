@@ -1,0 +1,351 @@
+"""Averaging mode `pushsum`: every site holds its own trunk, a quotient of sum and mass, and moves shares of both.
+
+A round trains from the site's trunk, adds the drift, and sends one share to one other site. Nothing waits for a named
+site: a share whose receiver is out of reach waits for it aside, and the next one goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
+from kmel_p2p.core.errors import LocalError, WireError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.averaging import Members
+from kmel_p2p.core.ledger.pace import may_run
+from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberRemoved
+from kmel_p2p.core.pushsum.events import PushSumRefused
+from kmel_p2p.core.pushsum.keeper import Keeper
+from kmel_p2p.core.pushsum.messages import Ask, Inquiry, Receipt, Standings, Transfer
+from kmel_p2p.core.pushsum.mixing import Mixing
+from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
+from kmel_p2p.core.pushsum.share import payload_bytes
+from kmel_p2p.core.pushsum.spread import Spread
+from kmel_p2p.core.pushsum.standing import Standing, StandingTable, slowest_level
+from kmel_p2p.core.pushsum.state import Minted, State
+from kmel_p2p.core.pushsum.transfers import Transfers
+from kmel_p2p.core.rounds import (
+    Approve,
+    EntryHeld,
+    Listen,
+    Persisted,
+    Phase,
+    PhaseChanged,
+    Ready,
+    Reject,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundFailed,
+    RoundOpened,
+    RunComplete,
+    Trained,
+    Waiting,
+)
+from kmel_p2p.core.types import Micros, Randomness, SiteKey
+
+
+class Step(enum.Enum):
+    """Where the next own round is."""
+
+    IDLE = "idle"
+    TRAINING = "training"
+    HELD = "held for approval"
+    STORING = "storing"
+
+
+class PushSumAveraging:
+    """See the module docstring. Implements `rounds.Averaging`.
+
+    Args:
+        state: fresh, or restored from the store; altered in place.
+        generation: the site's persisted count of starts.
+    """
+
+    messages: tuple[type[Message], ...] = (Standings, Transfer, Inquiry, Receipt, Ask)
+
+    def __init__(
+        self,
+        identity: Identity,
+        rules: PushSumRules,
+        members: Members,
+        rng: Randomness,
+        settings: PushSumSettings,
+        state: State,
+        generation: int,
+        now: Micros,
+    ) -> None:
+        self.state = state
+        self._key = identity.key
+        self._rules = rules
+        self._members = members
+        self._settings = settings
+        self._outbox: deque[Effect] = deque()
+        self._phase = Phase.PREPARING
+        self._ready = False
+        self._settled_at: Micros | None = None
+        self._waiting = ""
+        self._complete = False
+        self._resting = False
+        self._step = Step.IDLE
+        self._trained: tuple[Trained, NDArray[np.float32]] | None = None
+        self._keeper = Keeper(state, self._outbox)
+        self.table = StandingTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
+        self._spread = Spread(
+            identity,
+            rules.charter_id,
+            self.table,
+            self._describe,
+            generation,
+            members.alive,
+            self._outbox,
+            rng,
+            settings.interval,
+            now,
+        )
+        self._transfers = Transfers(
+            self._keeper, self.table, self._is_alive, self._outbox, rng, settings.transfers, rules.age_limit, now
+        )
+        self._transfers.on_credit = self._on_credit
+        self._mixing = Mixing(state, rules, settings, members, self.table, self._transfers, self._weight, rng)
+
+    @property
+    def phase(self) -> Phase:
+        """What this site does about its own contribution."""
+        return self._phase
+
+    @property
+    def waiting(self) -> str:
+        """Why no round is open, for the operator; empty when one is."""
+        return self._waiting
+
+    @property
+    def complete(self) -> bool:
+        """Whether all alive sites listen and have finished their last exchanges."""
+        return self._complete
+
+    @property
+    def vector(self) -> Mapping[SiteKey, int]:
+        """Rounds trained, by site, as far as known. Says who worked, not what is mixed in here."""
+        own = {self._key: self.state.rounds} if self.state.rounds else {}
+        return {**self.table.rounds(), **own}
+
+    def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """This site's trunk, float32[d]."""
+        return self.state.holding.trunk(out)
+
+    # ---- machine ------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Feed a pushsum message from an authenticated sender."""
+        try:
+            match message:
+                case Standings():
+                    for standing in self._spread.on_standings(sender, message):
+                        self._transfers.check_life(standing)
+                case Transfer():
+                    self._transfers.on_transfer(sender, message, self._mixing.reached())
+                case Inquiry():
+                    self._transfers.on_inquiry(sender, message)
+                case Receipt():
+                    self._transfers.on_receipt(sender, message)
+                case Ask():
+                    self._mixing.on_ask(sender, now)
+        except WireError as error:
+            self._outbox.append(Emit(PushSumRefused(sender, str(error))))
+        self._turn(now)
+
+    def command(self, cmd: Any, now: Micros) -> None:
+        """Feed one of `rounds.COMMANDS`."""
+        match cmd:
+            case Ready():
+                self._ready = True
+                self._settled_at = now + self._settings.settle
+                self._set_phase(Phase.TRAINING, "data prepared")
+            case Listen(reason):
+                self._set_phase(Phase.LISTENING, reason)
+            case Trained():
+                self._on_trained(cmd)
+            case RoundFailed() | Reject():
+                self._expect(Step.HELD if isinstance(cmd, Reject) else Step.TRAINING, cmd.seq)
+                self._ready = self._ready and isinstance(cmd, Reject)
+                self._abandon(cmd.seq, cmd.reason)
+            case Approve():
+                self._expect(Step.HELD, cmd.seq)
+                self._store_round()
+            case Persisted():
+                self._keeper.persisted(cmd.ticket, now)
+        self._turn(now)
+
+    def member_event(self, event: Event, now: Micros) -> None:
+        """Membership's verdict on a site changed."""
+        match event:
+            case MemberJoined(key=key) | MemberBack(key=key):
+                self._spread.greet(key)
+                self._transfers.is_back(key, now)
+            case MemberRemoved(key=key):
+                self._transfers.is_retired(key)
+                self.table.remove(key)
+        self._turn(now)
+
+    def advance(self, now: Micros) -> None:
+        """Time passed."""
+        self._spread.advance(now)
+        self._transfers.advance(now)
+        self._turn(now)
+
+    def deadline(self) -> Micros | None:
+        """When `advance` is due next."""
+        moments = (self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(), self._settled_at)
+        return min(m for m in moments if m is not None)
+
+    def poll(self) -> Effect | None:
+        """The next effect, or None."""
+        return self._outbox.popleft() if self._outbox else None
+
+    # ---- rounds -------------------------------------------------------------------------------------------------
+
+    def _maybe_open_round(self) -> None:
+        if not self._ready or self._step is not Step.IDLE or self._phase is not Phase.TRAINING:
+            self._say_waiting("")
+            return
+        reason = self._why_wait()
+        self._say_waiting(reason)
+        if reason:
+            return
+        if not self.state.weight:
+            self._keeper.change(Minted(self._weight()))
+            self._spread.announce()
+        limit = self._rules.entry_limit
+        if self.state.level >= limit:
+            self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
+            return
+        self._step = Step.TRAINING
+        self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, self._rules.steps_per_entry, math.inf)))
+
+    def _why_wait(self) -> str:
+        alive = self._members.alive()
+        told = self.table.among(alive)
+        if self._settled_at is not None and len(told) < len(alive):
+            return "hearing from every reachable site before the first round"
+        if self._mixing.is_old():
+            return "this site's trunk is too old to train from; fetching a newer one from the others"
+        present = 1 + sum(1 for s in told if s.phase == Phase.TRAINING)
+        if not self.vector and present < self._rules.start_sites:
+            return f"{present} of {self._rules.start_sites} sites are ready to start"
+        if self.state.level >= self._rules.entry_limit:
+            return ""
+        slow = slowest_level(told, self._mixing.reached(), self._rules.age_limit)
+        if not may_run(self.state.level + 1, slow, self._rules.max_lead):
+            return f"{self._rules.max_lead} rounds ahead of the slowest training site"
+        return ""
+
+    def _on_trained(self, result: Trained) -> None:
+        self._expect(Step.TRAINING, result.seq)
+        size = len(self.state.holding)
+        if len(result.payload) != 4 * size:
+            raise LocalError(f"the drift has {len(result.payload)} bytes; float32[{size}] is needed")
+        self._trained = result, np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
+        if self._settings.hold:
+            self._step = Step.HELD
+            self._outbox.append(Emit(EntryHeld(result.seq, payload_bytes(size, self._rules.bits))))
+        else:
+            self._store_round()
+
+    def _store_round(self) -> None:
+        """The round counts from when it is durable; only then a share leaves."""
+        assert self._trained is not None, "a round is trained"
+        result, drift = self._trained
+        try:
+            self.state.trained(drift, self._rules.momentum, self._rules.outer_step)
+        except LocalError as error:
+            # The same training would end the same way: the driver decides when this site is ready again.
+            self._ready = False
+            self._abandon(result.seq, str(error))
+            return
+        self._step = Step.STORING
+        self._keeper.checkpoint(result.own_state_file, lambda now: self._round_stored(result.seq))
+
+    def _round_stored(self, seq: int) -> None:
+        self._step, self._trained = Step.IDLE, None
+        self._outbox.append(Emit(RoundCommitted(seq)))
+        self._mixing.send_one(self._rules.bits)
+        self._spread.announce()
+
+    def _abandon(self, seq: int, reason: str) -> None:
+        self._step, self._trained = Step.IDLE, None
+        self._outbox.append(Emit(RoundAbandoned(seq, reason)))
+
+    def _expect(self, step: Step, seq: int) -> None:
+        if self._step is not step or seq != self.state.rounds + 1:
+            raise LocalError(f"round {seq} is not {step.value}: round {self.state.rounds + 1} is {self._step.value}")
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _turn(self, now: Micros) -> None:
+        """After every input: see whether a round may open, something is to be asked, or the run is over."""
+        if self._settled_at is not None and now >= self._settled_at:
+            self._settled_at = None
+        self._maybe_open_round()
+        if self._phase is not Phase.PREPARING:
+            newer = self._mixing.ask_if_old(now)
+            if newer is not None:
+                self._outbox.append(Send(newer, Ask()))
+        self._mixing.wind_down(self._phase, now)
+        if self._mixing.resting != self._resting:
+            self._resting = self._mixing.resting
+            self._spread.announce()
+        complete = self._resting and self._step is Step.IDLE and self._mixing.all_rest()
+        if complete and not self._complete:
+            self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
+        self._complete = complete
+
+    def _on_credit(self, sender: SiteKey, now: Micros) -> None:
+        if self._phase is Phase.LISTENING:
+            self._mixing.answer(sender)
+
+    def _set_phase(self, phase: Phase, reason: str) -> None:
+        if self._phase is Phase.LISTENING or phase is self._phase:
+            return
+        self._phase = phase
+        self._outbox.append(Emit(PhaseChanged(phase, reason)))
+        self._spread.announce()
+
+    def _say_waiting(self, reason: str) -> None:
+        if reason != self._waiting:
+            self._waiting = reason
+            self._outbox.append(Emit(Waiting(reason)))
+
+    def _describe(self, generation: int, counter: int) -> Standing:
+        return Standing(
+            site=self._key,
+            generation=generation,
+            counter=counter,
+            life=self.state.life,
+            weight=self._weight(),
+            rounds=self.state.rounds,
+            offset=self.state.offset,
+            phase=int(self._phase),
+            resting=self._resting,
+        )
+
+    def _weight(self) -> int:
+        """Starting mass: as minted, or as it would be minted now."""
+        if self.state.weight:
+            return self.state.weight
+        alive = self._members.alive()
+        others = [c for c in map(self._size_class, alive) if c]
+        return size_weight(self._size_class(self._key), others, self._rules.weight_cap)
+
+    def _size_class(self, key: SiteKey) -> int:
+        descriptor = self._members.descriptor(key)
+        return descriptor.size_class if descriptor is not None else 0
+
+    def _is_alive(self, key: SiteKey) -> bool:
+        return key in self._members.alive()

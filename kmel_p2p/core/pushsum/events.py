@@ -1,0 +1,76 @@
+"""What pushsum tells its driver: facts for the operator, records for the store. Rounds are in `core.rounds`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.types import SiteKey
+
+
+class Treatment(enum.IntEnum):
+    """What a transfer did to the trunk here (age rule: Hegedus, Danner and Jelasity, DAIS 2019)."""
+
+    ADDED = 0
+    REPLACED = 1
+    """The trunk here was too old: the received one took its place."""
+    REVALUED = 2
+    """The received trunk was too old: only the mass counted."""
+    REFUSED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MassSent(Event):
+    """A transfer is debited, durable and on its way."""
+
+    to: SiteKey
+    number: int
+    mass: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MassReceived(Event):
+    """A transfer of another site is credited and durable."""
+
+    sender: SiteKey
+    number: int
+    mass: int
+    treatment: Treatment
+
+
+@dataclass(frozen=True, slots=True)
+class MassReclaimed(Event):
+    """A transfer that certainly counts nowhere was taken back."""
+
+    to: SiteKey
+    number: int
+    mass: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushSumRefused(Event):
+    """A remote peer sent something that does not stand. Counted against it."""
+
+    sender: SiteKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateRecord(Record):
+    """The whole state: replaces every earlier record of this mode, in one transaction."""
+
+    index: int
+    state: bytes
+    own_state_file: str | None
+    """Trainer state that belongs to it; None keeps the one stored before."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecord(Record):
+    """One change since the newest `StateRecord`, to be appended."""
+
+    index: int
+    body: bytes

@@ -1,0 +1,107 @@
+"""What peers say to each other in pushsum mode."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.pushsum.holding import MAX_MASS
+from kmel_p2p.core.pushsum.standing import LIFE_BYTES, MAX_ROUNDS, Standing
+from kmel_p2p.core.wire import KEY, MAX_SITES, SIGNATURE, Schema, blob, flag, listing, record, uint
+
+MAX_PAYLOAD_BYTES = 128 * 1024 * 1024
+MAX_NUMBER = 2**40
+
+
+class Verdict(enum.IntEnum):
+    """What became of a transfer at its receiver."""
+
+    APPLIED = 0
+    REFUSED = 1
+    """Durably not applied, now and ever: the sender takes the mass back."""
+    MISSING = 2
+    """Not here so far: send it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standings(Message):
+    """What the sender knows about where every site stands."""
+
+    standings: tuple[Standing, ...]
+    reply: bool
+    """Whether the sender wants the receiver's in return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer(Message):
+    """Mass on its way. Numbers rise per (life of the sender, receiver) and one is under way at a time."""
+
+    number: int
+    sender_life: bytes
+    receiver_life: bytes
+    mass: int
+    age: int
+    """Round up to which work of others is mixed into it."""
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry(Message):
+    """Asks what became of a transfer whose receipt did not come."""
+
+    number: int
+    sender_life: bytes
+    receiver_life: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt(Message):
+    """What became of a transfer. `life` is that of the transfer's sender, to whom this goes."""
+
+    number: int
+    life: bytes
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Message):
+    """The sender's trunk is too old to train from: please send some mass."""
+
+
+_LIFE = blob(LIFE_BYTES, LIFE_BYTES)
+_NUMBER = uint(MAX_NUMBER)
+_ROUND = uint(MAX_ROUNDS)
+
+_STANDING = record(
+    Standing,
+    site=KEY,
+    generation=uint(2**40),
+    counter=uint(2**40),
+    life=_LIFE,
+    weight=uint(MAX_MASS),
+    rounds=_ROUND,
+    offset=_ROUND,
+    phase=uint(2),
+    resting=flag(),
+    signature=SIGNATURE,
+)
+
+SCHEMAS = (
+    Schema(40, Standings, {"standings": listing(_STANDING, MAX_SITES), "reply": flag()}),
+    Schema(
+        41,
+        Transfer,
+        {
+            "number": _NUMBER,
+            "sender_life": _LIFE,
+            "receiver_life": _LIFE,
+            "mass": uint(MAX_MASS),
+            "age": _ROUND,
+            "payload": blob(MAX_PAYLOAD_BYTES),
+        },
+    ),
+    Schema(42, Inquiry, {"number": _NUMBER, "sender_life": _LIFE, "receiver_life": _LIFE}),
+    Schema(43, Receipt, {"number": _NUMBER, "life": _LIFE, "verdict": uint(2)}),
+    Schema(44, Ask, {}),
+)

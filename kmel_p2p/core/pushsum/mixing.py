@@ -1,0 +1,142 @@
+"""Who is sent the next share, and when outside rounds.
+
+After each round one random partner gets a share. A listening site answers a training one, so that mass does not pile
+up where nobody trains. When all listen, each sends a few last shares and rests. A site whose trunk is too old asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kmel_p2p.core.ledger.averaging import Members
+from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
+from kmel_p2p.core.pushsum.share import Bits
+from kmel_p2p.core.pushsum.standing import Standing, StandingTable, reached
+from kmel_p2p.core.pushsum.state import State
+from kmel_p2p.core.pushsum.transfers import Transfers
+from kmel_p2p.core.rounds import Phase
+from kmel_p2p.core.types import Micros, Randomness, SiteKey
+
+
+class Mixing:
+    """See the module docstring."""
+
+    def __init__(
+        self,
+        state: State,
+        rules: PushSumRules,
+        settings: PushSumSettings,
+        members: Members,
+        table: StandingTable,
+        transfers: Transfers,
+        weight: Callable[[], int],
+        rng: Randomness,
+    ) -> None:
+        self._state = state
+        self._rules = rules
+        self._settings = settings
+        self._members = members
+        self._table = table
+        self._transfers = transfers
+        self._weight = weight
+        self._rng = rng
+        self._left: int | None = None
+        """Last shares still to send; None while somebody alive trains."""
+        self._next_last: Micros = 0
+        self._rested_age = -1
+        self._next_ask: Micros = 0
+        self._answered: dict[SiteKey, Micros] = {}
+
+    # ---- shares -------------------------------------------------------------------------------------------------
+
+    def send_one(self, bits: Bits) -> None:
+        """Send a share to a random partner, if there is one."""
+        partners = [s for s in self.takers() if self._transfers.may_send(s, self._weight())]
+        if partners:
+            self._transfers.send(self._rng.choice(partners), self._weight(), bits)
+
+    def takers(self) -> list[Standing]:
+        """Reachable sites that take part and that we may send to, in key order."""
+        near = self._settings.neighbours
+        keys = [key for key in self._members.alive() if not near or key in near]
+        return [s for s in self._table.among(keys) if s.phase != Phase.PREPARING]
+
+    def answer(self, sender: SiteKey) -> None:
+        """While we listen: give a training site back what its weight asks for."""
+        standing = self._table.get(sender)
+        if standing is not None and standing.phase == Phase.TRAINING:
+            self._send_to(standing)
+
+    def on_ask(self, sender: SiteKey, now: Micros) -> None:
+        """A site with an old trunk asks for a share: at most one per retry period."""
+        standing = self._table.get(sender)
+        due = self._answered.get(sender, now)
+        if standing is not None and now >= due and not self.is_old():
+            self._answered[sender] = now + self._settings.transfers.retry_first
+            self._send_to(standing)
+
+    def _send_to(self, standing: Standing) -> None:
+        if self._transfers.may_send(standing, self._weight()):
+            self._transfers.send(standing, self._weight(), self._rules.bits)
+
+    # ---- age ----------------------------------------------------------------------------------------------------
+
+    def reached(self) -> int:
+        """The round the federation has reached, as far as reachable sites tell."""
+        return reached(self._table.among(self._members.alive()), self._state.level)
+
+    def is_old(self) -> bool:
+        """Whether the trunk here misses too much of the others' work to count."""
+        return self._state.age + self._rules.age_limit < self.reached()
+
+    def ask_if_old(self, now: Micros) -> SiteKey | None:
+        """Whom to ask for a share now, if anybody."""
+        if now < self._next_ask or not self.is_old():
+            return None
+        self._next_ask = now + self._settings.transfers.retry_first
+        goal = self.reached()
+        newer = [s.site for s in self._table.among(self._members.alive()) if s.level >= goal]
+        return self._rng.choice(newer) if newer else None
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    @property
+    def resting(self) -> bool:
+        """Whether the last shares are sent and received for."""
+        return self._left == 0 and not self._transfers.owes_someone_alive
+
+    def wind_down(self, phase: Phase, now: Micros) -> None:
+        """Send last shares while everybody reachable listens."""
+        if phase is not Phase.LISTENING or not self._all_listen():
+            self._left = None
+            return
+        if self._left is None:
+            # Sites that come and go after the end do not start it over, unless work was mixed in since.
+            self._left = 0 if self._state.age == self._rested_age else self._rules.last_exchanges
+            self._next_last = now
+        while self._left and now >= self._next_last:
+            self._left -= 1
+            self._next_last = now + self._settings.interval
+            self.send_one(self._rules.last_bits)
+        if self._left == 0:
+            self._rested_age = self._state.age
+
+    def deadline(self) -> Micros | None:
+        """When `ask_if_old` or `wind_down` has something to do."""
+        moments = []
+        if self._left:
+            moments.append(self._next_last)
+        if self.is_old():
+            moments.append(self._next_ask)
+        return min(moments, default=None)
+
+    def all_rest(self) -> bool:
+        """Whether every reachable site says that it rests."""
+        alive = self._members.alive()
+        told = self._table.among(alive)
+        return len(told) == len(alive) and all(s.resting and s.phase == Phase.LISTENING for s in told)
+
+    def _all_listen(self) -> bool:
+        alive = self._members.alive()
+        told = self._table.among(alive)
+        return len(told) == len(alive) and all(s.phase == Phase.LISTENING for s in told)

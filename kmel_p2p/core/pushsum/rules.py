@@ -1,0 +1,105 @@
+"""What the charter says about pushsum, what a site may set, and the weight of a site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.pushsum.holding import MASS_BITS
+from kmel_p2p.core.pushsum.share import Bits
+from kmel_p2p.core.pushsum.transfers import TransferSettings
+from kmel_p2p.core.types import SECOND, Micros, SiteKey
+
+MAX_SIZE_CLASS = 24
+"""2**24 measurements; a larger site weighs no more, so that the federation's mass stays within its bound."""
+
+MAX_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class PushSumRules:
+    """The part of the charter that this mode needs.
+
+    Attributes:
+        charter_id: 32 bytes.
+        roster: keys of all sites.
+        entry_limit: round of the federation after which sites listen.
+        steps_per_entry: optimiser steps of a round.
+        start_sites: sites ready before the first round.
+        max_lead: rounds a site may be ahead of the slowest training one.
+        weight_cap: largest weight, as a multiple of the mean weight.
+        bits: per value of a share.
+        momentum: of the outer step, on local drift only.
+        outer_step: factor of the drift; outer_step / (1 - momentum) is what a steady drift gains.
+        age_limit: rounds a trunk may miss of others' work before it no longer counts.
+        last_bits: per value in the exchanges after everybody's last round, which nothing corrects afterwards.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    charter_id: bytes
+    roster: frozenset[SiteKey]
+    entry_limit: int
+    steps_per_entry: int
+    start_sites: int
+    max_lead: int = 4
+    weight_cap: float = 2.0
+    bits: Bits = 8
+    momentum: float = 0.5
+    outer_step: float = 0.5
+    age_limit: int = 16
+    last_bits: Bits = 16
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.momentum <= MAX_MOMENTUM:
+            raise ConfigError(f"averaging.momentum is {self.momentum}; it must lie in [0, {MAX_MOMENTUM}]")
+        if not 0.0 < self.outer_step <= 1.0:
+            raise ConfigError(f"averaging.outer_step is {self.outer_step}; it must lie in (0, 1]")
+        if self.age_limit <= self.max_lead:
+            raise ConfigError(
+                f"averaging.age_limit is {self.age_limit}; it must exceed pace.max_lead ({self.max_lead}), or sites "
+                "in step with the others would be held for old"
+            )
+
+    @property
+    def last_exchanges(self) -> int:
+        """Shares each site sends after everybody's last round. Each halves the distance between trunks, about."""
+        return 4 + len(self.roster).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class PushSumSettings:
+    """What a site may set about its own part.
+
+    Attributes:
+        hold: keep each round back until the operator approves it.
+        settle: how long a starting site waits to hear from every reachable site before its first round.
+        neighbours: the only sites shares are sent to; empty for all. Lists should be mutual.
+        interval: between two exchanges of standings with a random site, microseconds.
+        transfers: back-off of inquiries.
+    """
+
+    hold: bool = False
+    settle: Micros = 5 * SECOND
+    neighbours: frozenset[SiteKey] = frozenset()
+    interval: Micros = 1 * SECOND
+    transfers: TransferSettings = field(default_factory=TransferSettings)
+
+
+def size_weight(own_class: int, other_classes: Iterable[int], cap: float) -> int:
+    """Starting mass of a site.
+
+    Args:
+        own_class: log2 bucket of its measurement count (0 when unknown).
+        other_classes: those of the sites it sees.
+        cap: largest weight, as a multiple of the mean.
+
+    Returns:
+        2**10 times the bucket's size, or less by the cap; at least 1. Independent of the others below the cap, so
+        sites that see different ones still agree on what a measurement weighs.
+    """
+    sizes = [1 << min(c, MAX_SIZE_CLASS) for c in (own_class, *other_classes)]
+    largest = int(cap * sum(sizes) / len(sizes) * 2**MASS_BITS)
+    return max(1, min(sizes[0] << MASS_BITS, largest))

@@ -1,0 +1,285 @@
+"""Everything a site must not lose in pushsum mode, and the changes that alter it.
+
+A store holds one encoded state and a journal of changes after it. Each change is applied here by one function, live
+and when a journal is read back, so a restart arrives at the same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.errors import Bug, ConfigError, KmelError
+from kmel_p2p.core.pushsum.events import Treatment
+from kmel_p2p.core.pushsum.holding import Holding, Sums
+from kmel_p2p.core.pushsum.share import decode as decode_share
+from kmel_p2p.core.types import SiteKey
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """This site's starting mass came into being."""
+
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Debited:
+    """A transfer left the holding and is owed to `to`."""
+
+    to: SiteKey
+    number: int
+    life: bytes
+    mass: int
+    age: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Credited:
+    """A transfer of another site was taken, or refused for good."""
+
+    sender: SiteKey
+    number: int
+    life: bytes
+    mass: int
+    age: int
+    treatment: Treatment
+    payload: bytes
+    """Empty for a refused one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A transfer is no longer owed: it arrived, or (`reclaimed`) it came back."""
+
+    to: SiteKey
+    number: int
+    reclaimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The newest transfer of one sender: what makes every transfer count once.
+
+    A sender has one transfer under way to us at a time and its numbers rise, so one number is enough. `ended` holds
+    earlier lives of the sender, newest last: what it sent in them must not be taken again.
+    """
+
+    life: bytes
+    number: int
+    refused: bool
+    ended: tuple[bytes, ...] = ()
+
+    def has(self, life: bytes, number: int) -> bool:
+        """Whether that transfer was decided on."""
+        return life in self.ended or (life == self.life and number <= self.number)
+
+
+MAX_ENDED = 8
+"""Lives of one sender remembered. Each costs its site a whole store."""
+
+Change: TypeAlias = Minted | Debited | Credited | Settled
+
+_CODES: tuple[type[Any], ...] = (Minted, Debited, Credited, Settled)
+
+
+@dataclass(slots=True)
+class State:
+    """See the module docstring.
+
+    Attributes:
+        life: names this store; see `standing.Standing.life`.
+        holding: sum and mass.
+        velocity: outer momentum, float32[d].
+        weight: starting mass once minted, 0 before.
+        rounds: rounds trained here.
+        offset: rounds of the federation before this site's first.
+        age: round up to which others' work is mixed in.
+        numbers: number of the newest transfer to each site.
+        owed: debited transfers without receipt, by receiver; at most one each.
+        taken: the newest transfer of each sender.
+        index: of the newest record.
+    """
+
+    life: bytes
+    holding: Holding
+    velocity: NDArray[np.float32]
+    weight: int = 0
+    rounds: int = 0
+    offset: int = 0
+    age: int = 0
+    numbers: dict[SiteKey, int] = field(default_factory=dict)
+    owed: dict[SiteKey, Debited] = field(default_factory=dict)
+    taken: dict[SiteKey, Taken] = field(default_factory=dict)
+    index: int = 0
+
+    @classmethod
+    def fresh(cls, base: NDArray[np.float32], life: bytes) -> State:
+        """A site without history. `base`: initial trunk, float32[d]; `life`: 8 random bytes."""
+        return cls(life, Holding(base), np.zeros(base.size, np.float32))
+
+    @property
+    def level(self) -> int:
+        """Round of the federation this site has reached."""
+        return self.rounds + self.offset
+
+    def trained(self, drift: NDArray[np.float32], momentum: float, outer_step: float) -> None:
+        """One round's drift, float32[d], moves the trunk: v <- momentum * v + outer_step * drift; trunk += v.
+
+        Momentum acts on local drift only, never on the distance to others: it cannot destabilise consensus.
+
+        Raises:
+            LocalError: the drift is not finite or leaves the trunk's range; nothing is altered.
+        """
+        velocity = np.float32(momentum) * self.velocity + np.float32(outer_step) * drift
+        self.holding.move(velocity)
+        self.velocity = velocity
+        self.rounds += 1
+        self.age = max(self.age, self.level)
+
+    def apply(self, change: Change, sums: Sums | None = None) -> None:
+        """Apply one change. `sums`: what its payload decodes to, when the caller has it already."""
+        match change:
+            case Minted(weight):
+                self.holding.mint(weight)
+                self.weight = weight
+                self.offset = max(self.offset, self.age - self.rounds)
+            case Debited():
+                self.holding.take(self._decoded(change.payload, sums), change.mass)
+                self.numbers[change.to] = change.number
+                self.owed[change.to] = change
+            case Credited():
+                self._credit(change, sums)
+            case Settled(to, number, reclaimed):
+                owed = self.owed.pop(to)
+                if owed.number != number:
+                    raise Bug(f"transfer {number} is settled while {owed.number} is owed")
+                if reclaimed:
+                    self.holding.put(self._decoded(owed.payload, sums), owed.mass)
+
+    def _credit(self, change: Credited, sums: Sums | None) -> None:
+        before = self.taken.get(change.sender)
+        ended = before.ended if before else ()
+        if before and before.life != change.life:
+            ended = (*ended, before.life)[-MAX_ENDED:]
+        refused = change.treatment is Treatment.REFUSED
+        self.taken[change.sender] = Taken(change.life, change.number, refused, ended)
+        match change.treatment:
+            case Treatment.ADDED:
+                self.holding.put(self._decoded(change.payload, sums), change.mass)
+            case Treatment.REVALUED:
+                self.holding.put_revalued(change.mass)
+            case Treatment.REPLACED:
+                self.holding.put_replacing(self._decoded(change.payload, sums), change.mass)
+                # Momentum gathered on the trunk that was given up points nowhere.
+                self.velocity = np.zeros_like(self.velocity)
+                self.offset = max(self.offset, change.age - self.rounds)
+            case Treatment.REFUSED:
+                return
+        self.age = max(self.age, change.age)
+
+    def _decoded(self, payload: bytes, sums: Sums | None) -> Sums:
+        return decode_share(payload, len(self.holding)) if sums is None else sums
+
+    # ---- bytes --------------------------------------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """The bytes `restore` reads: about 12 per trunk value plus what is owed."""
+        packed: bytes = msgpack.packb(
+            [
+                STATE_VERSION,
+                self.life,
+                self.holding.sums.astype("<i8").tobytes(),
+                self.holding.mass,
+                self.velocity.astype("<f4").tobytes(),
+                [self.weight, self.rounds, self.offset, self.age, self.index],
+                [[to, number] for to, number in sorted(self.numbers.items())],
+                [_fields(owed) for _, owed in sorted(self.owed.items())],
+                [[sender, t.life, t.number, t.refused, t.ended] for sender, t in sorted(self.taken.items())],
+            ],
+            use_bin_type=True,
+        )
+        return packed
+
+
+def encode_change(change: Change) -> bytes:
+    """The bytes of one journal record."""
+    packed: bytes = msgpack.packb([_CODES.index(type(change)), *_fields(change)], use_bin_type=True)
+    return packed
+
+
+def restore(base: NDArray[np.float32], state: bytes, journal: Iterable[tuple[int, bytes]], source: str) -> State:
+    """The state a store holds.
+
+    Args:
+        base: initial trunk, float32[d].
+        state: of the newest `StateRecord`.
+        journal: (index, body) of the journal records after it, in order.
+        source: the store's path, for the error.
+
+    Raises:
+        ConfigError: the store does not hold a state of this trunk.
+    """
+    try:
+        found = _decode_state(base, state)
+        for index, body in journal:
+            if index <= found.index:
+                continue
+            if index != found.index + 1:
+                raise Bug(f"record {found.index + 1} is missing")
+            found.apply(_decode_change(body))
+            found.index = index
+    except (KmelError, ValueError, TypeError, IndexError, KeyError, msgpack.exceptions.UnpackException) as error:
+        raise ConfigError(
+            f"{source}: the stored pushsum state does not stand ({type(error).__name__}: {error}); the store belongs "
+            "to another charter or was altered. Move it away and start again: this site then joins as a newcomer"
+        ) from error
+    return found
+
+
+def _decode_state(base: NDArray[np.float32], data: bytes) -> State:
+    version, life, sums, mass, velocity, numbers, sent, owed, taken = msgpack.unpackb(data, raw=False)
+    if version != STATE_VERSION:
+        raise ValueError(f"state version {version}, this program reads {STATE_VERSION}")
+    weight, rounds, offset, age, index = numbers
+    speed = np.frombuffer(velocity, "<f4").astype(np.float32)
+    if speed.shape != base.shape:
+        raise ValueError(f"a trunk of {speed.size} values, not {base.size}")
+    transfers = [Debited(*fields) for fields in owed]
+    return State(
+        life=life,
+        holding=Holding(base, np.frombuffer(sums, "<i8").astype(np.int64), mass),
+        velocity=speed,
+        weight=weight,
+        rounds=rounds,
+        offset=offset,
+        age=age,
+        numbers={SiteKey(to): number for to, number in sent},
+        owed={transfer.to: transfer for transfer in transfers},
+        taken={
+            SiteKey(sender): Taken(born, number, refused, tuple(ended))
+            for sender, born, number, refused, ended in taken
+        },
+        index=index,
+    )
+
+
+def _decode_change(body: bytes) -> Change:
+    code, *fields = msgpack.unpackb(body, raw=False)
+    change: Change = _CODES[code](*fields)
+    if isinstance(change, Credited):
+        sender, number, life, mass, age, treatment, payload = fields
+        change = Credited(SiteKey(sender), number, life, mass, age, Treatment(treatment), payload)
+    return change
+
+
+def _fields(change: Change) -> list[Any]:
+    return [getattr(change, name) for name in type(change).__dataclass_fields__]

@@ -1,0 +1,255 @@
+"""Moves mass so that loss, repetition and crashes never create or destroy any.
+
+The sender debits and stores a transfer before it sends it, one at a time per receiver, and owes it until a receipt
+comes. The receiver stores the credit before it writes the receipt, and takes each number once. A transfer whose
+receipt is missing is asked about with back-off for as long as the receiver is in the roster; that it is out of reach
+proves nothing, so its mass waits. It is taken back in three cases only: the receiver durably refused it; the
+receiver's store (`life`) was replaced, or the receiver was retired, so that whatever it held is gone. In the last two
+nobody can tell whether the receiver had applied it and passed some of it on; then that part counts twice. Both are
+acts of people, rare, and shift weights between trunks that agree, not the trunk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kmel_p2p.core.effects import Effect, Emit, Send
+from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, Treatment
+from kmel_p2p.core.pushsum.holding import Sums, within_distance
+from kmel_p2p.core.pushsum.keeper import Keeper
+from kmel_p2p.core.pushsum.messages import Inquiry, Receipt, Transfer, Verdict
+from kmel_p2p.core.pushsum.share import Bits, decode, encode
+from kmel_p2p.core.pushsum.standing import Standing, StandingTable
+from kmel_p2p.core.pushsum.state import Credited, Debited, Settled
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey
+
+LEAST_SHIFT = 4
+"""A site keeps at least 2**-4 of its weight: below, its trunk would rest on the rounding of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """What is done about overdue receipts; times in microseconds."""
+
+    retry_first: Micros = 20 * SECOND
+    """Longer than a transfer usually takes, so that what is still on its way is not asked for again."""
+    retry_most: Micros = 600 * SECOND
+    inquire_above: int = 64 * 1024
+    """Payload bytes above which it is asked first whether the transfer arrived; smaller ones are simply sent again."""
+
+
+@dataclass(slots=True)
+class _Retry:
+    at: Micros
+    delay: Micros
+    asked: bool = False
+    """An inquiry is out: only then may a `MISSING` make us send the body again."""
+
+
+class Transfers:
+    """Both ends of all transfers of one site. Effects go to the shared `outbox`."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        standings: StandingTable,
+        is_alive: Callable[[SiteKey], bool],
+        outbox: deque[Effect],
+        rng: Randomness,
+        settings: TransferSettings,
+        age_limit: int,
+        now: Micros,
+    ) -> None:
+        self._keeper = keeper
+        self._state = keeper.state
+        self._standings = standings
+        self._is_alive = is_alive
+        self._outbox = outbox
+        self._rng = rng
+        self._settings = settings
+        self._age_limit = age_limit
+        self._storing: dict[SiteKey, int] = {}
+        self._retries = {key: _Retry(now, settings.retry_first) for key in self._state.owed}
+        self.on_credit: Callable[[SiteKey, Micros], None] = lambda sender, now: None
+        """Called when a transfer is credited and durable."""
+
+    # ---- sending ------------------------------------------------------------------------------------------------
+
+    def may_send(self, to: Standing, weight: int) -> bool:
+        """Whether a transfer to that site can start now. `weight`: own starting mass."""
+        return to.site not in self._state.owed and self._share_of_mass(to, weight) > 0
+
+    def send(self, to: Standing, weight: int, bits: Bits) -> None:
+        """Debit a share for `to`, store it, and send it once it is durable. Requires `may_send`."""
+        mass = self._share_of_mass(to, weight)
+        payload, sums = encode(self._state.holding, mass, bits, self._rng.randrange(2**64))
+        number = self._state.numbers.get(to.site, 0) + 1
+        transfer = Debited(to.site, number, to.life, mass, self._state.age, payload)
+        self._keeper.change(transfer, sums, then=lambda now: self._first_sending(transfer, now))
+
+    def _share_of_mass(self, to: Standing, weight: int) -> int:
+        """Mass for `to`, 0 for none: such that masses settle in proportion to weights (detailed balance)."""
+        held = self._state.holding.mass
+        mass = held * to.weight // max(1, weight + to.weight)
+        return mass if held - mass >= max(1, weight >> LEAST_SHIFT) else 0
+
+    def _first_sending(self, transfer: Debited, now: Micros) -> None:
+        if self._state.owed.get(transfer.to) is not transfer:
+            return
+        self._retries[transfer.to] = _Retry(now + self._settings.retry_first, self._settings.retry_first)
+        self._outbox.append(Emit(MassSent(transfer.to, transfer.number, transfer.mass, len(transfer.payload))))
+        self._send_body(transfer)
+
+    def _remind(self, owed: Debited, retry: _Retry) -> None:
+        if len(owed.payload) > self._settings.inquire_above:
+            retry.asked = True
+            self._outbox.append(Send(owed.to, Inquiry(owed.number, self._state.life, owed.life)))
+        else:
+            self._send_body(owed)
+
+    def _send_body(self, transfer: Debited) -> None:
+        body = Transfer(transfer.number, self._state.life, transfer.life, transfer.mass, transfer.age, transfer.payload)
+        self._outbox.append(Send(transfer.to, body, Lane.BULK))
+
+    # ---- time and membership ------------------------------------------------------------------------------------
+
+    def advance(self, now: Micros) -> None:
+        """Ask about, or send again, transfers whose receipts are overdue."""
+        for key in sorted(self._retries):
+            retry = self._retries[key]
+            if now >= retry.at and self._is_alive(key):
+                retry.at = now + retry.delay
+                retry.delay = min(2 * retry.delay, self._settings.retry_most)
+                self._remind(self._state.owed[key], retry)
+
+    def deadline(self) -> Micros | None:
+        """When `advance` has something to do. A receiver out of reach is waited for without a timer."""
+        return min((r.at for key, r in self._retries.items() if self._is_alive(key)), default=None)
+
+    def is_back(self, key: SiteKey, now: Micros) -> None:
+        """A receiver is reachable again: ask at once."""
+        if key in self._retries:
+            self._retries[key] = _Retry(now, self._settings.retry_first)
+
+    def is_retired(self, key: SiteKey) -> None:
+        """A site left the roster, and with it whatever mass it holds."""
+        self._reclaim(key, "the site was retired")
+
+    def check_life(self, standing: Standing) -> None:
+        """A site told its present life: what was owed to an earlier one is lost with its store."""
+        owed = self._state.owed.get(standing.site)
+        if owed is not None and owed.life != standing.life:
+            self._reclaim(standing.site, "the site's store was replaced")
+
+    @property
+    def owes_someone_alive(self) -> bool:
+        """Whether a transfer to a reachable site has no receipt yet."""
+        return any(self._is_alive(key) for key in self._state.owed)
+
+    def _reclaim(self, key: SiteKey, reason: str) -> None:
+        owed = self._state.owed.get(key)
+        if owed is None:
+            return
+        self._retries.pop(key, None)
+        self._keeper.change(Settled(key, owed.number, reclaimed=True))
+        self._outbox.append(Emit(MassReclaimed(key, owed.number, owed.mass, reason)))
+
+    # ---- messages -----------------------------------------------------------------------------------------------
+
+    def on_receipt(self, sender: SiteKey, receipt: Receipt) -> None:
+        """The receiver says what became of a transfer."""
+        owed, retry = self._state.owed.get(sender), self._retries.get(sender)
+        # A receipt before the first sending answers a transfer that does not exist yet.
+        if owed is None or retry is None or receipt.number != owed.number or receipt.life != self._state.life:
+            return
+        match Verdict(receipt.verdict):
+            case Verdict.APPLIED:
+                del self._retries[sender]
+                self._keeper.change(Settled(sender, owed.number, reclaimed=False))
+            case Verdict.REFUSED:
+                self._reclaim(sender, "the site refused it")
+            case Verdict.MISSING if retry.asked:
+                retry.asked = False
+                self._send_body(owed)
+            case Verdict.MISSING:
+                pass
+
+    def on_inquiry(self, sender: SiteKey, inquiry: Inquiry) -> None:
+        """Someone asks about a transfer to us."""
+        if inquiry.receiver_life == self._state.life and not self._is_storing(sender, inquiry.number):
+            self._receipt(sender, inquiry.sender_life, inquiry.number)
+
+    def on_transfer(self, sender: SiteKey, transfer: Transfer, reached: int) -> None:
+        """Mass arrives: take it once, or refuse it for good.
+
+        Args:
+            sender: authenticated.
+            transfer: what arrived.
+            reached: the round the federation has reached; bounds the age a transfer may claim.
+        """
+        standing = self._standings.get(sender)
+        if transfer.receiver_life != self._state.life or standing is None or standing.life != transfer.sender_life:
+            # Of another store, or we do not know the sender's yet: it will ask, by then we do.
+            return
+        taken = self._state.taken.get(sender)
+        if taken is not None and taken.has(transfer.sender_life, transfer.number):
+            if not self._is_storing(sender, transfer.number):
+                self._receipt(sender, transfer.sender_life, transfer.number)
+            return
+        age = min(transfer.age, reached)
+        try:
+            sums = self._checked(transfer)
+            treatment, payload = self._treatment(age), transfer.payload
+        except WireError as error:
+            self._outbox.append(Emit(PushSumRefused(sender, str(error))))
+            sums, treatment, payload = None, Treatment.REFUSED, b""
+        credit = Credited(sender, transfer.number, transfer.sender_life, transfer.mass, age, treatment, payload)
+        self._storing[sender] = transfer.number
+        self._keeper.change(credit, sums, then=lambda now: self._credited(credit, now))
+
+    def _checked(self, transfer: Transfer) -> Sums:
+        """What a transfer decodes to, int64[d].
+
+        Raises:
+            WireError: it does not stand.
+        """
+        if transfer.mass == 0 or not self._state.holding.has_room(transfer.mass):
+            raise WireError(f"transfer with a mass of {transfer.mass}")
+        sums = decode(transfer.payload, len(self._state.holding))
+        if not within_distance(sums, transfer.mass):
+            raise WireError("transfer with a value too far from the initial trunk")
+        return sums
+
+    def _treatment(self, age: int) -> Treatment:
+        own = self._state.age
+        if age > own + self._age_limit:
+            return Treatment.REPLACED
+        if own > age + self._age_limit:
+            return Treatment.REVALUED
+        return Treatment.ADDED
+
+    def _credited(self, credit: Credited, now: Micros) -> None:
+        if self._storing.get(credit.sender) == credit.number:
+            del self._storing[credit.sender]
+        self._receipt(credit.sender, credit.life, credit.number)
+        if credit.treatment is not Treatment.REFUSED:
+            self._outbox.append(Emit(MassReceived(credit.sender, credit.number, credit.mass, credit.treatment)))
+            self.on_credit(credit.sender, now)
+
+    def _is_storing(self, sender: SiteKey, number: int) -> bool:
+        return self._storing.get(sender) == number
+
+    def _receipt(self, sender: SiteKey, life: bytes, number: int) -> None:
+        """Answer from what is stored: applied, refused, or not here."""
+        taken = self._state.taken.get(sender)
+        if taken is None or not taken.has(life, number):
+            verdict = Verdict.MISSING
+        elif taken.refused and taken.number == number:
+            verdict = Verdict.REFUSED
+        else:
+            # Numbers below the newest were settled before the sender could start the newest.
+            verdict = Verdict.APPLIED
+        self._outbox.append(Send(sender, Receipt(number, life, verdict)))
