@@ -1,8 +1,6 @@
 """Bit sections: arrays to bytes and back, without a Python loop over values.
 
-A section starts at a byte, holds its bits most significant first and ends with zero bits up to the next byte. Rice
-codes (Rice 1979; Golomb 1966 with a power of two) are written as two sections, all quotients in unary and then all
-remainders, so that both can be read with whole-array operations.
+A section starts at a byte, holds its bits most significant first and ends with zero bits up to the next byte.
 """
 
 from __future__ import annotations
@@ -30,13 +28,24 @@ def pack_unary(quotients: NDArray[np.int64]) -> bytes:
 
 
 def pack_fixed(values: NDArray[np.int64], counts: NDArray[np.int64], widths: NDArray[np.int64]) -> bytes:
-    """Values below 2**width in `width` bits each; the width (at most 16) changes from segment to segment."""
-    columns = np.unpackbits(values.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1)
+    """The low `width` bits of each value; the width (at most 16) changes from segment to segment."""
     parts, start = [], 0
     for count, width in zip(counts.tolist(), widths.tolist(), strict=True):
-        parts.append(columns[start : start + count, MAX_WIDTH - width :].reshape(-1))
+        octets = 1 if width <= 8 else 2
+        column = values[start : start + count].astype(f">u{octets}").view(np.uint8).reshape(count, octets)
+        parts.append(np.unpackbits(column, axis=1)[:, 8 * octets - width :].reshape(-1))
         start += count
     return np.packbits(np.concatenate(parts)).tobytes() if parts else b""
+
+
+def pack_varint(value: int) -> bytes:
+    """LEB128: seven bits per byte, the low ones first, the top bit set on all bytes but the last."""
+    packed = bytearray()
+    while value > 127:
+        packed.append(value & 127 | 128)
+        value >>= 7
+    packed.append(value)
+    return bytes(packed)
 
 
 class BitReader:
@@ -89,21 +98,37 @@ class BitReader:
         return ends
 
     def fixed(self, counts: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A section written by `pack_fixed`, int64[sum of counts].
+        """A section written by `pack_fixed`, int64[sum of counts]. Widths must be at most 16.
 
         Raises:
             WireError: it is cut off, or its padding is not zero.
         """
-        bits = self.flags(int(counts @ widths)).view(np.uint8)
-        values = np.zeros(int(counts.sum()), np.int64)
-        bit = start = 0
-        for count, width in zip(counts.tolist(), widths.tolist(), strict=True):
-            columns = np.zeros((count, MAX_WIDTH), np.uint8)
-            columns[:, MAX_WIDTH - width :] = bits[bit : bit + count * width].reshape(count, width)
-            values[start : start + count] = np.packbits(columns, axis=1).view(">u2")[:, 0]
-            bit += count * width
-            start += count
+        at = self._at
+        self.flags(int(counts @ widths))
+        # Any value lies within three bytes; two spare ones let the last window reach beyond the section.
+        section = np.concatenate([self._data[at : self._at], np.zeros(2, np.uint8)]).astype(np.int32)
+        width = np.repeat(widths, counts)
+        bit = np.cumsum(width) - width
+        windows = section[:-2] << 16 | section[1:-1] << 8 | section[2:]
+        window = windows[np.minimum(bit >> 3, windows.size - 1)] if windows.size else np.zeros(bit.size, np.int32)
+        values: NDArray[np.int64] = window >> (24 - width - (bit & 7)) & ((1 << width) - 1)
         return values
+
+    def varint(self, largest: int) -> int:
+        """A number written by `pack_varint`.
+
+        Raises:
+            WireError: it is cut off or above `largest`.
+        """
+        value = shift = 0
+        while True:
+            octet = int(self.octets(1)[0])
+            value |= (octet & 127) << shift
+            shift += 7
+            if value > largest or shift > 63:
+                raise WireError(f"a count is above {largest}")
+            if octet < 128:
+                return value
 
     def finish(self) -> None:
         """Require that nothing is left.
@@ -113,27 +138,3 @@ class BitReader:
         """
         if self._at != self._data.size:
             raise WireError(f"{self._data.size - self._at} bytes follow the payload")
-
-
-def rice_parameters(values: NDArray[np.int64], counts: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
-    """The cheapest Rice parameter of each segment, the smallest one among equals; 0 for an empty segment.
-
-    A reader recomputes it, so that a payload has one spelling only.
-
-    Args:
-        values: the non-negative values of all segments, end to end.
-        counts: int64[segments], values per segment.
-        largest: largest parameter the format can hold.
-    """
-    best = np.zeros(counts.size, np.int64)
-    filled = np.flatnonzero(counts)
-    if not filled.size:
-        return best
-    starts = (np.cumsum(counts) - counts)[filled]
-    costs = np.add.reduceat(values, starts)
-    for r in range(1, min(int(values.max()).bit_length(), largest) + 1):
-        candidate = np.add.reduceat(values >> r, starts) + r * counts[filled]
-        better = candidate < costs
-        costs[better] = candidate[better]
-        best[filled[better]] = r
-    return best

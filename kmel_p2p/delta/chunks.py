@@ -48,6 +48,8 @@ class ChunkPlan:
 
     Attributes:
         tensors: number of non-empty tensors.
+        shapes: (rows, columns) of each: its first dimension and the others multiplied; a vector is one row.
+        offsets: int64[tensors + 1], position of each tensor's first value; the last item is the trunk's size.
         first: int64[tensors + 1], number of each tensor's first chunk; the last item is the number of chunks.
         tensor: int64[chunks], the tensor each chunk belongs to.
         start: int64[chunks], position of each chunk's first value.
@@ -55,17 +57,20 @@ class ChunkPlan:
         kept: int64[chunks], at most this many of them are sent.
     """
 
-    __slots__ = ("first", "kept", "length", "parameters", "start", "tensor", "tensors")
+    __slots__ = ("first", "kept", "length", "offsets", "parameters", "shapes", "start", "tensor", "tensors")
 
     def __init__(self, layout: Layout, parameters: CodecParameters) -> None:
-        sizes = np.array([spec.size for spec in layout.specs if spec.size], np.int64)
+        specs = [spec for spec in layout.specs if spec.size]
+        sizes = np.array([spec.size for spec in specs], np.int64)
         per_tensor = -(-sizes // parameters.chunk)
         self.parameters = parameters
-        self.tensors: int = int(sizes.size)
+        self.tensors: int = len(specs)
+        self.shapes = [(s.shape[0], s.size // s.shape[0]) if len(s.shape) > 1 else (1, s.size) for s in specs]
+        self.offsets: NDArray[np.int64] = _offsets(sizes)
         self.first: NDArray[np.int64] = _offsets(per_tensor)
         self.tensor: NDArray[np.int64] = np.repeat(np.arange(self.tensors), per_tensor)
         within = np.arange(self.first[-1]) - self.first[:-1][self.tensor]
-        self.start: NDArray[np.int64] = _offsets(sizes)[:-1][self.tensor] + within * parameters.chunk
+        self.start: NDArray[np.int64] = self.offsets[self.tensor] + within * parameters.chunk
         self.length: NDArray[np.int64] = np.minimum(sizes[self.tensor] - within * parameters.chunk, parameters.chunk)
         self.kept: NDArray[np.int64] = -(-self.length * parameters.kept // parameters.chunk)
 
@@ -73,6 +78,18 @@ class ChunkPlan:
     def chunks(self) -> int:
         """Number of chunks."""
         return int(self.first[-1])
+
+
+def interval_of(positions: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which interval each position lies in, int64[positions].
+
+    Args:
+        positions: increasing.
+        starts: non-decreasing starts of adjoining intervals, the first one not above the first position. Looking the
+            starts up among the positions is far quicker than the other way round.
+    """
+    counts = np.diff(np.searchsorted(positions, starts), append=positions.size)
+    return np.repeat(np.arange(starts.size), counts)
 
 
 def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:

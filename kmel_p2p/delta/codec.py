@@ -1,7 +1,7 @@
-"""A site's delta to bytes and back: chunked top-k, few-bit values, Rice-coded positions, error feedback.
+"""A site's delta to bytes and back: chunked top-k, few-bit values, Golomb-coded positions, error feedback.
 
 Format and reasons: docs/delta.md. Selection with error feedback follows SparseLoCo (Sarfi et al., 2025); positions
-are Rice-coded instead of stored at fixed width, which is where the bytes go down without loss.
+are Golomb-coded instead of stored at fixed width, which is where the bytes go down without loss.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.delta.chunks import ChunkPlan, CodecParameters
+from kmel_p2p.core.errors import LocalError, WireError
+from kmel_p2p.delta.chunks import ChunkPlan, CodecParameters, interval_of
 from kmel_p2p.delta.layout import Layout, check_flat
 from kmel_p2p.delta.payload import Body, canonical_table, max_bytes, pack, parse
 from kmel_p2p.delta.quantise import fit, limit_norm
@@ -72,15 +72,20 @@ class DeltaCodec:
         Raises:
             WireError: not the one spelling of a delta of this layout under these parameters.
         """
-        body = parse(payload, self._plan, self.layout.hash)
+        if len(payload) > self.max_payload_bytes:
+            raise WireError(f"payload of {len(payload)} bytes; this trunk needs at most {self.max_payload_bytes}")
+        body = parse(bytes(payload), self._plan, self.layout.hash)
         return SparseDelta(body.positions, body.units(self._plan))
 
     def _body(self, residual: NDArray[np.float32], norm_bound: float | None) -> Body:
         plan = self._plan
         positions = largest(residual, plan)
         values = residual[positions]
-        chunk = np.searchsorted(plan.start, positions, side="right") - 1
-        rows, row, count = np.unique(chunk, return_inverse=True, return_counts=True)
+        chunk = interval_of(positions, plan.start)
+        chosen = np.bincount(chunk, minlength=plan.chunks)
+        rows = np.flatnonzero(chosen)
+        count = chosen[rows]
+        row = np.repeat(np.arange(rows.size), count)
         column = np.arange(positions.size) - np.repeat(np.cumsum(count) - count, count)
         magnitudes = np.zeros((rows.size, int(count.max(initial=1))), np.float32)
         top = float(TABLES[self.parameters.bits].max() * SCALES[-1])
@@ -102,8 +107,9 @@ def _canonical_tables(
     """The lowest tables that hold the levels in use; `codes` changes in place to keep their meaning."""
     lowest = np.zeros_like(tables)
     levels = TABLES[plan.parameters.bits]
-    for number in np.unique(tensor).tolist():
-        part = slice(*np.searchsorted(tensor, [number, number + 1]).tolist())
+    edges = np.searchsorted(tensor, np.arange(plan.tensors + 1))
+    for number in np.flatnonzero(np.diff(edges)).tolist():
+        part = slice(int(edges[number]), int(edges[number + 1]))
         lowest[number] = canonical_table(codes[part], int(tables[number]), plan)
         codes[part] = np.searchsorted(levels[lowest[number]], levels[tables[number]][codes[part]])
     return lowest

@@ -9,14 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.core.errors import WireError
-from kmel_p2p.delta.bits import BitReader, pack_fixed, pack_flags, pack_unary, rice_parameters
+from kmel_p2p.delta import golomb
+from kmel_p2p.delta.bits import BitReader, pack_fixed, pack_flags
 from kmel_p2p.delta.chunks import ChunkPlan
 from kmel_p2p.delta.scale import MAX_SCALE_INDEX, SCALES, TABLES, lowest_table
+from kmel_p2p.delta.structure import LEVELS, may_be_structured
+from kmel_p2p.delta.support import describe_support, max_directory_bytes, read_support
 
 FORMAT = 1
 _HEADER = struct.Struct(">BBHH8s")
-_MAX_INDEX_RICE = 15
-_MAX_SCALE_RICE = 8
+_SECTIONS = 16
+"""Bytes that padding may take: no payload has more sections."""
+
+_MAX_STEP_PARAMETER = 15
+"""Largest Golomb parameter of scale steps: it shares a byte with the level table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,142 +61,101 @@ def header(plan: ChunkPlan, layout_hash: bytes) -> bytes:
 
 
 def max_bytes(plan: ChunkPlan) -> int:
-    """No valid payload is longer.
-
-    The Rice parameter of a tensor is the cheapest, so any fixed one gives a bound; quotients of a chunk add up to at
-    most (length - kept) >> r.
-    """
-    p = plan.parameters
-    index_bits = 0
-    for tensor in range(plan.tensors):
+    """No valid payload is longer: the sum of the worst cases of all sections."""
+    octets = _HEADER.size + _SECTIONS
+    bits = plan.tensors + plan.chunks + plan.parameters.bits * int(plan.kept.sum())
+    for tensor, (rows, columns) in enumerate(plan.shapes):
         part = slice(int(plan.first[tensor]), int(plan.first[tensor + 1]))
-        length, kept = plan.length[part], plan.kept[part]
-        index_bits += min(int(((1 + r) * kept + ((length - kept) >> r)).sum()) for r in range(_MAX_INDEX_RICE + 1))
-    flags_counts_scales = plan.chunks * (2 + _count_width(plan) + 1 + 8 + (2 * MAX_SCALE_INDEX >> 8))
-    bits = index_bits + flags_counts_scales + p.bits * int(plan.kept.sum())
-    return _HEADER.size + -(-plan.tensors // 8) + 3 * plan.tensors + -(-bits // 8) + 8
+        kept = int(plan.kept[part].sum())
+        chunks = part.stop - part.start
+        bits += golomb.worst_bits(kept, rows * columns - kept)
+        bits += golomb.worst_bits(chunks - 1, 2 * MAX_SCALE_INDEX * (chunks - 1))
+        octets += 2 + max_directory_bytes(rows, columns, kept)
+        if may_be_structured(rows, columns):
+            bits += LEVELS * (rows + columns)
+    return octets + -(-bits // 8)
 
 
 def pack(body: Body, plan: ChunkPlan, layout_hash: bytes) -> bytes:
-    """The payload of `body`, which must follow the format's rules."""
-    sent = np.flatnonzero(body.counts)
-    count = body.counts[sent]
+    """The payload of `body`: the one spelling for what it says, as far as the body itself allows only one."""
+    sent = body.counts > 0
     tensor = plan.tensor[sent]
     chunks_sent = np.bincount(tensor, minlength=plan.tensors)
     active = np.flatnonzero(chunks_sent)
-    short = count < plan.kept[sent]
-    short_tensors = np.bincount(tensor[short], minlength=plan.tensors)[active] > 0
-    values_sent = np.bincount(tensor, weights=count, minlength=plan.tensors).astype(np.int64)[active]
-
-    gaps = _gaps(body.positions, count, plan.start[sent])
-    gap_rice = rice_parameters(gaps, values_sent, _MAX_INDEX_RICE)
-    first = np.concatenate([[True], tensor[1:] != tensor[:-1]])[: sent.size]
+    support = describe_support(body.positions, sent, active, plan)
+    first = np.diff(tensor, prepend=-1) != 0
     steps = _zigzag(np.diff(body.scales, prepend=0))[~first]
     step_counts = chunks_sent[active] - 1
-    step_rice = rice_parameters(steps, step_counts, _MAX_SCALE_RICE)
-    table = np.zeros((active.size, 3), np.uint8)
-    table[:, 0] = body.scales[first]
-    table[:, 1] = gap_rice << 4 | step_rice
-    table[:, 2] = body.tables[active] << 4 | short_tensors
-    short_bits = short[np.repeat(short_tensors, chunks_sent[active])]
-    number_short = np.array([short.sum()])
+    parameter = golomb.parameters(steps, step_counts, _MAX_STEP_PARAMETER)
+    table = np.zeros((active.size, 2), np.uint8)
+    table[:, 0] = body.tables[active] << 4 | parameter
+    table[:, 1] = body.scales[first]
     return b"".join(
         (
             header(plan, layout_hash),
             pack_flags(chunks_sent > 0),
+            pack_flags(sent[(chunks_sent > 0)[plan.tensor]]),
             table.tobytes(),
-            pack_flags(body.counts[(chunks_sent > 0)[plan.tensor]] > 0),
-            pack_flags(short_bits),
-            pack_fixed(count[short] - 1, number_short, np.array([_count_width(plan)])),
-            pack_unary(steps >> np.repeat(step_rice, step_counts)),
-            pack_fixed(_low_bits(steps, step_rice, step_counts), step_counts, step_rice),
-            pack_unary(gaps >> np.repeat(gap_rice, values_sent)),
-            pack_fixed(_low_bits(gaps, gap_rice, values_sent), values_sent, gap_rice),
+            golomb.pack_golomb(steps, step_counts, parameter),
+            support.pack(),
             pack_flags(body.negative),
             pack_fixed(body.codes, np.array([body.codes.size]), np.array([plan.parameters.bits - 1])),
         )
     )
 
 
-def parse(payload: bytes | bytearray | memoryview, plan: ChunkPlan, layout_hash: bytes) -> Body:
-    """Read a payload.
+def parse(payload: bytes, plan: ChunkPlan, layout_hash: bytes) -> Body:
+    """Read a payload whose length is within `max_bytes`.
 
     Raises:
         WireError: not the one spelling of a delta for this layout and these parameters.
     """
-    limit = max_bytes(plan)
-    if len(payload) > limit:
-        raise WireError(f"payload of {len(payload)} bytes; this trunk needs at most {limit}")
-    reader = BitReader(payload)
-    _check_header(reader.octets(_HEADER.size).tobytes(), header(plan, layout_hash))
-    is_active = reader.flags(plan.tensors)
-    active = np.flatnonzero(is_active)
-    table = reader.octets(3 * active.size).reshape(active.size, 3).astype(np.int64)
-    gap_rice, step_rice = table[:, 1] >> 4, table[:, 1] & 15
-    tables = np.zeros(plan.tensors, np.int64)
-    tables[active] = table[:, 2] >> 4
-    if active.size and (table[:, 2] & 14).any():
-        raise WireError("reserved bits are not zero")
-    if active.size and int(tables.max()) >= TABLES[plan.parameters.bits].shape[0]:
-        raise WireError(f"level table {int(tables.max())} does not exist")
-
-    counts, chunks_sent = _read_counts(reader, plan, is_active, (table[:, 2] & 1) > 0)
-    sent = np.flatnonzero(counts)
-    values_sent = np.add.reduceat(counts, plan.first[:-1])[active] if active.size else counts[:0]
-
-    step_counts = chunks_sent - 1
-    steps = _read_rice(reader, step_counts, step_rice, _MAX_SCALE_RICE, 2 * MAX_SCALE_INDEX)
-    scales = _scales(steps, table[:, 0], chunks_sent)
-    gaps = _read_rice(reader, values_sent, gap_rice, _MAX_INDEX_RICE, plan.parameters.chunk - 1)
-    positions = _positions(gaps, counts[sent], plan.start[sent], plan.length[sent])
-    negative = reader.flags(gaps.size)
-    codes = reader.fixed(np.array([gaps.size]), np.array([plan.parameters.bits - 1]))
-    reader.finish()
-    body = Body(counts, scales, tables, positions, codes, negative)
-    _check_levels(body, plan, active, values_sent)
+    body = _read(BitReader(payload), plan, layout_hash)
+    _check_levels(body, plan)
+    if pack(body, plan, layout_hash) != payload:
+        raise WireError("payload is not in the one spelling its delta has")
     return body
 
 
-def _read_counts(
-    reader: BitReader, plan: ChunkPlan, is_active: NDArray[np.bool_], has_short: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Values per chunk, int64[chunks], and non-zero chunks per active tensor."""
+def canonical_table(codes: NDArray[np.int64], table: int, plan: ChunkPlan) -> int:
+    """The lowest table number that says the same as `codes` of `table`."""
+    bits = plan.parameters.bits
+    used = np.bincount(codes, minlength=TABLES[bits].shape[1]) > 0
+    return lowest_table(used, table, bits)
+
+
+def _read(reader: BitReader, plan: ChunkPlan, layout_hash: bytes) -> Body:
+    """Every section, checked for what the next ones rely on; spelling is checked afterwards."""
+    _check_header(reader.octets(_HEADER.size).tobytes(), header(plan, layout_hash))
+    is_active = reader.flags(plan.tensors)
     active = np.flatnonzero(is_active)
     chunk = np.flatnonzero(is_active[plan.tensor])
-    sent = chunk[reader.flags(chunk.size)]
+    sent = np.zeros(plan.chunks, np.bool_)
+    sent[chunk] = reader.flags(chunk.size)
     chunks_sent = np.bincount(plan.tensor[sent], minlength=plan.tensors)[active]
     if not chunks_sent.all():
         raise WireError("a tensor is marked as sent but all its chunks are zero")
-    may_be_short = sent[np.repeat(has_short, chunks_sent)]
-    short = may_be_short[reader.flags(may_be_short.size)]
-    if not (np.bincount(plan.tensor[short], minlength=plan.tensors)[active] > 0)[has_short].all():
-        raise WireError("a tensor is marked as having short chunks but has none")
-    fewer = reader.fixed(np.array([short.size]), np.array([_count_width(plan)])) + 1
-    if (fewer >= plan.kept[short]).any():
-        raise WireError("a short chunk is not shorter than a full one")
-    counts = np.zeros(plan.chunks, np.int64)
-    counts[sent] = plan.kept[sent]
-    counts[short] = fewer
-    return counts, chunks_sent
+    table = reader.octets(2 * active.size).reshape(active.size, 2).astype(np.int64)
+    tables = np.zeros(plan.tensors, np.int64)
+    tables[active] = table[:, 0] >> 4
+    if int(tables.max(initial=0)) >= TABLES[plan.parameters.bits].shape[0]:
+        raise WireError(f"level table {int(tables.max())} does not exist")
+    scales = _read_scales(reader, table[:, 1], table[:, 0] & 15, chunks_sent)
+    positions = read_support(reader, sent, active, plan)
+    counts = np.diff(np.searchsorted(positions, plan.start), append=positions.size)
+    if (counts > plan.kept).any() or ((counts > 0) != sent).any():
+        raise WireError("a chunk has more values than may be kept, or none although it is marked as sent")
+    negative = reader.flags(positions.size)
+    codes = reader.fixed(np.array([positions.size]), np.array([plan.parameters.bits - 1]))
+    reader.finish()
+    return Body(counts, scales, tables, positions, codes, negative)
 
 
-def _read_rice(
-    reader: BitReader, counts: NDArray[np.int64], rice: NDArray[np.int64], largest_rice: int, largest: int
+def _read_scales(
+    reader: BitReader, first: NDArray[np.int64], parameter: NDArray[np.int64], chunks_sent: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Rice-coded numbers of all segments; each must be at most `largest`, each parameter the cheapest."""
-    if rice.size and int(rice.max()) > largest_rice:
-        raise WireError(f"Rice parameter {int(rice.max())} is above {largest_rice}")
-    quotients = reader.unary(int(counts.sum()))
-    values = (quotients << np.repeat(rice, counts)) + reader.fixed(counts, rice)
-    if values.size and int(values.max()) > largest:
-        raise WireError(f"Rice-coded number {int(values.max())} is above {largest}")
-    if (rice_parameters(values, counts, largest_rice) != rice).any():
-        raise WireError("a Rice parameter is not the cheapest one")
-    return values
-
-
-def _scales(steps: NDArray[np.int64], first: NDArray[np.int64], chunks_sent: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Scale numbers from each tensor's first one and the steps between its further ones."""
+    """Scale numbers from each tensor's first one and the Golomb-coded steps between its further ones."""
+    steps = golomb.read_golomb(reader, chunks_sent - 1, parameter)
     starts = np.cumsum(chunks_sent) - chunks_sent
     change = np.zeros(int(chunks_sent.sum()), np.int64)
     is_step = np.ones(change.size, np.bool_)
@@ -203,43 +168,16 @@ def _scales(steps: NDArray[np.int64], first: NDArray[np.int64], chunks_sent: NDA
     return scales
 
 
-def _gaps(positions: NDArray[np.int64], counts: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Values skipped before each sent one, counted from the chunk's start or the sent one before."""
-    previous = np.concatenate([[0], positions[:-1] + 1])[: positions.size]
-    previous[np.cumsum(counts) - counts] = starts
-    gaps: NDArray[np.int64] = positions - previous
-    return gaps
-
-
-def _positions(
-    gaps: NDArray[np.int64], counts: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    walk = np.cumsum(gaps + 1)
-    ends = np.cumsum(counts)
-    before = np.concatenate([[0], walk])[ends - counts]
-    if (walk[ends - 1] - before > lengths).any():
-        raise WireError("a position is outside its chunk")
-    positions: NDArray[np.int64] = walk - 1 + np.repeat(starts - before, counts)
-    return positions
-
-
-def _check_levels(body: Body, plan: ChunkPlan, active: NDArray[np.int64], values_sent: NDArray[np.int64]) -> None:
+def _check_levels(body: Body, plan: ChunkPlan) -> None:
     """Every chunk uses the lowest level, and every tensor the lowest table that holds its levels."""
     count = body.counts[body.counts > 0]
     if count.size and not np.logical_or.reduceat(body.codes == 0, np.cumsum(count) - count).all():
         raise WireError("a chunk does not use the lowest level")
-    ends = np.cumsum(values_sent)
-    for tensor, end, number in zip(active.tolist(), ends.tolist(), values_sent.tolist(), strict=True):
+    for tensor in np.flatnonzero(body.tables).tolist():
+        part = slice(*np.searchsorted(body.positions, plan.offsets[tensor : tensor + 2]).tolist())
         table = int(body.tables[tensor])
-        if table and table != canonical_table(body.codes[end - number : end], table, plan):
+        if table != canonical_table(body.codes[part], table, plan):
             raise WireError("a tensor's levels fit a lower table")
-
-
-def canonical_table(codes: NDArray[np.int64], table: int, plan: ChunkPlan) -> int:
-    """The lowest table number that says the same as `codes` of `table`."""
-    bits = plan.parameters.bits
-    used = np.bincount(codes, minlength=TABLES[bits].shape[1]) > 0
-    return lowest_table(used, table, bits)
 
 
 def _check_header(found: bytes, expected: bytes) -> None:
@@ -253,15 +191,6 @@ def _check_header(found: bytes, expected: bytes) -> None:
     raise WireError(f"payload header says {name} {theirs}; this trunk has {ours}")
 
 
-def _count_width(plan: ChunkPlan) -> int:
-    """Bits of a short chunk's count: 1 to kept - 1 values, written less one."""
-    return max(plan.parameters.kept - 2, 0).bit_length()
-
-
 def _zigzag(steps: NDArray[np.int64]) -> NDArray[np.int64]:
     """0, -1, 1, -2, ... as 0, 1, 2, 3, ..."""
     return (steps << 1) ^ (steps >> 63)
-
-
-def _low_bits(values: NDArray[np.int64], rice: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return values & ((1 << np.repeat(rice, counts)) - 1)

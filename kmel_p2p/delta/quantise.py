@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +58,11 @@ def fit(magnitudes: NDArray[np.float32], chunk: NDArray[np.int64], plan: ChunkPl
     table = np.zeros(plan.tensors, np.int64)
     tensor = plan.tensor[chunk]
     if TABLES[bits].shape[0] > 1:
-        for number in np.unique(tensor).tolist():
-            first, end = np.searchsorted(tensor, [number, number + 1])
-            stride = -(-(end - first) // _SAMPLED_CHUNKS)
-            table[number] = _best_table(magnitudes[first:end:stride], TABLES[bits])
+        edges = np.searchsorted(tensor, np.arange(plan.tensors + 1)).tolist()
+        for number, (first, end) in enumerate(pairwise(edges)):
+            if first < end:
+                stride = -(-(end - first) // _SAMPLED_CHUNKS)
+                table[number] = _best_table(magnitudes[first:end:stride], TABLES[bits])
     levels = TABLES[bits][table[tensor]].astype(np.float32)
     scale = _best_scales(magnitudes, levels)
     return Fit(chunk, scale, table, _codes(magnitudes, levels, scale))

@@ -16,7 +16,7 @@ MAX_SCALE_INDEX = 255
 
 TABLES: dict[int, NDArray[np.int64]] = {
     1: np.array([[16]], np.int64),
-    2: np.array([[16, high] for high in (20, 23, 27, 32, 40, 52, 72, 112)], np.int64),
+    2: np.array([[16, high] for high in (18, 20, 22, 24, 27, 32, 40, 64)], np.int64),
     4: np.array(
         [
             [16, 17, 18, 19, 20, 22, 24, 27],
