@@ -38,13 +38,10 @@ class DoesNotHoldError(KmelError):
     """A check was carried out, and failed."""
 
 
-class SiteFailedError(KmelError):
-    """A process of a simulation ended early or never got where it had to."""
-
-
 def exit_code_of(error: BaseException) -> ExitCode:
     """The code for an error."""
     # Imported here: the control client loads ZeroMQ, which most errors have nothing to do with.
+    from kmel_p2p.sim.errors import SiteFailedError
     from kmel_p2p.site.control_client import NotAnsweringError, NotRunningError, RefusedError
 
     by_kind = {"config": ExitCode.CONFIG, "data": ExitCode.DATA, "bug": ExitCode.BUG}

@@ -1,0 +1,136 @@
+"""A whole federation on this machine: real daemons, real sockets, one report.
+
+`simulate` divides the data, founds the federation, starts one daemon per site, follows them until all are complete,
+trains the pooled model for comparison, and writes `report.json`, `details.json` and `report.html`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from kmel_p2p.chem.features import reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.sim.launcher_config import Simulation, load_simulation
+from kmel_p2p.sim.launcher_data import DividedData, divide
+from kmel_p2p.sim.launcher_follow import collect, follow
+from kmel_p2p.sim.launcher_sites import found
+from kmel_p2p.sim.launcher_view import View
+from kmel_p2p.sim.report import Outcome, build_details, build_report, require_agreement, summary, write_report
+from kmel_p2p.sim.report_pooled import pooled_model
+from kmel_p2p.site.lockfile import holder
+
+MARKER = ".kmel-simulation"
+"""In a directory that an earlier simulation made: it may be replaced by the next one."""
+
+
+def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dict[str, Any]:
+    """Run the federation of `config` and report.
+
+    Args:
+        config: settings, see `launcher_config`.
+        out: directory of the run; one that an earlier run made is replaced.
+        seed: replaces the one of the file.
+        console: where progress is shown.
+
+    Returns:
+        the report, as written to `out/report.json`.
+
+    Raises:
+        ConfigError, DataError: settings or data cannot be used; nothing was started.
+        SiteFailedError: a site ended early, or the sites did not agree; names it and shows its last lines.
+        KeyboardInterrupt: interrupted; every process of the run has ended.
+    """
+    began = time.monotonic()
+    simulation = load_simulation(config, seed)
+    prepare_directory(out, simulation)
+    rule = simulation.charter.features
+    policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+    names = simulation.sites.names
+    console.print(f"[bold]{simulation.task}[/]: {len(names)} sites, seed {simulation.seed}, in {out}")
+    divided = divide(simulation, policy, out)
+    console.print(division_table(simulation, divided))
+    founded = found(simulation, out, divided.parts, divided.test, reference_hash(policy))
+    with _sigterm_interrupts(), founded as federation:
+        federation.start()
+        course = follow(federation, View(console), simulation.sites.deadline_s)
+        finals = collect(federation)
+    run_s = time.monotonic() - began
+    console.print("all sites are complete; training one model on all data for comparison")
+    charter = federation.document.charter
+    pooled = pooled_model(simulation, charter, divided, finals, out)
+    outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, time.monotonic() - began, out)
+    report = build_report(outcome)
+    write_report(out, report, build_details(outcome))
+    console.print(summary(report))
+    require_agreement(report)
+    console.print(f"report: [bold]{(out / 'report.html').absolute()}[/]", soft_wrap=True)
+    return report
+
+
+def prepare_directory(out: Path, simulation: Simulation) -> None:
+    """An empty directory for the run.
+
+    Raises:
+        ConfigError: it holds something that no simulation made, or a daemon of an earlier run is alive in it.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file; choose another --out")
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARKER).exists():
+            raise ConfigError(f"{out}: holds files that no simulation made; choose another --out, or empty it")
+        for state_dir in out.glob("sites/*/state"):
+            if (pid := holder(state_dir)) is not None:
+                raise ConfigError(
+                    f"{state_dir}: a daemon of an earlier run is still alive (process {pid}); end it first"
+                )
+        for path in out.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).write_text(f"{simulation.charter.federation} seed {simulation.seed}\n")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+def division_table(simulation: Simulation, divided: DividedData) -> Table:
+    """Sizes of the sites' data, and how disjoint their chemistry is."""
+    table = Table(title="who holds what", title_justify="left")
+    table.add_column("site")
+    for column in ("compounds", "scaffolds", "scaffolds held elsewhere too", "nearest own", "nearest elsewhere"):
+        table.add_column(column, justify="right")
+    for name, figures in zip(simulation.sites.names, divided.figures, strict=True):
+        table.add_row(
+            name,
+            str(figures.compounds),
+            str(figures.scaffolds),
+            str(figures.shared_scaffolds),
+            f"{figures.similarity_within:.2f}",
+            f"{figures.similarity_across:.2f}",
+        )
+    table.caption = "nearest: mean Tanimoto similarity of a compound to its nearest neighbour"
+    return table
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does, so that no process is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

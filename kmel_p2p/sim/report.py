@@ -1,0 +1,166 @@
+"""From what the sites ended with to `report.json` (its keys are fixed), `details.json` and `report.html`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from kmel_p2p import __version__
+from kmel_p2p.core.charter import Charter
+from kmel_p2p.learn.architecture import exchanged_layout
+from kmel_p2p.learn.pooled import Pooled
+from kmel_p2p.sim.errors import SiteFailedError
+from kmel_p2p.sim.launcher_config import Simulation
+from kmel_p2p.sim.launcher_data import DividedData
+from kmel_p2p.sim.launcher_follow import Course, Final, sample_rows
+from kmel_p2p.site.compose import architecture_of
+from kmel_p2p.site.files import write_whole
+
+MODELS = ("local", "federated", "personalised", "hybrid")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Everything a finished simulation knows."""
+
+    simulation: Simulation
+    charter: Charter
+    divided: DividedData
+    course: Course
+    finals: Mapping[str, Final]
+    pooled: Pooled
+    run_s: float
+    """Until all sites were complete."""
+    wall_s: float
+    """With the pooled model."""
+    out: Path
+
+
+def build_report(outcome: Outcome) -> dict[str, Any]:
+    """The figures of a run. Scores are means over the assay endpoints, on the compounds that belong to nobody."""
+    params = exchanged_layout(architecture_of(outcome.charter)).size
+    endpoints = outcome.charter.assay_endpoints
+    metrics = {endpoint["metric"] for final in outcome.finals.values() for endpoint in final.result["endpoints"]}
+    units = sorted({endpoint["unit"] for final in outcome.finals.values() for endpoint in final.result["endpoints"]})
+    return {
+        "task": outcome.simulation.task,
+        "metric": metrics.pop() if len(metrics) == 1 else "mean of " + ", ".join(sorted(metrics)),
+        "unit": units[0] if len(units) == 1 else "",
+        "params": params,
+        "seed": outcome.simulation.seed,
+        "wall_s": round(outcome.wall_s, 2),
+        "pooled": fmean(outcome.pooled.scores[e.name]["test"] for e in endpoints),
+        "baseline_median": fmean(outcome.pooled.baseline_median[e.name]["test"] for e in endpoints),
+        "fp32_bytes_per_exchange": 4 * params,
+        "sites": [_site(name, final) for name, final in outcome.finals.items()],
+    }
+
+
+def _site(name: str, final: Final) -> dict[str, Any]:
+    endpoints = final.result["endpoints"]
+    ledger = final.status["ledger"]
+    return {
+        "site": name,
+        "train_rows": final.status["data"]["train_rows"],
+        **{model: fmean(endpoint["models"][model]["test"] for endpoint in endpoints) for model in MODELS},
+        "entries": len(final.entry_bytes),
+        "payload_bytes_mean": fmean(final.entry_bytes) if final.entry_bytes else 0.0,
+        "bytes_sent": sum(size for _, size in final.egress.values()),
+        "digest": ledger["digest"],
+        "vector": dict(ledger["vector"]),
+    }
+
+
+def build_details(outcome: Outcome) -> dict[str, Any]:
+    """What the report's plots are drawn from, and where it was measured."""
+    return {
+        "version": __version__,
+        "machine": {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+        },
+        "run_s": round(outcome.run_s, 2),
+        "longest_status_answer_s": round(outcome.course.longest_answer_s, 4),
+        "charter_id": outcome.charter.id.hex(),
+        "charter": outcome.charter.model_dump(mode="json"),
+        "sites": {name: _details(outcome, at, name) for at, name in enumerate(outcome.finals)},
+        "pooled_history": [[share, dict(scores)] for share, scores in outcome.pooled.history],
+    }
+
+
+def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
+    final = outcome.finals[name]
+    return {
+        "chemistry": dataclasses.asdict(outcome.divided.figures[at]),
+        "data": final.status["data"],
+        "comparison": final.result,
+        "entry_bytes": final.entry_bytes,
+        "steps": final.steps,
+        "egress": {kind: list(total) for kind, total in final.egress.items()},
+        "egress_problem": final.egress_problem,
+        "daemon_rss_max": outcome.course.daemon_rss.get(name, 0),
+        "trainer_rss_max": outcome.course.trainer_rss.get(name, 0),
+        "alarms": final.status["alarms"],
+        "samples": sample_rows(outcome.course).get(name, []),
+    }
+
+
+def write_report(out: Path, report: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+    """Write `report.json`, `details.json` and `report.html` into `out`."""
+    from kmel_p2p.sim.report_html import render_html
+
+    write_whole(out / "report.json", _json(report), 0o644)
+    write_whole(out / "details.json", _json(details), 0o644)
+    write_whole(out / "report.html", render_html(report, details).encode(), 0o644)
+
+
+def require_agreement(report: Mapping[str, Any]) -> None:
+    """All sites hold the same entries and the same trunk.
+
+    Raises:
+        SiteFailedError: they do not; shows vectors and digests.
+    """
+    if len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) > 1:
+        lines = [f"{site['site']}: {site['digest'][:16]} at {site['vector']}" for site in report["sites"]]
+        raise SiteFailedError("the sites ended with different models:\n" + "\n".join(lines))
+
+
+def summary(report: Mapping[str, Any]) -> Group:
+    """The report in a few lines for the terminal."""
+    table = Table(title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left")
+    table.add_column("site", style="bold")
+    for column in ("compounds", *MODELS, "entries", "bytes per entry", "bytes sent", "digest"):
+        table.add_column(column, justify="right")
+    for site in report["sites"]:
+        table.add_row(
+            site["site"],
+            str(site["train_rows"]),
+            *(f"{site[model]:.3f}" for model in MODELS),
+            str(site["entries"]),
+            f"{site['payload_bytes_mean']:,.0f}",
+            f"{site['bytes_sent']:,}",
+            site["digest"][:8],
+        )
+    sizes = [site["payload_bytes_mean"] for site in report["sites"] if site["entries"]]
+    smaller = report["fp32_bytes_per_exchange"] / fmean(sizes) if sizes else 0.0
+    line = (
+        f"pooled {report['pooled']:.3f}, median {report['baseline_median']:.3f}; an entry is {smaller:.0f} times "
+        f"smaller than the trunk in float32 ({report['params']:,} values); {report['wall_s']:.0f} s"
+    )
+    return Group(table, Text(line))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
