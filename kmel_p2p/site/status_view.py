@@ -61,6 +61,8 @@ def _phase(
     if daemon.trainer.state.value == "failed":
         return "failed"
     averaging = daemon.peer.averaging
+    if isinstance(averaging, LedgerAveraging) and daemon.site.identity.key in averaging.ledger.faults:
+        return "failed"
     if averaging.phase is Phase.PREPARING:
         return "preparing"
     if averaging.phase is Phase.LISTENING:

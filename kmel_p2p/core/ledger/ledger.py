@@ -155,6 +155,11 @@ class Ledger:
         context += [bytes(key) + seq.to_bytes(8, "big") for key, seq in at.items()]
         return accumulator.digest(digest(*context))
 
+    def examine(self, entry: Entry) -> Refusal | None:
+        """What would be said against an entry whose base is applied here, without taking it."""
+        verdict = check_origin(entry, self.rules) or self._examine(entry)
+        return verdict if isinstance(verdict, Refusal) else None
+
     # ---- change -------------------------------------------------------------------------------------------------
 
     def offer(self, entry: Entry) -> Outcome:

@@ -137,6 +137,12 @@ class Publisher:
             codec_id=self._ledger.rules.codec_id,
             payload=result.payload,
         )
+        refusal = self._ledger.examine(self._entry)
+        if refusal is not None:
+            # Whatever a broken trainer hands over, this site never signs away its own log: nothing was sent yet.
+            self._clear()
+            self._outbox.append(Emit(RoundAbandoned(made.seq, f"the trainer's delta would not stand: {refusal.value}")))
+            return
         self._tickets += 1
         self.state = State.STORING
         record = EntryRecord(self._identity.key, made.seq, self._entry.encode(), result.own_state_file)
