@@ -51,6 +51,10 @@ class BulkHost(Protocol):
         """The first byte of a message is about to leave (only when egress is audited)."""
         ...
 
+    def transfer_done(self, transfer: Transfer) -> None:
+        """The receiver has a message."""
+        ...
+
     def transfer_failed(self, failure: Failure) -> None:
         """A message will not arrive."""
         ...
@@ -148,8 +152,10 @@ class Bulk:
 
     def done(self, done: Done) -> None:
         """One message arrived."""
-        self.outbox.done(done.id, self._wiring.clock())
-        self._digests.pop(done.id, None)
+        transfer = self.outbox.done(done.id, self._wiring.clock())
+        if transfer is not None:
+            self._digests.pop(done.id, None)
+            self._host.transfer_done(transfer)
         self.pump()
 
     def refused(self, refuse: Refuse) -> None:

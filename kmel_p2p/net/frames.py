@@ -167,6 +167,8 @@ _HAVE = struct.Struct(f">B{ID_BYTES}sQ{HASH_BYTES}s")
 _REFUSE = struct.Struct(f">B{ID_BYTES}sB")
 _OPEN = struct.Struct(">B")
 
+GREETING_BYTES = _GREETING.size
+
 _LAYOUT = {
     Kind.HELLO: _GREETING,
     Kind.WELCOME: _GREETING,

@@ -19,6 +19,7 @@ from kmel_p2p.net.connection import Connection
 from kmel_p2p.net.dialler import Dialler
 from kmel_p2p.net.explain import Loss
 from kmel_p2p.net.frames import (
+    GREETING_BYTES,
     SESSION_BYTES,
     Ask,
     Chunk,
@@ -213,7 +214,10 @@ class Link:
             if isinstance(route, InboundRoute) and route.gone:
                 self._inbound_gone(route, "the site closed its connection")
             return False
-        self.traffic.bytes_out[route.lane] += len(header) + (0 if data is None else len(data))
+        if data is None:
+            self.traffic.bytes_out[Lane.CONTROL] += len(header)
+        else:
+            self.traffic.bytes_out[Lane.BULK] += len(header) + len(data)
         return True
 
     def doubt(self, descriptor: int) -> None:
@@ -326,6 +330,7 @@ class Link:
         dialler = self._control if connection.lane is Lane.CONTROL else self._bulk
         if connection.up or not dialler.welcomed(connection):
             return
+        self.traffic.bytes_out[Lane.CONTROL] += GREETING_BYTES  # of the hello the connection sent by itself
         self._windows[connection.session] = greeting.window
         if connection.lane is Lane.BULK:
             self.transfers.inbox.open(connection.session)
@@ -394,6 +399,10 @@ class Link:
     def leaving(self, transfer: Transfer, data_digest: bytes) -> None:
         """See `BulkHost`."""
         self._host.egress(Egress(self.key, Lane.BULK, transfer.label, len(transfer.data), data_digest))
+
+    def transfer_done(self, transfer: Transfer) -> None:
+        """See `BulkHost`."""
+        self.traffic.messages_out[Lane.BULK] += 1
 
     def transfer_failed(self, failure: Failure) -> None:
         """See `BulkHost`."""

@@ -116,11 +116,15 @@ class LinkPhase(enum.Enum):
 
 @dataclass(slots=True)
 class Traffic:
-    """Exact sums of the frames handed to and taken from ZeroMQ, without its own and TCP's overhead."""
+    """Exact sums of the frames handed to and taken from ZeroMQ, without its own and TCP's overhead.
+
+    Chunks with their headers count as bulk, everything else as control.
+    """
 
     bytes_out: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     bytes_in: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     messages_out: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+    """Control messages handed over; bulk messages whose arrival was confirmed."""
     messages_in: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     refused_sends: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     """Messages `send` did not take."""

@@ -84,6 +84,7 @@ class Outbox:
         self._limit = 0
         self._session_sent = 0
         self._progress_at = now
+        self._first = True
         self.queued_bytes = 0
 
     def __len__(self) -> int:
@@ -101,15 +102,22 @@ class Outbox:
             return None
         if not self._queue:
             self._progress_at = now
-        transfer = Transfer(next(self._ids), data, label, Stage.HELD if held else Stage.SENDING)
+        transfer = Transfer(next(self._ids), data, label, Stage.HELD)
+        if not held:
+            self.release(transfer)
         self._queue[transfer.id] = transfer
         self.queued_bytes += len(data)
         return transfer
 
     def release(self, transfer: Transfer) -> None:
-        """A held message may go."""
+        """A held message may go.
+
+        The first large one of our life is asked about first: an earlier life of ours may have sent a part of it.
+        """
         if transfer.stage is Stage.HELD:
-            transfer.stage = Stage.SENDING
+            ask = self._first and len(transfer.data) > CHUNK_BYTES
+            transfer.stage = Stage.ASK if ask else Stage.SENDING
+            self._first = self._first and not ask
 
     def open(self, session: bytes, window: int, now: Micros) -> None:
         """A bulk connection is usable; the receiver lets `window` bytes through before its first grant."""
@@ -203,7 +211,7 @@ class Outbox:
     def refused(self, message_id: bytes, reason: Reason, now: Micros) -> Failure | None:
         """The receiver did not take a chunk. A transfer it will never take fails."""
         transfer = self._queue.get(message_id)
-        if transfer is None or not transfer.begun:
+        if transfer is None or not (transfer.begun or transfer.stage is Stage.ASKED):
             return None
         if reason is Reason.TOO_LARGE:
             return self._fail(transfer, f"the peer takes no message of {len(transfer.data)} bytes")

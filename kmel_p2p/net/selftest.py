@@ -74,7 +74,7 @@ async def prove_strangers_are_refused(wiring: Wiring, stranger: CurveKeys, bound
         wiring.entropy,
         wiring.fault,
     )
-    target = str(_reachable(parse_address(bound)))
+    target = str(_reachable(parse_address(bound, bindable=True)))
     connection = Connection(as_stranger, wiring.own_key, wiring.keys.public, greeting, target, _Stranger(outcome))
     try:
         async with asyncio.timeout(wiring.settings.dial_timeout / SECOND):

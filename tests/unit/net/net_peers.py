@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -154,7 +155,9 @@ class Proxy:
         self._target = int(target.rpartition(":")[2])
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
+        self._all: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.address = ""
         self.connections = 0
         self.delay_s = 0.0
@@ -171,10 +174,16 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._all.append(writer)
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.transport.abort()
+            return
+        self._all.append(far_writer)
+        if self._closed:
+            writer.transport.abort()
+            far_writer.transport.abort()
             return
         self._writers += [writer, far_writer]
         for source, sink, inward in ((reader, far_writer, True), (far_reader, writer, False)):
@@ -214,13 +223,19 @@ class Proxy:
                 writer.write_eof()
 
     async def close(self) -> None:
+        self._closed = True
         if self._server is not None:
             self._server.close()
-        self.reset()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await asyncio.sleep(0)
+        for writer in self._all:
+            writer.transport.abort()
+        for writer in self._all:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 class RawDealer:
