@@ -18,7 +18,7 @@ from kmel_p2p.core.membership.descriptor import (
 )
 from kmel_p2p.core.membership.events import GenerationRaised
 from kmel_p2p.core.membership.health import LocalHealth
-from kmel_p2p.core.membership.members import Member, MemberTable, handle_of
+from kmel_p2p.core.membership.members import Member, MemberState, MemberTable, handle_of
 from kmel_p2p.core.membership.messages import Accusation, Fact, News
 from kmel_p2p.core.membership.settings import MembershipSettings
 from kmel_p2p.core.membership.spread import Spread
@@ -62,7 +62,7 @@ class Context:
         self._limit_sites = -1
         self._limit = 0
         self.descriptor: Descriptor = make_descriptor(signer, charter_id, own, 0)
-        self.spread.put(self.handle, self.descriptor)
+        self.spread.put(self.handle, self.descriptor, now)
 
     @property
     def sites(self) -> int:
@@ -75,13 +75,14 @@ class Context:
         if self.sites != self._limit_sites:
             self._limit_sites = self.sites
             self._limit = formulas.retransmit_limit(self.settings, self.sites)
+            self.spread.patience_us = formulas.sync_interval_us(self.settings, self.sites)
         return self._limit
 
     def redescribe(self, own: OwnDescription, serial: int) -> None:
         """Sign a new descriptor of ourselves and tell everybody."""
         self.own = own
         self.descriptor = make_descriptor(self.signer, self.charter_id, own, serial, self.left)
-        self.spread.put(self.handle, self.descriptor)
+        self.spread.put(self.handle, self.descriptor, self.now)
 
     def renew(self, own: OwnDescription) -> None:
         """Say `own` from now on, in a descriptor newer than all before."""
@@ -99,12 +100,20 @@ class Context:
         self.store(GenerationRaised(generation))
         self.redescribe(replace(self.own, generation=generation), 0)
 
-    def cargo(self, member: Member) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
-        """Facts for a probe message to `member`: if it is accused, the accusation first, so that it can refute."""
-        if member.suspicion is None and not self.spread:
+    def cargo(self, member: Member, introduce: bool = False) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
+        """Facts for a probe message to `member`.
+
+        First what concerns it most: the accusation against it, so that it can refute; to a site not heard from yet,
+        who we are (also when it introduced itself).
+        """
+        first: tuple[Fact, ...] = ()
+        if member.suspicion is not None:
+            accusation = self.accusation_of(member)
+            first = (accusation,) if accusation is not None else ()
+        elif introduce or member.state is MemberState.UNKNOWN:
+            first = (self.descriptor,)
+        if not first and not self.spread:
             return (), ()
-        accusation = self.accusation_of(member)
-        first = (accusation,) if accusation is not None else ()
         return self.spread.piggyback(first, self.limit, self.now)
 
     def accusation_of(self, member: Member) -> Accusation | None:

@@ -19,7 +19,7 @@ from kmel_p2p.core.types import MILLISECOND, Micros, SiteKey
 
 FAST_ATTEMPTS = 6
 """Doublings before the federation-wide throttle takes over."""
-FIRST_DIAL_SPACING_US = 20 * MILLISECOND
+FIRST_DIAL_SPACING_US = 50 * MILLISECOND
 """First dials of a large roster are spread out, one per this time, to spare accept queues and handshakes."""
 
 
@@ -39,7 +39,9 @@ class Dialler:
 
     @property
     def deadline(self) -> Micros | None:
-        """The next attempt (possibly one that turns out to be superseded)."""
+        """The next attempt."""
+        while self._due and self._when.get(self._due[0][2].key) != self._due[0][0]:
+            heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
 
     def first(self, member: Member) -> None:

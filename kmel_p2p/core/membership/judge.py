@@ -86,8 +86,8 @@ class Judge:
             return False
         return (fact.generation, fact.serial) > (held.generation, held.serial)
 
-    def apply(self, facts: tuple[Fact, ...], sender: Member) -> None:
-        """Merge vetted facts."""
+    def apply(self, facts: tuple[Fact, ...], sender: Member, by_sync: bool = False) -> None:
+        """Merge vetted facts. What a full sync brings about unknown sites is old news and is not spread again."""
         context = self._context
         for fact in facts:
             if isinstance(fact, Descriptor):
@@ -98,13 +98,15 @@ class Judge:
                 if member is None:
                     context.counters["facts_about_strangers"] += 1
                 elif fact is not member.descriptor or member.state is MemberState.UNKNOWN:
-                    self.learn(member, fact)
+                    self.learn(member, fact, spread=not (by_sync and member.state is MemberState.UNKNOWN))
+                else:
+                    context.spread.facts.heard(member.handle, fact, context.limit)
             elif fact.subject == context.handle:
                 self._hear_own_accusation(fact)
             else:
                 self._hear_accusation(fact, sender)
 
-    def learn(self, member: Member, descriptor: Descriptor) -> None:
+    def learn(self, member: Member, descriptor: Descriptor, spread: bool = True) -> None:
         """Take over an authentic descriptor if it is newer than the one held."""
         held = member.descriptor
         if held is not None:
@@ -117,7 +119,8 @@ class Judge:
         member.descriptor = descriptor
         member.fact_hash = None
         self._note_addresses(member, held, descriptor)
-        self._context.spread.put(member.handle, descriptor)
+        if spread:
+            self._context.spread.put(member.handle, descriptor, self._context.now)
         self._move(member, MemberState.LEFT if descriptor.left else MemberState.ALIVE)
 
     def _note_addresses(self, member: Member, held: Descriptor | None, new: Descriptor) -> None:
@@ -171,7 +174,7 @@ class Judge:
             self._suspect(member, fact.accuser)
             self._bury(member)
             return
-        self._suspect(member, fact.accuser)
+        self._suspect(member, fact.accuser, fact)
 
     def _affordable(self, sender: Member) -> bool:
         """Suspicions that one sender may start: all members once, then one per probe interval."""
@@ -186,11 +189,13 @@ class Judge:
         allowance.spend(1, context.now)
         return True
 
-    def _suspect(self, member: Member, accuser: bytes) -> None:
+    def _suspect(self, member: Member, accuser: bytes, fact: Accusation | None = None) -> None:
         context = self._context
         if member.state is MemberState.SUSPECT:
             assert member.suspicion is not None
             if not member.suspicion.confirm(accuser):
+                if fact is not None:
+                    context.spread.facts.heard(member.handle, fact, context.limit)
                 return
         elif member.state is MemberState.ALIVE:
             member.suspicion = Suspicion(
@@ -210,7 +215,7 @@ class Judge:
         held = member.descriptor
         assert held is not None
         fact = Accusation(member.handle, held.generation, held.serial, dead, accuser)
-        self._context.spread.put(member.handle, fact)
+        self._context.spread.put(member.handle, fact, self._context.now)
 
     def _arm(self, member: Member, suspicion: Suspicion) -> None:
         self._order += 1

@@ -40,6 +40,7 @@ from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, roster_without, view
 from kmel_p2p.core.membership.messages import (
     Ack,
+    Fact,
     Gossip,
     Nack,
     News,
@@ -62,7 +63,8 @@ class Membership:
     """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
 
     __slots__ = (
-        "_context", "_dialler", "_gossip_us", "_judge", "_late_for", "_leave_us", "_prober", "_syncer", "_wake",
+        "_context", "_dialler", "_gossip_us", "_judge", "_late_for", "_leave_us", "_prober", "_speaker", "_syncer",
+        "_wake",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +100,7 @@ class Membership:
         self._leave_us: Micros | None = None
         self._wake: Micros | None = None
         self._late_for: Micros | None = None
+        self._speaker: Member | None = None
         self._admit(roster)
 
     # -- what others ask -----------------------------------------------------------------------------------------
@@ -153,7 +156,10 @@ class Membership:
         Raises:
             LocalError: topic or body too large for gossip.
         """
-        self._context.spread.announce(topic, body)
+        context = self._context
+        context.spread.announce(topic, body, context.now)
+        # Membership facts may be waiting for their allowance; application facts have their own.
+        self._gossip_us = min(self._gossip_us, context.now + context.settings.gossip_interval_us)
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
@@ -168,11 +174,13 @@ class Membership:
             raise ProtocolError(f"{short(sender)} is not in the roster" if sender != self._context.key else "own key")
         self._begin(now)
         self._prober.heard_us = now
+        self._speaker = member
         if isinstance(message, Ping):
             self._take(member, message.facts, message.news)
             self._meet(member, message.generation, message.serial)
             own = self._context.descriptor
-            facts, news = self._context.cargo(member)
+            introduced = any(type(fact) is Descriptor and fact.key == sender for fact in message.facts)
+            facts, news = self._context.cargo(member, introduce=introduced)
             self._context.send(sender, Ack(message.sequence, own.generation, own.serial, facts, news))
         elif isinstance(message, Ack):
             self._take(member, message.facts, message.news)
@@ -193,7 +201,7 @@ class Membership:
         elif isinstance(message, SyncSummary):
             self._syncer.summarised(member, message)
         elif isinstance(message, SyncFacts):
-            self._take(member, message.facts, ())
+            self._take(member, message.facts, (), by_sync=True)
             if message.wanted:
                 self._syncer.wanted(member, message.wanted)
         else:
@@ -267,10 +275,10 @@ class Membership:
         return soonest
 
     def _gossip_due(self) -> Micros | None:
-        if not self._context.spread or not self._context.table.alive_count:
-            return None
-        ready = self._context.spread.ready_at(self._context.now)
-        return max(self._gossip_us, ready) if ready is not None else None
+        spread = self._context.spread
+        if (spread.facts.subjects or spread.news.subjects) and self._context.table.alive_count:
+            return self._gossip_us
+        return None
 
     def _begin(self, now: Micros) -> None:
         """Set the clock, and notice when we were not served: whoever slept must not accuse."""
@@ -299,12 +307,13 @@ class Membership:
         due = self._gossip_due()
         if due is None or context.now < due:
             return
-        self._gossip_us = context.now + context.settings.gossip_interval_us
         for member in self._gossip_targets():
             facts, news = context.spread.gossip(context.limit, context.now)
             if not facts and not news:
-                return
+                break
             context.send(member.key, Gossip(facts, news))
+        next_us = context.now + context.settings.gossip_interval_us
+        self._gossip_us = max(next_us, context.spread.ready_at(context.now))
 
     def _gossip_targets(self) -> list[Member]:
         context = self._context
@@ -315,10 +324,10 @@ class Membership:
 
     # -- facts ---------------------------------------------------------------------------------------------------
 
-    def _take(self, member: Member, facts: tuple[Any, ...], news: tuple[News, ...]) -> None:
+    def _take(self, member: Member, facts: tuple[Fact, ...], news: tuple[News, ...], by_sync: bool = False) -> None:
         if facts:
             self._judge.vet(facts)
-            self._judge.apply(facts, member)
+            self._judge.apply(facts, member, by_sync)
         for item in news:
             self._context.emit(ApplicationFact(member.key, item.topic, item.body))
 
@@ -358,7 +367,8 @@ class Membership:
         arrived = member.state in COUNTED
         if arrived and before not in COUNTED:
             self._prober.include(member)
-            self._syncer.soon(member.key)
+            if member is self._speaker:
+                self._syncer.soon(member.key)
         self._dialler.consider(member)
 
     # -- links and roster ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ A property test holds these figures equal to what `Wire.encode` produces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.membership.descriptor import HANDLE_BYTES
@@ -72,17 +72,17 @@ def news_size(news: News) -> int:
     return 1 + blob_size(len(news.topic)) + blob_size(len(news.body))
 
 
-def _cargo_size(facts: tuple[Fact, ...], news: tuple[News, ...]) -> int:
-    return list_size(len(facts)) + sum(map(fact_size, facts)) + list_size(len(news)) + sum(map(news_size, news))
+def _cargo_size(facts: tuple[Fact, ...], news: tuple[News, ...], size_of: Callable[[Fact], int]) -> int:
+    return list_size(len(facts)) + sum(map(size_of, facts)) + list_size(len(news)) + sum(map(news_size, news))
 
 
-def message_size(message: Message) -> int:
-    """Encoded bytes of a membership message."""
+def message_size(message: Message, size_of: Callable[[Fact], int] = fact_size) -> int:
+    """Encoded bytes of a membership message. `size_of` may remember sizes of facts."""
     if isinstance(message, Ping | Ack):
         head = _HEAD + uint_size(message.sequence) + uint_size(message.generation) + uint_size(message.serial)
-        return head + (_cargo_size(message.facts, message.news) if message.facts or message.news else 2)
+        return head + (_cargo_size(message.facts, message.news, size_of) if message.facts or message.news else 2)
     if isinstance(message, Gossip):
-        return _HEAD + _cargo_size(message.facts, message.news)
+        return _HEAD + _cargo_size(message.facts, message.news, size_of)
     if isinstance(message, PingRequest):
         return _HEAD + uint_size(message.sequence) + _HANDLE + uint_size(message.patience_us)
     if isinstance(message, Nack):
@@ -93,7 +93,7 @@ def message_size(message: Message) -> int:
         return _HEAD + uint_size(message.buckets) + _summary_size(message)
     if isinstance(message, SyncFacts):
         wanted = list_size(len(message.wanted)) + _HANDLE * len(message.wanted)
-        return _HEAD + list_size(len(message.facts)) + sum(map(fact_size, message.facts)) + wanted
+        return _HEAD + list_size(len(message.facts)) + sum(map(size_of, message.facts)) + wanted
     raise TypeError(f"{type(message).__name__} is not a membership message")
 
 

@@ -23,6 +23,8 @@ from kmel_p2p.core.membership.sizes import fact_size
 from kmel_p2p.core.types import HASH_BYTES, Micros, SiteKey
 
 SITES_PER_BUCKET = 32
+SOON_AT_MOST = 3
+"""Comparisons waiting beside the periodic one: enough that one of the partners knows most."""
 PAGE_BYTES = 16 * 1024
 """Facts per `SyncFacts`: well under a control frame's limit, so that probes are not delayed behind it."""
 PAGE_FACTS = 128
@@ -40,7 +42,9 @@ class Syncer:
         self.next_us: Micros = context.now + context.rng.randrange(context.settings.sync_interval_us)
 
     def soon(self, key: SiteKey) -> None:
-        """Compare with this member shortly: it just arrived or came back."""
+        """Compare with this member shortly: it just arrived or came back, and speaks to us."""
+        if len(self._wanted) >= SOON_AT_MOST:
+            return
         self._wanted[key] = None
         self.next_us = min(self.next_us, self._context.now + self._context.settings.gossip_interval_us)
 

@@ -17,7 +17,7 @@ def accusation(number: int) -> Accusation:
 
 def test_a_fact_is_sent_exactly_the_limit_and_no_more():
     queue = FactQueue()
-    queue.put(b"a", "fact", 10)
+    queue.put(b"a", "fact", 10, 0)
     sent = [queue.take(100, 10, limit=4)[0] for _ in range(6)]
     assert sent == [["fact"]] * 4 + [[], []]
 
@@ -25,7 +25,7 @@ def test_a_fact_is_sent_exactly_the_limit_and_no_more():
 def test_least_sent_facts_go_first_and_newest_first_among_equals():
     queue = FactQueue()
     for name in (b"a", b"b", b"c"):
-        queue.put(name, name, 10)
+        queue.put(name, name, 10, 0)
     assert queue.take(20, 10, 8) == ([b"c", b"b"], 20)
     assert queue.take(20, 10, 8)[0][0] == b"a"
 
@@ -33,16 +33,37 @@ def test_least_sent_facts_go_first_and_newest_first_among_equals():
 def test_a_newer_fact_about_the_same_subject_replaces_the_older():
     queue = FactQueue()
     for version in range(50):
-        queue.put(b"a", version, 10)
+        queue.put(b"a", version, 10, version)
     assert len(queue) == 1
     assert queue.take(100, 10, 8)[0] == [49]
 
 
+def test_a_fact_heard_four_times_from_others_is_not_told_any_more():
+    queue = FactQueue()
+    queue.put(b"a", "fact", 10, 0)
+    for _ in range(3):
+        queue.heard(b"a", "fact", limit=8)
+    queue.heard(b"a", "another", limit=8)
+    assert len(queue) == 1
+    queue.heard(b"a", "fact", limit=8)
+    assert len(queue) == 0
+
+
+def test_a_fact_that_waited_longer_than_a_full_sync_takes_is_given_up():
+    spread = Spread(LAN, 0)
+    spread.put(bytes(8), accusation(0), 0)
+    spread.put(bytes(7) + b"1", accusation(1), LAN.sync_interval_us)
+    facts, _ = spread.gossip(8, LAN.sync_interval_us + 1)
+    assert facts == (accusation(1),)
+    assert len(spread.facts) == 1
+
+
 def test_300_facts_of_two_kinds_share_every_message_within_its_budget():
     spread, wire = Spread(LAN, 0), Wire(bytes(32), SCHEMAS)
+    spread.patience_us = 3600 * SECOND
     for number in range(300):
-        spread.put(number.to_bytes(8, "big"), accusation(number))
-        spread.announce(b"topic%d" % number, bytes(200))
+        spread.put(number.to_bytes(8, "big"), accusation(number), 0)
+        spread.announce(b"topic%d" % number, bytes(200), 0)
     seen_facts, seen_news, now = set(), set(), 0
     while spread and now < 3600 * SECOND:
         now += SECOND // 5
@@ -59,15 +80,15 @@ def test_300_facts_of_two_kinds_share_every_message_within_its_budget():
 def test_application_facts_arrive_however_many_membership_facts_wait():
     spread = Spread(LAN, 0)
     for number in range(1000):
-        spread.put(number.to_bytes(8, "big"), accusation(number))
-    spread.announce(b"entry", b"head")
+        spread.put(number.to_bytes(8, "big"), accusation(number), 0)
+    spread.announce(b"entry", b"head", 0)
     _, news = spread.piggyback((), 8, 0)
     assert [n.topic for n in news] == [b"entry"]
 
 
 def test_something_too_large_for_gossip_is_refused_with_the_way_out():
     with pytest.raises(LocalError, match="bulk lane"):
-        Spread(LAN, 0).announce(b"entry", bytes(70_000))
+        Spread(LAN, 0).announce(b"entry", bytes(70_000), 0)
 
 
 @settings(deadline=None, max_examples=100)
