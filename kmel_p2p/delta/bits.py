@@ -72,10 +72,7 @@ class BitReader:
         Raises:
             WireError: it is cut off, or its padding is not zero.
         """
-        section = self.octets(-(-count // 8))
-        if count % 8 and int(section[-1]) & (0xFF >> count % 8):
-            raise WireError("padding bits are not zero")
-        return np.unpackbits(section, count=count).view(np.bool_)
+        return np.unpackbits(self._section(count), count=count).view(np.bool_)
 
     def unary(self, count: int) -> NDArray[np.int64]:
         """A section of `count` unary numbers, int64[count].
@@ -93,7 +90,7 @@ class BitReader:
             ends[found : found + ones.size] = ones + 8 * (at - self._at)
             found += ones.size
             at += _BLOCK
-        self.flags(int(ends[-1]) + 1 if count else 0)
+        self._section(int(ends[-1]) + 1 if count else 0)
         ends[1:] -= ends[:-1] + 1
         return ends
 
@@ -103,22 +100,23 @@ class BitReader:
         Raises:
             WireError: it is cut off, or its padding is not zero.
         """
-        at = self._at
-        self.flags(int(counts @ widths))
-        # Any value lies within three bytes; two spare ones let the last window reach beyond the section.
-        section = np.concatenate([self._data[at : self._at], np.zeros(2, np.uint8)]).astype(np.int32)
-        width = np.repeat(widths, counts)
-        bit = np.cumsum(width) - width
+        bits = int(counts @ widths)
+        if bits == int(counts.sum()) and (widths[counts > 0] == 1).all():
+            return self.flags(bits).astype(np.int64)
+        # Any value lies within three bytes; spare ones let the last windows reach beyond the section.
+        section = np.concatenate([self._section(bits), np.zeros(3, np.uint8)]).astype(np.int32)
         windows = section[:-2] << 16 | section[1:-1] << 8 | section[2:]
-        window = windows[np.minimum(bit >> 3, windows.size - 1)] if windows.size else np.zeros(bit.size, np.int32)
-        values: NDArray[np.int64] = window >> (24 - width - (bit & 7)) & ((1 << width) - 1)
-        return values
+        width = np.repeat(widths.astype(np.int32), counts)
+        bit = np.cumsum(width, dtype=np.int64) - width
+        shift = 24 - width - (bit & 7).astype(np.int32)
+        values: NDArray[np.int32] = windows[bit >> 3] >> shift & ((np.int32(1) << width) - 1)
+        return values.astype(np.int64)
 
     def varint(self, largest: int) -> int:
         """A number written by `pack_varint`.
 
         Raises:
-            WireError: it is cut off or above `largest`.
+            WireError: it is cut off, above `largest`, or longer than it need be.
         """
         value = shift = 0
         while True:
@@ -128,7 +126,16 @@ class BitReader:
             if value > largest or shift > 63:
                 raise WireError(f"a count is above {largest}")
             if octet < 128:
-                return value
+                break
+        if octet == 0 and shift > 7:
+            raise WireError("a count is longer than it need be")
+        return value
+
+    def _section(self, bits: int) -> NDArray[np.uint8]:
+        section = self.octets(-(-bits // 8))
+        if bits % 8 and int(section[-1]) & (0xFF >> bits % 8):
+            raise WireError("padding bits are not zero")
+        return section
 
     def finish(self) -> None:
         """Require that nothing is left.

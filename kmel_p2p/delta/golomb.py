@@ -75,11 +75,11 @@ def pack_golomb(values: Ints, counts: Ints, parameter: Ints) -> bytes:
     )
 
 
-def read_golomb(reader: BitReader, counts: Ints, parameter: Ints) -> Ints:
+def read_golomb(reader: BitReader, counts: Ints, parameter: Ints, largest: int = MAX_PARAMETER) -> Ints:
     """The numbers of all segments, end to end; none is above 2**17 times the bits there are.
 
     Raises:
-        WireError: a parameter does not exist, or a section is not as it must be.
+        WireError: a parameter is not the one that the numbers ask for, or a section is not as it must be.
     """
     if int(parameter.max(initial=0)) > MAX_PARAMETER:
         raise WireError(f"Golomb parameter {int(parameter.max())} is above {MAX_PARAMETER}")
@@ -89,7 +89,10 @@ def read_golomb(reader: BitReader, counts: Ints, parameter: Ints) -> Ints:
     digits[digits > 0] += reader.flags(int(digits.sum()))
     high[ternary] = 3 * high[ternary] + digits
     low = reader.fixed(counts, LOW_BITS[parameter])
-    return (high << np.repeat(LOW_BITS[parameter], counts)) + low
+    values = (high << np.repeat(LOW_BITS[parameter], counts)) + low
+    if (parameters(values, counts, largest) != parameter).any():
+        raise WireError("a Golomb parameter is not the one its numbers ask for")
+    return values
 
 
 def worst_bits(count: int, total: int) -> int:

@@ -38,7 +38,7 @@ Order: TypeAlias = tuple[int, ...]
 """The seven levels plus 3, the most frequent one first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Axis:
     """Levels of the rows or the columns of one tensor.
 
@@ -49,6 +49,11 @@ class Axis:
 
     levels: NDArray[np.int64]
     order: Order
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Axis):
+            return NotImplemented
+        return self.order == other.order and np.array_equal(self.levels, other.levels)
 
     def ranks(self) -> NDArray[np.int64]:
         """Each line's level as its place in `order`, int64[lines]."""

@@ -84,7 +84,7 @@ def read_support(
     """The positions, int64[n], increasing.
 
     Raises:
-        WireError: cut off, out of bounds, or more values than the sent chunks may hold.
+        WireError: cut off, out of bounds, more values than the sent chunks may hold, or not in the one spelling.
     """
     room = np.bincount(plan.tensor[sent], weights=plan.kept[sent], minlength=plan.tensors)
     listed = [_read_directory(reader, plan.shapes[tensor], int(room[tensor])) for tensor in active.tolist()]
@@ -96,7 +96,10 @@ def read_support(
     parts = [np.empty(0, np.int64)]
     for tensor, structure in zip(active.tolist(), structures, strict=True):
         mine = [np.cumsum(next(numbers)) - 1 for _ in structure.classes]
-        parts.append(_cells(tensor, sent, structure, plan).positions(mine) + plan.offsets[tensor])
+        local = _cells(tensor, sent, structure, plan).positions(mine)
+        if describe(local, *plan.shapes[tensor]) != structure:
+            raise WireError("a tensor's structure is not the one its support has")
+        parts.append(local + plan.offsets[tensor])
     return np.concatenate(parts)
 
 
@@ -151,9 +154,9 @@ def _pack_order(order: Order) -> bytes:
 
 
 def _read_order(reader: BitReader) -> Order:
-    packed = int.from_bytes(reader.octets(3).tobytes(), "big") >> 3
-    order = tuple(packed >> 3 * (LEVELS - 1 - place) & 7 for place in range(LEVELS))
-    if sorted(order) != list(range(LEVELS)):
+    packed = int.from_bytes(reader.octets(3).tobytes(), "big")
+    order = tuple(packed >> 3 * (LEVELS - place) & 7 for place in range(LEVELS))
+    if sorted(order) != list(range(LEVELS)) or packed & 7:
         raise WireError("an order of levels is not a permutation")
     return order
 

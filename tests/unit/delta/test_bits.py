@@ -94,7 +94,7 @@ def test_varint_round_trip(value: int) -> None:
     reader.finish()
 
 
-@pytest.mark.parametrize("data", [b"\x80", b"\xff" * 20, b"\x81\x01", b""])
-def test_varints_that_are_cut_off_or_too_large_are_refused(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"\x80", b"\xff" * 20, b"\x81\x01", b"\x81\x00", b"\x80\x00", b""])
+def test_varints_that_are_cut_off_too_large_or_too_long_are_refused(data: bytes) -> None:
     with pytest.raises(WireError):
         BitReader(data).varint(128)

@@ -112,6 +112,19 @@ def test_every_truncation_and_every_tail_is_refused(bits: int) -> None:
     assert not any(accepts(bits, payload + bytes([tail])) for tail in range(256))
 
 
+def test_the_worked_example_of_the_documentation() -> None:
+    """docs/delta.md takes these bytes apart; the format must not change without its version."""
+    layout = Layout([TensorSpec("w", (2, 12)), TensorSpec("b", (3,))])
+    payload = bytes.fromhex(
+        "01 02 000f 0003 874901fb198e98d5 c0 e0 4a80 0066 20 00 d0 000602 000100 e5a0 c4 e0 48 84"
+    )
+    codec = DeltaCodec(layout, CodecParameters(chunk=16, kept=4, bits=2))
+    delta = codec.decode(payload)
+    assert delta.positions.tolist() == [2, 5, 6, 13, 17, 20, 25]
+    assert delta.units.tolist() == [7962624, -4718592, 4718592, 4718592, -40960, 69120, 491520]
+    assert pack(parse(payload, codec._plan, layout.hash), codec._plan, layout.hash) == payload
+
+
 def test_too_long_payload_is_refused_before_it_is_read() -> None:
     codec = CODECS[2]
     with pytest.raises(WireError, match=f"at most {codec.max_payload_bytes}"):
