@@ -1,0 +1,107 @@
+"""One site of a virtual ledger federation: its disk, its trainer, and the machine they surround.
+
+The disk keeps records in order and loses what was not durable yet when its host crashes, as a real one does. The
+trainer answers after virtual time; what it writes before it answers survives a crash like a file renamed into place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.core.effects import Effect, Event, Message, Record
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
+from kmel_p2p.core.rounds import COMMANDS
+from kmel_p2p.core.types import Micros, SiteKey
+
+
+class SiteTrainer(Protocol):
+    """What trains at a virtual site. Lives with its host: a crash ends it, `resume` begins the next life."""
+
+    def resume(self, state_file: str | None) -> None:
+        """Take up the state stored with the newest own entry (None: start empty)."""
+        ...
+
+    def train(self, trunk: NDArray[np.float32], seq: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
+        """Train a round; returns payload and the name of the state file written."""
+        ...
+
+    def commit(self, seq: int) -> None: ...
+    def abandon(self, seq: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemberNews:
+    """A command of the network: membership's verdict on a site changed."""
+
+    event: Event
+
+
+@dataclass(slots=True)
+class Disk:
+    """Records in order, each durable from its time on."""
+
+    records: list[tuple[Micros, Record]] = field(default_factory=list)
+    writes: int = 0
+
+    def write(self, record: Record, durable_at: Micros) -> None:
+        """Hand a record over; it survives a crash from `durable_at` on."""
+        self.writes += 1
+        self.records.append((durable_at, record))
+
+    def crashed(self, now: Micros) -> None:
+        """Power is gone: what was not durable never was."""
+        self.records = [(at, record) for at, record in self.records if at <= now]
+
+    def lost(self) -> None:
+        """The disk is replaced by an empty one."""
+        self.records.clear()
+
+    def kept(self) -> list[Record]:
+        """What a start finds."""
+        return [record for _, record in self.records]
+
+
+class LedgerHost:
+    """A `core.effects.Machine`: averaging, told by the network who is alive."""
+
+    def __init__(self, averaging: LedgerAveraging) -> None:
+        self.averaging = averaging
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        self.averaging.receive(sender, message, now)
+
+    def command(self, cmd: Any, now: Micros) -> None:
+        if isinstance(cmd, MemberNews):
+            self.averaging.member_event(cmd.event, now)
+        elif isinstance(cmd, COMMANDS):
+            self.averaging.command(cmd, now)
+
+    def advance(self, now: Micros) -> None:
+        self.averaging.advance(now)
+
+    def deadline(self) -> Micros | None:
+        return self.averaging.deadline()
+
+    def poll(self) -> Effect | None:
+        return self.averaging.poll()
+
+
+@dataclass(slots=True)
+class VirtualSite:
+    """What surrounds one host."""
+
+    index: int
+    key: SiteKey
+    make_trainer: Callable[[], SiteTrainer]
+    step_us: Micros
+    disk: Disk = field(default_factory=Disk)
+    trainer: SiteTrainer | None = None
+    events: deque[tuple[Micros, Event]] = field(default_factory=lambda: deque(maxlen=10_000))
+    finished: bool = False
+    """Whether the latest event about the run said that it is complete."""
