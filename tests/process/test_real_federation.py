@@ -1,0 +1,105 @@
+"""Real daemons, real sockets, real kills: nobody waits for the dead, nobody forgets, all end with one model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from local_run import complete, log_times, published, small_federation, until
+
+from kmel_p2p.site.control_client import NotAnsweringError, NotRunningError
+from kmel_p2p.site.egress import EGRESS_NAME, verify
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+ENTRY_LIMIT = 40
+LONGEST_GAP_S = 10.0
+
+
+def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -> None:
+    with small_federation(tmp_path, ENTRY_LIMIT) as federation:
+        federation.start()
+        north, south, east = federation
+        until("every site has published", lambda: all(published(site) >= 3 for site in federation), 120, federation)
+
+        before = published(south)
+        south.signal(signal.SIGKILL)
+        assert south.wait(5)
+        with pytest.raises(NotRunningError):
+            south.request("status")
+        killed_trainer = until("the trainer of east", lambda: (east.status() or {}).get("trainer"), 10, federation)
+        os.kill(killed_trainer["pid"], signal.SIGKILL)
+
+        goal = published(north) + 3
+        until("north goes on without south", lambda: published(north) >= goal, 2 * LONGEST_GAP_S, federation)
+        south.start()
+        until("south publishes again", lambda: published(south) > before, 60, federation)
+
+        documents = until("all sites are complete", lambda: complete(federation), 150, federation)
+        assert len({document["ledger"]["digest"] for document in documents}) == 1
+        vectors = [document["ledger"]["vector"] for document in documents]
+        assert vectors[0] == dict.fromkeys(("north", "south", "east"), ENTRY_LIMIT)
+        assert vectors.count(vectors[0]) == 3
+        assert east.status()["trainer"]["restarts"] == 1  # type: ignore[index]
+        assert all(not document["ledger"]["ended"] for document in documents)
+
+        times = log_times(north, "entry published")
+        assert len(times) == ENTRY_LIMIT
+        assert max(b - a for a, b in zip(times, times[1:], strict=False)) < LONGEST_GAP_S
+
+        ended_by = time.monotonic() + 10
+        federation.stop()
+        assert time.monotonic() < ended_by
+        assert [site.exit_code for site in federation] == [0, 0, 0]
+        for site in federation:
+            verdict = verify(site.state_dir / EGRESS_NAME)
+            assert verdict.problem == ""
+            assert sum(total.bytes for (_, kind), total in verdict.totals.items() if kind == "Bodies") > 0
+
+
+def test_status_tells_a_stopped_daemon_from_a_stuck_one(tmp_path: Path) -> None:
+    with small_federation(tmp_path, ENTRY_LIMIT) as federation:
+        site = federation["north"]
+        with pytest.raises(NotRunningError):
+            site.request("status")
+        site.start()
+        document = until("north answers", site.status, 60, federation)
+        assert document["phase"] in ("preparing", "waiting")
+        until("north says what it waits for", lambda: "1 of 3 sites" in (site.status() or {})["reason"], 60, federation)
+
+        site.signal(signal.SIGSTOP)
+        asked = time.monotonic()
+        try:
+            with pytest.raises(NotAnsweringError):
+                site.request("status")
+            assert time.monotonic() - asked < 2.0
+            assert _cli(site.folder, "status").returncode == 6
+        finally:
+            site.signal(signal.SIGCONT)
+        until("north answers again", site.status, 20, federation)
+        assert _cli(site.folder, "status", "--json").returncode == 0
+
+        second = _cli(site.folder, "run")
+        assert second.returncode == 3
+        assert str(site.process.pid) in second.stderr  # type: ignore[union-attr]
+
+        settings = (site.folder / "site.toml").read_text()
+        assert 'state_dir = "state"' in settings
+        (site.folder / "other.toml").write_text(settings.replace('state_dir = "state"', 'state_dir = "state2"'))
+        port_taken = _cli(site.folder, "run", config="other.toml")
+        assert port_taken.returncode == 3
+        port = site.status()["address"].rsplit(":", 1)[1]  # type: ignore[index]
+        assert port in port_taken.stderr
+        assert "in use" in port_taken.stderr
+        assert "state directory" not in port_taken.stderr
+    assert _cli(site.folder, "status").returncode == 5
+
+
+def _cli(folder: Path, *arguments: str, config: str = "site.toml") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kmel_p2p.cli.main", *arguments, "--config", str(folder / config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
