@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kmel_p2p.core.effects import Effect, Emit, Machine, Message
@@ -124,34 +124,41 @@ class Relaying:
         return effect
 
 
-class Federation:
-    """`members` sites, each a host of the network."""
+@dataclass(frozen=True, slots=True)
+class FederationPlan:
+    """What a simulated federation is made of."""
 
-    def __init__(
-        self,
-        members: int,
-        settings: MembershipSettings,
-        seed: int,
-        conditions: Conditions,
-        transport: TransportModel,
-        encoded: bool = False,
-        outbound_only: frozenset[int] = frozenset(),
-        relay: bool = False,
-    ) -> None:
+    members: int
+    spares: int = 0
+    """Hosts that are not in the roster at first; they follow the members in index."""
+    conditions: Conditions = field(default_factory=Conditions)
+    transport: TransportModel = field(default_factory=TransportModel)
+    encoded: bool = False
+    """Every message goes through the wire's encoder and decoder."""
+    outbound_only: frozenset[int] = frozenset()
+    relay: bool = False
+    """Hosts pass new application facts on."""
+    identical: bool = False
+    """Every host draws the same random numbers."""
+
+
+class Federation:
+    """Sites, each a host of the network. Nothing runs until hosts are started."""
+
+    def __init__(self, plan: FederationPlan, settings: MembershipSettings, seed: int) -> None:
+        self.plan = plan
         self.settings = settings
-        carrier: Carrier = BytesCarrier(Wire(CHARTER_ID, SCHEMAS)) if encoded else ObjectCarrier(Sizes().of)
-        self.network = Network(seed, carrier, REPORTS, conditions, transport)
+        carrier: Carrier = BytesCarrier(Wire(CHARTER_ID, SCHEMAS)) if plan.encoded else ObjectCarrier(Sizes().of)
+        self.network = Network(seed, carrier, REPORTS, plan.conditions, plan.transport)
         self.network.watchers.append(self)
-        self.relay = relay
         self.disks: dict[SiteKey, Disk] = {}
-        self.outbound_only = outbound_only
-        keys = [SiteKey(digest(b"virtual site %d" % index)) for index in range(members)]
+        keys = [SiteKey(digest(b"virtual site %d" % index)) for index in range(plan.members + plan.spares)]
         sites = [RosterSite(k, f"site{i}", self._listed(i)) for i, k in enumerate(keys)]
-        self.roster = {site.key: site for site in sites}
+        self.roster = {site.key: site for site in sites[: plan.members]}
         self.hosts = [self._add(site) for site in sites]
 
     def _listed(self, index: int) -> tuple[str, ...]:
-        return () if index in self.outbound_only else (address_of(index),)
+        return () if index in self.plan.outbound_only else (address_of(index),)
 
     def _add(self, site: RosterSite) -> Host:
         self.disks[site.key] = Disk()
@@ -167,15 +174,19 @@ class Federation:
         disk = self.disks[host.key]
         disk.generation += 1
         own = OwnDescription(
-            disk.generation, host.addresses, size_class=host.index % 16, outbound_only=host.index in self.outbound_only
+            disk.generation,
+            host.addresses,
+            size_class=host.index % 16,
+            outbound_only=host.index in self.plan.outbound_only,
         )
-        rng = self.network.generator(f"membership {host.index} start {host.starts}")
+        who = 0 if self.plan.identical else host.index
+        rng = self.network.generator(f"membership {who} start {host.starts}")
         membership = Membership(
             VirtualSigner(host.key), CHARTER_ID, self.roster, own, self.settings, rng, now, verify_virtual
         )
         if disk.descriptors:
             membership.command(Recall(tuple(disk.descriptors[k] for k in sorted(disk.descriptors))), now)
-        return Relaying(membership) if self.relay else membership
+        return Relaying(membership) if self.plan.relay else membership
 
     def wipe(self, host: Host, generation: int = 0) -> None:
         """The disk is lost; `generation` is the floor from which the next start counts."""

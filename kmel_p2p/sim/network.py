@@ -190,6 +190,16 @@ class Network:
         if host.power is Power.RUNNING:
             self._rearm(host)
 
+    def touch(self, host: Host) -> None:
+        """Its machine was used directly: execute what it wants now."""
+        self._drain(host)
+
+    def inject(self, source: Host, target: Host, packed: Any, size_bytes: int) -> None:
+        """Put something on the link as if `source` had sent it (a hostile peer)."""
+        arrivals = self.direction(source, target).transmit(size_bytes, False, self.now, source.rng) or []
+        for when in arrivals:
+            self._push(when, _DELIVER, _Packet(source, target, packed, size_bytes), None)
+
     def command(self, host: Host, cmd: Any) -> None:
         """Give a running host a command, as its driver would."""
         self._command(host, cmd)

@@ -120,9 +120,8 @@ class Context:
         """The accusation held against a suspect or dead member."""
         if member.suspicion is None or member.descriptor is None:
             return None
-        dead = member.suspicion.finished
-        accuser = self.handle if dead else member.suspicion.first_accuser
-        return Accusation(member.handle, member.descriptor.generation, member.descriptor.serial, dead, accuser)
+        suspicion, held = member.suspicion, member.descriptor
+        return Accusation(member.handle, held.generation, held.serial, suspicion.finished, suspicion.accusers)
 
     def send(self, to: SiteKey, message: Message) -> None:
         self.effects.append(Send(to, message))

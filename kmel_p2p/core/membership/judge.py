@@ -149,7 +149,7 @@ class Judge:
         """Our own probe failed."""
         held = member.descriptor
         if held is not None:
-            self._suspect(member, self._context.handle)
+            self._suspect(member, [self._context.handle])
 
     def _hear_accusation(self, fact: Accusation, sender: Member) -> None:
         context = self._context
@@ -157,9 +157,10 @@ class Judge:
         if member is None or member.descriptor is None:
             context.counters["facts_about_strangers"] += 1
             return
-        known = fact.accuser == context.handle or context.table.by_handle(fact.accuser) is not None
-        if not known or fact.accuser == fact.subject:
+        accusers = [a for a in fact.accusers if self._may_accuse(a, fact.subject)]
+        if len(accusers) < len(fact.accusers):
             context.counters["accusations_by_nobody"] += 1
+        if not accusers:
             return
         held = member.descriptor
         if (fact.generation, fact.serial) != (held.generation, held.serial):
@@ -171,10 +172,15 @@ class Judge:
             context.counters["accusations_over_rate"] += 1
             return
         if fact.dead and context.settings.believe_dead and member.state in (MemberState.ALIVE, MemberState.SUSPECT):
-            self._suspect(member, fact.accuser)
+            self._suspect(member, accusers)
             self._bury(member)
             return
-        self._suspect(member, fact.accuser, fact)
+        if not self._suspect(member, accusers):
+            context.spread.facts.heard(member.handle, fact, context.limit)
+
+    def _may_accuse(self, accuser: bytes, subject: bytes) -> bool:
+        context = self._context
+        return accuser != subject and (accuser == context.handle or context.table.by_handle(accuser) is not None)
 
     def _affordable(self, sender: Member) -> bool:
         """Suspicions that one sender may start: all members once, then one per probe interval."""
@@ -189,32 +195,32 @@ class Judge:
         allowance.spend(1, context.now)
         return True
 
-    def _suspect(self, member: Member, accuser: bytes, fact: Accusation | None = None) -> None:
+    def _suspect(self, member: Member, accusers: list[bytes]) -> bool:
+        """Count accusers; False when nothing changed."""
         context = self._context
-        if member.state is MemberState.SUSPECT:
-            assert member.suspicion is not None
-            if not member.suspicion.confirm(accuser):
-                if fact is not None:
-                    context.spread.facts.heard(member.handle, fact, context.limit)
-                return
-        elif member.state is MemberState.ALIVE:
-            member.suspicion = Suspicion(
-                accuser,
+        suspicion = member.suspicion
+        if member.state is MemberState.ALIVE:
+            suspicion = member.suspicion = Suspicion(
+                accusers[0],
                 formulas.confirmations_wanted(context.settings, context.sites),
                 formulas.suspicion_min_us(context.settings, context.sites),
                 formulas.suspicion_max_us(context.settings, context.sites),
                 context.now,
             )
+            for accuser in accusers[1:]:
+                suspicion.confirm(accuser)
             self._move(member, MemberState.SUSPECT)
-        else:
-            return
-        self._arm(member, member.suspicion)
-        self._tell_accusation(member, accuser, dead=False)
+        elif member.state is not MemberState.SUSPECT or suspicion is None:
+            return False
+        elif not any([suspicion.confirm(accuser) for accuser in accusers]):
+            return False
+        self._arm(member, suspicion)
+        self._tell_accusation(member)
+        return True
 
-    def _tell_accusation(self, member: Member, accuser: bytes, dead: bool) -> None:
-        held = member.descriptor
-        assert held is not None
-        fact = Accusation(member.handle, held.generation, held.serial, dead, accuser)
+    def _tell_accusation(self, member: Member) -> None:
+        fact = self._context.accusation_of(member)
+        assert fact is not None
         self._context.spread.put(member.handle, fact, self._context.now)
 
     def _arm(self, member: Member, suspicion: Suspicion) -> None:
@@ -243,7 +249,7 @@ class Judge:
         assert member.suspicion is not None
         member.suspicion.finished = True
         self._move(member, MemberState.DEAD)
-        self._tell_accusation(member, self._context.handle, dead=True)
+        self._tell_accusation(member)
 
     def postpone(self, gap_us: Micros) -> None:
         """We were suspended: nobody could reach us to refute in that time."""

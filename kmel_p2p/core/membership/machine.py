@@ -46,6 +46,7 @@ from kmel_p2p.core.membership.messages import (
     News,
     Ping,
     PingRequest,
+    Standing,
     SyncDigest,
     SyncFacts,
     SyncSummary,
@@ -127,6 +128,16 @@ class Membership:
         """Where a site can be dialled, newest knowledge first."""
         member = self._context.table.get(key)
         return self._judge.addresses(member) if member is not None else ()
+
+    @property
+    def roster(self) -> tuple[SiteKey, ...]:
+        """Keys of the other sites, sorted."""
+        return self._context.table.keys
+
+    def standing(self, key: SiteKey) -> Standing | None:
+        """Where the facts held about another site stand in their order; it only ever grows within one run."""
+        member = self._context.table.get(key)
+        return member.standing if member is not None else None
 
     def members(self) -> list[MemberView]:
         """One line per other roster site, in key order, for `status`."""
@@ -252,7 +263,9 @@ class Membership:
 
     def deadline(self) -> Micros | None:
         """When `advance` is wanted next."""
-        self._wake = self._compute_deadline()
+        due = self._compute_deadline()
+        # A late confirmation may end a suspicion in the past: that is due now, not a timer that was served late.
+        self._wake = None if due is None else max(due, self._context.now)
         return self._wake
 
     def poll(self) -> Effect | None:

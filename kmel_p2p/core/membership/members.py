@@ -114,13 +114,14 @@ class MemberView:
 class MemberTable:
     """All other sites of the roster."""
 
-    __slots__ = ("_alive", "_alive_view", "_by_handle", "_members", "counted")
+    __slots__ = ("_alive", "_alive_view", "_by_handle", "_keys", "_members", "counted")
 
     def __init__(self) -> None:
         self._members: dict[SiteKey, Member] = {}
         self._by_handle: dict[bytes, Member] = {}
         self._alive: list[SiteKey] = []
         self._alive_view: tuple[SiteKey, ...] | None = ()
+        self._keys: tuple[SiteKey, ...] | None = None
         self.counted = 0
         """Members alive, suspect or dead: the N of every formula is this plus one."""
 
@@ -140,6 +141,13 @@ class MemberTable:
     @property
     def alive_count(self) -> int:
         return len(self._alive)
+
+    @property
+    def keys(self) -> tuple[SiteKey, ...]:
+        """Every roster key but our own, sorted."""
+        if self._keys is None:
+            self._keys = tuple(sorted(self._members))
+        return self._keys
 
     def get(self, key: SiteKey) -> Member | None:
         return self._members.get(key)
@@ -162,6 +170,7 @@ class MemberTable:
             other = self._by_handle[member.handle].site.name
             raise ConfigError(f"roster keys of {other} and {site.name} share their first {HANDLE_BYTES} bytes")
         self._members[site.key] = member
+        self._keys = None
         self._by_handle[member.handle] = member
         return member
 
@@ -169,6 +178,7 @@ class MemberTable:
         """Forget a site that is no longer in the roster."""
         self._count(member.state, -1, member.key)
         del self._members[member.key]
+        self._keys = None
         del self._by_handle[member.handle]
 
     def move(self, member: Member, state: MemberState, now: Micros) -> None:

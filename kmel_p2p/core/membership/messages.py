@@ -27,18 +27,23 @@ MAX_NEWS_BYTES = 512
 """Body of one application fact. Larger things are fetched on the bulk lane, not gossiped."""
 MAX_FACTS = 256
 """Facts in one message; a full sync is cut into pages."""
+MAX_ACCUSERS = 8
+"""More than any preset waits for."""
 MAX_BUCKETS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Accusation:
-    """`accuser` holds the subject suspect (or dead) at exactly this version. Handles are leading key bytes."""
+    """`accusers` could not reach the subject, which spoke last at exactly this version. Handles are leading key bytes.
+
+    All accusers known to the sender travel together, so that a newer fact never displaces an older confirmation.
+    """
 
     subject: bytes
     generation: int
     serial: int
     dead: bool
-    accuser: bytes
+    accusers: tuple[bytes, ...]
 
 
 Fact: TypeAlias = Descriptor | Accusation
@@ -156,7 +161,7 @@ _DESCRIPTOR = record(
     software=text(MAX_SOFTWARE_CHARS),
     signature=SIGNATURE,
 )
-_ACCUSATION = record(Accusation, subject=HANDLE, generation=_GENERATION, serial=_SERIAL, dead=flag(), accuser=HANDLE)
+_ACCUSATION = record(Accusation, subject=HANDLE, generation=_GENERATION, serial=_SERIAL, dead=flag(), accusers=listing(HANDLE, MAX_ACCUSERS))
 _DESCRIPTOR_FIELDS = len(fields(Descriptor))
 _ACCUSATION_FIELDS = len(fields(Accusation))
 

@@ -60,7 +60,7 @@ def fact_size(fact: Fact) -> int:
     """Bytes of one fact."""
     numbers = uint_size(fact.generation) + uint_size(fact.serial)
     if isinstance(fact, Accusation):
-        return 1 + _HANDLE + numbers + 1 + _HANDLE
+        return 1 + _HANDLE + numbers + 1 + 1 + _HANDLE * len(fact.accusers)
     return (
         1 + 34 + numbers + 1 + list_size(len(fact.addresses)) + sum(map(text_size, fact.addresses))
         + uint_size(fact.size_class) + 1 + text_size(fact.software) + 66

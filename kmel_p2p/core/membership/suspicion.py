@@ -37,8 +37,9 @@ class Suspicion:
         return next(iter(self._accusers))
 
     @property
-    def newest_accuser(self) -> bytes:
-        return next(reversed(self._accusers))
+    def accusers(self) -> tuple[bytes, ...]:
+        """Everybody counted, first accuser first."""
+        return tuple(self._accusers)
 
     @property
     def confirmations(self) -> int:

@@ -162,10 +162,10 @@ def test_accusations_by_the_subject_by_nobody_and_from_the_future_change_nothing
     stranger = identity(9).key[:8]
     accuser = virtual.key(4)[:8]
     for fact in (
-        Accusation(subject, 1, 0, True, subject),
-        Accusation(subject, 1, 0, True, stranger),
-        Accusation(subject, 2**53 - 1, 2**32 - 1, True, accuser),
-        Accusation(stranger, 1, 0, True, accuser),
+        Accusation(subject, 1, 0, True, (subject,)),
+        Accusation(subject, 1, 0, True, (stranger,)),
+        Accusation(subject, 2**53 - 1, 2**32 - 1, True, (accuser,)),
+        Accusation(stranger, 1, 0, True, (accuser,)),
     ):
         virtual.peers[1].receive(virtual.key(2), Gossip((fact,)), virtual.now)
     assert virtual.peers[1].state(virtual.key(3)) is MemberState.ALIVE
@@ -175,7 +175,7 @@ def test_accusations_by_the_subject_by_nobody_and_from_the_future_change_nothing
 
 def test_a_remote_dead_is_only_a_suspicion_and_is_refuted():
     virtual = settled()
-    fact = Accusation(virtual.key(3)[:8], 1, 0, True, virtual.key(4)[:8])
+    fact = Accusation(virtual.key(3)[:8], 1, 0, True, (virtual.key(4)[:8],))
     virtual.peers[1].receive(virtual.key(4), Gossip((fact,)), virtual.now)
     assert virtual.peers[1].state(virtual.key(3)) is MemberState.SUSPECT
     assert virtual.key(3) in virtual.peers[1].alive()

@@ -12,7 +12,7 @@ from kmel_p2p.core.wire import Wire
 
 
 def accusation(number: int) -> Accusation:
-    return Accusation(number.to_bytes(8, "big"), 1, 0, False, bytes(8))
+    return Accusation(number.to_bytes(8, "big"), 1, 0, False, (bytes(8),))
 
 
 def test_a_fact_is_sent_exactly_the_limit_and_no_more():

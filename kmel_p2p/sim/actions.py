@@ -1,0 +1,406 @@
+"""What a scenario file can do to a federation, one class per `do`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from kmel_p2p.core.membership import DescribeSelf, Leave, LoopLag, MemberState, RosterSite, SetRoster
+from kmel_p2p.core.strict import StrictModel
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
+from kmel_p2p.sim.federation import address_of
+from kmel_p2p.sim.hostile import FORGERIES, forge
+from kmel_p2p.sim.stage import Stage
+
+Seconds = Annotated[float, pydantic.Field(ge=0.0, le=10_000_000.0)]
+Milliseconds = Annotated[float, pydantic.Field(ge=0.0, le=10_000_000.0)]
+Probability = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
+
+
+def micros(seconds: float) -> Micros:
+    """Seconds of a scenario file as integer microseconds."""
+    return round(seconds * SECOND)
+
+
+class Action(StrictModel):
+    """When something happens. Subclasses say what."""
+
+    at_s: Seconds
+    within_s: Seconds = 0.0
+    """The moment is drawn per seed, uniform in [at, at + within]."""
+    times: Annotated[int, pydantic.Field(ge=1, le=100_000)] = 1
+    every_s: Seconds = 0.0
+    mark: str = ""
+    """Name of this moment, for bounds."""
+
+    def moments(self, stage: Stage) -> Iterator[Micros]:
+        """When it happens under this seed."""
+        for repeat in range(self.times):
+            late = stage.rng.randrange(micros(self.within_s) + 1)
+            yield micros(self.at_s) + repeat * micros(self.every_s) + late
+
+    def run(self, stage: Stage) -> None:
+        """Set the mark and act."""
+        if self.mark:
+            stage.mark(self.mark)
+        self.apply(stage)
+
+    def apply(self, stage: Stage) -> None:
+        """What it does."""
+        raise NotImplementedError
+
+
+class MarkAction(Action):
+    """Only a name for this moment."""
+
+    do: Literal["mark"]
+
+    def apply(self, stage: Stage) -> None:
+        return None
+
+
+class HostsAction(Action):
+    """Something that happens to hosts."""
+
+    hosts: str
+
+
+class Start(HostsAction):
+    """Switch on, at random moments within `over_s`."""
+
+    do: Literal["start"]
+    over_s: Seconds = 0.0
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            delay = stage.rng.randrange(micros(self.over_s) + 1)
+            stage.network.call_at(stage.network.now + delay, partial(stage.start, host))
+
+
+class Crash(HostsAction):
+    """Switch off; with `reset` the kernel closes the connections, without it they fall silent."""
+
+    do: Literal["crash"]
+    reset: bool = False
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.crash(host, self.reset)
+
+
+class Restart(HostsAction):
+    """Crash and start again, each host at a random moment within `over_s`, `down_s` later."""
+
+    do: Literal["restart"]
+    over_s: Seconds = 0.0
+    down_s: Seconds = 0.0
+    disk: Literal["kept", "wiped", "clock"] = "kept"
+    """wiped: the generation counts from 1 again; clock: from a floor far above, as wall-clock seconds give."""
+    leave: bool = False
+
+    def apply(self, stage: Stage) -> None:
+        now = stage.network.now
+        for host in stage.hosts(self.hosts):
+            moment = now + stage.rng.randrange(micros(self.over_s) + 1)
+            if self.leave:
+                stage.network.call_at(moment, partial(stage.command, host, Leave()))
+                moment += SECOND // 2
+            stage.network.call_at(moment, partial(stage.crash, host, True))
+            if self.disk != "kept":
+                floor = 1_700_000_000 if self.disk == "clock" else 0
+                stage.network.call_at(moment, partial(stage.federation.wipe, host, floor))
+            stage.network.call_at(moment + micros(self.down_s), partial(stage.start, host))
+
+
+class Pause(HostsAction):
+    """SIGSTOP."""
+
+    do: Literal["pause"]
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.pause(host)
+
+
+class Resume(HostsAction):
+    """SIGCONT; `clock` says whether the host's clock went on meanwhile."""
+
+    do: Literal["resume"]
+    clock: Literal["went on", "stood still"] = "went on"
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.resume(host, self.clock == "stood still")
+
+
+class Jump(HostsAction):
+    """The clock leaps forward."""
+
+    do: Literal["jump clock"]
+    by_s: Seconds
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.network.jump_clock(host, micros(self.by_s))
+
+
+class Partition(Action):
+    """Cut groups apart."""
+
+    do: Literal["partition"]
+    groups: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
+
+    def apply(self, stage: Stage) -> None:
+        stage.partition([stage.hosts(group) for group in self.groups])
+
+
+class Heal(Action):
+    """End the partition."""
+
+    do: Literal["heal"]
+
+    def apply(self, stage: Stage) -> None:
+        stage.heal()
+
+
+class Block(Action):
+    """Lose everything one way, for `for_s` (0: for good)."""
+
+    do: Literal["block"]
+    source: str
+    target: str
+    for_s: Seconds = 0.0
+
+    def apply(self, stage: Stage) -> None:
+        sources, targets = stage.hosts(self.source), stage.hosts(self.target)
+        stage.network.block(sources, targets)
+        if self.for_s:
+            end = stage.network.now + micros(self.for_s)
+            stage.network.call_at(end, partial(stage.network.unblock, sources, targets))
+
+
+class Clog(Action):
+    """Hold everything one way back for `for_s`, then let it through at once."""
+
+    do: Literal["clog"]
+    source: str
+    target: str
+    for_s: Seconds
+
+    def apply(self, stage: Stage) -> None:
+        for source in stage.hosts(self.source):
+            for target in stage.hosts(self.target):
+                if source is not target:
+                    direction = stage.network.direction(source, target)
+                    direction.clog_until_us = stage.network.now + micros(self.for_s)
+
+
+class Weather(Action):
+    """Change the conditions one way. What is not given stays."""
+
+    do: Literal["weather"]
+    source: str = "all"
+    target: str = "all"
+    latency_ms: Milliseconds | None = None
+    jitter_ms: Milliseconds | None = None
+    loss: Probability | None = None
+    duplicate: Probability | None = None
+    reorder: Probability | None = None
+    corrupt: Probability | None = None
+    bits_per_second: int | None = None
+
+    def apply(self, stage: Stage) -> None:
+        changes: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("loss", "duplicate", "reorder", "corrupt", "bits_per_second")
+            if getattr(self, name) is not None
+        }
+        if self.latency_ms is not None:
+            changes["latency_us"] = round(self.latency_ms * MILLISECOND)
+        if self.jitter_ms is not None:
+            changes["jitter_us"] = round(self.jitter_ms * MILLISECOND)
+        for source in stage.hosts(self.source):
+            for target in stage.hosts(self.target):
+                if source is not target:
+                    direction = stage.network.direction(source, target)
+                    direction.conditions = replace(direction.conditions, **changes)
+
+
+class Starve(HostsAction):
+    """Handle received messages late (uniform between the two), timers on time; `work_ms` per message instead."""
+
+    do: Literal["starve"]
+    late_ms: tuple[Milliseconds, Milliseconds] = (0.0, 0.0)
+    work_ms: Milliseconds = 0.0
+    for_s: Seconds = 0.0
+
+    def apply(self, stage: Stage) -> None:
+        hosts = stage.hosts(self.hosts)
+        for host in hosts:
+            low, high = (round(x * MILLISECOND) for x in self.late_ms)
+            host.receive_delay_us = (low, high)
+            host.work_us = round(self.work_ms * MILLISECOND)
+            stage.observer.unwell[host.index] = None
+        if self.for_s:
+            for host in hosts:
+                stage.network.call_at(stage.network.now + micros(self.for_s), partial(_feed, stage, host))
+
+
+def _feed(stage: Stage, host: Any) -> None:
+    host.receive_delay_us, host.work_us = (0, 0), 0
+    stage.observer.unwell.pop(host.index, None)
+
+
+class Interface(HostsAction):
+    """Take the network interface down or up: sends fail at once with a local error."""
+
+    do: Literal["interface"]
+    up: bool
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            host.interface_up = self.up
+            if self.up:
+                stage.observer.unwell.pop(host.index, None)
+            else:
+                stage.observer.unwell[host.index] = None
+
+
+class LeaveAction(HostsAction):
+    """Graceful departure."""
+
+    do: Literal["leave"]
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.command(host, Leave())
+            stage.observer.stopped(host)
+            stage.observer.expect(host, MemberState.LEFT)
+
+
+class Describe(HostsAction):
+    """Move to another address (and listen there), or try to advertise an unusable one."""
+
+    do: Literal["describe"]
+    address: str = ""
+    """Empty: a fresh usable address per host."""
+    software_chars: int = 0
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            address = self.address or address_of(host.index + 1_000 * (1 + host.starts + len(stage.marks)))
+            refused = stage.local_refusals["ConfigError"]
+            software = "x" * self.software_chars or None
+            if not host.running:
+                host.addresses = (address,)
+                continue
+            stage.command(host, DescribeSelf(addresses=(address,), software=software))
+            if stage.local_refusals["ConfigError"] == refused:
+                host.addresses = (address,)
+
+
+class TakeAddress(HostsAction):
+    """Listen at the addresses of another host (a new site on an old machine)."""
+
+    do: Literal["take address"]
+    of: str
+
+    def apply(self, stage: Stage) -> None:
+        (old,) = stage.hosts(self.of)
+        for host in stage.hosts(self.hosts):
+            host.addresses, old.addresses = old.addresses, ()
+
+
+class Announce(HostsAction):
+    """Application facts: `count` per host and time, each on its own topic."""
+
+    do: Literal["announce"]
+    count: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 1
+    body_bytes: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 100
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            for _ in range(self.count):
+                topic = b"%d.%d" % (host.index, len(stage.announced))
+                stage.announce(host, topic, bytes(self.body_bytes))
+
+
+class Roster(Action):
+    """Amend the charter: remove and add hosts, and tell every running site."""
+
+    do: Literal["roster"]
+    remove: str = ""
+    add: str = ""
+
+    def apply(self, stage: Stage) -> None:
+        federation = stage.federation
+        roster = dict(federation.roster)
+        for host in stage.hosts(self.remove) if self.remove else []:
+            roster.pop(host.key, None)
+        for host in stage.hosts(self.add) if self.add else []:
+            roster[host.key] = RosterSite(host.key, host.name, host.addresses)
+        federation.roster = roster
+        for host in federation.hosts:
+            if host.key in roster:
+                stage.command(host, SetRoster(roster))
+        for host in federation.hosts:
+            stage.observer.expect(host, stage.observer.truth[host.key])
+
+
+class Lag(HostsAction):
+    """The driver's loop reports this lateness."""
+
+    do: Literal["loop lag"]
+    late_ms: Milliseconds
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.command(host, LoopLag(round(self.late_ms * MILLISECOND)))
+
+
+class Forge(Action):
+    """A hostile member sends made-up messages to each target."""
+
+    do: Literal["forge"]
+    kind: Annotated[str, pydantic.Field(pattern="|".join(f"^{k}$" for k in FORGERIES))]
+    source: str
+    target: str
+    subject: str = "0"
+    count: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 1
+
+    def apply(self, stage: Stage) -> None:
+        (subject,) = stage.hosts(self.subject)
+        for source in stage.hosts(self.source):
+            for target in stage.hosts(self.target):
+                if source is not target:
+                    forge(stage, self.kind, source, target, subject, self.count)
+
+
+AnyAction = Annotated[
+    MarkAction
+    | Start
+    | Crash
+    | Restart
+    | Pause
+    | Resume
+    | Jump
+    | Partition
+    | Heal
+    | Block
+    | Clog
+    | Weather
+    | Starve
+    | Interface
+    | LeaveAction
+    | Describe
+    | TakeAddress
+    | Announce
+    | Roster
+    | Lag
+    | Forge,
+    pydantic.Field(discriminator="do"),
+]

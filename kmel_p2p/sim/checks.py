@@ -1,0 +1,65 @@
+"""What must hold after every single step, whatever the scenario does. A breach ends the run with its newest steps."""
+
+from __future__ import annotations
+
+from kmel_p2p.core.effects import Effect
+from kmel_p2p.core.errors import Bug
+from kmel_p2p.core.membership import Membership, MemberState
+from kmel_p2p.core.membership.members import order
+from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.sim.federation import Federation, membership_of
+from kmel_p2p.sim.host import Host
+
+FULL_CHECK_SITES = 32
+"""Up to this size the whole table is checked after every step; above it, the subjects of events."""
+
+
+class Checks:
+    """Safety of membership: never dead in one's own table, one record per key, facts only grow, queues are bounded."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._newest: dict[tuple[int, int, SiteKey], tuple[int, int, int]] = {}
+
+    def stepped(self, host: Host, now: Micros) -> None:
+        """Check one host after one step."""
+        membership = membership_of(host)
+        if membership is None:
+            return
+        if membership.state(host.key) not in (MemberState.ALIVE, MemberState.LEFT):
+            self._fail(host, "holds itself dead")
+        sites = len(membership.roster)
+        if membership.queued_facts[0] > sites + 1:
+            self._fail(host, f"{membership.queued_facts[0]} facts queued about {sites} sites")
+        if sites <= FULL_CHECK_SITES:
+            self._check_table(host, membership)
+
+    def _check_table(self, host: Host, membership: Membership) -> None:
+        for key in membership.roster:
+            self._check_growth(host, membership, key)
+        if tuple(sorted(set(membership.alive()))) != membership.alive():
+            self._fail(host, "lists members alive twice or unsorted")
+
+    def _check_growth(self, host: Host, membership: Membership, key: SiteKey) -> None:
+        standing = membership.standing(key)
+        if standing is None:
+            return
+        index = (host.index, host.starts, key)
+        before, after = self._newest.get(index), order(standing)
+        if before is not None and after < before:
+            self._fail(host, f"went back from {before} to {after} about {key[:4].hex()}")
+        self._newest[index] = after
+
+    def _fail(self, host: Host, what: str) -> None:
+        network = self._federation.network
+        raise Bug(f"{host.name} {what} (seed {network.seed})\n" + "\n".join(network.trace.lines()))
+
+    def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
+        """In a large federation the table is checked where something was said about it."""
+        key = getattr(getattr(effect, "event", None), "key", None)
+        membership = membership_of(host) if key is not None else None
+        if membership is not None and len(membership.roster) > FULL_CHECK_SITES and key in membership.roster:
+            self._check_growth(host, membership, key)
+
+    def refused(self, host: Host, sender: Host, error: Exception, now: Micros) -> None:
+        """Nothing to check."""
