@@ -97,19 +97,20 @@ class DeltaCodec:
         sent = codes >= 0
         counts = np.bincount(chunk[sent], minlength=plan.chunks)
         scales = result.scale[counts[rows] > 0]
-        tables = _canonical_tables(result.table, codes[sent], plan.tensor[chunk[sent]], plan)
-        return Body(counts, scales, tables, positions[sent], codes[sent], values[sent] < 0)
+        tables, codes = _in_lowest_tables(result.table, codes[sent], plan.tensor[chunk[sent]], plan)
+        return Body(counts, scales, tables, positions[sent], codes, values[sent] < 0)
 
 
-def _canonical_tables(
+def _in_lowest_tables(
     tables: NDArray[np.int64], codes: NDArray[np.int64], tensor: NDArray[np.int64], plan: ChunkPlan
-) -> NDArray[np.int64]:
-    """The lowest tables that hold the levels in use; `codes` changes in place to keep their meaning."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lowest tables that hold the levels in use, and the codes that mean the same there."""
     lowest = np.zeros_like(tables)
+    codes = codes.copy()
     levels = TABLES[plan.parameters.bits]
     edges = np.searchsorted(tensor, np.arange(plan.tensors + 1))
     for number in np.flatnonzero(np.diff(edges)).tolist():
         part = slice(int(edges[number]), int(edges[number + 1]))
         lowest[number] = canonical_table(codes[part], int(tables[number]), plan)
         codes[part] = np.searchsorted(levels[lowest[number]], levels[tables[number]][codes[part]])
-    return lowest
+    return lowest, codes

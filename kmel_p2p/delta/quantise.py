@@ -65,7 +65,9 @@ def fit(magnitudes: NDArray[np.float32], chunk: NDArray[np.int64], plan: ChunkPl
                 table[number] = _best_table(magnitudes[first:end:stride], TABLES[bits])
     levels = TABLES[bits][table[tensor]].astype(np.float32)
     scale = _best_scales(magnitudes, levels)
-    return Fit(chunk, scale, table, _codes(magnitudes, levels, scale))
+    codes = _codes(magnitudes, levels, scale)
+    _use_lowest_level(magnitudes, levels, scale, codes)
+    return Fit(chunk, scale, table, codes)
 
 
 def limit_norm(result: Fit, plan: ChunkPlan, bound: int) -> None:
@@ -141,8 +143,21 @@ def _codes(magnitudes: NDArray[np.float32], levels: NDArray[np.float32], scale: 
         codes[magnitudes > ((below + scaled[:, code]) / 2)[:, None]] = code
         below = scaled[:, code]
     codes[scale < 0] = DROPPED
-    # The format wants the lowest level in every chunk; give it to the smallest value when none has it.
-    sent = np.flatnonzero((codes >= 0).any(axis=1) & ~(codes == 0).any(axis=1))
-    smallest = np.where(codes[sent] >= 0, magnitudes[sent], np.inf).argmin(axis=1)
-    codes[sent, smallest] = 0
     return codes
+
+
+def _use_lowest_level(
+    magnitudes: NDArray[np.float32], levels: NDArray[np.float32], scale: NDArray[np.int64], codes: NDArray[np.int8]
+) -> None:
+    """The format wants the lowest level in every chunk: where none has it, rescale so that the smallest value does."""
+    rows = np.flatnonzero((codes >= 0).any(axis=1) & ~(codes == 0).any(axis=1))
+    if not rows.size:
+        return
+    smallest = np.where(codes[rows] >= 0, magnitudes[rows], np.inf).min(axis=1) / LOWEST_LEVEL
+    below = np.maximum(scale_index(smallest), 0)
+    above = np.minimum(below + 1, MAX_SCALE_INDEX)
+    scale[rows] = np.where(SCALES[above] - smallest < smallest - SCALES[below], above, below)
+    codes[rows] = _codes(magnitudes[rows], levels[rows], scale[rows])
+    # The grid may be too coarse for that; then the smallest value takes the lowest level all the same.
+    column = np.where(codes[rows] >= 0, magnitudes[rows], np.inf).argmin(axis=1)
+    codes[rows, column] = 0

@@ -287,6 +287,20 @@ def test_sizes_and_errors_at_the_reference_point() -> None:
         assert float((after[sent] ** 2).sum() / (residual[sent] ** 2).sum()) <= error
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_few_levels_move_to_the_lowest_table_that_has_them(bits: int) -> None:
+    """Two distinct magnitudes ask for few levels; the same levels may be in several tables."""
+    codec = DeltaCodec(layout_of((64,)), CodecParameters(chunk=64, kept=16, bits=bits))
+    for ratio in np.geomspace(1.05, 20.0, 120):
+        residual = np.zeros(64, np.float32)
+        residual[::4] = 1.0
+        residual[::16] = ratio
+        before = residual.copy()
+        delta = codec.decode(codec.encode(residual))
+        assert np.array_equal(residual, before - delta.dense(64))
+        assert float(np.abs(residual[::4]).max()) <= 0.35 * ratio
+
+
 def test_decoded_delta_is_read_only() -> None:
     codec = DeltaCodec(layout_of((100,)))
     delta = codec.decode(codec.encode(np.ones(100, np.float32)))
