@@ -1,9 +1,10 @@
 """Who is told what, and what is asked of whom, until all vectors are equal.
 
-Push: an author hands its new entry to every reachable site. Pull: one random reachable site per interval is told our
-vector and tells us its own; whatever either lacks it asks for. Bodies move only on request or from their author, so
-in a fault-free run each arrives once. Entries relay through third sites, which cannot alter them (signatures).
-Anti-entropy follows Demers et al. (1987).
+Eager push: an author hands a small new entry to every reachable site. Lazy push: of a large one every holder tells the
+number to a few, who ask for the body. Pull: one random reachable site per interval is told our vector and tells us its
+own; whatever either lacks it asks for. Bodies move only on request or from their author, so in a fault-free run each
+arrives once. Entries relay through third sites, which cannot alter them (signatures). Anti-entropy follows Demers et
+al. (1987).
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from kmel_p2p.core.effects import Effect, Emit, Message, Send, Store
 from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.ledger.asking import Asking
 from kmel_p2p.core.ledger.entry import Entry, decode
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, EntryRefused, LogEnded, RetractionRecord
+from kmel_p2p.core.ledger.hot import HotEntries
 from kmel_p2p.core.ledger.ledger import Fault, Ledger, Outcome, Verdict
-from kmel_p2p.core.ledger.messages import MAX_BODIES, Bodies, Have, Range, Want
+from kmel_p2p.core.ledger.messages import MAX_BODIES, MAX_NEWS, Announce, Bodies, Have, Item, Range, Want
 from kmel_p2p.core.rounds import Phase
-from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey, Vector
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness, SiteKey, Vector
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Bodies in one answer, unless a single entry is larger. Small enough that a pull from one slow site does not hold
@@ -37,7 +41,15 @@ class AntiEntropySettings:
     interval: Micros = 1 * SECOND
     """Between two summaries to a random site. Bounds how long a lost push stays unnoticed."""
     want_timeout: Micros = 10 * SECOND
-    """After which something asked of one site may be asked of another. Re-asking costs bytes, never correctness."""
+    """The longest that something asked of one site is not asked of another. Re-asking costs bytes, never
+    correctness."""
+    eager_bytes: int = 1024 * 1024
+    """An author uploads an entry to every alive site as long as that is no more than this in all; larger ones are
+    told by number, and the receivers pass them on."""
+    fanout: int = 2
+    """Sites told per round of lazy push."""
+    spread_period: Micros = 200 * MILLISECOND
+    """Length of such a round; half of it is the shortest time after which an ask is repeated."""
 
 
 @dataclass(slots=True)
@@ -73,7 +85,8 @@ class AntiEntropy:
         self._settings = settings
         self._max_payload_bytes = max_payload_bytes
         self._counterparts: dict[SiteKey, Counterpart] = {}
-        self._asked: dict[tuple[SiteKey, int], tuple[Micros, SiteKey]] = {}
+        self._asking = Asking(settings.spread_period // 2, settings.want_timeout)
+        self._hot = HotEntries(settings.fanout, settings.spread_period)
         self._next_summary = now + self._jittered()
 
     # ---- what others told us ------------------------------------------------------------------------------------
@@ -85,7 +98,7 @@ class AntiEntropy:
     def forget(self, key: SiteKey) -> None:
         """A site went away or came up anew: what it told us before no longer holds."""
         self._counterparts.pop(key, None)
-        self._asked = {what: who for what, who in self._asked.items() if who[1] != key}
+        self._asking.forget(key)
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
@@ -98,19 +111,26 @@ class AntiEntropy:
                 self._on_want(sender, message)
             case Bodies():
                 self._on_bodies(sender, message, now)
+            case Announce():
+                self._on_announce(sender, message, now)
 
     def advance(self, now: Micros) -> None:
-        """Send the periodic summary when it is due."""
+        """Tell news, repeat what got no answer, send the periodic summary: whatever is due."""
+        alive = sorted(self._alive())
+        for key, items in self._hot.round(alive, now, self._rng):
+            for start in range(0, len(items), MAX_NEWS):
+                self._outbox.append(Send(key, Announce(items[start : start + MAX_NEWS])))
+        self._ask_again(now)
         if now < self._next_summary:
             return
         self._next_summary = now + self._jittered()
-        alive = sorted(self._alive())
         if alive:
             self.greet(self._rng.choice(alive))
 
     def deadline(self) -> Micros:
         """When `advance` has something to do."""
-        return self._next_summary
+        moments = (self._next_summary, self._hot.deadline(), self._asking.deadline())
+        return min(m for m in moments if m is not None)
 
     def greet(self, to: SiteKey, reply: bool = True) -> None:
         """Tell one site what is here, and ask it the same."""
@@ -124,10 +144,15 @@ class AntiEntropy:
         for key in told:
             self.greet(key, reply=False)
 
-    def push(self, entry: Entry) -> None:
-        """Hand an own new entry to every reachable site."""
-        body = Bodies((entry.encode(),))
-        for key in sorted(self._alive()):
+    def push(self, entry: Entry, now: Micros) -> None:
+        """Hand an own new entry to every reachable site, or begin to tell of it if that is too much to upload."""
+        encoded = entry.encode()
+        alive = sorted(self._alive())
+        if self._is_lazy(len(encoded), len(alive)):
+            self._hot.add(Item(entry.author, entry.seq), len(alive), now)
+            return
+        body = Bodies((encoded,))
+        for key in alive:
             self._outbox.append(Send(key, body, Lane.BULK))
 
     # ---- inner --------------------------------------------------------------------------------------------------
@@ -136,6 +161,9 @@ class AntiEntropy:
         interval = self._settings.interval
         return interval // 2 + self._rng.randrange(interval)
 
+    def _is_lazy(self, entry_bytes: int, sites: int) -> bool:
+        return entry_bytes * sites > self._settings.eager_bytes
+
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
         self._counterparts[sender] = Counterpart(have.vector, Phase(have.phase), have.ended, now)
         self._pull(sender, now)
@@ -143,39 +171,59 @@ class AntiEntropy:
             # The answer asks for nothing back, so two sites never echo each other.
             self.greet(sender, reply=False)
 
+    def _on_announce(self, sender: SiteKey, news: Announce, now: Micros) -> None:
+        wanted: list[Item] = []
+        for author, seq in news.items:
+            self._hot.knows(Item(author, seq), sender)
+            wanted += self._missing(author, seq, sender, MAX_BODIES - len(wanted), now)
+        self._want(sender, wanted, (), now)
+
     def _pull(self, sender: SiteKey, now: Micros) -> None:
-        """Ask `sender` for what it has, we lack, and nobody was asked for recently."""
+        """Ask `sender` for what it has, we lack, and nobody is being asked for."""
         told = self._counterparts[sender]
-        ranges: list[Range] = []
-        left = MAX_BODIES
+        wanted: list[Item] = []
         for author in sorted(told.vector):
-            if left == 0:
-                break
-            wanted = self._missing(author, told.vector[author], left, now)
-            if wanted:
-                ranges.append(Range(author, wanted[0], wanted[-1]))
-                left -= len(wanted)
-                for seq in wanted:
-                    self._asked[author, seq] = (now + self._settings.want_timeout, sender)
+            wanted += self._missing(author, told.vector[author], sender, MAX_BODIES - len(wanted), now)
         faults = self._ledger.faults
         evidence = tuple(k for k, seq in sorted(told.ended.items()) if k not in faults or faults[k].seq > seq)
-        if ranges or evidence:
-            self._outbox.append(Send(sender, Want(tuple(ranges), evidence)))
+        self._want(sender, wanted, evidence, now)
 
-    def _missing(self, author: SiteKey, their_head: int, limit: int, now: Micros) -> list[int]:
+    def _missing(self, author: SiteKey, their_head: int, holder: SiteKey, limit: int, now: Micros) -> list[Item]:
+        """What of an author's log up to `their_head` is to be asked of `holder`, at most `limit` entries."""
         fault = self._ledger.faults.get(author)
         last = min(their_head, fault.seq - 1) if fault else their_head
-        wanted: list[int] = []
-        seq = self._ledger.head(author) + 1
-        while seq <= last and len(wanted) < limit:
-            asked = self._asked.get((author, seq))
-            if self._ledger.has(author, seq) or (asked is not None and asked[0] > now):
-                if wanted:
-                    break
-            else:
-                wanted.append(seq)
-            seq += 1
+        first = self._ledger.head(author) + 1
+        wanted: list[Item] = []
+        # A head that is far away may be a lie; what is asked for at once is bounded anyway.
+        for seq in range(first, min(last, first + MAX_BODIES - 1) + 1):
+            item = Item(author, seq)
+            if self._ledger.has(author, seq):
+                continue
+            if item in self._asking:
+                self._asking.also_has(item, holder)
+            elif len(wanted) < limit and not self._asking.full:
+                wanted.append(item)
+                self._asking.ask(item, holder, now)
         return wanted
+
+    def _want(self, of: SiteKey, items: Iterable[Item], evidence: tuple[SiteKey, ...], now: Micros) -> None:
+        """Send one `Want`; `items` are noted as asked already."""
+        ranges = _ranges(items)
+        if ranges or evidence:
+            self._outbox.append(Send(of, Want(ranges, evidence)))
+
+    def _ask_again(self, now: Micros) -> None:
+        """Ask another site for what was not answered in time."""
+        again: dict[SiteKey, list[Item]] = {}
+        for item, other in self._asking.overdue(now, self._rng):
+            if other is None or self._ledger.has(*item):
+                self._asking.give_up(item)
+            else:
+                self._asking.ask(item, other, now)
+                again.setdefault(other, []).append(item)
+        for key, items in again.items():
+            for start in range(0, len(items), MAX_BODIES):
+                self._want(key, items[start : start + MAX_BODIES], (), now)
 
     def _on_want(self, sender: SiteKey, want: Want) -> None:
         bodies: list[bytes] = []
@@ -208,15 +256,26 @@ class AntiEntropy:
             except WireError as error:
                 self._outbox.append(Emit(EntryRefused(sender, None, str(error))))
                 continue
-            self._asked.pop((entry.author, entry.seq), None)
+            self._asking.arrived(Item(entry.author, entry.seq), sender, now)
             outcome = self._ledger.offer(entry)
             self._record(sender, entry, outcome)
             applied += [(e.author, e.seq) for e in outcome.applied]
+            if outcome.verdict in (Verdict.APPLIED, Verdict.WAITING):
+                self._pass_on(sender, entry, len(encoded), now)
         if applied:
             self._outbox.append(Emit(EntriesApplied(tuple(applied), sender)))
         told = self._counterparts.get(sender)
         if told is not None:
             self._pull(sender, now)
+
+    def _pass_on(self, sender: SiteKey, entry: Entry, entry_bytes: int, now: Micros) -> None:
+        """A new entry that its author does not upload to everybody is news here too."""
+        sites = len(tuple(self._alive()))
+        if self._is_lazy(entry_bytes, sites):
+            item = Item(entry.author, entry.seq)
+            self._hot.add(item, sites, now)
+            self._hot.knows(item, sender)
+            self._hot.knows(item, entry.author)
 
     def _record(self, sender: SiteKey, entry: Entry, outcome: Outcome) -> None:
         """Store and report what an offered entry changed, retractions before what was applied after them."""
@@ -235,3 +294,10 @@ class AntiEntropy:
 
 def _retraction(fault: Fault) -> RetractionRecord:
     return RetractionRecord(fault.author, fault.seq, fault.reason, fault.evidence)
+
+
+def _ranges(items: Iterable[Item]) -> tuple[Range, ...]:
+    """Runs of consecutive numbers of one author."""
+    numbered = enumerate(sorted(items))
+    runs = [list(run) for _, run in groupby(numbered, key=lambda at: (at[1].author, at[1].seq - at[0]))]
+    return tuple(Range(run[0][1].author, run[0][1].seq, run[-1][1].seq) for run in runs)

@@ -19,7 +19,7 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
 from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Bodies, Have, Want
+from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Want
 from kmel_p2p.core.ledger.pace import may_run, slowest, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
@@ -68,7 +68,7 @@ class LedgerSettings:
 class LedgerAveraging:
     """See the module docstring. Implements `rounds.Averaging`."""
 
-    messages: tuple[type[Message], ...] = (Have, Want, Bodies)
+    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce)
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class LedgerAveraging:
             case Persisted():
                 entry = self.publisher.persisted(cmd)
                 if entry is not None:
-                    self.antientropy.push(entry)
+                    self.antientropy.push(entry, now)
         self._turn(now)
 
     def member_event(self, event: Event, now: Micros) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.ledger.entry import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
 from kmel_p2p.core.types import SiteKey, Vector
 from kmel_p2p.core.wire import KEY, MAX_SITES, VECTOR, Schema, blob, flag, listing, mapping, record, uint
+
+MAX_NEWS = 256
+"""Entries told of in one announcement."""
 
 MAX_BODIES = 64
 """Entries in one answer; also the most one pull asks for."""
@@ -49,6 +53,20 @@ class Bodies(Message):
     entries: tuple[bytes, ...]
 
 
+class Item(NamedTuple):
+    """Names one entry."""
+
+    author: SiteKey
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announce(Message):
+    """Numbers of new entries that the sender holds; who lacks one asks for it."""
+
+    items: tuple[Item, ...]
+
+
 _SEQ = uint(2**40)
 
 SCHEMAS = (
@@ -70,4 +88,5 @@ SCHEMAS = (
         Bodies,
         {"entries": listing(blob(MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + 256), MAX_BODIES)},
     ),
+    Schema(23, Announce, {"items": listing(record(Item, author=KEY, seq=_SEQ), MAX_NEWS)}),
 )
