@@ -57,9 +57,8 @@ class Spread:
             self._outbox.append(Send(key, message))
 
     def greet(self, to: SiteKey, reply: bool = True) -> None:
-        """Tell one site all that is known here, and ask it the same."""
-        others = [s for s in self.table if s.site != to]
-        self._outbox.append(Send(to, Standings((self._statement(), *others), reply)))
+        """Tell one site all that is known here, also of itself (`StandingTable.own_order`), and ask it the same."""
+        self._outbox.append(Send(to, Standings((self._statement(), *self.table), reply)))
 
     def on_standings(self, sender: SiteKey, message: Standings) -> list[Standing]:
         """Take what another site knows; returns what was news.

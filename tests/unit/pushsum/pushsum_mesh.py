@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import random
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from kmel_p2p.core.wire import Wire
 
 CHARTER_ID = b"p" * 32
 SIZE = 300
-FAST = PushSumSettings(settle=1 * SECOND, interval=SECOND // 2, transfers=TransferSettings(SECOND, 4 * SECOND))
+FAST = PushSumSettings(settle=1 * SECOND, interval=2 * SECOND, transfers=TransferSettings(SECOND, 4 * SECOND))
 ASKING = replace(FAST, transfers=TransferSettings(SECOND, 4 * SECOND, inquire_above=0))
 """Asks before it sends again, as with large trunks."""
 
@@ -76,7 +77,8 @@ class View:
         self._own = own
 
     def alive(self) -> tuple[SiteKey, ...]:
-        return tuple(self._mesh.keys[i] for i in self._mesh.reachable(self._own))
+        keys = self._mesh.keys
+        return tuple([keys[i] for i in self._mesh.reachable(self._own)])
 
     def descriptor(self, key: SiteKey) -> Descriptor:
         return Descriptor(self._mesh.classes[self._mesh.index[key]])
@@ -113,7 +115,11 @@ class Mesh:
         self.drift = drift
         self.train_time = train_time
         self.rng = random.Random(seed)
-        self.wire = Wire(CHARTER_ID, SCHEMAS)
+        wire = Wire(CHARTER_ID, SCHEMAS)
+        # One announcement goes to many: coding it once keeps long runs short.
+        self.encode = functools.lru_cache(maxsize=4)(wire.encode)
+        self.decode = functools.lru_cache(maxsize=256)(wire.decode)
+        self._reachable: dict[int, list[int]] = {}
         self.now: Micros = 0
         self.disks = [Disk() for _ in classes]
         self.starts = [0] * len(classes)
@@ -125,6 +131,7 @@ class Mesh:
         """Exact sum of what training put in, by the sites themselves: the conservation law's other side."""
         self._trained: list[tuple[int, int, NDArray[Any]]] = []
         self.cut: Callable[[int, int], bool] = lambda a, b: False
+        """Pairs without a link; set by `partition`."""
         self._queue: list[tuple[Micros, int, Callable[[], None]]] = []
         self._order = 0
         if initial is not None:
@@ -146,6 +153,7 @@ class Mesh:
     def start(self, n: int, ready: bool = True) -> None:
         """Start or restart a site from its disk."""
         disk = self.disks[n]
+        self._reachable.clear()
         self.starts[n] += 1
         if disk.state is None and not disk.journal:
             self.lives[n] += 1
@@ -172,6 +180,7 @@ class Mesh:
     def crash(self, n: int) -> None:
         """Lose everything that is not on the disk."""
         self.sites[n] = None
+        self._reachable.clear()
         for other in range(len(self.sites)):
             self.feed(other, lambda site: site.member_event(MemberUnreachable(self.keys[n]), self.now))
 
@@ -182,7 +191,22 @@ class Mesh:
         self.starts[n] = 0
 
     def reachable(self, n: int) -> list[int]:
-        return [i for i, site in enumerate(self.sites) if site is not None and i != n and not self.cut(n, i)]
+        """Sites that `n` calls alive."""
+        if n not in self._reachable:
+            up = (i for i, site in enumerate(self.sites) if site is not None and i != n)
+            self._reachable[n] = [i for i in up if not self.cut(n, i)]
+        return self._reachable[n]
+
+    def partition(self, *sides: set[int]) -> None:
+        """Only sites of one side reach each other; without sides, all do. Membership notices at once."""
+        before = {n: set(self.reachable(n)) for n in range(len(self.sites))}
+        self.cut = lambda a, b: bool(sides) and not any({a, b} <= side for side in sides)
+        self._reachable.clear()
+        for n in range(len(self.sites)):
+            for other in sorted(before[n] ^ set(self.reachable(n))):
+                kind = MemberBack if other in self.reachable(n) else MemberUnreachable
+                event = kind(self.keys[other])
+                self.feed(n, lambda site, event=event: site.member_event(event, self.now))
 
     def site(self, n: int) -> PushSumAveraging:
         found = self.sites[n]
@@ -301,7 +325,7 @@ class Mesh:
                 self._trained.append((n, rounds + 1, change))
 
     def _carry(self, n: int, to: int, message: Message) -> None:
-        data = self.wire.encode(message)
+        data = self.encode(message)
         self.sent_bytes[n] += len(data) if isinstance(message, Transfer) else 0
         copies = 1 + (self.rng.random() < self.faults.repeat)
         for _ in range(copies):
@@ -310,7 +334,7 @@ class Mesh:
                 self.at(self.now + delay, lambda: self._deliver(n, to, data))
 
     def _deliver(self, n: int, to: int, data: bytes) -> None:
-        message = self.wire.decode(data)
+        message = self.decode(data)
         self.feed(to, lambda site: site.receive(self.keys[n], message, self.now))
 
 

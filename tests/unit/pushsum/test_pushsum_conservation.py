@@ -17,7 +17,7 @@ from kmel_p2p.core.pushsum.state import restore
 from kmel_p2p.core.rounds import RoundAbandoned
 from kmel_p2p.core.types import SECOND
 
-CLASSES = [10, 12, 11, 13, 10, 11, 12, 10]
+CLASSES = [10, 12, 11, 13, 10, 11]
 SIZE = 40
 ROUGH = {"repeat": 0.3, "most_delay": 2 * SECOND}
 
@@ -39,7 +39,7 @@ def assert_conserved(mesh: Mesh) -> None:
     assert (sums == mesh.inputs).all()
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("loss", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize(("bits", "means"), [(4, FAST), (8, ASKING)])
 def test_mass_is_exact_at_every_moment_under_loss_repetition_and_reordering(
     loss: float, bits: int, means: PushSumSettings
@@ -54,7 +54,7 @@ def test_mass_is_exact_at_every_moment_under_loss_repetition_and_reordering(
     # Every transfer counted once, however often it was sent.
     received = Counter((event.sender, n, event.number) for n, event in mesh.seen(MassReceived))
     assert set(received.values()) == {1}
-    assert len(received) == len(mesh.seen(MassSent)) > 150
+    assert len(received) == len(mesh.seen(MassSent)) > 60
 
 
 @pytest.mark.parametrize("loss", [0.1, 0.3, 0.5])
@@ -70,7 +70,7 @@ def test_the_weighted_mean_is_exact_under_loss(loss: float) -> None:
         bits=64,
         last_bits=64,
         age_limit=10**6,
-        entry_limit=90,
+        entry_limit=80,
         train_time=lambda site: 3 * SECOND,
     )
     mesh.run(mesh.all_complete, 2000 * SECOND)

@@ -1,0 +1,277 @@
+"""What a hostile member sends is bounded, refused, counted, and alters nothing; honest mass that is refused returns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pushsum_mesh import CHARTER_ID, Mesh, no_drift
+
+from kmel_p2p.core.effects import Message, Send, Store
+from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, PushSumRefused, Treatment
+from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
+from kmel_p2p.core.pushsum.messages import (
+    SCHEMAS,
+    Ask,
+    Inquiry,
+    Receipt,
+    Standings,
+    Transfer,
+    Verdict,
+)
+from kmel_p2p.core.pushsum.share import EXACT, payload_bytes
+from kmel_p2p.core.pushsum.standing import Standing, reached
+from kmel_p2p.core.rounds import Phase
+from kmel_p2p.core.types import SECOND
+from kmel_p2p.core.wire import Wire
+
+SIZE = 8
+EMPTY = bytes([8, 0, 0])
+"""A share of nothing in 8 bits."""
+
+
+def running() -> Mesh:
+    """Two sites in the middle of a run; site 1 is the hostile one."""
+    mesh = Mesh([10, 10, 10], no_drift, size=SIZE, entry_limit=1000)
+    mesh.run(lambda: mesh.site(0).state.rounds >= 4, 60 * SECOND)
+    mesh.run(lambda: not mesh.site(0).state.owed and not mesh.site(1).state.owed, 90 * SECOND)
+    return mesh
+
+
+def say(mesh: Mesh, message: Message) -> list[Message]:
+    """Site 1 says something to site 0; returns the answers to it."""
+    site, answers = mesh.site(0), []
+    site.receive(mesh.keys[1], message, mesh.now)
+    while (effect := site.poll()) is not None:
+        if isinstance(effect, Send) and effect.to == mesh.keys[1]:
+            answers.append(effect.message)
+        mesh._execute(0, site, effect)
+    return answers
+
+
+def transfer(mesh: Mesh, **changes: object) -> Transfer:
+    """A transfer of site 1 to site 0 that stands, with changes."""
+    to, own = mesh.site(0).state, mesh.site(1).state
+    good = Transfer(own.numbers.get(mesh.keys[0], 0) + 1, own.life, to.life, 2**10, own.age, EMPTY)
+    return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
+
+
+def snapshot(mesh: Mesh) -> tuple[int, bytes, int]:
+    state = mesh.site(0).state
+    return state.holding.mass, state.holding.sums.tobytes(), state.age
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mass": 0},
+        {"mass": MAX_MASS},
+        {"payload": b""},
+        {"payload": b"\x08"},
+        {"payload": b"\x09\x00\x00"},
+        {"payload": bytes(payload_bytes(SIZE, EXACT) + 1)},
+        {"payload": bytes([EXACT]) + (2**62).to_bytes(8, "little") * SIZE},
+        {"payload": bytes([8]) + b"\xff\x20" + b"\x7f" * SIZE},
+    ],
+)
+def test_transfers_that_do_not_stand_are_refused_for_good(changes: dict[str, object]) -> None:
+    mesh = running()
+    before = snapshot(mesh)
+    bad = transfer(mesh, **changes)
+    say(mesh, bad)
+    assert snapshot(mesh) == before
+    assert len(mesh.seen(PushSumRefused)) == 1
+    mesh.run_for(SECOND // 10)
+    # Also when the same number comes again with something that would stand.
+    assert say(mesh, dataclasses.replace(bad, mass=2**10, payload=EMPTY)) == [
+        Receipt(bad.number, bad.sender_life, Verdict.REFUSED)
+    ]
+    assert say(mesh, Inquiry(bad.number, bad.sender_life, bad.receiver_life)) == [
+        Receipt(bad.number, bad.sender_life, Verdict.REFUSED)
+    ]
+    assert not [e for n, e in mesh.seen(MassReceived) if n == 0 and e.treatment is Treatment.REFUSED]
+
+
+def test_what_stands_is_credited_once_and_receipted_only_when_durable() -> None:
+    mesh = running()
+    mass = mesh.site(0).state.holding.mass
+    good = transfer(mesh)
+    assert say(mesh, good) == []
+    assert say(mesh, good) == []
+    assert say(mesh, Inquiry(good.number, good.sender_life, good.receiver_life)) == []
+    assert mesh.site(0).state.holding.mass == mass + 2**10
+    mesh.run_for(SECOND // 50)
+    receipt = Receipt(good.number, good.sender_life, Verdict.APPLIED)
+    assert say(mesh, good) == [receipt]
+    assert say(mesh, dataclasses.replace(good, number=1)) == [dataclasses.replace(receipt, number=1)]
+    credits = [(e.sender, e.number) for n, e in mesh.seen(MassReceived) if n == 0]
+    assert credits.count((mesh.keys[1], good.number)) == 1
+    assert credits.count((mesh.keys[1], 1)) <= 1
+
+
+def test_transfers_of_or_to_another_life_are_left_alone() -> None:
+    mesh = running()
+    before = snapshot(mesh)
+    for changes in ({"sender_life": b"x" * 8}, {"receiver_life": b"x" * 8}):
+        assert say(mesh, transfer(mesh, **changes)) == []
+    assert say(mesh, Inquiry(1, mesh.site(1).state.life, b"x" * 8)) == []
+    assert snapshot(mesh) == before
+
+
+def test_a_claimed_age_counts_no_further_than_the_federation_has_come() -> None:
+    mesh = running()
+    say(mesh, transfer(mesh, age=999))
+    assert mesh.site(0).state.age <= max(mesh.site(n).state.rounds for n in range(3))
+
+
+def test_one_liar_cannot_make_the_others_hold_their_trunk_for_old() -> None:
+    mesh = running()
+    liar = next(s for s in mesh.site(0).table if s.site == mesh.keys[1])
+    lie = dataclasses.replace(liar, counter=liar.counter + 10**6, rounds=1000).signed(mesh.identities[1], CHARTER_ID)
+    say(mesh, Standings((lie,), False))
+    assert mesh.site(0).table.get(mesh.keys[1]) == lie
+    assert "too old" not in mesh.site(0).waiting
+    assert reached([lie], 5) == 1000  # Of two sites either may be right,
+    assert reached([lie, liar], 5) == 5  # of three the majority decides.
+
+
+def test_forged_and_foreign_standings_are_refused() -> None:
+    mesh = running()
+    known = mesh.site(0).table.get(mesh.keys[2])
+    assert known is not None
+    stranger = Identity(b"s" * 32)
+    ahead = dataclasses.replace(known, counter=known.counter + 1)
+    for bad in (
+        ahead,
+        dataclasses.replace(ahead, phase=int(Phase.LISTENING)),
+        ahead.signed(mesh.identities[1], CHARTER_ID),
+        ahead.signed(mesh.identities[2], b"q" * 32),
+        dataclasses.replace(ahead, rounds=1001).signed(mesh.identities[2], CHARTER_ID),
+        dataclasses.replace(ahead, site=stranger.key).signed(stranger, CHARTER_ID),
+        dataclasses.replace(ahead, site=mesh.keys[0]),
+    ):
+        say(mesh, Standings((bad,), False))
+    assert len(mesh.seen(PushSumRefused)) == 7
+    assert mesh.site(0).table.get(mesh.keys[2]) == known
+    say(mesh, Standings((ahead.signed(mesh.identities[2], CHARTER_ID),), False))
+    assert mesh.site(0).table.get(mesh.keys[2]) != known
+
+
+def test_a_refused_transfer_returns_to_its_sender_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = running()
+    # Site 1 holds that it may not take more: as if the federation's mass were exhausted.
+    full, has_room = mesh.site(1).state.holding, Holding.has_room
+    monkeypatch.setattr(Holding, "has_room", lambda self, mass: self is not full and has_room(self, mass))
+    mesh.run(lambda: bool([e for n, e in mesh.seen(MassReclaimed) if n == 0]), mesh.now + 30 * SECOND)
+    mass, _ = mesh.totals()
+    assert mass == 3 * 2**20
+    assert {e.reason for _, e in mesh.seen(MassReclaimed)} == {"the site refused it"}
+
+
+def test_receipts_nobody_waits_for_change_nothing() -> None:
+    mesh = running()
+    before = snapshot(mesh)
+    life = mesh.site(0).state.life
+    for verdict in Verdict:
+        assert say(mesh, Receipt(10**6, life, verdict)) == []
+        assert say(mesh, Receipt(1, b"x" * 8, verdict)) == []
+    assert snapshot(mesh) == before
+
+
+def test_missing_makes_us_send_again_only_when_we_asked() -> None:
+    mesh = running()
+    mesh.partition({0, 2}, {1})
+    mesh.partition()
+    mesh.cut = lambda a, b: True
+    mesh.run(lambda: mesh.keys[1] in mesh.site(0).state.owed, mesh.now + 30 * SECOND)
+    mesh.run_for(SECOND // 10)
+    owed = mesh.site(0).state.owed[mesh.keys[1]]
+    answer = Receipt(owed.number, mesh.site(0).state.life, Verdict.MISSING)
+    assert [say(mesh, answer) for _ in range(5)] == [[]] * 5
+
+
+def test_asking_drains_a_site_no_further_than_its_least_mass() -> None:
+    mesh = running()
+    site = mesh.site(0)
+    for _ in range(40):
+        say(mesh, Ask())
+        mesh.run_for(SECOND)
+        assert site.state.holding.mass >= site.state.weight >> 4
+
+
+keys = st.sampled_from([bytes([n + 1, 0]) * 16 for n in range(3)])
+lives = st.binary(min_size=8, max_size=8)
+small = st.integers(0, 60)
+messages = st.one_of(
+    st.builds(Transfer, small, lives, lives, st.integers(0, MAX_MASS), small, st.binary(max_size=80)),
+    st.builds(Inquiry, small, lives, lives),
+    st.builds(Receipt, small, lives, st.sampled_from(Verdict)),
+    st.builds(Ask),
+    st.builds(
+        Standings,
+        st.lists(
+            st.builds(
+                Standing,
+                keys,
+                small,
+                small,
+                lives,
+                st.integers(0, MAX_MASS),
+                small,
+                small,
+                st.integers(0, 2),
+                st.booleans(),
+                st.binary(min_size=64, max_size=64),
+            ),
+            max_size=3,
+        ).map(tuple),
+        st.booleans(),
+    ),
+)
+
+
+@given(messages)
+@settings(deadline=None, max_examples=150)
+def test_messages_survive_the_wire(message: Message) -> None:
+    wire = Wire(CHARTER_ID, SCHEMAS)
+    assert wire.decode(wire.encode(message)) == message
+
+
+@given(st.lists(messages, max_size=6), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_no_message_stops_a_site(said: list[Message], true_lives: bool) -> None:
+    mesh = Mesh([10, 10], no_drift, size=SIZE, entry_limit=50)
+    mesh.run_for(4 * SECOND)
+    lives = {"sender_life": mesh.site(1).state.life, "receiver_life": mesh.site(0).state.life}
+    for message in said:
+        if true_lives and isinstance(message, (Transfer, Inquiry)):
+            message = dataclasses.replace(message, **lives)
+        elif true_lives and isinstance(message, Receipt):
+            message = dataclasses.replace(message, life=lives["receiver_life"])
+        say(mesh, message)
+        mesh.run_for(SECOND // 4)
+    mesh.run(lambda: mesh.site(0).state.rounds >= 6, mesh.now + 60 * SECOND)
+    assert np.isfinite(mesh.site(0).trunk()).all()
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=None)
+def test_random_bytes_are_no_message(data: bytes) -> None:
+    with pytest.raises(WireError):
+        Wire(CHARTER_ID, SCHEMAS).decode(data)
+
+
+def test_nothing_is_stored_for_what_is_not_taken() -> None:
+    mesh = running()
+    site = mesh.site(0)
+    for message in (Ask(), Inquiry(5, b"y" * 8, site.state.life), transfer(mesh, sender_life=b"y" * 8)):
+        site.receive(mesh.keys[1], message, mesh.now)
+        effects = []
+        while (effect := site.poll()) is not None:
+            effects.append(effect)
+        assert isinstance(message, Ask) or not [e for e in effects if isinstance(e, Store)]
