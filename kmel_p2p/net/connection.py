@@ -15,7 +15,17 @@ from zmq.utils.monitor import parse_monitor_message
 from kmel_p2p.core.types import SECOND, Lane, Micros, SiteKey
 from kmel_p2p.net.explain import Loss, classify_handshake
 from kmel_p2p.net.frames import Greeting, Hello, encode
-from kmel_p2p.net.sockets import Pump, make_dealer, make_monitor, readiness, receive_parts
+from kmel_p2p.net.sockets import (
+    MORE_NOWAIT,
+    NOWAIT,
+    READABLE,
+    WRITABLE,
+    Pump,
+    make_dealer,
+    make_monitor,
+    readiness,
+    receive_parts,
+)
 from kmel_p2p.net.wiring import Wiring
 
 WATCHED = (
@@ -111,10 +121,10 @@ class Connection:
             return False
         try:
             if data is None:
-                self._socket.send(header, zmq.NOBLOCK)
+                self._socket.send(header, NOWAIT)
             else:
-                self._socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
-                self._socket.send(data, zmq.NOBLOCK, copy=False, track=False)
+                self._socket.send(header, MORE_NOWAIT)
+                self._socket.send(data, NOWAIT, copy=False, track=False)
         except zmq.Again:
             return False
         self.used_at = self._wiring.clock()
@@ -123,7 +133,7 @@ class Connection:
 
     def writable(self) -> bool:
         """Whether `send` would take a message now."""
-        return not self._closed and bool(readiness(self._socket) & zmq.POLLOUT)
+        return not self._closed and bool(readiness(self._socket) & WRITABLE)
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -132,8 +142,8 @@ class Connection:
         end = self._wiring.clock() + settings.drain
         while not self._closed:
             events = readiness(self._socket)
-            if not events & zmq.POLLIN:
-                if events & zmq.POLLOUT:
+            if not events & READABLE:
+                if events & WRITABLE:
                     self._send_hello()
                     if self.up:
                         self._owner.connection_writable(self)
@@ -164,8 +174,8 @@ class Connection:
     # -- watching --------------------------------------------------------------------------------
 
     def _monitor_turn(self) -> bool:
-        while not self._closed and readiness(self._monitor) & zmq.POLLIN:
-            happened = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+        while not self._closed and readiness(self._monitor) & READABLE:
+            happened = parse_monitor_message(self._monitor.recv_multipart(NOWAIT))
             self._happened(int(happened["event"]), int(happened["value"]))
         return False
 

@@ -18,7 +18,16 @@ from zmq.utils.monitor import parse_monitor_message
 from kmel_p2p.core.errors import Bug, ConfigError, LocalError
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.address import Address, parse_address
-from kmel_p2p.net.sockets import Pump, make_monitor, make_router, readiness, receive_parts
+from kmel_p2p.net.sockets import (
+    MORE_NOWAIT,
+    NOWAIT,
+    READABLE,
+    Pump,
+    make_monitor,
+    make_router,
+    readiness,
+    receive_parts,
+)
 from kmel_p2p.net.wiring import Wiring
 
 STRANGE_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -119,7 +128,7 @@ class Port:
 
     def _turn(self) -> bool:
         end = self._wiring.clock() + self._wiring.settings.drain
-        while not self._closed and readiness(self._socket) & zmq.POLLIN:
+        while not self._closed and readiness(self._socket) & READABLE:
             parts, overflow = receive_parts(self._socket)
             now = self._wiring.clock()
             if len(parts) > 1:
@@ -133,8 +142,8 @@ class Port:
         return False
 
     def _monitor_turn(self) -> bool:
-        while not self._closed and readiness(self._monitor) & zmq.POLLIN:
-            happened = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+        while not self._closed and readiness(self._monitor) & READABLE:
+            happened = parse_monitor_message(self._monitor.recv_multipart(NOWAIT))
             if happened["event"] == zmq.EVENT_DISCONNECTED:
                 self._on_disconnected(int(happened["value"]))
             else:
@@ -146,7 +155,7 @@ class Port:
         if self._closed:
             return Sent.GONE
         try:
-            self._socket.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+            self._socket.send(routing_id, MORE_NOWAIT)
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -155,10 +164,10 @@ class Port:
             self.gone_away += 1
             return Sent.GONE
         if data is None:
-            self._socket.send(header, zmq.NOBLOCK)
+            self._socket.send(header, NOWAIT)
         else:
-            self._socket.send(header, zmq.NOBLOCK | zmq.SNDMORE)
-            self._socket.send(data, zmq.NOBLOCK, copy=False, track=False)
+            self._socket.send(header, MORE_NOWAIT)
+            self._socket.send(data, NOWAIT, copy=False, track=False)
         self._pump.nudge_if_readable()
         return Sent.TAKEN
 

@@ -31,7 +31,7 @@ class TransportSettings(StrictModel):
     max_message: Size = 256 * MIB
     """Largest bulk message taken from anybody; the charter sets it. Checked before anything is allocated."""
 
-    window: Annotated[int, pydantic.Field(ge=2 * CHUNK_BYTES, le=2**30)] = 4 * MIB
+    window: Annotated[int, pydantic.Field(ge=2 * CHUNK_BYTES, le=2**30)] = 8 * MIB
     """Bulk bytes one remote peer may have under way to us. 4 MiB fill 300 Mbit/s at 100 ms round trip."""
 
     reassembly: Size = 1024 * MIB

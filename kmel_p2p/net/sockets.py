@@ -26,6 +26,15 @@ PARTS_MAX = 3
 FILE_DESCRIPTORS_WANTED = 65536
 """About ten per peer: two connections each way, their mailboxes and their monitors."""
 
+READABLE = int(zmq.POLLIN)
+WRITABLE = int(zmq.POLLOUT)
+NOWAIT = int(zmq.NOBLOCK)
+MORE_NOWAIT = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Plain integers, because pyzmq's flag enumerations cost as much as a send."""
+
+_EVENTS = int(zmq.EVENTS)
+_RCVMORE = int(zmq.RCVMORE)
+
 AFTER_FAULT_S = 0.01
 """Pause before a turn that raised is tried again, so that a lasting fault does not take the processor."""
 
@@ -122,7 +131,7 @@ def make_monitor(context: zmq.Context[Any], watched: zmq.Socket[bytes], events: 
 
 def readiness(socket: zmq.Socket[bytes]) -> int:
     """ZeroMQ's POLLIN and POLLOUT bits for `socket`. Asking is also what lets it process what its I/O thread sent."""
-    return int(socket.getsockopt(zmq.EVENTS))
+    return int(socket.getsockopt(_EVENTS))
 
 
 def receive_parts(socket: zmq.Socket[bytes], limit: int = PARTS_MAX) -> tuple[list[zmq.Frame], bool]:
@@ -131,10 +140,10 @@ def receive_parts(socket: zmq.Socket[bytes], limit: int = PARTS_MAX) -> tuple[li
     Raises:
         zmq.Again: nothing there.
     """
-    parts = [socket.recv(zmq.NOBLOCK, copy=False, track=False)]
+    parts = [socket.recv(NOWAIT, copy=False, track=False)]
     overflow = False
-    while socket.getsockopt(zmq.RCVMORE):
-        part = socket.recv(zmq.NOBLOCK, copy=False, track=False)
+    while socket.getsockopt(_RCVMORE):
+        part = socket.recv(NOWAIT, copy=False, track=False)
         if len(parts) < limit:
             parts.append(part)
         else:
@@ -174,7 +183,7 @@ class Pump:
 
     def nudge_if_readable(self) -> None:
         """After a send: look whether it swallowed the edge."""
-        if not self._closed and readiness(self._socket) & zmq.POLLIN:
+        if not self._closed and readiness(self._socket) & READABLE:
             self.nudge()
 
     def _run(self) -> None:

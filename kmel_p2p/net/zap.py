@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from kmel_p2p.core.types import KEY_BYTES
-from kmel_p2p.net.sockets import ZAP_DOMAIN, Pump, readiness
+from kmel_p2p.net.sockets import NOWAIT, READABLE, ZAP_DOMAIN, Pump, readiness
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 VERSION = b"1.0"
@@ -60,16 +60,16 @@ class Gate:
     def _turn(self) -> bool:
         for _ in range(TURN_REQUESTS):
             try:
-                if not readiness(self._socket) & zmq.POLLIN:
+                if not readiness(self._socket) & READABLE:
                     return False
-                request = self._socket.recv_multipart(zmq.NOBLOCK)
+                request = self._socket.recv_multipart(NOWAIT)
             except zmq.ZMQError as error:
                 self._restart(error)
                 return False
             answer = self._answer(request)
             if answer is not None:
                 try:
-                    self._socket.send_multipart(answer, zmq.NOBLOCK)
+                    self._socket.send_multipart(answer, NOWAIT)
                 except zmq.ZMQError as error:  # the connection that asked is gone
                     self._on_fault(error)
         return True
