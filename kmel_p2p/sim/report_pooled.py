@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,5 +43,5 @@ def pooled_model(
         model_seed=charter.model.seed,
         steps=sum(final.steps for final in finals.values()),
         cache_dir=out / "data" / "cache",
-        threads=os.cpu_count() or 1,
+        threads=simulation.sites.threads,
     )

@@ -134,6 +134,11 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         threads=config.resources.threads,
         featurise_processes=config.resources.featurise_processes,
         nice=config.resources.nice,
+        labels={
+            "federation": charter.federation,
+            "charter_id": charter.id.hex(),
+            "site": site.rule.name,
+        },
     )
 
 
