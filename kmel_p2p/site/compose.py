@@ -34,9 +34,6 @@ from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.store import Store
 
-ENTRY_SLACK_BYTES = 4096
-"""Room above the codec's largest payload for its own headers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -57,8 +54,8 @@ class Site:
 
     @property
     def max_payload_bytes(self) -> int:
-        """No valid payload is larger: even float32 values would take less."""
-        return 4 * self.layout.size + ENTRY_SLACK_BYTES
+        """No valid payload is larger."""
+        return self.codec.max_payload_bytes
 
 
 def load_site(config: SiteConfig) -> Site:
