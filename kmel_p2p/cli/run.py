@@ -15,10 +15,11 @@ def run(config_path: Path) -> int:
     """Run the peer of this site until it is stopped (or complete, with ledger.on_complete = "exit")."""
     from kmel_p2p.site.config import load_config
 
-    config = load_config(config_path)
+    # Wrong settings are told at once; the daemon's own imports take a second.
+    load_config(config_path)
     from kmel_p2p.site import daemon
 
-    return daemon.run(config)
+    return daemon.run(config_path)
 
 
 @click.command("config")

@@ -25,6 +25,9 @@ def simulate(config: Path, out: Path | None, seed: int | None, virtual: bool, as
     from kmel_p2p.sim.launcher import simulate as run
 
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        # A log file has no width; tables must not be cut at 80 columns there.
+        console = Console(stderr=as_json, width=120)
     report = run(config, out or Path("runs") / config.stem, seed, console)
     if as_json:
         echo_json(report)

@@ -66,9 +66,12 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
         course = follow(federation, View(console), simulation.sites.deadline_s)
         finals = collect(federation)
     run_s = time.monotonic() - began
-    console.print("all sites are complete; training one model on all data for comparison")
     charter = federation.document.charter
-    pooled = pooled_model(simulation, charter, divided, finals, out)
+    console.print("all sites are complete; training one model on all data for comparison")
+    with console.status("pooled model") as shown:
+        pooled = pooled_model(
+            simulation, charter, divided, finals, out, lambda done, total: shown.update(f"pooled model: {done}/{total}")
+        )
     outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, time.monotonic() - began, out)
     report = build_report(outcome)
     write_report(out, report, build_details(outcome))
@@ -107,7 +110,7 @@ def division_table(simulation: Simulation, divided: DividedData) -> Table:
     """Sizes of the sites' data, and how disjoint their chemistry is."""
     table = Table(title="who holds what", title_justify="left")
     table.add_column("site")
-    for column in ("compounds", "scaffolds", "scaffolds held elsewhere too", "nearest own", "nearest elsewhere"):
+    for column in ("compounds", "scaffolds", "elsewhere too", "nearest own", "nearest elsewhere"):
         table.add_column(column, justify="right")
     for name, figures in zip(simulation.sites.names, divided.figures, strict=True):
         table.add_row(
@@ -118,7 +121,9 @@ def division_table(simulation: Simulation, divided: DividedData) -> Table:
             f"{figures.similarity_within:.2f}",
             f"{figures.similarity_across:.2f}",
         )
-    table.caption = "nearest: mean Tanimoto similarity of a compound to its nearest neighbour"
+    table.caption = (
+        "elsewhere too: scaffolds that another site holds; nearest: mean similarity to the nearest neighbour"
+    )
     return table
 
 

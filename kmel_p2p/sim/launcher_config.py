@@ -80,6 +80,18 @@ class Simulation(StrictModel):
     sites: SitesSection
     charter: CharterRules
 
+    @pydantic.model_validator(mode="after")
+    def _sites_and_charter_agree(self) -> Simulation:
+        names = self.sites.names
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"sites.names lists {repeated[0]!r} twice")
+        if self.charter.pace.start_sites > len(names):
+            raise ValueError(
+                f"charter.pace.start_sites is {self.charter.pace.start_sites}, but sites.names lists {len(names)}"
+            )
+        return self
+
     def charter_of(self, sites: tuple[SiteRule, ...], reference_hash: str) -> Charter:
         """The charter these sites will sign.
 

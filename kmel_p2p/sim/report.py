@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -139,10 +140,12 @@ def require_agreement(report: Mapping[str, Any]) -> None:
 
 def summary(report: Mapping[str, Any]) -> Group:
     """The report in a few lines for the terminal."""
-    table = Table(title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left")
-    table.add_column("site", style="bold")
-    for column in ("compounds", *MODELS, "entries", "bytes per entry", "bytes sent", "digest"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("site", style="bold", no_wrap=True)
+    for column in ("rows", *MODELS, "entries", "B/entry", "sent", "digest"):
+        table.add_column(column, justify="right", no_wrap=True)
     for site in report["sites"]:
         table.add_row(
             site["site"],
@@ -150,7 +153,7 @@ def summary(report: Mapping[str, Any]) -> Group:
             *(f"{site[model]:.3f}" for model in MODELS),
             str(site["entries"]),
             f"{site['payload_bytes_mean']:,.0f}",
-            f"{site['bytes_sent']:,}",
+            f"{site['bytes_sent'] / 1e6:.2f} MB",
             site["digest"][:8],
         )
     sizes = [site["payload_bytes_mean"] for site in report["sites"] if site["entries"]]

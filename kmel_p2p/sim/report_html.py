@@ -29,10 +29,13 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["size"] = _size
+    environment.filters["percent"] = _percent
     return environment.get_template(TEMPLATE).render(
         report=report,
         details=details,
         headline=_headline(report),
+        metric=plots.error_label(report),
+        kinds=sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
         models=list(plots.MODEL_STYLE),
         agreed=len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
         error_by_model=Markup(plots.error_by_model(report)),
@@ -56,6 +59,11 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
         "smaller": report["fp32_bytes_per_exchange"] / entry if entry else 0.0,
         "least_gain": max(site["federated"] / site["local"] - 1 for site in sites),
     }
+
+
+def _percent(share: float, digits: int) -> str:
+    """A relative change for people, with its sign."""
+    return f"{100 * share:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _size(count: float) -> str:

@@ -50,6 +50,12 @@ def colour_of(names: Sequence[str]) -> dict[str, str]:
     return {name: SITE_COLOURS[at % len(SITE_COLOURS)] for at, name in enumerate(names)}
 
 
+def error_label(report: Mapping[str, Any]) -> str:
+    """What the error is, with its unit."""
+    name = report["metric"].upper() if report["metric"] == "rmse" else report["metric"].replace("_", " ")
+    return f"test {name}" + (f", {report['unit']}" if report["unit"] else "")
+
+
 def error_by_model(report: Mapping[str, Any]) -> str:
     """Test error of every model at every site, with the pooled model as the line to reach."""
 
@@ -69,7 +75,7 @@ def error_by_model(report: Mapping[str, Any]) -> str:
         axes.set_xticks(range(len(sites)), [f"{site['site']}\n{site['train_rows']} compounds" for site in sites])
         axes.grid(axis="x", visible=False)
         axes.set_ylim(0, 1.15 * max(site[model] for site in sites for model in MODEL_STYLE))
-        axes.set_ylabel(f"test {report['metric']} ({report['unit']})")
+        axes.set_ylabel(error_label(report))
         axes.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
     return _svg(draw, 9.6, 3.8)
@@ -102,7 +108,7 @@ def error_by_entry(report: Mapping[str, Any], details: Mapping[str, Any]) -> str
         grid.flat[0].yaxis.set_minor_locator(mpl.ticker.NullLocator())
         grid.flat[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         for axes in grid[:, 0]:
-            axes.set_ylabel(f"test {report['metric']} ({report['unit']})")
+            axes.set_ylabel(error_label(report))
         for axes in grid[-1]:
             axes.set_xlabel("entries")
         figure.legend(ncols=3, loc="outside upper right")
@@ -154,7 +160,7 @@ def bytes_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> st
             )
         dense = report["fp32_bytes_per_exchange"] / 1e6
         axes.axhline(dense, color=POOLED_COLOUR, linewidth=1.1, linestyle="--", label="the trunk once, in float32")
-        axes.set_ylim(0, 1.15 * max(dense, *(site["bytes_sent"] / 1e6 for site in report["sites"])))
+        axes.set_ylim(0, 1.6 * max(dense, *(site["bytes_sent"] / 1e6 for site in report["sites"])))
         axes.set_xlabel("seconds since the start")
         axes.set_ylabel("sent by the site, MB")
         axes.legend(loc="upper left")

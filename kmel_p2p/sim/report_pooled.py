@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kmel_p2p.chem.source import Column, WideSource
@@ -17,9 +17,18 @@ from kmel_p2p.site.compose import architecture_of, features_of
 
 
 def pooled_model(
-    simulation: Simulation, charter: Charter, divided: DividedData, finals: Mapping[str, Final], out: Path
+    simulation: Simulation,
+    charter: Charter,
+    divided: DividedData,
+    finals: Mapping[str, Final],
+    out: Path,
+    progress: Callable[[int, int], None],
 ) -> Pooled:
-    """Train it with as many optimiser steps as all sites took together."""
+    """Train it with as many optimiser steps as all sites took together.
+
+    Args:
+        progress: called with (steps done, steps in all).
+    """
     columns = {e.name: Column(e.column, e.unit) for e in simulation.charter.assay_endpoints}
 
     def source(path: Path) -> WideSource:

@@ -1,0 +1,109 @@
+"""report.json keeps its keys, the page needs nothing else and hides nothing."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_sample import sample_details, sample_report
+from rich.console import Console
+
+from kmel_p2p.sim.errors import SiteFailedError
+from kmel_p2p.sim.report import require_agreement, summary
+from kmel_p2p.sim.report_html import render_html
+
+
+class Structure(HTMLParser):
+    """Checks that elements close in order, and collects text."""
+
+    VOID = ("meta", "br", "path", "use", "rect", "circle", "line", "image")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def page_text(page: str) -> str:
+    structure = Structure()
+    structure.feed(page)
+    assert structure.open == []
+    return " ".join(" ".join(structure.text).split())
+
+
+def test_the_page_is_whole_and_needs_nothing_else() -> None:
+    page = render_html(sample_report(), sample_details())
+    assert page.count("<svg") == 4
+    assert "<script" not in page
+    assert not re.search(r'(src|href)="(?!#)', page)
+    assert not re.search(r"url\((?!#)", page)
+    text = page_text(page)
+    for figure in ("0.600", "1.050", "\N{MINUS SIGN}43 %", "\N{MINUS SIGN}1.6 %", "200×", "north", "bit for bit"):
+        assert figure in text
+
+
+def test_disagreement_is_said_loudly() -> None:
+    report = sample_report()
+    require_agreement(report)
+    report["sites"][1]["digest"] = "00" * 32
+    assert "did not end with the same trunk" in page_text(render_html(report, sample_details()))
+    with pytest.raises(SiteFailedError, match="north: abababab"):
+        require_agreement(report)
+    report = sample_report()
+    report["sites"][1]["vector"] = {"north": 3, "south": 2}
+    with pytest.raises(SiteFailedError, match="different models"):
+        require_agreement(report)
+
+
+def test_names_are_text_never_markup() -> None:
+    report = sample_report() | {"task": "<b>x</b> & y"}
+    page = render_html(report, sample_details())
+    assert "<b>x" not in page
+    assert "&lt;b&gt;x" in page
+
+
+def test_a_broken_egress_log_shows() -> None:
+    details = copy.deepcopy(sample_details())
+    details["sites"]["south"]["egress_problem"] = "line 4: does not follow"
+    assert "south: line 4: does not follow" in page_text(render_html(sample_report(), details))
+
+
+@pytest.mark.parametrize("count", [1, 5, 9])
+def test_any_number_of_sites_has_its_panels(count: int) -> None:
+    report, details = sample_report(), sample_details()
+    names = [f"site{at}" for at in range(count)]
+    report["sites"] = [report["sites"][0] | {"site": name} for name in names]
+    details["sites"] = dict.fromkeys(names, details["sites"]["north"])
+    text = page_text(render_html(report, details))
+    assert all(name in text for name in names)
+
+
+def test_a_site_without_entries_divides_by_nothing() -> None:
+    report = sample_report()
+    for site in report["sites"]:
+        site.update(entries=0, payload_bytes_mean=0.0, bytes_sent=0)
+    page_text(render_html(report, sample_details()))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary(report))
+
+
+def test_the_summary_fits_a_terminal() -> None:
+    console = Console(file=io.StringIO(), width=90)
+    console.print(summary(sample_report()))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("north", "south", "personalised", "abababab", "200 times smaller"):
+        assert text in shown.replace("\n", " ")
