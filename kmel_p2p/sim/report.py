@@ -144,7 +144,7 @@ def summary(report: Mapping[str, Any]) -> Group:
         title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left", box=SIMPLE_HEAD
     )
     table.add_column("site", style="bold", no_wrap=True)
-    for column in ("rows", *MODELS, "entries", "B/entry", "sent", "digest"):
+    for column in ("rows", *MODELS, "entries", "B/entry", "sent"):
         table.add_column(column, justify="right", no_wrap=True)
     for site in report["sites"]:
         table.add_row(
@@ -154,7 +154,6 @@ def summary(report: Mapping[str, Any]) -> Group:
             str(site["entries"]),
             f"{site['payload_bytes_mean']:,.0f}",
             f"{site['bytes_sent'] / 1e6:.2f} MB",
-            site["digest"][:8],
         )
     sizes = [site["payload_bytes_mean"] for site in report["sites"] if site["entries"]]
     smaller = report["fp32_bytes_per_exchange"] / fmean(sizes) if sizes else 0.0
@@ -162,7 +161,9 @@ def summary(report: Mapping[str, Any]) -> Group:
         f"pooled {report['pooled']:.3f}, median {report['baseline_median']:.3f}; an entry is {smaller:.0f} times "
         f"smaller than the trunk in float32 ({report['params']:,} values); {report['wall_s']:.0f} s"
     )
-    return Group(table, Text(line))
+    digests = sorted({site["digest"][:16] for site in report["sites"]})
+    same = "all sites hold the same trunk: digest" if len(digests) == 1 else "the sites hold different trunks: digests"
+    return Group(table, Text(line), Text(f"{same} {' '.join(digests)}"))
 
 
 def _json(value: Any) -> bytes:
