@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,8 +33,9 @@ class Activity:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     data: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
-    loop_lag_s: float = 0.0
     held: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    """How often each kind of event was told, for metrics."""
     _alarms: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

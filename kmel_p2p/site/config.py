@@ -108,6 +108,13 @@ class LogSection(StrictModel):
     format: Literal["json", "console"] = "json"
 
 
+class MetricsSection(StrictModel):
+    """Prometheus metrics and a status page, read-only. Off unless an address is given."""
+
+    listen: Annotated[str, pydantic.Field(pattern=r"^(|(127\.0\.0\.1|\[::1\]|localhost):\d{1,5})$")] = ""
+    """A loopback address such as 127.0.0.1:9477, port 0 for any; whoever may see it can log in here anyway."""
+
+
 class SiteConfig(StrictModel):
     """Everything a site decides for itself."""
 
@@ -117,6 +124,7 @@ class SiteConfig(StrictModel):
     resources: ResourcesSection = ResourcesSection()
     ledger: LedgerSection = LedgerSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
 
     def render(self) -> str:
         """The effective settings, defaults filled in, as TOML that reads back to an equal object."""

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -46,13 +47,14 @@ from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.activity import Activity
 from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, trainer_plan
-from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control import ControlServer
 from kmel_p2p.site.egress import EgressLog
 from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.files import private_directory
 from kmel_p2p.site.lockfile import SiteLock
 from kmel_p2p.site.logs import LOG_NAME, configure_logging
+from kmel_p2p.site.metrics import MetricsServer
 from kmel_p2p.site.recording import Recorder, known_descriptors
 from kmel_p2p.site.reporting import Reporter
 from kmel_p2p.site.status_view import build_status
@@ -71,24 +73,26 @@ LEAVE_GRACE_S = 2.0
 """How long the others may take to hear that we leave."""
 
 
-def run(config: SiteConfig) -> int:
+def run(config_path: Path) -> int:
     """Run the peer of a site until it is told to stop; returns the exit code.
 
     Raises:
         ConfigError, DataError: this site's files are wrong; the peer did not start, or has left again.
     """
+    config = load_config(config_path)
     private_directory(config.site.state_dir)
     with SiteLock(config.site.state_dir):
         log_file = config.site.state_dir / LOG_NAME
         configure_logging(config.log.level, config.log.format, log_file, site=config.site.name)
-        return asyncio.run(Daemon(config).serve())
+        return asyncio.run(Daemon(config, config_path).serve())
 
 
 class Daemon:
     """One life of a peer. See the module docstring; `training.Listener` for the trainer's answers."""
 
-    def __init__(self, config: SiteConfig) -> None:
+    def __init__(self, config: SiteConfig, config_path: Path) -> None:
         self.config = config
+        self._config_path = config_path
         self.site: Site = load_site(config)
         self.activity = Activity(time.monotonic)
         self.stopping = False
@@ -132,6 +136,7 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         async with contextlib.AsyncExitStack() as parts:
             await self._start(parts)
             await self._stop.wait()
@@ -170,15 +175,39 @@ class Daemon:
         self.driver.command(membership_commands.Recall(known))
         await self._control.start()
         parts.push_async_callback(self._control.close)
+        await self._open_metrics(parts)
         await self.trainer.start()
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
         log.info("peer started", address=self.address, generation=self.generation, entries=sum(ledger.vector.values()))
 
+    async def _open_metrics(self, parts: contextlib.AsyncExitStack) -> None:
+        if not self.config.metrics.listen:
+            return
+        host, _, port = self.config.metrics.listen.rpartition(":")
+        server = MetricsServer(lambda: build_status(self), self.activity.events)
+        bound = await server.start(host.strip("[]"), int(port))
+        parts.push_async_callback(server.close)
+        log.info("metrics", address=f"http://{host}:{bound}/")
+
     async def _say_goodbye(self) -> None:
         self.driver.command(membership_commands.Leave())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._left.wait(), LEAVE_GRACE_S)
+
+    def _reload(self) -> None:
+        """SIGHUP: take over the log settings; say which other changed settings need a restart."""
+        try:
+            fresh = load_config(self._config_path)
+        except ConfigError as error:
+            log.error("reload refused", reason=str(error))
+            return
+        old, new = self.config.model_dump(), fresh.model_dump()
+        waiting = [name for name in new if name != "log" and new[name] != old[name]]
+        self.config = self.config.model_copy(update={"log": fresh.log})
+        log_file = self.config.site.state_dir / LOG_NAME
+        configure_logging(fresh.log.level, fresh.log.format, log_file, site=self.config.site.name)
+        log.info("settings reloaded", level=fresh.log.level, need_restart=waiting)
 
     def _fail(self, error: KmelError) -> None:
         """Something local makes going on pointless: leave, end, and let the caller see why."""

@@ -51,6 +51,7 @@ class Reporter:
     def report(self, event: Event) -> None:
         """Note one event of the protocol."""
         activity = self._activity
+        activity.events[type(event).__name__] += 1
         match event:
             case EntryPublished(seq=seq, entry_bytes=size, weight=weight):
                 activity.published += 1
@@ -125,6 +126,7 @@ class Reporter:
 
     def link(self, event: LinkEvent) -> None:
         """Note what happens to a link; what only an operator can mend becomes an alarm."""
+        self._activity.events[type(event).__name__] += 1
         match event:
             case LinkUp(key=key):
                 self._activity.clear(f"link {self.name(key)}")
@@ -150,6 +152,7 @@ class Reporter:
 
     def bad_message(self, bad: BadMessage) -> None:
         """Note a message that was refused. Counted always; logged when the count is a power of two."""
+        self._activity.events["BadMessage"] += 1
         name = self.name(bad.sender)
         text = f"site {name} sent {bad.count} messages that were refused; the last: {bad.error}"
         if isinstance(bad.error, ForeignCharterError):

@@ -55,6 +55,7 @@ class ProcessStatus:
     uptime_s: float
     cpu_s: float = 0.0
     loop_lag_ms: float = 0.0
+    """The latest the event loop ever ran since the start."""
     version: str = ""
     generation: int = 0
 

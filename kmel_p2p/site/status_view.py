@@ -78,7 +78,7 @@ def _process(daemon: Daemon) -> ProcessStatus:
         rss_bytes=process.memory_info().rss,
         uptime_s=time.monotonic() - daemon.activity.started_at,
         cpu_s=times.user + times.system,
-        loop_lag_ms=1000 * daemon.activity.loop_lag_s,
+        loop_lag_ms=daemon.driver.worst_lag_us / 1000,
         version=__version__,
         generation=daemon.generation,
     )
