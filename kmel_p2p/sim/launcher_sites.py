@@ -46,9 +46,11 @@ _PR_SET_PDEATHSIG = 1
 class SiteProcess:
     """One site of a simulation: its directory, and its daemon while it runs."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, prefix: Sequence[str] = ()) -> None:
         self.name = name
         self.folder = folder
+        self.prefix = tuple(prefix)
+        """Put before the daemon's command, for example to run it in a network namespace."""
         self.process: subprocess.Popen[bytes] | None = None
         self.state_dir = folder / "state"
 
@@ -70,7 +72,8 @@ class SiteProcess:
         """
         if self.running:
             raise LocalError(f"site {self.name!r} runs already")
-        command = [sys.executable, "-m", "kmel_p2p.cli.main", "run", "--config", str(self.folder / "site.toml")]
+        program = [sys.executable, "-m", "kmel_p2p.cli.main", "run", "--config", str(self.folder / "site.toml")]
+        command = [*self.prefix, *program]
         with (self.folder / OUTPUT_NAME).open("ab") as output:
             # A session of its own: Ctrl-C at the terminal reaches the simulation, which ends the sites in order.
             self.process = subprocess.Popen(
@@ -169,6 +172,7 @@ def found(
     test: Path,
     reference_hash: str,
     on_complete: str = "stay",
+    addresses: Sequence[str] = (),
 ) -> LocalFederation:
     """Write every site's directory: key, settings, and the charter signed by all.
 
@@ -179,10 +183,12 @@ def found(
         test: measurements for scoring only, the same at every site.
         reference_hash: of this machine's featuriser.
         on_complete: what a peer does after the run.
+        addresses: of each site, in order; free ports of the loopback interface when empty.
     """
     names = simulation.sites.names
     identities = [simulated_identity(simulation.seed, name) for name in names]
-    addresses = [f"tcp://127.0.0.1:{port}" for port in free_ports(len(names))]
+    if not addresses:
+        addresses = [f"tcp://127.0.0.1:{port}" for port in free_ports(len(names))]
     rules = tuple(
         SiteRule(name=name, key=identity.key.hex(), addresses=(address,))
         for name, identity, address in zip(names, identities, addresses, strict=True)

@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def small_federation(out: Path, entry_limit: int) -> LocalFederation:
+def small_federation(out: Path, entry_limit: int, addresses: tuple[str, ...] = ()) -> LocalFederation:
     """Three sites with their files written; nothing is started."""
     settings = {**SETTINGS, "charter": {**SETTINGS["charter"]}}
     settings["charter"]["averaging"] = {**SETTINGS["charter"]["averaging"], "entry_limit": entry_limit}
@@ -53,7 +53,7 @@ def small_federation(out: Path, entry_limit: int) -> LocalFederation:
     rule = simulation.charter.features
     policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
     divided = divide(simulation, policy, out)
-    return found(simulation, out, divided.parts, divided.test, reference_hash(policy))
+    return found(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
 
 
 def until(what: str, probe: Callable[[], T | None], deadline_s: float, federation: LocalFederation) -> T:
