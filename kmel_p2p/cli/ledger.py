@@ -12,10 +12,11 @@ import click
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 
 if TYPE_CHECKING:
+    from kmel_p2p.core.ledger.entry import Entry
     from kmel_p2p.core.types import SiteKey
     from kmel_p2p.site.compose import Site
     from kmel_p2p.site.config import SiteConfig
-    from kmel_p2p.site.store import Store
+    from kmel_p2p.site.store import Store, StoredEntry
 
 
 @click.group()
@@ -56,7 +57,6 @@ def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> No
 def show(author: str, seq: int, config_path: Path, as_json: bool) -> None:
     """Show entry number SEQ of the site AUTHOR in full, without its values."""
     from kmel_p2p.core.errors import LocalError
-    from kmel_p2p.core.ledger.entry import decode
 
     config, names = _open(config_path)
     store = _store(config)
@@ -68,7 +68,7 @@ def show(author: str, seq: int, config_path: Path, as_json: bool) -> None:
         store.close()
     if found is None:
         raise LocalError(f"{store.path}: keeps no entry {seq} of {author!r}; kmel-peer ledger log lists them")
-    entry = decode(found.encoded)
+    entry = _decoded(store, found)
     facts = {
         "author": names.get(entry.author, entry.author.hex()),
         "key": entry.author.hex(),
@@ -119,14 +119,14 @@ def verify(config_path: Path, as_json: bool) -> None:
 
 def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:
     """The ledger made anew from the stored entries, and what does not stand."""
-    from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.core.errors import ConfigError, WireError
     from kmel_p2p.site.compose import open_ledger
 
     kept = store.vector()
     problems = store.check()
     try:
         made = open_ledger(site, store)
-    except ConfigError as error:
+    except (ConfigError, WireError) as error:
         return {"entries": 0, "vector": {}, "digest": "", "problems": [*problems, str(error)]}
     if made.vector != kept:
         problems.append(f"the entries lead to {_named(made.vector, names)}, the store counts {_named(kept, names)}")
@@ -154,10 +154,8 @@ def _store(config: SiteConfig) -> Store:
 
 
 def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[dict[str, Any]]:
-    from kmel_p2p.core.ledger.entry import decode
-
     for stored in store.load_entries("arrival" if arrival else "author"):
-        entry = decode(stored.encoded)
+        entry = _decoded(store, stored)
         yield {
             "author": names.get(entry.author, entry.author.hex()),
             "seq": entry.seq,
@@ -168,6 +166,19 @@ def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[di
             "base": _named(entry.base, names),
             "arrival": stored.arrival,
         }
+
+
+def _decoded(store: Store, stored: StoredEntry) -> Entry:
+    from kmel_p2p.core.errors import ConfigError, WireError
+    from kmel_p2p.core.ledger.entry import decode
+
+    try:
+        return decode(stored.encoded)
+    except WireError as error:
+        raise ConfigError(
+            f"{store.path}: entry {stored.seq} of {stored.author.hex()[:16]} does not decode ({error}); "
+            "another version of kmel-peer wrote it, or it was altered: see kmel-peer ledger verify"
+        ) from error
 
 
 def _weight(units: int) -> float:

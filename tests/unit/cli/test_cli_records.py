@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,17 @@ def test_a_site_that_never_ran_says_so(site: Path, run: Run, arguments: tuple[st
     done = run(*arguments, "-c", site)
     assert done.code == ExitCode.CONFIG
     assert "ever run" in done.err
+
+
+def test_an_entry_that_does_not_decode_is_a_finding_not_a_defect(filled: Path, run: Run) -> None:
+    path = filled.parent / "state" / STORE_NAME
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE entries SET payload = x'00' WHERE seq = 2")
+    connection.commit()
+    connection.close()
+    done = run("ledger", "log", "-c", filled)
+    assert done.code == ExitCode.CONFIG
+    assert "entry 2 of" in done.err
+    done = run("ledger", "verify", "-c", filled)
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert str(path) in done.err
