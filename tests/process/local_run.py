@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
         "federation": "trial",
         "model": {"hidden": (64, 32), "dropout": 0.0},
         "features": {"bits": 512},
-        "averaging": {"steps_per_entry": 4, "entry_limit": 30},
+        "averaging": {},
         "pace": {"start_sites": 3},
         "split": {"valid_fraction": 0.1, "test_fraction": 0.0},
         "assay_endpoints": (
@@ -45,10 +45,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def small_federation(out: Path, entry_limit: int, addresses: tuple[str, ...] = ()) -> LocalFederation:
-    """Three sites with their files written; nothing is started."""
+def small_federation(
+    out: Path, entry_limit: int, steps_per_entry: int, addresses: tuple[str, ...] = ()
+) -> LocalFederation:
+    """Three sites with their files written; nothing is started. A step takes about 4 ms on a free core."""
     settings = {**SETTINGS, "charter": {**SETTINGS["charter"]}}
-    settings["charter"]["averaging"] = {**SETTINGS["charter"]["averaging"], "entry_limit": entry_limit}
+    settings["charter"]["averaging"] = {"entry_limit": entry_limit, "steps_per_entry": steps_per_entry}
     simulation = Simulation.model_validate(settings)
     rule = simulation.charter.features
     policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)

@@ -15,7 +15,8 @@ from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
 
 pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(400)]
 
-ENTRY_LIMIT = 150
+ENTRY_LIMIT = 250
+STEPS = 100
 PORT = 7700
 FROZEN_S = 10.0
 CUT_S = 8.0
@@ -58,7 +59,7 @@ def everybody_is_alive(federation: LocalFederation) -> None:
 
 def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts: Hosts) -> None:
     addresses = tuple(f"tcp://{hosts.address(n)}:{PORT}" for n in range(3))
-    with small_federation(tmp_path, ENTRY_LIMIT, addresses) as federation:
+    with small_federation(tmp_path, ENTRY_LIMIT, STEPS, addresses) as federation:
         for number, site in enumerate(federation):
             site.prefix = hosts.prefix(number)
         federation.start()

@@ -19,11 +19,12 @@ from kmel_p2p.site.egress import EGRESS_NAME, verify
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 ENTRY_LIMIT = 40
+STEPS = 60
 LONGEST_GAP_S = 10.0
 
 
 def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -> None:
-    with small_federation(tmp_path, ENTRY_LIMIT) as federation:
+    with small_federation(tmp_path, ENTRY_LIMIT, STEPS) as federation:
         federation.start()
         north, south, east = federation
         until("every site has published", lambda: all(published(site) >= 3 for site in federation), 120, federation)
@@ -64,7 +65,7 @@ def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -
 
 
 def test_status_tells_a_stopped_daemon_from_a_stuck_one(tmp_path: Path) -> None:
-    with small_federation(tmp_path, ENTRY_LIMIT) as federation:
+    with small_federation(tmp_path, ENTRY_LIMIT, STEPS) as federation:
         site = federation["north"]
         with pytest.raises(NotRunningError):
             site.request("status")
