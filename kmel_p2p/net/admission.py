@@ -17,6 +17,9 @@ STRANGERS_MAX = 256
 REPORT_EVERY = 60 * SECOND
 """One stranger is told about this often."""
 
+REPORTS_PER_MINUTE = 20
+"""All strangers together are told about this often; the rest are only counted."""
+
 REREAD_EVERY = 100_000
 """A stranger makes us look at the roster again at most this often (microseconds)."""
 
@@ -93,6 +96,8 @@ class Strangers:
         self._tell = tell
         self._clock = clock
         self._seen: OrderedDict[str, _Stranger] = OrderedDict()
+        self._minute_began: Micros = clock()
+        self._told_this_minute = 0
         self.refused = 0
 
     def knocked(self, address: str, curve_key: str, explanation: str) -> None:
@@ -105,7 +110,12 @@ class Strangers:
             self._seen.popitem(last=False)
         stranger.attempts += 1
         stranger.address = address
-        if stranger.told_at is None or now - stranger.told_at >= REPORT_EVERY:
+        if stranger.told_at is not None and now - stranger.told_at < REPORT_EVERY:
+            return
+        if now - self._minute_began >= 60 * SECOND:
+            self._minute_began, self._told_this_minute = now, 0
+        if self._told_this_minute < REPORTS_PER_MINUTE:
+            self._told_this_minute += 1
             self._tell(StrangerRefused(address, curve_key, stranger.attempts, explanation))
             stranger.told_at = now
             stranger.attempts = 0

@@ -86,6 +86,7 @@ class Bulk:
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry: asyncio.Handle | None = None
         self._owed: dict[tuple[type[Frame], bytes], Frame] = {}
+        self._answering = False
         self._closed = False
 
     # -- sending ---------------------------------------------------------------------------------
@@ -206,14 +207,20 @@ class Bulk:
         Raises:
             ProtocolError: the question contradicts an earlier chunk.
         """
+        if self._answering:
+            return  # one hash at a time per peer; whoever still needs an answer asks again
         answer = self.inbox.asked(ask)
         if isinstance(answer, memoryview):
+            self._answering = True
             self._spawn(self._hash_then_answer(ask.id, answer), "hash held bytes")
         else:
             self._reply(answer)
 
     async def _hash_then_answer(self, message_id: bytes, held: memoryview) -> None:
-        self._reply(Have(message_id, len(held), await asyncio.to_thread(_digest_of, held)))
+        try:
+            self._reply(Have(message_id, len(held), await asyncio.to_thread(_digest_of, held)))
+        finally:
+            self._answering = False
 
     def _reply(self, frame: Frame) -> None:
         """Send an answer, now or when the control lane has room: a lost GRANT would stop the peer for good."""

@@ -92,13 +92,15 @@ class Dialler:
     # -- wishes ----------------------------------------------------------------------------------
 
     def want(self, addresses: tuple[str, ...]) -> None:
-        """Have a connection to one of `addresses`. The pause after failures ends early only for new addresses."""
+        """Have a connection to one of `addresses`.
+
+        One that works is kept, whatever its address. New addresses end the pause after failures, and an attempt at an
+        address that is not among them.
+        """
         changed = addresses != self._addresses
         self._addresses = addresses
-        if changed and self._connection is not None and self.address not in addresses:
-            self._connection.close()
-            self._connection_gone(Loss.CLOSED)
-        elif self.phase is LinkPhase.IDLE or (changed and self._pausing()):
+        outdated = self.phase is LinkPhase.CONNECTING and self.address not in addresses
+        if self.phase is LinkPhase.IDLE or (changed and (outdated or self._pausing())):
             self._dial()
 
     def encourage(self) -> None:
@@ -150,7 +152,11 @@ class Dialler:
         self._lookup = None
         hosts = [str(entry[4][0]) for entry in found[:NAMES_MAX]]
         turn = (self._attempt - 1) // len(self._addresses)
-        self._connect(Address(hosts[turn % len(hosts)], address.port))
+        try:
+            self._connect(Address(hosts[turn % len(hosts)], address.port))
+        except Exception as error:
+            self._wiring.fault("dialler", error)
+            self._failed(Loss.LOCAL, str(error))
 
     def _connect(self, address: Address) -> None:
         try:

@@ -18,6 +18,7 @@ from kmel_p2p.core.errors import Bug, LocalError, RemoteError
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.links import DialFailed, LinkDown, LinkEvent, LinkUp, SendFailed
+from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.transport import Transport
 
 LAG_SAMPLE = 100 * MILLISECOND
@@ -74,7 +75,7 @@ class Driver:
         store: makes a record durable; awaited one at a time, in order.
         on_fault: told of each defect of ours (name of the part, error). After one from "store" nothing more is
             stored, and the daemon should stop.
-        on_bad_message: told of each refused message.
+        on_bad_message: told of refused messages, once a second per sender; counted always.
         on_link: told of every link event, after the machine.
         label: names a message for the egress audit.
     """
@@ -113,6 +114,7 @@ class Driver:
         self._writer: asyncio.Task[None] | None = None
         self._sampler: asyncio.TimerHandle | None = None
         self._encoded: tuple[Message, bytes] | None = None
+        self._throttle = Throttle()
         self.bad_messages: Counter[SiteKey] = Counter()
         """Refused messages per sender."""
         self.refused_sends: Counter[SiteKey] = Counter()
@@ -193,7 +195,7 @@ class Driver:
 
     def _bad(self, sender: SiteKey, error: RemoteError) -> None:
         self.bad_messages[sender] += 1
-        if self._on_bad_message is not None:
+        if self._on_bad_message is not None and self._throttle.passes(sender, self._clock()):
             self._on_bad_message(BadMessage(sender, error, self.bad_messages[sender]))
 
     # -- the loop --------------------------------------------------------------------------------

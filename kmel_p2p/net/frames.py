@@ -8,7 +8,7 @@ One message is one frame; only a chunk has a second one, so that its data go out
     MESSAGE := control message
     PING    := token:u64         PONG := token:u64                         answered by the event loop, not by ZeroMQ
     CHUNK   := session:8 id:16 size:u64 offset:u64, then the data frame    bulk lane only
-    GRANT   := session:8 limit:u64                                         bytes allowed since the session began
+    GRANT   := session:8 limit:u64                                         credit since the session began
     DONE    := id:16
     ASK     := id:16 size:u64                                              what do you hold of this message?
     HAVE    := id:16 offset:u64 digest:32                                  this many bytes, with this BLAKE2b-256

@@ -15,6 +15,7 @@ import numpy as np
 from kmel_p2p.core.errors import ProtocolError
 from kmel_p2p.core.types import Micros
 from kmel_p2p.net.frames import BOOT_BYTES, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
+from kmel_p2p.net.outbox import charge
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 
 GRANTS_PER_WINDOW = 8
@@ -61,7 +62,7 @@ class _Partial:
 
 @dataclass(slots=True)
 class _Session:
-    received: int
+    spent: int
     limit: int
 
 
@@ -113,13 +114,14 @@ class Inbox:
         length = len(data)
         if not 0 < length <= CHUNK_BYTES or header.offset + length > header.size:
             raise ProtocolError(f"a chunk of {length} bytes at {header.offset} of {header.size}")
-        if session.received + length > session.limit:
-            raise ProtocolError(f"{session.received + length} bytes where {session.limit} were granted")
-        session.received += length
+        spent = session.spent + charge(length)
+        if spent > session.limit:
+            raise ProtocolError(f"{spent} bytes of credit spent where {session.limit} were granted")
+        session.spent = spent
         intake = Intake()
         self._take(header, data, now, intake)
-        if session.received + self._settings.window - session.limit >= self._settings.window // GRANTS_PER_WINDOW:
-            session.limit = session.received + self._settings.window
+        if spent + self._settings.window - session.limit >= self._settings.window // GRANTS_PER_WINDOW:
+            session.limit = spent + self._settings.window
             intake.replies.append(Grant(header.session, session.limit))
         return intake
 

@@ -56,6 +56,7 @@ from kmel_p2p.net.links import (
 from kmel_p2p.net.outbox import Failure, Transfer
 from kmel_p2p.net.port import InboundRoute
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX
+from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.wiring import Route, Wiring
 
 MISBEHAVIOUR_PER_CUT = 32
@@ -102,6 +103,7 @@ class Link:
         self._inbound: dict[Lane, InboundRoute] = {}
         self._windows: dict[bytes, int] = {}
         self.transfers = Bulk(wiring, self, budget, ids, audited=audited)
+        self._throttle = Throttle()
         self._up = False
         self._round_trip: Micros | None = None
         self._heard_at: Micros | None = None
@@ -354,9 +356,8 @@ class Link:
 
     def _misbehaved(self, route: Connection | InboundRoute, reason: str, *, cut: bool) -> None:
         self.traffic.misbehaviour += 1
-        count = self.traffic.misbehaviour
-        cut = cut or count % MISBEHAVIOUR_PER_CUT == 0
-        if cut or count & (count - 1) == 0:  # told at 1, 2, 4, 8, ...: a flood must not flood the log as well
+        cut = cut or self.traffic.misbehaviour % MISBEHAVIOUR_PER_CUT == 0
+        if self._throttle.passes(cut, self._wiring.clock()):
             self._host.tell(PeerMisbehaved(self.key, reason, cut))
         if cut:
             if isinstance(route, Connection):

@@ -68,7 +68,10 @@ class StrangerRefused:
 
 @dataclass(frozen=True, slots=True)
 class PeerMisbehaved:
-    """A roster site sent something the transport does not allow. Counted; `cut` says whether its connection was."""
+    """A roster site sent something the transport does not allow; told once a second, counted always.
+
+    `cut` says whether its connection was.
+    """
 
     key: SiteKey
     reason: str
@@ -77,7 +80,7 @@ class PeerMisbehaved:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A defect of ours was caught and the part goes on working. `where` names the part."""
+    """A defect of ours was caught and the part goes on working; each kind is told once a second, counted always."""
 
     where: str
     error: BaseException

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from kmel_p2p.core.errors import ProtocolError
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.net.frames import Ask, Chunk, Reason
-from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
+from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings
 
 ASK_AGAIN = 2 * SECOND
 """An ASK or its answer may be lost with a connection."""
@@ -25,6 +25,11 @@ BUSY_PAUSE = 1 * SECOND
 
 MISPLACED_MAX = 8
 """Times a receiver may say that a chunk does not continue what it holds before the transfer fails."""
+
+
+def charge(length: int) -> int:
+    """The credit a chunk of so many bytes costs, at both ends."""
+    return max(length, CHUNK_CHARGE_MIN)
 
 
 class Stage(enum.Enum):
@@ -146,7 +151,7 @@ class Outbox:
                 return None
             size = len(transfer.data)
             length = min(CHUNK_BYTES, size - transfer.sent)
-            if self._session_sent + length > self._limit:
+            if self._session_sent + charge(length) > self._limit:
                 return None
             header = Chunk(self._session, transfer.id, size, transfer.sent)
             return Part(transfer, header, memoryview(transfer.data)[transfer.sent : transfer.sent + length])
@@ -157,7 +162,7 @@ class Outbox:
         transfer = part.transfer
         transfer.begun = True
         transfer.sent += len(part.data)
-        self._session_sent += len(part.data)
+        self._session_sent += charge(len(part.data))
         if transfer.sent == len(transfer.data):
             transfer.stage = Stage.SENT
 

@@ -15,6 +15,9 @@ MIB = 1024 * 1024
 CHUNK_BYTES = 256 * KIB
 """One bulk frame. From 256 KiB on CURVE reaches its full rate; larger frames only make control messages wait."""
 
+CHUNK_CHARGE_MIN = 4 * KIB
+"""Credit a chunk costs at least: many tiny messages must not pile up either. Part of the protocol."""
+
 CONTROL_BYTES_MAX = 64 * KIB
 """Largest control message. pyzmq copies below this size anyway, and a larger one belongs on the bulk lane."""
 

@@ -28,6 +28,7 @@ from kmel_p2p.net.port import InboundRoute, Port
 from kmel_p2p.net.selftest import prove_strangers_are_refused, stranger_keys
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX, TransportSettings
 from kmel_p2p.net.sockets import CurveKeys, make_context
+from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.wiring import Wiring
 from kmel_p2p.net.zap import Gate
 
@@ -85,12 +86,15 @@ class Transport:
         self._dials = itertools.count(1)
         self._ids = self._message_ids()
         self._wiring: Wiring | None = None
+        self._closed = False
+        self._wishes: dict[SiteKey, tuple[str, ...]] = {}
         self._port: Port | None = None
         self._gate: Gate | None = None
         self._self_test_key = b""
         self._ticker: asyncio.TimerHandle | None = None
         self._ticked_at: Micros = 0
         self._dropping: set[asyncio.Task[None]] = set()
+        self._throttle = Throttle()
         self.faults = 0
         """Defects of ours that were caught."""
 
@@ -110,7 +114,7 @@ class Transport:
             ConfigError: the address cannot be bound, or the self-test failed. Nothing is left open.
             LocalError: it was started before.
         """
-        if self._wiring is not None:
+        if self._wiring is not None or self._closed:
             raise LocalError("the transport was started before")
         loop = asyncio.get_running_loop()
         context = make_context(self._settings)
@@ -133,6 +137,9 @@ class Transport:
         except BaseException:
             await self.close(0)
             raise
+        wishes, self._wishes = self._wishes, {}
+        for key, addresses in wishes.items():
+            self._guarded(functools.partial(self.dial, key, addresses))
         self._ticked_at = self._clock()
         self._ticker = loop.call_later(self._tick_period() / SECOND, self._tick)
         return bound
@@ -153,6 +160,7 @@ class Transport:
         Args:
             linger_ms: how long control messages already handed over may take to leave; at most 1.5 s.
         """
+        self._closed = True
         wiring, self._wiring = self._wiring, None
         if wiring is None:
             return
@@ -177,10 +185,16 @@ class Transport:
     def dial(self, to: SiteKey, addresses: tuple[str, ...]) -> None:
         """Keep connections to `to` at one of `addresses`, for ever. Without addresses: do nothing, it may dial us.
 
+        Before the start the wish is kept until then; after the end nothing happens.
+
         Raises:
-            LocalError: the site is not in the roster, is ourselves, or the transport is not running.
+            LocalError: the site is not in the roster, or is ourselves.
         """
-        if addresses:
+        if not addresses or self._closed:
+            return
+        if self._wiring is None:
+            self._wishes[to] = addresses
+        else:
             self._link(to).dial(addresses)
 
     def hangup(self, to: SiteKey, reason: str) -> None:
@@ -334,7 +348,8 @@ class Transport:
 
     def _fault(self, where: str, error: BaseException) -> None:
         self.faults += 1
-        self.tell(Fault(where, error))
+        if self._throttle.passes((where, type(error)), self._clock()):
+            self.tell(Fault(where, error))
 
     # -- time ------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from kmel_p2p.core.types import SECOND
 from kmel_p2p.net.frames import Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
 from kmel_p2p.net.inbox import Budget, Inbox
 from kmel_p2p.net.outbox import Outbox
-from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
+from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings
 
 LIMITS = short_settings()
 
@@ -272,6 +272,40 @@ def test_impossible_chunks_are_the_peers_fault(size: int, offset: int, length: i
     inbox.open(b"s" * 8)
     with pytest.raises(ProtocolError):
         inbox.chunk(Chunk(b"s" * 8, b"i" * 16, size, offset), memoryview(bytes(length)), 0)
+
+
+def test_a_repeated_message_is_delivered_once() -> None:
+    inbox = Inbox(LIMITS, Budget(LIMITS.reassembly))
+    inbox.open(b"s" * 8)
+    header = Chunk(b"s" * 8, b"i" * 16, 5, 0)
+    assert inbox.chunk(header, memoryview(b"hello"), 0).message == b"hello"
+    again = inbox.chunk(header, memoryview(b"hello"), 0)
+    assert again.message is None
+    assert again.replies == [Done(b"i" * 16)]
+
+
+def test_a_chunk_that_skips_bytes_is_not_taken() -> None:
+    inbox = Inbox(LIMITS, Budget(LIMITS.reassembly))
+    inbox.open(b"s" * 8)
+    whole = 3 * CHUNK_BYTES
+    chunk = memoryview(bytes(CHUNK_BYTES))
+    inbox.chunk(Chunk(b"s" * 8, b"i" * 16, whole, 0), chunk, 0)
+    skipped = inbox.chunk(Chunk(b"s" * 8, b"i" * 16, whole, 2 * CHUNK_BYTES), chunk, 0)
+    assert skipped.message is None
+    assert Refuse(b"i" * 16, Reason.MISPLACED) in skipped.replies
+    assert inbox.partial_bytes == CHUNK_BYTES
+
+
+def test_tiny_messages_are_bounded_in_number_by_the_same_credit() -> None:
+    pipe = Pipe()
+    for _ in range(1000):
+        pipe.outbox.put(b"x", "", 0)
+    pipe.connect()
+    while pipe.send():
+        pass
+    assert len(pipe.forward) == LIMITS.window // CHUNK_CHARGE_MIN
+    pipe.settle()
+    assert len(pipe.received) == 1000
 
 
 def test_more_bytes_than_granted_are_the_peers_fault() -> None:

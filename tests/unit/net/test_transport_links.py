@@ -179,7 +179,7 @@ async def test_what_cannot_be_recorded_does_not_leave(federation: Federation, pa
     await until(lambda: a.outbound(b))
     assert not a.transport.send(b.key, b"x", Lane.CONTROL)
     a.transport.send(b.key, pattern(100), Lane.BULK)
-    await until(lambda: len(a.told(Fault)) >= 3)
+    await until(lambda: a.transport.faults >= 3)
     assert a.link(b).traffic.messages_out[Lane.CONTROL] == 0
     assert b.messages == []
     full = False
@@ -214,7 +214,8 @@ async def test_a_callback_that_raises_does_not_make_the_peer_deaf(federation: Fe
     for number in range(3):
         a.transport.send(b.key, b"%d" % number, Lane.CONTROL)
     await until(lambda: len(got) == 3)
-    assert [fault.where for fault in b.told(Fault)] == ["on_message"] * 3
+    assert [fault.where for fault in b.told(Fault)] == ["on_message"]
+    assert b.transport.faults == 3
 
 
 async def test_a_flood_neither_starves_the_loop_nor_loses_what_was_taken(federation: Federation) -> None:
@@ -353,18 +354,31 @@ async def test_names_are_resolved(federation: Federation) -> None:
     await until(lambda: a.outbound(b))
 
 
-async def test_dialling_again_keeps_a_living_connection_and_new_addresses_replace_it(
+async def test_dialling_again_keeps_a_living_connection_and_its_successor_uses_the_new_address(
     federation: Federation, proxy_before
 ) -> None:
     a, b = await federation.add(1), await federation.add(2)
-    proxy = await proxy_before(b.address)
-    a.dial(b)
-    await until(lambda: a.outbound(b))
-    a.dial(b)
-    a.transport.dial(b.key, (proxy.address, b.address))
-    assert a.outbound(b)
+    proxy, later = await proxy_before(b.address), await proxy_before(b.address)
     a.dial(b, proxy.address)
-    await until(lambda: a.outbound(b) and a.link(b).address == proxy.address)
+    await until(lambda: a.outbound(b))
+    a.dial(b, later.address)
+    assert a.outbound(b)
+    assert a.link(b).address == proxy.address
+    proxy.reset()
+    await until(lambda: a.outbound(b) and a.link(b).address == later.address)
+    assert proxy.connections == 1
+
+
+async def test_a_wish_to_dial_before_the_start_is_kept(federation: Federation) -> None:
+    b = await federation.add(2)
+    a = await federation.add(1, start=False)
+    a.dial(b)
+    assert not a.transport.send(b.key, b"too early", Lane.CONTROL)
+    await a.transport.start()
+    await until(lambda: a.outbound(b))
+    await a.transport.close()
+    a.dial(b)
+    assert a.transport.links() == {}
 
 
 async def test_hanging_up_ends_dialling(federation: Federation) -> None:
