@@ -39,6 +39,7 @@ from kmel_p2p.net.frames import (
     decode,
     encode,
 )
+from kmel_p2p.net.inbound import InboundRoutes
 from kmel_p2p.net.inbox import Budget
 from kmel_p2p.net.links import (
     AuthRejected,
@@ -61,10 +62,6 @@ from kmel_p2p.net.wiring import Route, Wiring
 
 MISBEHAVIOUR_PER_CUT = 32
 """A connection is cut at every so many messages that are not allowed; its owner has to dial again."""
-
-
-DOUBTS = 3
-"""Probes, one per tick, of a connection that may have ended."""
 
 
 class LinkHost(Protocol):
@@ -100,7 +97,7 @@ class Link:
         self._dials = dials
         self._control = Dialler(wiring, key, server_key, Lane.CONTROL, self._greeting, self)
         self._bulk = Dialler(wiring, key, server_key, Lane.BULK, self._greeting, self)
-        self._inbound: dict[Lane, InboundRoute] = {}
+        self._inbound = InboundRoutes()
         self._windows: dict[bytes, int] = {}
         self.transfers = Bulk(wiring, self, budget, ids, audited=audited)
         self._throttle = Throttle()
@@ -125,10 +122,10 @@ class Link:
 
     def cut(self, reason: str) -> None:
         """Close every connection, the site's own too."""
-        for route in self._inbound.values():
+        for route in self._inbound:
             route.cut()
+            self._inbound.remove(route)
             self._session_over(route.session)
-        self._inbound.clear()
         self.hang_up(reason)
 
     async def close(self, reason: str, linger_ms: int) -> None:
@@ -223,23 +220,17 @@ class Link:
         return True
 
     def doubt(self, descriptor: int) -> None:
-        """A connection with this descriptor ended: find out whether it was one of the site's, a few times.
+        """A connection to our port ended: find out whether it was one of this site's."""
+        self._inbound.doubt(descriptor)
+        self._probe_doubtful()
 
-        ZeroMQ tells of the end before it takes the connection's queue away, and descriptors are used again.
-        """
-        for route in list(self._inbound.values()):
-            if route.descriptor == descriptor:
-                route.doubts = DOUBTS
-                self._probe(route)
-
-    def _probe(self, route: InboundRoute) -> None:
-        """A ping over a connection that has ended is refused at once; over a living one it does no harm."""
-        route.doubts -= 1
-        self._send(route, encode(Ping(0)))
+    def _probe_doubtful(self) -> None:
+        # A ping over a connection that has ended is refused at once; over a living one it does no harm.
+        for route in self._inbound.doubtful():
+            self._send(route, encode(Ping(0)))
 
     def _inbound_gone(self, route: InboundRoute, reason: str) -> None:
-        if self._inbound.get(route.lane) is route:
-            del self._inbound[route.lane]
+        if self._inbound.remove(route):
             self._session_over(route.session)
             self._review(reason)
 
@@ -266,7 +257,7 @@ class Link:
 
     def _handle(self, route: Connection | InboundRoute, frame: Frame, data: memoryview | None) -> None:
         if isinstance(route, InboundRoute):
-            route = self._known(route, frame)
+            route = self._inbound.recognise(route)
         match frame:
             case Payload(message):
                 self.traffic.messages_in[Lane.CONTROL] += 1
@@ -297,31 +288,18 @@ class Link:
             case _:
                 raise ProtocolError(f"{type(frame).__name__} in the wrong direction")
 
-    def _known(self, route: InboundRoute, frame: Frame) -> InboundRoute:
-        """The route we keep for this connection, refreshed; the new one itself if there is none."""
-        for known in self._inbound.values():
-            if known.routing_id == route.routing_id:
-                known.heard_at = route.heard_at
-                known.descriptor = route.descriptor
-                return known
-        route.lane = Lane.BULK if isinstance(frame, Chunk) else Lane.CONTROL
-        return route
-
     def _hello(self, route: InboundRoute, greeting: Greeting) -> None:
-        known = self._inbound.get(greeting.lane)
-        if known is not None and known.boot == greeting.boot and known.dial > greeting.dial:
-            return  # read late from a connection the site has replaced
-        if known is not None:
-            self._session_over(known.session)
-        route.lane = greeting.lane
-        route.boot = greeting.boot
-        route.dial = greeting.dial
-        route.session = greeting.session
-        self._inbound[greeting.lane] = route
+        replaced = self._inbound.get(greeting.lane)
+        old_session = replaced.session if replaced is not None else None
+        if not self._inbound.greet(route, greeting):
+            return
+        if old_session is not None:
+            self._session_over(old_session)
         self._windows[greeting.session] = greeting.window
         if greeting.lane is Lane.BULK:
             self.transfers.inbox.open(greeting.session)
-        answer = Greeting(greeting.lane, self._boot, greeting.dial, greeting.session, self._wiring.settings.window)
+        window = self._wiring.settings.window
+        answer = Greeting(greeting.lane, self._boot, greeting.dial, greeting.session, window)
         self._send(route, encode(Welcome(answer)))
         self._control.encourage()
         self._review("")
@@ -414,8 +392,7 @@ class Link:
     def tick(self, now: Micros) -> None:
         """Ping, notice silence, give up what does not move, close what is idle."""
         settings = self._wiring.settings
-        for doubtful in [route for route in self._inbound.values() if route.doubts > 0]:
-            self._probe(doubtful)
+        self._probe_doubtful()
         control = self._control.connection
         if control is not None:
             if now - control.heard_at >= settings.silence:
@@ -423,10 +400,8 @@ class Link:
             elif now - control.pinged_at >= settings.keepalive:
                 control.ping = control.pinged_at = now
                 self._send(control, encode(Ping(now)))
-        route = self._inbound.get(Lane.CONTROL)
-        if route is not None and now - route.heard_at >= settings.silence:
-            for silent in list(self._inbound.values()):
-                self._inbound_gone(silent, f"nothing heard for {settings.silence // SECOND} s on its connection")
+        for silent in self._inbound.silent(now - settings.silence):
+            self._inbound_gone(silent, f"nothing heard for {settings.silence // SECOND} s on its connection")
         bulk = self._bulk.connection
         unused = not self.transfers.outbox and self._control.connection is not None
         if bulk is not None and unused and now - bulk.used_at >= settings.bulk_idle:
@@ -439,7 +414,7 @@ class Link:
         """Our own loop did not run for a while: nobody's silence in that time counts."""
         if (control := self._control.connection) is not None:
             control.heard_at = now
-        for route in self._inbound.values():
+        for route in self._inbound:
             route.heard_at = now
 
     def poke(self) -> None:
@@ -452,7 +427,7 @@ class Link:
         """How the link stands, for `status`."""
         control = self._control
         outbound = control.connection is not None
-        inbound = Lane.CONTROL in self._inbound
+        inbound = self._inbound.get(Lane.CONTROL) is not None
         return LinkState(
             phase=LinkPhase.UP if outbound or inbound else control.shown_phase,
             since_us=control.since,
