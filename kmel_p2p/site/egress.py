@@ -125,8 +125,8 @@ class EgressLog:
             total.size += size
             total.digest = digest(total.digest, message_digest)
 
-    def flush(self, now: float) -> Head:
-        """Write what was summed, and return the head to keep elsewhere once `sync` made it durable.
+    def write_sums(self, now: float) -> Head:
+        """Write a line for each sum and return the head. Quick; the lines are durable after the next `sync`.
 
         Raises:
             ConfigError: as `record`.
@@ -137,15 +137,25 @@ class EgressLog:
         return self.head
 
     def sync(self) -> None:
-        """Make everything written so far durable. Waits for the disk: the daemon calls it off its event loop.
+        """Make every line written so far durable. Waits for the disk: an event loop calls it in a thread.
 
         Raises:
-            ConfigError: the disk refused.
+            ConfigError: the disk reports an error.
         """
         try:
             os.fsync(self._handle)
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot make the egress log durable: {error.strerror}") from error
+
+    def flush(self, now: float) -> Head:
+        """`write_sums`, then `sync`; returns the head to keep elsewhere.
+
+        Raises:
+            ConfigError: as both.
+        """
+        head = self.write_sums(now)
+        self.sync()
+        return head
 
     def close(self, now: float) -> None:
         """Flush and close."""
