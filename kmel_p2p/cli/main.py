@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("kmel_p2p.cli.run:run", "Run the peer of this site."),
     "status": ("kmel_p2p.cli.status:status", "Show what the running peer is doing."),
     "stop": ("kmel_p2p.cli.requests:stop", "Ask the running peer to leave and end."),
+    "listen": ("kmel_p2p.cli.requests:listen", "Publish no further entries; keep relaying."),
     "approve": ("kmel_p2p.cli.requests:approve", "Let a held entry leave the site."),
     "reject": ("kmel_p2p.cli.requests:reject", "Keep a held entry back for good."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),

@@ -45,6 +45,15 @@ def stop(config_path: Path, wait: bool) -> None:
 
 
 @click.command()
+@click.option("--reason", default="asked by the operator", show_default=True, help="Kept in the log.")
+@config_option
+def listen(config_path: Path, reason: str) -> None:
+    """Publish no further entries; keep applying and relaying those of the others."""
+    ask(config_path, "listen", {"reason": reason})
+    click.echo("listening")
+
+
+@click.command()
 @click.argument("seq", type=click.IntRange(min=1))
 @config_option
 def approve(config_path: Path, seq: int) -> None:

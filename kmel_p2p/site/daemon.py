@@ -28,6 +28,7 @@ from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.rounds import (
     Approve,
+    Listen,
     Persisted,
     Ready,
     Reject,
@@ -386,6 +387,9 @@ class Daemon:
                 return await self._writer.call(lambda store: store.history(kind))
             case "stop":
                 self._stop.set()
+                return None
+            case "listen":
+                self.driver.command(Listen(str(arguments.get("reason", "asked by the operator"))))
                 return None
             case "approve" | "reject":
                 return self._decide(name, arguments)

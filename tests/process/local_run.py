@@ -84,6 +84,17 @@ def complete(federation: LocalFederation) -> list[dict[str, Any]] | None:
     return None
 
 
+def settled(federation: LocalFederation) -> list[dict[str, Any]] | None:
+    """Every site's status once all listen and hold the same vector."""
+    documents = [site.status() for site in federation]
+    if any(document is None or document["phase"] not in ("listening", "complete") for document in documents):
+        return None
+    vectors = [document["ledger"]["vector"] for document in documents if document is not None]
+    if any(vector != vectors[0] for vector in vectors):
+        return None
+    return [document for document in documents if document is not None]
+
+
 def log_times(site: SiteProcess, event: str) -> list[float]:
     """When a site logged `event`, seconds since 1970."""
     times = []

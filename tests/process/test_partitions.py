@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_run import complete, published, small_federation, until
+from local_run import published, settled, small_federation, until
 from namespaces import Hosts, require_namespaces
 
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
 
 pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(400)]
 
-ENTRY_LIMIT = 250
+ENTRY_LIMIT = 100_000
+"""Out of reach: the test ends the run when it has seen enough."""
 STEPS = 100
 PORT = 7700
 FROZEN_S = 10.0
@@ -104,9 +105,11 @@ def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts:
         hosts.heal()
         until("the link is whole again", lambda: not _degraded(north, south), 60, federation)
 
-        documents = until("all sites are complete", lambda: complete(federation), 200, federation)
+        for site in federation:
+            site.request("listen")
+        documents = until("all sites hold the same", lambda: settled(federation), 60, federation)
         assert len({document["ledger"]["digest"] for document in documents}) == 1
-        assert documents[0]["ledger"]["vector"] == dict.fromkeys(("north", "south", "east"), ENTRY_LIMIT)
+        assert min(documents[0]["ledger"]["vector"].values()) > 10
         assert [site.process.pid for site in federation if site.process] == processes
         assert all(document["trainer"]["restarts"] == 0 for document in documents)
 
