@@ -49,6 +49,7 @@ def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
     for _ in range(DISTINCT):
         residual = (rng.standard_normal(codec.layout.size) * 1e-3).astype(np.float32)
         payloads.append(codec.encode(residual))
+    norms = [codec.decode(payload).norm_squared for payload in payloads]
     identities = [Identity(bytes([n]) * 32) for n in range(AUTHORS)]
     charter_id = bytes(32)
     heads = {identity.key: entry.NO_PREVIOUS for identity in identities}
@@ -61,9 +62,10 @@ def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
             charter_id=charter_id,
             seq=number // AUTHORS + 1,
             previous=heads[author.key],
-            base=base,
+            basis=entry.Basis(base, bytes(32), {}, 0),
             weight=entry.WEIGHT_ONE // AUTHORS,
             steps=20,
+            norm_squared=norms[number % DISTINCT],
             codec_id=codec.codec_id,
             payload=payloads[number % DISTINCT],
         )

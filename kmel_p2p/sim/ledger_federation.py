@@ -21,8 +21,9 @@ from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.events import EntryRecord, RetractionRecord
-from kmel_p2p.core.ledger.ledger import Decoder, Fault, Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.messages import SCHEMAS
+from kmel_p2p.core.ledger.proof import Decoder, Fault
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
 from kmel_p2p.core.rounds import Persisted, Ready, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete, Trained

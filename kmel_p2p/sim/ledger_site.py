@@ -42,6 +42,14 @@ class MemberNews:
     event: Event
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A command of the network: a message made up by a test, from a sender of its choice."""
+
+    sender: SiteKey
+    message: Message
+
+
 @dataclass(slots=True)
 class Disk:
     """Records in order, each durable from its time on."""
@@ -79,6 +87,8 @@ class LedgerHost:
     def command(self, cmd: Any, now: Micros) -> None:
         if isinstance(cmd, MemberNews):
             self.averaging.member_event(cmd.event, now)
+        elif isinstance(cmd, Delivered):
+            self.averaging.receive(cmd.sender, cmd.message, now)
         elif isinstance(cmd, COMMANDS):
             self.averaging.command(cmd, now)
 

@@ -21,7 +21,8 @@ from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.entry import Entry, decode
-from kmel_p2p.core.ledger.ledger import Fault, Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.peer import Peer

@@ -19,9 +19,24 @@ from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.asking import Asking
 from kmel_p2p.core.ledger.entry import Entry, decode
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, EntryRefused, LogEnded, RetractionRecord
+from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.hot import HotEntries
-from kmel_p2p.core.ledger.ledger import Fault, Ledger, Outcome, Verdict
-from kmel_p2p.core.ledger.messages import MAX_BODIES, MAX_NEWS, Announce, Bodies, Have, Item, Range, Want
+from kmel_p2p.core.ledger.ledger import Hold, Ledger, Outcome, Verdict
+from kmel_p2p.core.ledger.messages import (
+    MAX_BODIES,
+    MAX_FAULTS,
+    MAX_NEWS,
+    Announce,
+    Bodies,
+    Have,
+    Heads,
+    Item,
+    Proofs,
+    Range,
+    Stubs,
+    Want,
+)
+from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness, SiteKey, Vector
 
@@ -86,6 +101,7 @@ class AntiEntropy:
         self._max_payload_bytes = max_payload_bytes
         self._counterparts: dict[SiteKey, Counterpart] = {}
         self._asking = Asking(settings.spread_period // 2, settings.want_timeout)
+        self._forks = ForkFinder(ledger, outbox)
         self._hot = HotEntries(settings.fanout, settings.spread_period)
         self._next_summary = now + self._jittered()
 
@@ -113,9 +129,17 @@ class AntiEntropy:
                 self._on_bodies(sender, message, now)
             case Announce():
                 self._on_announce(sender, message, now)
+            case Proofs():
+                self._on_proofs(sender, message)
+            case Heads():
+                self._forks.on_heads(sender, message)
+            case Stubs():
+                self._on_stubs(sender, message)
 
     def advance(self, now: Micros) -> None:
-        """Tell news, repeat what got no answer, send the periodic summary: whatever is due."""
+        """Go on applying, tell news, repeat what got no answer, send the periodic summary: whatever is due."""
+        if self._ledger.unsettled:
+            self._take(self._own, self._ledger.settle())
         alive = sorted(self._alive())
         for key, items in self._hot.round(alive, now, self._rng):
             for start in range(0, len(items), MAX_NEWS):
@@ -126,9 +150,12 @@ class AntiEntropy:
         self._next_summary = now + self._jittered()
         if alive:
             self.greet(self._rng.choice(alive))
+        self._help_held_up(alive)
 
     def deadline(self) -> Micros:
-        """When `advance` has something to do."""
+        """When `advance` has something to do; in the past when at once."""
+        if self._ledger.unsettled:
+            return 0
         moments = (self._next_summary, self._hot.deadline(), self._asking.deadline())
         return min(m for m in moments if m is not None)
 
@@ -226,6 +253,10 @@ class AntiEntropy:
                 self._want(key, items[start : start + MAX_BODIES], (), now)
 
     def _on_want(self, sender: SiteKey, want: Want) -> None:
+        known = [self._ledger.faults[key] for key in want.evidence if key in self._ledger.faults]
+        for start in range(0, len(known), MAX_FAULTS):
+            proofs = tuple(fault.evidence for fault in known[start : start + MAX_FAULTS])
+            self._outbox.append(Send(sender, Proofs(proofs), Lane.BULK))
         bodies: list[bytes] = []
         size = 0
         for encoded in self._asked_for(want):
@@ -237,10 +268,6 @@ class AntiEntropy:
             self._outbox.append(Send(sender, Bodies(tuple(bodies)), Lane.BULK))
 
     def _asked_for(self, want: Want) -> Iterable[bytes]:
-        for key in want.evidence:
-            fault = self._ledger.faults.get(key)
-            if fault is not None:
-                yield from fault.evidence
         for span in want.ranges:
             for seq in range(span.first, min(span.last, span.first + MAX_BODIES - 1) + 1):
                 entry = self._ledger.get(span.author, seq)
@@ -249,24 +276,56 @@ class AntiEntropy:
                 yield entry.encode()
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
-        applied: list[tuple[SiteKey, int]] = []
         for encoded in bodies.entries:
             try:
                 entry = decode(encoded, max_payload_bytes=self._max_payload_bytes)
             except WireError as error:
-                self._outbox.append(Emit(EntryRefused(sender, None, str(error))))
+                self._refuse(sender, None, str(error))
                 continue
             self._asking.arrived(Item(entry.author, entry.seq), sender, now)
             outcome = self._ledger.offer(entry)
-            self._record(sender, entry, outcome)
-            applied += [(e.author, e.seq) for e in outcome.applied]
+            self._take(sender, outcome)
+            if outcome.refusal is not None or outcome.verdict in (Verdict.REFUSED, Verdict.DROPPED):
+                reason = outcome.refusal.value if outcome.refusal else outcome.verdict.value
+                self._refuse(sender, entry.author, reason)
             if outcome.verdict in (Verdict.APPLIED, Verdict.WAITING):
                 self._pass_on(sender, entry, len(encoded), now)
-        if applied:
-            self._outbox.append(Emit(EntriesApplied(tuple(applied), sender)))
         told = self._counterparts.get(sender)
         if told is not None:
             self._pull(sender, now)
+
+    def _on_proofs(self, sender: SiteKey, proofs: Proofs) -> None:
+        for evidence in proofs.faults:
+            try:
+                outcome = self._ledger.offer_proof(evidence, self._max_payload_bytes)
+            except WireError as error:
+                self._refuse(sender, None, str(error))
+                continue
+            self._take(sender, outcome)
+            if outcome.verdict is Verdict.REFUSED and not outcome.faults:
+                self._refuse(sender, None, "its evidence against an author proves nothing")
+
+    def _on_stubs(self, sender: SiteKey, stubs: Stubs) -> None:
+        try:
+            found = self._forks.proofs(stubs)
+        except WireError as error:
+            self._refuse(sender, None, str(error))
+            return
+        for fault in found:
+            self._take(sender, self._ledger.offer_proof(fault.evidence, self._max_payload_bytes))
+
+    def _help_held_up(self, alive: list[SiteKey]) -> None:
+        """Ask for what keeps a log from going on here: a proof, or the branch that its author saw."""
+        for entry, hold in self._ledger.held_up():
+            of = entry.author if entry.author in alive and self._rng.random() < 0.5 else None
+            if of is None and alive:
+                of = self._rng.choice(alive)
+            if of is None:
+                return
+            if hold is Hold.PROOF:
+                self._outbox.append(Send(of, Want((), tuple(sorted(entry.basis.ended)))))
+            elif hold is Hold.CONTEXT:
+                self._forks.compare(of, entry.base)
 
     def _pass_on(self, sender: SiteKey, entry: Entry, entry_bytes: int, now: Micros) -> None:
         """A new entry that its author does not upload to everybody is news here too."""
@@ -277,17 +336,20 @@ class AntiEntropy:
             self._hot.knows(item, sender)
             self._hot.knows(item, entry.author)
 
-    def _record(self, sender: SiteKey, entry: Entry, outcome: Outcome) -> None:
-        """Store and report what an offered entry changed, retractions before what was applied after them."""
+    def _refuse(self, sender: SiteKey, author: SiteKey | None, reason: str) -> None:
+        self._outbox.append(Emit(EntryRefused(sender, author, reason)))
+
+    def _take(self, sender: SiteKey, outcome: Outcome) -> None:
+        """Store and report what changed, retractions before what was applied after them."""
         for fault in outcome.faults:
             self._outbox.append(Store(_retraction(fault)))
             count = sum(1 for e in outcome.retracted if e.author == fault.author)
             self._outbox.append(Emit(LogEnded(fault.author, fault.seq, fault.reason, count)))
-        for e in outcome.applied:
-            self._outbox.append(Store(EntryRecord(e.author, e.seq, e.encode(), None)))
-        if outcome.verdict in (Verdict.REFUSED, Verdict.DROPPED) or outcome.refusal is not None:
-            reason = outcome.refusal.value if outcome.refusal else outcome.verdict.value
-            self._outbox.append(Emit(EntryRefused(sender, entry.author, reason)))
+        for entry in outcome.applied:
+            self._outbox.append(Store(EntryRecord(entry.author, entry.seq, entry.encode(), None)))
+        if outcome.applied:
+            applied = tuple((entry.author, entry.seq) for entry in outcome.applied)
+            self._outbox.append(Emit(EntriesApplied(applied, sender)))
         if outcome.faults:
             self.announce()
 

@@ -19,7 +19,7 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
 from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Want
+from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.pace import may_run, slowest, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
@@ -62,13 +62,15 @@ class LedgerSettings:
     settle: Micros = 5 * SECOND
     """How long a starting site waits to hear from every alive site before its first round. Guards a site that lost
     its store against numbering entries anew; bounded, so a mute site holds nobody up."""
+    turn_bytes: int = 256 * 1024
+    """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
     antientropy: AntiEntropySettings = field(default_factory=AntiEntropySettings)
 
 
 class LedgerAveraging:
     """See the module docstring. Implements `rounds.Averaging`."""
 
-    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce)
+    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Proofs, Heads, Stubs)
 
     def __init__(
         self,
@@ -82,6 +84,7 @@ class LedgerAveraging:
         now: Micros,
     ) -> None:
         self.ledger = ledger
+        ledger.turn_bytes = settings.turn_bytes
         self._key = identity.key
         self._charter = charter
         self._members = members
@@ -227,6 +230,9 @@ class LedgerAveraging:
         next_seq = self.publisher.next_seq
         if any(t is not None and t.vector.get(self._key, 0) >= next_seq for t in told.values()):
             return "others hold entries of this site that its store lost; fetching them"
+        lone = self.ledger.rules.lone_entries
+        if lone is not None and next_seq > lone and not self.ledger.vector.keys() - {self._key}:
+            return "no other site has published yet"
         if self._key in self.ledger.faults:
             return "this site's log was ended by the others; its key must be replaced by an amendment"
         if self._settled_at is not None and any(t is None for t in told.values()):

@@ -1,54 +1,35 @@
 """All logs a peer holds and the trunk they sum to.
 
 Guarantees: an entry changes the trunk exactly once, only after its base is here and it is valid; the state is a
-function of the set of entries and faults, not of their order. Does not decide whom to send what: see `antientropy`.
+function of the sets of entries and proofs, not of their order. Does not decide whom to send what: see `antientropy`.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from kmel_p2p.core.errors import Bug, WireError
 from kmel_p2p.core.identity import digest
 from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import Entry
+from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, Basis, Entry, SignedHeader
 from kmel_p2p.core.ledger.log import Log
+from kmel_p2p.core.ledger.proof import Decoder, Fault, fault_of, fork_of, prove
 from kmel_p2p.core.ledger.validity import (
     Refusal,
     Rules,
     base_is_reached,
+    check_alone,
+    check_base,
     check_chain,
     check_origin,
+    context_of,
     norm_bound_squared,
 )
+from kmel_p2p.core.ledger.waiting import WaitingRoom
 from kmel_p2p.core.types import SiteKey, Vector
 from kmel_p2p.delta.sparse import SparseDelta
-
-MAX_WAITING = 1024
-"""Entries held back until their base arrives. Pulls ask for at most `MAX_PULL` at a time, so this is several peers'
-answers; beyond it an entry is dropped and asked for again later."""
-
-MAX_WAITING_BYTES = 256 * 1024 * 1024
-"""Payload bytes of entries held back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An entry whose base is not here yet, with what its own bytes already say against it."""
-
-    entry: Entry
-    refusal: Refusal | None
-
-
-class Decoder(Protocol):
-    """What the ledger needs of `delta.DeltaCodec`."""
-
-    @property
-    def codec_id(self) -> int: ...
-    def decode(self, payload: bytes) -> SparseDelta: ...
 
 
 class Verdict(enum.Enum):
@@ -62,15 +43,14 @@ class Verdict(enum.Enum):
     ENDED = "the author's log has ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Evidence that an author broke the rules: its log ends before `seq`."""
+class Hold(enum.Enum):
+    """Why the next entry of a log is not judged yet."""
 
-    author: SiteKey
-    seq: int
-    reason: str
-    evidence: tuple[bytes, ...]
-    """Encoded entries, signed by the author: one invalid, or two that contradict each other."""
+    BASE = "what it was made on is not here"
+    PROOF = "it names an ended log without proof here"
+    AMENDMENT = "it was made under an amendment that is not here"
+    CONTEXT = "its author saw another branch of a log"
+    NORM = "its norm is above any bound that its base could allow"
 
 
 @dataclass(slots=True)
@@ -92,10 +72,14 @@ class Ledger:
         self.rules = rules
         self._codec = codec
         self._logs: dict[SiteKey, Log] = {}
-        self._norms: dict[SiteKey, dict[int, int]] = {}
-        self._waiting: dict[tuple[SiteKey, int], Held] = {}
-        self._waiting_bytes = 0
+        self.turn_bytes: int | None = None
+        """Payload bytes judged in one call; what is left is done by `settle`. None: no limit."""
+        self.unsettled = False
+        """Whether `settle` has something to do."""
+        self._waiting = WaitingRoom()
+        self._holds: dict[SiteKey, Hold] = {}
         self._faults: dict[SiteKey, Fault] = {}
+        self._decoded: tuple[bytes, SparseDelta | None] = (b"", None)
 
     # ---- what is here -------------------------------------------------------------------------------------------
 
@@ -114,6 +98,13 @@ class Ledger:
         """Entries held back until their base arrives."""
         return len(self._waiting)
 
+    def basis_for(self, author: SiteKey) -> Basis:
+        """What an entry of `author` made now would be made on."""
+        vector = self.vector
+        heads = (self._logs[key].newest for key in vector if key != author)
+        ended = {key: self._faults[key].seq for key in sorted(self._faults)}
+        return Basis(vector, context_of(head for head in heads if head is not None), ended, 0)
+
     def head(self, author: SiteKey) -> int:
         """Sequence number of the author's newest applied entry; 0 when none."""
         log = self._logs.get(author)
@@ -128,9 +119,14 @@ class Ledger:
         log = self._logs.get(author)
         return log.get(seq) if log else None
 
+    def header(self, author: SiteKey, seq: int) -> SignedHeader | None:
+        """The header of an applied entry, as long as it is kept."""
+        log = self._logs.get(author)
+        return log.header(seq) if log else None
+
     def has(self, author: SiteKey, seq: int) -> bool:
         """Whether the entry is applied or waiting here."""
-        return seq <= self.head(author) or (author, seq) in self._waiting
+        return seq <= self.head(author) or self._waiting.get(author, seq) is not None
 
     def entries(self) -> Iterator[Entry]:
         """Every applied entry still held, author by author."""
@@ -138,10 +134,17 @@ class Ledger:
             log = self._logs[key]
             yield from log.after(log.first - 1)
 
-    def norm_bound_squared(self, base: Vector) -> int:
-        """Bound on an entry made on `base`; all of `base` must be applied here."""
-        newest = [self._norms[key][seq] for key, seq in self._usable(base).items() if seq]
-        return norm_bound_squared(newest, self.rules)
+    def held_up(self) -> Iterator[tuple[Entry, Hold]]:
+        """The next entry of each log that cannot go on, and why."""
+        for author, hold in self._holds.items():
+            entry = self._waiting.get(author, self.head(author) + 1)
+            if entry is not None:
+                yield entry, hold
+
+    def norm_bound_squared(self, author: SiteKey, base: Vector) -> int:
+        """Bound on an entry that `author` makes on `base`; all of `base` must be applied here."""
+        heads, unknown = self._at_base(author, base)
+        return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
     def digest(self, vector: Vector | None = None) -> bytes:
         """BLAKE2b-256 of charter id, vector and accumulator; for a past vector the newer entries are subtracted.
@@ -155,10 +158,20 @@ class Ledger:
         context += [bytes(key) + seq.to_bytes(8, "big") for key, seq in at.items()]
         return accumulator.digest(digest(*context))
 
-    def examine(self, entry: Entry) -> Refusal | None:
-        """What would be said against an entry whose base is applied here, without taking it."""
-        verdict = check_origin(entry, self.rules) or self._examine(entry)
-        return verdict if isinstance(verdict, Refusal) else None
+    def measure(self, payload: bytes) -> int | None:
+        """Squared norm of a payload's delta, units 2**-48; None when it does not decode."""
+        delta = self._decode(digest(payload), payload)
+        return None if delta is None else delta.norm_squared
+
+    def examine(self, entry: Entry) -> str:
+        """What would be said against an own entry whose base is applied here, without taking it; empty when nothing."""
+        refusal = check_origin(entry, self.rules) or check_alone(entry, self.rules)
+        if refusal is not None:
+            return refusal.value
+        verdict = self._examine(entry)
+        if isinstance(verdict, Fault):
+            return verdict.reason
+        return verdict.value if isinstance(verdict, Hold) else ""
 
     # ---- change -------------------------------------------------------------------------------------------------
 
@@ -168,46 +181,49 @@ class Ledger:
         if known is not None and known.hash == entry.hash:
             return Outcome(Verdict.KNOWN)
         refusal = check_origin(entry, self.rules)
-        if refusal is not None and not refusal.blames_author:
+        if refusal is not None:
             return Outcome(Verdict.REFUSED, refusal)
         if known is not None:
-            return self.convict(_fork(known, entry))
-        fault = self._faults.get(entry.author)
-        if fault is not None and entry.seq >= fault.seq:
+            return self._convicted(Refusal.FORK, fork_of(known, entry))
+        if self._is_ended(entry.author, entry.seq):
             return Outcome(Verdict.ENDED)
+        refusal = check_alone(entry, self.rules)
+        if refusal is not None:
+            return self._convicted(refusal, fault_of(refusal, entry))
         if entry.seq <= self.head(entry.author):
             return Outcome(Verdict.KNOWN)
-        if self._is_full(entry) and not self._is_ready(entry):
+        if not self._waiting.hold(entry, always=entry.seq == self.head(entry.author) + 1):
             return Outcome(Verdict.DROPPED)
-        self._hold(Held(entry, refusal))
         outcome = Outcome(Verdict.WAITING)
         self._settle(outcome)
         return self._judge(entry, outcome)
 
-    def convict(self, fault: Fault) -> Outcome:
-        """End an author's log before `fault.seq`, retracting what is beyond it exactly.
+    def settle(self) -> Outcome:
+        """Go on applying what waits, as far as one call may go."""
+        outcome = Outcome(Verdict.WAITING)
+        self._settle(outcome)
+        return outcome
 
-        Entries of others whose base reaches beyond are judged again without the retracted ones, so that the state
-        stays a function of the sets of entries and faults.
+    def offer_proof(self, evidence: Sequence[bytes], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Outcome:
+        """Take evidence against an author from anywhere.
+
+        Raises:
+            WireError: a part of it is no header and no entry.
+        """
+        fault = prove(evidence, self.rules, self._codec, max_payload_bytes)
+        return Outcome(Verdict.REFUSED) if fault is None else self.convict(fault)
+
+    def convict(self, fault: Fault) -> Outcome:
+        """End an author's log before `fault.seq`, retracting what is beyond it exactly. The fault must be proved.
+
+        Entries of others stay, though their base reach beyond: their authors could not know.
         """
         outcome = Outcome(Verdict.REFUSED)
-        standing = self._faults.get(fault.author)
-        if standing is not None and standing.seq <= fault.seq:
+        if self._is_ended(fault.author, fault.seq):
             outcome.verdict = Verdict.ENDED
             return outcome
-        self._faults[fault.author] = fault
-        outcome.faults.append(fault)
-        for key in [k for k in self._waiting if k[0] == fault.author and k[1] >= fault.seq]:
-            self._release(key)
-        taken = self._retract_from(fault.author, fault.seq)
-        again = self._retract_dependents(fault)
-        outcome.retracted = taken
-        for entry in again:
-            self._hold(Held(entry, None))
+        self._end(fault, outcome)
         self._settle(outcome)
-        # What was taken back only to be judged again is no news to the store.
-        judged_again = {e.hash for e in again}
-        outcome.applied = [e for e in outcome.applied if e.hash not in judged_again]
         return outcome
 
     # ---- inner --------------------------------------------------------------------------------------------------
@@ -215,110 +231,131 @@ class Ledger:
     def _log(self, author: SiteKey) -> Log:
         return self._logs.setdefault(author, Log())
 
-    def _known(self, entry: Entry) -> Entry | None:
-        held = self._waiting.get((entry.author, entry.seq))
-        return self.get(entry.author, entry.seq) or (held.entry if held else None)
+    def _known(self, entry: Entry) -> SignedHeader | None:
+        return self.header(entry.author, entry.seq) or self._waiting.get(entry.author, entry.seq)
 
-    def _is_full(self, entry: Entry) -> bool:
-        too_large = self._waiting_bytes + len(entry.payload) > MAX_WAITING_BYTES
-        return too_large or len(self._waiting) >= MAX_WAITING
-
-    def _hold(self, held: Held) -> None:
-        self._waiting[held.entry.author, held.entry.seq] = held
-        self._waiting_bytes += len(held.entry.payload)
-
-    def _release(self, key: tuple[SiteKey, int]) -> None:
-        held = self._waiting.pop(key)
-        self._waiting_bytes -= len(held.entry.payload)
+    def _is_ended(self, author: SiteKey, seq: int) -> bool:
+        fault = self._faults.get(author)
+        return fault is not None and seq >= fault.seq
 
     def _usable(self, base: Vector) -> dict[SiteKey, int]:
         """`base` without what a fault took away."""
         ended = self._faults
         return {k: min(n, ended[k].seq - 1) if k in ended else n for k, n in base.items()}
 
-    def _is_ready(self, entry: Entry) -> bool:
-        if entry.seq != self.head(entry.author) + 1:
-            return False
-        heads = {key: self.head(key) for key in entry.base}
-        return base_is_reached(self._usable(entry.base), heads)
+    def _at_base(self, author: SiteKey, base: Vector) -> tuple[list[SignedHeader], int]:
+        """Headers that `base` names, without the author's, and the number of those that cannot be told."""
+        heads: list[SignedHeader] = []
+        unknown = 0
+        for key, seq in base.items():
+            if key == author or not seq:
+                continue
+            header = None if self._is_ended(key, seq) else self.header(key, seq)
+            if header is None:
+                unknown += 1
+            else:
+                heads.append(header)
+        return heads, unknown
 
-    def _settle(self, outcome: Outcome) -> None:
-        """Apply waiting entries until none is ready. Author order makes the walk the same everywhere."""
-        progressed = True
-        while progressed:
-            progressed = False
-            for author in sorted({key[0] for key in self._waiting}):
-                held = self._waiting.get((author, self.head(author) + 1))
-                while held is not None and self._is_ready(held.entry):
-                    self._release((author, held.entry.seq))
-                    progressed = True
-                    if not self._apply(held, outcome):
-                        break
-                    held = self._waiting.get((author, self.head(author) + 1))
+    def _why_hold(self, entry: Entry) -> Hold | None:
+        """Why the next entry of a log cannot be judged here, if so. Nobody is blamed for it."""
+        if entry.basis.amendment > 0:
+            return Hold.AMENDMENT
+        faults = self._faults
+        if any(key not in faults or faults[key].seq > seq for key, seq in entry.basis.ended.items()):
+            return Hold.PROOF
+        if not base_is_reached(self._usable(entry.base), {key: self.head(key) for key in entry.base}):
+            return Hold.BASE
+        return None
 
-    def _apply(self, held: Held, outcome: Outcome) -> bool:
-        entry = held.entry
-        delta = held.refusal or self._examine(entry)
-        if isinstance(delta, Refusal):
-            fault = Fault(entry.author, entry.seq, delta.value, (entry.encode(),))
-            verdict = self.convict(fault)
-            outcome.faults += verdict.faults
-            outcome.retracted += verdict.retracted
-            outcome.applied += verdict.applied
-            outcome.refusal = delta
-            return False
-        self._log(entry.author).append(entry)
-        self._norms.setdefault(entry.author, {})[entry.seq] = delta.norm_squared
-        self.accumulator.add(delta, entry.weight)
-        outcome.applied.append(entry)
-        return True
-
-    def _examine(self, entry: Entry) -> SparseDelta | Refusal:
+    def _examine(self, entry: Entry) -> SparseDelta | Fault | Hold:
+        """Judge the next entry of a log: its delta, the fault that its headers prove, or why it is to wait."""
         log = self._log(entry.author)
         refusal = check_chain(entry, log.newest, log.head_hash)
         if refusal is not None:
-            return refusal
-        try:
-            delta = self._codec.decode(entry.payload)
-        except WireError:
-            return Refusal.PAYLOAD
-        if delta.norm_squared > self.norm_bound_squared(entry.base):
-            return Refusal.NORM
-        return delta
+            return fault_of(refusal, entry, *([log.newest] if log.newest else []))
+        hold = self._why_hold(entry)
+        if hold is not None:
+            return hold
+        heads, unknown = self._at_base(entry.author, entry.base)
+        if heads and not unknown and context_of(heads) != entry.basis.context:
+            return Hold.CONTEXT
+        refusal = check_base(entry, heads, self.rules, unknown)
+        if refusal is not None:
+            # With something unknown the author may have seen what excuses it: it waits, and is not blamed.
+            return Hold.NORM if unknown else fault_of(refusal, entry, *heads)
+        delta = self._decode(entry.payload_hash, entry.payload)
+        if delta is None:
+            return fault_of(Refusal.PAYLOAD, entry)
+        return delta if delta.norm_squared == entry.norm_squared else fault_of(Refusal.NORM_CLAIM, entry)
+
+    def _decode(self, payload_hash: bytes, payload: bytes) -> SparseDelta | None:
+        """The delta in a payload. The latest is kept: an own entry is measured, judged and applied in turn."""
+        if self._decoded[0] != payload_hash:
+            try:
+                self._decoded = (payload_hash, self._codec.decode(payload))
+            except WireError:
+                self._decoded = (payload_hash, None)
+        return self._decoded[1]
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Apply waiting entries until none is ready. Author order makes the walk the same everywhere."""
+        left = self.turn_bytes
+        self.unsettled, progressed = False, True
+        while progressed:
+            progressed = False
+            self._holds = {}
+            for author in self._waiting.authors():
+                while (entry := self._waiting.get(author, self.head(author) + 1)) is not None:
+                    if left is not None and left <= 0:
+                        self.unsettled = True
+                        return
+                    verdict = self._examine(entry)
+                    if isinstance(verdict, Hold):
+                        self._holds[author] = verdict
+                        break
+                    progressed = True
+                    left = None if left is None else left - len(entry.payload)
+                    self._waiting.release(author, entry.seq)
+                    self._take(entry, verdict, outcome)
+
+    def _take(self, entry: Entry, verdict: SparseDelta | Fault, outcome: Outcome) -> None:
+        if isinstance(verdict, Fault):
+            self._end(verdict, outcome)
+            return
+        self._log(entry.author).append(entry)
+        self.accumulator.add(verdict, entry.weight)
+        outcome.applied.append(entry)
+
+    def _end(self, fault: Fault, outcome: Outcome) -> None:
+        self._faults[fault.author] = fault
+        outcome.faults.append(fault)
+        self._waiting.release_from(fault.author, fault.seq)
+        for entry in self._log(fault.author).truncate(fault.seq):
+            self.accumulator.subtract(self._delta(entry), entry.weight)
+            outcome.retracted.append(entry)
+
+    def _convicted(self, refusal: Refusal, fault: Fault) -> Outcome:
+        outcome = self.convict(fault)
+        outcome.refusal = refusal
+        return outcome
 
     def _judge(self, entry: Entry, outcome: Outcome) -> Outcome:
         """The verdict on the offered entry itself, after settling."""
         standing = self.get(entry.author, entry.seq)
         if standing is not None and standing.hash == entry.hash:
             outcome.verdict = Verdict.APPLIED
-        elif (entry.author, entry.seq) not in self._waiting:
+        elif self._waiting.get(entry.author, entry.seq) is None:
             outcome.verdict = Verdict.REFUSED
+            mine = [fault.reason for fault in outcome.faults if fault.author == entry.author]
+            outcome.refusal = Refusal(mine[0]) if mine else None
         return outcome
 
-    def _retract_from(self, author: SiteKey, seq: int) -> list[Entry]:
-        taken = self._log(author).truncate(seq)
-        for entry in taken:
-            self.accumulator.subtract(self._codec.decode(entry.payload), entry.weight)
-            del self._norms[author][entry.seq]
-        return taken
-
-    def _retract_dependents(self, fault: Fault) -> list[Entry]:
-        """Take back, per author, everything from its first entry whose base reaches the fault."""
-        again: list[Entry] = []
-        changed = True
-        while changed:
-            changed = False
-            for author in sorted(self._logs):
-                first = next((e.seq for e in self._log(author).after(0) if self._leans_on_gap(e, fault)), None)
-                if first is not None:
-                    again += self._retract_from(author, first)
-                    changed = True
-        return sorted(again, key=lambda e: (e.author, e.seq))
-
-    def _leans_on_gap(self, entry: Entry, fault: Fault) -> bool:
-        if entry.base.get(fault.author, 0) >= fault.seq:
-            return True
-        return any(self.head(key) < seq for key, seq in self._usable(entry.base).items())
+    def _delta(self, entry: Entry) -> SparseDelta:
+        delta = self._decode(entry.payload_hash, entry.payload)
+        if delta is None:
+            raise Bug(f"{entry} was applied, but does not decode")
+        return delta
 
     def _accumulator_at(self, vector: Vector) -> Accumulator:
         past = self.accumulator.copy()
@@ -327,10 +364,5 @@ class Ledger:
             if keep > log.head or keep + 1 < log.first:
                 raise Bug(f"vector names entry {keep} of {author[:4].hex()}, held are {log.first}..{log.head}")
             for entry in log.after(keep):
-                past.subtract(self._codec.decode(entry.payload), entry.weight)
+                past.subtract(self._delta(entry), entry.weight)
         return past
-
-
-def _fork(one: Entry, other: Entry) -> Fault:
-    evidence = tuple(sorted((one.encode(), other.encode())))
-    return Fault(one.author, one.seq, "it signed two different entries with one number", evidence)

@@ -1,22 +1,27 @@
-"""A site's append-only, hash-chained list of entries."""
+"""A site's append-only, hash-chained list of entries, and the headers of those that are folded away."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 from kmel_p2p.core.errors import Bug
-from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Entry
+from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Entry, SignedHeader
+
+KEPT_HEADERS = 1024
+"""Headers kept below the entries of one author: what later entries may still be judged by."""
 
 
 class Log:
     """Entries `first..head` of one author, contiguous and chained; what lies below `first` is in the snapshot."""
 
-    __slots__ = ("_entries", "_floor_hash", "first")
+    __slots__ = ("_entries", "_headers", "first")
 
-    def __init__(self, first: int = 1, floor_hash: bytes = NO_PREVIOUS) -> None:
-        self.first = first
-        self._floor_hash = floor_hash
+    def __init__(self, headers: Iterable[SignedHeader] = ()) -> None:
+        """Begin after `headers`, which are contiguous and chained (none: at the first entry)."""
+        self._headers: deque[SignedHeader] = deque(headers, maxlen=KEPT_HEADERS)
         self._entries: list[Entry] = []
+        self.first = self._headers[-1].seq + 1 if self._headers else 1
 
     @property
     def head(self) -> int:
@@ -24,19 +29,35 @@ class Log:
         return self.first + len(self._entries) - 1
 
     @property
-    def head_hash(self) -> bytes:
-        """What the next entry's `previous` must be."""
-        return self._entries[-1].hash if self._entries else self._floor_hash
+    def newest(self) -> SignedHeader | None:
+        """The header of the newest entry, held or folded away."""
+        if self._entries:
+            return self._entries[-1]
+        return self._headers[-1] if self._headers else None
 
     @property
-    def newest(self) -> Entry | None:
-        """The newest entry still held."""
-        return self._entries[-1] if self._entries else None
+    def head_hash(self) -> bytes:
+        """What the next entry's `previous` must be."""
+        newest = self.newest
+        return newest.hash if newest else NO_PREVIOUS
 
     def get(self, seq: int) -> Entry | None:
         """The entry at `seq`, or None where it is folded away or not here yet."""
         index = seq - self.first
         return self._entries[index] if 0 <= index < len(self._entries) else None
+
+    def header(self, seq: int) -> SignedHeader | None:
+        """The header at `seq`, or None where it is too old or not here yet."""
+        held = self.get(seq)
+        if held is not None:
+            return held
+        index = seq - self.first + len(self._headers)
+        return self._headers[index] if 0 <= index < len(self._headers) else None
+
+    def headers(self) -> Iterator[SignedHeader]:
+        """Every header that is held, oldest first."""
+        yield from self._headers
+        yield from self._entries
 
     def append(self, entry: Entry) -> None:
         """Add the next entry.
@@ -49,22 +70,21 @@ class Log:
         self._entries.append(entry)
 
     def after(self, seq: int) -> Iterator[Entry]:
-        """Entries with a sequence number above `seq`, oldest first."""
+        """Held entries with a sequence number above `seq`, oldest first."""
         yield from self._entries[max(0, seq - self.first + 1) :]
 
     def truncate(self, seq: int) -> list[Entry]:
-        """Take back every entry from `seq` on; returns them, newest first."""
+        """Take back every held entry from `seq` on; returns them, newest first."""
         index = max(0, seq - self.first)
         taken = self._entries[index:]
         del self._entries[index:]
         return taken[::-1]
 
-    def drop_until(self, seq: int) -> list[Entry]:
-        """Forget entries up to and including `seq` (they are folded into a snapshot); returns them."""
-        count = min(max(0, seq - self.first + 1), len(self._entries))
-        if count:
-            self._floor_hash = self._entries[count - 1].hash
-            self.first += count
-        dropped = self._entries[:count]
+    def fold(self, until: int) -> list[Entry]:
+        """Let go of the payloads up to and including `until`; returns the entries, oldest first."""
+        count = min(max(0, until - self.first + 1), len(self._entries))
+        folded = self._entries[:count]
         del self._entries[:count]
-        return dropped
+        self._headers.extend(entry.without_payload() for entry in folded)
+        self.first += count
+        return folded

@@ -6,15 +6,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.ledger.entry import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES
+from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
+from kmel_p2p.core.ledger.proof import MAX_EVIDENCE
 from kmel_p2p.core.types import SiteKey, Vector
-from kmel_p2p.core.wire import KEY, MAX_SITES, VECTOR, Schema, blob, flag, listing, mapping, record, uint
+from kmel_p2p.core.wire import HASH, KEY, MAX_SITES, VECTOR, Schema, blob, flag, listing, mapping, record, uint
 
 MAX_NEWS = 256
 """Entries told of in one announcement."""
 
 MAX_BODIES = 64
 """Entries in one answer; also the most one pull asks for."""
+
+
+MAX_FAULTS = 64
+"""Faults proved in one message."""
+
+MAX_STUBS = 256
+"""Headers in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,36 @@ class Announce(Message):
     items: tuple[Item, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Proofs(Message):
+    """Evidence against authors, asked for by `Want`: per fault the parts that `proof.prove` reads."""
+
+    faults: tuple[tuple[bytes, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The hash of one header as the sender holds it."""
+
+    author: SiteKey
+    seq: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heads(Message):
+    """Asks the receiver to answer with its own headers where it holds others: somebody's log has two branches."""
+
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs(Message):
+    """Signed headers without payloads."""
+
+    stubs: tuple[bytes, ...]
+
+
 _SEQ = uint(2**40)
 
 SCHEMAS = (
@@ -86,7 +124,14 @@ SCHEMAS = (
     Schema(
         22,
         Bodies,
-        {"entries": listing(blob(MAX_HEADER_BYTES + MAX_PAYLOAD_BYTES + 256), MAX_BODIES)},
+        {"entries": listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_BODIES)},
     ),
     Schema(23, Announce, {"items": listing(record(Item, author=KEY, seq=_SEQ), MAX_NEWS)}),
+    Schema(
+        25,
+        Proofs,
+        {"faults": listing(listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_EVIDENCE), MAX_FAULTS)},
+    ),
+    Schema(26, Heads, {"heads": listing(record(Head, author=KEY, seq=_SEQ, hash=HASH), MAX_SITES)}),
+    Schema(27, Stubs, {"stubs": listing(blob(MAX_STUB_BYTES), MAX_STUBS)}),
 )

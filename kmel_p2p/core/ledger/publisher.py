@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.entry import Entry, create
+from kmel_p2p.core.ledger.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.rounds import (
@@ -29,7 +29,6 @@ from kmel_p2p.core.rounds import (
     RoundOpened,
     Trained,
 )
-from kmel_p2p.core.types import SiteKey
 
 NORM_MARGIN = 1.0 - 1e-6
 """Keeps the author's float clip strictly inside the receivers' integer bound."""
@@ -49,7 +48,7 @@ class Round:
     """What was fixed when the round opened: the entry is made on this base with this weight."""
 
     seq: int
-    base: dict[SiteKey, int]
+    basis: Basis
     weight: int
 
 
@@ -76,9 +75,10 @@ class Publisher:
         """Begin the next round on everything applied so far."""
         if self.state is not State.IDLE:
             raise LocalError(f"a round is {self.state.value} already")
-        base = self._ledger.vector
-        bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(base)), -24) * NORM_MARGIN
-        self._round = Round(self.next_seq, base, weight)
+        own = self._identity.key
+        basis = self._ledger.basis_for(own)
+        bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(own, basis.vector)), -24) * NORM_MARGIN
+        self._round = Round(self.next_seq, basis, weight)
         self.state = State.TRAINING
         self._outbox.append(Emit(RoundOpened(self._round.seq, steps, bound)))
 
@@ -126,22 +126,24 @@ class Publisher:
             self._clear()
             self._outbox.append(Emit(RoundAbandoned(made.seq, "this site's log moved on under the round")))
             return
+        norm_squared = self._ledger.measure(result.payload)
         self._entry = create(
             self._identity,
             charter_id=self._ledger.rules.charter_id,
             seq=made.seq,
             previous=self._ledger.head_hash(self._identity.key),
-            base=made.base,
+            basis=made.basis,
             weight=made.weight,
             steps=result.steps,
+            norm_squared=norm_squared or 0,
             codec_id=self._ledger.rules.codec_id,
             payload=result.payload,
         )
-        refusal = self._ledger.examine(self._entry)
-        if refusal is not None:
+        against = self._ledger.examine(self._entry)
+        if against:
             # Whatever a broken trainer hands over, this site never signs away its own log: nothing was sent yet.
             self._clear()
-            self._outbox.append(Emit(RoundAbandoned(made.seq, f"the trainer's delta would not stand: {refusal.value}")))
+            self._outbox.append(Emit(RoundAbandoned(made.seq, f"the trainer's delta would not stand: {against}")))
             return
         self._tickets += 1
         self.state = State.STORING

@@ -2,7 +2,8 @@
 
 Every honest peer that has applied an entry's base reaches the same verdict, whatever else it has seen. A refusal is
 either the *sender's* fault (anyone can forge bytes; the author is not blamed for a signature it did not make) or the
-*author's* (it signed something the charter does not allow; its log ends there, at everyone).
+*author's* (it signed something the charter does not allow; its log ends there, at everyone). Every blame rests on
+signed headers alone, so that it can be proved to anybody: see `proof`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
-from kmel_p2p.core.ledger.entry import Entry
+from kmel_p2p.core.ledger.entry import NO_PREVIOUS, SignedHeader, context_hash
 from kmel_p2p.core.types import SiteKey
 
 _SQUARES_AT_ONCE = 2**14
@@ -30,14 +31,19 @@ class Refusal(enum.Enum):
     CHARTER = "it was made under another charter"
     AUTHOR = "its author is not on the charter's roster"
     CODEC = "its payload codec is not the charter's"
-    CHAIN = "its previous hash is not the hash of the author's last entry"
-    BASE_SELF = "its base does not hold exactly the author's earlier entries"
-    BASE_BACKWARD = "its base is behind the base of the author's last entry"
-    BASE_AUTHOR = "its base names a site that is not on the roster"
     WEIGHT = "its weight is zero or above the charter's cap"
     STEPS = "it claims no training step"
-    PAYLOAD = "its payload does not decode"
+    BASE_SELF = "its base does not hold exactly the author's earlier entries"
+    BASE_AUTHOR = "its base names a site that is not on the roster"
+    BASE_ENDED = "its base holds entries of a log that it calls ended before them"
+    ALONE = "it ran further ahead than the charter allows before it had seen an entry of any other site"
+    CHAIN = "its previous hash is not the hash of the author's last entry"
+    BASE_BACKWARD = "its base is behind the base of the author's last entry"
+    BASE_STALE = "its base leaves out entries that entries in it were made on"
     NORM = "its norm is above the bound that its base allows"
+    PAYLOAD = "its payload does not decode"
+    NORM_CLAIM = "its payload has another norm than its header says"
+    FORK = "its author signed two different entries with one number"
 
     @property
     def blames_author(self) -> bool:
@@ -57,7 +63,9 @@ class Rules:
     norm_cap: float
     """Times the median of the newest norms at an entry's base."""
     first_norm_squared: int
-    """Bound on the squared norm, units 2**-48, of an entry whose base is empty."""
+    """Bound on the squared norm, units 2**-48, of an entry whose base holds no entry of another site."""
+    lone_entries: int | None = None
+    """Entries that a site may publish before it has seen one of another; None where one site may start alone."""
 
     @classmethod
     def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
@@ -69,6 +77,7 @@ class Rules:
             weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
             norm_cap=charter.averaging.norm_cap,
             first_norm_squared=exact_norm_squared(initial_trunk),
+            lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
         )
 
 
@@ -88,52 +97,103 @@ def exact_norm_squared(values: NDArray[np.float32]) -> int:
     return sum(int(squares[i : i + _SQUARES_AT_ONCE].sum()) for i in range(0, squares.size, _SQUARES_AT_ONCE))
 
 
-def check_origin(entry: Entry, rules: Rules) -> Refusal | None:
-    """The checks that need nothing but the entry itself."""
-    if entry.charter_id != rules.charter_id:
+def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:
+    """Whose entry it is: nobody is blamed for what it did not sign."""
+    if header.charter_id != rules.charter_id:
         return Refusal.CHARTER
-    if entry.author not in rules.roster:
+    if header.author not in rules.roster:
         return Refusal.AUTHOR
-    if not entry.signature_is_good():
+    if not header.signature_is_good():
         return Refusal.SIGNATURE
-    if entry.codec_id != rules.codec_id:
-        return Refusal.CODEC
-    if not 1 <= entry.weight <= rules.weight_cap:
-        return Refusal.WEIGHT
-    if entry.steps < 1:
-        return Refusal.STEPS
-    if entry.base.get(entry.author, 0) != entry.seq - 1:
-        return Refusal.BASE_SELF
-    if not entry.base.keys() <= rules.roster:
-        return Refusal.BASE_AUTHOR
     return None
 
 
-def check_chain(entry: Entry, previous: Entry | None, previous_hash: bytes) -> Refusal | None:
-    """The checks against the author's last entry (None when it is folded away or there is none)."""
-    if entry.previous != previous_hash:
+def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
+    """The checks that need nothing but the header itself."""
+    base, ended = header.base, header.basis.ended
+    if header.codec_id != rules.codec_id:
+        return Refusal.CODEC
+    if not 1 <= header.weight <= rules.weight_cap:
+        return Refusal.WEIGHT
+    if header.steps < 1:
+        return Refusal.STEPS
+    if header.seq == 1 and header.previous != NO_PREVIOUS:
         return Refusal.CHAIN
-    if previous is not None and any(entry.base.get(k, 0) < n for k, n in previous.base.items()):
+    if base.get(header.author, 0) != header.seq - 1:
+        return Refusal.BASE_SELF
+    if not base.keys() <= rules.roster:
+        return Refusal.BASE_AUTHOR
+    if any(base.get(key, 0) >= seq for key, seq in ended.items()):
+        return Refusal.BASE_ENDED
+    others = (base.keys() | ended.keys()) - {header.author}
+    if rules.lone_entries is not None and header.seq > rules.lone_entries and not others:
+        return Refusal.ALONE
+    return None
+
+
+def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_hash: bytes) -> Refusal | None:
+    """The checks against the author's last entry (None when its header is not held or there is none)."""
+    if header.previous != previous_hash:
+        return Refusal.CHAIN
+    if previous is None:
+        return None
+    if header.basis.amendment < previous.basis.amendment or not _reaches(header, previous.base):
         return Refusal.BASE_BACKWARD
     return None
 
 
-def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules) -> int:
+def check_base(header: SignedHeader, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> Refusal | None:
+    """The checks against the headers that the base names.
+
+    Args:
+        header: the entry to judge.
+        at_base: newest header of each other author at the base, without those that a fault took away.
+        rules: the charter's.
+        unknown: others at the base whose header cannot be told (their log was ended below it, or it is no longer
+            held); their norms are taken as larger than any, so that no author is blamed for another's fork.
+    """
+    heads = list(at_base)
+    if not all(_reaches(header, head.base) for head in heads):
+        return Refusal.BASE_STALE
+    bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
+    return Refusal.NORM if header.norm_squared > bound else None
+
+
+def context_of(at_base: Iterable[SignedHeader]) -> bytes:
+    """The context hash of these headers; see `entry.context_hash`."""
+    ordered = sorted(at_base, key=lambda head: head.author)
+    return context_hash((head.author, head.hash) for head in ordered)
+
+
+def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int = 0) -> int:
     """Largest squared norm (integer, units 2**-48) that an entry with this base may have.
 
     Args:
-        norms_at_base: squared norm of the newest entry of each author at the base.
+        norms_at_base: squared norm of the newest entry of each other author at the base.
+        rules: the charter's.
+        unknown: further norms, taken as larger than any given; can only raise the bound.
 
-    The upper median is taken, so that the bound is one of the given integers times a constant and never depends on
-    rounding. Clipping to the median of norms follows Templar's SparseLoCo aggregation (arXiv 2508.15706).
+    The author's own norm is left out: a site alone could otherwise raise its bound with every entry. The upper median
+    is taken, so that the bound is one of the given integers times a constant and never depends on rounding. Clipping to
+    the median of norms follows Templar's SparseLoCo aggregation (arXiv 2508.15706).
     """
     norms = sorted(norms_at_base)
     if not norms:
         return rules.first_norm_squared
     cap = int(rules.norm_cap * 2**16)
-    return norms[len(norms) // 2] * cap * cap >> 32
+    middle = min((len(norms) + unknown) // 2, len(norms) - 1)
+    return norms[middle] * cap * cap >> 32
 
 
 def base_is_reached(base: Mapping[SiteKey, int], heads: Mapping[SiteKey, int]) -> bool:
     """Whether everything the author had applied is here."""
     return all(heads.get(key, 0) >= seq for key, seq in base.items())
+
+
+def _reaches(header: SignedHeader, earlier: Mapping[SiteKey, int]) -> bool:
+    """Whether the base holds `earlier`, up to where the author says that logs have ended."""
+    base, ended = header.base, header.basis.ended
+    for key, seq in earlier.items():
+        if key != header.author and base.get(key, 0) < min(seq, ended.get(key, seq + 1) - 1):
+            return False
+    return True

@@ -12,7 +12,7 @@ from cli_harness import Run
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, ModelRule, SiteRule
 from kmel_p2p.core.identity import Identity, digest
-from kmel_p2p.core.ledger.entry import NO_PREVIOUS, create
+from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Basis, create
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.keys import load_key
@@ -38,7 +38,8 @@ def filled(site: Path) -> Path:
     for seq in (1, 2):
         entry = create(
             north, charter_id=charter.id, seq=seq, previous=previous,
-            base={south.key: 3} if seq == 2 else {}, weight=2**15, steps=20, codec_id=1, payload=bytes(9),
+            basis=Basis({south.key: 3} if seq == 2 else {}, bytes(32), {}, 0), weight=2**15, steps=20, norm_squared=1,
+            codec_id=1, payload=bytes(9),
         )  # fmt: skip
         store.append_entry(north.key, seq, entry.encode(), f"round-{seq}.safetensors")
         previous = entry.hash

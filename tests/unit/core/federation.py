@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import msgpack
 import numpy as np
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.delta.sparse import SparseDelta
 
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.entry import Entry, create
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.validity import Rules, weight_cap
 from kmel_p2p.core.types import SiteKey
+from kmel_p2p.delta.sparse import SparseDelta
 
 CHARTER_ID = b"c" * 32
 SIZE = 16
@@ -62,18 +62,28 @@ def next_entry(
     position: int = 0,
     **changes: object,
 ) -> Entry:
-    """The entry `site` would make on everything `ledger` holds."""
+    """The entry `site` would make on everything `ledger` holds; `base`, `ended` and the like change its basis."""
+    payload = PlainCodec.encode([position], [units])
+    mine = ledger.basis_for(site.key)
+    basis = Basis(
+        changes.pop("base", mine.vector),  # type: ignore[arg-type]
+        changes.pop("context", mine.context),  # type: ignore[arg-type]
+        changes.pop("ended", mine.ended),  # type: ignore[arg-type]
+        changes.pop("amendment", mine.amendment),  # type: ignore[arg-type]
+    )
     values: dict[str, object] = {
         "charter_id": CHARTER_ID,
         "seq": ledger.head(site.key) + 1,
         "previous": ledger.head_hash(site.key),
-        "base": ledger.vector,
+        "basis": basis,
         "weight": 1000,
         "steps": 10,
         "codec_id": PlainCodec.codec_id,
-        "payload": PlainCodec.encode([position], [units]),
+        "payload": payload,
+        **changes,
     }
-    return create(site, **{**values, **changes})  # type: ignore[arg-type]
+    values.setdefault("norm_squared", ledger.measure(values["payload"]) or 0)  # type: ignore[arg-type]
+    return create(site, **values)  # type: ignore[arg-type]
 
 
 def names(ledger: Ledger, sites: list[Identity]) -> list[int]:

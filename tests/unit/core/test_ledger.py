@@ -105,7 +105,10 @@ def test_what_its_author_signed_against_the_rules_ends_the_log(changes, refusal)
     assert outcome.verdict is Verdict.REFUSED
     assert outcome.refusal is refusal
     assert ledger.faults[SITES[0].key].seq == 2
-    assert ledger.faults[SITES[0].key].evidence == (bad.encode(),)
+    evidence = ledger.faults[SITES[0].key].evidence
+    assert bad.header in evidence[0]
+    stranger = new_ledger(SITES)
+    assert [f.seq for f in stranger.offer_proof(evidence).faults] == [2]
     assert ledger.digest() == good
     assert ledger.offer(next_entry(SITES[0], ledger)).verdict is Verdict.ENDED
     assert ledger.offer(next_entry(SITES[1], ledger)).verdict is Verdict.APPLIED
@@ -192,7 +195,7 @@ def test_the_norm_bound_is_the_median_of_the_newest_norms_at_the_base() -> None:
     ledger = new_ledger(SITES, norm_cap=2.0)
     for site, units in zip(SITES[:3], (100, 200, 1000), strict=True):
         ledger.offer(next_entry(site, ledger, units=units, base={}))
-    assert ledger.norm_bound_squared(ledger.vector) == (2 * 200) ** 2
+    assert ledger.norm_bound_squared(SITES[3].key, ledger.vector) == (2 * 200) ** 2
     within = next_entry(SITES[3], ledger, units=400)
     above = next_entry(SITES[3], ledger, units=401)
     assert ledger.offer(above).refusal is Refusal.NORM
