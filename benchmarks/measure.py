@@ -1,0 +1,167 @@
+"""What every benchmark needs: its output, its goals, the machine it ran on, and what a process uses."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import rich.console
+import rich.table
+
+BUSY_LOAD = 0.5
+"""Load per processor, before a run, above which its times are marked as taken under load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a figure must reach."""
+
+    relation: str
+    bound: float
+
+    def met(self, value: float) -> bool:
+        return value >= self.bound if self.relation == ">=" else value <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.bound:g}"
+
+
+def at_least(bound: float) -> Goal:
+    return Goal(">=", bound)
+
+
+def at_most(bound: float) -> Goal:
+    return Goal("<=", bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and when a run began, and how busy the machine was with other things."""
+
+    date: str
+    processor: str
+    processors: int
+    memory_gb: float
+    python: str
+    load_before: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether times of this run are to be read with care."""
+        return self.load_before / self.processors > BUSY_LOAD
+
+
+def this_machine() -> Machine:
+    """Call it before the work: afterwards the load is one's own."""
+    return Machine(
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        processor=_processor_name(),
+        processors=os.cpu_count() or 1,
+        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        python=platform.python_version(),
+        load_before=round(os.getloadavg()[0], 2),
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The option `--json [FILE]`: figures as JSON, to a file beside the table, or alone on standard output."""
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the figures as JSON")
+
+
+def publish(
+    title: str, machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal], output: str | None
+) -> None:
+    """Print the table, or the JSON, of one run.
+
+    Args:
+        figures: name -> number, or any JSON value; only numbers are shown and compared.
+        output: of `--json`.
+    """
+    if output is not None:
+        document = {"machine": asdict(machine), "under_load": machine.busy, "figures": figures}
+        document["missed"] = [name for name, goal in goals.items() if name in figures and not goal.met(figures[name])]
+        text = json.dumps(document, indent=2)
+        if output == "-":
+            print(text)
+            return
+        Path(output).write_text(text + "\n", encoding="utf-8")
+    rich.console.Console().print(_table(title, machine, figures, goals))
+
+
+def _table(title: str, machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal]) -> rich.table.Table:
+    load = f", under load ({machine.load_before})" if machine.busy else ""
+    caption = f"{machine.date}, {machine.processor}, {machine.processors} processors{load}"
+    table = rich.table.Table("figure", "measured", "goal", title=title, caption=caption)
+    for name, value in figures.items():
+        if not isinstance(value, (int, float)):
+            continue
+        goal = goals.get(name)
+        style = "" if goal is None or goal.met(value) else "[red]"
+        table.add_row(name, f"{style}{value:.4g}", "" if goal is None else str(goal))
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """What a process uses at one moment."""
+
+    at_s: float
+    rss_bytes: int
+    threads: int
+    files: int
+    cpu_s: float
+
+
+def sample_process(pid: int, at_s: float) -> ProcessSample:
+    """Resident memory, threads, open files and processor time of a process.
+
+    Raises:
+        psutil.NoSuchProcess: it is gone.
+    """
+    process = psutil.Process(pid)
+    times = process.cpu_times()
+    return ProcessSample(
+        at_s, process.memory_info().rss, process.num_threads(), process.num_fds(), times.user + times.system
+    )
+
+
+def slope(moments: Sequence[float], values: Sequence[float]) -> float:
+    """Theil-Sen slope (median of all pairwise slopes), units of value per unit of time.
+
+    A least-squares line would follow a single jump, such as the allocator's first growth.
+    """
+    pairs = [
+        (values[j] - values[i]) / (moments[j] - moments[i])
+        for i in range(len(moments))
+        for j in range(i + 1, len(moments))
+        if moments[j] > moments[i]
+    ]
+    if not pairs:
+        raise ValueError("a slope needs two moments")
+    pairs.sort()
+    middle = len(pairs) // 2
+    return pairs[middle] if len(pairs) % 2 else (pairs[middle - 1] + pairs[middle]) / 2
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value that `part` of `values` do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, min(len(ordered) - 1, -int(-part * len(ordered) // 1) - 1))]
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
