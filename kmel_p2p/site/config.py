@@ -64,22 +64,70 @@ class NetworkSection(StrictModel):
 
 
 class ColumnRule(StrictModel):
-    """Where the values of one assay endpoint are, and in which unit."""
+    """Where the values of one assay endpoint are, and how they are written (see `chem.source.Column`)."""
 
-    column: Annotated[str, pydantic.Field(min_length=1)]
+    column: str = ""
     unit: str = ""
+    low_limit: float | None = None
+    """Values at or below it mean "below the assay's limit"; in the unit of the column."""
+    high_limit: float | None = None
+    threshold: float | None = None
+    """Makes classes of numbers, for assay endpoints that the charter takes as classes."""
+    positive: Literal["above", "below"] = "above"
+    match: Mapping[str, str] = {}
+    """K-MELLODDY tables: which rows are meant."""
+    part: Literal["", "AtoB", "BtoA", "ratio"] = ""
+
+    @pydantic.model_validator(mode="after")
+    def _limits_are_ordered(self) -> ColumnRule:
+        if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:
+            raise ValueError("low_limit must be below high_limit")
+        return self
+
+
+class EmbargoSection(StrictModel):
+    """What is in the file but must not be used."""
+
+    compounds: Location | None = None
+    """Text file, one SMILES or InChIKey per line."""
+    scaffolds: Location | None = None
+    """Text file, one SMILES per line."""
+    project_column: str = ""
+    projects: tuple[str, ...] = ()
 
 
 class DataSection(StrictModel):
     """The measurements of this site. They never leave it."""
 
-    format: Literal["wide"] = "wide"
+    format: Literal["wide", "kmelloddy", "tuner", "sdf"] = "wide"
     path: Location
     smiles_column: str = "smiles"
+    structures: Location | None = None
+    """MELLODDY-TUNER's T2; `path` is T1."""
+    assays: Location | None = None
+    """MELLODDY-TUNER's T0; optional."""
     test: Location | None = None
     """Optional further file of the same layout, used for scoring only."""
+    require_approval: bool = False
+    """True: training starts only on the dataset that `kmel-peer data approve` was given."""
+    embargo: EmbargoSection = EmbargoSection()
     columns: Annotated[Mapping[str, ColumnRule], pydantic.Field(min_length=1)]
     """Assay endpoint of the charter -> column of the file."""
+
+    @pydantic.model_validator(mode="after")
+    def _format_fits(self) -> DataSection:
+        if self.format == "tuner" and self.structures is None:
+            raise ValueError("format 'tuner' needs 'structures': the file T2 that holds the SMILES")
+        if self.format != "tuner" and (self.structures or self.assays):
+            raise ValueError("'structures' and 'assays' belong to format 'tuner'; remove them")
+        for name, rule in self.columns.items():
+            if self.format != "kmelloddy" and not rule.column:
+                raise ValueError(f"columns.{name}: 'column' is missing")
+            if self.format == "kmelloddy" and not rule.match:
+                raise ValueError(f"columns.{name}: 'match' is missing: which rows are meant, as {{ Test_Type = \"hERG\" }}")
+            if self.format != "kmelloddy" and (rule.match or rule.part):
+                raise ValueError(f"columns.{name}: 'match' and 'part' belong to format 'kmelloddy'; remove them")
+        return self
 
 
 class ResourcesSection(StrictModel):
@@ -147,7 +195,9 @@ def parse_config(text: str, path: Path) -> SiteConfig:
     return config.model_copy(
         update={
             "site": _anchor(config.site, base, "key_file", "charter", "state_dir"),
-            "data": _anchor(config.data, base, "path", "test"),
+            "data": _anchor(config.data, base, "path", "test", "structures", "assays").model_copy(
+                update={"embargo": _anchor(config.data.embargo, base, "compounds", "scaffolds")}
+            ),
         }
     )
 
@@ -174,8 +224,13 @@ def read_text(path: Path, remedy: str) -> str:
 
 
 def _anchor(section: Any, base: Path, *names: str) -> Any:
-    moved = {name: base / getattr(section, name) for name in names if getattr(section, name) is not None}
+    moved = {name: _absolute(base / value) for name in names if (value := getattr(section, name)) is not None}
     return section.model_copy(update=moved)
+
+
+def _absolute(path: Path) -> Path:
+    """Without `..`, so that errors show a path people recognise; symbolic links stay unless `..` crosses one."""
+    return path.resolve() if ".." in path.parts else path
 
 
 def _without_none(value: Any) -> Any:

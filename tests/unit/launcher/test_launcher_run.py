@@ -82,7 +82,7 @@ def test_every_compound_goes_to_one_site_and_every_site_is_ready_to_run(config: 
     for site in federation:
         ready = load_site(load_config(site.folder / "site.toml"))
         assert ready.rule.name == site.name
-        assert ready.config.data.test == tmp_path / "out" / "sites" / site.name / "../../data/test.csv"
+        assert ready.config.data.test == tmp_path / "out" / "data" / "test.csv"
         assert ready.config.network.bind == ready.rule.addresses[0]
     assert len({site.folder for site in federation}) == 2
 
