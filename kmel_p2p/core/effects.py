@@ -8,6 +8,7 @@ they are polled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -72,7 +73,18 @@ class Store:
     ticket: int | None = None
 
 
-Effect: TypeAlias = Send | Dial | Hangup | Emit | Store
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run `work` off the event loop; the driver answers `Computed(ticket, result)`.
+
+    `work` owns everything it touches (copies, immutable objects), so that it may run in a thread. It must not raise.
+    """
+
+    ticket: int
+    work: Callable[[], bytes]
+
+
+Effect: TypeAlias = Send | Dial | Hangup | Emit | Store | Compute
 
 
 class Machine(Protocol):

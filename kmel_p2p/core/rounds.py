@@ -37,6 +37,13 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Unready:
+    """The site cannot train for now (its trainer was lost); it says `Ready` when it can again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """The trainer finished the open round."""
 
@@ -77,13 +84,21 @@ class Persisted:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """The work of `effects.Compute` with this ticket is done."""
+
+    ticket: int
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     """Publish nothing more; keep relaying."""
 
     reason: str
 
 
-COMMANDS = (Ready, Trained, RoundFailed, Approve, Reject, Persisted, Listen)
+COMMANDS = (Ready, Unready, Trained, RoundFailed, Approve, Reject, Persisted, Computed, Listen)
 
 
 # ---- events -----------------------------------------------------------------------------------------------------

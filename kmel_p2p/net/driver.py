@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Hangup, Machine, Message, Record, Send, Store
+from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Event, Hangup, Machine, Message, Record, Send, Store
 from kmel_p2p.core.errors import Bug, LocalError, RemoteError
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
 from kmel_p2p.core.wire import Wire
@@ -51,6 +52,8 @@ class Commands:
     loop_lag: Callable[[Micros], Any] | None = None
     persisted: Callable[[int], Any] | None = None
     """Required if the machine ever sets a ticket."""
+    computed: Callable[[int, bytes], Any] | None = None
+    """Required if the machine ever has something computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class Driver:
         self._writer: asyncio.Task[None] | None = None
         self._sampler: asyncio.TimerHandle | None = None
         self._encoded: tuple[Message, bytes] | None = None
+        self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._throttle = Throttle()
         self.bad_messages: Counter[SiteKey] = Counter()
         """Refused messages per sender."""
@@ -148,6 +152,7 @@ class Driver:
         for handle in (self._timer, self._more, self._sampler):
             if handle is not None:
                 handle.cancel()
+        self._computing.shutdown(wait=False, cancel_futures=True)
         self._inputs.clear()
         if self._writer is not None:
             if flush and not self._writer.done():
@@ -283,6 +288,8 @@ class Driver:
                 self._on_emit(event)
             case Store():
                 self._records.put_nowait(effect)
+            case Compute():
+                self._compute(effect)
 
     def _send(self, transport: Transport, to: SiteKey, message: Message, lane: Lane) -> None:
         # One message often goes to several sites in a row: encode it once, and let them share the bytes.
@@ -292,6 +299,21 @@ class Driver:
             self.refused_sends[to] += 1
             if self._commands.send_failed is not None:
                 self.command(self._commands.send_failed(to, lane))
+
+    def _compute(self, effect: Compute) -> None:
+        """Run heavy work in the one thread kept for it: a second would only take the trainer's processor."""
+        assert self._loop is not None
+        done = self._loop.run_in_executor(self._computing, effect.work)
+        done.add_done_callback(lambda future: self._computed(effect.ticket, future))
+
+    def _computed(self, ticket: int, future: asyncio.Future[bytes]) -> None:
+        if future.cancelled() or self._loop is None:
+            return
+        error = future.exception()
+        if error is not None or self._commands.computed is None:
+            self._on_fault("compute", error or Bug("something to compute, but no `computed` command"))
+            return
+        self.command(self._commands.computed(ticket, future.result()))
 
     async def _write_records(self) -> None:
         while True:

@@ -26,7 +26,16 @@ from kmel_p2p.core.ledger.messages import SCHEMAS
 from kmel_p2p.core.ledger.proof import Decoder, Fault
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
-from kmel_p2p.core.rounds import Persisted, Ready, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete, Trained
+from kmel_p2p.core.rounds import (
+    Computed,
+    Persisted,
+    Ready,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundOpened,
+    RunComplete,
+    Trained,
+)
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier
@@ -39,6 +48,7 @@ REPORTS = Reports(
     link_up=lambda key: None,
     link_down=lambda key, reason: None,
     send_failed=lambda key, local: None,
+    computed=Computed,
 )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from kmel_p2p.core.effects import Dial, Effect, Emit, Hangup, Send, Store
+from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Send, Store
 from kmel_p2p.core.errors import Bug, RemoteError
 from kmel_p2p.core.types import SECOND, Lane, Micros, SiteKey
 from kmel_p2p.sim.carrier import Carrier
@@ -38,6 +38,7 @@ class Reports:
     link_down: Callable[[SiteKey, str], Any]
     send_failed: Callable[[SiteKey, bool], Any]
     persisted: Callable[[int], Any] | None = None
+    computed: Callable[[int, bytes], Any] | None = None
 
 
 class Watcher(Protocol):
@@ -385,6 +386,11 @@ class Network:
             done = self.reports.persisted(effect.ticket)
             start = host.starts
             self.call_at(self.now + self.transport.persist_us, lambda: self._persisted(host, start, done))
+
+        elif isinstance(effect, Compute) and self.reports.computed is not None:
+            done = self.reports.computed(effect.ticket, effect.work())
+            start = host.starts
+            self.call_at(self.now, lambda: self._persisted(host, start, done))
 
     def _persisted(self, host: Host, start: int, done: Any) -> None:
         if host.starts == start:

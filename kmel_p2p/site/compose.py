@@ -13,7 +13,7 @@ from pathlib import Path
 from kmel_p2p import __version__
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, WideSource
+from kmel_p2p.chem.source import Column, EmbargoSource, LongSource, SdfSource, Source, TunerSource, WideSource
 from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
 from kmel_p2p.core.errors import ConfigError
@@ -113,8 +113,8 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         architecture=site.architecture,
         features=features_of(charter),
         model_seed=charter.model.seed,
-        source=_source(config, config.data.path),
-        test_source=_source(config, config.data.test) if config.data.test else None,
+        source=measurement_source(config, config.data.path),
+        test_source=measurement_source(config, config.data.test) if config.data.test else None,
         split=SplitPolicy(charter.split.fold_key, charter.split.valid_fraction, charter.split.test_fraction),
         training=TrainingSettings(
             batch_size=rule.batch_size,
@@ -132,6 +132,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         threads=config.resources.threads,
         featurise_processes=config.resources.featurise_processes,
         nice=config.resources.nice,
+        require_approval=config.data.require_approval,
         labels={
             "federation": charter.federation,
             "charter_id": charter.id.hex(),
@@ -148,7 +149,7 @@ def open_ledger(site: Site, store: Store) -> Ledger:
     """
     ledger = fresh_ledger(site)
     for author, (seq, reason) in store.log_ends().items():
-        evidence = tuple(body for _, kind, body in store.evidence(author) if kind == "proof")
+        evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (seq, "proof"))
         ledger.convict(Fault(author, seq, reason, evidence))
     replay(ledger, (decode(stored.encoded) for stored in store.load_entries("arrival")), str(store.path))
     return ledger
@@ -216,9 +217,19 @@ def _endpoint(rule: AssayEndpointRule) -> AssayEndpoint:
     return AssayEndpoint(**rule.model_dump())
 
 
-def _source(config: SiteConfig, path: Path) -> WideSource:
-    columns = {name: Column(rule.column, rule.unit) for name, rule in config.data.columns.items()}
-    return WideSource(path, config.data.smiles_column, columns)
+def measurement_source(config: SiteConfig, path: Path) -> Source:
+    """What ingest is told about a file of this site's."""
+    data = config.data
+    columns = {name: Column(**rule.model_dump()) for name, rule in data.columns.items()}
+    embargo = EmbargoSource(**data.embargo.model_dump())
+    if data.format == "tuner":
+        assert data.structures is not None  # the settings' own check
+        return TunerSource(path, data.structures, columns, data.assays, embargo)
+    if data.format == "kmelloddy":
+        return LongSource(path, columns, embargo)
+    if data.format == "sdf":
+        return SdfSource(path, columns, embargo)
+    return WideSource(path, data.smiles_column, columns, embargo)
 
 
 def _check_columns(config: SiteConfig, charter: Charter) -> None:

@@ -28,6 +28,7 @@ from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.rounds import (
     Approve,
+    Computed,
     Listen,
     Persisted,
     Ready,
@@ -38,6 +39,7 @@ from kmel_p2p.core.rounds import (
     RoundOpened,
     RunComplete,
     Trained,
+    Unready,
 )
 from kmel_p2p.core.types import Lane, Micros, SiteKey
 from kmel_p2p.learn import session
@@ -230,6 +232,7 @@ class Daemon:
                 send_failed=lambda key, lane: membership_commands.SendFailed(key),
                 loop_lag=membership_commands.LoopLag,
                 persisted=Persisted,
+                computed=Computed,
             ),
             clock=self.now,
             on_emit=self._on_event,
@@ -338,11 +341,11 @@ class Daemon:
         self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
         self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file))
 
-    def trainer_round_failed(self, seq: int, reason: str) -> None:
-        """The trainer died in a round; a new one starts by itself."""
+    def trainer_lost(self, seq: int | None, reason: str) -> None:
+        """The trainer died, in round `seq` or between two; a new one starts by itself."""
         self.activity.last_error = reason
         self.activity.alarm("trainer", f"{reason}; restarted {self.trainer.restarts} times")
-        self.driver.command(RoundFailed(seq, reason))
+        self.driver.command(Unready(reason) if seq is None else RoundFailed(seq, reason))
 
     def trainer_finished(self, answer: session.Finished) -> None:
         """The models are compared and written; anew if the ledger grew meanwhile."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 
 import msgpack
 
 from kmel_p2p.core.effects import Record
 from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.ledger.events import EntryRecord, RetractionRecord
+from kmel_p2p.core.ledger.events import DivergenceRecord, EntryRecord, RetractionRecord
 from kmel_p2p.core.membership import Descriptor
 from kmel_p2p.core.membership.descriptor import MAX_DESCRIPTOR_BYTES
 from kmel_p2p.core.membership.events import DescriptorLearned, GenerationRaised
@@ -45,6 +46,17 @@ def _work(record: Record) -> Callable[[Store], None]:
         case DescriptorLearned(descriptor=descriptor):
             body: bytes = msgpack.packb(FACT.pack(descriptor), use_bin_type=True)
             return lambda store: store.put_peer(descriptor.key, body)
+        case DivergenceRecord():
+            row = {
+                "site": record.site,
+                "vector": dict(record.vector),
+                "chains": record.chains,
+                "own_digest": record.own_digest,
+                "claimed_digest": record.claimed_digest,
+                "signature": record.signature,
+            }
+            at = time.time()
+            return lambda store: store.add_history("divergence", at, row)
     raise Bug(f"no way to store a {type(record).__name__}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished, EntryRefused, LogEnded
+from kmel_p2p.core.ledger.events import Divergence, EntriesApplied, EntryPublished, EntryRefused, LogEnded
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import EntryHeld, PhaseChanged, RoundAbandoned, RoundOpened, RunComplete, Waiting
 from kmel_p2p.core.types import SiteKey, short
@@ -71,6 +71,13 @@ class Reporter:
                 text = f"log of {self.name(author)} ends before entry {seq}: {reason}"
                 activity.alarm(f"log ended {self.name(author)}", text)
                 self._warn("log ended", author=self.name(author), seq=seq, reason=reason, retracted=retracted)
+            case Divergence(site=site):
+                text = (
+                    f"site {self.name(site)} and this one sum the same entries to different trunks: one of the two "
+                    "ledgers is damaged; run kmel-peer ledger verify at both"
+                )
+                activity.alarm(f"divergence {self.name(site)}", text)
+                self._warn("divergence", remote=self.name(site), remedy=text)
             case EntryHeld(seq=seq, payload_bytes=size):
                 activity.held = seq
                 self._say("entry held for approval", seq=seq, bytes=size)

@@ -33,7 +33,7 @@ def made_up(federation: LedgerFederation, index: int, units: int) -> Entry:
     )
 
 
-@pytest.mark.parametrize("loss", [0.0])
+@pytest.mark.parametrize("loss", [0.0, 0.3])
 def test_two_branches_for_two_halves_are_found_proved_and_retracted_alike(loss: float) -> None:
     conditions = Conditions(latency_us=20 * MILLISECOND, loss=loss)
     federation = LedgerFederation(toy_world(6, {"entry_limit": 12}, conditions=conditions), seed=1)

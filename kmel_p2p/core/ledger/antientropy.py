@@ -75,6 +75,9 @@ class Counterpart:
     phase: Phase
     ended: dict[SiteKey, int]
     heard_at: Micros
+    chains: bytes
+    agreed: bool = False
+    """Whether it holds the headers that we hold at its vector."""
 
 
 class AntiEntropy:
@@ -84,6 +87,7 @@ class AntiEntropy:
         self,
         own: SiteKey,
         ledger: Ledger,
+        forks: ForkFinder,
         alive: Callable[[], Iterable[SiteKey]],
         outbox: deque[Effect],
         rng: Randomness,
@@ -101,7 +105,7 @@ class AntiEntropy:
         self._max_payload_bytes = max_payload_bytes
         self._counterparts: dict[SiteKey, Counterpart] = {}
         self._asking = Asking(settings.spread_period // 2, settings.want_timeout)
-        self._forks = ForkFinder(ledger, outbox)
+        self._forks = forks
         self._hot = HotEntries(settings.fanout, settings.spread_period)
         self._next_summary = now + self._jittered()
 
@@ -151,6 +155,8 @@ class AntiEntropy:
         if alive:
             self.greet(self._rng.choice(alive))
         self._help_held_up(alive)
+        for key in self._counterparts:
+            self._agree(key)
 
     def deadline(self) -> Micros:
         """When `advance` has something to do; in the past when at once."""
@@ -162,7 +168,10 @@ class AntiEntropy:
     def greet(self, to: SiteKey, reply: bool = True) -> None:
         """Tell one site what is here, and ask it the same."""
         ended = {key: fault.seq for key, fault in sorted(self._ledger.faults.items())}
-        self._outbox.append(Send(to, Have(self._ledger.vector, int(self.phase), ended, reply)))
+        vector = self._ledger.vector
+        chains = self._ledger.chains(vector)
+        assert chains is not None, "the newest header of every log is held"
+        self._outbox.append(Send(to, Have(vector, chains, int(self.phase), ended, reply)))
 
     def announce(self) -> None:
         """Tell reachable sites what is here: phase or vector changed in a way others wait for."""
@@ -192,7 +201,8 @@ class AntiEntropy:
         return entry_bytes * sites > self._settings.eager_bytes
 
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
-        self._counterparts[sender] = Counterpart(have.vector, Phase(have.phase), have.ended, now)
+        self._counterparts[sender] = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.chains)
+        self._agree(sender)
         self._pull(sender, now)
         if have.reply:
             # The answer asks for nothing back, so two sites never echo each other.
@@ -313,6 +323,16 @@ class AntiEntropy:
             return
         for fault in found:
             self._take(sender, self._ledger.offer_proof(fault.evidence, self._max_payload_bytes))
+
+    def _agree(self, site: SiteKey) -> None:
+        """Compare headers with what a site told, as soon as we have reached what it holds."""
+        told = self._counterparts[site]
+        if told.agreed or not self._ledger.reaches(told.vector):
+            return
+        chains = self._ledger.chains(told.vector)
+        told.agreed = chains == told.chains
+        if chains is not None and not told.agreed:
+            self._forks.compare(site, told.vector)
 
     def _help_held_up(self, alive: list[SiteKey]) -> None:
         """Ask for what keeps a log from going on here: a proof, or the branch that its author saw."""

@@ -18,13 +18,17 @@ from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
+from kmel_p2p.core.ledger.claims import Claims, ClaimSettings
+from kmel_p2p.core.ledger.computing import Computing, Digests
+from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
-from kmel_p2p.core.ledger.pace import may_run, slowest, weight
+from kmel_p2p.core.ledger.messages import Announce, Bodies, Claim, Have, Heads, Proofs, Stubs, Want
+from kmel_p2p.core.ledger.pace import Progress, may_run, slowest, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
 from kmel_p2p.core.rounds import (
     Approve,
+    Computed,
     Listen,
     Persisted,
     Phase,
@@ -34,9 +38,13 @@ from kmel_p2p.core.rounds import (
     RoundFailed,
     RunComplete,
     Trained,
+    Unready,
     Waiting,
 )
 from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey
+
+PATIENCE_ROUNDS = 4
+"""Own rounds a slower site is waited for at each of its entries: three times slower is ordinary, stuck is not."""
 
 
 class Sized(Protocol):
@@ -64,13 +72,17 @@ class LedgerSettings:
     its store against numbering entries anew; bounded, so a mute site holds nobody up."""
     turn_bytes: int = 256 * 1024
     """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
+    patience: Micros = 5 * SECOND
+    """How long a site that trains, but whose log does not move, holds this one back; at least `PATIENCE_ROUNDS` of
+    our own rounds."""
+    claims: ClaimSettings = field(default_factory=ClaimSettings)
     antientropy: AntiEntropySettings = field(default_factory=AntiEntropySettings)
 
 
 class LedgerAveraging:
     """See the module docstring. Implements `rounds.Averaging`."""
 
-    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Proofs, Heads, Stubs)
+    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Claim, Proofs, Heads, Stubs)
 
     def __init__(
         self,
@@ -91,9 +103,16 @@ class LedgerAveraging:
         self._settings = settings
         self._outbox: deque[Effect] = deque()
         self.publisher = Publisher(identity, ledger, self._outbox, settings.hold)
+        forks = ForkFinder(ledger, self._outbox)
+        self.computing = Computing(self._outbox)
+        self._digests = Digests(ledger, self.computing)
+        self.claims = Claims(
+            identity, ledger, self._digests, forks, members.alive, self._outbox, rng, settings.claims, now
+        )
         self.antientropy = AntiEntropy(
             identity.key,
             ledger,
+            forks,
             members.alive,
             self._outbox,
             rng,
@@ -106,6 +125,10 @@ class LedgerAveraging:
         self._waiting = ""
         self._complete = False
         self._announced: dict[SiteKey, int] = {}
+        self._progress = Progress()
+        self._opened_at: Micros = now
+        self._round_took: Micros = 0
+        self._patience_ends: Micros | None = None
 
     @property
     def phase(self) -> Phase:
@@ -135,7 +158,10 @@ class LedgerAveraging:
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a ledger message from an authenticated sender."""
-        self.antientropy.receive(sender, message, now)
+        if isinstance(message, Claim):
+            self.claims.on_claim(sender, message)
+        else:
+            self.antientropy.receive(sender, message, now)
         self._turn(now)
 
     def command(self, cmd: Any, now: Micros) -> None:
@@ -148,12 +174,19 @@ class LedgerAveraging:
             case Listen(reason):
                 self._set_phase(Phase.LISTENING, reason)
             case Trained():
+                self._round_took = now - self._opened_at
                 self.publisher.trained(cmd)
-            case RoundFailed() | Reject():
-                self._ready = self._ready and isinstance(cmd, Reject)
+            case Reject():
                 self.publisher.abandon(cmd)
+            case RoundFailed():
+                self.publisher.abandon(cmd)
+                self._unready(cmd.reason)
+            case Unready(reason):
+                self._unready(reason)
             case Approve():
                 self.publisher.approve(cmd)
+            case Computed():
+                self.computing.computed(cmd.ticket, cmd.result)
             case Persisted():
                 entry = self.publisher.persisted(cmd)
                 if entry is not None:
@@ -175,12 +208,13 @@ class LedgerAveraging:
     def advance(self, now: Micros) -> None:
         """Time passed."""
         self.antientropy.advance(now)
+        self.claims.advance(now)
         self._turn(now)
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        summary = self.antientropy.deadline()
-        return summary if self._settled_at is None else min(summary, self._settled_at)
+        moments = (self.antientropy.deadline(), self.claims.deadline(), self._settled_at, self._patience_ends)
+        return min((m for m in moments if m is not None), default=None)
 
     def poll(self) -> Effect | None:
         """The next effect, or None."""
@@ -192,7 +226,7 @@ class LedgerAveraging:
         """After every input: see whether a round may open or the run is over."""
         if self._settled_at is not None and now >= self._settled_at:
             self._settled_at = None
-        self._maybe_open_round()
+        self._maybe_open_round(now)
         if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
             # The others cannot see the end before they know what we hold.
             self._announced = self.ledger.vector
@@ -200,6 +234,7 @@ class LedgerAveraging:
         complete = self._is_complete()
         if complete and not self._complete:
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
+            self.claims.tell_all()
         self._complete = complete
 
     def _set_phase(self, phase: Phase, reason: str) -> None:
@@ -209,7 +244,13 @@ class LedgerAveraging:
         self._outbox.append(Emit(PhaseChanged(phase, reason)))
         self.antientropy.announce()
 
-    def _maybe_open_round(self) -> None:
+    def _unready(self, reason: str) -> None:
+        """Nobody's pace may depend on a site that cannot train."""
+        self._ready = False
+        self._set_phase(Phase.PREPARING, reason)
+
+    def _maybe_open_round(self, now: Micros) -> None:
+        self._patience_ends = None
         if not self._ready or self.publisher.state is not State.IDLE or self.phase is not Phase.TRAINING:
             self._say_waiting("")
             return
@@ -218,14 +259,15 @@ class LedgerAveraging:
             self._say_waiting("")
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
-        reason = self._why_wait()
+        reason = self._why_wait(now)
         self._say_waiting(reason)
         if not reason:
             others = [self._size_class(key) for key in self._training()]
             share = weight(self._size_class(self._key), others, self.ledger.rules.weight_cap)
+            self._opened_at = now
             self.publisher.open(self._charter.averaging.steps_per_entry, share)
 
-    def _why_wait(self) -> str:
+    def _why_wait(self, now: Micros) -> str:
         told = {key: self.antientropy.counterpart(key) for key in self._members.alive()}
         next_seq = self.publisher.next_seq
         if any(t is not None and t.vector.get(self._key, 0) >= next_seq for t in told.values()):
@@ -241,10 +283,18 @@ class LedgerAveraging:
         present, needed = 1 + len(training), self._charter.start_sites
         if not self.ledger.vector and present < needed:
             return f"{present} of {needed} sites are ready to start"
-        slow = slowest({key: self.ledger.head(key) for key in training}, training)
-        if not may_run(next_seq, slow, self._charter.pace.max_lead):
-            return f"{self._charter.pace.max_lead} entries ahead of the slowest training site"
-        return ""
+        return self._why_slow_down(training, now)
+
+    def _why_slow_down(self, training: list[SiteKey], now: Micros) -> str:
+        heads = {key: self.ledger.head(key) for key in training}
+        self._progress.note(heads, now)
+        patience = max(self._settings.patience, PATIENCE_ROUNDS * self._round_took)
+        ends = {key: self._progress.moved_at(key) + patience for key in training}
+        slow = slowest(heads, [key for key in training if now < ends[key]])
+        if may_run(self.publisher.next_seq, slow, self._charter.pace.max_lead):
+            return ""
+        self._patience_ends = min(end for end in ends.values() if now < end)
+        return f"{self._charter.pace.max_lead} entries ahead of the slowest training site"
 
     def _say_waiting(self, reason: str) -> None:
         if reason != self._waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Event, Record
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.core.types import SiteKey, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,16 @@ class LogEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence(Event):
+    """A site claims another sum of the same entries: its ledger or ours is damaged."""
+
+    site: SiteKey
+    vector: Vector
+    own_digest: bytes
+    claimed_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EntryRecord(Record):
     """An entry to keep. Records are stored in the order they are given."""
 
@@ -63,3 +73,15 @@ class RetractionRecord(Record):
     seq: int
     reason: str
     evidence: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceRecord(Record):
+    """A signed claim that does not hold here, to keep as evidence."""
+
+    site: SiteKey
+    vector: Vector
+    chains: bytes
+    own_digest: bytes
+    claimed_digest: bytes
+    signature: bytes

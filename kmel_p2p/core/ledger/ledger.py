@@ -7,7 +7,7 @@ function of the sets of entries and proofs, not of their order. Does not decide 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kmel_p2p.core.errors import Bug, WireError
@@ -146,17 +146,47 @@ class Ledger:
         heads, unknown = self._at_base(author, base)
         return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
+    def reaches(self, vector: Vector) -> bool:
+        """Whether everything that `vector` names is applied here."""
+        return all(self.head(key) >= seq for key, seq in vector.items())
+
+    def chains(self, vector: Vector) -> bytes | None:
+        """Hash of the headers that `vector` names; None when one is not held."""
+        headers = [self.header(key, seq) for key, seq in vector.items() if seq]
+        held = [header for header in headers if header is not None]
+        return context_of(held) if len(held) == len(headers) else None
+
+    def digest_work(self, vector: Vector) -> Callable[[], bytes] | None:
+        """Work that computes `digest(vector)` on copies; None when the entries above are no longer held."""
+        logs = [(log, vector.get(author, 0)) for author, log in self._logs.items()]
+        if not self.reaches(vector) or any(keep + 1 < log.first for log, keep in logs):
+            return None
+        later = [entry for log, keep in logs for entry in log.after(keep)]
+        past, codec, context = self.accumulator.copy(), self._codec, self._digest_context(vector)
+
+        def work() -> bytes:
+            for entry in later:
+                past.subtract(codec.decode(entry.payload), entry.weight)
+            return past.digest(context)
+
+        return work
+
     def digest(self, vector: Vector | None = None) -> bytes:
         """BLAKE2b-256 of charter id, vector and accumulator; for a past vector the newer entries are subtracted.
 
         Raises:
             Bug: entries above `vector` are no longer held.
         """
-        at = self.vector if vector is None else {k: n for k, n in sorted(vector.items()) if n}
-        accumulator = self.accumulator if vector is None else self._accumulator_at(at)
-        context = [self.rules.charter_id]
-        context += [bytes(key) + seq.to_bytes(8, "big") for key, seq in at.items()]
-        return accumulator.digest(digest(*context))
+        if vector is None:
+            return self.accumulator.digest(self._digest_context(self.vector))
+        work = self.digest_work(vector)
+        if work is None:
+            raise Bug(f"entries above {dict(vector)} are not held")
+        return work()
+
+    def _digest_context(self, vector: Vector) -> bytes:
+        parts = [bytes(key) + seq.to_bytes(8, "big") for key, seq in sorted(vector.items()) if seq]
+        return digest(self.rules.charter_id, *parts)
 
     def measure(self, payload: bytes) -> int | None:
         """Squared norm of a payload's delta, units 2**-48; None when it does not decode."""
@@ -356,13 +386,3 @@ class Ledger:
         if delta is None:
             raise Bug(f"{entry} was applied, but does not decode")
         return delta
-
-    def _accumulator_at(self, vector: Vector) -> Accumulator:
-        past = self.accumulator.copy()
-        for author, log in self._logs.items():
-            keep = vector.get(author, 0)
-            if keep > log.head or keep + 1 < log.first:
-                raise Bug(f"vector names entry {keep} of {author[:4].hex()}, held are {log.first}..{log.head}")
-            for entry in log.after(keep):
-                past.subtract(self._delta(entry), entry.weight)
-        return past

@@ -9,7 +9,20 @@ from kmel_p2p.core.effects import Message
 from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
 from kmel_p2p.core.ledger.proof import MAX_EVIDENCE
 from kmel_p2p.core.types import SiteKey, Vector
-from kmel_p2p.core.wire import HASH, KEY, MAX_SITES, VECTOR, Schema, blob, flag, listing, mapping, record, uint
+from kmel_p2p.core.wire import (
+    HASH,
+    KEY,
+    MAX_SITES,
+    SIGNATURE,
+    VECTOR,
+    Schema,
+    blob,
+    flag,
+    listing,
+    mapping,
+    record,
+    uint,
+)
 
 MAX_NEWS = 256
 """Entries told of in one announcement."""
@@ -30,6 +43,8 @@ class Have(Message):
     """What the sender has applied. Sent to one random peer per interval and whenever its phase changes."""
 
     vector: Vector
+    chains: bytes
+    """Hash of the headers at the vector: shows a fork that numbers hide."""
     phase: int
     ended: dict[SiteKey, int]
     """Authors whose log it holds ended, and before which sequence number."""
@@ -76,6 +91,16 @@ class Announce(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim(Message):
+    """The sender's signed digest of what it holds at a vector; see `claims`."""
+
+    vector: Vector
+    chains: bytes
+    digest: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Proofs(Message):
     """Evidence against authors, asked for by `Want`: per fault the parts that `proof.prove` reads."""
 
@@ -111,7 +136,13 @@ SCHEMAS = (
     Schema(
         20,
         Have,
-        {"vector": VECTOR, "phase": uint(2), "ended": mapping(KEY, _SEQ, MAX_SITES), "reply": flag()},
+        {
+            "vector": VECTOR,
+            "chains": HASH,
+            "phase": uint(2),
+            "ended": mapping(KEY, _SEQ, MAX_SITES),
+            "reply": flag(),
+        },
     ),
     Schema(
         21,
@@ -127,6 +158,7 @@ SCHEMAS = (
         {"entries": listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_BODIES)},
     ),
     Schema(23, Announce, {"items": listing(record(Item, author=KEY, seq=_SEQ), MAX_NEWS)}),
+    Schema(24, Claim, {"vector": VECTOR, "chains": HASH, "digest": HASH, "signature": SIGNATURE}),
     Schema(
         25,
         Proofs,

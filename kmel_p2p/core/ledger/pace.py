@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.core.types import Micros, SiteKey
 
 MAX_SIZE_CLASS = 40
 """2**40 measurements; a claimed class above this is taken as this."""
@@ -34,6 +34,26 @@ def weight(own_class: int, other_classes: Iterable[int], cap: int) -> int:
 def slowest(heads: Mapping[SiteKey, int], training: Iterable[SiteKey]) -> int | None:
     """Sequence number of the alive, training site that is furthest behind; None when there is no other."""
     return min((heads.get(key, 0) for key in training), default=None)
+
+
+class Progress:
+    """When the log of each site last moved, as seen here.
+
+    A site that membership calls alive may still be stuck: its trainer hangs, its disk is full. It holds the others back
+    for their patience and no longer, until its log moves again.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[SiteKey, tuple[int, Micros]] = {}
+
+    def note(self, heads: Mapping[SiteKey, int], now: Micros) -> None:
+        """Take in where the training sites stand; sites not named are forgotten."""
+        seen = self._seen
+        self._seen = {k: seen[k] if k in seen and seen[k][0] == head else (head, now) for k, head in heads.items()}
+
+    def moved_at(self, key: SiteKey) -> Micros:
+        """When the log of a noted site was last seen to move, or the site was first noted."""
+        return self._seen[key][1]
 
 
 def may_run(next_seq: int, slowest_seq: int | None, max_lead: int) -> bool:

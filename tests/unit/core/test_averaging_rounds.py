@@ -58,7 +58,7 @@ def test_a_lossy_network_ends_with_equal_digests_and_the_run_complete(seed: int)
 
 
 def test_a_fast_site_keeps_its_lead_within_the_charters_bound() -> None:
-    slow = 9
+    slow = 4
     world = toy_world(3, {"entry_limit": 12}, {"max_lead": 2}, step_us=lambda i: (slow if i == 2 else 1) * SECOND // 10)
     federation = LedgerFederation(world, seed=3)
     federation.start_all()

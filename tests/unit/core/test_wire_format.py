@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.ledger.messages import SCHEMAS, Bodies, Have, Range, Want
+from kmel_p2p.core.ledger.messages import (
+    SCHEMAS,
+    Announce,
+    Bodies,
+    Claim,
+    Have,
+    Head,
+    Heads,
+    Item,
+    Proofs,
+    Range,
+    Stubs,
+    Want,
+)
 from kmel_p2p.core.wire import ForeignCharterError, Schema, Wire, uint, unpack_bounded
 
 WIRE = Wire(bytes(range(32)), SCHEMAS)
@@ -21,13 +34,18 @@ keys = st.binary(min_size=32, max_size=32)
 seqs = st.integers(0, 2**40)
 vectors = st.dictionaries(keys, seqs, max_size=8)
 messages = st.one_of(
-    st.builds(Have, vector=vectors, phase=st.integers(0, 2), ended=vectors, reply=st.booleans()),
+    st.builds(Have, vector=vectors, chains=keys, phase=st.integers(0, 2), ended=vectors, reply=st.booleans()),
     st.builds(
         Want,
         ranges=st.lists(st.builds(Range, author=keys, first=seqs, last=seqs), max_size=5).map(tuple),
         evidence=st.lists(keys, max_size=3).map(tuple),
     ),
     st.builds(Bodies, entries=st.lists(st.binary(max_size=200), max_size=5).map(tuple)),
+    st.builds(Announce, items=st.lists(st.builds(Item, author=keys, seq=seqs), max_size=5).map(tuple)),
+    st.builds(Claim, vector=vectors, chains=keys, digest=keys, signature=st.binary(min_size=64, max_size=64)),
+    st.builds(Proofs, faults=st.lists(st.lists(st.binary(max_size=99), max_size=3).map(tuple), max_size=3).map(tuple)),
+    st.builds(Heads, heads=st.lists(st.builds(Head, author=keys, seq=seqs, hash=keys), max_size=3).map(tuple)),
+    st.builds(Stubs, stubs=st.lists(st.binary(max_size=99), max_size=3).map(tuple)),
 )
 
 

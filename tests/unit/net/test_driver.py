@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from net_peers import Federation, monotonic, until
 
-from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Hangup, Message, Record, Send, Store
+from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Event, Hangup, Message, Record, Send, Store
 from kmel_p2p.core.errors import LocalError, ProtocolError
 from kmel_p2p.core.types import MILLISECOND, Lane, Micros, SiteKey
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
@@ -110,6 +111,7 @@ class Bench:
                 send_failed=lambda key, lane: ("failed", key, lane),
                 loop_lag=lambda micros: ("lag", micros),
                 persisted=lambda ticket: ("persisted", ticket),
+                computed=lambda ticket, result: ("computed", ticket, result),
             ),
             clock=monotonic,
             on_emit=self.events.append,
@@ -189,6 +191,34 @@ async def test_a_store_with_a_ticket_holds_up_nothing_and_is_answered_when_durab
     await until(lambda: ("persisted", 8) in b.commands())
     assert b.stored == [Kept(1), Kept(2), Kept(3)]
     assert b.commands() == ["go", ("persisted", 7), ("persisted", 8)]
+
+
+async def test_heavy_work_runs_elsewhere_one_at_a_time_and_is_answered(bench) -> None:
+    loop_thread = threading.get_ident()
+    order: list[tuple[int, bool]] = []
+
+    def work(number: int) -> Callable[[], bytes]:
+        def run() -> bytes:
+            order.append((number, threading.get_ident() != loop_thread))
+            return bytes([number])
+
+        return run
+
+    b = bench(lambda kind, what: [Compute(n, work(n)) for n in (1, 2)] if what == "go" else [])
+    b.driver.command("go")
+    await until(lambda: ("computed", 2, b"\x02") in b.commands())
+    assert b.commands() == ["go", ("computed", 1, b"\x01"), ("computed", 2, b"\x02")]
+    assert order == [(1, True), (2, True)]
+
+
+async def test_work_that_fails_is_a_defect_of_ours(bench) -> None:
+    def work() -> bytes:
+        raise ValueError("no")
+
+    b = bench(lambda kind, what: [Compute(1, work)] if what == "go" else [])
+    b.driver.command("go")
+    await until(lambda: b.faults)
+    assert b.faults[0][0] == "compute"
 
 
 async def test_after_a_failed_store_nothing_more_is_stored_or_called_durable(bench) -> None:
