@@ -12,8 +12,9 @@ find_python() {
             return
         fi
     done
-    echo "kmel_p2p needs Python 3.11, 3.12 or 3.13; found: $(python3 --version 2>&1 || true)." >&2
-    echo "Install one, or name it: PYTHON=/path/to/python3.12 $0" >&2
+    echo "kmel_p2p needs Python 3.11, 3.12 or 3.13. Looked for: ${PYTHON:-python3.12 python3.11 python3.13 python3 python};" >&2
+    echo "python3 here is: $(python3 --version 2>&1 || echo missing)." >&2
+    echo "Install one of them, or name it: PYTHON=/path/to/python3.12 $0" >&2
     return 1
 }
 
