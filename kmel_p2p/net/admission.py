@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.identity import curve_public
-from kmel_p2p.core.types import SECOND, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
 from kmel_p2p.net.links import StrangerRefused
 
 STRANGERS_MAX = 256
@@ -20,8 +20,8 @@ REPORT_EVERY = 60 * SECOND
 REPORTS_PER_MINUTE = 20
 """All strangers together are told about this often; the rest are only counted."""
 
-REREAD_EVERY = 100_000
-"""A stranger makes us look at the roster again at most this often (microseconds)."""
+REREAD_EVERY = 10 * MILLISECOND
+"""A stranger makes us look at the roster again at most this often."""
 
 
 class Roster:

@@ -172,19 +172,15 @@ class Bulk:
         Raises:
             ProtocolError: more than there is.
         """
-        asked = self.outbox.held(have.id, have.offset, self._wiring.clock())
-        if asked is None:
-            return
-        transfer, prefix = asked
-        if have.offset == 0:
-            self.outbox.resume(transfer, 0)
+        undecided = self.outbox.held(have, self._wiring.clock())
+        if undecided is None:
             self.pump()
         else:
-            self._spawn(self._compare_then_resume(transfer, prefix, have), "compare resumed bytes")
+            self._spawn(self._compare_then_resume(*undecided, have), "compare resumed bytes")
 
     async def _compare_then_resume(self, transfer: Transfer, prefix: memoryview, have: Have) -> None:
         ours = await asyncio.to_thread(_digest_of, prefix)
-        self.outbox.resume(transfer, have.offset if ours == have.digest else 0)
+        self.outbox.compared(transfer, have.offset, same=ours == have.digest)
         self.pump()
 
     # -- receiving -------------------------------------------------------------------------------
@@ -207,6 +203,8 @@ class Bulk:
         Raises:
             ProtocolError: the question contradicts an earlier chunk.
         """
+        for grant in self.inbox.grants():
+            self._reply(grant)
         if self._answering:
             return  # one hash at a time per peer; whoever still needs an answer asks again
         answer = self.inbox.asked(ask)
@@ -257,6 +255,15 @@ class Bulk:
             self.outbox.open(session, window, now)
             self.pump()
 
+    def control_changed(self) -> None:
+        """Control messages now go over another connection: what was under way on the old one may be lost."""
+        if self.outbox.session is not None:
+            for ask in self.outbox.probes(self._wiring.clock()):
+                self._owe(ask, ask.id)
+        for grant in self.inbox.grants():
+            self._owe(grant, grant.session)
+        self._pay()
+
     def session_ended(self, session: bytes) -> None:
         """A bulk connection is gone: what is owed about it is void."""
         self.inbox.close(session)
@@ -265,10 +272,10 @@ class Bulk:
     def tick(self, now: Micros) -> None:
         """Repeat what was not answered, give up what does not move."""
         self.inbox.expire(now)
-        failures = self.outbox.expire(now)
-        for failure in failures:
+        expiry = self.outbox.expire(now)
+        for failure in expiry.failures:
             self._failed(failure)
-        if failures:
+        if expiry.renew:
             self._host.renew_bulk()
         self._pay()
         self.pump()

@@ -10,8 +10,8 @@ One message is one frame; only a chunk has a second one, so that its data go out
     CHUNK   := session:8 id:16 size:u64 offset:u64, then the data frame    bulk lane only
     GRANT   := session:8 limit:u64                                         credit since the session began
     DONE    := id:16
-    ASK     := id:16 size:u64                                              what do you hold of this message?
-    HAVE    := id:16 offset:u64 digest:32                                  this many bytes, with this BLAKE2b-256
+    ASK     := id:16 size:u64 probe:u8                                     what do you hold of this message?
+    HAVE    := id:16 offset:u64 digest:32                                  this many bytes; see NO_DIGEST
     REFUSE  := id:16 reason:u8
     OPEN    :=                                                             please open your bulk connection to us
 
@@ -36,6 +36,8 @@ BOOT_BYTES = 8
 SESSION_BYTES = 8
 ID_BYTES = 16
 NUMBER_MAX = 2**63 - 1
+NO_DIGEST = bytes(HASH_BYTES)
+"""In HAVE: the bytes came under the id asked about, so they are the asker's own and need no comparison."""
 
 
 class Kind(enum.IntEnum):
@@ -135,6 +137,8 @@ class Done:
 class Ask:
     id: bytes
     size: int
+    probe: bool
+    """Asked for safety while chunks may be under way: an answer could have been lost with a control connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Have:
     id: bytes
     offset: int
     digest: bytes
+    """BLAKE2b-256 of the bytes held, if they came under another id; else `NO_DIGEST`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,7 @@ _TOKEN = struct.Struct(">BQ")
 _CHUNK = struct.Struct(f">B{SESSION_BYTES}s{ID_BYTES}sQQ")
 _GRANT = struct.Struct(f">B{SESSION_BYTES}sQ")
 _DONE = struct.Struct(f">B{ID_BYTES}s")
-_ASK = struct.Struct(f">B{ID_BYTES}sQ")
+_ASK = struct.Struct(f">B{ID_BYTES}sQB")
 _HAVE = struct.Struct(f">B{ID_BYTES}sQ{HASH_BYTES}s")
 _REFUSE = struct.Struct(f">B{ID_BYTES}sB")
 _OPEN = struct.Struct(">B")
@@ -208,8 +213,8 @@ def encode(frame: Frame) -> bytes:
             return _pack_greeting(Kind.HELLO, greeting)
         case Welcome(greeting):
             return _pack_greeting(Kind.WELCOME, greeting)
-        case Ask(message_id, size):
-            return _ASK.pack(Kind.ASK, message_id, size)
+        case Ask(message_id, size, probe):
+            return _ASK.pack(Kind.ASK, message_id, size, probe)
         case Have(message_id, offset, digest):
             return _HAVE.pack(Kind.HAVE, message_id, offset, digest)
         case Refuse(message_id, reason):
@@ -276,8 +281,10 @@ def _build(kind: Kind, values: tuple[int | bytes, ...]) -> Frame:
             return Ping(token)
         case Kind.PONG, (int(token),):
             return Pong(token)
-        case Kind.ASK, (bytes(message_id), int(size)):
-            return Ask(message_id, size)
+        case Kind.ASK, (bytes(message_id), int(size), int(probe)):
+            if probe > 1:
+                raise WireError(f"ASK with probe {probe}")
+            return Ask(message_id, size, probe == 1)
         case Kind.HAVE, (bytes(message_id), int(offset), bytes(digest)):
             return Have(message_id, offset, digest)
         case Kind.REFUSE, (bytes(message_id), int(reason)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from kmel_p2p.core.errors import ProtocolError
 from kmel_p2p.core.types import Micros
-from kmel_p2p.net.frames import BOOT_BYTES, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
+from kmel_p2p.net.frames import BOOT_BYTES, NO_DIGEST, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
 from kmel_p2p.net.outbox import charge
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 
@@ -84,6 +84,8 @@ class Inbox:
         self._partial: _Partial | None = None
         self._partial_at: Micros = 0
         self._finished: deque[bytes] = deque(maxlen=DONE_REMEMBERED)
+        self._adopted = False
+        """The unfinished message began under an id of the sender's earlier life, and it has not gone on yet."""
         self._refused: bytes | None = None
 
     @property
@@ -129,43 +131,43 @@ class Inbox:
         if header.id in self._finished:
             intake.replies.append(Done(header.id))
             return
-        if header.offset == 0:
-            if not self._begin(header, data, intake):
-                return
-        elif self._partial is None or not self._continues(self._partial, header):
+        end = header.offset + len(data)
+        held = self._partial is not None and self._partial.id == header.id
+        if not held and header.offset == 0:
+            self._begin(header, data, intake)
+            if self._partial is None:
+                return  # refused, or whole already
+        partial = self._partial
+        if partial is None or partial.id != header.id or header.offset > partial.received:
             self._refuse(header.id, Reason.MISPLACED, intake)
             return
-        partial = self._partial
-        if partial is None:
-            return  # it was a message of one chunk
-        end = header.offset + len(data)
+        if len(partial.buffer) != header.size:
+            raise ProtocolError(f"a message of {len(partial.buffer)} bytes now has {header.size}")
+        if end <= partial.received:
+            return  # sent twice round a reconnect
         partial.buffer[header.offset : end] = np.frombuffer(data, np.uint8)
         partial.received = end
+        self._adopted = False
         self._partial_at = now
         if end == header.size:
             message = partial.buffer.data.toreadonly()
             self.drop()
             self._finish(header.id, message, intake)
 
-    @staticmethod
-    def _continues(partial: _Partial, header: Chunk) -> bool:
-        return partial.id == header.id and partial.received == header.offset and len(partial.buffer) == header.size
-
-    def _begin(self, header: Chunk, data: memoryview, intake: Intake) -> bool:
+    def _begin(self, header: Chunk, data: memoryview, intake: Intake) -> None:
         """Make room for a message whose first chunk came. Whatever was unfinished is given up by its sender."""
         self.drop()
         if header.size > self._settings.max_message:
             self._refuse(header.id, Reason.TOO_LARGE, intake)
-            return False
+            return
         if len(data) == header.size:
             self._finish(header.id, data.toreadonly(), intake)
-            return True
+            return
         if not self._budget.reserve(header.size):
             self._refuse(header.id, Reason.BUSY, intake)
-            return False
+            return
         self._refused = None
         self._partial = _Partial(header.id, np.empty(header.size, np.uint8))
-        return True
 
     def _finish(self, message_id: bytes, message: memoryview, intake: Intake) -> None:
         self._finished.append(message_id)
@@ -179,7 +181,7 @@ class Inbox:
         self._refused = message_id
 
     def asked(self, question: Ask) -> Frame | memoryview:
-        """The answer to "what do you hold?": DONE, HAVE nothing, or the bytes whose hash belongs into a HAVE.
+        """The answer to "what do you hold?", or the bytes whose hash belongs into the answer.
 
         A sender that was restarted asks under a new id; what is held of a message of the same size is offered, and
         the hash lets the sender tell whether it is the same message.
@@ -187,23 +189,33 @@ class Inbox:
         Raises:
             ProtocolError: the id was used for a message of another size.
         """
-        self._refused = None
         if question.id in self._finished:
             return Done(question.id)
+        if question.probe and self._refused == question.id:
+            return Refuse(question.id, Reason.MISPLACED)  # the first refusal was lost
+        if not question.probe:
+            self._refused = None
         partial = self._partial
         if partial is None or partial.received == 0:
             if CHUNK_BYTES < question.size > self._budget.free:
                 return Refuse(question.id, Reason.BUSY)
-            return Have(question.id, 0, bytes(32))
-        same_id = partial.id == question.id
+            return Have(question.id, 0, NO_DIGEST)
         same_size = len(partial.buffer) == question.size
-        if same_id and not same_size:
-            raise ProtocolError(f"a message of {len(partial.buffer)} bytes now has {question.size}")
-        other_boot = partial.id[:BOOT_BYTES] != question.id[:BOOT_BYTES]
-        if same_size and (same_id or other_boot):
-            partial.id = question.id
+        if partial.id == question.id:
+            if not same_size:
+                raise ProtocolError(f"a message of {len(partial.buffer)} bytes now has {question.size}")
+            if not self._adopted:
+                return Have(question.id, partial.received, NO_DIGEST)
             return partial.buffer.data.toreadonly()[: partial.received]
-        return Have(question.id, 0, bytes(32))
+        if same_size and not question.probe and partial.id[:BOOT_BYTES] != question.id[:BOOT_BYTES]:
+            partial.id = question.id
+            self._adopted = True
+            return partial.buffer.data.toreadonly()[: partial.received]
+        return Have(question.id, 0, NO_DIGEST)
+
+    def grants(self) -> list[Grant]:
+        """The present limits, for a sender that may have lost one."""
+        return [Grant(session, state.limit) for session, state in self._sessions.items()]
 
     def expire(self, now: Micros) -> None:
         """Forget an unfinished message that has not grown for as long as its sender would keep it."""
@@ -215,3 +227,4 @@ class Inbox:
         if self._partial is not None:
             self._budget.release(len(self._partial.buffer))
             self._partial = None
+            self._adopted = False

@@ -101,6 +101,7 @@ class Link:
         self._windows: dict[bytes, int] = {}
         self.transfers = Bulk(wiring, self, budget, ids, audited=audited)
         self._throttle = Throttle()
+        self._control_seen: Route | None = None
         self._up = False
         self._round_trip: Micros | None = None
         self._heard_at: Micros | None = None
@@ -175,7 +176,11 @@ class Link:
         """After any change of routes: tell whether the link is up, and where bulk goes now."""
         bulk = self.bulk_route()
         self.transfers.route_changed(bulk.session if bulk else None, self._windows.get(bulk.session, 0) if bulk else 0)
-        up = self.control_route() is not None
+        control = self.control_route()
+        if control is not self._control_seen:
+            self._control_seen = control
+            self.transfers.control_changed()
+        up = control is not None
         if up != self._up:
             self._up = up
             self._host.tell(LinkUp(self.key) if up else LinkDown(self.key, reason))

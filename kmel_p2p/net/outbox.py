@@ -2,20 +2,26 @@
 
 Messages leave in order, cut into chunks, under the bytes the receiver granted. A message stays here until the receiver
 says DONE. When the connection breaks, each message already begun is asked about on the next one; the receiver answers
-how many bytes it holds and their BLAKE2b-256, and sending goes on from there if our bytes have the same hash, from the
-start if not. Only a lack of progress ends a transfer.
+how many bytes it holds, and sending goes on from there. If it holds them from an earlier life of ours it adds their
+BLAKE2b-256, and sending starts anew unless our bytes have the same hash. Only a lack of progress ends a transfer.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kmel_p2p.core.errors import ProtocolError
 from kmel_p2p.core.types import SECOND, Micros
-from kmel_p2p.net.frames import Ask, Chunk, Reason
+from kmel_p2p.net.frames import NO_DIGEST, Ask, Chunk, Have, Reason
 from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings
+
+PROBE_AFTER = 3 * SECOND
+"""So long without progress, and we ask: GRANT, DONE or REFUSE may have been lost with a control connection."""
+
+PROBES_MAX = 16
+"""Messages asked about at once for safety; the oldest ones."""
 
 ASK_AGAIN = 2 * SECOND
 """An ASK or its answer may be lost with a connection."""
@@ -56,6 +62,8 @@ class Transfer:
     label: str
     stage: Stage
     sent: int = 0
+    acknowledged: int = 0
+    """The most bytes the receiver said it holds."""
     begun: bool = False
     ask_at: Micros = 0
     misplaced: int = 0
@@ -78,6 +86,15 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What a lack of progress calls for."""
+
+    failures: list[Failure] = field(default_factory=list)
+    renew: bool = False
+    """Replace the bulk connection: it may have lost something without breaking."""
+
+
 class Outbox:
     """Bulk messages waiting for, or on their way to, one remote peer."""
 
@@ -89,6 +106,8 @@ class Outbox:
         self._limit = 0
         self._session_sent = 0
         self._progress_at = now
+        self._probed_at = now
+        self._renewed = False
         self._first = True
         self.queued_bytes = 0
 
@@ -170,48 +189,78 @@ class Outbox:
         """The questions due now. Each is repeated until answered."""
         if self._session is None:
             return []
+        if self._queue and now - max(self._progress_at, self._probed_at) >= PROBE_AFTER:
+            return self._due(now) + self.probes(now)
+        return self._due(now)
+
+    def probes(self, now: Micros) -> list[Ask]:
+        """Questions about the oldest messages under way that do not interrupt them."""
+        self._probed_at = now
+        under_way = [t for t in self._queue.values() if t.begun and t.stage in (Stage.SENDING, Stage.SENT)]
+        return [Ask(transfer.id, len(transfer.data), True) for transfer in under_way[:PROBES_MAX]]
+
+    def _due(self, now: Micros) -> list[Ask]:
         due = []
         for transfer in self._queue.values():
             if transfer.stage in (Stage.ASK, Stage.ASKED) and transfer.ask_at <= now:
                 transfer.stage = Stage.ASKED
                 transfer.ask_at = now + ASK_AGAIN
-                due.append(Ask(transfer.id, len(transfer.data)))
+                due.append(Ask(transfer.id, len(transfer.data), False))
         return due
 
     def granted(self, session: bytes, limit: int, now: Micros) -> None:
         """The receiver allows `limit` bytes since the session began. Old and repeated grants change nothing."""
         if session == self._session and limit > self._limit:
             self._limit = limit
-            self._progress_at = now
+            self._progress(now)
 
     def done(self, message_id: bytes, now: Micros) -> Transfer | None:
         """The receiver has the whole message."""
         transfer = self._queue.get(message_id)
         if transfer is None or not transfer.begun:
             return None
-        self._progress_at = now
+        self._progress(now)
         return self._drop(transfer)
 
-    def held(self, message_id: bytes, offset: int, now: Micros) -> tuple[Transfer, memoryview] | None:
-        """The receiver says it holds `offset` bytes: the transfer and the bytes of ours to hash, or None if not asked.
+    def held(self, have: Have, now: Micros) -> tuple[Transfer, memoryview] | None:
+        """The receiver says how many bytes it holds.
+
+        Returns:
+            The transfer and the bytes of ours whose hash decides, for `compared`; None if nothing is to be decided.
 
         Raises:
             ProtocolError: more bytes than the message has.
         """
-        transfer = self._queue.get(message_id)
-        if transfer is None or transfer.stage is not Stage.ASKED:
+        transfer = self._queue.get(have.id)
+        if transfer is None:
             return None
-        if offset > len(transfer.data):
-            raise ProtocolError(f"claims {offset} bytes of a message of {len(transfer.data)}")
+        if have.offset > len(transfer.data):
+            raise ProtocolError(f"claims {have.offset} bytes of a message of {len(transfer.data)}")
+        if have.offset > transfer.acknowledged and have.digest == NO_DIGEST:
+            transfer.acknowledged = have.offset
+            self._progress(now)
+        if transfer.stage is not Stage.ASKED:
+            return None
         transfer.stage = Stage.CHECKING
-        self._progress_at = now
-        return transfer, memoryview(transfer.data)[:offset]
+        if have.digest == NO_DIGEST:
+            self._resume(transfer, have.offset)
+            return None
+        return transfer, memoryview(transfer.data)[: have.offset]
 
-    def resume(self, transfer: Transfer, offset: int) -> None:
-        """Go on at `offset` (0 when the hashes differed). Nothing changes if the connection broke meanwhile."""
-        if transfer.stage is Stage.CHECKING:
-            transfer.sent = offset
-            transfer.stage = Stage.SENDING if offset < len(transfer.data) else Stage.SENT
+    def compared(self, transfer: Transfer, offset: int, *, same: bool) -> None:
+        """What the hashes said. Nothing changes if the connection broke meanwhile."""
+        if transfer.stage is not Stage.CHECKING or self._queue.get(transfer.id) is not transfer:
+            return
+        if same:
+            self._resume(transfer, offset)
+            return
+        transfer.id = next(self._ids)  # under the old one the receiver holds other bytes
+        self._queue = {queued.id: queued for queued in self._queue.values()}
+        self._resume(transfer, 0)
+
+    def _resume(self, transfer: Transfer, offset: int) -> None:
+        transfer.sent = offset
+        transfer.stage = Stage.SENDING if offset < len(transfer.data) else Stage.SENT
 
     def refused(self, message_id: bytes, reason: Reason, now: Micros) -> Failure | None:
         """The receiver did not take a chunk. A transfer it will never take fails."""
@@ -229,21 +278,30 @@ class Outbox:
             transfer.ask_at = now + (BUSY_PAUSE if reason is Reason.BUSY else 0)
         return None
 
-    def expire(self, now: Micros) -> list[Failure]:
-        """Give up what makes no progress: the oldest message on a working link, all of them without one."""
+    def expire(self, now: Micros) -> Expiry:
+        """What to do about a lack of progress: on a working link first a new connection, then the oldest message fails.
+
+        Without a link every message fails once it has waited long enough.
+        """
         if not self._queue:
-            return []
+            return Expiry()
         silent = now - self._progress_at
         if self._session is None:
             if silent < self._settings.resume:
-                return []
-            reason = f"no connection for {silent // SECOND} s"
-            return [self._fail(transfer, reason) for transfer in list(self._queue.values())]
+                return Expiry()
+            return Expiry(self.clear(f"no connection for {silent // SECOND} s"))
         head = next(iter(self._queue.values()))
-        if silent < self._settings.stall or head.stage is Stage.HELD:
-            return []
+        if silent < self._settings.stall // 2 or head.stage is Stage.HELD:
+            return Expiry()
         self._progress_at = now
-        return [self._fail(head, f"no progress for {silent // SECOND} s")]
+        self._renewed = not self._renewed
+        if self._renewed:
+            return Expiry(renew=True)
+        return Expiry([self._fail(head, f"no progress for {self._settings.stall // SECOND} s")], renew=True)
+
+    def _progress(self, now: Micros) -> None:
+        self._progress_at = now
+        self._renewed = False
 
     def clear(self, reason: str) -> list[Failure]:
         """Give up everything."""

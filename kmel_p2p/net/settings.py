@@ -76,7 +76,8 @@ class TransportSettings(StrictModel):
     """No answer from the peer's event loop for this long ends the link."""
 
     stall: Duration = 60 * SECOND
-    """A transfer without any progress for this long, over a working link, fails."""
+    """A transfer without any progress for this long, over a working link, fails; after half of it the connection is
+    replaced."""
 
     resume: Duration = 120 * SECOND
     """An interrupted transfer waits this long for the link to return."""

@@ -207,7 +207,7 @@ class Proxy:
                 sink.write(data)
                 await sink.drain()
             sink.write_eof()
-        except OSError:
+        except (OSError, RuntimeError):  # the second: half-closed meanwhile
             sink.transport.abort()
 
     def reset(self) -> None:

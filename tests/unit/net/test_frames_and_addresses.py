@@ -46,7 +46,7 @@ frame = st.one_of(
     chunk,
     st.builds(Grant, eight, number),
     st.builds(Done, message_id),
-    st.builds(Ask, message_id, number),
+    st.builds(Ask, message_id, number, st.booleans()),
     st.builds(Have, message_id, number, st.binary(min_size=32, max_size=32)),
     st.builds(Refuse, message_id, st.sampled_from(Reason)),
     st.just(Open()),

@@ -53,7 +53,7 @@ async def test_a_site_that_only_dials_is_answered_over_its_own_connections(feder
     inner = await federation.add(2, bind="")
     assert inner.address == ""
     inner.dial(a)
-    await until(lambda: a.up(inner))
+    await until(lambda: a.up(inner) and inner.outbound(a))
     assert not a.link(inner).outbound
     assert a.transport.send(inner.key, b"control", Lane.CONTROL)
     assert a.transport.send(inner.key, pattern(6 * MIB), Lane.BULK)
