@@ -11,7 +11,8 @@ from kmel_p2p.sim.federation import Federation, membership_of
 from kmel_p2p.sim.host import Host
 
 FULL_CHECK_SITES = 32
-"""Up to this size the whole table is checked after every step; above it, the subjects of events."""
+"""Up to this size the whole table is checked after every step that changed it; above it, the subjects of events."""
+UNPROMPTED = 64
 
 
 class Checks:
@@ -19,6 +20,8 @@ class Checks:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
+        self._versions: dict[int, tuple[int, int]] = {}
+        self._steps: dict[int, int] = {}
         self._newest: dict[tuple[int, int, SiteKey], tuple[int, int, int]] = {}
 
     def stepped(self, host: Host, now: Micros) -> None:
@@ -31,8 +34,17 @@ class Checks:
         sites = len(membership.roster)
         if membership.queued_facts[0] > sites + 1:
             self._fail(host, f"{membership.queued_facts[0]} facts queued about {sites} sites")
-        if sites <= FULL_CHECK_SITES:
+        if sites <= FULL_CHECK_SITES and self._is_due(host, membership):
             self._check_table(host, membership)
+
+    def _is_due(self, host: Host, membership: Membership) -> bool:
+        """After every step that changed the table, and now and then in case a change was not counted."""
+        version = (host.starts, membership.table_version)
+        steps = self._steps.get(host.index, 0) + 1
+        self._steps[host.index] = steps
+        due = self._versions.get(host.index) != version or steps % UNPROMPTED == 0
+        self._versions[host.index] = version
+        return due
 
     def _check_table(self, host: Host, membership: Membership) -> None:
         for key in membership.roster:

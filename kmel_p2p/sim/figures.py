@@ -190,7 +190,7 @@ def _news(stage: Stage) -> tuple[list[Micros], int]:
     missing = 0
     for topic, since in stage.announced.items():
         for host in stage.hosts("all"):
-            if not host.running:
+            if not host.running or stage.started_us[host.index] > since:
                 continue
             heard = stage.observer.first_heard.get((topic, host.index))
             if heard is None:

@@ -94,7 +94,13 @@ class Observer:
         membership = membership_of(observer)
         in_roster = subject.key in self._federation.roster and observer.key in self._federation.roster
         gone = not observer.running or self.truth[observer.key] is MemberState.LEFT
-        if observer is subject or membership is None or gone or not in_roster or membership.state(subject.key) is self.truth[subject.key]:
+        if (
+            observer is subject
+            or membership is None
+            or gone
+            or not in_roster
+            or membership.state(subject.key) is self.truth[subject.key]
+        ):
             self._wrong.pop((observer.index, subject.index), None)
         else:
             self._wrong[observer.index, subject.index] = None

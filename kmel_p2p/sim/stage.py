@@ -22,9 +22,9 @@ class Stage:
         self.observer = observer
         self.rng = rng
         self.marks: dict[str, Micros] = {}
+        self.started_us: dict[int, Micros] = {}
         self.announced: dict[bytes, Micros] = {}
         self.local_refusals: Counter[str] = Counter()
-        self.own_deaths = 0
         self._partition: list[list[Host]] = []
 
     def mark(self, name: str) -> None:
@@ -32,10 +32,12 @@ class Stage:
         self.marks[name] = self.network.now
 
     def hosts(self, selector: str) -> list[Host]:
-        """Hosts of "all", "3", "0-7" or "0-3,9"."""
+        """Hosts of "all" (of the roster), "random" (one that runs), "3", "0-7" or "0-3,9"."""
         hosts = self.federation.hosts
         if selector == "all":
             return [h for h in hosts if h.key in self.federation.roster]
+        if selector == "random":
+            return [self.rng.choice([h for h in hosts if h.running])]
         chosen: list[Host] = []
         for part in selector.split(","):
             low, _, high = part.partition("-")
@@ -51,6 +53,7 @@ class Stage:
         if host.power is not Power.OFF:
             return
         self.network.start(host)
+        self.started_us[host.index] = self.network.now
         self.observer.expect(host, MemberState.ALIVE)
         self.observer.booted(host)
 

@@ -103,14 +103,14 @@ class Context:
     def cargo(self, member: Member, introduce: bool = False) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
         """Facts for a probe message to `member`.
 
-        First what concerns it most: the accusation against it, so that it can refute; to a site not heard from yet,
-        who we are (also when it introduced itself).
+        First what concerns it most: to a site not heard from yet, who we are (also when it introduced itself). To one
+        that is accused only the accusation, so that it can refute: it is probably not there to hear the rest.
         """
         first: tuple[Fact, ...] = ()
-        if member.suspicion is not None:
+        if member.suspicion is not None and not introduce:
             accusation = self.accusation_of(member)
-            first = (accusation,) if accusation is not None else ()
-        elif introduce or member.state is MemberState.UNKNOWN:
+            return ((accusation,) if accusation is not None else ()), ()
+        if introduce or member.state is MemberState.UNKNOWN:
             first = (self.descriptor,)
         if not first and not self.spread:
             return (), ()

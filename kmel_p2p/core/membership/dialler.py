@@ -65,10 +65,10 @@ class Dialler:
         self._attempts.pop(member.key, None)
 
     def hurry(self, member: Member) -> None:
-        """Its addresses changed: the back-off for the old ones says nothing about the new."""
+        """It spoke, or moved: the back-off of earlier attempts says nothing about the next one."""
         if self._needed(member):
             self._attempts.pop(member.key, None)
-            self._schedule(member, self._context.rng.randrange(self._context.settings.dial_first_us))
+            self._schedule(member, self._context.rng.randrange(self._context.settings.dial_first_us // 4))
 
     def advance(self) -> None:
         """Make the attempts that are due."""

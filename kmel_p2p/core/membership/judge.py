@@ -31,7 +31,7 @@ from kmel_p2p.core.membership.events import (
     MemberUnreachable,
 )
 from kmel_p2p.core.membership.members import Member, MemberState
-from kmel_p2p.core.membership.messages import Accusation, Fact
+from kmel_p2p.core.membership.messages import Accusation, Fact, Gossip
 from kmel_p2p.core.membership.suspicion import Suspicion
 from kmel_p2p.core.types import Micros, SiteKey, short
 
@@ -86,8 +86,11 @@ class Judge:
             return False
         return (fact.generation, fact.serial) > (held.generation, held.serial)
 
-    def apply(self, facts: tuple[Fact, ...], sender: Member, by_sync: bool = False) -> None:
-        """Merge vetted facts. What a full sync brings about unknown sites is old news and is not spread again."""
+    def apply(self, facts: tuple[Fact, ...], sender: Member, by_sync: bool = False, by_ping: bool = False) -> None:
+        """Merge vetted facts. What a full sync brings about unknown sites is old news and is not spread again.
+
+        An accusation of ourselves is answered to its sender at once; a ping's answer carries the refutation anyway.
+        """
         context = self._context
         for fact in facts:
             if isinstance(fact, Descriptor):
@@ -103,8 +106,10 @@ class Judge:
                     context.spread.facts.heard(member.handle, fact, context.limit)
             elif fact.subject == context.handle:
                 self._hear_own_accusation(fact)
+                if not by_ping:
+                    context.send(sender.key, Gossip((context.descriptor,), ()))
             else:
-                self._hear_accusation(fact, sender)
+                self._hear_accusation(fact, sender, by_sync)
 
     def learn(self, member: Member, descriptor: Descriptor, spread: bool = True) -> None:
         """Take over an authentic descriptor if it is newer than the one held."""
@@ -116,8 +121,7 @@ class Judge:
                 return
             if new == old:
                 descriptor = held  # recalled from an earlier run; the held one was verified
-        member.descriptor = descriptor
-        member.fact_hash = None
+        self._context.table.describe(member, descriptor)
         self._note_addresses(member, held, descriptor)
         if spread:
             self._context.spread.put(member.handle, descriptor, self._context.now)
@@ -147,11 +151,12 @@ class Judge:
 
     def accuse(self, member: Member) -> None:
         """Our own probe failed."""
-        held = member.descriptor
-        if held is not None:
-            self._suspect(member, [self._context.handle])
+        first = member.state is MemberState.ALIVE
+        self._suspect(member, [self._context.handle])
+        if first:
+            self._tell_subject(member)
 
-    def _hear_accusation(self, fact: Accusation, sender: Member) -> None:
+    def _hear_accusation(self, fact: Accusation, sender: Member, by_sync: bool) -> None:
         context = self._context
         member = context.table.by_handle(fact.subject)
         if member is None or member.descriptor is None:
@@ -175,8 +180,24 @@ class Judge:
             self._suspect(member, accusers)
             self._bury(member)
             return
-        if not self._suspect(member, accusers):
+        if by_sync:
+            if member.state is MemberState.ALIVE:
+                self._question(member, accusers[:1])
+        elif not self._suspect(member, accusers):
             context.spread.facts.heard(member.handle, fact, context.limit)
+
+    def _question(self, member: Member, accusers: list[bytes]) -> None:
+        """Another part of the federation lost a member that is alive to us, as after a partition.
+
+        It has to refute, so it is told at once. Nobody else is: an old verdict must not become fresh confirmations.
+        """
+        self._suspect(member, accusers, spread=False)
+        self._tell_subject(member)
+
+    def _tell_subject(self, member: Member) -> None:
+        fact = self._context.accusation_of(member)
+        if fact is not None:
+            self._context.send(member.key, Gossip((fact,), ()))
 
     def _may_accuse(self, accuser: bytes, subject: bytes) -> bool:
         context = self._context
@@ -195,7 +216,7 @@ class Judge:
         allowance.spend(1, context.now)
         return True
 
-    def _suspect(self, member: Member, accusers: list[bytes]) -> bool:
+    def _suspect(self, member: Member, accusers: list[bytes], spread: bool = True) -> bool:
         """Count accusers; False when nothing changed."""
         context = self._context
         suspicion = member.suspicion
@@ -212,10 +233,14 @@ class Judge:
             self._move(member, MemberState.SUSPECT)
         elif member.state is not MemberState.SUSPECT or suspicion is None:
             return False
-        elif not any([suspicion.confirm(accuser) for accuser in accusers]):
-            return False
+        else:
+            confirmed = sum(suspicion.confirm(accuser) for accuser in accusers)
+            if not confirmed:
+                return False
+            context.counters["confirmations"] += confirmed
         self._arm(member, suspicion)
-        self._tell_accusation(member)
+        if spread:
+            self._tell_accusation(member)
         return True
 
     def _tell_accusation(self, member: Member) -> None:
@@ -249,7 +274,9 @@ class Judge:
         assert member.suspicion is not None
         member.suspicion.finished = True
         self._move(member, MemberState.DEAD)
-        self._tell_accusation(member)
+        if not member.suspicion.settled:
+            # Otherwise the accusers that convinced us are on their way to everybody and say the same.
+            self._tell_accusation(member)
 
     def postpone(self, gap_us: Micros) -> None:
         """We were suspended: nobody could reach us to refute in that time."""

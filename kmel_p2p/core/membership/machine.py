@@ -52,7 +52,7 @@ from kmel_p2p.core.membership.messages import (
     SyncSummary,
 )
 from kmel_p2p.core.membership.prober import Prober
-from kmel_p2p.core.membership.settings import MembershipSettings
+from kmel_p2p.core.membership.settings import MembershipSettings, confirmations_wanted
 from kmel_p2p.core.membership.syncer import Syncer
 from kmel_p2p.core.types import Micros, Randomness, SiteKey, short
 
@@ -64,8 +64,8 @@ class Membership:
     """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
 
     __slots__ = (
-        "_context", "_dialler", "_gossip_us", "_judge", "_late_for", "_leave_us", "_prober", "_speaker", "_syncer",
-        "_wake",
+        "_context", "_dialler", "_gossip_round", "_gossip_us", "_judge", "_late_for", "_leave_us", "_prober",
+        "_speaker", "_syncer", "_wake",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +98,7 @@ class Membership:
         self._syncer = Syncer(self._context)
         self._dialler = Dialler(self._context, self._judge, self._prober)
         self._gossip_us: Micros = now
+        self._gossip_round: list[SiteKey] = []
         self._leave_us: Micros | None = None
         self._wake: Micros | None = None
         self._late_for: Micros | None = None
@@ -138,6 +139,11 @@ class Membership:
         """Where the facts held about another site stand in their order; it only ever grows within one run."""
         member = self._context.table.get(key)
         return member.standing if member is not None else None
+
+    @property
+    def table_version(self) -> int:
+        """Grows with every change of what is held about anybody."""
+        return self._context.table.version
 
     def members(self) -> list[MemberView]:
         """One line per other roster site, in key order, for `status`."""
@@ -187,7 +193,7 @@ class Membership:
         self._prober.heard_us = now
         self._speaker = member
         if isinstance(message, Ping):
-            self._take(member, message.facts, message.news)
+            self._take(member, message.facts, message.news, by_ping=True)
             self._meet(member, message.generation, message.serial)
             own = self._context.descriptor
             introduced = any(type(fact) is Descriptor and fact.key == sender for fact in message.facts)
@@ -329,18 +335,36 @@ class Membership:
         self._gossip_us = max(next_us, context.spread.ready_at(context.now))
 
     def _gossip_targets(self) -> list[Member]:
+        """The next few of a shuffled round, so that a fact's transmissions go to different members."""
         context = self._context
-        fanout = context.settings.gossip_fanout
-        alive = context.table.alive
-        keys = context.rng.sample(alive, min(fanout, len(alive)))
-        return [m for m in map(context.table.get, keys) if m is not None]
+        targets: list[Member] = []
+        refilled = False
+        while len(targets) < context.settings.gossip_fanout:
+            if not self._gossip_round:
+                if refilled:
+                    break
+                refilled = True
+                self._gossip_round = list(context.table.alive)
+                context.rng.shuffle(self._gossip_round)
+            member = context.table.get(self._gossip_round.pop())
+            # Suspects hear what concerns them from those who probe them.
+            if member is not None and member.state is MemberState.ALIVE and member not in targets:
+                targets.append(member)
+        return targets
 
     # -- facts ---------------------------------------------------------------------------------------------------
 
-    def _take(self, member: Member, facts: tuple[Fact, ...], news: tuple[News, ...], by_sync: bool = False) -> None:
+    def _take(
+        self,
+        member: Member,
+        facts: tuple[Fact, ...],
+        news: tuple[News, ...],
+        by_sync: bool = False,
+        by_ping: bool = False,
+    ) -> None:
         if facts:
             self._judge.vet(facts)
-            self._judge.apply(facts, member, by_sync)
+            self._judge.apply(facts, member, by_sync, by_ping)
         for item in news:
             self._context.emit(ApplicationFact(member.key, item.topic, item.body))
 
@@ -374,6 +398,7 @@ class Membership:
         if member.answered_us is not None and now < member.answered_us + self._context.settings.probe_interval_us:
             return False
         member.answered_us = now
+        self._context.counters["answers"] += 1
         return True
 
     def _on_change(self, member: Member, before: MemberState) -> None:
@@ -382,7 +407,18 @@ class Membership:
             self._prober.include(member)
             if member is self._speaker:
                 self._syncer.soon(member.key)
+            if not member.linked:
+                self._dialler.hurry(member)
+        if member.state is MemberState.SUSPECT:
+            self._offer_second_opinion(member)
         self._dialler.consider(member)
+
+    def _offer_second_opinion(self, member: Member) -> None:
+        """Somebody accuses it: about twice as many members as are wanted probe it next instead of in their turn."""
+        context = self._context
+        wanted = confirmations_wanted(context.settings, context.sites)
+        if wanted and context.rng.randrange(context.sites) < 2 * (wanted + 1):
+            self._prober.hurry(member)
 
     # -- links and roster ----------------------------------------------------------------------------------------
 
@@ -433,7 +469,7 @@ class Membership:
             if member is None or member.descriptor is not None:
                 continue
             if is_authentic(descriptor, context.charter_id, context.verify):
-                member.descriptor = descriptor
+                context.table.describe(member, descriptor)
             else:
                 context.counters["recalled_forgeries"] += 1
 

@@ -63,13 +63,14 @@ class Member:
 
     __slots__ = (
         "answered_us", "changed_us", "degraded", "descriptor", "fact_hash", "handle", "indirect_streak",
-        "linked", "rtt_us", "site", "state", "suspicion",
+        "linked", "rank", "rtt_us", "site", "state", "suspicion",
     )  # fmt: skip
 
     def __init__(self, site: RosterSite, now: Micros, linked: bool) -> None:
         self.site = site
         self.handle = handle_of(site.key)
         self.state = MemberState.UNKNOWN
+        self.rank = 0
         self.descriptor: Descriptor | None = None
         self.changed_us = now
         self.linked = linked
@@ -89,7 +90,7 @@ class Member:
         """This member's place in the order, or None while nothing is known in this run."""
         if self.state is MemberState.UNKNOWN or self.descriptor is None:
             return None
-        return Standing(self.descriptor.generation, self.descriptor.serial, RANK[self.state])
+        return Standing(self.descriptor.generation, self.descriptor.serial, self.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class MemberView:
 class MemberTable:
     """All other sites of the roster."""
 
-    __slots__ = ("_alive", "_alive_view", "_by_handle", "_keys", "_members", "counted")
+    __slots__ = ("_alive", "_alive_view", "_by_handle", "_keys", "_members", "counted", "version")
 
     def __init__(self) -> None:
         self._members: dict[SiteKey, Member] = {}
@@ -122,6 +123,8 @@ class MemberTable:
         self._alive: list[SiteKey] = []
         self._alive_view: tuple[SiteKey, ...] | None = ()
         self._keys: tuple[SiteKey, ...] | None = None
+        self.version = 0
+        """Grows with every change of any member's state or descriptor."""
         self.counted = 0
         """Members alive, suspect or dead: the N of every formula is this plus one."""
 
@@ -181,6 +184,12 @@ class MemberTable:
         self._keys = None
         del self._by_handle[member.handle]
 
+    def describe(self, member: Member, descriptor: Descriptor) -> None:
+        """Hold a newer descriptor of a member."""
+        member.descriptor = descriptor
+        member.fact_hash = None
+        self.version += 1
+
     def move(self, member: Member, state: MemberState, now: Micros) -> None:
         """Change a member's state by the table of legal moves."""
         if state not in LEGAL_MOVES[member.state]:
@@ -188,6 +197,8 @@ class MemberTable:
         self._count(member.state, -1, member.key)
         self._count(state, +1, member.key)
         member.state = state
+        member.rank = RANK.get(state, 0)
+        self.version += 1
         member.changed_us = now
         member.fact_hash = None
 

@@ -161,7 +161,14 @@ _DESCRIPTOR = record(
     software=text(MAX_SOFTWARE_CHARS),
     signature=SIGNATURE,
 )
-_ACCUSATION = record(Accusation, subject=HANDLE, generation=_GENERATION, serial=_SERIAL, dead=flag(), accusers=listing(HANDLE, MAX_ACCUSERS))
+_ACCUSATION = record(
+    Accusation,
+    subject=HANDLE,
+    generation=_GENERATION,
+    serial=_SERIAL,
+    dead=flag(),
+    accusers=listing(HANDLE, MAX_ACCUSERS),
+)
 _DESCRIPTOR_FIELDS = len(fields(Descriptor))
 _ACCUSATION_FIELDS = len(fields(Accusation))
 

@@ -26,7 +26,17 @@ _SEQUENCES = 2**32
 class _Probe:
     """The probe in flight."""
 
-    __slots__ = ("answered", "failed_locally", "helpers", "indirect", "member", "nacks", "sequence", "started_us")
+    __slots__ = (
+        "answered",
+        "failed_locally",
+        "helpers",
+        "indirect",
+        "member",
+        "nacks",
+        "sequence",
+        "started_us",
+        "unsent",
+    )
 
     def __init__(self, member: Member, sequence: int, now: Micros) -> None:
         self.member = member
@@ -37,6 +47,7 @@ class _Probe:
         self.indirect = False
         self.helpers: dict[SiteKey, bool] = {}
         self.nacks = 0
+        self.unsent = False
 
 
 class _Relay:
@@ -167,9 +178,12 @@ class Prober:
         if probe is None or probe.answered or probe.indirect:
             return
         probe.indirect = True
+        if _is_settled(probe.member):
+            return
         context.counters["direct_probes_failed"] += 1
         helpers = self._choose_helpers(probe.member)
         patience = context.health.stretch(context.settings.probe_timeout_us)
+        probe.unsent = not probe.member.linked and not helpers
         for helper in helpers:
             probe.helpers[helper] = True
             context.send(helper, PingRequest(probe.sequence, probe.member.handle, patience))
@@ -178,26 +192,24 @@ class Prober:
         """Random members alive without suspicion, or suspects when nobody else exists. Exhaustive when few."""
         context = self._context
         wanted = context.settings.indirect_probes
-        if target.suspicion is not None and target.suspicion.settled:
-            return []  # enough members accuse it already; it hears of it through our ping
+        if target.suspicion is not None:
+            wanted = min(1, wanted)  # accused already: one helper shows whether we are well, the rest is evidence
         alive = context.table.alive
         if len(alive) > 8 * (wanted + 1):
             pool = context.rng.sample(alive, 4 * (wanted + 1))
         else:
             pool = context.rng.sample(alive, len(alive))
-        pool = [key for key in pool if key != target.key]
-        trusted = [k for k in pool if self._state(k) is MemberState.ALIVE]
-        return (trusted or pool)[:wanted]
-
-    def _state(self, key: SiteKey) -> MemberState:
-        member = self._context.table.get(key)
-        return member.state if member is not None else MemberState.UNKNOWN
+        members = [m for m in map(context.table.get, pool) if m is not None and m is not target and m.linked]
+        trusted = [m.key for m in members if m.state is MemberState.ALIVE]
+        return (trusted or [m.key for m in members])[:wanted]
 
     def _finish(self) -> None:
         """The interval is over: judge the probe in flight."""
         context, probe = self._context, self._probe
         self._probe = self.stage_us = None
         if probe is None or probe.answered or probe.member.state not in COUNTED:
+            return
+        if _is_settled(probe.member):
             return
         context.counters["probes_failed"] += 1
         missing = len(probe.helpers) - probe.nacks
@@ -208,9 +220,9 @@ class Prober:
         self._judge.accuse(probe.member)
 
     def _blame_ourselves(self, probe: _Probe) -> bool:
-        """Not one message from anybody since the probe began: rather our network than that member, for a while."""
+        """Nobody could be asked, or nobody at all spoke since: rather our network than that member, for a while."""
         settings = self._context.settings
-        silent = settings.local_health and self.heard_us < probe.started_us
+        silent = settings.local_health and (self.heard_us < probe.started_us or probe.unsent)
         if not silent or self._context.table.alive_count < 2:
             self._silent = 0
             return False
@@ -287,6 +299,8 @@ class Prober:
         if probe is not None and sequence == probe.sequence and probe.helpers.get(sender.key):
             probe.helpers[sender.key] = False
             probe.nacks += 1
+            if probe.nacks == len(probe.helpers):
+                self._finish()  # everybody asked is well and nobody reached it: the rest of the interval adds nothing
 
     # -- probes for others ---------------------------------------------------------------------------------------
 
@@ -309,7 +323,10 @@ class Prober:
         # Eight tenths of the requester's patience, so that a nack still arrives in time (swift-cluster-membership).
         patience = min(request.patience_us, context.health.stretch(context.settings.probe_timeout_us))
         heapq.heappush(self._relay_ends, (context.now + patience * 8 // 10, sequence))
-        self.ping(target, sequence)
+        # Without cargo, since the target is probably not there to hear it.
+        own = context.descriptor
+        accusation = context.accusation_of(target)
+        context.send(target.key, Ping(sequence, own.generation, own.serial, (accusation,) if accusation else ()))
 
     def _relay_answered(self, relay: _Relay) -> None:
         if relay.answered:
@@ -326,3 +343,8 @@ class Prober:
         relay = self._relays.pop(sequence, None)
         if relay is not None and not relay.answered:
             self._context.send(relay.requester, Nack(relay.sequence))
+
+
+def _is_settled(member: Member) -> bool:
+    """Enough members accuse it already: our evidence adds nothing, and it hears of it through our ping."""
+    return member.suspicion is not None and member.suspicion.settled

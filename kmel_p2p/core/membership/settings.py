@@ -56,11 +56,11 @@ class MembershipSettings(StrictModel):
     """A timer served later than this means we were suspended: nobody is accused for that time."""
     message_budget_bytes: Annotated[int, pydantic.Field(ge=700, le=16384)] = 1400
     """Upper bound of a message that carries facts; one Ethernet frame."""
-    piggyback_bytes: Annotated[int, pydantic.Field(ge=0, le=1400)] = 120
+    piggyback_bytes: Annotated[int, pydantic.Field(ge=0, le=1400)] = 80
     """Membership facts on one probe message; a single larger fact is still carried."""
-    fact_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 90
+    fact_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 60
     """Membership gossip per probe interval beyond piggybacking: keeps a mass failure from becoming a storm."""
-    fact_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 600
+    fact_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 240
     """Membership gossip at once after quiet, so that a single death is known fast."""
     news_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 8192
     """Application facts per second; their own allowance, so neither kind can starve the other."""
@@ -142,6 +142,7 @@ WAN = MembershipSettings(
     suspicion_mult=6,
     gossip_interval_us=500 * MILLISECOND,
     gossip_fanout=4,
+    fact_burst_bytes=600,
     gossip_to_dead_us=60 * SECOND,
     sync_interval_us=60 * SECOND,
     reconnect_interval_us=60 * SECOND,

@@ -209,7 +209,8 @@ class Spread:
         room = min(room, self._news_allowance.available(now))
         if room <= 0:
             return ()
-        news, used = self.news.take(room, 16, limit)
+        # Membership facts missed by gossip come with the next full sync; application facts have only this way.
+        news, used = self.news.take(room, 16, 2 * limit)
         self._news_allowance.spend(used + FRAME_OVERHEAD_BYTES, now)
         return tuple(news)
 

@@ -57,7 +57,9 @@ class Syncer:
         if self._wanted:
             self.next_us = context.now + context.settings.gossip_interval_us
         else:
-            self.next_us = context.now + sync_interval_us(context.settings, context.sites)
+            interval = sync_interval_us(context.settings, context.sites)
+            # Three to five quarters of it, so that members that started together do not compare together.
+            self.next_us = context.now + interval * 3 // 4 + context.rng.randrange(interval // 2)
         if target is not None:
             context.send(target, SyncDigest(self.digests(bucket_count(context.sites))))
 
