@@ -14,8 +14,8 @@ BELOW, EQUAL, ABOVE = -1, 0, 1
 _NUMBER = re.compile(r"^(<=|>=|<|>|=|≤|≥)?\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$")
 _RELATION = {"<": BELOW, "<=": BELOW, "≤": BELOW, ">": ABOVE, ">=": ABOVE, "≥": ABOVE, "=": EQUAL, None: EQUAL}
 _CLASSES = {
-    **dict.fromkeys(("1", "1.0", "true", "yes", "positive", "active", "pos"), 1.0),
-    **dict.fromkeys(("0", "0.0", "false", "no", "negative", "inactive", "neg"), 0.0),
+    **dict.fromkeys(("1", "1.0", "true", "yes", "positive", "active", "pos", "toxic"), 1.0),
+    **dict.fromkeys(("0", "0.0", "false", "no", "negative", "inactive", "neg", "non-toxic"), 0.0),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.reading import Readings
 from kmel_p2p.chem.rejects import Counts, Reject
 from kmel_p2p.chem.table import StructureTable
 
@@ -28,6 +29,7 @@ class Measurements:
         counts: per assay endpoint, in order; the sum also holds rows that named none.
         total: all counts together.
         rejects: refused rows.
+        readings: per assay endpoint, what its cells held before merging.
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -40,6 +42,7 @@ class Measurements:
     counts: tuple[Counts, ...]
     total: Counts
     rejects: tuple[Reject, ...]
+    readings: tuple[Readings, ...]
 
     def __len__(self) -> int:
         return len(self.structures)

@@ -1,26 +1,69 @@
-"""Where a site's measurements are. Plain settings; `ingest` reads what they name."""
+"""Where a site's measurements are. Plain settings; `records` reads what they name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
+
+from kmel_p2p.core.errors import ConfigError
+
+Part = Literal["", "AtoB", "BtoA", "ratio"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Where the values of one assay endpoint are, and in which unit they are written."""
+    """Where the values of one assay endpoint are, and how they are written.
 
-    column: str
+    Attributes:
+        column: column (wide), property (SDF), `input_assay_id` (TUNER) or value column (K-MELLODDY).
+        unit: of the values; in K-MELLODDY tables of rows that name none.
+        low_limit: values at or below it, written without a relation, mean "below the limit". In the unit of the column.
+        high_limit: values at or above it mean "above the limit".
+        threshold: makes classes of numbers (classification only), in the numbers' own unit.
+        positive: which side of the threshold, the threshold included, is class 1.
+        match: K-MELLODDY column -> value; a row belongs to the assay endpoint when all of them agree.
+        part: which part of a bracket list `[AtoB,BtoA]` is meant.
+    """
+
+    column: str = ""
     unit: str = ""
+    low_limit: float | None = None
+    high_limit: float | None = None
+    threshold: float | None = None
+    positive: Literal["above", "below"] = "above"
+    match: Mapping[str, str] = field(default_factory=dict)
+    part: Part = ""
+
+    def __post_init__(self) -> None:
+        if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:
+            raise ConfigError(f"column {self.column!r}: low_limit must be below high_limit")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbargoSource:
+    """What must not be used for training, although it is in the file.
+
+    Attributes:
+        compounds: text file, one SMILES, InChIKey or first block of an InChIKey per line.
+        scaffolds: text file, one SMILES per line; every compound with the scaffold of one of them is kept back.
+        project_column: column (property) that names the project of a row.
+        projects: those kept back.
+    """
+
+    compounds: Path | None = None
+    scaffolds: Path | None = None
+    project_column: str = ""
+    projects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WideSource:
-    """A CSV file with a SMILES column and one column per assay endpoint.
+    """A CSV or Parquet file with a SMILES column and one column per assay endpoint.
 
     Attributes:
-        path: the file; UTF-8, comma separated, first line is the header.
+        path: CSV is UTF-8, comma separated, with a header in the first line; `.parquet` is read as Parquet.
         smiles_column: name of the column that holds structures.
         columns: assay endpoint of the charter -> column of the file.
     """
@@ -28,3 +71,42 @@ class WideSource:
     path: Path
     smiles_column: str
     columns: Mapping[str, Column]
+    embargo: EmbargoSource = EmbargoSource()
+
+
+@dataclass(frozen=True, slots=True)
+class SdfSource:
+    """An SDF file whose properties hold the values."""
+
+    path: Path
+    columns: Mapping[str, Column]
+    embargo: EmbargoSource = EmbargoSource()
+
+
+@dataclass(frozen=True, slots=True)
+class LongSource:
+    """A K-MELLODDY table (standard data format v4.6): one measurement per row."""
+
+    path: Path
+    columns: Mapping[str, Column]
+    embargo: EmbargoSource = EmbargoSource()
+
+
+@dataclass(frozen=True, slots=True)
+class TunerSource:
+    """Tables of MELLODDY-TUNER.
+
+    Attributes:
+        path: T1, the measurements.
+        assays: T0; an assay that is not in it is refused, as TUNER does. None: not checked.
+        structures: T2.
+    """
+
+    path: Path
+    structures: Path
+    columns: Mapping[str, Column]
+    assays: Path | None = None
+    embargo: EmbargoSource = EmbargoSource()
+
+
+Source: TypeAlias = WideSource | SdfSource | LongSource | TunerSource

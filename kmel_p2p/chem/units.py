@@ -14,6 +14,8 @@ from kmel_p2p.core.errors import ConfigError
 
 Convert = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
+_SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
 _LOG10 = re.compile(r"^log10\((?P<inner>.*)\)$")
 
 
@@ -77,10 +79,14 @@ def _registry() -> Any:
     registry = _pint().UnitRegistry(autoconvert_offset_to_baseunit=True)
     # In assay tables M is molar and never metre's mega or a mass.
     registry.define("molar = mole / liter = M")
+    registry.define("ratio = []")
     return registry
 
 
 def _quantity(text: str) -> Any:
     # "10-6 cm/s" is how permeability is written in K-MELLODDY tables.
-    text = re.sub(r"^10\s*\^?\s*-\s*(\d+)\s+", r"1e-\1 ", text.strip())
+    text = text.strip().translate(_SUPERSCRIPTS)
+    text = re.sub(r"^(?:[x×]\s*)?10\s*\^?\s*-\s*(\d+)\s+", r"1e-\1 ", text)
+    # "ng·h/mL" and "ng.h/mL" are products.
+    text = re.sub(r"(?<=[A-Za-z])[·.](?=[A-Za-z])", "*", text)
     return _registry().Quantity(text)

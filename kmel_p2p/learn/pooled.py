@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.ingest import ingest_wide
+from kmel_p2p.chem.ingest import ingest
 from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import WideSource
+from kmel_p2p.chem.source import Source
 from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.chem.structures import ignore_progress
 from kmel_p2p.learn.architecture import Architecture
@@ -46,8 +46,8 @@ class Pooled:
 
 
 def train_pooled(
-    source: WideSource,
-    test_source: WideSource | None,
+    source: Source,
+    test_source: Source | None,
     architecture: Architecture,
     features: FeaturePolicy,
     split: SplitPolicy,
@@ -67,14 +67,14 @@ def train_pooled(
         progress: called with (steps done, steps in all).
 
     Raises:
-        ConfigError, DataError: as `ingest_wide`.
+        ConfigError, DataError: as `ingest`.
     """
     torch.set_num_threads(threads)
     cache = StructureCache(cache_dir)
     endpoints = architecture.endpoints
-    test = ingest_wide(test_source, endpoints, features, cache=cache) if test_source else None
+    test = ingest(test_source, endpoints, features, cache=cache) if test_source else None
     excluded = frozenset(test.structures.identities) if test else frozenset()
-    own = ingest_wide(source, endpoints, features, cache=cache, excluded=excluded)
+    own = ingest(source, endpoints, features, cache=cache, excluded=excluded)
     dataset = Dataset.build(own, split.folds(own.structures.series), test)
     network = Network(architecture)
     start_local(network, architecture, model_seed, training.seed)

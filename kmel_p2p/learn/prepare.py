@@ -10,7 +10,8 @@ import numpy as np
 
 from kmel_p2p.chem.cache import StructureCache
 from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.ingest import ingest_wide
+from kmel_p2p.chem.ingest import ingest
+from kmel_p2p.chem.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.rejects import Rejects
 from kmel_p2p.core.errors import ConfigError, DataError
@@ -25,7 +26,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
 
     Raises:
         ConfigError: settings and files do not fit, or this RDKit describes molecules otherwise than the charter's.
-        DataError: nothing to train on; `rejects.csv` is written first.
+        DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
     features_hash = check_reference(plan)
     cache = StructureCache(plan.state_dir / "cache")
@@ -35,7 +36,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
         source = plan.test_source if source_is_test else plan.source
         assert source is not None
         report(Progress("reading", 0, 1))
-        return ingest_wide(
+        return ingest(
             source,
             plan.endpoints,
             plan.features,
@@ -50,6 +51,9 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     rejects = Rejects([*own.rejects, *(test.rejects if test else ())])
     rejects_path = plan.state_dir / "rejects.csv"
     rejects.write(rejects_path)
+    write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
+    if plan.require_approval:
+        require_approved(plan.state_dir, own.dataset_hash())
     dataset = Dataset.build(own, plan.split.folds(own.structures.series), test)
     if not len(dataset.train):
         raise DataError(

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import WideSource
+from kmel_p2p.chem.source import Source
 from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.learn.architecture import Architecture
@@ -63,14 +63,15 @@ class TrainerPlan:
         threads: torch threads; 0 leaves the choice to torch.
         featurise_processes: 0 for all cores.
         nice: priority given up, 0 to 19.
+        require_approval: train only on the dataset that was approved (`chem.manifest`).
         labels: facts for the model's card, such as federation, charter id and site name.
     """
 
     architecture: Architecture
     features: FeaturePolicy
     model_seed: int
-    source: WideSource
-    test_source: WideSource | None
+    source: Source
+    test_source: Source | None
     split: SplitPolicy
     training: TrainingSettings
     codec: CodecParameters
@@ -82,6 +83,7 @@ class TrainerPlan:
     threads: int = 0
     featurise_processes: int = 0
     nice: int = 0
+    require_approval: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -124,7 +124,7 @@ class DataSection(StrictModel):
             if self.format != "kmelloddy" and not rule.column:
                 raise ValueError(f"columns.{name}: 'column' is missing")
             if self.format == "kmelloddy" and not rule.match:
-                raise ValueError(f"columns.{name}: 'match' is missing: which rows are meant, as {{ Test_Type = \"hERG\" }}")
+                raise ValueError(f"columns.{name}: 'match' is missing; it says which rows are meant")
             if self.format != "kmelloddy" and (rule.match or rule.part):
                 raise ValueError(f"columns.{name}: 'match' and 'part' belong to format 'kmelloddy'; remove them")
         return self

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest_wide
+from kmel_p2p.chem.ingest import ingest
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.rejects import Counts, Rejects
@@ -29,7 +29,7 @@ COLUMNS = {"logd": Column("D"), "solubility": Column("S", "umol/L"), "herg": Col
 def read(path: Path, text: str | bytes, columns: dict[str, Column] | None = None, **kwargs: object) -> Measurements:
     path = path / "data.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return ingest_wide(WideSource(path, "smiles", columns or COLUMNS), ENDPOINTS, POLICY, **kwargs)  # type: ignore[arg-type]
+    return ingest(WideSource(path, "smiles", columns or COLUMNS), ENDPOINTS, POLICY, **kwargs)  # type: ignore[arg-type]
 
 
 def test_a_table_becomes_labels_relations_and_an_account(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, text: str | bytes, ex
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.csv: no such file"):
-        ingest_wide(WideSource(tmp_path / "absent.csv", "smiles", COLUMNS), ENDPOINTS, POLICY)
+        ingest(WideSource(tmp_path / "absent.csv", "smiles", COLUMNS), ENDPOINTS, POLICY)
 
 
 @pytest.mark.parametrize(

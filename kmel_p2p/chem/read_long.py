@@ -1,0 +1,206 @@
+"""Long tables, one measurement per row: the K-MELLODDY standard format v4.6 and MELLODDY-TUNER's T0/T1/T2.
+
+K-MELLODDY: github.com/HITS-AI/k-melloddy. Names are compared whole, never by substring (`CYP1A2` is not in `CYP2A12`),
+but without case and with blanks and underscores alike, because tables in circulation use both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmel_p2p.chem.cells import is_missing
+from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, table_rows
+from kmel_p2p.chem.source import LongSource, TunerSource
+from kmel_p2p.core.errors import ConfigError, DataError
+
+VALUE_COLUMN = "Measurement_Value"
+DESCRIBING = ("Test", "Test_Type", "Test_Subject", "Measurement_Type", "Measurement_Condition")
+"""Columns that say what was measured; shown for rows that no assay endpoint is mapped to."""
+
+_RELATIONS = frozenset({"", "=", "<", "<=", ">", ">=", "≤", "≥"})
+_LIST = re.compile(r"^\[\s*([^,\]]+?)\s*,\s*([^,\]]+?)\s*\]$")
+
+
+def read_long(source: LongSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+    """Records of a K-MELLODDY table; a row that no assay endpoint is mapped to is a record with a fault.
+
+    Raises:
+        ConfigError: a column is missing, or two assay endpoints claim one row. DataError: the file cannot be read.
+    """
+    written, rows = table_rows(source.path)
+    header = [_canonical(name) for name in written]
+    table = _LongTable(source, header, mapped)
+    for line, cells in rows:
+        if len(cells) != len(header):
+            yield RawRecord(line, fault=f"{len(cells)} cells where the header has {len(header)}")
+        else:
+            yield table.record(line, [cell.strip() for cell in cells])
+
+
+class _LongTable:
+    """Where the columns of one file are."""
+
+    def __init__(self, source: LongSource, header: Sequence[str], mapped: Sequence[Mapped]) -> None:
+        self._path = source.path
+        self._header = header
+        self._rules = []
+        for rule in mapped:
+            key = f"data.columns.{rule.endpoint.name}"
+            if not rule.column.match:
+                raise ConfigError(f"{key}.match is empty; say which rows are meant, such as {{ Test_Type = 'hERG' }}")
+            wanted = [
+                (find_column(header, _canonical(name), f"{key}.match", source.path), _plain(value))
+                for name, value in rule.column.match.items()
+            ]
+            value_at = find_column(header, _canonical(rule.column.column or VALUE_COLUMN), f"{key}.column", source.path)
+            self._rules.append((rule, wanted, value_at))
+        self._smiles = [header.index(n) for n in ("SMILES_Structure_Parent", "SMILES_Salt") if n in header]
+        if not self._smiles:
+            raise ConfigError(f"{source.path}: no column 'SMILES_Structure_Parent'; is it a K-MELLODDY table?")
+        project = source.embargo.project_column
+        self._project = find_column(header, project, "data.embargo.project_column", source.path) if project else None
+        self._relation, self._unit = self._optional("Measurement_Relation"), self._optional("Measurement_Unit")
+
+    def record(self, line: int, cells: list[str]) -> RawRecord:
+        matches = [
+            (rule, value_at)
+            for rule, wanted, value_at in self._rules
+            if all(_plain(cells[at]) == value for at, value in wanted)
+        ]
+        if not matches:
+            shown = ", ".join(f"{n}={cells[self._header.index(n)]}" for n in DESCRIBING if n in self._header)
+            return RawRecord(line, fault="unmapped: no assay endpoint is mapped to it", fault_column="Test",
+                             fault_value=shown)  # fmt: skip
+        found = tuple(self._cell(rule, value_at, cells) for rule, value_at in matches)
+        at = next((at for at in self._smiles if cells[at]), self._smiles[0])
+        project = cells[self._project] if self._project is not None else ""
+        return RawRecord(line, cells[at], self._header[at], found, project)
+
+    def _cell(self, rule: Mapped, value_at: int, cells: list[str]) -> RawCell:
+        name = self._header[value_at]
+        value = cells[value_at]
+        # The relation is stored as `"="`, with the quotes, in tables made from the vocabulary file.
+        relation = cells[self._relation].strip('"') if self._relation is not None else ""
+        unit = cells[self._unit] if self._unit is not None else ""
+        if rule.endpoint.kind == "classification" and is_missing(value) and unit.lower() in ("positive", "negative"):
+            value, unit = unit, ""
+        if rule.endpoint.kind == "classification" and is_missing(value) and relation not in _RELATIONS:
+            value, relation = relation, ""
+        if unit in ("", "-"):
+            unit = rule.column.unit
+        if relation not in _RELATIONS:
+            return RawCell(
+                rule.place, "Measurement_Relation", relation, unit, "not a relation; write <, <=, =, >= or >"
+            )
+        value, fault = _part(value, rule)
+        if is_missing(value):
+            return RawCell(rule.place, name, value, unit, "no value in this row")
+        if relation not in ("", "=") and value[0] in "<>=≤≥":
+            fault = "a relation in both the value and the relation column"
+        return RawCell(rule.place, name, ("" if relation == "=" else relation) + value, unit, fault)
+
+    def _optional(self, name: str) -> int | None:
+        return self._header.index(name) if name in self._header else None
+
+
+def _part(value: str, rule: Mapped) -> tuple[str, str]:
+    """(value, fault) of a cell that may be a list [AtoB,BtoA]."""
+    pair = _LIST.match(value)
+    if pair is None:
+        return value, ""
+    if not rule.column.part:
+        return value, f"a list of values; set data.columns.{rule.endpoint.name}.part to AtoB, BtoA or ratio"
+    if rule.column.part != "ratio":
+        return pair.group(1 if rule.column.part == "AtoB" else 2), ""
+    try:
+        ahead, back = float(pair.group(1)), float(pair.group(2))
+    except ValueError:
+        return value, "the parts of the list are not numbers"
+    if not ahead > 0:
+        return value, "no ratio: AtoB is not above 0"
+    return repr(back / ahead), ""
+
+
+def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+    """Records of T1 with structures of T2.
+
+    Raises:
+        ConfigError: a column is missing. DataError: a file cannot be read, or T2 names a compound twice.
+    """
+    structures = {key: row[0] for key, row in _table(source.structures, "input_compound_id", ("smiles",)).items()}
+    known = set(_table(source.assays, "input_assay_id", ())) if source.assays else None
+    rules = {rule.column.column: rule for rule in mapped}
+    header, rows = table_rows(source.path)
+    at = _TunerColumns.of(header, source.path)
+    project = source.embargo.project_column
+    project_at = find_column(header, project, "data.embargo.project_column", source.path) if project else None
+    for line, cells in rows:
+        if len(cells) != len(header):
+            yield RawRecord(line, fault=f"{len(cells)} cells where the header has {len(header)}")
+            continue
+        assay, compound = cells[at.assay].strip(), cells[at.compound].strip()
+        fault, column = "", "input_assay_id"
+        if known is not None and assay not in known:
+            fault = f"the assay is not in {source.assays.name if source.assays else ''}"
+        elif assay not in rules:
+            fault = "unmapped: no assay endpoint is mapped to it"
+        elif compound not in structures:
+            fault, column = f"the compound is not in {source.structures.name}", "input_compound_id"
+        if fault:
+            yield RawRecord(line, fault=fault, fault_column=column, fault_value=cells[header.index(column)])
+            continue
+        relation = cells[at.qualifier].strip()
+        rule = rules[assay]
+        text = ("" if relation == "=" else relation) + cells[at.value].strip()
+        bad = "" if relation in _RELATIONS else f"{relation!r} is not a relation; write <, <=, =, >= or >"
+        if is_missing(cells[at.value]):
+            bad = "no value in this row"
+        yield RawRecord(
+            line,
+            structures[compound],
+            "smiles",
+            (RawCell(rule.place, "standard_value", text, rule.column.unit, bad),),
+            cells[project_at] if project_at is not None else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _TunerColumns:
+    """Places of T1's columns."""
+
+    assay: int
+    compound: int
+    qualifier: int
+    value: int
+
+    @classmethod
+    def of(cls, header: list[str], path: Path) -> _TunerColumns:
+        names = ("input_assay_id", "input_compound_id", "standard_qualifier", "standard_value")
+        return cls(*(find_column(header, name, "MELLODDY-TUNER T1", path) for name in names))
+
+
+def _table(path: Path, key: str, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Content of some columns by key."""
+    header, rows = table_rows(path)
+    key_at = find_column(header, key, "MELLODDY-TUNER", path)
+    places = [find_column(header, name, "MELLODDY-TUNER", path) for name in columns]
+    found: dict[str, list[str]] = {}
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(f"{path}: line {line} has {len(cells)} cells where the header has {len(header)}")
+        if cells[key_at].strip() in found:
+            raise DataError(f"{path}: line {line} names {key} {cells[key_at].strip()!r} a second time")
+        found[cells[key_at].strip()] = [cells[at].strip() for at in places]
+    return found
+
+
+def _canonical(name: str) -> str:
+    """A header as v4.6 spells it; earlier versions wrote "Measurment_"."""
+    return re.sub(r"^Measur[e]?ment[_ ]", "Measurement_", name.strip())
+
+
+def _plain(value: str) -> str:
+    return value.strip().replace("_", " ").lower()

@@ -1,0 +1,140 @@
+"""From a raw cell to a label: relation, unit, declared assay limits, threshold, the charter's range."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kmel_p2p.chem.cells import ABOVE, BELOW, EQUAL, CellError, Reading, read_class, read_number
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.records import Mapped, RawCell
+from kmel_p2p.chem.units import Convert, converter
+from kmel_p2p.core.errors import ConfigError
+
+LIMIT_TOLERANCE = 1e-6
+"""Relative distance within which a value sits on a declared limit; files round differently from the settings."""
+
+
+@dataclass(slots=True)
+class Readings:
+    """What the cells of one assay endpoint held, before compounds were merged; for the data report.
+
+    Attributes:
+        written: numbers in the unit of their column, without a relation of their own.
+        native: numbers in the charter's unit, also those outside its range; with any relation.
+        outside: how many of `native` were refused as outside the charter's range.
+        units: unit -> numbers written in it.
+        relations: of `native`, after declared limits were applied.
+        limited: values that a declared limit made a bound.
+    """
+
+    written: list[float] = field(default_factory=list)
+    native: list[float] = field(default_factory=list)
+    relations: list[int] = field(default_factory=list)
+    outside: int = 0
+    units: Counter[str] = field(default_factory=Counter)
+    limited: int = 0
+
+
+class CellReader:
+    """Reads cells of the mapped assay endpoints and remembers what they held."""
+
+    def __init__(self, mapped: Sequence[Mapped], path: str, strict_units: bool) -> None:
+        """Raises:
+        ConfigError: with `strict_units`, a unit of the settings cannot be used.
+        """
+        self._path = path
+        self._mapped = {rule.place: rule for rule in mapped}
+        self._converters: dict[tuple[int, str], Convert | str] = {}
+        self.readings = {rule.place: Readings() for rule in mapped}
+        for rule in mapped:
+            _check(rule)
+            if strict_units and rule.endpoint.kind == "regression":
+                converter(rule.column.unit, rule.endpoint.unit, self._where(rule))
+
+    def read(self, cell: RawCell) -> tuple[float, int]:
+        """(label, relation).
+
+        Raises:
+            CellError: with the reason.
+        """
+        if cell.fault:
+            raise CellError(cell.fault)
+        rule = self._mapped[cell.place]
+        if rule.endpoint.kind == "classification":
+            if rule.column.threshold is None:
+                return read_class(cell.text).value, EQUAL
+            return self._class(rule, read_number(cell.text)), EQUAL
+        reading = self._limited(rule, read_number(cell.text))
+        convert = self._convert(rule, cell.unit)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            native = convert(np.array([reading.value]))
+        value = float(native[0])
+        readings = self.readings[cell.place]
+        readings.units[cell.unit] += 1
+        readings.native.append(value)
+        readings.relations.append(reading.relation)
+        reason = rule.endpoint.refusal(value)
+        if reason:
+            low, high = rule.endpoint.valid_range
+            readings.outside += not low <= value <= high
+            raise CellError(reason)
+        return float(rule.endpoint.label(native)[0]), reading.relation
+
+    def _limited(self, rule: Mapped, reading: Reading) -> Reading:
+        readings = self.readings[rule.place]
+        if reading.relation != EQUAL:
+            return reading
+        readings.written.append(reading.value)
+        low, high = rule.column.low_limit, rule.column.high_limit
+        if low is not None and reading.value <= low + LIMIT_TOLERANCE * abs(low):
+            readings.limited += 1
+            return Reading(low, BELOW)
+        if high is not None and reading.value >= high - LIMIT_TOLERANCE * abs(high):
+            readings.limited += 1
+            return Reading(high, ABOVE)
+        return reading
+
+    def _class(self, rule: Mapped, reading: Reading) -> float:
+        threshold = rule.column.threshold
+        assert threshold is not None
+        above = reading.value >= threshold if rule.column.positive == "above" else reading.value > threshold
+        undecided_above = reading.relation == ABOVE and not above
+        if undecided_above or (reading.relation == BELOW and reading.value > threshold):
+            raise CellError(f"the bound does not tell on which side of the threshold {threshold:g} the value is")
+        return float(above if rule.column.positive == "above" else not above)
+
+    def _convert(self, rule: Mapped, unit: str) -> Convert:
+        key = (rule.place, unit)
+        if key not in self._converters:
+            try:
+                self._converters[key] = converter(unit, rule.endpoint.unit, self._where(rule))
+            except ConfigError as error:
+                self._converters[key] = str(error).removeprefix(self._where(rule) + ": ")
+        known = self._converters[key]
+        if isinstance(known, str):
+            raise CellError(known)
+        return known
+
+    def _where(self, rule: Mapped) -> str:
+        return f"{self._path}: column {rule.column.column!r} ({rule.endpoint.name})"
+
+
+def _check(rule: Mapped) -> None:
+    column, endpoint = rule.column, rule.endpoint
+    key = f"data.columns.{endpoint.name}"
+    if endpoint.kind == "classification" and (column.low_limit is not None or column.high_limit is not None):
+        raise ConfigError(f"{key}: a class has no low_limit or high_limit; remove it")
+    if endpoint.kind == "regression" and column.threshold is not None:
+        raise ConfigError(f"{key}.threshold: the charter takes {endpoint.name} as a value, not as a class; remove it")
+
+
+def endpoint_values(endpoint: AssayEndpoint, readings: Readings) -> np.ndarray:
+    """float64[n]: numbers within the charter's range, in its unit."""
+    native = np.asarray(readings.native, np.float64)
+    low, high = endpoint.valid_range
+    chosen: np.ndarray = native[np.isfinite(native) & (native >= low) & (native <= high)]
+    return chosen

@@ -1,0 +1,158 @@
+"""Raw records, the form every input format is brought to before anything is judged."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.source import Column
+from kmel_p2p.core.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class RawCell:
+    """One measurement as written.
+
+    Attributes:
+        place: of the assay endpoint in the charter's order.
+        column: where it was found.
+        text: relation and number, or class.
+        unit: of the number.
+        fault: why it cannot be used, where the reader sees that already.
+    """
+
+    place: int
+    column: str
+    text: str
+    unit: str
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One row of the input.
+
+    Attributes:
+        line: where it starts in the file (the header of a table is line 1; Parquet counts the same way).
+        smiles: structure as found.
+        smiles_column: where it was found.
+        project: content of the embargo's project column.
+        fault: why nothing of the row can be used; then `cells` is empty.
+        fault_column: the column at fault.
+        fault_value: what was found there.
+    """
+
+    line: int
+    smiles: str = ""
+    smiles_column: str = ""
+    cells: tuple[RawCell, ...] = ()
+    project: str = ""
+    fault: str = ""
+    fault_column: str = ""
+    fault_value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An assay endpoint and where its values are."""
+
+    place: int
+    endpoint: AssayEndpoint
+    column: Column
+
+
+def map_columns(columns: dict[str, Column], endpoints: Sequence[AssayEndpoint]) -> tuple[Mapped, ...]:
+    """The mapping with places.
+
+    Raises:
+        ConfigError: a name is not one of the charter's.
+    """
+    places = {endpoint.name: place for place, endpoint in enumerate(endpoints)}
+    mapped = []
+    for name, column in columns.items():
+        if name not in places:
+            near = difflib.get_close_matches(name, places, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(places)}"
+            raise ConfigError(f"data.columns.{name}: the charter has no such assay endpoint; {hint}")
+        mapped.append(Mapped(places[name], endpoints[places[name]], column))
+    return tuple(mapped)
+
+
+def find_column(header: Sequence[str], name: str, key: str, path: Path) -> int:
+    """Place of a column.
+
+    Raises:
+        ConfigError: it is missing or occurs twice; `key` is the setting that names it.
+    """
+    if header.count(name) == 1:
+        return header.index(name)
+    if name in header:
+        raise ConfigError(f"{path}: column {name!r} ({key}) occurs {header.count(name)} times")
+    near = difflib.get_close_matches(name, header, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"the file has: {', '.join(header)[:500]}"
+    raise ConfigError(f"{path}: no column {name!r} ({key}); {hint}")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells as text) of every row of a CSV or Parquet file; the header is the first, at line 1.
+
+    Raises:
+        DataError: names the file and, where known, the line.
+    """
+    if path.suffix.lower() in (".parquet", ".pq"):
+        yield from _read_parquet(path)
+        return
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.reader(handle, strict=True)
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield line, cells
+                line = reader.line_num + 1
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file (data.path)") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} near line {line}); export it as UTF-8 CSV") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: line {line} cannot be read as CSV: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = [str(name) for name in file.schema_arrow.names]
+            yield 1, names
+            line = 2
+            for batch in file.iter_batches():
+                columns = [column.to_pylist() for column in batch.columns]
+                for cells in zip(*columns, strict=True):
+                    yield line, ["" if cell is None else str(cell) for cell in cells]
+                    line += 1
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file (data.path)") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
+
+
+def table_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Header (blanks at the ends removed) and the rows under it.
+
+    Raises:
+        DataError: as `read_rows`; or the file is empty.
+    """
+    rows = read_rows(path)
+    try:
+        _, header = next(rows)
+    except StopIteration:
+        raise DataError(f"{path}: the file is empty") from None
+    return [name.strip() for name in header], rows
