@@ -43,8 +43,8 @@ from kmel_p2p.core.rounds import (
 )
 from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey
 
-PATIENCE_ROUNDS = 4
-"""Own rounds a slower site is waited for at each of its entries: three times slower is ordinary, stuck is not."""
+PATIENCE_ROUNDS = 16
+"""Own rounds a slower site is waited for at each of its entries: ten times slower is possible, more is stuck."""
 
 
 class Sized(Protocol):
@@ -72,7 +72,7 @@ class LedgerSettings:
     its store against numbering entries anew; bounded, so a mute site holds nobody up."""
     turn_bytes: int = 256 * 1024
     """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
-    patience: Micros = 5 * SECOND
+    patience: Micros = 30 * SECOND
     """How long a site that trains, but whose log does not move, holds this one back; at least `PATIENCE_ROUNDS` of
     our own rounds."""
     claims: ClaimSettings = field(default_factory=ClaimSettings)

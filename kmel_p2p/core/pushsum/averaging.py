@@ -46,6 +46,7 @@ from kmel_p2p.core.rounds import (
     RoundOpened,
     RunComplete,
     Trained,
+    Unready,
     Waiting,
 )
 from kmel_p2p.core.types import Micros, Randomness, SiteKey
@@ -176,6 +177,8 @@ class PushSumAveraging:
                 self._expect(Step.HELD if isinstance(cmd, Reject) else Step.TRAINING, cmd.seq)
                 self._ready = self._ready and isinstance(cmd, Reject)
                 self._abandon(cmd.seq, cmd.reason)
+            case Unready():
+                self._ready = False
             case Approve():
                 self._expect(Step.HELD, cmd.seq)
                 self._store_round()

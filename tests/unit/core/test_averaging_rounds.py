@@ -6,6 +6,7 @@ import pytest
 
 from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
+from kmel_p2p.core.membership import MemberUnreachable
 from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,
@@ -71,6 +72,29 @@ def test_a_fast_site_keeps_its_lead_within_the_charters_bound() -> None:
 
     assert federation.run(1000 * SECOND, until=look)
     assert max(leads) == 2
+
+
+def test_a_site_whose_trainer_hangs_holds_the_others_back_for_their_patience_only() -> None:
+    hangs = 2
+    world = toy_world(
+        3, {"entry_limit": 20}, {"max_lead": 2}, step_us=lambda i: (10**6 if i == hangs else 1) * SECOND // 10
+    )
+    federation = LedgerFederation(world, seed=6)
+    federation.start_all()
+    assert federation.run(200 * SECOND, until=lambda: heads(federation, 0)[:2] == [20, 20])
+    assert federation.events(0, MemberUnreachable) == []
+
+
+def test_a_site_that_lost_its_trainer_holds_nobody_back() -> None:
+    world = toy_world(
+        3, {"entry_limit": 20}, {"max_lead": 2}, step_us=lambda i: (10**6 if i == 2 else 1) * SECOND // 10
+    )
+    federation = LedgerFederation(world, seed=7)
+    federation.start_all()
+    federation.run(5 * SECOND, until=lambda: heads(federation, 0)[0] == 2)
+    federation.network.command(federation.host(2), RoundFailed(1, "the trainer ended with signal 9"))
+    assert federation.averaging(2).phase is Phase.PREPARING
+    assert federation.run(25 * SECOND, until=lambda: heads(federation, 0)[:2] == [20, 20])
 
 
 def test_a_dead_site_holds_nobody_back() -> None:
