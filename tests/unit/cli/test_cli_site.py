@@ -84,6 +84,11 @@ def test_stop_waits_for_the_end(site: Path, run: Run, daemon: FakeDaemon) -> Non
     assert run("stop", "-c", site).code == ExitCode.NOT_RUNNING
 
 
+def test_listen_is_passed_on(site: Path, run: Run, daemon: FakeDaemon) -> None:
+    assert run("listen", "-c", site).code == 0
+    assert daemon.asked == [("listen", {"reason": "asked by the operator"})]
+
+
 def test_approve_and_reject_carry_their_arguments(site: Path, run: Run, daemon: FakeDaemon) -> None:
     assert run("approve", "4", "-c", site).code == 0
     assert run("reject", "4", "--reason", "not yet", "-c", site).code == 0
