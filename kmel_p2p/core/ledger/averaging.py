@@ -23,7 +23,7 @@ from kmel_p2p.core.ledger.computing import Computing, Digests
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import Announce, Bodies, Claim, Have, Heads, Proofs, Stubs, Want
-from kmel_p2p.core.ledger.pace import Progress, may_run, slowest, weight
+from kmel_p2p.core.ledger.pace import Companions, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
 from kmel_p2p.core.rounds import (
@@ -125,7 +125,7 @@ class LedgerAveraging:
         self._waiting = ""
         self._complete = False
         self._announced: dict[SiteKey, int] = {}
-        self._progress = Progress()
+        self._companions = Companions(charter.pace.max_lead)
         self._opened_at: Micros = now
         self._round_took: Micros = 0
         self._patience_ends: Micros | None = None
@@ -286,14 +286,12 @@ class LedgerAveraging:
         return self._why_slow_down(training, now)
 
     def _why_slow_down(self, training: list[SiteKey], now: Micros) -> str:
-        heads = {key: self.ledger.head(key) for key in training}
-        self._progress.note(heads, now)
+        own_head = self.publisher.next_seq - 1
+        self._companions.note({key: self.ledger.head(key) for key in training}, own_head, now)
         patience = max(self._settings.patience, PATIENCE_ROUNDS * self._round_took)
-        ends = {key: self._progress.moved_at(key) + patience for key in training}
-        slow = slowest(heads, [key for key in training if now < ends[key]])
-        if may_run(self.publisher.next_seq, slow, self._charter.pace.max_lead):
+        self._patience_ends = self._companions.holding_back(own_head, patience, now)
+        if self._patience_ends is None:
             return ""
-        self._patience_ends = min(end for end in ends.values() if now < end)
         return f"{self._charter.pace.max_lead} entries ahead of the slowest training site"
 
     def _say_waiting(self, reason: str) -> None:

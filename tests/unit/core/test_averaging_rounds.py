@@ -97,6 +97,21 @@ def test_a_site_that_lost_its_trainer_holds_nobody_back() -> None:
     assert federation.run(25 * SECOND, until=lambda: heads(federation, 0)[:2] == [20, 20])
 
 
+def test_a_site_far_behind_holds_nobody_up_while_it_catches_up() -> None:
+    federation = LedgerFederation(toy_world(3, {"entry_limit": 60}, {"max_lead": 2}), seed=8)
+    federation.start(0)
+    federation.start(1)
+    assert federation.run(200 * SECOND, until=lambda: heads(federation, 0)[0] >= 20)
+    federation.start(2)
+    assert federation.run(60 * SECOND, until=lambda: heads(federation, 0)[2] >= 1)
+    ahead = heads(federation, 0)[0] - heads(federation, 0)[2]
+    assert federation.run(200 * SECOND, until=lambda: heads(federation, 0)[0] >= 50)
+    still_ahead = heads(federation, 0)[0] - heads(federation, 0)[2]
+    assert ahead - 3 <= still_ahead <= ahead + 3
+    assert federation.run(200 * SECOND, until=federation.all_complete)
+    assert heads(federation, 0) == [60, 60, 60]
+
+
 def test_a_dead_site_holds_nobody_back() -> None:
     federation = LedgerFederation(toy_world(3, {"entry_limit": 20}, {"max_lead": 2}), seed=4)
     federation.start_all()
