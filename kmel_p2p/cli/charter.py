@@ -34,7 +34,8 @@ def charter() -> None:
     multiple=True,
     required=True,
     metavar="NAME[,KEY=VALUE,...]",
-    help="An assay endpoint; repeat. Keys: kind, unit, transform, center, scale, head, weight, low, high.",
+    help="An assay endpoint; repeat. A name of the catalogue alone (with head, weight) takes its rules from there. "
+    "Keys: kind, unit, transform, center, scale, head, weight, low, high.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk.")
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
@@ -184,6 +185,10 @@ def _site(text: str) -> dict[str, Any]:
 def _endpoint(text: str) -> dict[str, Any]:
     name, *settings = text.split(",")
     raw: dict[str, Any] = {"name": name}
+    if all(setting.partition("=")[0] in ("head", "weight") for setting in settings):
+        from kmel_p2p.chem.catalogue import charter_rules
+
+        raw = charter_rules(name) or raw
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:

@@ -24,6 +24,7 @@ COMMANDS = {
     "reject": ("kmel_p2p.cli.requests:reject", "Keep a held entry back for good."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
+    "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),
     "predict": ("kmel_p2p.cli.predict:predict", "Predict assay endpoints for structures, offline."),
     "simulate": ("kmel_p2p.cli.simulate:simulate", "Run a federation of real peers on this machine."),
 }

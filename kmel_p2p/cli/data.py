@@ -1,0 +1,124 @@
+"""`kmel-peer data`: look at a site's measurements before they are trained on, and approve them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option
+
+if TYPE_CHECKING:
+    from kmel_p2p.chem.measurements import Measurements
+    from kmel_p2p.core.charter import Charter
+    from kmel_p2p.site.config import SiteConfig
+
+
+@click.group()
+def data() -> None:
+    """Check this site's measurements, and approve them for training."""
+
+
+@data.command("check")
+@config_option
+@click.option("--out", type=DIRECTORY, help="Where to write; default: data-check in the state directory.")
+@json_option
+def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
+    """Say what would be used and what looks wrong; train nothing, send nothing.
+
+    Writes data_STAYS.html, data_STAYS.json and rejects.csv. Exit code 8: an assay endpoint misses its quorum or its
+    unit is likely wrong. The charter need not be signed yet.
+    """
+    from kmel_p2p.chem.check import check
+    from kmel_p2p.chem.check_page import check_page
+    from kmel_p2p.chem.manifest import write_json
+    from kmel_p2p.chem.rejects import Rejects
+    from kmel_p2p.chem.split import SplitPolicy
+    from kmel_p2p.cli.exits import DoesNotHoldError
+    from kmel_p2p.site.compose import measurement_source
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.files import write_whole
+
+    config = load_config(config_path)
+    charter, own, test = _read(config, quiet=as_json)
+    rule = charter.split
+    split = SplitPolicy(rule.fold_key, rule.valid_fraction, rule.test_fraction)
+    report = check(measurement_source(config, config.data.path), own, split, test)
+    folder = out or config.site.state_dir / "data-check"
+    folder.mkdir(parents=True, exist_ok=True)
+    Rejects([*own.rejects, *(test.rejects if test else ())]).write(folder / "rejects.csv")
+    write_json(folder / "data_STAYS.json", report)
+    write_whole(folder / "data_STAYS.html", check_page(report, own).encode(), 0o600)
+    if as_json:
+        echo_json(report)
+    else:
+        _show(report, folder)
+    if not report["holds"]:
+        raise DoesNotHoldError("; ".join(report["problems"]))
+
+
+@data.command()
+@config_option
+def approve(config_path: Path) -> None:
+    """Approve the dataset as it is now (see [data] require_approval)."""
+    from kmel_p2p.chem.manifest import APPROVAL, MANIFEST, manifest, write_json
+    from kmel_p2p.site.compose import measurement_source
+    from kmel_p2p.site.config import load_config
+
+    config = load_config(config_path)
+    _, own, _ = _read(config, quiet=False)
+    content = manifest(measurement_source(config, config.data.path), own)
+    write_json(config.site.state_dir / MANIFEST, content)
+    approved = {"dataset_hash": content["dataset_hash"], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_json(config.site.state_dir / APPROVAL, approved)
+    click.echo(f"Approved dataset {content['dataset_hash'][:16]}: {len(own)} compounds, {own.total.used} measurements.")
+
+
+def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
+    """Charter and measurements, those of the test file last."""
+    from kmel_p2p.chem.cache import StructureCache
+    from kmel_p2p.chem.ingest import ingest
+    from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.cli.progress import progress_bar
+    from kmel_p2p.site.compose import architecture_of, features_of, measurement_source
+
+    charter = load_charter(config.site.charter).charter
+    cache = StructureCache(config.site.state_dir / "cache")
+    workers = config.resources.featurise_processes or os.cpu_count() or 1
+
+    def read(path: Path, excluded: frozenset[str]) -> Measurements:
+        with progress_bar("structures", quiet) as progress:
+            return ingest(
+                measurement_source(config, path),
+                architecture_of(charter).endpoints,
+                features_of(charter),
+                cache=cache,
+                workers=workers,
+                progress=progress,
+                excluded=excluded,
+            )
+
+    test = read(config.data.test, frozenset()) if config.data.test else None
+    return charter, read(config.data.path, frozenset(test.structures.identities) if test else frozenset()), test
+
+
+def _show(report: dict[str, Any], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{report['file']}: {report['rows_in']} rows, {report['compounds']} compounds")
+    for name in ("assay endpoint", "found", "used", "rejected", "aggregated", "train/valid/test", "bounds", "quorum"):
+        table.add_column(name, justify="left" if name == "assay endpoint" else "right")
+    for e in report["endpoints"]:
+        folds = f"{e['train']}/{e['valid']}/{e['test']}"
+        bounds = str(e["below_limit"] + e["above_limit"])
+        counts = [str(e[key]) for key in ("found", "used", "rejected", "aggregated")]
+        table.add_row(e["name"], *counts, folds, bounds, "met" if e["quorum"] else "not met")
+    console.print(table)
+    for text in report["advice"]:
+        console.print(f"advice: {text}", markup=False)
+    console.print(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv", markup=False)

@@ -1,0 +1,71 @@
+"""data check and data approve: what is written, and the exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from cli_harness import Run
+
+from kmel_p2p.chem.manifest import APPROVAL, require_approved
+from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.core.errors import DataError
+from kmel_p2p.site.keys import load_key
+
+CHAIN = [f"{'C' * length}{end}" for length in range(1, 31) for end in ("O", "N")]
+
+
+@pytest.fixture
+def site(tmp_path: Path, run: Run) -> Path:
+    """A site with 60 compounds and an unsigned charter that takes logD from the catalogue."""
+    assert run("init", tmp_path / "founder", "--name", "north").code == ExitCode.OK
+    key = load_key(tmp_path / "founder" / "site.key").key.hex()
+    made = run("charter", "new", "--federation", "demo", "--site", f"north={key}", "--endpoint",
+               "logd,head=shared", "-o", tmp_path / "charter.toml")  # fmt: skip
+    assert made.code == ExitCode.OK, made.err
+    write_data(tmp_path, [at / 10 for at in range(len(CHAIN))])
+    (tmp_path / "site.toml").write_text(
+        '[site]\nname = "north"\n[data]\npath = "d.csv"\n[data.columns]\nlogd = { column = "D" }\n'
+        "[resources]\nfeaturise_processes = 1\n"
+    )
+    return tmp_path
+
+
+def write_data(folder: Path, values: list[float]) -> None:
+    with (folder / "d.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("smiles", "D"), *zip(CHAIN, values, strict=False)])
+
+
+def test_a_good_table_passes_and_leaves_a_report(site: Path, run: Run) -> None:
+    done = run("data", "check", "--config", site / "site.toml", "--json", "--out", site / "out")
+    assert done.code == ExitCode.OK, done.err
+    report = json.loads(done.out)
+    assert (report["found"], report["used"], report["holds"]) == (60, 60, True)
+    assert json.loads((site / "out" / "data_STAYS.json").read_text()) == report
+    assert "logd" in (site / "out" / "data_STAYS.html").read_text()
+    assert (site / "out" / "rejects.csv").read_text().startswith("file,row")
+    shown = run("data", "check", "--config", site / "site.toml")
+    assert "60" in shown.out
+
+
+def test_a_quorum_that_is_missed_is_exit_code_8(site: Path, run: Run) -> None:
+    write_data(site, [1.0] * 10)
+    done = run("data", "check", "--config", site / "site.toml")
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert "10 values" in done.err
+
+
+def test_approval_is_of_this_dataset_only(site: Path, run: Run) -> None:
+    state = site / "state"
+    assert run("data", "approve", "--config", site / "site.toml").code == ExitCode.OK
+    first = json.loads((state / APPROVAL).read_text())["dataset_hash"]
+    require_approved(state, first)
+    write_data(site, [at / 9 for at in range(len(CHAIN))])
+    run("data", "approve", "--config", site / "site.toml")
+    with pytest.raises(DataError, match="changed since its approval"):
+        require_approved(state, first)
+    (state / APPROVAL).unlink()
+    with pytest.raises(DataError, match="no dataset was approved"):
+        require_approved(state, first)
