@@ -6,7 +6,7 @@ Everything that can be wrong with the local files is found here, before a socket
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.source import Column, EmbargoSource, LongSource, SdfSource, Source, TunerSource, WideSource
 from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
@@ -26,7 +26,7 @@ from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.peer import Peer
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros, SiteKey, short
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
@@ -34,6 +34,11 @@ from kmel_p2p.learn.session import TrainerPlan, TrainingSettings
 from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.store import Store
+
+
+REPLACE_STORE = (
+    "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +156,18 @@ def open_ledger(site: Site, store: Store) -> Ledger:
     for author, (seq, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (seq, "proof"))
         ledger.convict(Fault(author, seq, reason, evidence))
-    replay(ledger, (decode(stored.encoded) for stored in store.load_entries("arrival")), str(store.path))
+    replay(ledger, _stored_entries(store), str(store.path))
     return ledger
+
+
+def _stored_entries(store: Store) -> Iterator[Entry]:
+    for stored in store.load_entries("arrival"):
+        try:
+            yield decode(stored.encoded)
+        except WireError as error:
+            raise ConfigError(
+                f"{store.path}: stored entry {stored.seq} of {short(stored.author)} does not decode: {error}; {REPLACE_STORE}"
+            ) from error
 
 
 def fresh_ledger(site: Site) -> Ledger:
@@ -173,10 +188,7 @@ def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
         outcome = ledger.offer(entry)
         if outcome.verdict is Verdict.REFUSED:
             reason = outcome.refusal.value if outcome.refusal else "it was refused"
-            raise ConfigError(
-                f"{source}: stored {entry} does not stand: {reason}; the store belongs to another charter "
-                "or was altered. Move it away and start again: the others will send the ledger"
-            )
+            raise ConfigError(f"{source}: stored {entry} does not stand: {reason}; {REPLACE_STORE}")
         count += len(outcome.applied)
     return count
 

@@ -52,7 +52,7 @@ from kmel_p2p.site.activity import Activity
 from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, trainer_plan
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control import ControlServer
-from kmel_p2p.site.egress import EgressLog
+from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.files import private_directory
 from kmel_p2p.site.lockfile import SiteLock
@@ -67,7 +67,6 @@ from kmel_p2p.site.training import TrainerState, TrainerSupervisor
 
 log = structlog.get_logger()
 
-EGRESS_NAME = "egress.jsonl"
 TICK_S = 2.0
 """Between two samples for the report and two flushes of the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
@@ -425,7 +424,7 @@ class Daemon:
             }
             self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
             try:
-                head = self.egress.flush(time.time())
+                head = self.egress.write_sums(time.time())
                 await asyncio.to_thread(self.egress.sync)
             except ConfigError as error:
                 self._fail(error)

@@ -19,7 +19,6 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
 from kmel_p2p.core.errors import LocalError, WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.averaging import Members
-from kmel_p2p.core.ledger.pace import may_run
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberRemoved
 from kmel_p2p.core.pushsum.events import PushSumRefused
 from kmel_p2p.core.pushsum.keeper import Keeper
@@ -245,7 +244,7 @@ class PushSumAveraging:
         if self.state.level >= self._rules.entry_limit:
             return ""
         slow = slowest_level(told, self._mixing.reached(), self._rules.age_limit)
-        if not may_run(self.state.level + 1, slow, self._rules.max_lead):
+        if slow is not None and self.state.level + 1 - slow > self._rules.max_lead:
             return f"{self._rules.max_lead} rounds ahead of the slowest training site"
         return ""
 

@@ -115,9 +115,7 @@ def test_every_truncation_and_every_tail_is_refused(bits: int) -> None:
 def test_the_worked_example_of_the_documentation() -> None:
     """docs/delta.md takes these bytes apart; the format must not change without its version."""
     layout = Layout([TensorSpec("w", (2, 12)), TensorSpec("b", (3,))])
-    payload = bytes.fromhex(
-        "01 02 000f 0003 874901fb198e98d5 c0 e0 4a80 0066 20 00 d0 000602 000100 e5a0 c4 e0 48 84"
-    )
+    payload = bytes.fromhex("01 02 000f 0003 874901fb198e98d5 c0 e0 4a80 0066 20 00 d0 000602 000100 e5a0 c4 e0 48 84")
     codec = DeltaCodec(layout, CodecParameters(chunk=16, kept=4, bits=2))
     delta = codec.decode(payload)
     assert delta.positions.tolist() == [2, 5, 6, 13, 17, 20, 25]
