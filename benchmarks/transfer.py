@@ -4,7 +4,7 @@
 
 Raw is what ZeroMQ gives with CURVE and nothing else: one DEALER, one ROUTER, 256 KiB frames sent without a copy, and
 one answer at the end. Ours is one `Transport.send` on the bulk lane until the receiver has the message in one piece
-and has answered on the control lane: chunk headers, credits, reassembly and admission included. `ratio` is raw time over
+and has answered on the control lane: chunk headers, credits, reassembly and admission included. `ratio` is raw time
 over our time, each the median of runs that alternate. Then pings go at 200 a second while transfers run: `ping_p99_ms`,
 `loop_blocked_ms` is the longest either event loop was late in that time, and `audited_ratio` is the same as `ratio`
 with the egress audit hashing every message.

@@ -35,7 +35,6 @@ from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.store import Store
 
-
 REPLACE_STORE = (
     "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
 )
@@ -165,9 +164,8 @@ def _stored_entries(store: Store) -> Iterator[Entry]:
         try:
             yield decode(stored.encoded)
         except WireError as error:
-            raise ConfigError(
-                f"{store.path}: stored entry {stored.seq} of {short(stored.author)} does not decode: {error}; {REPLACE_STORE}"
-            ) from error
+            where = f"{store.path}: stored entry {stored.seq} of {short(stored.author)}"
+            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
 
 
 def fresh_ledger(site: Site) -> Ledger:
