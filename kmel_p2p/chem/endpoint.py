@@ -28,6 +28,7 @@ class AssayEndpoint:
         valid_range: lowest and highest credible native value, inclusive.
         head: `shared` parameters travel with the trunk, `private` ones stay at the site.
         weight: of its terms in the loss.
+        positive_weight: of class 1 relative to class 0.
     """
 
     name: str
@@ -39,6 +40,7 @@ class AssayEndpoint:
     scale: float = 1.0
     head: Head = "private"
     weight: float = 1.0
+    positive_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.scale > 0:

@@ -49,6 +49,8 @@ class ModelRule(StrictModel):
     ] = (512, 256)
     dropout: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
+    calibrate: bool = False
+    """True: each site fits a private gain and shift to every shared head, so that assay offsets do not fight in it."""
 
 
 class FeatureRule(StrictModel):
@@ -74,6 +76,8 @@ class AssayEndpointRule(StrictModel):
     scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
     head: Literal["shared", "private"] = "private"
     weight: Annotated[float, pydantic.Field(ge=0.0)] = 1.0
+    positive_weight: Annotated[float, pydantic.Field(gt=0.0, le=1000.0)] = 1.0
+    """Of class 1 in the loss; above 1 where it is rare."""
 
     @pydantic.model_validator(mode="after")
     def _range_is_ordered(self) -> AssayEndpointRule:

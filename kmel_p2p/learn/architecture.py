@@ -22,12 +22,14 @@ class Architecture:
         hidden: widths of the trunk's layers.
         endpoints: the charter's assay endpoints, in its order.
         dropout: probability, after each layer of the trunk while training.
+        calibrate: whether each site has a private gain and shift for every shared head.
     """
 
     inputs: int
     hidden: tuple[int, ...]
     endpoints: tuple[AssayEndpoint, ...]
     dropout: float = 0.0
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         if self.inputs < 1 or not self.hidden or min(self.hidden) < 1:
@@ -65,8 +67,15 @@ def exchanged_layout(architecture: Architecture) -> Layout:
 
 
 def private_layout(architecture: Architecture) -> Layout:
-    """The heads that never leave a site."""
-    return Layout(_heads("private", len(architecture.private), architecture.hidden[-1]))
+    """What never leaves a site: private heads, and the calibration of shared ones.
+
+    A calibrated output is (1 + gain) * output + shift; both start at zero, so an untrained calibration changes nothing.
+    """
+    specs = _heads("private", len(architecture.private), architecture.hidden[-1])
+    shared = len(architecture.shared)
+    if architecture.calibrate and shared:
+        specs += [TensorSpec("calibration.gain", (shared,), 0.0), TensorSpec("calibration.shift", (shared,), 0.0)]
+    return Layout(specs)
 
 
 def _heads(whose: str, outputs: int, fan_in: int) -> list[TensorSpec]:

@@ -6,7 +6,7 @@
     hybrid        mean of the outputs of local and personalised
 
 Every model gets the same number of optimiser steps at this site: those it took for its entries plus those of tuning.
-The training median is printed beside them.
+The training median and a random forest are printed beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import MIN_VALID, Course, Parameters, train_with_checkpoints
 from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.optimise import LocalOptimiser
 from kmel_p2p.learn.scores import FoldScores, Predict, fold_scores, median_baseline, metric
@@ -95,7 +96,8 @@ def compare(
     )
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
     scores = {name: fold_scores(dataset, predict) for name, predict in predictors(architecture, models).items()}
-    result = _result(dataset, scores, local, federated_history, every)
+    forest = fold_scores(dataset, forest_baseline(dataset, settings.seed))
+    result = _result(dataset, scores, forest, local, federated_history, every)
     return Comparison(models, result | {"steps": steps, "tuning_steps": tuning})
 
 
@@ -136,6 +138,7 @@ def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dic
 def _result(
     dataset: Dataset,
     scores: dict[str, FoldScores],
+    forest: FoldScores,
     local: Course,
     federated_history: Sequence[tuple[int, FoldScores]],
     every: int,
@@ -155,6 +158,7 @@ def _result(
                 "valid": valid,
                 "test": len(dataset.measured(dataset.test, place)),
                 "baseline_median": baseline[endpoint.name],
+                "baseline_forest": forest[endpoint.name],
                 "models": models,
                 "chosen": choose(models, valid),
             }

@@ -21,6 +21,7 @@ class MultiTaskLoss:
         self._weights = torch.tensor([endpoint.weight for endpoint in endpoints], dtype=torch.float32)
         self._classes = torch.tensor([endpoint.kind == "classification" for endpoint in endpoints])
         self._any_class = bool(self._classes.any())
+        self._positive = torch.tensor([endpoint.positive_weight for endpoint in endpoints], dtype=torch.float32)
 
     def __call__(self, outputs: Tensor, labels: Tensor, relations: Tensor) -> Tensor:
         """Scalar loss.
@@ -39,7 +40,9 @@ class MultiTaskLoss:
         terms = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER_DELTA)
         if self._any_class:
             classes = targets.clamp(0.0, 1.0)
-            entropy = functional.binary_cross_entropy_with_logits(outputs, classes, reduction="none")
+            entropy = functional.binary_cross_entropy_with_logits(
+                outputs, classes, pos_weight=self._positive, reduction="none"
+            )
             terms = torch.where(self._classes, entropy, terms)
         weights = measured * self._weights
         return (terms * weights).sum() / weights.sum().clamp_min(1e-12)

@@ -40,6 +40,9 @@ class Network:
             functional.linear(hidden, self._tensors[f"head.{whose}.weight"], self._tensors[f"head.{whose}.bias"])
             for whose in self._heads
         ]
+        if "calibration.gain" in self._tensors:
+            # Shared heads come first.
+            outputs[0] = outputs[0] * (1 + self._tensors["calibration.gain"]) + self._tensors["calibration.shift"]
         return torch.cat(outputs, dim=1)[:, self._order]
 
     def hidden(self, inputs: Tensor, training: bool = False) -> Tensor:

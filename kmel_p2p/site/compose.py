@@ -94,6 +94,7 @@ def architecture_of(charter: Charter) -> Architecture:
         hidden=charter.model.hidden,
         endpoints=tuple(_endpoint(rule) for rule in charter.assay_endpoints),
         dropout=charter.model.dropout,
+        calibrate=charter.model.calibrate,
     )
 
 

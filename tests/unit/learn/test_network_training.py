@@ -18,9 +18,11 @@ from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.loss import MultiTaskLoss
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.optimise import LocalOptimiser, cosine_rate
+from kmel_p2p.learn.scores import fold_scores, median_baseline
 
 
 def test_only_trunk_and_shared_heads_are_exchanged() -> None:
@@ -179,3 +181,49 @@ def test_the_rate_falls_along_a_cosine() -> None:
 def test_architecture_is_hashable_and_small_to_send() -> None:
     assert isinstance(architecture(), Architecture)
     assert hash(architecture()) == hash(architecture())
+
+
+def test_calibration_starts_as_identity_and_absorbs_an_offset() -> None:
+    """A site whose assay reads two units higher keeps that to itself: the shared parameters need not move."""
+    plain, calibrated = architecture(), dataclasses.replace(architecture(), calibrate=True)
+    assert exchanged_layout(plain).hash == exchanged_layout(calibrated).hash
+    assert private_layout(calibrated).size == private_layout(plain).size + 4
+    data = dataset()
+    networks = [Network(shape) for shape in (plain, calibrated)]
+    for network, shape in zip(networks, (plain, calibrated), strict=True):
+        network.load(initial_trunk(exchanged_layout(shape), 3))
+        network.load_private(initial_trunk(private_layout(shape), 4))
+    inputs = data.inputs.rows(data.train)
+    before = networks[0].predict(inputs)
+    assert np.allclose(before[:, [0, 2]], networks[1].predict(inputs)[:, [0, 2]])
+    labels = data.labels.copy()
+    labels[:, 0] = 2.0
+    shifted = dataclasses.replace(data, labels=labels)
+    trunk = networks[1].exchanged.detach().clone()
+    quick = dataclasses.replace(SETTINGS, learning_rate=0.05)
+    LocalOptimiser(networks[1], shifted, quick, private_only=True).train(200, 1.0)
+    assert torch.equal(trunk, networks[1].exchanged.detach())
+    assert abs(networks[1].predict(inputs)[:, 0].mean() - 2.0) < 0.3
+
+
+def test_a_rare_class_can_weigh_more() -> None:
+    heavy = dataclasses.replace(ENDPOINTS[2], positive_weight=4.0)
+    outputs, labels = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
+    relations = torch.zeros(2, 1, dtype=torch.int8)
+    plain = float(MultiTaskLoss([ENDPOINTS[2]])(outputs, labels, relations))
+    assert float(MultiTaskLoss([heavy])(outputs, labels, relations)) == pytest.approx(plain * 2.5)
+
+
+def test_the_forest_learns_values_and_classes_and_survives_too_few() -> None:
+    data = dataset(rows=240)
+    got = fold_scores(data, forest_baseline(data, seed=1))
+    median = fold_scores(data, median_baseline(data))
+    assert got["logd"]["test"] < median["logd"]["test"]
+    assert got["herg"]["test"] < median["herg"]["test"]
+    few = dataclasses.replace(
+        data, labels=np.where(np.arange(240)[:, None] < 3, data.labels, np.nan).astype(np.float32)
+    )
+    assert np.isfinite(forest_baseline(few, seed=1)(data.inputs.rows(data.test))).all()
+    assert np.array_equal(
+        forest_baseline(data, 1)(data.inputs.rows(data.test)), forest_baseline(data, 1)(data.inputs.rows(data.test))
+    )
