@@ -19,8 +19,10 @@ from kmel_p2p.site.egress import EGRESS_NAME, verify
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 ENTRY_LIMIT = 40
-STEPS = 60
+STEPS = 40
 LONGEST_GAP_S = 10.0
+BUSY_S = 10.0
+LONGEST_TRIP_MS = 100.0
 
 
 def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -> None:
@@ -62,6 +64,28 @@ def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -
             verdict = verify(site.state_dir / EGRESS_NAME)
             assert verdict.problem == ""
             assert sum(total.bytes for (_, kind), total in verdict.totals.items() if kind == "Bodies") > 0
+
+
+def test_a_busy_trainer_never_makes_its_peer_look_dead(tmp_path: Path) -> None:
+    with small_federation(tmp_path, 1000, 200) as federation:
+        federation.start()
+        until("every site has published", lambda: all(published(site) >= 1 for site in federation), 120, federation)
+        trips: list[float] = []
+        ends = time.monotonic() + BUSY_S
+
+        def sample() -> bool:
+            for site in federation:
+                status = site.status()
+                assert status is not None, f"{site.name} does not answer while it trains"
+                trips.extend(member["rtt_ms"] for member in status["members"] if member["rtt_ms"] is not None)
+            return time.monotonic() >= ends
+
+        until("enough samples", sample, BUSY_S + 30, federation)
+        assert len(trips) > 100
+        assert sorted(trips)[int(0.99 * len(trips))] <= LONGEST_TRIP_MS
+        for site in federation:
+            assert log_times(site, "member suspected") == []
+            assert log_times(site, "member unreachable") == []
 
 
 def test_status_tells_a_stopped_daemon_from_a_stuck_one(tmp_path: Path) -> None:
