@@ -103,7 +103,7 @@ class Judge:
                 elif fact is not member.descriptor or member.state is MemberState.UNKNOWN:
                     self.learn(member, fact, spread=not (by_sync and member.state is MemberState.UNKNOWN))
                 else:
-                    context.spread.facts.heard(member.handle, fact, context.limit)
+                    context.spread.heard(member.handle, fact, context.limit)
             elif fact.subject == context.handle:
                 self._hear_own_accusation(fact)
                 if not by_ping:
@@ -184,7 +184,7 @@ class Judge:
             if member.state is MemberState.ALIVE:
                 self._question(member, accusers[:1])
         elif not self._suspect(member, accusers):
-            context.spread.facts.heard(member.handle, fact, context.limit)
+            context.spread.heard(member.handle, fact, context.limit)
 
     def _question(self, member: Member, accusers: list[bytes]) -> None:
         """Another part of the federation lost a member that is alive to us, as after a partition.

@@ -163,7 +163,7 @@ class Membership:
     @property
     def queued_facts(self) -> tuple[int, int]:
         """Membership and application facts still to be told; bounded by sites and topics."""
-        return len(self._context.spread.facts), len(self._context.spread.news)
+        return self._context.spread.membership_facts, len(self._context.spread.news)
 
     def announce(self, topic: bytes, body: bytes) -> None:
         """Tell all members the newest `body` on `topic`; a later call replaces an earlier one not yet told.
@@ -295,8 +295,8 @@ class Membership:
 
     def _gossip_due(self) -> Micros | None:
         spread = self._context.spread
-        if (spread.facts.subjects or spread.news.subjects) and self._context.table.alive_count:
-            return self._gossip_us
+        if spread.accusations.subjects or spread.descriptors.subjects or spread.news.subjects:
+            return self._gossip_us if self._context.table.alive_count else None
         return None
 
     def _begin(self, now: Micros) -> None:
@@ -455,7 +455,7 @@ class Membership:
         _check_roster(context.key, roster)
         for member in [m for m in context.table if m.key not in roster]:
             self._dialler.forget(member)
-            context.spread.facts.discard(member.handle)
+            context.spread.discard(member.handle)
             context.table.remove(member)
             self._judge.forget(member)
             self._prober.forget(member)

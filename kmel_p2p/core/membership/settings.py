@@ -58,10 +58,13 @@ class MembershipSettings(StrictModel):
     """Upper bound of a message that carries facts; one Ethernet frame."""
     piggyback_bytes: Annotated[int, pydantic.Field(ge=0, le=1400)] = 80
     """Membership facts on one probe message; a single larger fact is still carried."""
-    fact_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 60
-    """Membership gossip per probe interval beyond piggybacking: keeps a mass failure from becoming a storm."""
-    fact_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 240
-    """Membership gossip at once after quiet, so that a single death is known fast."""
+    accusation_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 40
+    """Gossiped accusations per probe interval beyond piggybacking: keeps a mass failure from becoming a storm."""
+    accusation_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 160
+    """Accusations at once after quiet, so that a single death is known fast."""
+    descriptor_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 600
+    """The same for arrivals, refutations and departures: the wronged must be heard before the suspicion ends."""
+    descriptor_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 2400
     news_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 8192
     """Application facts per second; their own allowance, so neither kind can starve the other."""
     news_burst_bytes: Annotated[int, pydantic.Field(ge=1400)] = 32768
@@ -142,7 +145,7 @@ WAN = MembershipSettings(
     suspicion_mult=6,
     gossip_interval_us=500 * MILLISECOND,
     gossip_fanout=4,
-    fact_burst_bytes=600,
+    accusation_burst_bytes=600,
     gossip_to_dead_us=60 * SECOND,
     sync_interval_us=60 * SECOND,
     reconnect_interval_us=60 * SECOND,

@@ -34,12 +34,13 @@ _NOTHING = Standing(0, 0, 0)
 class Syncer:
     """When to compare, with whom, and what to send."""
 
-    __slots__ = ("_context", "_wanted", "next_us")
+    __slots__ = ("_context", "_rounds", "_wanted", "next_us")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._wanted: dict[SiteKey, None] = {}
-        self.next_us: Micros = context.now + context.rng.randrange(context.settings.sync_interval_us)
+        self._rounds = 0
+        self.next_us: Micros = context.now + context.rng.randrange(2 * context.settings.probe_interval_us)
 
     def soon(self, key: SiteKey) -> None:
         """Compare with this member shortly: it just arrived or came back, and speaks to us."""
@@ -57,7 +58,10 @@ class Syncer:
         if self._wanted:
             self.next_us = context.now + context.settings.gossip_interval_us
         else:
-            interval = sync_interval_us(context.settings, context.sites)
+            # Often after a start (1, 2, 4, ... probe intervals), when much changes at once, then at the usual pace.
+            usual = sync_interval_us(context.settings, context.sites)
+            interval = min(usual, context.settings.probe_interval_us << self._rounds)
+            self._rounds = min(self._rounds + 1, 16)
             # Three to five quarters of it, so that members that started together do not compare together.
             self.next_us = context.now + interval * 3 // 4 + context.rng.randrange(interval // 2)
         if target is not None:

@@ -32,7 +32,9 @@ descriptors = st.builds(
     Descriptor, blobs(32), generations, serials, st.booleans(), st.lists(texts, max_size=8).map(tuple),
     st.integers(0, 63), st.booleans(), texts, blobs(64),
 )  # fmt: skip
-accusations = st.builds(Accusation, blobs(8), generations, serials, st.booleans(), st.lists(blobs(8), max_size=8).map(tuple))
+accusations = st.builds(
+    Accusation, blobs(8), generations, serials, st.booleans(), st.lists(blobs(8), max_size=8).map(tuple)
+)
 facts = st.lists(descriptors | accusations, max_size=20).map(tuple)
 news = st.lists(st.builds(News, st.binary(min_size=1, max_size=64), st.binary(max_size=512)), max_size=20).map(tuple)
 standings = st.builds(Standing, generations, serials, st.integers(0, 3))

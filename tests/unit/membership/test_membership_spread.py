@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.membership import LAN, SCHEMAS
 from kmel_p2p.core.membership.allowance import Allowance
+from kmel_p2p.core.membership.fact_queue import FactQueue
 from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping
-from kmel_p2p.core.membership.spread import FactQueue, Spread
+from kmel_p2p.core.membership.spread import Spread
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import Wire
 
@@ -55,7 +56,7 @@ def test_a_fact_that_waited_longer_than_a_full_sync_takes_is_given_up():
     spread.put(bytes(7) + b"1", accusation(1), LAN.sync_interval_us)
     facts, _ = spread.gossip(8, LAN.sync_interval_us + 1)
     assert facts == (accusation(1),)
-    assert len(spread.facts) == 1
+    assert spread.membership_facts == 1
 
 
 def test_300_facts_of_two_kinds_share_every_message_within_its_budget():
