@@ -38,6 +38,11 @@ class Inputs:
         """float32[len(rows), width]."""
         return self._dense[rows] if self._dense is not None else self._fill(rows)
 
+    def bits(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """bool[len(rows), width of the fingerprint]: which environments occur."""
+        found: NDArray[np.bool_] = self._counts.dense(rows) > 0
+        return found
+
     def _fill(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return network_inputs(self._counts.dense(rows), self._descriptors[rows])
 

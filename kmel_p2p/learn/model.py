@@ -3,7 +3,9 @@
     model.safetensors   <model>.exchanged, <model>.private   for local, federated and personalised
     card.json           assay endpoints, architecture, features, which model is chosen for which endpoint, scores
 
-Nothing in it is code, and nothing in it is a structure or a measurement of the site.
+    neighbours_STAYS.safetensors   fingerprints of the training compounds (`learn.neighbours`); export leaves it out
+
+Nothing in it is code, and nothing in card or parameters is a structure or a measurement of the site.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class Card:
         labels: free facts such as federation and site.
         result: the comparison (see `learn.comparison`), without history.
         digest: BLAKE2b-256 (hex) of the parameters; names the model.
+        uncertainty: assay endpoint -> what its intervals are made from (`learn.uncertainty.Calibration`).
     """
 
     architecture: Architecture
@@ -49,6 +52,7 @@ class Card:
     labels: Mapping[str, str]
     result: Mapping[str, Any]
     digest: str = ""
+    uncertainty: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:

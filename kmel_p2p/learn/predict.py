@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.structures import describe_all, ignore_progress
 from kmel_p2p.core.errors import ConfigError
@@ -20,6 +21,27 @@ from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import predictors
 from kmel_p2p.learn.dataset import Inputs
 from kmel_p2p.learn.model import Card, read_card, read_parameters
+from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
+from kmel_p2p.learn.uncertainty import MEMBERS, Calibration, class_sets, intervals
+
+DEFAULT_LEVEL = 0.9
+"""Of intervals: a value in ten lies outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Prediction of one assay endpoint.
+
+    Attributes:
+        value: in the unit of the assay endpoint; the probability of class 1 for classes.
+        lower, upper: ends of the conformal interval in the same unit; None for classes and without calibration.
+        classes: classes that cannot be ruled out, such as (1,) or (0, 1); None for values and without calibration.
+    """
+
+    value: float
+    lower: float | None = None
+    upper: float | None = None
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +51,23 @@ class Prediction:
     Attributes:
         smiles: as given.
         standardised: the structure predicted for; empty where there is none.
-        values: assay endpoint -> value in its unit (probability for classes); empty where there is none.
+        assays: assay endpoint -> prediction; empty where there is none.
+        similarity: to the nearest training compound of this site (Tanimoto, 0 to 1); None where that is not known.
+        applicability: `inside`, `edge` or `outside` of what the model was tried on; empty where that is not known.
         reason: why there is no prediction; empty where there is one.
     """
 
     smiles: str
     standardised: str
-    values: Mapping[str, float]
+    assays: Mapping[str, Value]
+    similarity: float | None
+    applicability: str
     reason: str
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Assay endpoint -> value."""
+        return {name: value.value for name, value in self.assays.items()}
 
 
 class Model:
@@ -44,17 +75,21 @@ class Model:
 
     Attributes:
         card: what it is.
+        neighbours: training compounds of this site; None in an exported model.
     """
 
-    def __init__(self, card: Card, parameters: Mapping[str, Parameters]) -> None:
+    def __init__(self, card: Card, parameters: Mapping[str, Parameters], neighbours: Neighbours | None = None) -> None:
         self.card = card
+        self.neighbours = neighbours
         self._predictors = predictors(card.architecture, dict(parameters))
+        self._calibrations = {name: Calibration.read(raw) for name, raw in card.uncertainty.items()}
 
     def predict(
         self,
         smiles: Sequence[str],
         *,
         model: str | None = None,
+        level: float = DEFAULT_LEVEL,
         workers: int = 1,
         progress: Callable[[int, int], None] = ignore_progress,
     ) -> list[Prediction]:
@@ -62,45 +97,82 @@ class Model:
 
         Args:
             model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint; None for the chosen ones.
+                Intervals are calibrated for the chosen ones only, so others come without.
+            level: share of compounds whose true value the interval is to hold, above 0 and below 1.
             workers: processes that prepare structures.
             progress: called with (structures done, structures in all).
 
         Raises:
-            ConfigError: there is no model of that name.
+            ConfigError: there is no model of that name, or the level is none.
         """
         if model is not None and model not in self._predictors:
             raise ConfigError(f"there is no model {model!r}; there are: {', '.join(self._predictors)}")
+        if not 0 < level < 1:
+            raise ConfigError(f"the level is {level}; it must be above 0 and below 1")
         described = describe_all(smiles, self.card.features, workers=workers, progress=progress)
         table = described.table
         usable = np.flatnonzero([not reason for reason in table.reasons])
         part = table.take(usable)
-        values = self._values(Inputs(part.counts, part.descriptors), model)
+        inputs = Inputs(part.counts, part.descriptors)
+        columns = self._columns(inputs, model, level)
+        near = self.neighbours.nearest(inputs.bits(np.arange(len(inputs)))) if self.neighbours else None
         place = {int(row): at for at, row in enumerate(usable)}
-        names = [endpoint.name for endpoint in self.card.architecture.endpoints]
         return [
-            Prediction(
-                text,
-                table.smiles[row],
-                dict(zip(names, map(float, values[place[row]]), strict=True)) if row in place else {},
-                table.reasons[row],
-            )
+            self._prediction(text, table.smiles[row], table.reasons[row], place.get(row), columns, near)
             for text, row in zip(smiles, map(int, described.row_of), strict=True)
         ]
 
-    def _values(self, inputs: Inputs, model: str | None) -> np.ndarray:
-        """float64[n, E] in the units of the assay endpoints."""
+    def _prediction(
+        self,
+        text: str,
+        standardised: str,
+        reason: str,
+        at: int | None,
+        columns: Mapping[str, list[Value]],
+        near: np.ndarray | None,
+    ) -> Prediction:
+        if at is None:
+            return Prediction(text, standardised, {}, None, "", reason)
+        similarity = float(near[at]) if near is not None else None
+        applicability = ""
+        if self.neighbours is not None and similarity is not None:
+            applicability = self.neighbours.applicability(similarity)
+        assays = {name: column[at] for name, column in columns.items()}
+        return Prediction(text, standardised, assays, similarity, applicability, reason)
+
+    def _columns(self, inputs: Inputs, model: str | None, level: float) -> dict[str, list[Value]]:
+        """Predictions by assay endpoint, one per row of `inputs`."""
         endpoints = self.card.architecture.endpoints
-        chosen = [model or self.card.chosen[endpoint.name] for endpoint in endpoints]
+        chosen = {e.name: model or self.card.chosen[e.name] for e in endpoints}
         rows = inputs.rows(np.arange(len(inputs)))
-        outputs = {name: self._predictors[name](rows) for name in set(chosen)}
-        values = np.empty((len(inputs), len(endpoints)))
-        for place, (endpoint, name) in enumerate(zip(endpoints, chosen, strict=True)):
-            column = outputs[name][:, place]
-            if endpoint.kind == "classification":
-                values[:, place] = 1 / (1 + np.exp(-np.clip(column, -500, 500)))
-            else:
-                values[:, place] = endpoint.native(column)
-        return values
+        outputs = {name: self._predictors[name](rows) for name in {*MEMBERS, *chosen.values()}}
+        spread = np.std([outputs[name] for name in MEMBERS], axis=0)
+        columns = {}
+        for place, endpoint in enumerate(endpoints):
+            output = outputs[chosen[endpoint.name]][:, place]
+            calibration = self._calibrations.get(endpoint.name, Calibration()) if model is None else Calibration()
+            columns[endpoint.name] = _values(endpoint, output, spread[:, place], calibration, level)
+        return columns
+
+
+def _values(
+    endpoint: AssayEndpoint, output: np.ndarray, spread: np.ndarray, calibration: Calibration, level: float
+) -> list[Value]:
+    if endpoint.kind == "classification":
+        sets = class_sets(calibration, output, level)
+        probabilities = 1 / (1 + np.exp(-np.clip(output, -500, 500)))
+        if sets is None:
+            return [Value(float(p)) for p in probabilities]
+        return [
+            Value(float(p), classes=tuple(map(int, np.flatnonzero(row))))
+            for p, row in zip(probabilities, sets, strict=True)
+        ]
+    native = endpoint.native(output)
+    ends = intervals(calibration, output, spread, level)
+    if ends is None:
+        return [Value(float(value)) for value in native]
+    lower, upper = endpoint.native(ends[:, 0]), endpoint.native(ends[:, 1])
+    return [Value(float(v), float(a), float(b)) for v, a, b in zip(native, lower, upper, strict=True)]
 
 
 def load_model(folder: Path) -> Model:
@@ -116,4 +188,4 @@ def load_model(folder: Path) -> Model:
             "install that version (its reference hash is in card.json)"
         )
     parameters = {name: Parameters(*pair) for name, pair in read_parameters(folder, card).items()}
-    return Model(card, parameters)
+    return Model(card, parameters, read_neighbours(folder, card.features.bits))

@@ -15,9 +15,10 @@ from kmel_p2p.core.errors import Bug, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.learn.architecture import exchanged_layout
 from kmel_p2p.learn.checkpoint import Parameters
-from kmel_p2p.learn.comparison import compare, start_local
+from kmel_p2p.learn.comparison import compare, predictors, start_local
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.model import Card, write_model
+from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.prepare import prepare
 from kmel_p2p.learn.round import Rounds, check_layout
@@ -38,6 +39,7 @@ from kmel_p2p.learn.session import (
     Trained,
     TrainerPlan,
 )
+from kmel_p2p.learn.uncertainty import calibrate
 
 
 class Outlet(Protocol):
@@ -148,6 +150,7 @@ class Trainer:
         )
         result: dict[str, Any] = {"entries": command.entries, **comparison.result}
         chosen = {endpoint["name"]: endpoint["chosen"] for endpoint in result["endpoints"]}
+        known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
         folder = plan.state_dir / "model"
         card = write_model(
             folder,
@@ -158,9 +161,11 @@ class Trainer:
                 chosen=chosen,
                 labels=dict(plan.labels),
                 result={key: value for key, value in result.items() if key != "history"},
+                uncertainty={name: calibration.plain() for name, calibration in known.items()},
             ),
             {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
         )
+        Neighbours.of(self._dataset).write(folder)
         return Finished({**result, "digest": card.digest}, folder)
 
     def _comparison_progress(self, done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_harness import Run
+from rdkit import Chem
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.features import reference_hash
@@ -16,6 +17,7 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.model import Card, write_model
+from kmel_p2p.learn.uncertainty import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for name in ("local", "federated", "personalised")
     }
-    card = Card(architecture, policy, reference_hash(policy), {"logS": "federated", "logD": "local"}, {}, {})
+    card = Card(architecture, policy, reference_hash(policy), {"logS": "federated", "logD": "local"}, {}, {},
+                uncertainty={"logS": Calibration(tuple(np.arange(1, 41) / 20), 0.5).plain()})  # fmt: skip
     write_model(folder, card, parameters)
     return folder
 
@@ -51,20 +54,53 @@ def test_rows_and_columns_stay_in_order(tmp_path: Path, run: Run, model_dir: Pat
     assert done.code == 0, done.err
     assert "3 of 5 rows predicted" in done.err
     rows = table(output.read_text())
-    assert rows[0] == ["name", "smiles", "note", "kmel_logS [log10(mol/L)]", "kmel_logD", "kmel_model", "kmel_reason"]
+    assert rows[0] == [
+        "name", "smiles", "note", "kmel_logS [log10(mol/L)]", "kmel_logS_lower", "kmel_logS_upper", "kmel_logD",
+        "kmel_logD_lower", "kmel_logD_upper", "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason",
+    ]  # fmt: skip
     assert [row[0] for row in rows[1:]] == ["a", "b", "c", "d", "e"]
-    assert rows[2][2:] == ["x, y", "", "", "", "SMILES does not parse"]
-    assert rows[3][3:] == ["", "", "", "no SMILES"]
-    assert rows[1][3:5] == rows[5][3:5] != rows[4][3:5]
-    assert np.isfinite([float(value) for value in rows[1][3:5]]).all()
-    assert rows[1][5].startswith("federated/local@")
+    assert rows[2][2:] == ["x, y", *[""] * 9, "SMILES does not parse"]
+    assert rows[3][3:] == [*[""] * 9, "no SMILES"]
+    assert rows[1][3:9] == rows[5][3:9] != rows[4][3:9]
+    low, value, high = float(rows[1][4]), float(rows[1][3]), float(rows[1][5])
+    assert low < value < high
+    assert np.isfinite(float(rows[1][6]))
+    assert rows[1][7:9] == ["", ""]  # not calibrated
+    assert rows[1][11].startswith("federated/local@")
+    wider = table(run("predict", source, "--model-dir", model_dir, "--level", "0.95").out)
+    assert float(wider[1][4]) < low
+    assert float(wider[1][5]) > high
+
+
+def test_smiles_come_from_standard_input(run: Run, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("CCO first one\n\nbad((\nc1ccccc1O\n"))
+    done = run("predict", "-", "--model-dir", model_dir)
+    assert done.code == 0, done.err
+    rows = table(done.out)
+    assert [row[:2] for row in rows] == [["smiles", "name"], ["CCO", "first one"], ["bad((", ""], ["c1ccccc1O", ""]]
+    assert [bool(row[-1]) for row in rows[1:]] == [False, True, False]
+
+
+def test_sdf_records_keep_their_properties(tmp_path: Path, run: Run, model_dir: Path) -> None:
+    source = tmp_path / "in.sdf"
+    with Chem.SDWriter(str(source)) as writer:
+        for smiles in ("CCO", "c1ccccc1O"):
+            molecule = Chem.MolFromSmiles(smiles)
+            molecule.SetProp("batch", smiles[:2])
+            writer.write(molecule)
+    source.write_text(source.read_text() + "broken\n\n\nnothing\nM  END\n$$$$\n")
+    rows = table(run("predict", source, "--model-dir", model_dir).out)
+    assert [row[1] for row in rows] == ["batch", "CC", "c1", ""]
+    assert [bool(row[-1]) for row in rows[1:]] == [False, False, True]
 
 
 def test_one_model_can_be_asked_for(tmp_path: Path, run: Run, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("SMILES\nCCO\n"))
     done = run("predict", "-", "--smiles-column", "SMILES", "--model", "hybrid", "--model-dir", model_dir)
     assert done.code == 0, done.err
-    assert table(done.out)[1][3].startswith("hybrid@")
+    row = table(done.out)[1]
+    assert row[-2].startswith("hybrid@")
+    assert row[2:4] == ["", ""]  # intervals belong to the chosen model
 
 
 @pytest.mark.parametrize(

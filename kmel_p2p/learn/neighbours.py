@@ -1,0 +1,109 @@
+"""Is a compound like those a site trained on? Similarity to the nearest one, and what is usual.
+
+The fingerprints of the training compounds stay in the site's model directory in a file of their own that export leaves
+out: a fingerprint tells much about a structure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.statefile import write_state
+
+FILE = "neighbours_STAYS.safetensors"
+BLOCK = 512
+"""Queries compared at once."""
+
+OUTSIDE, EDGE = 0.05, 0.25
+"""Quantiles of the validation compounds' similarity: below the first a compound counts as outside, below the second as
+at the edge."""
+
+MIN_USUAL = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Training compounds of a site as sets of Morgan environments.
+
+    Attributes:
+        bits: bool[n, width].
+        usual: similarities below which a compound is outside and at the edge; None where too few compounds tell.
+    """
+
+    bits: NDArray[np.bool_]
+    usual: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Neighbours:
+        """Of the training fold; the validation fold, whose scaffolds are others, tells what is usual."""
+        own = cls(dataset.inputs.bits(dataset.train), None)
+        if len(dataset.valid) < MIN_USUAL or not len(own.bits):
+            return own
+        similarity = own.nearest(dataset.inputs.bits(dataset.valid))
+        outside, edge = np.quantile(similarity, [OUTSIDE, EDGE])
+        return cls(own.bits, (float(outside), float(edge)))
+
+    def nearest(self, queries: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any."""
+        found = np.zeros(len(queries))
+        if not len(self.bits):
+            return found
+        known = self.bits.astype(np.float32)
+        sizes = known.sum(axis=1)
+        for start in range(0, len(queries), BLOCK):
+            block = queries[start : start + BLOCK].astype(np.float32)
+            common = block @ known.T
+            union = block.sum(axis=1)[:, None] + sizes[None, :] - common
+            found[start : start + BLOCK] = (common / np.maximum(union, 1)).max(axis=1)
+        return found
+
+    def applicability(self, similarity: float) -> str:
+        """`inside`, `edge` or `outside` of what the model was tried on; empty where that is not known."""
+        if self.usual is None:
+            return ""
+        return "outside" if similarity < self.usual[0] else "edge" if similarity < self.usual[1] else "inside"
+
+    def write(self, folder: Path) -> None:
+        """Raises:
+        ConfigError: not writable.
+        """
+        usual = list(self.usual) if self.usual else []
+        tensors: dict[str, NDArray[Any]] = {
+            "packed": np.packbits(self.bits, axis=1),
+            "usual": np.array(usual, np.float64),
+        }
+        write_state(folder / FILE, tensors, {"width": self.bits.shape[1]})
+
+
+def read_neighbours(folder: Path, width: int) -> Neighbours | None:
+    """Those of a model directory; None where it holds none (an exported one).
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        tensors = load_file(path)
+        packed, usual = tensors["packed"], tensors["usual"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; remove it to predict without similarities") from None
+    if (
+        packed.dtype != np.uint8
+        or packed.ndim != 2
+        or packed.shape[1] != -(-width // 8)
+        or usual.shape not in ((0,), (2,))
+    ):
+        raise ConfigError(f"{path}: belongs to another model; remove it to predict without similarities")
+    bits = np.unpackbits(packed, axis=1, count=width).astype(bool)
+    return Neighbours(bits, (float(usual[0]), float(usual[1])) if len(usual) else None)

@@ -1,0 +1,87 @@
+"""Conformal intervals and classes hold their level; applicability tells near from far."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learn_fixtures import ENDPOINTS, dataset
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.neighbours import FILE, Neighbours, read_neighbours
+from kmel_p2p.learn.scores import Predict
+from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
+
+
+def noisy(data_seed: int) -> dict[str, Predict]:
+    """Members that know the signal and err with different noise."""
+
+    def member(seed: int) -> Predict:
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            rng = np.random.default_rng([seed, data_seed])
+            signal = inputs[:, :64] @ np.random.default_rng(99).normal(size=64) / 3 + inputs[:, 64]
+            out = np.stack([signal, signal**2 / 3, 3 * signal], axis=1)
+            return out + rng.normal(scale=0.4, size=out.shape)
+
+        return predict
+
+    return {name: member(seed) for seed, name in enumerate(MEMBERS)}
+
+
+CHOSEN = {endpoint.name: "local" for endpoint in ENDPOINTS}
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_intervals_and_classes_hold_their_level_on_new_compounds(level: float) -> None:
+    data, fresh = dataset(rows=8000, seed=1), dataset(rows=8000, seed=2)
+    members = noisy(1)
+    known = calibrate(data, members, CHOSEN)
+    rows = fresh.test
+    inputs = fresh.inputs.rows(rows)
+    outputs = {name: predict(inputs) for name, predict in noisy(2).items()}
+    spread = np.std([outputs[name] for name in MEMBERS], axis=0)
+    ends = intervals(known["logd"], outputs["local"][:, 0], spread[:, 0], level)
+    assert ends is not None
+    scored = np.isfinite(fresh.labels[rows, 0]) & (fresh.relations[rows, 0] == 0)
+    labels = fresh.labels[rows[scored], 0]
+    inside = (ends[scored, 0] <= labels) & (labels <= ends[scored, 1])
+    assert abs(inside.mean() - level) < 0.06
+    sets = class_sets(known["herg"], outputs["local"][:, 2], level)
+    assert sets is not None
+    measured = np.isfinite(fresh.labels[rows, 2])
+    truth = fresh.labels[rows[measured], 2].astype(int)
+    for value in (0, 1):
+        assert abs(sets[measured][truth == value, value].mean() - level) < 0.06
+
+
+def test_too_few_compounds_give_no_interval() -> None:
+    data = dataset(rows=120)
+    few = dataclasses.replace(data, valid=data.valid[: MIN_CALIBRATION - 1])
+    known = calibrate(few, noisy(0), CHOSEN)
+    assert known["logd"] == Calibration()
+    assert intervals(known["logd"], np.zeros(2), np.zeros(2), 0.9) is None
+    assert class_sets(known["herg"], np.zeros(2), 0.9) is None
+    whole = calibrate(dataset(rows=600), noisy(0), CHOSEN)["logd"]
+    assert Calibration.read(whole.plain()) == whole
+
+
+def test_nearness_is_told_and_survives_the_disk(tmp_path: Path) -> None:
+    data = dataset(rows=400)
+    near = Neighbours.of(data)
+    assert near.nearest(data.inputs.bits(data.train)) == pytest.approx(1.0)
+    assert near.nearest(np.zeros((1, 64), bool))[0] == 0
+    assert near.usual is not None
+    assert [near.applicability(s) for s in (1.0, sum(near.usual) / 2, 0.0)] == ["inside", "edge", "outside"]
+    assert read_neighbours(tmp_path, 64) is None
+    near.write(tmp_path)
+    again = read_neighbours(tmp_path, 64)
+    assert again is not None
+    assert np.array_equal(again.bits, near.bits)
+    assert again.usual == near.usual
+    with pytest.raises(ConfigError, match="another model"):
+        read_neighbours(tmp_path, 128)
+    (tmp_path / FILE).write_bytes(b"garbage")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_neighbours(tmp_path, 64)
