@@ -105,6 +105,8 @@ class AveragingRule(StrictModel):
     entry_limit: Annotated[int, pydantic.Field(ge=1, le=2**32)] = 200
     weight_cap: Annotated[float, pydantic.Field(ge=1.0)] = 2.0
     norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 4.0
+    retain_entries: Annotated[int, pydantic.Field(ge=8, le=1024)] = 64
+    """Newest entries of each site that are kept beyond what everybody has; older ones fold into the snapshot."""
 
     @pydantic.model_validator(mode="after")
     def _kept_fits_chunk(self) -> AveragingRule:

@@ -20,10 +20,10 @@ from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.entry import decode
-from kmel_p2p.core.ledger.events import EntryRecord, RetractionRecord
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.messages import SCHEMAS
 from kmel_p2p.core.ledger.proof import Decoder, Fault
+from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
 from kmel_p2p.core.rounds import (
@@ -111,7 +111,9 @@ class LedgerFederation:
         for index, identity in enumerate(world.identities):
             self.views.append(View())
             make = partial(world.make_trainer, index)
-            self.sites.append(VirtualSite(index, identity.key, make, world.step_us(index)))
+            genesis = Snapshot(world.charter.id, {}, (), Accumulator.from_trunk(world.initial_trunk))
+            disk = Disk(world.codec, genesis)
+            self.sites.append(VirtualSite(index, identity.key, make, world.step_us(index), disk))
             self.network.add(identity.key, f"site{index}", partial(self._boot, index))
 
     # ---- what is there ------------------------------------------------------------------------------------------
@@ -238,9 +240,10 @@ class LedgerFederation:
 
     def _boot(self, index: int, now: Micros) -> Machine:
         world, site = self.world, self.sites[index]
-        ledger, own_state = self._open(site.disk, site.key)
+        site.disk.settle(self.network.now)
+        ledger = self._open(site.disk)
         site.trainer = site.make_trainer()
-        site.trainer.resume(own_state)
+        site.trainer.resume(site.disk.own_state)
         site.finished = False
         averaging = LedgerAveraging(
             world.identities[index],
@@ -254,25 +257,20 @@ class LedgerFederation:
         )
         return LedgerHost(averaging)
 
-    def _open(self, disk: Disk, own: SiteKey) -> tuple[Ledger, str | None]:
-        """The ledger as a disk holds it, and the trainer state of the newest own entry."""
+    def _open(self, disk: Disk) -> Ledger:
+        """The ledger as a disk holds it."""
         world = self.world
         rules = Rules.of(world.charter, world.codec.codec_id, world.initial_trunk)
         ledger = Ledger(Accumulator.from_trunk(world.initial_trunk), world.codec, rules)
-        own_state = None
-        ends: dict[SiteKey, int] = {}
-        for record in disk.kept():
-            if isinstance(record, RetractionRecord):
-                ledger.convict(Fault(record.author, record.seq, record.reason, record.evidence))
-                ends[record.author] = min(record.seq, ends.get(record.author, record.seq))
-        for record in disk.kept():
-            if isinstance(record, EntryRecord) and record.seq < ends.get(record.author, record.seq + 1):
-                outcome = ledger.offer(decode(record.encoded))
-                if outcome.verdict is not Verdict.APPLIED:
-                    raise Bug(f"a stored entry is {outcome.verdict.value}")
-                if record.author == own:
-                    own_state = record.own_state_file or own_state
-        return ledger, own_state
+        if disk.snapshot is not None:
+            ledger.adopt(disk.snapshot)
+        for end in disk.ends.values():
+            ledger.convict(Fault(end.author, end.seq, end.reason, end.evidence))
+        for record in disk.entries.values():
+            outcome = ledger.offer(decode(record.encoded))
+            if outcome.verdict is not Verdict.APPLIED:
+                raise Bug(f"a stored entry is {outcome.verdict.value}")
+        return ledger
 
     def _on_event(self, site: VirtualSite, host: Host, event: Event) -> None:
         trainer = site.trainer
@@ -300,6 +298,7 @@ class LedgerFederation:
 
     def _on_store(self, site: VirtualSite, host: Host, effect: Store) -> None:
         due = self.network.now + self.world.persist_us
+        site.disk.settle(self.network.now)
         site.disk.write(effect.record, due)
         if effect.ticket is not None:
             self.network.call_at(due, partial(self._persisted, host, host.starts, effect.ticket))

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from kmel_p2p.core.effects import Effect, Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
+from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.core.ledger.events import EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.proof import Decoder
+from kmel_p2p.core.ledger.snapshot import Snapshot, advance
 from kmel_p2p.core.rounds import COMMANDS
 from kmel_p2p.core.types import Micros, SiteKey
 
@@ -50,29 +54,68 @@ class Delivered:
     message: Message
 
 
-@dataclass(slots=True)
 class Disk:
-    """Records in order, each durable from its time on."""
+    """What a site has stored, each write durable from its time on."""
 
-    records: list[tuple[Micros, Record]] = field(default_factory=list)
-    writes: int = 0
+    def __init__(self, codec: Decoder, genesis: Snapshot) -> None:
+        self.writes = 0
+        self.snapshot: Snapshot | None = None
+        self.entries: dict[tuple[SiteKey, int], EntryRecord] = {}
+        """In their order of arrival."""
+        self.ends: dict[SiteKey, RetractionRecord] = {}
+        self.others: list[Record] = []
+        self.own_state: str | None = None
+        """Trainer state stored with the newest own entry."""
+        self._codec = codec
+        self._genesis = genesis
+        self._pending: deque[tuple[Micros, Record]] = deque()
 
     def write(self, record: Record, durable_at: Micros) -> None:
         """Hand a record over; it survives a crash from `durable_at` on."""
         self.writes += 1
-        self.records.append((durable_at, record))
+        self._pending.append((durable_at, record))
+
+    def settle(self, now: Micros) -> None:
+        """What is durable by now is kept."""
+        while self._pending and self._pending[0][0] <= now:
+            self._keep(self._pending.popleft()[1])
 
     def crashed(self, now: Micros) -> None:
         """Power is gone: what was not durable never was."""
-        self.records = [(at, record) for at, record in self.records if at <= now]
+        self.settle(now)
+        self._pending.clear()
 
     def lost(self) -> None:
         """The disk is replaced by an empty one."""
-        self.records.clear()
+        self._pending.clear()
+        self.snapshot = None
+        self.entries.clear()
+        self.ends.clear()
+        self.others.clear()
+        self.own_state = None
 
-    def kept(self) -> list[Record]:
-        """What a start finds."""
-        return [record for _, record in self.records]
+    def numbers_of(self, author: SiteKey) -> list[int]:
+        """Numbers of the stored entries of one author."""
+        return [seq for key, seq in self.entries if key == author]
+
+    def _keep(self, record: Record) -> None:
+        match record:
+            case EntryRecord():
+                self.entries[record.author, record.seq] = record
+                self.own_state = record.own_state_file or self.own_state
+            case RetractionRecord():
+                self.ends[record.author] = record
+                self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.seq}
+            case FoldRecord(until):
+                folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
+                self.snapshot = advance(self.snapshot or self._genesis, folded, self._codec)
+                self.entries = {k: r for k, r in self.entries.items() if k[1] > until.get(k[0], 0)}
+            case SnapshotRecord(snapshot, kept):
+                self.snapshot, floor = snapshot, snapshot.vector
+                self.entries = {k: r for k, r in self.entries.items() if floor.get(k[0], 0) < k[1] <= kept.get(k[0], 0)}
+                self.ends.clear()
+            case _:
+                self.others.append(record)
 
 
 class LedgerHost:
@@ -110,7 +153,7 @@ class VirtualSite:
     key: SiteKey
     make_trainer: Callable[[], SiteTrainer]
     step_us: Micros
-    disk: Disk = field(default_factory=Disk)
+    disk: Disk
     trainer: SiteTrainer | None = None
     events: deque[tuple[Micros, Event]] = field(default_factory=lambda: deque(maxlen=10_000))
     finished: bool = False

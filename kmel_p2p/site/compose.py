@@ -23,6 +23,7 @@ from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.entry import Entry, decode
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.proof import Fault
+from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.peer import Peer
@@ -153,6 +154,17 @@ def open_ledger(site: Site, store: Store) -> Ledger:
         ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
     """
     ledger = fresh_ledger(site)
+    snapshot = store.snapshot()
+    if snapshot is not None:
+        problem = snapshot.problem()
+        if snapshot.charter_id != site.charter.id or len(snapshot.accumulator) != site.layout.size:
+            problem = "it belongs to another charter"
+        if problem:
+            raise ConfigError(
+                f"{store.path}: the snapshot it stands on cannot be used: {problem}. "
+                "Move the state directory away and start again: the others will send the ledger"
+            )
+        ledger.adopt(snapshot)
     for author, (seq, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (seq, "proof"))
         ledger.convict(Fault(author, seq, reason, evidence))
@@ -174,6 +186,13 @@ def fresh_ledger(site: Site) -> Ledger:
     trunk = initial_trunk(site.layout, site.charter.model.seed)
     rules = Rules.of(site.charter, site.codec.codec_id, trunk)
     return Ledger(Accumulator.from_trunk(trunk), site.codec, rules)
+
+
+def genesis(site: Site) -> Snapshot:
+    """The charter's initial trunk, before the first entry."""
+    return Snapshot(
+        site.charter.id, {}, (), Accumulator.from_trunk(initial_trunk(site.layout, site.charter.model.seed))
+    )
 
 
 def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:

@@ -235,7 +235,7 @@ class Daemon:
             ),
             clock=self.now,
             on_emit=self._on_event,
-            store=Recorder(self._writer).keep,
+            store=Recorder(self._writer, self.site).keep,
             on_fault=self._on_fault,
             on_bad_message=self._reporter.bad_message,
             on_link=self._reporter.link,

@@ -10,12 +10,13 @@ import msgpack
 
 from kmel_p2p.core.effects import Record
 from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.ledger.events import DivergenceRecord, EntryRecord, RetractionRecord
+from kmel_p2p.core.ledger.events import DivergenceRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
 from kmel_p2p.core.membership import Descriptor
 from kmel_p2p.core.membership.descriptor import MAX_DESCRIPTOR_BYTES
 from kmel_p2p.core.membership.events import DescriptorLearned, GenerationRaised
 from kmel_p2p.core.membership.messages import FACT
 from kmel_p2p.core.wire import unpack_bounded
+from kmel_p2p.site.compose import Site, genesis
 from kmel_p2p.site.store import Store
 from kmel_p2p.site.store_writer import StoreWriter
 
@@ -23,8 +24,9 @@ from kmel_p2p.site.store_writer import StoreWriter
 class Recorder:
     """See the module docstring. The driver hands over one record at a time and stops at the first that fails."""
 
-    def __init__(self, writer: StoreWriter) -> None:
+    def __init__(self, writer: StoreWriter, site: Site) -> None:
         self._writer = writer
+        self._site = site
 
     async def keep(self, record: Record) -> None:
         """Store one record; returns when it is durable.
@@ -32,10 +34,10 @@ class Recorder:
         Raises:
             ConfigError: the store cannot take it.
         """
-        await self._writer.call(_work(record))
+        await self._writer.call(_work(record, self._site))
 
 
-def _work(record: Record) -> Callable[[Store], None]:
+def _work(record: Record, site: Site) -> Callable[[Store], None]:
     match record:
         case EntryRecord(author=author, seq=seq, encoded=encoded, own_state_file=state_file):
             return lambda store: store.append_entry(author, seq, encoded, state_file)
@@ -46,6 +48,10 @@ def _work(record: Record) -> Callable[[Store], None]:
         case DescriptorLearned(descriptor=descriptor):
             body: bytes = msgpack.packb(FACT.pack(descriptor), use_bin_type=True)
             return lambda store: store.put_peer(descriptor.key, body)
+        case FoldRecord(until=until):
+            return lambda store: store.fold(until, lambda: genesis(site), site.codec)
+        case SnapshotRecord(snapshot=snapshot, kept=kept):
+            return lambda store: store.adopt(snapshot, kept)
         case DivergenceRecord():
             row = {
                 "site": record.site,

@@ -7,7 +7,18 @@ from collections.abc import Callable
 import structlog
 
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.ledger.events import Divergence, EntriesApplied, EntryPublished, EntryRefused, LogEnded
+from kmel_p2p.core.ledger.events import (
+    Divergence,
+    EntriesApplied,
+    EntriesFolded,
+    EntryPublished,
+    EntryRefused,
+    LateFault,
+    LogEnded,
+    SnapshotAdopted,
+    SnapshotProgress,
+    SnapshotRefused,
+)
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import EntryHeld, PhaseChanged, RoundAbandoned, RoundOpened, RunComplete, Waiting
 from kmel_p2p.core.types import SiteKey, short
@@ -71,6 +82,21 @@ class Reporter:
                 text = f"log of {self.name(author)} ends before entry {seq}: {reason}"
                 activity.alarm(f"log ended {self.name(author)}", text)
                 self._warn("log ended", author=self.name(author), seq=seq, reason=reason, retracted=retracted)
+            case LateFault(author=author, seq=seq, reason=reason):
+                text = (
+                    f"site {self.name(author)} broke the rules at entry {seq}, found out too late to take it back: "
+                    f"{reason}; the consortium may retire it by an amendment"
+                )
+                activity.alarm(f"late fault {self.name(author)}", text)
+                self._warn("late fault", author=self.name(author), seq=seq, reason=reason)
+            case SnapshotProgress(stage=stage):
+                self._say("snapshot", stage=stage)
+            case SnapshotRefused(giver=giver, reason=reason):
+                self._warn("snapshot refused", giver=self.name(giver), reason=reason)
+            case SnapshotAdopted(vector=vector):
+                self._say("snapshot taken over", heads={self.name(key): seq for key, seq in vector.items()})
+            case EntriesFolded(until=until):
+                self._say("entries folded", until={self.name(key): seq for key, seq in until.items()})
             case Divergence(site=site):
                 text = (
                     f"site {self.name(site)} and this one sum the same entries to different trunks: one of the two "

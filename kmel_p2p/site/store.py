@@ -17,11 +17,19 @@ import msgpack
 
 from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.core.identity import digest
+from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.core.ledger.proof import Decoder
+from kmel_p2p.core.ledger.snapshot import Snapshot, advance
 from kmel_p2p.core.types import SiteKey
 from kmel_p2p.site import schema
 from kmel_p2p.site.store_errors import explain
+from kmel_p2p.site.stored_snapshot import SnapshotFiles
 
 STORE_NAME = "store.sqlite"
+SNAPSHOT = "snapshot"
+"""Blob that names the snapshot file in force."""
+OWN_STATE = "own_state_file"
+"""Blob that names the trainer state stored with the newest own entry, once that entry is folded away."""
 BUSY_TIMEOUT_S = 5.0
 ROWS_AT_ONCE = 16
 
@@ -64,6 +72,7 @@ class Store:
                 path and the remedy.
         """
         self.path = path
+        self._files = SnapshotFiles(path.parent)
         self._fault = fault
         self._depth = 0
         if read_only and not path.exists():
@@ -89,6 +98,7 @@ class Store:
         self._connection.execute("PRAGMA synchronous = FULL")
         with self.transaction("migrate"):
             schema.migrate(self._connection, str(self.path))
+        self._files.sweep(self._snapshot_name())
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
@@ -154,22 +164,88 @@ class Store:
                     yield StoredEntry(*row)
 
     def vector(self) -> dict[SiteKey, int]:
-        """Newest sequence number kept of each author."""
+        """Newest sequence number kept of each author, in an entry or in the snapshot."""
+        snapshot = self.snapshot()
+        heads = snapshot.vector if snapshot is not None else {}
         rows = self._all("SELECT author, max(seq) FROM entries GROUP BY author ORDER BY author")
-        return {SiteKey(author): seq for author, seq in rows}
+        return dict(sorted({**heads, **{SiteKey(author): seq for author, seq in rows}}.items()))
 
     def own_state_file(self, author: SiteKey) -> str | None:
         """Trainer state stored with the newest entry of `author` (this site); None when there is none."""
         name: str | None = self._one(
             "SELECT own_state_file FROM entries WHERE author = ? ORDER BY seq DESC LIMIT 1", author
         )
-        return name
+        kept = None if name is not None else self.get_blob(OWN_STATE)
+        return name if kept is None else kept.decode()
 
-    def drop_entries(self, author: SiteKey, until: int) -> int:
-        """Forget entries of `author` up to and including `until`; returns how many."""
-        with self.transaction("drop"):
-            cursor = self._connection.execute("DELETE FROM entries WHERE author = ? AND seq <= ?", (author, until))
-            return cursor.rowcount
+    # the snapshot that the entries stand on
+
+    def snapshot(self) -> Snapshot | None:
+        """What the stored entries stand on; None: the charter's initial trunk.
+
+        Raises:
+            ConfigError: the file is missing or damaged.
+        """
+        while True:
+            name = self._snapshot_name()
+            try:
+                return None if name is None else self._files.read(name)
+            except ConfigError:
+                # Beside a running daemon the file may be replaced between the two looks.
+                if name == self._snapshot_name():
+                    raise
+
+    def fold(self, until: Mapping[SiteKey, int], genesis: Callable[[], Snapshot], codec: Decoder) -> None:
+        """Fold entries up to `until` into the snapshot (or into `genesis()`), and forget them.
+
+        Raises:
+            ConfigError: the store cannot take it; nothing was changed.
+        """
+        folded = (decode(e.encoded) for e in self.load_entries() if e.seq <= until.get(e.author, 0))
+        snapshot = advance(self.snapshot() or genesis(), folded, codec)
+        self._replace_snapshot(snapshot, lambda author: (until.get(author, 0), None))
+
+    def adopt(self, snapshot: Snapshot, kept: Mapping[SiteKey, int]) -> None:
+        """Go on from an attested snapshot: entries in it go, those above it and up to `kept` stay.
+
+        Ended logs are forgotten too: what still holds is recorded anew.
+        """
+        vector = snapshot.vector
+
+        def also() -> None:
+            self._connection.execute("DELETE FROM log_ends")
+            self._connection.execute("DELETE FROM evidence WHERE kind = 'proof'")
+
+        self._replace_snapshot(snapshot, lambda author: (vector.get(author, 0), kept.get(author, 0)), also)
+
+    def _snapshot_name(self) -> str | None:
+        name = self.get_blob(SNAPSHOT)
+        return None if name is None else name.decode()
+
+    def _replace_snapshot(
+        self,
+        snapshot: Snapshot,
+        span: Callable[[SiteKey], tuple[int, int | None]],
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`span`: author -> the entries up to which go, and above which go (None: none)."""
+        name = self._files.write(self.bump("snapshot"), snapshot)
+        self._fault("snapshot:file")
+        with self.transaction("snapshot"):
+            # The trainer's state outlives the own entry that it was stored with.
+            state: str | None = self._one(
+                "SELECT own_state_file FROM entries WHERE own_state_file IS NOT NULL ORDER BY seq DESC LIMIT 1"
+            )
+            if state is not None:
+                self.put_blob(OWN_STATE, state.encode())
+            for (author,) in self._all("SELECT DISTINCT author FROM entries"):
+                low, high = span(SiteKey(author))
+                self._connection.execute("DELETE FROM entries WHERE author = ? AND seq <= ?", (author, low))
+                if high is not None:
+                    self._connection.execute("DELETE FROM entries WHERE author = ? AND seq > ?", (author, high))
+            also()
+            self.put_blob(SNAPSHOT, name.encode())
+        self._files.sweep(name)
 
     def retract(self, author: SiteKey, seq: int, reason: str, evidence: Iterable[bytes]) -> None:
         """End an author's log before `seq`: later entries become evidence, beside what proves the fault."""

@@ -30,7 +30,7 @@ def test_sound_ledgers_agree_all_along() -> None:
     matches: list[bytes] = []
     federation.start_all()
     for index in range(5):
-        federation.averaging(index).claims.on_match = lambda site, claim: matches.append(claim.digest)
+        federation.averaging(index).upkeep.claims.on_match = lambda site, claim: matches.append(claim.digest)
     assert federation.run(300 * SECOND, until=federation.all_complete)
     federation.run(10 * SECOND)
     assert not divergences(federation)
@@ -50,7 +50,8 @@ def test_a_damaged_sum_is_alarmed_once_with_the_signed_claim_as_evidence() -> No
     for index in (0, 1, 3):
         alarms = [e for e in federation.events(index, Divergence) if isinstance(e, Divergence)]
         assert [alarm.site for alarm in alarms] == [damaged]
-        records = [r for r in federation.sites[index].disk.kept() if isinstance(r, DivergenceRecord)]
+        federation.sites[index].disk.settle(federation.network.now)
+        records = [r for r in federation.sites[index].disk.others if isinstance(r, DivergenceRecord)]
         assert len(records) == 1
         record = records[0]
         evidence = Claim(dict(record.vector), record.chains, record.claimed_digest, record.signature)
@@ -65,7 +66,7 @@ def test_a_claim_in_anothers_name_is_refused_and_one_of_the_future_waits() -> No
     one, other = federation.world.identities[:2]
     host = federation.host(2)
     ledger = federation.averaging(2).ledger
-    chains = ledger.chains(ledger.vector)
+    chains = ledger.books.chains(ledger.vector)
     assert chains is not None
     lie = sign_claim(one, federation.world.charter.id, ledger.vector, chains, b"x" * 32)
     federation.network.command(host, Delivered(other.key, lie))

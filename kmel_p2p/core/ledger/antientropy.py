@@ -18,7 +18,7 @@ from kmel_p2p.core.effects import Effect, Emit, Message, Send, Store
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.asking import Asking
 from kmel_p2p.core.ledger.entry import Entry, decode
-from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, EntryRefused, LogEnded, RetractionRecord
+from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, EntryRefused, LateFault, LogEnded, RetractionRecord
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.hot import HotEntries
 from kmel_p2p.core.ledger.ledger import Hold, Ledger, Outcome, Verdict
@@ -28,6 +28,7 @@ from kmel_p2p.core.ledger.messages import (
     MAX_NEWS,
     Announce,
     Bodies,
+    Folded,
     Have,
     Heads,
     Item,
@@ -78,6 +79,9 @@ class Counterpart:
     chains: bytes
     agreed: bool = False
     """Whether it holds the headers that we hold at its vector."""
+    agreed_at: Micros = 0
+    agreed_vector: Vector | None = None
+    """The newest vector at which it held our headers."""
 
 
 class AntiEntropy:
@@ -96,6 +100,10 @@ class AntiEntropy:
         now: Micros,
     ) -> None:
         self.phase = Phase.PREPARING
+        self.pulling = True
+        """Whether missing entries are asked for; not while a snapshot is on its way."""
+        self.behind = 0
+        """Entries that the site that knows most has told of and that are not here; looked at now and then."""
         self._own = own
         self._ledger = ledger
         self._alive = alive
@@ -108,12 +116,33 @@ class AntiEntropy:
         self._forks = forks
         self._hot = HotEntries(settings.fanout, settings.spread_period)
         self._next_summary = now + self._jittered()
+        self._seen_entries = 0
+        self._seen_bytes = 0
 
     # ---- what others told us ------------------------------------------------------------------------------------
 
     def counterpart(self, key: SiteKey) -> Counterpart | None:
         """What `key` last told us, if anything since it last came up."""
         return self._counterparts.get(key)
+
+    def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
+        """Up to where `key` was last seen to hold our headers, and when that was."""
+        told = self._counterparts.get(key)
+        if told is None or told.agreed_vector is None:
+            return None
+        return told.agreed_vector, told.agreed_at
+
+    def bytes_behind(self) -> int:
+        """What `behind` will take, going by the entries seen so far; 0 before the first."""
+        return self.behind * self._seen_bytes // self._seen_entries if self._seen_entries else 0
+
+    def _count_missing(self) -> int:
+        stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.faults.keys()
+        missing = [
+            sum(max(0, seq - self._ledger.head(key)) for key, seq in told.vector.items() if key not in stuck)
+            for told in self._counterparts.values()
+        ]
+        return max(missing, default=0)
 
     def forget(self, key: SiteKey) -> None:
         """A site went away or came up anew: what it told us before no longer holds."""
@@ -152,11 +181,12 @@ class AntiEntropy:
         if now < self._next_summary:
             return
         self._next_summary = now + self._jittered()
+        self.behind = self._count_missing()
         if alive:
             self.greet(self._rng.choice(alive))
         self._help_held_up(alive)
         for key in self._counterparts:
-            self._agree(key)
+            self._agree(key, now)
 
     def deadline(self) -> Micros:
         """When `advance` has something to do; in the past when at once."""
@@ -167,9 +197,9 @@ class AntiEntropy:
 
     def greet(self, to: SiteKey, reply: bool = True) -> None:
         """Tell one site what is here, and ask it the same."""
-        ended = {key: fault.seq for key, fault in sorted(self._ledger.faults.items())}
+        ended = self._ledger.books.ended
         vector = self._ledger.vector
-        chains = self._ledger.chains(vector)
+        chains = self._ledger.books.chains(vector)
         assert chains is not None, "the newest header of every log is held"
         self._outbox.append(Send(to, Have(vector, chains, int(self.phase), ended, reply)))
 
@@ -201,8 +231,18 @@ class AntiEntropy:
         return entry_bytes * sites > self._settings.eager_bytes
 
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
-        self._counterparts[sender] = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.chains)
-        self._agree(sender)
+        before = self._counterparts.get(sender)
+        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.chains)
+        if before is not None:
+            told.agreed_at, told.agreed_vector = before.agreed_at, before.agreed_vector
+        self._counterparts[sender] = told
+        self._agree(sender, now)
+        if before is None:
+            self.behind = self._count_missing()
+        floor = self._ledger.books.floor
+        if any(seq <= floor.get(key, 0) for key, seq in have.ended.items()):
+            # It took back what is folded away here and at a majority.
+            self._outbox.append(Send(sender, Folded(floor)))
         self._pull(sender, now)
         if have.reply:
             # The answer asks for nothing back, so two sites never echo each other.
@@ -221,12 +261,14 @@ class AntiEntropy:
         wanted: list[Item] = []
         for author in sorted(told.vector):
             wanted += self._missing(author, told.vector[author], sender, MAX_BODIES - len(wanted), now)
-        faults = self._ledger.faults
-        evidence = tuple(k for k, seq in sorted(told.ended.items()) if k not in faults or faults[k].seq > seq)
+        books = self._ledger.books
+        evidence = tuple(key for key, seq in sorted(told.ended.items()) if not books.is_proved(key, seq))
         self._want(sender, wanted, evidence, now)
 
     def _missing(self, author: SiteKey, their_head: int, holder: SiteKey, limit: int, now: Micros) -> list[Item]:
         """What of an author's log up to `their_head` is to be asked of `holder`, at most `limit` entries."""
+        if not self.pulling or author not in self._ledger.rules.roster:
+            return []
         fault = self._ledger.faults.get(author)
         last = min(their_head, fault.seq - 1) if fault else their_head
         first = self._ledger.head(author) + 1
@@ -242,6 +284,12 @@ class AntiEntropy:
                 wanted.append(item)
                 self._asking.ask(item, holder, now)
         return wanted
+
+    def took(self, outcome: Outcome) -> None:
+        """A snapshot was taken over: record what changed by it, and tell the others."""
+        self._take(self._own, outcome)
+        self.behind = self._count_missing()
+        self.announce()
 
     def _want(self, of: SiteKey, items: Iterable[Item], evidence: tuple[SiteKey, ...], now: Micros) -> None:
         """Send one `Want`; `items` are noted as asked already."""
@@ -263,10 +311,14 @@ class AntiEntropy:
                 self._want(key, items[start : start + MAX_BODIES], (), now)
 
     def _on_want(self, sender: SiteKey, want: Want) -> None:
-        known = [self._ledger.faults[key] for key in want.evidence if key in self._ledger.faults]
+        against = (self._ledger.books.proof_against(key) for key in want.evidence)
+        known = [fault for fault in against if fault is not None]
         for start in range(0, len(known), MAX_FAULTS):
             proofs = tuple(fault.evidence for fault in known[start : start + MAX_FAULTS])
             self._outbox.append(Send(sender, Proofs(proofs), Lane.BULK))
+        floor = self._ledger.books.floor
+        if any(span.first <= floor.get(span.author, 0) for span in want.ranges):
+            self._outbox.append(Send(sender, Folded(floor)))
         bodies: list[bytes] = []
         size = 0
         for encoded in self._asked_for(want):
@@ -280,7 +332,7 @@ class AntiEntropy:
     def _asked_for(self, want: Want) -> Iterable[bytes]:
         for span in want.ranges:
             for seq in range(span.first, min(span.last, span.first + MAX_BODIES - 1) + 1):
-                entry = self._ledger.get(span.author, seq)
+                entry = self._ledger.books.get(span.author, seq)
                 if entry is None:
                     break
                 yield entry.encode()
@@ -293,6 +345,8 @@ class AntiEntropy:
                 self._refuse(sender, None, str(error))
                 continue
             self._asking.arrived(Item(entry.author, entry.seq), sender, now)
+            self._seen_entries += 1
+            self._seen_bytes += len(encoded)
             outcome = self._ledger.offer(entry)
             self._take(sender, outcome)
             if outcome.refusal is not None or outcome.verdict in (Verdict.REFUSED, Verdict.DROPPED):
@@ -324,13 +378,15 @@ class AntiEntropy:
         for fault in found:
             self._take(sender, self._ledger.offer_proof(fault.evidence, self._max_payload_bytes))
 
-    def _agree(self, site: SiteKey) -> None:
+    def _agree(self, site: SiteKey, now: Micros) -> None:
         """Compare headers with what a site told, as soon as we have reached what it holds."""
         told = self._counterparts[site]
-        if told.agreed or not self._ledger.reaches(told.vector):
+        if told.agreed or not self._ledger.books.reaches(told.vector):
             return
-        chains = self._ledger.chains(told.vector)
+        chains = self._ledger.books.chains(told.vector)
         told.agreed = chains == told.chains
+        if told.agreed:
+            told.agreed_at, told.agreed_vector = now, told.vector
         if chains is not None and not told.agreed:
             self._forks.compare(site, told.vector)
 
@@ -365,6 +421,8 @@ class AntiEntropy:
             self._outbox.append(Store(_retraction(fault)))
             count = sum(1 for e in outcome.retracted if e.author == fault.author)
             self._outbox.append(Emit(LogEnded(fault.author, fault.seq, fault.reason, count)))
+        for fault in outcome.late:
+            self._outbox.append(Emit(LateFault(fault.author, fault.seq, fault.reason)))
         for entry in outcome.applied:
             self._outbox.append(Store(EntryRecord(entry.author, entry.seq, entry.encode(), None)))
         if outcome.applied:

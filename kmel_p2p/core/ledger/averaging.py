@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger import upkeep
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
-from kmel_p2p.core.ledger.claims import Claims, ClaimSettings
-from kmel_p2p.core.ledger.computing import Computing, Digests
+from kmel_p2p.core.ledger.claims import ClaimSettings
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Announce, Bodies, Claim, Have, Heads, Proofs, Stubs, Want
+from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.pace import Companions, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
+from kmel_p2p.core.ledger.upkeep import Upkeep
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
 from kmel_p2p.core.rounds import (
     Approve,
@@ -75,6 +76,8 @@ class LedgerSettings:
     patience: Micros = 30 * SECOND
     """How long a site that trains, but whose log does not move, holds this one back; at least `PATIENCE_ROUNDS` of
     our own rounds."""
+    catch_up: Micros = 15 * SECOND
+    """A site far behind trains only when nothing came in for so long: an entry made on old ground helps nobody."""
     claims: ClaimSettings = field(default_factory=ClaimSettings)
     antientropy: AntiEntropySettings = field(default_factory=AntiEntropySettings)
 
@@ -82,7 +85,7 @@ class LedgerSettings:
 class LedgerAveraging:
     """See the module docstring. Implements `rounds.Averaging`."""
 
-    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Claim, Proofs, Heads, Stubs)
+    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Proofs, Heads, Stubs, *upkeep.MESSAGES)
 
     def __init__(
         self,
@@ -104,11 +107,6 @@ class LedgerAveraging:
         self._outbox: deque[Effect] = deque()
         self.publisher = Publisher(identity, ledger, self._outbox, settings.hold)
         forks = ForkFinder(ledger, self._outbox)
-        self.computing = Computing(self._outbox)
-        self._digests = Digests(ledger, self.computing)
-        self.claims = Claims(
-            identity, ledger, self._digests, forks, members.alive, self._outbox, rng, settings.claims, now
-        )
         self.antientropy = AntiEntropy(
             identity.key,
             ledger,
@@ -120,11 +118,24 @@ class LedgerAveraging:
             max_payload_bytes,
             now,
         )
+        self.upkeep = Upkeep(
+            identity,
+            charter,
+            ledger,
+            self.antientropy,
+            forks,
+            members.alive,
+            self._outbox,
+            rng,
+            settings.claims,
+            now,
+        )
         self._ready = False
         self._settled_at: Micros | None = None
         self._waiting = ""
         self._complete = False
         self._announced: dict[SiteKey, int] = {}
+        self._grew = (0, now)
         self._companions = Companions(charter.pace.max_lead)
         self._opened_at: Micros = now
         self._round_took: Micros = 0
@@ -158,8 +169,8 @@ class LedgerAveraging:
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a ledger message from an authenticated sender."""
-        if isinstance(message, Claim):
-            self.claims.on_claim(sender, message)
+        if isinstance(message, upkeep.MESSAGES):
+            self.upkeep.receive(sender, message, now)
         else:
             self.antientropy.receive(sender, message, now)
         self._turn(now)
@@ -186,7 +197,7 @@ class LedgerAveraging:
             case Approve():
                 self.publisher.approve(cmd)
             case Computed():
-                self.computing.computed(cmd.ticket, cmd.result)
+                self.upkeep.computing.computed(cmd.ticket, cmd.result)
             case Persisted():
                 entry = self.publisher.persisted(cmd)
                 if entry is not None:
@@ -197,10 +208,10 @@ class LedgerAveraging:
         """Membership's verdict on a site changed."""
         match event:
             case MemberJoined(key=key) | MemberBack(key=key):
-                self.antientropy.forget(key)
+                self._forget(key, now)
                 self.antientropy.greet(key)
             case MemberUnreachable(key=key) | MemberLeft(key=key):
-                self.antientropy.forget(key)
+                self._forget(key, now)
             case _:
                 return
         self._turn(now)
@@ -208,12 +219,12 @@ class LedgerAveraging:
     def advance(self, now: Micros) -> None:
         """Time passed."""
         self.antientropy.advance(now)
-        self.claims.advance(now)
+        self.upkeep.advance(now)
         self._turn(now)
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = (self.antientropy.deadline(), self.claims.deadline(), self._settled_at, self._patience_ends)
+        moments = (self.antientropy.deadline(), self.upkeep.deadline(), self._settled_at, self._patience_ends)
         return min((m for m in moments if m is not None), default=None)
 
     def poll(self) -> Effect | None:
@@ -226,6 +237,7 @@ class LedgerAveraging:
         """After every input: see whether a round may open or the run is over."""
         if self._settled_at is not None and now >= self._settled_at:
             self._settled_at = None
+        self.upkeep.turn(self.publisher.state is not State.STORING)
         self._maybe_open_round(now)
         if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
             # The others cannot see the end before they know what we hold.
@@ -234,8 +246,12 @@ class LedgerAveraging:
         complete = self._is_complete()
         if complete and not self._complete:
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
-            self.claims.tell_all()
+            self.upkeep.claims.tell_all()
         self._complete = complete
+
+    def _forget(self, site: SiteKey, now: Micros) -> None:
+        self.antientropy.forget(site)
+        self.upkeep.forget(site, now)
 
     def _set_phase(self, phase: Phase, reason: str) -> None:
         if self.phase is Phase.LISTENING or phase is self.phase:
@@ -279,11 +295,25 @@ class LedgerAveraging:
             return "this site's log was ended by the others; its key must be replaced by an amendment"
         if self._settled_at is not None and any(t is None for t in told.values()):
             return "hearing from every reachable site before the first round"
+        if self.upkeep.joiner.active:
+            return self.upkeep.joiner.progress
         training = self._training()
+        missing = self._catching_up(len(training), now)
+        if missing:
+            return f"catching up: {missing} entries of the others are not here yet"
         present, needed = 1 + len(training), self._charter.start_sites
         if not self.ledger.vector and present < needed:
             return f"{present} of {needed} sites are ready to start"
         return self._why_slow_down(training, now)
+
+    def _catching_up(self, training: int, now: Micros) -> int:
+        """Entries missing here, if that is more than pace explains and they are coming in; else 0."""
+        entries = sum(self.ledger.vector.values())
+        if entries != self._grew[0]:
+            self._grew = (entries, now)
+        usual = 2 * self._charter.pace.max_lead * (1 + training)
+        behind = self.antientropy.behind
+        return behind if behind > usual and now < self._grew[1] + self._settings.catch_up else 0
 
     def _why_slow_down(self, training: list[SiteKey], now: Micros) -> str:
         own_head = self.publisher.next_seq - 1

@@ -82,12 +82,13 @@ class Claims:
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
-    def on_claim(self, sender: SiteKey, claim: Claim) -> None:
-        """Check what a site says that it holds."""
+    def on_claim(self, sender: SiteKey, claim: Claim) -> bool:
+        """Check what a site says that it holds; False when the site did not sign it."""
         if not claim_is_signed(sender, self._ledger.rules.charter_id, claim):
             self._outbox.append(Emit(EntryRefused(sender, None, "its claim is not signed by it")))
-            return
+            return False
         self._check(sender, claim)
+        return True
 
     def advance(self, now: Micros) -> None:
         """Tell a random site when it is due; look again at claims that came before their entries."""
@@ -113,7 +114,7 @@ class Claims:
     def tell(self, sites: Iterable[SiteKey], vector: Vector) -> None:
         """Send a claim at `vector` to these sites, once its digest is computed."""
         told = tuple(sites)
-        chains = self._ledger.chains(vector)
+        chains = self._ledger.books.chains(vector)
         if chains is not None:
             self._digests.at(vector, lambda found: self._send(told, vector, chains, found))
 
@@ -124,17 +125,17 @@ class Claims:
 
     def _send(self, sites: tuple[SiteKey, ...], vector: Vector, chains: bytes, found: bytes | None) -> None:
         # A log may have ended while the sum was made: then nobody is told, and the next claim is of what stands now.
-        if found is None or self._ledger.chains(vector) != chains:
+        if found is None or self._ledger.books.chains(vector) != chains:
             return
         claim = sign_claim(self._identity, self._ledger.rules.charter_id, vector, chains, found)
         for site in sites:
             self._outbox.append(Send(site, claim))
 
     def _check(self, site: SiteKey, claim: Claim) -> None:
-        if not self._ledger.reaches(claim.vector):
+        if not self._ledger.books.reaches(claim.vector):
             self._early[site] = claim
             return
-        chains = self._ledger.chains(claim.vector)
+        chains = self._ledger.books.chains(claim.vector)
         if chains is None:
             return
         if chains != claim.chains:
@@ -143,7 +144,7 @@ class Claims:
         self._digests.at(claim.vector, lambda found: self._compare(site, claim, found))
 
     def _compare(self, site: SiteKey, claim: Claim, found: bytes | None) -> None:
-        if found is None or self._ledger.chains(claim.vector) != claim.chains:
+        if found is None or self._ledger.books.chains(claim.vector) != claim.chains:
             return
         if found == claim.digest:
             self._alarmed.discard(site)

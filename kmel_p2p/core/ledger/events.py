@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.types import SiteKey, Vector
 
 
@@ -42,6 +43,44 @@ class LogEnded(Event):
     seq: int
     reason: str
     retracted: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateFault(Event):
+    """An author's fault was proved when the entries in question were folded away: it changes nothing here."""
+
+    author: SiteKey
+    seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesFolded(Event):
+    """Entries up to here are in the snapshot now."""
+
+    until: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProgress(Event):
+    """How far the fetching of a snapshot is, in words."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRefused(Event):
+    """A site's snapshot was not taken over."""
+
+    giver: SiteKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAdopted(Event):
+    """This site goes on from an attested snapshot."""
+
+    vector: Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +124,22 @@ class DivergenceRecord(Record):
     own_digest: bytes
     claimed_digest: bytes
     signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRecord(Record):
+    """Stored entries up to here are to be folded into the stored snapshot (or the initial trunk)."""
+
+    until: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord(Record):
+    """An adopted snapshot takes the place of the stored one.
+
+    Of the stored entries those above the snapshot and up to `kept` stay, of the ended logs none: what still holds is
+    recorded anew after this.
+    """
+
+    snapshot: Snapshot
+    kept: Vector

@@ -32,7 +32,7 @@ class ForkFinder:
         """Ask `to` to answer where it holds other headers than ours at `vector`."""
         heads = []
         for author, seq in sorted(vector.items()):
-            header = self._ledger.header(author, seq)
+            header = self._ledger.books.header(author, seq)
             if header is not None:
                 heads.append(Head(author, seq, header.hash))
         if heads:
@@ -42,10 +42,10 @@ class ForkFinder:
         """Answer with our branch of every log that differs."""
         stubs: list[bytes] = []
         for head in message.heads:
-            mine = self._ledger.header(head.author, head.seq)
+            mine = self._ledger.books.header(head.author, head.seq)
             if mine is not None and mine.hash != head.hash:
                 first = max(1, head.seq - DEPTH + 1)
-                branch = (self._ledger.header(head.author, seq) for seq in range(first, head.seq + 1))
+                branch = (self._ledger.books.header(head.author, seq) for seq in range(first, head.seq + 1))
                 stubs += [header.stub() for header in branch if header is not None]
         for start in range(0, min(len(stubs), 4 * MAX_STUBS), MAX_STUBS):
             self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS]))))
@@ -59,7 +59,7 @@ class ForkFinder:
         earliest: dict[SiteKey, tuple[SignedHeader, SignedHeader]] = {}
         for stub in message.stubs:
             theirs = decode_stub(stub)
-            mine = self._ledger.header(theirs.author, theirs.seq)
+            mine = self._ledger.books.header(theirs.author, theirs.seq)
             if mine is None or mine.hash == theirs.hash:
                 continue
             found = earliest.get(theirs.author)

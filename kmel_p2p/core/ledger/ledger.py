@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from kmel_p2p.core.errors import Bug, WireError
 from kmel_p2p.core.identity import digest
 from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, Basis, Entry, SignedHeader
-from kmel_p2p.core.ledger.log import Log
+from kmel_p2p.core.ledger.books import Books
+from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
+from kmel_p2p.core.ledger.log import KEPT_HEADERS, Log
 from kmel_p2p.core.ledger.proof import Decoder, Fault, fault_of, fork_of, prove
+from kmel_p2p.core.ledger.snapshot import Snapshot, digest_context
 from kmel_p2p.core.ledger.validity import (
     Refusal,
     Rules,
-    base_is_reached,
     check_alone,
     check_base,
     check_chain,
@@ -55,13 +56,20 @@ class Hold(enum.Enum):
 
 @dataclass(slots=True)
 class Outcome:
-    """Result of `Ledger.offer`: the verdict on the entry itself and everything that changed through it."""
+    """What became of an entry, a proof or a snapshot, and everything that changed through it.
+
+    Attributes:
+        late: faults that were proved too late to change anything.
+        kept: only of `adopt`: newest entry of each author that was applied before and still stands.
+    """
 
     verdict: Verdict
     refusal: Refusal | None = None
     applied: list[Entry] = field(default_factory=list)
     retracted: list[Entry] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    late: list[Fault] = field(default_factory=list)
+    kept: dict[SiteKey, int] = field(default_factory=dict)
 
 
 class Ledger:
@@ -70,15 +78,14 @@ class Ledger:
     def __init__(self, accumulator: Accumulator, codec: Decoder, rules: Rules) -> None:
         self.accumulator = accumulator
         self.rules = rules
-        self._codec = codec
-        self._logs: dict[SiteKey, Log] = {}
+        self.books = Books()
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; what is left is done by `settle`. None: no limit."""
         self.unsettled = False
         """Whether `settle` has something to do."""
+        self._codec = codec
         self._waiting = WaitingRoom()
         self._holds: dict[SiteKey, Hold] = {}
-        self._faults: dict[SiteKey, Fault] = {}
         self._decoded: tuple[bytes, SparseDelta | None] = (b"", None)
 
     # ---- what is here -------------------------------------------------------------------------------------------
@@ -86,43 +93,25 @@ class Ledger:
     @property
     def vector(self) -> dict[SiteKey, int]:
         """author -> sequence number of the newest applied entry, in key order, without zeros."""
-        return {key: self._logs[key].head for key in sorted(self._logs) if self._logs[key].head}
+        return self.books.vector
 
     @property
     def faults(self) -> Mapping[SiteKey, Fault]:
         """Authors whose log has ended, with the evidence."""
-        return self._faults
+        return self.books.faults
 
     @property
     def waiting(self) -> int:
         """Entries held back until their base arrives."""
         return len(self._waiting)
 
-    def basis_for(self, author: SiteKey) -> Basis:
-        """What an entry of `author` made now would be made on."""
-        vector = self.vector
-        heads = (self._logs[key].newest for key in vector if key != author)
-        ended = {key: self._faults[key].seq for key in sorted(self._faults)}
-        return Basis(vector, context_of(head for head in heads if head is not None), ended, 0)
-
     def head(self, author: SiteKey) -> int:
         """Sequence number of the author's newest applied entry; 0 when none."""
-        log = self._logs.get(author)
-        return log.head if log else 0
+        return self.books.head(author)
 
     def head_hash(self, author: SiteKey) -> bytes:
         """What the author's next entry must chain to."""
-        return self._log(author).head_hash
-
-    def get(self, author: SiteKey, seq: int) -> Entry | None:
-        """An applied entry that is still held."""
-        log = self._logs.get(author)
-        return log.get(seq) if log else None
-
-    def header(self, author: SiteKey, seq: int) -> SignedHeader | None:
-        """The header of an applied entry, as long as it is kept."""
-        log = self._logs.get(author)
-        return log.header(seq) if log else None
+        return self.books.log(author).head_hash
 
     def has(self, author: SiteKey, seq: int) -> bool:
         """Whether the entry is applied or waiting here."""
@@ -130,9 +119,7 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """Every applied entry still held, author by author."""
-        for key in sorted(self._logs):
-            log = self._logs[key]
-            yield from log.after(log.first - 1)
+        return self.books.entries()
 
     def held_up(self) -> Iterator[tuple[Entry, Hold]]:
         """The next entry of each log that cannot go on, and why."""
@@ -143,26 +130,22 @@ class Ledger:
 
     def norm_bound_squared(self, author: SiteKey, base: Vector) -> int:
         """Bound on an entry that `author` makes on `base`; all of `base` must be applied here."""
-        heads, unknown = self._at_base(author, base)
+        heads, unknown = self.books.at_base(author, base)
         return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
-    def reaches(self, vector: Vector) -> bool:
-        """Whether everything that `vector` names is applied here."""
-        return all(self.head(key) >= seq for key, seq in vector.items())
-
-    def chains(self, vector: Vector) -> bytes | None:
-        """Hash of the headers that `vector` names; None when one is not held."""
-        headers = [self.header(key, seq) for key, seq in vector.items() if seq]
-        held = [header for header in headers if header is not None]
-        return context_of(held) if len(held) == len(headers) else None
+    def snapshot(self) -> Snapshot:
+        """The present state, copied."""
+        kept = {key: tuple(log.headers())[-KEPT_HEADERS:] for key, log in sorted(self.books.logs.items()) if log.head}
+        evidence = tuple(self.faults[key].evidence for key in sorted(self.faults))
+        return Snapshot(self.rules.charter_id, kept, evidence, self.accumulator.copy())
 
     def digest_work(self, vector: Vector) -> Callable[[], bytes] | None:
         """Work that computes `digest(vector)` on copies; None when the entries above are no longer held."""
-        logs = [(log, vector.get(author, 0)) for author, log in self._logs.items()]
-        if not self.reaches(vector) or any(keep + 1 < log.first for log, keep in logs):
+        if not self.books.holds_above(vector):
             return None
-        later = [entry for log, keep in logs for entry in log.after(keep)]
-        past, codec, context = self.accumulator.copy(), self._codec, self._digest_context(vector)
+        later = [entry for key, log in self.books.logs.items() for entry in log.after(vector.get(key, 0))]
+        past, codec = self.accumulator.copy(), self._codec
+        context = digest_context(self.rules.charter_id, dict(vector))
 
         def work() -> bytes:
             for entry in later:
@@ -178,15 +161,11 @@ class Ledger:
             Bug: entries above `vector` are no longer held.
         """
         if vector is None:
-            return self.accumulator.digest(self._digest_context(self.vector))
+            return self.accumulator.digest(digest_context(self.rules.charter_id, self.vector))
         work = self.digest_work(vector)
         if work is None:
             raise Bug(f"entries above {dict(vector)} are not held")
         return work()
-
-    def _digest_context(self, vector: Vector) -> bytes:
-        parts = [bytes(key) + seq.to_bytes(8, "big") for key, seq in sorted(vector.items()) if seq]
-        return digest(self.rules.charter_id, *parts)
 
     def measure(self, payload: bytes) -> int | None:
         """Squared norm of a payload's delta, units 2**-48; None when it does not decode."""
@@ -215,7 +194,7 @@ class Ledger:
             return Outcome(Verdict.REFUSED, refusal)
         if known is not None:
             return self._convicted(Refusal.FORK, fork_of(known, entry))
-        if self._is_ended(entry.author, entry.seq):
+        if self.books.is_ended(entry.author, entry.seq):
             return Outcome(Verdict.ENDED)
         refusal = check_alone(entry, self.rules)
         if refusal is not None:
@@ -249,65 +228,76 @@ class Ledger:
         Entries of others stay, though their base reach beyond: their authors could not know.
         """
         outcome = Outcome(Verdict.REFUSED)
-        if self._is_ended(fault.author, fault.seq):
+        standing = self.books.proof_against(fault.author)
+        if standing is not None and standing.seq <= fault.seq:
             outcome.verdict = Verdict.ENDED
+            return outcome
+        if fault.seq < self.books.log(fault.author).first:
+            # What is folded away was attested by a majority; nothing here can be taken back any more.
+            self.books.late[fault.author] = fault
+            outcome.late.append(fault)
+            self._settle(outcome)
             return outcome
         self._end(fault, outcome)
         self._settle(outcome)
         return outcome
 
+    def fold(self, until: Vector) -> None:
+        """Let go of the payloads of entries up to `until`; they must be in the stored snapshot."""
+        for author, seq in until.items():
+            self.books.log(author).fold(seq)
+
+    def adopt(self, snapshot: Snapshot) -> Outcome:
+        """Go on from an attested snapshot; entries held beyond it are judged again on top of it.
+
+        `applied` of the outcome are entries that had not been applied before; `kept` tells which of the others stand.
+        """
+        before = {entry.hash for entry in self.entries()}
+        again = [*self.entries(), *self._waiting]
+        proofs = [fault for book in (self.books.faults, self.books.late) for fault in book.values()]
+        self.accumulator = snapshot.accumulator.copy()
+        self.books, self._waiting, self._holds = Books(), WaitingRoom(), {}
+        self.books.logs = {key: Log(held) for key, held in snapshot.headers.items()}
+        outcome = Outcome(Verdict.APPLIED)
+        proved = [prove(evidence, self.rules, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
+        for fault in (*proofs, *(fault for fault in proved if fault is not None)):
+            outcome.faults += self.convict(fault).faults
+        for entry in again:
+            if entry.seq > self.head(entry.author) and not self.books.is_ended(entry.author, entry.seq):
+                self._waiting.hold(entry, always=True)
+        limit, self.turn_bytes = self.turn_bytes, None
+        self._settle(outcome)
+        self.turn_bytes = limit
+        stand = [entry for entry in outcome.applied if entry.hash in before]
+        outcome.kept = {entry.author: entry.seq for entry in stand}
+        outcome.applied = [entry for entry in outcome.applied if entry.hash not in before]
+        return outcome
+
     # ---- inner --------------------------------------------------------------------------------------------------
 
-    def _log(self, author: SiteKey) -> Log:
-        return self._logs.setdefault(author, Log())
-
     def _known(self, entry: Entry) -> SignedHeader | None:
-        return self.header(entry.author, entry.seq) or self._waiting.get(entry.author, entry.seq)
-
-    def _is_ended(self, author: SiteKey, seq: int) -> bool:
-        fault = self._faults.get(author)
-        return fault is not None and seq >= fault.seq
-
-    def _usable(self, base: Vector) -> dict[SiteKey, int]:
-        """`base` without what a fault took away."""
-        ended = self._faults
-        return {k: min(n, ended[k].seq - 1) if k in ended else n for k, n in base.items()}
-
-    def _at_base(self, author: SiteKey, base: Vector) -> tuple[list[SignedHeader], int]:
-        """Headers that `base` names, without the author's, and the number of those that cannot be told."""
-        heads: list[SignedHeader] = []
-        unknown = 0
-        for key, seq in base.items():
-            if key == author or not seq:
-                continue
-            header = None if self._is_ended(key, seq) else self.header(key, seq)
-            if header is None:
-                unknown += 1
-            else:
-                heads.append(header)
-        return heads, unknown
+        return self.books.header(entry.author, entry.seq) or self._waiting.get(entry.author, entry.seq)
 
     def _why_hold(self, entry: Entry) -> Hold | None:
         """Why the next entry of a log cannot be judged here, if so. Nobody is blamed for it."""
         if entry.basis.amendment > 0:
             return Hold.AMENDMENT
-        faults = self._faults
-        if any(key not in faults or faults[key].seq > seq for key, seq in entry.basis.ended.items()):
+        if not all(self.books.is_proved(key, seq) for key, seq in entry.basis.ended.items()):
             return Hold.PROOF
-        if not base_is_reached(self._usable(entry.base), {key: self.head(key) for key in entry.base}):
+        if not self.books.reaches(self.books.usable(entry.base)):
             return Hold.BASE
         return None
 
     def _examine(self, entry: Entry) -> SparseDelta | Fault | Hold:
         """Judge the next entry of a log: its delta, the fault that its headers prove, or why it is to wait."""
-        log = self._log(entry.author)
+        log = self.books.log(entry.author)
         refusal = check_chain(entry, log.newest, log.head_hash)
         if refusal is not None:
             return fault_of(refusal, entry, *([log.newest] if log.newest else []))
         hold = self._why_hold(entry)
         if hold is not None:
             return hold
-        heads, unknown = self._at_base(entry.author, entry.base)
+        heads, unknown = self.books.at_base(entry.author, entry.base)
         if heads and not unknown and context_of(heads) != entry.basis.context:
             return Hold.CONTEXT
         refusal = check_base(entry, heads, self.rules, unknown)
@@ -353,15 +343,15 @@ class Ledger:
         if isinstance(verdict, Fault):
             self._end(verdict, outcome)
             return
-        self._log(entry.author).append(entry)
+        self.books.log(entry.author).append(entry)
         self.accumulator.add(verdict, entry.weight)
         outcome.applied.append(entry)
 
     def _end(self, fault: Fault, outcome: Outcome) -> None:
-        self._faults[fault.author] = fault
+        self.books.faults[fault.author] = fault
         outcome.faults.append(fault)
         self._waiting.release_from(fault.author, fault.seq)
-        for entry in self._log(fault.author).truncate(fault.seq):
+        for entry in self.books.log(fault.author).truncate(fault.seq):
             self.accumulator.subtract(self._delta(entry), entry.weight)
             outcome.retracted.append(entry)
 
@@ -372,7 +362,7 @@ class Ledger:
 
     def _judge(self, entry: Entry, outcome: Outcome) -> Outcome:
         """The verdict on the offered entry itself, after settling."""
-        standing = self.get(entry.author, entry.seq)
+        standing = self.books.get(entry.author, entry.seq)
         if standing is not None and standing.hash == entry.hash:
             outcome.verdict = Verdict.APPLIED
         elif self._waiting.get(entry.author, entry.seq) is None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
 from kmel_p2p.core.ledger.proof import MAX_EVIDENCE
-from kmel_p2p.core.types import SiteKey, Vector
+from kmel_p2p.core.types import HASH_BYTES, SiteKey, Vector
 from kmel_p2p.core.wire import (
     HASH,
     KEY,
@@ -33,6 +33,15 @@ MAX_BODIES = 64
 
 MAX_FAULTS = 64
 """Faults proved in one message."""
+
+PART_BYTES = 256 * 1024
+"""One part of a snapshot."""
+
+MAX_PARTS_ASKED = 8
+"""Parts on their way at once."""
+
+NO_SNAPSHOT = bytes(HASH_BYTES)
+"""In place of a snapshot's id: any."""
 
 MAX_STUBS = 256
 """Headers in one message."""
@@ -130,6 +139,57 @@ class Stubs(Message):
     stubs: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Folded(Message):
+    """The sender no longer holds entries up to here; who lacks them needs a snapshot."""
+
+    floor: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAsk(Message):
+    """Asks for an offer (`NO_SNAPSHOT`), or for parts of what was offered."""
+
+    id: bytes
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOffer(Message):
+    """A snapshot that the sender keeps for a while."""
+
+    id: bytes
+    vector: Vector
+    size_bytes: int
+    digest: bytes
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return -(-self.size_bytes // PART_BYTES)
+
+    def part_bytes(self, index: int) -> int:
+        """Length of one part."""
+        return min(PART_BYTES, self.size_bytes - index * PART_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPart(Message):
+    """Part `index` of a snapshot, `PART_BYTES` long unless it is the last."""
+
+    id: bytes
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attest(Message):
+    """Asks for a claim at this vector."""
+
+    vector: Vector
+
+
 _SEQ = uint(2**40)
 
 SCHEMAS = (
@@ -166,4 +226,9 @@ SCHEMAS = (
     ),
     Schema(26, Heads, {"heads": listing(record(Head, author=KEY, seq=_SEQ, hash=HASH), MAX_SITES)}),
     Schema(27, Stubs, {"stubs": listing(blob(MAX_STUB_BYTES), MAX_STUBS)}),
+    Schema(28, Folded, {"floor": VECTOR}),
+    Schema(29, SnapshotAsk, {"id": HASH, "first": uint(2**32), "count": uint(MAX_PARTS_ASKED)}),
+    Schema(30, SnapshotOffer, {"id": HASH, "vector": VECTOR, "size_bytes": uint(2**48), "digest": HASH}),
+    Schema(31, SnapshotPart, {"id": HASH, "index": uint(2**32), "data": blob(PART_BYTES)}),
+    Schema(32, Attest, {"vector": VECTOR}),
 )

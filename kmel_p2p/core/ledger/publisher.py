@@ -76,7 +76,7 @@ class Publisher:
         if self.state is not State.IDLE:
             raise LocalError(f"a round is {self.state.value} already")
         own = self._identity.key
-        basis = self._ledger.basis_for(own)
+        basis = self._ledger.books.basis_for(own)
         bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(own, basis.vector)), -24) * NORM_MARGIN
         self._round = Round(self.next_seq, basis, weight)
         self.state = State.TRAINING

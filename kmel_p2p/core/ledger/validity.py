@@ -185,11 +185,6 @@ def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int 
     return norms[middle] * cap * cap >> 32
 
 
-def base_is_reached(base: Mapping[SiteKey, int], heads: Mapping[SiteKey, int]) -> bool:
-    """Whether everything the author had applied is here."""
-    return all(heads.get(key, 0) >= seq for key, seq in base.items())
-
-
 def _reaches(header: SignedHeader, earlier: Mapping[SiteKey, int]) -> bool:
     """Whether the base holds `earlier`, up to where the author says that logs have ended."""
     base, ended = header.base, header.basis.ended

@@ -29,6 +29,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._count
 
+    def __iter__(self) -> Iterator[Entry]:
+        for author in self.authors():
+            yield from self.of(author)
+
     def get(self, author: SiteKey, seq: int) -> Entry | None:
         """The held entry, if any."""
         return self._held.get(author, {}).get(seq)

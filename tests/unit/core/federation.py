@@ -64,7 +64,7 @@ def next_entry(
 ) -> Entry:
     """The entry `site` would make on everything `ledger` holds; `base`, `ended` and the like change its basis."""
     payload = PlainCodec.encode([position], [units])
-    mine = ledger.basis_for(site.key)
+    mine = ledger.books.basis_for(site.key)
     basis = Basis(
         changes.pop("base", mine.vector),  # type: ignore[arg-type]
         changes.pop("context", mine.context),  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def test_breaches_against_the_chain_and_the_base_are_proved_by_headers(
 
 def context(ledger: Ledger, base: dict[Identity, int]) -> bytes:
     """The context hash of a base."""
-    heads = sorted((site.key, ledger.header(site.key, seq)) for site, seq in base.items())
+    heads = sorted((site.key, ledger.books.header(site.key, seq)) for site, seq in base.items())
     return context_hash((key, header.hash) for key, header in heads if header is not None)
 
 
@@ -175,7 +175,7 @@ def test_an_author_that_saw_the_proof_may_go_back_and_one_that_names_an_unknown_
     left.offer(after)
     for entry in left.entries():
         right.offer(entry)
-    assert [(entry.hash, hold) for entry, hold in right.held_up()] == [(left.get(B.key, 2).hash, Hold.BASE)]  # type: ignore[union-attr]
+    assert [(entry.hash, hold) for entry, hold in right.held_up()] == [(left.books.get(B.key, 2).hash, Hold.BASE)]  # type: ignore[union-attr]
     right.offer(one)
     assert [(entry.hash, hold) for entry, hold in right.held_up()] == [(after.hash, Hold.PROOF)]
     right.offer_proof(left.faults[A.key].evidence)

@@ -1,0 +1,125 @@
+"""What a peer has accepted: every author's log, and which logs have ended. Answers questions; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kmel_p2p.core.ledger.entry import Basis, Entry, SignedHeader
+from kmel_p2p.core.ledger.log import Log
+from kmel_p2p.core.ledger.proof import Fault
+from kmel_p2p.core.ledger.validity import context_of
+from kmel_p2p.core.types import SiteKey, Vector
+
+
+class Books:
+    """Logs by author, and proved faults.
+
+    Attributes:
+        faults: authors whose log has ended here, with the evidence.
+        late: faults proved when the entries in question were folded away already: they change nothing here.
+    """
+
+    def __init__(self) -> None:
+        self.logs: dict[SiteKey, Log] = {}
+        self.faults: dict[SiteKey, Fault] = {}
+        self.late: dict[SiteKey, Fault] = {}
+
+    # ---- logs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def vector(self) -> dict[SiteKey, int]:
+        """author -> sequence number of the newest applied entry, in key order, without zeros."""
+        return {key: self.logs[key].head for key in sorted(self.logs) if self.logs[key].head}
+
+    @property
+    def floor(self) -> dict[SiteKey, int]:
+        """author -> newest sequence number that is folded away, in key order, without zeros."""
+        return {key: self.logs[key].first - 1 for key in sorted(self.logs) if self.logs[key].first > 1}
+
+    def log(self, author: SiteKey) -> Log:
+        """The log of an author, empty when there was none."""
+        return self.logs.setdefault(author, Log())
+
+    def head(self, author: SiteKey) -> int:
+        """Sequence number of the author's newest applied entry; 0 when none."""
+        log = self.logs.get(author)
+        return log.head if log else 0
+
+    def get(self, author: SiteKey, seq: int) -> Entry | None:
+        """An applied entry that is still held."""
+        log = self.logs.get(author)
+        return log.get(seq) if log else None
+
+    def header(self, author: SiteKey, seq: int) -> SignedHeader | None:
+        """The header of an applied entry, as long as it is kept."""
+        log = self.logs.get(author)
+        return log.header(seq) if log else None
+
+    def entries(self) -> Iterator[Entry]:
+        """Every applied entry still held, author by author."""
+        for key in sorted(self.logs):
+            log = self.logs[key]
+            yield from log.after(log.first - 1)
+
+    def reaches(self, vector: Vector) -> bool:
+        """Whether everything that `vector` names is applied here."""
+        return all(self.head(key) >= seq for key, seq in vector.items())
+
+    def holds_above(self, vector: Vector) -> bool:
+        """Whether `vector` is reached and every entry above it is still held, so that it can be gone back to."""
+        return self.reaches(vector) and all(vector.get(key, 0) >= log.first - 1 for key, log in self.logs.items())
+
+    def chains(self, vector: Vector) -> bytes | None:
+        """Hash of the headers that `vector` names; None when one is not held."""
+        headers = [self.header(key, seq) for key, seq in vector.items() if seq]
+        held = [header for header in headers if header is not None]
+        return context_of(held) if len(held) == len(headers) else None
+
+    # ---- ended logs ---------------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> dict[SiteKey, int]:
+        """Logs ended here: author -> first sequence number not accepted, in key order."""
+        return {key: self.faults[key].seq for key in sorted(self.faults)}
+
+    def is_ended(self, author: SiteKey, seq: int) -> bool:
+        """Whether an entry with this number is not accepted any more."""
+        fault = self.faults.get(author)
+        return fault is not None and seq >= fault.seq
+
+    def proof_against(self, author: SiteKey) -> Fault | None:
+        """The earliest proved fault of an author, whether it changed anything here or came late."""
+        found = [fault for fault in (self.faults.get(author), self.late.get(author)) if fault is not None]
+        return min(found, key=lambda fault: fault.seq, default=None)
+
+    def is_proved(self, author: SiteKey, seq: int) -> bool:
+        """Whether there is proof here that the author's log ends before `seq`, or earlier."""
+        fault = self.proof_against(author)
+        return fault is not None and fault.seq <= seq
+
+    def usable(self, base: Vector) -> dict[SiteKey, int]:
+        """`base` without what a fault took away."""
+        ended: Mapping[SiteKey, Fault] = self.faults
+        return {k: min(n, ended[k].seq - 1) if k in ended else n for k, n in base.items()}
+
+    # ---- bases --------------------------------------------------------------------------------------------------
+
+    def basis_for(self, author: SiteKey) -> Basis:
+        """What an entry of `author` made now would be made on."""
+        vector = self.vector
+        heads = (self.logs[key].newest for key in vector if key != author)
+        return Basis(vector, context_of(head for head in heads if head is not None), self.ended, 0)
+
+    def at_base(self, author: SiteKey, base: Vector) -> tuple[list[SignedHeader], int]:
+        """Headers that `base` names, without the author's, and the number of those that cannot be told."""
+        heads: list[SignedHeader] = []
+        unknown = 0
+        for key, seq in base.items():
+            if key == author or not seq:
+                continue
+            header = None if self.is_proved(key, seq) else self.header(key, seq)
+            if header is None:
+                unknown += 1
+            else:
+                heads.append(header)
+        return heads, unknown

@@ -1,0 +1,87 @@
+"""Lets go of entries that everybody has: memory and disk stay bounded however long a run lasts.
+
+An entry may be folded into the snapshot when a majority of the roster, and every alive site that speaks, holds the
+same headers up to it, and `retain` newer ones of its author are here. What is folded cannot be taken back, so a fork
+below it changes nothing any more; a site that was away and saw another branch starts over from a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from kmel_p2p.core.effects import Effect, Emit, Store
+from kmel_p2p.core.ledger.events import EntriesFolded, FoldRecord
+from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.types import SECOND, Micros, SiteKey, Vector
+
+PERIOD: Micros = 5 * SECOND
+"""Between two looks at what may be folded."""
+
+MUTE_AFTER: Micros = 300 * SECOND
+"""An alive site that agreed to nothing for so long is not waited for: it will need a snapshot."""
+
+LEAST = 16
+"""Entries worth rewriting the stored snapshot for."""
+
+
+class Retention:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        roster: Callable[[], int],
+        alive: Callable[[], Iterable[SiteKey]],
+        agreed: Callable[[SiteKey], tuple[Vector, Micros] | None],
+        retain: int,
+        outbox: deque[Effect],
+        now: Micros,
+    ) -> None:
+        """`agreed`: up to where a site was last seen to hold our headers, and when; `retain`: the charter's."""
+        self._ledger = ledger
+        self._roster = roster
+        self._alive = alive
+        self._agreed = agreed
+        self._retain = retain
+        self._outbox = outbox
+        self._next = now + PERIOD
+        self._seen: dict[SiteKey, Micros] = {}
+
+    def advance(self, now: Micros) -> None:
+        """Fold what may be folded, when it is due and worth it."""
+        if now < self._next:
+            return
+        self._next = now + PERIOD
+        until = self._foldable(now)
+        if sum(until[key] - self._ledger.books.floor.get(key, 0) for key in until) < LEAST:
+            return
+        self._outbox.append(Store(FoldRecord(until)))
+        self._outbox.append(Emit(EntriesFolded(until)))
+        self._ledger.fold(until)
+
+    def deadline(self) -> Micros:
+        """When `advance` has something to do."""
+        return self._next
+
+    def _foldable(self, now: Micros) -> dict[SiteKey, int]:
+        """author -> newest entry that may be folded, for those where that is above the floor."""
+        alive = list(self._alive())
+        self._seen = {key: self._seen.get(key, now) for key in alive}
+        vectors: list[Vector] = []
+        for key in alive:
+            told = self._agreed(key)
+            spoke_at = self._seen[key] if told is None else max(told[1], self._seen[key])
+            if told is not None and now < spoke_at + MUTE_AFTER:
+                vectors.append(told[0])
+            elif now < spoke_at + MUTE_AFTER:
+                return {}
+        if 2 * (1 + len(vectors)) <= self._roster():
+            return {}
+        floor = self._ledger.books.floor
+        until: dict[SiteKey, int] = {}
+        for author, head in self._ledger.vector.items():
+            seq = min([head, *(vector.get(author, 0) for vector in vectors)]) - self._retain
+            if seq > floor.get(author, 0):
+                until[author] = seq
+        return until

@@ -1,0 +1,142 @@
+"""The ledger at one vector, without the entries that led there: what a newcomer starts from and a store folds into.
+
+    "kmls" | length of meta, 4 bytes big-endian | meta | accumulator, 8 bytes little-endian per value
+
+Meta is the msgpack array [version, charter id, [headers of an author, ...], [evidence, ...]]: per author its newest
+headers in order, chained and signed, so that later entries can be judged as by somebody who was there all along. A
+header names its predecessor's hash, so whoever attests the newest headers and the sum attests all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgpack
+
+from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.identity import digest
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
+from kmel_p2p.core.ledger.log import KEPT_HEADERS
+from kmel_p2p.core.ledger.proof import MAX_EVIDENCE, Decoder
+from kmel_p2p.core.ledger.validity import context_of
+from kmel_p2p.core.types import SiteKey
+from kmel_p2p.core.wire import HASH, MAX_SITES, Field, blob, listing, uint, unpack_bounded
+
+FORMAT = 1
+MAGIC = b"kmls"
+PREFIX_BYTES = len(MAGIC) + 4
+
+MAX_META_BYTES = 256 * 1024 * 1024
+"""Bound on everything but the sum."""
+
+_VERSION = uint(255)
+_HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
+_EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state at `vector`. The accumulator belongs to the snapshot: copy it before changing it."""
+
+    charter_id: bytes
+    headers: dict[SiteKey, tuple[SignedHeader, ...]]
+    """Per author, oldest first; the newest is the one the vector names."""
+    evidence: tuple[tuple[bytes, ...], ...]
+    """Proofs against authors whose log has ended."""
+    accumulator: Accumulator
+
+    @property
+    def vector(self) -> dict[SiteKey, int]:
+        """author -> sequence number of its newest entry, in key order."""
+        return {key: self.headers[key][-1].seq for key in sorted(self.headers)}
+
+    @property
+    def chains(self) -> bytes:
+        """Hash of the newest headers, as in a claim."""
+        return context_of(held[-1] for held in self.headers.values())
+
+    def digest(self) -> bytes:
+        """What `Ledger.digest` gives at this vector."""
+        return self.accumulator.digest(digest_context(self.charter_id, self.vector))
+
+    def meta(self) -> bytes:
+        """Everything but the sum."""
+        values = [
+            FORMAT,
+            self.charter_id,
+            [[header.stub() for header in self.headers[key]] for key in sorted(self.headers)],
+            [list(parts) for parts in self.evidence],
+        ]
+        packed: bytes = msgpack.packb(values, use_bin_type=True)
+        return packed
+
+    def prefix(self) -> bytes:
+        """Everything before the sum: magic, length of meta, meta."""
+        meta = self.meta()
+        return MAGIC + len(meta).to_bytes(4, "big") + meta
+
+    def encode(self) -> bytes:
+        """The bytes `decode` reads."""
+        return self.prefix() + bytes(self.accumulator.raw())
+
+    def problem(self) -> str:
+        """Why this cannot be the state of a ledger, in words; empty when nothing speaks against it.
+
+        Says nothing about the sum, and nothing about whether others hold the same: that is for a quorum to attest.
+        """
+        for key, held in self.headers.items():
+            if any(header.author != key or header.charter_id != self.charter_id for header in held):
+                return "a header of another author or charter"
+            if held[0].seq == 1 and held[0].previous != NO_PREVIOUS:
+                return "a first entry that follows another"
+            if any(late.previous != early.hash or late.seq != early.seq + 1 for early, late in pairwise(held)):
+                return "headers that do not follow each other"
+            if not all(header.signature_is_good() for header in held):
+                return "a header that its author did not sign"
+        return ""
+
+
+def digest_context(charter_id: bytes, vector: dict[SiteKey, int]) -> bytes:
+    """What a digest covers beside the sum: charter and vector."""
+    parts = [bytes(key) + seq.to_bytes(8, "big") for key, seq in sorted(vector.items()) if seq]
+    return digest(charter_id, *parts)
+
+
+def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
+    """Read a snapshot of a trunk of `size` values (None: of as many as there are).
+
+    Raises:
+        WireError: it is none, or of another size.
+    """
+    view = memoryview(data)
+    if len(view) < PREFIX_BYTES or bytes(view[: len(MAGIC)]) != MAGIC:
+        raise WireError("not a snapshot")
+    length = int.from_bytes(view[len(MAGIC) : PREFIX_BYTES], "big")
+    if length > MAX_META_BYTES or PREFIX_BYTES + length > len(view):
+        raise WireError("a snapshot that is cut off")
+    parts = unpack_bounded(view[PREFIX_BYTES : PREFIX_BYTES + length], MAX_META_BYTES)
+    if type(parts) is not list or len(parts) != 4 or _VERSION.unpack(parts[0]) != FORMAT:
+        raise WireError("a snapshot of another version")
+    headers: dict[SiteKey, tuple[SignedHeader, ...]] = {}
+    for stubs in _HEADERS.unpack(parts[2]):
+        held = tuple(decode_stub(stub) for stub in stubs)
+        if not held or held[0].author in headers:
+            raise WireError("a snapshot that names an author twice or without headers")
+        headers[held[0].author] = held
+    raw = view[PREFIX_BYTES + length :]
+    accumulator = Accumulator.from_raw(raw, len(raw) // 8 if size is None else size)
+    return Snapshot(HASH.unpack(parts[1]), headers, _EVIDENCE.unpack(parts[3]), accumulator)
+
+
+def advance(snapshot: Snapshot, entries: Iterable[Entry], codec: Decoder) -> Snapshot:
+    """The snapshot with further applied entries folded in, in the order of their numbers."""
+    accumulator = snapshot.accumulator.copy()
+    headers = {key: list(held) for key, held in snapshot.headers.items()}
+    for entry in entries:
+        accumulator.add(codec.decode(entry.payload), entry.weight)
+        headers.setdefault(entry.author, []).append(entry.without_payload())
+    kept = {key: tuple(held[-KEPT_HEADERS:]) for key, held in headers.items()}
+    return Snapshot(snapshot.charter_id, kept, snapshot.evidence, accumulator)

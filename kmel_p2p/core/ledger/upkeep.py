@@ -1,0 +1,125 @@
+"""Everything about the ledger as a whole rather than about single entries: claims, snapshots, retention."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from kmel_p2p.core.charter import Charter
+from kmel_p2p.core.effects import Effect, Emit, Message, Store
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.antientropy import AntiEntropy
+from kmel_p2p.core.ledger.claims import Claims, ClaimSettings
+from kmel_p2p.core.ledger.computing import Computing, Digests
+from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
+from kmel_p2p.core.ledger.forks import ForkFinder
+from kmel_p2p.core.ledger.giving import SnapshotGiver
+from kmel_p2p.core.ledger.joining import Joiner, Stage
+from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.ledger.messages import Attest, Claim, Folded, SnapshotAsk, SnapshotOffer, SnapshotPart
+from kmel_p2p.core.ledger.retention import Retention
+from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey, Vector
+
+BELIEVED_AFTER: Micros = 5 * SECOND
+"""A site that says entries are folded away is believed when they are still missing after so long."""
+
+MESSAGES: tuple[type[Message], ...] = (Claim, Folded, SnapshotAsk, SnapshotOffer, SnapshotPart, Attest)
+
+
+class Upkeep:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        charter: Charter,
+        ledger: Ledger,
+        antientropy: AntiEntropy,
+        forks: ForkFinder,
+        alive: Callable[[], tuple[SiteKey, ...]],
+        outbox: deque[Effect],
+        rng: Randomness,
+        claims: ClaimSettings,
+        now: Micros,
+    ) -> None:
+        def roster() -> int:
+            return len(ledger.rules.roster)
+
+        self.computing = Computing(outbox)
+        self._ledger = ledger
+        self._antientropy = antientropy
+        self._outbox = outbox
+        self._digests = Digests(ledger, self.computing)
+        self.claims = Claims(identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
+        self.joiner = Joiner(len(ledger.accumulator), roster, alive, self._told, self.computing, outbox, rng)
+        self._giver = SnapshotGiver(ledger, self.computing, outbox)
+        retain = charter.averaging.retain_entries
+        self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, outbox, now)
+        self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
+        self._next = now + BELIEVED_AFTER
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Feed one of `MESSAGES`."""
+        match message:
+            case Claim():
+                if self.claims.on_claim(sender, message):
+                    self.joiner.on_claim(sender, message, now)
+            case Attest(vector):
+                self.claims.tell((sender,), vector)
+            case Folded(floor):
+                since = self._hints[sender][1] if sender in self._hints else now
+                self._hints[sender] = (floor, since)
+            case SnapshotAsk():
+                self._giver.on_ask(sender, message, now)
+            case SnapshotOffer():
+                self.joiner.on_offer(sender, message, now)
+            case SnapshotPart():
+                self.joiner.on_part(sender, message, now)
+
+    def forget(self, site: SiteKey, now: Micros) -> None:
+        """A site went away or came up anew."""
+        self._hints.pop(site, None)
+        self.joiner.forget(site, now)
+
+    def advance(self, now: Micros) -> None:
+        """Time passed."""
+        for part in (self.claims, self.joiner, self._giver, self.retention):
+            part.advance(now)
+        if now >= self._next:
+            self._next = now + BELIEVED_AFTER
+            self._look_behind(now)
+
+    def deadline(self) -> Micros:
+        """When `advance` is due next."""
+        parts = (self.claims, self.joiner, self._giver, self.retention)
+        return min([self._next, *(m for m in (part.deadline() for part in parts) if m is not None)])
+
+    def turn(self, may_adopt: bool) -> None:
+        """After every input: take over a snapshot that is attested, unless an own entry is being stored."""
+        self._antientropy.pulling = not self.joiner.active
+        if self.joiner.stage is not Stage.READY or not may_adopt:
+            return
+        snapshot = self.joiner.take()
+        outcome = self._ledger.adopt(snapshot)
+        self._digests.forget()
+        self._hints.clear()
+        self._antientropy.pulling = True
+        self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
+        self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
+        self._antientropy.took(outcome)
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _told(self, site: SiteKey) -> Vector | None:
+        told = self._antientropy.counterpart(site)
+        return told.vector if told is not None else None
+
+    def _look_behind(self, now: Micros) -> None:
+        """Begin to fetch a snapshot where entries alone cannot help, or would take more bytes."""
+        for site, (floor, since) in sorted(self._hints.items()):
+            if self._ledger.books.reaches(floor):
+                del self._hints[site]
+            elif now >= since + BELIEVED_AFTER:
+                self.joiner.want(now)
+        if self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator):
+            self.joiner.want(now)

@@ -1,0 +1,65 @@
+"""The snapshot a store's entries stand on: one file beside the database, which names the one in force.
+
+A new file is durable before the database names it, and the old one goes after: a crash in between leaves a file that
+nobody names, which the next start removes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kmel_p2p.core.errors import ConfigError, WireError
+from kmel_p2p.core.ledger.snapshot import Snapshot, decode
+from kmel_p2p.site.files import sync_directory
+
+PATTERN = "snapshot-*.kmls*"
+
+
+class SnapshotFiles:
+    """Snapshot files of one state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, number: int, snapshot: Snapshot) -> str:
+        """Write a snapshot durably; returns the file's name.
+
+        Raises:
+            ConfigError: the file cannot be written; names it and the reason.
+        """
+        name = f"snapshot-{number}.kmls"
+        path = self._directory / name
+        beside = path.with_name(f"{name}.new")
+        try:
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(snapshot.prefix())
+                file.write(snapshot.accumulator.raw())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+            sync_directory(self._directory)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot write: {error.strerror}; free some space or check the disk") from error
+        return name
+
+    def read(self, name: str) -> Snapshot:
+        """Read a snapshot that the database names.
+
+        Raises:
+            ConfigError: it is missing or damaged.
+        """
+        path = self._directory / name
+        remedy = "restore the state directory from a backup, or move it away and start anew: the others will help"
+        try:
+            return decode(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read: {error.strerror}; {remedy}") from error
+        except WireError as error:
+            raise ConfigError(f"{path}: {error}; {remedy}") from error
+
+    def sweep(self, keep: str | None) -> None:
+        """Remove every snapshot file but the one in force."""
+        for path in self._directory.glob(PATTERN):
+            if path.name != keep:
+                path.unlink(missing_ok=True)
