@@ -66,7 +66,8 @@ class Spread:
         Raises:
             WireError: one of them does not stand; those before it were taken.
         """
-        news = [standing for standing in message.standings if self.table.offer(standing)]
+        # Our own newest statement comes back from everybody: it is no claim that needs to be exceeded.
+        news = [standing for standing in message.standings if standing != self._own and self.table.offer(standing)]
         if self.table.own_order >= self._order:
             self.announce()
         if message.reply:
