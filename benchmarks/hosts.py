@@ -1,0 +1,95 @@
+"""Network namespaces for the benchmarks: traffic of others does not count, and links are as slow as asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from types import TracebackType
+
+
+class Hosts:
+    """Hosts `0..count-1` on one bridge; a single one has only its loopback interface. Needs root and iproute2.
+
+    Args:
+        count: hosts.
+        megabits: bandwidth of each host's link, each way; 0 is unlimited.
+        delay_ms: latency of each host's link, each way.
+    """
+
+    def __init__(self, count: int, megabits: int = 0, delay_ms: int = 0) -> None:
+        self._tag = f"kmelb{os.getpid()}"
+        self._count = count
+        self._megabits = megabits
+        self._delay_ms = delay_ms
+
+    def __enter__(self) -> Hosts:
+        try:
+            self._build()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def address(self, host: int) -> str:
+        """IPv4 address of a host."""
+        return f"10.98.0.{host + 1}"
+
+    def prefix(self, host: int) -> tuple[str, ...]:
+        """What runs a command on a host."""
+        return ("ip", "netns", "exec", self._name(host))
+
+    def received(self, host: int, interface: str = "eth0") -> int:
+        """Bytes that arrived at an interface since it was made, headers of every layer included."""
+        command = [*self.prefix(host), "cat", f"/sys/class/net/{interface}/statistics/rx_bytes"]
+        # /sys shows the namespace in which it was mounted, which `ip netns exec` does anew.
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def _build(self) -> None:
+        hub = f"{self._tag}-hub"
+        if self._count > 1:
+            _ip("netns", "add", hub)
+            _ip("-n", hub, "link", "add", "bridge", "type", "bridge")
+            _ip("-n", hub, "link", "set", "bridge", "up")
+        for host in range(self._count):
+            name = self._name(host)
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+            if self._count > 1:
+                port = f"port{host}"
+                _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
+                _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
+                _ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
+                _ip("-n", name, "link", "set", "eth0", "up")
+                # Shaped at both ends of the cable: what a host sends, and what it receives.
+                self._shape(name, "eth0")
+                self._shape(hub, port)
+
+    def _shape(self, namespace: str, device: str) -> None:
+        tc = ["ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", device]
+        if self._megabits:
+            rate = f"{self._megabits}mbit"
+            _run([*tc, "root", "handle", "1:", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms"])
+            if self._delay_ms:
+                _run([*tc, "parent", "1:", "handle", "2:", "netem", "delay", f"{self._delay_ms}ms", "limit", "10000"])
+
+    def _remove(self) -> None:
+        for name in (*map(self._name, range(self._count)), f"{self._tag}-hub"):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+    def _name(self, host: int) -> str:
+        return f"{self._tag}-{host}"
+
+
+def _ip(*arguments: str) -> None:
+    _run(["ip", *arguments])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()} (needs root and iproute2)")

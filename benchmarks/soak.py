@@ -1,0 +1,308 @@
+"""A daemon under failing exchanges: memory, threads and open files over time.
+
+    python benchmarks/soak.py [--minutes 30] [--peers 16] [--failing 0.3] [--json FILE]
+
+One real daemon with its trainer and a trunk of ten million values; the other sites are the shipped protocol and
+transport in one process that publishes an entry per site and `--period` seconds and lets exchanges fail: of all
+messages to and from the daemon the part `--failing` is lost, and every few seconds a link is torn down, whatever it
+carries. The daemon is sampled every 2 s; slopes are Theil-Sen over the second half of the run.
+
+  rss_over_accumulator     the daemon's largest resident memory over 8 bytes per value
+  rss_slope_mb_per_hour    also rss_per_entry_kb: what grows because the ledger grows is no leak, but is memory
+  files_slope_per_hour, threads_slope_per_hour
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from daemons import TEN_MILLION, FederationFailedError, found_federation, until
+from measure import Goal, ProcessSample, add_output, at_least, at_most, publish, sample_process, slope, this_machine
+
+from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
+from kmel_p2p.core.membership import commands
+from kmel_p2p.core.peer import make_wire
+from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.net.driver import Commands, Driver
+from kmel_p2p.net.settings import TransportSettings
+from kmel_p2p.net.transport import Transport
+from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
+from kmel_p2p.site.compose import Site, fresh_ledger, load_site, make_peer
+from kmel_p2p.site.config import load_config
+
+SAMPLE_S = 2.0
+TEAR_EVERY_S = 5.0
+START_S = 300.0
+FEW = 10_000
+GOALS: dict[str, Goal] = {
+    "rss_over_accumulator": at_most(6.0),
+    "rss_slope_mb_per_hour": at_most(20.0),
+    "files_slope_per_hour": at_most(1.0),
+    "threads_slope_per_hour": at_most(1.0),
+    "messages_lost_share": at_least(0.25),
+}
+
+
+# ---- the other sites --------------------------------------------------------------------------------------------
+
+
+class LossyTransport(Transport):
+    """Loses messages of one site in both directions. What is lost was accepted: nobody is told."""
+
+    def __init__(self, *arguments: Any, lost_with: SiteKey, part: float, faults: random.Random, **more: Any) -> None:
+        deliver = more.pop("on_message")
+        super().__init__(*arguments, on_message=partial(self._receive, deliver), **more)
+        self._lost_with = lost_with
+        self._part = part
+        self._faults = faults
+        self.passed = 0
+        self.lost = 0
+
+    def send(self, to: SiteKey, *arguments: Any, **more: Any) -> bool:
+        return self._loses(to) or super().send(to, *arguments, **more)
+
+    def _receive(self, deliver: Any, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
+        if not self._loses(sender):
+            deliver(sender, data, lane)
+
+    def _loses(self, site: SiteKey) -> bool:
+        if site != self._lost_with:
+            return False
+        if self._faults.random() < self._part:
+            self.lost += 1
+            return True
+        self.passed += 1
+        return False
+
+
+class Puppet:
+    """A site without trainer and disk: shipped protocol and transport, made-up training."""
+
+    def __init__(self, config: Path, daemon: SiteKey, failing: float, period_s: float, seed: int) -> None:
+        self.site: Site = load_site(load_config(config))
+        self._period_s = period_s
+        self._payload = _payload(self.site, seed)
+        rng = random.Random(seed)
+        self.peer = make_peer(self.site, fresh_ledger(self.site), 1, self.site.rule.addresses, rng, _now())
+        self.driver = Driver(
+            self.peer,
+            make_wire(self.site.charter.id),
+            commands=Commands(
+                link_up=commands.LinkUp,
+                link_down=commands.LinkDown,
+                send_failed=lambda key, lane: commands.SendFailed(key),
+                persisted=Persisted,
+                computed=Computed,
+            ),
+            clock=_now,
+            on_emit=self._on_event,
+            store=_keep_nothing,
+            on_fault=_fault,
+        )
+        self.transport = LossyTransport(
+            self.site.identity,
+            lambda: self.site.charter.roster.keys(),
+            self.site.config.network.bind,
+            settings=TransportSettings(),
+            on_message=self.driver.message,
+            on_link=self.driver.link,
+            clock=_now,
+            rng=random.Random(seed + 1),
+            lost_with=daemon,
+            part=failing,
+            faults=random.Random(seed + 2),
+        )
+
+    async def start(self) -> None:
+        self.driver.start(self.transport)
+        await self.transport.start()
+        self.driver.command(commands.DescribeSelf(size_class=8))
+        self.driver.command(Ready())
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, RoundOpened):
+            answer = Trained(event.seq, self._payload, event.steps, f"round-{event.seq}")
+            asyncio.get_running_loop().call_later(self._period_s, self.driver.command, answer)
+
+
+def _payload(site: Site, seed: int) -> bytes:
+    """A delta as small as those of training; the same one in every round."""
+    residual = np.random.default_rng(seed).standard_normal(site.layout.size, np.float32)
+    residual *= np.float32(1e-4)
+    return site.codec.encode(residual, 1.0)
+
+
+def _now() -> Micros:
+    return time.monotonic_ns() // 1000
+
+
+async def _keep_nothing(record: Record) -> None:
+    await asyncio.sleep(0)
+
+
+def _fault(where: str, error: BaseException) -> None:
+    raise SystemExit(f"{where}: {error!r}") from error
+
+
+async def run_puppets(configs: Sequence[Path], daemon: SiteKey, failing: float, period_s: float) -> None:
+    """Until the parent closes our input; then say what was lost."""
+    puppets = [Puppet(config, daemon, failing, period_s, n) for n, config in enumerate(configs)]
+    for puppet in puppets:
+        await puppet.start()
+    tearing = asyncio.create_task(_tear(puppets, daemon), name="tear")
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    tearing.cancel()
+    await asyncio.wait({tearing})
+    averagings = [puppet.peer.averaging for puppet in puppets]
+    applied = [sum(a.ledger.vector.values()) for a in averagings if isinstance(a, LedgerAveraging)]
+    lost, passed = sum(p.transport.lost for p in puppets), sum(p.transport.passed for p in puppets)
+    for puppet in puppets:
+        await puppet.driver.stop()
+        await puppet.transport.close()
+    print(json.dumps({"lost": lost, "passed": passed, "applied_least": min(applied)}), flush=True)
+
+
+async def _tear(puppets: Sequence[Puppet], daemon: SiteKey) -> None:
+    """Tear a link down, again and again."""
+    rng = random.Random(0)
+    while True:
+        await asyncio.sleep(TEAR_EVERY_S)
+        rng.choice(puppets).transport.hangup(daemon, "torn down by the benchmark")
+
+
+# ---- the daemon -------------------------------------------------------------------------------------------------
+
+
+def watch(site: SiteProcess, seconds: float) -> list[ProcessSample]:
+    """Samples of a daemon, at even times, until the time is over or it ends."""
+    assert site.process is not None
+    began = time.monotonic()
+    samples = []
+    while (elapsed := time.monotonic() - began) < seconds:
+        if not site.running:
+            raise FederationFailedError(f"the daemon ended with {site.exit_code}\n{site.last_lines()}")
+        samples.append(sample_process(site.process.pid, elapsed))
+        time.sleep(SAMPLE_S)
+    return samples
+
+
+def trends(samples: Sequence[ProcessSample]) -> dict[str, float]:
+    """Slopes per hour over the second half of the samples; the first is start-up."""
+    late = samples[len(samples) // 2 :]
+    hours = [sample.at_s / 3600 for sample in late]
+    return {
+        "rss_slope_mb_per_hour": slope(hours, [sample.rss_bytes / 1e6 for sample in late]),
+        "files_slope_per_hour": slope(hours, [float(sample.files) for sample in late]),
+        "threads_slope_per_hour": slope(hours, [float(sample.threads) for sample in late]),
+    }
+
+
+def measure(
+    folder: Path, peers: int, minutes: float, failing: float, period_s: float, hidden: tuple[int, ...]
+) -> dict[str, Any]:
+    """All figures."""
+    federation = found_federation(folder, peers, hidden=hidden, steps=5, entries=FEW, max_lead=4)
+    daemon, *others = federation
+    command = [sys.executable, __file__, "--puppets", *(str(site.folder / "site.toml") for site in others)]
+    command += ["--daemon", load_site(load_config(daemon.folder / "site.toml")).rule.key]
+    command += ["--failing", str(failing), "--period", str(period_s)]
+    with federation:
+        puppets = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert puppets.stdout is not None
+        try:
+            if puppets.stdout.readline().strip() != "ready":
+                raise SystemExit("the other sites did not start")
+            daemon.start()
+            until("the daemon publishes", lambda: _applied(daemon) > peers, START_S, federation)
+            before = _applied(daemon)
+            samples = watch(daemon, 60 * minutes)
+            figures = _account(daemon, federation, samples, _applied(daemon) - before)
+            told, _ = puppets.communicate("", timeout=60)
+        finally:
+            if puppets.poll() is None:
+                puppets.send_signal(signal.SIGKILL)
+                puppets.wait()
+    outcome = json.loads(told.strip().splitlines()[-1])
+    figures["messages_lost_share"] = outcome["lost"] / max(1, outcome["lost"] + outcome["passed"])
+    figures["messages"] = outcome["lost"] + outcome["passed"]
+    return figures
+
+
+def _applied(site: SiteProcess) -> int:
+    status = site.status(timeout_s=5.0)
+    return sum(status["ledger"]["vector"].values()) if status else 0
+
+
+def _account(
+    daemon: SiteProcess, federation: LocalFederation, samples: Sequence[ProcessSample], entries: int
+) -> dict[str, Any]:
+    values = load_site(load_config(daemon.folder / "site.toml")).layout.size
+    status = daemon.status(timeout_s=10.0) or {}
+    peak = max(sample.rss_bytes for sample in samples)
+    hours = (samples[-1].at_s - samples[0].at_s) / 3600
+    figures: dict[str, Any] = {
+        "values": values,
+        "peers": len(federation.sites),
+        "minutes": samples[-1].at_s / 60,
+        "entries_applied": entries,
+        "rss_peak_mb": peak / 1e6,
+        "rss_over_accumulator": peak / (8 * values),
+        **trends(samples),
+        "files_last": samples[-1].files,
+        "threads_last": samples[-1].threads,
+        "cpu_share": (samples[-1].cpu_s - samples[0].cpu_s) / (3600 * hours),
+    }
+    figures["rss_per_entry_kb"] = 1e3 * figures["rss_slope_mb_per_hour"] * hours / max(1, entries)
+    if status:
+        figures["loop_lag_ms"] = status["process"]["loop_lag_ms"]
+        figures["alarms"] = len(status["alarms"])
+        figures["payload_bytes"] = status["ledger"]["payload_bytes_mean"]
+    figures["samples"] = [[s.at_s, s.rss_bytes, s.files, s.threads] for s in samples]
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--peers", type=int, default=16)
+    parser.add_argument("--failing", type=float, default=0.3, help="part of the messages that are lost")
+    parser.add_argument("--period", type=float, default=60.0, help="seconds between two entries of each other site")
+    parser.add_argument("--hidden", type=int, nargs="+", default=TEN_MILLION, help="widths of the trunk's layers")
+    parser.add_argument("--puppets", type=Path, nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--daemon", help=argparse.SUPPRESS)
+    add_output(parser)
+    options = parser.parse_args()
+    if options.puppets:
+        key = SiteKey(bytes.fromhex(options.daemon))
+        asyncio.run(run_puppets(options.puppets, key, options.failing, options.period))
+        return
+    machine = this_machine()
+    folder = Path(tempfile.mkdtemp(prefix="kmel-soak-"))
+    try:
+        figures = measure(
+            folder, options.peers, options.minutes, options.failing, options.period, tuple(options.hidden)
+        )
+    finally:
+        shutil.rmtree(folder)
+    publish(f"a daemon among {options.peers} peers", machine, figures, GOALS, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Eight sites behind 50 Mbit/s links: how much of their time goes to communication.
+
+    python benchmarks/wan.py [--sites 8] [--megabits 50] [--delay 10] [--train-seconds 20] [--rounds 4] [--json FILE]
+
+Real daemons, each in a network namespace of its own; its link is shaped both ways with tbf, and netem adds the latency.
+The trunk has ten million values. A first run finds how many steps take `--train-seconds` here, with every site training
+at once; needs root.
+
+  communication_share   1 - (seconds in training) / (seconds from a site's first round to the end of its last), mean
+  worst_share           of the site with the largest
+  link_share            bits that crossed the busiest link, over what it could carry in that time
+  entry_bytes           mean payload
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daemons import TEN_MILLION, all_published, found_federation, rounds_of, until
+from hosts import Hosts
+from measure import Goal, add_output, at_most, publish, this_machine
+
+PORT = 7700
+PILOT_STEPS = 3
+PILOT_ROUNDS = 2
+START_S = 300.0
+GOALS: dict[str, Goal] = {"communication_share": at_most(0.05), "worst_share": at_most(0.08)}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What joins each site to the others."""
+
+    megabits: int
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rounds of every site, as their daemons noted them, and bytes received by each in the meantime."""
+
+    rounds: Sequence[Sequence[dict[str, Any]]]
+    received: Sequence[int]
+    status: Sequence[dict[str, Any]]
+
+    def shares(self) -> list[float]:
+        """Per site, the part of its time that was not training."""
+        return [idle_share(rows) for rows in self.rounds]
+
+
+def idle_share(rows: Sequence[dict[str, Any]]) -> float:
+    """Part of the time from the first round's start to the last one's end in which no round was in training."""
+    began = rows[0]["at"] - rows[0]["seconds"]
+    wall = rows[-1]["at"] - began
+    return 1.0 - sum(row["seconds"] for row in rows) / wall
+
+
+def run(
+    folder: Path, sites: int, link: Link, steps: int, rounds: int, deadline_s: float, hidden: tuple[int, ...]
+) -> Run:
+    """A federation from its start until all entries are everywhere."""
+    with Hosts(sites, link.megabits, link.delay_ms) as hosts:
+        addresses = [f"tcp://{hosts.address(n)}:{PORT}" for n in range(sites)]
+        federation = found_federation(
+            folder, sites, hidden=hidden, steps=steps, entries=rounds, addresses=addresses, preset="wan"
+        )
+        for number, site in enumerate(federation):
+            site.prefix = hosts.prefix(number)
+        with federation:
+            federation.start()
+            processes = list(federation)
+            status = until(
+                "all entries are everywhere", lambda: all_published(processes, rounds, sites), deadline_s, federation
+            )
+            received = [hosts.received(n) for n in range(sites)]
+            return Run([rounds_of(site) for site in processes], received, status)
+
+
+def measure(
+    folder: Path, sites: int, link: Link, train_s: float, rounds: int, hidden: tuple[int, ...]
+) -> dict[str, float]:
+    """All figures."""
+    pilot = run(folder / "pilot", sites, link, PILOT_STEPS, PILOT_ROUNDS, START_S, hidden)
+    # The last round: by then nobody is still preparing data or warming up.
+    step_s = statistics.median(rows[-1]["seconds"] for rows in pilot.rounds) / PILOT_STEPS
+    steps = max(1, round(train_s / step_s))
+    began = time.monotonic()
+    main = run(folder / "main", sites, link, steps, rounds, START_S + 3 * rounds * train_s, hidden)
+    elapsed = time.monotonic() - began
+    seconds = [row["seconds"] for rows in main.rounds for row in rows]
+    first = min(rows[0]["at"] - rows[0]["seconds"] for rows in main.rounds)
+    wall = max(rows[-1]["at"] for rows in main.rounds) - first
+    return {
+        "sites": sites,
+        "steps_per_round": steps,
+        "train_s_mean": statistics.mean(seconds),
+        "wall_s": wall,
+        "run_s": elapsed,
+        "communication_share": statistics.mean(main.shares()),
+        "worst_share": max(main.shares()),
+        "link_share": 8 * max(main.received) / (wall * link.megabits * 1e6),
+        "received_per_site_mb": statistics.mean(main.received) / 1e6,
+        "entry_bytes": statistics.mean(row["payload_bytes"] for rows in main.rounds for row in rows),
+        "digests": len({document["ledger"]["digest"] for document in main.status}),
+        "loop_lag_ms": max(document["process"]["loop_lag_ms"] for document in main.status),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=8)
+    parser.add_argument("--megabits", type=int, default=50)
+    parser.add_argument("--delay", type=int, default=10, help="latency of each link, each way, milliseconds")
+    parser.add_argument("--train-seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--hidden", type=int, nargs="+", default=TEN_MILLION, help="widths of the trunk's layers")
+    add_output(parser)
+    options = parser.parse_args()
+    machine = this_machine()
+    folder = Path(tempfile.mkdtemp(prefix="kmel-wan-"))
+    link = Link(options.megabits, options.delay)
+    try:
+        figures = measure(folder, options.sites, link, options.train_seconds, options.rounds, tuple(options.hidden))
+    finally:
+        shutil.rmtree(folder)
+    publish(f"{options.sites} sites at {options.megabits} Mbit/s", machine, figures, GOALS, options.json)
+
+
+if __name__ == "__main__":
+    main()
