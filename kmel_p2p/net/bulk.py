@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Protocol
 
 from kmel_p2p.core.identity import digest
-from kmel_p2p.core.types import HASH_BYTES, Micros
+from kmel_p2p.core.types import HASH_BYTES, MILLISECOND, Micros
 from kmel_p2p.net.frames import Ask, Chunk, Done, Frame, Grant, Have, Refuse, encode
 from kmel_p2p.net.inbox import Budget, Inbox
 from kmel_p2p.net.outbox import Failure, Outbox, Transfer
@@ -20,7 +20,7 @@ HASH_INLINE_MAX = 1024 * 1024
 CHUNKS_PER_TURN = 32
 """Chunks handed to ZeroMQ before the rest of the loop has its chance. Each costs about 30 microseconds."""
 
-RETRY_S = 0.005
+RETRY_AFTER = 5 * MILLISECOND
 """A ROUTER does not signal that one of its connections has room again: look again after this."""
 
 
@@ -129,11 +129,11 @@ class Bulk:
             part.transfer.begun = True
             if not self._host.send_chunk(route, encode(part.header), part.data):
                 if not route.signals_room and self._retry is None:
-                    self._retry = self._wiring.loop.call_later(RETRY_S, self._try_again)
+                    self._retry = self._wiring.later(RETRY_AFTER, "bulk", self._try_again)
                 return
             self.outbox.commit(part)
         if self._retry is None:
-            self._retry = self._wiring.loop.call_soon(self._try_again)
+            self._retry = self._wiring.later(0, "bulk", self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None

@@ -12,7 +12,7 @@ from typing import Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from kmel_p2p.core.types import SECOND, Lane, Micros, SiteKey
+from kmel_p2p.core.types import Lane, Micros, SiteKey
 from kmel_p2p.net.explain import Loss, classify_handshake
 from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.sockets import (
@@ -106,8 +106,8 @@ class Connection:
             raise
         self._monitor_pump = Pump(wiring.loop, self._monitor, self._monitor_turn, self._fault)
         self._pump = Pump(wiring.loop, self._socket, self._turn, self._fault)
-        self._deadline: asyncio.TimerHandle | None = wiring.loop.call_later(
-            wiring.settings.dial_timeout / SECOND, self._overdue
+        self._deadline: asyncio.TimerHandle | None = wiring.later(
+            wiring.settings.dial_timeout, "connection", self._overdue
         )
 
     def _fault(self, error: BaseException) -> None:

@@ -152,11 +152,7 @@ class Dialler:
         self._lookup = None
         hosts = [str(entry[4][0]) for entry in found[:NAMES_MAX]]
         turn = (self._attempt - 1) // len(self._addresses)
-        try:
-            self._connect(Address(hosts[turn % len(hosts)], address.port))
-        except Exception as error:
-            self._wiring.fault("dialler", error)
-            self._failed(Loss.LOCAL, str(error))
+        self._connect(Address(hosts[turn % len(hosts)], address.port))
 
     def _connect(self, address: Address) -> None:
         try:
@@ -165,6 +161,9 @@ class Dialler:
             )
         except zmq.ZMQError as error:
             self._failed(Loss.LOCAL, error.strerror or str(error))
+        except Exception as error:  # a defect of ours must not end the dialling
+            self._wiring.fault("dialler", error)
+            self._failed(Loss.LOCAL, str(error))
 
     def welcomed(self, connection: Connection) -> bool:
         """The peer welcomed this connection. False when it is not ours any more."""
@@ -215,7 +214,7 @@ class Dialler:
         self._set(LinkPhase.REFUSED if loss in NEEDS_OPERATOR else LinkPhase.WAITING)
         retry_in = pause(self.failures, self._wiring.settings, self._wiring.rng)
         self.next_dial = self._wiring.clock() + retry_in
-        self._timer = self._wiring.loop.call_later(retry_in / SECOND, self._dial)
+        self._timer = self._wiring.later(retry_in, "dialler", self._dial)
         return retry_in
 
     def _explain(self, loss: Loss, detail: str, silent: Micros) -> str:

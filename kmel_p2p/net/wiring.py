@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from kmel_p2p.core.types import Lane, Micros, Randomness, SiteKey
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.sockets import CurveKeys
 
@@ -29,6 +29,17 @@ class Wiring:
     """Unguessable bytes: routing ids, sessions and the boot number are made of them."""
     fault: Callable[[str, BaseException], None]
     """Takes the name of a part and what went wrong in it."""
+
+    def later(self, delay: Micros, where: str, work: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call `work` after `delay`; what it raises becomes a fault instead of an entry in the loop's log."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self.fault(where, error)
+
+        return self.loop.call_later(delay / SECOND, guarded)
 
 
 class Route(Protocol):

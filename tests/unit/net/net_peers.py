@@ -37,10 +37,10 @@ def short_settings(**changes: Any) -> TransportSettings:
         "dial_timeout": 2 * SECOND,
         "connect_timeout": 1 * SECOND,
         "handshake_timeout": 1 * SECOND,
-        "heartbeat": 200 * MILLISECOND,
-        "heartbeat_timeout": 600 * MILLISECOND,
+        "heartbeat": 300 * MILLISECOND,
+        "heartbeat_timeout": 1200 * MILLISECOND,  # a busy machine must not end links
         "keepalive": 200 * MILLISECOND,
-        "silence": 1500 * MILLISECOND,
+        "silence": 3 * SECOND,
         "stall": 3 * SECOND,
         "resume": 5 * SECOND,
     }

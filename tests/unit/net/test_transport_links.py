@@ -219,7 +219,8 @@ async def test_a_callback_that_raises_does_not_make_the_peer_deaf(federation: Fe
 
 
 async def test_a_flood_neither_starves_the_loop_nor_loses_what_was_taken(federation: Federation) -> None:
-    a, b = await federation.add(1), await federation.add(2)
+    patient = short_settings(heartbeat=5 * SECOND, heartbeat_timeout=60 * SECOND, silence=60 * SECOND)
+    a, b = await federation.add(1, settings=patient), await federation.add(2, settings=patient)
     a.dial(b)
     await until(lambda: a.outbound(b))
     worst = 0.0
