@@ -25,6 +25,8 @@ COMMANDS = {
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),
+    "evaluate": ("kmel_p2p.cli.evaluate:evaluate", "Compare the models on this site's test fold, with intervals."),
+    "export": ("kmel_p2p.cli.export:export", "Copy the model for use elsewhere, also as ONNX."),
     "predict": ("kmel_p2p.cli.predict:predict", "Predict assay endpoints for structures, offline."),
     "simulate": ("kmel_p2p.cli.simulate:simulate", "Run a federation of real peers on this machine."),
 }

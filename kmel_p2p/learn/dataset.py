@@ -55,6 +55,7 @@ class Dataset:
         labels: float32[n, E], NaN where nothing was measured.
         relations: int8[n, E]; -1: the true value is below the label, 1: above.
         train, valid, test: rows of each fold, int64.
+        smiles: standardised structures, for the files that stay at the site.
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -64,6 +65,7 @@ class Dataset:
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
+    smiles: tuple[str, ...] = ()
 
     @classmethod
     def build(cls, own: Measurements, folds: NDArray[np.int8], test_only: Measurements | None = None) -> Dataset:
@@ -81,6 +83,7 @@ class Dataset:
             np.flatnonzero(every == Fold.TRAIN),
             np.flatnonzero(every == Fold.VALID),
             np.flatnonzero(every == Fold.TEST),
+            tuple(table.smiles),
         )
 
     def measured(self, rows: NDArray[np.int64], place: int) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from kmel_p2p.learn.comparison import predictors
 from kmel_p2p.learn.dataset import Inputs
 from kmel_p2p.learn.model import Card, read_card, read_parameters
 from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
+from kmel_p2p.learn.scores import Predict
 from kmel_p2p.learn.uncertainty import MEMBERS, Calibration, class_sets, intervals
 
 DEFAULT_LEVEL = 0.9
@@ -83,6 +84,16 @@ class Model:
         self.neighbours = neighbours
         self._predictors = predictors(card.architecture, dict(parameters))
         self._calibrations = {name: Calibration.read(raw) for name, raw in card.uncertainty.items()}
+
+    @property
+    def predictors(self) -> Mapping[str, Predict]:
+        """The four models as functions from inputs to outputs."""
+        return self._predictors
+
+    @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """What intervals are made from, by assay endpoint."""
+        return self._calibrations
 
     def predict(
         self,

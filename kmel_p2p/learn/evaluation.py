@@ -1,0 +1,148 @@
+"""Was it worth it, with error bars: the four models and two baselines on a site's own test fold.
+
+Gains are relative, (new - local) / local, and "relative improvement to perfect", (new - local) / (1 - local), for
+scores whose best value is 1, as MELLODDY reported them (Heyndrickx et al., J Chem Inf Model 2024, 64, 2331).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.learn.comparison import MODELS
+from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.forest import forest_baseline
+from kmel_p2p.learn.predict import Model
+from kmel_p2p.learn.scores import median_baseline, metric, scorable, score
+from kmel_p2p.learn.uncertainty import MEMBERS, intervals
+
+RESAMPLES = 1000
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+MIN_TEST = 10
+"""Test values below which no score is given: it would say nothing, and would give single compounds away."""
+
+Outputs = Mapping[str, NDArray[np.float64]]
+
+
+def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    """Scores of every model on the test fold.
+
+    Args:
+        seed: of the bootstrap and the forest.
+
+    Returns:
+        the report (aggregates only, JSON-ready), and the outputs float64[len(test), E] by model, which stay.
+    """
+    inputs = dataset.inputs.rows(dataset.test)
+    predict = {
+        **model.predictors,
+        "baseline_median": median_baseline(dataset),
+        "baseline_forest": forest_baseline(dataset, seed),
+    }
+    outputs = {name: function(inputs) for name, function in predict.items()}
+    spread = np.std([outputs[name] for name in MEMBERS], axis=0)
+    endpoints = []
+    for place, endpoint in enumerate(dataset.endpoints):
+        known = scorable(dataset, dataset.test, place)
+        report: dict[str, Any] = {
+            "name": endpoint.name,
+            "kind": endpoint.kind,
+            "unit": endpoint.reported_unit,
+            "metric": metric(endpoint),
+            "train": len(dataset.measured(dataset.train, place)),
+            "test": int(known.sum()),
+            "chosen": model.card.chosen[endpoint.name],
+        }
+        if known.sum() >= MIN_TEST:
+            labels = dataset.labels[dataset.test[known], place].astype(np.float64)
+            columns = {name: output[known, place] for name, output in outputs.items()}
+            report |= _scores(endpoint, columns, labels, report["chosen"], seed)
+            report["coverage"] = _coverage(model, endpoint, columns, spread[known, place], labels)
+        endpoints.append(report)
+    return {"digest": model.card.digest, "labels": dict(model.card.labels), "endpoints": endpoints}, outputs
+
+
+def _scores(
+    endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], chosen: str, seed: int
+) -> dict[str, Any]:
+    """Scores with bootstrap intervals, and gains over the local model; every model meets the same resamples."""
+    rng = np.random.default_rng([seed, len(labels)])
+    draws = rng.integers(0, len(labels), (RESAMPLES, len(labels)))
+    truth = labels.astype(np.float32)
+    found: dict[str, dict[str, Any]] = {}
+    sampled = {}
+    for name, output in columns.items():
+        sampled[name] = np.array([score(endpoint, output[rows], truth[rows]) for rows in draws])
+        low, high = np.quantile(sampled[name], [0.025, 0.975])
+        found[name] = {
+            "score": score(endpoint, output, truth),
+            "interval": [float(low), float(high)],
+            **further_scores(endpoint, output, labels),
+        }
+    local = found["local"]["score"]
+    gains = {}
+    for name in (*MODELS[1:], "chosen"):
+        which = chosen if name == "chosen" else name
+        change = sampled[which] / np.maximum(sampled["local"], 1e-12) - 1
+        low, high = np.quantile(change, [0.025, 0.975])
+        gains[name] = {
+            "change_pct": 100 * (found[which]["score"] / max(local, 1e-12) - 1),
+            "interval_pct": [100 * float(low), 100 * float(high)],
+            "to_perfect": _to_perfect(found["local"], found[which]),
+        }
+    return {"models": found, "gains": gains}
+
+
+def further_scores(endpoint: AssayEndpoint, output: NDArray[np.float64], labels: NDArray[np.float64]) -> dict[str, Any]:
+    """MAE in the reported unit, R2 and Spearman; for classes AUROC and average precision, None with a single class."""
+    import pandas as pd
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    if endpoint.kind == "classification":
+        if labels.min() == labels.max():
+            return {"auroc": None, "average_precision": None}
+        return {
+            "auroc": float(roc_auc_score(labels, output)),
+            "average_precision": float(average_precision_score(labels, output)),
+        }
+    variance = float(np.mean((labels - labels.mean()) ** 2))
+    varied = variance > 0 and bool(np.ptp(output) > 0)
+    return {
+        "mae": float(np.mean(np.abs(output - labels)) * endpoint.scale),
+        "r2": 1 - float(np.mean((output - labels) ** 2)) / variance if variance > 0 else None,
+        "spearman": float(np.corrcoef(pd.Series(labels).rank(), pd.Series(output).rank())[0, 1]) if varied else None,
+    }
+
+
+def _to_perfect(local: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, float]:
+    """Relative improvement to perfect of the scores whose best value is 1."""
+    return {
+        name: (new[name] - local[name]) / (1 - local[name])
+        for name in ("r2", "spearman", "auroc", "average_precision")
+        if local.get(name) is not None and new.get(name) is not None and local[name] < 1
+    }
+
+
+def _coverage(
+    model: Model, endpoint: AssayEndpoint, columns: Outputs, spread: NDArray[np.float64], labels: NDArray[np.float64]
+) -> list[dict[str, float]]:
+    """Share of test values inside the intervals, level by level, and their median width in the reported unit."""
+    calibration = model.calibrations.get(endpoint.name)
+    if calibration is None or endpoint.kind == "classification":
+        return []
+    found = []
+    for level in LEVELS:
+        ends = intervals(calibration, columns[model.card.chosen[endpoint.name]], spread, level)
+        if ends is None:
+            return []
+        inside = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
+        # Too few calibration values for this level give an interval without ends; JSON has no infinity.
+        width = float(np.median(ends[:, 1] - ends[:, 0])) * endpoint.scale
+        found.append(
+            {"level": level, "inside": float(inside.mean()), **({"width": width} if np.isfinite(width) else {})}
+        )
+    return found

@@ -1,0 +1,118 @@
+"""Model directories for use elsewhere: a copy without what must stay, and ONNX graphs of the networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmel_p2p.chem.policy import descriptor_constants
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.model import STORED, Card, read_card, read_parameters, write_model
+
+OPSET = 17
+
+
+def export_model(source: Path, target: Path) -> Card:
+    """Copy card and parameters, checked; the neighbours' file is left behind.
+
+    Raises:
+        ConfigError: there is no whole model in `source`, or `target` cannot be written.
+    """
+    card = read_card(source)
+    return write_model(target, card, read_parameters(source, card))
+
+
+def export_onnx(source: Path, target: Path) -> list[Path]:
+    """One graph per stored model: `features` float32[n, width] to `outputs` float32[n, E], in labels or logits.
+
+    The order of features is log2(1 + count) of the fingerprint, then the descriptors, as metadata says.
+
+    Raises:
+        ConfigError: the extra `onnx` is not installed, or there is no whole model in `source`.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'") from None
+    card = read_card(source)
+    paths = []
+    for name, (exchanged, private) in read_parameters(source, card).items():
+        path = target / f"{name}.onnx"
+        onnx.save(_graph(card, exchanged, private), str(path))
+        paths.append(path)
+    assert len(paths) == len(STORED)
+    return paths
+
+
+def _graph(card: Card, exchanged: np.ndarray, private: np.ndarray) -> Any:
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    shape = card.architecture
+    constants = exchanged_layout(shape).split(exchanged) | private_layout(shape).split(private)
+    nodes = []
+    present = "features"
+    for layer in range(len(shape.hidden)):
+        nodes.append(_linear(present, f"trunk.{layer}", f"linear.{layer}"))
+        nodes.append(helper.make_node("Relu", [f"linear.{layer}"], [f"hidden.{layer}"]))
+        present = f"hidden.{layer}"
+    heads = []
+    for whose, places in (("shared", shape.shared), ("private", shape.private)):
+        if not places:
+            continue
+        nodes.append(_linear(present, f"head.{whose}", f"outputs.{whose}"))
+        heads.append(f"outputs.{whose}")
+    if "calibration.gain" in constants:
+        constants["calibration.gain"] = 1 + constants["calibration.gain"]
+        nodes.append(helper.make_node("Mul", [heads[0], "calibration.gain"], ["gained"]))
+        nodes.append(helper.make_node("Add", ["gained", "calibration.shift"], ["calibrated"]))
+        heads[0] = "calibrated"
+    nodes.append(helper.make_node("Concat", heads, ["by_head"], axis=1))
+    constants["order"] = _order(shape)
+    nodes.append(helper.make_node("Gather", ["by_head", "order"], ["outputs"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "kmel_p2p",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", shape.inputs])],
+        [helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["n", len(shape.endpoints)])],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    helper.set_model_props(model, _facts(card))
+    checker.check_model(model)
+    return model
+
+
+def _linear(source: str, parameters: str, target: str) -> Any:
+    from onnx import helper
+
+    return helper.make_node("Gemm", [source, f"{parameters}.weight", f"{parameters}.bias"], [target], transB=1)
+
+
+def _order(shape: Architecture) -> np.ndarray:
+    order = [*shape.shared, *shape.private]
+    return np.array([order.index(place) for place in range(len(order))], np.int64)
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """What somebody needs to feed the graph and to read its outputs."""
+    policy = card.features
+    return {
+        "digest": card.digest,
+        "reference_hash": card.reference_hash,
+        "features": json.dumps(
+            {
+                "fingerprint": {"kind": "Morgan count", "radius": policy.radius, "bits": policy.bits,
+                                "stereo": policy.stereo, "transform": "log2(1 + count)"},
+                "descriptors": [constant.name for constant in descriptor_constants()],
+                "descriptor_transform": "asinh((value - center) / scale), cut at 6",
+            }
+        ),
+        "assay_endpoints": json.dumps(
+            [{"name": e.name, "kind": e.kind, "unit": e.unit, "transform": e.transform, "center": e.center,
+              "scale": e.scale} for e in card.architecture.endpoints]
+        ),
+    }  # fmt: skip

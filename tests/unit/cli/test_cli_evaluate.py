@@ -1,0 +1,80 @@
+"""evaluate and export: what is written, what stays, and that existing files are not overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_harness import Run
+
+from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.learn.architecture import exchanged_layout, private_layout
+from kmel_p2p.learn.model import Card, write_model
+from kmel_p2p.site.compose import features_of, load_site
+from kmel_p2p.site.config import load_config
+from kmel_p2p.site.keys import load_key
+
+
+@pytest.fixture
+def trained(tmp_path: Path, run: Run) -> Path:
+    """A federation of one site with 90 compounds and a model of random parameters; returns its settings."""
+    assert run("init", tmp_path / "a", "--name", "north").code == ExitCode.OK
+    folder = tmp_path / "a"
+    key, charter, settings = folder / "site.key", folder / "charter.toml", folder / "site.toml"
+    site = f"north={load_key(key).key.hex()}"
+    made = run(
+        "charter", "new", "--federation", "demo", "--site", site, "--endpoint", "logd,head=shared", "-o", charter
+    )
+    assert made.code == ExitCode.OK, made.err
+    assert run("charter", "sign", charter, "--key", key).code == ExitCode.OK
+    chain = [f"{'C' * length}{end}" for length in range(1, 31) for end in ("O", "N", "F")]
+    with (folder / "d.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("smiles", "D"), *((smiles, len(smiles) / 10) for smiles in chain)])
+    settings.write_text(
+        '[site]\nname = "north"\n[data]\npath = "d.csv"\n[data.columns]\nlogd = { column = "D" }\n'
+        "[resources]\nfeaturise_processes = 1\n"
+    )
+    loaded = load_site(load_config(settings))
+    rng = np.random.default_rng(0)
+    shape = loaded.architecture
+    sizes = exchanged_layout(shape).size, private_layout(shape).size
+    parameters = {
+        name: (rng.normal(scale=0.01, size=sizes[0]).astype(np.float32), np.zeros(sizes[1], np.float32))
+        for name in ("local", "federated", "personalised")
+    }
+    policy = features_of(loaded.charter)
+    card = Card(shape, policy, loaded.charter.features.reference_hash, {"logd": "hybrid"}, {"site": "north"}, {})
+    write_model(folder / "state" / "model", card, parameters)
+    return settings
+
+
+def test_evaluate_separates_what_may_be_shared_from_what_stays(trained: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("evaluate", "--config", trained, "--out", out, "--json")
+    assert done.code == ExitCode.OK, done.err
+    (report,) = json.loads(done.out)["endpoints"]
+    assert set(report["models"]) == {
+        "local", "federated", "personalised", "hybrid", "baseline_median", "baseline_forest",
+    }  # fmt: skip
+    assert {path.name for path in out.iterdir()} == {"evaluation.json", "evaluation.html", "predictions_STAYS.csv"}
+    with (out / "predictions_STAYS.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == report["test"]
+    assert all(float(row["measured"]) == pytest.approx(len(row["smiles"]) / 10) for row in rows)
+    for shared in ("evaluation.json", "evaluation.html"):
+        assert not any(f">{row['smiles']}<" in (out / shared).read_text() for row in rows)
+    assert run("evaluate", "--config", trained).code == ExitCode.OK
+
+
+def test_export_writes_a_model_that_loads(trained: Path, run: Run, tmp_path: Path) -> None:
+    done = run("export", tmp_path / "model", "--onnx", "--config", trained)
+    assert done.code == ExitCode.OK, done.err
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "card.json", "model.safetensors", "local.onnx", "federated.onnx", "personalised.onnx",
+    }  # fmt: skip
+    again = run("export", tmp_path / "model", "--config", trained)
+    assert again.code == ExitCode.CONFIG
+    assert "not empty" in again.err

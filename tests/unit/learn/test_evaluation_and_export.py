@@ -1,0 +1,119 @@
+"""Evaluation: scores, paired intervals, coverage, aggregates only in what may be shared. Export: the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
+from onnx.reference import ReferenceEvaluator
+
+import kmel_p2p
+from kmel_p2p.chem.features import reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import exchanged_layout, private_layout
+from kmel_p2p.learn.checkpoint import Parameters
+from kmel_p2p.learn.comparison import compare, predictors
+from kmel_p2p.learn.evaluation import evaluate, further_scores
+from kmel_p2p.learn.evaluation_page import evaluation_page
+from kmel_p2p.learn.export import export_model, export_onnx
+from kmel_p2p.learn.model import Card, write_model
+from kmel_p2p.learn.neighbours import FILE, Neighbours
+from kmel_p2p.learn.predict import Model
+from kmel_p2p.learn.uncertainty import calibrate
+
+POLICY = FeaturePolicy(bits=64)
+
+
+@pytest.fixture(scope="module")
+def evaluated() -> dict[str, object]:
+    data, shape = dataset(rows=400), architecture()
+    start = Parameters(initial_trunk(exchanged_layout(shape), 1), initial_trunk(private_layout(shape), 2))
+    found = compare(shape, data, SETTINGS, 1, start, steps=120, federated_history=[], report=lambda done, total: None)
+    chosen = {e["name"]: e["chosen"] for e in found.result["endpoints"]}
+    known = calibrate(data, predictors(shape, found.models), chosen)
+    card = Card(shape, POLICY, "", chosen, {"site": "a"}, {}, uncertainty={k: v.plain() for k, v in known.items()})
+    report, outputs = evaluate(Model(card, found.models), data, seed=3)
+    return {"data": data, "report": report, "outputs": outputs, "result": found.result}
+
+
+def test_scores_agree_with_the_comparison_and_intervals_hold_them(evaluated: dict) -> None:
+    for scored, compared in zip(evaluated["report"]["endpoints"], evaluated["result"]["endpoints"], strict=True):
+        for name, found in scored["models"].items():
+            expected = compared[name] if name.startswith("baseline") else compared["models"][name]
+            if name != "baseline_forest":  # another seed
+                assert found["score"] == pytest.approx(expected["test"])
+            low, high = found["interval"]
+            assert low <= found["score"] <= high
+        assert set(scored["gains"]) == {"federated", "personalised", "hybrid", "chosen"}
+        assert scored["gains"]["chosen"] == scored["gains"].get(scored["chosen"], scored["gains"]["chosen"])
+
+
+def test_the_report_is_plain_json_and_holds_no_single_compound(evaluated: dict) -> None:
+    text = json.dumps(evaluated["report"], allow_nan=False)
+    assert not any(smiles in text for smiles in evaluated["data"].smiles if smiles)
+    assert max(len(e.get("coverage", [])) for e in evaluated["report"]["endpoints"]) == 6
+    logd = evaluated["report"]["endpoints"][0]
+    assert [p["inside"] for p in logd["coverage"]] == sorted(p["inside"] for p in logd["coverage"])
+    page = evaluation_page(evaluated["report"])
+    assert page.count("data:image/png;base64,") == len(ENDPOINTS)
+
+
+def test_too_few_test_values_give_no_score(evaluated: dict) -> None:
+    data = evaluated["data"]
+    shape = architecture()
+    models = {
+        name: Parameters(initial_trunk(exchanged_layout(shape), 1), initial_trunk(private_layout(shape), 2))
+        for name in ("local", "federated", "personalised")
+    }
+    card = Card(shape, POLICY, "", {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
+    report, _ = evaluate(Model(card, models), dataclasses.replace(data, test=data.test[:5]), seed=0)
+    assert all("models" not in e for e in report["endpoints"])
+    assert evaluation_page(report).count("Too few") == len(ENDPOINTS)
+
+
+def test_ranks_and_errors_are_what_their_names_say() -> None:
+    labels = np.array([0.0, 1.0, 2.0, 3.0])
+    found = further_scores(dataclasses.replace(ENDPOINTS[0], scale=2.0), labels**3 / 9, labels)
+    assert found["spearman"] == pytest.approx(1)
+    assert found["mae"] == pytest.approx(2 * np.abs(labels**3 / 9 - labels).mean())
+    assert further_scores(ENDPOINTS[0], np.zeros(4), labels)["spearman"] is None
+    classes = np.array([0.0, 1.0, 1.0, 0.0])
+    assert further_scores(ENDPOINTS[2], classes, classes) == {"auroc": 1.0, "average_precision": 1.0}
+    assert further_scores(ENDPOINTS[2], classes, np.ones(4))["auroc"] is None
+
+
+@pytest.mark.parametrize("calibrate_heads", [False, True])
+def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(tmp_path: Path, calibrate_heads: bool) -> None:
+    shape = dataclasses.replace(architecture(), inputs=POLICY.width, calibrate=calibrate_heads)
+    rng = np.random.default_rng(0)
+    parameters = {
+        name: tuple(
+            rng.normal(size=layout(shape).size).astype(np.float32) for layout in (exchanged_layout, private_layout)
+        )
+        for name in ("local", "federated", "personalised")
+    }
+    card = Card(shape, POLICY, reference_hash(POLICY), {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
+    write_model(tmp_path / "model", card, parameters)  # type: ignore[arg-type]
+    Neighbours(np.ones((3, 64), bool), None).write(tmp_path / "model")
+    exported = export_model(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out" / FILE).exists()
+    ours, theirs = kmel_p2p.load(tmp_path / "model"), kmel_p2p.load(str(tmp_path / "out"))
+    assert ours.card.digest == theirs.card.digest == exported.digest
+    (here,), (there,) = ours.predict(["CCO"]), theirs.predict(["CCO"])
+    assert here.values == there.values
+    assert here.similarity is not None
+    assert there.similarity is None
+    inputs = rng.normal(size=(5, shape.inputs)).astype(np.float32)
+    paths = export_onnx(tmp_path / "model", tmp_path / "out")
+    assert {path.stem for path in paths} == set(parameters)
+    for path in paths:
+        (outputs,) = ReferenceEvaluator(str(path)).run(None, {"features": inputs})
+        assert np.allclose(outputs, ours.predictors[path.stem](inputs), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ConfigError, match="no model here"):
+        export_model(tmp_path / "nowhere", tmp_path / "out2")
