@@ -7,7 +7,8 @@ one answer at the end. Ours is one `Transport.send` on the bulk lane until the r
 and has answered on the control lane: chunk headers, credits, reassembly and admission included. `ratio` is raw time
 over our time, each the median of runs that alternate. Then pings go at 200 a second while transfers run: `ping_p99_ms`,
 `loop_blocked_ms` is the longest either event loop was late in that time, and `audited_ratio` is the same as `ratio`
-with the egress audit hashing every message.
+with the egress audit hashing every message. On a busy machine the times say little; `raw_cpu_s` and `ours_cpu_s`, the
+processor seconds of sender and receiver together for one transfer, are steadier.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import zmq
 
 from kmel_p2p.core.identity import Identity, curve_public
@@ -214,10 +216,14 @@ async def measure(size: int, repeats: int) -> dict[str, Any]:
     await ours.start()
     raw.run()
     await ours.run()
-    raw_times, our_times = [], []
+    raw_times, our_times, raw_cpu_s, our_cpu_s = [], [], 0.0, 0.0
     for _ in range(repeats):
+        cpu = processor_time(raw_process)
         raw_times.append(raw.run())
+        raw_cpu_s += processor_time(raw_process) - cpu
+        cpu = processor_time(our_process)
         our_times.append(await ours.run())
+        our_cpu_s += processor_time(our_process) - cpu
     pings, idle_pings, lateness = await measure_pings(ours, repeats)
     await ours.transport.close()
     audited = OurSender(our_address, data, audited=True)
@@ -238,6 +244,8 @@ async def measure(size: int, repeats: int) -> dict[str, Any]:
         "ours_gb_s": size / our_s / 1e9,
         "ratio": raw_s / our_s,
         "best_ratio": min(raw_times) / min(our_times),
+        "raw_cpu_s": raw_cpu_s / repeats,
+        "ours_cpu_s": our_cpu_s / repeats,
         "audited_ratio": raw_s / statistics.median(audited_times),
         "pings": len(pings),
         "ping_p50_ms": percentile(pings, 0.50) * 1e3,
@@ -247,6 +255,11 @@ async def measure(size: int, repeats: int) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "load_average": os.getloadavg()[0],
     }
+
+
+def processor_time(receiver: subprocess.Popen[str]) -> float:
+    """Processor seconds used so far by this process and a receiver, all threads."""
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in (os.getpid(), receiver.pid))
 
 
 async def measure_pings(ours: OurSender, repeats: int) -> tuple[list[float], list[float], float]:
