@@ -121,6 +121,8 @@ class PaceRule(StrictModel):
     max_lead: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
     start_sites: Annotated[int, pydantic.Field(ge=0)] = 0
     """Sites ready to train before anyone publishes its first entry; 0 means a majority of the roster."""
+    patience: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
+    """Entries without a better validation score after which a site stops publishing and listens; 0 means never."""
 
 
 class SplitRule(StrictModel):

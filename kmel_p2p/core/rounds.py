@@ -51,6 +51,8 @@ class Trained:
     payload: bytes
     steps: int
     own_state_file: str
+    validation: float | None = None
+    """How good the trunk was that the round started from; lower is better, differences are relative (logarithms)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import secrets
 import signal
@@ -338,7 +339,8 @@ class Daemon:
             "seconds": answer.seconds,
         }
         self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
-        self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file))
+        validation = _validation(answer.scores)
+        self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
 
     def trainer_lost(self, seq: int | None, reason: str) -> None:
         """The trainer died, in round `seq` or between two; a new one starts by itself."""
@@ -430,6 +432,12 @@ class Daemon:
                 self._fail(error)
             else:
                 self._note(partial(keep_head, head=head))
+
+
+def _validation(scores: session.Scores) -> float | None:
+    """One figure over all assay endpoints, whatever their units: the mean logarithm of the validation scores."""
+    valid = [folds["valid"] for folds in scores.values() if folds.get("valid", 0.0) > 0.0]
+    return math.fsum(math.log(score) for score in valid) / len(valid) if valid else None
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -76,6 +76,7 @@ class Counterpart:
     phase: Phase
     ended: dict[SiteKey, int]
     heard_at: Micros
+    step_us: Micros
     chains: bytes
     agreed: bool = False
     """Whether it holds the headers that we hold at its vector."""
@@ -100,6 +101,8 @@ class AntiEntropy:
         now: Micros,
     ) -> None:
         self.phase = Phase.PREPARING
+        self.step_us: Micros = 0
+        """Told to the others: this site's time per training step, 0 when unknown."""
         self.pulling = True
         """Whether missing entries are asked for; not while a snapshot is on its way."""
         self.behind = 0
@@ -201,7 +204,7 @@ class AntiEntropy:
         vector = self._ledger.vector
         chains = self._ledger.books.chains(vector)
         assert chains is not None, "the newest header of every log is held"
-        self._outbox.append(Send(to, Have(vector, chains, int(self.phase), ended, reply)))
+        self._outbox.append(Send(to, Have(vector, chains, int(self.phase), self.step_us, ended, reply)))
 
     def announce(self) -> None:
         """Tell reachable sites what is here: phase or vector changed in a way others wait for."""
@@ -232,7 +235,7 @@ class AntiEntropy:
 
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
         before = self._counterparts.get(sender)
-        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.chains)
+        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains)
         if before is not None:
             told.agreed_at, told.agreed_vector = before.agreed_at, before.agreed_vector
         self._counterparts[sender] = told

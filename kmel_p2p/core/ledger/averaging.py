@@ -19,6 +19,7 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger import upkeep
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
+from kmel_p2p.core.ledger.cadence import Plateau, StepTime, steps_for
 from kmel_p2p.core.ledger.claims import ClaimSettings
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger
@@ -139,6 +140,9 @@ class LedgerAveraging:
         self._companions = Companions(charter.pace.max_lead)
         self._opened_at: Micros = now
         self._round_took: Micros = 0
+        self._step_time = StepTime()
+        self._plateau = Plateau(charter.pace.patience)
+        self._enough = False
         self._patience_ends: Micros | None = None
 
     @property
@@ -186,7 +190,10 @@ class LedgerAveraging:
                 self._set_phase(Phase.LISTENING, reason)
             case Trained():
                 self._round_took = now - self._opened_at
+                self._step_time.measured(self._round_took, cmd.steps)
+                self.antientropy.step_us = self._step_time.value
                 self.publisher.trained(cmd)
+                self._enough = self._plateau.seen(cmd.validation)
             case Reject():
                 self.publisher.abandon(cmd)
             case RoundFailed():
@@ -275,13 +282,23 @@ class LedgerAveraging:
             self._say_waiting("")
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
+        if self._enough:
+            self._say_waiting("")
+            patience = self._charter.pace.patience
+            self._set_phase(Phase.LISTENING, f"validation has not improved over {patience} entries")
+            return
         reason = self._why_wait(now)
         self._say_waiting(reason)
         if not reason:
             others = [self._size_class(key) for key in self._training()]
             share = weight(self._size_class(self._key), others, self.ledger.rules.weight_cap)
             self._opened_at = now
-            self.publisher.open(self._charter.averaging.steps_per_entry, share)
+            self.publisher.open(self._steps(), share)
+
+    def _steps(self) -> int:
+        told = (self.antientropy.counterpart(key) for key in self._training())
+        others = [t.step_us for t in told if t is not None]
+        return steps_for(self._charter.averaging.steps_per_entry, self._step_time.value, others)
 
     def _why_wait(self, now: Micros) -> str:
         told = {key: self.antientropy.counterpart(key) for key in self._members.alive()}

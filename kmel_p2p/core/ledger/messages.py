@@ -55,6 +55,8 @@ class Have(Message):
     chains: bytes
     """Hash of the headers at the vector: shows a fork that numbers hide."""
     phase: int
+    step_us: int
+    """Microseconds that the sender takes per training step; 0 when unknown."""
     ended: dict[SiteKey, int]
     """Authors whose log it holds ended, and before which sequence number."""
     reply: bool
@@ -200,6 +202,7 @@ SCHEMAS = (
             "vector": VECTOR,
             "chains": HASH,
             "phase": uint(2),
+            "step_us": uint(2**40),
             "ended": mapping(KEY, _SEQ, MAX_SITES),
             "reply": flag(),
         },

@@ -34,7 +34,15 @@ keys = st.binary(min_size=32, max_size=32)
 seqs = st.integers(0, 2**40)
 vectors = st.dictionaries(keys, seqs, max_size=8)
 messages = st.one_of(
-    st.builds(Have, vector=vectors, chains=keys, phase=st.integers(0, 2), ended=vectors, reply=st.booleans()),
+    st.builds(
+        Have,
+        vector=vectors,
+        chains=keys,
+        phase=st.integers(0, 2),
+        step_us=st.integers(0, 2**40),
+        ended=vectors,
+        reply=st.booleans(),
+    ),
     st.builds(
         Want,
         ranges=st.lists(st.builds(Range, author=keys, first=seqs, last=seqs), max_size=5).map(tuple),
