@@ -1,0 +1,84 @@
+"""A federation in one process: the trainer's own rounds and codec, without peers, sockets and disk in between.
+
+What real peers add is delivery, which does not change the arithmetic: every site applies every entry. Rounds are in
+step here, whereas real peers run a few entries apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.delta.chunks import CodecParameters
+from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout
+from kmel_p2p.learn.checkpoint import Parameters
+from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.round import Rounds
+from kmel_p2p.learn.session import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Federated:
+    """The final trunk and each site's rounds; `bytes_sent` is what one site published."""
+
+    trunk: NDArray[np.float32]
+    rounds: list[Rounds]
+    bytes_sent: int
+
+    def parameters(self, site: int) -> Parameters:
+        """The federated model of one site."""
+        return Parameters(self.trunk.copy(), self.rounds[site].private())
+
+
+def federate(
+    architecture: Architecture,
+    datasets: Sequence[Dataset],
+    settings: Sequence[TrainingSettings],
+    entries: int,
+    folder: Path,
+    *,
+    model_seed: int = 0,
+    weights: Sequence[float] | None = None,
+    dense: bool = False,
+    tick: Callable[[int], None] = lambda entry: None,
+) -> Federated:
+    """Train together.
+
+    Args:
+        entries: of each site.
+        weights: of each site's entries, summing to 1; None: equal.
+        dense: exchange float32 deltas instead of encoded ones, for comparison.
+    """
+    layout = exchanged_layout(architecture)
+    codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=4096 if dense else 64, bits=4 if dense else 2))
+    trunk = initial_trunk(layout, model_seed)
+    sites = []
+    for at, (dataset, setting) in enumerate(zip(datasets, settings, strict=True)):
+        network = Network(architecture)
+        start_local(network, architecture, model_seed, setting.seed)
+        sites.append((network, Rounds(network, dataset, layout, codec, setting, folder / f"site-{at}")))
+    share = weights or [1 / len(sites)] * len(sites)
+    sent = 0
+    for entry in range(1, entries + 1):
+        total = np.zeros(layout.size, np.float64)
+        for (network, rounds), setting, weight in zip(sites, settings, share, strict=True):
+            result = rounds.train(entry, setting.steps_per_entry, None, trunk, lambda progress: None)
+            rounds.commit(entry)
+            if dense:
+                # What the round reached, whole; the residual that the codec keeps is not used.
+                total += weight * (network.exchanged.detach().numpy().astype(np.float64) - trunk)
+                sent += 4 * layout.size
+            else:
+                total += weight * codec.decode(result.payload).dense(layout.size).astype(np.float64)
+                sent += len(result.payload)
+        trunk = (trunk + total).astype(np.float32)
+        tick(entry)
+    return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites))

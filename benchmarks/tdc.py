@@ -1,0 +1,211 @@
+"""The 22 official TDC ADMET splits with our trunk: at the centre, and scattered over scaffold-clustered sites.
+
+Each split is trained centrally (nine tenths of the scaffolds of train_val to train on, one to choose the checkpoint),
+then, unless `--centre-only`, scattered over `--sites` sites (chem.partition) and trained locally and federated; all are
+scored on the official test file. `kept_pct` is the federated share of the centre's lead over the mean local model.
+
+    python benchmarks/tdc.py DATA --seeds 3 --json [--only caco2_wang,herg]
+
+DATA holds tdc_admet_group/<split>/{train_val,test}.csv. Published figures: RDKit2D+MLP from the TDC leaderboard pages
+(February 2023), Chemprop v2 from JacksonBurns/chemeleon, analysis/polaris_results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from inprocess import federate
+
+from kmel_p2p.chem.cache import StructureCache
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.partition import scaffold_partition
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.split import Fold, SplitPolicy
+from kmel_p2p.chem.structures import describe_all
+from kmel_p2p.chem.table import StructureTable
+from kmel_p2p.learn.architecture import Architecture
+from kmel_p2p.learn.checkpoint import train_with_checkpoints
+from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.dataset import Dataset, Inputs
+from kmel_p2p.learn.evaluation import further_scores
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.session import TrainingSettings
+
+POLICY = FeaturePolicy(stereo="keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One official split: score, whether labels are logarithms, and what others published."""
+
+    metric: str
+    log: bool = False
+    rdkit2d: float | None = None
+    chemprop: float | None = None
+
+
+SPLITS = {
+    "caco2_wang": Split("mae", False, 0.393, 0.372),
+    "bioavailability_ma": Split("auroc", False, 0.672, 0.597),
+    "lipophilicity_astrazeneca": Split("mae", False, 0.574, 0.462),
+    "solubility_aqsoldb": Split("mae", False, 0.827),
+    "hia_hou": Split("auroc", False, 0.972),
+    "pgp_broccatelli": Split("auroc", False, 0.918, 0.887),
+    "bbb_martins": Split("auroc", False, 0.889, 0.864),
+    "ppbr_az": Split("mae", False, 9.994, 8.106),
+    "vdss_lombardo": Split("spearman", True, 0.561, 0.476),
+    "cyp2c9_veith": Split("average_precision", False, 0.742),
+    "cyp2d6_veith": Split("average_precision", False, 0.616),
+    "cyp3a4_veith": Split("average_precision", False, 0.829),
+    "cyp2c9_substrate_carbonmangels": Split("average_precision", False, 0.360, 0.412),
+    "cyp2d6_substrate_carbonmangels": Split("average_precision", False, 0.677, 0.655),
+    "cyp3a4_substrate_carbonmangels": Split("auroc", False, 0.639, 0.566),
+    "half_life_obach": Split("spearman", True, 0.184, 0.275),
+    "clearance_hepatocyte_az": Split("spearman", True, 0.382, 0.352),
+    "clearance_microsome_az": Split("spearman", True, 0.586, 0.513),
+    "ld50_zhu": Split("mae", False, 0.678, 0.598),
+    "herg": Split("auroc", False, 0.841, 0.697),
+    "ames": Split("auroc", False, 0.823, 0.836),
+    "dili": Split("auroc", False, 0.875, 0.906),
+}
+
+
+def load(
+    data: Path, name: str, cache: StructureCache, workers: int, limit: int
+) -> tuple[AssayEndpoint, Dataset, StructureTable]:
+    """Assay endpoint, dataset (train_val in the train fold, then the test file) and structures in the same order."""
+    parts = [pd.read_csv(data / "tdc_admet_group" / name / f"{part}.csv") for part in ("train_val", "test")]
+    if limit:
+        parts = [part.sample(min(limit, len(part)), random_state=0) for part in parts]
+    both = pd.concat(parts, ignore_index=True)
+    described = describe_all(list(both["Drug"]), POLICY, cache=cache, workers=workers)
+    # A test compound that cannot be read would have to be guessed; there are two in all 22 splits.
+    usable = np.flatnonzero([not described.table.reasons[row] for row in described.row_of])
+    table = described.table.take(described.row_of[usable])
+    values = both["Y"].to_numpy(np.float64)[usable]
+    test = usable >= len(parts[0])
+    split = SPLITS[name]
+    if split.metric in ("auroc", "average_precision"):
+        endpoint = AssayEndpoint(name, kind="classification", head="shared")
+    else:
+        values = np.log10(np.maximum(values, 1e-3)) if split.log else values
+        center, scale = float(np.mean(values[~test])), float(np.std(values[~test]))
+        endpoint = AssayEndpoint(name, center=center, scale=scale, head="shared")
+    labels = endpoint.label(values).astype(np.float32)[:, None]
+    dataset = Dataset(
+        (endpoint,), Inputs(table.counts, table.descriptors), labels, np.zeros(labels.shape, np.int8),
+        np.flatnonzero(~test), np.empty(0, np.int64), np.flatnonzero(test),
+    )  # fmt: skip
+    return endpoint, dataset, table
+
+
+def held_out(dataset: Dataset, table: StructureTable, rows: np.ndarray, seed: int) -> Dataset:
+    """`rows` of the train fold, a tenth of their scaffolds for choosing."""
+    folds = SplitPolicy(f"tdc {seed}", 0.1, 0.0).folds([table.series[row] for row in rows])
+    return dataclasses.replace(dataset, train=rows[folds == Fold.TRAIN], valid=rows[folds == Fold.VALID])
+
+
+def test_score(dataset: Dataset, predict: Callable[..., Any], metric: str) -> float:
+    endpoint = dataset.endpoints[0]
+    output = predict(dataset.inputs.rows(dataset.test))[:, 0]
+    found = further_scores(endpoint, output, dataset.labels[dataset.test, 0].astype(np.float64))
+    return float(found[metric]) if found[metric] is not None else float("nan")
+
+
+def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCache) -> dict[str, float]:
+    """Scores of one split and seed."""
+    endpoint, dataset, table = load(arguments.data, name, cache, arguments.workers, arguments.limit)
+    metric = SPLITS[name].metric
+    shape = Architecture(POLICY.width, (512, 256), (endpoint,), 0.3)
+
+    def trained(data: Dataset, site_seed: int, steps: int) -> float:
+        network = Network(shape)
+        start_local(network, shape, seed, site_seed)
+        settings = TrainingSettings(64, arguments.rate, 0.01, site_seed)
+        train_with_checkpoints(network, data, settings, steps=steps, every=max(1, steps // 20), scored=False)
+        return test_score(data, network.predict, metric)
+
+    scores = {"centre": trained(held_out(dataset, table, dataset.train, seed), seed, arguments.steps)}
+    if arguments.centre_only:
+        return scores
+    site_of = scaffold_partition(table.take(dataset.train), arguments.sites, seed)
+    parts = [
+        held_out(dataset, table, dataset.train[site_of == site], seed)
+        for site in range(arguments.sites)
+        if np.count_nonzero(site_of == site) >= 8
+    ]
+    per_entry = max(1, arguments.steps // (4 * arguments.entries))
+    settings = [
+        TrainingSettings(64, arguments.rate, 0.01, 1000 * seed + at, arguments.entries, per_entry)
+        for at in range(len(parts))
+    ]
+    sizes = np.array([len(part.train) for part in parts], np.float64)
+    with tempfile.TemporaryDirectory() as folder:
+        together = federate(shape, parts, settings, arguments.entries, Path(folder), model_seed=seed,
+                            weights=list(sizes / sizes.sum()))  # fmt: skip
+    network = Network(shape)
+    network.load(together.trunk)
+    scores["federated"] = test_score(dataset, network.predict, metric)
+    local = [
+        trained(part, setting.seed, per_entry * arguments.entries)
+        for part, setting in zip(parts, settings, strict=True)
+    ]
+    scores["local"] = float(np.nanmean(local))
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", default="", help="splits, separated by commas; default: all")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--sites", type=int, default=8)
+    parser.add_argument("--entries", type=int, default=40)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--limit", type=int, default=0, help="rows per file, for a trial; 0: all")
+    parser.add_argument("--centre-only", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-tdc-cache")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    names = arguments.only.split(",") if arguments.only else list(SPLITS)
+    rows = []
+    for name in names:
+        runs = [run(arguments, name, seed, StructureCache(arguments.cache)) for seed in range(arguments.seeds)]
+        split = SPLITS[name]
+        mean = {key: float(np.mean([scores[key] for scores in runs])) for key in runs[0]}
+        sign = 1 if split.metric == "mae" else -1
+        row: dict[str, Any] = {"split": name, "metric": split.metric, **mean}
+        for other in ("rdkit2d", "chemprop"):
+            published = getattr(split, other)
+            if published is not None:
+                row |= {other: published, f"beats_{other}": sign * mean["centre"] <= sign * published}
+        lead = sign * (mean.get("local", float("nan")) - mean["centre"])
+        if lead > 0:
+            row["kept_pct"] = 100 * sign * (mean["local"] - mean["federated"]) / lead
+        rows.append(row)
+        print(f"{name}: {json.dumps(row)}", file=sys.stderr, flush=True)
+    kept = [row["kept_pct"] for row in rows if "kept_pct" in row]
+    result = {
+        "splits": rows,
+        "beats_rdkit2d": sum(row.get("beats_rdkit2d", False) for row in rows),
+        "beats_chemprop": sum(row.get("beats_chemprop", False) for row in rows),
+        "mean_kept_pct": float(np.mean(kept)) if kept else None,
+    }
+    print(json.dumps(result, indent=1) if arguments.json else pd.DataFrame(rows).round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
