@@ -96,7 +96,14 @@ def until(what: str, probe: Callable[[], T | None], deadline_s: float, federatio
 
 
 def all_published(sites: Sequence[SiteProcess], entries: int, of: int) -> list[dict[str, Any]] | None:
-    """Every site's status once each holds `entries` entries of each of `of` sites."""
+    """Every site's status once each holds `entries` entries of each of `of` sites.
+
+    Raises:
+        FederationFailedError: a daemon has ended.
+    """
+    for site in sites:
+        if not site.running:
+            raise FederationFailedError(f"{site.name} ended with {site.exit_code}\n{site.last_lines()}")
     documents = [site.status() for site in sites]
     if any(document is None for document in documents):
         return None

@@ -6,7 +6,7 @@ virtual time, links 15 to 25 ms. The trunk is small, so that the protocol is wha
   pushsum     whole federations up to `--largest` sites, 20 rounds each
   ledger      whole federations up to `--largest-ledger` sites, 20 entries each, and for more sites one whole peer: it
               is given the entries that all others would make and checks and applies them, at the point where a round's
-              entries name everybody (the dearest). `ledger_peer_cpu_s_<n>` is 20 (n - 1) times its time per entry.
+              entries name everybody (the dearest). `ledger_alone_cpu_s_<n>` is 20 (n - 1) times its time per entry.
 
 The periodic exchange of standings, whose size grows with n, is set to n / 50 seconds (at least 1, at most a round).
 Processor times include the simulator (queue, disks, trainers), a small part. `--plot` draws bytes and processor time
@@ -287,8 +287,8 @@ def measure(largest: int, largest_ledger: int, largest_peer: int) -> dict[str, A
         _note(figures, "ledger", ledger_federation(n))
     for n in [size for size in PEER_SIZES if size <= largest_peer]:
         cpu_s, entry_bytes = ledger_peer(n)
-        figures[f"ledger_peer_cpu_s_{n}"] = ROUNDS * (n - 1) * cpu_s
-        figures[f"ledger_peer_bytes_{n}"] = ROUNDS * (n - 1) * entry_bytes
+        figures[f"ledger_alone_cpu_s_{n}"] = ROUNDS * (n - 1) * cpu_s
+        figures[f"ledger_alone_bytes_{n}"] = ROUNDS * (n - 1) * entry_bytes
         figures[f"ledger_entry_bytes_{n}"] = entry_bytes
         figures[f"ledger_entry_ms_{n}"] = 1e3 * cpu_s
     for n in [size for size in PUSHSUM_SIZES if size <= largest]:
@@ -317,16 +317,21 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    quantities = (("peer_bytes", "bytes sent per peer"), ("peer_cpu_s", "processor seconds per peer"))
+    quantities = (("bytes", "bytes sent (alone: received) per peer"), ("cpu_s", "processor seconds per peer"))
+    series = (
+        ("ledger_peer", LEDGER_SIZES, "ledger", "C0o-"),
+        ("ledger_alone", PEER_SIZES, "ledger, one peer's share of entries alone", "C0o:"),
+        ("pushsum_peer", PUSHSUM_SIZES, "pushsum", "C1o-"),
+    )
     for axis, (quantity, label) in zip(axes, quantities, strict=True):
-        for mode, whole in (("ledger", LEDGER_SIZES), ("pushsum", PUSHSUM_SIZES)):
-            sizes = sorted({*whole, *(PEER_SIZES if mode == "ledger" else ())})
-            points = [(n, figures[f"{mode}_{quantity}_{n}"]) for n in sizes if f"{mode}_{quantity}_{n}" in figures]
-            axis.loglog(*zip(*points, strict=True), marker="o", label=mode)
+        for name, sizes, title, style in series:
+            points = [(n, figures[f"{name}_{quantity}_{n}"]) for n in sizes if f"{name}_{quantity}_{n}" in figures]
+            if points:
+                axis.loglog(*zip(*points, strict=True), style, label=title)
         axis.set_xlabel("sites")
         axis.set_title(label, fontsize=10)
         axis.grid(True, which="major", alpha=0.3)
-        axis.legend()
+        axis.legend(fontsize=8)
     figure.suptitle(f"{ROUNDS} rounds, protocol only (trunk of {VALUES} values)", fontsize=11)
     figure.savefig(path)
 

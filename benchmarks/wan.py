@@ -1,10 +1,10 @@
 """Eight sites behind 50 Mbit/s links: how much of their time goes to communication.
 
-    python benchmarks/wan.py [--sites 8] [--megabits 50] [--delay 10] [--train-seconds 20] [--rounds 4] [--json FILE]
+    python benchmarks/wan.py [--sites 8] [--megabits 50] [--train-seconds 20] [--rounds 4] [--json FILE]
 
-Real daemons, each in a network namespace of its own; its link is shaped both ways with tbf, and netem adds the latency.
-The trunk has ten million values. A first run finds how many steps take `--train-seconds` here, with every site training
-at once; needs root.
+Real daemons, each in a network namespace of its own; its link is shaped both ways with tbf (and
+netem with `--delay`, where the kernel has it). The trunk has ten million values. A first run finds how many steps take
+`--train-seconds` here, with every site training at once; needs root.
 
   communication_share   1 - (seconds in training) / (seconds from a site's first round to the end of its last), mean
   worst_share           of the site with the largest
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--megabits", type=int, default=50)
-    parser.add_argument("--delay", type=int, default=10, help="latency of each link, each way, milliseconds")
+    parser.add_argument("--delay", type=int, default=0, help="latency of each link, ms each way (netem)")
     parser.add_argument("--train-seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--hidden", type=int, nargs="+", default=TEN_MILLION, help="widths of the trunk's layers")
