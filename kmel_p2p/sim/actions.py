@@ -362,6 +362,17 @@ class Lag(HostsAction):
             stage.command(host, LoopLag(round(self.late_ms * MILLISECOND)))
 
 
+class Operator(HostsAction):
+    """The operator reads events only after `for_s`, and calls back from inside the handler."""
+
+    do: Literal["slow operator"]
+    for_s: Seconds
+
+    def apply(self, stage: Stage) -> None:
+        for host in stage.hosts(self.hosts):
+            stage.slow_operator(host, stage.network.now + micros(self.for_s))
+
+
 class Forge(Action):
     """A hostile member sends made-up messages to each target."""
 
@@ -401,6 +412,7 @@ AnyAction = Annotated[
     | Announce
     | Roster
     | Lag
+    | Operator
     | Forge,
     pydantic.Field(discriminator="do"),
 ]

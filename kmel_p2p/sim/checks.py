@@ -32,8 +32,8 @@ class Checks:
         if membership.state(host.key) not in (MemberState.ALIVE, MemberState.LEFT):
             self._fail(host, "holds itself dead")
         sites = len(membership.roster)
-        if membership.queued_facts[0] > sites + 1:
-            self._fail(host, f"{membership.queued_facts[0]} facts queued about {sites} sites")
+        if membership.waiting_facts > sites + 1:
+            self._fail(host, f"{membership.waiting_facts} facts queued about {sites} sites")
         if sites <= FULL_CHECK_SITES and self._is_due(host, membership):
             self._check_table(host, membership)
 

@@ -219,5 +219,8 @@ def address_of(index: int) -> str:
 
 def membership_of(host: Host) -> Membership | None:
     """The membership a host runs, if it is on."""
-    found = getattr(host.machine, "membership", host.machine)
+    machine = host.machine
+    if type(machine) is Membership:
+        return machine
+    found = getattr(machine, "membership", None)
     return found if isinstance(found, Membership) else None

@@ -275,6 +275,11 @@ def _health_peak(stage: Stage, bound: Bound) -> float:
     return float(max((score for index, score in stage.observer.health_peak.items() if index in observers), default=0))
 
 
+def _unread_events(stage: Stage, bound: Bound) -> float:
+    """Most events that ever waited for a slow operator."""
+    return float(max((operator.unread_peak for operator in stage.operators), default=0))
+
+
 def percentile(values: list[float], share: float) -> float:
     """Nearest-rank percentile."""
     ordered = sorted(values)
@@ -308,4 +313,5 @@ FIGURES: dict[str, Callable[[Stage, Bound], float]] = {
     "steps_per_member_s": _steps_per_member_s,
     "dials_per_site_interval": _dials_per_site_interval,
     "health_peak": _health_peak,
+    "unread_events": _unread_events,
 }

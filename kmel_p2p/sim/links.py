@@ -23,6 +23,8 @@ class Conditions:
     """How much later a reordered message may arrive."""
     corrupt: float = 0.0
     """Probability that one byte is altered (needs a carrier of bytes)."""
+    lanes_apart: bool = False
+    """Control may overtake bulk, as on the two connections of the real transport; otherwise one order holds."""
     bits_per_second: int = 0
     """Bandwidth; 0 is unlimited."""
     queue_bytes: int = 4 * 1024 * 1024
@@ -40,7 +42,8 @@ class Direction:
         self.clog_until_us: Micros = 0
         self.control_free_us: Micros = 0
         self.bulk_free_us: Micros = 0
-        self.last_arrival_us: Micros = 0
+        self.last_arrival_us: list[Micros] = [0, 0]
+        """Per lane (control, bulk), if they are apart."""
 
     @property
     def blocked(self) -> bool:
@@ -57,9 +60,9 @@ class Direction:
             leaves = queued
         if self.blocks or (c.loss and rng.random() < c.loss):
             return []
-        arrivals = [self._arrival(leaves, rng)]
+        arrivals = [self._arrival(leaves, bulk, rng)]
         if c.duplicate and rng.random() < c.duplicate:
-            arrivals.append(self._arrival(leaves, rng))
+            arrivals.append(self._arrival(leaves, bulk, rng))
         return arrivals
 
     def _enqueue(self, size_bytes: int, bulk: bool, now: Micros) -> Micros | None:
@@ -76,12 +79,13 @@ class Direction:
             self.bulk_free_us = max(self.bulk_free_us, start) + duration
         return start + duration
 
-    def _arrival(self, leaves: Micros, rng: random.Random) -> Micros:
+    def _arrival(self, leaves: Micros, bulk: bool, rng: random.Random) -> Micros:
         c = self.conditions
         arrival = leaves + c.latency_us + (rng.randrange(c.jitter_us + 1) if c.jitter_us else 0)
         arrival = max(arrival, self.clog_until_us)
         if c.reorder and rng.random() < c.reorder:
             return arrival + rng.randrange(c.reorder_us + 1)
-        arrival = max(arrival, self.last_arrival_us)
-        self.last_arrival_us = arrival
+        lane = bulk and c.lanes_apart
+        arrival = max(arrival, self.last_arrival_us[lane])
+        self.last_arrival_us[lane] = arrival
         return arrival

@@ -117,12 +117,14 @@ class Observer:
     def stepped(self, host: Host, now: Micros) -> None:
         """Track how much waits to be told."""
         membership = membership_of(host)
-        if membership is not None:
-            waiting = membership.queued_facts[0]
-            if waiting > self.queue_peak:
-                self.queue_peak = waiting
-            if membership.health_score > self.health_peak[host.index]:
-                self.health_peak[host.index] = membership.health_score
+        if membership is None:
+            return
+        waiting = membership.waiting_facts
+        if waiting > self.queue_peak:
+            self.queue_peak = waiting
+        score = membership.health_score
+        if score and score > self.health_peak[host.index]:
+            self.health_peak[host.index] = score
 
     def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
         """Count bytes; note verdicts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import statistics
 from collections.abc import Iterable
@@ -119,7 +120,9 @@ def run_scenario(path: Path, seed: int | None = None, executor: Executor | None 
     elif executor is not None:
         runs = _run_many(path, seeds, executor)
     else:
-        with ProcessPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
+        # Spawned, not forked: the caller may have threads.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(WORKERS, os.cpu_count() or 1), mp_context=context) as pool:
             runs = _run_many(path, seeds, pool)
     return judge(scenario, path, runs)
 

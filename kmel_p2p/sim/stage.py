@@ -11,6 +11,7 @@ from kmel_p2p.core.types import Micros
 from kmel_p2p.sim.federation import Federation, membership_of
 from kmel_p2p.sim.host import Host, Power
 from kmel_p2p.sim.observe import Observer
+from kmel_p2p.sim.operator import SlowOperator
 
 
 class Stage:
@@ -23,6 +24,7 @@ class Stage:
         self.rng = rng
         self.marks: dict[str, Micros] = {}
         self.started_us: dict[int, Micros] = {}
+        self.operators: list[SlowOperator] = []
         self.announced: dict[bytes, Micros] = {}
         self.local_refusals: Counter[str] = Counter()
         self._partition: list[list[Host]] = []
@@ -101,6 +103,12 @@ class Stage:
         self.announced[topic] = self.network.now
         self.observer.first_heard[topic, host.index] = self.network.now
         self.network.touch(host)
+
+    def slow_operator(self, host: Host, reads_at: Micros) -> None:
+        """From now on this host's events are read late and answered from inside the handler."""
+        operator = SlowOperator(self.federation, host, reads_at)
+        self.operators.append(operator)
+        self.network.watchers.append(operator)
 
     # -- partitions ----------------------------------------------------------------------------------------------
 

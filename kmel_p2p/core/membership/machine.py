@@ -161,9 +161,15 @@ class Membership:
         return self._context.counters
 
     @property
-    def queued_facts(self) -> tuple[int, int]:
-        """Membership and application facts still to be told; bounded by sites and topics."""
-        return self._context.spread.membership_facts, len(self._context.spread.news)
+    def waiting_facts(self) -> int:
+        """Membership facts still to be told; never more than there are sites."""
+        spread = self._context.spread
+        return len(spread.accusations.subjects) + len(spread.descriptors.subjects)
+
+    @property
+    def waiting_news(self) -> int:
+        """Application facts still to be told; never more than there are topics."""
+        return len(self._context.spread.news)
 
     def announce(self, topic: bytes, body: bytes) -> None:
         """Tell all members the newest `body` on `topic`; a later call replaces an earlier one not yet told.

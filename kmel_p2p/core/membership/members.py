@@ -10,6 +10,7 @@ import enum
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.core.identity import digest
@@ -39,6 +40,9 @@ LEGAL_MOVES = {
     MemberState.LEFT: (MemberState.ALIVE,),
 }
 
+Place: TypeAlias = tuple[int, int, int]
+"""(generation, serial, state rank): facts about one site compare by it."""
+
 COUNTED = (MemberState.ALIVE, MemberState.SUSPECT)
 """States that count as alive: a suspect may still refute, and nobody should act on a mere suspicion."""
 
@@ -48,7 +52,7 @@ def join(a: Standing, b: Standing) -> Standing:
     return a if order(a) >= order(b) else b
 
 
-def order(standing: Standing) -> tuple[int, int, int]:
+def order(standing: Standing) -> Place:
     """Sort key of facts."""
     return (standing.generation, standing.serial, standing.rank)
 
@@ -86,11 +90,18 @@ class Member:
         return self.site.key
 
     @property
-    def standing(self) -> Standing | None:
+    def place(self) -> Place | None:
         """This member's place in the order, or None while nothing is known in this run."""
-        if self.state is MemberState.UNKNOWN or self.descriptor is None:
+        held = self.descriptor
+        if held is None or self.state is MemberState.UNKNOWN:
             return None
-        return Standing(self.descriptor.generation, self.descriptor.serial, self.rank)
+        return (held.generation, held.serial, self.rank)
+
+    @property
+    def standing(self) -> Standing | None:
+        """The same, as it travels."""
+        place = self.place
+        return None if place is None else Standing(*place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +224,9 @@ class MemberTable:
                 del self._alive[bisect_left(self._alive, key)]
 
 
-def fact_hash(key: SiteKey, standing: Standing) -> int:
+def fact_hash(key: SiteKey, place: Place) -> int:
     """64 bits that stand for one line of the table; XOR of them stands for a set of lines."""
-    numbers = b"%d.%d.%d" % order(standing)
-    return int.from_bytes(digest(key, numbers)[:8], "big")
+    return int.from_bytes(digest(key, b"%d.%d.%d" % place)[:8], "big")
 
 
 def view(member: Member, addresses: tuple[str, ...], now: Micros) -> MemberView:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kmel_p2p.core.errors import ProtocolError
 from kmel_p2p.core.membership.context import Context
-from kmel_p2p.core.membership.members import RANK, Member, MemberState, fact_hash, order
+from kmel_p2p.core.membership.members import RANK, Member, MemberState, Place, fact_hash, order
 from kmel_p2p.core.membership.messages import (
     MAX_BUCKETS,
     Fact,
@@ -20,7 +20,7 @@ from kmel_p2p.core.membership.messages import (
 )
 from kmel_p2p.core.membership.settings import sync_interval_us
 from kmel_p2p.core.membership.sizes import fact_size
-from kmel_p2p.core.types import HASH_BYTES, Micros, SiteKey
+from kmel_p2p.core.types import Micros, SiteKey
 
 SITES_PER_BUCKET = 32
 SOON_AT_MOST = 3
@@ -28,7 +28,6 @@ SOON_AT_MOST = 3
 PAGE_BYTES = 16 * 1024
 """Facts per `SyncFacts`: well under a control frame's limit, so that probes are not delayed behind it."""
 PAGE_FACTS = 128
-_NOTHING = Standing(0, 0, 0)
 
 
 class Syncer:
@@ -81,29 +80,31 @@ class Syncer:
     def digests(self, buckets: int) -> tuple[bytes, ...]:
         """XOR of line hashes per bucket."""
         sums = [0] * buckets
-        own = self._own_standing()
-        sums[bucket_of(self._context.key, buckets)] ^= fact_hash(self._context.key, own)
+        mask = buckets - 1
+        sums[bucket_of(self._context.key, buckets)] ^= fact_hash(self._context.key, self._own_place())
         for member in self._context.table:
             line = member.fact_hash
             if line is None:
-                standing = member.standing
-                line = 0 if standing is None else fact_hash(member.key, standing)
+                place = member.place
+                line = 0 if place is None else fact_hash(member.site.key, place)
                 member.fact_hash = line
-            sums[bucket_of(member.site.key, buckets)] ^= line
+            sums[member.site.key[-1] & mask] ^= line
         return tuple(value.to_bytes(8, "big") for value in sums)
 
-    def _own_standing(self) -> Standing:
+    def _own_place(self) -> Place:
         own = self._context.descriptor
-        return Standing(own.generation, own.serial, RANK[MemberState.LEFT] if own.left else 0)
+        return (own.generation, own.serial, RANK[MemberState.LEFT] if own.left else 0)
 
-    def _standings(self, buckets: int, differing: set[int]) -> dict[bytes, Standing]:
-        found: dict[bytes, Standing] = {}
+    def _places(self, buckets: int, differing: set[int]) -> dict[bytes, Place]:
+        found: dict[bytes, Place] = {}
+        mask = buckets - 1
         if bucket_of(self._context.key, buckets) in differing:
-            found[self._context.handle] = self._own_standing()
+            found[self._context.handle] = self._own_place()
         for member in self._context.table:
-            standing = member.standing
-            if standing is not None and bucket_of(member.site.key, buckets) in differing:
-                found[member.handle] = standing
+            if member.site.key[-1] & mask in differing:
+                place = member.place
+                if place is not None:
+                    found[member.handle] = place
         return found
 
     # -- the exchange --------------------------------------------------------------------------------------------
@@ -115,24 +116,25 @@ class Syncer:
         differing = [i for i, (a, b) in enumerate(zip(self.digests(buckets), message.digests, strict=True)) if a != b]
         if not differing:
             return
-        entries = [SyncEntry(handle, s) for handle, s in sorted(self._standings(buckets, set(differing)).items())]
+        places = self._places(buckets, set(differing))
+        entries = [SyncEntry(handle, Standing(*places[handle])) for handle in sorted(places)]
         self._context.send(sender.key, SyncSummary(buckets, tuple(differing), tuple(entries)))
 
     def summarised(self, sender: Member, message: SyncSummary) -> None:
         """Step 3: send what is newer here, ask for what is newer there."""
         _check_buckets(message.buckets)
         differing = {b for b in message.differing if b < message.buckets}
-        ours = self._standings(message.buckets, differing)
-        theirs = {entry.site: entry.standing for entry in message.entries}
+        ours = self._places(message.buckets, differing)
+        theirs = {entry.site: order(entry.standing) for entry in message.entries}
         facts: list[Fact] = []
-        for handle, standing in ours.items():
+        for handle, place in ours.items():
             held = theirs.get(handle)
-            if held is None or order(standing) > order(held):
+            if held is None or place > held:
                 facts += self._facts(handle, held)
         wanted = [
             handle
-            for handle, standing in theirs.items()
-            if self._known(handle) and (handle not in ours or order(standing) > order(ours[handle]))
+            for handle, place in theirs.items()
+            if self._known(handle) and (handle not in ours or place > ours[handle])
         ]
         self._send_pages(sender.key, facts, tuple(wanted))
 
@@ -146,7 +148,7 @@ class Syncer:
     def _known(self, handle: bytes) -> bool:
         return handle == self._context.handle or self._context.table.by_handle(handle) is not None
 
-    def _facts(self, handle: bytes, held: Standing | None) -> list[Fact]:
+    def _facts(self, handle: bytes, held: Place | None) -> list[Fact]:
         """What proves our view of one site to somebody who holds `held`."""
         if handle == self._context.handle:
             return [self._context.descriptor]
@@ -154,8 +156,7 @@ class Syncer:
         if member is None or member.descriptor is None or member.state is MemberState.UNKNOWN:
             return []
         descriptor, facts = member.descriptor, list[Fact]()
-        theirs = held or _NOTHING
-        same = held is not None and (descriptor.generation, descriptor.serial) == (theirs.generation, theirs.serial)
+        same = held is not None and (descriptor.generation, descriptor.serial) == held[:2]
         if not same or descriptor.left:
             facts.append(descriptor)
         accusation = self._context.accusation_of(member)
@@ -187,7 +188,7 @@ def bucket_count(sites: int) -> int:
 
 def bucket_of(key: SiteKey, buckets: int) -> int:
     """Keys are uniform, so their last byte spreads them evenly."""
-    return key[HASH_BYTES - 1] & (buckets - 1)
+    return key[-1] & (buckets - 1)
 
 
 def _check_buckets(buckets: int) -> None:
