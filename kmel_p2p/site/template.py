@@ -18,10 +18,11 @@ preset = "wan"                    # lan | wan | sim: how soon an unreachable sit
 outbound_only = false             # true: no port is opened; this peer dials, others answer on its connections
 
 [data]
-format = "wide"                   # one column of SMILES, one column per assay endpoint
+format = "wide"                   # wide (CSV, Parquet) | sdf | kmelloddy | tuner; docs/data.md shows each
 path = "measurements.csv"
 smiles_column = "smiles"
 # test = "held_out.csv"           # optional, same layout: used for scoring only
+# embargo = { compounds = "never_use.txt", project_column = "project", projects = ["X7"] }  # stays out of training
 
 [data.columns]                    # assay endpoint of the charter = column of the file, and its unit
 "solubility" = {{ column = "logS", unit = "log10(mol/L)" }}
