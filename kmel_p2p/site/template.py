@@ -22,7 +22,7 @@ format = "wide"                   # wide (CSV, Parquet) | sdf | kmelloddy | tune
 path = "measurements.csv"
 smiles_column = "smiles"
 # test = "held_out.csv"           # optional, same layout: used for scoring only
-# embargo = { compounds = "never_use.txt", project_column = "project", projects = ["X7"] }  # stays out of training
+# embargo = {{ compounds = "never_use.txt", project_column = "project", projects = ["X7"] }}  # stays out of training
 
 [data.columns]                    # assay endpoint of the charter = column of the file, and its unit
 "solubility" = {{ column = "logS", unit = "log10(mol/L)" }}
