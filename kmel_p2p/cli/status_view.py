@@ -68,7 +68,7 @@ def _facts(document: Mapping[str, Any]) -> Table:
     held = f", {ledger['held']} held for approval" if ledger["held"] else ""
     table.add_row("published", f"{ledger['published']}{limit}{held}  ({age_text(ages['published_s'])})")
     table.add_row("applied", f"{ledger['applied']} of others  ({age_text(ages['applied_s'])})")
-    table.add_row("digest", ledger["digest"][:16] + "  at " + _vector(ledger["vector"]))
+    table.add_row("digest", (ledger["digest"][:16] or "being computed") + "  at " + _vector(ledger["vector"]))
     loss = "-" if document["loss"] is None else f"{document['loss']:.4f}"
     table.add_row("loss", f"{loss}  (trained {age_text(ages['trained_s'])})")
     for endpoint, scores in document["scores"].items():

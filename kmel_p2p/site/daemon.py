@@ -105,7 +105,8 @@ class Daemon:
         self._stop = asyncio.Event()
         self._fatal: KmelError | None = None
         self._left = asyncio.Event()
-        self._digest: tuple[Mapping[SiteKey, int], str] = ({}, "")
+        self._digest: tuple[Mapping[SiteKey, int] | None, str] = (None, "")
+        self._digesting = asyncio.Lock()
         self._finish_wanted = False
         self._finished: Mapping[SiteKey, int] | None = None
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
@@ -125,12 +126,19 @@ class Daemon:
         return self.peer.averaging.waiting
 
     def digest(self) -> str:
-        """Digest of the trunk at the present vector, hex; computed once per vector."""
+        """Digest of the trunk at the present vector, hex; empty until `refresh_digest` has computed it."""
+        vector, text = self._digest
+        return text if vector == self.peer.averaging.vector else ""
+
+    async def refresh_digest(self) -> None:
+        """Compute the digest of what is here now, on a copy and off the event loop: a large trunk takes a while."""
         averaging = self.peer.averaging
         assert isinstance(averaging, LedgerAveraging)
-        if self._digest[0] != averaging.vector or not self._digest[1]:
-            self._digest = (dict(averaging.vector), averaging.ledger.digest().hex())
-        return self._digest[1]
+        async with self._digesting:
+            vector = dict(averaging.vector)
+            work = averaging.ledger.digest_work(vector) if vector != self._digest[0] else None
+            if work is not None:
+                self._digest = (vector, (await asyncio.to_thread(work)).hex())
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -383,6 +391,7 @@ class Daemon:
         """Answer one request of the control socket."""
         match name:
             case "status":
+                await self.refresh_digest()
                 return build_status(self).as_dict()
             case "result":
                 return self.result

@@ -77,6 +77,7 @@ class LedgerStatus:
     vector: Mapping[str, int]
     """Site name -> newest entry applied."""
     digest: str
+    """Of the trunk at `vector`, hex; empty while the vector moves on faster than it can be computed."""
     published: int
     applied: int
     """Entries of the other sites."""
