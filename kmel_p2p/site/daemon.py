@@ -72,6 +72,8 @@ TICK_S = 2.0
 """Between two samples for the report and two flushes of the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
+GOODBYE_LINGER_MS = 500
+"""How long the transport tries to get rid of what was said last."""
 LEAVE_GRACE_S = 2.0
 """How long the others may take to hear that we leave."""
 
@@ -230,7 +232,10 @@ class Daemon:
 
     async def _open_network(self, parts: contextlib.AsyncExitStack) -> None:
         """Start the protocol, bind the port and prove that strangers are refused."""
-        bulk_bytes = self.site.max_payload_bytes + MESSAGE_SLACK_BYTES
+        largest = max(MAX_ANSWER_BYTES, self.site.max_payload_bytes) + MESSAGE_SLACK_BYTES
+        limits = {"max_message": largest}
+        for name in ("queue", "reassembly"):
+            limits[name] = max(largest, TransportSettings.model_fields[name].default)
         self.driver = Driver(
             self.peer,
             make_wire(self.site.charter.id),
@@ -253,7 +258,7 @@ class Daemon:
             self.site.identity,
             lambda: self.site.charter.roster.keys(),
             "" if self.config.network.outbound_only else self.config.network.bind,
-            settings=TransportSettings(max_message=max(MAX_ANSWER_BYTES + MESSAGE_SLACK_BYTES, bulk_bytes)),
+            settings=TransportSettings(**limits),
             on_message=self._on_message,
             on_link=self.driver.link,
             on_egress=self._on_egress,
@@ -263,7 +268,7 @@ class Daemon:
         self.driver.start(self.transport)
         parts.push_async_callback(self.driver.stop)
         self.address = await self.transport.start()
-        parts.push_async_callback(self.transport.close)
+        parts.push_async_callback(self.transport.close, GOODBYE_LINGER_MS)
         if self.address and not (self.config.network.advertise or self.site.rule.addresses):
             self.driver.command(membership_commands.DescribeSelf(addresses=(self.address,)))
 
