@@ -25,6 +25,9 @@ class MemberStatus:
     state_age_s: float
     heard_age_s: float | None = None
     rtt_ms: float | None = None
+    """Smoothed round trip of probes."""
+    last_rtt_ms: float | None = None
+    """Round trip of the newest answered probe."""
     address: str = ""
     bytes_in: int = 0
     bytes_out: int = 0

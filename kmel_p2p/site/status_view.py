@@ -141,6 +141,7 @@ def _members(daemon: Daemon) -> tuple[MemberStatus, ...]:
                 state_age_s=view.state_age_us / SECOND_US,
                 heard_age_s=_heard(daemon, link),
                 rtt_ms=None if view.rtt_us is None else view.rtt_us / 1000,
+                last_rtt_ms=None if view.last_rtt_us is None else view.last_rtt_us / 1000,
                 address=view.addresses[0] if view.addresses else "",
                 bytes_in=sum(link.traffic.bytes_in.values()) if link else 0,
                 bytes_out=sum(link.traffic.bytes_out.values()) if link else 0,

@@ -67,7 +67,7 @@ class Member:
 
     __slots__ = (
         "answered_us", "changed_us", "degraded", "descriptor", "fact_hash", "handle", "indirect_streak",
-        "linked", "rank", "rtt_us", "site", "state", "suspicion",
+        "last_rtt_us", "linked", "rank", "rtt_us", "site", "state", "suspicion",
     )  # fmt: skip
 
     def __init__(self, site: RosterSite, now: Micros, linked: bool) -> None:
@@ -79,6 +79,7 @@ class Member:
         self.changed_us = now
         self.linked = linked
         self.rtt_us = 0
+        self.last_rtt_us = 0
         self.indirect_streak = 0
         self.degraded = False
         self.suspicion: Suspicion | None = None
@@ -121,6 +122,9 @@ class MemberView:
     linked: bool
     degraded: bool
     rtt_us: Micros | None
+    """Smoothed round trip of probes, as TCP does it (RFC 6298)."""
+    last_rtt_us: Micros | None
+    """Round trip of the newest answered probe."""
 
 
 class MemberTable:
@@ -246,6 +250,7 @@ def view(member: Member, addresses: tuple[str, ...], now: Micros) -> MemberView:
         linked=member.linked,
         degraded=member.degraded,
         rtt_us=member.rtt_us or None,
+        last_rtt_us=member.last_rtt_us or None,
     )
 
 

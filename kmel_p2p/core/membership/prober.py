@@ -268,6 +268,7 @@ class Prober:
     def _direct_answer(self, probe: _Probe) -> None:
         context, member = self._context, probe.member
         rtt = context.now - probe.started_us
+        member.last_rtt_us = rtt
         member.rtt_us = rtt if member.rtt_us == 0 else (7 * member.rtt_us + rtt) // 8
         member.indirect_streak = 0
         if member.degraded:
