@@ -26,11 +26,18 @@ Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 """Short lower-case name: it appears in file names, tables and logs."""
 
 
+Key = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+"""An Ed25519 public key in hex."""
+
+Quorum = Literal["majority", "two-thirds", "all"]
+"""Share of the current sites that put an amendment in force."""
+
+
 class SiteRule(StrictModel):
     """One partner site of the roster."""
 
     name: Name
-    key: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    key: Key
     addresses: Annotated[tuple[str, ...], pydantic.Field(max_length=8)] = ()
 
     @property
@@ -133,6 +140,12 @@ class SplitRule(StrictModel):
     test_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.2
 
 
+class AmendmentsRule(StrictModel):
+    """Who may change the roster later; see `core.amendment`."""
+
+    quorum: Quorum = "majority"
+
+
 class Charter(StrictModel):
     """Everything the founders agree on. See the module docstring."""
 
@@ -146,6 +159,7 @@ class Charter(StrictModel):
     averaging: AveragingRule = AveragingRule()
     pace: PaceRule = PaceRule()
     split: SplitRule = SplitRule()
+    amendments: AmendmentsRule = AmendmentsRule()
 
     @pydantic.model_validator(mode="after")
     def _names_and_keys_are_unique(self) -> Charter:
@@ -164,7 +178,7 @@ class Charter(StrictModel):
     @property
     def id(self) -> bytes:
         """BLAKE2b-256 of the canonical msgpack, 32 bytes."""
-        return digest(b"kmel charter id 1", _canonical(self.model_dump(mode="python")))
+        return digest(b"kmel charter id 1", canonical(self.model_dump(mode="python")))
 
     @property
     def start_sites(self) -> int:
@@ -214,7 +228,7 @@ class CharterDocument(StrictModel):
 
     def render(self) -> str:
         """TOML text that `parse` reads back to an equal document."""
-        return tomli_w.dumps(_plain(self.model_dump(mode="python")))
+        return tomli_w.dumps(plain(self.model_dump(mode="python")))
 
     def signed_by(self, identity: Identity) -> CharterDocument:
         """This document with the signature of `identity` added.
@@ -238,7 +252,7 @@ class CharterDocument(StrictModel):
             signature = self.signatures.get(site.name)
             if signature is None:
                 lines.append(f"site {site.name!r} has not signed")
-            elif not _signature_is_good(site.site_key, self.charter.id, signature):
+            elif not signature_is_good(site.site_key, SIGNING_CONTEXT, self.charter.id, signature):
                 lines.append(f"the signature of site {site.name!r} is not of this charter")
         return lines
 
@@ -254,13 +268,15 @@ class CharterDocument(StrictModel):
         return self.charter
 
 
-def _signature_is_good(key: SiteKey, charter_id: bytes, signature: str) -> bool:
+def signature_is_good(key: SiteKey, context: bytes, signed: bytes, signature: str) -> bool:
+    """Whether the site of `key` made this signature (hex) of `signed` for the purpose named by `context`."""
     if not re.fullmatch(f"[0-9a-f]{{{2 * SIGNATURE_BYTES}}}", signature):
         return False
-    return verify(key, SIGNING_CONTEXT, charter_id, bytes.fromhex(signature))
+    return verify(key, context, signed, bytes.fromhex(signature))
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
+    """msgpack with sorted keys, so that equal documents have equal bytes."""
     packed: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
     return packed
 
@@ -273,11 +289,12 @@ def _sorted(value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Without tuples and other mappings than dict: what TOML and msgpack can write."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

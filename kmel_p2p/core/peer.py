@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from kmel_p2p.core.amendment import Constitution
 from kmel_p2p.core.effects import Effect, Emit, Message
+from kmel_p2p.core.ledger.events import CharterAmended
 from kmel_p2p.core.ledger.messages import SCHEMAS as LEDGER_SCHEMAS
-from kmel_p2p.core.membership import Membership
+from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
 from kmel_p2p.core.rounds import COMMANDS, Averaging
 from kmel_p2p.core.types import Micros, SiteKey
@@ -20,9 +22,10 @@ def make_wire(charter_id: bytes) -> Wire:
 
 
 class Peer:
-    """Routes messages, commands and time to its two parts, and membership's verdicts from one to the other."""
+    """Routes messages, commands and time to its two parts; tells each what the other decided."""
 
-    def __init__(self, membership: Membership, averaging: Averaging) -> None:
+    def __init__(self, own: SiteKey, membership: Membership, averaging: Averaging) -> None:
+        self._own = own
         self.membership = membership
         self.averaging = averaging
         self._outbox: deque[Effect] = deque()
@@ -60,9 +63,21 @@ class Peer:
 
     def _gather(self, now: Micros) -> None:
         """Collect both parts' effects, telling averaging what membership decided."""
-        while (effect := self.membership.poll()) is not None:
-            self._outbox.append(effect)
-            if isinstance(effect, Emit):
-                self.averaging.member_event(effect.event, now)
-        while (effect := self.averaging.poll()) is not None:
-            self._outbox.append(effect)
+        progressed = True
+        while progressed:
+            progressed = False
+            while (effect := self.membership.poll()) is not None:
+                self._outbox.append(effect)
+                if isinstance(effect, Emit):
+                    self.averaging.member_event(effect.event, now)
+            while (effect := self.averaging.poll()) is not None:
+                self._outbox.append(effect)
+                if isinstance(effect, Emit) and isinstance(effect.event, CharterAmended):
+                    self.membership.command(SetRoster(self._roster(effect.event.constitution)), now)
+                    progressed = True
+
+    def _roster(self, constitution: Constitution) -> dict[SiteKey, RosterSite]:
+        """The current sites; a retired one still knows itself."""
+        sites = dict(constitution.roster)
+        sites.setdefault(self._own, constitution.everyone[self._own])
+        return {key: RosterSite(key, rule.name, rule.addresses) for key, rule in sorted(sites.items())}

@@ -94,13 +94,20 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class Amend:
+    """The next amendment of the charter, with the signatures that put it in force (`AmendmentDocument.encode`)."""
+
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Listen:
     """Publish nothing more; keep relaying."""
 
     reason: str
 
 
-COMMANDS = (Ready, Unready, Trained, RoundFailed, Approve, Reject, Persisted, Computed, Listen)
+COMMANDS = (Ready, Unready, Trained, RoundFailed, Approve, Reject, Persisted, Computed, Amend, Listen)
 
 
 # ---- events -----------------------------------------------------------------------------------------------------

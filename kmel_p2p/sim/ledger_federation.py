@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Record, Send, Store
 from kmel_p2p.core.errors import Bug, RemoteError
@@ -23,7 +24,7 @@ from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.messages import SCHEMAS
 from kmel_p2p.core.ledger.proof import Decoder, Fault
-from kmel_p2p.core.ledger.snapshot import Snapshot
+from kmel_p2p.core.ledger.snapshot import genesis
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
 from kmel_p2p.core.rounds import (
@@ -111,8 +112,7 @@ class LedgerFederation:
         for index, identity in enumerate(world.identities):
             self.views.append(View())
             make = partial(world.make_trainer, index)
-            genesis = Snapshot(world.charter.id, {}, (), Accumulator.from_trunk(world.initial_trunk))
-            disk = Disk(world.codec, genesis)
+            disk = Disk(world.codec, genesis(world.charter.id, Accumulator.from_trunk(world.initial_trunk)))
             self.sites.append(VirtualSite(index, identity.key, make, world.step_us(index), disk))
             self.network.add(identity.key, f"site{index}", partial(self._boot, index))
 
@@ -264,6 +264,10 @@ class LedgerFederation:
         ledger = Ledger(Accumulator.from_trunk(world.initial_trunk), world.codec, rules)
         if disk.snapshot is not None:
             ledger.adopt(disk.snapshot)
+        constitution = Constitution(world.charter)
+        for encoded in disk.amendments:
+            constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
+        ledger.amend(constitution)
         for end in disk.ends.values():
             ledger.convict(Fault(end.author, end.seq, end.reason, end.evidence))
         for record in disk.entries.values():

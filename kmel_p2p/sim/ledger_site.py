@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kmel_p2p.core.effects import Effect, Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.entry import decode
-from kmel_p2p.core.ledger.events import EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.events import AmendmentRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
 from kmel_p2p.core.ledger.proof import Decoder
 from kmel_p2p.core.ledger.snapshot import Snapshot, advance
 from kmel_p2p.core.rounds import COMMANDS
@@ -64,6 +64,7 @@ class Disk:
         """In their order of arrival."""
         self.ends: dict[SiteKey, RetractionRecord] = {}
         self.others: list[Record] = []
+        self.amendments: list[bytes] = []
         self.own_state: str | None = None
         """Trainer state stored with the newest own entry."""
         self._codec = codec
@@ -92,6 +93,7 @@ class Disk:
         self.entries.clear()
         self.ends.clear()
         self.others.clear()
+        self.amendments.clear()
         self.own_state = None
 
     def numbers_of(self, author: SiteKey) -> list[int]:
@@ -106,14 +108,18 @@ class Disk:
             case RetractionRecord():
                 self.ends[record.author] = record
                 self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.seq}
-            case FoldRecord(until):
+            case FoldRecord(until, withdrawn, amendments):
                 folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
-                self.snapshot = advance(self.snapshot or self._genesis, folded, self._codec)
+                self.snapshot = advance(
+                    self.snapshot or self._genesis, folded, self._codec, withdrawn, amendments
+                )
                 self.entries = {k: r for k, r in self.entries.items() if k[1] > until.get(k[0], 0)}
             case SnapshotRecord(snapshot, kept):
                 self.snapshot, floor = snapshot, snapshot.vector
                 self.entries = {k: r for k, r in self.entries.items() if floor.get(k[0], 0) < k[1] <= kept.get(k[0], 0)}
                 self.ends.clear()
+            case AmendmentRecord():
+                self.amendments.append(record.encoded)
             case _:
                 self.others.append(record)
 

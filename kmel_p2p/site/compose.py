@@ -15,6 +15,7 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.source import Column, EmbargoSource, LongSource, SdfSource, Source, TunerSource, WideSource
 from kmel_p2p.chem.split import SplitPolicy
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
 from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.identity import Identity
@@ -24,6 +25,7 @@ from kmel_p2p.core.ledger.entry import Entry, decode
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.ledger.snapshot import Snapshot
+from kmel_p2p.core.ledger.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.peer import Peer
@@ -48,6 +50,8 @@ class Site:
     config: SiteConfig
     identity: Identity
     charter: Charter
+    constitution: Constitution
+    """The charter with the amendments that the site's files and its store know of."""
     rule: SiteRule
     architecture: Architecture
     layout: Layout
@@ -56,7 +60,7 @@ class Site:
     @property
     def names(self) -> dict[SiteKey, str]:
         """Site names by key, for everything people read."""
-        return {site.site_key: site.name for site in self.charter.sites}
+        return {key: rule.name for key, rule in self.constitution.everyone.items()}
 
     @property
     def max_payload_bytes(self) -> int:
@@ -74,7 +78,8 @@ def load_site(config: SiteConfig) -> Site:
     source = str(config.site.charter)
     text = read_text(config.site.charter, "ask the consortium for it, or draft one with kmel-peer charter new")
     charter = CharterDocument.parse(text, source).require_in_force(source)
-    rule = charter.roster.get(identity.key)
+    constitution = _amended(charter, config.site.amendments)
+    rule = constitution.everyone.get(identity.key)
     if rule is None:
         raise ConfigError(
             f"{source}: the charter of {charter.federation!r} does not list this site's key "
@@ -85,7 +90,20 @@ def load_site(config: SiteConfig) -> Site:
     _check_columns(config, charter)
     architecture = architecture_of(charter)
     layout = exchanged_layout(architecture)
-    return Site(config, identity, charter, rule, architecture, layout, DeltaCodec(layout, codec_of(charter)))
+    return Site(
+        config, identity, charter, constitution, rule, architecture, layout, DeltaCodec(layout, codec_of(charter))
+    )
+
+
+def _amended(charter: Charter, files: Iterable[Path]) -> Constitution:
+    constitution = Constitution(charter)
+    for path in files:
+        text = read_text(path, "ask the consortium for the amendments of the charter")
+        try:
+            constitution = constitution.followed_by(AmendmentDocument.parse(text, str(path)))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    return constitution
 
 
 def architecture_of(charter: Charter) -> Architecture:
@@ -165,6 +183,7 @@ def open_ledger(site: Site, store: Store) -> Ledger:
                 "Move the state directory away and start again: the others will send the ledger"
             )
         ledger.adopt(snapshot)
+    ledger.amend(stored_constitution(site, store))
     for author, (seq, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (seq, "proof"))
         ledger.convict(Fault(author, seq, reason, evidence))
@@ -188,11 +207,22 @@ def fresh_ledger(site: Site) -> Ledger:
     return Ledger(Accumulator.from_trunk(trunk), site.codec, rules)
 
 
+def stored_constitution(site: Site, store: Store) -> Constitution:
+    """What the site's files say, continued by what the store holds.
+
+    Raises:
+        ConfigError: the two contradict each other.
+    """
+    constitution = site.constitution
+    for encoded in store.amendments()[constitution.number :]:
+        constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
+    return constitution
+
+
 def genesis(site: Site) -> Snapshot:
     """The charter's initial trunk, before the first entry."""
-    return Snapshot(
-        site.charter.id, {}, (), Accumulator.from_trunk(initial_trunk(site.layout, site.charter.model.seed))
-    )
+    trunk = initial_trunk(site.layout, site.charter.model.seed)
+    return empty_snapshot(site.charter.id, Accumulator.from_trunk(trunk))
 
 
 def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
@@ -221,7 +251,10 @@ def make_peer(
 ) -> Peer:
     """The protocol machine of this site."""
     config = site.config
-    roster = {key: RosterSite(key, rule.name, rule.addresses) for key, rule in site.charter.roster.items()}
+    sites = {**site.constitution.roster, site.identity.key: site.rule}
+    if ledger.constitution is not None:
+        sites = {**ledger.constitution.roster, site.identity.key: site.rule}
+    roster = {key: RosterSite(key, rule.name, rule.addresses) for key, rule in sorted(sites.items())}
     own = OwnDescription(
         generation=generation,
         addresses=addresses,
@@ -240,7 +273,7 @@ def make_peer(
         site.max_payload_bytes,
         now,
     )
-    return Peer(membership, averaging)
+    return Peer(site.identity.key, membership, averaging)
 
 
 def _endpoint(rule: AssayEndpointRule) -> AssayEndpoint:

@@ -42,6 +42,8 @@ class SiteSection(StrictModel):
     name: Name
     key_file: Location = Path("site.key")
     charter: Location = Path("charter.toml")
+    amendments: Annotated[tuple[Location, ...], pydantic.Field(max_length=1024)] = ()
+    """Amendments of the charter, in order. Needed at a site that one of them added; the others hear of them."""
     state_dir: Location = Path("state")
 
 
@@ -194,7 +196,9 @@ def parse_config(text: str, path: Path) -> SiteConfig:
     base = path.absolute().parent
     return config.model_copy(
         update={
-            "site": _anchor(config.site, base, "key_file", "charter", "state_dir"),
+            "site": _anchor(config.site, base, "key_file", "charter", "state_dir").model_copy(
+                update={"amendments": tuple(_absolute(base / path) for path in config.site.amendments)}
+            ),
             "data": _anchor(config.data, base, "path", "test", "structures", "assays").model_copy(
                 update={"embargo": _anchor(config.data.embargo, base, "compounds", "scaffolds")}
             ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import random
 import secrets
@@ -20,14 +21,17 @@ from typing import Any
 
 import structlog
 
+from kmel_p2p.core.amendment import AmendmentDocument
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.errors import ConfigError, DataError, KmelError, LocalError
 from kmel_p2p.core.ledger.antientropy import MAX_ANSWER_BYTES
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
+from kmel_p2p.core.ledger.events import CharterAmended
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.rounds import (
+    Amend,
     Approve,
     Computed,
     Listen,
@@ -50,7 +54,7 @@ from kmel_p2p.net.links import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.activity import Activity
-from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, trainer_plan
+from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, stored_constitution, trainer_plan
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control import ControlServer
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
@@ -165,6 +169,8 @@ class Daemon:
         await self._writer.start()
         parts.push_async_callback(self._writer.close)
         self.generation = await self._writer.call(Store.bump_generation)
+        constitution = await self._writer.call(lambda store: stored_constitution(self.site, store))
+        self.site = dataclasses.replace(self.site, constitution=constitution)
         ledger = await self._writer.call(lambda store: open_ledger(self.site, store))
         self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
         parts.callback(lambda: self.egress.close(time.time()))
@@ -256,7 +262,7 @@ class Daemon:
         )
         self.transport = Transport(
             self.site.identity,
-            lambda: self.site.charter.roster.keys(),
+            lambda: self.site.constitution.roster.keys(),
             "" if self.config.network.outbound_only else self.config.network.bind,
             settings=TransportSettings(**limits),
             on_message=self._on_message,
@@ -281,6 +287,8 @@ class Daemon:
                 self.trainer.train(seq, steps, bound, self.peer.averaging.trunk)
             case RoundCommitted(seq=seq):
                 self.trainer.commit(seq)
+            case CharterAmended(constitution=constitution):
+                self.site = dataclasses.replace(self.site, constitution=constitution)
             case RoundAbandoned(seq=seq):
                 self.trainer.abandon(seq)
             case RunComplete():
@@ -403,6 +411,8 @@ class Daemon:
             case "history":
                 kind = str(arguments.get("kind", "round"))
                 return await self._writer.call(lambda store: store.history(kind))
+            case "amend":
+                return self._amend(arguments)
             case "stop":
                 self._stop.set()
                 return None
@@ -412,6 +422,26 @@ class Daemon:
             case "approve" | "reject":
                 return self._decide(name, arguments)
         raise LocalError(f"this peer knows no request {name!r}")
+
+    def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Put an amendment in force that a quorum signed; it spreads by itself."""
+        document = AmendmentDocument.parse(str(arguments.get("document", "")), "amendment")
+        problem = self.site.constitution.why_not_in_force(document)
+        if problem:
+            raise LocalError(f"amendment {document.amendment.number}: {problem}")
+        averaging = self.peer.averaging
+        if isinstance(averaging, LedgerAveraging):
+            folded = averaging.ledger.books.floor
+            for rule in document.amendment.retire:
+                site = self.site.constitution.site_named(rule.name)
+                floor = folded.get(site.site_key, 0) if site is not None else 0
+                if rule.last < floor or 0 < rule.retract_from <= floor:
+                    raise LocalError(
+                        f"entries of {rule.name!r} up to {floor} are folded into the snapshot here and cannot be taken "
+                        f"back; retract from {floor + 1} on, or leave them"
+                    )
+        self.driver.command(Amend(document.encode()))
+        return {"number": document.amendment.number, "hash": document.amendment.hash.hex()}
 
     def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
         seq = arguments.get("seq")

@@ -10,7 +10,14 @@ import msgpack
 
 from kmel_p2p.core.effects import Record
 from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.ledger.events import DivergenceRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.events import (
+    AmendmentRecord,
+    DivergenceRecord,
+    EntryRecord,
+    FoldRecord,
+    RetractionRecord,
+    SnapshotRecord,
+)
 from kmel_p2p.core.membership import Descriptor
 from kmel_p2p.core.membership.descriptor import MAX_DESCRIPTOR_BYTES
 from kmel_p2p.core.membership.events import DescriptorLearned, GenerationRaised
@@ -48,8 +55,10 @@ def _work(record: Record, site: Site) -> Callable[[Store], None]:
         case DescriptorLearned(descriptor=descriptor):
             body: bytes = msgpack.packb(FACT.pack(descriptor), use_bin_type=True)
             return lambda store: store.put_peer(descriptor.key, body)
-        case FoldRecord(until=until):
-            return lambda store: store.fold(until, lambda: genesis(site), site.codec)
+        case AmendmentRecord(number=number, encoded=encoded):
+            return lambda store: store.add_amendment(number, encoded)
+        case FoldRecord():
+            return lambda store: store.fold(record, lambda: genesis(site), site.codec)
         case SnapshotRecord(snapshot=snapshot, kept=kept):
             return lambda store: store.adopt(snapshot, kept)
         case DivergenceRecord():
@@ -57,6 +66,7 @@ def _work(record: Record, site: Site) -> Callable[[Store], None]:
                 "site": record.site,
                 "vector": dict(record.vector),
                 "chains": record.chains,
+                "amendment": record.amendment,
                 "own_digest": record.own_digest,
                 "claimed_digest": record.claimed_digest,
                 "signature": record.signature,

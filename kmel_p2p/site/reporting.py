@@ -8,6 +8,8 @@ import structlog
 
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.ledger.events import (
+    AmendmentRefused,
+    CharterAmended,
     Divergence,
     EntriesApplied,
     EntriesFolded,
@@ -82,6 +84,12 @@ class Reporter:
                 text = f"log of {self.name(author)} ends before entry {seq}: {reason}"
                 activity.alarm(f"log ended {self.name(author)}", text)
                 self._warn("log ended", author=self.name(author), seq=seq, reason=reason, retracted=retracted)
+            case CharterAmended(constitution=constitution):
+                sites = [rule.name for rule in constitution.roster.values()]
+                self._say("charter amended", amendment=constitution.number, sites=sorted(sites))
+            case AmendmentRefused(sender=sender, reason=reason):
+                activity.alarm(f"amendment from {self.name(sender)}", f"site {self.name(sender)}: {reason}")
+                self._warn("amendment refused", sender=self.name(sender), reason=reason)
             case LateFault(author=author, seq=seq, reason=reason):
                 text = (
                     f"site {self.name(author)} broke the rules at entry {seq}, found out too late to take it back: "

@@ -18,6 +18,7 @@ import msgpack
 from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.core.identity import digest
 from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.core.ledger.events import FoldRecord
 from kmel_p2p.core.ledger.proof import Decoder
 from kmel_p2p.core.ledger.snapshot import Snapshot, advance
 from kmel_p2p.core.types import SiteKey
@@ -28,6 +29,8 @@ from kmel_p2p.site.stored_snapshot import SnapshotFiles
 STORE_NAME = "store.sqlite"
 SNAPSHOT = "snapshot"
 """Blob that names the snapshot file in force."""
+AMENDMENT = "amendment "
+"""Blobs that hold the amendments in force, by number."""
 OWN_STATE = "own_state_file"
 """Blob that names the trainer state stored with the newest own entry, once that entry is folded away."""
 BUSY_TIMEOUT_S = 5.0
@@ -195,14 +198,16 @@ class Store:
                 if name == self._snapshot_name():
                     raise
 
-    def fold(self, until: Mapping[SiteKey, int], genesis: Callable[[], Snapshot], codec: Decoder) -> None:
-        """Fold entries up to `until` into the snapshot (or into `genesis()`), and forget them.
+    def fold(self, record: FoldRecord, genesis: Callable[[], Snapshot], codec: Decoder) -> None:
+        """Fold entries into the snapshot (or into `genesis()`), and forget them.
 
         Raises:
             ConfigError: the store cannot take it; nothing was changed.
         """
+        until = record.until
         folded = (decode(e.encoded) for e in self.load_entries() if e.seq <= until.get(e.author, 0))
-        snapshot = advance(self.snapshot() or genesis(), folded, codec)
+        before = self.snapshot() or genesis()
+        snapshot = advance(before, folded, codec, record.withdrawn, record.amendments)
         self._replace_snapshot(snapshot, lambda author: (until.get(author, 0), None))
 
     def adopt(self, snapshot: Snapshot, kept: Mapping[SiteKey, int]) -> None:
@@ -276,6 +281,17 @@ class Store:
     def evidence(self, author: SiteKey) -> list[tuple[int, str, bytes]]:
         """What was set aside of an author: (sequence number, "retracted" or "proof", bytes), oldest first."""
         return self._all("SELECT seq, kind, body FROM evidence WHERE author = ? ORDER BY number", author)
+
+    # amendments
+
+    def add_amendment(self, number: int, encoded: bytes) -> None:
+        """Keep an amendment in force."""
+        self.put_blob(f"{AMENDMENT}{number:010d}", encoded)
+
+    def amendments(self) -> list[bytes]:
+        """Amendments in force, in order."""
+        rows = self._all("SELECT value FROM blobs WHERE name LIKE ? ORDER BY name", f"{AMENDMENT}%")
+        return [value for (value,) in rows]
 
     # small values
 

@@ -36,6 +36,7 @@ from kmel_p2p.core.ledger.messages import (
     Range,
     Stubs,
     Want,
+    WantAmendments,
 )
 from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.rounds import Phase
@@ -45,6 +46,9 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Bodies in one answer, unless a single entry is larger. Small enough that a pull from one slow site does not hold
 back the rest; the asker comes again at once for more."""
 
+
+RETIRED = "an amendment retired the site"
+"""Reason of an ended log that is nobody's fault."""
 
 MAX_TOLD = 32
 """Sites told at once about a change; the periodic summaries reach the rest."""
@@ -140,7 +144,7 @@ class AntiEntropy:
         return self.behind * self._seen_bytes // self._seen_entries if self._seen_entries else 0
 
     def _count_missing(self) -> int:
-        stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.faults.keys()
+        stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.books.ended.keys()
         missing = [
             sum(max(0, seq - self._ledger.head(key)) for key, seq in told.vector.items() if key not in stuck)
             for told in self._counterparts.values()
@@ -204,7 +208,9 @@ class AntiEntropy:
         vector = self._ledger.vector
         chains = self._ledger.books.chains(vector)
         assert chains is not None, "the newest header of every log is held"
-        self._outbox.append(Send(to, Have(vector, chains, int(self.phase), self.step_us, ended, reply)))
+        self._outbox.append(
+            Send(to, Have(vector, chains, int(self.phase), self.step_us, ended, self._ledger.law.number, reply))
+        )
 
     def announce(self) -> None:
         """Tell reachable sites what is here: phase or vector changed in a way others wait for."""
@@ -272,8 +278,7 @@ class AntiEntropy:
         """What of an author's log up to `their_head` is to be asked of `holder`, at most `limit` entries."""
         if not self.pulling or author not in self._ledger.rules.roster:
             return []
-        fault = self._ledger.faults.get(author)
-        last = min(their_head, fault.seq - 1) if fault else their_head
+        last = min(their_head, self._ledger.books.end(author) - 1)
         first = self._ledger.head(author) + 1
         wanted: list[Item] = []
         # A head that is far away may be a lie; what is asked for at once is bounded anyway.
@@ -289,7 +294,7 @@ class AntiEntropy:
         return wanted
 
     def took(self, outcome: Outcome) -> None:
-        """A snapshot was taken over: record what changed by it, and tell the others."""
+        """A snapshot was taken over or an amendment came into force: record what changed, and tell the others."""
         self._take(self._own, outcome)
         self.behind = self._count_missing()
         self.announce()
@@ -403,6 +408,8 @@ class AntiEntropy:
                 return
             if hold is Hold.PROOF:
                 self._outbox.append(Send(of, Want((), tuple(sorted(entry.basis.ended)))))
+            elif hold is Hold.AMENDMENT:
+                self._outbox.append(Send(of, WantAmendments(self._ledger.law.number + 1)))
             elif hold is Hold.CONTEXT:
                 self._forks.compare(of, entry.base)
 
@@ -424,6 +431,10 @@ class AntiEntropy:
             self._outbox.append(Store(_retraction(fault)))
             count = sum(1 for e in outcome.retracted if e.author == fault.author)
             self._outbox.append(Emit(LogEnded(fault.author, fault.seq, fault.reason, count)))
+        for author in sorted({entry.author for entry in outcome.retracted} - {f.author for f in outcome.faults}):
+            # Not for a fault, but because an amendment retired the site.
+            end = self._ledger.books.end(author)
+            self._outbox.append(Store(RetractionRecord(author, end, RETIRED, ())))
         for fault in outcome.late:
             self._outbox.append(Emit(LateFault(fault.author, fault.seq, fault.reason)))
         for entry in outcome.applied:

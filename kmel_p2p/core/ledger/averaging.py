@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
@@ -27,8 +28,9 @@ from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs,
 from kmel_p2p.core.ledger.pace import Companions, weight
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.ledger.upkeep import Upkeep
-from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberUnreachable
+from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.rounds import (
+    Amend,
     Approve,
     Computed,
     Listen,
@@ -100,6 +102,8 @@ class LedgerAveraging:
         now: Micros,
     ) -> None:
         self.ledger = ledger
+        if ledger.constitution is None:
+            ledger.amend(Constitution(charter))
         ledger.turn_bytes = settings.turn_bytes
         self._key = identity.key
         self._charter = charter
@@ -177,6 +181,8 @@ class LedgerAveraging:
             self.upkeep.receive(sender, message, now)
         else:
             self.antientropy.receive(sender, message, now)
+            if isinstance(message, Have):
+                self.upkeep.governing.told(sender, message.amendments)
         self._turn(now)
 
     def command(self, cmd: Any, now: Micros) -> None:
@@ -203,6 +209,8 @@ class LedgerAveraging:
                 self._unready(reason)
             case Approve():
                 self.publisher.approve(cmd)
+            case Amend(encoded):
+                self.upkeep.amend(AmendmentDocument.decode(encoded))
             case Computed():
                 self.upkeep.computing.computed(cmd.ticket, cmd.result)
             case Persisted():
@@ -217,7 +225,7 @@ class LedgerAveraging:
             case MemberJoined(key=key) | MemberBack(key=key):
                 self._forget(key, now)
                 self.antientropy.greet(key)
-            case MemberUnreachable(key=key) | MemberLeft(key=key):
+            case MemberUnreachable(key=key) | MemberLeft(key=key) | MemberRemoved(key=key):
                 self._forget(key, now)
             case _:
                 return
@@ -282,6 +290,10 @@ class LedgerAveraging:
             self._say_waiting("")
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
+        if self._key in self.ledger.books.retired:
+            self._say_waiting("")
+            self._set_phase(Phase.LISTENING, "this site was retired by an amendment")
+            return
         if self._enough:
             self._say_waiting("")
             patience = self._charter.pace.patience
@@ -312,6 +324,8 @@ class LedgerAveraging:
             return "this site's log was ended by the others; its key must be replaced by an amendment"
         if self._settled_at is not None and any(t is None for t in told.values()):
             return "hearing from every reachable site before the first round"
+        if self.ledger.stale:
+            return "an amendment takes back entries that are folded away here; fetching a snapshot"
         if self.upkeep.joiner.active:
             return self.upkeep.joiner.progress
         training = self._training()
@@ -349,7 +363,7 @@ class LedgerAveraging:
     def _training(self) -> list[SiteKey]:
         """Alive sites that publish, without us and without those whose log has ended."""
         told = ((key, self.antientropy.counterpart(key)) for key in self._members.alive())
-        ended = self.ledger.faults
+        ended = self.ledger.books.ended
         return [k for k, t in told if t is not None and t.phase is Phase.TRAINING and k not in ended]
 
     def _size_class(self, key: SiteKey) -> int:

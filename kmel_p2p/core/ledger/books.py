@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from kmel_p2p.core.ledger.entry import Basis, Entry, SignedHeader
 from kmel_p2p.core.ledger.log import Log
 from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.ledger.validity import context_of
-from kmel_p2p.core.types import SiteKey, Vector
+from kmel_p2p.core.types import HASH_BYTES, SiteKey, Vector
+
+ENDLESS = 2**62
+"""Above every sequence number."""
 
 
 class Books:
@@ -17,12 +20,20 @@ class Books:
     Attributes:
         faults: authors whose log has ended here, with the evidence.
         late: faults proved when the entries in question were folded away already: they change nothing here.
+        retired: sites that an amendment retired: author -> first sequence number not accepted any more.
+        withdrawn: author -> first sequence number whose contribution an amendment took out of the trunk.
+        amendment: number of amendments in force.
+        amendment_hash: hash of the newest amendment.
     """
 
     def __init__(self) -> None:
         self.logs: dict[SiteKey, Log] = {}
         self.faults: dict[SiteKey, Fault] = {}
         self.late: dict[SiteKey, Fault] = {}
+        self.retired: dict[SiteKey, int] = {}
+        self.withdrawn: dict[SiteKey, int] = {}
+        self.amendment = 0
+        self.amendment_hash = bytes(HASH_BYTES)
 
     # ---- logs ---------------------------------------------------------------------------------------------------
 
@@ -70,7 +81,7 @@ class Books:
         return self.reaches(vector) and all(vector.get(key, 0) >= log.first - 1 for key, log in self.logs.items())
 
     def chains(self, vector: Vector) -> bytes | None:
-        """Hash of the headers that `vector` names; None when one is not held."""
+        """Hash of the headers that `vector` names; None when one is not held. Compare under equal amendments only."""
         headers = [self.header(key, seq) for key, seq in vector.items() if seq]
         held = [header for header in headers if header is not None]
         return context_of(held) if len(held) == len(headers) else None
@@ -80,12 +91,23 @@ class Books:
     @property
     def ended(self) -> dict[SiteKey, int]:
         """Logs ended here: author -> first sequence number not accepted, in key order."""
-        return {key: self.faults[key].seq for key in sorted(self.faults)}
+        ends = dict(self.retired)
+        for key, fault in self.faults.items():
+            ends[key] = min(fault.seq, ends.get(key, fault.seq))
+        return dict(sorted(ends.items()))
 
     def is_ended(self, author: SiteKey, seq: int) -> bool:
         """Whether an entry with this number is not accepted any more."""
+        return seq >= self.end(author)
+
+    def end(self, author: SiteKey) -> int:
+        """First sequence number of the author that is not accepted; beyond all numbers when its log goes on."""
         fault = self.faults.get(author)
-        return fault is not None and seq >= fault.seq
+        return min(fault.seq if fault else ENDLESS, self.retired.get(author, ENDLESS))
+
+    def is_withdrawn(self, author: SiteKey, seq: int) -> bool:
+        """Whether the entry stays in the log for judging others, but not in the trunk."""
+        return seq >= self.withdrawn.get(author, ENDLESS)
 
     def proof_against(self, author: SiteKey) -> Fault | None:
         """The earliest proved fault of an author, whether it changed anything here or came late."""
@@ -93,14 +115,13 @@ class Books:
         return min(found, key=lambda fault: fault.seq, default=None)
 
     def is_proved(self, author: SiteKey, seq: int) -> bool:
-        """Whether there is proof here that the author's log ends before `seq`, or earlier."""
+        """Whether it is proved or amended here that the author's log ends before `seq`, or earlier."""
         fault = self.proof_against(author)
-        return fault is not None and fault.seq <= seq
+        return min(fault.seq if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= seq
 
     def usable(self, base: Vector) -> dict[SiteKey, int]:
-        """`base` without what a fault took away."""
-        ended: Mapping[SiteKey, Fault] = self.faults
-        return {k: min(n, ended[k].seq - 1) if k in ended else n for k, n in base.items()}
+        """`base` without what a fault or an amendment took away."""
+        return {key: min(seq, self.end(key) - 1) for key, seq in base.items()}
 
     # ---- bases --------------------------------------------------------------------------------------------------
 
@@ -108,7 +129,7 @@ class Books:
         """What an entry of `author` made now would be made on."""
         vector = self.vector
         heads = (self.logs[key].newest for key in vector if key != author)
-        return Basis(vector, context_of(head for head in heads if head is not None), self.ended, 0)
+        return Basis(vector, context_of(head for head in heads if head is not None), self.ended, self.amendment)
 
     def at_base(self, author: SiteKey, base: Vector) -> tuple[list[SignedHeader], int]:
         """Headers that `base` names, without the author's, and the number of those that cannot be told."""

@@ -35,20 +35,23 @@ class ClaimSettings:
     """Between two claims to a random site. A damaged ledger is found within about this times the sites."""
 
 
-def sign_claim(identity: Identity, charter_id: bytes, vector: Vector, chains: bytes, found: bytes) -> Claim:
+def sign_claim(
+    identity: Identity, charter_id: bytes, vector: Vector, chains: bytes, amendment: bytes, found: bytes
+) -> Claim:
     """A signed claim of this site."""
-    signature = identity.sign(SIGNING_CONTEXT, _signed(charter_id, vector, chains, found))
-    return Claim(dict(vector), chains, found, signature)
+    signature = identity.sign(SIGNING_CONTEXT, _signed(charter_id, vector, chains, amendment, found))
+    return Claim(dict(vector), chains, amendment, found, signature)
 
 
 def claim_is_signed(site: SiteKey, charter_id: bytes, claim: Claim) -> bool:
     """Whether `site` signed this claim."""
-    return verify(site, SIGNING_CONTEXT, _signed(charter_id, claim.vector, claim.chains, claim.digest), claim.signature)
+    signed = _signed(charter_id, claim.vector, claim.chains, claim.amendment, claim.digest)
+    return verify(site, SIGNING_CONTEXT, signed, claim.signature)
 
 
-def _signed(charter_id: bytes, vector: Vector, chains: bytes, found: bytes) -> bytes:
+def _signed(charter_id: bytes, vector: Vector, chains: bytes, amendment: bytes, found: bytes) -> bytes:
     parts = [bytes(key) + seq.to_bytes(8, "big") for key, seq in sorted(vector.items())]
-    return digest(charter_id, len(parts).to_bytes(4, "big"), *parts, chains, found)
+    return digest(charter_id, len(parts).to_bytes(4, "big"), *parts, chains, amendment, found)
 
 
 class Claims:
@@ -114,25 +117,32 @@ class Claims:
     def tell(self, sites: Iterable[SiteKey], vector: Vector) -> None:
         """Send a claim at `vector` to these sites, once its digest is computed."""
         told = tuple(sites)
-        chains = self._ledger.books.chains(vector)
-        if chains is not None:
-            self._digests.at(vector, lambda found: self._send(told, vector, chains, found))
+        standing = self._standing(vector)
+        if standing is not None and not self._ledger.stale:
+            self._digests.at(vector, lambda found: self._send(told, vector, standing, found))
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _jittered(self) -> Micros:
         return self._settings.interval // 2 + self._rng.randrange(self._settings.interval)
 
-    def _send(self, sites: tuple[SiteKey, ...], vector: Vector, chains: bytes, found: bytes | None) -> None:
+    def _standing(self, vector: Vector) -> tuple[bytes, bytes] | None:
+        """Hashes of the headers at `vector` and of the newest amendment."""
+        chains = self._ledger.books.chains(vector)
+        return None if chains is None else (chains, self._ledger.law.head_hash)
+
+    def _send(self, sites: tuple[SiteKey, ...], vector: Vector, was: tuple[bytes, bytes], found: bytes | None) -> None:
         # A log may have ended while the sum was made: then nobody is told, and the next claim is of what stands now.
-        if found is None or self._ledger.books.chains(vector) != chains:
+        if found is None or self._standing(vector) != was:
             return
-        claim = sign_claim(self._identity, self._ledger.rules.charter_id, vector, chains, found)
+        claim = sign_claim(self._identity, self._ledger.rules.charter_id, vector, *was, found)
         for site in sites:
             self._outbox.append(Send(site, claim))
 
     def _check(self, site: SiteKey, claim: Claim) -> None:
-        if not self._ledger.books.reaches(claim.vector):
+        if self._ledger.stale:
+            return
+        if claim.amendment != self._ledger.law.head_hash or not self._ledger.books.reaches(claim.vector):
             self._early[site] = claim
             return
         chains = self._ledger.books.chains(claim.vector)
@@ -144,7 +154,7 @@ class Claims:
         self._digests.at(claim.vector, lambda found: self._compare(site, claim, found))
 
     def _compare(self, site: SiteKey, claim: Claim, found: bytes | None) -> None:
-        if found is None or self._ledger.books.chains(claim.vector) != claim.chains:
+        if found is None or self._standing(claim.vector) != (claim.chains, claim.amendment):
             return
         if found == claim.digest:
             self._alarmed.discard(site)
@@ -152,6 +162,8 @@ class Claims:
             return
         if site not in self._alarmed:
             self._alarmed.add(site)
-            record = DivergenceRecord(site, claim.vector, claim.chains, found, claim.digest, claim.signature)
+            record = DivergenceRecord(
+                site, claim.vector, claim.chains, claim.amendment, found, claim.digest, claim.signature
+            )
             self._outbox.append(Store(record))
             self._outbox.append(Emit(Divergence(site, claim.vector, found, claim.digest)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kmel_p2p.core.amendment import Constitution
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.types import SiteKey, Vector
@@ -43,6 +44,21 @@ class LogEnded(Event):
     seq: int
     reason: str
     retracted: int
+
+
+@dataclass(frozen=True, slots=True)
+class CharterAmended(Event):
+    """An amendment is in force here."""
+
+    constitution: Constitution
+
+
+@dataclass(frozen=True, slots=True)
+class AmendmentRefused(Event):
+    """What was handed over is not the next amendment in force."""
+
+    sender: SiteKey
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,7 @@ class DivergenceRecord(Record):
     site: SiteKey
     vector: Vector
     chains: bytes
+    amendment: bytes
     own_digest: bytes
     claimed_digest: bytes
     signature: bytes
@@ -131,6 +148,10 @@ class FoldRecord(Record):
     """Stored entries up to here are to be folded into the stored snapshot (or the initial trunk)."""
 
     until: Vector
+    withdrawn: Vector
+    """Author -> first sequence number whose contribution does not count."""
+    amendments: tuple[bytes, ...]
+    """Encoded amendments in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +164,11 @@ class SnapshotRecord(Record):
 
     snapshot: Snapshot
     kept: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class AmendmentRecord(Record):
+    """An amendment in force, to keep: number and encoded document."""
+
+    number: int
+    encoded: bytes

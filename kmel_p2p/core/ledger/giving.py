@@ -67,7 +67,7 @@ class SnapshotGiver:
                 self._outbox.append(Send(sender, SnapshotPart(ask.id, index, frozen.part(index)), Lane.BULK))
             return
         if frozen is None or not self._still_good(frozen, now):
-            if not self._ledger.vector or not self._freeze(now):
+            if not self._ledger.vector or self._ledger.stale or not self._freeze(now):
                 return
             frozen = self._frozen
         assert frozen is not None

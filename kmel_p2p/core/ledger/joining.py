@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from kmel_p2p.core.amendment import Constitution
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.asking import Patience
@@ -27,7 +28,7 @@ from kmel_p2p.core.ledger.messages import (
     SnapshotOffer,
     SnapshotPart,
 )
-from kmel_p2p.core.ledger.snapshot import MAX_META_BYTES, Snapshot, decode
+from kmel_p2p.core.ledger.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, decode
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, SiteKey, Vector
 
 OFFER_WAIT: Micros = 15 * SECOND
@@ -42,6 +43,10 @@ STALLED: Micros = 60 * SECOND
 
 ATTEST_PERIOD: Micros = 3 * SECOND
 """Between two questions to the sites that have not attested yet: some must first reach the vector."""
+
+
+SITES_TO_COME = 64
+"""Sites that amendments unknown here may have added; bounds the size of a snapshot."""
 
 
 class Stage(enum.Enum):
@@ -75,7 +80,7 @@ class Joiner:
     def __init__(
         self,
         size: int,
-        roster: Callable[[], int],
+        constitution: Callable[[], Constitution],
         alive: Callable[[], Iterable[SiteKey]],
         told: Callable[[SiteKey], Vector | None],
         computing: Computing,
@@ -85,7 +90,7 @@ class Joiner:
         """`size`: values of the trunk; `told`: what a site last said that it holds."""
         self.stage = Stage.IDLE
         self._size = size
-        self._roster = roster
+        self._constitution = constitution
         self._alive = alive
         self._told = told
         self._computing = computing
@@ -157,6 +162,8 @@ class Joiner:
             return
         if dict(claim.vector) != attempt.snapshot.vector:
             return
+        if claim.amendment != attempt.snapshot.amendment_hash:
+            return
         same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
         (attempt.attested if same else attempt.denied).add(site)
         self._stalls_at = now + STALLED
@@ -202,8 +209,8 @@ class Joiner:
 
     def _largest_meta(self) -> int:
         """What headers can take: the charter bounds the sites, the protocol the headers of each."""
-        sites = self._roster()
-        return min(MAX_META_BYTES, 2**20 + sites * KEPT_HEADERS * (600 + 100 * sites))
+        sites = len(self._constitution().everyone) + SITES_TO_COME
+        return min(MAX_META_BYTES, 2**24 + sites * KEPT_HEADERS * (600 + 100 * sites))
 
     def _seek(self, now: Micros) -> None:
         """Ask the site that knows most, of those that have not failed us."""
@@ -246,13 +253,14 @@ class Joiner:
         assert offer is not None
         data = b"".join(attempt.parts.pop(index) for index in range(offer.parts))
         found: list[Snapshot] = []
+        constitution = self._constitution()
 
         def work() -> bytes:
             try:
                 snapshot = decode(data, self._size)
             except WireError as error:
                 return b"!" + str(error).encode()
-            problem = snapshot.problem()
+            problem = snapshot.problem() or amendments_problem(snapshot, constitution)
             if problem or snapshot.vector != dict(offer.vector) or snapshot.digest() != offer.digest:
                 return b"!" + (problem or "it is not what was offered").encode()
             found.append(snapshot)

@@ -10,11 +10,13 @@ import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.errors import Bug, WireError
 from kmel_p2p.core.identity import digest
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.books import Books
 from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
+from kmel_p2p.core.ledger.law import Law
 from kmel_p2p.core.ledger.log import KEPT_HEADERS, Log
 from kmel_p2p.core.ledger.proof import Decoder, Fault, fault_of, fork_of, prove
 from kmel_p2p.core.ledger.snapshot import Snapshot, digest_context
@@ -77,7 +79,11 @@ class Ledger:
 
     def __init__(self, accumulator: Accumulator, codec: Decoder, rules: Rules) -> None:
         self.accumulator = accumulator
-        self.rules = rules
+        self.law = Law.first(rules)
+        self.constitution: Constitution | None = None
+        """Charter and amendments; None where a ledger is used without a charter."""
+        self.stale = False
+        """Whether an amendment took back what is folded away here: only a snapshot helps."""
         self.books = Books()
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; what is left is done by `settle`. None: no limit."""
@@ -89,6 +95,11 @@ class Ledger:
         self._decoded: tuple[bytes, SparseDelta | None] = (b"", None)
 
     # ---- what is here -------------------------------------------------------------------------------------------
+
+    @property
+    def rules(self) -> Rules:
+        """The rules in force."""
+        return self.law.now
 
     @property
     def vector(self) -> dict[SiteKey, int]:
@@ -137,15 +148,25 @@ class Ledger:
         """The present state, copied."""
         kept = {key: tuple(log.headers())[-KEPT_HEADERS:] for key, log in sorted(self.books.logs.items()) if log.head}
         evidence = tuple(self.faults[key].evidence for key in sorted(self.faults))
-        return Snapshot(self.rules.charter_id, kept, evidence, self.accumulator.copy())
+        documents = self.constitution.documents if self.constitution is not None else ()
+        return Snapshot(
+            charter_id=self.rules.charter_id,
+            headers=kept,
+            evidence=evidence,
+            amendments=tuple(document.encode() for document in documents),
+            amendment_hash=self.law.head_hash,
+            withdrawn=dict(self.books.withdrawn),
+            accumulator=self.accumulator.copy(),
+        )
 
     def digest_work(self, vector: Vector) -> Callable[[], bytes] | None:
         """Work that computes `digest(vector)` on copies; None when the entries above are no longer held."""
         if not self.books.holds_above(vector):
             return None
-        later = [entry for key, log in self.books.logs.items() for entry in log.after(vector.get(key, 0))]
+        above = (entry for key, log in self.books.logs.items() for entry in log.after(vector.get(key, 0)))
+        later = [entry for entry in above if not self.books.is_withdrawn(entry.author, entry.seq)]
         past, codec = self.accumulator.copy(), self._codec
-        context = digest_context(self.rules.charter_id, dict(vector))
+        context = digest_context(self.rules.charter_id, self.law.head_hash, dict(vector))
 
         def work() -> bytes:
             for entry in later:
@@ -161,7 +182,7 @@ class Ledger:
             Bug: entries above `vector` are no longer held.
         """
         if vector is None:
-            return self.accumulator.digest(digest_context(self.rules.charter_id, self.vector))
+            return self.accumulator.digest(digest_context(self.rules.charter_id, self.law.head_hash, self.vector))
         work = self.digest_work(vector)
         if work is None:
             raise Bug(f"entries above {dict(vector)} are not held")
@@ -177,6 +198,8 @@ class Ledger:
         refusal = check_origin(entry, self.rules) or check_alone(entry, self.rules)
         if refusal is not None:
             return refusal.value
+        if self.books.is_ended(entry.author, entry.seq):
+            return Verdict.ENDED.value
         verdict = self._examine(entry)
         if isinstance(verdict, Fault):
             return verdict.reason
@@ -196,7 +219,8 @@ class Ledger:
             return self._convicted(Refusal.FORK, fork_of(known, entry))
         if self.books.is_ended(entry.author, entry.seq):
             return Outcome(Verdict.ENDED)
-        refusal = check_alone(entry, self.rules)
+        rules = self.law.at(entry.basis.amendment)
+        refusal = check_alone(entry, rules) if rules is not None else None
         if refusal is not None:
             return self._convicted(refusal, fault_of(refusal, entry))
         if entry.seq <= self.head(entry.author):
@@ -219,7 +243,7 @@ class Ledger:
         Raises:
             WireError: a part of it is no header and no entry.
         """
-        fault = prove(evidence, self.rules, self._codec, max_payload_bytes)
+        fault = prove(evidence, self.law, self._codec, max_payload_bytes)
         return Outcome(Verdict.REFUSED) if fault is None else self.convict(fault)
 
     def convict(self, fault: Fault) -> Outcome:
@@ -229,7 +253,7 @@ class Ledger:
         """
         outcome = Outcome(Verdict.REFUSED)
         standing = self.books.proof_against(fault.author)
-        if standing is not None and standing.seq <= fault.seq:
+        if (standing is not None and standing.seq <= fault.seq) or self.books.is_ended(fault.author, fault.seq):
             outcome.verdict = Verdict.ENDED
             return outcome
         if fault.seq < self.books.log(fault.author).first:
@@ -239,6 +263,22 @@ class Ledger:
             self._settle(outcome)
             return outcome
         self._end(fault, outcome)
+        self._settle(outcome)
+        return outcome
+
+    def amend(self, constitution: Constitution) -> Outcome:
+        """Go on under a constitution that continues the present one: sites come, go, and take back what they gave."""
+        outcome = Outcome(Verdict.APPLIED)
+        self.constitution = constitution
+        self.law = Law.of(constitution, self.law.rules[0], constitution.genesis.averaging.weight_cap)
+        self.books.amendment, self.books.amendment_hash = self.law.number, self.law.head_hash
+        for author, end in self.law.retired.items():
+            if self.books.retired.get(author) != end:
+                self.books.retired[author] = end
+                self._cut(author, end, outcome)
+        for author, start in self.law.withdrawn.items():
+            if author not in self.books.withdrawn:
+                self._withdraw(author, start)
         self._settle(outcome)
         return outcome
 
@@ -258,8 +298,12 @@ class Ledger:
         self.accumulator = snapshot.accumulator.copy()
         self.books, self._waiting, self._holds = Books(), WaitingRoom(), {}
         self.books.logs = {key: Log(held) for key, held in snapshot.headers.items()}
+        self.books.withdrawn = dict(snapshot.withdrawn)
+        self.stale = False
         outcome = Outcome(Verdict.APPLIED)
-        proved = [prove(evidence, self.rules, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
+        if self.constitution is not None:
+            self.amend(self._longer(self.constitution, snapshot))
+        proved = [prove(evidence, self.law, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
         for fault in (*proofs, *(fault for fault in proved if fault is not None)):
             outcome.faults += self.convict(fault).faults
         for entry in again:
@@ -280,7 +324,7 @@ class Ledger:
 
     def _why_hold(self, entry: Entry) -> Hold | None:
         """Why the next entry of a log cannot be judged here, if so. Nobody is blamed for it."""
-        if entry.basis.amendment > 0:
+        if entry.basis.amendment > self.law.number:
             return Hold.AMENDMENT
         if not all(self.books.is_proved(key, seq) for key, seq in entry.basis.ended.items()):
             return Hold.PROOF
@@ -297,10 +341,14 @@ class Ledger:
         hold = self._why_hold(entry)
         if hold is not None:
             return hold
+        rules = self.law.rules[entry.basis.amendment]
+        refusal = check_alone(entry, rules)
+        if refusal is not None:
+            return fault_of(refusal, entry)
         heads, unknown = self.books.at_base(entry.author, entry.base)
         if heads and not unknown and context_of(heads) != entry.basis.context:
             return Hold.CONTEXT
-        refusal = check_base(entry, heads, self.rules, unknown)
+        refusal = check_base(entry, heads, rules, unknown)
         if refusal is not None:
             # With something unknown the author may have seen what excuses it: it waits, and is not blamed.
             return Hold.NORM if unknown else fault_of(refusal, entry, *heads)
@@ -344,16 +392,39 @@ class Ledger:
             self._end(verdict, outcome)
             return
         self.books.log(entry.author).append(entry)
-        self.accumulator.add(verdict, entry.weight)
+        if not self.books.is_withdrawn(entry.author, entry.seq):
+            self.accumulator.add(verdict, entry.weight)
         outcome.applied.append(entry)
 
     def _end(self, fault: Fault, outcome: Outcome) -> None:
         self.books.faults[fault.author] = fault
         outcome.faults.append(fault)
-        self._waiting.release_from(fault.author, fault.seq)
-        for entry in self.books.log(fault.author).truncate(fault.seq):
-            self.accumulator.subtract(self._delta(entry), entry.weight)
+        self._cut(fault.author, fault.seq, outcome)
+
+    def _cut(self, author: SiteKey, end: int, outcome: Outcome) -> None:
+        """Take back an author's entries from `end` on."""
+        self._waiting.release_from(author, end)
+        if end < self.books.log(author).first:
+            self.stale = True
+        for entry in self.books.log(author).truncate(end):
+            if not self.books.is_withdrawn(author, entry.seq):
+                self.accumulator.subtract(self._delta(entry), entry.weight)
             outcome.retracted.append(entry)
+
+    def _withdraw(self, author: SiteKey, start: int) -> None:
+        """Take an author's contributions from `start` on out of the trunk; its entries stay for judging others."""
+        log = self.books.log(author)
+        if start < log.first:
+            self.stale = True
+        for entry in log.after(start - 1):
+            self.accumulator.subtract(self._delta(entry), entry.weight)
+        self.books.withdrawn[author] = start
+
+    def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:
+        """The constitution with what the snapshot brings beyond it; its amendments were checked."""
+        for encoded in snapshot.amendments[constitution.number :]:
+            constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
+        return constitution
 
     def _convicted(self, refusal: Refusal, fault: Fault) -> Outcome:
         outcome = self.convict(fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kmel_p2p.core.amendment import MAX_AMENDMENT_BYTES
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
 from kmel_p2p.core.ledger.proof import MAX_EVIDENCE
@@ -43,6 +44,9 @@ MAX_PARTS_ASKED = 8
 NO_SNAPSHOT = bytes(HASH_BYTES)
 """In place of a snapshot's id: any."""
 
+MAX_AMENDMENTS = 16
+"""Amendments in one message."""
+
 MAX_STUBS = 256
 """Headers in one message."""
 
@@ -59,6 +63,8 @@ class Have(Message):
     """Microseconds that the sender takes per training step; 0 when unknown."""
     ended: dict[SiteKey, int]
     """Authors whose log it holds ended, and before which sequence number."""
+    amendments: int
+    """How many amendments of the charter it holds."""
     reply: bool
     """Whether the sender wants a `Have` back."""
 
@@ -107,6 +113,8 @@ class Claim(Message):
 
     vector: Vector
     chains: bytes
+    amendment: bytes
+    """Hash of the newest amendment: sums are comparable under equal ones only."""
     digest: bytes
     signature: bytes
 
@@ -192,6 +200,20 @@ class Attest(Message):
     vector: Vector
 
 
+@dataclass(frozen=True, slots=True)
+class WantAmendments(Message):
+    """Asks for amendments from number `first` on."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amendments(Message):
+    """Encoded amendments, in order."""
+
+    amendments: tuple[bytes, ...]
+
+
 _SEQ = uint(2**40)
 
 SCHEMAS = (
@@ -204,6 +226,7 @@ SCHEMAS = (
             "phase": uint(2),
             "step_us": uint(2**40),
             "ended": mapping(KEY, _SEQ, MAX_SITES),
+            "amendments": uint(2**32),
             "reply": flag(),
         },
     ),
@@ -221,7 +244,11 @@ SCHEMAS = (
         {"entries": listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_BODIES)},
     ),
     Schema(23, Announce, {"items": listing(record(Item, author=KEY, seq=_SEQ), MAX_NEWS)}),
-    Schema(24, Claim, {"vector": VECTOR, "chains": HASH, "digest": HASH, "signature": SIGNATURE}),
+    Schema(
+        24,
+        Claim,
+        {"vector": VECTOR, "chains": HASH, "amendment": HASH, "digest": HASH, "signature": SIGNATURE},
+    ),
     Schema(
         25,
         Proofs,
@@ -234,4 +261,6 @@ SCHEMAS = (
     Schema(30, SnapshotOffer, {"id": HASH, "vector": VECTOR, "size_bytes": uint(2**48), "digest": HASH}),
     Schema(31, SnapshotPart, {"id": HASH, "index": uint(2**32), "data": blob(PART_BYTES)}),
     Schema(32, Attest, {"vector": VECTOR}),
+    Schema(33, WantAmendments, {"first": uint(2**32)}),
+    Schema(34, Amendments, {"amendments": listing(blob(MAX_AMENDMENT_BYTES), MAX_AMENDMENTS)}),
 )

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.entry import Entry, SignedHeader, decode, decode_stub
+from kmel_p2p.core.ledger.law import Law
 from kmel_p2p.core.ledger.validity import Refusal, Rules, check_alone, check_base, check_chain, check_origin, context_of
 from kmel_p2p.core.types import SiteKey
 from kmel_p2p.core.wire import MAX_SITES
@@ -61,8 +62,8 @@ def fork_of(one: SignedHeader, other: SignedHeader) -> Fault:
     return fault_of(Refusal.FORK, first, second)
 
 
-def prove(evidence: Sequence[bytes], rules: Rules, codec: Decoder, max_payload_bytes: int) -> Fault | None:
-    """What the evidence proves, or None.
+def prove(evidence: Sequence[bytes], law: Law, codec: Decoder, max_payload_bytes: int) -> Fault | None:
+    """What the evidence proves, or None: nothing, or nothing that can be told before an amendment is here.
 
     Raises:
         WireError: a part is no header and no entry.
@@ -71,9 +72,12 @@ def prove(evidence: Sequence[bytes], rules: Rules, codec: Decoder, max_payload_b
         return None
     offender = _read(evidence[0], max_payload_bytes)
     others = [_read(part, max_payload_bytes) for part in evidence[1:]]
-    if any(check_origin(header, rules) is not None for header in (offender, *others)):
+    if any(check_origin(header, law.now) is not None for header in (offender, *others)):
         return None
-    refusal = _refusal(offender, others, rules, codec)
+    rules = law.at(offender.basis.amendment)
+    if rules is None and not (len(others) == 1 and others[0].author == offender.author):
+        return None
+    refusal = _refusal(offender, others, rules or law.now, codec)
     return None if refusal is None else Fault(offender.author, offender.seq, refusal.value, tuple(evidence))
 
 

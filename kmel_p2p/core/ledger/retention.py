@@ -53,10 +53,13 @@ class Retention:
         if now < self._next:
             return
         self._next = now + PERIOD
-        until = self._foldable(now)
+        until = {} if self._ledger.stale else self._foldable(now)
         if sum(until[key] - self._ledger.books.floor.get(key, 0) for key in until) < LEAST:
             return
-        self._outbox.append(Store(FoldRecord(until)))
+        amended = self._ledger.constitution
+        documents = amended.documents if amended is not None else ()
+        encoded = tuple(document.encode() for document in documents)
+        self._outbox.append(Store(FoldRecord(until, dict(self._ledger.books.withdrawn), encoded)))
         self._outbox.append(Emit(EntriesFolded(until)))
         self._ledger.fold(until)
 

@@ -2,28 +2,30 @@
 
     "kmls" | length of meta, 4 bytes big-endian | meta | accumulator, 8 bytes little-endian per value
 
-Meta is the msgpack array [version, charter id, [headers of an author, ...], [evidence, ...]]: per author its newest
-headers in order, chained and signed, so that later entries can be judged as by somebody who was there all along. A
-header names its predecessor's hash, so whoever attests the newest headers and the sum attests all of it.
+Meta is the msgpack array [version, charter id, [headers of an author, ...], [evidence, ...], [amendment, ...],
+withdrawn]: per author its newest headers in order, chained and signed, so that later entries can be judged as by
+somebody who was there all along. A header names its predecessor's hash, so whoever attests the newest headers and the
+sum attests all of it. `withdrawn` tells which contributions amendments took out of the sum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import msgpack
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.amendment import MAX_AMENDMENT_BYTES, AmendmentDocument, Constitution
+from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.identity import digest
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
 from kmel_p2p.core.ledger.log import KEPT_HEADERS
 from kmel_p2p.core.ledger.proof import MAX_EVIDENCE, Decoder
 from kmel_p2p.core.ledger.validity import context_of
-from kmel_p2p.core.types import SiteKey
-from kmel_p2p.core.wire import HASH, MAX_SITES, Field, blob, listing, uint, unpack_bounded
+from kmel_p2p.core.types import HASH_BYTES, SiteKey
+from kmel_p2p.core.wire import HASH, MAX_SITES, VECTOR, Field, blob, listing, uint, unpack_bounded
 
 FORMAT = 1
 MAGIC = b"kmls"
@@ -34,6 +36,7 @@ MAX_META_BYTES = 256 * 1024 * 1024
 
 _VERSION = uint(255)
 _HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
+_AMENDMENTS: Field = listing(blob(MAX_AMENDMENT_BYTES), MAX_SITES)
 _EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
 
 
@@ -46,6 +49,12 @@ class Snapshot:
     """Per author, oldest first; the newest is the one the vector names."""
     evidence: tuple[tuple[bytes, ...], ...]
     """Proofs against authors whose log has ended."""
+    amendments: tuple[bytes, ...]
+    """Encoded amendments in force, in order."""
+    amendment_hash: bytes
+    """Hash of the newest; zeros when there is none."""
+    withdrawn: dict[SiteKey, int]
+    """Author -> first sequence number whose contribution is not in the sum."""
     accumulator: Accumulator
 
     @property
@@ -60,7 +69,7 @@ class Snapshot:
 
     def digest(self) -> bytes:
         """What `Ledger.digest` gives at this vector."""
-        return self.accumulator.digest(digest_context(self.charter_id, self.vector))
+        return self.accumulator.digest(digest_context(self.charter_id, self.amendment_hash, self.vector))
 
     def meta(self) -> bytes:
         """Everything but the sum."""
@@ -69,6 +78,8 @@ class Snapshot:
             self.charter_id,
             [[header.stub() for header in self.headers[key]] for key in sorted(self.headers)],
             [list(parts) for parts in self.evidence],
+            list(self.amendments),
+            VECTOR.pack(self.withdrawn),
         ]
         packed: bytes = msgpack.packb(values, use_bin_type=True)
         return packed
@@ -99,10 +110,26 @@ class Snapshot:
         return ""
 
 
-def digest_context(charter_id: bytes, vector: dict[SiteKey, int]) -> bytes:
-    """What a digest covers beside the sum: charter and vector."""
+def amendments_problem(snapshot: Snapshot, constitution: Constitution) -> str:
+    """Why the amendments of a snapshot do not continue ours, in words; empty when they do."""
+    ours = constitution.number
+    if len(snapshot.amendments) < ours:
+        return "it was made before an amendment that is in force here"
+    try:
+        documents = [AmendmentDocument.decode(encoded) for encoded in snapshot.amendments]
+        if ours and documents[ours - 1].amendment.hash != constitution.head_hash:
+            return "it was made under other amendments"
+        for document in documents[ours:]:
+            constitution = constitution.followed_by(document)
+    except (WireError, ConfigError) as error:
+        return str(error)
+    return ""
+
+
+def digest_context(charter_id: bytes, amendment_hash: bytes, vector: dict[SiteKey, int]) -> bytes:
+    """What a digest covers beside the sum: charter, newest amendment and vector."""
     parts = [bytes(key) + seq.to_bytes(8, "big") for key, seq in sorted(vector.items()) if seq]
-    return digest(charter_id, *parts)
+    return digest(charter_id, amendment_hash, *parts)
 
 
 def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
@@ -118,7 +145,7 @@ def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
     if length > MAX_META_BYTES or PREFIX_BYTES + length > len(view):
         raise WireError("a snapshot that is cut off")
     parts = unpack_bounded(view[PREFIX_BYTES : PREFIX_BYTES + length], MAX_META_BYTES)
-    if type(parts) is not list or len(parts) != 4 or _VERSION.unpack(parts[0]) != FORMAT:
+    if type(parts) is not list or len(parts) != 6 or _VERSION.unpack(parts[0]) != FORMAT:
         raise WireError("a snapshot of another version")
     headers: dict[SiteKey, tuple[SignedHeader, ...]] = {}
     for stubs in _HEADERS.unpack(parts[2]):
@@ -128,15 +155,47 @@ def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
         headers[held[0].author] = held
     raw = view[PREFIX_BYTES + length :]
     accumulator = Accumulator.from_raw(raw, len(raw) // 8 if size is None else size)
-    return Snapshot(HASH.unpack(parts[1]), headers, _EVIDENCE.unpack(parts[3]), accumulator)
+    amendments = _AMENDMENTS.unpack(parts[4])
+    return Snapshot(
+        charter_id=HASH.unpack(parts[1]),
+        headers=headers,
+        evidence=_EVIDENCE.unpack(parts[3]),
+        amendments=amendments,
+        amendment_hash=AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES),
+        withdrawn=VECTOR.unpack(parts[5]),
+        accumulator=accumulator,
+    )
 
 
-def advance(snapshot: Snapshot, entries: Iterable[Entry], codec: Decoder) -> Snapshot:
-    """The snapshot with further applied entries folded in, in the order of their numbers."""
+def genesis(charter_id: bytes, accumulator: Accumulator) -> Snapshot:
+    """A ledger before its first entry."""
+    return Snapshot(charter_id, {}, (), (), bytes(HASH_BYTES), {}, accumulator)
+
+
+def advance(
+    snapshot: Snapshot,
+    entries: Iterable[Entry],
+    codec: Decoder,
+    withdrawn: Mapping[SiteKey, int],
+    amendments: Sequence[bytes],
+) -> Snapshot:
+    """The snapshot with further applied entries folded in, in the order of their numbers.
+
+    Args:
+        snapshot: what to start from.
+        entries: applied entries that follow it.
+        codec: decodes their payloads.
+        withdrawn: author -> first sequence number whose contribution does not count.
+        amendments: those in force, encoded.
+    """
     accumulator = snapshot.accumulator.copy()
     headers = {key: list(held) for key, held in snapshot.headers.items()}
     for entry in entries:
-        accumulator.add(codec.decode(entry.payload), entry.weight)
+        if entry.seq < withdrawn.get(entry.author, entry.seq + 1):
+            accumulator.add(codec.decode(entry.payload), entry.weight)
         headers.setdefault(entry.author, []).append(entry.without_payload())
     kept = {key: tuple(held[-KEPT_HEADERS:]) for key, held in headers.items()}
-    return Snapshot(snapshot.charter_id, kept, snapshot.evidence, accumulator)
+    newest = AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES)
+    return Snapshot(
+        snapshot.charter_id, kept, snapshot.evidence, tuple(amendments), newest, dict(withdrawn), accumulator
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from kmel_p2p.core.amendment import AmendmentDocument
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Message, Store
 from kmel_p2p.core.identity import Identity
@@ -14,16 +15,35 @@ from kmel_p2p.core.ledger.computing import Computing, Digests
 from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.giving import SnapshotGiver
+from kmel_p2p.core.ledger.governing import Governing
 from kmel_p2p.core.ledger.joining import Joiner, Stage
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Attest, Claim, Folded, SnapshotAsk, SnapshotOffer, SnapshotPart
+from kmel_p2p.core.ledger.ledger import Ledger, Outcome
+from kmel_p2p.core.ledger.messages import (
+    Amendments,
+    Attest,
+    Claim,
+    Folded,
+    SnapshotAsk,
+    SnapshotOffer,
+    SnapshotPart,
+    WantAmendments,
+)
 from kmel_p2p.core.ledger.retention import Retention
 from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey, Vector
 
 BELIEVED_AFTER: Micros = 5 * SECOND
 """A site that says entries are folded away is believed when they are still missing after so long."""
 
-MESSAGES: tuple[type[Message], ...] = (Claim, Folded, SnapshotAsk, SnapshotOffer, SnapshotPart, Attest)
+MESSAGES: tuple[type[Message], ...] = (
+    Claim,
+    Folded,
+    SnapshotAsk,
+    SnapshotOffer,
+    SnapshotPart,
+    Attest,
+    WantAmendments,
+    Amendments,
+)
 
 
 class Upkeep:
@@ -43,15 +63,18 @@ class Upkeep:
         now: Micros,
     ) -> None:
         def roster() -> int:
-            return len(ledger.rules.roster)
+            return len(self.governing.constitution.roster)
 
+        self.governing = Governing(ledger, outbox)
         self.computing = Computing(outbox)
         self._ledger = ledger
         self._antientropy = antientropy
         self._outbox = outbox
         self._digests = Digests(ledger, self.computing)
         self.claims = Claims(identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
-        self.joiner = Joiner(len(ledger.accumulator), roster, alive, self._told, self.computing, outbox, rng)
+        self.joiner = Joiner(
+            len(ledger.accumulator), lambda: self.governing.constitution, alive, self._told, self.computing, outbox, rng
+        )
         self._giver = SnapshotGiver(ledger, self.computing, outbox)
         retain = charter.averaging.retain_entries
         self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, outbox, now)
@@ -69,6 +92,11 @@ class Upkeep:
             case Folded(floor):
                 since = self._hints[sender][1] if sender in self._hints else now
                 self._hints[sender] = (floor, since)
+            case WantAmendments():
+                self.governing.on_want(sender, message)
+            case Amendments():
+                for outcome in self.governing.on_amendments(sender, message):
+                    self._amended(outcome)
             case SnapshotAsk():
                 self._giver.on_ask(sender, message, now)
             case SnapshotOffer():
@@ -100,15 +128,29 @@ class Upkeep:
         if self.joiner.stage is not Stage.READY or not may_adopt:
             return
         snapshot = self.joiner.take()
+        known = self.governing.constitution.number
         outcome = self._ledger.adopt(snapshot)
         self._digests.forget()
         self._hints.clear()
         self._antientropy.pulling = True
         self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
         self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
+        self.governing.tell(known)
         self._antientropy.took(outcome)
 
+    def amend(self, document: AmendmentDocument) -> None:
+        """The operator hands over the next amendment in force.
+
+        Raises:
+            ConfigError: it is not in force; says why.
+        """
+        self._amended(self.governing.enact(document))
+
     # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _amended(self, outcome: Outcome) -> None:
+        self._digests.forget()
+        self._antientropy.took(outcome)
 
     def _told(self, site: SiteKey) -> Vector | None:
         told = self._antientropy.counterpart(site)
@@ -121,5 +163,5 @@ class Upkeep:
                 del self._hints[site]
             elif now >= since + BELIEVED_AFTER:
                 self.joiner.want(now)
-        if self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator):
+        if self._ledger.stale or self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator):
             self.joiner.want(now)

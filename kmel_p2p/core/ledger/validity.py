@@ -34,6 +34,7 @@ class Refusal(enum.Enum):
     WEIGHT = "its weight is zero or above the charter's cap"
     STEPS = "it claims no training step"
     BASE_SELF = "its base does not hold exactly the author's earlier entries"
+    OUTSIDE = "its author was not on the roster under the amendment that it names"
     BASE_AUTHOR = "its base names a site that is not on the roster"
     BASE_ENDED = "its base holds entries of a log that it calls ended before them"
     ALONE = "it ran further ahead than the charter allows before it had seen an entry of any other site"
@@ -109,8 +110,10 @@ def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:
 
 
 def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
-    """The checks that need nothing but the header itself."""
+    """The checks that need nothing but the header itself. `rules` are those under the amendment that it names."""
     base, ended = header.base, header.basis.ended
+    if header.author not in rules.roster:
+        return Refusal.OUTSIDE
     if header.codec_id != rules.codec_id:
         return Refusal.CODEC
     if not 1 <= header.weight <= rules.weight_cap:

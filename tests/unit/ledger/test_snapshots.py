@@ -13,7 +13,7 @@ from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import Entry
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
-from kmel_p2p.core.ledger.snapshot import Snapshot, advance, decode
+from kmel_p2p.core.ledger.snapshot import Snapshot, advance, decode, genesis
 
 SITES = identities(3)
 
@@ -30,7 +30,7 @@ def history(count: int) -> tuple[Ledger, list[Entry]]:
 
 def empty() -> Snapshot:
     fresh = new_ledger(SITES)
-    return Snapshot(fresh.rules.charter_id, {}, (), fresh.accumulator)
+    return genesis(fresh.rules.charter_id, fresh.accumulator)
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
@@ -61,7 +61,7 @@ def test_folding_changes_nothing_but_what_is_held(count: int, data: st.DataObjec
     until = {site.key: data.draw(st.integers(0, ledger.head(site.key))) for site in SITES}
     ledger.fold(until)
     assert (ledger.digest(), ledger.vector) == (digest, vector)
-    stored = advance(empty(), (e for e in made if e.seq <= until[e.author]), PlainCodec())
+    stored = advance(empty(), (e for e in made if e.seq <= until[e.author]), PlainCodec(), {}, ())
     restarted = new_ledger(SITES)
     restarted.adopt(decode(stored.encode()))
     for entry in ledger.entries():

@@ -9,9 +9,12 @@ import pytest
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import Entry, create, decode
+from kmel_p2p.core.ledger.events import FoldRecord
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.snapshot import Snapshot
+from kmel_p2p.core.ledger.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.types import SiteKey
 from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk
 from kmel_p2p.site.store import Store
 
@@ -26,7 +29,11 @@ def fresh() -> Ledger:
 
 
 def genesis() -> Snapshot:
-    return Snapshot(CHARTER.id, {}, (), Accumulator.from_trunk(toy_trunk()))
+    return empty_snapshot(CHARTER.id, Accumulator.from_trunk(toy_trunk()))
+
+
+def folding(until: dict[SiteKey, int]) -> FoldRecord:
+    return FoldRecord(until, {}, ())
 
 
 def publish(ledger: Ledger, index: int) -> Entry:
@@ -78,7 +85,7 @@ def snapshots(path: Path) -> list[str]:
 def test_folding_keeps_the_sum_and_bounds_the_store(tmp_path: Path) -> None:
     store, ledger = filled(tmp_path / "s")
     for until in (1, 3, 3):
-        store.fold({site.key: until for site in SITES}, genesis, ToyCodec())
+        store.fold(folding({site.key: until for site in SITES}), genesis, ToyCodec())
         again = reopened(store)
         assert again.digest() == ledger.digest()
         assert again.vector == ledger.vector == store.vector()
@@ -90,7 +97,7 @@ def test_folding_keeps_the_sum_and_bounds_the_store(tmp_path: Path) -> None:
 
 def test_the_trainer_state_outlives_the_entry_it_came_with(tmp_path: Path) -> None:
     store, _ = filled(tmp_path / "s")
-    store.fold({site.key: 4 for site in SITES}, genesis, ToyCodec())
+    store.fold(folding({site.key: 4 for site in SITES}), genesis, ToyCodec())
     assert store.own_state_file(OWN) == "round-4"
     store.close()
 
@@ -105,7 +112,7 @@ class Crash(BaseException):
 @pytest.mark.parametrize("point", POINTS)
 def test_a_crash_while_folding_leaves_one_whole_snapshot(tmp_path: Path, point: str) -> None:
     store, ledger = filled(tmp_path / "s")
-    store.fold({OWN: 1}, genesis, ToyCodec())
+    store.fold(folding({OWN: 1}), genesis, ToyCodec())
 
     def fault(at: str) -> None:
         if at == point:
@@ -113,7 +120,7 @@ def test_a_crash_while_folding_leaves_one_whole_snapshot(tmp_path: Path, point: 
 
     store._fault = fault
     with pytest.raises(Crash):
-        store.fold({site.key: 3 for site in SITES}, genesis, ToyCodec())
+        store.fold(folding({site.key: 3 for site in SITES}), genesis, ToyCodec())
     store.close()
     store = Store(store.path)
     assert len(snapshots(store.path)) == 1
@@ -144,7 +151,7 @@ def test_an_adopted_snapshot_takes_the_place_of_what_it_holds_and_keeps_what_is_
 
 def test_a_damaged_or_missing_snapshot_says_so(tmp_path: Path) -> None:
     store, _ = filled(tmp_path / "s")
-    store.fold({OWN: 2}, genesis, ToyCodec())
+    store.fold(folding({OWN: 2}), genesis, ToyCodec())
     file = tmp_path / snapshots(store.path)[0]
     content = file.read_bytes()
     file.write_bytes(b"x" + content[1:])

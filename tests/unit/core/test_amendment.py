@@ -1,0 +1,128 @@
+"""Amendments: a chain that a quorum signs, checked by whoever has the charter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution, signatures_needed
+from kmel_p2p.core.errors import ConfigError, WireError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.sim.ledger_toy import toy_charter, toy_identities
+
+SITES = toy_identities(5)
+CHARTER = toy_charter(SITES)
+FRESH = Identity(b"f" * 32)
+
+
+def signed(constitution: Constitution, who: list[Identity], **changes: Any) -> AmendmentDocument:
+    document = constitution.draft(**changes)
+    for identity in who:
+        document = document.signed_by(identity, constitution)
+    return document
+
+
+def retire(name: str, last: int = 3, retract_from: int = 0) -> list[dict[str, Any]]:
+    return [{"name": name, "last": last, "retract_from": retract_from}]
+
+
+def test_a_quorum_puts_an_amendment_in_force_and_less_does_not() -> None:
+    constitution = Constitution(CHARTER)
+    document = signed(constitution, SITES[:2], retire=retire("site4"))
+    assert constitution.why_not_in_force(document).startswith("2 of 3 needed sites have signed; missing among: site2")
+    document = document.signed_by(SITES[4], constitution)
+    after = constitution.followed_by(document)
+    assert after.number == 1
+    assert SITES[4].key not in after.roster
+    assert SITES[4].key in after.everyone
+    assert after.retired[SITES[4].key].last == 3
+    assert after.id == CHARTER.id
+    assert after.at(0).roster == constitution.roster
+
+
+def test_changes_of_every_kind() -> None:
+    constitution = Constitution(CHARTER)
+    constitution = constitution.followed_by(
+        signed(constitution, SITES[:3], add=[{"name": "late", "key": FRESH.key.hex(), "addresses": ["tcp://h:1"]}])
+    )
+    assert constitution.roster[FRESH.key].addresses == ("tcp://h:1",)
+    assert constitution.signatures_needed == 4
+    other = Identity(b"o" * 32)
+    document = signed(constitution, SITES[:3], rekey=[{"name": "site3", "key": other.key.hex(), "last": 7}])
+    assert constitution.why_not_in_force(document)
+    constitution = constitution.followed_by(document.signed_by(FRESH, constitution))
+    assert constitution.roster[other.key].name == "site3"
+    assert constitution.retired[SITES[3].key].last == 7
+    constitution = constitution.followed_by(signed(constitution, [*SITES[:3], FRESH], quorum="all"))
+    assert constitution.signatures_needed == 6
+    assert [document.amendment.number for document in constitution.documents] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "it changes nothing"),
+        ({"retire": retire("nobody")}, "there is no site 'nobody' now"),
+        ({"retire": [*retire("site1"), *retire("site1")]}, "site 'site1' is named twice"),
+        ({"add": [{"name": "site1", "key": FRESH.key.hex()}]}, "site 'site1' is named twice"),
+        ({"add": [{"name": "new", "key": SITES[1].key.hex()}]}, "was used before"),
+        ({"add": [{"name": "new", "key": "ff" * 32}]}, "is no Ed25519 public key"),
+        ({"number": 2, "quorum": "all"}, "it has number 2; the next one is 1"),
+        ({"charter": "00" * 32, "quorum": "all"}, "it amends another charter"),
+        ({"previous": "11" * 32, "quorum": "all"}, "it does not follow the newest amendment"),
+        ({"retire": retire("site1", 3, 4)}, "retract_from (4) is above last (3)"),
+        ({"retyre": retire("site1")}, "did you mean 'retire'?"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_reason(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Constitution(CHARTER).draft(**changes)
+    assert words in str(caught.value)
+
+
+def test_signatures_count_once_and_only_of_current_sites() -> None:
+    constitution = Constitution(CHARTER)
+    document = signed(constitution, SITES[:2], quorum="all")
+    copied = document.model_copy(update={"signatures": {**document.signatures, "site2": document.signatures["site1"]}})
+    assert constitution.signed(copied) == sorted(["site0", "site1"], key=lambda n: SITES[int(n[-1])].key)
+    with pytest.raises(ConfigError, match="is not a site"):
+        document.signed_by(FRESH, constitution)
+    gone = constitution.followed_by(signed(constitution, SITES[:3], retire=retire("site0")))
+    with pytest.raises(ConfigError, match="is not a site"):
+        gone.draft(quorum="all").signed_by(SITES[0], gone)
+
+
+def test_documents_survive_file_and_wire() -> None:
+    document = signed(Constitution(CHARTER), SITES[:3], retire=retire("site4", 9, 2), quorum="two-thirds")
+    assert AmendmentDocument.parse(document.render(), "f") == document
+    assert AmendmentDocument.decode(document.encode()) == document
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=None)
+def test_random_bytes_are_no_amendment(data: bytes) -> None:
+    with pytest.raises(WireError):
+        AmendmentDocument.decode(data)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=150)
+def test_a_damaged_amendment_is_refused_or_not_in_force_or_the_same(data: st.DataObject) -> None:
+    constitution = Constitution(CHARTER)
+    document = signed(constitution, SITES[:3], retire=retire("site4"))
+    encoded = bytearray(document.encode())
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        damaged = AmendmentDocument.decode(bytes(encoded))
+    except WireError:
+        return
+    assert damaged.amendment == document.amendment or constitution.why_not_in_force(damaged)
+
+
+@given(st.integers(1, 500), st.sampled_from(["majority", "two-thirds", "all"]))
+def test_two_quorums_share_a_site(sites: int, quorum: Any) -> None:
+    assert 2 * signatures_needed(sites, quorum) > sites
+    assert signatures_needed(sites, quorum) <= sites

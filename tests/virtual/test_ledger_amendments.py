@@ -1,0 +1,163 @@
+"""Sites come, go and change their keys in a running federation; everybody ends with the same trunk."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.core.ledger.events import CharterAmended, EntryPublished
+from kmel_p2p.core.rounds import Amend, Phase
+from kmel_p2p.core.types import MILLISECOND, SECOND
+from kmel_p2p.sim.ledger_federation import LedgerFederation
+from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
+from kmel_p2p.sim.links import Conditions
+
+LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=20 * MILLISECOND, loss=0.2)
+
+
+def slowly(index: int) -> int:
+    return SECOND // 10
+
+
+def agreed(federation: LedgerFederation, signers: list[int], **changes: Any) -> AmendmentDocument:
+    """The next amendment, signed."""
+    constitution = federation.averaging(signers[0]).upkeep.governing.constitution
+    document = constitution.draft(**changes)
+    for index in signers:
+        document = document.signed_by(federation.world.identities[index], constitution)
+    return document
+
+
+def amend(federation: LedgerFederation, at: int, document: AmendmentDocument) -> None:
+    federation.network.command(federation.host(at), Amend(document.encode()))
+
+
+def numbers(federation: LedgerFederation) -> set[int]:
+    return {federation.averaging(index).ledger.law.number for index in federation.running()}
+
+
+def unsee(federation: LedgerFederation, gone: int) -> None:
+    """Membership removes a retired site from every view."""
+    for index in federation.running():
+        if index != gone:
+            federation.see(index, gone, False)
+
+
+def test_a_retired_site_stops_counting_at_the_same_entry_everywhere() -> None:
+    federation = LedgerFederation(toy_world(5, {"entry_limit": 20}, step_us=slowly, conditions=LOSSY), 1)
+    federation.start_all()
+    key = federation.sites[4].key
+    federation.run(60 * SECOND, until=lambda: federation.averaging(0).ledger.head(key) >= 6)
+    last = federation.averaging(0).ledger.head(key) - 2
+    amend(federation, 0, agreed(federation, [0, 1, 2], retire=[{"name": "site4", "last": last}]))
+    assert federation.run(60 * SECOND, until=lambda: numbers(federation) == {1})
+    unsee(federation, 4)
+    federation.run(2 * SECOND)
+    assert federation.averaging(4).phase is Phase.LISTENING
+    federation.crash(4)
+    assert federation.run(120 * SECOND, until=federation.all_complete)
+    assert len(federation.digests()) == 1
+    for index in range(4):
+        ledger = federation.averaging(index).ledger
+        assert ledger.head(key) == last
+        assert not ledger.faults
+        assert len(federation.events(index, CharterAmended)) == 1
+        assert all(ledger.head(site.key) == 20 for site in federation.sites[:4])
+
+
+def test_retraction_takes_exactly_the_sites_contribution_out_and_survives_a_restart() -> None:
+    federation = LedgerFederation(toy_world(4, {"entry_limit": 12}, step_us=slowly), 2)
+    federation.start_all()
+    key = federation.sites[3].key
+    federation.run(60 * SECOND, until=lambda: federation.averaging(0).ledger.head(key) >= 6)
+    document = agreed(federation, [0, 1, 2], retire=[{"name": "site3", "last": 5, "retract_from": 3}])
+    amend(federation, 1, document)
+    assert federation.run(30 * SECOND, until=lambda: numbers(federation) == {1})
+    unsee(federation, 3)
+    federation.crash(3)
+    federation.crash(2)
+    federation.run(5 * SECOND)
+    federation.start(2)
+    assert federation.run(120 * SECOND, until=federation.all_complete)
+    assert len(federation.digests()) == 1
+    ledger = federation.averaging(2).ledger
+    assert ledger.head(key) == 5
+    expected = Accumulator.from_trunk(toy_trunk())
+    for entry in ledger.entries():
+        if entry.author != key or entry.seq < 3:
+            expected.add(ToyCodec().decode(entry.payload), entry.weight)
+    np.testing.assert_array_equal(ledger.accumulator.trunk(), expected.trunk())
+    assert ledger.accumulator.digest() == expected.digest()
+    # Its entries stay for judging others.
+    assert ledger.books.get(key, 4) is not None
+    kept = [decode(record.encoded).seq for who, record in federation.sites[2].disk.entries.items() if who[0] == key]
+    assert kept == [1, 2, 3, 4, 5]
+
+
+def with_newcomer(seed: int, **averaging: Any) -> LedgerFederation:
+    """Five sites exist, four founded the federation."""
+    identities = toy_identities(5)
+    world = toy_world(5, {"entry_limit": 15, **averaging}, step_us=slowly)
+    founders = toy_charter(identities[:4], {"steps_per_entry": 10, "entry_limit": 15, **averaging})
+    federation = LedgerFederation(dataclasses.replace(world, charter=founders), seed)
+    for index in range(4):
+        federation.start(index)
+    return federation
+
+
+def test_an_added_site_joins_with_the_amendment_that_added_it() -> None:
+    federation = with_newcomer(3)
+    federation.run(8 * SECOND)
+    add = [{"name": "site4", "key": federation.sites[4].key.hex()}]
+    document = agreed(federation, [0, 1, 3], add=add)
+    amend(federation, 0, document)
+    assert federation.run(30 * SECOND, until=lambda: numbers(federation) == {1})
+    federation.sites[4].disk.amendments.append(document.encode())
+    federation.start(4)
+    assert federation.run(240 * SECOND, until=federation.all_complete)
+    assert len(federation.digests()) == 1
+    assert federation.averaging(0).ledger.head(federation.sites[4].key) == 15
+    entries = [e for e in federation.averaging(0).ledger.entries() if e.author == federation.sites[4].key]
+    assert {entry.basis.amendment for entry in entries} == {1}
+    caps = [rules.weight_cap for rules in federation.averaging(0).ledger.law.rules]
+    assert caps == [2**15, 2**17 // 5]
+
+
+def test_an_entry_of_a_site_that_nobody_heard_of_waits_for_its_amendment() -> None:
+    federation = with_newcomer(4)
+    federation.run(8 * SECOND)
+    add = [{"name": "site4", "key": federation.sites[4].key.hex()}]
+    document = agreed(federation, [0, 1, 2], add=add)
+    # Only the newcomer has it: the others learn it from its first summary.
+    federation.sites[4].disk.amendments.append(document.encode())
+    federation.start(4)
+    assert federation.run(240 * SECOND, until=federation.all_complete)
+    assert numbers(federation) == {1}
+    assert len(federation.digests()) == 1
+    assert federation.averaging(2).ledger.head(federation.sites[4].key) == 15
+
+
+def test_a_site_goes_on_under_a_new_key() -> None:
+    federation = LedgerFederation(toy_world(4, {"entry_limit": 12}, step_us=slowly), 5)
+    federation.start_all()
+    old = federation.sites[2].key
+    federation.run(60 * SECOND, until=lambda: federation.averaging(0).ledger.head(old) >= 4)
+    federation.crash(2)
+    federation.run(3 * SECOND)
+    last = federation.averaging(0).ledger.head(old)
+    fresh = Identity(b"n" * 32)
+    document = agreed(federation, [0, 1, 3], rekey=[{"name": "site2", "key": fresh.key.hex(), "last": last}])
+    amend(federation, 3, document)
+    assert federation.run(120 * SECOND, until=federation.all_complete)
+    assert len(federation.digests()) == 1
+    constitution: Constitution = federation.averaging(0).upkeep.governing.constitution
+    assert constitution.roster[fresh.key].name == "site2"
+    assert federation.averaging(1).ledger.head(old) == last
+    published = [e for e in federation.events(0, EntryPublished) if isinstance(e, EntryPublished)]
+    assert published[-1].seq == 12
