@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
 from kmel_p2p.core.errors import LocalError, WireError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.averaging import Members
+from kmel_p2p.core.ledger.averaging import PATIENCE_ROUNDS, Members
+from kmel_p2p.core.ledger.cadence import Plateau, StepTime, steps_for
+from kmel_p2p.core.ledger.pace import Companions
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberRemoved
 from kmel_p2p.core.pushsum.events import PushSumRefused
 from kmel_p2p.core.pushsum.keeper import Keeper
@@ -27,10 +29,11 @@ from kmel_p2p.core.pushsum.mixing import Mixing
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
 from kmel_p2p.core.pushsum.share import payload_bytes
 from kmel_p2p.core.pushsum.spread import Spread
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable, slowest_level
+from kmel_p2p.core.pushsum.standing import Standing, StandingTable, training_levels
 from kmel_p2p.core.pushsum.state import Minted, State
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import (
+    Amend,
     Approve,
     EntryHeld,
     Listen,
@@ -91,6 +94,13 @@ class PushSumAveraging:
         self._ready = False
         self._settled_at: Micros | None = None
         self._waiting = ""
+        self._companions = Companions(rules.max_lead)
+        self._opened_at: Micros = now
+        self._round_took: Micros = 0
+        self._step_time = StepTime()
+        self._plateau = Plateau(rules.patience)
+        self._enough = False
+        self._patience_ends: Micros | None = None
         self._complete = False
         self._resting = False
         self._step = Step.IDLE
@@ -171,13 +181,21 @@ class PushSumAveraging:
             case Listen(reason):
                 self._set_phase(Phase.LISTENING, reason)
             case Trained():
-                self._on_trained(cmd)
-            case RoundFailed() | Reject():
-                self._expect(Step.HELD if isinstance(cmd, Reject) else Step.TRAINING, cmd.seq)
-                self._ready = self._ready and isinstance(cmd, Reject)
+                self._on_trained(cmd, now)
+            case Reject():
+                self._expect(Step.HELD, cmd.seq)
                 self._abandon(cmd.seq, cmd.reason)
-            case Unready():
-                self._ready = False
+            case RoundFailed():
+                self._expect(Step.TRAINING, cmd.seq)
+                self._abandon(cmd.seq, cmd.reason)
+                self._unready(cmd.reason)
+            case Unready(reason):
+                self._unready(reason)
+            case Amend():
+                raise LocalError(
+                    "in pushsum mode amendments are not carried between sites: draft a new charter with the sites of "
+                    "the next run and have it signed"
+                )
             case Approve():
                 self._expect(Step.HELD, cmd.seq)
                 self._store_round()
@@ -204,7 +222,13 @@ class PushSumAveraging:
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = (self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(), self._settled_at)
+        moments = (
+            self._spread.deadline(),
+            self._transfers.deadline(),
+            self._mixing.deadline(self._phase),
+            self._settled_at,
+            self._patience_ends,
+        )
         return min(m for m in moments if m is not None)
 
     def poll(self) -> Effect | None:
@@ -213,11 +237,12 @@ class PushSumAveraging:
 
     # ---- rounds -------------------------------------------------------------------------------------------------
 
-    def _maybe_open_round(self) -> None:
+    def _maybe_open_round(self, now: Micros) -> None:
+        self._patience_ends = None
         if not self._ready or self._step is not Step.IDLE or self._phase is not Phase.TRAINING:
             self._say_waiting("")
             return
-        reason = self._why_wait()
+        reason = self._why_wait(now)
         self._say_waiting(reason)
         if reason:
             return
@@ -228,10 +253,19 @@ class PushSumAveraging:
         if self.state.level >= limit:
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
+        if self._enough:
+            self._set_phase(Phase.LISTENING, f"validation has not improved over {self._rules.patience} rounds")
+            return
         self._step = Step.TRAINING
-        self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, self._rules.steps_per_entry, math.inf)))
+        self._opened_at = now
+        self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, self._steps(), math.inf)))
 
-    def _why_wait(self) -> str:
+    def _steps(self) -> int:
+        told = self.table.among(self._members.alive())
+        others = [s.step_us for s in told if s.phase == Phase.TRAINING]
+        return steps_for(self._rules.steps_per_entry, self._step_time.value, others)
+
+    def _why_wait(self, now: Micros) -> str:
         alive = self._members.alive()
         told = self.table.among(alive)
         if self._settled_at is not None and len(told) < len(alive):
@@ -243,16 +277,22 @@ class PushSumAveraging:
             return f"{present} of {self._rules.start_sites} sites are ready to start"
         if self.state.level >= self._rules.entry_limit:
             return ""
-        slow = slowest_level(told, self._mixing.reached(), self._rules.age_limit)
-        if slow is not None and self.state.level + 1 - slow > self._rules.max_lead:
-            return f"{self._rules.max_lead} rounds ahead of the slowest training site"
-        return ""
+        if self._enough:
+            return ""
+        levels = training_levels(told, self._mixing.reached() - self._rules.age_limit)
+        self._companions.note(levels, self.state.level, now)
+        patience = max(self._settings.patience, PATIENCE_ROUNDS * self._round_took)
+        self._patience_ends = self._companions.holding_back(self.state.level, patience, now)
+        return f"{self._rules.max_lead} rounds ahead of the slowest training site" if self._patience_ends else ""
 
-    def _on_trained(self, result: Trained) -> None:
+    def _on_trained(self, result: Trained, now: Micros) -> None:
         self._expect(Step.TRAINING, result.seq)
         size = len(self.state.holding)
         if len(result.payload) != 4 * size:
             raise LocalError(f"the drift has {len(result.payload)} bytes; float32[{size}] is needed")
+        self._round_took = now - self._opened_at
+        self._step_time.measured(self._round_took, result.steps)
+        self._enough = self._plateau.seen(result.validation)
         self._trained = result, np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
         if self._settings.hold:
             self._step = Step.HELD
@@ -268,8 +308,8 @@ class PushSumAveraging:
             self.state.trained(drift, self._rules.momentum, self._rules.outer_step)
         except LocalError as error:
             # The same training would end the same way: the driver decides when this site is ready again.
-            self._ready = False
             self._abandon(result.seq, str(error))
+            self._unready(str(error))
             return
         self._step = Step.STORING
         self._keeper.checkpoint(result.own_state_file, lambda now: self._round_stored(result.seq))
@@ -294,11 +334,10 @@ class PushSumAveraging:
         """After every input: see whether a round may open, something is to be asked, or the run is over."""
         if self._settled_at is not None and now >= self._settled_at:
             self._settled_at = None
-        self._maybe_open_round()
-        if self._phase is not Phase.PREPARING:
-            newer = self._mixing.ask_if_old(now)
-            if newer is not None:
-                self._outbox.append(Send(newer, Ask()))
+        self._maybe_open_round(now)
+        newer = self._mixing.ask_if_old(self._phase, now)
+        if newer is not None:
+            self._outbox.append(Send(newer, Ask()))
         self._mixing.wind_down(self._phase, now)
         if self._mixing.resting != self._resting:
             self._resting = self._mixing.resting
@@ -319,6 +358,11 @@ class PushSumAveraging:
         self._outbox.append(Emit(PhaseChanged(phase, reason)))
         self._spread.announce()
 
+    def _unready(self, reason: str) -> None:
+        """Nobody's pace may depend on a site that cannot train."""
+        self._ready = False
+        self._set_phase(Phase.PREPARING, reason)
+
     def _say_waiting(self, reason: str) -> None:
         if reason != self._waiting:
             self._waiting = reason
@@ -333,6 +377,7 @@ class PushSumAveraging:
             weight=self._weight(),
             rounds=self.state.rounds,
             offset=self.state.offset,
+            step_us=self._step_time.value,
             phase=int(self._phase),
             resting=self._resting,
         )

@@ -82,6 +82,7 @@ _STANDING = record(
     weight=uint(MAX_MASS),
     rounds=_ROUND,
     offset=_ROUND,
+    step_us=uint(2**40),
     phase=uint(2),
     resting=flag(),
     signature=SIGNATURE,

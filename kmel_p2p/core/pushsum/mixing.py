@@ -89,9 +89,9 @@ class Mixing:
         """Whether the trunk here misses too much of the others' work to count."""
         return self._state.age + self._rules.age_limit < self.reached()
 
-    def ask_if_old(self, now: Micros) -> SiteKey | None:
+    def ask_if_old(self, phase: Phase, now: Micros) -> SiteKey | None:
         """Whom to ask for a share now, if anybody."""
-        if now < self._next_ask or not self.is_old():
+        if phase is Phase.PREPARING or now < self._next_ask or not self.is_old():
             return None
         self._next_ask = now + self._settings.transfers.retry_first
         goal = self.reached()
@@ -121,12 +121,12 @@ class Mixing:
         if self._left == 0:
             self._rested_age = self._state.age
 
-    def deadline(self) -> Micros | None:
+    def deadline(self, phase: Phase) -> Micros | None:
         """When `ask_if_old` or `wind_down` has something to do."""
         moments = []
         if self._left:
             moments.append(self._next_last)
-        if self.is_old():
+        if phase is not Phase.PREPARING and self.is_old():
             moments.append(self._next_ask)
         return min(moments, default=None)
 

@@ -28,6 +28,7 @@ class PushSumRules:
         steps_per_entry: optimiser steps of a round.
         start_sites: sites ready before the first round.
         max_lead: rounds a site may be ahead of the slowest training one.
+        patience: rounds without a better validation score after which a site listens; 0 means never.
         weight_cap: largest weight, as a multiple of the mean weight.
         bits: per value of a share.
         momentum: of the outer step, on local drift only.
@@ -45,6 +46,7 @@ class PushSumRules:
     steps_per_entry: int
     start_sites: int
     max_lead: int = 4
+    patience: int = 0
     weight_cap: float = 2.0
     bits: Bits = 8
     momentum: float = 0.5
@@ -77,6 +79,7 @@ class PushSumSettings:
         hold: keep each round back until the operator approves it.
         settle: how long a starting site waits to hear from every reachable site before its first round.
         neighbours: the only sites shares are sent to; empty for all. Lists should be mutual.
+        patience: how long a site that trains, but does not come on, holds this one back; at least 16 own rounds.
         interval: between two exchanges of standings with a random site, microseconds.
         transfers: back-off of inquiries.
     """
@@ -84,6 +87,7 @@ class PushSumSettings:
     hold: bool = False
     settle: Micros = 5 * SECOND
     neighbours: frozenset[SiteKey] = frozenset()
+    patience: Micros = 30 * SECOND
     interval: Micros = 1 * SECOND
     transfers: TransferSettings = field(default_factory=TransferSettings)
 

@@ -28,6 +28,9 @@ Bits: TypeAlias = Literal[4, 8, 16, 64]
 _TOP = {4: 7, 8: 127, 16: 32767}
 _MAX_EXPONENT = 60
 
+_HALVES = np.stack([np.arange(256) % 16 - 8, np.arange(256) // 16 - 8], axis=1).astype(np.int8)
+"""Both levels in a byte."""
+
 
 def encode(holding: Holding, mass: int, bits: Bits, seed: int) -> tuple[bytes, Sums]:
     """The share of `holding` that belongs to `mass`.
@@ -89,22 +92,23 @@ def payload_bytes(size: int, bits: Bits) -> int:
 def _quantise(share: NDArray[np.float64], bits: int, words: np.random.Philox) -> tuple[bytes, bytes, Sums]:
     """Scales, levels and decoded sums of one block."""
     count, top = share.size, _TOP[bits]
-    padded = np.zeros(_chunks(count) * CHUNK)
-    padded[:count] = share
-    rows = padded.reshape(-1, CHUNK)
-    scale, step = _scales(np.abs(rows).max(axis=1), top)
-    dither = words.random_raw(rows.size // 4).astype("<u8").view("<u2").reshape(rows.shape)
-    level = rows / np.maximum(step, 1)[:, None]
-    level += dither * 2.0**-16
-    np.floor(level, out=level)
-    whole = np.clip(level, -top, top).astype(np.int64)
-    whole.reshape(-1)[count:] = 0
+    chunks = _chunks(count)
+    rows = np.zeros((chunks, CHUNK))
+    rows.reshape(-1)[:count] = share
+    scale, step = _scales(np.maximum(rows.max(axis=1), -rows.min(axis=1)), top)
+    rows *= (1.0 / np.maximum(step, 1))[:, None]
+    dither = words.random_raw(rows.size // 4).astype("<u8", copy=False).view("<u2").reshape(rows.shape)
+    rows += dither * np.float32(2.0**-16)
+    np.floor(rows, out=rows)
+    np.clip(rows, -top, top, out=rows)
+    rows.reshape(-1)[count:] = 0.0
+    level = rows.astype(np.int16)
     # A chunk that rounded to nothing carries no levels.
-    scale[~whole.any(axis=1)] = 0
-    kept = np.repeat(scale != 0, CHUNK)[:count]
-    packed = _pack(whole.reshape(-1)[:count][kept], bits)
-    sums = (whole * step[:, None]).reshape(-1)[:count]
-    return scale.astype("<u2").tobytes(), packed, sums
+    full = level.any(axis=1)
+    scale[~full] = 0
+    sums = np.multiply(level, step[:, None], dtype=np.int64).reshape(-1)[:count]
+    carried = level.reshape(-1)[:count] if full.all() else level.reshape(-1)[:count][np.repeat(full, CHUNK)[:count]]
+    return scale.astype("<u2").tobytes(), _pack(carried, bits), sums
 
 
 def _scales(largest: NDArray[np.float64], top: int) -> tuple[NDArray[np.uint16], Sums]:
@@ -142,35 +146,41 @@ def _dequantise(body: memoryview, size: int, bits: int) -> Sums:
     level = _unpack(levels, carried, bits)
     if carried and not -top <= int(level.min()) <= int(level.max()) <= top:
         raise WireError("level of a share out of range")
-    sums = np.zeros(size, np.int64)
-    step = np.repeat(mantissa << exponent, length)
-    sums[step != 0] = level
-    sums *= step
-    return sums
+    return _spread(level, mantissa << exponent, size)
 
 
-def _pack(level: Sums, bits: int) -> bytes:
+def _spread(level: NDArray[np.int16] | NDArray[np.int8], step: Sums, size: int) -> Sums:
+    """Levels of the chunks with a step, times it, at their places: int64[size]."""
+    sums = np.zeros((step.size, CHUNK), np.int64)
+    flat = sums.reshape(-1)
+    if step.all():
+        flat[: level.size] = level
+    else:
+        flat[np.flatnonzero(np.repeat(step != 0, CHUNK))[: level.size]] = level
+    sums *= step[:, None]
+    return flat[:size]
+
+
+def _pack(level: NDArray[np.int16], bits: int) -> bytes:
     if bits == 16:
         return level.astype("<i2").tobytes()
     if bits == 8:
         return level.astype(np.int8).tobytes()
     halves = np.zeros(level.size + level.size % 2, np.uint8)
-    halves[: level.size] = level + 8
+    np.add(level, 8, out=halves[: level.size], casting="unsafe")
     return (halves[::2] | (halves[1::2] << 4)).tobytes()
 
 
-def _unpack(levels: memoryview, count: int, bits: int) -> Sums:
+def _unpack(levels: memoryview, count: int, bits: int) -> NDArray[np.int16] | NDArray[np.int8]:
     if bits == 16:
-        return np.frombuffer(levels, "<i2").astype(np.int64)
+        return np.frombuffer(levels, "<i2").astype(np.int16, copy=False)
     if bits == 8:
-        return np.frombuffer(levels, np.int8).astype(np.int64)
+        return np.frombuffer(levels, np.int8)
     pairs = np.frombuffer(levels, np.uint8)
-    halves = np.empty(2 * pairs.size, np.int64)
-    halves[::2] = pairs & 15
-    halves[1::2] = pairs >> 4
-    if count % 2 and halves[-1]:
+    if count % 2 and pairs[-1] >> 4:
         raise WireError("padding of a share is not zero")
-    return halves[:count] - 8
+    halves: NDArray[np.int8] = _HALVES[pairs].reshape(-1)
+    return halves[:count]
 
 
 def _chunks(size: int) -> int:

@@ -7,7 +7,7 @@ carry what pace, partners and completion depend on; values never travel here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import msgpack
@@ -35,6 +35,7 @@ class Standing:
         weight: starting mass, minted or to be minted.
         rounds: rounds it trained.
         offset: what puts its rounds level with those of sites that started earlier.
+        step_us: time it needs per optimiser step, microseconds; 0 before its first round.
         phase: as in `rounds.Phase`.
         resting: it listens and has finished its last exchanges.
         signature: of all above and the charter id.
@@ -47,6 +48,7 @@ class Standing:
     weight: int
     rounds: int
     offset: int
+    step_us: int
     phase: int
     resting: bool
     signature: bytes = b""
@@ -141,7 +143,6 @@ def reached(standings: Iterable[Standing], own_level: int) -> int:
     return levels[len(levels) // 2]
 
 
-def slowest_level(standings: Iterable[Standing], reached_level: int, age_limit: int) -> int | None:
-    """Level of the training site furthest behind, without those that must first be brought up to date."""
-    levels: Mapping[SiteKey, int] = {s.site: s.level for s in standings if s.phase == Phase.TRAINING}
-    return min((level for level in levels.values() if level + age_limit >= reached_level), default=None)
+def training_levels(standings: Iterable[Standing], least: int) -> dict[SiteKey, int]:
+    """Levels of the sites that train; those below `least` must be brought up to date first and hold nobody back."""
+    return {s.site: s.level for s in standings if s.phase == Phase.TRAINING and s.level >= least}

@@ -129,6 +129,7 @@ class Mesh:
         self.sent_bytes = [0] * len(classes)
         self.inputs = np.zeros(size, object)
         """Exact sum of what training put in, by the sites themselves: the conservation law's other side."""
+        self.validation: Callable[[int, int], float | None] = lambda site, seq: None
         self._trained: list[tuple[int, int, NDArray[Any]]] = []
         self.cut: Callable[[int, int], bool] = lambda a, b: False
         """Pairs without a link; set by `partition`."""
@@ -291,6 +292,8 @@ class Mesh:
     def _tick(self, n: int, site: PushSumAveraging, due: Micros) -> None:
         if self.sites[n] is site and site.deadline() == due:
             self.feed(n, lambda s: s.advance(self.now))
+            after = site.deadline()
+            assert after is None or after > self.now, "a deadline that stays behind keeps a driver busy for ever"
 
     def _execute(self, n: int, site: PushSumAveraging, effect: Any) -> None:
         match effect:
@@ -298,9 +301,10 @@ class Mesh:
                 self._carry(n, self.index[to], message)
             case Store(record, ticket):
                 self.at(self.now + 5 * MILLISECOND, lambda: self._durable(n, site, record, ticket))
-            case Emit(RoundOpened(seq=seq)):
+            case Emit(RoundOpened(seq=seq, steps=steps)):
+                self.events.append((n, effect.event))
                 drift = self.drift(n, seq, site.trunk()).astype("<f4").tobytes()
-                done = Trained(seq, drift, 5, f"round-{seq}")
+                done = Trained(seq, drift, steps, f"round-{seq}", self.validation(n, seq))
                 self.at(self.now + self.train_time(n), lambda: self._input(n, site, done))
             case Emit(event):
                 self.events.append((n, event))

@@ -224,6 +224,7 @@ messages = st.one_of(
                 st.integers(0, MAX_MASS),
                 small,
                 small,
+                small,
                 st.integers(0, 2),
                 st.booleans(),
                 st.binary(min_size=64, max_size=64),

@@ -13,6 +13,7 @@ from kmel_p2p.core.membership.events import MemberRemoved
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, Treatment
 from kmel_p2p.core.pushsum.state import State, restore
 from kmel_p2p.core.rounds import (
+    Amend,
     Approve,
     EntryHeld,
     Listen,
@@ -23,8 +24,10 @@ from kmel_p2p.core.rounds import (
     RoundAbandoned,
     RoundCommitted,
     RoundFailed,
+    RoundOpened,
     RunComplete,
     Trained,
+    Unready,
     Waiting,
 )
 from kmel_p2p.core.types import SECOND
@@ -89,6 +92,54 @@ def test_nobody_runs_ahead_of_a_slow_site_by_more_than_the_lead() -> None:
     # A slow site that dies holds nobody back.
     mesh.crash(3)
     mesh.run(mesh.all_complete, 200 * SECOND)
+
+
+def test_a_stuck_site_holds_the_others_back_for_their_patience_only() -> None:
+    settings = dataclasses.replace(FAST, patience=30 * SECOND)
+    mesh = Mesh([10] * 3, no_drift, size=4, settings=settings, max_lead=2, entry_limit=60)
+    mesh.run(lambda: mesh.site(0).state.rounds >= 4, 60 * SECOND)
+    mesh.train_time = lambda n: 10**6 * SECOND if n == 2 else SECOND
+    mesh.run_for(20 * SECOND)
+    stood = mesh.site(0).state.rounds
+    assert "ahead of the slowest" in mesh.site(0).waiting
+    mesh.run_for(10 * SECOND)
+    assert mesh.site(0).state.rounds == stood
+    mesh.run_for(30 * SECOND)
+    assert mesh.site(0).state.rounds > stood + 10
+
+
+def test_a_slow_site_takes_fewer_steps() -> None:
+    mesh = Mesh([10] * 4, no_drift, size=4, steps_per_entry=40, train_time=lambda n: (4 if n == 3 else 1) * SECOND)
+    mesh.run(lambda: mesh.site(3).state.rounds >= 5, 120 * SECOND)
+    steps = [[e.steps for who, e in mesh.seen(RoundOpened) if who == n] for n in range(4)]
+    assert set(steps[0]) == {40}
+    assert steps[3][0] == 40
+    assert steps[3][2] <= 10
+
+
+def test_a_site_whose_validation_stops_improving_listens() -> None:
+    mesh = Mesh([10] * 3, toward(0.5), size=SIZE, patience=4, entry_limit=40)
+    mesh.validation = lambda site, seq: 1.0 / min(seq, 8) if site == 0 else None
+    mesh.run(mesh.all_complete, 200 * SECOND)
+    assert mesh.site(0).state.rounds == 12
+    assert mesh.site(1).state.rounds == 40
+    assert "validation has not improved over 4 rounds" in {e.reason for n, e in mesh.seen(PhaseChanged) if n == 0}
+
+
+def test_a_site_without_trainer_holds_nobody_back_and_asks_for_nothing() -> None:
+    mesh = Mesh([10] * 3, toward(0.5), size=SIZE, age_limit=8, entry_limit=60)
+    mesh.run(lambda: mesh.site(2).state.rounds >= 3, 60 * SECOND)
+    mesh.partition({0, 1}, {2})
+    mesh.feed(2, lambda site: site.command(Unready("trainer lost"), mesh.now))
+    mesh.run_for(20 * SECOND)
+    mesh.partition()
+    mesh.run_for(10 * SECOND)
+    assert mesh.site(2).phase is Phase.PREPARING
+    assert mesh.site(0).state.rounds > 25
+    mesh.feed(2, lambda site: site.command(Ready(), mesh.now))
+    mesh.run(mesh.all_complete, mesh.now + 200 * SECOND)
+    with pytest.raises(LocalError, match="amendments are not carried"):
+        mesh.feed(0, lambda site: site.command(Amend(b""), mesh.now))
 
 
 def test_the_start_waits_for_the_charters_number_of_sites() -> None:
