@@ -110,9 +110,7 @@ class Disk:
                 self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.seq}
             case FoldRecord(until, withdrawn, amendments):
                 folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
-                self.snapshot = advance(
-                    self.snapshot or self._genesis, folded, self._codec, withdrawn, amendments
-                )
+                self.snapshot = advance(self.snapshot or self._genesis, folded, self._codec, withdrawn, amendments)
                 self.entries = {k: r for k, r in self.entries.items() if k[1] > until.get(k[0], 0)}
             case SnapshotRecord(snapshot, kept):
                 self.snapshot, floor = snapshot, snapshot.vector

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from federation import CHARTER_ID, PlainCodec, identities, names, new_ledger, next_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_ledgers import CHARTER_ID, PlainCodec, identities, names, new_ledger, next_entry
 
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from federation import PlainCodec, identities, new_ledger
+from plain_ledgers import PlainCodec, identities, new_ledger
 
 from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.ledger.publisher import Publisher, State

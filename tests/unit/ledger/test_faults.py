@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 import pytest
-from federation import PlainCodec, identities, new_ledger, next_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity
