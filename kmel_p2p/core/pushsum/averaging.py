@@ -21,15 +21,16 @@ from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.averaging import PATIENCE_ROUNDS, Members
 from kmel_p2p.core.ledger.cadence import Plateau, StepTime, steps_for
 from kmel_p2p.core.ledger.pace import Companions
-from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberRemoved
+from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pushsum.events import PushSumRefused
 from kmel_p2p.core.pushsum.keeper import Keeper
-from kmel_p2p.core.pushsum.messages import Ask, Inquiry, Receipt, Standings, Transfer
+from kmel_p2p.core.pushsum.messages import Ask, Inquiry, Progress, Receipt, Standings, Transfer
 from kmel_p2p.core.pushsum.mixing import Mixing
+from kmel_p2p.core.pushsum.progress import ProgressTable, Told
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
 from kmel_p2p.core.pushsum.share import payload_bytes
 from kmel_p2p.core.pushsum.spread import Spread
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable, training_levels
+from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import Minted, State
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import (
@@ -71,7 +72,7 @@ class PushSumAveraging:
         generation: the site's persisted count of starts.
     """
 
-    messages: tuple[type[Message], ...] = (Standings, Transfer, Inquiry, Receipt, Ask)
+    messages: tuple[type[Message], ...] = (Standings, Progress, Transfer, Inquiry, Receipt, Ask)
 
     def __init__(
         self,
@@ -103,27 +104,21 @@ class PushSumAveraging:
         self._patience_ends: Micros | None = None
         self._complete = False
         self._resting = False
+        self._stated = (self._phase, self._resting, state.offset, state.weight)
         self._step = Step.IDLE
         self._trained: tuple[Trained, NDArray[np.float32]] | None = None
         self._keeper = Keeper(state, self._outbox)
         self.table = StandingTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
-        self._spread = Spread(
-            identity,
-            rules.charter_id,
-            self.table,
-            self._describe,
-            generation,
-            members.alive,
-            self._outbox,
-            rng,
-            settings.interval,
-            now,
-        )
+        self.progress = ProgressTable(self._key, self.table, members.alive, rules.entry_limit)
+        about = (identity, rules.charter_id, self.table, self._describe, generation)
+        self._spread = Spread(*about, members.alive, self._outbox, rng, settings.interval, now)
         self._transfers = Transfers(
             self._keeper, self.table, self._is_alive, self._outbox, rng, settings.transfers, rules.age_limit, now
         )
         self._transfers.on_credit = self._on_credit
-        self._mixing = Mixing(state, rules, settings, members, self.table, self._transfers, self._weight, rng)
+        self._mixing = Mixing(
+            state, rules, settings, members, self.table, self.progress, self._transfers, self._weight, rng
+        )
 
     @property
     def phase(self) -> Phase:
@@ -144,7 +139,7 @@ class PushSumAveraging:
     def vector(self) -> Mapping[SiteKey, int]:
         """Rounds trained, by site, as far as known. Says who worked, not what is mixed in here."""
         own = {self._key: self.state.rounds} if self.state.rounds else {}
-        return {**self.table.rounds(), **own}
+        return {**self.progress.rounds(), **own}
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """This site's trunk, float32[d]."""
@@ -159,6 +154,8 @@ class PushSumAveraging:
                 case Standings():
                     for standing in self._spread.on_standings(sender, message):
                         self._transfers.check_life(standing)
+                case Progress():
+                    self.progress.take(sender, Told(message.rounds, message.step_us))
                 case Transfer():
                     self._transfers.on_transfer(sender, message, self._mixing.reached())
                 case Inquiry():
@@ -207,11 +204,17 @@ class PushSumAveraging:
         """Membership's verdict on a site changed."""
         match event:
             case MemberJoined(key=key) | MemberBack(key=key):
-                self._spread.greet(key)
+                self._spread.forget(key)
                 self._transfers.is_back(key, now)
+                if key in self.progress.watchers():
+                    self._spread.greet(key)
+                    self._tell_progress([key])
+            case MemberUnreachable(key=key) | MemberLeft(key=key):
+                self.progress.forget(key)
             case MemberRemoved(key=key):
                 self._transfers.is_retired(key)
                 self.table.remove(key)
+                self.progress.forget(key)
         self._turn(now)
 
     def advance(self, now: Micros) -> None:
@@ -222,14 +225,8 @@ class PushSumAveraging:
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = (
-            self._spread.deadline(),
-            self._transfers.deadline(),
-            self._mixing.deadline(self._phase),
-            self._settled_at,
-            self._patience_ends,
-        )
-        return min(m for m in moments if m is not None)
+        parts = (self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(self._phase))
+        return min(m for m in (*parts, self._settled_at, self._patience_ends) if m is not None)
 
     def poll(self) -> Effect | None:
         """The next effect, or None."""
@@ -248,7 +245,6 @@ class PushSumAveraging:
             return
         if not self.state.weight:
             self._keeper.change(Minted(self._weight()))
-            self._spread.announce()
         limit = self._rules.entry_limit
         if self.state.level >= limit:
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
@@ -261,14 +257,12 @@ class PushSumAveraging:
         self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, self._steps(), math.inf)))
 
     def _steps(self) -> int:
-        told = self.table.among(self._members.alive())
-        others = [s.step_us for s in told if s.phase == Phase.TRAINING]
-        return steps_for(self._rules.steps_per_entry, self._step_time.value, others)
+        return steps_for(self._rules.steps_per_entry, self._step_time.value, self.progress.step_times())
 
     def _why_wait(self, now: Micros) -> str:
         alive = self._members.alive()
         told = self.table.among(alive)
-        if self._settled_at is not None and len(told) < len(alive):
+        if self._settled_at is not None and (len(told) < len(alive) or self.progress.is_unheard()):
             return "hearing from every reachable site before the first round"
         if self._mixing.is_old():
             return "this site's trunk is too old to train from; fetching a newer one from the others"
@@ -279,7 +273,7 @@ class PushSumAveraging:
             return ""
         if self._enough:
             return ""
-        levels = training_levels(told, self._mixing.reached() - self._rules.age_limit)
+        levels = self.progress.training_levels(self._mixing.reached() - self._rules.age_limit)
         self._companions.note(levels, self.state.level, now)
         patience = max(self._settings.patience, PATIENCE_ROUNDS * self._round_took)
         self._patience_ends = self._companions.holding_back(self.state.level, patience, now)
@@ -318,7 +312,7 @@ class PushSumAveraging:
         self._step, self._trained = Step.IDLE, None
         self._outbox.append(Emit(RoundCommitted(seq)))
         self._mixing.send_one(self._rules.bits)
-        self._spread.announce()
+        self._tell_progress(self.progress.watchers())
 
     def _abandon(self, seq: int, reason: str) -> None:
         self._step, self._trained = Step.IDLE, None
@@ -339,8 +333,9 @@ class PushSumAveraging:
         if newer is not None:
             self._outbox.append(Send(newer, Ask()))
         self._mixing.wind_down(self._phase, now)
-        if self._mixing.resting != self._resting:
-            self._resting = self._mixing.resting
+        self._resting = self._mixing.resting
+        if self._stated != (stated := (self._phase, self._resting, self.state.offset, self.state.weight)):
+            self._stated = stated
             self._spread.announce()
         complete = self._resting and self._step is Step.IDLE and self._mixing.all_rest()
         if complete and not self._complete:
@@ -356,12 +351,16 @@ class PushSumAveraging:
             return
         self._phase = phase
         self._outbox.append(Emit(PhaseChanged(phase, reason)))
-        self._spread.announce()
+        self._tell_progress(self.progress.watchers())
 
     def _unready(self, reason: str) -> None:
         """Nobody's pace may depend on a site that cannot train."""
         self._ready = False
         self._set_phase(Phase.PREPARING, reason)
+
+    def _tell_progress(self, sites: list[SiteKey]) -> None:
+        told = Progress(self.state.rounds, self._step_time.value)
+        self._outbox.extend(Send(key, told) for key in sites)
 
     def _say_waiting(self, reason: str) -> None:
         if reason != self._waiting:
@@ -377,7 +376,6 @@ class PushSumAveraging:
             weight=self._weight(),
             rounds=self.state.rounds,
             offset=self.state.offset,
-            step_us=self._step_time.value,
             phase=int(self._phase),
             resting=self._resting,
         )

@@ -26,11 +26,20 @@ class Verdict(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standings(Message):
-    """What the sender knows about where every site stands."""
+    """Where sites stand: the sender itself, and what else is news since it last told the receiver."""
 
     standings: tuple[Standing, ...]
     reply: bool
     """Whether the sender wants the receiver's in return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Message):
+    """How far the sender has come. Sent to its watchers after every round."""
+
+    rounds: int
+    step_us: int
+    """Time it needs per optimiser step, microseconds; 0 before its first round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,6 @@ _STANDING = record(
     weight=uint(MAX_MASS),
     rounds=_ROUND,
     offset=_ROUND,
-    step_us=uint(2**40),
     phase=uint(2),
     resting=flag(),
     signature=SIGNATURE,
@@ -105,4 +113,5 @@ SCHEMAS = (
     Schema(42, Inquiry, {"number": _NUMBER, "sender_life": _LIFE, "receiver_life": _LIFE}),
     Schema(43, Receipt, {"number": _NUMBER, "life": _LIFE, "verdict": uint(2)}),
     Schema(44, Ask, {}),
+    Schema(45, Progress, {"rounds": _ROUND, "step_us": uint(2**40)}),
 )

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kmel_p2p.core.ledger.averaging import Members
+from kmel_p2p.core.pushsum.progress import ProgressTable
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.share import Bits
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable, reached
+from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import State
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import Phase
@@ -28,6 +29,7 @@ class Mixing:
         settings: PushSumSettings,
         members: Members,
         table: StandingTable,
+        progress: ProgressTable,
         transfers: Transfers,
         weight: Callable[[], int],
         rng: Randomness,
@@ -37,6 +39,7 @@ class Mixing:
         self._settings = settings
         self._members = members
         self._table = table
+        self._progress = progress
         self._transfers = transfers
         self._weight = weight
         self._rng = rng
@@ -83,7 +86,7 @@ class Mixing:
 
     def reached(self) -> int:
         """The round the federation has reached, as far as reachable sites tell."""
-        return reached(self._table.among(self._members.alive()), self._state.level)
+        return self._progress.reached(self._state.level)
 
     def is_old(self) -> bool:
         """Whether the trunk here misses too much of the others' work to count."""
@@ -94,8 +97,7 @@ class Mixing:
         if phase is Phase.PREPARING or now < self._next_ask or not self.is_old():
             return None
         self._next_ask = now + self._settings.transfers.retry_first
-        goal = self.reached()
-        newer = [s.site for s in self._table.among(self._members.alive()) if s.level >= goal]
+        newer = self._progress.at_least(self.reached())
         return self._rng.choice(newer) if newer else None
 
     # ---- the end ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Spreads standings: own ones when they change, everybody's to a random site per interval."""
+"""Spreads standings: own ones when they change; what is news to a random site, per interval."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from kmel_p2p.core.types import Micros, Randomness, SiteKey
 
 MAX_TOLD = 32
 """Sites told at once about a change; the periodic exchange reaches the rest."""
+
+FULL_EVERY = 8
+"""One in so many exchanges carries everything, in case what was told before did not arrive."""
 
 
 class Spread:
@@ -46,6 +49,7 @@ class Spread:
         self._interval = interval
         self._next = now + self._jittered()
         self._own: Standing | None = None
+        self._told: dict[SiteKey, int] = {}
 
     def announce(self) -> None:
         """What this site states about itself changed: tell reachable sites."""
@@ -57,8 +61,14 @@ class Spread:
             self._outbox.append(Send(key, message))
 
     def greet(self, to: SiteKey, reply: bool = True) -> None:
-        """Tell one site all that is known here, also of itself (`StandingTable.own_order`), and ask it the same."""
-        self._outbox.append(Send(to, Standings((self._statement(), *self.table), reply)))
+        """Tell one site what is news here since we told it last, also of itself (`StandingTable.own_order`)."""
+        since = 0 if self._rng.randrange(FULL_EVERY) == 0 else self._told.get(to, 0)
+        self._told[to] = self.table.version
+        self._outbox.append(Send(to, Standings((self._statement(), *self.table.since(since)), reply)))
+
+    def forget(self, site: SiteKey) -> None:
+        """A site came up anew: it may know nothing."""
+        self._told.pop(site, None)
 
     def on_standings(self, sender: SiteKey, message: Standings) -> list[Standing]:
         """Take what another site knows; returns what was news.

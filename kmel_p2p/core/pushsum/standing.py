@@ -1,7 +1,8 @@
 """Where every site stands: a signed statement of each about itself, the newest one kept, relayed by anyone.
 
 Statements order by (generation, counter), so spreading them is a join: order, repetition and loss do not matter. They
-carry what pace, partners and completion depend on; values never travel here.
+carry what changes a few times per run: phase, weight, `life`. How far a site has come changes with every round; that
+goes directly and unsigned to a few sites (`progress`), or a federation of n would check n signatures per round each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import msgpack
 
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity, verify
-from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import SiteKey, short
 
 SIGNING_CONTEXT = b"kmel standing 1"
@@ -33,9 +33,8 @@ class Standing:
         counter: rises with every statement of a generation.
         life: drawn when the author's store was made. A new one means that its mass was lost with the old store.
         weight: starting mass, minted or to be minted.
-        rounds: rounds it trained.
+        rounds: rounds it had trained when it said so.
         offset: what puts its rounds level with those of sites that started earlier.
-        step_us: time it needs per optimiser step, microseconds; 0 before its first round.
         phase: as in `rounds.Phase`.
         resting: it listens and has finished its last exchanges.
         signature: of all above and the charter id.
@@ -48,15 +47,9 @@ class Standing:
     weight: int
     rounds: int
     offset: int
-    step_us: int
     phase: int
     resting: bool
     signature: bytes = b""
-
-    @property
-    def level(self) -> int:
-        """Round of the federation this site has reached."""
-        return self.rounds + self.offset
 
     @property
     def order(self) -> tuple[int, int]:
@@ -86,6 +79,9 @@ class StandingTable:
         self._roster = frozenset(roster)
         self._round_limit = round_limit
         self._newest: dict[SiteKey, Standing] = {}
+        self._changed: dict[SiteKey, int] = {}
+        self.version = 0
+        """Rises with every change."""
         self.own_order = (0, 0)
         """Newest order of a statement about ourselves heard from others. Ours must exceed it: a site that lost its
         store, and its count of starts with it, would go unheard otherwise."""
@@ -100,6 +96,11 @@ class StandingTable:
     def among(self, sites: Iterable[SiteKey]) -> list[Standing]:
         """Statements of those of `sites` that are known, in key order."""
         return [self._newest[key] for key in sorted(sites) if key in self._newest]
+
+    def since(self, version: int) -> list[Standing]:
+        """Statements that are newer here than `version`, oldest news first."""
+        news = sorted((at, key) for key, at in self._changed.items() if at > version)
+        return [self._newest[key] for _, key in news]
 
     def offer(self, standing: Standing) -> bool:
         """Take a statement; returns whether it was news.
@@ -122,27 +123,13 @@ class StandingTable:
             self.own_order = standing.order
             return False
         self._newest[site] = standing
+        self.version += 1
+        self._changed[site] = self.version
         return True
 
     def remove(self, site: SiteKey) -> None:
         """A site left the roster."""
         self._roster -= {site}
         self._newest.pop(site, None)
-
-    def rounds(self) -> dict[SiteKey, int]:
-        """Rounds trained, by site; sites at 0 are left out."""
-        return {s.site: s.rounds for s in self if s.rounds}
-
-
-def reached(standings: Iterable[Standing], own_level: int) -> int:
-    """The round the federation has reached: upper median of the levels of sites that train or listen, ours included.
-
-    A median, so that no minority can make the others hold their trunk for old.
-    """
-    levels = sorted([own_level, *(s.level for s in standings if s.phase != Phase.PREPARING)])
-    return levels[len(levels) // 2]
-
-
-def training_levels(standings: Iterable[Standing], least: int) -> dict[SiteKey, int]:
-    """Levels of the sites that train; those below `least` must be brought up to date first and hold nobody back."""
-    return {s.site: s.level for s in standings if s.phase == Phase.TRAINING and s.level >= least}
+        self._changed.pop(site, None)
+        self.version += 1

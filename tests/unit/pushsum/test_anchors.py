@@ -16,6 +16,7 @@ import pytest
 from pushsum_mesh import FAST, Faults, Mesh, no_drift
 
 from kmel_p2p.core.pushsum.transfers import TransferSettings
+from kmel_p2p.core.rounds import RoundOpened
 from kmel_p2p.core.types import MILLISECOND, SECOND
 
 TRIALS = 4000
@@ -102,9 +103,12 @@ def test_our_transfers_keep_the_mean_under_loss(loss: float) -> None:
         age_limit=10**6,
         entry_limit=10**5,
         train_time=lambda site: int(clock.expovariate(1.0) * SECOND) + 1,
-        settings=dataclasses.replace(FAST, interval=20 * SECOND, transfers=TransferSettings(SECOND, SECOND)),
+        start_sites=SITES,
+        settings=dataclasses.replace(FAST, transfers=TransferSettings(SECOND, SECOND)),
     )
-    mesh.run_for((UNITS + 1) * SECOND)
+    # The first round of a site waits until it has heard of all others; the units count from the last one's.
+    mesh.run(lambda: len({n for n, _ in mesh.seen(RoundOpened)}) == SITES, 60 * SECOND)
+    mesh.run_for(UNITS * SECOND)
     trunks = np.stack([mesh.site(n).state.holding.sums / mesh.site(n).state.holding.mass for n in range(SITES)])
     distance = trunks / 2**12 - x.astype(np.float64).mean(axis=0)
     assert (distance**2).mean() / x.var(axis=0).mean() <= 1e-9

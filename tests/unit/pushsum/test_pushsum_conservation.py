@@ -79,7 +79,8 @@ def test_the_weighted_mean_is_exact_under_loss(loss: float) -> None:
     assert np.abs(mesh.mean() - expected).max() < 1e-9
     for n in range(len(CLASSES)):
         held = mesh.site(n).state.holding
-        assert np.abs(held.sums / held.mass / 2**12 - expected).max() < 1e-9
+        # A site knows it to the grid of its own mass.
+        assert np.abs(held.sums / held.mass / 2**12 - expected).max() < 1e-9 + 2**-12 / held.mass
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -214,9 +214,11 @@ def test_after_a_long_partition_the_side_left_behind_takes_the_other_sides_trunk
 def test_a_site_that_lost_its_store_joins_anew_and_what_was_owed_to_it_comes_back() -> None:
     mesh = Mesh([10] * 4, no_drift, 3, Faults(loss=0.3), size=SIZE, entry_limit=60, age_limit=16)
     mesh.run(lambda: mesh.site(2).state.rounds >= 25, 300 * SECOND)
+    mesh.faults = Faults(loss=1.0)
     mesh.run(lambda: any(mesh.keys[2] in mesh.site(n).state.owed for n in (0, 1, 3)), 400 * SECOND)
     mesh.wipe(2)
     mesh.run_for(3 * SECOND)
+    mesh.faults = Faults(loss=0.3)
     mesh.start(2)
     mesh.run(mesh.all_complete, mesh.now + 400 * SECOND)
     assert {e.reason for _, e in mesh.seen(MassReclaimed)} == {"the site's store was replaced"}
