@@ -154,6 +154,7 @@ class PushSumAveraging:
                 case Standings():
                     for standing in self._spread.on_standings(sender, message):
                         self._transfers.check_life(standing)
+                        self.progress.note(standing)
                 case Progress():
                     self.progress.take(sender, Told(message.rounds, message.step_us))
                 case Transfer():
@@ -334,8 +335,9 @@ class PushSumAveraging:
             self._outbox.append(Send(newer, Ask()))
         self._mixing.wind_down(self._phase, now)
         self._resting = self._mixing.resting
-        if self._stated != (stated := (self._phase, self._resting, self.state.offset, self.state.weight)):
-            self._stated = stated
+        stated = (self._phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
+        if stated != self._stated:
+            self._stated = (*stated[:3], self._weight())
             self._spread.announce()
         complete = self._resting and self._step is Step.IDLE and self._mixing.all_rest()
         if complete and not self._complete:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.pushsum.holding import MAX_MASS
-from kmel_p2p.core.pushsum.standing import LIFE_BYTES, MAX_ROUNDS, Standing
-from kmel_p2p.core.wire import KEY, MAX_SITES, SIGNATURE, Schema, blob, flag, listing, record, uint
+from kmel_p2p.core.pushsum.standing import LIFE_BYTES, MAX_ROUNDS, MAX_STANDING_BYTES
+from kmel_p2p.core.wire import MAX_SITES, Schema, blob, listing, uint
 
 MAX_PAYLOAD_BYTES = 128 * 1024 * 1024
 MAX_NUMBER = 2**40
@@ -24,13 +24,26 @@ class Verdict(enum.IntEnum):
     """Not here so far: send it again."""
 
 
+class Hop(enum.IntEnum):
+    """Where a message stands in an exchange of standings, so that exchanges end."""
+
+    NOTICE = 0
+    """Asks for nothing."""
+    OFFER = 1
+    """Answer with an `ANSWER` if you know other things."""
+    ANSWER = 2
+    """Answer with a `NOTICE` if you still know other things."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standings(Message):
     """Where sites stand: the sender itself, and what else is news since it last told the receiver."""
 
-    standings: tuple[Standing, ...]
-    reply: bool
-    """Whether the sender wants the receiver's in return."""
+    standings: tuple[bytes, ...]
+    """As `standing.Standing.encoded`."""
+    digest: int
+    """Of all that the sender knows: equal ones need no further words."""
+    hop: Hop
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +95,12 @@ _LIFE = blob(LIFE_BYTES, LIFE_BYTES)
 _NUMBER = uint(MAX_NUMBER)
 _ROUND = uint(MAX_ROUNDS)
 
-_STANDING = record(
-    Standing,
-    site=KEY,
-    generation=uint(2**40),
-    counter=uint(2**40),
-    life=_LIFE,
-    weight=uint(MAX_MASS),
-    rounds=_ROUND,
-    offset=_ROUND,
-    phase=uint(2),
-    resting=flag(),
-    signature=SIGNATURE,
-)
-
 SCHEMAS = (
-    Schema(40, Standings, {"standings": listing(_STANDING, MAX_SITES), "reply": flag()}),
+    Schema(
+        40,
+        Standings,
+        {"standings": listing(blob(MAX_STANDING_BYTES), MAX_SITES), "digest": uint(2**64 - 1), "hop": uint(2)},
+    ),
     Schema(
         41,
         Transfer,

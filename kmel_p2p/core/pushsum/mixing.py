@@ -46,6 +46,8 @@ class Mixing:
         self._left: int | None = None
         """Last shares still to send; None while somebody alive trains."""
         self._next_last: Micros = 0
+        self._everybody: tuple[tuple[Standing, ...] | None, bool, bool] = (None, False, False)
+        """Statements looked at last; whether all in them listen, and rest."""
         self._rested_age = -1
         self._next_ask: Micros = 0
         self._answered: dict[SiteKey, Micros] = {}
@@ -54,15 +56,19 @@ class Mixing:
 
     def send_one(self, bits: Bits) -> None:
         """Send a share to a random partner, if there is one."""
-        partners = [s for s in self.takers() if self._transfers.may_send(s, self._weight())]
-        if partners:
-            self._transfers.send(self._rng.choice(partners), self._weight(), bits)
+        partners, weight = self.takers(), self._weight()
+        while partners:
+            # Nearly everybody can be sent to, so the first drawn mostly is.
+            partner = partners.pop(self._rng.randrange(len(partners)))
+            if self._transfers.may_send(partner, weight):
+                return self._transfers.send(partner, weight, bits)
+        return None
 
     def takers(self) -> list[Standing]:
         """Reachable sites that take part and that we may send to, in key order."""
         near = self._settings.neighbours
-        keys = [key for key in self._members.alive() if not near or key in near]
-        return [s for s in self._table.among(keys) if s.phase != Phase.PREPARING]
+        told = self._table.among(self._members.alive())
+        return [s for s in told if s.phase != Phase.PREPARING and (not near or s.site in near)]
 
     def answer(self, sender: SiteKey) -> None:
         """While we listen: give a training site back what its weight asks for."""
@@ -90,7 +96,7 @@ class Mixing:
 
     def is_old(self) -> bool:
         """Whether the trunk here misses too much of the others' work to count."""
-        return self._state.age + self._rules.age_limit < self.reached()
+        return self._progress.has_passed(self._state.age + self._rules.age_limit, self._state.level)
 
     def ask_if_old(self, phase: Phase, now: Micros) -> SiteKey | None:
         """Whom to ask for a share now, if anybody."""
@@ -134,11 +140,13 @@ class Mixing:
 
     def all_rest(self) -> bool:
         """Whether every reachable site says that it rests."""
-        alive = self._members.alive()
-        told = self._table.among(alive)
-        return len(told) == len(alive) and all(s.resting and s.phase == Phase.LISTENING for s in told)
+        return self._all_listen() and self._everybody[2]
 
     def _all_listen(self) -> bool:
+        """Whether every reachable site says that it listens. Looked at anew only when something was said."""
         alive = self._members.alive()
         told = self._table.among(alive)
-        return len(told) == len(alive) and all(s.phase == Phase.LISTENING for s in told)
+        if self._everybody[0] is not told:
+            listen = len(told) == len(alive) and all(s.phase == Phase.LISTENING for s in told)
+            self._everybody = told, listen, all(s.resting for s in told)
+        return self._everybody[1]

@@ -8,7 +8,7 @@ size. It is told directly over an authenticated connection, so it needs no signa
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kmel_p2p.core.errors import WireError
@@ -40,6 +40,7 @@ class ProgressTable:
         self._round_limit = round_limit
         self._told: dict[SiteKey, Told] = {}
         self._version = 0
+        self._highest = 0
         self._ring: tuple[tuple[SiteKey, ...], tuple[list[SiteKey], list[SiteKey]]] = ((), ([], []))
         self._reached: tuple[tuple[int, int, int, tuple[SiteKey, ...]], int] | None = None
 
@@ -53,6 +54,15 @@ class ProgressTable:
             raise WireError(f"progress beyond the charter's {self._round_limit} entries")
         self._told[sender] = told
         self._version += 1
+        standing = self._table.get(sender)
+        if standing is not None:
+            self.note(standing)
+
+    def note(self, standing: Standing) -> None:
+        """A site stated something new."""
+        told = self._told.get(standing.site)
+        rounds = max(standing.rounds, told.rounds) if told else standing.rounds
+        self._highest = max(self._highest, standing.offset + rounds)
 
     def forget(self, site: SiteKey) -> None:
         """A site went away or came up anew: it will tell again."""
@@ -82,18 +92,21 @@ class ProgressTable:
         alive = self._alive()
         now = (own_level, self._version, self._table.version, alive)
         if self._reached is None or self._reached[0] != now:
-            levels = sorted([own_level, *self._levels(alive).values()])
+            levels = sorted([own_level, *self._levels().values()])
             self._reached = now, levels[len(levels) // 2]
         return self._reached[1]
 
+    def has_passed(self, level: int, own_level: int) -> bool:
+        """Whether the federation has reached more than `level`. Quick in the usual case that nobody has."""
+        return self._highest > level and self.reached(own_level) > level
+
     def at_least(self, level: int) -> list[SiteKey]:
-        """Alive sites known to have reached `level`, in key order."""
-        return [key for key, known in self._levels(self._alive()).items() if known >= level]
+        """Those of the sites we watch that have reached `level`."""
+        return [key for key, known in self._levels().items() if known >= level]
 
     def is_unheard(self) -> bool:
         """Whether a training site that we watch has not told its progress yet: we may be older than we think."""
-        watched = self._ring_of_alive()[1]
-        return any(s.phase == Phase.TRAINING and s.site not in self._told for s in self._table.among(watched))
+        return any(s.phase == Phase.TRAINING and s.site not in self._told for s in self._watched())
 
     def watchers(self) -> list[SiteKey]:
         """Alive sites that are told about each of our rounds: the next ones by key, around the ring."""
@@ -109,10 +122,14 @@ class ProgressTable:
             self._ring = alive, (ring[:MAX_WATCHERS], ring[-MAX_WATCHERS:])
         return self._ring[1]
 
-    def _levels(self, alive: Iterable[SiteKey]) -> dict[SiteKey, int]:
+    def _watched(self) -> list[Standing]:
+        """Standings of the sites that tell us their progress."""
+        return [s for s in map(self._table.get, self._ring_of_alive()[1]) if s is not None]
+
+    def _levels(self) -> dict[SiteKey, int]:
         """What a listening site stated stays true; of a training one only what it told itself is fresh enough."""
         levels = {}
-        for s in self._table.among(alive):
+        for s in self._watched():
             told = self._told.get(s.site)
             if told is not None and s.phase != Phase.PREPARING:
                 levels[s.site] = s.offset + max(told.rounds, s.rounds)
@@ -121,4 +138,4 @@ class ProgressTable:
         return levels
 
     def _training(self) -> list[Standing]:
-        return [s for s in self._table.among(self._alive()) if s.phase == Phase.TRAINING and s.site in self._told]
+        return [s for s in self._watched() if s.phase == Phase.TRAINING and s.site in self._told]

@@ -1,21 +1,24 @@
-"""Spreads standings: own ones when they change; what is news to a random site, per interval."""
+"""Spreads standings: own ones when they change; per interval, a random site is asked whether it knows other things.
+
+An exchange begins with a digest of all that is known. Only if digests differ do standings travel: what is news since
+the other was told last, or everything when that should have been enough and was not.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from kmel_p2p.core.effects import Effect, Send
+from kmel_p2p.core.effects import Effect, Emit, Send
+from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.pushsum.messages import Standings
+from kmel_p2p.core.pushsum.events import PushSumRefused
+from kmel_p2p.core.pushsum.messages import Hop, Standings
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.types import Micros, Randomness, SiteKey
 
 MAX_TOLD = 32
 """Sites told at once about a change; the periodic exchange reaches the rest."""
-
-FULL_EVERY = 8
-"""One in so many exchanges carries everything, in case what was told before did not arrive."""
 
 
 class Spread:
@@ -54,35 +57,35 @@ class Spread:
     def announce(self) -> None:
         """What this site states about itself changed: tell reachable sites."""
         self._own = None
-        message = Standings((self._statement(),), False)
+        message = self._message((), Hop.NOTICE)
         alive = sorted(self._alive())
         told = alive if len(alive) <= MAX_TOLD else self._rng.sample(alive, MAX_TOLD)
         for key in told:
             self._outbox.append(Send(key, message))
 
-    def greet(self, to: SiteKey, reply: bool = True) -> None:
-        """Tell one site what is news here since we told it last, also of itself (`StandingTable.own_order`)."""
-        since = 0 if self._rng.randrange(FULL_EVERY) == 0 else self._told.get(to, 0)
-        self._told[to] = self.table.version
-        self._outbox.append(Send(to, Standings((self._statement(), *self.table.since(since)), reply)))
+    def greet(self, to: SiteKey) -> None:
+        """Begin an exchange."""
+        self._outbox.append(Send(to, self._message((), Hop.OFFER)))
 
     def forget(self, site: SiteKey) -> None:
         """A site came up anew: it may know nothing."""
         self._told.pop(site, None)
 
     def on_standings(self, sender: SiteKey, message: Standings) -> list[Standing]:
-        """Take what another site knows; returns what was news.
-
-        Raises:
-            WireError: one of them does not stand; those before it were taken.
-        """
-        # Our own newest statement comes back from everybody: it is no claim that needs to be exceeded.
-        news = [standing for standing in message.standings if standing != self._own and self.table.offer(standing)]
+        """Take what another site knows; returns what was news. What follows something that does not stand is left."""
+        news: list[Standing] = []
+        own = self._statement().encoded
+        try:
+            # Our own newest statement comes back from everybody: it is no claim that needs to be exceeded.
+            for encoded in message.standings:
+                standing = self.table.offer(encoded) if encoded != own else None
+                news += [standing] if standing is not None else []
+        except WireError as error:
+            self._outbox.append(Emit(PushSumRefused(sender, str(error))))
         if self.table.own_order >= self._order:
             self.announce()
-        if message.reply:
-            # The answer asks for nothing back, so two sites never echo each other.
-            self.greet(sender, reply=False)
+        if message.hop != Hop.NOTICE and message.digest != self._digest():
+            self._tell(sender, Hop.ANSWER if message.hop == Hop.OFFER else Hop.NOTICE)
         return news
 
     def advance(self, now: Micros) -> None:
@@ -97,6 +100,19 @@ class Spread:
     def deadline(self) -> Micros:
         """When `advance` has something to do."""
         return self._next
+
+    def _tell(self, to: SiteKey, hop: Hop) -> None:
+        """What `to` does not know, as far as we can tell; also of itself (`StandingTable.own_order`)."""
+        news = self.table.since(self._told.get(to, 0)) or self.table.since(0)
+        self._told[to] = self.table.version
+        self._outbox.append(Send(to, self._message(news, hop)))
+
+    def _message(self, news: Iterable[Standing], hop: Hop) -> Standings:
+        encoded = (self._statement().encoded, *(s.encoded for s in news))
+        return Standings(encoded, self._digest(), hop)
+
+    def _digest(self) -> int:
+        return self.table.digest ^ self._statement().mark
 
     def _statement(self) -> Standing:
         if self._own is None:

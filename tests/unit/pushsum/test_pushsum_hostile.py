@@ -18,6 +18,7 @@ from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
 from kmel_p2p.core.pushsum.messages import (
     SCHEMAS,
     Ask,
+    Hop,
     Inquiry,
     Progress,
     Receipt,
@@ -60,6 +61,16 @@ def transfer(mesh: Mesh, **changes: object) -> Transfer:
     to, own = mesh.site(0).state, mesh.site(1).state
     good = Transfer(own.numbers.get(mesh.keys[0], 0) + 1, own.life, to.life, 2**10, own.age, EMPTY)
     return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
+
+
+def states(standing: Standing) -> Standings:
+    return Standings((standing.encoded,), 0, Hop.NOTICE)
+
+
+def forged(standing: Standing) -> Standing:
+    """Its fields under nobody's signature."""
+    signed = standing.signed(Identity(b"f" * 32), CHARTER_ID)
+    return dataclasses.replace(signed, encoded=bytes(64) + signed.encoded[64:])
 
 
 def snapshot(mesh: Mesh) -> tuple[int, bytes, int]:
@@ -135,7 +146,7 @@ def test_one_liar_cannot_make_the_others_hold_their_trunk_for_old() -> None:
     say(mesh, Progress(1000, 5))
     liar = next(s for s in mesh.site(0).table if s.site == mesh.keys[1])
     lie = dataclasses.replace(liar, counter=liar.counter + 10**6, phase=2, rounds=1000)
-    say(mesh, Standings((lie.signed(mesh.identities[1], CHARTER_ID),), False))
+    say(mesh, states(lie.signed(mesh.identities[1], CHARTER_ID)))
     assert mesh.site(0).vector[mesh.keys[1]] == 1000
     assert mesh.site(0).progress.reached(mesh.site(0).state.level) < 20
     assert "too old" not in mesh.site(0).waiting
@@ -156,18 +167,20 @@ def test_forged_and_foreign_standings_are_refused() -> None:
     stranger = Identity(b"s" * 32)
     ahead = dataclasses.replace(known, counter=known.counter + 1)
     for bad in (
-        ahead,
-        dataclasses.replace(ahead, phase=int(Phase.LISTENING)),
+        forged(ahead),
+        forged(dataclasses.replace(ahead, phase=int(Phase.LISTENING))),
         ahead.signed(mesh.identities[1], CHARTER_ID),
         ahead.signed(mesh.identities[2], b"q" * 32),
         dataclasses.replace(ahead, rounds=1001).signed(mesh.identities[2], CHARTER_ID),
         dataclasses.replace(ahead, site=stranger.key).signed(stranger, CHARTER_ID),
-        dataclasses.replace(ahead, site=mesh.keys[0]),
+        forged(dataclasses.replace(ahead, site=mesh.keys[0])),
+        dataclasses.replace(ahead, encoded=b"x" * 100),
+        dataclasses.replace(ahead, encoded=b""),
     ):
-        say(mesh, Standings((bad,), False))
-    assert len(mesh.seen(PushSumRefused)) == 7
+        say(mesh, states(bad))
+    assert len(mesh.seen(PushSumRefused)) == 9
     assert mesh.site(0).table.get(mesh.keys[2]) == known
-    say(mesh, Standings((ahead.signed(mesh.identities[2], CHARTER_ID),), False))
+    say(mesh, states(ahead.signed(mesh.identities[2], CHARTER_ID)))
     assert mesh.site(0).table.get(mesh.keys[2]) != known
 
 
@@ -236,11 +249,12 @@ messages = st.one_of(
                 small,
                 st.integers(0, 2),
                 st.booleans(),
-                st.binary(min_size=64, max_size=64),
-            ),
+            ).map(lambda standing: forged(standing).encoded)
+            | st.binary(max_size=256),
             max_size=3,
         ).map(tuple),
-        st.booleans(),
+        st.integers(0, 2**64 - 1),
+        st.sampled_from(Hop),
     ),
 )
 
