@@ -321,7 +321,8 @@ def measure(seeds: int, rounds: int, target: float) -> dict[str, object]:
                 ladder[step][name] = mean_bytes(curves, step)
             rows[name] = {
                 "bytes": mean_bytes(curves, target),
-                "bytes_per_round": float(np.mean([c.sent[0] / c.rounds[0] for c in curves])),
+                # Up to the last evaluation but one: the last includes what follows the rounds.
+                "bytes_per_round": float(np.mean([c.sent[-2] / c.rounds[-2] for c in curves])),
                 "bytes_in_all": float(np.mean([c.sent[-1] for c in curves])),
                 "final": float(np.mean([c.scores[-1] for c in curves])),
                 "best": float(np.mean([max(c.scores) for c in curves])),
