@@ -19,6 +19,30 @@ from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Micros, Randomness, SiteKey
 
 
+class Unanimity:
+    """Whether something holds for all of many sites. Asked on every input, so one exception is remembered."""
+
+    def __init__(self, table: StandingTable, holds: Callable[[Standing], bool]) -> None:
+        self._table = table
+        self._holds = holds
+        self._sites: tuple[SiteKey, ...] = ()
+        self._exception: SiteKey | None = None
+        self._version = -1
+
+    def of_all(self, sites: tuple[SiteKey, ...]) -> bool:
+        """Whether it holds for each of `sites`; it does not for one that has stated nothing."""
+        if self._sites == sites and self._exception is None and self._version == self._table.version:
+            return True
+        if self._sites != sites or self._exception is None or self._is_so(self._exception):
+            self._exception = next((key for key in sites if not self._is_so(key)), None)
+            self._sites, self._version = sites, self._table.version
+        return self._exception is None
+
+    def _is_so(self, site: SiteKey) -> bool:
+        standing = self._table.get(site)
+        return standing is not None and self._holds(standing)
+
+
 class Mixing:
     """See the module docstring."""
 
@@ -46,8 +70,8 @@ class Mixing:
         self._left: int | None = None
         """Last shares still to send; None while somebody alive trains."""
         self._next_last: Micros = 0
-        self._everybody: tuple[tuple[Standing, ...] | None, bool, bool] = (None, False, False)
-        """Statements looked at last; whether all in them listen, and rest."""
+        self._listen = Unanimity(table, lambda s: s.phase == Phase.LISTENING)
+        self._rest = Unanimity(table, lambda s: s.phase == Phase.LISTENING and s.resting)
         self._rested_age = -1
         self._next_ask: Micros = 0
         self._answered: dict[SiteKey, Micros] = {}
@@ -140,13 +164,7 @@ class Mixing:
 
     def all_rest(self) -> bool:
         """Whether every reachable site says that it rests."""
-        return self._all_listen() and self._everybody[2]
+        return self._rest.of_all(self._members.alive())
 
     def _all_listen(self) -> bool:
-        """Whether every reachable site says that it listens. Looked at anew only when something was said."""
-        alive = self._members.alive()
-        told = self._table.among(alive)
-        if self._everybody[0] is not told:
-            listen = len(told) == len(alive) and all(s.phase == Phase.LISTENING for s in told)
-            self._everybody = told, listen, all(s.resting for s in told)
-        return self._everybody[1]
+        return self._listen.of_all(self._members.alive())
