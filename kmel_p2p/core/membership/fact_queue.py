@@ -31,13 +31,13 @@ class FactQueue(Generic[T]):
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def put(self, subject: bytes, fact: T, size_bytes: int, now: Micros) -> None:
-        """Queue `fact` as not sent yet, in place of any older one about `subject`."""
+    def put(self, subject: bytes, fact: T, size_bytes: int, now: Micros, sent: int = 0) -> None:
+        """Queue `fact` as sent `sent` times already, in place of any older one about `subject`."""
         self.discard(subject)
-        if not self._levels:
+        while len(self._levels) <= sent:
             self._levels.append({})
-        self._levels[0][subject] = fact
-        self.subjects[subject] = 0
+        self._levels[sent][subject] = fact
+        self.subjects[subject] = sent
         self._sizes[subject] = size_bytes
         self._births[subject] = now
 

@@ -124,7 +124,9 @@ class Judge:
         self._context.table.describe(member, descriptor)
         self._note_addresses(member, held, descriptor)
         if spread:
-            self._context.spread.put(member.handle, descriptor, self._context.now)
+            # A newcomer introduces itself to everybody it meets, so others pass it on half as often.
+            sent = self._context.limit // 2 if member.state is MemberState.UNKNOWN else 0
+            self._context.spread.put(member.handle, descriptor, self._context.now, sent)
         self._move(member, MemberState.LEFT if descriptor.left else MemberState.ALIVE)
 
     def _note_addresses(self, member: Member, held: Descriptor | None, new: Descriptor) -> None:

@@ -36,6 +36,8 @@ from kmel_p2p.core.membership.descriptor import (
 )
 from kmel_p2p.core.membership.dialler import Dialler
 from kmel_p2p.core.membership.events import ApplicationFact, LeaveFinished, MemberRemoved
+from kmel_p2p.core.membership.gossiper import Gossiper
+from kmel_p2p.core.membership.greeter import Greeter
 from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, roster_without, view
 from kmel_p2p.core.membership.messages import (
@@ -64,8 +66,8 @@ class Membership:
     """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
 
     __slots__ = (
-        "_context", "_dialler", "_gossip_round", "_gossip_us", "_judge", "_late_for", "_leave_us", "_prober",
-        "_speaker", "_syncer", "_wake",
+        "_context", "_dialler", "_gossiper", "_greeter", "_judge", "_late_for", "_leave_us", "_prober", "_speaker",
+        "_syncer", "_wake",
     )  # fmt: skip
 
     def __init__(
@@ -96,9 +98,9 @@ class Membership:
         self._judge = Judge(self._context, self._on_change)
         self._prober = Prober(self._context, self._judge)
         self._syncer = Syncer(self._context)
+        self._gossiper = Gossiper(self._context)
+        self._greeter = Greeter(self._context, self._judge)
         self._dialler = Dialler(self._context, self._judge, self._prober)
-        self._gossip_us: Micros = now
-        self._gossip_round: list[SiteKey] = []
         self._leave_us: Micros | None = None
         self._wake: Micros | None = None
         self._late_for: Micros | None = None
@@ -179,10 +181,8 @@ class Membership:
         Raises:
             LocalError: topic or body too large for gossip.
         """
-        context = self._context
-        context.spread.announce(topic, body, context.now)
-        # Membership facts may be waiting for their allowance; application facts have their own.
-        self._gossip_us = min(self._gossip_us, context.now + context.settings.gossip_interval_us)
+        self._context.spread.announce(topic, body, self._context.now)
+        self._gossiper.hurry()
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
@@ -200,14 +200,14 @@ class Membership:
         self._speaker = member
         if isinstance(message, Ping):
             self._take(member, message.facts, message.news, by_ping=True)
-            self._meet(member, message.generation, message.serial)
+            self._greeter.meet(member, message.generation, message.serial)
             own = self._context.descriptor
             introduced = any(type(fact) is Descriptor and fact.key == sender for fact in message.facts)
             facts, news = self._context.cargo(member, introduce=introduced)
             self._context.send(sender, Ack(message.sequence, own.generation, own.serial, facts, news))
         elif isinstance(message, Ack):
             self._take(member, message.facts, message.news)
-            self._meet(member, message.generation, message.serial)
+            self._greeter.meet(member, message.generation, message.serial)
             self._prober.acked(member, message.sequence)
         else:
             self._receive_rare(member, message)
@@ -230,7 +230,7 @@ class Membership:
         else:
             raise Bug(f"{type(message).__name__} is not a membership message")
         if member.state not in COUNTED:
-            self._answer(member)
+            self._greeter.answer(member)
 
     def command(self, cmd: Any, now: Micros) -> None:
         """Take one of `membership.commands`.
@@ -271,7 +271,7 @@ class Membership:
         self._prober.advance()
         self._syncer.advance()
         self._dialler.advance()
-        self._advance_gossip()
+        self._gossiper.advance()
 
     def deadline(self) -> Micros | None:
         """When `advance` is wanted next."""
@@ -288,7 +288,7 @@ class Membership:
     # -- timers --------------------------------------------------------------------------------------------------
 
     def _compute_deadline(self) -> Micros | None:
-        gossip = self._gossip_due()
+        gossip = self._gossiper.deadline
         if self._context.left:
             if self._leave_us is None or gossip is None:
                 return self._leave_us
@@ -299,17 +299,12 @@ class Membership:
                 soonest = other
         return soonest
 
-    def _gossip_due(self) -> Micros | None:
-        spread = self._context.spread
-        if spread.accusations.subjects or spread.descriptors.subjects or spread.news.subjects:
-            return self._gossip_us if self._context.table.alive_count else None
-        return None
-
     def _begin(self, now: Micros) -> None:
         """Set the clock, and notice when we were not served: whoever slept must not accuse."""
         context = self._context
         wake = self._wake
         context.now = now
+        self._speaker = None
         if wake is None or now <= wake or self._late_for == wake:
             return
         self._late_for = wake
@@ -327,37 +322,6 @@ class Membership:
             context.counters["late_timers"] += 1
             context.health.change(+1)
 
-    def _advance_gossip(self) -> None:
-        context = self._context
-        due = self._gossip_due()
-        if due is None or context.now < due:
-            return
-        for member in self._gossip_targets():
-            facts, news = context.spread.gossip(context.limit, context.now)
-            if not facts and not news:
-                break
-            context.send(member.key, Gossip(facts, news))
-        next_us = context.now + context.settings.gossip_interval_us
-        self._gossip_us = max(next_us, context.spread.ready_at(context.now))
-
-    def _gossip_targets(self) -> list[Member]:
-        """The next few of a shuffled round, so that a fact's transmissions go to different members."""
-        context = self._context
-        targets: list[Member] = []
-        refilled = False
-        while len(targets) < context.settings.gossip_fanout:
-            if not self._gossip_round:
-                if refilled:
-                    break
-                refilled = True
-                self._gossip_round = list(context.table.alive)
-                context.rng.shuffle(self._gossip_round)
-            member = context.table.get(self._gossip_round.pop())
-            # Suspects hear what concerns them from those who probe them.
-            if member is not None and member.state is MemberState.ALIVE and member not in targets:
-                targets.append(member)
-        return targets
-
     # -- facts ---------------------------------------------------------------------------------------------------
 
     def _take(
@@ -373,39 +337,6 @@ class Membership:
             self._judge.apply(facts, member, by_sync, by_ping)
         for item in news:
             self._context.emit(ApplicationFact(member.key, item.topic, item.body))
-
-    def _meet(self, member: Member, generation: int, serial: int) -> None:
-        """Compare the version the sender states with the one held."""
-        held = member.descriptor
-        if held is not None and held.generation == generation and held.serial == serial:
-            if member.state is MemberState.UNKNOWN:
-                self._judge.learn(member, held)
-            return
-        if not self._may_answer(member):
-            return
-        if held is None or (generation, serial) > (held.generation, held.serial):
-            self._context.send(member.key, SyncFacts((), (member.handle,)))
-        else:
-            # It restarted without its disk: only its own newer signature makes it raise its generation.
-            self._context.send(member.key, SyncFacts((held,), ()))
-
-    def _answer(self, member: Member) -> None:
-        """A member held dead or left speaks: say so, once per interval, so that it can refute."""
-        if self._context.left or not self._may_answer(member):
-            return
-        accusation = self._context.accusation_of(member)
-        if accusation is not None:
-            self._context.send(member.key, Gossip((accusation,), ()))
-        elif member.descriptor is None:
-            self._context.send(member.key, SyncFacts((), (member.handle,)))
-
-    def _may_answer(self, member: Member) -> bool:
-        now = self._context.now
-        if member.answered_us is not None and now < member.answered_us + self._context.settings.probe_interval_us:
-            return False
-        member.answered_us = now
-        self._context.counters["answers"] += 1
-        return True
 
     def _on_change(self, member: Member, before: MemberState) -> None:
         arrived = member.state in COUNTED
@@ -507,7 +438,7 @@ class Membership:
             context.send(key, Gossip((context.descriptor,), ()))
 
     def _advance_leave(self) -> None:
-        self._advance_gossip()
+        self._gossiper.advance()
         if self._leave_us is not None and self._context.now >= self._leave_us:
             self._leave_us = None
             self._context.emit(LeaveFinished())

@@ -62,12 +62,12 @@ class Spread:
         """Sites about which something waits to be told."""
         return len(self.accusations) + len(self.descriptors)
 
-    def put(self, subject: bytes, fact: Fact, now: Micros) -> None:
-        """Queue a membership fact in place of any older one about its subject."""
+    def put(self, subject: bytes, fact: Fact, now: Micros, sent: int = 0) -> None:
+        """Queue a membership fact, as if sent `sent` times, in place of any older one about its subject."""
         signed = isinstance(fact, Descriptor)
         chosen, other = (self.descriptors, self.accusations) if signed else (self.accusations, self.descriptors)
         other.discard(subject)
-        chosen.put(subject, fact, fact_size(fact), now)
+        chosen.put(subject, fact, fact_size(fact), now, sent)
 
     def heard(self, subject: bytes, fact: Fact, limit: int) -> None:
         """Somebody told us this fact."""
