@@ -44,11 +44,12 @@ from kmel_p2p.core.rounds import COMMANDS, Persisted, Ready, RoundOpened, Traine
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier
+from kmel_p2p.sim.connections import TransportModel
 from kmel_p2p.sim.host import Host
 from kmel_p2p.sim.ledger_federation import LedgerFederation, SizeClass
 from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
 from kmel_p2p.sim.links import Conditions
-from kmel_p2p.sim.network import Network, Reports, TransportModel
+from kmel_p2p.sim.network import Network, Reports
 
 ROUNDS = 20
 ROUND_US: Micros = 20 * SECOND

@@ -29,9 +29,10 @@ from kmel_p2p.core.membership.sizes import fact_size
 from kmel_p2p.core.types import Micros, SiteKey
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier, Carrier, ObjectCarrier
+from kmel_p2p.sim.connections import TransportModel
 from kmel_p2p.sim.host import Host
 from kmel_p2p.sim.links import Conditions
-from kmel_p2p.sim.network import Network, Reports, TransportModel
+from kmel_p2p.sim.network import Network, Reports
 
 CHARTER_ID = digest(b"virtual charter")
 PORT = 4600
@@ -150,7 +151,7 @@ class Federation:
         self.settings = settings
         carrier: Carrier = BytesCarrier(Wire(CHARTER_ID, SCHEMAS)) if plan.encoded else ObjectCarrier(Sizes().of)
         self.network = Network(seed, carrier, REPORTS, plan.conditions, plan.transport)
-        self.network.watchers.append(self)
+        self.network.watch(self, steps=False, sends=False)
         self.disks: dict[SiteKey, Disk] = {}
         keys = [SiteKey(digest(b"virtual site %d" % index)) for index in range(plan.members + plan.spares)]
         sites = [RosterSite(k, f"site{i}", self._listed(i)) for i, k in enumerate(keys)]

@@ -40,10 +40,11 @@ from kmel_p2p.core.rounds import (
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier
+from kmel_p2p.sim.connections import TransportModel
 from kmel_p2p.sim.host import Host
 from kmel_p2p.sim.ledger_site import Disk, LedgerHost, MemberNews, SiteTrainer, VirtualSite
 from kmel_p2p.sim.links import Conditions
-from kmel_p2p.sim.network import Network, Reports, TransportModel
+from kmel_p2p.sim.network import Network, Reports
 
 REPORTS = Reports(
     link_up=lambda key: None,

@@ -17,14 +17,15 @@ from typing import Any, Protocol
 
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Send, Store
 from kmel_p2p.core.errors import Bug, RemoteError
-from kmel_p2p.core.types import SECOND, Lane, Micros, SiteKey
+from kmel_p2p.core.types import Lane, Micros, SiteKey
 from kmel_p2p.sim.carrier import Carrier
+from kmel_p2p.sim.connections import Connections, TransportModel
 from kmel_p2p.sim.host import MAX_WAITING, Boot, Host, Power
 from kmel_p2p.sim.links import Conditions, Direction
 from kmel_p2p.sim.trace import Trace
 
 _TIMER, _DELIVER, _CALL = 0, 1, 2
-_STARTED, _COMMAND, _LOST, _REFUSED, _DIALLED, _EVENT = 3, 4, 5, 6, 7, 8
+_STARTED, _COMMAND, _LOST, _REFUSED, _EVENT = 3, 4, 5, 6, 8
 
 STEPS_WITHOUT_TIME = 100_000
 """Steps at one instant after which a run is a livelock, not progress."""
@@ -49,18 +50,6 @@ class Watcher(Protocol):
     def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class TransportModel:
-    """How connections behave. With `dialled` off every host reaches every other, as with datagrams."""
-
-    dialled: bool = True
-    heartbeat_us: Micros = 15 * SECOND
-    """A connection whose other end is silent this long is dropped by both ends."""
-    connect_timeout_us: Micros = 5 * SECOND
-    persist_us: Micros = 2_000
-    """Time until a record handed to the store is durable."""
-
-
 @dataclass(slots=True)
 class _Packet:
     source: Host
@@ -69,7 +58,7 @@ class _Packet:
     size_bytes: int
 
 
-@dataclass(slots=True)
+@dataclass
 class Network:
     """Hosts, links and time."""
 
@@ -86,8 +75,13 @@ class Network:
     _queue: list[tuple[Micros, int, int, Any, Any]] = field(default_factory=list)
     _sequence: int = 0
     _directions: dict[tuple[int, int], Direction] = field(default_factory=dict)
-    _dialled: dict[tuple[SiteKey, SiteKey], None] = field(default_factory=dict)
+    _partial: list[Watcher] = field(default_factory=list)
+    _partial_steps: list[Watcher] = field(default_factory=list)
+    _partial_sends: list[Watcher] = field(default_factory=list)
     _stuck: int = 0
+
+    def __post_init__(self) -> None:
+        self.connections = Connections(self)
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -98,6 +92,20 @@ class Network:
         host = Host(len(self.hosts), key, name, boot, addresses, self.generator(f"host {len(self.hosts)}"))
         self.hosts[key] = host
         return host
+
+    def watch(self, watcher: Watcher, steps: bool = True, sends: bool = True) -> None:
+        """Let `watcher` see effects and refusals, and (they are many) every step and every message if it needs them.
+
+        Whoever is put into `watchers` directly sees everything.
+        """
+        if steps and sends:
+            self.watchers.append(watcher)
+            return
+        self._partial.append(watcher)
+        if steps:
+            self._partial_steps.append(watcher)
+        if sends:
+            self._partial_sends.append(watcher)
 
     def generator(self, label: str) -> random.Random:
         """A generator derived from the run's seed by name; independent of the order in which it is asked for."""
@@ -153,6 +161,7 @@ class Network:
         host.inbox.clear()
         host.work_free_us = self.now
         host.machine = host.boot(host.local(self.now))
+        self.connections.started(host)
         self.trace.note(self.now, _STARTED, host.index, -1, host.starts, "start")
         self._drain(host)
 
@@ -162,14 +171,14 @@ class Network:
         host.power = Power.OFF
         host.machine = None
         host.inbox.clear()
-        self._break_links(host, "connection reset", 0 if reset else self.transport.heartbeat_us)
+        self.connections.break_all(host, "connection reset", 0 if reset else self.transport.heartbeat_us)
 
     def pause(self, host: Host) -> None:
         """SIGSTOP: messages wait in buffers, timers do not fire, the clock of the world goes on."""
         if host.power is Power.RUNNING:
             host.power = Power.PAUSED
             host.paused_at_us = self.now
-            self.call_at(self.now + self.transport.heartbeat_us, lambda: self._drop_silent(host))
+            self.call_at(self.now + self.transport.heartbeat_us, lambda: self.connections.drop_silent(host))
 
     def resume(self, host: Host, clock_stood_still: bool = False) -> None:
         """SIGCONT. With `clock_stood_still` (virtual machine, suspend) its clock knows nothing of the pause."""
@@ -212,75 +221,13 @@ class Network:
         pairs = [(s, t) for s in sources for t in targets if s is not t]
         for source, target in pairs:
             self.direction(source, target).blocks += 1
-            self.call_at(self.now + self.transport.heartbeat_us, partial(self._drop_blocked, source, target))
+            self.call_at(self.now + self.transport.heartbeat_us, partial(self.connections.drop_blocked, source, target))
 
     def unblock(self, sources: Iterable[Host], targets: Iterable[Host]) -> None:
         """Undo one `block`."""
         for source, target in [(s, t) for s in sources for t in targets if s is not t]:
             direction = self.direction(source, target)
             direction.blocks = max(0, direction.blocks - 1)
-
-    def linked(self, a: Host, b: Host) -> bool:
-        """Whether a message from `a` has a connection to `b`."""
-        return not self.transport.dialled or (a.key, b.key) in self._dialled or (b.key, a.key) in self._dialled
-
-    def _drop_blocked(self, source: Host, target: Host) -> None:
-        if self.direction(source, target).blocked:
-            self._unlink(source, target, "no heartbeat")
-
-    def _drop_silent(self, host: Host) -> None:
-        paused_for = self.now - host.paused_at_us
-        if host.power is Power.PAUSED and paused_for >= self.transport.heartbeat_us:
-            self._break_links(host, "no heartbeat", 0)
-
-    def _break_links(self, host: Host, reason: str, after_us: Micros) -> None:
-        for key in list(host.linked_to):
-            self.call_at(self.now + after_us, partial(self._unlink, host, self.hosts[key], reason))
-
-    def _unlink(self, a: Host, b: Host, reason: str) -> None:
-        if not self.linked(a, b) or not self.transport.dialled:
-            return
-        self._dialled.pop((a.key, b.key), None)
-        self._dialled.pop((b.key, a.key), None)
-        a.linked_to.pop(b.key, None)
-        b.linked_to.pop(a.key, None)
-        for host, other in ((a, b), (b, a)):
-            self._command(host, self.reports.link_down(other.key, reason))
-
-    def _dial(self, host: Host, dial: Dial) -> None:
-        target = self.hosts.get(dial.to)
-        self.trace.note(self.now, _DIALLED, host.index, target.index if target else -1, 0, "dial")
-        self.counters["dials"] += 1
-        if target is None or target is host:
-            return
-        if not self.transport.dialled:
-            self._command(host, self.reports.link_up(dial.to))
-            return
-        found = next((o for a in dial.addresses for o in self.hosts.values() if o.running and a in o.addresses), None)
-        out, back = self.direction(host, target), self.direction(target, host)
-        if found is None or out.blocked or back.blocked or not host.interface_up or not target.interface_up:
-            timeout = self.now + self.transport.connect_timeout_us
-            self.call_at(timeout, lambda: self._failed(host, target, "no answer"))
-        elif found is not target:
-            self.call_at(self.now + 2 * out.conditions.latency_us, lambda: self._failed(host, target, "wrong key"))
-        else:
-            round_trip = out.conditions.latency_us + back.conditions.latency_us
-            self.call_at(self.now + 2 * round_trip, lambda: self._link(host, target))
-
-    def _failed(self, host: Host, target: Host, reason: str) -> None:
-        if not self.linked(host, target):
-            self._command(host, self.reports.link_down(target.key, reason))
-
-    def _link(self, host: Host, target: Host) -> None:
-        if host.power is Power.OFF or target.power is Power.OFF:
-            return
-        known = self.linked(host, target)
-        self._dialled[host.key, target.key] = None
-        host.linked_to[target.key] = None
-        target.linked_to[host.key] = None
-        if not known:
-            self._command(host, self.reports.link_up(target.key))
-            self._command(target, self.reports.link_up(host.key))
 
     # -- running a machine ---------------------------------------------------------------------------------------
 
@@ -342,7 +289,7 @@ class Network:
         except RemoteError as error:
             self.counters["refused"] += 1
             self.trace.note(self.now, _REFUSED, host.index, source.index, packet.size_bytes, "refused")
-            for watcher in self.watchers:
+            for watcher in (*self.watchers, *self._partial):
                 watcher.refused(host, source, error, self.now)
         self._drain(host)
 
@@ -358,7 +305,7 @@ class Network:
                 self._execute(host, effect)
         if host.power is Power.RUNNING:
             self._rearm(host)
-            for watcher in self.watchers:
+            for watcher in (*self.watchers, *self._partial_steps):
                 watcher.stepped(host, self.now)
 
     def _rearm(self, host: Host) -> None:
@@ -372,16 +319,16 @@ class Network:
             self._push(when, _TIMER, host, when)
 
     def _execute(self, host: Host, effect: Effect) -> None:
-        for watcher in self.watchers:
+        for watcher in (*self.watchers, *self._partial):
             watcher.effect(host, effect, 0, self.now)
         if isinstance(effect, Emit):
             self.trace.note(self.now, _EVENT, host.index, -1, 0, type(effect.event).__name__)
         elif isinstance(effect, Dial):
-            self._dial(host, effect)
+            self.connections.dial(host, effect)
         elif isinstance(effect, Hangup):
             target = self.hosts.get(effect.to)
             if target is not None:
-                self._unlink(host, target, effect.reason)
+                self.connections.unlink(host, target, effect.reason)
         elif isinstance(effect, Store) and effect.ticket is not None and self.reports.persisted is not None:
             done = self.reports.persisted(effect.ticket)
             start = host.starts
@@ -399,12 +346,12 @@ class Network:
     def _send(self, host: Host, send: Send) -> None:
         packed = self.carrier.pack(send.message)
         size = self.carrier.size(packed)
-        for watcher in self.watchers:
+        for watcher in (*self.watchers, *self._partial_sends):
             watcher.effect(host, send, size, self.now)
         target = self.hosts.get(send.to)
         if target is None:
             raise Bug(f"{host.name} sends to a site outside the network")
-        if not host.interface_up or not self.linked(host, target):
+        if not host.interface_up or not self.connections.linked(host, target):
             self._refuse(host, target, local=not host.interface_up)
             return
         direction = self.direction(host, target)

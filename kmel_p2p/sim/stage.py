@@ -108,7 +108,7 @@ class Stage:
         """From now on this host's events are read late and answered from inside the handler."""
         operator = SlowOperator(self.federation, host, reads_at)
         self.operators.append(operator)
-        self.network.watchers.append(operator)
+        self.network.watch(operator, steps=False, sends=False)
 
     # -- partitions ----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ MIN_FACT_BYTES = 8
 MAX_EXAMINED = 64
 """Facts looked at per message: bounds the work when many large ones do not fit."""
 HEARD_ENOUGH = 4
-"""A fact heard this often from others is not worth telling any more; full sync reaches the rest."""
+"""A fact heard this often from others is nearly done with ..."""
+OWN_SHARE = 4
+"""... but everybody sends it this often, or a rumour that runs fast would stop before it reached the last."""
 
 
 class FactQueue(Generic[T]):
@@ -56,7 +58,8 @@ class FactQueue(Generic[T]):
         """
         level = self.subjects.get(subject)
         if level is not None and self._levels[level][subject] == fact:
-            self._move(subject, level, level + max(1, limit // HEARD_ENOUGH), limit)
+            new = min(level + max(1, limit // HEARD_ENOUGH), max(level, limit - OWN_SHARE))
+            self._move(subject, level, new, limit)
 
     def drop_most_sent(self) -> None:
         """Give up the fact that was sent most often."""

@@ -117,12 +117,18 @@ class Prober:
             while self._index < len(self._order):
                 member = self._order[self._index]
                 self._index += 1
-                if member.state in COUNTED:
+                if member.state in COUNTED and not self._connecting(member):
                     return member
             self._order = [m for m in self._context.table if m.state in COUNTED]
             self._context.rng.shuffle(self._order)
             self._index = 0
         return None
+
+    def _connecting(self, member: Member) -> bool:
+        """It arrived a moment ago and the first dial may still succeed: its silence would say nothing."""
+        settings = self._context.settings
+        grace_us = 2 * settings.dial_first_us + settings.probe_interval_us
+        return not member.linked and self._context.now < member.changed_us + grace_us
 
     # -- our probes ----------------------------------------------------------------------------------------------
 

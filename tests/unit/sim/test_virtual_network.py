@@ -12,9 +12,10 @@ from kmel_p2p.core.effects import Dial, Effect, Message, Send
 from kmel_p2p.core.errors import Bug, RemoteError
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
 from kmel_p2p.sim.carrier import ObjectCarrier
+from kmel_p2p.sim.connections import TransportModel
 from kmel_p2p.sim.host import Host
 from kmel_p2p.sim.links import Conditions
-from kmel_p2p.sim.network import Network, Reports, TransportModel
+from kmel_p2p.sim.network import Network, Reports
 
 
 @dataclass(frozen=True)
