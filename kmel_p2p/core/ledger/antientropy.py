@@ -293,9 +293,14 @@ class AntiEntropy:
                 self._asking.ask(item, holder, now)
         return wanted
 
-    def took(self, outcome: Outcome) -> None:
-        """A snapshot was taken over or an amendment came into force: record what changed, and tell the others."""
-        self._take(self._own, outcome)
+    def took(self, outcome: Outcome, ended: Vector) -> None:
+        """A snapshot was taken over or an amendment came into force: record what changed, and tell the others.
+
+        Args:
+            outcome: what changed.
+            ended: logs that had ended before: recorded anew, but no news to the operator.
+        """
+        self._take(self._own, outcome, ended)
         self.behind = self._count_missing()
         self.announce()
 
@@ -346,6 +351,7 @@ class AntiEntropy:
                 yield entry.encode()
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
+        gaps: list[Item] = []
         for encoded in bodies.entries:
             try:
                 entry = decode(encoded, max_payload_bytes=self._max_payload_bytes)
@@ -362,6 +368,11 @@ class AntiEntropy:
                 self._refuse(sender, entry.author, reason)
             if outcome.verdict in (Verdict.APPLIED, Verdict.WAITING):
                 self._pass_on(sender, entry, len(encoded), now)
+            if outcome.verdict is Verdict.WAITING:
+                # Whoever hands over an entry has what it was made on: no need to wait for a summary to notice the gap.
+                for author, seq in entry.base.items():
+                    gaps += self._missing(author, seq, sender, MAX_BODIES - len(gaps), now)
+        self._want(sender, gaps, (), now)
         told = self._counterparts.get(sender)
         if told is not None:
             self._pull(sender, now)
@@ -425,12 +436,13 @@ class AntiEntropy:
     def _refuse(self, sender: SiteKey, author: SiteKey | None, reason: str) -> None:
         self._outbox.append(Emit(EntryRefused(sender, author, reason)))
 
-    def _take(self, sender: SiteKey, outcome: Outcome) -> None:
+    def _take(self, sender: SiteKey, outcome: Outcome, ended: Vector | None = None) -> None:
         """Store and report what changed, retractions before what was applied after them."""
         for fault in outcome.faults:
             self._outbox.append(Store(_retraction(fault)))
-            count = sum(1 for e in outcome.retracted if e.author == fault.author)
-            self._outbox.append(Emit(LogEnded(fault.author, fault.seq, fault.reason, count)))
+            if ended is None or ended.get(fault.author) != fault.seq:
+                count = sum(1 for e in outcome.retracted if e.author == fault.author)
+                self._outbox.append(Emit(LogEnded(fault.author, fault.seq, fault.reason, count)))
         for author in sorted({entry.author for entry in outcome.retracted} - {f.author for f in outcome.faults}):
             # Not for a fault, but because an amendment retired the site.
             end = self._ledger.books.end(author)

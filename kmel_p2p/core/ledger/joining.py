@@ -41,8 +41,9 @@ PART_CEILING: Micros = 30 * SECOND
 STALLED: Micros = 60 * SECOND
 """Without a new part or a new attestation for so long, another site is asked for its snapshot."""
 
-ATTEST_PERIOD: Micros = 3 * SECOND
-"""Between two questions to the sites that have not attested yet: some must first reach the vector."""
+ASK_PERIOD: Micros = 3 * SECOND
+"""Between two questions for an offer, and to the sites that have not attested yet: messages may be lost, and some must
+first reach the vector."""
 
 
 SITES_TO_COME = 64
@@ -178,8 +179,10 @@ class Joiner:
         """Ask again for what did not come; give up what stalls."""
         if self._due is None or now < self._due:
             return
-        if self.stage is Stage.SEEKING or now >= self._stalls_at:
+        if now >= self._stalls_at:
             self._fail("nothing came any more", now)
+        elif self.stage is Stage.SEEKING:
+            self._ask_offer(now)
         elif self.stage is Stage.FETCHING:
             self._ask_parts(now)
         elif self.stage is Stage.ATTESTING:
@@ -225,8 +228,13 @@ class Joiner:
         giver = self._rng.choice([key for key in left if 10 * known[key] >= 9 * most])
         self._attempt = Attempt(giver)
         self._enter(Stage.SEEKING, now)
-        self._due = now + OFFER_WAIT
-        self._outbox.append(Send(giver, SnapshotAsk(NO_SNAPSHOT, 0, 0)))
+        self._stalls_at = now + OFFER_WAIT
+        self._ask_offer(now)
+
+    def _ask_offer(self, now: Micros) -> None:
+        assert self._attempt is not None
+        self._due = now + ASK_PERIOD
+        self._outbox.append(Send(self._attempt.giver, SnapshotAsk(NO_SNAPSHOT, 0, 0)))
 
     def _fail(self, reason: str, now: Micros) -> None:
         assert self._attempt is not None
@@ -288,7 +296,7 @@ class Joiner:
         for site in sorted(self._alive()):
             if site not in attempt.attested and site not in attempt.denied:
                 self._outbox.append(Send(site, Attest(attempt.snapshot.vector)))
-        self._due = now + ATTEST_PERIOD
+        self._due = now + ASK_PERIOD
 
     def _count(self, now: Micros) -> None:
         """A majority of the other alive sites decides."""

@@ -34,6 +34,9 @@ from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey, Vector
 BELIEVED_AFTER: Micros = 5 * SECOND
 """A site that says entries are folded away is believed when they are still missing after so long."""
 
+FAR_BEHIND = 64
+"""Entries that may be on their way in the ordinary course of a busy federation; below, no snapshot is fetched."""
+
 MESSAGES: tuple[type[Message], ...] = (
     Claim,
     Folded,
@@ -129,6 +132,7 @@ class Upkeep:
             return
         snapshot = self.joiner.take()
         known = self.governing.constitution.number
+        ended = dict(self._ledger.books.ended)
         outcome = self._ledger.adopt(snapshot)
         self._digests.forget()
         self._hints.clear()
@@ -136,7 +140,7 @@ class Upkeep:
         self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
         self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
         self.governing.tell(known)
-        self._antientropy.took(outcome)
+        self._antientropy.took(outcome, ended)
 
     def amend(self, document: AmendmentDocument) -> None:
         """The operator hands over the next amendment in force.
@@ -150,7 +154,7 @@ class Upkeep:
 
     def _amended(self, outcome: Outcome) -> None:
         self._digests.forget()
-        self._antientropy.took(outcome)
+        self._antientropy.took(outcome, {})
 
     def _told(self, site: SiteKey) -> Vector | None:
         told = self._antientropy.counterpart(site)
@@ -163,5 +167,6 @@ class Upkeep:
                 del self._hints[site]
             elif now >= since + BELIEVED_AFTER:
                 self.joiner.want(now)
-        if self._ledger.stale or self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator):
+        far = self._antientropy.behind >= FAR_BEHIND
+        if self._ledger.stale or (far and self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator)):
             self.joiner.want(now)
