@@ -51,7 +51,7 @@ def new(federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], see
 
     raw: dict[str, Any] = {
         "federation": federation,
-        "sites": [_site(text) for text in sites],
+        "sites": [site_of(text) for text in sites],
         "assay_endpoints": [_endpoint(text) for text in endpoints],
         "model": {"seed": seed},
     }
@@ -174,11 +174,12 @@ def _feature_problems(agreed: Charter) -> list[str]:
     ]
 
 
-def _site(text: str) -> dict[str, Any]:
+def site_of(text: str) -> dict[str, Any]:
+    """A site as people write it on the command line: NAME=KEY or NAME=KEY@ADDRESS,..."""
     name, equals, rest = text.partition("=")
     key, _, addresses = rest.partition("@")
     if not equals or not key:
-        raise click.UsageError(f"--site {text}: expected NAME=KEY or NAME=KEY@ADDRESS,...")
+        raise click.UsageError(f"{text}: expected NAME=KEY or NAME=KEY@ADDRESS,...")
     return {"name": name, "key": key, "addresses": tuple(part for part in addresses.split(",") if part)}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.options import config_option, echo_json, json_option
+from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
     from kmel_p2p.core.ledger.entry import Entry
@@ -115,6 +115,78 @@ def verify(config_path: Path, as_json: bool) -> None:
     if not as_json:
         heads = " ".join(f"{name}:{seq}" for name, seq in facts["vector"].items()) or "empty"
         click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
+
+
+@ledger.command()
+@config_option
+@json_option
+def faults(config_path: Path, as_json: bool) -> None:
+    """List the authors whose log was ended, from which entry on, why, and what evidence is kept."""
+    config, names = _open(config_path)
+    store = _store(config)
+    try:
+        rows = [
+            {
+                "author": names.get(author, author.hex()),
+                "seq": seq,
+                "reason": reason,
+                "proofs": sum(kind == "proof" for _, kind, _ in store.evidence(author)),
+                "retracted": sum(kind == "retracted" for _, kind, _ in store.evidence(author)),
+            }
+            for author, (seq, reason) in store.log_ends().items()
+        ]
+    finally:
+        store.close()
+    if as_json:
+        echo_json(rows)
+        return
+    for row in rows:
+        click.echo(
+            f"{row['author']:<16} ends before {row['seq']:>6}  {row['proofs']} proofs, "
+            f"{row['retracted']} entries retracted: {row['reason']}"
+        )
+    if not rows:
+        click.echo("no author's log was ended")
+
+
+@ledger.command()
+@click.argument("other", type=FILE)
+@config_option
+@json_option
+def diff(other: Path, config_path: Path, as_json: bool) -> None:
+    """Compare with another site's store (a copy of its store.sqlite). Exit code 8 when one number has two entries."""
+    from kmel_p2p.cli.exits import DoesNotHoldError
+    from kmel_p2p.site.store import Store
+
+    config, names = _open(config_path)
+    here, there = _store(config), Store(other, read_only=True)
+    try:
+        ours, theirs = _hashes(here), _hashes(there)
+    finally:
+        here.close()
+        there.close()
+    rows = []
+    for author in sorted(ours.keys() | theirs.keys()):
+        mine, its = ours.get(author, {}), theirs.get(author, {})
+        split = min((seq for seq in mine.keys() & its.keys() if mine[seq] != its[seq]), default=None)
+        name = names.get(author, author.hex())
+        rows.append({"author": name, "here": max(mine, default=0), "there": max(its, default=0), "differs_from": split})
+    if as_json:
+        echo_json(rows)
+    else:
+        for row in rows:
+            difference = f"  two entries number {row['differs_from']}" if row["differs_from"] else ""
+            click.echo(f"{row['author']:<16} here {row['here']:>6}  there {row['there']:>6}{difference}")
+    torn = [f"{row['author']} from {row['differs_from']}" for row in rows if row["differs_from"]]
+    if torn:
+        raise DoesNotHoldError(f"{other}: the logs differ: {', '.join(torn)}")
+
+
+def _hashes(store: Store) -> dict[SiteKey, dict[int, bytes]]:
+    found: dict[SiteKey, dict[int, bytes]] = {}
+    for stored in store.load_entries():
+        found.setdefault(stored.author, {})[stored.seq] = stored.hash
+    return found
 
 
 def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "listen": ("kmel_p2p.cli.requests:listen", "Publish no further entries; keep relaying."),
     "approve": ("kmel_p2p.cli.requests:approve", "Let a held entry leave the site."),
     "reject": ("kmel_p2p.cli.requests:reject", "Keep a held entry back for good."),
+    "amendment": ("kmel_p2p.cli.amendment:amendment", "Add, retire or re-key a site of a running federation."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),

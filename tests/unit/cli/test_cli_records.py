@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -118,3 +119,63 @@ def test_an_entry_that_does_not_decode_is_a_finding_not_a_defect(filled: Path, r
     done = run("ledger", "verify", "-c", filled)
     assert done.code == ExitCode.DOES_NOT_HOLD
     assert str(path) in done.err
+
+
+def test_faults_say_whose_log_ended_and_why(filled: Path, run: Run) -> None:
+    assert "no author's log was ended" in run("ledger", "faults", "-c", filled).out
+    north = load_key(filled.parent / "site.key")
+    store = Store(filled.parent / "state" / STORE_NAME)
+    store.retract(north.key, 2, "it signed two different entries with one number", [b"one", b"two"])
+    store.close()
+    (row,) = json.loads(run("ledger", "faults", "-c", filled, "--json").out)
+    assert row == {
+        "author": "north",
+        "seq": 2,
+        "reason": "it signed two different entries with one number",
+        "proofs": 2,
+        "retracted": 1,
+    }
+    assert "north            ends before      2" in run("ledger", "faults", "-c", filled).out
+
+
+def test_diff_tells_a_shorter_log_from_another_one(filled: Path, run: Run, tmp_path: Path) -> None:
+    mine = filled.parent / "state" / STORE_NAME
+    other = tmp_path / "other.sqlite"
+    shutil.copyfile(mine, other)
+    same = run("ledger", "diff", other, "-c", filled)
+    assert same.code == 0
+    connection = sqlite3.connect(other)
+    connection.execute("DELETE FROM entries WHERE seq = 2")
+    connection.commit()
+    (row,) = json.loads(run("ledger", "diff", other, "-c", filled, "--json").out)
+    assert (row["author"], row["here"], row["there"], row["differs_from"]) == ("north", 2, 1, None)
+    connection.execute("UPDATE entries SET hash = ? WHERE seq = 1", (bytes(32),))
+    connection.commit()
+    connection.close()
+    torn = run("ledger", "diff", other, "-c", filled)
+    assert torn.code == ExitCode.DOES_NOT_HOLD
+    assert "north from 1" in torn.err
+
+
+def test_an_amendment_is_drafted_signed_and_shown(filled: Path, run: Run, tmp_path: Path) -> None:
+    path, east = tmp_path / "amendment.toml", Identity(bytes([7]) * 32)
+    drafted = run(
+        "amendment", "draft", "-c", filled, "--add", f"east={east.key.hex()}@tcp://192.0.2.9:7700", "-o", path
+    )
+    assert drafted.code == 0, drafted.err
+    unsigned = run("amendment", "show", path, "-c", filled)
+    assert unsigned.code == ExitCode.DOES_NOT_HOLD
+    assert "0 of 2 needed sites have signed" in unsigned.err
+    assert "1 of 2 needed sites have signed" in run("amendment", "sign", path, "-c", filled).out
+    (filled.parent / "site.key").write_text(bytes(32).hex() + "\n")
+    config = filled.read_text().replace('name = "north"', 'name = "south"')
+    filled.write_text(config)
+    assert "A quorum has signed" in run("amendment", "sign", path, "-c", filled).out
+    shown = json.loads(run("amendment", "show", path, "-c", filled, "--json").out)
+    assert shown["problem"] == ""
+    assert shown["amendment"]["add"][0]["name"] == "east"
+    idle = run("amendment", "enact", path, "-c", filled)
+    assert idle.code == ExitCode.NOT_RUNNING
+    nonsense = run("amendment", "draft", "-c", filled, "--retire", "west", "-o", tmp_path / "x.toml")
+    assert nonsense.code == ExitCode.CONFIG
+    assert "no site 'west'" in nonsense.err

@@ -1,0 +1,154 @@
+"""`kmel-peer amendment`: change the roster or the quorum of a running federation, by a quorum of its sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
+
+if TYPE_CHECKING:
+    from kmel_p2p.core.amendment import AmendmentDocument, Constitution
+    from kmel_p2p.core.identity import Identity
+
+
+@click.group()
+def amendment() -> None:
+    """Add, retire or re-key a site of a running federation, signed by a quorum of its sites."""
+
+
+@amendment.command()
+@config_option
+@click.option("--add", "added", multiple=True, metavar="NAME=KEY[@ADDRESS,...]", help="A new site; repeat.")
+@click.option(
+    "--retire",
+    "retired",
+    multiple=True,
+    metavar="NAME[:LAST[:RETRACT_FROM]]",
+    help="A site leaves. LAST: its last entry that counts (default: the newest kept here). "
+    "RETRACT_FROM: first entry to take out of the model (default: none).",
+)
+@click.option("--rekey", "rekeyed", multiple=True, metavar="NAME=KEY[:LAST]", help="A site gets a new key.")
+@click.option("--quorum", type=click.Choice(["majority", "two-thirds", "all"]), help="Of later amendments.")
+@click.option("--output", "-o", type=FILE, default=Path("amendment.toml"), show_default=True)
+def draft(
+    config_path: Path,
+    added: tuple[str, ...],
+    retired: tuple[str, ...],
+    rekeyed: tuple[str, ...],
+    quorum: str | None,
+    output: Path,
+) -> None:
+    """Draft the next amendment of this federation's charter."""
+    from kmel_p2p.cli.charter import site_of
+    from kmel_p2p.site.files import write_new
+
+    constitution, heads, _ = _standing(config_path)
+    changes: dict[str, Any] = {
+        "add": [site_of(text) for text in added],
+        "retire": [_retirement(text, heads) for text in retired],
+        "rekey": [_new_key(text, heads) for text in rekeyed],
+    }
+    if quorum:
+        changes["quorum"] = quorum
+    document = constitution.draft(**{name: value for name, value in changes.items() if value})
+    write_new(output, document.render().encode(), 0o644)
+    click.echo(f"Wrote {output}: amendment {document.amendment.number}, unsigned.")
+    click.echo(f"{constitution.signatures_needed} sites now run: kmel-peer amendment sign {output} --config site.toml")
+
+
+@amendment.command()
+@click.argument("path", type=FILE)
+@config_option
+def sign(path: Path, config_path: Path) -> None:
+    """Add this site's signature. Read the amendment first (amendment show): it binds the site."""
+    from kmel_p2p.site.files import write_whole
+
+    constitution, _, identity = _standing(config_path)
+    document = _read(path).signed_by(identity, constitution)
+    write_whole(path, document.render().encode(), 0o644)
+    missing = constitution.why_not_in_force(document)
+    click.echo(f"Signed amendment {document.amendment.number}. " + (missing or "A quorum has signed: enact it."))
+
+
+@amendment.command()
+@click.argument("path", type=FILE)
+@config_option
+@json_option
+def show(path: Path, config_path: Path, as_json: bool) -> None:
+    """Show what an amendment changes and who has signed it. Exit code 8 while it is not in force."""
+    from kmel_p2p.cli.exits import DoesNotHoldError
+
+    constitution, _, _ = _standing(config_path)
+    document = _read(path)
+    enacted = any(known.amendment.hash == document.amendment.hash for known in constitution.documents)
+    problem = "" if enacted else constitution.why_not_in_force(document)
+    if as_json:
+        echo_json({**document.model_dump(mode="json"), "enacted": enacted, "problem": problem})
+    else:
+        click.echo(document.render(), nl=False)
+    if problem:
+        raise DoesNotHoldError(f"{path}: {problem}")
+    if not as_json:
+        click.echo("# in force here" if enacted else "# signed by a quorum: kmel-peer amendment enact puts it in force")
+
+
+@amendment.command()
+@click.argument("path", type=FILE)
+@config_option
+def enact(path: Path, config_path: Path) -> None:
+    """Hand a signed amendment to the running peer; it spreads to the others by itself."""
+    from kmel_p2p.cli.requests import ask
+
+    answer = ask(config_path, "amend", {"document": _read(path).render()})
+    click.echo(f"amendment {answer['number']} is in force ({answer['hash'][:16]})")
+
+
+def _read(path: Path) -> AmendmentDocument:
+    from kmel_p2p.core.amendment import AmendmentDocument
+    from kmel_p2p.site.config import read_text
+
+    return AmendmentDocument.parse(read_text(path, "kmel-peer amendment draft writes one"), str(path))
+
+
+def _standing(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
+    """The constitution in force at this site, the newest entry kept of each site, and the site's identity."""
+    from kmel_p2p.site.compose import load_site, stored_constitution
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.store import STORE_NAME, Store
+
+    config = load_config(config_path)
+    site = load_site(config)
+    path = config.site.state_dir / STORE_NAME
+    if not path.exists():
+        return site.constitution, {}, site.identity
+    store = Store(path, read_only=True)
+    try:
+        constitution = stored_constitution(site, store)
+        vector = store.vector()
+    finally:
+        store.close()
+    heads = {rule.name: vector.get(key, 0) for key, rule in constitution.roster.items()}
+    return constitution, heads, site.identity
+
+
+def _retirement(text: str, heads: dict[str, int]) -> dict[str, Any]:
+    name, *numbers = text.split(":")
+    rule: dict[str, Any] = {"name": name, "last": _number(numbers[0]) if numbers else heads.get(name, 0)}
+    if len(numbers) > 1:
+        rule["retract_from"] = _number(numbers[1])
+    return rule
+
+
+def _new_key(text: str, heads: dict[str, int]) -> dict[str, Any]:
+    name, _, rest = text.partition("=")
+    key, _, last = rest.partition(":")
+    return {"name": name, "key": key, "last": _number(last) if last else heads.get(name, 0)}
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise click.UsageError(f"{text!r} is no entry number")
+    return int(text)
