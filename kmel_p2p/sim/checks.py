@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from kmel_p2p.core.effects import Effect
 from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.membership import Membership, MemberState
@@ -20,6 +22,10 @@ class Checks:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
+        self.queue_peak = 0
+        """Most membership facts that ever waited at one host."""
+        self.health_peak: Counter[int] = Counter()
+        """Worst local health score by host index."""
         self._versions: dict[int, tuple[int, int]] = {}
         self._steps: dict[int, int] = {}
         self._newest: dict[tuple[int, int, SiteKey], tuple[int, int, int]] = {}
@@ -29,13 +35,19 @@ class Checks:
         membership = membership_of(host)
         if membership is None:
             return
-        if membership.state(host.key) not in (MemberState.ALIVE, MemberState.LEFT):
-            self._fail(host, "holds itself dead")
-        sites = len(membership.roster)
-        if membership.waiting_facts > sites + 1:
-            self._fail(host, f"{membership.waiting_facts} facts queued about {sites} sites")
-        if sites <= FULL_CHECK_SITES and self._is_due(host, membership):
-            self._check_table(host, membership)
+        waiting = membership.waiting_facts
+        if waiting > self.queue_peak:
+            self.queue_peak = waiting
+            if waiting > len(membership.roster) + 1:
+                self._fail(host, f"{waiting} facts queued about {len(membership.roster) + 1} sites")
+        score = membership.health_score
+        if score and score > self.health_peak[host.index]:
+            self.health_peak[host.index] = score
+        if self._is_due(host, membership):
+            if membership.state(host.key) not in (MemberState.ALIVE, MemberState.LEFT):
+                self._fail(host, "holds itself dead")
+            if len(membership.roster) <= FULL_CHECK_SITES:
+                self._check_table(host, membership)
 
     def _is_due(self, host: Host, membership: Membership) -> bool:
         """After every step that changed the table, and now and then in case a change was not counted."""

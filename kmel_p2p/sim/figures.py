@@ -162,7 +162,7 @@ def _quiet_after_s(stage: Stage, bound: Bound) -> float:
 
 
 def _queue_peak(stage: Stage, bound: Bound) -> float:
-    return float(stage.observer.queue_peak)
+    return float(stage.checks.queue_peak)
 
 
 def _largest_probe_bytes(stage: Stage, bound: Bound) -> float:
@@ -272,7 +272,7 @@ def _dials_per_site_interval(stage: Stage, bound: Bound) -> float:
 
 def _health_peak(stage: Stage, bound: Bound) -> float:
     observers = {h.index for h in stage.hosts(bound.observers)}
-    return float(max((score for index, score in stage.observer.health_peak.items() if index in observers), default=0))
+    return float(max((score for index, score in stage.checks.health_peak.items() if index in observers), default=0))
 
 
 def _unread_events(stage: Stage, bound: Bound) -> float:

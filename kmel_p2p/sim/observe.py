@@ -53,9 +53,7 @@ class Observer:
         self.bytes_in_second: Counter[int] = Counter()
         self.messages: Counter[str] = Counter()
         self.largest_probe_bytes = 0
-        self.queue_peak = 0
         self.dials: list[tuple[Micros, int, int]] = []
-        self.health_peak: Counter[int] = Counter()
         self.learned: list[tuple[Micros, int, int]] = []
         self.first_heard: dict[tuple[bytes, int], Micros] = {}
         self.refusals: Counter[str] = Counter()
@@ -115,16 +113,7 @@ class Observer:
     # -- watcher -------------------------------------------------------------------------------------------------
 
     def stepped(self, host: Host, now: Micros) -> None:
-        """Track how much waits to be told."""
-        membership = membership_of(host)
-        if membership is None:
-            return
-        waiting = membership.waiting_facts
-        if waiting > self.queue_peak:
-            self.queue_peak = waiting
-        score = membership.health_score
-        if score and score > self.health_peak[host.index]:
-            self.health_peak[host.index] = score
+        """Nothing per step: `Checks` looks at every step."""
 
     def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
         """Count bytes; note verdicts."""

@@ -154,9 +154,10 @@ def play(scenario: Scenario, seed: int, baseline: bool = False) -> Stage:
     """Run one seed to its end and return the stage as it is then."""
     federation = Federation(scenario.plan(), scenario.membership_settings(baseline), seed)
     observer = Observer(federation)
-    federation.network.watch(observer)
-    federation.network.watch(Checks(federation), sends=False)
-    stage = Stage(federation, observer, federation.network.generator("scenario"))
+    checks = Checks(federation)
+    federation.network.watch(observer, steps=False)
+    federation.network.watch(checks, sends=False)
+    stage = Stage(federation, observer, checks, federation.network.generator("scenario"))
     for host in stage.hosts("all"):
         moment = stage.rng.randrange(micros(scenario.start_over_s) + 1)
         federation.network.call_at(moment, lambda host=host: stage.start(host))  # type: ignore[misc]

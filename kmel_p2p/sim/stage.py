@@ -8,6 +8,7 @@ from collections import Counter
 from kmel_p2p.core.errors import ConfigError, LocalError
 from kmel_p2p.core.membership import MemberState
 from kmel_p2p.core.types import Micros
+from kmel_p2p.sim.checks import Checks
 from kmel_p2p.sim.federation import Federation, membership_of
 from kmel_p2p.sim.host import Host, Power
 from kmel_p2p.sim.observe import Observer
@@ -17,10 +18,11 @@ from kmel_p2p.sim.operator import SlowOperator
 class Stage:
     """One running scenario."""
 
-    def __init__(self, federation: Federation, observer: Observer, rng: random.Random) -> None:
+    def __init__(self, federation: Federation, observer: Observer, checks: Checks, rng: random.Random) -> None:
         self.federation = federation
         self.network = federation.network
         self.observer = observer
+        self.checks = checks
         self.rng = rng
         self.marks: dict[str, Micros] = {}
         self.started_us: dict[int, Micros] = {}

@@ -21,7 +21,7 @@ from kmel_p2p.core.membership.health import LocalHealth
 from kmel_p2p.core.membership.members import Member, MemberState, MemberTable, handle_of
 from kmel_p2p.core.membership.messages import Accusation, Fact, News
 from kmel_p2p.core.membership.settings import MembershipSettings
-from kmel_p2p.core.membership.spread import Spread
+from kmel_p2p.core.membership.spread import Receiver, Spread
 from kmel_p2p.core.types import Micros, Randomness, SiteKey
 
 
@@ -114,7 +114,11 @@ class Context:
             first = (self.descriptor,)
         if not first and not self.spread:
             return (), ()
-        return self.spread.piggyback(first, self.limit, self.now)
+        return self.spread.piggyback(self.receiver(member), first, self.now)
+
+    def receiver(self, member: Member) -> Receiver:
+        """What `Spread` has to know about a receiver."""
+        return Receiver(member.handle, self.table.alive_count, self.limit)
 
     def accusation_of(self, member: Member) -> Accusation | None:
         """The accusation held against a suspect or dead member."""

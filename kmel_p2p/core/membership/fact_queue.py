@@ -18,69 +18,97 @@ OWN_SHARE = 4
 """... but everybody sends it this often, or a rumour that runs fast would stop before it reached the last."""
 
 
+class _Item(Generic[T]):
+    """One fact on its way."""
+
+    __slots__ = ("born_us", "fact", "known_to", "size_bytes")
+
+    def __init__(self, fact: T, size_bytes: int, now: Micros) -> None:
+        self.fact = fact
+        self.size_bytes = size_bytes
+        self.born_us = now
+        self.known_to: set[bytes] = set()
+        """Members it was sent to or heard from. Only asked, never iterated: a set's order must not matter."""
+
+
 class FactQueue(Generic[T]):
     """Facts by subject, ordered by how often they were sent."""
 
-    __slots__ = ("_births", "_levels", "_sizes", "subjects")
+    __slots__ = ("_levels", "subjects")
 
     def __init__(self) -> None:
-        self._levels: list[dict[bytes, T]] = []
+        self._levels: list[dict[bytes, _Item[T]]] = []
         self.subjects: dict[bytes, int] = {}
         """Subject -> how often its fact was sent."""
-        self._sizes: dict[bytes, int] = {}
-        self._births: dict[bytes, Micros] = {}
 
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def put(self, subject: bytes, fact: T, size_bytes: int, now: Micros, sent: int = 0) -> None:
+    def put(
+        self, subject: bytes, fact: T, size_bytes: int, now: Micros, sent: int = 0, teller: bytes | None = None
+    ) -> None:
         """Queue `fact` as sent `sent` times already, in place of any older one about `subject`."""
         self.discard(subject)
-        while len(self._levels) <= sent:
-            self._levels.append({})
-        self._levels[sent][subject] = fact
+        item = _Item(fact, size_bytes, now)
+        if teller is not None:
+            item.known_to.add(teller)
+        self._at(sent)[subject] = item
         self.subjects[subject] = sent
-        self._sizes[subject] = size_bytes
-        self._births[subject] = now
+
+    def _at(self, level: int) -> dict[bytes, _Item[T]]:
+        while len(self._levels) <= level:
+            self._levels.append({})
+        return self._levels[level]
 
     def discard(self, subject: bytes) -> None:
         """Stop telling about `subject`."""
         level = self.subjects.pop(subject, None)
         if level is not None:
             del self._levels[level][subject]
-            del self._sizes[subject]
-            del self._births[subject]
 
-    def heard(self, subject: bytes, fact: T, limit: int) -> None:
-        """Somebody told us what we are telling: count it as a quarter of all transmissions.
+    def heard(self, subject: bytes, fact: T, limit: int, teller: bytes) -> None:
+        """`teller` told us what we are telling: it need not hear it, and a quarter of our transmissions are done.
 
         Feedback of this kind (Demers et al., PODC 1987) stops a rumour once nearly everybody knows it.
         """
         level = self.subjects.get(subject)
-        if level is not None and self._levels[level][subject] == fact:
+        if level is None:
+            return
+        item = self._levels[level][subject]
+        if item.fact == fact:
+            item.known_to.add(teller)
             new = min(level + max(1, limit // HEARD_ENOUGH), max(level, limit - OWN_SHARE))
             self._move(subject, level, new, limit)
 
     def drop_most_sent(self) -> None:
         """Give up the fact that was sent most often."""
-        for facts in reversed(self._levels):
-            if facts:
-                self.discard(next(iter(facts)))
+        for items in reversed(self._levels):
+            if items:
+                self.discard(next(iter(items)))
                 return
 
     def smallest_next(self) -> int:
         """Size of the fact that is sent next; 0 when the queue is empty."""
-        for facts in self._levels:
-            if facts:
-                return self._sizes[next(reversed(facts))]
+        for items in self._levels:
+            if items:
+                return items[next(reversed(items))].size_bytes
         return 0
 
     def take(
-        self, budget_bytes: int, most: int, limit: int, born_after: Micros = 0, at_least_one: int = 0
+        self,
+        target: bytes,
+        members: int,
+        budget_bytes: int,
+        most: int,
+        limit: int,
+        born_after: Micros = 0,
+        at_least_one: int = 0,
     ) -> tuple[list[T], int]:
-        """Facts for one message, each counted as sent once more.
+        """Facts for one message to `target`, each counted as sent once more.
 
         Args:
+            target: handle of the receiver. What it is about, or is known to it, is left out.
+            members: receivers there are. When all of them know a fact, the round begins anew.
             budget_bytes: bytes to fill.
             most: number of facts at most.
             limit: transmissions after which a fact is done.
@@ -94,18 +122,19 @@ class FactQueue(Generic[T]):
         expired: list[bytes] = []
         facts: list[T] = []
         used = examined = 0
-        for level, queue in enumerate(self._levels):
-            for subject in reversed(queue):
-                if self._births[subject] < born_after:
+        for level, items in enumerate(self._levels):
+            for subject in reversed(items):
+                item = items[subject]
+                if item.born_us < born_after:
                     expired.append(subject)
                     continue
-                size = self._sizes[subject]
-                room = budget_bytes - used if facts else max(budget_bytes, at_least_one)
-                if size <= room:
-                    chosen.append((subject, level))
-                    facts.append(queue[subject])
-                    used += size
                 examined += 1
+                room = budget_bytes - used if facts else max(budget_bytes, at_least_one)
+                if item.size_bytes <= room and self._is_news_to(target, subject, item, members):
+                    item.known_to.add(target)
+                    chosen.append((subject, level))
+                    facts.append(item.fact)
+                    used += item.size_bytes
                 full = facts and used + MIN_FACT_BYTES > budget_bytes
                 if full or len(facts) >= most or examined >= MAX_EXAMINED:
                     break
@@ -118,11 +147,20 @@ class FactQueue(Generic[T]):
             self._move(subject, level, level + 1, limit)
         return facts, used
 
+    @staticmethod
+    def _is_news_to(target: bytes, subject: bytes, item: _Item[T], members: int) -> bool:
+        if subject == target:
+            return False
+        if target not in item.known_to:
+            return True
+        if len(item.known_to) < members:
+            return False
+        item.known_to.clear()
+        return True
+
     def _move(self, subject: bytes, level: int, new: int, limit: int) -> None:
         if new >= limit:
             self.discard(subject)
-            return
-        while len(self._levels) <= new:
-            self._levels.append({})
-        self._levels[new][subject] = self._levels[level].pop(subject)
-        self.subjects[subject] = new
+        elif new != level:
+            self._at(new)[subject] = self._levels[level].pop(subject)
+            self.subjects[subject] = new

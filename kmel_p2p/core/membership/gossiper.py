@@ -11,11 +11,12 @@ from kmel_p2p.core.types import Micros, SiteKey
 class Gossiper:
     """When to gossip and with whom. What and how much is decided by `Spread`."""
 
-    __slots__ = ("_context", "_next_us", "_round")
+    __slots__ = ("_context", "_news_us", "_next_us", "_round")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._next_us: Micros = context.now
+        self._news_us: Micros = context.now - context.settings.gossip_interval_us
         self._round: list[SiteKey] = []
 
     @property
@@ -27,9 +28,10 @@ class Gossiper:
         return None
 
     def hurry(self) -> None:
-        """Application facts arrived. Membership facts may wait for their allowance; these have their own."""
+        """An application fact was announced: it does not wait for the membership facts' turn or allowance."""
         context = self._context
-        self._next_us = min(self._next_us, context.now + context.settings.gossip_interval_us)
+        soonest = max(context.now, self._news_us + context.settings.gossip_interval_us)
+        self._next_us = min(self._next_us, soonest)
 
     def advance(self) -> None:
         """Serve the timer."""
@@ -37,12 +39,18 @@ class Gossiper:
         due = self.deadline
         if due is None or context.now < due:
             return
+        sent = False
         for member in self._targets():
-            facts, news = context.spread.gossip(context.limit, context.now)
+            facts, news = context.spread.gossip(context.receiver(member), context.now)
             if not facts and not news:
-                break
+                continue
+            sent = True
+            if news:
+                self._news_us = context.now
             context.send(member.key, Gossip(facts, news))
-        next_us = context.now + context.settings.gossip_interval_us
+        # Nobody asked for what is left just now: come back at the pace of probes.
+        pause = context.settings.gossip_interval_us if sent else context.settings.probe_interval_us
+        next_us = context.now + pause
         self._next_us = max(next_us, context.spread.ready_at(context.now))
 
     def _targets(self) -> list[Member]:

@@ -101,9 +101,10 @@ class Judge:
                 if member is None:
                     context.counters["facts_about_strangers"] += 1
                 elif fact is not member.descriptor or member.state is MemberState.UNKNOWN:
-                    self.learn(member, fact, spread=not (by_sync and member.state is MemberState.UNKNOWN))
+                    quiet = by_sync and member.state is MemberState.UNKNOWN
+                    self.learn(member, fact, spread=not quiet, teller=sender.handle)
                 else:
-                    context.spread.heard(member.handle, fact, context.limit)
+                    context.spread.heard(member.handle, fact, context.limit, sender.handle)
             elif fact.subject == context.handle:
                 self._hear_own_accusation(fact)
                 if not by_ping:
@@ -111,7 +112,7 @@ class Judge:
             else:
                 self._hear_accusation(fact, sender, by_sync)
 
-    def learn(self, member: Member, descriptor: Descriptor, spread: bool = True) -> None:
+    def learn(self, member: Member, descriptor: Descriptor, spread: bool = True, teller: bytes | None = None) -> None:
         """Take over an authentic descriptor if it is newer than the one held."""
         held = member.descriptor
         if held is not None:
@@ -126,7 +127,7 @@ class Judge:
         if spread:
             # A newcomer introduces itself to everybody it meets, so others pass it on half as often.
             sent = self._context.limit // 2 if member.state is MemberState.UNKNOWN else 0
-            self._context.spread.put(member.handle, descriptor, self._context.now, sent)
+            self._context.spread.put(member.handle, descriptor, self._context.now, sent, teller)
         self._move(member, MemberState.LEFT if descriptor.left else MemberState.ALIVE)
 
     def _note_addresses(self, member: Member, held: Descriptor | None, new: Descriptor) -> None:
@@ -186,7 +187,7 @@ class Judge:
             if member.state is MemberState.ALIVE:
                 self._question(member, accusers[:1])
         elif not self._suspect(member, accusers):
-            context.spread.heard(member.handle, fact, context.limit)
+            context.spread.heard(member.handle, fact, context.limit, sender.handle)
 
     def _question(self, member: Member, accusers: list[bytes]) -> None:
         """Another part of the federation lost a member that is alive to us, as after a partition.

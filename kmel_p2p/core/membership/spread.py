@@ -8,6 +8,8 @@ starve the application.
 
 from __future__ import annotations
 
+from typing import NamedTuple, TypeAlias
+
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.descriptor import Descriptor
@@ -22,6 +24,19 @@ MAX_TOPICS = 8192
 MOST_FACTS = 16
 """Facts of one kind in one message: keeps array headers at one byte."""
 GOSSIP_OVERHEAD_BYTES = FRAME_OVERHEAD_BYTES + 16
+
+
+Cargo: TypeAlias = tuple[tuple[Fact, ...], tuple[News, ...]]
+
+
+class Receiver(NamedTuple):
+    """For whom a message is filled."""
+
+    handle: bytes
+    members: int
+    """Receivers there are at present."""
+    limit: int
+    """Transmissions per fact at present."""
 
 
 class Spread:
@@ -62,17 +77,17 @@ class Spread:
         """Sites about which something waits to be told."""
         return len(self.accusations) + len(self.descriptors)
 
-    def put(self, subject: bytes, fact: Fact, now: Micros, sent: int = 0) -> None:
+    def put(self, subject: bytes, fact: Fact, now: Micros, sent: int = 0, teller: bytes | None = None) -> None:
         """Queue a membership fact, as if sent `sent` times, in place of any older one about its subject."""
         signed = isinstance(fact, Descriptor)
         chosen, other = (self.descriptors, self.accusations) if signed else (self.accusations, self.descriptors)
         other.discard(subject)
-        chosen.put(subject, fact, fact_size(fact), now, sent)
+        chosen.put(subject, fact, fact_size(fact), now, sent, teller)
 
-    def heard(self, subject: bytes, fact: Fact, limit: int) -> None:
-        """Somebody told us this fact."""
-        self.accusations.heard(subject, fact, limit)
-        self.descriptors.heard(subject, fact, limit)
+    def heard(self, subject: bytes, fact: Fact, limit: int, teller: bytes) -> None:
+        """`teller` told us this fact."""
+        self.accusations.heard(subject, fact, limit, teller)
+        self.descriptors.heard(subject, fact, limit, teller)
 
     def discard(self, subject: bytes) -> None:
         """Stop telling about a site."""
@@ -97,51 +112,54 @@ class Spread:
         if len(self.news) > MAX_TOPICS:
             self.news.drop_most_sent()
 
-    def piggyback(self, first: tuple[Fact, ...], limit: int, now: Micros) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
+    def piggyback(self, to: Receiver, first: tuple[Fact, ...], now: Micros) -> Cargo:
         """Cargo of a probe message: `first` in any case, then what the budgets allow."""
         if not first and not self:
             return (), ()
         room = self._settings.message_budget_bytes - PING_BASE_BYTES - sum(map(fact_size, first))
-        facts, used = self._membership(min(room, self._settings.piggyback_bytes), room, limit, now, True, True)
-        return (*first, *facts), self._news(room - used, limit, now)
+        facts, used = self._membership(to, min(room, self._settings.piggyback_bytes), room, now, True, True)
+        return (*first, *facts), self._news(to, room - used, now)
 
-    def gossip(self, limit: int, now: Micros) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
-        """Cargo of one gossip message; empty when nothing is queued or allowed."""
+    def gossip(self, to: Receiver, now: Micros) -> Cargo:
+        """Cargo of one gossip message; empty when nothing is queued for this receiver or allowed."""
         room = self._settings.message_budget_bytes - PING_BASE_BYTES
         urgent = bool(self.descriptors.subjects) and self._descriptor_allowance.available(now) > 0
         usual = bool(self.accusations.subjects) and self._accusation_allowance.available(now) > 0
-        facts, used = self._membership(self._settings.piggyback_bytes, room, limit, now, urgent, usual)
+        facts, used = self._membership(to, self._settings.piggyback_bytes, room, now, urgent, usual)
         if facts:
-            spent = self._descriptor_allowance if urgent else self._accusation_allowance
+            signed = isinstance(facts[0], Descriptor)
+            spent = self._descriptor_allowance if signed else self._accusation_allowance
             spent.spend(used + GOSSIP_OVERHEAD_BYTES, now)
-        return tuple(facts), self._news(room - used, limit, now)
+        return tuple(facts), self._news(to, room - used, now)
 
     def _membership(
-        self, share: int, room: int, limit: int, now: Micros, urgent: bool, usual: bool
+        self, to: Receiver, share: int, room: int, now: Micros, urgent: bool, usual: bool
     ) -> tuple[list[Fact], int]:
         """Descriptors first, then accusations, within `share` bytes; one larger fact may take half the room."""
         oldest = now - self.patience_us
         facts: list[Fact] = []
         used = 0
         if urgent:
-            facts, used = self.descriptors.take(share, MOST_FACTS, limit, oldest, room // 2)
+            facts, used = self.descriptors.take(to.handle, to.members, share, MOST_FACTS, to.limit, oldest, room // 2)
         if usual and used < share:
+            large = 0 if facts else room // 2
             more, size = self.accusations.take(
-                share - used, MOST_FACTS - len(facts), limit, oldest, 0 if facts else room // 2
+                to.handle, to.members, share - used, MOST_FACTS - len(facts), to.limit, oldest, large
             )
             facts += more
             used += size
         return facts, used
 
-    def _news(self, room: int, limit: int, now: Micros) -> tuple[News, ...]:
+    def _news(self, to: Receiver, room: int, now: Micros) -> tuple[News, ...]:
         if not self.news.subjects:
             return ()
         room = min(room, self._news_allowance.available(now))
         if room <= 0:
             return ()
         # Membership facts missed by gossip come with the next full sync; application facts have only this way.
-        news, used = self.news.take(room, MOST_FACTS - 1, 2 * limit)
-        self._news_allowance.spend(used + FRAME_OVERHEAD_BYTES, now)
+        news, used = self.news.take(to.handle, to.members, room, MOST_FACTS - 1, 2 * to.limit)
+        if news:
+            self._news_allowance.spend(used + FRAME_OVERHEAD_BYTES, now)
         return tuple(news)
 
     def ready_at(self, now: Micros) -> Micros:

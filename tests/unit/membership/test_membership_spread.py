@@ -1,13 +1,14 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from virtual import identity
 
 from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.membership import LAN, SCHEMAS
+from kmel_p2p.core.membership import LAN, SCHEMAS, OwnDescription, make_descriptor
 from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.fact_queue import FactQueue
 from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping
-from kmel_p2p.core.membership.spread import Spread
+from kmel_p2p.core.membership.spread import Receiver, Spread
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import Wire
 
@@ -16,19 +17,35 @@ def accusation(number: int) -> Accusation:
     return Accusation(number.to_bytes(8, "big"), 1, 0, False, (bytes(8),))
 
 
+def to(number: int, members: int = 1000, limit: int = 8) -> Receiver:
+    return Receiver(b"member%02d" % number, members, limit)
+
+
+def take(queue: FactQueue, number: int = 0, budget: int = 100, members: int = 1000, limit: int = 8) -> list:
+    return queue.take(b"member%02d" % number, members, budget, 10, limit)[0]
+
+
 def test_a_fact_is_sent_exactly_the_limit_and_no_more():
     queue = FactQueue()
     queue.put(b"a", "fact", 10, 0)
-    sent = [queue.take(100, 10, limit=4)[0] for _ in range(6)]
+    sent = [take(queue, number, limit=4) for number in range(6)]
     assert sent == [["fact"]] * 4 + [[], []]
+
+
+def test_nobody_hears_the_same_twice_or_of_itself_until_everybody_knows():
+    queue = FactQueue()
+    queue.put(b"member03", "fact", 10, 0, teller=b"member01")
+    assert [take(queue, number, members=3) for number in (0, 0, 1, 3, 2)] == [["fact"], [], [], [], ["fact"]]
+    # All three know it now, and it may still be sent: a second round, against loss.
+    assert take(queue, 0, members=3) == ["fact"]
 
 
 def test_least_sent_facts_go_first_and_newest_first_among_equals():
     queue = FactQueue()
     for name in (b"a", b"b", b"c"):
         queue.put(name, name, 10, 0)
-    assert queue.take(20, 10, 8) == ([b"c", b"b"], 20)
-    assert queue.take(20, 10, 8)[0][0] == b"a"
+    assert take(queue, 1, budget=20) == [b"c", b"b"]
+    assert take(queue, 2, budget=20)[0] == b"a"
 
 
 def test_a_newer_fact_about_the_same_subject_replaces_the_older():
@@ -36,16 +53,16 @@ def test_a_newer_fact_about_the_same_subject_replaces_the_older():
     for version in range(50):
         queue.put(b"a", version, 10, version)
     assert len(queue) == 1
-    assert queue.take(100, 10, 8)[0] == [49]
+    assert take(queue) == [49]
 
 
 def test_what_others_tell_is_told_less_often_but_still_four_times():
     queue = FactQueue()
     queue.put(b"a", "fact", 10, 0)
-    queue.heard(b"a", "another", limit=8)
-    for _ in range(50):
-        queue.heard(b"a", "fact", limit=8)
-    sent = [queue.take(100, 10, limit=8)[0] for _ in range(6)]
+    queue.heard(b"a", "another", 8, b"member50")
+    for number in range(50):
+        queue.heard(b"a", "fact", 8, b"member%02d" % (50 + number))
+    sent = [take(queue, number) for number in range(6)]
     assert sent == [["fact"]] * 4 + [[], []]
 
 
@@ -53,7 +70,7 @@ def test_a_fact_that_waited_longer_than_a_full_sync_takes_is_given_up():
     spread = Spread(LAN, 0)
     spread.put(bytes(8), accusation(0), 0)
     spread.put(bytes(7) + b"1", accusation(1), LAN.sync_interval_us)
-    facts, _ = spread.gossip(8, LAN.sync_interval_us + 1)
+    facts, _ = spread.gossip(to(0), LAN.sync_interval_us + 1)
     assert facts == (accusation(1),)
     assert spread.membership_facts == 1
 
@@ -64,12 +81,13 @@ def test_300_facts_of_two_kinds_share_every_message_within_its_budget():
     for number in range(300):
         spread.put(number.to_bytes(8, "big"), accusation(number), 0)
         spread.announce(b"topic%d" % number, bytes(200), 0)
-    seen_facts, seen_news, now = set(), set(), 0
+    seen_facts, seen_news, now, turn = set(), set(), 0, 0
     while spread and now < 3600 * SECOND:
         now += SECOND // 5
-        facts, news = spread.gossip(4, now)
+        turn += 1
+        facts, news = spread.gossip(to(turn % 20, limit=4), now)
         assert len(wire.encode(Gossip(facts, news))) <= LAN.message_budget_bytes
-        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, *spread.piggyback((), 4, now))
+        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, *spread.piggyback(to((turn + 7) % 20, limit=4), (), now))
         assert len(wire.encode(probe)) <= LAN.message_budget_bytes
         seen_facts.update(f.subject for f in facts + probe.facts)
         seen_news.update(n.topic for n in news + probe.news)
@@ -82,8 +100,19 @@ def test_application_facts_arrive_however_many_membership_facts_wait():
     for number in range(1000):
         spread.put(number.to_bytes(8, "big"), accusation(number), 0)
     spread.announce(b"entry", b"head", 0)
-    _, news = spread.piggyback((), 8, 0)
+    _, news = spread.piggyback(to(0), (), 0)
     assert [n.topic for n in news] == [b"entry"]
+
+
+def test_a_refutation_is_not_held_back_by_the_allowance_of_accusations():
+    spread = Spread(LAN, 0)
+    for number in range(100):
+        spread.put(number.to_bytes(8, "big"), accusation(number), 0)
+    while spread.gossip(to(0), 0)[0]:
+        pass  # until the allowance of accusations is spent
+    refutation = make_descriptor(identity(1), bytes(32), OwnDescription(1), 1)
+    spread.put(refutation.key[:8], refutation, 0)
+    assert spread.gossip(to(1), 0)[0] == (refutation,)
 
 
 def test_something_too_large_for_gossip_is_refused_with_the_way_out():
