@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
+from kmel_p2p.delta import DeltaCodec
 from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_learning import LearningTrainer, learning_world
+from kmel_p2p.sim.ledger_hostile import Hostile, HostileHost, Malice
+from kmel_p2p.sim.ledger_learning import LAYOUT, PARAMETERS, LearningTrainer, learning_world
+from kmel_p2p.sim.ledger_site import LedgerHost
 from kmel_p2p.sim.links import Conditions
 
 ROUND: Micros = 1 * SECOND
@@ -59,6 +63,26 @@ def run_learning(sites: int, seed: int, faults: bool, stragglers: int = 3) -> Ru
         federation.start(1)
     complete = federation.run(LONGEST, until=federation.all_complete)
     return figures(federation, task.score(federation.averaging(0).trunk()), complete, range(sites))
+
+
+def run_hostile(sites: int, seed: int, malice: Malice | None) -> RunFigures:
+    """Run a federation whose last site is hostile (None: it takes no part); figures are of the others."""
+    hostile = sites - 1
+
+    def make_host(index: int, averaging: LedgerAveraging) -> LedgerHost:
+        if index != hostile or malice is None:
+            return LedgerHost(averaging)
+        codec = DeltaCodec(LAYOUT, PARAMETERS)
+        mind = Hostile(malice, world.identities[hostile], world.identities[0].key, codec, averaging.ledger)
+        return HostileHost(averaging, mind)
+
+    world, task = learning_world(sites, seed, step_us=lambda index: ROUND // 10, make_host=make_host)
+    federation = LedgerFederation(world, seed)
+    honest = list(range(sites - 1))
+    for index in honest if malice is None else range(sites):
+        federation.start(index)
+    complete = federation.run(LONGEST, until=lambda: all(federation.averaging(i).complete for i in honest))
+    return figures(federation, task.score(federation.averaging(0).trunk()), complete, honest)
 
 
 def figures(federation: LedgerFederation, score: float, complete: bool, honest: range | list[int]) -> RunFigures:

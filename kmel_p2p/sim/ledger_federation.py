@@ -64,6 +64,7 @@ class LedgerWorld:
     initial_trunk: NDArray[np.float32]
     make_trainer: Callable[[int], SiteTrainer]
     max_payload_bytes: int
+    make_host: Callable[[int, LedgerAveraging], LedgerHost] = lambda index, averaging: LedgerHost(averaging)
     step_us: Callable[[int], Micros] = lambda index: 10 * MILLISECOND
     settings: LedgerSettings = field(default_factory=LedgerSettings)
     conditions: Conditions = field(default_factory=Conditions)
@@ -256,7 +257,7 @@ class LedgerFederation:
             world.max_payload_bytes,
             now,
         )
-        return LedgerHost(averaging)
+        return world.make_host(index, averaging)
 
     def _open(self, disk: Disk) -> Ledger:
         """The ledger as a disk holds it."""

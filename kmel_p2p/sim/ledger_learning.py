@@ -1,14 +1,15 @@
 """A small learning task for virtual federations: one teacher, sites that see different parts of the world.
 
-The trunk is a two-layer perceptron in numpy, trained by SGD with momentum on the site's own data, compressed by the real
-codec with the real residual. Every site's inputs lie around its own centre (non-IID); the score is the area under the
-ROC curve on data of all sites together.
+The trunk is a two-layer perceptron in numpy, trained by SGD with momentum on the site's own data, compressed by the
+real codec with the real residual. Every site's inputs lie around its own centre (non-IID); the score is the area under
+the ROC curve on data of all sites together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ class LearningTrainer:
         trained, momentum = trunk.copy(), np.zeros(LAYOUT.size, np.float32)
         for _ in range(steps):
             rows = rng.integers(0, len(self._sample.labels), BATCH)
-            momentum = MOMENTUM * momentum + gradient(trained, Sample(self._sample.inputs[rows], self._sample.labels[rows]))
+            batch = Sample(self._sample.inputs[rows], self._sample.labels[rows])
+            momentum = MOMENTUM * momentum + gradient(trained, batch)
             trained -= np.float32(RATE) * momentum.astype(np.float32)
         drift = trained - trunk
         residual = self.state.residual + drift
@@ -148,6 +150,14 @@ class LearningTrainer:
         return float(np.abs(self.state.published + self.state.residual - self.state.drift).max())
 
 
+class SharedDecoder:
+    """All virtual sites decode the same payloads; decoding is a pure function, so once is enough."""
+
+    def __init__(self, codec: DeltaCodec) -> None:
+        self.codec_id = codec.codec_id
+        self.decode = lru_cache(maxsize=4096)(codec.decode)
+
+
 def learning_world(
     sites: int,
     seed: int,
@@ -165,7 +175,7 @@ def learning_world(
     world = LedgerWorld(
         charter=toy_charter(identities, rule, pace),
         identities=identities,
-        codec=codec,
+        codec=SharedDecoder(codec),
         initial_trunk=initial_trunk(LAYOUT, SEED),
         make_trainer=lambda index: LearningTrainer(task.train[index], codec, 1000 * seed + index, disks[index]),
         max_payload_bytes=codec.max_payload_bytes,

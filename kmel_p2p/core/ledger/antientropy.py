@@ -47,6 +47,9 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 back the rest; the asker comes again at once for more."""
 
 
+STUCK_AFTER: Micros = 60 * SECOND
+"""An entry that could not be judged for so long may never be."""
+
 RETIRED = "an amendment retired the site"
 """Reason of an ended log that is nobody's fault."""
 
@@ -121,6 +124,9 @@ class AntiEntropy:
         self._counterparts: dict[SiteKey, Counterpart] = {}
         self._asking = Asking(settings.spread_period // 2, settings.want_timeout)
         self._forks = forks
+        self.stuck: set[SiteKey] = set()
+        """Authors whose next entry has waited for long for something that nobody could supply."""
+        self._held_since: dict[SiteKey, Micros] = {}
         self._hot = HotEntries(settings.fanout, settings.spread_period)
         self._next_summary = now + self._jittered()
         self._seen_entries = 0
@@ -192,6 +198,9 @@ class AntiEntropy:
         if alive:
             self.greet(self._rng.choice(alive))
         self._help_held_up(alive)
+        held = {entry.author for entry, _ in self._ledger.held_up()}
+        self._held_since = {key: self._held_since.get(key, now) for key in held}
+        self.stuck = {key for key, since in self._held_since.items() if now >= since + STUCK_AFTER}
         for key in self._counterparts:
             self._agree(key, now)
 

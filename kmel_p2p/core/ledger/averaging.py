@@ -373,8 +373,11 @@ class LedgerAveraging:
     def _is_complete(self) -> bool:
         if self.phase is not Phase.LISTENING or self.publisher.state is not State.IDLE:
             return False
-        mine = self.ledger.vector
+        mine, ended = self.ledger.vector, self.ledger.books.ended
         for key in self._members.alive():
+            if key in ended or key in self.antientropy.stuck:
+                # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
+                continue
             told = self.antientropy.counterpart(key)
             if told is None or told.phase is not Phase.LISTENING or dict(told.vector) != mine:
                 return False
