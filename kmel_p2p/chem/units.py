@@ -16,6 +16,9 @@ Convert = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
+_PER_CELLS = re.compile(r"/\s*(10\^6|10\*\*6|1e6|million)", re.IGNORECASE)
+"""Hepatocyte clearance is per million cells, and often written as a bare `/10^6`: not a number to divide by."""
+
 _LOG10 = re.compile(r"^log10\((?P<inner>.*)\)$")
 
 
@@ -51,6 +54,11 @@ def converter(found: str, wanted: str, where: str) -> Convert:
 def _factor(found: str, wanted: str, where: str) -> float:
     if found == wanted:
         return 1.0
+    if bool(_PER_CELLS.search(found)) != bool(_PER_CELLS.search(wanted)):
+        raise ConfigError(
+            f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}: "
+            "only one of them is per million cells"
+        )
     pint = _pint()
     try:
         have, want = _quantity(found), _quantity(wanted)

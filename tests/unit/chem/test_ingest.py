@@ -16,6 +16,7 @@ from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.rejects import Counts, Rejects
 from kmel_p2p.chem.source import Column, WideSource
+from kmel_p2p.chem.units import converter
 from kmel_p2p.core.errors import Bug, ConfigError, DataError
 
 POLICY = FeaturePolicy(bits=64)
@@ -184,3 +185,9 @@ def test_the_dataset_hash_ignores_the_order_of_rows(tmp_path: Path) -> None:
     first = read(tmp_path, "smiles,D,S,H\nCCO,1,,\nCCN,2,,\n").dataset_hash()
     assert read(tmp_path, "smiles,D,S,H\nCCN,2,,\nCCO,1,,\n").dataset_hash() == first
     assert read(tmp_path, "smiles,D,S,H\nCCN,2,,\nCCO,1.5,,\n").dataset_hash() != first
+
+
+@pytest.mark.parametrize(("found", "wanted"), [("uL/min", "uL/min/10^6"), ("uL/min/10^6", "mL/min")])
+def test_per_million_cells_is_no_number_to_divide_by(found: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match="per million cells"):
+        converter(found, wanted, "clearance.csv")
