@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from kmel_p2p.core.ledger.entry import Basis, Entry, SignedHeader
 from kmel_p2p.core.ledger.log import Log
@@ -34,6 +34,17 @@ class Books:
         self.withdrawn: dict[SiteKey, int] = {}
         self.amendment = 0
         self.amendment_hash = bytes(HASH_BYTES)
+        self._used: dict[SiteKey, int] = {}
+        """Author -> the newest of its entries that any entry here was made on; never too low, see `doubtful`."""
+
+    @classmethod
+    def following(cls, headers: Mapping[SiteKey, Sequence[SignedHeader]]) -> Books:
+        """Books that go on after these headers, of each author oldest first."""
+        books = cls()
+        books.logs = {key: Log(held) for key, held in headers.items()}
+        for held in headers.values():
+            books._note_base(held[-1])
+        return books
 
     # ---- logs ---------------------------------------------------------------------------------------------------
 
@@ -55,6 +66,11 @@ class Books:
         """Sequence number of the author's newest applied entry; 0 when none."""
         log = self.logs.get(author)
         return log.head if log else 0
+
+    def append(self, entry: Entry) -> None:
+        """Add the next entry of a log."""
+        self.log(entry.author).append(entry)
+        self._note_base(entry)
 
     def get(self, author: SiteKey, seq: int) -> Entry | None:
         """An applied entry that is still held."""
@@ -144,3 +160,18 @@ class Books:
             else:
                 heads.append(header)
         return heads, unknown
+
+    def doubtful(self, base: Vector) -> list[SiteKey]:
+        """Authors of whom an entry on `base` may lack what the headers that it names were made on.
+
+        Of all others `base` holds everything that any entry here was made on. Bases of one log only grow, but for logs
+        that have ended: those are always doubtful.
+        """
+        behind = [key for key, seq in self._used.items() if base.get(key, 0) < seq]
+        return [*behind, *(self.faults.keys() | self.late.keys() | self.retired.keys())]
+
+    def _note_base(self, header: SignedHeader) -> None:
+        used = self._used
+        for key, seq in header.base.items():
+            if used.get(key, 0) < seq:
+                used[key] = seq

@@ -17,7 +17,7 @@ from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.books import Books
 from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
 from kmel_p2p.core.ledger.law import Law
-from kmel_p2p.core.ledger.log import KEPT_HEADERS, Log
+from kmel_p2p.core.ledger.log import KEPT_HEADERS
 from kmel_p2p.core.ledger.proof import Decoder, Fault, fault_of, fork_of, prove
 from kmel_p2p.core.ledger.snapshot import Snapshot, digest_context
 from kmel_p2p.core.ledger.validity import (
@@ -296,8 +296,7 @@ class Ledger:
         again = [*self.entries(), *self._waiting]
         proofs = [fault for book in (self.books.faults, self.books.late) for fault in book.values()]
         self.accumulator = snapshot.accumulator.copy()
-        self.books, self._waiting, self._holds = Books(), WaitingRoom(), {}
-        self.books.logs = {key: Log(held) for key, held in snapshot.headers.items()}
+        self.books, self._waiting, self._holds = Books.following(snapshot.headers), WaitingRoom(), {}
         self.books.withdrawn = dict(snapshot.withdrawn)
         self.stale = False
         outcome = Outcome(Verdict.APPLIED)
@@ -348,7 +347,7 @@ class Ledger:
         heads, unknown = self.books.at_base(entry.author, entry.base)
         if heads and not unknown and context_of(heads) != entry.basis.context:
             return Hold.CONTEXT
-        refusal = check_base(entry, heads, rules, unknown)
+        refusal = check_base(entry, heads, rules, unknown, self.books.doubtful(entry.base))
         if refusal is not None:
             # With something unknown the author may have seen what excuses it: it waits, and is not blamed.
             return Hold.NORM if unknown else fault_of(refusal, entry, *heads)
@@ -391,7 +390,7 @@ class Ledger:
         if isinstance(verdict, Fault):
             self._end(verdict, outcome)
             return
-        self.books.log(entry.author).append(entry)
+        self.books.append(entry)
         if not self.books.is_withdrawn(entry.author, entry.seq):
             self.accumulator.add(verdict, entry.weight)
         outcome.applied.append(entry)

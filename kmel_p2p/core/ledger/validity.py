@@ -9,7 +9,7 @@ signed headers alone, so that it can be proved to anybody: see `proof`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +145,13 @@ def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_ha
     return None
 
 
-def check_base(header: SignedHeader, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> Refusal | None:
+def check_base(
+    header: SignedHeader,
+    at_base: Iterable[SignedHeader],
+    rules: Rules,
+    unknown: int = 0,
+    doubtful: Collection[SiteKey] | None = None,
+) -> Refusal | None:
     """The checks against the headers that the base names.
 
     Args:
@@ -154,9 +160,15 @@ def check_base(header: SignedHeader, at_base: Iterable[SignedHeader], rules: Rul
         rules: the charter's.
         unknown: others at the base whose header cannot be told (their log was ended below it, or it is no longer
             held); their norms are taken as larger than any, so that no author is blamed for another's fork.
+        doubtful: the only authors of whom the base may lack entries that those headers were made on (None: any). With
+            n sites the headers name n authors each; a ledger knows for nearly all that the base lacks nothing.
     """
     heads = list(at_base)
-    if not all(_reaches(header, head.base) for head in heads):
+    if doubtful is None:
+        reached = all(_reaches(header, head.base) for head in heads)
+    else:
+        reached = all(_covers(header, key, head.base.get(key, 0)) for key in doubtful for head in heads)
+    if not reached:
         return Refusal.BASE_STALE
     bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
     return Refusal.NORM if header.norm_squared > bound else None
@@ -190,8 +202,10 @@ def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int 
 
 def _reaches(header: SignedHeader, earlier: Mapping[SiteKey, int]) -> bool:
     """Whether the base holds `earlier`, up to where the author says that logs have ended."""
-    base, ended = header.base, header.basis.ended
-    for key, seq in earlier.items():
-        if key != header.author and base.get(key, 0) < min(seq, ended.get(key, seq + 1) - 1):
-            return False
-    return True
+    base = header.base
+    return all(base.get(key, 0) >= seq or _covers(header, key, seq) for key, seq in earlier.items())
+
+
+def _covers(header: SignedHeader, key: SiteKey, seq: int) -> bool:
+    """The same for one author; the entry's own author is another rule's."""
+    return key == header.author or header.base.get(key, 0) >= min(seq, header.basis.ended.get(key, seq + 1) - 1)

@@ -1,0 +1,91 @@
+"""Whether a base leaves something out is told from a few doubtful authors: never otherwise than from all of them."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_ledgers import identities, new_ledger, next_entry
+
+from kmel_p2p.core.ledger.entry import Entry
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.proof import fork_of
+from kmel_p2p.core.ledger.snapshot import decode
+from kmel_p2p.core.ledger.validity import Refusal, check_base
+
+SITES = identities(4)
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.lists(st.booleans(), min_size=4, max_size=4),
+        st.lists(st.integers(0, 2), min_size=4, max_size=4),
+    ),
+    min_size=4,
+    max_size=20,
+)
+
+
+def both_ways(ledger: Ledger, entry: Entry) -> Refusal | None:
+    """The verdict on an entry from the doubtful authors, after comparing it with that from all."""
+    heads, unknown = ledger.books.at_base(entry.author, entry.base)
+    quick = check_base(entry, heads, ledger.rules, unknown, ledger.books.doubtful(entry.base))
+    assert quick is check_base(entry, heads, ledger.rules, unknown)
+    return quick
+
+
+def grown(draws: list[tuple[int, list[bool], list[int]]]) -> tuple[Ledger, list[Entry]]:
+    """A ledger of everything, and what sites made that saw only some of it, sometimes with too little in the base."""
+    everything, made = new_ledger(SITES), []
+    ledgers = [new_ledger(SITES) for _ in SITES]
+    for author, sees, drops in draws:
+        own = ledgers[author]
+        for entry in [e for e in made if sees[SITES.index(next(s for s in SITES if s.key == e.author))]]:
+            own.offer(entry)
+        base = dict(own.vector)
+        for site, drop in zip(SITES, drops, strict=True):
+            if site is not SITES[author] and site.key in base:
+                base[site.key] = max(0, base[site.key] - drop)
+        lazy = next_entry(SITES[author], own, base=base)
+        if everything.books.reaches(base):
+            both_ways(everything, lazy)
+        entry = next_entry(SITES[author], own, units=500 + len(made))
+        assert own.offer(entry).verdict is Verdict.APPLIED
+        assert everything.offer(entry).verdict is Verdict.APPLIED
+        made.append(entry)
+    return everything, made
+
+
+@given(steps)
+@settings(deadline=None, max_examples=40)
+def test_few_doubtful_authors_decide_as_all_do(draws) -> None:  # type: ignore[no-untyped-def]
+    everything, made = grown(draws)
+    for entry in made:
+        both_ways(everything, entry)
+
+
+@given(steps, st.data())
+@settings(deadline=None, max_examples=30)
+def test_they_do_after_a_log_ended_and_after_a_snapshot(draws, data) -> None:  # type: ignore[no-untyped-def]
+    everything, made = grown(draws)
+    cut = data.draw(st.sampled_from(made))
+    author = next(site for site in SITES if site.key == cut.author)
+    other = next_entry(
+        author, everything, seq=cut.seq, previous=cut.previous, units=7, base=cut.base, context=cut.basis.context
+    )
+    everything.convict(fork_of(cut, other))
+    for entry in made:
+        both_ways(everything, entry)
+    adopted = new_ledger(SITES)
+    adopted.adopt(decode(everything.snapshot().encode()))
+    for entry in made:
+        both_ways(adopted, entry)
+
+
+def test_a_base_without_what_its_heads_were_made_on_is_stale() -> None:
+    ledger = new_ledger(SITES)
+    for site in (0, 1, 2):
+        ledger.offer(next_entry(SITES[site], ledger))
+    base = {key: seq for key, seq in ledger.vector.items() if key != SITES[0].key}
+    entry = next_entry(SITES[3], ledger, base=base)
+    assert ledger.books.doubtful(entry.base) == [SITES[0].key]
+    assert both_ways(ledger, entry) is Refusal.BASE_STALE
