@@ -97,7 +97,10 @@ def show(author: str, seq: int, config_path: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def verify(config_path: Path, as_json: bool) -> None:
-    """Check every stored entry again, from the charter's initial trunk: signatures, chains, rules, and the sum."""
+    """Check every stored entry again, from the charter's initial trunk: signatures, chains, rules, and the sum.
+
+    Also that the trainer's state belongs to the newest own entry: published plus residual is all that was trained.
+    """
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.compose import load_site
 
@@ -115,6 +118,10 @@ def verify(config_path: Path, as_json: bool) -> None:
     if not as_json:
         heads = " ".join(f"{name}:{seq}" for name, seq in facts["vector"].items()) or "empty"
         click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
+        if facts["own"] is not None:
+            own = facts["own"]
+            balance = "not checked: earlier own entries are folded away" if own["gap"] is None else "balances"
+            click.echo(f"own state of entry {own['round']}: residual norm {own['residual_norm']:.4g}, {balance}")
 
 
 @ledger.command()
@@ -193,19 +200,28 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
     """The ledger made anew from the stored entries, and what does not stand."""
     from kmel_p2p.core.errors import ConfigError, WireError
     from kmel_p2p.site.compose import open_ledger
+    from kmel_p2p.site.own_state import own_entries, own_state
 
     kept = store.vector()
     problems = store.check()
+    own = None
     try:
         made = open_ledger(site, store)
     except (ConfigError, WireError) as error:
-        return {"entries": 0, "vector": {}, "digest": "", "problems": [*problems, str(error)]}
+        return {"entries": 0, "vector": {}, "digest": "", "own": None, "problems": [*problems, str(error)]}
     if made.vector != kept:
         problems.append(f"the entries lead to {_named(made.vector, names)}, the store counts {_named(kept, names)}")
+    try:
+        own = own_state(site, store, own_entries(site, store))
+    except ConfigError as error:
+        problems.append(str(error))
+    if own is not None and own.problem:
+        problems.append(own.problem)
     return {
         "entries": sum(made.vector.values()),
         "vector": _named(made.vector, names),
         "digest": made.digest().hex(),
+        "own": None if own is None else {"round": own.round, "residual_norm": own.residual_norm, "gap": own.gap},
         "problems": problems,
     }
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kmel_p2p.core.errors import Bug, ConfigError, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
+from kmel_p2p.learn.balance import BINS, Sums, sums
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.optimise import LocalOptimiser, OptimiserState, cosine_rate
@@ -49,6 +50,7 @@ class _Before:
 
     round: int
     residual: NDArray[np.float32]
+    drift: Sums
     private: NDArray[np.float32]
     optimiser: OptimiserState
 
@@ -77,6 +79,8 @@ class Rounds:
         self._settings, self._folder = settings, folder
         self._optimiser = LocalOptimiser(network, dataset, settings)
         self._residual = np.zeros(layout.size, np.float32)
+        self._drift: Sums = np.zeros(BINS)
+        self._first: int | None = None
         self._before: _Before | None = None
 
     @property
@@ -122,7 +126,9 @@ class Rounds:
             raise LocalError(f"round {self._before.round} is neither committed nor abandoned")
         if self.committed is not None and number != self.committed + 1:
             raise LocalError(f"round {number} was asked for after round {self.committed}")
-        self._before = _Before(number, self._residual.copy(), self.private(), self._optimiser.state())
+        self._before = _Before(
+            number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
+        )
         try:
             return self._train(number, steps, norm_bound, trunk, report, interrupted)
         except BaseException:
@@ -142,7 +148,9 @@ class Rounds:
         if before is None or before.round != number:
             raise LocalError(f"round {number} is not open; nothing to abandon")
         self._before = None
-        self._residual = before.residual
+        self._residual, self._drift = before.residual, before.drift
+        if self.committed is None:
+            self._first = None
         self._network.load_private(before.private)
         self._optimiser.restore(before.optimiser)
         self.history = [entry for entry in self.history if entry[0] < number]
@@ -175,6 +183,9 @@ class Rounds:
                 f"({self._settings.learning_rate:g}) is too high for this site's data"
             )
         self._residual += drift
+        self._drift += sums(drift)
+        if self._first is None:
+            self._first = number
         payload = self._codec.encode(self._residual, norm_bound)
         norm = self._codec.decode(payload).norm
         name = self._name(number)
@@ -201,6 +212,8 @@ class Rounds:
             "steps": self._optimiser.steps,
             "seed": self._settings.seed,
             "history": self.history,
+            "first": self._first,
+            "drift": self._drift.tolist(),
         }
 
     def _load(self, path: Path) -> None:
@@ -217,6 +230,9 @@ class Rounds:
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: is no round file: {error}") from error
         self._residual = tensors["residual"].copy()
+        # A file without sums, of an earlier version: counted from here on.
+        self._first = int(facts.get("first", self.committed + 1))
+        self._drift = np.array(facts["drift"], np.float64) if "drift" in facts else sums(self._residual)
         self._network.load_private(tensors["private"])
         self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps))
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from learn_fixtures import SETTINGS, architecture, dataset
+from safetensors import safe_open
 
 from kmel_p2p.core.errors import ConfigError, LocalError
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import exchanged_layout
+from kmel_p2p.learn.balance import sums
 from kmel_p2p.learn.comparison import start_local
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.round import Rounds
@@ -46,6 +50,27 @@ def run(site: Rounds, trunk: np.ndarray, numbers: range, bound: float | None = N
     return payloads
 
 
+def kept_facts(folder: Path, number: int) -> dict[str, Any]:
+    with safe_open(folder / f"round-{number}.safetensors", framework="np") as handle:
+        facts: dict[str, Any] = json.loads(handle.metadata()["facts"])
+    return facts
+
+
+def test_abandoned_rounds_do_not_count_in_the_sums_of_the_drift(tmp_path: Path) -> None:
+    site, twin = rounds(tmp_path / "a"), rounds(tmp_path / "b")
+    trunk = initial_trunk(LAYOUT, 3)
+    site.train(4, 5, None, trunk, quiet)
+    site.abandon(4)
+    run(site, trunk.copy(), range(7, 9))
+    site.train(9, 5, None, trunk, quiet)
+    site.abandon(9)
+    run(rounds(tmp_path / "a", "round-8.safetensors"), trunk.copy(), range(9, 11))
+    run(twin, trunk.copy(), range(7, 9))
+    assert kept_facts(tmp_path / "a", 10)["first"] == 7
+    assert kept_facts(tmp_path / "b", 8)["first"] == 7
+    assert kept_facts(tmp_path / "b", 8)["drift"] != kept_facts(tmp_path / "a", 10)["drift"]
+
+
 def test_everything_published_plus_residual_is_everything_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +89,7 @@ def test_everything_published_plus_residual_is_everything_learned(
         # Others publish too: the trunk this site trains from moves by more than its own entries.
         trunk = trunk + delta.dense(LAYOUT.size) + np.float32(0.001)
     assert sent + site.residual == pytest.approx(drifts, abs=1e-5)
+    assert sums(drifts.astype(np.float32)) == pytest.approx(kept_facts(tmp_path, 5)["drift"], abs=1e-5)
     assert np.abs(sent).sum() > 0
 
 

@@ -1,0 +1,83 @@
+"""Kill -9 at random moments of a real federation of three peers: `python benchmarks/kills.py --kills 50 --seed 1`.
+
+See `kmel_p2p.sim.launcher_kills` for what is drawn and what must hold. Small trunk and short rounds, so that a good
+part of the kills falls into storing and sending rather than training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+from daemons import found_federation
+from measure import Goal, add_output, at_least, at_most, publish, this_machine
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kmel_p2p.sim.launcher_kills import KillPlan, kill_at_random
+
+SITES = 3
+GOALS: dict[str, Goal] = {
+    "digests": at_most(1),
+    "vectors": at_most(1),
+    "missing": at_most(0),
+    "contradictions": at_most(0),
+    "problems": at_most(0),
+    "books_checked": at_least(1),
+    "worst_gap": at_most(1e-3),
+}
+
+
+def main() -> int:
+    """Run it; exit code 1 when something did not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10, help="optimiser steps per entry")
+    parser.add_argument("--pause", type=float, default=4.0, help="longest pause before a kill, seconds")
+    parser.add_argument("--out", type=Path, help="keep the sites' directories here")
+    add_output(parser)
+    arguments = parser.parse_args()
+    machine = this_machine()
+    columns = (TextColumn("kills"), MofNCompleteColumn(), TimeElapsedColumn())
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+        found_federation(
+            (arguments.out or Path(scratch)) / "run",
+            SITES,
+            hidden=(64, 32),
+            steps=arguments.steps,
+            entries=1_000_000,
+            seed=arguments.seed,
+            preset="sim",
+        ) as federation,
+    ):
+        task = progress.add_task("kills", total=arguments.kills)
+        plan = KillPlan(arguments.kills, longest_pause_s=arguments.pause)
+        found = kill_at_random(federation, plan, arguments.seed, lambda done: progress.update(task, completed=done))
+    figures = {
+        "kills": len(found.kills),
+        "seconds": round(found.seconds, 1),
+        "entries": found.entries,
+        "digests": found.digests,
+        "vectors": found.vectors,
+        "missing": found.missing,
+        "contradictions": found.contradictions,
+        "problems": len(found.problems),
+        "books_checked": found.looks,
+        "worst_gap": max(found.balances.values(), default=math.inf),
+        "slowest_restart_s": max(found.restart_s, default=0.0),
+        **{f"killed {kind}": count for kind, count in found.by_kind.items()},
+    }
+    publish("kill -9 at random moments of three real peers", machine, figures, GOALS, arguments.json)
+    for problem in found.problems:
+        Console(stderr=True).print(problem)
+    return 0 if all(goal.met(float(figures[name])) for name, goal in GOALS.items()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
