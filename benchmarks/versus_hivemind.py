@@ -41,9 +41,9 @@ from pathlib import Path
 from typing import Any
 
 from daemons import all_published, found_federation, rounds_of, until
-from hosts import Hosts
 from measure import Goal, add_output, at_least, at_most, publish, this_machine
 
+from kmel_p2p.sim.hosts import Hosts
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from local_run import published, settled, small_federation, until
-from namespaces import Hosts, require_namespaces
+from namespaces import require_namespaces
 
+from kmel_p2p.sim.hosts import Hosts
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
 
 pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(400)]

@@ -1,28 +1,47 @@
-"""Network namespaces for the benchmarks: traffic of others does not count, and links are as slow as asked for."""
+"""Several hosts on one machine: network namespaces joined by a bridge, links as slow as asked for, packets dropped.
+
+What runs in them shares no address with anything else, so traffic of others neither disturbs nor counts.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
+from collections.abc import Sequence
 from types import TracebackType
+
+from kmel_p2p.core.errors import LocalError
+
+TABLE = ("inet", "kmel")
+
+_counter = itertools.count()
 
 
 class Hosts:
-    """Hosts `0..count-1` on one bridge; a single one has only its loopback interface. Needs root and iproute2.
+    """Hosts `0..count-1`, each reachable from the others and from nowhere else; a single one has only its loopback.
+
+    Needs root and iproute2; `block` and `heal` need nftables.
 
     Args:
         count: hosts.
         megabits: bandwidth of each host's link, each way; 0 is unlimited.
-        delay_ms: latency of each host's link, each way.
+        delay_ms: latency of each host's link, each way (a kernel with `netem`).
     """
 
     def __init__(self, count: int, megabits: int = 0, delay_ms: int = 0) -> None:
-        self._tag = f"kmelb{os.getpid()}"
+        self._tag = f"kmel{os.getpid()}-{next(_counter)}"
         self._count = count
         self._megabits = megabits
         self._delay_ms = delay_ms
+        self._filtered: set[int] = set()
 
     def __enter__(self) -> Hosts:
+        """Build them.
+
+        Raises:
+            LocalError: a command failed; it is quoted with what it said.
+        """
         try:
             self._build()
         except BaseException:
@@ -37,7 +56,7 @@ class Hosts:
 
     def address(self, host: int) -> str:
         """IPv4 address of a host."""
-        return f"10.98.0.{host + 1}"
+        return f"10.97.0.{host + 1}"
 
     def prefix(self, host: int) -> tuple[str, ...]:
         """What runs a command on a host."""
@@ -45,9 +64,21 @@ class Hosts:
 
     def received(self, host: int, interface: str = "eth0") -> int:
         """Bytes that arrived at an interface since it was made, headers of every layer included."""
-        command = [*self.prefix(host), "cat", f"/sys/class/net/{interface}/statistics/rx_bytes"]
         # /sys shows the namespace in which it was mounted, which `ip netns exec` does anew.
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return int(_run([*self.prefix(host), "cat", f"/sys/class/net/{interface}/statistics/rx_bytes"]))
+
+    def block(self, source: int, target: int) -> None:
+        """Drop every packet of `source` as it arrives at `target`; the other direction is untouched."""
+        if target not in self._filtered:
+            self._nft(target, "add", "table", *TABLE)
+            self._nft(target, "add", "chain", *TABLE, "input", "{ type filter hook input priority 0; }")
+            self._filtered.add(target)
+        self._nft(target, "add", "rule", *TABLE, "input", "ip", "saddr", self.address(source), "drop")
+
+    def heal(self) -> None:
+        """Drop nothing more."""
+        for host in self._filtered:
+            self._nft(host, "flush", "chain", *TABLE, "input")
 
     def _build(self) -> None:
         hub = f"{self._tag}-hub"
@@ -60,14 +91,17 @@ class Hosts:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
             if self._count > 1:
-                port = f"port{host}"
-                _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
-                _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
-                _ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
-                _ip("-n", name, "link", "set", "eth0", "up")
-                # Shaped at both ends of the cable: what a host sends, and what it receives.
-                self._shape(name, "eth0")
-                self._shape(hub, port)
+                self._plug_in(host, hub)
+
+    def _plug_in(self, host: int, hub: str) -> None:
+        name, port = self._name(host), f"port{host}"
+        _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
+        _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
+        _ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        # Shaped at both ends of the cable: what a host sends, and what it receives.
+        self._shape(name, "eth0")
+        self._shape(hub, port)
 
     def _shape(self, namespace: str, device: str) -> None:
         tc = ["ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", device]
@@ -84,12 +118,16 @@ class Hosts:
     def _name(self, host: int) -> str:
         return f"{self._tag}-{host}"
 
+    def _nft(self, host: int, *arguments: str) -> None:
+        _run([*self.prefix(host), "nft", *arguments])
+
 
 def _ip(*arguments: str) -> None:
     _run(["ip", *arguments])
 
 
-def _run(command: list[str]) -> None:
+def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()} (needs root and iproute2)")
+        raise LocalError(f"{' '.join(command)}: {done.stderr.strip()} (namespaces need root, iproute2 and nftables)")
+    return done.stdout
