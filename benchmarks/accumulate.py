@@ -12,34 +12,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
-import rich.console
-import rich.table
+from measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger import entry
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.delta import DeltaCodec, Layout, TensorSpec, initial_trunk
 
-RUNS = 7
 DISTINCT = 50
 AUTHORS = 20
-GOALS = {"entries_per_s": (">=", 300.0), "digest_over_blake2b": ("<=", 1.3)}
-
-
-def median_seconds(work: Callable[[], object]) -> float:
-    """Median wall time over `RUNS` runs after one that warms up."""
-    times = []
-    for _ in range(RUNS + 1):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+GOALS: dict[str, Goal] = {"entries_per_s": at_least(300.0), "digest_over_blake2b": at_most(1.3)}
 
 
 def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
@@ -111,21 +96,14 @@ def digest_case(figures: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--entries", type=int, default=1000, help="entries to apply (default 1000)")
+    add_output(parser)
     options = parser.parse_args()
+    machine = this_machine()
     figures: dict[str, float] = {}
     entries_case(options.entries, figures)
     digest_case(figures)
-    if options.json:
-        print(json.dumps(figures))
-        return
-    table = rich.table.Table("figure", "measured", "goal", title=f"accumulator, {options.entries:,} entries")
-    for name, value in figures.items():
-        relation, bound = GOALS.get(name, ("", None))
-        met = bound is None or (value >= bound if relation == ">=" else value <= bound)
-        table.add_row(name, f"{'' if met else '[red]'}{value:.4g}", "" if bound is None else f"{relation} {bound:g}")
-    rich.console.Console().print(table)
+    publish(f"accumulator, {options.entries:,} entries", machine, figures, GOALS, options.json)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
-import rich.console
-import rich.table
 import torch
+from measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 from numpy.typing import NDArray
 
 from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE, Accumulator
@@ -32,23 +28,11 @@ from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec, init
 from kmel_p2p.delta.chunks import ChunkPlan
 from kmel_p2p.delta.support import describe_support
 
-RUNS = 9
 COLUMNS = 2500
 FEATURES = 2048
 HIDDEN = (512, 256)
 ROUNDS = 20
 STEPS = 10
-
-
-def median_seconds(work: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> float:
-    """Median wall time of `work` over `RUNS` runs after one that warms up; `prepare` runs untimed before each."""
-    times = []
-    for _ in range(RUNS + 1):
-        prepare()
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def index_bits(codec: DeltaCodec, payload: bytes) -> float:
@@ -137,36 +121,28 @@ def training_case(figures: dict[str, float]) -> None:
     figures["training_index_bits_worst"] = max(per_entry)
 
 
-GOALS = {
-    "ratio_1bit": (">=", 235.0),
-    "ratio_2bit": (">=", 212.0),
-    "index_bits": ("<=", 7.55),
-    "encode_s": ("<=", 0.35),
-    "encode_over_copy": ("<=", 20.0),
-    "decode_ms": ("<=", 25.0),
-    "training_ratio_2bit_worst": (">=", 212.0),
-    "training_index_bits_worst": ("<=", 7.55),
+GOALS: dict[str, Goal] = {
+    "ratio_1bit": at_least(235.0),
+    "ratio_2bit": at_least(212.0),
+    "index_bits": at_most(7.55),
+    "encode_s": at_most(0.35),
+    "encode_over_copy": at_most(20.0),
+    "decode_ms": at_most(25.0),
+    "training_ratio_2bit_worst": at_least(212.0),
+    "training_index_bits_worst": at_most(7.55),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--values", type=int, default=10_000_000, help="size of the random trunk (default 10 M)")
+    add_output(parser)
     options = parser.parse_args()
+    machine = this_machine()
     figures: dict[str, float] = {}
     random_case(options.values, figures)
     training_case(figures)
-    if options.json:
-        print(json.dumps(figures))
-        return
-    table = rich.table.Table("figure", "measured", "goal", title=f"delta codec, {options.values:,} values, 64 of 4096")
-    for name, value in figures.items():
-        relation, bound = GOALS.get(name, ("", None))
-        met = bound is None or (value >= bound if relation == ">=" else value <= bound)
-        style = "" if met else "[red]"
-        table.add_row(name, f"{style}{value:.4g}", "" if bound is None else f"{relation} {bound:g}")
-    rich.console.Console().print(table)
+    publish(f"delta codec, {options.values:,} values, 64 of 4096", machine, figures, GOALS, options.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,12 +84,13 @@ def publish(
     """Print the table, or the JSON, of one run.
 
     Args:
-        figures: name -> number, or any JSON value; only numbers are shown and compared.
+        figures: name -> number, or any JSON value; only numbers are shown and compared. They are the document's keys,
+            beside `missed` (names of figures that miss their goal), `under_load` and `machine`.
         output: of `--json`.
     """
     if output is not None:
-        document = {"machine": asdict(machine), "under_load": machine.busy, "figures": figures}
-        document["missed"] = [name for name, goal in goals.items() if name in figures and not goal.met(figures[name])]
+        missed = [name for name, goal in goals.items() if name in figures and not goal.met(figures[name])]
+        document = {**figures, "missed": missed, "under_load": machine.busy, "machine": asdict(machine)}
         text = json.dumps(document, indent=2)
         if output == "-":
             print(text)
@@ -131,6 +134,17 @@ def sample_process(pid: int, at_s: float) -> ProcessSample:
     return ProcessSample(
         at_s, process.memory_info().rss, process.num_threads(), process.num_fds(), times.user + times.system
     )
+
+
+def median_seconds(work: Callable[[], object], prepare: Callable[[], object] = lambda: None, runs: int = 9) -> float:
+    """Median wall time of `work` over `runs` runs after one that warms up; `prepare` runs untimed before each."""
+    times = []
+    for _ in range(runs + 1):
+        prepare()
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 def slope(moments: Sequence[float], values: Sequence[float]) -> float:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
@@ -27,6 +26,7 @@ from typing import Any
 
 import psutil
 import zmq
+from measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
 
 from kmel_p2p.core.identity import Identity, curve_public
 from kmel_p2p.core.types import Lane, Micros, SiteKey
@@ -40,6 +40,7 @@ PING = b"ping"
 REPORT = b"report"
 PING_EVERY_S = 0.005
 LAG_SAMPLE_S = 0.002
+GOALS: dict[str, Goal] = {"ratio": at_least(0.7), "ping_p99_ms": at_most(10.0), "loop_blocked_ms": at_most(50.0)}
 
 
 def monotonic() -> Micros:
@@ -252,8 +253,6 @@ async def measure(size: int, repeats: int) -> dict[str, Any]:
         "ping_p99_ms": percentile(pings, 0.99) * 1e3,
         "idle_ping_p99_ms": percentile(idle_pings, 0.99) * 1e3,
         "loop_blocked_ms": lateness * 1e3,
-        "processors": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
     }
 
 
@@ -285,16 +284,12 @@ async def run_many(ours: OurSender, times: int) -> None:
         await ours.run()
 
 
-def percentile(values: list[float], part: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--receive", choices=("raw", "ours"), help=argparse.SUPPRESS)
+    add_output(parser)
     arguments = parser.parse_args()
     size = arguments.megabytes << 20
     if arguments.receive == "raw":
@@ -302,12 +297,9 @@ def main() -> None:
     elif arguments.receive == "ours":
         asyncio.run(receive_ours(size))
     else:
-        result = asyncio.run(measure(size, arguments.repeats))
-        if arguments.json:
-            print(json.dumps(result, indent=2))
-        else:
-            for name, value in result.items():
-                print(f"{name:18} {value:.4g}" if isinstance(value, float) else f"{name:18} {value}")
+        machine = this_machine()
+        figures = asyncio.run(measure(size, arguments.repeats))
+        publish(f"bulk transfer, {arguments.megabytes} MB over loopback", machine, figures, GOALS, arguments.json)
 
 
 if __name__ == "__main__":
