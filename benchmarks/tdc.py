@@ -42,6 +42,10 @@ from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.session import TrainingSettings
 
 POLICY = FeaturePolicy(stereo="keep")
+BATCH = 64
+EPOCHS, FEWEST_STEPS = 40, 400
+STOPS, PATIENCE = 25, 8
+"""Stops at which the validation fold looks for a checkpoint, and those without a better one that end the training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +113,11 @@ def load(
     return endpoint, dataset, table
 
 
+def budget(compounds: int, most: int) -> int:
+    """Optimiser steps: 40 epochs, within bounds."""
+    return min(most, max(FEWEST_STEPS, EPOCHS * compounds // BATCH))
+
+
 def held_out(dataset: Dataset, table: StructureTable, rows: np.ndarray, seed: int) -> Dataset:
     """`rows` of the train fold, a tenth of their scaffolds for choosing."""
     folds = SplitPolicy(f"tdc {seed}", 0.1, 0.0).folds([table.series[row] for row in rows])
@@ -126,16 +135,19 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
     """Scores of one split and seed."""
     endpoint, dataset, table = load(arguments.data, name, cache, arguments.workers, arguments.limit)
     metric = SPLITS[name].metric
-    shape = Architecture(POLICY.width, (512, 256), (endpoint,), 0.3)
+    shape = Architecture(POLICY.width, (512, 256), (endpoint,), arguments.dropout, members=arguments.members)
 
     def trained(data: Dataset, site_seed: int, steps: int) -> float:
         network = Network(shape)
         start_local(network, shape, seed, site_seed)
-        settings = TrainingSettings(64, arguments.rate, 0.01, site_seed)
-        train_with_checkpoints(network, data, settings, steps=steps, every=max(1, steps // 20), scored=False)
+        settings = TrainingSettings(BATCH, arguments.rate, 0.01, site_seed)
+        train_with_checkpoints(
+            network, data, settings, steps=steps, every=max(1, steps // STOPS), scored=False, patience=PATIENCE
+        )
         return test_score(data, network.predict, metric)
 
-    scores = {"centre": trained(held_out(dataset, table, dataset.train, seed), seed, arguments.steps)}
+    steps = budget(len(dataset.train), arguments.steps)
+    scores = {"centre": trained(held_out(dataset, table, dataset.train, seed), seed, steps)}
     if arguments.centre_only:
         return scores
     site_of = scaffold_partition(table.take(dataset.train), arguments.sites, seed)
@@ -144,9 +156,9 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
         for site in range(arguments.sites)
         if np.count_nonzero(site_of == site) >= 8
     ]
-    per_entry = max(1, arguments.steps // (4 * arguments.entries))
+    per_entry = max(1, steps // (4 * arguments.entries))
     settings = [
-        TrainingSettings(64, arguments.rate, 0.01, 1000 * seed + at, arguments.entries, per_entry)
+        TrainingSettings(BATCH, arguments.rate, 0.01, 1000 * seed + at, arguments.entries, per_entry)
         for at in range(len(parts))
     ]
     sizes = np.array([len(part.train) for part in parts], np.float64)
@@ -169,7 +181,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default="", help="splits, separated by commas; default: all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2000, help="at most; 40 epochs where those are fewer")
+    parser.add_argument("--members", type=int, default=5, help="networks in the ensemble")
+    parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--entries", type=int, default=40)
     parser.add_argument("--rate", type=float, default=1e-3)

@@ -58,6 +58,8 @@ class ModelRule(StrictModel):
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
     calibrate: bool = False
     """True: each site fits a private gain and shift to every shared head, so that assay offsets do not fight in it."""
+    members: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
+    """Networks trained side by side and averaged; more bytes and more time, steadier predictions."""
 
 
 class FeatureRule(StrictModel):

@@ -12,6 +12,8 @@ from kmel_p2p.delta.layout import Layout, TensorSpec
 FIRST_LAYER_GAIN = 1.0
 """Half-width of the first layer's initial values, relative to 1/sqrt(fan-in)."""
 
+MAX_MEMBERS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -23,6 +25,8 @@ class Architecture:
         endpoints: the charter's assay endpoints, in its order.
         dropout: probability, after each layer of the trunk while training.
         calibrate: whether each site has a private gain and shift for every shared head.
+        members: networks of this shape, trained side by side and averaged (an ensemble). Trunk and heads are that
+            many times larger, and so is what is exchanged.
     """
 
     inputs: int
@@ -30,6 +34,7 @@ class Architecture:
     endpoints: tuple[AssayEndpoint, ...]
     dropout: float = 0.0
     calibrate: bool = False
+    members: int = 1
 
     def __post_init__(self) -> None:
         if self.inputs < 1 or not self.hidden or min(self.hidden) < 1:
@@ -38,6 +43,8 @@ class Architecture:
             raise ConfigError("the charter lists no assay endpoint")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if not 1 <= self.members <= MAX_MEMBERS:
+            raise ConfigError(f"model.members is {self.members}; it must be 1 to {MAX_MEMBERS}")
 
     @property
     def shared(self) -> tuple[int, ...]:
@@ -53,16 +60,17 @@ class Architecture:
 def exchanged_layout(architecture: Architecture) -> Layout:
     """The only tensors that may leave a site: the trunk, then the shared heads, in a fixed order.
 
-    Weights are [outputs, inputs]. Initial half-widths are 1/sqrt(fan-in), as in LeCun et al. 1998 and in torch's
-    default for linear layers; biases start at zero.
+    Weights are [outputs, inputs], those of an ensemble [members, outputs, inputs]. Initial half-widths are
+    1/sqrt(fan-in), as in LeCun et al. 1998 and in torch's default for linear layers; biases start at zero.
     """
     specs = []
+    each = _each(architecture)
     widths = (architecture.inputs, *architecture.hidden)
     for layer, (fan_in, fan_out) in enumerate(zip(widths, architecture.hidden, strict=False)):
         gain = FIRST_LAYER_GAIN if layer == 0 else 1.0
-        specs.append(TensorSpec(f"trunk.{layer}.weight", (fan_out, fan_in), gain / math.sqrt(fan_in)))
-        specs.append(TensorSpec(f"trunk.{layer}.bias", (fan_out,), 0.0))
-    specs += _heads("shared", len(architecture.shared), architecture.hidden[-1])
+        specs.append(TensorSpec(f"trunk.{layer}.weight", (*each, fan_out, fan_in), gain / math.sqrt(fan_in)))
+        specs.append(TensorSpec(f"trunk.{layer}.bias", (*each, fan_out), 0.0))
+    specs += _heads(architecture, "shared", len(architecture.shared))
     return Layout(specs)
 
 
@@ -71,17 +79,23 @@ def private_layout(architecture: Architecture) -> Layout:
 
     A calibrated output is (1 + gain) * output + shift; both start at zero, so an untrained calibration changes nothing.
     """
-    specs = _heads("private", len(architecture.private), architecture.hidden[-1])
+    specs = _heads(architecture, "private", len(architecture.private))
     shared = len(architecture.shared)
     if architecture.calibrate and shared:
         specs += [TensorSpec("calibration.gain", (shared,), 0.0), TensorSpec("calibration.shift", (shared,), 0.0)]
     return Layout(specs)
 
 
-def _heads(whose: str, outputs: int, fan_in: int) -> list[TensorSpec]:
+def _heads(architecture: Architecture, whose: str, outputs: int) -> list[TensorSpec]:
     if not outputs:
         return []
+    each, fan_in = _each(architecture), architecture.hidden[-1]
     return [
-        TensorSpec(f"head.{whose}.weight", (outputs, fan_in), 1 / math.sqrt(fan_in)),
-        TensorSpec(f"head.{whose}.bias", (outputs,), 0.0),
+        TensorSpec(f"head.{whose}.weight", (*each, outputs, fan_in), 1 / math.sqrt(fan_in)),
+        TensorSpec(f"head.{whose}.bias", (*each, outputs), 0.0),
     ]
+
+
+def _each(architecture: Architecture) -> tuple[int, ...]:
+    """Leading dimension of an ensemble's tensors; a single network has none, as before there were ensembles."""
+    return (architecture.members,) if architecture.members > 1 else ()

@@ -61,6 +61,7 @@ def train_with_checkpoints(
     rate: float = 1.0,
     tick: Callable[[int], None] = lambda done: None,
     scored: bool = True,
+    patience: int = 0,
 ) -> Course:
     """Train from the network's present parameters under the cosine schedule.
 
@@ -73,6 +74,8 @@ def train_with_checkpoints(
         rate: share of the settings' learning rate.
         tick: called with the steps done at every stop and asked before each step by raising to interrupt.
         scored: whether to keep the scores of every stop (False saves their time).
+        patience: stops without a lower validation loss after which training ends early; 0 goes on to the end. The
+            state that is kept comes from before either way.
     """
     optimiser = LocalOptimiser(network, dataset, settings)
     loss = MultiTaskLoss(dataset.endpoints)
@@ -81,6 +84,7 @@ def train_with_checkpoints(
     lowest = validation_loss(network, dataset, loss) if choosing else np.inf
     if scored:
         course.history.append((0, fold_scores(dataset, network.predict)))
+    waited = 0
     for start in range(0, steps, every):
         count = min(every, steps - start)
         optimiser.train(count, rate * cosine_rate(start / steps), functools.partial(tick, start))
@@ -88,8 +92,12 @@ def train_with_checkpoints(
         if scored:
             course.history.append((start + count, fold_scores(dataset, network.predict)))
         if present < lowest or not choosing:
-            lowest, course.best = present, Parameters.of(network)
+            lowest, course.best, waited = present, Parameters.of(network), 0
+        else:
+            waited += 1
         tick(start + count)
+        if patience and waited >= patience:
+            break
     course.best.load_into(network)
     return course
 

@@ -53,18 +53,8 @@ def _graph(card: Card, exchanged: np.ndarray, private: np.ndarray) -> Any:
 
     shape = card.architecture
     constants = exchanged_layout(shape).split(exchanged) | private_layout(shape).split(private)
-    nodes = []
-    present = "features"
-    for layer in range(len(shape.hidden)):
-        nodes.append(_linear(present, f"trunk.{layer}", f"linear.{layer}"))
-        nodes.append(helper.make_node("Relu", [f"linear.{layer}"], [f"hidden.{layer}"]))
-        present = f"hidden.{layer}"
-    heads = []
-    for whose, places in (("shared", shape.shared), ("private", shape.private)):
-        if not places:
-            continue
-        nodes.append(_linear(present, f"head.{whose}", f"outputs.{whose}"))
-        heads.append(f"outputs.{whose}")
+    nodes: list[Any] = []
+    heads = _members(shape, constants, nodes)
     if "calibration.gain" in constants:
         constants["calibration.gain"] = 1 + constants["calibration.gain"]
         nodes.append(helper.make_node("Mul", [heads[0], "calibration.gain"], ["gained"]))
@@ -84,6 +74,34 @@ def _graph(card: Card, exchanged: np.ndarray, private: np.ndarray) -> Any:
     helper.set_model_props(model, _facts(card))
     checker.check_model(model)
     return model
+
+
+def _members(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any]) -> list[str]:
+    """Nodes of trunk and heads; gives the names of the outputs, shared before private, the mean over the members."""
+    from onnx import helper
+
+    if shape.members > 1:
+        # A graph has plain matrices: each member's are taken apart.
+        for name in [name for name in constants if not name.startswith("calibration.")]:
+            stacked = constants.pop(name)
+            constants |= {f"{member}.{name}": stacked[member] for member in range(shape.members)}
+    heads: dict[str, list[str]] = {}
+    for member in range(shape.members):
+        prefix = f"{member}." if shape.members > 1 else ""
+        present = "features"
+        for layer in range(len(shape.hidden)):
+            nodes.append(_linear(present, f"{prefix}trunk.{layer}", f"{prefix}linear.{layer}"))
+            present = f"{prefix}hidden.{layer}"
+            nodes.append(helper.make_node("Relu", [f"{prefix}linear.{layer}"], [present]))
+        for whose, places in (("shared", shape.shared), ("private", shape.private)):
+            if places:
+                output = f"{prefix}outputs.{whose}"
+                nodes.append(_linear(present, f"{prefix}head.{whose}", output))
+                heads.setdefault(whose, []).append(output)
+    if shape.members > 1:
+        for whose, outputs in heads.items():
+            nodes.append(helper.make_node("Mean", outputs, [f"outputs.{whose}"]))
+    return [f"outputs.{whose}" for whose in heads]
 
 
 def _linear(source: str, parameters: str, target: str) -> Any:

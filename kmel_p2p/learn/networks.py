@@ -1,4 +1,4 @@
-"""The multilayer perceptron: a trunk that every site shares and one output per assay endpoint.
+"""The multilayer perceptron: a trunk that every site shares and one output per assay endpoint, or several of them.
 
 All exchanged parameters are views of one flat vector in the order of `exchanged_layout`, all private ones of another.
 Gradients are laid out the same way, so that optimiser, residual and codec work on flat vectors without copying.
@@ -34,26 +34,40 @@ class Network:
         self._heads = [whose for whose in ("shared", "private") if f"head.{whose}.weight" in self._tensors]
 
     def forward(self, inputs: Tensor, training: bool = False) -> Tensor:
-        """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes)."""
+        """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes).
+
+        The mean over the members of an ensemble.
+        """
+        return self.member_outputs(inputs, training).mean(dim=0)
+
+    def member_outputs(self, inputs: Tensor, training: bool = False) -> Tensor:
+        """float32[members, n, E]: `forward` of each member."""
         hidden = self.hidden(inputs, training)
-        outputs = [
-            functional.linear(hidden, self._tensors[f"head.{whose}.weight"], self._tensors[f"head.{whose}.bias"])
-            for whose in self._heads
-        ]
+        outputs = [self._linear(hidden, f"head.{whose}") for whose in self._heads]
         if "calibration.gain" in self._tensors:
             # Shared heads come first.
             outputs[0] = outputs[0] * (1 + self._tensors["calibration.gain"]) + self._tensors["calibration.shift"]
-        return torch.cat(outputs, dim=1)[:, self._order]
+        return torch.cat(outputs, dim=2)[:, :, self._order]
 
     def hidden(self, inputs: Tensor, training: bool = False) -> Tensor:
-        """float32[n, hidden[-1]] activations of the last layer of the trunk."""
+        """float32[members, n, hidden[-1]] activations of the last layer of the trunk."""
         dropout = self.architecture.dropout
+        hidden = inputs
         for layer in range(len(self.architecture.hidden)):
-            inputs = functional.linear(
-                inputs, self._tensors[f"trunk.{layer}.weight"], self._tensors[f"trunk.{layer}.bias"]
-            )
-            inputs = functional.dropout(functional.relu(inputs), dropout, training)
-        return inputs
+            hidden = functional.dropout(functional.relu(self._linear(hidden, f"trunk.{layer}")), dropout, training)
+        return hidden
+
+    def _linear(self, inputs: Tensor, name: str) -> Tensor:
+        """float32[members, n, outputs] from [n, inputs], the same for all members, or [members, n, inputs]."""
+        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
+        members = self.architecture.members
+        if members == 1:
+            return functional.linear(inputs.view(-1, inputs.shape[-1]), weight, bias)[None]
+        if inputs.dim() == 2:
+            # One wide product for what all members read.
+            wide = functional.linear(inputs, weight.view(-1, weight.shape[-1]), bias.view(-1))
+            return wide.view(len(inputs), members, -1).transpose(0, 1)
+        return torch.baddbmm(bias[:, None, :], inputs, weight.transpose(1, 2))
 
     def load(self, exchanged: NDArray[np.float32]) -> None:
         """Take over trunk and shared heads; private heads and any optimiser's state stay as they are."""

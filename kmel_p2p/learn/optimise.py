@@ -133,14 +133,17 @@ class LocalOptimiser:
         # One seed per step: dropout is the same after a restart, without saving torch's generator.
         torch.manual_seed(_mix(self._settings.seed, self._steps))
         data = self._dataset
-        outputs = self._network.forward(torch.from_numpy(data.inputs.rows(rows)), training=True)
-        loss = self._loss(outputs, torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows]))
+        members = self._network.member_outputs(torch.from_numpy(data.inputs.rows(rows)), training=True)
+        labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
+        # Each member is trained as if it were alone; a loss of their mean would let them lean on one another.
+        losses = [self._loss(outputs, labels, relations) for outputs in members]
+        loss = torch.stack(losses).sum()
         self._network.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM * math.sqrt(len(losses)))
         self._adam.step()
         self._steps += 1
-        return float(loss.detach())
+        return float(loss.detach()) / len(losses)
 
     def _batch(self, step: int) -> NDArray[np.int64]:
         """Rows of the batch of one step: epochs of permutations, drawn from the seed and the epoch's number alone."""

@@ -114,6 +114,7 @@ def architecture_of(charter: Charter) -> Architecture:
         endpoints=tuple(_endpoint(rule) for rule in charter.assay_endpoints),
         dropout=charter.model.dropout,
         calibrate=charter.model.calibrate,
+        members=charter.model.members,
     )
 
 

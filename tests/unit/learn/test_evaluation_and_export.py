@@ -88,9 +88,11 @@ def test_ranks_and_errors_are_what_their_names_say() -> None:
     assert further_scores(ENDPOINTS[2], classes, np.ones(4))["auroc"] is None
 
 
-@pytest.mark.parametrize("calibrate_heads", [False, True])
-def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(tmp_path: Path, calibrate_heads: bool) -> None:
-    shape = dataclasses.replace(architecture(), inputs=POLICY.width, calibrate=calibrate_heads)
+@pytest.mark.parametrize(("calibrate_heads", "members"), [(False, 1), (True, 3)])
+def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
+    tmp_path: Path, calibrate_heads: bool, members: int
+) -> None:
+    shape = dataclasses.replace(architecture(), inputs=POLICY.width, calibrate=calibrate_heads, members=members)
     rng = np.random.default_rng(0)
     parameters = {
         name: tuple(

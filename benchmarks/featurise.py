@@ -1,0 +1,169 @@
+"""100,000 structures standardised and described on all cores, beside RDKit's own calls in a plain process pool.
+
+The plain pool (`multiprocessing.Pool.imap` over the same chunks) makes the same RDKit calls for each molecule: parse,
+clean up, largest fragment, neutralise, InChIKey, scaffold, count Morgan fingerprint, all descriptors; it keeps nothing,
+judges nothing, and gives no reason for a failure. Ours (`chem.structures.describe_all`) also parses its own canonical
+SMILES again, keeps the order, normalises, collects everything in one table and writes the cache. Both are timed in one
+run from start of the pool to its end, in alternating slices, so that other load on the machine meets both. `ratio` is
+the plain pool's time over ours; `cached` is the rate of a second run, from the cache.
+
+    python benchmarks/featurise.py DATA --molecules 100000 [--workers N] [--json]
+
+DATA: public tables below it with a SMILES column (see docs/benchmarks.md). Distinct structures come first; if there are
+fewer than asked for, random enumerations of their SMILES follow (`enumerated` says how many): the same molecules, but
+neither cache nor pool can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from measure import add_output, at_least, publish, this_machine
+from rdkit import Chem, rdBase
+from rdkit.Chem import Descriptors, inchi, rdFingerprintGenerator
+from rdkit.Chem.MolStandardize import rdMolStandardize
+from rdkit.Chem.Scaffolds import MurckoScaffold
+
+from kmel_p2p.chem.cache import StructureCache
+from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
+from kmel_p2p.chem.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
+from kmel_p2p.chem.structures import CHUNK, describe_all
+
+POLICY = FeaturePolicy()
+GOALS = {"ratio": at_least(0.9)}
+SLICES = 4
+"""Turns that the two take; each starts its pool anew, which is what a site does once."""
+
+
+def gather(data: Path, wanted: int, seed: int) -> tuple[list[str], int]:
+    """(SMILES, how many of them are enumerations of another one)."""
+    distinct: dict[str, None] = {}
+    for path in sorted(data.rglob("*.csv")):
+        header = pd.read_csv(path, nrows=0).columns
+        for column in header:
+            if column.lower() in ("smiles", "drug", "smiles_structure_parent", "canonical_smiles"):
+                texts = pd.read_csv(path, usecols=[column], dtype=str)[column].dropna()
+                distinct.update(dict.fromkeys(text.strip() for text in texts))
+                break
+    rng = np.random.default_rng(seed)
+    texts = [text for text in distinct if 0 < len(text) <= MAX_SMILES and _usable(text)]
+    chosen = [texts[at] for at in rng.permutation(len(texts))[:wanted]]
+    known = set(chosen)
+    enumerated = 0
+    while len(chosen) < wanted:
+        molecule = Chem.MolFromSmiles(texts[int(rng.integers(len(texts)))])
+        text = Chem.MolToRandomSmilesVect(molecule, 1, randomSeed=int(rng.integers(2**31)))[0]
+        if text not in known:
+            known.add(text)
+            chosen.append(text)
+            enumerated += 1
+    return chosen, enumerated
+
+
+def _usable(smiles: str) -> bool:
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    return molecule is not None and 0 < molecule.GetNumHeavyAtoms() <= MAX_HEAVY_ATOMS
+
+
+def plain_chunk(smiles: Sequence[str]) -> int:
+    """RDKit's calls for each molecule, results thrown away; the number that went well."""
+    uncharger = rdMolStandardize.Uncharger()
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=POLICY.radius, fpSize=POLICY.bits)
+    known = dict(Descriptors.descList)
+    functions = [known[constant.name] for constant in descriptor_constants()]
+    done = 0
+    with rdBase.BlockLogs():
+        for text in smiles:
+            try:
+                molecule = rdMolStandardize.Cleanup(Chem.MolFromSmiles(text))
+                molecule = uncharger.uncharge(rdMolStandardize.FragmentParent(molecule, skipStandardize=True))
+                Chem.RemoveStereochemistry(molecule)
+                Chem.MolToSmiles(molecule)
+                inchi.MolToInchiKey(molecule)
+                Chem.MolToSmiles(MurckoScaffold.GetScaffoldForMol(molecule))
+                generator.GetCountFingerprintAsNumPy(molecule)
+                np.array([function(molecule) for function in functions])
+                done += 1
+            except (ValueError, RuntimeError):
+                continue
+    return done
+
+
+def plain(smiles: Sequence[str], workers: int) -> None:
+    chunks = [smiles[start : start + CHUNK] for start in range(0, len(smiles), CHUNK)]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in pool.imap_unordered(plain_chunk, chunks):
+            pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--molecules", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    add_output(parser)
+    arguments = parser.parse_args()
+    machine = this_machine()
+    smiles, enumerated = gather(arguments.data, arguments.molecules, arguments.seed)
+    ours = theirs = 0.0
+    step = -(-len(smiles) // SLICES)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = StructureCache(Path(folder))
+        for turn in range(SLICES):
+            part = smiles[turn * step : (turn + 1) * step]
+
+            def run_ours(part: list[str] = part) -> float:
+                started = time.perf_counter()
+                describe_all(part, POLICY, cache=cache, workers=arguments.workers, progress=_show)
+                return time.perf_counter() - started
+
+            def run_theirs(part: list[str] = part) -> float:
+                started = time.perf_counter()
+                plain(part, arguments.workers)
+                return time.perf_counter() - started
+
+            # Who goes first alternates too: the machine's other load may rise or fall within a turn.
+            if turn % 2:
+                theirs += run_theirs()
+                ours += run_ours()
+            else:
+                ours += run_ours()
+                theirs += run_theirs()
+        started = time.perf_counter()
+        again = describe_all(smiles, POLICY, cache=cache, workers=arguments.workers)
+        cached = time.perf_counter() - started
+    figures: dict[str, Any] = {
+        "molecules": len(smiles),
+        "enumerated": enumerated,
+        "refused": sum(1 for reason in again.table.reasons if reason),
+        "workers": arguments.workers,
+        "per_second": len(smiles) / ours,
+        "rdkit_per_second": len(smiles) / theirs,
+        "ratio": theirs / ours,
+        "cached_per_second": len(smiles) / cached,
+        "computed_again": again.computed,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    publish("Standardising and describing", machine, figures, GOALS, arguments.json)
+
+
+def _show(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
