@@ -31,15 +31,13 @@ from kmel_p2p.core.membership.descriptor import (
     Signer,
     Verifier,
     check_own,
-    is_authentic,
-    loopback_federation,
 )
 from kmel_p2p.core.membership.dialler import Dialler
-from kmel_p2p.core.membership.events import ApplicationFact, LeaveFinished, MemberRemoved
+from kmel_p2p.core.membership.events import ApplicationFact, LeaveFinished
 from kmel_p2p.core.membership.gossiper import Gossiper
 from kmel_p2p.core.membership.greeter import Greeter
 from kmel_p2p.core.membership.judge import Judge
-from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, roster_without, view
+from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, view
 from kmel_p2p.core.membership.messages import (
     Ack,
     Fact,
@@ -54,6 +52,7 @@ from kmel_p2p.core.membership.messages import (
     SyncSummary,
 )
 from kmel_p2p.core.membership.prober import Prober
+from kmel_p2p.core.membership.roster import RosterKeeper, check_roster
 from kmel_p2p.core.membership.settings import MembershipSettings, confirmations_wanted
 from kmel_p2p.core.membership.syncer import Syncer
 from kmel_p2p.core.types import Micros, Randomness, SiteKey, short
@@ -66,8 +65,8 @@ class Membership:
     """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
 
     __slots__ = (
-        "_context", "_dialler", "_gossiper", "_greeter", "_judge", "_late_for", "_leave_us", "_prober", "_speaker",
-        "_syncer", "_wake",
+        "_context", "_dialler", "_gossiper", "_greeter", "_judge", "_late_for", "_leave_us", "_prober", "_roster",
+        "_speaker", "_syncer", "_wake",
     )  # fmt: skip
 
     def __init__(
@@ -92,7 +91,7 @@ class Membership:
             ConfigError: a description others could not use, or a roster with clashing keys.
             LocalError: our key is not in the roster.
         """
-        _check_roster(signer.key, roster)
+        check_roster(signer.key, roster)
         check_own(own, [site for key, site in roster.items() if key != signer.key])
         self._context = Context(signer, charter_id, own, settings, rng, verify, now)
         self._judge = Judge(self._context, self._on_change)
@@ -101,11 +100,12 @@ class Membership:
         self._gossiper = Gossiper(self._context)
         self._greeter = Greeter(self._context, self._judge)
         self._dialler = Dialler(self._context, self._judge, self._prober)
+        self._roster = RosterKeeper(self._context, self._judge, self._prober, self._dialler)
         self._leave_us: Micros | None = None
         self._wake: Micros | None = None
         self._late_for: Micros | None = None
         self._speaker: Member | None = None
-        self._admit(roster)
+        self._roster.admit(roster)
 
     # -- what others ask -----------------------------------------------------------------------------------------
 
@@ -253,11 +253,11 @@ class Membership:
         elif isinstance(cmd, Leave):
             self._leave()
         elif isinstance(cmd, SetRoster):
-            self._set_roster(cmd.roster)
+            self._roster.replace(cmd.roster)
         elif isinstance(cmd, DescribeSelf):
-            self._describe(cmd)
+            self._roster.describe_own(cmd)
         elif isinstance(cmd, Recall):
-            self._recall(cmd.descriptors)
+            self._roster.recall(cmd.descriptors)
         else:
             raise LocalError(f"{type(cmd).__name__} is not a membership command")
 
@@ -357,7 +357,7 @@ class Membership:
         if wanted and context.rng.randrange(context.sites) < 2 * (wanted + 1):
             self._prober.hurry(member)
 
-    # -- links and roster ----------------------------------------------------------------------------------------
+    # -- links ----------------------------------------------------------------------------------------
 
     def _link_up(self, key: SiteKey) -> None:
         member = self._context.table.get(key)
@@ -376,52 +376,6 @@ class Membership:
             member.linked = False
             self._prober.hurry(member)
         self._dialler.consider(member)
-
-    def _admit(self, roster: Mapping[SiteKey, RosterSite]) -> None:
-        context = self._context
-        others = roster_without(roster, context.key)
-        context.remote = not loopback_federation(others)
-        for site in others:
-            known = context.table.get(site.key) is not None
-            member = context.table.admit(site, context.now, context.settings.assume_links)
-            if not known:
-                self._dialler.first(member)
-
-    def _set_roster(self, roster: Mapping[SiteKey, RosterSite]) -> None:
-        context = self._context
-        _check_roster(context.key, roster)
-        for member in [m for m in context.table if m.key not in roster]:
-            self._dialler.forget(member)
-            context.spread.discard(member.handle)
-            context.table.remove(member)
-            self._judge.forget(member)
-            self._prober.forget(member)
-            context.emit(MemberRemoved(member.key))
-        self._admit(roster)
-
-    def _recall(self, descriptors: tuple[Descriptor, ...]) -> None:
-        context = self._context
-        for descriptor in descriptors:
-            member = context.table.get(descriptor.key)
-            if member is None or member.descriptor is not None:
-                continue
-            if is_authentic(descriptor, context.charter_id, context.verify):
-                context.table.describe(member, descriptor)
-            else:
-                context.counters["recalled_forgeries"] += 1
-
-    def _describe(self, cmd: DescribeSelf) -> None:
-        context, own = self._context, self._context.own
-        changed = OwnDescription(
-            own.generation,
-            own.addresses if cmd.addresses is None else cmd.addresses,
-            own.size_class if cmd.size_class is None else cmd.size_class,
-            own.outbound_only if cmd.outbound_only is None else cmd.outbound_only,
-            own.software if cmd.software is None else cmd.software,
-        )
-        check_own(changed, [m.site for m in context.table])
-        if changed != own:
-            context.renew(changed)
 
     # -- leaving -------------------------------------------------------------------------------------------------
 
@@ -442,8 +396,3 @@ class Membership:
         if self._leave_us is not None and self._context.now >= self._leave_us:
             self._leave_us = None
             self._context.emit(LeaveFinished())
-
-
-def _check_roster(own: SiteKey, roster: Mapping[SiteKey, RosterSite]) -> None:
-    if own not in roster:
-        raise LocalError(f"our key {short(own)} is not in the roster")

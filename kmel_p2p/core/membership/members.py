@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.identity import digest
 from kmel_p2p.core.membership.descriptor import HANDLE_BYTES, Descriptor, RosterSite
 from kmel_p2p.core.membership.messages import Standing
@@ -174,19 +174,12 @@ class MemberTable:
         return self._by_handle.get(handle)
 
     def admit(self, site: RosterSite, now: Micros, linked: bool) -> Member:
-        """Add a roster site, or take over its new name and addresses.
-
-        Raises:
-            ConfigError: two roster keys share their leading bytes, which honest key generation never produces.
-        """
+        """Add a roster site, or take over its new name and addresses. Its handle is nobody else's (`check_roster`)."""
         member = self._members.get(site.key)
         if member is not None:
             member.site = site
             return member
         member = Member(site, now, linked)
-        if member.handle in self._by_handle:
-            other = self._by_handle[member.handle].site.name
-            raise ConfigError(f"roster keys of {other} and {site.name} share their first {HANDLE_BYTES} bytes")
         self._members[site.key] = member
         self._keys = None
         self._by_handle[member.handle] = member

@@ -27,8 +27,9 @@ from kmel_p2p.core.membership import (
     SetRoster,
     make_descriptor,
 )
+from kmel_p2p.core.membership.descriptor import RosterSite
 from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping, SyncFacts
-from kmel_p2p.core.types import SECOND
+from kmel_p2p.core.types import SECOND, SiteKey
 
 FOUR = (1, 2, 3, 4)
 
@@ -234,6 +235,16 @@ def test_only_the_roster_removes_a_member():
     assert len(virtual.peers[1].members()) == 2
     with pytest.raises(LocalError, match="not in the roster"):
         virtual.peers[1].command(SetRoster(roster_of(2, 3)), virtual.now)
+
+
+def test_a_roster_with_clashing_keys_alters_nothing():
+    virtual = settled()
+    before = virtual.peers[1].members()
+    double = SiteKey(virtual.key(2)[:8] + bytes(24))
+    clashing = {**roster_of(1, 2), double: RosterSite(double, "double")}
+    with pytest.raises(ConfigError, match="share their first 8 bytes"):
+        virtual.peers[1].command(SetRoster(clashing), virtual.now)
+    assert virtual.peers[1].members() == before
 
 
 @pytest.mark.parametrize(

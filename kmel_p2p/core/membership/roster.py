@@ -1,0 +1,111 @@
+"""Who belongs to the federation: the charter's roster brought in, exchanged after an amendment, and described."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.core.membership.commands import DescribeSelf
+from kmel_p2p.core.membership.context import Context
+from kmel_p2p.core.membership.descriptor import (
+    HANDLE_BYTES,
+    Descriptor,
+    OwnDescription,
+    RosterSite,
+    check_own,
+    is_authentic,
+    loopback_federation,
+)
+from kmel_p2p.core.membership.dialler import Dialler
+from kmel_p2p.core.membership.events import MemberRemoved
+from kmel_p2p.core.membership.judge import Judge
+from kmel_p2p.core.membership.members import handle_of, roster_without
+from kmel_p2p.core.membership.prober import Prober
+from kmel_p2p.core.types import SiteKey, short
+
+
+class RosterKeeper:
+    """Keeps the table of members equal to the roster, and what is known of each equal to what it signed."""
+
+    __slots__ = ("_context", "_dialler", "_judge", "_prober")
+
+    def __init__(self, context: Context, judge: Judge, prober: Prober, dialler: Dialler) -> None:
+        self._context = context
+        self._judge = judge
+        self._prober = prober
+        self._dialler = dialler
+
+    def admit(self, roster: Mapping[SiteKey, RosterSite]) -> None:
+        """Enter every other site of the roster; those that are new are dialled."""
+        context = self._context
+        others = roster_without(roster, context.key)
+        context.remote = not loopback_federation(others)
+        for site in others:
+            known = context.table.get(site.key) is not None
+            member = context.table.admit(site, context.now, context.settings.assume_links)
+            if not known:
+                self._dialler.first(member)
+
+    def replace(self, roster: Mapping[SiteKey, RosterSite]) -> None:
+        """Exchange the roster: who is no longer in it is forgotten.
+
+        Raises:
+            ConfigError: clashing keys; nothing was altered.
+            LocalError: our key is missing; nothing was altered.
+        """
+        context = self._context
+        check_roster(context.key, roster)
+        for member in [m for m in context.table if m.key not in roster]:
+            self._dialler.forget(member)
+            context.spread.discard(member.handle)
+            context.table.remove(member)
+            self._judge.forget(member)
+            self._prober.forget(member)
+            context.emit(MemberRemoved(member.key))
+        self.admit(roster)
+
+    def recall(self, descriptors: tuple[Descriptor, ...]) -> None:
+        """Take descriptors kept from an earlier run, of members that have not described themselves in this one."""
+        context = self._context
+        for descriptor in descriptors:
+            member = context.table.get(descriptor.key)
+            if member is None or member.descriptor is not None:
+                continue
+            if is_authentic(descriptor, context.charter_id, context.verify):
+                context.table.describe(member, descriptor)
+            else:
+                context.counters["recalled_forgeries"] += 1
+
+    def describe_own(self, change: DescribeSelf) -> None:
+        """Sign and tell a changed description of this site.
+
+        Raises:
+            ConfigError: values others could not use; nothing was altered.
+        """
+        context, own = self._context, self._context.own
+        changed = OwnDescription(
+            own.generation,
+            own.addresses if change.addresses is None else change.addresses,
+            own.size_class if change.size_class is None else change.size_class,
+            own.outbound_only if change.outbound_only is None else change.outbound_only,
+            own.software if change.software is None else change.software,
+        )
+        check_own(changed, [m.site for m in context.table])
+        if changed != own:
+            context.renew(changed)
+
+
+def check_roster(own: SiteKey, roster: Mapping[SiteKey, RosterSite]) -> None:
+    """Look before anything is altered.
+
+    Raises:
+        ConfigError: two keys share their leading bytes, which honest key generation never produces.
+        LocalError: our key is missing.
+    """
+    if own not in roster:
+        raise LocalError(f"our key {short(own)} is not in the roster")
+    named: dict[bytes, str] = {}
+    for site in roster_without(roster, own):
+        other = named.setdefault(handle_of(site.key), site.name)
+        if other != site.name:
+            raise ConfigError(f"roster keys of {other} and {site.name} share their first {HANDLE_BYTES} bytes")
