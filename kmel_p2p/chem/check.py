@@ -16,6 +16,7 @@ from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.reading import Readings
 from kmel_p2p.chem.source import Source
 from kmel_p2p.chem.split import Fold, SplitPolicy
+from kmel_p2p.chem.units import converter
 
 QUORUM_CLASS = 25
 """Compounds of each class that training needs (MELLODDY-TUNER's and K-MELLODDY's rule)."""
@@ -73,7 +74,7 @@ def _endpoint(
         "below_limit": int(np.count_nonzero(relations[measured] < 0)),
         "above_limit": int(np.count_nonzero(relations[measured] > 0)),
         "limited_by_setting": readings.limited,
-        "units": [{"written": unit, "used": endpoint.unit, "values": n} for unit, n in readings.units.most_common()],
+        "units": [_unit(unit, n, endpoint, source) for unit, n in readings.units.most_common()],
         "replicates": _replicates(own, place),
     }
     quorum = quorum_problem(endpoint, labels[measured], relations[measured])
@@ -92,6 +93,14 @@ def _endpoint(
     else:
         report["class_1"], report["class_0"] = int(labels[measured].sum()), int((1 - labels[measured]).sum())
     return {**report, "quorum": not quorum, "problems": problems, "advice": advice}
+
+
+def _unit(written: str, values: int, endpoint: AssayEndpoint, source: Source) -> dict[str, Any]:
+    """How values written in one unit were converted, and with which mass if one was needed."""
+    report: dict[str, Any] = {"written": written, "used": endpoint.unit, "values": values}
+    if converter(written, endpoint.unit, source.path.name).mass_power:
+        report["mass_of"] = source.columns[endpoint.name].mass_of
+    return report
 
 
 def quorum_problem(endpoint: AssayEndpoint, labels: NDArray[np.float64], relations: NDArray[np.int8]) -> str:

@@ -54,7 +54,7 @@ def ingest(
     """
     embargo = load_embargo(source.embargo, policy)
     mapped = map_columns(dict(source.columns), endpoints)
-    rows = _Rows(source, mapped, embargo)
+    rows = _Rows(source, mapped, embargo, policy)
     described = describe_all([row.smiles for row in rows.kept], policy, cache=cache, workers=workers, progress=progress)
     table = described.table
     groups: dict[str, list[_Row]] = {}
@@ -98,7 +98,7 @@ class _Row:
 class _Rows:
     """Reads the file; keeps what can be read, rejects the rest."""
 
-    def __init__(self, source: Source, mapped: Sequence[Mapped], embargo: Embargo) -> None:
+    def __init__(self, source: Source, mapped: Sequence[Mapped], embargo: Embargo, policy: FeaturePolicy) -> None:
         self.rejects: list[Reject] = []
         self.counts = {column.place: Counts() for column in mapped}
         self.unnamed = Counts()
@@ -108,7 +108,7 @@ class _Rows:
         self._file = source.path.name
         self._embargo = embargo
         # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
-        self.reader = CellReader(mapped, str(source.path), strict_units=not isinstance(source, LongSource))
+        self.reader = CellReader(mapped, str(source.path), not isinstance(source, LongSource), policy)
         for record in records(source, mapped):
             self.rows_in += 1
             self._read(record)
@@ -143,7 +143,7 @@ class _Rows:
             found += 1
             self.counts[cell.place].found += 1
             try:
-                label, relation = self.reader.read(cell)
+                label, relation = self.reader.read(cell, record.smiles)
             except CellError as error:
                 self.counts[cell.place].rejected += 1
                 self._add(record.line, cell.column, cell.text, str(error), 1)

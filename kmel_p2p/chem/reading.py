@@ -10,8 +10,10 @@ import numpy as np
 
 from kmel_p2p.chem.cells import ABOVE, BELOW, EQUAL, CellError, Reading, read_class, read_number
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.mass import Scale
+from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.records import Mapped, RawCell
-from kmel_p2p.chem.units import Convert, converter
+from kmel_p2p.chem.units import Conversion, converter
 from kmel_p2p.core.errors import ConfigError
 
 LIMIT_TOLERANCE = 1e-6
@@ -42,21 +44,25 @@ class Readings:
 class CellReader:
     """Reads cells of the mapped assay endpoints and remembers what they held."""
 
-    def __init__(self, mapped: Sequence[Mapped], path: str, strict_units: bool) -> None:
+    def __init__(self, mapped: Sequence[Mapped], path: str, strict_units: bool, policy: FeaturePolicy) -> None:
         """Raises:
         ConfigError: with `strict_units`, a unit of the settings cannot be used.
         """
         self._path = path
         self._mapped = {rule.place: rule for rule in mapped}
-        self._converters: dict[tuple[int, str], Convert | str] = {}
+        self._converters: dict[tuple[int, str], Conversion | str] = {}
+        self._scale = Scale(policy)
         self.readings = {rule.place: Readings() for rule in mapped}
         for rule in mapped:
             _check(rule)
             if strict_units and rule.endpoint.kind == "regression":
                 converter(rule.column.unit, rule.endpoint.unit, self._where(rule))
 
-    def read(self, cell: RawCell) -> tuple[float, int]:
+    def read(self, cell: RawCell, smiles: str) -> tuple[float, int]:
         """(label, relation).
+
+        Args:
+            smiles: of the row, for units that need the compound's mass.
 
         Raises:
             CellError: with the reason.
@@ -70,8 +76,9 @@ class CellReader:
             return self._class(rule, read_number(cell.text)), EQUAL
         reading = self._limited(rule, read_number(cell.text))
         convert = self._convert(rule, cell.unit)
+        mass = self._scale.mass(smiles, rule.column.mass_of) if convert.mass_power else 1.0
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            native = convert(np.array([reading.value]))
+            native = convert(np.array([reading.value]), mass)
         value = float(native[0])
         readings = self.readings[cell.place]
         readings.units[cell.unit] += 1
@@ -107,7 +114,7 @@ class CellReader:
             raise CellError(f"the bound does not tell on which side of the threshold {threshold:g} the value is")
         return float(above if rule.column.positive == "above" else not above)
 
-    def _convert(self, rule: Mapped, unit: str) -> Convert:
+    def _convert(self, rule: Mapped, unit: str) -> Conversion:
         key = (rule.place, unit)
         if key not in self._converters:
             try:

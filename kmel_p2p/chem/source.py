@@ -25,6 +25,8 @@ class Column:
         positive: which side of the threshold, the threshold included, is class 1.
         match: K-MELLODDY column -> value; a row belongs to the assay endpoint when all of them agree.
         part: which part of a bracket list `[AtoB,BtoA]` is meant.
+        mass_of: between mass and amount of substance: mass of the standardised compound, or of the structure as written
+            with its counter-ions (see `chem.mass`).
     """
 
     column: str = ""
@@ -35,6 +37,7 @@ class Column:
     positive: Literal["above", "below"] = "above"
     match: Mapping[str, str] = field(default_factory=dict)
     part: Part = ""
+    mass_of: Literal["parent", "written"] = "parent"
 
     def __post_init__(self) -> None:
         if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.core.errors import ConfigError
-
-Convert = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
@@ -22,8 +21,33 @@ _PER_CELLS = re.compile(r"/\s*(10\^6|10\*\*6|1e6|million)", re.IGNORECASE)
 _LOG10 = re.compile(r"^log10\((?P<inner>.*)\)$")
 
 
-def converter(found: str, wanted: str, where: str) -> Convert:
-    """Function that takes values in unit `found` to unit `wanted` (the charter's).
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """From one unit to another.
+
+    Attributes:
+        factor: of the quantities themselves, not of their logarithms.
+        from_log, to_log: whether decimal logarithms come in or go out.
+        mass_power: 0 where the units measure the same thing; -1 from mass to amount of substance (ug/mL to umol/L),
+            1 the other way: then `factor` goes with this power of the compound's molar mass in g/mol.
+    """
+
+    factor: float = 1.0
+    from_log: bool = False
+    to_log: bool = False
+    mass_power: int = 0
+
+    def __call__(self, values: NDArray[np.float64], mass: float = 1.0) -> NDArray[np.float64]:
+        """Values (any shape) in the wanted unit; `mass` in g/mol counts only where `mass_power` is not 0."""
+        factor: float = self.factor * mass**self.mass_power
+        if self.from_log and self.to_log:
+            return values + math.log10(factor)
+        quantities: NDArray[np.float64] = (np.power(10.0, values) if self.from_log else values) * factor
+        return np.log10(quantities) if self.to_log else quantities
+
+
+def converter(found: str, wanted: str, where: str) -> Conversion:
+    """How values in unit `found` become values in unit `wanted` (the charter's).
 
     `log10(mol/L)` means decimal logarithms of values in mol/L.
 
@@ -34,26 +58,22 @@ def converter(found: str, wanted: str, where: str) -> Convert:
         ConfigError: a unit is missing or unknown, or the two do not measure the same thing.
     """
     if found == wanted:
-        return lambda values: values
+        return Conversion()
     if not found:
         raise ConfigError(f"{where}: no unit is given; the charter's is {wanted!r}. Set 'unit' of the column")
     if not wanted:
         raise ConfigError(f"{where}: unit is {found!r}, but the charter's assay endpoint has none; remove 'unit'")
     found_log, wanted_log = _LOG10.match(found), _LOG10.match(wanted)
-    factor = _factor(found_log["inner"] if found_log else found, wanted_log["inner"] if wanted_log else wanted, where)
-    if found_log and wanted_log:
-        shift = np.log10(factor)
-        return lambda values: values + shift
-    if found_log:
-        return lambda values: np.power(10.0, values) * factor
-    if wanted_log:
-        return lambda values: np.log10(values * factor)
-    return lambda values: values * factor
+    factor, power = _factor(
+        found_log["inner"] if found_log else found, wanted_log["inner"] if wanted_log else wanted, where
+    )
+    return Conversion(factor, bool(found_log), bool(wanted_log), power)
 
 
-def _factor(found: str, wanted: str, where: str) -> float:
+def _factor(found: str, wanted: str, where: str) -> tuple[float, int]:
+    """Factor, and the power of the molar mass that goes with it."""
     if found == wanted:
-        return 1.0
+        return 1.0, 0
     if bool(_PER_CELLS.search(found)) != bool(_PER_CELLS.search(wanted)):
         raise ConfigError(
             f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}: "
@@ -62,16 +82,19 @@ def _factor(found: str, wanted: str, where: str) -> float:
     pint = _pint()
     try:
         have, want = _quantity(found), _quantity(wanted)
+        ratio = have / want
     except (pint.errors.PintError, ValueError, TypeError, AttributeError, SyntaxError, AssertionError) as error:
         raise ConfigError(f"{where}: unit {found!r} (charter: {wanted!r}) is not known: {error}") from None
     except Exception as error:  # pint's tokenizer lets others through on odd text
         raise ConfigError(f"{where}: unit {found!r} cannot be read: {error}") from None
-    try:
-        return float((have / want).to("dimensionless").magnitude)
-    except pint.errors.DimensionalityError:
-        raise ConfigError(
-            f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}; they measure different things"
-        ) from None
+    for unit, power in (("dimensionless", 0), ("g/mol", -1), ("mol/g", 1)):
+        try:
+            return float(ratio.to(unit).magnitude), power
+        except pint.errors.DimensionalityError:
+            continue
+    raise ConfigError(
+        f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}; they measure different things"
+    )
 
 
 @functools.cache

@@ -79,6 +79,8 @@ class ColumnRule(StrictModel):
     match: Mapping[str, str] = {}
     """K-MELLODDY tables: which rows are meant."""
     part: Literal["", "AtoB", "BtoA", "ratio"] = ""
+    mass_of: Literal["parent", "written"] = "parent"
+    """Where ug/mL becomes umol/L or alike: mass of the compound, or of the form as written, counter-ions included."""
 
     @pydantic.model_validator(mode="after")
     def _limits_are_ordered(self) -> ColumnRule:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmel_p2p.chem.check import check
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.ingest import ingest
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.rejects import Counts, Rejects
 from kmel_p2p.chem.source import Column, WideSource
+from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.chem.units import converter
 from kmel_p2p.core.errors import Bug, ConfigError, DataError
 
@@ -24,6 +27,7 @@ LOGD = AssayEndpoint("logd", valid_range=(-5.0, 10.0), center=2.0, scale=2.0)
 SOLUBILITY = AssayEndpoint("solubility", unit="mol/L", transform="log10", valid_range=(1e-12, 50.0), center=-3.0)
 BLOCK = AssayEndpoint("herg", kind="classification")
 ENDPOINTS = (LOGD, SOLUBILITY, BLOCK)
+SPLIT = SplitPolicy()
 COLUMNS = {"logd": Column("D"), "solubility": Column("S", "umol/L"), "herg": Column("H")}
 
 
@@ -169,6 +173,41 @@ def test_settings_that_do_not_fit_are_refused_with_a_remedy(
 def test_units_convert(tmp_path: Path, unit: str, written: str) -> None:
     got = read(tmp_path, f"smiles,S\nCCO,{written}\n", {"solubility": Column("S", unit)})
     assert got.labels[0, 1] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "of", "unit", "written", "native"),
+    [
+        ("CCO", "parent", "ug/mL", "46.069", 1e-3),
+        ("CCO", "parent", "log10(ug/mL)", str(np.log10(46.069)), 1e-3),
+        ("CCO", "parent", "ug/mL", ">4.6069", 1e-4),
+        # Diethylamine hydrochloride: 73.139 without, 109.600 with the acid.
+        ("CCNCC.Cl", "parent", "mg/L", "73.139", 1e-3),
+        ("CCNCC.Cl", "written", "mg/L", "109.600", 1e-3),
+    ],
+)
+def test_mass_concentrations_become_molar_with_the_mass_of_the_compound(
+    tmp_path: Path, smiles: str, of: Literal["parent", "written"], unit: str, written: str, native: float
+) -> None:
+    got = read(tmp_path, f"smiles,S\n{smiles},{written}\n", {"solubility": Column("S", unit, mass_of=of)})
+    assert got.labels[0, 1] == pytest.approx(np.log10(native) + 3, abs=1e-4)
+    assert got.relations[0, 1] == (1 if ">" in written else 0)
+    report = check(
+        WideSource(tmp_path / "data.csv", "smiles", {"solubility": Column("S", unit, mass_of=of)}), got, SPLIT
+    )
+    (solubility,) = report["endpoints"]
+    assert solubility["units"] == [{"written": unit, "used": "mol/L", "values": 1, "mass_of": of}]
+
+
+def test_amounts_become_masses_where_the_charter_wants_those(tmp_path: Path) -> None:
+    dose = AssayEndpoint("ld50", unit="mg/kg", transform="log10")
+    path = tmp_path / "doses.csv"
+    path.write_text("smiles,dose\nCCO,10\nC1CC,10\n")
+    got = ingest(WideSource(path, "smiles", {"ld50": Column("dose", "mmol/kg")}), [dose], POLICY)
+    assert got.labels[:, 0] == pytest.approx([np.log10(460.69)], abs=1e-4)
+    (lost,) = got.rejects
+    assert (lost.row, lost.column) == (3, "dose")
+    assert lost.reason.startswith("its unit needs the compound's mass: SMILES does not parse")
 
 
 def test_a_byte_order_mark_and_quoted_newlines_do_no_harm(tmp_path: Path) -> None:

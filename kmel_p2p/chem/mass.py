@@ -1,0 +1,56 @@
+"""Molar masses, for units that count mass where the charter counts molecules (ug/mL and umol/L), or the other way."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import Descriptors
+
+from kmel_p2p.chem.cells import CellError
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.standardise import StructureError, standardise
+
+MassOf = Literal["parent", "written"]
+
+
+class Scale:
+    """Average molar masses (g/mol) of structures as they stand in a file.
+
+    `parent` is the mass of the standardised structure, without counter-ions: what an assay that quantifies the compound
+    itself (by mass spectrometry or absorption) reports. `written` is that of the whole record, salt and solvent
+    included: right where a concentration was made up by weighing the form that the SMILES shows.
+    """
+
+    def __init__(self, policy: FeaturePolicy) -> None:
+        self._policy = policy
+        self._known: dict[tuple[str, MassOf], float | str] = {}
+
+    def mass(self, smiles: str, of: MassOf) -> float:
+        """Average molar mass in g/mol.
+
+        Raises:
+            CellError: the structure cannot be used, and why.
+        """
+        key = (smiles, of)
+        if key not in self._known:
+            self._known[key] = self._weigh(smiles, of)
+        known = self._known[key]
+        if isinstance(known, str):
+            raise CellError(f"its unit needs the compound's mass: {known}")
+        return known
+
+    def _weigh(self, smiles: str, of: MassOf) -> float | str:
+        if of == "parent":
+            try:
+                _, molecule = standardise(smiles, self._policy)
+            except StructureError as error:
+                return str(error)
+        else:
+            with rdBase.BlockLogs():
+                parsed: Chem.Mol | None = Chem.MolFromSmiles(smiles)
+            if parsed is None:
+                return "SMILES does not parse"
+            molecule = parsed
+        mass = float(Descriptors.MolWt(molecule))  # type: ignore[attr-defined]
+        return mass if mass > 0 else "no atom with a mass"
