@@ -79,7 +79,7 @@ def entries_case(count: int, figures: dict[str, float]) -> None:
     start = time.perf_counter()
     for data in encoded:
         received = checked(data)
-        accumulator.add(codec.decode(received.payload), received.weight)
+        accumulator.add(codec.decode(received.payload), received.weight, received.head_weights)
     figures["entries_per_s"] = count / (time.perf_counter() - start)
 
 

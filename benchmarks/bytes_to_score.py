@@ -31,8 +31,8 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Store
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.pace import weight
 from kmel_p2p.core.ledger.publisher import Publisher
+from kmel_p2p.core.ledger.shares import shares
 from kmel_p2p.core.ledger.validity import Rules, exact_norm_squared, weight_cap
 from kmel_p2p.core.pushsum.messages import SCHEMAS, Transfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
@@ -124,13 +124,15 @@ class LedgerMode(Scheme):
         self.residuals = [np.zeros(D, np.float32) for _ in range(N)]
         self.outbox: deque[Effect] = deque()
         self.publishers = [Publisher(identity, self.ledger, self.outbox, hold=False) for identity in identities]
+        given = shares({identity.key: c for identity, c in zip(identities, CLASSES, strict=True)})
+        self.shares = [given[identity.key] for identity in identities]
 
     def models(self) -> list[Matrix]:
         return [self.ledger.accumulator.trunk()]
 
     def round(self) -> float:
-        for n, publisher in enumerate(self.publishers):
-            publisher.open(STEPS, weight(CLASSES[n], CLASSES[:n] + CLASSES[n + 1 :], self.ledger.rules.weight_cap))
+        for publisher, share in zip(self.publishers, self.shares, strict=True):
+            publisher.open(STEPS, share)
         opened = [event for event in self._events() if isinstance(event, RoundOpened)]
         sent = 0
         for n, drift in enumerate(self.drifts(self.models() * N)):

@@ -78,6 +78,7 @@ def show(author: str, seq: int, config_path: Path, as_json: bool) -> None:
         "previous": entry.previous.hex(),
         "base": _named(entry.base, names),
         "weight": _weight(entry.weight),
+        "head_weights": _head_weights(entry),
         "steps": entry.steps,
         "codec": entry.codec_id,
         "payload_bytes": len(entry.payload),
@@ -267,6 +268,13 @@ def _decoded(store: Store, stored: StoredEntry) -> Entry:
             f"{store.path}: entry {stored.seq} of {stored.author.hex()[:16]} does not decode ({error}); "
             "another version of kmel-peer wrote it, or it was altered: see kmel-peer ledger verify"
         ) from error
+
+
+def _head_weights(entry: Entry) -> dict[str, float] | None:
+    """By number among the charter's shared heads; None: the weight holds for them too."""
+    if entry.head_weights is None:
+        return None
+    return {str(head): _weight(units) for head, units in entry.head_weights.items()}
 
 
 def _weight(units: int) -> float:

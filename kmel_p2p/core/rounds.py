@@ -33,7 +33,13 @@ class Phase(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The data are prepared: this site can train."""
+    """The data are prepared: this site can train.
+
+    Attributes:
+        heads: the shared heads that it has measurements for, by number; None: all.
+    """
+
+    heads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class DeltaCodec:
         if len(payload) > self.max_payload_bytes:
             raise WireError(f"payload of {len(payload)} bytes; this trunk needs at most {self.max_payload_bytes}")
         body = parse(bytes(payload), self._plan, self.layout.hash)
-        return SparseDelta(body.positions, body.units(self._plan))
+        return SparseDelta(body.positions, body.units(self._plan), self.layout.heads_at(body.positions))
 
     def _body(self, residual: NDArray[np.float32], norm_bound: float | None) -> Body:
         plan = self._plan

@@ -25,6 +25,9 @@ MAX_VALUES = 2**32
 MAX_BOUND = 1024.0
 """Largest half-width of initial values; keeps them well inside the accumulator's range."""
 
+NO_HEAD = -1
+"""In place of a head's number: the value belongs to the trunk."""
+
 _HASH_CONTEXT = b"kmel layout 1"
 _GRID_BITS = 30
 
@@ -37,16 +40,26 @@ class TensorSpec:
         name: unique within the layout; part of the layout's hash.
         shape: dimensions; `()` is a scalar, a zero makes the tensor empty.
         bound: half-width of the uniform initial values; 0.0 starts at zero. Not part of the hash.
+        heads_along: the dimension that counts shared heads: slice number h along it belongs to head h. None: all of
+            the tensor is trunk. Not part of the hash.
     """
 
     name: str
     shape: tuple[int, ...]
     bound: float = 0.0
+    heads_along: int | None = None
 
     @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Number of shared heads in it and values of one that lie side by side; zeros when trunk or empty."""
+        if self.heads_along is None or not self.size:
+            return 0, 0
+        return self.shape[self.heads_along], math.prod(self.shape[self.heads_along + 1 :])
 
 
 class Layout:
@@ -62,7 +75,7 @@ class Layout:
         ConfigError: a name is missing, repeated or too long, or a shape or bound is out of range.
     """
 
-    __slots__ = ("hash", "size", "slices", "specs")
+    __slots__ = ("_heads", "hash", "size", "slices", "specs")
 
     def __init__(self, specs: Iterable[TensorSpec]) -> None:
         self.specs: tuple[TensorSpec, ...] = tuple(specs)
@@ -81,9 +94,32 @@ class Layout:
         self.size: int = start
         self.slices: Mapping[str, slice] = MappingProxyType(slices)
         self.hash: bytes = _layout_hash(self.specs)
+        self._heads = _head_stretches(self.specs, self.slices)
 
     def __repr__(self) -> str:
         return f"Layout({len(self.specs)} tensors, {self.size} values, {self.hash[:4].hex()})"
+
+    def heads_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Number of the shared head that each position belongs to, int64[positions]; `NO_HEAD` in the trunk.
+
+        None where no tensor of this layout is divided by heads.
+        """
+        if self._heads is None:
+            return None
+        starts, owners = self._heads
+        found: NDArray[np.int64] = owners[np.searchsorted(starts, positions, side="right") - 1]
+        return found
+
+    def places_of_head(self, head: int) -> list[slice]:
+        """Where the values of a shared head lie in the flat vector."""
+        places: list[slice] = []
+        for spec in self.specs:
+            heads, width = spec.heads
+            if head < heads:
+                first = self.slices[spec.name].start + head * width
+                starts = range(first, self.slices[spec.name].stop, heads * width)
+                places += [slice(start, start + width) for start in starts]
+        return places
 
     def split(self, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Views of the tensors in `flat` (float32[size]), by name, each in its own shape.
@@ -167,11 +203,33 @@ def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
     return flat
 
 
+def _head_stretches(
+    specs: tuple[TensorSpec, ...], slices: Mapping[str, slice]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Where stretches of one head, or of none, start in the flat vector, and whose they are."""
+    if not any(spec.heads[0] for spec in specs):
+        return None
+    starts, owners = [0], [NO_HEAD]
+    for spec in specs:
+        place = slices[spec.name]
+        heads, width = spec.heads
+        if heads:
+            stretches = range(place.start, place.stop, width)
+            starts += stretches
+            owners += [at % heads for at in range(len(stretches))]
+        else:
+            starts.append(place.start)
+            owners.append(NO_HEAD)
+    return np.array(starts, np.int64), np.array(owners, np.int64)
+
+
 def _check_spec(spec: TensorSpec) -> None:
     if not 1 <= len(spec.name.encode()) <= 255:
         raise ConfigError(f"tensor name {spec.name!r:.80} must have 1 to 255 bytes")
     if len(spec.shape) > 8 or any(type(n) is not int or not 0 <= n <= MAX_VALUES for n in spec.shape):
         raise ConfigError(f"tensor {spec.name!r} has shape {spec.shape}; at most 8 non-negative integers are possible")
+    if spec.heads_along is not None and not 0 <= spec.heads_along < len(spec.shape):
+        raise ConfigError(f"tensor {spec.name!r} has no dimension {spec.heads_along} to be divided along by heads")
     if not 0.0 <= spec.bound <= MAX_BOUND:
         raise ConfigError(f"tensor {spec.name!r} has bound {spec.bound}; it must lie in [0, {MAX_BOUND}]")
 

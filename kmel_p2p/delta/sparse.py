@@ -25,14 +25,18 @@ class SparseDelta:
     Attributes:
         positions: int64[n], strictly increasing positions in the flat trunk.
         units: int64[n], never 0; the value is units * 2**-24.
+        heads: int64[n], the shared head that each value belongs to (`layout.NO_HEAD`: the trunk); None: all to the
+            trunk.
 
-    Both arrays are read-only.
+    Positions and units are read-only.
 
     Raises:
         Bug: the arrays break what is said above.
     """
 
-    def __init__(self, positions: NDArray[np.int64], units: NDArray[np.int64]) -> None:
+    def __init__(
+        self, positions: NDArray[np.int64], units: NDArray[np.int64], heads: NDArray[np.int64] | None = None
+    ) -> None:
         if positions.dtype != np.int64 or units.dtype != np.int64 or positions.shape != units.shape:
             raise Bug("a sparse delta needs two int64 vectors of one length")
         if positions.size:
@@ -42,6 +46,7 @@ class SparseDelta:
                 raise Bug(f"units of a sparse delta must be non-zero and below 2**{MAX_UNIT_BITS}")
         self.positions = positions.view()
         self.units = units.view()
+        self.heads = heads
         self.positions.flags.writeable = False
         self.units.flags.writeable = False
 

@@ -91,8 +91,8 @@ def _heads(architecture: Architecture, whose: str, outputs: int) -> list[TensorS
         return []
     each, fan_in = _each(architecture), architecture.hidden[-1]
     return [
-        TensorSpec(f"head.{whose}.weight", (*each, outputs, fan_in), 1 / math.sqrt(fan_in)),
-        TensorSpec(f"head.{whose}.bias", (*each, outputs), 0.0),
+        TensorSpec(f"head.{whose}.weight", (*each, outputs, fan_in), 1 / math.sqrt(fan_in), heads_along=len(each)),
+        TensorSpec(f"head.{whose}.bias", (*each, outputs), 0.0, heads_along=len(each)),
     ]
 
 

@@ -86,6 +86,15 @@ class Dataset:
             tuple(table.smiles),
         )
 
+    def trained_heads(self) -> tuple[int, ...]:
+        """Shared heads that learn from these measurements, by number: their place among the charter's shared ones."""
+        shared = [place for place, endpoint in enumerate(self.endpoints) if endpoint.head == "shared"]
+        return tuple(
+            head
+            for head, place in enumerate(shared)
+            if self.endpoints[place].weight > 0 and len(self.measured(self.train, place))
+        )
+
     def measured(self, rows: NDArray[np.int64], place: int) -> NDArray[np.int64]:
         """Those of `rows` where the assay endpoint at `place` was measured."""
         chosen: NDArray[np.int64] = rows[np.isfinite(self.labels[rows, place])]

@@ -96,6 +96,7 @@ def _account(own: Measurements, dataset: Dataset, plan: TrainerPlan, features_ha
         valid_rows=len(dataset.valid),
         test_rows=len(dataset.test),
         size_class=math.floor(math.log2(trained_on)) + 1 if trained_on else 0,
+        heads=dataset.trained_heads(),
         rejects_path=plan.state_dir / "rejects.csv",
         endpoints=tuple(
             EndpointCounts(

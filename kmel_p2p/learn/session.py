@@ -187,6 +187,8 @@ class Prepared:
         rows_in: rows of the data file.
         size_class: floor(log2(training measurements)) + 1; the only figure about the amount of data that may leave
             the site; 0 when there are none.
+        heads: shared heads that there are training measurements for, by number; told to the others, whose entries
+            weigh accordingly (the non-zero parts of this site's own entries show the same).
         rejects_path: the list of refused rows, written always.
         features_hash: hash of the reference molecules' features here.
         dataset_hash: hash of what is used (structures, labels, folds).
@@ -201,6 +203,7 @@ class Prepared:
     valid_rows: int
     test_rows: int
     size_class: int
+    heads: tuple[int, ...]
     rejects_path: Path
     endpoints: tuple[EndpointCounts, ...]
     features_hash: str

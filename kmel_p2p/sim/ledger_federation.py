@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Record, Send, Store
 from kmel_p2p.core.errors import Bug, RemoteError
@@ -21,9 +20,9 @@ from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.entry import decode
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import SCHEMAS
-from kmel_p2p.core.ledger.proof import Decoder, Fault
+from kmel_p2p.core.ledger.proof import Decoder
 from kmel_p2p.core.ledger.snapshot import genesis
 from kmel_p2p.core.ledger.validity import Rules
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
@@ -66,6 +65,8 @@ class LedgerWorld:
     max_payload_bytes: int
     make_host: Callable[[int, LedgerAveraging], LedgerHost] = lambda index, averaging: LedgerHost(averaging)
     step_us: Callable[[int], Micros] = lambda index: 10 * MILLISECOND
+    heads: Callable[[int], tuple[int, ...] | None] = lambda index: None
+    """Shared heads that a site trains (None: all)."""
     settings: LedgerSettings = field(default_factory=LedgerSettings)
     conditions: Conditions = field(default_factory=Conditions)
     persist_us: Micros = 2 * MILLISECOND
@@ -153,7 +154,7 @@ class LedgerFederation:
                 self.see(index, other, True)
                 self._see_again(other, index)
         if ready:
-            self.network.command(self.host(index), Ready())
+            self.network.command(self.host(index), Ready(self.world.heads(index)))
 
     def start_all(self) -> None:
         """Switch every site on."""
@@ -243,7 +244,7 @@ class LedgerFederation:
     def _boot(self, index: int, now: Micros) -> Machine:
         world, site = self.world, self.sites[index]
         site.disk.settle(self.network.now)
-        ledger = self._open(site.disk)
+        ledger = site.disk.restored(self._fresh_ledger(), world.charter)
         site.trainer = site.make_trainer()
         site.trainer.resume(site.disk.own_state)
         site.finished = False
@@ -259,24 +260,10 @@ class LedgerFederation:
         )
         return world.make_host(index, averaging)
 
-    def _open(self, disk: Disk) -> Ledger:
-        """The ledger as a disk holds it."""
+    def _fresh_ledger(self) -> Ledger:
         world = self.world
         rules = Rules.of(world.charter, world.codec.codec_id, world.initial_trunk)
-        ledger = Ledger(Accumulator.from_trunk(world.initial_trunk), world.codec, rules)
-        if disk.snapshot is not None:
-            ledger.adopt(disk.snapshot)
-        constitution = Constitution(world.charter)
-        for encoded in disk.amendments:
-            constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
-        ledger.amend(constitution)
-        for end in disk.ends.values():
-            ledger.convict(Fault(end.author, end.seq, end.reason, end.evidence))
-        for record in disk.entries.values():
-            outcome = ledger.offer(decode(record.encoded))
-            if outcome.verdict is not Verdict.APPLIED:
-                raise Bug(f"a stored entry is {outcome.verdict.value}")
-        return ledger
+        return Ledger(Accumulator.from_trunk(world.initial_trunk), world.codec, rules)
 
     def _on_event(self, site: VirtualSite, host: Host, event: Event) -> None:
         trainer = site.trainer

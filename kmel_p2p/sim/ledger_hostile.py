@@ -133,6 +133,7 @@ class Hostile:
             "previous": entry.previous,
             "basis": entry.basis,
             "weight": entry.weight,
+            "head_weights": entry.head_weights,
             "steps": entry.steps,
             "norm_squared": entry.norm_squared,
             "codec_id": entry.codec_id,

@@ -14,11 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.core.amendment import AmendmentDocument, Constitution
+from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.effects import Effect, Event, Message, Record
+from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.events import AmendmentRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
-from kmel_p2p.core.ledger.proof import Decoder
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.proof import Decoder, Fault
 from kmel_p2p.core.ledger.snapshot import Snapshot, advance
 from kmel_p2p.core.rounds import COMMANDS
 from kmel_p2p.core.types import Micros, SiteKey
@@ -95,6 +99,26 @@ class Disk:
         self.others.clear()
         self.amendments.clear()
         self.own_state = None
+
+    def restored(self, ledger: Ledger, charter: Charter) -> Ledger:
+        """The ledger as this disk holds it, on a fresh one.
+
+        Raises:
+            Bug: a stored entry does not stand.
+        """
+        if self.snapshot is not None:
+            ledger.adopt(self.snapshot)
+        constitution = Constitution(charter)
+        for encoded in self.amendments:
+            constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
+        ledger.amend(constitution)
+        for end in self.ends.values():
+            ledger.convict(Fault(end.author, end.seq, end.reason, end.evidence))
+        for record in self.entries.values():
+            outcome = ledger.offer(decode(record.encoded))
+            if outcome.verdict is not Verdict.APPLIED:
+                raise Bug(f"a stored entry is {outcome.verdict.value}")
+        return ledger
 
     def numbers_of(self, author: SiteKey) -> list[int]:
         """Numbers of the stored entries of one author."""

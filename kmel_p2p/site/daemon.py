@@ -342,7 +342,7 @@ class Daemon:
         }
         log.info("data prepared", **self.activity.data, rejects=str(answer.rejects_path))
         self.driver.command(membership_commands.DescribeSelf(size_class=answer.size_class))
-        self.driver.command(Ready())
+        self.driver.command(Ready(answer.heads))
         if self._finish_wanted:
             self._finish()
 

@@ -41,10 +41,11 @@ class Recorder:
         Raises:
             ConfigError: the store cannot take it.
         """
-        await self._writer.call(_work(record, self._site))
+        await self._writer.call(work_of(record, self._site))
 
 
-def _work(record: Record, site: Site) -> Callable[[Store], None]:
+def work_of(record: Record, site: Site) -> Callable[[Store], None]:
+    """What to do with the store so that it keeps a record."""
     match record:
         case EntryRecord(author=author, seq=seq, encoded=encoded, own_state_file=state_file):
             return lambda store: store.append_entry(author, seq, encoded, state_file)

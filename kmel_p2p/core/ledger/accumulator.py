@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.core.errors import Bug, LocalError, WireError
 from kmel_p2p.core.types import HASH_BYTES
-from kmel_p2p.delta.layout import check_flat
+from kmel_p2p.delta.layout import NO_HEAD, check_flat
 from kmel_p2p.delta.sparse import SparseDelta
 
 SCALE_BITS = 40
@@ -70,17 +70,22 @@ class Accumulator:
     def __len__(self) -> int:
         return int(self._sum.size)
 
-    def add(self, delta: SparseDelta, weight: int) -> None:
+    def add(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] | None = None) -> None:
         """Add `delta` times `weight` * 2**-16.
 
-        Raises:
-            Bug: the weight is not in [0, 2**16], or the delta reaches beyond the trunk.
-        """
-        self._sum[self._checked(delta, weight)] += delta.units * weight
+        Args:
+            delta: what to add.
+            weight: of the trunk; of everything where `heads` is None.
+            heads: weights of the shared heads by number; a head that is not named counts nothing.
 
-    def subtract(self, delta: SparseDelta, weight: int) -> None:
-        """Undo `add` of the same delta and weight exactly. Raises as `add` does."""
-        self._sum[self._checked(delta, weight)] -= delta.units * weight
+        Raises:
+            Bug: a weight is not in [0, 2**16], or the delta reaches beyond the trunk.
+        """
+        self._sum[self._checked(delta)] += delta.units * _weights_at(delta, weight, heads)
+
+    def subtract(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] | None = None) -> None:
+        """Undo `add` of the same delta and weights exactly. Raises as `add` does."""
+        self._sum[self._checked(delta)] -= delta.units * _weights_at(delta, weight, heads)
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The trunk, float32[d]: each value rounded to float64, then to float32; equal sums give equal bits.
@@ -120,12 +125,26 @@ class Accumulator:
         ordered = self._sum if sys.byteorder == "little" else self._sum.byteswap()
         return ordered.data.cast("B").toreadonly()
 
-    def _checked(self, delta: SparseDelta, weight: int) -> NDArray[np.int64]:
-        if not 0 <= weight <= WEIGHT_ONE:
-            raise Bug(f"weight {weight} is outside [0, {WEIGHT_ONE}]")
+    def _checked(self, delta: SparseDelta) -> NDArray[np.int64]:
         if len(delta) and int(delta.positions[-1]) >= self._sum.size:
             raise Bug(f"a delta reaches position {int(delta.positions[-1])} of a trunk of {self._sum.size}")
         return delta.positions
+
+
+def _weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int] | None) -> NDArray[np.int64] | int:
+    """The weight of each value of a delta, int64[n], or one for all."""
+    for each in (weight, *(heads or {}).values()):
+        if not 0 <= each <= WEIGHT_ONE:
+            raise Bug(f"weight {each} is outside [0, {WEIGHT_ONE}]")
+    if heads is None or delta.heads is None:
+        return weight
+    # The last place is that of the trunk, whose number is -1.
+    by_head = np.zeros(max(0, int(delta.heads.max(initial=0)), *heads) + 2, np.int64)
+    for head, each in heads.items():
+        by_head[head] = each
+    by_head[NO_HEAD] = weight
+    found: NDArray[np.int64] = by_head[delta.heads]
+    return found
 
 
 def _blocks(size: int) -> Iterator[slice]:

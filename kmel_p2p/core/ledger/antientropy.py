@@ -85,6 +85,7 @@ class Counterpart:
     heard_at: Micros
     step_us: Micros
     chains: bytes
+    heads: tuple[int, ...]
     agreed: bool = False
     """Whether it holds the headers that we hold at its vector."""
     agreed_at: Micros = 0
@@ -110,6 +111,8 @@ class AntiEntropy:
         self.phase = Phase.PREPARING
         self.step_us: Micros = 0
         """Told to the others: this site's time per training step, 0 when unknown."""
+        self.heads: tuple[int, ...] = ()
+        """Told to the others: the shared heads that this site trains, by number."""
         self.pulling = True
         """Whether missing entries are asked for; not while a snapshot is on its way."""
         self.behind = 0
@@ -218,7 +221,19 @@ class AntiEntropy:
         chains = self._ledger.books.chains(vector)
         assert chains is not None, "the newest header of every log is held"
         self._outbox.append(
-            Send(to, Have(vector, chains, int(self.phase), self.step_us, ended, self._ledger.law.number, reply))
+            Send(
+                to,
+                Have(
+                    vector,
+                    chains,
+                    int(self.phase),
+                    self.step_us,
+                    ended,
+                    self._ledger.law.number,
+                    self.heads,
+                    reply,
+                ),
+            )
         )
 
     def announce(self) -> None:
@@ -250,7 +265,7 @@ class AntiEntropy:
 
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
         before = self._counterparts.get(sender)
-        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains)
+        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains, have.heads)
         if before is not None:
             told.agreed_at, told.agreed_vector = before.agreed_at, before.agreed_vector
         self._counterparts[sender] = told

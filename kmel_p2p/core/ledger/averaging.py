@@ -25,8 +25,9 @@ from kmel_p2p.core.ledger.claims import ClaimSettings
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
-from kmel_p2p.core.ledger.pace import Companions, weight
+from kmel_p2p.core.ledger.pace import Companions
 from kmel_p2p.core.ledger.publisher import Publisher, State
+from kmel_p2p.core.ledger.shares import Trains, weights_of
 from kmel_p2p.core.ledger.upkeep import Upkeep
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.rounds import (
@@ -188,8 +189,9 @@ class LedgerAveraging:
     def command(self, cmd: Any, now: Micros) -> None:
         """Feed one of `rounds.COMMANDS`."""
         match cmd:
-            case Ready():
+            case Ready(heads):
                 self._ready = True
+                self.antientropy.heads = heads if heads is not None else tuple(range(self.ledger.rules.heads))
                 self._settled_at = now + self._settings.settle
                 self._set_phase(Phase.TRAINING, "data prepared")
             case Listen(reason):
@@ -302,10 +304,16 @@ class LedgerAveraging:
         reason = self._why_wait(now)
         self._say_waiting(reason)
         if not reason:
-            others = [self._size_class(key) for key in self._training()]
-            share = weight(self._size_class(self._key), others, self.ledger.rules.weight_cap)
             self._opened_at = now
-            self.publisher.open(self._steps(), share)
+            self._open_round()
+
+    def _open_round(self) -> None:
+        told = {key: self.antientropy.counterpart(key) for key in self._training()}
+        training = {key: Trains(self._size_class(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
+        training[self._key] = Trains(self._size_class(self._key), frozenset(self.antientropy.heads))
+        weights = weights_of(self._key, training)
+        # Where the federation shares no head, one weight says everything.
+        self.publisher.open(self._steps(), weights.trunk, weights.heads if self.ledger.rules.heads else None)
 
     def _steps(self) -> int:
         told = (self.antientropy.counterpart(key) for key in self._training())

@@ -11,12 +11,13 @@ what an author said, link the chain and hold all that later entries are judged b
     e  logs the author held ended: author -> first sequence number not accepted
     m  amendments of the charter the author had applied
     w  weight in units of 2**-16 n  local steps            q  squared norm of the delta, units 2**-48, big-endian
+    g  only in format 2: weights of the shared heads that the author trains, by number; a head not named has none
     k  codec id                  l  payload length         h  payload hash
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +30,19 @@ from kmel_p2p.core.types import HASH_BYTES, SIGNATURE_BYTES, SiteKey, Vector
 from kmel_p2p.core.wire import HASH, KEY, MAX_SITES, VECTOR, Field, mapping, uint, unpack_bounded
 
 FORMAT = 1
+"""One weight for everything."""
+
+FORMAT_HEADS = 2
+"""A weight for the trunk and one for each shared head."""
+
+MAX_HEADS = 1024
+"""Shared heads of one charter."""
+
 SIGNING_CONTEXT = b"kmel entry 1"
 NO_PREVIOUS = bytes(HASH_BYTES)
 
-MAX_HEADER_BYTES = 512 + 2 * MAX_SITES * 48
-"""Fixed fields, plus twice a key and a counter for every site a charter may list."""
+MAX_HEADER_BYTES = 512 + 2 * MAX_SITES * 48 + MAX_HEADS * 8
+"""Fixed fields, plus twice a key and a counter for every site a charter may list, plus the weights of heads."""
 
 MAX_STUB_BYTES = MAX_HEADER_BYTES + SIGNATURE_BYTES + 16
 """A header with its signature."""
@@ -76,6 +85,10 @@ _FIELDS = {
     "h": HASH,
 }
 
+_FIELDS_HEADS = {**_FIELDS, "g": mapping(uint(MAX_HEADS - 1), uint(WEIGHT_ONE), MAX_HEADS)}
+
+_BY_FORMAT: dict[int, dict[str, Field]] = {FORMAT: _FIELDS, FORMAT_HEADS: _FIELDS_HEADS}
+
 
 @dataclass(frozen=True, slots=True)
 class Basis:
@@ -99,6 +112,8 @@ class SignedHeader:
     previous: bytes
     basis: Basis
     weight: int
+    head_weights: Mapping[int, int] | None
+    """Of the shared heads, by number; None: `weight` holds for them too."""
     steps: int
     norm_squared: int
     codec_id: int
@@ -164,10 +179,11 @@ def create(
     norm_squared: int,
     codec_id: int,
     payload: bytes,
+    head_weights: Mapping[int, int] | None = None,
 ) -> Entry:
     """Make and sign an entry of this site."""
-    values = {
-        "v": FORMAT,
+    values: dict[str, Any] = {
+        "v": FORMAT if head_weights is None else FORMAT_HEADS,
         "c": charter_id,
         "a": bytes(identity.key),
         "s": seq,
@@ -183,7 +199,10 @@ def create(
         "l": len(payload),
         "h": digest(payload),
     }
-    packed = {name: _FIELDS[name].pack(value) for name, value in values.items()}
+    if head_weights is not None:
+        values["g"] = dict(head_weights)
+    fields = _BY_FORMAT[values["v"]]
+    packed = {name: fields[name].pack(value) for name, value in values.items()}
     header: bytes = msgpack.packb(packed, use_bin_type=True)
     signature = identity.sign(SIGNING_CONTEXT, header)
     return Entry(**_facts(values, header, signature), payload=payload)
@@ -233,11 +252,15 @@ def _parts(data: bytes | memoryview, maximum: int, count: int) -> list[bytes]:
 
 def _values(header: bytes) -> dict[str, Any]:
     raw = unpack_bounded(header, MAX_HEADER_BYTES)
-    if type(raw) is not dict or raw.keys() != _FIELDS.keys():
-        raise WireError("entry header has other fields than this version's")
-    values = {name: field.unpack(raw[name]) for name, field in _FIELDS.items()}
-    if values["v"] != FORMAT:
-        raise WireError(f"entry format {values['v']}, this version reads {FORMAT}")
+    if type(raw) is not dict:
+        raise WireError("an entry header is a map")
+    version = raw.get("v")
+    fields = _BY_FORMAT.get(version) if type(version) is int else None
+    if fields is None:
+        raise WireError(f"entry format {version!r:.12}, this version reads {FORMAT} and {FORMAT_HEADS}")
+    if raw.keys() != fields.keys():
+        raise WireError(f"entry header has other fields than format {version}")
+    values = {name: field.unpack(raw[name]) for name, field in fields.items()}
     if values["s"] < 1:
         raise WireError("sequence numbers start at 1")
     return values
@@ -252,6 +275,7 @@ def _facts(values: dict[str, Any], header: bytes, signature: bytes) -> dict[str,
         "previous": values["p"],
         "basis": basis,
         "weight": values["w"],
+        "head_weights": values.get("g"),
         "steps": values["n"],
         "norm_squared": values["q"],
         "codec_id": values["k"],

@@ -44,7 +44,9 @@ class Law:
         for number in range(constitution.number + 1):
             then = constitution.at(number)
             cap = weight_cap(len(then.roster), share)
-            by_number.append(replace(rules, roster=frozenset(then.everyone), weight_cap=cap))
+            by_number.append(
+                replace(rules, roster=frozenset(then.everyone), weight_cap=cap, current=frozenset(then.roster))
+            )
         retired = {key: rule.last + 1 for key, rule in constitution.retired.items()}
         withdrawn = {key: rule.retract_from for key, rule in constitution.retired.items() if rule.retract_from}
         return cls(tuple(by_number), constitution.head_hash, retired, withdrawn)

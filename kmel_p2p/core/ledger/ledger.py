@@ -7,7 +7,7 @@ function of the sets of entries and proofs, not of their order. Does not decide 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kmel_p2p.core.amendment import AmendmentDocument, Constitution
@@ -28,6 +28,7 @@ from kmel_p2p.core.ledger.validity import (
     check_chain,
     check_origin,
     context_of,
+    head_cap,
     norm_bound_squared,
 )
 from kmel_p2p.core.ledger.waiting import WaitingRoom
@@ -53,7 +54,7 @@ class Hold(enum.Enum):
     PROOF = "it names an ended log without proof here"
     AMENDMENT = "it was made under an amendment that is not here"
     CONTEXT = "its author saw another branch of a log"
-    NORM = "its norm is above any bound that its base could allow"
+    EXCUSE = "it breaks a rule, unless a header of its base that is not known here excuses it"
 
 
 @dataclass(slots=True)
@@ -144,6 +145,11 @@ class Ledger:
         heads, unknown = self.books.at_base(author, base)
         return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
+    def head_caps(self, author: SiteKey, base: Vector, heads: Iterable[int]) -> dict[int, int]:
+        """Largest weight that an entry of `author` on `base` may give to each of these shared heads."""
+        known, _ = self.books.at_base(author, base)
+        return {head: max(self.rules.weight_cap, head_cap(head, author, known, self.rules)) for head in heads}
+
     def snapshot(self) -> Snapshot:
         """The present state, copied."""
         kept = {key: tuple(log.headers())[-KEPT_HEADERS:] for key, log in sorted(self.books.logs.items()) if log.head}
@@ -170,7 +176,7 @@ class Ledger:
 
         def work() -> bytes:
             for entry in later:
-                past.subtract(codec.decode(entry.payload), entry.weight)
+                past.subtract(codec.decode(entry.payload), entry.weight, entry.head_weights)
             return past.digest(context)
 
         return work
@@ -350,7 +356,7 @@ class Ledger:
         refusal = check_base(entry, heads, rules, unknown, self.books.doubtful(entry.base))
         if refusal is not None:
             # With something unknown the author may have seen what excuses it: it waits, and is not blamed.
-            return Hold.NORM if unknown else fault_of(refusal, entry, *heads)
+            return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)
         delta = self._decode(entry.payload_hash, entry.payload)
         if delta is None:
             return fault_of(Refusal.PAYLOAD, entry)
@@ -392,7 +398,7 @@ class Ledger:
             return
         self.books.append(entry)
         if not self.books.is_withdrawn(entry.author, entry.seq):
-            self.accumulator.add(verdict, entry.weight)
+            self.accumulator.add(verdict, entry.weight, entry.head_weights)
         outcome.applied.append(entry)
 
     def _end(self, fault: Fault, outcome: Outcome) -> None:
@@ -407,7 +413,7 @@ class Ledger:
             self.stale = True
         for entry in self.books.log(author).truncate(end):
             if not self.books.is_withdrawn(author, entry.seq):
-                self.accumulator.subtract(self._delta(entry), entry.weight)
+                self.accumulator.subtract(self._delta(entry), entry.weight, entry.head_weights)
             outcome.retracted.append(entry)
 
     def _withdraw(self, author: SiteKey, start: int) -> None:
@@ -416,7 +422,7 @@ class Ledger:
         if start < log.first:
             self.stale = True
         for entry in log.after(start - 1):
-            self.accumulator.subtract(self._delta(entry), entry.weight)
+            self.accumulator.subtract(self._delta(entry), entry.weight, entry.head_weights)
         self.books.withdrawn[author] = start
 
     def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:

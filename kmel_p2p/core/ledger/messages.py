@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kmel_p2p.core.amendment import MAX_AMENDMENT_BYTES
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
+from kmel_p2p.core.ledger.entry import MAX_HEADS, MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
 from kmel_p2p.core.ledger.proof import MAX_EVIDENCE
 from kmel_p2p.core.types import HASH_BYTES, SiteKey, Vector
 from kmel_p2p.core.wire import (
@@ -65,6 +65,8 @@ class Have(Message):
     """Authors whose log it holds ended, and before which sequence number."""
     amendments: int
     """How many amendments of the charter it holds."""
+    heads: tuple[int, ...]
+    """Shared heads that it trains, by number."""
     reply: bool
     """Whether the sender wants a `Have` back."""
 
@@ -227,6 +229,7 @@ SCHEMAS = (
             "step_us": uint(2**40),
             "ended": mapping(KEY, _SEQ, MAX_SITES),
             "amendments": uint(2**32),
+            "heads": listing(uint(MAX_HEADS - 1), MAX_HEADS),
             "reply": flag(),
         },
     ),

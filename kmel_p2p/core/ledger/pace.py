@@ -1,4 +1,4 @@
-"""When this site may train its next entry, and how heavy that entry is.
+"""When this site may train its next entry; how heavy that entry is, tells `shares`.
 
 `max_lead` bounds how far a site may run ahead of the slowest site that trains beside it and that membership calls
 alive; a dead, preparing, listening or stuck site holds nobody back (DESIGN section 5).
@@ -6,30 +6,10 @@ alive; a dead, preparing, listening or stuck site holds nobody back (DESIGN sect
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
 from kmel_p2p.core.types import Micros, SiteKey
-
-MAX_SIZE_CLASS = 40
-"""2**40 measurements; a claimed class above this is taken as this."""
-
-
-def weight(own_class: int, other_classes: Iterable[int], cap: int) -> int:
-    """This site's share of one exchange, in units of 2**-16.
-
-    Args:
-        own_class: log2 bucket of this site's measurement count (0 when unknown).
-        other_classes: the same of the other training sites that are alive.
-        cap: the charter's largest weight.
-
-    Returns:
-        At least 1. The weights of any set of sites that see each other sum to at most one.
-    """
-    share = 1 << min(own_class, MAX_SIZE_CLASS)
-    total = share + sum(1 << min(c, MAX_SIZE_CLASS) for c in other_classes)
-    return max(1, min(cap, share * WEIGHT_ONE // total))
 
 
 @dataclass(frozen=True, slots=True)

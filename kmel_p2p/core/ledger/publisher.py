@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Effect, Emit, Store
@@ -45,11 +46,12 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What was fixed when the round opened: the entry is made on this base with this weight."""
+    """What was fixed when the round opened: the entry is made on this base with these weights."""
 
     seq: int
     basis: Basis
     weight: int
+    head_weights: Mapping[int, int] | None
 
 
 class Publisher:
@@ -71,14 +73,24 @@ class Publisher:
         """Sequence number the next own entry will have."""
         return self._ledger.head(self._identity.key) + 1
 
-    def open(self, steps: int, weight: int) -> None:
-        """Begin the next round on everything applied so far."""
+    def open(self, steps: int, weight: int, head_weights: Mapping[int, int] | None = None) -> None:
+        """Begin the next round on everything applied so far.
+
+        Args:
+            steps: local steps to train.
+            weight: this site's share of the trunk, units of 2**-16; the charter's cap is applied here.
+            head_weights: its shares of the shared heads that it trains, by number; None: one weight for everything.
+        """
         if self.state is not State.IDLE:
             raise LocalError(f"a round is {self.state.value} already")
         own = self._identity.key
         basis = self._ledger.books.basis_for(own)
         bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(own, basis.vector)), -24) * NORM_MARGIN
-        self._round = Round(self.next_seq, basis, weight)
+        capped = min(weight, self._ledger.rules.weight_cap)
+        if head_weights is not None:
+            caps = self._ledger.head_caps(own, basis.vector, head_weights)
+            head_weights = {head: min(share, caps[head]) for head, share in head_weights.items()}
+        self._round = Round(self.next_seq, basis, capped, head_weights)
         self.state = State.TRAINING
         self._outbox.append(Emit(RoundOpened(self._round.seq, steps, bound)))
 
@@ -134,6 +146,7 @@ class Publisher:
             previous=self._ledger.head_hash(self._identity.key),
             basis=made.basis,
             weight=made.weight,
+            head_weights=made.head_weights,
             steps=result.steps,
             norm_squared=norm_squared or 0,
             codec_id=self._ledger.rules.codec_id,

@@ -192,7 +192,7 @@ def advance(
     headers = {key: list(held) for key, held in snapshot.headers.items()}
     for entry in entries:
         if entry.seq < withdrawn.get(entry.author, entry.seq + 1):
-            accumulator.add(codec.decode(entry.payload), entry.weight)
+            accumulator.add(codec.decode(entry.payload), entry.weight, entry.head_weights)
         headers.setdefault(entry.author, []).append(entry.without_payload())
     kept = {key: tuple(held[-KEPT_HEADERS:]) for key, held in headers.items()}
     newest = AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES)

@@ -32,6 +32,8 @@ class Refusal(enum.Enum):
     AUTHOR = "its author is not on the charter's roster"
     CODEC = "its payload codec is not the charter's"
     WEIGHT = "its weight is zero or above the charter's cap"
+    HEADS = "it gives a weight to a shared head that the charter does not have, or one of zero"
+    HEAD_WEIGHT = "its weight for a shared head is above the cap among the sites that may train it"
     STEPS = "it claims no training step"
     BASE_SELF = "its base does not hold exactly the author's earlier entries"
     OUTSIDE = "its author was not on the roster under the amendment that it names"
@@ -67,6 +69,11 @@ class Rules:
     """Bound on the squared norm, units 2**-48, of an entry whose base holds no entry of another site."""
     lone_entries: int | None = None
     """Entries that a site may publish before it has seen one of another; None where one site may start alone."""
+    heads: int = 0
+    """Shared heads that the charter has."""
+    current: frozenset[SiteKey] = frozenset()
+    """Sites that are not retired; the weight cap is `cap_share` equal shares among them."""
+    cap_share: float = 2.0
 
     @classmethod
     def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
@@ -79,6 +86,9 @@ class Rules:
             norm_cap=charter.averaging.norm_cap,
             first_norm_squared=exact_norm_squared(initial_trunk),
             lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
+            heads=sum(endpoint.head == "shared" for endpoint in charter.assay_endpoints),
+            current=frozenset(charter.roster),
+            cap_share=charter.averaging.weight_cap,
         )
 
 
@@ -118,6 +128,10 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
         return Refusal.CODEC
     if not 1 <= header.weight <= rules.weight_cap:
         return Refusal.WEIGHT
+    if header.head_weights is not None and not all(
+        head < rules.heads and weight for head, weight in header.head_weights.items()
+    ):
+        return Refusal.HEADS
     if header.steps < 1:
         return Refusal.STEPS
     if header.seq == 1 and header.previous != NO_PREVIOUS:
@@ -170,8 +184,37 @@ def check_base(
         reached = all(_covers(header, key, head.base.get(key, 0)) for key in doubtful for head in heads)
     if not reached:
         return Refusal.BASE_STALE
+    if not _head_weights_are_allowed(header, heads, rules, unknown):
+        return Refusal.HEAD_WEIGHT
     bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
     return Refusal.NORM if header.norm_squared > bound else None
+
+
+def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> int:
+    """Largest weight, in units of 2**-16, that an entry of `author` may give to a shared head.
+
+    The charter's cap among the sites that may train the head: all current ones but those whose newest entry at the base
+    says that they do not. Who has said nothing yet counts as one that may, so the cap starts at that of the trunk.
+
+    Args:
+        head: its number.
+        author: whose entry it is.
+        at_base: newest header of each other author at the base.
+        rules: the charter's.
+        unknown: others at the base that cannot be told; taken as sites that do not train it.
+    """
+    without = sum(
+        other.head_weights is not None and head not in other.head_weights
+        for other in at_base
+        if other.author in rules.current and other.author != author
+    )
+    return weight_cap(max(1, len(rules.current) - without - unknown), rules.cap_share)
+
+
+def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], rules: Rules, unknown: int) -> bool:
+    # What the trunk's cap allows needs no count of sites.
+    heavy = {head: w for head, w in (header.head_weights or {}).items() if w > rules.weight_cap}
+    return all(weight <= head_cap(head, header.author, heads, rules, unknown) for head, weight in heavy.items())
 
 
 def context_of(at_base: Iterable[SignedHeader]) -> bytes:

@@ -49,6 +49,7 @@ messages = st.one_of(
         step_us=st.integers(0, 2**40),
         ended=vectors,
         amendments=st.integers(0, 2**32),
+        heads=st.lists(st.integers(0, 1023), max_size=9).map(tuple),
         reply=st.booleans(),
     ),
     st.builds(

@@ -210,3 +210,22 @@ def test_a_full_disk_leaves_the_state_before_the_round(tmp_path: Path, monkeypat
         site.train(1, 2, None, trunk, quiet)
     assert not site.residual.any()
     assert not list(tmp_path.glob("*"))
+
+
+def test_a_shared_head_without_measurements_stays_where_it_is(tmp_path: Path) -> None:
+    data = dataset()
+    data.labels[:, 2] = np.nan
+    assert data.trained_heads() == (0,)
+    assert dataset().trained_heads() == (0, 1)
+    network = Network(architecture())
+    start_local(network, architecture(), 3, 4)
+    site = Rounds(network, data, LAYOUT, CODEC, SETTINGS, tmp_path)
+    site.resume(None)
+    # Away from zero, so that weight decay would move it.
+    trunk = initial_trunk(LAYOUT, 3)
+    sent = CODEC.decode(site.train(1, 5, None, trunk, quiet).payload).dense(LAYOUT.size)
+    idle = np.concatenate([np.arange(LAYOUT.size)[place] for place in LAYOUT.places_of_head(1)])
+    assert idle.size == 13
+    assert not sent[idle].any()
+    assert not site.residual[idle].any()
+    assert site.residual[np.concatenate([np.arange(LAYOUT.size)[p] for p in LAYOUT.places_of_head(0)])].any()

@@ -1,0 +1,153 @@
+"""One small object of every format of the ledger, made from fixed secrets; run as a script it writes the golden file.
+
+Run it only for a new version of a format: bytes that are out in the world never change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+
+from kmel_p2p.core.amendment import Amendment, AmendmentDocument
+from kmel_p2p.core.charter import SiteRule
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.identity import Identity, digest
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.claims import sign_claim
+from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Basis, Entry, context_hash, create
+from kmel_p2p.core.ledger.messages import (
+    SCHEMAS,
+    Amendments,
+    Announce,
+    Attest,
+    Bodies,
+    Folded,
+    Have,
+    Head,
+    Heads,
+    Item,
+    Proofs,
+    Range,
+    SnapshotAsk,
+    SnapshotOffer,
+    SnapshotPart,
+    Stubs,
+    Want,
+    WantAmendments,
+)
+from kmel_p2p.core.ledger.proof import fork_of
+from kmel_p2p.core.ledger.snapshot import Snapshot
+from kmel_p2p.core.wire import Wire
+from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec
+
+GOLDEN = Path(__file__).parent / "golden" / "formats.toml"
+
+CHARTER_ID = bytes(range(32, 64))
+ALICE = Identity(bytes(range(32)))
+BOB = Identity(bytes(range(1, 33)))
+LAYOUT = Layout([TensorSpec("w", (2, 12)), TensorSpec("b", (3,))])
+CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=16, kept=4, bits=2))
+PAYLOAD = bytes.fromhex("0102000f0003874901fb198e98d5c0e04a8000662000d0000602000100e5a0c4e04884")
+"""The worked example of docs/delta.md."""
+
+WIRE = Wire(CHARTER_ID, SCHEMAS)
+
+
+def _basis(vector: dict[Identity, int], others: list[Entry]) -> Basis:
+    named = sorted((entry.author, entry.hash) for entry in others)
+    return Basis({who.key: seq for who, seq in vector.items()}, context_hash(named), {}, 0)
+
+
+def _entry(who: Identity, seq: int, previous: bytes, basis: Basis, heads: dict[int, int] | None, steps: int) -> Entry:
+    return create(
+        who,
+        charter_id=CHARTER_ID,
+        seq=seq,
+        previous=previous,
+        basis=basis,
+        weight=32768,
+        head_weights=heads,
+        steps=steps,
+        norm_squared=CODEC.decode(PAYLOAD).norm_squared,
+        codec_id=CODEC.codec_id,
+        payload=PAYLOAD,
+    )
+
+
+FIRST = _entry(ALICE, 1, NO_PREVIOUS, _basis({}, []), None, 20)
+OF_BOB = _entry(BOB, 1, NO_PREVIOUS, _basis({ALICE: 1}, [FIRST]), None, 20)
+SECOND = _entry(ALICE, 2, FIRST.hash, _basis({ALICE: 1, BOB: 1}, [OF_BOB]), {0: 32768, 2: 65535}, 20)
+"""The worked example of docs/ledger.md."""
+OTHER_SECOND = _entry(ALICE, 2, FIRST.hash, _basis({ALICE: 1, BOB: 1}, [OF_BOB]), {0: 32768, 2: 65535}, 21)
+
+
+def _amendment() -> AmendmentDocument:
+    added = SiteRule(name="carol", key=Identity(bytes(range(2, 34))).key.hex(), addresses=("tcp://10.0.0.3:5555",))
+    amendment = Amendment(charter=CHARTER_ID.hex(), number=1, add=(added,))
+    signed = {
+        name: who.sign(b"kmel amendment 1", amendment.hash).hex() for name, who in (("alice", ALICE), ("bob", BOB))
+    }
+    return AmendmentDocument(amendment=amendment, signatures=signed)
+
+
+AMENDMENT = _amendment()
+
+
+def _snapshot() -> Snapshot:
+    accumulator = Accumulator.from_trunk(np.zeros(LAYOUT.size, np.float32))
+    for entry in (FIRST, OF_BOB):
+        accumulator.add(CODEC.decode(entry.payload), entry.weight, entry.head_weights)
+    return Snapshot(
+        charter_id=CHARTER_ID,
+        headers={who.key: (entry.without_payload(),) for who, entry in ((ALICE, FIRST), (BOB, OF_BOB))},
+        evidence=(),
+        amendments=(AMENDMENT.encode(),),
+        amendment_hash=AMENDMENT.amendment.hash,
+        withdrawn={BOB.key: 1},
+        accumulator=accumulator,
+    )
+
+
+SNAPSHOT = _snapshot()
+OFFER_ID = digest(b"kmel snapshot 1", SNAPSHOT.prefix(), SNAPSHOT.digest())
+FORK = fork_of(SECOND, OTHER_SECOND)
+VECTOR = dict(SNAPSHOT.vector)
+
+MESSAGES: dict[str, Message] = {
+    "have": Have(VECTOR, SNAPSHOT.chains, 1, 12500, {BOB.key: 2}, 1, (0, 2), True),
+    "want": Want((Range(ALICE.key, 2, 3),), (BOB.key,)),
+    "bodies": Bodies((FIRST.encode(),)),
+    "announce": Announce((Item(ALICE.key, 2),)),
+    "claim": sign_claim(BOB, CHARTER_ID, VECTOR, SNAPSHOT.chains, AMENDMENT.amendment.hash, SNAPSHOT.digest()),
+    "proofs": Proofs((FORK.evidence,)),
+    "heads": Heads((Head(ALICE.key, 1, FIRST.hash),)),
+    "stubs": Stubs((FIRST.stub(),)),
+    "folded": Folded(VECTOR),
+    "snapshot_ask": SnapshotAsk(OFFER_ID, 0, 1),
+    "snapshot_offer": SnapshotOffer(OFFER_ID, VECTOR, len(SNAPSHOT.encode()), SNAPSHOT.digest()),
+    "snapshot_part": SnapshotPart(OFFER_ID, 0, SNAPSHOT.encode()),
+    "attest": Attest(VECTOR),
+    "want_amendments": WantAmendments(1),
+    "amendments": Amendments((AMENDMENT.encode(),)),
+}
+
+
+def today() -> dict[str, bytes]:
+    """What this version of the code makes of the samples."""
+    return {
+        "entry": SECOND.encode(),
+        "entry_format_1": FIRST.encode(),
+        "header_stub": SECOND.stub(),
+        "amendment": AMENDMENT.encode(),
+        "snapshot": SNAPSHOT.encode(),
+        "fork_proof_first": FORK.evidence[0],
+        "fork_proof_second": FORK.evidence[1],
+        **{f"message_{name}": WIRE.encode(message) for name, message in MESSAGES.items()},
+    }
+
+
+if __name__ == "__main__":
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(tomli_w.dumps({name: made.hex() for name, made in today().items()}))
