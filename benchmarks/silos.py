@@ -7,9 +7,15 @@ trained on or chosen with (four to one).
 
     python benchmarks/silos.py DATA --per-silo 300 --seeds 3 --json
 
-DATA is a directory with the public files biogen/, expansionrx/, pharmabench/ and tdc_admet_group/. The federation runs
-in one process (inprocess.py). Scores are MAE in log10 units (logD: in its own), lower is better; `control` is the mean
-of two local models, which a hybrid has to beat.
+DATA is a directory with the public files biogen/, expansionrx/, pharmabench/ and tdc_admet_group/ (silos_data.py). The
+federation runs in one process (inprocess.py), or with `--real-peers` as four daemons on this machine (silos_peers.py);
+everything after it is the product's own comparison. Scores are MAE in log10 units (logD: in its own), lower is better,
+means over seeds. Beside the product's models:
+
+    control   mean of two local models of different seeds, which a hybrid has to beat
+    pooled    one model on the data of all silos, with a head for each silo: what nobody may train
+
+`cross_silo` scores each silo's models on the other silos' test folds.
 """
 
 from __future__ import annotations
@@ -19,7 +25,8 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,224 +34,217 @@ import numpy as np
 import pandas as pd
 import torch
 from inprocess import federate
-from rdkit import Chem
-from rdkit.Chem import Descriptors
+from silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
+from silos_peers import federate_peers
+from silos_pooled import pooled_predictors
 
 from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.chem.structures import describe_all
 from kmel_p2p.learn.architecture import Architecture
 from kmel_p2p.learn.checkpoint import train_with_checkpoints
-from kmel_p2p.learn.comparison import compare, predictors, start_local
-from kmel_p2p.learn.dataset import Dataset, Inputs
+from kmel_p2p.learn.comparison import MODELS, compare, predictors, start_local
+from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.scores import median_baseline, scorable
+from kmel_p2p.learn.scores import Predict, median_baseline, scorable
 from kmel_p2p.learn.session import TrainingSettings
 
-SILOS = ("az", "biogen", "expansion", "chembl")
-ENDPOINTS = (
-    AssayEndpoint("logd", center=2.0, scale=1.3, head="shared"),
-    AssayEndpoint("hlm", center=1.3, scale=0.6, head="shared"),
-    AssayEndpoint("efflux", center=0.5, scale=0.6, head="shared"),
-    AssayEndpoint("solubility", center=1.5, scale=0.8, head="shared"),
-)
-"""Labels are log10 values (logD: as it is). HLM is mL/min/kg or uL/min/mg by silo, which calibration has to absorb."""
-
-POLICY = FeaturePolicy()
-MAX_TEST = 1000
+COMPARED = ("federated", "personalised", "hybrid", "chosen", "control", "pooled", "forest", "median")
+CROSSED = (*MODELS, "chosen", "forest", "median")
+OTHER_SEED = 7919
+"""Added to the seeds of the second local model of the control."""
 
 
-def read_silos(data: Path) -> dict[str, dict[str, pd.DataFrame]]:
-    """Silo -> assay endpoint -> table with `smiles` and `label`."""
+@dataclass(frozen=True)
+class Site:
+    """One silo after the federation: its models, and which the validation fold chose."""
 
-    def table(path: str, smiles: str, column: str, label: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
-        frame = pd.read_csv(data / path)[[smiles, column]].dropna()
-        values = label(pd.to_numeric(frame[column], errors="coerce").where(lambda v: np.isfinite(v)))
-        return pd.DataFrame({"smiles": frame[smiles], "label": values}).dropna()
+    silo: str
+    data: Dataset
+    predict: Mapping[str, Predict]
+    chosen: Mapping[str, str]
 
-    def tdc(name: str, label: Callable[[pd.Series], pd.Series]) -> pd.DataFrame:
-        return pd.concat(
-            table(f"tdc_admet_group/{name}/{part}.csv", "Drug", "Y", label) for part in ("train_val", "test")
-        )
-
-    def as_is(values: pd.Series) -> pd.Series:
-        return values
-
-    def log(values: pd.Series) -> pd.Series:
-        return np.log10(values.where(values > 0))
-
-    biogen, expansion, bench = (
-        "biogen/ADME_public_set_3521.csv",
-        "expansionrx/expansion_data_train.csv",
-        "pharmabench/final_datasets",
-    )
-    solubility = table(biogen, "SMILES", "LOG SOLUBILITY PH 6.8 (ug/mL)", as_is)
-    # log10 ug/mL to log10 umol/L
-    weights = [Descriptors.MolWt(Chem.MolFromSmiles(smiles)) for smiles in solubility["smiles"]]
-    solubility["label"] = solubility["label"] + 3 - np.log10(weights)
-    return {
-        "az": {"logd": tdc("lipophilicity_astrazeneca", as_is), "hlm": tdc("clearance_microsome_az", log)},
-        "biogen": {
-            "hlm": table(biogen, "SMILES", "LOG HLM_CLint (mL/min/kg)", as_is),
-            "efflux": table(biogen, "SMILES", "LOG MDR1-MDCK ER (B-A/A-B)", as_is),
-            "solubility": solubility,
-        },
-        "expansion": {
-            "logd": table(expansion, "SMILES", "LogD", as_is),
-            "hlm": table(expansion, "SMILES", "HLM CLint", log),
-            "efflux": table(expansion, "SMILES", "Caco-2 Permeability Efflux", log),
-            "solubility": table(expansion, "SMILES", "KSOL", log),
-        },
-        "chembl": {
-            "logd": table(f"{bench}/logd_reg_final_data.csv", "Smiles_unify", "value", as_is),
-            "hlm": table(f"{bench}/hum_mic_cl_reg_final_data.csv", "Smiles_unify", "value", as_is),
-        },
-    }
+    def model(self, name: str, endpoint: str) -> Predict:
+        """A model by name; `chosen` depends on the assay endpoint."""
+        return self.predict[self.chosen[endpoint] if name == "chosen" else name]
 
 
-def datasets(
-    silos: dict[str, dict[str, pd.DataFrame]], per_silo: int, pool: int, seed: int, cache: StructureCache, workers: int
-) -> list[Dataset]:
-    """One dataset per silo, in the order of `SILOS`. Compounds of AstraZeneca are no compounds of ChEMBL's."""
-    split = SplitPolicy(f"silos {seed}", valid_fraction=0.16, test_fraction=0.2)
-    made, taken = [], set()
-    for silo in SILOS:
-        everything = pd.concat(
-            frame.sample(min(pool, len(frame)), random_state=0).assign(endpoint=name)
-            for name, frame in silos[silo].items()
-        )
-        described = describe_all(list(everything["smiles"]), POLICY, cache=cache, workers=workers)
-        table = described.table
-        everything["row"] = described.row_of
-        everything["identity"] = [table.identities[row] for row in described.row_of]
-        everything = everything[everything["identity"] != ""]
-        if silo == "chembl":
-            everything = everything[~everything["identity"].isin(taken)]
-        if silo == "az":
-            taken = set(everything["identity"])
-        everything["fold"] = split.folds([table.series[row] for row in everything["row"]])
-        rng = np.random.default_rng([seed, len(made)])
-        made.append(_dataset(everything, table, per_silo, rng))
-    return made
-
-
-def _dataset(everything: pd.DataFrame, table: Any, per_silo: int, rng: np.random.Generator) -> Dataset:
-    sizes = {0: per_silo - per_silo // 5, 1: per_silo // 5, 2: MAX_TEST}
-    rows = everything.drop_duplicates("identity").set_index("identity")
-    place = {identity: at for at, identity in enumerate(rows.index)}
-    labels = np.full((len(rows), len(ENDPOINTS)), np.nan, np.float32)
-    for column, endpoint in enumerate(ENDPOINTS):
-        part = everything[everything["endpoint"] == endpoint.name]
-        values = part.groupby("identity")["label"].median()
-        folds = rows.loc[values.index, "fold"]
-        for fold, size in sizes.items():
-            members = values[folds == fold]
-            chosen = rng.permutation(len(members))[:size]
-            for identity, value in members.iloc[chosen].items():
-                labels[place[identity], column] = (value - endpoint.center) / endpoint.scale
-    used = np.flatnonzero(np.isfinite(labels).any(axis=1))
-    part = table.take(rows["row"].to_numpy()[used])
-    fold = rows["fold"].to_numpy()[used]
-    relations = np.zeros((len(used), len(ENDPOINTS)), np.int8)
-    folds = [np.flatnonzero(fold == number) for number in (0, 1, 2)]
-    return Dataset(ENDPOINTS, Inputs(part.counts, part.descriptors), labels[used], relations, *folds)
-
-
-def run(arguments: argparse.Namespace, seed: int, silos: Any, cache: StructureCache) -> dict[tuple[str, str], Any]:
-    """MAE by (silo, assay endpoint) and model."""
-    data = datasets(silos, arguments.per_silo, arguments.pool, seed, cache, arguments.workers)
+def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> dict[str, Any]:
+    """All scores of one seed: `pairs`, (silo, assay endpoint) -> model -> MAE, and `cross`, the same elsewhere."""
     endpoints = tuple(dataclasses.replace(e, head=arguments.heads) for e in ENDPOINTS)
     data = [dataclasses.replace(part, endpoints=endpoints) for part in data]
-    shape = Architecture(POLICY.width, (512, 256), endpoints, 0.2, calibrate=arguments.heads == "shared")
+    shape = Architecture(
+        POLICY.width, tuple(arguments.hidden), endpoints, arguments.dropout, calibrate=arguments.heads == "shared"
+    )
+    make = _peers if arguments.real_peers else _in_process
+    sites, budget = make(arguments, seed, shape, data)
+    pooled = pooled_predictors(shape, data, _settings(arguments, seed, 0), seed, len(data) * budget)
+    pairs: dict[tuple[str, str], dict[str, float]] = {}
+    cross: dict[tuple[str, str], dict[str, float]] = {}
+    for at, site in enumerate(sites):
+        extra = {
+            "control": _control(shape, site, _settings(arguments, seed, at), seed, budget),
+            "pooled": pooled[at],
+            "median": median_baseline(site.data),
+            "forest": forest_baseline(site.data, seed),
+        }
+        whole = dataclasses.replace(site, predict={**site.predict, **extra})
+        for place, endpoint in enumerate(endpoints):
+            if not len(site.data.measured(site.data.train, place)):
+                continue
+            key = site.silo, endpoint.name
+            model = {name: whole.model(name, endpoint.name) for name in ("local", *COMPARED)}
+            pairs[key] = {name: _mae(site.data, place, predict) for name, predict in model.items()}
+            others = [o.data for o in sites if o is not site and len(o.data.measured(o.data.test, place))]
+            cross[key] = {
+                name: float(np.mean([_mae(other, place, model[name]) for other in others])) for name in CROSSED
+            }
+        _say(f"seed {seed}: {site.silo} scored; chosen: {dict(site.chosen)}")
+    return {"pairs": pairs, "cross": cross}
+
+
+def _settings(arguments: argparse.Namespace, seed: int, at: int) -> TrainingSettings:
     steps = arguments.steps // arguments.entries
-    settings = [
-        TrainingSettings(64, arguments.rate, 0.01, 1000 * seed + at, arguments.entries, steps)
-        for at in range(len(data))
-    ]
+    return TrainingSettings(
+        arguments.batch, arguments.rate, arguments.decay, 1000 * seed + at, arguments.entries, steps
+    )
+
+
+def _in_process(
+    arguments: argparse.Namespace, seed: int, shape: Architecture, data: Sequence[Dataset]
+) -> tuple[list[Site], int]:
+    settings = [_settings(arguments, seed, at) for at in range(len(data))]
+    steps = settings[0].steps_per_entry * arguments.entries
+    # The rounds score their test folds only for the course they show.
+    blind = [dataclasses.replace(part, test=part.test[:0]) for part in data]
     with tempfile.TemporaryDirectory() as folder:
         together = federate(
-            shape, data, settings, arguments.entries, Path(folder), model_seed=seed, dense=arguments.dense,
-            tick=lambda entry: _say(f"seed {seed}: entry {entry} of {arguments.entries}"),
-        )  # fmt: skip
-    found = {}
+            shape, blind, settings, arguments.entries, Path(folder), model_seed=seed, dense=arguments.dense
+        )
+    sites = []
     for at, (silo, part, setting) in enumerate(zip(SILOS, data, settings, strict=True)):
         own = compare(
-            shape, part, setting, seed, together.parameters(at), steps=steps * arguments.entries,
+            shape, part, setting, seed, together.parameters(at), steps=steps,
             federated_history=[], report=lambda done, total: None,
         )  # fmt: skip
-        predict = dict(predictors(shape, own.models))
-        second = Network(shape)
-        start_local(second, shape, seed + 7919, setting.seed + 7919)
-        other = dataclasses.replace(setting, seed=setting.seed + 7919)
-        train_with_checkpoints(second, part, other, steps=own.result["steps"] + own.result["tuning_steps"],
-                               every=steps, scored=False)  # fmt: skip
-        local = predict["local"]
-        predict["control"] = lambda inputs, local=local, second=second: (local(inputs) + second.predict(inputs)) / 2
-        predict["median"], predict["forest"] = median_baseline(part), forest_baseline(part, seed)
         chosen = {e["name"]: e["chosen"] for e in own.result["endpoints"]}
-        for place, endpoint in enumerate(endpoints):
-            if endpoint.name in silos[silo]:
-                scores = {name: _mae(part, place, function) for name, function in predict.items()}
-                found[silo, endpoint.name] = scores | {"chosen": scores[chosen[endpoint.name]]}
-        _say(f"seed {seed}: {silo} compared")
-    return found
+        sites.append(Site(silo, part, predictors(shape, own.models), chosen))
+        budget = own.result["steps"] + own.result["tuning_steps"]
+    return sites, budget
 
 
-def _mae(data: Dataset, place: int, predict: Callable[..., Any]) -> float:
+def _peers(
+    arguments: argparse.Namespace, seed: int, shape: Architecture, data: Sequence[Dataset]
+) -> tuple[list[Site], int]:
+    models, budget = federate_peers(shape, data, _settings(arguments, seed, 0), seed, arguments.out)
+    sites = [
+        Site(silo, part, model.predictors, model.card.chosen)
+        for silo, part, model in zip(SILOS, data, models, strict=True)
+    ]
+    return sites, budget
+
+
+def _control(shape: Architecture, site: Site, settings: TrainingSettings, seed: int, budget: int) -> Predict:
+    second = Network(shape)
+    settings = dataclasses.replace(settings, seed=settings.seed + OTHER_SEED)
+    start_local(second, shape, seed + OTHER_SEED, settings.seed)
+    every = settings.steps_per_entry
+    train_with_checkpoints(second, site.data, settings, steps=budget, every=every, scored=False)
+    local = site.predict["local"]
+    return lambda inputs: (local(inputs) + second.predict(inputs)) / 2
+
+
+def _mae(data: Dataset, place: int, predict: Predict) -> float:
     known = scorable(data, data.test, place)
     rows = data.test[known]
     error = predict(data.inputs.rows(rows))[:, place] - data.labels[rows, place]
     return float(np.mean(np.abs(error)) * data.endpoints[place].scale)
 
 
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, changes against local in percent, and the standard error of the mean change over seeds."""
+    pairs = _rows([r["pairs"] for r in runs])
+    changes = [pair["change_pct"] for pair in pairs]
+    by_seed = [np.mean([100 * (pair["chosen"] / pair["local"] - 1) for pair in r["pairs"].values()]) for r in runs]
+    logd = [pair["change_pct"] for pair in pairs if pair["endpoint"] == "logd"]
+    crossed = _rows([r["cross"] for r in runs])
+    cross = {
+        "pairs": crossed,
+        **{f"{n}_change_pct": _change(crossed, n) for n in CROSSED if n != "local"},
+    }
+    return {
+        "pairs": pairs,
+        "mean_change_pct": float(np.mean(changes)),
+        "worst_change_pct": float(np.max(changes)),
+        "mean_change_pct_by_seed": [float(change) for change in by_seed],
+        "logd_mean_change_pct": float(np.mean(logd)),
+        "logd_worst_change_pct": float(np.max(logd)),
+        **{f"mean_{name}_change_pct": _change(pairs, name) for name in COMPARED if name != "chosen"},
+        "cross_silo": cross,
+    }
+
+
+def _rows(by_seed: Sequence[Mapping[tuple[str, str], Mapping[str, float]]]) -> list[dict[str, Any]]:
+    rows = []
+    for silo, endpoint in by_seed[0]:
+        scores = [r[silo, endpoint] for r in by_seed]
+        mean = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
+        change = 100 * (mean["chosen"] / mean["local"] - 1)
+        rows.append({"silo": silo, "endpoint": endpoint, **mean, "change_pct": change})
+    return rows
+
+
+def _change(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(np.mean([100 * (row[name] / row["local"] - 1) for row in rows]))
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--per-silo", type=int, default=300)
     parser.add_argument("--pool", type=int, default=5000, help="compounds per silo and assay endpoint to draw from")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="settings were chosen on seeds from 100 on")
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each site")
     parser.add_argument("--entries", type=int, default=40)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--decay", type=float, default=0.01)
     parser.add_argument("--heads", choices=["shared", "private"], default="shared")
     parser.add_argument("--dense", action="store_true", help="exchange float32 deltas")
+    parser.add_argument("--real-peers", action="store_true", help="four daemons instead of one process")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos", help="of real peers")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos-cache")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    parsed = parser.parse_args(arguments)
+    if parsed.real_peers and parsed.dense:
+        parser.error("real peers always encode; --dense is for the federation in one process")
+    return parsed
+
+
+def main() -> None:
+    arguments = parse()
     torch.set_num_threads(1)
     silos, cache = read_silos(arguments.data), StructureCache(arguments.cache)
-    runs = [run(arguments, seed, silos, cache) for seed in range(arguments.seeds)]
-    pairs = []
-    for silo, endpoint in runs[0]:
-        mean = {name: float(np.mean([r[silo, endpoint][name] for r in runs])) for name in runs[0][silo, endpoint]}
-        pairs.append(
-            {"silo": silo, "endpoint": endpoint, **mean, "change_pct": 100 * (mean["chosen"] / mean["local"] - 1)}
-        )
-    changes = [pair["change_pct"] for pair in pairs]
-    result = {
-        "per_silo": arguments.per_silo,
-        "seeds": arguments.seeds,
-        "pairs": pairs,
-        "mean_change_pct": float(np.mean(changes)),
-        "worst_change_pct": float(np.max(changes)),
-        **{
-            f"mean_{name}_change_pct": float(np.mean([100 * (pair[name] / pair["local"] - 1) for pair in pairs]))
-            for name in ("federated", "personalised", "hybrid", "control", "forest")
-        },
-    }
+    runs = []
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        data = datasets(silos, arguments.per_silo, arguments.pool, seed, cache, arguments.workers)
+        runs.append(run(arguments, seed, data))
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "cache", "out", "json", "workers")}
+    result = {**settings, **summary(runs)}
     if arguments.json:
         print(json.dumps(result, indent=1))
         return
-    print(pd.DataFrame(pairs).round(3).to_string(index=False))
+    print(pd.DataFrame(result["pairs"]).round(3).to_string(index=False))
     print(f"mean change {result['mean_change_pct']:+.2f} %, worst {result['worst_change_pct']:+.2f} %")
+    print(f"cross-silo: federated {result['cross_silo']['federated_change_pct']:+.1f} % against local")
 
 
 if __name__ == "__main__":

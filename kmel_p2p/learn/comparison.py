@@ -11,7 +11,7 @@ The training median and a random forest are printed beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.checkpoint import MIN_VALID, Course, Parameters, train_with_checkpoints
+from kmel_p2p.learn.checkpoint import Course, Parameters, train_with_checkpoints
+from kmel_p2p.learn.choice import choose, compound_losses
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.optimise import LocalOptimiser
-from kmel_p2p.learn.scores import FoldScores, Predict, fold_scores, median_baseline, metric
+from kmel_p2p.learn.scores import FoldScores, Predict, fold_scores, median_baseline, metric, scorable
 from kmel_p2p.learn.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -35,10 +36,6 @@ TUNING_SHARE = 0.25
 
 TUNING_RATE = 0.3
 """Learning rate of tuning, relative to the charter's: the start is good already."""
-
-PREFERRED = "hybrid"
-"""What is chosen where the validation fold is too small to choose; the steadiest in reference/domain.md's sense: an
-average of two models is seldom the worst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +92,10 @@ def compare(
         scored=False,
     )
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
-    scores = {name: fold_scores(dataset, predict) for name, predict in predictors(architecture, models).items()}
+    predict = predictors(architecture, models)
+    scores = {name: fold_scores(dataset, function) for name, function in predict.items()}
     forest = fold_scores(dataset, forest_baseline(dataset, settings.seed))
-    result = _result(dataset, scores, forest, local, federated_history, every)
+    result = _result(dataset, scores, choices(dataset, predict), forest, local, federated_history, every)
     return Comparison(models, result | {"steps": steps, "tuning_steps": tuning})
 
 
@@ -135,9 +133,24 @@ def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dic
     return {**{name: network.predict for name, network in networks.items()}, "hybrid": hybrid}
 
 
+def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
+    """Assay endpoint -> name of the model that the validation fold chooses (see `learn.choice`)."""
+    rows = dataset.valid
+    outputs = {name: function(dataset.inputs.rows(rows)) for name, function in predict.items()}
+    chosen = {}
+    for place, endpoint in enumerate(dataset.endpoints):
+        known = scorable(dataset, rows, place)
+        labels = dataset.labels[rows[known], place]
+        chosen[endpoint.name] = choose(
+            {name: compound_losses(endpoint, output[known, place], labels) for name, output in outputs.items()}
+        )
+    return chosen
+
+
 def _result(
     dataset: Dataset,
     scores: dict[str, FoldScores],
+    chosen: dict[str, str],
     forest: FoldScores,
     local: Course,
     federated_history: Sequence[tuple[int, FoldScores]],
@@ -147,7 +160,6 @@ def _result(
     endpoints = []
     for place, endpoint in enumerate(dataset.endpoints):
         models = {name: scores[name][endpoint.name] for name in MODELS}
-        valid = len(dataset.measured(dataset.valid, place))
         endpoints.append(
             {
                 "name": endpoint.name,
@@ -155,12 +167,12 @@ def _result(
                 "metric": metric(endpoint),
                 "unit": endpoint.reported_unit,
                 "train": len(dataset.measured(dataset.train, place)),
-                "valid": valid,
+                "valid": len(dataset.measured(dataset.valid, place)),
                 "test": len(dataset.measured(dataset.test, place)),
                 "baseline_median": baseline[endpoint.name],
                 "baseline_forest": forest[endpoint.name],
                 "models": models,
-                "chosen": choose(models, valid),
+                "chosen": chosen[endpoint.name],
             }
         )
     return {
@@ -174,10 +186,3 @@ def _result(
             ],
         },
     }
-
-
-def choose(models: dict[str, dict[str, float]], valid: int) -> str:
-    """Name of the model with the lowest validation score; `PREFERRED` where the fold is too small to tell."""
-    if valid < MIN_VALID:
-        return PREFERRED
-    return min(MODELS, key=lambda name: models[name].get("valid", np.inf))

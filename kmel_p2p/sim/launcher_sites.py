@@ -169,7 +169,7 @@ def found(
     simulation: Simulation,
     out: Path,
     parts: Sequence[Path],
-    test: Path,
+    test: Path | None,
     reference_hash: str,
     on_complete: str = "stay",
     addresses: Sequence[str] = (),
@@ -180,7 +180,7 @@ def found(
         simulation: settings.
         out: directory of the run; sites go to `out/sites/<name>`.
         parts: measurements of each site, in order.
-        test: measurements for scoring only, the same at every site.
+        test: measurements for scoring only, the same at every site; None where the sites' own test folds are enough.
         reference_hash: of this machine's featuriser.
         on_complete: what a peer does after the run.
         addresses: of each site, in order; free ports of the loopback interface when empty.
@@ -203,7 +203,7 @@ def found(
         write_whole(folder / "site.key", simulated_seed(simulation.seed, name).hex().encode() + b"\n")
         write_whole(folder / "charter.toml", document.render().encode(), 0o644)
         shutil.copyfile(parts[at], folder / DATA_NAME)
-        config = _site_config(simulation, name, address, _relative(test, folder))
+        config = _site_config(simulation, name, address, _relative(test, folder) if test else None)
         config = config.model_copy(update={"ledger": config.ledger.model_copy(update={"on_complete": on_complete})})
         write_whole(folder / "site.toml", config.render().encode(), 0o644)
         sites.append(SiteProcess(name, folder.absolute()))
@@ -229,7 +229,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _site_config(simulation: Simulation, name: str, address: str, test: Path) -> SiteConfig:
+def _site_config(simulation: Simulation, name: str, address: str, test: Path | None) -> SiteConfig:
     return SiteConfig(
         site=SiteSection(name=name),
         network=NetworkSection(bind=address, preset=simulation.sites.preset),

@@ -16,12 +16,13 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.checkpoint import MIN_VALID, Parameters, train_with_checkpoints
-from kmel_p2p.learn.comparison import MODELS, PREFERRED, choose, compare, predictors, start_local
+from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
+from kmel_p2p.learn.choice import PREFERRED
+from kmel_p2p.learn.comparison import MODELS, choices, compare, predictors, start_local
 from kmel_p2p.learn.model import Card, write_model
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.predict import load_model
-from kmel_p2p.learn.scores import fold_scores, median_baseline, score
+from kmel_p2p.learn.scores import Predict, fold_scores, median_baseline, score
 
 
 def parameters(shape: Architecture, seed: int) -> Parameters:
@@ -48,14 +49,13 @@ def test_comparison_trains_scores_and_chooses() -> None:
     assert (logd["metric"], herg["metric"]) == ("rmse", "log_loss")
     for endpoint in (logd, stays, herg):
         assert set(endpoint["models"]) == set(MODELS)
-        lowest = min(MODELS, key=lambda name: endpoint["models"][name]["valid"])
-        assert endpoint["chosen"] == (lowest if endpoint["valid"] >= MIN_VALID else PREFERRED)
     # An untrained "federated" trunk: tuning it must help, and training from scratch must beat the median.
     assert logd["models"]["personalised"]["valid"] < logd["models"]["federated"]["valid"]
     assert logd["models"]["local"]["test"] < logd["baseline_median"]["test"]
     assert [entry for entry, _ in got.result["history"]["federated"]] == [0, 1, 2]
     assert got.result["history"]["local"][0][0] == 0
     predict = predictors(shape, got.models)
+    assert {e["name"]: e["chosen"] for e in got.result["endpoints"]} == choices(data, predict)
     inputs = data.inputs.rows(data.test)
     assert predict["hybrid"](inputs) == pytest.approx((predict["local"](inputs) + predict["personalised"](inputs)) / 2)
 
@@ -75,10 +75,18 @@ def test_local_training_keeps_the_best_checkpoint() -> None:
     assert not np.array_equal(last.exchanged, initial_trunk(exchanged_layout(shape), 3))
 
 
-def test_choosing_needs_enough_to_choose_by() -> None:
-    models = {"local": {"valid": 1.0}, "federated": {"valid": 0.5}, "personalised": {"valid": 0.7}, "hybrid": {}}
-    assert choose(models, MIN_VALID) == "federated"
-    assert choose(models, MIN_VALID - 1) == PREFERRED
+def test_the_choice_meets_only_measured_values() -> None:
+    """Bounds and missing values of the validation fold take no part; what is left of them chooses."""
+    data = dataset()
+    truth = np.nan_to_num(data.labels[data.valid]).astype(np.float64)
+
+    def off(by: float) -> Predict:
+        return lambda inputs: truth + by
+
+    predict = {"local": off(0.1), "federated": off(0.9), "personalised": off(0.9), "hybrid": off(0.8)}
+    assert choices(data, predict) == {"logd": "local", "stays": "local", "herg": "hybrid"}
+    few = dataclasses.replace(data, valid=data.valid[:0])
+    assert set(choices(few, dict.fromkeys(MODELS, lambda inputs: np.zeros((0, 3)))).values()) == {PREFERRED}
 
 
 def test_scores_are_in_the_unit_users_read_and_leave_bounds_out() -> None:

@@ -1,0 +1,96 @@
+"""The federation of `silos.py` by real peers: four daemons with their trainers on the loopback interface.
+
+Each silo's measurements go into a CSV file as a partner would have it (`<` and `>` for bounds); ingest, split,
+training, comparison and choice are the peers' own. The charter's fold key is the benchmark's, so the folds are equal.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
+
+from kmel_p2p.chem.features import reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.core.charter import AveragingRule, ModelRule, PaceRule, SplitRule, TrainingRule
+from kmel_p2p.learn.architecture import Architecture
+from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.predict import Model, load_model
+from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.sim.launcher_config import CharterRules, DataSource, SimulatedEndpoint, Simulation, SitesSection
+from kmel_p2p.sim.launcher_follow import collect, follow
+from kmel_p2p.sim.launcher_sites import found
+from kmel_p2p.sim.launcher_view import View
+
+DEADLINE_S = 3600.0
+
+
+def federate_peers(
+    shape: Architecture, data: Sequence[Dataset], settings: TrainingSettings, seed: int, out: Path
+) -> tuple[list[Model], int]:
+    """Run the federation below `out`, which is replaced.
+
+    Returns:
+        the model directory of each silo, loaded, and the optimiser steps of every model compared.
+
+    Raises:
+        SiteFailedError: a peer ended early.
+    """
+    folder = out / f"seed-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    parts = [_write(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
+    simulation = _simulation(shape, settings, seed, parts[0])
+    with found(simulation, folder, parts, None, reference_hash(FeaturePolicy())) as federation:
+        federation.start()
+        follow(federation, View(Console(file=sys.stderr)), DEADLINE_S)
+        finals = collect(federation)
+        models = [load_model(federation[silo].state_dir / "model") for silo in SILOS]
+    budget = max(final.result["steps"] + final.result["tuning_steps"] for final in finals.values())
+    return models, budget
+
+
+def _simulation(shape: Architecture, settings: TrainingSettings, seed: int, data: Path) -> Simulation:
+    endpoints = tuple(
+        SimulatedEndpoint(name=e.name, column=e.name, center=e.center, scale=e.scale, head=e.head)
+        for e in shape.endpoints
+    )
+    return Simulation(
+        task="real silos",
+        seed=seed,
+        data=DataSource(kind="csv", train=data, test=data),
+        sites=SitesSection(names=SILOS, deadline_s=DEADLINE_S),
+        charter=CharterRules(
+            federation="silos",
+            model=ModelRule(hidden=shape.hidden, dropout=shape.dropout, calibrate=shape.calibrate),
+            assay_endpoints=endpoints,
+            training=TrainingRule(
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+            ),
+            averaging=AveragingRule(steps_per_entry=settings.steps_per_entry, entry_limit=settings.entry_limit),
+            pace=PaceRule(start_sites=len(SILOS)),
+            split=SplitRule(fold_key=fold_key(seed), valid_fraction=VALID_FRACTION, test_fraction=TEST_FRACTION),
+        ),
+    )
+
+
+def _write(path: Path, data: Dataset) -> Path:
+    """A wide CSV file with one column per assay endpoint."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["smiles", *(endpoint.name for endpoint in data.endpoints)])
+        for smiles, labels, relations in zip(data.smiles, data.labels, data.relations, strict=True):
+            cells = []
+            for endpoint, label, relation in zip(data.endpoints, labels, relations, strict=True):
+                value = float(label) * endpoint.scale + endpoint.center
+                cells.append("" if np.isnan(label) else f"{('', '>', '<')[relation]}{value:.7g}")
+            writer.writerow([smiles, *cells])
+    return path
