@@ -43,8 +43,9 @@ from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
-from kmel_p2p.site.compose import Site, fresh_ledger, load_site, make_peer
+from kmel_p2p.site.compose import Site, fresh_ledger, load_site
 from kmel_p2p.site.config import load_config
+from kmel_p2p.site.protocol import make_peer
 
 SAMPLE_S = 2.0
 TEAR_EVERY_S = 5.0
@@ -102,7 +103,7 @@ class Puppet:
         self.peer = make_peer(self.site, fresh_ledger(self.site), 1, self.site.rule.addresses, rng, _now())
         self.driver = Driver(
             self.peer,
-            make_wire(self.site.charter.id),
+            make_wire(self.site.charter.id, self.site.mode),
             commands=Commands(
                 link_up=commands.LinkUp,
                 link_down=commands.LinkDown,

@@ -115,12 +115,18 @@ def _read(path: Path) -> AmendmentDocument:
 
 def _standing(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
     """The constitution in force at this site, the newest entry kept of each site, and the site's identity."""
+    from kmel_p2p.core.errors import LocalError
     from kmel_p2p.site.compose import load_site, stored_constitution
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.store import STORE_NAME, Store
 
     config = load_config(config_path)
     site = load_site(config)
+    if site.mode != "ledger":
+        raise LocalError(
+            f"this federation averages in mode {site.mode}, in which a charter is not amended: draft a new one with "
+            "the sites of the next run and have it signed"
+        )
     path = config.site.state_dir / STORE_NAME
     if not path.exists():
         return site.constitution, {}, site.identity

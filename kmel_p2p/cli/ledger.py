@@ -229,11 +229,18 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
 
 def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
     from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.core.errors import LocalError
     from kmel_p2p.site.config import load_config
 
     config = load_config(config_path)
-    sites = load_charter(config.site.charter).charter.sites
-    return config, {site.site_key: site.name for site in sites}
+    charter = load_charter(config.site.charter).charter
+    if charter.averaging.mode != "ledger":
+        raise LocalError(
+            f"{config.site.charter}: this federation averages in mode {charter.averaging.mode}: sites exchange shares "
+            "of their trunks and keep no ledger. `kmel-peer status` shows where this site stands, `kmel-peer egress` "
+            "what left it"
+        )
+    return config, {site.site_key: site.name for site in charter.sites}
 
 
 def _store(config: SiteConfig) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -63,14 +63,10 @@ def _facts(document: Mapping[str, Any]) -> Table:
     table.add_column()
     phase = document["phase"]
     table.add_row("phase", Text.assemble((phase, PHASE_STYLE.get(phase, "")), f"  {document['reason']}"))
-    ledger, ages = document["ledger"], document["ages"]
-    limit = f" of {ledger['entry_limit']}" if ledger["entry_limit"] else ""
-    held = f", {ledger['held']} held for approval" if ledger["held"] else ""
-    table.add_row("published", f"{ledger['published']}{limit}{held}  ({age_text(ages['published_s'])})")
-    table.add_row("applied", f"{ledger['applied']} of others  ({age_text(ages['applied_s'])})")
-    table.add_row("digest", (ledger["digest"][:16] or "being computed") + "  at " + _vector(ledger["vector"]))
+    for name, text in _averaging(document):
+        table.add_row(name, text)
     loss = "-" if document["loss"] is None else f"{document['loss']:.4f}"
-    table.add_row("loss", f"{loss}  (trained {age_text(ages['trained_s'])})")
+    table.add_row("loss", f"{loss}  (trained {age_text(document['ages']['trained_s'])})")
     for endpoint, scores in document["scores"].items():
         table.add_row(endpoint, "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     table.add_row("trainer", _trainer(document["trainer"]))
@@ -85,6 +81,36 @@ def _facts(document: Mapping[str, Any]) -> Table:
     if document["last_error"]:
         table.add_row("last error", Text(document["last_error"], "red"))
     return table
+
+
+def _averaging(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the site's averaging mode has to show."""
+    from kmel_p2p.site.status import averaging_of
+
+    mode, ages, section = document.get("mode", "ledger"), document["ages"], averaging_of(document)
+    yield "mode", mode
+    limit = f" of {section['entry_limit']}" if section["entry_limit"] else ""
+    held = f", {section['held']} held for approval" if section["held"] else ""
+    digest = section["digest"][:16] or "being computed"
+    if mode == "ledger":
+        yield "published", f"{section['published']}{limit}{held}  ({age_text(ages['published_s'])})"
+        yield "applied", f"{section['applied']} of others  ({age_text(ages['applied_s'])})"
+        yield "digest", f"{digest}  at {_vector(section['vector'])}"
+        return
+    yield "trained", f"{section['published']}{limit} rounds{held}  ({age_text(ages['published_s'])})"
+    yield (
+        "shares",
+        f"{section['shares_sent']} sent, {section['applied']} received  (the last {age_text(ages['applied_s'])})",
+    )
+    weight = section["weight"]
+    yield "mass", f"{section['mass'] / weight:.2f} of its weight" if weight else "none yet"
+    waiting = " ".join(section["outstanding"])
+    yield "without receipt", f"shares for {waiting}" if waiting else "none"
+    yield "trunk", f"mixed up to round {section['age']}; the federation is at {section['reached']}"
+    if section["neighbours"]:
+        yield "neighbours", " ".join(section["neighbours"])
+    yield "digest", f"{digest}  of this site's own state"
+    yield "rounds", _vector(section["vector"])
 
 
 def _vector(vector: Mapping[str, int]) -> str:

@@ -14,7 +14,8 @@ import msgpack
 import pydantic
 import tomli_w
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.averaging_rule import AveragingRule, LedgerRule, PushSumRule
+from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.core.identity import Identity, curve_public, digest, verify
 from kmel_p2p.core.strict import StrictModel, parse_toml
 from kmel_p2p.core.types import KEY_BYTES, SIGNATURE_BYTES, SiteKey
@@ -103,27 +104,6 @@ class TrainingRule(StrictModel):
     weight_decay: Annotated[float, pydantic.Field(ge=0.0, le=10.0)] = 0.01
 
 
-class AveragingRule(StrictModel):
-    """How deltas are made and weighed."""
-
-    mode: Literal["ledger"] = "ledger"
-    chunk: Annotated[int, pydantic.Field(ge=16, le=65536)] = 4096
-    kept: Annotated[int, pydantic.Field(ge=1)] = 64
-    bits: Literal[1, 2, 4] = 2
-    steps_per_entry: Annotated[int, pydantic.Field(ge=1)] = 20
-    entry_limit: Annotated[int, pydantic.Field(ge=1, le=2**32)] = 200
-    weight_cap: Annotated[float, pydantic.Field(ge=1.0)] = 2.0
-    norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 4.0
-    retain_entries: Annotated[int, pydantic.Field(ge=8, le=1024)] = 64
-    """Newest entries of each site that are kept beyond what everybody has; older ones fold into the snapshot."""
-
-    @pydantic.model_validator(mode="after")
-    def _kept_fits_chunk(self) -> AveragingRule:
-        if self.kept > self.chunk:
-            raise ValueError(f"kept ({self.kept}) is larger than chunk ({self.chunk})")
-        return self
-
-
 class PaceRule(StrictModel):
     """When rounds may start, and how far a site may run ahead of the slowest one that membership calls alive."""
 
@@ -158,7 +138,7 @@ class Charter(StrictModel):
     features: FeatureRule = FeatureRule()
     assay_endpoints: Annotated[tuple[AssayEndpointRule, ...], pydantic.Field(min_length=1, max_length=1024)]
     training: TrainingRule = TrainingRule()
-    averaging: AveragingRule = AveragingRule()
+    averaging: AveragingRule = LedgerRule()
     pace: PaceRule = PaceRule()
     split: SplitRule = SplitRule()
     amendments: AmendmentsRule = AmendmentsRule()
@@ -176,6 +156,27 @@ class Charter(StrictModel):
         if self.pace.start_sites > len(self.sites):
             raise ValueError(f"pace.start_sites is {self.pace.start_sites}, but {len(self.sites)} sites are listed")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _nobody_in_step_is_old(self) -> Charter:
+        rule = self.averaging
+        if isinstance(rule, PushSumRule) and rule.age_limit <= self.pace.max_lead:
+            raise ValueError(
+                f"averaging.age_limit is {rule.age_limit}; it must exceed pace.max_lead ({self.pace.max_lead}), or "
+                "sites in step with the others would be held for old"
+            )
+        return self
+
+    @property
+    def ledger(self) -> LedgerRule:
+        """The settings of mode `ledger`.
+
+        Raises:
+            Bug: the charter chose another mode.
+        """
+        if not isinstance(self.averaging, LedgerRule):
+            raise Bug("the charter's averaging mode is not ledger")
+        return self.averaging
 
     @property
     def id(self) -> bytes:

@@ -6,19 +6,22 @@ from collections import deque
 from typing import Any
 
 from kmel_p2p.core.amendment import Constitution
+from kmel_p2p.core.averaging_rule import Mode
 from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.ledger.events import CharterAmended
 from kmel_p2p.core.ledger.messages import SCHEMAS as LEDGER_SCHEMAS
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
+from kmel_p2p.core.pushsum.messages import SCHEMAS as PUSHSUM_SCHEMAS
 from kmel_p2p.core.rounds import COMMANDS, Averaging
 from kmel_p2p.core.types import Micros, SiteKey
-from kmel_p2p.core.wire import Wire
+from kmel_p2p.core.wire import Schema, Wire
 
 
-def make_wire(charter_id: bytes) -> Wire:
-    """The message table of this protocol version."""
-    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *LEDGER_SCHEMAS))
+def make_wire(charter_id: bytes, mode: Mode) -> Wire:
+    """The message table of this protocol version under a charter: what belongs to the other mode does not decode."""
+    schemas: dict[Mode, tuple[Schema, ...]] = {"ledger": LEDGER_SCHEMAS, "pushsum": PUSHSUM_SCHEMAS}
+    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *schemas[mode]))
 
 
 class Peer:

@@ -7,7 +7,7 @@ first stored (`effects.Store` with a ticket, answered by `Persisted`), then sent
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -174,6 +174,20 @@ class RunComplete(Event):
     sites: int
 
 
+class Sized(Protocol):
+    """The part of a membership descriptor that weighs a site."""
+
+    @property
+    def size_class(self) -> int: ...
+
+
+class Members(Protocol):
+    """What averaging asks of membership."""
+
+    def alive(self) -> tuple[SiteKey, ...]: ...
+    def descriptor(self, key: SiteKey) -> Sized | None: ...
+
+
 class Averaging(Protocol):
     """One averaging mode, as `peer.Peer` drives it. Otherwise the contract of `effects.Machine`."""
 
@@ -187,6 +201,12 @@ class Averaging(Protocol):
     def complete(self) -> bool: ...
     @property
     def vector(self) -> Mapping[SiteKey, int]: ...
+    @property
+    def revision(self) -> object:
+        """Names the present trunk: as long as it is equal to what it was, the trunk is the same."""
+
+    def digest_work(self) -> Callable[[], bytes] | None:
+        """Work for another thread: BLAKE2b-256 of the state that the present trunk comes from. None: not now."""
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]: ...
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None: ...

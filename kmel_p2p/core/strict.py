@@ -60,10 +60,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
-    path = problem["loc"]
+    path = _without_tags(model, problem["loc"])
     where = ".".join(str(part) for part in path) or "document"
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(model, path[:-1])
+        known = _known_keys(model, problem["loc"][:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(sorted(known))}"
         return f"unknown key {where!r}; {hint}"
@@ -73,17 +73,46 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
     return f"key {where!r} is {found!r:.80}: {problem['msg']}"
 
 
+def _without_tags(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The path as the document has it: pydantic also names which member of a tagged union it took."""
+    current: Any = model
+    kept: list[int | str] = []
+    for part in path:
+        tagged = _tagged(current)
+        if part in tagged:
+            current = tagged[part]
+            continue
+        kept.append(part)
+        field = _fields(current).get(str(part))
+        current = field.annotation if field is not None else current
+    return tuple(kept)
+
+
 def _known_keys(model: type[pydantic.BaseModel], path: Iterable[Any]) -> list[str]:
     current: Any = model
     for part in path:
         if isinstance(part, int) or get_origin(current) in (dict, Mapping):
             # An index, or a key that the document chose: the values below share one model.
             continue
+        tagged = _tagged(current)
+        if part in tagged:
+            current = tagged[part]
+            continue
         field = _fields(current).get(part)
         if field is None:
             return []
         current = field.annotation
     return list(_fields(current))
+
+
+def _tagged(annotation: Any) -> dict[Any, Any]:
+    """Members of a tagged union, by tag."""
+    members = {}
+    for candidate in get_args(annotation):
+        for extra in get_args(candidate)[1:]:
+            if isinstance(extra, pydantic.Tag):
+                members[extra.tag] = get_args(candidate)[0]
+    return members
 
 
 def _fields(annotation: Any) -> dict[str, Any]:

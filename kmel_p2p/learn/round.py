@@ -1,5 +1,7 @@
 """One publish round at a time: train from the trunk, add the drift to the residual, encode what is most worth sending.
 
+In averaging mode `pushsum` there is no codec: the whole drift is handed to the daemon, which sends shares of its sum.
+
 With trunk φ, trained parameters θ and residual e (DESIGN section 5): e <- e + (θ - φ); payload = encode(e), which takes
 decode(payload) off e. Error feedback after Seide et al. 2014 and Karimireddy et al. 2019 (arXiv 1901.09847). So at any
 time the sum of all that was published plus e equals the sum of all drifts. Training always starts from φ alone:
@@ -69,16 +71,18 @@ class Rounds:
         network: Network,
         dataset: Dataset,
         layout: Layout,
-        codec: DeltaCodec,
+        codec: DeltaCodec | None,
         settings: TrainingSettings,
         folder: Path,
     ) -> None:
         self.committed: int | None = None
         self.history: list[tuple[int, FoldScores]] = []
         self._network, self._dataset, self._codec = network, dataset, codec
+        self._size = layout.size
         self._settings, self._folder = settings, folder
         self._optimiser = LocalOptimiser(network, dataset, settings)
-        self._residual = np.zeros(layout.size, np.float32)
+        # Without a codec nothing is cut off, and there is nothing to keep.
+        self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
         self._drift: Sums = np.zeros(BINS)
         self._first: int | None = None
         self._before: _Before | None = None
@@ -88,7 +92,7 @@ class Rounds:
 
     @property
     def residual(self) -> NDArray[np.float32]:
-        """What is not published yet, float32[d]. Not to be written to."""
+        """What is not published yet, float32[d]; float32[0] without a codec. Not to be written to."""
         return self._residual
 
     @property
@@ -188,15 +192,21 @@ class Rounds:
                 "training diverged: parameters are no longer finite. The charter's training.learning_rate "
                 f"({self._settings.learning_rate:g}) is too high for this site's data"
             )
-        self._residual += drift
         self._drift += sums(drift)
         if self._first is None:
             self._first = number
-        payload = self._codec.encode(self._residual, norm_bound)
-        norm = self._codec.decode(payload).norm
+        payload, norm = self._encode(drift, norm_bound)
         name = self._name(number)
         write_state(self._folder / name, self._tensors(), self._facts(number))
         return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores)
+
+    def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
+        """What this round hands over, and its L2 norm."""
+        if self._codec is None:
+            return drift.astype("<f4", copy=False).tobytes(), float(np.linalg.norm(drift))
+        self._residual += drift
+        payload = self._codec.encode(self._residual, norm_bound)
+        return payload, self._codec.decode(payload).norm
 
     @staticmethod
     def _name(number: int) -> str:
@@ -223,11 +233,16 @@ class Rounds:
         }
 
     def _load(self, path: Path) -> None:
-        exchanged, private = len(self._residual), self._network.private.numel()
-        moments = (exchanged + private,)
+        private = self._network.private.numel()
+        moments = (self._size + private,)
         tensors, facts = read_state(
             path,
-            {"residual": (exchanged,), "private": (private,), "first_moment": moments, "second_moment": moments},
+            {
+                "residual": (len(self._residual),),
+                "private": (private,),
+                "first_moment": moments,
+                "second_moment": moments,
+            },
         )
         try:
             self.committed = int(facts["round"])

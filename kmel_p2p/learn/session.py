@@ -55,6 +55,7 @@ class TrainerPlan:
         model_seed: charter seed of the initial trunk.
         source: measurements to train on.
         test_source: further file used for scoring only, or None.
+        codec: how a round's delta is compressed; None: it is handed over as it is, without a residual.
         layout_hash: what `exchanged_layout(architecture).hash` must be.
         reference_hash: the charter's hash of the reference molecules' features; empty if it names none.
         trunk_memory: name of the shared memory block that holds the trunk, float32[layout.size].
@@ -74,7 +75,7 @@ class TrainerPlan:
     test_source: Source | None
     split: SplitPolicy
     training: TrainingSettings
-    codec: CodecParameters
+    codec: CodecParameters | None
     layout_hash: bytes
     reference_hash: str
     trunk_memory: str
@@ -141,10 +142,12 @@ class Finish:
     Attributes:
         total_steps: steps this site took over all its entries; the budget of every model compared.
         entries: entries this site published.
+        labels: facts for the model's card about the trunk, beside those of the plan.
     """
 
     total_steps: int
     entries: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,7 @@ class Trained:
     """A round's delta is encoded and its state is on disk.
 
     Attributes:
-        payload: the encoded delta.
+        payload: the encoded delta; without a codec, the drift as little-endian float32[d].
         norm: L2 norm of what it decodes to.
         steps: optimiser steps taken.
         state_file: name (in `trainer/`) of the round file to store together with the entry.

@@ -101,7 +101,7 @@ class Trainer:
                 self._network,
                 dataset,
                 self._layout,
-                DeltaCodec(self._layout, plan.codec),
+                None if plan.codec is None else DeltaCodec(self._layout, plan.codec),
                 plan.training,
                 plan.state_dir / "trainer",
             )
@@ -159,7 +159,7 @@ class Trainer:
                 features=plan.features,
                 reference_hash=self._prepared.features_hash,
                 chosen=chosen,
-                labels=dict(plan.labels),
+                labels={**plan.labels, **command.labels},
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
             ),

@@ -28,6 +28,7 @@ from kmel_p2p.sim.launcher_sites import found
 from kmel_p2p.sim.launcher_view import View
 from kmel_p2p.sim.report import Outcome, build_details, build_report, require_agreement, summary, write_report
 from kmel_p2p.sim.report_pooled import pooled_model
+from kmel_p2p.sim.report_spread import final_trunks, spread
 from kmel_p2p.site.lockfile import holder
 
 MARKER = ".kmel-simulation"
@@ -65,6 +66,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
         federation.start()
         course = follow(federation, View(console), simulation.sites.deadline_s)
         finals = collect(federation)
+        state_dirs = {site.name: site.state_dir for site in federation}
     run_s = time.monotonic() - began
     charter = federation.document.charter
     console.print("all sites are complete; training one model on all data for comparison")
@@ -72,7 +74,9 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
         pooled = pooled_model(
             simulation, charter, divided, finals, out, lambda done, total: shown.update(f"pooled model: {done}/{total}")
         )
-    outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, time.monotonic() - began, out)
+    apart = spread(final_trunks(state_dirs), charter) if charter.averaging.mode == "pushsum" else None
+    wall_s = time.monotonic() - began
+    outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, wall_s, out, apart)
     report = build_report(outcome)
     write_report(out, report, build_details(outcome))
     console.print(summary(report))

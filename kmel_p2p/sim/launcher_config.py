@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from kmel_p2p.core.averaging_rule import AveragingRule, LedgerRule
 from kmel_p2p.core.charter import (
     AssayEndpointRule,
-    AveragingRule,
     Charter,
     FeatureRule,
     ModelRule,
@@ -65,7 +65,7 @@ class CharterRules(StrictModel):
     features: FeatureRule = FeatureRule()
     assay_endpoints: Annotated[tuple[SimulatedEndpoint, ...], pydantic.Field(min_length=1, max_length=1024)]
     training: TrainingRule = TrainingRule()
-    averaging: AveragingRule = AveragingRule()
+    averaging: AveragingRule = LedgerRule()
     pace: PaceRule = PaceRule()
     split: SplitRule = SplitRule()
 

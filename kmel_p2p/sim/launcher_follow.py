@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Protocol
 
 from kmel_p2p.core.errors import LocalError
@@ -13,8 +14,11 @@ from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
 from kmel_p2p.site.egress import EGRESS_NAME, verify
+from kmel_p2p.site.status import averaging_of
 from kmel_p2p.site.store import STORE_NAME, Store
 
+SHARE = "Transfer"
+"""Kind of message, in the egress log, that carries a share in mode pushsum."""
 POLL_S = 0.5
 RESULT_TIMEOUT_S = 10.0
 SILENCE_S = 60.0
@@ -57,7 +61,7 @@ class Course:
         sample = Sample(
             at_s=at_s,
             phase=document["phase"],
-            vector=dict(document["ledger"]["vector"]),
+            vector=dict(averaging_of(document)["vector"]),
             loss=document["loss"],
             bytes_out=document["egress"]["bytes_out"],
             bytes_in=document["egress"]["bytes_in"],
@@ -75,7 +79,9 @@ class Final:
     Attributes:
         status: its last status document.
         result: its comparison of models (see `learn.comparison`).
-        entry_bytes: size of each own entry, whole: header, vector, signature and payload.
+        entries: own entries, or rounds in mode pushsum.
+        entry_bytes: size of each own entry kept, whole: header, vector, signature and payload; empty in mode pushsum.
+        entry_bytes_mean: of own entries, or of the shares sent.
         steps: optimiser steps over all own entries.
         egress: (messages, bytes) that left, by kind.
         egress_problem: what is wrong with the egress log; empty when it stands.
@@ -83,7 +89,9 @@ class Final:
 
     status: dict[str, Any]
     result: dict[str, Any]
+    entries: int
     entry_bytes: list[int]
+    entry_bytes_mean: float
     steps: int
     egress: dict[str, tuple[int, int]]
     egress_problem: str
@@ -168,6 +176,7 @@ def _final(site: SiteProcess, status: dict[str, Any], result: dict[str, Any]) ->
     store = Store(site.state_dir / STORE_NAME, read_only=True)
     try:
         own = [entry for entry in store.load_entries() if entry.author.hex() == status["key"]]
+        rounds = store.history("round")
     finally:
         store.close()
     verdict = verify(site.state_dir / EGRESS_NAME)
@@ -175,11 +184,23 @@ def _final(site: SiteProcess, status: dict[str, Any], result: dict[str, Any]) ->
     for (_, kind), total in verdict.totals.items():
         messages, size = egress.get(kind, (0, 0))
         egress[kind] = (messages + total.messages, size + total.bytes)
+    if status["mode"] == "ledger":
+        sizes = [len(entry.encoded) for entry in own]
+        entries, steps = len(own), sum(decode(entry.encoded).steps for entry in own)
+        mean = fmean(sizes) if sizes else 0.0
+    else:
+        # A round that a crash took back was trained again under its number.
+        taken = {row["seq"]: row["steps"] for row in rounds}
+        shares, size = egress.get(SHARE, (0, 0))
+        sizes, mean = [], size / shares if shares else 0.0
+        entries, steps = averaging_of(status)["published"], sum(taken.values())
     return Final(
         status=status,
         result=result,
-        entry_bytes=[len(entry.encoded) for entry in own],
-        steps=sum(decode(entry.encoded).steps for entry in own),
+        entries=entries,
+        entry_bytes=sizes,
+        entry_bytes_mean=mean,
+        steps=steps,
         egress=egress,
         egress_problem=verdict.problem,
     )

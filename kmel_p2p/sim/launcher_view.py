@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kmel_p2p.site.status import averaging_of
+
 LINE_EVERY_S = 5.0
 
 PHASE_STYLE = {
@@ -59,7 +61,7 @@ def _table(documents: Mapping[str, dict[str, Any] | None], elapsed_s: float) -> 
         if document is None:
             table.add_row(name, Text("no answer yet", "dim"), *[""] * 8)
             continue
-        ledger, egress, members = document["ledger"], document["egress"], document["members"]
+        ledger, egress, members = averaging_of(document), document["egress"], document["members"]
         alive = sum(1 for member in members if member["state"] in ("alive", "suspect"))
         table.add_row(
             name,
@@ -87,7 +89,7 @@ def _phase(document: Mapping[str, Any]) -> Text:
 def _brief(document: Mapping[str, Any] | None) -> str:
     if document is None:
         return "no answer yet"
-    ledger = document["ledger"]
+    ledger = averaging_of(document)
     return f"{document['phase']} {ledger['published']}/{ledger['entry_limit']}+{ledger['applied']}"
 
 

@@ -13,7 +13,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.charter import AssayEndpointRule, AveragingRule, Charter, PaceRule, SiteRule
+from kmel_p2p.core.averaging_rule import LedgerRule
+from kmel_p2p.core.charter import AssayEndpointRule, Charter, PaceRule, SiteRule
 from kmel_p2p.core.errors import KmelError, WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.delta.sparse import SparseDelta
@@ -92,7 +93,7 @@ def toy_charter(
         federation="toy",
         sites=sites,
         assay_endpoints=(AssayEndpointRule(name="toy"),),
-        averaging=AveragingRule(**{"steps_per_entry": 10, "entry_limit": 6, **(averaging or {})}),
+        averaging=LedgerRule(**{"steps_per_entry": 10, "entry_limit": 6, **(averaging or {})}),
         pace=PaceRule(**(pace or {})),
     )
 

@@ -27,6 +27,7 @@ from kmel_p2p.sim.launcher_data import DividedData
 from kmel_p2p.sim.launcher_follow import Course, Final, sample_rows
 from kmel_p2p.site.compose import architecture_of
 from kmel_p2p.site.files import write_whole
+from kmel_p2p.site.status import averaging_of
 
 MODELS = ("local", "federated", "personalised", "hybrid")
 
@@ -46,6 +47,8 @@ class Outcome:
     wall_s: float
     """With the pooled model."""
     out: Path
+    spread: float | None = None
+    """Mode pushsum: how far apart the sites' trunks are (`report_spread.spread`)."""
 
 
 def build_report(outcome: Outcome) -> dict[str, Any]:
@@ -65,21 +68,22 @@ def build_report(outcome: Outcome) -> dict[str, Any]:
         "baseline_median": fmean(outcome.pooled.baseline_median[e.name]["test"] for e in endpoints),
         "fp32_bytes_per_exchange": 4 * params,
         "sites": [_site(name, final) for name, final in outcome.finals.items()],
+        **({} if outcome.spread is None else {"mode": "pushsum", "spread": outcome.spread}),
     }
 
 
 def _site(name: str, final: Final) -> dict[str, Any]:
     endpoints = final.result["endpoints"]
-    ledger = final.status["ledger"]
+    averaging = averaging_of(final.status)
     return {
         "site": name,
         "train_rows": final.status["data"]["train_rows"],
         **{model: fmean(endpoint["models"][model]["test"] for endpoint in endpoints) for model in MODELS},
-        "entries": len(final.entry_bytes),
-        "payload_bytes_mean": fmean(final.entry_bytes) if final.entry_bytes else 0.0,
+        "entries": final.entries,
+        "payload_bytes_mean": final.entry_bytes_mean,
         "bytes_sent": sum(size for _, size in final.egress.values()),
-        "digest": ledger["digest"],
-        "vector": dict(ledger["vector"]),
+        "digest": averaging["digest"],
+        "vector": dict(averaging["vector"]),
     }
 
 
@@ -128,11 +132,13 @@ def write_report(out: Path, report: Mapping[str, Any], details: Mapping[str, Any
 
 
 def require_agreement(report: Mapping[str, Any]) -> None:
-    """All sites hold the same entries and the same trunk.
+    """In mode ledger, all sites hold the same entries and the same trunk. In mode pushsum they never do.
 
     Raises:
         SiteFailedError: they do not; shows vectors and digests.
     """
+    if "spread" in report:
+        return
     if len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) > 1:
         lines = [f"{site['site']}: {site['digest'][:16]} at {site['vector']}" for site in report["sites"]]
         raise SiteFailedError("the sites ended with different models:\n" + "\n".join(lines))
@@ -144,7 +150,8 @@ def summary(report: Mapping[str, Any]) -> Group:
         title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left", box=SIMPLE_HEAD
     )
     table.add_column("site", style="bold", no_wrap=True)
-    for column in ("rows", *MODELS, "entries", "B/entry", "sent"):
+    units = ("rounds", "B/share") if "spread" in report else ("entries", "B/entry")
+    for column in ("rows", *MODELS, *units, "sent"):
         table.add_column(column, justify="right", no_wrap=True)
     for site in report["sites"]:
         table.add_row(
@@ -157,10 +164,14 @@ def summary(report: Mapping[str, Any]) -> Group:
         )
     sizes = [site["payload_bytes_mean"] for site in report["sites"] if site["entries"]]
     smaller = report["fp32_bytes_per_exchange"] / fmean(sizes) if sizes else 0.0
+    what = "a share" if "spread" in report else "an entry"
     line = (
-        f"pooled {report['pooled']:.3f}, median {report['baseline_median']:.3f}; an entry is {smaller:.0f} times "
+        f"pooled {report['pooled']:.3f}, median {report['baseline_median']:.3f}; {what} is {smaller:.0f} times "
         f"smaller than the trunk in float32 ({report['params']:,} values); {report['wall_s']:.0f} s"
     )
+    if "spread" in report:
+        apart = f"the sites' trunks lie within {100 * report['spread']:.2g} % of the way that training moved them"
+        return Group(table, Text(line), Text(apart))
     digests = sorted({site["digest"][:16] for site in report["sites"]})
     same = "all sites hold the same trunk: digest" if len(digests) == 1 else "the sites hold different trunks: digests"
     return Group(table, Text(line), Text(f"{same} {' '.join(digests)}"))

@@ -137,7 +137,7 @@ def vectors_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> 
                     label=author if author == holder else None,
                 )
         axes.set_xlabel("seconds since the start")
-        axes.set_ylabel("newest entry in the ledger")
+        axes.set_ylabel("rounds trained" if "spread" in report else "newest entry in the ledger")
         axes.legend(title="author (thick: at its own site)", loc="upper left")
 
     return _svg(draw, 4.7, 3.4)

@@ -27,7 +27,10 @@ class Activity:
     """Own entries made durable in this run."""
     refused: int = 0
     entry_bytes: int = 0
-    """Bytes of own entries in this run."""
+    """Bytes of own entries, or of the shares sent, in this run."""
+    shares_sent: int = 0
+    """Mode pushsum: shares handed to the transport for the first time."""
+    shares_received: int = 0
     steps: int = 0
     loss: float | None = None
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -5,31 +5,31 @@ Everything that can be wrong with the local files is found here, before a socket
 
 from __future__ import annotations
 
-import random
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmel_p2p import __version__
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.source import Column, EmbargoSource, LongSource, SdfSource, Source, TunerSource, WideSource
 from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.core.amendment import AmendmentDocument, Constitution
+from kmel_p2p.core.averaging_rule import Mode, PushSumRule
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
 from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.entry import Entry, decode
 from kmel_p2p.core.ledger.ledger import Ledger, Verdict
 from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.ledger.validity import Rules
-from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
-from kmel_p2p.core.peer import Peer
-from kmel_p2p.core.types import Micros, SiteKey, short
+from kmel_p2p.core.pushsum.messages import MAX_PAYLOAD_BYTES as MAX_SHARE_BYTES
+from kmel_p2p.core.pushsum.rules import PushSumRules
+from kmel_p2p.core.pushsum.share import payload_bytes as share_bytes
+from kmel_p2p.core.types import SiteKey, short
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
@@ -43,7 +43,7 @@ REPLACE_STORE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Site:
     """What a site is by its files, checked."""
 
@@ -55,7 +55,16 @@ class Site:
     rule: SiteRule
     architecture: Architecture
     layout: Layout
-    codec: DeltaCodec
+
+    @functools.cached_property
+    def codec(self) -> DeltaCodec:
+        """How deltas are compressed in mode ledger."""
+        return DeltaCodec(self.layout, codec_of(self.charter))
+
+    @property
+    def mode(self) -> Mode:
+        """The charter's averaging mode."""
+        return self.charter.averaging.mode
 
     @property
     def names(self) -> dict[SiteKey, str]:
@@ -65,6 +74,9 @@ class Site:
     @property
     def max_payload_bytes(self) -> int:
         """No valid payload is larger."""
+        rules = self.charter.averaging
+        if isinstance(rules, PushSumRule):
+            return share_bytes(self.layout.size, PushSumRules.of(self.charter).last_bits)
         return self.codec.max_payload_bytes
 
 
@@ -89,10 +101,32 @@ def load_site(config: SiteConfig) -> Site:
         raise ConfigError(f"site.name is {config.site.name!r}, but the charter calls this key {rule.name!r}")
     _check_columns(config, charter)
     architecture = architecture_of(charter)
-    layout = exchanged_layout(architecture)
-    return Site(
-        config, identity, charter, constitution, rule, architecture, layout, DeltaCodec(layout, codec_of(charter))
-    )
+    site = Site(config, identity, charter, constitution, rule, architecture, exchanged_layout(architecture))
+    _check_mode(site)
+    return site
+
+
+def _check_mode(site: Site) -> None:
+    config, charter = site.config, site.charter
+    if site.mode == "ledger":
+        if config.network.neighbours:
+            raise ConfigError(
+                "network.neighbours belongs to averaging mode pushsum; this charter's mode is ledger, in which entries "
+                "reach every site, also through others: remove it"
+            )
+        return
+    if config.site.amendments:
+        raise ConfigError(
+            "site.amendments names files, but in averaging mode pushsum a charter is not amended: remove them"
+        )
+    for name in config.network.neighbours:
+        if charter.site_named(name).site_key == site.identity.key:
+            raise ConfigError(f"network.neighbours names {name!r}, which is this site itself: remove it")
+    if site.max_payload_bytes > MAX_SHARE_BYTES:
+        raise ConfigError(
+            f"the charter's trunk has {site.layout.size:,} values, too many for averaging mode pushsum, where a share "
+            f"has at most {MAX_SHARE_BYTES:,} bytes: choose a smaller trunk or mode ledger"
+        )
 
 
 def _amended(charter: Charter, files: Iterable[Path]) -> Constitution:
@@ -126,7 +160,7 @@ def features_of(charter: Charter) -> FeaturePolicy:
 
 def codec_of(charter: Charter) -> CodecParameters:
     """How deltas are compressed under a charter."""
-    rule = charter.averaging
+    rule = charter.ledger
     return CodecParameters(chunk=rule.chunk, kept=rule.kept, bits=rule.bits)
 
 
@@ -149,7 +183,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
             entry_limit=charter.averaging.entry_limit,
             steps_per_entry=charter.averaging.steps_per_entry,
         ),
-        codec=codec_of(charter),
+        codec=codec_of(charter) if site.mode == "ledger" else None,
         layout_hash=site.layout.hash,
         reference_hash=charter.features.reference_hash,
         trunk_memory="",
@@ -162,6 +196,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
             "federation": charter.federation,
             "charter_id": charter.id.hex(),
             "site": site.rule.name,
+            "averaging": site.mode,
         },
     )
 
@@ -240,41 +275,6 @@ def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
             raise ConfigError(f"{source}: stored {entry} does not stand: {reason}; {REPLACE_STORE}")
         count += len(outcome.applied)
     return count
-
-
-def make_peer(
-    site: Site,
-    ledger: Ledger,
-    generation: int,
-    addresses: tuple[str, ...],
-    rng: random.Random,
-    now: Micros,
-) -> Peer:
-    """The protocol machine of this site."""
-    config = site.config
-    sites = {**site.constitution.roster, site.identity.key: site.rule}
-    if ledger.constitution is not None:
-        sites = {**ledger.constitution.roster, site.identity.key: site.rule}
-    roster = {key: RosterSite(key, rule.name, rule.addresses) for key, rule in sorted(sites.items())}
-    own = OwnDescription(
-        generation=generation,
-        addresses=addresses,
-        outbound_only=config.network.outbound_only,
-        software=f"kmel-p2p {__version__}",
-    )
-    settings = preset(config.network.preset)
-    membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)
-    averaging = LedgerAveraging(
-        site.identity,
-        site.charter,
-        ledger,
-        membership,
-        rng,
-        LedgerSettings(hold=config.ledger.hold),
-        site.max_payload_bytes,
-        now,
-    )
-    return Peer(site.identity.key, membership, averaging)
 
 
 def _endpoint(rule: AssayEndpointRule) -> AssayEndpoint:

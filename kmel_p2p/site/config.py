@@ -13,6 +13,7 @@ import tomli_w
 from kmel_p2p.core.charter import Name
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.strict import StrictModel, parse_toml
+from kmel_p2p.core.wire import MAX_SITES
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -55,6 +56,8 @@ class NetworkSection(StrictModel):
     advertise: Annotated[tuple[Address, ...], pydantic.Field(max_length=8)] = ()
     """Addresses told to the others; empty: those of the charter, else the bound one."""
     preset: Literal["lan", "wan", "sim"] = "wan"
+    neighbours: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
+    """Mode pushsum: the only sites that shares are sent to, by name; empty: all. Lists should be mutual."""
     outbound_only: bool = False
     """True where no inbound port can be opened: this peer dials, and is answered on its own connections."""
 
@@ -146,11 +149,11 @@ class ResourcesSection(StrictModel):
 
 
 class LedgerSection(StrictModel):
-    """What this site does with its entries."""
+    """What this site does with its entries; in mode pushsum, with its rounds."""
 
     on_complete: Literal["stay", "exit"] = "stay"
     hold: bool = False
-    """True: every entry waits for the operator's approval before it leaves."""
+    """True: every entry (mode pushsum: every round) waits for the operator's approval before it leaves."""
 
 
 class LogSection(StrictModel):

@@ -47,6 +47,7 @@ from kmel_p2p.core.rounds import (
     Unready,
 )
 from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn import session
 from kmel_p2p.learn.worker import main as trainer_main
 from kmel_p2p.net.driver import Commands, Driver
@@ -54,7 +55,7 @@ from kmel_p2p.net.links import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.activity import Activity
-from kmel_p2p.site.compose import Site, load_site, make_peer, open_ledger, stored_constitution, trainer_plan
+from kmel_p2p.site.compose import Site, load_site, stored_constitution, trainer_plan
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control import ControlServer
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
@@ -63,6 +64,7 @@ from kmel_p2p.site.files import private_directory
 from kmel_p2p.site.lockfile import SiteLock
 from kmel_p2p.site.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.metrics import MetricsServer
+from kmel_p2p.site.protocol import make_peer, open_history, own_state_file
 from kmel_p2p.site.recording import Recorder, known_descriptors
 from kmel_p2p.site.reporting import Reporter
 from kmel_p2p.site.status_view import build_status
@@ -76,6 +78,8 @@ TICK_S = 2.0
 """Between two samples for the report and two flushes of the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
+MAX_NAMES = 2000
+"""Characters of tensor names in a line of the egress log."""
 GOODBYE_LINGER_MS = 500
 """How long the transport tries to get rid of what was said last."""
 LEAVE_GRACE_S = 2.0
@@ -103,6 +107,7 @@ class Daemon:
         self.config = config
         self._config_path = config_path
         self.site: Site = load_site(config)
+        self._tensors = describe_tensors(self.site.layout)
         self.activity = Activity(time.monotonic)
         self.stopping = False
         self.result: Mapping[str, Any] | None = None
@@ -111,10 +116,11 @@ class Daemon:
         self._stop = asyncio.Event()
         self._fatal: KmelError | None = None
         self._left = asyncio.Event()
-        self._digest: tuple[Mapping[SiteKey, int] | None, str] = (None, "")
+        self._digest: tuple[object, str] = (None, "")
         self._digesting = asyncio.Lock()
         self._finish_wanted = False
-        self._finished: Mapping[SiteKey, int] | None = None
+        self._finished: object = None
+        self._finisher: asyncio.Task[None] | None = None
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
 
     # ---- what status asks ---------------------------------------------------------------------------------------
@@ -132,19 +138,18 @@ class Daemon:
         return self.peer.averaging.waiting
 
     def digest(self) -> str:
-        """Digest of the trunk at the present vector, hex; empty until `refresh_digest` has computed it."""
-        vector, text = self._digest
-        return text if vector == self.peer.averaging.vector else ""
+        """Digest of what the present trunk comes from, hex; empty until `refresh_digest` has computed it."""
+        revision, text = self._digest
+        return text if revision == self.peer.averaging.revision else ""
 
     async def refresh_digest(self) -> None:
         """Compute the digest of what is here now, on a copy and off the event loop: a large trunk takes a while."""
         averaging = self.peer.averaging
-        assert isinstance(averaging, LedgerAveraging)
         async with self._digesting:
-            vector = dict(averaging.vector)
-            work = averaging.ledger.digest_work(vector) if vector != self._digest[0] else None
+            revision = averaging.revision
+            work = averaging.digest_work() if revision != self._digest[0] else None
             if work is not None:
-                self._digest = (vector, (await asyncio.to_thread(work)).hex())
+                self._digest = (revision, (await asyncio.to_thread(work)).hex())
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -171,7 +176,7 @@ class Daemon:
         self.generation = await self._writer.call(Store.bump_generation)
         constitution = await self._writer.call(lambda store: stored_constitution(self.site, store))
         self.site = dataclasses.replace(self.site, constitution=constitution)
-        ledger = await self._writer.call(lambda store: open_ledger(self.site, store))
+        history = await self._writer.call(lambda store: open_history(self.site, store))
         self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
         parts.callback(lambda: self.egress.close(time.time()))
         self._control = ControlServer(self.config.site.state_dir, self._request)
@@ -179,12 +184,12 @@ class Daemon:
 
         rng = random.Random(secrets.randbits(64))
         addresses = self.config.network.advertise or self.site.rule.addresses
-        self.peer = make_peer(self.site, ledger, self.generation, addresses, rng, self.now())
+        self.peer = make_peer(self.site, history, self.generation, addresses, rng, self.now())
         self.trainer = TrainerSupervisor(
             trainer_main,
             trainer_plan(self.site, reproducible_seed=int.from_bytes(self.site.identity.key[:4], "big")),
             self.site.layout.size,
-            lambda: self._writer.call(lambda store: store.own_state_file(self.site.identity.key)),
+            lambda: self._writer.call(lambda store: own_state_file(self.site, store)),
             self,
             time.monotonic,
         )
@@ -196,9 +201,15 @@ class Daemon:
         parts.push_async_callback(self._control.close)
         await self._open_metrics(parts)
         await self.trainer.start()
+        parts.push_async_callback(self._end_finisher)
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
-        log.info("peer started", address=self.address, generation=self.generation, entries=sum(ledger.vector.values()))
+        rounds = sum(self.peer.averaging.vector.values())
+        log.info("peer started", address=self.address, generation=self.generation, mode=self.site.mode, entries=rounds)
+
+    async def _end_finisher(self) -> None:
+        if self._finisher is not None:
+            await _end(self._finisher)
 
     async def _open_metrics(self, parts: contextlib.AsyncExitStack) -> None:
         if not self.config.metrics.listen:
@@ -244,7 +255,7 @@ class Daemon:
             limits[name] = max(largest, TransportSettings.model_fields[name].default)
         self.driver = Driver(
             self.peer,
-            make_wire(self.site.charter.id),
+            make_wire(self.site.charter.id, self.site.mode),
             commands=Commands(
                 link_up=membership_commands.LinkUp,
                 link_down=membership_commands.LinkDown,
@@ -322,8 +333,7 @@ class Daemon:
         name = self._reporter.name(egress.to)
         self.activity.sent_at = self.activity.clock()
         if egress.lane is Lane.BULK:
-            what = f"layout {self.site.layout.hash.hex()[:16]}"
-            self.egress.record(time.time(), name, egress.label, what, egress.size_bytes, egress.digest)
+            self.egress.record(time.time(), name, egress.label, self._tensors, egress.size_bytes, egress.digest)
         else:
             self.egress.add(name, egress.label, egress.size_bytes, egress.digest)
 
@@ -355,6 +365,7 @@ class Daemon:
             "seq": answer.round,
             "loss": answer.train_loss,
             "scores": {name: dict(scores) for name, scores in answer.scores.items()},
+            "steps": answer.steps,
             "payload_bytes": len(answer.payload),
             "norm": answer.norm,
             "seconds": answer.seconds,
@@ -370,9 +381,9 @@ class Daemon:
         self.driver.command(Unready(reason) if seq is None else RoundFailed(seq, reason))
 
     def trainer_finished(self, answer: session.Finished) -> None:
-        """The models are compared and written; anew if the ledger grew meanwhile."""
+        """The models are compared and written; anew if the trunk changed meanwhile."""
         self._finish_wanted = False
-        if self._finished != dict(self.peer.averaging.vector):
+        if self._finished != self.peer.averaging.revision:
             if self.peer.averaging.complete:
                 self._finish()
             return
@@ -386,17 +397,30 @@ class Daemon:
         self._fail(DataError(text) if kind == "data" else ConfigError(text))
 
     def _finish(self) -> None:
-        """Compare and write the models, once per final vector; again only if the ledger grew since."""
-        vector = dict(self.peer.averaging.vector)
-        if vector == self._finished:
+        """Compare and write the models, once per final trunk; again only if it changed since."""
+        if self._finished == self.peer.averaging.revision:
             return
         self._finish_wanted = True
         self.result = None
-        if self.trainer.state is TrainerState.IDLE:
-            self._finished = vector
-            entries = vector.get(self.site.identity.key, 0)
-            total_steps = entries * self.site.charter.averaging.steps_per_entry
-            self.trainer.finish(total_steps, entries, self.peer.averaging.trunk)
+        if self._finisher is None or self._finisher.done():
+            self._finisher = asyncio.create_task(self._finish_named(), name="finish")
+
+    async def _finish_named(self) -> None:
+        """The models' card names the trunk by its digest, which takes a while to compute."""
+        averaging = self.peer.averaging
+        while not self.digest():
+            await self.refresh_digest()
+        if self.trainer.state is not TrainerState.IDLE:
+            return  # asked again when it is prepared
+        self._finished = averaging.revision
+        entries = averaging.vector.get(self.site.identity.key, 0)
+        total_steps = entries * self.site.charter.averaging.steps_per_entry
+        names = self.site.names
+        labels = {
+            "state_digest": self.digest(),
+            "vector": " ".join(f"{names.get(key, key.hex())}:{seq}" for key, seq in averaging.vector.items()),
+        }
+        self.trainer.finish(total_steps, entries, labels, averaging.trunk)
 
     # ---- operator -> protocol -----------------------------------------------------------------------------------
 
@@ -425,6 +449,11 @@ class Daemon:
 
     def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Put an amendment in force that a quorum signed; it spreads by itself."""
+        if self.site.mode != "ledger":
+            raise LocalError(
+                f"this federation averages by {self.site.mode}, in which amendments are not carried between sites: "
+                "draft a new charter with the sites of the next run and have it signed"
+            )
         document = AmendmentDocument.parse(str(arguments.get("document", "")), "amendment")
         problem = self.site.constitution.why_not_in_force(document)
         if problem:
@@ -482,6 +511,13 @@ def _validation(scores: session.Scores) -> float | None:
     """One figure over all assay endpoints, whatever their units: the mean logarithm of the validation scores."""
     valid = [folds["valid"] for folds in scores.values() if folds.get("valid", 0.0) > 0.0]
     return math.fsum(math.log(score) for score in valid) / len(valid) if valid else None
+
+
+def describe_tensors(layout: Layout) -> str:
+    """What an entry or a share is made from, for the egress log: names of all tensors, cut where they are many."""
+    names = ", ".join(spec.name for spec in layout.specs)
+    text = names if len(names) <= MAX_NAMES else f"{names[:MAX_NAMES]}... ({len(layout.specs)} tensors)"
+    return f"{text} (layout {layout.hash.hex()[:16]})"
 
 
 async def _end(task: asyncio.Task[None]) -> None:

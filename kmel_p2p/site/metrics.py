@@ -60,11 +60,9 @@ def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
     for name in PHASES:
         phase.add_metric([name], float(name == status.phase))
     yield phase
+    yield GaugeMetricFamily("kmel_entry_limit", "rounds of this run", value=float(status.averaging.entry_limit))
     for what, value in (
-        ("kmel_entries_published", status.ledger.published),
-        ("kmel_entries_applied", status.ledger.applied),
-        ("kmel_entries_refused", status.ledger.refused),
-        ("kmel_logs_ended", len(status.ledger.ended)),
+        *_mode_figures(status),
         ("kmel_alarms", len(status.alarms)),
         ("kmel_trainer_restarts", status.trainer.restarts),
         ("kmel_daemon_resident_bytes", status.process.rss_bytes),
@@ -78,6 +76,24 @@ def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
         yield GaugeMetricFamily("kmel_train_loss", "mean loss of the newest round", value=status.loss)
     if status.ages.published_s is not None:
         yield GaugeMetricFamily("kmel_published_age_seconds", "since the newest own entry", status.ages.published_s)
+
+
+def _mode_figures(status: StatusDocument) -> Iterable[tuple[str, float]]:
+    """What only one averaging mode has."""
+    if status.ledger is not None:
+        yield "kmel_entries_published", status.ledger.published
+        yield "kmel_entries_applied", status.ledger.applied
+        yield "kmel_entries_refused", status.ledger.refused
+        yield "kmel_logs_ended", len(status.ledger.ended)
+    if status.pushsum is not None:
+        yield "kmel_rounds_trained", status.pushsum.published
+        yield "kmel_shares_sent", status.pushsum.shares_sent
+        yield "kmel_shares_received", status.pushsum.applied
+        yield "kmel_messages_refused", status.pushsum.refused
+        yield "kmel_mass", status.pushsum.mass
+        yield "kmel_weight", status.pushsum.weight
+        yield "kmel_trunk_age_rounds", max(0, status.pushsum.reached - status.pushsum.age)
+        yield "kmel_transfers_outstanding", len(status.pushsum.outstanding)
 
 
 def _member_metrics(status: StatusDocument) -> Iterable[Metric]:
@@ -181,9 +197,24 @@ def status_page(status: StatusDocument) -> str:
         "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}pre{background:#f5f5f5;padding:1rem;"
         "overflow:auto}</style>"
         f"<h1>{html.escape(status.site)} <small>{html.escape(status.federation)}</small></h1>"
-        f"<p><b>{status.phase}</b> {html.escape(status.reason)}. {status.ledger.published} of "
-        f"{status.ledger.entry_limit} entries published, {status.ledger.applied} of others applied.</p>"
+        f"<p><b>{status.phase}</b> {html.escape(status.reason)}. {_course(status)}</p>"
         f"{'<h2>Alarms</h2><ul>' + alarms + '</ul>' if alarms else ''}"
         "<h2>Sites</h2><table><tr><th>site</th><th>state</th><th>entries</th><th>round trip</th><th>problem</th></tr>"
         f"{rows}</table><h2>Everything</h2><pre>{html.escape(json.dumps(document, indent=1))}</pre>"
+    )
+
+
+def _course(status: StatusDocument) -> str:
+    """How far the run is, in words."""
+    section = status.averaging
+    if status.pushsum is None:
+        return (
+            f"Mode ledger: {section.published} of {section.entry_limit} entries published, {section.applied} of others "
+            "applied."
+        )
+    share = status.pushsum
+    return (
+        f"Mode pushsum: {share.published} of {share.entry_limit} rounds trained, mass {share.mass} at a weight of "
+        f"{share.weight}, {share.shares_sent} shares sent and {share.applied} received, {len(share.outstanding)} "
+        "without receipt."
     )

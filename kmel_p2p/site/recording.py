@@ -22,6 +22,7 @@ from kmel_p2p.core.membership import Descriptor
 from kmel_p2p.core.membership.descriptor import MAX_DESCRIPTOR_BYTES
 from kmel_p2p.core.membership.events import DescriptorLearned, GenerationRaised
 from kmel_p2p.core.membership.messages import FACT
+from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
 from kmel_p2p.core.wire import unpack_bounded
 from kmel_p2p.site.compose import Site, genesis
 from kmel_p2p.site.store import Store
@@ -62,6 +63,10 @@ def work_of(record: Record, site: Site) -> Callable[[Store], None]:
             return lambda store: store.fold(record, lambda: genesis(site), site.codec)
         case SnapshotRecord(snapshot=snapshot, kept=kept):
             return lambda store: store.adopt(snapshot, kept)
+        case StateRecord(index=index, own_state_file=state_file):
+            return lambda store: store.pushsum.put_state(site.charter.id, index, record.state, state_file)
+        case JournalRecord(index=index, body=change):
+            return lambda store: store.pushsum.append(index, change)
         case DivergenceRecord():
             row = {
                 "site": record.site,

@@ -22,6 +22,7 @@ from kmel_p2p.core.ledger.events import (
     SnapshotRefused,
 )
 from kmel_p2p.core.membership import events as member
+from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, RoundCounted
 from kmel_p2p.core.rounds import EntryHeld, PhaseChanged, RoundAbandoned, RoundOpened, RunComplete, Waiting
 from kmel_p2p.core.types import SiteKey, short
 from kmel_p2p.core.wire import ForeignCharterError
@@ -112,6 +113,27 @@ class Reporter:
                 )
                 activity.alarm(f"divergence {self.name(site)}", text)
                 self._warn("divergence", remote=self.name(site), remedy=text)
+            case RoundCounted(seq=seq, mass=mass):
+                activity.published += 1
+                activity.published_at = activity.clock()
+                self._say("round counted", seq=seq, mass=mass)
+            case MassSent(to=key, number=number, mass=mass, payload_bytes=size):
+                activity.shares_sent += 1
+                activity.entry_bytes += size
+                self._say("share sent", to=self.name(key), number=number, mass=mass, bytes=size)
+            case MassReceived(sender=sender, number=number, mass=mass, treatment=treatment):
+                activity.shares_received += 1
+                activity.applied_at = activity.clock()
+                how = treatment.name.lower()
+                self._say("share received", sender=self.name(sender), number=number, mass=mass, treatment=how)
+            case MassReclaimed(to=key, number=number, mass=mass, reason=reason):
+                text = f"share {number} for {self.name(key)} was taken back: {reason}"
+                activity.alarm(f"share taken back {self.name(key)}", text)
+                self._warn("share taken back", to=self.name(key), number=number, mass=mass, reason=reason)
+            case PushSumRefused(sender=sender, reason=reason):
+                activity.refused += 1
+                activity.alarm(f"refused from {self.name(sender)}", f"site {self.name(sender)}: {reason}")
+                self._warn("message refused", remote=self.name(sender), reason=reason)
             case EntryHeld(seq=seq, payload_bytes=size):
                 activity.held = seq
                 self._say("entry held for approval", seq=seq, bytes=size)

@@ -45,6 +45,18 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "CREATE INDEX history_by_kind ON history (kind, number)",
         ),
     ),
+    (
+        "state and journal of averaging mode pushsum",
+        (
+            """
+            CREATE TABLE pushsum_state (
+                only INTEGER PRIMARY KEY CHECK (only = 1),
+                charter_id BLOB NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL, own_state_file TEXT
+            ) STRICT
+            """,
+            "CREATE TABLE pushsum_journal (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT",
+        ),
+    ),
 )
 
 NEWEST = len(MIGRATIONS)

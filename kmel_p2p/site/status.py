@@ -1,4 +1,4 @@
-"""The status document: what a daemon tells about itself, as plain data.
+"""The status document: what a daemon tells about itself, as plain data. One document for both averaging modes.
 
 A process that is up is not yet a member, a member does not yet exchange, and one that exchanges may not train:
 the four are kept apart, and every fact that can go stale carries its age in seconds (None: it never happened).
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Mode = Literal["ledger", "pushsum"]
 Phase = Literal["preparing", "waiting", "training", "listening", "complete", "failed", "stopping"]
 SCHEMA = 1
 
@@ -74,22 +75,51 @@ class EgressStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerStatus:
-    """Where this site's ledger stands."""
+class AveragingStatus:
+    """What both averaging modes tell."""
 
     vector: Mapping[str, int]
-    """Site name -> newest entry applied."""
+    """Site name -> newest entry applied; in mode pushsum: rounds trained, as far as known."""
     digest: str
-    """Of the trunk at `vector`, hex; empty while the vector moves on faster than it can be computed."""
+    """Of the trunk at `vector` (mode pushsum: of this site's mass and sum), hex; empty while that moves on faster than
+    it can be computed."""
     published: int
+    """Own entries, or rounds."""
     applied: int
-    """Entries of the other sites."""
+    """Entries of the other sites; in mode pushsum: shares received since the start."""
     refused: int = 0
-    ended: Mapping[str, str] = field(default_factory=dict)
-    """Site name -> why its log was ended."""
     held: int = 0
     entry_limit: int = 0
     payload_bytes_mean: float = 0.0
+    """Of own entries, or of shares sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus(AveragingStatus):
+    """Where this site's ledger stands."""
+
+    ended: Mapping[str, str] = field(default_factory=dict)
+    """Site name -> why its log was ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushSumStatus(AveragingStatus):
+    """What this site holds of the federation's weighted sum. Masses: 1024 are one measurement's weight."""
+
+    mass: int = 0
+    weight: int = 0
+    """Mass this site brought in; what it holds settles around it. 0 before its first round."""
+    level: int = 0
+    """Round of the federation this site has reached."""
+    reached: int = 0
+    """Round the federation has reached, as far as reachable sites tell."""
+    age: int = 0
+    """Round up to which others' work is mixed into the trunk here."""
+    outstanding: Mapping[str, int] = field(default_factory=dict)
+    """Site name -> mass on its way to it, without receipt yet."""
+    shares_sent: int = 0
+    neighbours: tuple[str, ...] = ()
+    """The only sites shares are sent to; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +155,10 @@ class StatusDocument:
     """Why it is in this phase, or what it waits for."""
     process: ProcessStatus
     trainer: TrainerStatus
-    ledger: LedgerStatus
+    mode: Mode
+    """Averaging mode: names the one of the two sections below that is there."""
+    ledger: LedgerStatus | None = None
+    pushsum: PushSumStatus | None = None
     ages: Ages = Ages()
     egress: EgressStatus = EgressStatus()
     members: tuple[MemberStatus, ...] = ()
@@ -140,6 +173,20 @@ class StatusDocument:
     last_error: str = ""
     schema: int = SCHEMA
 
+    @property
+    def averaging(self) -> AveragingStatus:
+        """The section of the averaging mode."""
+        section = self.ledger if self.mode == "ledger" else self.pushsum
+        assert section is not None, "a document has the section of its mode"
+        return section
+
     def as_dict(self) -> dict[str, Any]:
         """Plain maps and lists, as the control socket and `--json` carry them."""
         return dataclasses.asdict(self)
+
+
+def averaging_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of a plain status document that its averaging mode fills (`AveragingStatus`)."""
+    # A daemon that started before an upgrade knows only the ledger.
+    section: Mapping[str, Any] = document[document.get("mode", "ledger")]
+    return section

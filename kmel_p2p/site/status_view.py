@@ -10,6 +10,7 @@ import psutil
 
 from kmel_p2p import __version__
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
+from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Lane, SiteKey
 from kmel_p2p.net.links import LinkPhase, LinkState
@@ -18,6 +19,7 @@ from kmel_p2p.site.status import (
     LedgerStatus,
     MemberStatus,
     ProcessStatus,
+    PushSumStatus,
     StatusDocument,
     TrainerStatus,
 )
@@ -40,7 +42,9 @@ def build_status(daemon: Daemon) -> StatusDocument:
         reason=daemon.reason,
         process=_process(daemon),
         trainer=_trainer(daemon),
+        mode=daemon.site.mode,
         ledger=_ledger(daemon),
+        pushsum=_pushsum(daemon),
         ages=activity.ages,
         egress=_egress(daemon),
         members=_members(daemon),
@@ -97,9 +101,10 @@ def _trainer(daemon: Daemon) -> TrainerStatus:
     )
 
 
-def _ledger(daemon: Daemon) -> LedgerStatus:
+def _ledger(daemon: Daemon) -> LedgerStatus | None:
     averaging, activity = daemon.peer.averaging, daemon.activity
-    assert isinstance(averaging, LedgerAveraging)
+    if not isinstance(averaging, LedgerAveraging):
+        return None
     ledger, own = averaging.ledger, daemon.site.identity.key
     vector = ledger.vector
     names = daemon.site.names
@@ -113,6 +118,31 @@ def _ledger(daemon: Daemon) -> LedgerStatus:
         held=1 if activity.held else 0,
         entry_limit=daemon.site.charter.averaging.entry_limit,
         payload_bytes_mean=activity.entry_bytes / activity.published if activity.published else 0.0,
+    )
+
+
+def _pushsum(daemon: Daemon) -> PushSumStatus | None:
+    averaging, activity = daemon.peer.averaging, daemon.activity
+    if not isinstance(averaging, PushSumAveraging):
+        return None
+    state, names = averaging.state, daemon.site.names
+    return PushSumStatus(
+        vector={names.get(key, key.hex()): rounds for key, rounds in averaging.vector.items()},
+        digest=daemon.digest(),
+        published=state.rounds,
+        applied=activity.shares_received,
+        refused=activity.refused,
+        held=1 if activity.held else 0,
+        entry_limit=daemon.site.charter.averaging.entry_limit,
+        payload_bytes_mean=activity.entry_bytes / activity.shares_sent if activity.shares_sent else 0.0,
+        mass=state.holding.mass,
+        weight=state.weight,
+        level=state.level,
+        reached=averaging.reached,
+        age=state.age,
+        outstanding={names.get(key, key.hex()): owed.mass for key, owed in sorted(state.owed.items())},
+        shares_sent=activity.shares_sent,
+        neighbours=daemon.config.network.neighbours,
     )
 
 

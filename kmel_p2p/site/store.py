@@ -24,6 +24,7 @@ from kmel_p2p.core.ledger.snapshot import Snapshot, advance
 from kmel_p2p.core.types import SiteKey
 from kmel_p2p.site import schema
 from kmel_p2p.site.store_errors import explain
+from kmel_p2p.site.stored_pushsum import PushSumRecords
 from kmel_p2p.site.stored_snapshot import SnapshotFiles
 
 STORE_NAME = "store.sqlite"
@@ -88,6 +89,7 @@ class Store:
             except BaseException:
                 self._connection.close()
                 raise
+        self.pushsum = PushSumRecords(self._connection, self.transaction)
 
     def _prepare(self, read_only: bool) -> None:
         if read_only:

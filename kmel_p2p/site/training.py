@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -124,11 +124,17 @@ class TrainerSupervisor:
             self._answered = None
             self._send(session.Abandon(seq))
 
-    def finish(self, total_steps: int, entries: int, write_trunk: Callable[[NDArray[np.float32]], Any]) -> None:
-        """Have the models compared and written."""
+    def finish(
+        self,
+        total_steps: int,
+        entries: int,
+        labels: Mapping[str, str],
+        write_trunk: Callable[[NDArray[np.float32]], Any],
+    ) -> None:
+        """Have the models compared and written. `labels`: facts about the trunk, for the model's card."""
         write_trunk(self._trunk.values)
         self.state = TrainerState.FINISHING
-        self._send(session.Finish(total_steps, entries))
+        self._send(session.Finish(total_steps, entries, labels))
 
     async def stop(self) -> None:
         """End the trainer and release the shared memory."""

@@ -14,6 +14,7 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_data import divide
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found
+from kmel_p2p.site.status import averaging_of
 
 SITES = ("north", "south", "east")
 T = TypeVar("T")
@@ -46,11 +47,18 @@ SETTINGS: dict[str, Any] = {
 
 
 def small_federation(
-    out: Path, entry_limit: int, steps_per_entry: int, addresses: tuple[str, ...] = ()
+    out: Path, entry_limit: int, steps_per_entry: int, addresses: tuple[str, ...] = (), **averaging: Any
 ) -> LocalFederation:
-    """Three sites with their files written; nothing is started. A step takes about 4 ms on a free core."""
+    """Three sites with their files written; nothing is started. A step takes about 4 ms on a free core.
+
+    `averaging`: further keys of the charter's section of that name.
+    """
     settings = {**SETTINGS, "charter": {**SETTINGS["charter"]}}
-    settings["charter"]["averaging"] = {"entry_limit": entry_limit, "steps_per_entry": steps_per_entry}
+    settings["charter"]["averaging"] = {
+        "entry_limit": entry_limit,
+        "steps_per_entry": steps_per_entry,
+        **averaging,
+    }
     simulation = Simulation.model_validate(settings)
     rule = simulation.charter.features
     policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
@@ -71,9 +79,9 @@ def until(what: str, probe: Callable[[], T | None], deadline_s: float, federatio
 
 
 def published(site: SiteProcess) -> int:
-    """Own entries of a site; 0 while it does not answer."""
+    """Own entries, or rounds, of a site; 0 while it does not answer."""
     status = site.status()
-    return status["ledger"]["published"] if status else 0
+    return averaging_of(status)["published"] if status else 0
 
 
 def complete(federation: LocalFederation) -> list[dict[str, Any]] | None:

@@ -7,9 +7,9 @@ named site: every wait is for a count of sites that membership calls alive, or f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from kmel_p2p.core.rounds import (
     Approve,
     Computed,
     Listen,
+    Members,
     Persisted,
     Phase,
     PhaseChanged,
@@ -50,20 +51,6 @@ from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey
 
 PATIENCE_ROUNDS = 16
 """Own rounds a slower site is waited for at each of its entries: ten times slower is possible, more is stuck."""
-
-
-class Sized(Protocol):
-    """The part of a membership descriptor that weighs a site."""
-
-    @property
-    def size_class(self) -> int: ...
-
-
-class Members(Protocol):
-    """What averaging asks of membership."""
-
-    def alive(self) -> tuple[SiteKey, ...]: ...
-    def descriptor(self, key: SiteKey) -> Sized | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +156,15 @@ class LedgerAveraging:
     def vector(self) -> Mapping[SiteKey, int]:
         """What is applied here."""
         return self.ledger.vector
+
+    @property
+    def revision(self) -> object:
+        """The vector: it names the trunk."""
+        return dict(self.ledger.vector)
+
+    def digest_work(self) -> Callable[[], bytes] | None:
+        """Work for another thread: digest of the trunk at `vector`."""
+        return self.ledger.digest_work(self.ledger.vector)
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The trunk at `vector`, float32[d]."""

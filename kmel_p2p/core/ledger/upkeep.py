@@ -79,7 +79,7 @@ class Upkeep:
             len(ledger.accumulator), lambda: self.governing.constitution, alive, self._told, self.computing, outbox, rng
         )
         self._giver = SnapshotGiver(ledger, self.computing, outbox)
-        retain = charter.averaging.retain_entries
+        retain = charter.ledger.retain_entries
         self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, outbox, now)
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
         self._next = now + BELIEVED_AFTER

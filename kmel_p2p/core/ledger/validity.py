@@ -83,7 +83,7 @@ class Rules:
             roster=frozenset(charter.roster),
             codec_id=codec_id,
             weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
-            norm_cap=charter.averaging.norm_cap,
+            norm_cap=charter.ledger.norm_cap,
             first_norm_squared=exact_norm_squared(initial_trunk),
             lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
             heads=sum(endpoint.head == "shared" for endpoint in charter.assay_endpoints),

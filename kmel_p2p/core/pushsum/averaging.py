@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
 from kmel_p2p.core.errors import LocalError, WireError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.averaging import PATIENCE_ROUNDS, Members
+from kmel_p2p.core.ledger.averaging import PATIENCE_ROUNDS
 from kmel_p2p.core.ledger.cadence import Plateau, StepTime, steps_for
 from kmel_p2p.core.ledger.pace import Companions
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
-from kmel_p2p.core.pushsum.events import PushSumRefused
+from kmel_p2p.core.pushsum.events import PushSumRefused, RoundCounted
 from kmel_p2p.core.pushsum.keeper import Keeper
 from kmel_p2p.core.pushsum.messages import Ask, Inquiry, Progress, Receipt, Standings, Transfer
 from kmel_p2p.core.pushsum.mixing import Mixing
@@ -38,6 +38,7 @@ from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,
     Listen,
+    Members,
     Persisted,
     Phase,
     PhaseChanged,
@@ -140,6 +141,20 @@ class PushSumAveraging:
         """Rounds trained, by site, as far as known. Says who worked, not what is mixed in here."""
         own = {self._key: self.state.rounds} if self.state.rounds else {}
         return {**self.progress.rounds(), **own}
+
+    @property
+    def revision(self) -> object:
+        """Counts what happened to the trunk since the start."""
+        return self.state.holding.revision
+
+    def digest_work(self) -> Callable[[], bytes]:
+        """Work for another thread: digest of this site's mass and sum. Other sites' differ: close is not equal."""
+        return self.state.holding.digest_work(self._rules.charter_id)
+
+    @property
+    def reached(self) -> int:
+        """The round the federation has reached, as far as reachable sites tell."""
+        return self._mixing.reached()
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """This site's trunk, float32[d]."""
@@ -312,6 +327,7 @@ class PushSumAveraging:
     def _round_stored(self, seq: int) -> None:
         self._step, self._trained = Step.IDLE, None
         self._outbox.append(Emit(RoundCommitted(seq)))
+        self._outbox.append(Emit(RoundCounted(seq, self.state.holding.mass)))
         self._mixing.send_one(self._rules.bits)
         self._tell_progress(self.progress.watchers())
 

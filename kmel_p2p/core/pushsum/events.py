@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Protocol
 
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.types import SiteKey
@@ -18,6 +19,20 @@ class Treatment(enum.IntEnum):
     REVALUED = 2
     """The received trunk was too old: only the mass counted."""
     REFUSED = 3
+
+
+class Frozen(Protocol):
+    """A state of this mode that nothing alters any more."""
+
+    def encode(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCounted(Event):
+    """An own round is durable and part of this site's trunk. With the mass that moved."""
+
+    seq: int
+    mass: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +78,14 @@ class StateRecord(Record):
     """The whole state: replaces every earlier record of this mode, in one transaction."""
 
     index: int
-    state: bytes
+    frozen: Frozen
     own_state_file: str | None
     """Trainer state that belongs to it; None keeps the one stored before."""
+
+    @property
+    def state(self) -> bytes:
+        """What the store keeps. Made when it is asked for: a large state is encoded by the store's own thread."""
+        return self.frozen.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ Assran et al. (ICML 2019).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.core.errors import Bug, LocalError
+from kmel_p2p.core.identity import digest
 from kmel_p2p.delta.layout import check_flat
+
+DIGEST_CONTEXT = b"kmel pushsum state 1"
 
 VALUE_BITS = 12
 """The sum is counted in 2**-12 of trunk value times mass: a mass of 2**20 resolves the trunk to 2**-32."""
@@ -42,9 +45,10 @@ class Holding:
     Attributes:
         sums: int64[d].
         mass: 0 while nothing was minted or received; then `sums` is zero.
+        revision: rises with every change; not stored.
     """
 
-    __slots__ = ("_base", "mass", "sums")
+    __slots__ = ("_base", "mass", "revision", "sums")
 
     def __init__(self, base: NDArray[np.float32], sums: Sums | None = None, mass: int = 0) -> None:
         """Args: `base` is the initial trunk, float32[d]."""
@@ -52,6 +56,7 @@ class Holding:
         self._base = base
         self.sums: Sums = np.zeros(base.size, np.int64) if sums is None else sums
         self.mass = mass
+        self.revision = 0
         if self.sums.shape != base.shape or not 0 <= mass <= MAX_MASS:
             raise Bug("sum and mass of a holding do not fit the trunk")
 
@@ -72,9 +77,14 @@ class Holding:
             out[block] = self._base[block] + self.sums[block] * unit
         return out
 
+    def digest_work(self, context: bytes) -> Callable[[], bytes]:
+        """Work for another thread, on a copy: BLAKE2b-256 of context, mass (8 bytes) and sum (little-endian int64)."""
+        sums, mass = self.sums.copy(), self.mass.to_bytes(8, "big")
+        return lambda: digest(DIGEST_CONTEXT, context, mass, sums.astype("<i8", copy=False).tobytes())
+
     def mint(self, mass: int) -> None:
         """Add own starting mass at the present trunk, so that it moves nobody's mean but by its weight."""
-        self._require_room(mass)
+        self._make_room(mass)
         if self.mass:
             self.sums += _scaled(self.sums, mass, self.mass)
         self.mass += mass
@@ -94,6 +104,7 @@ class Holding:
             moved = self.sums[block] + change[block].astype(np.float64) * factor
             if not bool((np.abs(moved) <= OWN_DISTANCE * factor).all()):
                 raise LocalError(f"training moved a trunk value by more than {OWN_DISTANCE:.0f}, or to no number")
+        self.revision += 1
         for block in _blocks(len(self)):
             self.sums[block] += np.rint(change[block].astype(np.float64) * factor).astype(np.int64)
 
@@ -107,22 +118,23 @@ class Holding:
             raise Bug(f"{mass} cannot be taken from a mass of {self.mass}")
         self.sums -= sums
         self.mass -= mass
+        self.revision += 1
 
     def put(self, sums: Sums, mass: int) -> None:
         """Credit what another site was debited."""
-        self._require_room(mass)
+        self._make_room(mass)
         self.sums += sums
         self.mass += mass
 
     def put_replacing(self, sums: Sums, mass: int) -> None:
         """Credit, and revalue the mass held before at the received trunk: what was here is too old to count."""
-        self._require_room(mass)
+        self._make_room(mass)
         self.sums = sums + _scaled(sums, self.mass, mass)
         self.mass += mass
 
     def put_revalued(self, mass: int) -> None:
         """Credit mass at the trunk held here: what came with it is too old to count."""
-        self._require_room(mass)
+        self._make_room(mass)
         if self.mass:
             self.sums += _scaled(self.sums, mass, self.mass)
         self.mass += mass
@@ -131,9 +143,10 @@ class Holding:
         """Whether `mass` more keeps the total within bounds."""
         return self.mass + mass <= MAX_MASS
 
-    def _require_room(self, mass: int) -> None:
+    def _make_room(self, mass: int) -> None:
         if mass <= 0 or not self.has_room(mass):
             raise Bug(f"mass {mass} does not fit above {self.mass}")
+        self.revision += 1
 
 
 def within_distance(sums: Sums, mass: int) -> bool:

@@ -51,7 +51,7 @@ class Keeper:
 
     def _store_state(self, own_state_file: str | None, then: Continuation | None) -> None:
         self._since_state = 0
-        record = StateRecord(self.state.index, self.state.encode(), own_state_file)
+        record = StateRecord(self.state.index, self.state.frozen(), own_state_file)
         self._outbox.append(Store(record, self._ticket(then)))
 
     def _ticket(self, then: Continuation | None) -> int | None:

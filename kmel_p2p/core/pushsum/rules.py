@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.averaging_rule import MAX_MOMENTUM, PushSumRule
+from kmel_p2p.core.charter import Charter
+from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.core.pushsum.holding import MASS_BITS
 from kmel_p2p.core.pushsum.share import Bits
 from kmel_p2p.core.pushsum.transfers import TransferSettings
@@ -13,8 +15,6 @@ from kmel_p2p.core.types import SECOND, Micros, SiteKey
 
 MAX_SIZE_CLASS = 24
 """2**24 measurements; a larger site weighs no more, so that the federation's mass stays within its bound."""
-
-MAX_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,27 @@ class PushSumRules:
                 f"averaging.age_limit is {self.age_limit}; it must exceed pace.max_lead ({self.max_lead}), or sites "
                 "in step with the others would be held for old"
             )
+
+    @classmethod
+    def of(cls, charter: Charter) -> PushSumRules:
+        """The rules of a charter of this mode."""
+        rule, pace = charter.averaging, charter.pace
+        if not isinstance(rule, PushSumRule):
+            raise Bug("the charter's averaging mode is not pushsum")
+        return cls(
+            charter_id=charter.id,
+            roster=frozenset(charter.roster),
+            entry_limit=rule.entry_limit,
+            steps_per_entry=rule.steps_per_entry,
+            start_sites=charter.start_sites,
+            max_lead=pace.max_lead,
+            patience=pace.patience,
+            weight_cap=rule.weight_cap,
+            bits=rule.bits,
+            momentum=rule.momentum,
+            outer_step=rule.outer_step,
+            age_limit=rule.age_limit,
+        )
 
     @property
     def last_exchanges(self) -> int:

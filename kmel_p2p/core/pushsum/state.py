@@ -191,22 +191,41 @@ class State:
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
-    def encode(self) -> bytes:
-        """The bytes `restore` reads: about 12 per trunk value plus what is owed."""
-        packed: bytes = msgpack.packb(
+    def frozen(self) -> Frozen:
+        """A copy that later changes do not touch; for another thread to encode."""
+        return Frozen(
+            self.holding.sums.copy(),
+            # Replaced by every round, never altered.
+            self.velocity,
             [
                 STATE_VERSION,
                 self.life,
-                self.holding.sums.astype("<i8").tobytes(),
                 self.holding.mass,
-                self.velocity.astype("<f4").tobytes(),
                 [self.weight, self.rounds, self.offset, self.age, self.index],
                 [[to, number] for to, number in sorted(self.numbers.items())],
                 [_fields(owed) for _, owed in sorted(self.owed.items())],
                 [[sender, t.life, t.number, t.refused, t.ended] for sender, t in sorted(self.taken.items())],
             ],
-            use_bin_type=True,
         )
+
+    def encode(self) -> bytes:
+        """The bytes `restore` reads: about 12 per trunk value plus what is owed."""
+        return self.frozen().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A state at one moment. Immutable."""
+
+    sums: Sums
+    velocity: NDArray[np.float32]
+    rest: list[Any]
+
+    def encode(self) -> bytes:
+        """As `State.encode`."""
+        version, life, mass, *others = self.rest
+        arrays = self.sums.astype("<i8", copy=False).tobytes(), mass, self.velocity.astype("<f4", copy=False).tobytes()
+        packed: bytes = msgpack.packb([version, life, *arrays, *others], use_bin_type=True)
         return packed
 
 

@@ -85,6 +85,7 @@ def test_the_status_document_is_plain_data() -> None:
         reason="",
         process=ProcessStatus(pid=1, rss_bytes=2, uptime_s=3.0),
         trainer=TrainerStatus("preparing", progress=("structures", 3, 10)),
+        mode="ledger",
         ledger=LedgerStatus(vector={"north": 3}, digest="ef", published=3, applied=4),
         members=(MemberStatus("south", "99", "alive", 1.0),),
     ).as_dict()

@@ -26,6 +26,7 @@ def document() -> StatusDocument:
         reason="",
         process=ProcessStatus(pid=1, rss_bytes=100, uptime_s=5.0),
         trainer=TrainerStatus(state="training"),
+        mode="ledger",
         ledger=LedgerStatus(vector={"south": 7}, digest="00", published=3, applied=7, entry_limit=40),
         members=(member,),
         loss=0.25,

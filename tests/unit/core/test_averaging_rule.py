@@ -1,0 +1,83 @@
+"""The charter's averaging section: two modes, each with its own keys, and unchanged ids of ledger charters."""
+
+from __future__ import annotations
+
+import pytest
+
+from kmel_p2p.core.averaging_rule import LedgerRule, PushSumRule
+from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
+from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.core.identity import Identity
+from kmel_p2p.core.ledger.messages import Want
+from kmel_p2p.core.peer import make_wire
+from kmel_p2p.core.pushsum.messages import Ask
+from kmel_p2p.core.pushsum.rules import PushSumRules
+from kmel_p2p.core.strict import parse_toml
+from kmel_p2p.core.wire import WireError
+
+SITE = f'sites = [{{ name = "a", key = "{Identity(b"a" * 32).key.hex()}" }}]'
+HEAD = f'federation = "trial"\n{SITE}\nassay_endpoints = [{{ name = "logS" }}]\n'
+
+
+def charter(averaging: str) -> Charter:
+    return parse_toml(Charter, f"{HEAD}[averaging]\n{averaging}", "charter.toml")
+
+
+def test_ids_of_ledger_charters_are_what_they_were_before_there_was_a_second_mode() -> None:
+    site = SiteRule(name="a", key=f"{1:064x}")
+    common = {"federation": "f", "sites": (site,), "assay_endpoints": (AssayEndpointRule(name="x"),)}
+    assert Charter(**common).id.hex() == "d63686c9a633500a0f5481952945027ed6b71ffd078fb02aa717a9a60fe80068"
+    other = Charter(**common, averaging=LedgerRule(bits=4, kept=32, entry_limit=7))
+    assert other.id.hex() == "8954c23ab4e817cdb19ba13d9f905fa3943db75bb6913df3b9b3a7da7e1832a0"
+
+
+def test_a_charter_that_names_no_mode_means_ledger() -> None:
+    assert charter("kept = 32").averaging == LedgerRule(kept=32)
+    assert charter("").id == charter('mode = "ledger"').id
+
+
+def test_pushsum_is_read_signed_and_written() -> None:
+    made = charter('mode = "pushsum"\nbits = 4\nmomentum = 0.3\nouter_step = 0.7\nage_limit = 9\nentry_limit = 5')
+    assert isinstance(made.averaging, PushSumRule)
+    document = CharterDocument(charter=made).signed_by(Identity(b"a" * 32))
+    again = CharterDocument.parse(document.render(), "charter.toml")
+    assert again.require_in_force("charter.toml").id == made.id != charter("").id
+    rules = PushSumRules.of(again.charter)
+    assert (rules.bits, rules.momentum, rules.outer_step, rules.age_limit, rules.entry_limit) == (4, 0.3, 0.7, 9, 5)
+    assert rules.charter_id == made.id
+    with pytest.raises(Bug):
+        _ = made.ledger
+    with pytest.raises(Bug):
+        PushSumRules.of(charter(""))
+
+
+@pytest.mark.parametrize(
+    ("averaging", "message"),
+    [
+        ("momentum = 0.1", "'momentum' belongs to mode 'pushsum'; remove it, or set mode = 'pushsum'"),
+        ('mode = "pushsum"\nkept = 3', "'kept' belongs to mode 'ledger'"),
+        ('mode = "pushsum"\nnorm_cap = 3.0', "'norm_cap' belongs to mode 'ledger'"),
+        ('mode = "pushsum"\nmomentun = 0.1', r"unknown key 'averaging\.momentun'; did you mean 'momentum'"),
+        ("keptt = 3", r"unknown key 'averaging\.keptt'; did you mean 'kept'"),
+        ('mode = "gossip"', "'mode' must be 'ledger' or 'pushsum'"),
+        ("mode = 3", "'mode' must be 'ledger' or 'pushsum'"),
+        ('mode = "pushsum"\nbits = 2', r"'averaging\.bits' is 2: Input should be 4 or 8"),
+        ("bits = 8", r"'averaging\.bits' is 8: Input should be 1, 2 or 4"),
+        ('mode = "pushsum"\nmomentum = 0.95', "less than or equal to 0.9"),
+        ('mode = "pushsum"\nouter_step = 0.0', "greater than 0"),
+        ('mode = "pushsum"\nage_limit = 4', r"age_limit is 4; it must exceed pace\.max_lead \(4\)"),
+    ],
+)
+def test_what_does_not_belong_is_named(averaging: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        charter(averaging)
+
+
+def test_messages_of_the_other_mode_do_not_decode() -> None:
+    charter_id = b"c" * 32
+    ledger, pushsum = make_wire(charter_id, "ledger"), make_wire(charter_id, "pushsum")
+    with pytest.raises(WireError, match="unknown message type 44"):
+        ledger.decode(pushsum.encode(Ask()))
+    with pytest.raises(WireError, match="unknown message type"):
+        pushsum.decode(ledger.encode(Want((), ())))
+    assert pushsum.decode(pushsum.encode(Ask())) == Ask()
