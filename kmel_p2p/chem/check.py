@@ -36,7 +36,7 @@ def check(source: Source, own: Measurements, split: SplitPolicy, test: Measureme
     Args:
         test: measurements of the separate test file, if there is one.
     """
-    folds = split.folds(own.structures.series)
+    folds = own.folds(split)
     endpoints = [_endpoint(own, place, folds, source, test) for place in range(len(own.endpoints))]
     mapped = [report for report in endpoints if report["found"] or report["name"] in source.columns]
     problems = [f"{report['name']}: {text}" for report in mapped for text in report["problems"]]
@@ -48,7 +48,7 @@ def check(source: Source, own: Measurements, split: SplitPolicy, test: Measureme
         **asdict(own.total),
         "endpoints": mapped,
         "not_measured_here": [e.name for e in own.endpoints if e.name not in source.columns],
-        "folds": _folds(own, folds, test),
+        "folds": _folds(own, folds, test) | {"new_by_date": int(own.late.sum())},
         "refused_for": dict(Counter(reason_kind(reject.reason) for reject in own.rejects).most_common()),
         "problems": problems,
         "advice": [f"{report['name']}: {text}" for report in mapped for text in report["advice"]],

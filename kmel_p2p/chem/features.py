@@ -19,6 +19,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
+from kmel_p2p.chem.scaffold import series
 from kmel_p2p.chem.standardise import standardise
 from kmel_p2p.core.errors import Bug
 
@@ -82,18 +83,18 @@ def normalise(raw: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def reference_hash(policy: FeaturePolicy) -> str:
-    """BLAKE2b-256 (hex) of the reference molecules' features.
+    """BLAKE2b-256 (hex) of the reference molecules' features and series.
 
-    Two sites with equal hashes describe molecules equally; a differing RDKit version shows here before it can poison
-    the trunk (MELLODDY's `ref_hash.json`).
+    Two sites with equal hashes describe molecules equally and put them into the same folds; a differing RDKit version
+    shows here before it can poison the trunk (MELLODDY's `ref_hash.json`).
     """
-    state = hashlib.blake2b(digest_size=32, person=b"kmel features 1")
+    state = hashlib.blake2b(digest_size=32, person=b"kmel features 2")
     state.update(policy.tag.encode())
     for smiles in REFERENCE_MOLECULES:
         structure, molecule = standardise(smiles, policy)
         counts, descriptors = describe(molecule, policy)
         occupied = np.flatnonzero(counts)
-        state.update(f"{structure.smiles} {structure.identity}\n".encode())
+        state.update(f"{structure.smiles} {structure.identity} {series(structure, molecule)}\n".encode())
         state.update(occupied.astype("<u4").tobytes() + counts[occupied].astype("<u4").tobytes())
         state.update(np.floor(reference_cells(descriptors)).astype("<i4").tobytes())
     return state.hexdigest()

@@ -6,6 +6,7 @@ found and why; replicates are merged by rule and counted; found = used + rejecte
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from kmel_p2p.chem.cache import StructureCache
 from kmel_p2p.chem.cells import CellError, is_missing
+from kmel_p2p.chem.dates import read_border, read_date
 from kmel_p2p.chem.embargo import Embargo, load_embargo
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.measurements import Measurements
@@ -93,6 +95,7 @@ class _Row:
     smiles_column: str
     readings: dict[int, tuple[float, int, RawCell]] = field(default_factory=dict)
     """Place -> (label, relation, cell as written)."""
+    date: datetime.date | None = None
 
 
 class _Rows:
@@ -107,6 +110,8 @@ class _Rows:
         self.rows_in = 0
         self._file = source.path.name
         self._embargo = embargo
+        self._time = source.time
+        self.test_from = read_border(source.time.test_from, "data.time.test_from") if source.time.column else None
         # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
         self.reader = CellReader(mapped, str(source.path), not isinstance(source, LongSource), policy)
         for record in records(source, mapped):
@@ -153,11 +158,25 @@ class _Rows:
             columns = ", ".join(cell.column for cell in record.cells)
             self._refuse_unnamed(record.line, columns, "", "no measurement in this row")
         elif row.readings:
-            kept_back = self._embargo.project_refusal(record.project)
-            if kept_back:
-                self.reject_row(row, "project", record.project, kept_back)
-            else:
-                self.kept.append(row)
+            self._keep(row, record)
+
+    def _keep(self, row: _Row, record: RawRecord) -> None:
+        """Keep a row unless its project or date is against it."""
+        kept_back = self._embargo.project_refusal(record.project)
+        if kept_back:
+            self.reject_row(row, "project", record.project, kept_back)
+            return
+        try:
+            row.date = read_date(record.date) if self.test_from else None
+        except CellError as error:
+            self.reject_row(row, self._time.column, record.date, str(error))
+            return
+        self.kept.append(row)
+
+    def is_late(self, rows: Sequence[_Row]) -> bool:
+        """Whether the first dated row of a compound is new; without any date it is not."""
+        dates = [row.date for row in rows if row.date is not None]
+        return self.test_from is not None and bool(dates) and min(dates) >= self.test_from
 
     def _refuse_unnamed(self, line: int, column: str, value: str, reason: str) -> None:
         self.unnamed.found += 1
@@ -195,6 +214,7 @@ def _merge(
             rows.counts[place].used += 1
             rows.counts[place].aggregated += len(holders) - 1
     usable = np.flatnonzero(np.isfinite(labels).any(axis=1))
+    late = np.array([rows.is_late(members) for members in groups.values()], np.bool_)
     shown = np.fromiter(representative.values(), np.int64, len(groups))
     counts = tuple(rows.counts.get(place, Counts()) for place in range(len(endpoints)))
     total = sum(counts, rows.unnamed)
@@ -206,6 +226,7 @@ def _merge(
         relations=relations[usable],
         replicates=replicates[usable],
         spread=spread[usable],
+        late=late[usable],
         rows_in=rows.rows_in,
         counts=counts,
         total=total,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.reading import Readings
 from kmel_p2p.chem.rejects import Counts, Reject
+from kmel_p2p.chem.split import Fold, SplitPolicy
 from kmel_p2p.chem.table import StructureTable
 
 
@@ -25,6 +26,7 @@ class Measurements:
         relations: int8[n, E]; -1 where the true value is below the label, 1 above, 0 equal.
         replicates: int32[n, E]; measurements merged into the label.
         spread: float32[n, E]; standard deviation of the replicates, in labels.
+        late: bool[n]; new by the date column (`source.TimeSource`), all False without one.
         rows_in: rows of the input.
         counts: per assay endpoint, in order; the sum also holds rows that named none.
         total: all counts together.
@@ -38,6 +40,7 @@ class Measurements:
     relations: NDArray[np.int8]
     replicates: NDArray[np.int32]
     spread: NDArray[np.float32]
+    late: NDArray[np.bool_]
     rows_in: int
     counts: tuple[Counts, ...]
     total: Counts
@@ -47,11 +50,22 @@ class Measurements:
     def __len__(self) -> int:
         return len(self.structures)
 
+    def folds(self, split: SplitPolicy) -> NDArray[np.int8]:
+        """Fold of every compound, int8[n]: by its series; those that are new by their date are for testing too.
+
+        Dates only ever move a compound out of training, so what the charter's key holds out stays held out everywhere.
+        """
+        folds = split.folds(self.structures.series)
+        folds[self.late] = Fold.TEST
+        return folds
+
     def dataset_hash(self) -> str:
-        """BLAKE2b-256 (hex) of structures, labels and relations, in an order of their own."""
+        """BLAKE2b-256 (hex) of structures, labels, relations and what dates hold out, in an order of their own."""
         order = sorted(range(len(self)), key=lambda row: self.structures.identities[row])
         state = hashlib.blake2b(digest_size=32, person=b"kmel dataset 1")
         for row in order:
             state.update(f"{self.structures.identities[row]} {self.structures.smiles[row]}\n".encode())
+        if self.late.any():
+            state.update(self.late[order].tobytes())
         state.update(self.labels[order].astype("<f4").tobytes() + self.relations[order].tobytes())
         return state.hexdigest()

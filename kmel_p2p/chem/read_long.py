@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmel_p2p.chem.cells import is_missing
-from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, table_rows
+from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, find_marks, table_rows
 from kmel_p2p.chem.source import LongSource, TunerSource
 from kmel_p2p.core.errors import ConfigError, DataError
 
@@ -60,8 +60,7 @@ class _LongTable:
         self._smiles = [header.index(n) for n in ("SMILES_Structure_Parent", "SMILES_Salt") if n in header]
         if not self._smiles:
             raise ConfigError(f"{source.path}: no column 'SMILES_Structure_Parent'; is it a K-MELLODDY table?")
-        project = source.embargo.project_column
-        self._project = find_column(header, project, "data.embargo.project_column", source.path) if project else None
+        self._project, self._date = find_marks(header, source)
         self._relation, self._unit = self._optional("Measurement_Relation"), self._optional("Measurement_Unit")
 
     def record(self, line: int, cells: list[str]) -> RawRecord:
@@ -76,8 +75,8 @@ class _LongTable:
                              fault_value=shown)  # fmt: skip
         found = tuple(self._cell(rule, value_at, cells) for rule, value_at in matches)
         at = next((at for at in self._smiles if cells[at]), self._smiles[0])
-        project = cells[self._project] if self._project is not None else ""
-        return RawRecord(line, cells[at], self._header[at], found, project)
+        project, date = (cells[at] if at is not None else "" for at in (self._project, self._date))
+        return RawRecord(line, cells[at], self._header[at], found, project, date=date)
 
     def _cell(self, rule: Mapped, value_at: int, cells: list[str]) -> RawCell:
         name = self._header[value_at]
@@ -135,8 +134,7 @@ def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRec
     rules = {rule.column.column: rule for rule in mapped}
     header, rows = table_rows(source.path)
     at = _TunerColumns.of(header, source.path)
-    project = source.embargo.project_column
-    project_at = find_column(header, project, "data.embargo.project_column", source.path) if project else None
+    project_at, date_at = find_marks(header, source)
     for line, cells in rows:
         if len(cells) != len(header):
             yield RawRecord(line, fault=f"{len(cells)} cells where the header has {len(header)}")
@@ -164,6 +162,7 @@ def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRec
             "smiles",
             (RawCell(rule.place, "standard_value", text, rule.column.unit, bad),),
             cells[project_at] if project_at is not None else "",
+            date=cells[date_at] if date_at is not None else "",
         )
 
 

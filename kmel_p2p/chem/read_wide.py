@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rdkit import Chem, rdBase
 
-from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, table_rows
+from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, find_marks, table_rows
 from kmel_p2p.chem.source import SdfSource, WideSource
 from kmel_p2p.core.errors import ConfigError, DataError
 
@@ -27,15 +27,14 @@ def read_wide(source: WideSource, mapped: Sequence[Mapped]) -> Iterator[RawRecor
         (column, find_column(header, column.column.column, f"data.columns.{column.endpoint.name}.column", source.path))
         for column in mapped
     ]
-    project = source.embargo.project_column
-    project_at = find_column(header, project, "data.embargo.project_column", source.path) if project else None
+    project_at, date_at = find_marks(header, source)
     for line, cells in rows:
         if len(cells) != len(header):
             yield RawRecord(line, fault=f"{len(cells)} cells where the header has {len(header)}")
             continue
         found = tuple(RawCell(m.place, m.column.column, cells[at], m.column.unit) for m, at in places)
-        named = cells[project_at] if project_at is not None else ""
-        yield RawRecord(line, cells[smiles_at].strip(), source.smiles_column, found, named)
+        project, date = (cells[at] if at is not None else "" for at in (project_at, date_at))
+        yield RawRecord(line, cells[smiles_at].strip(), source.smiles_column, found, project, date=date)
 
 
 def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
@@ -47,6 +46,8 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
     missing = {column.column.column: f"data.columns.{column.endpoint.name}.column" for column in mapped}
     if source.embargo.project_column:
         missing[source.embargo.project_column] = "data.embargo.project_column"
+    if source.time.column:
+        missing[source.time.column] = "data.time.column"
     seen: set[str] = set()
     for line, smiles, properties, reason in sdf_records(source.path):
         seen.update(properties)
@@ -56,8 +57,8 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
         cells = tuple(
             RawCell(m.place, m.column.column, properties.get(m.column.column, ""), m.column.unit) for m in mapped
         )
-        project = properties.get(source.embargo.project_column, "")
-        yield RawRecord(line, smiles, STRUCTURE_PROPERTY, cells, project)
+        project, date = (properties.get(name, "") for name in (source.embargo.project_column, source.time.column))
+        yield RawRecord(line, smiles, STRUCTURE_PROPERTY, cells, project, date=date)
     for name, key in missing.items():
         if name not in seen:
             raise ConfigError(

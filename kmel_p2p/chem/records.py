@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.source import Column
+from kmel_p2p.chem.source import Column, Source
 from kmel_p2p.core.errors import ConfigError, DataError
 
 
@@ -41,6 +41,7 @@ class RawRecord:
         smiles: structure as found.
         smiles_column: where it was found.
         project: content of the embargo's project column.
+        date: content of the date column.
         fault: why nothing of the row can be used; then `cells` is empty.
         fault_column: the column at fault.
         fault_value: what was found there.
@@ -54,6 +55,7 @@ class RawRecord:
     fault: str = ""
     fault_column: str = ""
     fault_value: str = ""
+    date: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,17 @@ def find_column(header: Sequence[str], name: str, key: str, path: Path) -> int:
     near = difflib.get_close_matches(name, header, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"the file has: {', '.join(header)[:500]}"
     raise ConfigError(f"{path}: no column {name!r} ({key}); {hint}")
+
+
+def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int | None]:
+    """Places of the columns that name project and date of a row, where the settings have such.
+
+    Raises:
+        ConfigError: one of them is missing or occurs twice.
+    """
+    names = ((source.embargo.project_column, "data.embargo.project_column"), (source.time.column, "data.time.column"))
+    project, date = (find_column(header, name, key, source.path) if name else None for name, key in names)
+    return project, date
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:

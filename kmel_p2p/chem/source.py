@@ -62,6 +62,19 @@ class EmbargoSource:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeSource:
+    """Which compounds are new: they join the test fold.
+
+    Attributes:
+        column: column (property) with the date of a row; empty: no time split.
+        test_from: a compound whose first dated row is of this day or later is new.
+    """
+
+    column: str = ""
+    test_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WideSource:
     """A CSV or Parquet file with a SMILES column and one column per assay endpoint.
 
@@ -75,6 +88,7 @@ class WideSource:
     smiles_column: str
     columns: Mapping[str, Column]
     embargo: EmbargoSource = EmbargoSource()
+    time: TimeSource = TimeSource()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class SdfSource:
     path: Path
     columns: Mapping[str, Column]
     embargo: EmbargoSource = EmbargoSource()
+    time: TimeSource = TimeSource()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +108,7 @@ class LongSource:
     path: Path
     columns: Mapping[str, Column]
     embargo: EmbargoSource = EmbargoSource()
+    time: TimeSource = TimeSource()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +126,7 @@ class TunerSource:
     columns: Mapping[str, Column]
     assays: Path | None = None
     embargo: EmbargoSource = EmbargoSource()
+    time: TimeSource = TimeSource()
 
 
 Source: TypeAlias = WideSource | SdfSource | LongSource | TunerSource

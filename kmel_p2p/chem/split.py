@@ -41,11 +41,7 @@ class SplitPolicy:
 
     def fold(self, series: str) -> Fold:
         """Fold of every compound of this series (see `scaffold.series`)."""
-        key = self.key.encode()
-        if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
-            key = hashlib.blake2b(key).digest()
-        digest = hashlib.blake2b(series.encode(), digest_size=8, key=key, person=b"kmel fold 1").digest()
-        place = int.from_bytes(digest, "big") / 2**64
+        place = self._place(series, b"kmel fold 1")
         if place < self.test_fraction:
             return Fold.TEST
         if place < self.test_fraction + self.valid_fraction:
@@ -56,3 +52,16 @@ class SplitPolicy:
         """`fold` of each, int8[n]."""
         known = {name: self.fold(name) for name in set(series)}
         return np.fromiter((known[name] for name in series), np.int8, len(series))
+
+    def apart(self, series: Sequence[str]) -> NDArray[np.bool_]:
+        """A half of all series, bool[n], unrelated to the folds: in the validation fold, those that calibrate."""
+        known = {name: self._place(name, b"kmel apart 1") < 0.5 for name in set(series)}
+        return np.fromiter((known[name] for name in series), np.bool_, len(series))
+
+    def _place(self, series: str, purpose: bytes) -> float:
+        """A number from 0 to 1 that only the key and the series decide."""
+        key = self.key.encode()
+        if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
+            key = hashlib.blake2b(key).digest()
+        digest = hashlib.blake2b(series.encode(), digest_size=8, key=key, person=purpose).digest()
+        return int.from_bytes(digest, "big") / 2**64

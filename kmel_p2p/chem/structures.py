@@ -97,7 +97,7 @@ def describe_chunk(smiles: Sequence[str], policy: FeaturePolicy) -> StructureTab
         reasons.append("")
         scaffold = murcko_scaffold(molecule)
         scaffolds.append(scaffold)
-        kinships.append(series(structure, scaffold, molecule))
+        kinships.append(series(structure, molecule))
         row_counts, row_descriptors = describe(molecule, policy)
         counts.append(row_counts)
         descriptors.append(row_descriptors)

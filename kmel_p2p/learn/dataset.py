@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from kmel_p2p.chem.table import StructureTable
 
 MAX_DENSE_BYTES = 192 << 20
 """Inputs up to this size are laid out once; larger tables are filled batch by batch."""
+
+MIN_APART = 50
+"""Validation compounds that choosing a model and calibrating it each need, before the fold is divided between them."""
 
 
 def network_inputs(counts: NDArray[np.float32], descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,6 +59,8 @@ class Dataset:
         relations: int8[n, E]; -1: the true value is below the label, 1: above.
         train, valid, test: rows of each fold, int64.
         smiles: standardised structures, for the files that stay at the site.
+        calibration: rows kept out of `train` and `valid`, so that nothing was chosen by them: intervals are made from
+            them. Empty where too few compounds are left (see `with_calibration`).
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -66,6 +71,7 @@ class Dataset:
     valid: NDArray[np.int64]
     test: NDArray[np.int64]
     smiles: tuple[str, ...] = ()
+    calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def build(cls, own: Measurements, folds: NDArray[np.int8], test_only: Measurements | None = None) -> Dataset:
@@ -99,3 +105,14 @@ class Dataset:
         """Those of `rows` where the assay endpoint at `place` was measured."""
         chosen: NDArray[np.int64] = rows[np.isfinite(self.labels[rows, place])]
         return chosen
+
+    def with_calibration(self, apart: NDArray[np.bool_]) -> Dataset:
+        """Move validation compounds into `calibration`, if both parts keep at least `MIN_APART` of them.
+
+        Args:
+            apart: bool[at least the highest validation row + 1]: which compounds to move (`SplitPolicy.apart`).
+        """
+        moved = apart[self.valid]
+        if min(np.count_nonzero(moved), np.count_nonzero(~moved)) < MIN_APART:
+            return self
+        return replace(self, valid=self.valid[~moved], calibration=self.valid[moved])

@@ -54,7 +54,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
     if plan.require_approval:
         require_approved(plan.state_dir, own.dataset_hash())
-    dataset = Dataset.build(own, plan.split.folds(own.structures.series), test)
+    dataset = Dataset.build(own, own.folds(plan.split), test).with_calibration(plan.split.apart(own.structures.series))
     if not len(dataset.train):
         raise DataError(
             f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "

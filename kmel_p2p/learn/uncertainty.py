@@ -1,17 +1,18 @@
 """How far a prediction may be off: conformal intervals and classes (Vovk, Gammerman and Shafer 2005), through crepes.
 
-Calibrated on the site's own validation fold. crepes was taken because it works on plain residuals of any model, with
-per-compound difficulty and per-class calibration, and needs nothing beyond numpy and pandas; MAPIE wraps
-scikit-learn estimators, which these networks are not.
+Calibrated on compounds that chose nothing: a half of the site's validation fold, by series, by which neither
+checkpoints nor models are chosen. Where the fold is too small to be divided, the whole of it calibrates; it then also
+chose checkpoint and model, so that intervals come out slightly too narrow, and `Calibration.chose` says so.
 
-The validation fold also chose the checkpoint and the model, so intervals are slightly too narrow in theory;
-`kmel-peer evaluate` prints the coverage on the test fold, which chose nothing.
+crepes was taken because it works on plain residuals of any model, with per-compound difficulty and per-class
+calibration, and needs nothing beyond numpy and pandas; MAPIE wraps scikit-learn estimators, which these networks are
+not. `kmel-peer evaluate` prints the coverage on the test fold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,17 +38,25 @@ class Calibration:
         residuals: regressions: |error| / difficulty on the validation fold, ascending, in labels.
         floor: regressions: difficulty is floor + disagreement of the models.
         class_0, class_1: classifications: 1 - probability of the true class, ascending, for each true class.
+        chose: whether the same compounds also chose checkpoint and model.
     """
 
     residuals: tuple[float, ...] = ()
     floor: float = 0.0
     class_0: tuple[float, ...] = ()
     class_1: tuple[float, ...] = ()
+    chose: bool = False
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Calibration:
         """From a card."""
-        return cls(tuple(raw["residuals"]), float(raw["floor"]), tuple(raw["class_0"]), tuple(raw["class_1"]))
+        classes = tuple(raw["class_0"]), tuple(raw["class_1"])
+        # Cards from before the fold was divided lack the last.
+        return cls(tuple(raw["residuals"]), float(raw["floor"]), *classes, bool(raw.get("chose", True)))
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to make intervals or classes from."""
+        return bool(self.residuals or self.class_0)
 
     def plain(self) -> dict[str, Any]:
         """For a card."""
@@ -55,14 +64,26 @@ class Calibration:
 
 
 def calibrate(dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[str, str]) -> dict[str, Calibration]:
-    """Calibrations of the chosen models by assay endpoint; empty ones where the fold is too small."""
-    inputs = dataset.inputs.rows(dataset.valid)
+    """Calibrations of the chosen models by assay endpoint; empty ones where the compounds are too few."""
+    fresh = dict.fromkeys(chosen, Calibration())
+    if len(dataset.calibration):
+        fresh = _calibrations(dataset, dataset.calibration, predict, chosen)
+    if all(fresh.values()):
+        return fresh
+    used = _calibrations(dataset, np.union1d(dataset.valid, dataset.calibration), predict, chosen)
+    return {name: known or (replace(used[name], chose=True) if used[name] else known) for name, known in fresh.items()}
+
+
+def _calibrations(
+    dataset: Dataset, rows: NDArray[np.int64], predict: Mapping[str, Predict], chosen: Mapping[str, str]
+) -> dict[str, Calibration]:
+    inputs = dataset.inputs.rows(rows)
     outputs = {name: predict[name](inputs) for name in {*MEMBERS, *chosen.values()}}
     disagreement = np.std([outputs[name] for name in MEMBERS], axis=0)
     found = {}
     for place, endpoint in enumerate(dataset.endpoints):
-        known = scorable(dataset, dataset.valid, place)
-        labels = dataset.labels[dataset.valid[known], place].astype(np.float64)
+        known = scorable(dataset, rows, place)
+        labels = dataset.labels[rows[known], place].astype(np.float64)
         output = outputs[chosen[endpoint.name]][known, place]
         found[endpoint.name] = _calibration(endpoint, output, labels, disagreement[known, place])
     return found

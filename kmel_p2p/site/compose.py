@@ -12,7 +12,16 @@ from pathlib import Path
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, EmbargoSource, LongSource, SdfSource, Source, TunerSource, WideSource
+from kmel_p2p.chem.source import (
+    Column,
+    EmbargoSource,
+    LongSource,
+    SdfSource,
+    Source,
+    TimeSource,
+    TunerSource,
+    WideSource,
+)
 from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.averaging_rule import Mode, PushSumRule
@@ -285,15 +294,15 @@ def measurement_source(config: SiteConfig, path: Path) -> Source:
     """What ingest is told about a file of this site's."""
     data = config.data
     columns = {name: Column(**rule.model_dump()) for name, rule in data.columns.items()}
-    embargo = EmbargoSource(**data.embargo.model_dump())
+    embargo, time = EmbargoSource(**data.embargo.model_dump()), TimeSource(**data.time.model_dump())
     if data.format == "tuner":
         assert data.structures is not None  # the settings' own check
-        return TunerSource(path, data.structures, columns, data.assays, embargo)
+        return TunerSource(path, data.structures, columns, data.assays, embargo, time)
     if data.format == "kmelloddy":
-        return LongSource(path, columns, embargo)
+        return LongSource(path, columns, embargo, time)
     if data.format == "sdf":
-        return SdfSource(path, columns, embargo)
-    return WideSource(path, data.smiles_column, columns, embargo)
+        return SdfSource(path, columns, embargo, time)
+    return WideSource(path, data.smiles_column, columns, embargo, time)
 
 
 def _check_columns(config: SiteConfig, charter: Charter) -> None:

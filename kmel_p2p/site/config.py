@@ -103,6 +103,21 @@ class EmbargoSection(StrictModel):
     projects: tuple[str, ...] = ()
 
 
+class TimeSection(StrictModel):
+    """What this site measured last is for testing."""
+
+    column: str = ""
+    """Column (property) with the date of a row."""
+    test_from: str = ""
+    """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
+
+    @pydantic.model_validator(mode="after")
+    def _both_or_none(self) -> TimeSection:
+        if bool(self.column) != bool(self.test_from):
+            raise ValueError("'column' and 'test_from' go together; give both or none")
+        return self
+
+
 class DataSection(StrictModel):
     """The measurements of this site. They never leave it."""
 
@@ -118,6 +133,7 @@ class DataSection(StrictModel):
     require_approval: bool = False
     """True: training starts only on the dataset that `kmel-peer data approve` was given."""
     embargo: EmbargoSection = EmbargoSection()
+    time: TimeSection = TimeSection()
     columns: Annotated[Mapping[str, ColumnRule], pydantic.Field(min_length=1)]
     """Assay endpoint of the charter -> column of the file."""
 

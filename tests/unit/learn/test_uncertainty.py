@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from learn_fixtures import ENDPOINTS, dataset
 
+from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.neighbours import FILE, Neighbours, read_neighbours
-from kmel_p2p.learn.scores import Predict
+from kmel_p2p.learn.scores import Predict, scorable
 from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
 
 
@@ -65,6 +67,44 @@ def test_too_few_compounds_give_no_interval() -> None:
     assert class_sets(known["herg"], np.zeros(2), 0.9) is None
     whole = calibrate(dataset(rows=600), noisy(0), CHOSEN)["logd"]
     assert Calibration.read(whole.plain()) == whole
+
+
+def test_compounds_that_chose_the_model_do_not_calibrate_it() -> None:
+    whole = dataset(rows=800)
+    data = whole.with_calibration(SplitPolicy("k").apart([f"series {row}" for row in range(800)]))
+    assert len(data.calibration) >= 50
+    assert sorted([*data.valid, *data.calibration]) == sorted(whole.valid)
+    lucky = {name: exact_on(data, data.valid) for name in MEMBERS}
+    known = calibrate(data, lucky, CHOSEN)
+    assert not any(calibration.chose for calibration in known.values())
+    assert len(known["logd"].residuals) == np.count_nonzero(scorable(data, data.calibration, 0))
+    # A model that knows only what chose it: those compounds would flatter it.
+    ends = intervals(known["logd"], np.zeros(1), np.zeros(1), 0.9)
+    flattered = intervals(calibrate(whole, lucky, CHOSEN)["logd"], np.zeros(1), np.zeros(1), 0.9)
+    assert ends is not None
+    assert flattered is not None
+    assert np.ptp(ends) > 1.2 * np.ptp(flattered)
+
+
+def exact_on(data: Dataset, rows: np.ndarray) -> Predict:
+    """Right about `rows`, ignorant of all others."""
+    known = {data.inputs.rows(rows[at : at + 1]).tobytes(): data.labels[row] for at, row in enumerate(rows)}
+
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        blank = np.zeros(len(data.endpoints))
+        return np.array([np.nan_to_num(known.get(row[None].tobytes(), blank)) for row in inputs], float)
+
+    return predict
+
+
+def test_a_small_fold_is_not_divided_and_the_card_says_so() -> None:
+    whole = dataset(rows=300)
+    data = whole.with_calibration(SplitPolicy("k").apart([f"series {row}" for row in range(300)]))
+    assert data is whole
+    known = calibrate(data, noisy(0), CHOSEN)
+    assert known["logd"].residuals
+    assert known["logd"].chose
+    assert Calibration.read(known["logd"].plain()) == known["logd"]
 
 
 def test_nearness_is_told_and_survives_the_disk(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""No compound is trained on at one site and tested on at another, however each of them draws it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.ingest import ingest
+from kmel_p2p.chem.measurements import Measurements
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.source import Column, TimeSource, WideSource
+from kmel_p2p.chem.split import Fold, SplitPolicy
+from kmel_p2p.core.errors import ConfigError
+
+POLICY = FeaturePolicy(bits=64)
+LOGD = AssayEndpoint("logd")
+DRAWINGS = (
+    ("O=c1[nH]cnc2[nH]cnc12", "Oc1ncnc2[nH]cnc12"),  # lactam, lactim: one InChIKey block, two Murcko scaffolds
+    ("OC1=CC(=O)Nc2ccccc12", "Oc1cc(O)nc2ccccc12"),
+    ("c1ccc2[nH]cnc2c1C", "Cc1cccc2[nH]cnc12"),
+    ("CN1CCC23C4C1CC5=C2C(=C(C=C5)O)OC3C(C=C4)O", "C[NH+]1CCC23C4C1CC5=C2C(=C(C=C5)O)OC3C(C=C4)O.[Cl-]"),
+    ("OC(=O)c1ccccc1Nc1cccc(C(F)(F)F)c1", "[Na+].[O-]C(=O)c1ccccc1Nc1cccc(C(F)(F)F)c1"),
+    ("C[C@H](CS)C(=O)N1CCC[C@H]1C(=O)O", "CC(CS)C(=O)N1CCCC1C(=O)O"),
+    ("[O-][n+]1ccccc1-c1ccccc1", "O=n1ccccc1-c1ccccc1"),
+    ("CC(C)Cc1ccc(cc1)C(C)C(=O)O", "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"),
+)
+
+
+UNDATED = TimeSource()
+
+
+def site(folder: Path, rows: list[tuple[str, str]], time: TimeSource = UNDATED) -> Measurements:
+    path = folder / "site.csv"
+    lines = [f"{smiles},{value},{date}" for (smiles, date), value in zip(rows, range(len(rows)), strict=True)]
+    path.write_text("\n".join(["smiles,D,when", *lines]) + "\n")
+    return ingest(WideSource(path, "smiles", {"logd": Column("D")}, time=time), [LOGD], POLICY)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(DRAWINGS) - 1), st.integers(0, 1), st.integers(1, 10**6)), min_size=1),
+    st.lists(st.tuples(st.integers(0, len(DRAWINGS) - 1), st.integers(0, 1), st.integers(1, 10**6)), min_size=1),
+    st.text(max_size=5),
+    st.floats(0.05, 0.45),
+)
+@settings(deadline=None, max_examples=25)
+def test_sites_agree_on_the_fold_of_every_compound_without_asking(
+    tmp_path_factory: pytest.TempPathFactory,
+    here: list[tuple[int, int, int]],
+    there: list[tuple[int, int, int]],
+    key: str,
+    test_fraction: float,
+) -> None:
+    split = SplitPolicy(key, 0.2, test_fraction)
+    folds: dict[str, int] = {}
+    for held in (here, there):
+        # Each site writes its compounds in its own way: drawing, form, and order of atoms.
+        drawn = [
+            Chem.MolToRandomSmilesVect(Chem.MolFromSmiles(DRAWINGS[which][how]), 1, randomSeed=seed)[0]
+            for which, how, seed in held
+            if Chem.MolFromSmiles(DRAWINGS[which][how]) is not None
+        ]
+        own = site(tmp_path_factory.mktemp("site"), [(smiles, "") for smiles in [*drawn, "CCO"]])
+        for identity, fold in zip(own.structures.identities, own.folds(split), strict=True):
+            assert folds.setdefault(identity, int(fold)) == fold
+
+
+def test_what_came_last_is_for_testing(tmp_path: Path) -> None:
+    rows = [
+        ("CCO", "2020-05-01"),
+        ("OCC", "2024-01-31"),  # ethanol again: it was known before
+        ("CCN", "2023"),
+        ("CCCN", "2024-01"),
+        ("CCCCN", "2023-12-31T23:59:59"),
+        ("CCCl", ""),
+        ("CCBr", "01/02/2024"),
+        ("CCI", "2024-02-30"),
+    ]
+    split = SplitPolicy("", 0.0, 0.0)
+    own = site(tmp_path, rows, TimeSource("when", "2024-01-01"))
+    folds = dict(zip(own.structures.smiles, own.folds(split), strict=True))
+    assert folds == {"CCO": Fold.TRAIN, "CCN": Fold.TRAIN, "CCCN": Fold.TEST, "CCCCN": Fold.TRAIN, "CCCl": Fold.TRAIN}
+    assert {(r.row, r.column, r.value) for r in own.rejects} == {(8, "when", "01/02/2024"), (9, "when", "2024-02-30")}
+    assert all("2024-05-31" in r.reason for r in own.rejects)
+    assert own.total.found == own.total.used + own.total.rejected + own.total.aggregated == 8
+    undated = site(tmp_path, rows)
+    assert not undated.late.any()
+    assert len(undated) == 7
+    assert own.dataset_hash() != site(tmp_path, rows, TimeSource("when", "2025-01-01")).dataset_hash()
+
+
+def test_a_date_never_moves_a_compound_into_training(tmp_path: Path) -> None:
+    rows = [("C" * length + "N", "2019") for length in range(1, 30)]
+    split = SplitPolicy("k", 0.2, 0.3)
+    plain, dated = site(tmp_path, rows), site(tmp_path, rows, TimeSource("when", "2024"))
+    assert np.array_equal(plain.folds(split), dated.folds(split))
+    late = site(tmp_path, rows, TimeSource("when", "2019"))
+    assert (late.folds(split) == Fold.TEST).all()
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        (TimeSource("whn", "2024"), "data.time.column.*did you mean 'when'"),
+        (TimeSource("when", "soon"), "data.time.test_from is 'soon'.*2024-05-31"),
+        (TimeSource("when", ""), "data.time.test_from is empty"),
+    ],
+)
+def test_a_time_split_that_cannot_be_is_refused(tmp_path: Path, time: TimeSource, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        site(tmp_path, [("CCO", "2024")], time)
