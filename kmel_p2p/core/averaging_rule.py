@@ -50,7 +50,8 @@ class LedgerRule(CommonRule):
     bits: Literal[1, 2, 4] = 2
     norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 4.0
     retain_entries: Annotated[int, pydantic.Field(ge=8, le=1024)] = 64
-    """Newest entries of each site that are kept beyond what everybody has; older ones fold into the snapshot."""
+    """Newest entries of each site that are kept beyond what everybody has; older ones fold into the snapshot. A site
+    keeps fewer where all of them would take more memory than the trunk's sum."""
 
     @pydantic.model_validator(mode="after")
     def _kept_fits_chunk(self) -> LedgerRule:

@@ -1,8 +1,9 @@
 """Lets go of entries that everybody has: memory and disk stay bounded however long a run lasts.
 
 An entry may be folded into the snapshot when a majority of the roster, and every alive site that speaks, holds the
-same headers up to it, and `retain` newer ones of its author are here. What is folded cannot be taken back, so a fork
-below it changes nothing any more; a site that was away and saw another branch starts over from a snapshot.
+same headers up to it, and `retain` newer ones of its author are here; fewer where all that is kept would take more
+memory than the sum itself, which is what a site that was away fetches then. What is folded cannot be taken back, so
+a fork below it changes nothing any more; a site that was away and saw another branch starts over from a snapshot.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ MUTE_AFTER: Micros = 300 * SECOND
 LEAST = 16
 """Entries worth rewriting the stored snapshot for."""
 
+FEWEST = 8
+"""Newest entries of an author that are kept however large they are."""
+
+ALWAYS_KEPT_BYTES = 16 * 1024 * 1024
+"""Payloads for which nothing is folded early, however small the trunk."""
+
+
+def bytes_worth_keeping(values: int) -> int:
+    """Payload bytes to keep at most: what the sum of a trunk of so many values takes."""
+    return max(ALWAYS_KEPT_BYTES, 8 * values)
+
 
 class Retention:
     """See the module docstring. Effects go to the shared `outbox`."""
@@ -35,15 +47,18 @@ class Retention:
         alive: Callable[[], Iterable[SiteKey]],
         agreed: Callable[[SiteKey], tuple[Vector, Micros] | None],
         retain: int,
+        keep_bytes: int,
         outbox: deque[Effect],
         now: Micros,
     ) -> None:
-        """`agreed`: up to where a site was last seen to hold our headers, and when; `retain`: the charter's."""
+        """`agreed`: up to where a site was last seen to hold our headers, and when; `retain`: the charter's;
+        `keep_bytes`: payloads that may be kept."""
         self._ledger = ledger
         self._roster = roster
         self._alive = alive
         self._agreed = agreed
         self._retain = retain
+        self._keep_bytes = keep_bytes
         self._outbox = outbox
         self._next = now + PERIOD
         self._seen: dict[SiteKey, Micros] = {}
@@ -81,10 +96,19 @@ class Retention:
                 return {}
         if 2 * (1 + len(vectors)) <= self._roster():
             return {}
-        floor = self._ledger.books.floor
+        floor, retain = self._ledger.books.floor, self._affordable()
         until: dict[SiteKey, int] = {}
         for author, head in self._ledger.vector.items():
-            seq = min([head, *(vector.get(author, 0) for vector in vectors)]) - self._retain
+            seq = min([head, *(vector.get(author, 0) for vector in vectors)]) - retain
             if seq > floor.get(author, 0):
                 until[author] = seq
         return until
+
+    def _affordable(self) -> int:
+        """Newest entries of each author that can be kept within `keep_bytes`, by the mean size of those here."""
+        sizes = [entry.payload_bytes for entry in self._ledger.entries()]
+        held = sum(sizes)
+        if held <= self._keep_bytes:
+            return self._retain
+        authors = len(self._ledger.vector)
+        return max(FEWEST, min(self._retain, self._keep_bytes * len(sizes) // (held * authors)))

@@ -28,7 +28,7 @@ from kmel_p2p.core.ledger.messages import (
     SnapshotPart,
     WantAmendments,
 )
-from kmel_p2p.core.ledger.retention import Retention
+from kmel_p2p.core.ledger.retention import Retention, bytes_worth_keeping
 from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey, Vector
 
 BELIEVED_AFTER: Micros = 5 * SECOND
@@ -80,7 +80,8 @@ class Upkeep:
         )
         self._giver = SnapshotGiver(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
-        self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, outbox, now)
+        keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
+        self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
         self._next = now + BELIEVED_AFTER
 

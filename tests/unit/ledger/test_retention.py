@@ -1,0 +1,55 @@
+"""What is folded away, and what is kept, by number and by size."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from plain_ledgers import identities, new_ledger, next_entry
+
+from kmel_p2p.core.effects import Effect
+from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.retention import ALWAYS_KEPT_BYTES, FEWEST, Retention, bytes_worth_keeping
+from kmel_p2p.core.types import SECOND
+
+SITES = identities(3)
+EACH = 40
+
+
+def full_ledger() -> Ledger:
+    ledger = new_ledger(SITES)
+    for number in range(3 * EACH):
+        entry = next_entry(SITES[number % 3], ledger, units=1000 + number, position=number % 16)
+        assert ledger.offer(entry).verdict is Verdict.APPLIED
+    return ledger
+
+
+def kept(ledger: Ledger, retain: int, keep_bytes: int) -> set[int]:
+    """Entries of each author after one look, everybody else holding everything."""
+    others = [site.key for site in SITES[1:]]
+    outbox: deque[Effect] = deque()
+    agreed = dict(ledger.vector)
+    retention = Retention(
+        ledger, lambda: 3, lambda: others, lambda key: (agreed, 9 * SECOND), retain, keep_bytes, outbox, 0
+    )
+    retention.advance(10 * SECOND)
+    return {sum(1 for entry in ledger.entries() if entry.author == site.key) for site in SITES}
+
+
+def test_so_many_newest_entries_stay_as_the_charter_says() -> None:
+    ledger = full_ledger()
+    digest = ledger.digest()
+    assert kept(ledger, 20, 10**9) == {20}
+    assert ledger.digest() == digest
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.5, 20), (0.25, 10), (0.01, FEWEST), (2.0, 30)])
+def test_fewer_stay_where_their_payloads_would_take_too_much(share: float, left: int) -> None:
+    ledger = full_ledger()
+    held = sum(entry.payload_bytes for entry in ledger.entries())
+    assert kept(ledger, 30, int(share * held)) == {left}
+
+
+def test_a_large_trunk_lets_go_at_the_size_of_its_sum_and_a_small_one_later() -> None:
+    assert bytes_worth_keeping(10_000_000) == 80_000_000
+    assert bytes_worth_keeping(10) == ALWAYS_KEPT_BYTES
