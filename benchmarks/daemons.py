@@ -44,6 +44,7 @@ def found_federation(
     max_lead: int = 4,
     seed: int = 0,
     preset: str = "lan",
+    retain: int = 64,
 ) -> LocalFederation:
     """Sites with their share of the solubility data; nothing is started.
 
@@ -53,6 +54,7 @@ def found_federation(
         hidden: widths of the trunk's layers.
         steps: optimiser steps per entry.
         entries: entries per site.
+        retain: newest entries of each site that are kept.
         addresses: of each site; ports of the loopback interface when empty.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def found_federation(
                 "federation": "benchmark",
                 "model": {"hidden": hidden, "dropout": 0.1},
                 "training": {"batch_size": 32},
-                "averaging": {"steps_per_entry": steps, "entry_limit": entries},
+                "averaging": {"steps_per_entry": steps, "entry_limit": entries, "retain_entries": retain},
                 "pace": {"start_sites": sites, "max_lead": max_lead},
                 "split": {"valid_fraction": 0.1, "test_fraction": 0.0},
                 "assay_endpoints": (ENDPOINT,),

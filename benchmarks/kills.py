@@ -38,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps per entry")
     parser.add_argument("--pause", type=float, default=4.0, help="longest pause before a kill, seconds")
+    parser.add_argument("--retain", type=int, default=1024, help="entries kept of each site; few: they fold, unseen")
     parser.add_argument("--out", type=Path, help="keep the sites' directories here")
     add_output(parser)
     arguments = parser.parse_args()
@@ -54,6 +55,7 @@ def main() -> int:
             entries=1_000_000,
             seed=arguments.seed,
             preset="sim",
+            retain=arguments.retain,
         ) as federation,
     ):
         task = progress.add_task("kills", total=arguments.kills)
@@ -69,6 +71,7 @@ def main() -> int:
         "contradictions": found.contradictions,
         "problems": len(found.problems),
         "books_checked": found.looks,
+        "books_unseen": found.unseen,
         "worst_gap": max(found.balances.values(), default=math.inf),
         "slowest_restart_s": max(found.restart_s, default=0.0),
         **{f"killed {kind}": count for kind, count in found.by_kind.items()},

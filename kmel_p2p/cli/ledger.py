@@ -228,19 +228,25 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
 
 
 def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
-    from kmel_p2p.cli.charter import load_charter
+    """Settings, and site names by key, those included that amendments brought."""
     from kmel_p2p.core.errors import LocalError
+    from kmel_p2p.site.compose import load_site, names_of, stored_constitution
     from kmel_p2p.site.config import load_config
 
     config = load_config(config_path)
-    charter = load_charter(config.site.charter).charter
-    if charter.averaging.mode != "ledger":
+    site = load_site(config)
+    mode = site.charter.averaging.mode
+    if mode != "ledger":
         raise LocalError(
-            f"{config.site.charter}: this federation averages in mode {charter.averaging.mode}: sites exchange shares "
+            f"{config.site.charter}: this federation averages in mode {mode}: sites exchange shares "
             "of their trunks and keep no ledger. `kmel-peer status` shows where this site stands, `kmel-peer egress` "
             "what left it"
         )
-    return config, {site.site_key: site.name for site in charter.sites}
+    store = _store(config)
+    try:
+        return config, names_of(stored_constitution(site, store))
+    finally:
+        store.close()
 
 
 def _store(config: SiteConfig) -> Store:

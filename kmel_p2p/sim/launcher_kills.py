@@ -44,12 +44,15 @@ class KillPlan:
         longest_pause_s: before each kill, uniform.
         longest_down_s: of a killed daemon, uniform.
         daemon_share: probability that the daemon is the victim rather than its trainer.
+        busy_share: probability that the kill waits until the victim trains again, and up to a second more; the others
+            hit a site wherever it is, often while it starts.
     """
 
     kills: int
     longest_pause_s: float = 4.0
     longest_down_s: float = 3.0
     daemon_share: float = 0.6
+    busy_share: float = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Figures:
         missing: entries that some store showed once and that some log does not hold at the end.
         contradictions: (author, number) that were seen with two hashes.
         balances: site -> gap of its books (`site.own_state`), the worst of all looks.
-        looks: how often the books of a killed site were checked, and found whole.
+        looks: how often the books of a stopped site were checked against all its entries.
+        unseen: looks that could not, for an own entry was folded away before any look.
         problems: everything that did not hold, in words.
         restart_s: per killed daemon, seconds from its start to its next answer.
     """
@@ -91,6 +95,7 @@ class Figures:
     balances: dict[str, float] = field(default_factory=dict)
     residual_norms: dict[str, float] = field(default_factory=dict)
     looks: int = 0
+    unseen: int = 0
     problems: list[str] = field(default_factory=list)
     restart_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -125,15 +130,17 @@ class Witness:
             except KmelError as error:
                 self._say(f"{site.name}: {error}")
                 return
-        self._figures.looks += 1
         if state is None:
             return
+        if state.gap is None:
+            self._figures.unseen += 1
+            return
+        self._figures.looks += 1
         if state.first != 1 or state.steps != sum(entry.steps for seq, entry in own.items() if seq <= state.round):
             self._say(f"{site.name}: the trainer's state counts {state.steps} steps from entry {state.first} on")
-        if state.problem or state.gap is None:
-            self._say(f"{site.name}: {state.problem or 'an own entry was never seen'}")
-        else:
-            self._figures.balances[site.name] = max(self._figures.balances.get(site.name, 0.0), state.gap)
+        if state.problem:
+            self._say(f"{site.name}: {state.problem}")
+        self._figures.balances[site.name] = max(self._figures.balances.get(site.name, 0.0), state.gap)
         self._figures.residual_norms[site.name] = state.residual_norm
 
     def conclude(self, sites: list[SiteProcess]) -> None:
@@ -214,6 +221,9 @@ class _Run:
             return
         site = self.rng.choice(up)
         daemon = self.rng.random() < self._plan.daemon_share
+        if self.rng.random() < self._plan.busy_share:
+            self.await_(f"{site.name} trains again", lambda: _trains(site), UP_S)
+            self.pause(self.rng.uniform(0.0, 1.0))
         status = site.status() or {}
         trainer = status.get("trainer", {})
         kill = Kill(
@@ -300,6 +310,13 @@ class _Run:
         found = [d for d in documents if d is not None and d["phase"] in ("listening", "complete")]
         vectors = [document["ledger"]["vector"] for document in found]
         return len(found) == len(documents) and all(vector == vectors[0] for vector in vectors)
+
+
+def _trains(site: SiteProcess) -> bool:
+    status = site.status()
+    if status is None or status["ages"]["trained_s"] is None:
+        return False
+    return status["trainer"]["state"] in ("training", "idle")
 
 
 def _published(site: SiteProcess) -> int:

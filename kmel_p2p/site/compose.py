@@ -78,7 +78,7 @@ class Site:
     @property
     def names(self) -> dict[SiteKey, str]:
         """Site names by key, for everything people read."""
-        return {key: rule.name for key, rule in self.constitution.everyone.items()}
+        return names_of(self.constitution)
 
     @property
     def max_payload_bytes(self) -> int:
@@ -87,6 +87,17 @@ class Site:
         if isinstance(rules, PushSumRule):
             return share_bytes(self.layout.size, PushSumRules.of(self.charter).last_bits)
         return self.codec.max_payload_bytes
+
+
+def names_of(constitution: Constitution) -> dict[SiteKey, str]:
+    """Site names by key, each once: a key that its site has given up is told apart from the one it has now."""
+    current = {rule.name for rule in constitution.roster.values()}
+    names, given = {}, set(current)
+    for key, rule in constitution.everyone.items():
+        plain = key in constitution.roster or rule.name not in given
+        names[key] = rule.name if plain else f"{rule.name} (former key {key.hex()[:8]})"
+        given.add(names[key])
+    return names
 
 
 def load_site(config: SiteConfig) -> Site:
@@ -104,7 +115,9 @@ def load_site(config: SiteConfig) -> Site:
     if rule is None:
         raise ConfigError(
             f"{source}: the charter of {charter.federation!r} does not list this site's key "
-            f"{identity.key.hex()} ({config.site.key_file}); is it the charter of another federation?"
+            f"{identity.key.hex()} ({config.site.key_file}). If an amendment added this site or gave it this key, list "
+            "all amendments up to that one, in order, under site.amendments; else it is the charter of another "
+            "federation"
         )
     if rule.name != config.site.name:
         raise ConfigError(f"site.name is {config.site.name!r}, but the charter calls this key {rule.name!r}")
@@ -259,7 +272,9 @@ def stored_constitution(site: Site, store: Store) -> Constitution:
         ConfigError: the two contradict each other.
     """
     constitution = site.constitution
-    for encoded in store.amendments()[constitution.number :]:
+    stored = store.amendments()
+    # By number: a site that an amendment added has that one and those before it in its files only.
+    while (encoded := stored.get(constitution.number + 1)) is not None:
         constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
     return constitution
 

@@ -180,8 +180,13 @@ class Store:
         name: str | None = self._one(
             "SELECT own_state_file FROM entries WHERE author = ? ORDER BY seq DESC LIMIT 1", author
         )
-        kept = None if name is not None else self.get_blob(OWN_STATE)
-        return name if kept is None else kept.decode()
+        if name is not None:
+            return name
+        kept = (self.get_blob(OWN_STATE) or b"").decode()
+        # A site that has a new key numbers its entries anew: the state of the old one is not its own. Values without
+        # an author were written before keys could change.
+        of, slash, kept_name = kept.rpartition("/")
+        return kept_name if kept and (not slash or of == author.hex()) else None
 
     # the snapshot that the entries stand on
 
@@ -240,11 +245,12 @@ class Store:
         self._fault("snapshot:file")
         with self.transaction("snapshot"):
             # The trainer's state outlives the own entry that it was stored with.
-            state: str | None = self._one(
-                "SELECT own_state_file FROM entries WHERE own_state_file IS NOT NULL ORDER BY seq DESC LIMIT 1"
+            states = self._all(
+                "SELECT author, own_state_file FROM entries WHERE own_state_file IS NOT NULL"
+                " ORDER BY arrival DESC LIMIT 1"
             )
-            if state is not None:
-                self.put_blob(OWN_STATE, state.encode())
+            for author, state in states:
+                self.put_blob(OWN_STATE, f"{author.hex()}/{state}".encode())
             for (author,) in self._all("SELECT DISTINCT author FROM entries"):
                 low, high = span(SiteKey(author))
                 self._connection.execute("DELETE FROM entries WHERE author = ? AND seq <= ?", (author, low))
@@ -290,10 +296,10 @@ class Store:
         """Keep an amendment in force."""
         self.put_blob(f"{AMENDMENT}{number:010d}", encoded)
 
-    def amendments(self) -> list[bytes]:
-        """Amendments in force, in order."""
-        rows = self._all("SELECT value FROM blobs WHERE name LIKE ? ORDER BY name", f"{AMENDMENT}%")
-        return [value for (value,) in rows]
+    def amendments(self) -> dict[int, bytes]:
+        """Amendments heard of, by number, in order. Those that the site's files list need not be among them."""
+        rows = self._all("SELECT name, value FROM blobs WHERE name LIKE ? ORDER BY name", f"{AMENDMENT}%")
+        return {int(name.removeprefix(AMENDMENT)): value for name, value in rows}
 
     # small values
 

@@ -16,7 +16,7 @@ KILLS = 6
 
 
 def test_killed_at_random_moments_they_end_with_one_ledger(tmp_path: Path) -> None:
-    federation = small_federation(tmp_path, entry_limit=100_000, steps_per_entry=10)
+    federation = small_federation(tmp_path, entry_limit=100_000, steps_per_entry=10, retain_entries=1024)
     plan = KillPlan(KILLS, longest_pause_s=2.0, longest_down_s=1.0, daemon_share=0.67)
     with federation:
         found = kill_at_random(federation, plan, seed=5)

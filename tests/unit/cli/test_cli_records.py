@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -11,9 +12,12 @@ import pytest
 from cli_harness import Run
 
 from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.core.amendment import Constitution
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, ModelRule, SiteRule
 from kmel_p2p.core.identity import Identity, digest
 from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Basis, create
+from kmel_p2p.site.compose import load_site, names_of, stored_constitution
+from kmel_p2p.site.config import load_config
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.keys import load_key
@@ -179,3 +183,49 @@ def test_an_amendment_is_drafted_signed_and_shown(filled: Path, run: Run, tmp_pa
     nonsense = run("amendment", "draft", "-c", filled, "--retire", "west", "-o", tmp_path / "x.toml")
     assert nonsense.code == ExitCode.CONFIG
     assert "no site 'west'" in nonsense.err
+
+
+def test_sites_that_amendments_brought_have_their_names_and_former_keys_are_told_apart() -> None:
+    north, south, new, west = (Identity(bytes([number]) * 32) for number in range(1, 5))
+    charter = Charter(
+        federation="demo",
+        sites=(SiteRule(name="north", key=north.key.hex()), SiteRule(name="south", key=south.key.hex())),
+        assay_endpoints=(AssayEndpointRule(name="solubility"),),
+    )
+    constitution = Constitution(charter)
+    for changes in (
+        {"rekey": [{"name": "south", "key": new.key.hex(), "last": 3}]},
+        {"add": [{"name": "west", "key": west.key.hex()}]},
+        {"retire": [{"name": "west", "last": 2}]},
+    ):
+        document = constitution.draft(**changes)
+        for identity in (north, new if constitution.number else south):
+            document = document.signed_by(identity, constitution)
+        constitution = constitution.followed_by(document)
+    former = f"south (former key {south.key.hex()[:8]})"
+    assert names_of(constitution) == {north.key: "north", south.key: former, new.key: "south", west.key: "west"}
+
+
+def test_what_the_files_list_is_continued_by_what_the_store_heard_later(filled: Path, run: Run, tmp_path: Path) -> None:
+    config = load_config(filled)
+    site = load_site(config)
+    north, south = load_key(filled.parent / "site.key"), Identity(bytes(32))
+    made = site.constitution
+    for quorum in ("all", "two-thirds", "majority"):
+        document = made.draft(quorum=quorum).signed_by(north, made).signed_by(south, made)
+        made = made.followed_by(document)
+        (tmp_path / f"{quorum}.toml").write_text(document.render())
+    with contextlib.closing(Store(config.site.state_dir / STORE_NAME)) as store:
+        # As at a site that started with the first one in its files, and heard of the others while it ran.
+        for document in made.documents[1:]:
+            store.add_amendment(document.amendment.number, document.encode())
+        assert stored_constitution(site, store).number == 0
+        for listed in (["all"], ["all", "two-thirds"], ["all", "two-thirds", "majority"]):
+            config = config.model_copy(
+                update={
+                    "site": config.site.model_copy(
+                        update={"amendments": tuple(tmp_path / f"{name}.toml" for name in listed)}
+                    )
+                }
+            )
+            assert stored_constitution(load_site(config), store).head_hash == made.head_hash

@@ -102,6 +102,20 @@ def test_the_trainer_state_outlives_the_entry_it_came_with(tmp_path: Path) -> No
     store.close()
 
 
+def test_a_site_with_a_new_key_is_not_given_the_trainer_state_of_its_old_one(tmp_path: Path) -> None:
+    store, ledger = filled(tmp_path / "s")
+    new = SITES[1].key
+    store.fold(folding({site.key: 2 for site in SITES}), genesis, ToyCodec())
+    assert store.own_state_file(new) is None
+    entry = publish(ledger, 1)
+    store.append_entry(new, entry.seq, entry.encode(), "round-5")
+    publish(ledger, 0)
+    store.fold(folding({site.key: 4 for site in SITES} | {new: 5}), genesis, ToyCodec())
+    assert store.own_state_file(new) == "round-5"
+    assert store.own_state_file(OWN) is None
+    store.close()
+
+
 POINTS = ["bump:committed", "snapshot:file", "snapshot:begin", "snapshot:written", "snapshot:committed"]
 
 
