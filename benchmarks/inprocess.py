@@ -1,11 +1,12 @@
 """A federation in one process: the trainer's own rounds and codec, without peers, sockets and disk in between.
 
-What real peers add is delivery, which does not change the arithmetic: every site applies every entry. Rounds are in
-step here, whereas real peers run a few entries apart.
+What real peers add is delivery, which does not change the arithmetic: every site applies every entry, with the ledger's
+weights for trunk and shared heads. Rounds are in step here, whereas real peers run a few entries apart.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
+from kmel_p2p.core.ledger.shares import Trains, weights_of
+from kmel_p2p.core.ledger.validity import weight_cap
+from kmel_p2p.core.types import SiteKey
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
-from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import start_local
@@ -46,7 +51,6 @@ def federate(
     folder: Path,
     *,
     model_seed: int = 0,
-    weights: Sequence[float] | None = None,
     dense: bool = False,
     tick: Callable[[int], None] = lambda entry: None,
 ) -> Federated:
@@ -54,7 +58,6 @@ def federate(
 
     Args:
         entries: of each site.
-        weights: of each site's entries, summing to 1; None: equal.
         dense: exchange float32 deltas instead of encoded ones, for comparison.
     """
     layout = exchanged_layout(architecture)
@@ -65,11 +68,11 @@ def federate(
         network = Network(architecture)
         start_local(network, architecture, model_seed, setting.seed)
         sites.append((network, Rounds(network, dataset, layout, codec, setting, folder / f"site-{at}")))
-    share = weights or [1 / len(sites)] * len(sites)
+    shares = site_weights(layout, datasets)
     sent = 0
     for entry in range(1, entries + 1):
         total = np.zeros(layout.size, np.float64)
-        for (network, rounds), setting, weight in zip(sites, settings, share, strict=True):
+        for (network, rounds), setting, weight in zip(sites, settings, shares, strict=True):
             result = rounds.train(entry, setting.steps_per_entry, None, trunk, lambda progress: None)
             rounds.commit(entry)
             if dense:
@@ -82,3 +85,29 @@ def federate(
         trunk = (trunk + total).astype(np.float32)
         tick(entry)
     return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites))
+
+
+def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) -> list[NDArray[np.float32]]:
+    """Of each site's entries, value by value, float32[layout.size], by the ledger's own rule (`core.ledger.shares`).
+
+    Args:
+        cap: the charter's `weight_cap`.
+    """
+    training = {
+        SiteKey(bytes([at])): Trains(
+            math.floor(math.log2(sum(len(data.measured(data.train, place)) for place in range(len(data.endpoints)))))
+            + 1,
+            frozenset(data.trained_heads()),
+        )
+        for at, data in enumerate(datasets)
+    }
+    found = []
+    for key in training:
+        weights = weights_of(key, training)
+        dense = np.full(layout.size, min(weights.trunk, weight_cap(len(training), cap)), np.float32)
+        for head, weight in (weights.heads or {}).items():
+            sharing = sum(head in site.heads for site in training.values())
+            for place in layout.places_of_head(head):
+                dense[place] = min(weight, weight_cap(sharing, cap))
+        found.append(dense / np.float32(WEIGHT_ONE))
+    return found
