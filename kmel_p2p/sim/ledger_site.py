@@ -21,9 +21,10 @@ from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.events import AmendmentRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.proof import Decoder, Fault
 from kmel_p2p.core.ledger.snapshot import Snapshot, advance
+from kmel_p2p.core.ledger.verdict import Verdict
 from kmel_p2p.core.rounds import COMMANDS
 from kmel_p2p.core.types import Micros, SiteKey
 

@@ -30,11 +30,12 @@ from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import Entry, decode
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.proof import Fault
 from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.ledger.verdict import Verdict
 from kmel_p2p.core.pushsum.messages import MAX_PAYLOAD_BYTES as MAX_SHARE_BYTES
 from kmel_p2p.core.pushsum.rules import PushSumRules
 from kmel_p2p.core.pushsum.share import payload_bytes as share_bytes

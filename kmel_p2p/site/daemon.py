@@ -24,7 +24,7 @@ import structlog
 from kmel_p2p.core.amendment import AmendmentDocument
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.errors import ConfigError, DataError, KmelError, LocalError
-from kmel_p2p.core.ledger.antientropy import MAX_ANSWER_BYTES
+from kmel_p2p.core.ledger.answering import MAX_ANSWER_BYTES
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import CharterAmended
 from kmel_p2p.core.membership import commands as membership_commands

@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from kmel_p2p.core.effects import Effect, Emit, Message, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Message, Send
 from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.ledger.answering import answers
 from kmel_p2p.core.ledger.asking import Asking
+from kmel_p2p.core.ledger.changes import changes
+from kmel_p2p.core.ledger.counterparts import Counterpart, Counterparts
 from kmel_p2p.core.ledger.entry import Entry, decode
-from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, EntryRefused, LateFault, LogEnded, RetractionRecord
+from kmel_p2p.core.ledger.events import EntryRefused
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.hot import HotEntries
-from kmel_p2p.core.ledger.ledger import Hold, Ledger, Outcome, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import (
     MAX_BODIES,
-    MAX_FAULTS,
     MAX_NEWS,
     Announce,
     Bodies,
@@ -38,20 +40,12 @@ from kmel_p2p.core.ledger.messages import (
     Want,
     WantAmendments,
 )
-from kmel_p2p.core.ledger.proof import Fault
+from kmel_p2p.core.ledger.verdict import Hold, Outcome, Verdict
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness, SiteKey, Vector
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
-"""Bodies in one answer, unless a single entry is larger. Small enough that a pull from one slow site does not hold
-back the rest; the asker comes again at once for more."""
-
-
 STUCK_AFTER: Micros = 60 * SECOND
 """An entry that could not be judged for so long may never be."""
-
-RETIRED = "an amendment retired the site"
-"""Reason of an ended log that is nobody's fault."""
 
 MAX_TOLD = 32
 """Sites told at once about a change; the periodic summaries reach the rest."""
@@ -73,24 +67,6 @@ class AntiEntropySettings:
     """Sites told per round of lazy push."""
     spread_period: Micros = 200 * MILLISECOND
     """Length of such a round; half of it is the shortest time after which an ask is repeated."""
-
-
-@dataclass(slots=True)
-class Counterpart:
-    """The last thing a site told us."""
-
-    vector: Vector
-    phase: Phase
-    ended: dict[SiteKey, int]
-    heard_at: Micros
-    step_us: Micros
-    chains: bytes
-    heads: tuple[int, ...]
-    agreed: bool = False
-    """Whether it holds the headers that we hold at its vector."""
-    agreed_at: Micros = 0
-    agreed_vector: Vector | None = None
-    """The newest vector at which it held our headers."""
 
 
 class AntiEntropy:
@@ -124,7 +100,7 @@ class AntiEntropy:
         self._rng = rng
         self._settings = settings
         self._max_payload_bytes = max_payload_bytes
-        self._counterparts: dict[SiteKey, Counterpart] = {}
+        self._counterparts = Counterparts(ledger, forks)
         self._asking = Asking(settings.spread_period // 2, settings.want_timeout)
         self._forks = forks
         self.stuck: set[SiteKey] = set()
@@ -143,26 +119,15 @@ class AntiEntropy:
 
     def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
         """Up to where `key` was last seen to hold our headers, and when that was."""
-        told = self._counterparts.get(key)
-        if told is None or told.agreed_vector is None:
-            return None
-        return told.agreed_vector, told.agreed_at
+        return self._counterparts.agreed_with(key)
 
     def bytes_behind(self) -> int:
         """What `behind` will take, going by the entries seen so far; 0 before the first."""
         return self.behind * self._seen_bytes // self._seen_entries if self._seen_entries else 0
 
-    def _count_missing(self) -> int:
-        stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.books.ended.keys()
-        missing = [
-            sum(max(0, seq - self._ledger.head(key)) for key, seq in told.vector.items() if key not in stuck)
-            for told in self._counterparts.values()
-        ]
-        return max(missing, default=0)
-
     def forget(self, key: SiteKey) -> None:
         """A site went away or came up anew: what it told us before no longer holds."""
-        self._counterparts.pop(key, None)
+        self._counterparts.forget(key)
         self._asking.forget(key)
 
     # ---- machine ------------------------------------------------------------------------------------------------
@@ -173,7 +138,7 @@ class AntiEntropy:
             case Have():
                 self._on_have(sender, message, now)
             case Want():
-                self._on_want(sender, message)
+                self._outbox += answers(message, self._ledger.books, sender)
             case Bodies():
                 self._on_bodies(sender, message, now)
             case Announce():
@@ -197,15 +162,14 @@ class AntiEntropy:
         if now < self._next_summary:
             return
         self._next_summary = now + self._jittered()
-        self.behind = self._count_missing()
+        self.behind = self._counterparts.missing()
         if alive:
             self.greet(self._rng.choice(alive))
         self._help_held_up(alive)
         held = {entry.author for entry, _ in self._ledger.held_up()}
         self._held_since = {key: self._held_since.get(key, now) for key in held}
         self.stuck = {key for key, since in self._held_since.items() if now >= since + STUCK_AFTER}
-        for key in self._counterparts:
-            self._agree(key, now)
+        self._counterparts.agree(now)
 
     def deadline(self) -> Micros:
         """When `advance` has something to do; in the past when at once."""
@@ -264,14 +228,8 @@ class AntiEntropy:
         return entry_bytes * sites > self._settings.eager_bytes
 
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
-        before = self._counterparts.get(sender)
-        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains, have.heads)
-        if before is not None:
-            told.agreed_at, told.agreed_vector = before.agreed_at, before.agreed_vector
-        self._counterparts[sender] = told
-        self._agree(sender, now)
-        if before is None:
-            self.behind = self._count_missing()
+        if self._counterparts.told(sender, have, now):
+            self.behind = self._counterparts.missing()
         floor = self._ledger.books.floor
         if any(seq <= floor.get(key, 0) for key, seq in have.ended.items()):
             # It took back what is folded away here and at a majority.
@@ -290,7 +248,9 @@ class AntiEntropy:
 
     def _pull(self, sender: SiteKey, now: Micros) -> None:
         """Ask `sender` for what it has, we lack, and nobody is being asked for."""
-        told = self._counterparts[sender]
+        told = self._counterparts.get(sender)
+        if told is None:
+            return
         wanted: list[Item] = []
         for author in sorted(told.vector):
             wanted += self._missing(author, told.vector[author], sender, MAX_BODIES - len(wanted), now)
@@ -325,7 +285,7 @@ class AntiEntropy:
             ended: logs that had ended before: recorded anew, but no news to the operator.
         """
         self._take(self._own, outcome, ended)
-        self.behind = self._count_missing()
+        self.behind = self._counterparts.missing()
         self.announce()
 
     def _want(self, of: SiteKey, items: Iterable[Item], evidence: tuple[SiteKey, ...], now: Micros) -> None:
@@ -346,33 +306,6 @@ class AntiEntropy:
         for key, items in again.items():
             for start in range(0, len(items), MAX_BODIES):
                 self._want(key, items[start : start + MAX_BODIES], (), now)
-
-    def _on_want(self, sender: SiteKey, want: Want) -> None:
-        against = (self._ledger.books.proof_against(key) for key in want.evidence)
-        known = [fault for fault in against if fault is not None]
-        for start in range(0, len(known), MAX_FAULTS):
-            proofs = tuple(fault.evidence for fault in known[start : start + MAX_FAULTS])
-            self._outbox.append(Send(sender, Proofs(proofs), Lane.BULK))
-        floor = self._ledger.books.floor
-        if any(span.first <= floor.get(span.author, 0) for span in want.ranges):
-            self._outbox.append(Send(sender, Folded(floor)))
-        bodies: list[bytes] = []
-        size = 0
-        for encoded in self._asked_for(want):
-            if len(bodies) == MAX_BODIES or (bodies and size + len(encoded) > MAX_ANSWER_BYTES):
-                break
-            bodies.append(encoded)
-            size += len(encoded)
-        if bodies:
-            self._outbox.append(Send(sender, Bodies(tuple(bodies)), Lane.BULK))
-
-    def _asked_for(self, want: Want) -> Iterable[bytes]:
-        for span in want.ranges:
-            for seq in range(span.first, min(span.last, span.first + MAX_BODIES - 1) + 1):
-                entry = self._ledger.books.get(span.author, seq)
-                if entry is None:
-                    break
-                yield entry.encode()
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
         gaps: list[Item] = []
@@ -397,9 +330,7 @@ class AntiEntropy:
                 for author, seq in entry.base.items():
                     gaps += self._missing(author, seq, sender, MAX_BODIES - len(gaps), now)
         self._want(sender, gaps, (), now)
-        told = self._counterparts.get(sender)
-        if told is not None:
-            self._pull(sender, now)
+        self._pull(sender, now)
 
     def _on_proofs(self, sender: SiteKey, proofs: Proofs) -> None:
         for evidence in proofs.faults:
@@ -420,18 +351,6 @@ class AntiEntropy:
             return
         for fault in found:
             self._take(sender, self._ledger.offer_proof(fault.evidence, self._max_payload_bytes))
-
-    def _agree(self, site: SiteKey, now: Micros) -> None:
-        """Compare headers with what a site told, as soon as we have reached what it holds."""
-        told = self._counterparts[site]
-        if told.agreed or not self._ledger.books.reaches(told.vector):
-            return
-        chains = self._ledger.books.chains(told.vector)
-        told.agreed = chains == told.chains
-        if told.agreed:
-            told.agreed_at, told.agreed_vector = now, told.vector
-        if chains is not None and not told.agreed:
-            self._forks.compare(site, told.vector)
 
     def _help_held_up(self, alive: list[SiteKey]) -> None:
         """Ask for what keeps a log from going on here: a proof, or the branch that its author saw."""
@@ -461,29 +380,10 @@ class AntiEntropy:
         self._outbox.append(Emit(EntryRefused(sender, author, reason)))
 
     def _take(self, sender: SiteKey, outcome: Outcome, ended: Vector | None = None) -> None:
-        """Store and report what changed, retractions before what was applied after them."""
-        for fault in outcome.faults:
-            self._outbox.append(Store(_retraction(fault)))
-            if ended is None or ended.get(fault.author) != fault.seq:
-                count = sum(1 for e in outcome.retracted if e.author == fault.author)
-                self._outbox.append(Emit(LogEnded(fault.author, fault.seq, fault.reason, count)))
-        for author in sorted({entry.author for entry in outcome.retracted} - {f.author for f in outcome.faults}):
-            # Not for a fault, but because an amendment retired the site.
-            end = self._ledger.books.end(author)
-            self._outbox.append(Store(RetractionRecord(author, end, RETIRED, ())))
-        for fault in outcome.late:
-            self._outbox.append(Emit(LateFault(fault.author, fault.seq, fault.reason)))
-        for entry in outcome.applied:
-            self._outbox.append(Store(EntryRecord(entry.author, entry.seq, entry.encode(), None)))
-        if outcome.applied:
-            applied = tuple((entry.author, entry.seq) for entry in outcome.applied)
-            self._outbox.append(Emit(EntriesApplied(applied, sender)))
+        """Store and report what changed."""
+        self._outbox += changes(outcome, self._ledger.books, sender, ended)
         if outcome.faults:
             self.announce()
-
-
-def _retraction(fault: Fault) -> RetractionRecord:
-    return RetractionRecord(fault.author, fault.seq, fault.reason, fault.evidence)
 
 
 def _ranges(items: Iterable[Item]) -> tuple[Range, ...]:

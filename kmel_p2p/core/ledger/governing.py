@@ -12,8 +12,9 @@ from kmel_p2p.core.amendment import AmendmentDocument, Constitution
 from kmel_p2p.core.effects import Effect, Emit, Send, Store
 from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused, CharterAmended
-from kmel_p2p.core.ledger.ledger import Ledger, Outcome
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import MAX_AMENDMENTS, Amendments, WantAmendments
+from kmel_p2p.core.ledger.verdict import Outcome
 from kmel_p2p.core.types import SiteKey
 
 

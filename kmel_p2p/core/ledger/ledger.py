@@ -6,16 +6,14 @@ function of the sets of entries and proofs, not of their order. Does not decide 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from kmel_p2p.core.amendment import AmendmentDocument, Constitution
-from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.identity import digest
+from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.books import Books
 from kmel_p2p.core.ledger.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
+from kmel_p2p.core.ledger.judging import Payloads, judge
 from kmel_p2p.core.ledger.law import Law
 from kmel_p2p.core.ledger.log import KEPT_HEADERS
 from kmel_p2p.core.ledger.proof import Decoder, Fault, fault_of, fork_of, prove
@@ -24,55 +22,14 @@ from kmel_p2p.core.ledger.validity import (
     Refusal,
     Rules,
     check_alone,
-    check_base,
-    check_chain,
     check_origin,
-    context_of,
     head_cap,
     norm_bound_squared,
 )
+from kmel_p2p.core.ledger.verdict import Hold, Outcome, Verdict
 from kmel_p2p.core.ledger.waiting import WaitingRoom
 from kmel_p2p.core.types import SiteKey, Vector
 from kmel_p2p.delta.sparse import SparseDelta
-
-
-class Verdict(enum.Enum):
-    """What became of an offered entry."""
-
-    APPLIED = "applied"
-    WAITING = "waiting for its base"
-    KNOWN = "known already"
-    DROPPED = "dropped: too many entries wait"
-    REFUSED = "refused"
-    ENDED = "the author's log has ended"
-
-
-class Hold(enum.Enum):
-    """Why the next entry of a log is not judged yet."""
-
-    BASE = "what it was made on is not here"
-    PROOF = "it names an ended log without proof here"
-    AMENDMENT = "it was made under an amendment that is not here"
-    CONTEXT = "its author saw another branch of a log"
-    EXCUSE = "it breaks a rule, unless a header of its base that is not known here excuses it"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of an entry, a proof or a snapshot, and everything that changed through it.
-
-    Attributes:
-        late: faults that were proved too late to change anything.
-        kept: only of `adopt`: newest entry of each author that was applied before and still stands.
-    """
-
-    verdict: Verdict
-    refusal: Refusal | None = None
-    applied: list[Entry] = field(default_factory=list)
-    retracted: list[Entry] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    late: list[Fault] = field(default_factory=list)
-    kept: dict[SiteKey, int] = field(default_factory=dict)
 
 
 class Ledger:
@@ -91,9 +48,9 @@ class Ledger:
         self.unsettled = False
         """Whether `settle` has something to do."""
         self._codec = codec
+        self._payloads = Payloads(codec)
         self._waiting = WaitingRoom()
         self._holds: dict[SiteKey, Hold] = {}
-        self._decoded: tuple[bytes, SparseDelta | None] = (b"", None)
 
     # ---- what is here -------------------------------------------------------------------------------------------
 
@@ -196,8 +153,7 @@ class Ledger:
 
     def measure(self, payload: bytes) -> int | None:
         """Squared norm of a payload's delta, units 2**-48; None when it does not decode."""
-        delta = self._decode(digest(payload), payload)
-        return None if delta is None else delta.norm_squared
+        return self._payloads.measure(payload)
 
     def examine(self, entry: Entry) -> str:
         """What would be said against an own entry whose base is applied here, without taking it; empty when nothing."""
@@ -206,7 +162,7 @@ class Ledger:
             return refusal.value
         if self.books.is_ended(entry.author, entry.seq):
             return Verdict.ENDED.value
-        verdict = self._examine(entry)
+        verdict = judge(entry, self.books, self.law, self._payloads)
         if isinstance(verdict, Fault):
             return verdict.reason
         return verdict.value if isinstance(verdict, Hold) else ""
@@ -327,50 +283,6 @@ class Ledger:
     def _known(self, entry: Entry) -> SignedHeader | None:
         return self.books.header(entry.author, entry.seq) or self._waiting.get(entry.author, entry.seq)
 
-    def _why_hold(self, entry: Entry) -> Hold | None:
-        """Why the next entry of a log cannot be judged here, if so. Nobody is blamed for it."""
-        if entry.basis.amendment > self.law.number:
-            return Hold.AMENDMENT
-        if not all(self.books.is_proved(key, seq) for key, seq in entry.basis.ended.items()):
-            return Hold.PROOF
-        if not self.books.reaches(self.books.usable(entry.base)):
-            return Hold.BASE
-        return None
-
-    def _examine(self, entry: Entry) -> SparseDelta | Fault | Hold:
-        """Judge the next entry of a log: its delta, the fault that its headers prove, or why it is to wait."""
-        log = self.books.log(entry.author)
-        refusal = check_chain(entry, log.newest, log.head_hash)
-        if refusal is not None:
-            return fault_of(refusal, entry, *([log.newest] if log.newest else []))
-        hold = self._why_hold(entry)
-        if hold is not None:
-            return hold
-        rules = self.law.rules[entry.basis.amendment]
-        refusal = check_alone(entry, rules)
-        if refusal is not None:
-            return fault_of(refusal, entry)
-        heads, unknown = self.books.at_base(entry.author, entry.base)
-        if heads and not unknown and context_of(heads) != entry.basis.context:
-            return Hold.CONTEXT
-        refusal = check_base(entry, heads, rules, unknown, self.books.doubtful(entry.base))
-        if refusal is not None:
-            # With something unknown the author may have seen what excuses it: it waits, and is not blamed.
-            return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)
-        delta = self._decode(entry.payload_hash, entry.payload)
-        if delta is None:
-            return fault_of(Refusal.PAYLOAD, entry)
-        return delta if delta.norm_squared == entry.norm_squared else fault_of(Refusal.NORM_CLAIM, entry)
-
-    def _decode(self, payload_hash: bytes, payload: bytes) -> SparseDelta | None:
-        """The delta in a payload. The latest is kept: an own entry is measured, judged and applied in turn."""
-        if self._decoded[0] != payload_hash:
-            try:
-                self._decoded = (payload_hash, self._codec.decode(payload))
-            except WireError:
-                self._decoded = (payload_hash, None)
-        return self._decoded[1]
-
     def _settle(self, outcome: Outcome) -> None:
         """Apply waiting entries until none is ready. Author order makes the walk the same everywhere."""
         left = self.turn_bytes
@@ -383,7 +295,7 @@ class Ledger:
                     if left is not None and left <= 0:
                         self.unsettled = True
                         return
-                    verdict = self._examine(entry)
+                    verdict = judge(entry, self.books, self.law, self._payloads)
                     if isinstance(verdict, Hold):
                         self._holds[author] = verdict
                         break
@@ -413,7 +325,7 @@ class Ledger:
             self.stale = True
         for entry in self.books.log(author).truncate(end):
             if not self.books.is_withdrawn(author, entry.seq):
-                self.accumulator.subtract(self._delta(entry), entry.weight, entry.head_weights)
+                self.accumulator.subtract(self._payloads.applied(entry), entry.weight, entry.head_weights)
             outcome.retracted.append(entry)
 
     def _withdraw(self, author: SiteKey, start: int) -> None:
@@ -422,7 +334,7 @@ class Ledger:
         if start < log.first:
             self.stale = True
         for entry in log.after(start - 1):
-            self.accumulator.subtract(self._delta(entry), entry.weight, entry.head_weights)
+            self.accumulator.subtract(self._payloads.applied(entry), entry.weight, entry.head_weights)
         self.books.withdrawn[author] = start
 
     def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:
@@ -446,9 +358,3 @@ class Ledger:
             mine = [fault.reason for fault in outcome.faults if fault.author == entry.author]
             outcome.refusal = Refusal(mine[0]) if mine else None
         return outcome
-
-    def _delta(self, entry: Entry) -> SparseDelta:
-        delta = self._decode(entry.payload_hash, entry.payload)
-        if delta is None:
-            raise Bug(f"{entry} was applied, but does not decode")
-        return delta

@@ -18,7 +18,8 @@ from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.ledger.verdict import Verdict
 from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,

@@ -17,7 +17,7 @@ from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.giving import SnapshotGiver
 from kmel_p2p.core.ledger.governing import Governing
 from kmel_p2p.core.ledger.joining import Joiner, Stage
-from kmel_p2p.core.ledger.ledger import Ledger, Outcome
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import (
     Amendments,
     Attest,
@@ -29,6 +29,7 @@ from kmel_p2p.core.ledger.messages import (
     WantAmendments,
 )
 from kmel_p2p.core.ledger.retention import Retention, bytes_worth_keeping
+from kmel_p2p.core.ledger.verdict import Outcome
 from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey, Vector
 
 BELIEVED_AFTER: Micros = 5 * SECOND

@@ -13,8 +13,8 @@ from plain_ledgers import CHARTER_ID, PlainCodec, identities, names, new_ledger,
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.entry import Entry, decode
-from kmel_p2p.core.ledger.ledger import Verdict
 from kmel_p2p.core.ledger.validity import Refusal
+from kmel_p2p.core.ledger.verdict import Verdict
 
 SITES = identities(4)
 

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from plain_ledgers import identities, new_ledger, next_entry
 
 from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.proof import fork_of
 from kmel_p2p.core.ledger.snapshot import decode
 from kmel_p2p.core.ledger.validity import Refusal, check_base
+from kmel_p2p.core.ledger.verdict import Verdict
 
 SITES = identities(4)
 

@@ -13,9 +13,10 @@ from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.entry import Entry, context_hash
-from kmel_p2p.core.ledger.ledger import Hold, Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.proof import fork_of
 from kmel_p2p.core.ledger.validity import Refusal
+from kmel_p2p.core.ledger.verdict import Hold, Verdict
 
 SITES = identities(4)
 A, B, C, D = SITES

@@ -14,10 +14,11 @@ from plain_ledgers import CHARTER_ID, PlainCodec, identities, new_ledger, next_e
 from kmel_p2p.core.errors import Bug, ConfigError, WireError
 from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE, Accumulator
 from kmel_p2p.core.ledger.entry import FORMAT, FORMAT_HEADS, decode, decode_stub
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.proof import prove
 from kmel_p2p.core.ledger.shares import Trains, shares, weights_of
 from kmel_p2p.core.ledger.validity import Refusal, Rules, weight_cap
+from kmel_p2p.core.ledger.verdict import Verdict
 from kmel_p2p.core.types import SiteKey
 from kmel_p2p.delta.layout import NO_HEAD, Layout, TensorSpec
 from kmel_p2p.delta.sparse import SparseDelta

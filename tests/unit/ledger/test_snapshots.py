@@ -12,8 +12,9 @@ from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.snapshot import Snapshot, advance, decode, genesis
+from kmel_p2p.core.ledger.verdict import Verdict
 
 SITES = identities(3)
 

@@ -10,10 +10,11 @@ from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import Entry, create, decode
 from kmel_p2p.core.ledger.events import FoldRecord
-from kmel_p2p.core.ledger.ledger import Ledger, Verdict
+from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.ledger.verdict import Verdict
 from kmel_p2p.core.types import SiteKey
 from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk
 from kmel_p2p.site.store import Store
