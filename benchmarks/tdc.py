@@ -43,7 +43,7 @@ from kmel_p2p.learn.session import TrainingSettings
 
 POLICY = FeaturePolicy(stereo="keep")
 BATCH = 64
-EPOCHS, FEWEST_STEPS = 40, 400
+EPOCHS, FEWEST_STEPS = 25, 400
 STOPS, PATIENCE = 25, 8
 """Stops at which the validation fold looks for a checkpoint, and those without a better one that end the training."""
 
@@ -114,7 +114,7 @@ def load(
 
 
 def budget(compounds: int, most: int) -> int:
-    """Optimiser steps: 40 epochs, within bounds."""
+    """Optimiser steps: 25 epochs, within bounds."""
     return min(most, max(FEWEST_STEPS, EPOCHS * compounds // BATCH))
 
 
@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default="", help="splits, separated by commas; default: all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000, help="at most; 40 epochs where those are fewer")
-    parser.add_argument("--members", type=int, default=5, help="networks in the ensemble")
+    parser.add_argument("--steps", type=int, default=1500, help="at most; 25 epochs where those are fewer")
+    parser.add_argument("--members", type=int, default=3, help="networks in the ensemble")
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--entries", type=int, default=40)

@@ -36,7 +36,7 @@ prepare() {
         fi
     fi
     # The development extras include everything the demo needs.
-    for have in "$extras" demo,dev; do
+    for have in "$extras" demo,dev,gnn; do
         if [ -f "$stamp" ] && grep -qxF "$(fingerprint "$have")" "$stamp"; then
             return 0
         fi

@@ -152,11 +152,12 @@ def with_reference_hash(draft: Charter) -> Charter:
 
 
 def _reference_hash(draft: Charter) -> str:
-    from kmel_p2p.chem.features import reference_hash
     from kmel_p2p.chem.policy import FeaturePolicy
+    from kmel_p2p.learn.reference import trunk_reference_hash
 
     rule = draft.features
-    return reference_hash(FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers))
+    policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+    return trunk_reference_hash(policy, draft.model.trunk)
 
 
 def _feature_problems(agreed: Charter) -> list[str]:

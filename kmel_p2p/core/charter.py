@@ -50,7 +50,8 @@ class SiteRule(StrictModel):
 class ModelRule(StrictModel):
     """Architecture of the trunk and the seed of its initial values."""
 
-    trunk: Literal["mlp"] = "mlp"
+    trunk: Literal["mlp", "dmpnn"] = "mlp"
+    """`mlp` reads fingerprint and descriptors; `dmpnn` the molecular graph and descriptors (extra `gnn`)."""
     hidden: Annotated[
         tuple[Annotated[int, pydantic.Field(ge=1, le=65536)], ...],
         pydantic.Field(min_length=1, max_length=8),
@@ -61,6 +62,10 @@ class ModelRule(StrictModel):
     """True: each site fits a private gain and shift to every shared head, so that assay offsets do not fight in it."""
     members: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
     """Networks trained side by side and averaged; more bytes and more time, steadier predictions."""
+    message_width: Annotated[int, pydantic.Field(ge=1, le=4096)] = 300
+    """Trunk `dmpnn`: numbers that a message has."""
+    depth: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
+    """Trunk `dmpnn`: rounds of messages."""
 
 
 class FeatureRule(StrictModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.core.errors import ConfigError
@@ -14,19 +15,34 @@ FIRST_LAYER_GAIN = 1.0
 
 MAX_MEMBERS = 32
 
+ATOM_FEATURES, BOND_FEATURES = 72, 14
+"""Numbers that chemprop 2's default featuriser gives for an atom and for a bond."""
+
+GRAPH_TENSORS = ("W_i.weight", "W_h.weight", "W_o.weight", "W_o.bias")
+"""Parameters of chemprop's bond message passing, in the order of the layout."""
+
+Trunk = Literal["mlp", "dmpnn"]
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A multilayer perceptron trunk with one output per assay endpoint.
+    """A trunk with one output per assay endpoint.
+
+    `mlp` is a multilayer perceptron over fingerprint and descriptors. `dmpnn` passes messages along the bonds of the
+    molecular graph, and a multilayer perceptron reads the mean over the atoms and the descriptors.
 
     Attributes:
         inputs: width of the features (`FeaturePolicy.width`).
-        hidden: widths of the trunk's layers.
+        hidden: widths of the layers of the (last) perceptron.
         endpoints: the charter's assay endpoints, in its order.
         dropout: probability, after each layer of the trunk while training.
         calibrate: whether each site has a private gain and shift for every shared head.
         members: networks of this shape, trained side by side and averaged (an ensemble). Trunk and heads are that
             many times larger, and so is what is exchanged.
+        trunk: kind of the trunk.
+        descriptors: how many of the inputs, at their end, are descriptors; only `dmpnn` needs to know.
+        message_width: `dmpnn`: numbers that a message has.
+        depth: `dmpnn`: rounds of messages.
     """
 
     inputs: int
@@ -35,6 +51,10 @@ class Architecture:
     dropout: float = 0.0
     calibrate: bool = False
     members: int = 1
+    trunk: Trunk = "mlp"
+    descriptors: int = 0
+    message_width: int = 300
+    depth: int = 3
 
     def __post_init__(self) -> None:
         if self.inputs < 1 or not self.hidden or min(self.hidden) < 1:
@@ -45,6 +65,18 @@ class Architecture:
             raise ConfigError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         if not 1 <= self.members <= MAX_MEMBERS:
             raise ConfigError(f"model.members is {self.members}; it must be 1 to {MAX_MEMBERS}")
+        if self.trunk == "dmpnn":
+            self._check_graph()
+
+    def _check_graph(self) -> None:
+        if self.members > 1:
+            raise ConfigError("model.members: a dmpnn trunk has no ensemble; set members = 1 or trunk = 'mlp'")
+        if not 0 <= self.descriptors <= self.inputs:
+            raise ConfigError(f"a dmpnn trunk cannot read {self.descriptors} descriptors of {self.inputs} inputs")
+        if self.message_width < 1 or self.depth < 1:
+            raise ConfigError(
+                f"model.message_width and model.depth are {self.message_width} and {self.depth}; both must be above 0"
+            )
 
     @property
     def shared(self) -> tuple[int, ...]:
@@ -63,9 +95,13 @@ def exchanged_layout(architecture: Architecture) -> Layout:
     Weights are [outputs, inputs], those of an ensemble [members, outputs, inputs]. Initial half-widths are
     1/sqrt(fan-in), as in LeCun et al. 1998 and in torch's default for linear layers; biases start at zero.
     """
-    specs = []
+    specs: list[TensorSpec] = []
     each = _each(architecture)
-    widths = (architecture.inputs, *architecture.hidden)
+    read = architecture.inputs
+    if architecture.trunk == "dmpnn":
+        specs += _graph_tensors(architecture.message_width)
+        read = architecture.message_width + architecture.descriptors
+    widths = (read, *architecture.hidden)
     for layer, (fan_in, fan_out) in enumerate(zip(widths, architecture.hidden, strict=False)):
         gain = FIRST_LAYER_GAIN if layer == 0 else 1.0
         specs.append(TensorSpec(f"trunk.{layer}.weight", (*each, fan_out, fan_in), gain / math.sqrt(fan_in)))
@@ -93,6 +129,15 @@ def _heads(architecture: Architecture, whose: str, outputs: int) -> list[TensorS
     return [
         TensorSpec(f"head.{whose}.weight", (*each, outputs, fan_in), 1 / math.sqrt(fan_in), heads_along=len(each)),
         TensorSpec(f"head.{whose}.bias", (*each, outputs), 0.0, heads_along=len(each)),
+    ]
+
+
+def _graph_tensors(width: int) -> list[TensorSpec]:
+    """Message passing: from atom and bond to message, message to message, atom and messages to atom."""
+    shapes = ((width, ATOM_FEATURES + BOND_FEATURES), (width, width), (width, ATOM_FEATURES + width), (width,))
+    return [
+        TensorSpec(f"trunk.graph.{name}", shape, 1 / math.sqrt(shape[1]) if len(shape) == 2 else 0.0)
+        for name, shape in zip(GRAPH_TENSORS, shapes, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,8 +29,12 @@ def network_inputs(counts: NDArray[np.float32], descriptors: NDArray[np.float32]
 class Inputs:
     """Features of n compounds, handed out by rows."""
 
-    def __init__(self, counts: CountMatrix, descriptors: NDArray[np.float32]) -> None:
+    def __init__(
+        self, counts: CountMatrix, descriptors: NDArray[np.float32], graphs_of: Sequence[str] | None = None
+    ) -> None:
+        """`graphs_of`: standardised SMILES, where rows are to carry their molecules' graphs (trunk `dmpnn`)."""
         self._counts, self._descriptors = counts, descriptors
+        self._graphs_of = graphs_of
         self._dense: NDArray[np.float32] | None = None
         if len(counts) * (counts.width + descriptors.shape[1]) * 4 <= MAX_DENSE_BYTES:
             self._dense = self._fill(np.arange(len(counts)))
@@ -38,8 +43,13 @@ class Inputs:
         return len(self._counts)
 
     def rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32[len(rows), width]."""
-        return self._dense[rows] if self._dense is not None else self._fill(rows)
+        """float32[len(rows), width]; a `graphs.GraphRows` where there are graphs."""
+        features = self._dense[rows] if self._dense is not None else self._fill(rows)
+        if self._graphs_of is None:
+            return features
+        from kmel_p2p.learn.graphs import GraphRows, graph_of
+
+        return GraphRows.of(features, [graph_of(self._graphs_of[row]) for row in rows])
 
     def bits(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """bool[len(rows), width of the fingerprint]: which environments occur."""
@@ -74,8 +84,19 @@ class Dataset:
     calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
-    def build(cls, own: Measurements, folds: NDArray[np.int8], test_only: Measurements | None = None) -> Dataset:
-        """Own measurements by fold; those of a test file join the test fold."""
+    def build(
+        cls,
+        own: Measurements,
+        folds: NDArray[np.int8],
+        test_only: Measurements | None = None,
+        *,
+        graphs: bool = False,
+    ) -> Dataset:
+        """Own measurements by fold; those of a test file join the test fold.
+
+        Args:
+            graphs: whether inputs carry molecular graphs (trunk `dmpnn`).
+        """
         parts = [own] if test_only is None else [own, test_only]
         bits = own.structures.counts.width
         table = StructureTable.concatenate([part.structures for part in parts], bits)
@@ -83,7 +104,7 @@ class Dataset:
         every = np.concatenate([folds, extra])
         return cls(
             own.endpoints,
-            Inputs(table.counts, table.descriptors),
+            Inputs(table.counts, table.descriptors, table.smiles if graphs else None),
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.relations for part in parts]),
             np.flatnonzero(every == Fold.TRAIN),

@@ -39,6 +39,8 @@ def export_onnx(source: Path, target: Path) -> list[Path]:
     except ImportError:
         raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'") from None
     card = read_card(source)
+    if card.architecture.trunk != "mlp":
+        raise ConfigError(f"{source}: ONNX is for the mlp trunk; this model's is {card.architecture.trunk}")
     paths = []
     for name, (exchanged, private) in read_parameters(source, card).items():
         path = target / f"{name}.onnx"

@@ -1,10 +1,12 @@
-"""The multilayer perceptron: a trunk that every site shares and one output per assay endpoint, or several of them.
+"""The network: a trunk that every site shares and one output per assay endpoint, or an ensemble of such.
 
 All exchanged parameters are views of one flat vector in the order of `exchanged_layout`, all private ones of another.
 Gradients are laid out the same way, so that optimiser, residual and codec work on flat vectors without copying.
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from torch.nn import functional
 
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.graphs import GraphBatch, GraphRows, MessagePassing, batch_of
+
+Reading: TypeAlias = Tensor | GraphBatch
+"""Input of a trunk: float32[n, inputs], or graphs with descriptors."""
 
 
 class Network:
@@ -31,16 +37,23 @@ class Network:
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
         self._order = torch.tensor([order.index(place) for place in range(len(order))])
+        self._graph = MessagePassing(architecture, self._tensors) if architecture.trunk == "dmpnn" else None
         self._heads = [whose for whose in ("shared", "private") if f"head.{whose}.weight" in self._tensors]
 
-    def forward(self, inputs: Tensor, training: bool = False) -> Tensor:
+    def read(self, rows: NDArray[np.float32]) -> Reading:
+        """What the trunk takes, of rows of features (`dataset.Inputs.rows`)."""
+        if self._graph is not None:
+            return batch_of(rows, self.architecture)
+        return torch.from_numpy(np.ascontiguousarray(rows))
+
+    def forward(self, inputs: Reading, training: bool = False) -> Tensor:
         """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes).
 
         The mean over the members of an ensemble.
         """
         return self.member_outputs(inputs, training).mean(dim=0)
 
-    def member_outputs(self, inputs: Tensor, training: bool = False) -> Tensor:
+    def member_outputs(self, inputs: Reading, training: bool = False) -> Tensor:
         """float32[members, n, E]: `forward` of each member."""
         hidden = self.hidden(inputs, training)
         outputs = [self._linear(hidden, f"head.{whose}") for whose in self._heads]
@@ -49,10 +62,14 @@ class Network:
             outputs[0] = outputs[0] * (1 + self._tensors["calibration.gain"]) + self._tensors["calibration.shift"]
         return torch.cat(outputs, dim=2)[:, :, self._order]
 
-    def hidden(self, inputs: Tensor, training: bool = False) -> Tensor:
+    def hidden(self, inputs: Reading, training: bool = False) -> Tensor:
         """float32[members, n, hidden[-1]] activations of the last layer of the trunk."""
         dropout = self.architecture.dropout
-        hidden = inputs
+        if isinstance(inputs, GraphBatch):
+            assert self._graph is not None
+            hidden = self._graph(inputs, training)
+        else:
+            hidden = inputs
         for layer in range(len(self.architecture.hidden)):
             hidden = functional.dropout(functional.relu(self._linear(hidden, f"trunk.{layer}")), dropout, training)
         return hidden
@@ -89,7 +106,7 @@ class Network:
     def predict(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float64]:
         """float64[n, E] outputs without dropout."""
         parts = [
-            self.forward(torch.from_numpy(np.ascontiguousarray(inputs[start : start + batch]))).double().numpy()
+            self.forward(self.read(part_of(inputs, start, start + batch))).double().numpy()
             for start in range(0, len(inputs), batch)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
@@ -106,3 +123,8 @@ def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
         view.grad = flat.grad[place].view(spec.shape)
         named[spec.name] = view
     return flat, named
+
+
+def part_of(rows: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
+    """Rows from `start` on, below `stop`, with their graphs if they have any."""
+    return rows.part(start, stop) if isinstance(rows, GraphRows) else rows[start:stop]

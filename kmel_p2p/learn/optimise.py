@@ -133,7 +133,7 @@ class LocalOptimiser:
         # One seed per step: dropout is the same after a restart, without saving torch's generator.
         torch.manual_seed(_mix(self._settings.seed, self._steps))
         data = self._dataset
-        members = self._network.member_outputs(torch.from_numpy(data.inputs.rows(rows)), training=True)
+        members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)
         labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
         # Each member is trained as if it were alone; a loss of their mean would let them lean on one another.
         losses = [self._loss(outputs, labels, relations) for outputs in members]

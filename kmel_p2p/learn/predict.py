@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.structures import describe_all, ignore_progress
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn.checkpoint import Parameters
@@ -22,6 +21,7 @@ from kmel_p2p.learn.comparison import predictors
 from kmel_p2p.learn.dataset import Inputs
 from kmel_p2p.learn.model import Card, read_card, read_parameters
 from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
+from kmel_p2p.learn.reference import trunk_reference_hash
 from kmel_p2p.learn.scores import Predict
 from kmel_p2p.learn.uncertainty import MEMBERS, Calibration, class_sets, intervals
 
@@ -124,7 +124,8 @@ class Model:
         table = described.table
         usable = np.flatnonzero([not reason for reason in table.reasons])
         part = table.take(usable)
-        inputs = Inputs(part.counts, part.descriptors)
+        graphs = self.card.architecture.trunk == "dmpnn"
+        inputs = Inputs(part.counts, part.descriptors, part.smiles if graphs else None)
         columns = self._columns(inputs, model, level)
         near = self.neighbours.nearest(inputs.bits(np.arange(len(inputs)))) if self.neighbours else None
         place = {int(row): at for at, row in enumerate(usable)}
@@ -193,7 +194,7 @@ def load_model(folder: Path) -> Model:
         ConfigError: it is missing, damaged, or this RDKit describes molecules otherwise than the model's.
     """
     card = read_card(folder)
-    if reference_hash(card.features) != card.reference_hash:
+    if trunk_reference_hash(card.features, card.architecture.trunk) != card.reference_hash:
         raise ConfigError(
             f"{folder}: this RDKit describes molecules otherwise than the one the model was trained with; "
             "install that version (its reference hash is in card.json)"

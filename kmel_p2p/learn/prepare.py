@@ -9,13 +9,13 @@ from collections.abc import Callable
 import numpy as np
 
 from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.ingest import ingest
 from kmel_p2p.chem.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.rejects import Rejects
 from kmel_p2p.core.errors import ConfigError, DataError
 from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.reference import trunk_reference_hash
 from kmel_p2p.learn.session import EndpointCounts, Prepared, Progress, TrainerPlan
 
 Report = Callable[[Progress], None]
@@ -54,7 +54,8 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
     if plan.require_approval:
         require_approved(plan.state_dir, own.dataset_hash())
-    dataset = Dataset.build(own, own.folds(plan.split), test).with_calibration(plan.split.apart(own.structures.series))
+    dataset = Dataset.build(own, own.folds(plan.split), test, graphs=plan.architecture.trunk == "dmpnn")
+    dataset = dataset.with_calibration(plan.split.apart(own.structures.series))
     if not len(dataset.train):
         raise DataError(
             f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "
@@ -69,14 +70,14 @@ def check_reference(plan: TrainerPlan) -> str:
     Raises:
         ConfigError: it is not the charter's.
     """
-    own = reference_hash(plan.features)
+    own = trunk_reference_hash(plan.features, plan.architecture.trunk)
     if plan.reference_hash and plan.reference_hash != own:
         import rdkit
 
         raise ConfigError(
             f"this installation (RDKit {rdkit.__version__}) describes molecules otherwise than the charter says: "
             f"features.reference_hash is {plan.reference_hash[:16]}, here it is {own[:16]}. "
-            "Install the RDKit version the federation agreed on"
+            "Install the RDKit version (and with a dmpnn trunk the chemprop version) the federation agreed on"
         )
     return own
 

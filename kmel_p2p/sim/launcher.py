@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.reference import trunk_reference_hash
 from kmel_p2p.sim.launcher_config import Simulation, load_simulation
 from kmel_p2p.sim.launcher_data import DividedData, divide
 from kmel_p2p.sim.launcher_follow import collect, follow
@@ -61,7 +61,8 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     console.print(f"[bold]{simulation.task}[/]: {len(names)} sites, seed {simulation.seed}, in {out}")
     divided = divide(simulation, policy, out)
     console.print(division_table(simulation, divided))
-    founded = found(simulation, out, divided.parts, divided.test, reference_hash(policy))
+    reference = trunk_reference_hash(policy, simulation.charter.model.trunk)
+    founded = found(simulation, out, divided.parts, divided.test, reference)
     with _sigterm_interrupts(), founded as federation:
         federation.start()
         course = follow(federation, View(console), simulation.sites.deadline_s)

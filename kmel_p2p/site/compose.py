@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
 from kmel_p2p.chem.source import (
     Column,
     EmbargoSource,
@@ -172,6 +172,10 @@ def architecture_of(charter: Charter) -> Architecture:
         dropout=charter.model.dropout,
         calibrate=charter.model.calibrate,
         members=charter.model.members,
+        trunk=charter.model.trunk,
+        descriptors=len(descriptor_constants()) if charter.model.trunk == "dmpnn" else 0,
+        message_width=charter.model.message_width,
+        depth=charter.model.depth,
     )
 
 

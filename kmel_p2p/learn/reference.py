@@ -1,0 +1,25 @@
+"""One hash for everything a network sees of the reference molecules: the charter names it, every site checks it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from kmel_p2p.chem.features import REFERENCE_MOLECULES, reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.standardise import standardise
+from kmel_p2p.learn.architecture import Trunk
+
+
+def trunk_reference_hash(policy: FeaturePolicy, trunk: Trunk) -> str:
+    """BLAKE2b-256 (hex): of the features, and for a `dmpnn` trunk of chemprop's graphs too.
+
+    Raises:
+        ConfigError: the trunk needs a package that is not installed.
+    """
+    features = reference_hash(policy)
+    if trunk == "mlp":
+        return features
+    from kmel_p2p.learn.graphs import graphs_hash
+
+    graphs = graphs_hash([standardise(smiles, policy)[0].smiles for smiles in REFERENCE_MOLECULES])
+    return hashlib.blake2b(f"{features} {graphs}".encode(), digest_size=32, person=b"kmel features 2").hexdigest()

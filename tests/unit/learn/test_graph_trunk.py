@@ -1,0 +1,171 @@
+"""The message-passing trunk of chemprop behind the same interface as the perceptron."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from learn_fixtures import SETTINGS
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.ingest import ingest
+from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
+from kmel_p2p.chem.source import Column, WideSource
+from kmel_p2p.chem.split import SplitPolicy
+from kmel_p2p.chem.structures import describe_all
+from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.delta.chunks import CodecParameters
+from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout
+from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
+from kmel_p2p.learn.comparison import MODELS, compare, start_local
+from kmel_p2p.learn.dataset import Dataset, Inputs
+from kmel_p2p.learn.export import export_onnx
+from kmel_p2p.learn.forest import forest_baseline
+from kmel_p2p.learn.model import Card, write_model
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.predict import load_model
+from kmel_p2p.learn.reference import trunk_reference_hash
+from kmel_p2p.learn.round import Rounds
+from kmel_p2p.learn.scores import fold_scores, median_baseline
+
+needs_chemprop = pytest.mark.skipif(
+    importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed"
+)
+POLICY = FeaturePolicy(bits=64)
+ENDPOINT = AssayEndpoint("size", center=6.0, scale=3.0, head="shared")
+SHAPE = Architecture(
+    POLICY.width, (16,), (ENDPOINT,), trunk="dmpnn", descriptors=len(descriptor_constants()), message_width=12, depth=2
+)
+GRAPH = ["trunk.graph.W_i.weight", "trunk.graph.W_h.weight", "trunk.graph.W_o.weight", "trunk.graph.W_o.bias"]
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Chains with an end group; the label is their number of heavy atoms. Descriptors are blank: only graphs tell."""
+    smiles = [f"{'C' * length}{end}" for length in range(1, 13) for end in ("O", "N", "Cl", "F", "S")] + ["C"]
+    table = describe_all(smiles, POLICY).table
+    labels = ENDPOINT.label(np.array([len(text.replace("Cl", "X")) for text in smiles], float))[:, None]
+    rows = np.random.default_rng(0).permutation(len(smiles))
+    return Dataset(
+        (ENDPOINT,),
+        Inputs(table.counts, np.zeros_like(table.descriptors), table.smiles),
+        labels.astype(np.float32),
+        np.zeros((len(smiles), 1), np.int8),
+        rows[:40],
+        rows[40:],
+        rows[40:],
+        tuple(table.smiles),
+    )
+
+
+def started() -> Network:
+    network = Network(SHAPE)
+    start_local(network, SHAPE, 3, 4)
+    return network
+
+
+def test_graph_tensors_are_exchanged_with_the_rest() -> None:
+    names = [spec.name for spec in exchanged_layout(SHAPE).specs]
+    assert names == [*GRAPH, "trunk.0.weight", "trunk.0.bias", "head.shared.weight", "head.shared.bias"]
+    assert exchanged_layout(SHAPE).specs[4].shape == (16, 12 + len(descriptor_constants()))
+
+
+@pytest.mark.parametrize("wrong", [{"members": 2}, {"depth": 0}, {"message_width": 0}, {"descriptors": 10**6}])
+def test_an_impossible_graph_trunk_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        dataclasses.replace(SHAPE, **wrong)
+
+
+@needs_chemprop
+def test_gradients_of_the_graph_arrive_in_the_flat_vector(data: Dataset) -> None:
+    network = started()
+    rows = data.inputs.rows(data.train[:8])
+    network.forward(network.read(rows)).sum().backward()
+    assert network.exchanged.grad is not None
+    gradient = network.exchanged.grad.numpy().copy()
+    for name in GRAPH:
+        where = exchanged_layout(SHAPE).slices[name]
+        place = where.start + int(np.abs(gradient[where]).argmax())
+        step = np.zeros_like(gradient)
+        step[place] = 1e-2
+        start = network.exchanged.detach().numpy().copy()
+        before = network.predict(rows).sum()
+        network.load(start + step)
+        assert (network.predict(rows).sum() - before) / 1e-2 == pytest.approx(gradient[place], rel=0.1, abs=1e-3)
+        network.load(start)
+    network.clear_gradients()
+    assert not network.exchanged.grad.any()
+
+
+@needs_chemprop
+def test_it_learns_what_only_the_graph_shows_and_baselines_still_work(data: Dataset) -> None:
+    network = started()
+    before = fold_scores(data, network.predict)["size"]["test"]
+    train_with_checkpoints(network, data, SETTINGS, steps=150, every=25)
+    after = fold_scores(data, network.predict)["size"]["test"]
+    assert after < 0.5 * before
+    assert after < 0.5 * fold_scores(data, median_baseline(data))["size"]["test"]
+    assert np.isfinite(fold_scores(data, forest_baseline(data, 0))["size"]["test"])
+    # In batches or at once, the answer is the same.
+    rows = data.inputs.rows(data.test)
+    assert network.predict(rows, batch=3) == pytest.approx(network.predict(rows), abs=1e-5)
+    with pytest.raises(Bug, match="without graphs"):
+        network.predict(np.asarray(rows))
+
+
+@needs_chemprop
+def test_rounds_of_a_federation_carry_the_graph_trunk(data: Dataset, tmp_path: Path) -> None:
+    layout = exchanged_layout(SHAPE)
+    codec = DeltaCodec(layout, CodecParameters(chunk=256, kept=64, bits=4))
+    network = started()
+    trunk = network.exchanged.detach().numpy().copy()
+    rounds = Rounds(network, data, layout, codec, SETTINGS, tmp_path)
+    scores = []
+    for number in range(1, 7):
+        result = rounds.train(number, 20, None, trunk, lambda progress: None)
+        rounds.commit(number)
+        trunk = trunk + codec.decode(result.payload).dense(layout.size)
+        scores.append(result.scores["size"]["valid"])
+    moved = layout.split(trunk - started().exchanged.detach().numpy())
+    assert all(np.abs(moved[name]).max() > 0 for name in GRAPH)
+    assert scores[-1] < 0.7 * scores[0]
+
+
+@needs_chemprop
+def test_a_file_of_measurements_becomes_the_models_compared(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.csv"
+    names = [f"{'C' * length}{end}" for length in range(1, 21) for end in ("O", "N", "Cl")]
+    path.write_text("smiles,size\n" + "".join(f"{name},{len(name)}\n" for name in names))
+    own = ingest(WideSource(path, "smiles", {"size": Column("size")}), [ENDPOINT], POLICY)
+    built = Dataset.build(own, own.folds(SplitPolicy("k", 0.35, 0.1)), graphs=True)
+    trunk = Parameters.of(started())
+    found = compare(SHAPE, built, SETTINGS, 3, trunk, steps=20, federated_history=[], report=lambda done, total: None)
+    (size,) = found.result["endpoints"]
+    assert set(size["models"]) == set(MODELS)
+    assert size["models"]["local"]["valid"] < size["models"]["federated"]["valid"]
+
+
+@needs_chemprop
+def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = started()
+    own = Parameters.of(network)
+    reference = trunk_reference_hash(POLICY, "dmpnn")
+    assert reference != trunk_reference_hash(POLICY, "mlp")
+    card = Card(SHAPE, POLICY, reference, {"size": "local"}, {}, {})
+    models = dict.fromkeys(("local", "federated", "personalised"), (own.exchanged, own.private))
+    write_model(tmp_path, card, models)
+    answers = load_model(tmp_path).predict(["CCO", "nonsense", "C", "OCC"])
+    assert [bool(answer.reason) for answer in answers] == [False, True, False, False]
+    assert answers[0].values == pytest.approx(answers[3].values)
+    assert answers[0].values != pytest.approx(answers[2].values, rel=1e-3)
+    with pytest.raises(ConfigError, match="ONNX is for the mlp trunk"):
+        export_onnx(tmp_path, tmp_path)
+    write_model(tmp_path, dataclasses.replace(card, reference_hash=trunk_reference_hash(POLICY, "mlp")), models)
+    with pytest.raises(ConfigError, match="describes molecules otherwise"):
+        load_model(tmp_path)
