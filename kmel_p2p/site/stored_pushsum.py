@@ -36,7 +36,7 @@ class PushSumRecords:
         self._connection = connection
         self._transaction = transaction
 
-    def put_state(self, charter_id: bytes, number: int, state: bytes, own_state_file: str | None) -> None:
+    def put_state(self, charter_id: bytes, number: int, state: bytes | bytearray, own_state_file: str | None) -> None:
         """Keep a state in place of the state and the journal before.
 
         Args:

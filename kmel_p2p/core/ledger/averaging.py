@@ -20,16 +20,15 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger import upkeep
 from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
-from kmel_p2p.core.ledger.cadence import Plateau, StepTime, steps_for
 from kmel_p2p.core.ledger.claims import ClaimSettings
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
-from kmel_p2p.core.ledger.pace import Companions
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.ledger.shares import Trains, weights_of
 from kmel_p2p.core.ledger.upkeep import Upkeep
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
+from kmel_p2p.core.pacing import HEARING, Pacing, size_class
 from kmel_p2p.core.rounds import (
     Amend,
     Approve,
@@ -38,19 +37,14 @@ from kmel_p2p.core.rounds import (
     Members,
     Persisted,
     Phase,
-    PhaseChanged,
     Ready,
     Reject,
     RoundFailed,
     RunComplete,
     Trained,
     Unready,
-    Waiting,
 )
 from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey
-
-PATIENCE_ROUNDS = 16
-"""Own rounds a slower site is waited for at each of its entries: ten times slower is possible, more is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +59,8 @@ class LedgerSettings:
     turn_bytes: int = 256 * 1024
     """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
     patience: Micros = 30 * SECOND
-    """How long a site that trains, but whose log does not move, holds this one back; at least `PATIENCE_ROUNDS` of
-    our own rounds."""
+    """How long a site that trains, but whose log does not move, holds this one back; at least
+    `pacing.PATIENCE_ROUNDS` of our own rounds."""
     catch_up: Micros = 15 * SECOND
     """A site far behind trains only when nothing came in for so long: an entry made on old ground helps nobody."""
     claims: ClaimSettings = field(default_factory=ClaimSettings)
@@ -123,29 +117,21 @@ class LedgerAveraging:
             settings.claims,
             now,
         )
-        self._ready = False
-        self._settled_at: Micros | None = None
-        self._waiting = ""
+        pace = charter.pace
+        self._pacing = Pacing(pace.max_lead, pace.patience, settings.settle, settings.patience, self._outbox, now)
         self._complete = False
         self._announced: dict[SiteKey, int] = {}
         self._grew = (0, now)
-        self._companions = Companions(charter.pace.max_lead)
-        self._opened_at: Micros = now
-        self._round_took: Micros = 0
-        self._step_time = StepTime()
-        self._plateau = Plateau(charter.pace.patience)
-        self._enough = False
-        self._patience_ends: Micros | None = None
 
     @property
     def phase(self) -> Phase:
         """What this site does about its own log."""
-        return self.antientropy.phase
+        return self._pacing.phase
 
     @property
     def waiting(self) -> str:
         """Why no round is open, for the operator; empty when one is."""
-        return self._waiting
+        return self._pacing.waiting
 
     @property
     def complete(self) -> bool:
@@ -186,18 +172,15 @@ class LedgerAveraging:
         """Feed one of `rounds.COMMANDS`."""
         match cmd:
             case Ready(heads):
-                self._ready = True
+                self._pacing.ready(now)
                 self.antientropy.heads = heads if heads is not None else tuple(range(self.ledger.rules.heads))
-                self._settled_at = now + self._settings.settle
                 self._set_phase(Phase.TRAINING, "data prepared")
             case Listen(reason):
                 self._set_phase(Phase.LISTENING, reason)
             case Trained():
-                self._round_took = now - self._opened_at
-                self._step_time.measured(self._round_took, cmd.steps)
-                self.antientropy.step_us = self._step_time.value
+                self._pacing.trained(cmd, now)
+                self.antientropy.step_us = self._pacing.step_us
                 self.publisher.trained(cmd)
-                self._enough = self._plateau.seen(cmd.validation)
             case Reject():
                 self.publisher.abandon(cmd)
             case RoundFailed():
@@ -237,7 +220,7 @@ class LedgerAveraging:
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = (self.antientropy.deadline(), self.upkeep.deadline(), self._settled_at, self._patience_ends)
+        moments = (self.antientropy.deadline(), self.upkeep.deadline(), *self._pacing.deadlines)
         return min((m for m in moments if m is not None), default=None)
 
     def poll(self) -> Effect | None:
@@ -248,8 +231,7 @@ class LedgerAveraging:
 
     def _turn(self, now: Micros) -> None:
         """After every input: see whether a round may open or the run is over."""
-        if self._settled_at is not None and now >= self._settled_at:
-            self._settled_at = None
+        self._pacing.turn(now)
         self.upkeep.turn(self.publisher.state is not State.STORING)
         self._maybe_open_round(now)
         if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
@@ -267,40 +249,37 @@ class LedgerAveraging:
         self.upkeep.forget(site, now)
 
     def _set_phase(self, phase: Phase, reason: str) -> None:
-        if self.phase is Phase.LISTENING or phase is self.phase:
-            return
-        self.antientropy.phase = phase
-        self._outbox.append(Emit(PhaseChanged(phase, reason)))
-        self.antientropy.announce()
+        if self._pacing.enter(phase, reason):
+            self.antientropy.phase = phase
+            self.antientropy.announce()
 
     def _unready(self, reason: str) -> None:
         """Nobody's pace may depend on a site that cannot train."""
-        self._ready = False
+        self._pacing.is_ready = False
         self._set_phase(Phase.PREPARING, reason)
 
     def _maybe_open_round(self, now: Micros) -> None:
-        self._patience_ends = None
-        if not self._ready or self.publisher.state is not State.IDLE or self.phase is not Phase.TRAINING:
-            self._say_waiting("")
+        if not self._pacing.is_ready or self.publisher.state is not State.IDLE or self.phase is not Phase.TRAINING:
+            self._pacing.say("")
             return
         limit = self._charter.averaging.entry_limit
         if self.publisher.next_seq > limit:
-            self._say_waiting("")
+            self._pacing.say("")
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
         if self._key in self.ledger.books.retired:
-            self._say_waiting("")
+            self._pacing.say("")
             self._set_phase(Phase.LISTENING, "this site was retired by an amendment")
             return
-        if self._enough:
-            self._say_waiting("")
+        if self._pacing.enough:
+            self._pacing.say("")
             patience = self._charter.pace.patience
             self._set_phase(Phase.LISTENING, f"validation has not improved over {patience} entries")
             return
         reason = self._why_wait(now)
-        self._say_waiting(reason)
+        self._pacing.say(reason)
         if not reason:
-            self._opened_at = now
+            self._pacing.opened(now)
             self._open_round()
 
     def _open_round(self) -> None:
@@ -314,7 +293,7 @@ class LedgerAveraging:
     def _steps(self) -> int:
         told = (self.antientropy.counterpart(key) for key in self._training())
         others = [t.step_us for t in told if t is not None]
-        return steps_for(self._charter.averaging.steps_per_entry, self._step_time.value, others)
+        return self._pacing.steps(self._charter.averaging.steps_per_entry, others)
 
     def _why_wait(self, now: Micros) -> str:
         told = {key: self.antientropy.counterpart(key) for key in self._members.alive()}
@@ -326,8 +305,8 @@ class LedgerAveraging:
             return "no other site has published yet"
         if self._key in self.ledger.faults:
             return "this site's log was ended by the others; its key must be replaced by an amendment"
-        if self._settled_at is not None and any(t is None for t in told.values()):
-            return "hearing from every reachable site before the first round"
+        if self._pacing.is_settling and any(t is None for t in told.values()):
+            return HEARING
         if self.ledger.stale:
             return "an amendment takes back entries that are folded away here; fetching a snapshot"
         if self.upkeep.joiner.active:
@@ -352,17 +331,9 @@ class LedgerAveraging:
 
     def _why_slow_down(self, training: list[SiteKey], now: Micros) -> str:
         own_head = self.publisher.next_seq - 1
-        self._companions.note({key: self.ledger.head(key) for key in training}, own_head, now)
-        patience = max(self._settings.patience, PATIENCE_ROUNDS * self._round_took)
-        self._patience_ends = self._companions.holding_back(own_head, patience, now)
-        if self._patience_ends is None:
+        if not self._pacing.holds_back({key: self.ledger.head(key) for key in training}, own_head, now):
             return ""
         return f"{self._charter.pace.max_lead} entries ahead of the slowest training site"
-
-    def _say_waiting(self, reason: str) -> None:
-        if reason != self._waiting:
-            self._waiting = reason
-            self._outbox.append(Emit(Waiting(reason)))
 
     def _training(self) -> list[SiteKey]:
         """Alive sites that publish, without us and without those whose log has ended."""
@@ -371,8 +342,7 @@ class LedgerAveraging:
         return [k for k, t in told if t is not None and t.phase is Phase.TRAINING and k not in ended]
 
     def _size_class(self, key: SiteKey) -> int:
-        descriptor = self._members.descriptor(key)
-        return descriptor.size_class if descriptor is not None else 0
+        return size_class(self._members, key)
 
     def _is_complete(self) -> bool:
         if self.phase is not Phase.LISTENING or self.publisher.state is not State.IDLE:

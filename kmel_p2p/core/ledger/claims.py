@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Effect, Emit, Send, Store
 from kmel_p2p.core.identity import Identity, digest, verify
-from kmel_p2p.core.ledger.computing import Digests
+from kmel_p2p.core.ledger.digests import Digests
 from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.ledger import Ledger

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.identity import digest
-from kmel_p2p.core.ledger.computing import Computing
 from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.messages import NO_SNAPSHOT, PART_BYTES, SnapshotAsk, SnapshotOffer, SnapshotPart
 from kmel_p2p.core.ledger.snapshot import Snapshot

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from kmel_p2p.core.amendment import Constitution
+from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.ledger.asking import Patience
-from kmel_p2p.core.ledger.computing import Computing
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
 from kmel_p2p.core.ledger.log import KEPT_HEADERS
 from kmel_p2p.core.ledger.messages import (

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from kmel_p2p.core.amendment import AmendmentDocument
 from kmel_p2p.core.charter import Charter
+from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Message, Store
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.antientropy import AntiEntropy
 from kmel_p2p.core.ledger.claims import Claims, ClaimSettings
-from kmel_p2p.core.ledger.computing import Computing, Digests
+from kmel_p2p.core.ledger.digests import Digests
 from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
 from kmel_p2p.core.ledger.forks import ForkFinder
 from kmel_p2p.core.ledger.giving import SnapshotGiver

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
 from kmel_p2p.core.errors import LocalError, WireError
 from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.averaging import PATIENCE_ROUNDS
-from kmel_p2p.core.ledger.cadence import Plateau, StepTime, steps_for
-from kmel_p2p.core.ledger.pace import Companions
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
+from kmel_p2p.core.pacing import HEARING, Pacing, size_class
+from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import PushSumRefused, RoundCounted
 from kmel_p2p.core.pushsum.keeper import Keeper
 from kmel_p2p.core.pushsum.messages import Ask, Inquiry, Progress, Receipt, Standings, Transfer
@@ -31,17 +30,17 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weig
 from kmel_p2p.core.pushsum.share import payload_bytes
 from kmel_p2p.core.pushsum.spread import Spread
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
-from kmel_p2p.core.pushsum.state import Minted, State
+from kmel_p2p.core.pushsum.state import Minted, Moved, State
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import (
     Amend,
     Approve,
+    Computed,
     EntryHeld,
     Listen,
     Members,
     Persisted,
     Phase,
-    PhaseChanged,
     Ready,
     Reject,
     RoundAbandoned,
@@ -51,7 +50,6 @@ from kmel_p2p.core.rounds import (
     RunComplete,
     Trained,
     Unready,
-    Waiting,
 )
 from kmel_p2p.core.types import Micros, Randomness, SiteKey
 
@@ -92,30 +90,20 @@ class PushSumAveraging:
         self._members = members
         self._settings = settings
         self._outbox: deque[Effect] = deque()
-        self._phase = Phase.PREPARING
-        self._ready = False
-        self._settled_at: Micros | None = None
-        self._waiting = ""
-        self._companions = Companions(rules.max_lead)
-        self._opened_at: Micros = now
-        self._round_took: Micros = 0
-        self._step_time = StepTime()
-        self._plateau = Plateau(rules.patience)
-        self._enough = False
-        self._patience_ends: Micros | None = None
+        self._pacing = Pacing(rules.max_lead, rules.patience, settings.settle, settings.patience, self._outbox, now)
         self._complete = False
         self._resting = False
-        self._stated = (self._phase, self._resting, state.offset, state.weight)
+        self._stated = (self.phase, self._resting, state.offset, state.weight)
         self._step = Step.IDLE
         self._trained: tuple[Trained, NDArray[np.float32]] | None = None
         self._keeper = Keeper(state, self._outbox)
+        self._coding = Coding(self._outbox, len(state.holding), settings.at_once)
         self.table = StandingTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
         self.progress = ProgressTable(self._key, self.table, members.alive, rules.entry_limit)
         about = (identity, rules.charter_id, self.table, self._describe, generation)
         self._spread = Spread(*about, members.alive, self._outbox, rng, settings.interval, now)
-        self._transfers = Transfers(
-            self._keeper, self.table, self._is_alive, self._outbox, rng, settings.transfers, rules.age_limit, now
-        )
+        coded = (self._keeper, self._coding, self.table, self._is_alive, self._outbox, rng)
+        self._transfers = Transfers(*coded, settings.transfers, rules.age_limit, now)
         self._transfers.on_credit = self._on_credit
         self._mixing = Mixing(
             state, rules, settings, members, self.table, self.progress, self._transfers, self._weight, rng
@@ -124,12 +112,12 @@ class PushSumAveraging:
     @property
     def phase(self) -> Phase:
         """What this site does about its own contribution."""
-        return self._phase
+        return self._pacing.phase
 
     @property
     def waiting(self) -> str:
         """Why no round is open, for the operator; empty when one is."""
-        return self._waiting
+        return self._pacing.waiting
 
     @property
     def complete(self) -> bool:
@@ -188,8 +176,7 @@ class PushSumAveraging:
         """Feed one of `rounds.COMMANDS`."""
         match cmd:
             case Ready():
-                self._ready = True
-                self._settled_at = now + self._settings.settle
+                self._pacing.ready(now)
                 self._set_phase(Phase.TRAINING, "data prepared")
             case Listen(reason):
                 self._set_phase(Phase.LISTENING, reason)
@@ -212,6 +199,8 @@ class PushSumAveraging:
             case Approve():
                 self._expect(Step.HELD, cmd.seq)
                 self._store_round()
+            case Computed():
+                self._coding.computed(cmd.ticket, cmd.result)
             case Persisted():
                 self._keeper.persisted(cmd.ticket, now)
         self._turn(now)
@@ -241,8 +230,8 @@ class PushSumAveraging:
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        parts = (self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(self._phase))
-        return min(m for m in (*parts, self._settled_at, self._patience_ends) if m is not None)
+        parts = (self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(self.phase))
+        return min(m for m in (*parts, *self._pacing.deadlines) if m is not None)
 
     def poll(self) -> Effect | None:
         """The next effect, or None."""
@@ -251,13 +240,13 @@ class PushSumAveraging:
     # ---- rounds -------------------------------------------------------------------------------------------------
 
     def _maybe_open_round(self, now: Micros) -> None:
-        self._patience_ends = None
-        if not self._ready or self._step is not Step.IDLE or self._phase is not Phase.TRAINING:
-            self._say_waiting("")
+        if not self._pacing.is_ready or self._step is not Step.IDLE or self.phase is not Phase.TRAINING:
+            self._pacing.say("")
             return
         reason = self._why_wait(now)
-        self._say_waiting(reason)
-        if reason:
+        self._pacing.say(reason)
+        # What is being coded goes on before the round does: the round is to start from it.
+        if reason or self._coding.is_busy:
             return
         if not self.state.weight:
             self._keeper.change(Minted(self._weight()))
@@ -265,21 +254,19 @@ class PushSumAveraging:
         if self.state.level >= limit:
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
-        if self._enough:
+        if self._pacing.enough:
             self._set_phase(Phase.LISTENING, f"validation has not improved over {self._rules.patience} rounds")
             return
         self._step = Step.TRAINING
-        self._opened_at = now
-        self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, self._steps(), math.inf)))
-
-    def _steps(self) -> int:
-        return steps_for(self._rules.steps_per_entry, self._step_time.value, self.progress.step_times())
+        self._pacing.opened(now)
+        steps = self._pacing.steps(self._rules.steps_per_entry, self.progress.step_times())
+        self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, steps, math.inf)))
 
     def _why_wait(self, now: Micros) -> str:
         alive = self._members.alive()
         told = self.table.among(alive)
-        if self._settled_at is not None and (len(told) < len(alive) or self.progress.is_unheard()):
-            return "hearing from every reachable site before the first round"
+        if self._pacing.is_settling and (len(told) < len(alive) or self.progress.is_unheard()):
+            return HEARING
         if self._mixing.is_old():
             return "this site's trunk is too old to train from; fetching a newer one from the others"
         present = 1 + sum(1 for s in told if s.phase == Phase.TRAINING)
@@ -287,22 +274,18 @@ class PushSumAveraging:
             return f"{present} of {self._rules.start_sites} sites are ready to start"
         if self.state.level >= self._rules.entry_limit:
             return ""
-        if self._enough:
+        if self._pacing.enough:
             return ""
         levels = self.progress.training_levels(self._mixing.reached() - self._rules.age_limit)
-        self._companions.note(levels, self.state.level, now)
-        patience = max(self._settings.patience, PATIENCE_ROUNDS * self._round_took)
-        self._patience_ends = self._companions.holding_back(self.state.level, patience, now)
-        return f"{self._rules.max_lead} rounds ahead of the slowest training site" if self._patience_ends else ""
+        too_far = self._pacing.holds_back(levels, self.state.level, now)
+        return f"{self._rules.max_lead} rounds ahead of the slowest training site" if too_far else ""
 
     def _on_trained(self, result: Trained, now: Micros) -> None:
         self._expect(Step.TRAINING, result.seq)
         size = len(self.state.holding)
         if len(result.payload) != 4 * size:
             raise LocalError(f"the drift has {len(result.payload)} bytes; float32[{size}] is needed")
-        self._round_took = now - self._opened_at
-        self._step_time.measured(self._round_took, result.steps)
-        self._enough = self._plateau.seen(result.validation)
+        self._pacing.trained(result, now)
         self._trained = result, np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
         if self._settings.hold:
             self._step = Step.HELD
@@ -314,14 +297,24 @@ class PushSumAveraging:
         """The round counts from when it is durable; only then a share leaves."""
         assert self._trained is not None, "a round is trained"
         result, drift = self._trained
-        try:
-            self.state.trained(drift, self._rules.momentum, self._rules.outer_step)
-        except LocalError as error:
-            # The same training would end the same way: the driver decides when this site is ready again.
-            self._abandon(result.seq, str(error))
-            self._unready(str(error))
-            return
         self._step = Step.STORING
+
+        def work() -> Moved | LocalError:
+            try:
+                return self.state.moved(drift, self._rules.momentum, self._rules.outer_step)
+            except LocalError as error:
+                return error
+
+        if not self._coding.run(lambda: work, lambda moved: self._count_round(result, moved)):
+            self._abandon(result.seq, "too many shares wait to be decoded; the round is trained again")
+
+    def _count_round(self, result: Trained, moved: Moved | LocalError) -> None:
+        if isinstance(moved, LocalError):
+            # The same training would end the same way: the driver decides when this site is ready again.
+            self._abandon(result.seq, str(moved))
+            self._unready(str(moved))
+            return
+        self.state.count(moved)
         self._keeper.checkpoint(result.own_state_file, lambda now: self._round_stored(result.seq))
 
     def _round_stored(self, seq: int) -> None:
@@ -343,15 +336,14 @@ class PushSumAveraging:
 
     def _turn(self, now: Micros) -> None:
         """After every input: see whether a round may open, something is to be asked, or the run is over."""
-        if self._settled_at is not None and now >= self._settled_at:
-            self._settled_at = None
+        self._pacing.turn(now)
         self._maybe_open_round(now)
-        newer = self._mixing.ask_if_old(self._phase, now)
+        newer = self._mixing.ask_if_old(self.phase, now)
         if newer is not None:
             self._outbox.append(Send(newer, Ask()))
-        self._mixing.wind_down(self._phase, now)
+        self._mixing.wind_down(self.phase, now)
         self._resting = self._mixing.resting
-        stated = (self._phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
+        stated = (self.phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
         if stated != self._stated:
             self._stated = (*stated[:3], self._weight())
             self._spread.announce()
@@ -361,29 +353,21 @@ class PushSumAveraging:
         self._complete = complete
 
     def _on_credit(self, sender: SiteKey, now: Micros) -> None:
-        if self._phase is Phase.LISTENING:
+        if self.phase is Phase.LISTENING:
             self._mixing.answer(sender)
 
     def _set_phase(self, phase: Phase, reason: str) -> None:
-        if self._phase is Phase.LISTENING or phase is self._phase:
-            return
-        self._phase = phase
-        self._outbox.append(Emit(PhaseChanged(phase, reason)))
-        self._tell_progress(self.progress.watchers())
+        if self._pacing.enter(phase, reason):
+            self._tell_progress(self.progress.watchers())
 
     def _unready(self, reason: str) -> None:
         """Nobody's pace may depend on a site that cannot train."""
-        self._ready = False
+        self._pacing.is_ready = False
         self._set_phase(Phase.PREPARING, reason)
 
     def _tell_progress(self, sites: list[SiteKey]) -> None:
-        told = Progress(self.state.rounds, self._step_time.value)
+        told = Progress(self.state.rounds, self._pacing.step_us)
         self._outbox.extend(Send(key, told) for key in sites)
-
-    def _say_waiting(self, reason: str) -> None:
-        if reason != self._waiting:
-            self._waiting = reason
-            self._outbox.append(Emit(Waiting(reason)))
 
     def _describe(self, generation: int, counter: int) -> Standing:
         return Standing(
@@ -394,7 +378,7 @@ class PushSumAveraging:
             weight=self._weight(),
             rounds=self.state.rounds,
             offset=self.state.offset,
-            phase=int(self._phase),
+            phase=int(self.phase),
             resting=self._resting,
         )
 
@@ -402,13 +386,9 @@ class PushSumAveraging:
         """Starting mass: as minted, or as it would be minted now."""
         if self.state.weight:
             return self.state.weight
-        alive = self._members.alive()
-        others = [c for c in map(self._size_class, alive) if c]
-        return size_weight(self._size_class(self._key), others, self._rules.weight_cap)
-
-    def _size_class(self, key: SiteKey) -> int:
-        descriptor = self._members.descriptor(key)
-        return descriptor.size_class if descriptor is not None else 0
+        members = self._members
+        others = [c for c in (size_class(members, key) for key in members.alive()) if c]
+        return size_weight(size_class(members, self._key), others, self._rules.weight_cap)
 
     def _is_alive(self, key: SiteKey) -> bool:
         return key in self._members.alive()

@@ -24,7 +24,7 @@ class Treatment(enum.IntEnum):
 class Frozen(Protocol):
     """A state of this mode that nothing alters any more."""
 
-    def encode(self) -> bytes: ...
+    def encode(self) -> bytearray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class StateRecord(Record):
     """Trainer state that belongs to it; None keeps the one stored before."""
 
     @property
-    def state(self) -> bytes:
+    def state(self) -> bytearray:
         """What the store keeps. Made when it is asked for: a large state is encoded by the store's own thread."""
         return self.frozen.encode()
 

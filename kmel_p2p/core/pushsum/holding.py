@@ -89,24 +89,29 @@ class Holding:
             self.sums += _scaled(self.sums, mass, self.mass)
         self.mass += mass
 
-    def move(self, change: NDArray[np.float32]) -> None:
-        """Move the trunk by `change`, float32[d], with all the mass held.
+    def moved(self, change: NDArray[np.float32]) -> Sums:
+        """The sum with the trunk moved by `change`, float32[d], with all the mass held. Alters nothing.
 
         Raises:
-            LocalError: not finite, or the trunk would leave its range; nothing is altered.
+            LocalError: not finite, or the trunk would leave its range.
         """
         if not self.mass:
             raise Bug("a trunk without mass cannot move")
         check_flat(change, len(self), "change of the trunk")
         factor = float(self.mass) * 2.0**VALUE_BITS
-        # Testing `<=` and not `>` also catches NaN.
+        sums = np.empty_like(self.sums)
         for block in _blocks(len(self)):
-            moved = self.sums[block] + change[block].astype(np.float64) * factor
-            if not bool((np.abs(moved) <= OWN_DISTANCE * factor).all()):
+            way = change[block].astype(np.float64) * factor
+            # Testing `<=` and not `>` also catches NaN.
+            if not bool((np.abs(self.sums[block] + way) <= OWN_DISTANCE * factor).all()):
                 raise LocalError(f"training moved a trunk value by more than {OWN_DISTANCE:.0f}, or to no number")
+            np.add(self.sums[block], np.rint(way).astype(np.int64), out=sums[block])
+        return sums
+
+    def replace(self, sums: Sums) -> None:
+        """Take what `moved` gave."""
+        self.sums = sums
         self.revision += 1
-        for block in _blocks(len(self)):
-            self.sums[block] += np.rint(change[block].astype(np.float64) * factor).astype(np.int64)
 
     def share(self, mass: int, block: slice) -> NDArray[np.float64]:
         """The part of the sum that belongs to `mass`, before quantisation, float64[block]."""

@@ -134,7 +134,7 @@ class Mixing:
     @property
     def resting(self) -> bool:
         """Whether the last shares are sent and received for."""
-        return self._left == 0 and not self._transfers.owes_someone_alive
+        return self._left == 0 and not self._transfers.is_pending
 
     def wind_down(self, phase: Phase, now: Micros) -> None:
         """Send last shares while everybody reachable listens."""

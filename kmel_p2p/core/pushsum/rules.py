@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kmel_p2p.core.averaging_rule import MAX_MOMENTUM, PushSumRule
 from kmel_p2p.core.charter import Charter
 from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.core.pushsum.coding import AT_ONCE
 from kmel_p2p.core.pushsum.holding import MASS_BITS
 from kmel_p2p.core.pushsum.share import Bits
 from kmel_p2p.core.pushsum.transfers import TransferSettings
@@ -102,6 +103,7 @@ class PushSumSettings:
         neighbours: the only sites shares are sent to; empty for all. Lists should be mutual.
         patience: how long a site that trains, but does not come on, holds this one back; at least 16 own rounds.
         interval: between two exchanges of standings with a random site, microseconds.
+        at_once: values of a trunk up to which shares are coded at once, and not off the event loop.
         transfers: back-off of inquiries.
     """
 
@@ -110,6 +112,7 @@ class PushSumSettings:
     neighbours: frozenset[SiteKey] = frozenset()
     patience: Micros = 30 * SECOND
     interval: Micros = 1 * SECOND
+    at_once: int = AT_ONCE
     transfers: TransferSettings = field(default_factory=TransferSettings)
 
 

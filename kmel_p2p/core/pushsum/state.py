@@ -21,6 +21,7 @@ from kmel_p2p.core.pushsum.share import decode as decode_share
 from kmel_p2p.core.types import SiteKey
 
 STATE_VERSION = 1
+LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,14 @@ Change: TypeAlias = Minted | Debited | Credited | Settled
 _CODES: tuple[type[Any], ...] = (Minted, Debited, Credited, Settled)
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A site's velocity, float32[d], and sum, int64[d], after a round."""
+
+    velocity: NDArray[np.float32]
+    sums: Sums
+
+
 @dataclass(slots=True)
 class State:
     """See the module docstring.
@@ -131,19 +140,30 @@ class State:
         """Round of the federation this site has reached."""
         return self.rounds + self.offset
 
-    def trained(self, drift: NDArray[np.float32], momentum: float, outer_step: float) -> None:
-        """One round's drift, float32[d], moves the trunk: v <- momentum * v + outer_step * drift; trunk += v.
+    def moved(self, drift: NDArray[np.float32], momentum: float, outer_step: float) -> Moved:
+        """Where one round's drift, float32[d], moves the trunk: v <- momentum * v + outer_step * drift; trunk += v.
 
-        Momentum acts on local drift only, never on the distance to others: it cannot destabilise consensus.
+        Momentum acts on local drift only, never on the distance to others: it cannot destabilise consensus. Alters
+        nothing.
 
         Raises:
-            LocalError: the drift is not finite or leaves the trunk's range; nothing is altered.
+            LocalError: the drift is not finite or leaves the trunk's range.
         """
-        velocity = np.float32(momentum) * self.velocity + np.float32(outer_step) * drift
-        self.holding.move(velocity)
-        self.velocity = velocity
+        # Out of range becomes infinite, which `moved` below refuses in words.
+        with np.errstate(over="ignore", invalid="ignore"):
+            velocity = np.float32(momentum) * self.velocity + np.float32(outer_step) * drift
+            return Moved(velocity, self.holding.moved(velocity))
+
+    def count(self, moved: Moved) -> None:
+        """The round that moved the trunk there is this site's next one."""
+        self.velocity = moved.velocity
+        self.holding.replace(moved.sums)
         self.rounds += 1
         self.age = max(self.age, self.level)
+
+    def trained(self, drift: NDArray[np.float32], momentum: float, outer_step: float) -> None:
+        """`moved` and `count` in one."""
+        self.count(self.moved(drift, momentum, outer_step))
 
     def apply(self, change: Change, sums: Sums | None = None) -> None:
         """Apply one change. `sums`: what its payload decodes to, when the caller has it already."""
@@ -210,7 +230,7 @@ class State:
 
     def encode(self) -> bytes:
         """The bytes `restore` reads: about 12 per trunk value plus what is owed."""
-        return self.frozen().encode()
+        return bytes(self.frozen().encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +241,17 @@ class Frozen:
     velocity: NDArray[np.float32]
     rest: list[Any]
 
-    def encode(self) -> bytes:
-        """As `State.encode`."""
-        version, life, mass, *others = self.rest
-        arrays = self.sums.astype("<i8", copy=False).tobytes(), mass, self.velocity.astype("<f4", copy=False).tobytes()
-        packed: bytes = msgpack.packb([version, life, *arrays, *others], use_bin_type=True)
-        return packed
+    def encode(self) -> bytearray:
+        """Length of what follows (8 bytes, big-endian), its msgpack, the sum (int64) and the velocity (float32)."""
+        packed: bytes = msgpack.packb(self.rest, use_bin_type=True)
+        head = len(packed).to_bytes(LENGTH_BYTES, "big") + packed
+        d = self.sums.size
+        out = bytearray(len(head) + 12 * d)
+        out[: len(head)] = head
+        # numpy copies without the interpreter's lock, so that the event loop runs meanwhile.
+        np.frombuffer(out, "<i8", d, len(head))[:] = self.sums
+        np.frombuffer(out, "<f4", d, len(head) + 8 * d)[:] = self.velocity
+        return out
 
 
 def encode_change(change: Change) -> bytes:
@@ -265,17 +290,20 @@ def restore(base: NDArray[np.float32], state: bytes, journal: Iterable[tuple[int
 
 
 def _decode_state(base: NDArray[np.float32], data: bytes) -> State:
-    version, life, sums, mass, velocity, numbers, sent, owed, taken = msgpack.unpackb(data, raw=False)
+    start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
+    version, life, mass, numbers, sent, owed, taken = msgpack.unpackb(data[LENGTH_BYTES:start], raw=False)
     if version != STATE_VERSION:
         raise ValueError(f"state version {version}, this program reads {STATE_VERSION}")
     weight, rounds, offset, age, index = numbers
-    speed = np.frombuffer(velocity, "<f4").astype(np.float32)
-    if speed.shape != base.shape:
-        raise ValueError(f"a trunk of {speed.size} values, not {base.size}")
+    d = base.size
+    if len(data) != start + 12 * d:
+        raise ValueError(f"a trunk of {(len(data) - start) // 12} values, not {d}")
+    sums = np.frombuffer(data, "<i8", d, start).astype(np.int64)
+    speed = np.frombuffer(data, "<f4", d, start + 8 * d).astype(np.float32)
     transfers = [Debited(*fields) for fields in owed]
     return State(
         life=life,
-        holding=Holding(base, np.frombuffer(sums, "<i8").astype(np.int64), mass),
+        holding=Holding(base, sums, mass),
         velocity=speed,
         weight=weight,
         rounds=rounds,

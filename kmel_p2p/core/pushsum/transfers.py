@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.errors import WireError
+from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, Treatment
 from kmel_p2p.core.pushsum.holding import Sums, within_distance
 from kmel_p2p.core.pushsum.keeper import Keeper
@@ -49,12 +50,23 @@ class _Retry:
     """An inquiry is out: only then may a `MISSING` make us send the body again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What is debited for the site of that life."""
+
+    life: bytes
+    mass: int
+    payload: bytes
+    sums: Sums
+
+
 class Transfers:
     """Both ends of all transfers of one site. Effects go to the shared `outbox`."""
 
     def __init__(
         self,
         keeper: Keeper,
+        coding: Coding,
         standings: StandingTable,
         is_alive: Callable[[SiteKey], bool],
         outbox: deque[Effect],
@@ -64,6 +76,7 @@ class Transfers:
         now: Micros,
     ) -> None:
         self._keeper = keeper
+        self._coding = coding
         self._state = keeper.state
         self._standings = standings
         self._is_alive = is_alive
@@ -71,7 +84,8 @@ class Transfers:
         self._rng = rng
         self._settings = settings
         self._age_limit = age_limit
-        self._storing: dict[SiteKey, int] = {}
+        self._taking: dict[SiteKey, tuple[bytes, int]] = {}
+        """Life and number of what is being decoded or stored, by sender."""
         self._retries = {key: _Retry(now, settings.retry_first) for key in self._state.owed}
         self.on_credit: Callable[[SiteKey, Micros], None] = lambda sender, now: None
         """Called when a transfer is credited and durable."""
@@ -83,12 +97,25 @@ class Transfers:
         return to.site not in self._state.owed and self._share_of_mass(to, weight) > 0
 
     def send(self, to: Standing, weight: int, bits: Bits) -> None:
-        """Debit a share for `to`, store it, and send it once it is durable. Requires `may_send`."""
-        mass = self._share_of_mass(to, weight)
-        payload, sums = encode(self._state.holding, mass, bits, self._rng.randrange(2**64))
-        number = self._state.numbers.get(to.site, 0) + 1
-        transfer = Debited(to.site, number, to.life, mass, self._state.age, payload)
-        self._keeper.change(transfer, sums, then=lambda now: self._first_sending(transfer, now))
+        """Debit a share for `to`, store it, and send it once it is durable; nothing if that cannot be any more."""
+        seed = self._rng.randrange(2**64)
+
+        def prepare() -> Callable[[], _Share] | None:
+            standing = self._standings.get(to.site)
+            if standing is None or not self.may_send(standing, weight):
+                return None
+            mass, life, holding = self._share_of_mass(standing, weight), standing.life, self._state.holding
+            return lambda: _Share(life, mass, *encode(holding, mass, bits, seed))
+
+        self._coding.run(prepare, lambda share: self._debit(to.site, share))
+
+    def _debit(self, to: SiteKey, share: _Share) -> None:
+        number = self._state.numbers.get(to, 0) + 1
+        transfer = Debited(to, number, share.life, share.mass, self._state.age, share.payload)
+        self._keeper.change(transfer, share.sums, then=lambda now: self._first_sending(transfer, now))
+        standing = self._standings.get(to)
+        if standing is not None:
+            self.check_life(standing)
 
     def _share_of_mass(self, to: Standing, weight: int) -> int:
         """Mass for `to`, 0 for none: such that masses settle in proportion to weights (detailed balance)."""
@@ -145,17 +172,26 @@ class Transfers:
             self._reclaim(standing.site, "the site's store was replaced")
 
     @property
-    def owes_someone_alive(self) -> bool:
-        """Whether a transfer to a reachable site has no receipt yet."""
-        return any(self._is_alive(key) for key in self._state.owed)
+    def is_pending(self) -> bool:
+        """Whether a transfer to a reachable site has no receipt yet, or something is being coded."""
+        return self._coding.is_busy or any(self._is_alive(key) for key in self._state.owed)
 
     def _reclaim(self, key: SiteKey, reason: str) -> None:
         owed = self._state.owed.get(key)
         if owed is None:
             return
         self._retries.pop(key, None)
-        self._keeper.change(Settled(key, owed.number, reclaimed=True))
-        self._outbox.append(Emit(MassReclaimed(key, owed.number, owed.mass, reason)))
+
+        def prepare() -> Callable[[], Sums] | None:
+            still = self._state.owed.get(key) is owed
+            return (lambda: decode(owed.payload, len(self._state.holding))) if still else None
+
+        def put_back(sums: Sums) -> None:
+            self._retries.pop(key, None)
+            self._keeper.change(Settled(key, owed.number, reclaimed=True), sums)
+            self._outbox.append(Emit(MassReclaimed(key, owed.number, owed.mass, reason)))
+
+        self._coding.run(prepare, put_back)
 
     # ---- messages -----------------------------------------------------------------------------------------------
 
@@ -179,7 +215,8 @@ class Transfers:
 
     def on_inquiry(self, sender: SiteKey, inquiry: Inquiry) -> None:
         """Someone asks about a transfer to us."""
-        if inquiry.receiver_life == self._state.life and not self._is_storing(sender, inquiry.number):
+        taking = self._taking.get(sender)
+        if inquiry.receiver_life == self._state.life and taking != (inquiry.sender_life, inquiry.number):
             self._receipt(sender, inquiry.sender_life, inquiry.number)
 
     def on_transfer(self, sender: SiteKey, transfer: Transfer, reached: int) -> None:
@@ -194,34 +231,31 @@ class Transfers:
         if transfer.receiver_life != self._state.life or standing is None or standing.life != transfer.sender_life:
             # Of another store, or we do not know the sender's yet: it will ask, by then we do.
             return
+        if sender in self._taking:
+            # One at a time: it asks again.
+            return
         taken = self._state.taken.get(sender)
         if taken is not None and taken.has(transfer.sender_life, transfer.number):
-            if not self._is_storing(sender, transfer.number):
-                self._receipt(sender, transfer.sender_life, transfer.number)
+            self._receipt(sender, transfer.sender_life, transfer.number)
             return
-        age = min(transfer.age, reached)
-        try:
-            sums = self._checked(transfer)
-            treatment, payload = self._treatment(age), transfer.payload
-        except WireError as error:
-            self._outbox.append(Emit(PushSumRefused(sender, str(error))))
+        age, size = min(transfer.age, reached), len(self._state.holding)
+        self._taking[sender] = transfer.sender_life, transfer.number
+        if not self._coding.run(
+            lambda: lambda: _checked(transfer, size), lambda found: self._take(sender, transfer, age, found)
+        ):
+            del self._taking[sender]
+
+    def _take(self, sender: SiteKey, transfer: Transfer, age: int, found: Sums | WireError) -> None:
+        """Credit what a transfer decoded to, or refuse it."""
+        if not isinstance(found, WireError) and not self._state.holding.has_room(transfer.mass):
+            found = WireError(f"transfer with a mass of {transfer.mass}")
+        if isinstance(found, WireError):
+            self._outbox.append(Emit(PushSumRefused(sender, str(found))))
             sums, treatment, payload = None, Treatment.REFUSED, b""
+        else:
+            sums, treatment, payload = found, self._treatment(age), transfer.payload
         credit = Credited(sender, transfer.number, transfer.sender_life, transfer.mass, age, treatment, payload)
-        self._storing[sender] = transfer.number
         self._keeper.change(credit, sums, then=lambda now: self._credited(credit, now))
-
-    def _checked(self, transfer: Transfer) -> Sums:
-        """What a transfer decodes to, int64[d].
-
-        Raises:
-            WireError: it does not stand.
-        """
-        if transfer.mass == 0 or not self._state.holding.has_room(transfer.mass):
-            raise WireError(f"transfer with a mass of {transfer.mass}")
-        sums = decode(transfer.payload, len(self._state.holding))
-        if not within_distance(sums, transfer.mass):
-            raise WireError("transfer with a value too far from the initial trunk")
-        return sums
 
     def _treatment(self, age: int) -> Treatment:
         own = self._state.age
@@ -232,15 +266,11 @@ class Transfers:
         return Treatment.ADDED
 
     def _credited(self, credit: Credited, now: Micros) -> None:
-        if self._storing.get(credit.sender) == credit.number:
-            del self._storing[credit.sender]
+        del self._taking[credit.sender]
         self._receipt(credit.sender, credit.life, credit.number)
         if credit.treatment is not Treatment.REFUSED:
             self._outbox.append(Emit(MassReceived(credit.sender, credit.number, credit.mass, credit.treatment)))
             self.on_credit(credit.sender, now)
-
-    def _is_storing(self, sender: SiteKey, number: int) -> bool:
-        return self._storing.get(sender) == number
 
     def _receipt(self, sender: SiteKey, life: bytes, number: int) -> None:
         """Answer from what is stored: applied, refused, or not here."""
@@ -253,3 +283,14 @@ class Transfers:
             # Numbers below the newest were settled before the sender could start the newest.
             verdict = Verdict.APPLIED
         self._outbox.append(Send(sender, Receipt(number, life, verdict)))
+
+
+def _checked(transfer: Transfer, size: int) -> Sums | WireError:
+    """What a transfer decodes to, int64[size], or why it does not stand."""
+    if transfer.mass == 0:
+        return WireError("transfer without mass")
+    try:
+        sums = decode(transfer.payload, size)
+    except WireError as error:
+        return error
+    return sums if within_distance(sums, transfer.mass) else WireError("transfer with a value too far from the start")

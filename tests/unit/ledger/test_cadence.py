@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmel_p2p.core.ledger.cadence import MAX_REDUCTION, Plateau, StepTime, steps_for
+from kmel_p2p.core.cadence import MAX_REDUCTION, Plateau, StepTime, steps_for
 from kmel_p2p.core.types import MILLISECOND, SECOND
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.effects import Emit, Event, Message, Send, Store
+from kmel_p2p.core.effects import Compute, Emit, Event, Message, Send, Store
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.membership.events import MemberBack, MemberUnreachable
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
@@ -23,7 +23,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weig
 from kmel_p2p.core.pushsum.share import decode
 from kmel_p2p.core.pushsum.state import Minted, State, restore
 from kmel_p2p.core.pushsum.transfers import TransferSettings
-from kmel_p2p.core.rounds import Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
 from kmel_p2p.core.wire import Wire
 
@@ -32,6 +32,9 @@ SIZE = 300
 FAST = PushSumSettings(settle=1 * SECOND, interval=2 * SECOND, transfers=TransferSettings(SECOND, 4 * SECOND))
 ASKING = replace(FAST, transfers=TransferSettings(SECOND, 4 * SECOND, inquire_above=0))
 """Asks before it sends again, as with large trunks."""
+
+APART = replace(ASKING, at_once=0)
+"""Does its arithmetic off the event loop, as with large trunks."""
 
 Drift = Callable[[int, int, NDArray[np.float32]], NDArray[np.float32]]
 """(site, round, trunk at its start) -> drift."""
@@ -145,7 +148,7 @@ class Mesh:
         """A site that has its weight and differs from the initial trunk by `values`."""
         state = State.fresh(self.base, bytes([n, 1]) * 4)
         state.apply(Minted(size_weight(self.classes[n], (), 1.0)))
-        state.holding.move(values)
+        state.holding.replace(state.holding.moved(values))
         self.inputs += state.holding.sums.astype(object)
         return state
 
@@ -301,6 +304,9 @@ class Mesh:
                 self._carry(n, self.index[to], message)
             case Store(record, ticket):
                 self.at(self.now + 5 * MILLISECOND, lambda: self._durable(n, site, record, ticket))
+            case Compute():
+                revision = site.state.holding.revision
+                self.at(self.now + 50 * MILLISECOND, lambda: self._computed(n, site, effect, revision))
             case Emit(RoundOpened(seq=seq, steps=steps)):
                 self.events.append((n, effect.event))
                 drift = self.drift(n, seq, site.trunk()).astype("<f4").tobytes()
@@ -315,12 +321,16 @@ class Mesh:
             if ticket is not None:
                 self._input(n, site, Persisted(ticket))
 
+    def _computed(self, n: int, site: PushSumAveraging, effect: Compute, revision: int) -> None:
+        assert site.state.holding.revision == revision, "the holding was altered under the work that reads it"
+        self._input(n, site, Computed(effect.ticket, effect.work()))
+
     def _input(self, n: int, site: PushSumAveraging, command: Any) -> None:
         if self.sites[n] is site:
             before = site.state.holding.sums.copy()
             rounds = site.state.rounds
             self.feed(n, lambda s: s.command(command, self.now))
-            if isinstance(command, Trained) and site.state.rounds > rounds:
+            if site.state.rounds > rounds:
                 # Storing comes before any share leaves, so the difference is the drift alone.
                 change = (site.state.holding.sums - before).astype(object)
                 self.inputs += change

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pushsum_mesh import ASKING, FAST, Faults, Mesh, no_drift, start_values
+from pushsum_mesh import APART, ASKING, FAST, Faults, Mesh, no_drift, start_values
 
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.pushsum.events import MassReceived, MassSent
@@ -40,7 +40,7 @@ def assert_conserved(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("loss", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize(("bits", "means"), [(4, FAST), (8, ASKING)])
+@pytest.mark.parametrize(("bits", "means"), [(4, FAST), (8, ASKING), (8, APART)])
 def test_mass_is_exact_at_every_moment_under_loss_repetition_and_reordering(
     loss: float, bits: int, means: PushSumSettings
 ) -> None:
@@ -104,7 +104,7 @@ def test_crashes_at_any_moment_lose_rounds_but_no_mass(data: st.DataObject) -> N
         data.draw(st.integers(0, 999)),
         Faults(0.2, repeat=0.2, most_delay=SECOND),
         size=8,
-        settings=data.draw(st.sampled_from([FAST, ASKING])),
+        settings=data.draw(st.sampled_from([FAST, ASKING, APART])),
         age_limit=10**6,
         entry_limit=8,
     )

@@ -20,7 +20,7 @@ def test_the_trunk_is_the_initial_one_until_something_moved() -> None:
     np.testing.assert_array_equal(held.trunk(), BASE)
     held.mint(2**20)
     np.testing.assert_array_equal(held.trunk(), BASE)
-    held.move(CHANGE)
+    held.replace(held.moved(CHANGE))
     np.testing.assert_allclose(held.trunk(), BASE + CHANGE, rtol=0, atol=3e-7)
     out = np.empty_like(BASE)
     assert held.trunk(out) is out
@@ -41,12 +41,12 @@ def test_minting_later_does_not_move_the_trunk() -> None:
 def test_a_drift_that_is_no_number_or_too_far_alters_nothing(bad: float) -> None:
     held = Holding(BASE)
     held.mint(2**15)
-    held.move(CHANGE)
+    held.replace(held.moved(CHANGE))
     before = held.sums.copy()
     change = CHANGE.copy()
     change[-1] = bad
     with pytest.raises(LocalError, match="moved a trunk value"):
-        held.move(change)
+        held.moved(change)
     np.testing.assert_array_equal(held.sums, before)
 
 
@@ -67,7 +67,7 @@ def test_too_old_trunks_count_by_mass_alone(own: int, received: int, value: int)
 def test_bounds_are_kept() -> None:
     held = Holding(BASE)
     with pytest.raises(Bug):
-        held.move(CHANGE)
+        held.replace(held.moved(CHANGE))
     held.mint(MAX_MASS)
     assert not held.has_room(1)
     for call in (lambda: held.put(held.sums, 1), lambda: held.mint(1), lambda: held.take(held.sums, MAX_MASS)):

@@ -1,4 +1,4 @@
-"""When this site may train its next entry; how heavy that entry is, tells `shares`.
+"""How far this site may run ahead of those that train beside it.
 
 `max_lead` bounds how far a site may run ahead of the slowest site that trains beside it and that membership calls
 alive; a dead, preparing, listening or stuck site holds nobody back (DESIGN section 5).
