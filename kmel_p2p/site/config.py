@@ -82,6 +82,8 @@ class ColumnRule(StrictModel):
     match: Mapping[str, str] = {}
     """K-MELLODDY tables: which rows are meant."""
     part: Literal["", "AtoB", "BtoA", "ratio"] = ""
+    expert_threshold: Annotated[int, pydantic.Field(ge=1, le=5)] = 1
+    """MELLODDY-TUNER: which threshold of T0 makes classes where `threshold` is not given."""
     mass_of: Literal["parent", "written"] = "parent"
     """Where ug/mL becomes umol/L or alike: mass of the compound, or of the form as written, counter-ions included."""
 

@@ -101,6 +101,34 @@ def test_tuner_tables_are_joined(tmp_path: Path) -> None:
     assert (got.total.found, got.total.used, got.total.rejected) == (7, 2, 5)
 
 
+def test_tuner_thresholds_make_classes(tmp_path: Path) -> None:
+    assays = write(
+        tmp_path,
+        "T0.csv",
+        "input_assay_id,expert_threshold_1,expert_threshold_2,direction,is_binary\n"
+        "7,5,6.5,,False\n8,-6,,low,False\n9,,,,True\n10,,,,False\n11,5,,up,False\n12,five,,,False\n",
+    )
+    structures = write(tmp_path, "T2.csv", "input_compound_id,smiles\na,CCO\nb,CCN\nc,CCC\n")
+    lines = "".join(f"{assay},{c},=,{v}\n" for assay, vs in (("7", (4, 6, 7)), ("8", (-7, -5, -6)), ("9", (0, 1, 1)))
+                    for c, v in zip("abc", vs, strict=True))  # fmt: skip
+    header = "input_assay_id,input_compound_id,standard_qualifier,standard_value\n"
+    values = write(tmp_path, "T1.csv", header + lines)
+    endpoint = AssayEndpoint("active", kind="classification")
+
+    def classes(column: Column) -> list[float]:
+        got = ingest(TunerSource(values, structures, {"active": column}, assays), (endpoint,), POLICY)
+        return got.labels[:, 0].tolist()
+
+    assert classes(Column("7")) == [0, 1, 1]
+    assert classes(Column("7", expert_threshold=2)) == [0, 0, 1]
+    assert classes(Column("7", threshold=4, positive="below")) == [1, 0, 0]
+    assert classes(Column("8")) == [1, 0, 1]
+    assert classes(Column("9")) == [0, 1, 1]
+    for column, said in (("10", "expert_threshold_1 is empty"), ("11", "direction is 'up'"), ("12", "is 'five'")):
+        with pytest.raises(ConfigError, match=rf"T0\.csv: assay '{column}'.*{said}"):
+            classes(Column(column))
+
+
 def test_sdf_records_carry_their_values_as_properties(tmp_path: Path) -> None:
     path = tmp_path / "data.sdf"
     with Chem.SDWriter(str(path)) as writer:

@@ -87,6 +87,26 @@ def test_every_compound_goes_to_one_site_and_every_site_is_ready_to_run(config: 
     assert len({site.folder for site in federation}) == 2
 
 
+def test_silos_keep_the_files_they_came_with(config: Path, tmp_path: Path) -> None:
+    rows = TRAIN.splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(rows[:6]) + "\n")
+    (tmp_path / "two.csv").write_text("\n".join([rows[0], *rows[5:]]) + "\n")  # one compound at both
+    settings = SETTINGS.replace('kind = "csv"', 'kind = "silos"')
+    config.write_text(settings.replace('train = "train.csv"', 'parts = { south = "one.csv", north = "two.csv" }'))
+    federation = small(config, tmp_path / "out")
+    found = {site.name: (site.folder / "measurements.csv").read_text().splitlines()[1:] for site in federation}
+    assert found == {"south": rows[1:6], "north": rows[5:]}
+    (tmp_path / "two.csv").write_text("smiles,other\nCCO,1\n")
+    with pytest.raises(DataError, match=r"two\.csv: has no column 'logS'"):
+        small(config, tmp_path / "out2")
+    config.write_text(settings.replace('train = "train.csv"', 'parts = { east = "one.csv", north = "two.csv" }'))
+    with pytest.raises(ConfigError, match=r"data\.parts and sites\.names must name the same sites; 'east'"):
+        small(config, tmp_path / "out3")
+    config.write_text(settings)
+    with pytest.raises(ConfigError, match="needs parts"):
+        small(config, tmp_path / "out4")
+
+
 def test_the_same_seed_founds_the_same_federation(config: Path, tmp_path: Path) -> None:
     one, other = small(config, tmp_path / "a"), small(config, tmp_path / "b")
     assert [s.key for s in one.document.charter.sites] == [s.key for s in other.document.charter.sites]
