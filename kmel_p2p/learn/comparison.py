@@ -121,7 +121,7 @@ def fit_private_heads(
 
 
 def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dict[str, Predict]:
-    """A function from inputs to outputs for each of the four models."""
+    """A function from inputs to outputs for each of the models, and for hybrid where both it is made of are there."""
     networks = {}
     for name, parameters in models.items():
         networks[name] = Network(architecture)
@@ -130,7 +130,8 @@ def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dic
     def hybrid(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
         return (networks["local"].predict(inputs) + networks["personalised"].predict(inputs)) / 2
 
-    return {**{name: network.predict for name, network in networks.items()}, "hybrid": hybrid}
+    found: dict[str, Predict] = {name: network.predict for name, network in networks.items()}
+    return found | ({"hybrid": hybrid} if {"local", "personalised"} <= networks.keys() else {})
 
 
 def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:

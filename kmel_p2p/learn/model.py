@@ -98,7 +98,13 @@ def read_card(folder: Path) -> Card:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     try:
-        if raw.pop("format") != FORMAT:
+        given = raw.pop("format")
+        if isinstance(given, str):
+            raise ConfigError(
+                f"{folder}: holds the shared trunk alone ({given}), not the models of a site; kmel_p2p.load and "
+                "kmel-peer predict --model-dir read it, and it may be copied as it is"
+            )
+        if given != FORMAT:
             raise ConfigError(f"{path}: is of another format than {FORMAT}; use the program version that wrote it")
         shape = raw.pop("architecture")
         endpoints = tuple(

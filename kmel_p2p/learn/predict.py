@@ -7,6 +7,7 @@ for row in model.predict(["CCO", "c1ccccc1"]):
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from kmel_p2p.learn.model import Card, read_card, read_parameters
 from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
 from kmel_p2p.learn.reference import trunk_reference_hash
 from kmel_p2p.learn.scores import Predict
+from kmel_p2p.learn.trunk_file import is_trunk, read_trunk
 from kmel_p2p.learn.uncertainty import MEMBERS, Calibration, class_sets, intervals
 
 DEFAULT_LEVEL = 0.9
@@ -157,8 +159,9 @@ class Model:
         endpoints = self.card.architecture.endpoints
         chosen = {e.name: model or self.card.chosen[e.name] for e in endpoints}
         rows = inputs.rows(np.arange(len(inputs)))
-        outputs = {name: self._predictors[name](rows) for name in {*MEMBERS, *chosen.values()}}
-        spread = np.std([outputs[name] for name in MEMBERS], axis=0)
+        members = [name for name in MEMBERS if name in self._predictors]
+        outputs = {name: self._predictors[name](rows) for name in {*members, *chosen.values()}}
+        spread = np.std([outputs[name] for name in members], axis=0)
         columns = {}
         for place, endpoint in enumerate(endpoints):
             output = outputs[chosen[endpoint.name]][:, place]
@@ -188,16 +191,51 @@ def _values(
 
 
 def load_model(folder: Path) -> Model:
-    """Load a model directory.
+    """Load a model directory, or a directory with the shared trunk alone.
 
     Raises:
         ConfigError: it is missing, damaged, or this RDKit describes molecules otherwise than the model's.
     """
+    if is_trunk(folder):
+        return _load_trunk(folder)
     card = read_card(folder)
+    _check_features(folder, card)
+    parameters = {name: Parameters(*pair) for name, pair in read_parameters(folder, card).items()}
+    return Model(card, parameters, read_neighbours(folder, card.features.bits))
+
+
+def _load_trunk(folder: Path) -> Model:
+    """The federated model alone, for the assay endpoints whose heads are shared; it has no intervals."""
+    found, trunk = read_trunk(folder)
+    shape = found.architecture
+    shared = tuple(shape.endpoints[place] for place in shape.shared)
+    if not shared:
+        raise ConfigError(
+            f"{folder}: every head of this federation is private, and a trunk alone predicts nothing; load the model "
+            "directory of a site (state/model), which has that site's heads"
+        )
+    card = Card(
+        architecture=dataclasses.replace(shape, endpoints=shared, calibrate=False),
+        features=found.features,
+        reference_hash=found.reference_hash,
+        chosen=dict.fromkeys((endpoint.name for endpoint in shared), "federated"),
+        labels={
+            "federation": found.federation,
+            "charter_id": found.charter_id,
+            "state_digest": found.ledger_digest,
+            "vector": " ".join(f"{author['name']}:{author['entries']}" for author in found.authors),
+        },
+        result={},
+        digest=found.digest,
+    )
+    if card.reference_hash:
+        _check_features(folder, card)
+    return Model(card, {"federated": Parameters(trunk, np.zeros(0, np.float32))})
+
+
+def _check_features(folder: Path, card: Card) -> None:
     if trunk_reference_hash(card.features, card.architecture.trunk) != card.reference_hash:
         raise ConfigError(
             f"{folder}: this RDKit describes molecules otherwise than the one the model was trained with; "
             "install that version (its reference hash is in card.json)"
         )
-    parameters = {name: Parameters(*pair) for name, pair in read_parameters(folder, card).items()}
-    return Model(card, parameters, read_neighbours(folder, card.features.bits))

@@ -56,6 +56,7 @@ from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.activity import Activity
 from kmel_p2p.site.compose import Site, load_site, stored_constitution, trainer_plan
+from kmel_p2p.site.conclusion import Conclusion
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control import ControlServer
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
@@ -70,7 +71,7 @@ from kmel_p2p.site.reporting import Reporter
 from kmel_p2p.site.status_view import build_status
 from kmel_p2p.site.store import STORE_NAME, Store
 from kmel_p2p.site.store_writer import StoreWriter
-from kmel_p2p.site.training import TrainerState, TrainerSupervisor
+from kmel_p2p.site.training import TrainerSupervisor
 
 log = structlog.get_logger()
 
@@ -110,7 +111,7 @@ class Daemon:
         self._tensors = describe_tensors(self.site.layout)
         self.activity = Activity(time.monotonic)
         self.stopping = False
-        self.result: Mapping[str, Any] | None = None
+        self._conclusion = Conclusion(self)
         self.generation = 0
         self.address = ""
         self._stop = asyncio.Event()
@@ -118,9 +119,6 @@ class Daemon:
         self._left = asyncio.Event()
         self._digest: tuple[object, str] = (None, "")
         self._digesting = asyncio.Lock()
-        self._finish_wanted = False
-        self._finished: object = None
-        self._finisher: asyncio.Task[None] | None = None
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
 
     # ---- what status asks ---------------------------------------------------------------------------------------
@@ -129,6 +127,11 @@ class Daemon:
     def now() -> Micros:
         """Monotonic time in microseconds: the clock of everything below."""
         return time.monotonic_ns() // 1000
+
+    @property
+    def result(self) -> Mapping[str, Any] | None:
+        """The comparison of models; None until the run is complete and they are written."""
+        return self._conclusion.result
 
     @property
     def reason(self) -> str:
@@ -177,6 +180,7 @@ class Daemon:
         constitution = await self._writer.call(lambda store: stored_constitution(self.site, store))
         self.site = dataclasses.replace(self.site, constitution=constitution)
         history = await self._writer.call(lambda store: open_history(self.site, store))
+        await self._writer.call(self._conclusion.recall)
         self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
         parts.callback(lambda: self.egress.close(time.time()))
         self._control = ControlServer(self.config.site.state_dir, self._request)
@@ -197,19 +201,17 @@ class Daemon:
         await self._open_network(parts)
         known = await self._writer.call(known_descriptors)
         self.driver.command(membership_commands.Recall(known))
+        if self._conclusion.was_reached:
+            self.driver.command(Listen("the run was complete before this start"))
         await self._control.start()
         parts.push_async_callback(self._control.close)
         await self._open_metrics(parts)
         await self.trainer.start()
-        parts.push_async_callback(self._end_finisher)
+        parts.push_async_callback(self._conclusion.close)
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
         rounds = sum(self.peer.averaging.vector.values())
         log.info("peer started", address=self.address, generation=self.generation, mode=self.site.mode, entries=rounds)
-
-    async def _end_finisher(self) -> None:
-        if self._finisher is not None:
-            await _end(self._finisher)
 
     async def _open_metrics(self, parts: contextlib.AsyncExitStack) -> None:
         if not self.config.metrics.listen:
@@ -239,7 +241,7 @@ class Daemon:
         configure_logging(fresh.log.level, fresh.log.format, log_file, site=self.config.site.name)
         log.info("settings reloaded", level=fresh.log.level, need_restart=waiting)
 
-    def _fail(self, error: KmelError) -> None:
+    def fail(self, error: KmelError) -> None:
         """Something local makes going on pointless: leave, end, and let the caller see why."""
         if self._fatal is None:
             log.error("cannot go on", reason=str(error))
@@ -303,12 +305,12 @@ class Daemon:
             case RoundAbandoned(seq=seq):
                 self.trainer.abandon(seq)
             case RunComplete():
-                self._finish()
+                self._conclusion.begin()
             case LeaveFinished():
                 self._left.set()
         self._reporter.report(event)
 
-    def _note(self, work: Callable[[Store], None]) -> None:
+    def note(self, work: Callable[[Store], None]) -> None:
         """Store something nobody waits for; a failure ends the peer like that of any other write."""
         self._writer.submit(work).add_done_callback(self._noted)
 
@@ -326,7 +328,7 @@ class Daemon:
         self.activity.last_error = f"{where}: {error}"
         self.activity.alarm(f"fault {where}", f"{where}: {error!r}; please report it")
         if where == "store":
-            self._fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
+            self.fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
 
     def _on_egress(self, egress: Egress) -> None:
         """Every byte that leaves is on record before it does; what cannot be recorded must not leave."""
@@ -353,8 +355,7 @@ class Daemon:
         log.info("data prepared", **self.activity.data, rejects=str(answer.rejects_path))
         self.driver.command(membership_commands.DescribeSelf(size_class=answer.size_class))
         self.driver.command(Ready(answer.heads))
-        if self._finish_wanted:
-            self._finish()
+        self._conclusion.prepared(answer.dataset_hash)
 
     def trainer_trained(self, answer: session.Trained) -> None:
         """A round's delta is there."""
@@ -370,7 +371,7 @@ class Daemon:
             "norm": answer.norm,
             "seconds": answer.seconds,
         }
-        self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
+        self.note(partial(Store.add_history, kind="round", at=time.time(), values=row))
         validation = _validation(answer.scores)
         self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
 
@@ -382,45 +383,17 @@ class Daemon:
 
     def trainer_finished(self, answer: session.Finished) -> None:
         """The models are compared and written; anew if the trunk changed meanwhile."""
-        self._finish_wanted = False
-        if self._finished != self.peer.averaging.revision:
-            if self.peer.averaging.complete:
-                self._finish()
-            return
-        self.result = dict(answer.result)
-        log.info("models written", model_dir=str(answer.model_dir))
+        if self._conclusion.finished(answer):
+            self.concluded()
+
+    def concluded(self) -> None:
+        """Trunk and models are written: nothing is left to do here but to relay."""
         if self.config.ledger.on_complete == "exit":
             self._stop.set()
 
     def trainer_unusable(self, kind: str, text: str) -> None:
         """The trainer found this site's files wrong: nothing to retry."""
-        self._fail(DataError(text) if kind == "data" else ConfigError(text))
-
-    def _finish(self) -> None:
-        """Compare and write the models, once per final trunk; again only if it changed since."""
-        if self._finished == self.peer.averaging.revision:
-            return
-        self._finish_wanted = True
-        self.result = None
-        if self._finisher is None or self._finisher.done():
-            self._finisher = asyncio.create_task(self._finish_named(), name="finish")
-
-    async def _finish_named(self) -> None:
-        """The models' card names the trunk by its digest, which takes a while to compute."""
-        averaging = self.peer.averaging
-        while not self.digest():
-            await self.refresh_digest()
-        if self.trainer.state is not TrainerState.IDLE:
-            return  # asked again when it is prepared
-        self._finished = averaging.revision
-        entries = averaging.vector.get(self.site.identity.key, 0)
-        total_steps = entries * self.site.charter.averaging.steps_per_entry
-        names = self.site.names
-        labels = {
-            "state_digest": self.digest(),
-            "vector": " ".join(f"{names.get(key, key.hex())}:{seq}" for key, seq in averaging.vector.items()),
-        }
-        self.trainer.finish(total_steps, entries, labels, averaging.trunk)
+        self.fail(DataError(text) if kind == "data" else ConfigError(text))
 
     # ---- operator -> protocol -----------------------------------------------------------------------------------
 
@@ -497,14 +470,14 @@ class Daemon:
                 "bytes_in": status.egress.bytes_in,
                 "alive": sum(1 for m in status.members if m.state in ("alive", "suspect")),
             }
-            self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
+            self.note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
             try:
                 head = self.egress.write_sums(time.time())
                 await asyncio.to_thread(self.egress.sync)
             except ConfigError as error:
-                self._fail(error)
+                self.fail(error)
             else:
-                self._note(partial(keep_head, head=head))
+                self.note(partial(keep_head, head=head))
 
 
 def _validation(scores: session.Scores) -> float | None:

@@ -12,7 +12,7 @@ from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.events import CharterAmended, EntryPublished
-from kmel_p2p.core.rounds import Amend, Phase
+from kmel_p2p.core.rounds import Amend, Phase, RunComplete
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
@@ -98,6 +98,26 @@ def test_retraction_takes_exactly_the_sites_contribution_out_and_survives_a_rest
     assert ledger.books.get(key, 4) is not None
     kept = [decode(record.encoded).seq for who, record in federation.sites[2].disk.entries.items() if who[0] == key]
     assert kept == [1, 2, 3, 4, 5]
+
+
+def test_a_retraction_after_the_end_concludes_the_run_anew_everywhere() -> None:
+    federation = LedgerFederation(toy_world(4, {"entry_limit": 5}, step_us=slowly), 2)
+    federation.start_all()
+    assert federation.run(120 * SECOND, until=federation.all_complete)
+    federation.run(5 * SECOND)
+    concluded = [len(federation.events(index, RunComplete)) for index in range(3)]
+    revisions = [federation.averaging(index).revision for index in range(3)]
+    amend(federation, 1, agreed(federation, [0, 1, 2], retire=[{"name": "site3", "last": 5, "retract_from": 1}]))
+    assert federation.run(30 * SECOND, until=lambda: numbers(federation) == {1})
+    unsee(federation, 3)
+    federation.crash(3)
+    federation.run(5 * SECOND)
+    for index in range(3):
+        averaging = federation.averaging(index)
+        assert averaging.complete
+        assert averaging.revision != revisions[index]
+        assert len(federation.events(index, RunComplete)) > concluded[index]
+    assert len(federation.digests()) == 1
 
 
 def with_newcomer(seed: int, **averaging: Any) -> LedgerFederation:

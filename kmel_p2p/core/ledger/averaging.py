@@ -120,6 +120,7 @@ class LedgerAveraging:
         pace = charter.pace
         self._pacing = Pacing(pace.max_lead, pace.patience, settings.settle, settings.patience, self._outbox, now)
         self._complete = False
+        self._completed: object = None
         self._announced: dict[SiteKey, int] = {}
         self._grew = (0, now)
 
@@ -145,8 +146,8 @@ class LedgerAveraging:
 
     @property
     def revision(self) -> object:
-        """The vector: it names the trunk."""
-        return dict(self.ledger.vector)
+        """Newest amendment and vector: they name the trunk, for an amendment may take entries back."""
+        return self.ledger.law.head_hash, dict(self.ledger.vector)
 
     def digest_work(self) -> Callable[[], bytes] | None:
         """Work for another thread: digest of the trunk at `vector`."""
@@ -239,7 +240,8 @@ class LedgerAveraging:
             self._announced = self.ledger.vector
             self.antientropy.announce()
         complete = self._is_complete()
-        if complete and not self._complete:
+        if complete and (not self._complete or self._completed != self.revision):
+            self._completed = self.revision
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
             self.upkeep.claims.tell_all()
         self._complete = complete

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -205,11 +206,16 @@ async def test_too_many_open_requests_are_refused(server: ControlServer, tmp_pat
     context.term()
 
 
-def test_a_deep_state_directory_gets_a_private_place_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose path is short wherever the tests keep theirs."""
+    with tempfile.TemporaryDirectory(prefix="r") as made:
+        yield Path(made)
+
+
+def test_a_deep_state_directory_gets_a_private_place_elsewhere(tmp_path: Path, short: Path) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
-    short = tmp_path / "r"
-    short.mkdir()
     path = control_path.choose(deep, str(short))
     assert path.parent.parent == short
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -222,11 +228,12 @@ def test_a_deep_state_directory_gets_a_private_place_elsewhere(tmp_path: Path) -
         control_path.choose(deep, str(deep))
 
 
-async def test_a_daemon_in_a_deep_directory_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_in_a_deep_directory_is_reached(
+    tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
-    (tmp_path / "r").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "r"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     with SiteLock(deep):
         server = ControlServer(deep, handler)
         await server.start()
