@@ -111,6 +111,10 @@ def load_site(config: SiteConfig) -> Site:
     source = str(config.site.charter)
     text = read_text(config.site.charter, "ask the consortium for it, or draft one with kmel-peer charter new")
     charter = CharterDocument.parse(text, source).require_in_force(source)
+    if config.site.amendments and charter.averaging.mode == "pushsum":
+        raise ConfigError(
+            "site.amendments names files, but in averaging mode pushsum a charter is not amended: remove them"
+        )
     constitution = _amended(charter, config.site.amendments)
     rule = constitution.everyone.get(identity.key)
     if rule is None:
@@ -138,10 +142,6 @@ def _check_mode(site: Site) -> None:
                 "reach every site, also through others: remove it"
             )
         return
-    if config.site.amendments:
-        raise ConfigError(
-            "site.amendments names files, but in averaging mode pushsum a charter is not amended: remove them"
-        )
     for name in config.network.neighbours:
         if charter.site_named(name).site_key == site.identity.key:
             raise ConfigError(f"network.neighbours names {name!r}, which is this site itself: remove it")

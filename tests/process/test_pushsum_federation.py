@@ -18,8 +18,8 @@ from kmel_p2p.site.egress import EGRESS_NAME, verify
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-ROUNDS = 16
-STEPS = 20
+ROUNDS = 14
+STEPS = 10
 
 
 def test_a_killed_daemon_loses_no_mass_and_the_models_are_better_than_local_ones(tmp_path: Path) -> None:

@@ -1,0 +1,267 @@
+"""A site in averaging mode pushsum: what its files may say, what its store holds, what it makes of both."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kmel_p2p.cli.main import invoke
+from kmel_p2p.cli.status_view import status_view
+from kmel_p2p.core.effects import Compute, Effect, Emit, Send
+from kmel_p2p.core.effects import Store as StoreEffect
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.pushsum.averaging import PushSumAveraging
+from kmel_p2p.core.pushsum.events import RoundCounted
+from kmel_p2p.core.pushsum.state import State
+from kmel_p2p.core.rounds import Approve, Computed, EntryHeld, Persisted, Ready, RoundAbandoned, RoundOpened, Trained
+from kmel_p2p.learn.session import TrainerPlan
+from kmel_p2p.sim.launcher_config import Simulation
+from kmel_p2p.sim.launcher_sites import found
+from kmel_p2p.site.compose import Site, load_site, trainer_plan
+from kmel_p2p.site.config import load_config
+from kmel_p2p.site.daemon import describe_tensors
+from kmel_p2p.site.metrics import StatusCollector, status_page
+from kmel_p2p.site.protocol import make_peer, open_history, own_state_file
+from kmel_p2p.site.recording import work_of
+from kmel_p2p.site.status import ProcessStatus, PushSumStatus, StatusDocument, TrainerStatus, averaging_of
+from kmel_p2p.site.store import STORE_NAME, Store
+
+SECOND = 1_000_000
+
+
+def simulation(mode: str) -> Simulation:
+    return Simulation.model_validate(
+        {
+            "task": "trial",
+            "data": {"kind": "csv", "train": Path("t.csv"), "test": Path("t.csv")},
+            "sites": {"names": ("north", "south", "east")},
+            "charter": {
+                "federation": "trial",
+                "model": {"hidden": (8,)},
+                "features": {"bits": 64},
+                "averaging": {"mode": mode, "entry_limit": 9},
+                "pace": {"start_sites": 1},
+                "assay_endpoints": ({"name": "solubility", "column": "logS", "head": "shared"},),
+            },
+        }
+    )
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """The directory of site north under a charter of each mode."""
+    (tmp_path / "t.csv").write_text("smiles,logS\nCCO,1\n")
+    made = {}
+    for mode in ("ledger", "pushsum"):
+        out = tmp_path / mode
+        found(simulation(mode), out, [tmp_path / "t.csv"] * 3, tmp_path / "t.csv", "0" * 64)
+        made[mode] = out / "sites" / "north"
+    return made
+
+
+def load(folder: Path, changes: tuple[str, str] = ("", "")) -> Site:
+    path = folder / "site.toml"
+    path.write_text(path.read_text().replace(*changes))
+    return load_site(load_config(path))
+
+
+def opened(site: Site) -> Store:
+    site.config.site.state_dir.mkdir(exist_ok=True)
+    return Store(site.config.site.state_dir / STORE_NAME)
+
+
+NONE, ALL = "neighbours = []", "neighbours = {}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "names", "message"),
+    [
+        ("pushsum", '["west"]', "no site 'west'; it lists: north, south, east"),
+        ("pushsum", '["north"]', "names 'north', which is this site itself"),
+        ("ledger", '["south"]', r"network\.neighbours belongs to averaging mode pushsum"),
+    ],
+)
+def test_neighbours_are_checked_against_the_charter(
+    folders: dict[str, Path], mode: str, names: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(folders[mode], (NONE, f"neighbours = {names}"))
+
+
+def test_amendments_have_no_place_in_this_mode(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folders["pushsum"]
+    (folder / "a.toml").write_text("")
+    refused = invoke(["amendment", "draft", "--quorum", "all", "--config", str(folder / "site.toml")])
+    assert refused == 7
+    assert "a charter is not amended" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="in averaging mode pushsum a charter is not amended"):
+        load(folder, ("amendments = []", 'amendments = ["a.toml"]'))
+
+
+@pytest.mark.parametrize("command", [["log"], ["show", "north", "1"], ["verify"], ["faults"], ["diff", "other.sqlite"]])
+def test_there_is_no_ledger_to_read_in_this_mode(
+    folders: dict[str, Path], command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = folders["pushsum"] / "site.toml"
+    assert invoke(["ledger", *command, "--config", str(config)]) == 7
+    assert "averages in mode pushsum: sites exchange shares" in capsys.readouterr().err
+
+
+def test_what_follows_from_the_mode(folders: dict[str, Path]) -> None:
+    ledger, pushsum = load(folders["ledger"]), load(folders["pushsum"])
+    assert (ledger.mode, pushsum.mode) == ("ledger", "pushsum")
+    plans: list[TrainerPlan] = [trainer_plan(site, 1) for site in (ledger, pushsum)]
+    assert plans[0].codec is not None
+    assert plans[1].codec is None
+    assert [plan.labels["averaging"] for plan in plans] == ["ledger", "pushsum"]
+    # The exchanges after everybody's last round have 16 bits per value.
+    assert pushsum.max_payload_bytes >= 2 * pushsum.layout.size
+    text = describe_tensors(pushsum.layout)
+    assert all(spec.name in text for spec in pushsum.layout.specs)
+    assert pushsum.layout.hash.hex()[:16] in text
+
+
+def test_a_store_goes_on_where_it_was_and_belongs_to_one_charter(folders: dict[str, Path]) -> None:
+    site, other = load(folders["pushsum"]), load(folders["ledger"])
+    store = opened(site)
+    first = open_history(site, store)
+    assert isinstance(first, State)
+    again = open_history(site, store)
+    assert isinstance(again, State)
+    assert again.life == first.life
+    assert own_state_file(site, store) is None
+    with pytest.raises(ConfigError, match="holds a run in mode pushsum; this charter's mode is ledger"):
+        open_history(other, store)
+    store.pushsum.put_state(b"x" * 32, 0, first.encode(), None)
+    with pytest.raises(ConfigError, match="holds a run under charter 7878"):
+        open_history(site, store)
+    store.pushsum.put_state(site.charter.id, 0, b"nonsense", None)
+    with pytest.raises(ConfigError, match="does not stand"):
+        open_history(site, store)
+    store.close()
+
+
+class Rig:
+    """The averaging machine of a lone site beside its real store; records are kept as they come."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.store = site, opened(site)
+        history = open_history(site, self.store)
+        peer = make_peer(site, history, self.store.bump_generation(), (), random.Random(1), 0)
+        assert isinstance(peer.averaging, PushSumAveraging)
+        self.machine = peer.averaging
+        self.events: list[Any] = []
+        self.now = 0
+
+    def feed(self, command: Any, stored: bool = True) -> None:
+        self.now += 10 * SECOND
+        self.machine.command(command, self.now)
+        while (effect := self.machine.poll()) is not None:
+            self._carry_out(effect, stored)
+
+    def _carry_out(self, effect: Effect, stored: bool) -> None:
+        match effect:
+            case Emit(event):
+                self.events.append(event)
+            case StoreEffect(record, ticket) if stored:
+                work_of(record, self.site)(self.store)
+                if ticket is not None:
+                    self.machine.command(Persisted(ticket), self.now)
+            case Compute(ticket, work):
+                self.machine.command(Computed(ticket, work()), self.now)
+            case Send():
+                raise AssertionError("there is nobody to send to")
+
+    def trained(self, seq: int) -> Trained:
+        drift = np.full(self.site.layout.size, 0.25, "<f4")
+        return Trained(seq, drift.tobytes(), 20, f"round-{seq}.safetensors")
+
+
+def test_a_held_round_moves_nothing_before_it_is_approved_and_survives_a_restart_after(
+    folders: dict[str, Path],
+) -> None:
+    site = load(folders["pushsum"], ("hold = false", "hold = true"))
+    rig = Rig(site)
+    rig.feed(Ready())
+    rig.feed(SimpleNamespace())  # nothing known: time passes
+    assert [e.seq for e in rig.events if isinstance(e, RoundOpened)] == [1]
+    start = rig.machine.trunk()
+    rig.feed(rig.trained(1))
+    assert [e.seq for e in rig.events if isinstance(e, EntryHeld)] == [1]
+    np.testing.assert_array_equal(rig.machine.trunk(), start)
+    rig.feed(Approve(1))
+    assert [e.seq for e in rig.events if isinstance(e, RoundCounted)] == [1]
+    assert not any(isinstance(e, RoundAbandoned) for e in rig.events)
+    moved = rig.machine.trunk()
+    np.testing.assert_allclose(moved - start, 0.125, atol=1e-6)
+    rig.store.close()
+
+    later = Rig(site)
+    np.testing.assert_array_equal(later.machine.trunk(), moved)
+    assert later.machine.digest_work()() == rig.machine.digest_work()()
+    assert own_state_file(site, later.store) == "round-1.safetensors"
+    later.store.close()
+
+
+def test_a_crash_before_the_round_is_stored_leaves_the_state_before_it(folders: dict[str, Path]) -> None:
+    site = load(folders["pushsum"])
+    rig = Rig(site)
+    rig.feed(Ready())
+    rig.feed(SimpleNamespace())
+    mass = rig.machine.state.holding.mass
+    rig.feed(rig.trained(1), stored=False)
+    rig.store.close()
+    later = Rig(site)
+    assert later.machine.state.rounds == 0
+    assert later.machine.state.holding.mass == mass > 0
+    assert own_state_file(site, later.store) is None
+    later.store.close()
+
+
+def test_status_page_metrics_and_terminal_show_the_mode() -> None:
+    document = StatusDocument(
+        site="north",
+        key="ab",
+        federation="trial",
+        charter_id="cd",
+        phase="training",
+        reason="",
+        process=ProcessStatus(pid=1, rss_bytes=2, uptime_s=3.0),
+        trainer=TrainerStatus("training"),
+        mode="pushsum",
+        pushsum=PushSumStatus(
+            vector={"north": 3, "south": 4},
+            digest="ef" * 32,
+            published=3,
+            applied=2,
+            entry_limit=9,
+            mass=1536,
+            weight=1024,
+            reached=5,
+            age=3,
+            outstanding={"south": 512},
+            shares_sent=4,
+        ),
+    )
+    plain = document.as_dict()
+    assert plain["ledger"] is None
+    assert averaging_of(plain)["mass"] == 1536
+    page = status_page(document)
+    assert "Mode pushsum: 3 of 9 rounds trained" in page
+    figures = {m.name: m.samples[0].value for m in StatusCollector(lambda: document, {}).collect() if m.samples}
+    assert figures["kmel_mass"] == 1536
+    assert figures["kmel_trunk_age_rounds"] == 2
+    assert figures["kmel_transfers_outstanding"] == 1
+    assert "kmel_entries_published" not in figures
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(status_view(plain))
+    shown = console.export_text()
+    for text in ("pushsum", "3 of 9 rounds", "1.50 of its weight", "shares for south", "the federation is at 5"):
+        assert text in shown
