@@ -69,6 +69,7 @@ class Site:
     data: Dataset
     predict: Mapping[str, Predict]
     chosen: Mapping[str, str]
+    forest: Predict | None = None
 
 
 def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> di
             predict["control"] = _control(shape, site, _settings(arguments, seed, at), seed, budget)
             predict["pooled"] = pooled[at]
             predict["median"] = median_baseline(site.data)
-            predict["forest"] = forest_baseline(site.data, seed)
+            predict["forest"] = site.forest or forest_baseline(site.data, seed)
         errors = [_errors(other.data, predict) for other in sites]
         for place, endpoint in enumerate(endpoints):
             if not len(site.data.measured(site.data.train, place)):
@@ -150,7 +151,7 @@ def _in_process(
             federated_history=[], report=lambda done, total: None,
         )  # fmt: skip
         chosen = {e["name"]: e["chosen"] for e in own.result["endpoints"]}
-        sites.append(Site(silo, part, predictors(shape, own.models), chosen))
+        sites.append(Site(silo, part, predictors(shape, own.models), chosen, own.forest))
         budget = own.result["steps"] + own.result["tuning_steps"]
     return sites, budget
 

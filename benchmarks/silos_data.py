@@ -136,7 +136,8 @@ def datasets(
     """One dataset per silo, in the order of `SILOS`. Compounds of AstraZeneca are no compounds of ChEMBL's.
 
     Args:
-        per_silo: compounds per silo and assay endpoint in the training and validation folds together (four to one).
+        per_silo: compounds per silo and assay endpoint in the training and validation folds together (four to one; of
+            the latter the product keeps a part for calibration).
         pool: compounds per silo and assay endpoint to draw from.
         seed: of the split and of the draw.
     """
@@ -158,11 +159,13 @@ def datasets(
         if silo == "az":
             taken = set(everything["identity"])
         everything["fold"] = split.folds([table.series[row] for row in everything["row"]])
-        made.append(_dataset(everything, table, per_silo, np.random.default_rng([seed, len(made)])))
+        made.append(_dataset(everything, table, per_silo, split, np.random.default_rng([seed, len(made)])))
     return made
 
 
-def _dataset(everything: pd.DataFrame, table: StructureTable, per_silo: int, rng: np.random.Generator) -> Dataset:
+def _dataset(
+    everything: pd.DataFrame, table: StructureTable, per_silo: int, split: SplitPolicy, rng: np.random.Generator
+) -> Dataset:
     sizes = {0: per_silo - per_silo // 5, 1: per_silo // 5, 2: MAX_TEST}
     rows = everything.drop_duplicates("identity").set_index("identity")
     place = {identity: at for at, identity in enumerate(rows.index)}
@@ -182,7 +185,8 @@ def _dataset(everything: pd.DataFrame, table: StructureTable, per_silo: int, rng
     fold = rows["fold"].to_numpy()[used]
     train, valid, test = (np.flatnonzero(fold == number) for number in (0, 1, 2))
     inputs = Inputs(part.counts, part.descriptors)
-    return Dataset(ENDPOINTS, inputs, labels[used], relations[used], train, valid, test, tuple(part.smiles))
+    dataset = Dataset(ENDPOINTS, inputs, labels[used], relations[used], train, valid, test, tuple(part.smiles))
+    return dataset.with_calibration(split.apart(part.series))
 
 
 def _aggregated(measurements: Table) -> pd.DataFrame:

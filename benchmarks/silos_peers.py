@@ -18,7 +18,8 @@ from silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 
 from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.charter import AveragingRule, ModelRule, PaceRule, SplitRule, TrainingRule
+from kmel_p2p.core.averaging_rule import LedgerRule
+from kmel_p2p.core.charter import ModelRule, PaceRule, SplitRule, TrainingRule
 from kmel_p2p.learn.architecture import Architecture
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.predict import Model, load_model
@@ -75,7 +76,7 @@ def _simulation(shape: Architecture, settings: TrainingSettings, seed: int, data
                 learning_rate=settings.learning_rate,
                 weight_decay=settings.weight_decay,
             ),
-            averaging=AveragingRule(steps_per_entry=settings.steps_per_entry, entry_limit=settings.entry_limit),
+            averaging=LedgerRule(steps_per_entry=settings.steps_per_entry, entry_limit=settings.entry_limit),
             pace=PaceRule(start_sites=len(SILOS)),
             split=SplitRule(fold_key=fold_key(seed), valid_fraction=VALID_FRACTION, test_fraction=TEST_FRACTION),
         ),

@@ -3,7 +3,9 @@
 A validation fold of a few dozen compounds cannot rank models that differ by a few percent: the lowest score belongs to
 whichever model was lucky. So the choice starts from the model that was best on average over sites and assay endpoints
 (docs/models.md), and leaves it only for one whose errors on the same compounds are smaller by more than `CONFIDENCE`
-standard errors of the paired difference. The more compounds a fold has, the smaller a difference it can tell.
+standard errors of the paired difference. The more compounds a fold has, the smaller a difference it can tell; so the
+measurements of all assay endpoints together are asked first, which model this site should start from (a federation
+that ended too early, or fits nobody, shows there), and then each assay endpoint for exceptions.
 """
 
 from __future__ import annotations
@@ -44,22 +46,37 @@ def compound_losses(
         return losses
 
 
-def choose(losses: Mapping[str, NDArray[np.float64]]) -> str:
+def choose_all(losses: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, str]:
+    """Assay endpoint -> name of the model to predict it with.
+
+    Args:
+        losses: assay endpoint -> model -> loss of each validation compound (see `choose`).
+    """
+    if not losses:
+        return {}
+    models = next(iter(losses.values()))
+    together = {name: np.concatenate([own[name] for own in losses.values()]) for name in models}
+    start = choose(together, PREFERRED)
+    return {endpoint: choose(own, start) for endpoint, own in losses.items()}
+
+
+def choose(losses: Mapping[str, NDArray[np.float64]], start: str) -> str:
     """Name of the model to predict with.
 
     Args:
-        losses: model -> loss of each validation compound, float64[n], the same compounds for all; `PREFERRED` among
-            them. A model whose losses are not finite is never chosen.
+        losses: model -> loss of each validation compound, float64[n], the same compounds for all; `start` among them.
+            A model whose losses are not finite is never chosen.
+        start: the model that stays unless another is better beyond doubt.
     """
-    reference = losses[PREFERRED]
+    reference = losses[start]
     if len(reference) < MIN_CHOICE:
-        return PREFERRED
+        return start
     if not np.isfinite(reference).all():
         finite = {name: float(own.mean()) for name, own in losses.items() if np.isfinite(own).all()}
-        return min(finite, key=finite.__getitem__, default=PREFERRED)
-    best, lowest = PREFERRED, 0.0
+        return min(finite, key=finite.__getitem__, default=start)
+    best, lowest = start, 0.0
     for name, own in losses.items():
-        if name == PREFERRED or not np.isfinite(own).all():
+        if name == start or not np.isfinite(own).all():
             continue
         difference = own - reference
         error = float(difference.std(ddof=1)) / len(difference) ** 0.5

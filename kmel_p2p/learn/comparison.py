@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Course, Parameters, train_with_checkpoints
-from kmel_p2p.learn.choice import choose, compound_losses
+from kmel_p2p.learn.choice import choose_all, compound_losses
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.networks import Network
@@ -45,10 +45,12 @@ class Comparison:
     Attributes:
         models: parameters of local, federated and personalised.
         result: plain dict, JSON-ready (see `session.Finished`).
+        forest: the random forest beside them.
     """
 
     models: dict[str, Parameters]
     result: dict[str, Any]
+    forest: Predict
 
 
 def compare(
@@ -94,9 +96,10 @@ def compare(
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
     predict = predictors(architecture, models)
     scores = {name: fold_scores(dataset, function) for name, function in predict.items()}
-    forest = fold_scores(dataset, forest_baseline(dataset, settings.seed))
-    result = _result(dataset, scores, choices(dataset, predict), forest, local, federated_history, every)
-    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning})
+    forest = forest_baseline(dataset, settings.seed)
+    forest_scores = fold_scores(dataset, forest)
+    result = _result(dataset, scores, choices(dataset, predict), forest_scores, local, federated_history, every)
+    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning}, forest)
 
 
 def start_local(network: Network, architecture: Architecture, model_seed: int, site_seed: int) -> None:
@@ -138,14 +141,14 @@ def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
     """Assay endpoint -> name of the model that the validation fold chooses (see `learn.choice`)."""
     rows = dataset.valid
     outputs = {name: function(dataset.inputs.rows(rows)) for name, function in predict.items()}
-    chosen = {}
+    losses = {}
     for place, endpoint in enumerate(dataset.endpoints):
         known = scorable(dataset, rows, place)
         labels = dataset.labels[rows[known], place]
-        chosen[endpoint.name] = choose(
-            {name: compound_losses(endpoint, output[known, place], labels) for name, output in outputs.items()}
-        )
-    return chosen
+        losses[endpoint.name] = {
+            name: compound_losses(endpoint, output[known, place], labels) for name, output in outputs.items()
+        }
+    return choose_all(losses)
 
 
 def _result(

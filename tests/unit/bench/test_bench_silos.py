@@ -99,7 +99,7 @@ def test_silos_share_no_compound_and_keep_to_their_size(data: list[Dataset]) -> 
         for place in range(len(part.endpoints)):
             assert len(part.measured(part.train, place)) <= 24
             assert len(part.measured(part.valid, place)) <= 6
-        assert len({*part.train, *part.valid, *part.test}) == len(part.inputs)
+        assert len({*part.train, *part.valid, *part.test, *part.calibration}) == len(part.inputs)
 
 
 def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> 
         source = WideSource(path, "smiles", columns)
         own = ingest(source, part.endpoints, silos_data.POLICY, cache=StructureCache(tmp_path / "cache"))
         policy = SplitPolicy(silos_data.fold_key(1), silos_data.VALID_FRACTION, silos_data.TEST_FRACTION)
-        read = Dataset.build(own, policy.folds(own.structures.series))
+        read = Dataset.build(own, own.folds(policy)).with_calibration(policy.apart(own.structures.series))
         at = {smiles: row for row, smiles in enumerate(read.smiles)}
         order = [at[smiles] for smiles in part.smiles]
         assert len(order) == len(read.smiles)
         assert read.labels[order] == pytest.approx(part.labels, abs=1e-5, nan_ok=True)
         measured = np.isfinite(part.labels)
         assert np.array_equal(read.relations[order][measured], part.relations[measured])
-        for fold in ("train", "valid", "test"):
+        for fold in ("train", "valid", "test", "calibration"):
             assert {read.smiles[row] for row in getattr(read, fold)} == {
                 part.smiles[row] for row in getattr(part, fold)
             }

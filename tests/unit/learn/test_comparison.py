@@ -84,6 +84,8 @@ def test_the_choice_meets_only_measured_values() -> None:
         return lambda inputs: truth + by
 
     predict = {"local": off(0.1), "federated": off(0.9), "personalised": off(0.9), "hybrid": off(0.8)}
+    assert choices(data, predict) == {"logd": "local", "stays": "local", "herg": "local"}
+    predict["local"] = lambda inputs: np.where(np.arange(3) < 2, truth + 0.1, truth - 30.0)
     assert choices(data, predict) == {"logd": "local", "stays": "local", "herg": "hybrid"}
     few = dataclasses.replace(data, valid=data.valid[:0])
     assert set(choices(few, dict.fromkeys(MODELS, lambda inputs: np.zeros((0, 3)))).values()) == {PREFERRED}
