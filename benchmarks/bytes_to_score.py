@@ -124,7 +124,8 @@ class LedgerMode(Scheme):
         self.residuals = [np.zeros(D, np.float32) for _ in range(N)]
         self.outbox: deque[Effect] = deque()
         self.publishers = [Publisher(identity, self.ledger, self.outbox, hold=False) for identity in identities]
-        given = shares({identity.key: c for identity, c in zip(identities, CLASSES, strict=True)})
+        classes = {identity.key: c for identity, c in zip(identities, CLASSES, strict=True)}
+        given = shares(classes, rules.weight_cap)
         self.shares = [given[identity.key] for identity in identities]
 
     def models(self) -> list[Matrix]:

@@ -103,11 +103,10 @@ def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) 
     }
     found = []
     for key in training:
-        weights = weights_of(key, training)
-        dense = np.full(layout.size, min(weights.trunk, weight_cap(len(training), cap)), np.float32)
+        weights = weights_of(key, training, weight_cap(len(training), cap), cap)
+        dense = np.full(layout.size, weights.trunk, np.float32)
         for head, weight in (weights.heads or {}).items():
-            sharing = sum(head in site.heads for site in training.values())
             for place in layout.places_of_head(head):
-                dense[place] = min(weight, weight_cap(sharing, cap))
+                dense[place] = weight
         found.append(dense / np.float32(WEIGHT_ONE))
     return found

@@ -288,9 +288,10 @@ class LedgerAveraging:
         told = {key: self.antientropy.counterpart(key) for key in self._training()}
         training = {key: Trains(self._size_class(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
         training[self._key] = Trains(self._size_class(self._key), frozenset(self.antientropy.heads))
-        weights = weights_of(self._key, training)
+        rules = self.ledger.rules
+        weights = weights_of(self._key, training, rules.weight_cap, rules.cap_share)
         # Where the federation shares no head, one weight says everything.
-        self.publisher.open(self._steps(), weights.trunk, weights.heads if self.ledger.rules.heads else None)
+        self.publisher.open(self._steps(), weights.trunk, weights.heads if rules.heads else None)
 
     def _steps(self) -> int:
         told = (self.antientropy.counterpart(key) for key in self._training())

@@ -94,7 +94,7 @@ class Rules:
 
 def weight_cap(sites: int, share: float) -> int:
     """`share` times the equal share of `sites`, at most the whole, in units of 2**-16."""
-    return min(WEIGHT_ONE, max(1, int(share * WEIGHT_ONE / sites)))
+    return int(min(WEIGHT_ONE, max(1, share * WEIGHT_ONE / sites)))
 
 
 def exact_norm_squared(values: NDArray[np.float32]) -> int:

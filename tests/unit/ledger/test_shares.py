@@ -13,7 +13,7 @@ from plain_ledgers import CHARTER_ID, PlainCodec, identities, new_ledger, next_e
 
 from kmel_p2p.core.errors import Bug, ConfigError, WireError
 from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE, Accumulator
-from kmel_p2p.core.ledger.entry import FORMAT, FORMAT_HEADS, decode, decode_stub
+from kmel_p2p.core.ledger.entry import FORMAT, FORMAT_HEADS, Entry, decode, decode_stub
 from kmel_p2p.core.ledger.ledger import Ledger
 from kmel_p2p.core.ledger.proof import prove
 from kmel_p2p.core.ledger.shares import Trains, shares, weights_of
@@ -40,6 +40,10 @@ live = st.dictionaries(
     keys, st.builds(Trains, st.integers(0, 30), st.frozensets(st.integers(0, 4))), min_size=1, max_size=12
 )
 weights = st.tuples(st.integers(0, WEIGHT_ONE), st.dictionaries(st.integers(0, HEADS - 1), st.integers(1, WEIGHT_ONE)))
+
+weights_of_heads = st.dictionaries(
+    st.integers(0, HEADS - 1), st.sampled_from([1, 20000, 25000, 40000, 65536]), max_size=3
+)
 
 
 class HeadCodec(PlainCodec):
@@ -77,16 +81,42 @@ def test_shares_add_up_to_one_and_follow_the_classes(classes: dict[SiteKey, int]
         assert abs(given_shares[key] - exact) <= 1
 
 
+@given(classes, st.floats(1.0, 8.0))
+@PROPERTY
+def test_capped_shares_still_add_up_to_one_where_they_can(classes: dict[SiteKey, int], share: float) -> None:
+    cap = weight_cap(len(classes), share)
+    given_shares = shares(classes, cap)
+    assert given_shares.keys() == classes.keys()
+    assert all(1 <= given_share <= cap for given_share in given_shares.values())
+    below = [key for key in classes if given_shares[key] < cap]
+    assert sum(given_shares.values()) == WEIGHT_ONE or not below
+    for key in below:
+        assert all(given_shares[key] <= given_shares[other] + 1 for other in classes if classes[other] > classes[key])
+
+
+def test_who_claims_to_be_huge_leaves_the_others_their_part() -> None:
+    honest = {SITES[n].key: 10 for n in range(5)}
+    cap = weight_cap(6, 2.0)
+    given_shares = shares({**honest, SITES[5].key: 40}, cap)
+    assert given_shares[SITES[5].key] == cap == WEIGHT_ONE // 3
+    assert all(abs(given_shares[key] - (WEIGHT_ONE - cap) / 5) <= 1 for key in honest)
+
+
+def capped_sums(sites: int) -> set[int]:
+    """One, or what is left of it when all have the cap: with 2 equal shares only where everybody is above it."""
+    return {WEIGHT_ONE, min(WEIGHT_ONE, sites * weight_cap(sites, 2.0))}
+
+
 @given(live)
 @PROPERTY
 def test_weights_of_a_live_set_add_up_to_one_for_the_trunk_and_every_head(live: dict[SiteKey, Trains]) -> None:
-    own = {key: weights_of(key, live) for key in live}
-    assert sum(w.trunk for w in own.values()) == WEIGHT_ONE
+    own = {key: weights_of(key, live, weight_cap(len(live), 2.0), 2.0) for key in live}
+    assert sum(w.trunk for w in own.values()) in capped_sums(len(live))
     for head in range(5):
         holders = [key for key in live if head in live[key].heads]
         given_weights = {key: w.heads[head] for key, w in own.items() if w.heads is not None and head in w.heads}
         assert given_weights.keys() == set(holders)
-        assert sum(given_weights.values()) == (WEIGHT_ONE if holders else 0)
+        assert sum(given_weights.values()) in (capped_sums(len(holders)) if holders else {0})
 
 
 def test_a_layout_tells_whose_a_value_is() -> None:
@@ -196,3 +226,37 @@ def test_an_old_entry_counts_for_every_head() -> None:
     assert fresh.rules.charter_id == CHARTER_ID
     assert fresh.rules.heads == 0
     assert fresh.offer(next_entry(SITES[0], fresh, head_weights={0: 1})).refusal is Refusal.HEADS
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.lists(st.booleans(), min_size=6, max_size=6), weights_of_heads),
+        min_size=6,
+        max_size=24,
+    ),
+    st.randoms(use_true_random=False),
+)
+@settings(deadline=None, max_examples=40)
+def test_every_peer_decides_the_same_about_weights_of_heads(draws, random) -> None:  # type: ignore[no-untyped-def]
+    ledgers = [head_ledger() for _ in SITES]
+    made: list[Entry] = []
+    for author, sees, heads in draws:
+        own, site = ledgers[author], SITES[author]
+        for entry in made:
+            if sees[[s.key for s in SITES].index(entry.author)]:
+                own.offer(entry)
+        if site.key not in own.faults:
+            entry = next_entry(site, own, units=500 + len(made), position=4, head_weights=heads)
+            own.offer(entry)
+            made.append(entry)
+    one, other = head_ledger(), head_ledger()
+    mixed = list(made)
+    random.shuffle(mixed)
+    for ledger, order in ((one, made), (other, mixed)):
+        for entry in order:
+            ledger.offer(decode(entry.encode()))
+    for ledger, elsewhere in ((one, other), (other, one)):
+        for fault in list(elsewhere.faults.values()):
+            ledger.offer_proof(fault.evidence)
+    assert {key: fault.seq for key, fault in one.faults.items()} == {k: f.seq for k, f in other.faults.items()}
+    assert (one.vector, one.digest()) == (other.vector, other.digest())
