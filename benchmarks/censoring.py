@@ -68,7 +68,7 @@ def treated(data: Dataset, treatment: str) -> Dataset:
 
 
 def spearman(data: Dataset, seed: int, steps: int) -> float:
-    shape = Architecture(POLICY.width, (512, 256), (ENDPOINT,), 0.2)
+    shape = Architecture(POLICY.width, (512, 256), (ENDPOINT,), 0.3)
     network = Network(shape)
     start_local(network, shape, seed, seed)
     settings = TrainingSettings(batch_size=64, learning_rate=1e-3, weight_decay=0.01, seed=seed)
@@ -82,19 +82,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--limit", type=int, default=0, help="rows to draw; 0: all")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cache", type=Path, help="keeps structures for the next run")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         source = table(arguments.data, Path(folder) / "cyp3a4.csv", arguments.limit)
-        cache = StructureCache(Path(folder) / "cache")
+        cache = StructureCache(arguments.cache or Path(folder) / "cache")
         own = ingest(source, [ENDPOINT], POLICY, cache=cache, workers=arguments.workers)
     scores: dict[str, list[float]] = {name: [] for name in TREATMENTS}
     for seed in range(arguments.seeds):
-        data = Dataset.build(own, SplitPolicy(f"censoring {seed}").folds(own.structures.series))
+        data = Dataset.build(own, own.folds(SplitPolicy(f"censoring {seed}")))
         for name in TREATMENTS:
             scores[name].append(spearman(treated(data, name), seed, arguments.steps))
     result = {

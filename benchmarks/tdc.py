@@ -156,15 +156,13 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
         for site in range(arguments.sites)
         if np.count_nonzero(site_of == site) >= 8
     ]
-    per_entry = max(1, steps // (4 * arguments.entries))
+    per_entry = max(1, round(arguments.share * steps / arguments.entries))
     settings = [
         TrainingSettings(BATCH, arguments.rate, 0.01, 1000 * seed + at, arguments.entries, per_entry)
         for at in range(len(parts))
     ]
-    sizes = np.array([len(part.train) for part in parts], np.float64)
     with tempfile.TemporaryDirectory() as folder:
-        together = federate(shape, parts, settings, arguments.entries, Path(folder), model_seed=seed,
-                            weights=list(sizes / sizes.sum()))  # fmt: skip
+        together = federate(shape, parts, settings, arguments.entries, Path(folder), model_seed=seed)
     network = Network(shape)
     network.load(together.trunk)
     scores["federated"] = test_score(dataset, network.predict, metric)
@@ -185,7 +183,8 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=3, help="networks in the ensemble")
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--sites", type=int, default=8)
-    parser.add_argument("--entries", type=int, default=40)
+    parser.add_argument("--entries", type=int, default=50)
+    parser.add_argument("--share", type=float, default=0.5, help="of the centre's steps that each site takes")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--limit", type=int, default=0, help="rows per file, for a trial; 0: all")
     parser.add_argument("--centre-only", action="store_true")
