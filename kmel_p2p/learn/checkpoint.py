@@ -30,7 +30,7 @@ class Parameters:
     @classmethod
     def of(cls, network: Network) -> Parameters:
         """A copy of the network's present parameters."""
-        return cls(network.exchanged.detach().numpy().copy(), network.private.detach().numpy().copy())
+        return cls(network.exchanged_values(), network.private_values())
 
     def load_into(self, network: Network) -> None:
         """Make them the network's."""

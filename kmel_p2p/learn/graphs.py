@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.learn.architecture import ATOM_FEATURES, BOND_FEATURES, GRAPH_TENSORS, Architecture
+from kmel_p2p.learn.device import device
 
 
 class GraphRows(np.ndarray[Any, np.dtype[np.float32]]):
@@ -63,7 +64,9 @@ def batch_of(rows: NDArray[np.float32], architecture: Architecture) -> GraphBatc
         raise Bug("a dmpnn network was given features without graphs")
     plain = np.asarray(rows)
     descriptors = np.ascontiguousarray(plain[:, plain.shape[1] - architecture.descriptors :])
-    return GraphBatch(_chemprop().BatchMolGraph(list(graphs)), torch.from_numpy(descriptors))
+    graph = _chemprop().BatchMolGraph(list(graphs))
+    graph.to(device())
+    return GraphBatch(graph, torch.from_numpy(descriptors).to(device()))
 
 
 @functools.lru_cache(maxsize=50_000)

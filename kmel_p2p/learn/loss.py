@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.learn.device import device
 
 HUBER_DELTA = 1.0
 """In labels, that is in units of the charter's scale: beyond it an error counts linearly (Huber 1964)."""
@@ -18,10 +19,12 @@ class MultiTaskLoss:
     """Mean loss per measurement, weighted by assay endpoint."""
 
     def __init__(self, endpoints: Sequence[AssayEndpoint]) -> None:
-        self._weights = torch.tensor([endpoint.weight for endpoint in endpoints], dtype=torch.float32)
-        self._classes = torch.tensor([endpoint.kind == "classification" for endpoint in endpoints])
+        weights = [endpoint.weight for endpoint in endpoints]
+        self._weights = torch.tensor(weights, dtype=torch.float32, device=device())
+        self._classes = torch.tensor([e.kind == "classification" for e in endpoints], device=device())
         self._any_class = bool(self._classes.any())
-        self._positive = torch.tensor([endpoint.positive_weight for endpoint in endpoints], dtype=torch.float32)
+        positive = [endpoint.positive_weight for endpoint in endpoints]
+        self._positive = torch.tensor(positive, dtype=torch.float32, device=device())
 
     def __call__(self, outputs: Tensor, labels: Tensor, relations: Tensor) -> Tensor:
         """Scalar loss.
@@ -31,6 +34,7 @@ class MultiTaskLoss:
             labels: float32[n, E], NaN where nothing was measured.
             relations: int8[n, E]; -1: the true value is below the label, so only predicting too high is an error.
         """
+        outputs, labels, relations = (part.to(device()) for part in (outputs, labels, relations))
         measured = torch.isfinite(labels)
         targets = torch.where(measured, labels, outputs.detach())
         error = outputs - targets

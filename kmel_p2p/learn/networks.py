@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.device import device
 from kmel_p2p.learn.graphs import GraphBatch, GraphRows, MessagePassing, batch_of
 
 Reading: TypeAlias = Tensor | GraphBatch
@@ -36,7 +37,7 @@ class Network:
         self.private, private = _flat(private_layout(architecture))
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
-        self._order = torch.tensor([order.index(place) for place in range(len(order))])
+        self._order = torch.tensor([order.index(place) for place in range(len(order))], device=device())
         self._graph = MessagePassing(architecture, self._tensors) if architecture.trunk == "dmpnn" else None
         self._heads = [whose for whose in ("shared", "private") if f"head.{whose}.weight" in self._tensors]
 
@@ -44,7 +45,7 @@ class Network:
         """What the trunk takes, of rows of features (`dataset.Inputs.rows`)."""
         if self._graph is not None:
             return batch_of(rows, self.architecture)
-        return torch.from_numpy(np.ascontiguousarray(rows))
+        return torch.from_numpy(np.ascontiguousarray(rows)).to(device())
 
     def forward(self, inputs: Reading, training: bool = False) -> Tensor:
         """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes).
@@ -86,6 +87,16 @@ class Network:
             return wide.view(len(inputs), members, -1).transpose(0, 1)
         return torch.baddbmm(bias[:, None, :], inputs, weight.transpose(1, 2))
 
+    def exchanged_values(self) -> NDArray[np.float32]:
+        """A copy of trunk and shared heads, float32[d], in main memory."""
+        values: NDArray[np.float32] = self.exchanged.detach().cpu().numpy().copy()
+        return values
+
+    def private_values(self) -> NDArray[np.float32]:
+        """A copy of the private parameters, float32[p], in main memory."""
+        values: NDArray[np.float32] = self.private.detach().cpu().numpy().copy()
+        return values
+
     def load(self, exchanged: NDArray[np.float32]) -> None:
         """Take over trunk and shared heads; private heads and any optimiser's state stay as they are."""
         with torch.no_grad():
@@ -106,7 +117,7 @@ class Network:
     def predict(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float64]:
         """float64[n, E] outputs without dropout."""
         parts = [
-            self.forward(self.read(part_of(inputs, start, start + batch))).double().numpy()
+            self.forward(self.read(part_of(inputs, start, start + batch))).double().cpu().numpy()
             for start in range(0, len(inputs), batch)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
@@ -114,8 +125,8 @@ class Network:
 
 def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     """A flat leaf tensor and named leaf views of it whose gradients are views of the flat gradient."""
-    flat = torch.zeros(layout.size, requires_grad=True)
-    flat.grad = torch.zeros(layout.size)
+    flat = torch.zeros(layout.size, requires_grad=True, device=device())
+    flat.grad = torch.zeros(layout.size, device=device())
     named = {}
     for spec in layout.specs:
         place = layout.slices[spec.name]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.device import device, training_precision
 from kmel_p2p.learn.loss import MultiTaskLoss
 from kmel_p2p.learn.networks import Network
 
@@ -107,8 +108,8 @@ class LocalOptimiser:
             return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
         states = [self._adam.state[parameter] for parameter in self._parameters]
         return OptimiserState(
-            np.concatenate([state["exp_avg"].numpy() for state in states]),
-            np.concatenate([state["exp_avg_sq"].numpy() for state in states]),
+            np.concatenate([state["exp_avg"].cpu().numpy() for state in states]),
+            np.concatenate([state["exp_avg_sq"].cpu().numpy() for state in states]),
             self._steps,
         )
 
@@ -122,9 +123,9 @@ class LocalOptimiser:
         for parameter in self._parameters:
             stop = start + parameter.numel()
             self._adam.state[parameter] = {
-                "step": torch.tensor(float(state.steps)),
-                "exp_avg": torch.from_numpy(state.first[start:stop].copy()),
-                "exp_avg_sq": torch.from_numpy(state.second[start:stop].copy()),
+                "step": torch.tensor(float(state.steps)).to(device()),
+                "exp_avg": torch.from_numpy(state.first[start:stop].copy()).to(device()),
+                "exp_avg_sq": torch.from_numpy(state.second[start:stop].copy()).to(device()),
             }
             start = stop
 
@@ -133,10 +134,11 @@ class LocalOptimiser:
         # One seed per step: dropout is the same after a restart, without saving torch's generator.
         torch.manual_seed(_mix(self._settings.seed, self._steps))
         data = self._dataset
-        members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)
+        with training_precision():
+            members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)
         labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
         # Each member is trained as if it were alone; a loss of their mean would let them lean on one another.
-        losses = [self._loss(outputs, labels, relations) for outputs in members]
+        losses = [self._loss(outputs.float(), labels, relations) for outputs in members]
         loss = torch.stack(losses).sum()
         self._network.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]

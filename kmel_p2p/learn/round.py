@@ -102,7 +102,7 @@ class Rounds:
 
     def private(self) -> NDArray[np.float32]:
         """A copy of the private heads, float32[p]."""
-        return self._network.private.detach().numpy().copy()
+        return self._network.private_values()
 
     def resume(self, resume_file: str | None) -> None:
         """Take up the state stored with the last published entry, and remove every other round file.
@@ -183,7 +183,7 @@ class Rounds:
                 interrupted()
             losses.append(self._optimiser.train(1, rate))
             report(Progress("training", done + 1, steps))
-        drift = self._network.exchanged.detach().numpy() - trunk
+        drift = self._network.exchanged_values() - trunk
         for place in self._idle:
             # Weight decay alone moved it, and what this site sends of it counts nothing.
             drift[place] = 0.0

@@ -62,6 +62,7 @@ class TrainerPlan:
         state_dir: the site's; files go to `trainer/`, `model/`, `cache/` and `rejects.csv` in it.
         resume_file: name (in `trainer/`) of the round file stored with the last published entry; None at the start.
         threads: torch threads; 0 leaves the choice to torch.
+        device: where to compute (`learn.device`).
         featurise_processes: 0 for all cores.
         nice: priority given up, 0 to 19.
         require_approval: train only on the dataset that was approved (`chem.manifest`).
@@ -82,6 +83,7 @@ class TrainerPlan:
     state_dir: Path
     resume_file: str | None = None
     threads: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
     featurise_processes: int = 0
     nice: int = 0
     require_approval: bool = False

@@ -17,6 +17,7 @@ from kmel_p2p.learn.architecture import exchanged_layout
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import compare, predictors, start_local
 from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.model import Card, write_model
 from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
@@ -55,6 +56,7 @@ class Trainer:
     def __init__(self, plan: TrainerPlan, outlet: Outlet) -> None:
         if plan.threads:
             torch.set_num_threads(plan.threads)
+        use_device(plan.device)
         self._plan, self._outlet = plan, outlet
         self._layout = exchanged_layout(plan.architecture)
         check_layout(self._layout, plan.layout_hash)

@@ -216,6 +216,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         trunk_memory="",
         state_dir=config.site.state_dir,
         threads=config.resources.threads,
+        device=config.resources.device,
         featurise_processes=config.resources.featurise_processes,
         nice=config.resources.nice,
         require_approval=config.data.require_approval,

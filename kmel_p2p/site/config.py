@@ -160,6 +160,8 @@ class ResourcesSection(StrictModel):
 
     threads: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
     """Threads of the trainer; 0: all cores."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the trainer computes; auto: on a GPU that torch can use (in bfloat16 if it has that), else on the CPU."""
     featurise_processes: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
     """Processes that prepare structures; 0: all cores."""
     nice: Annotated[int, pydantic.Field(ge=0, le=19)] = 5

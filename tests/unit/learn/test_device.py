@@ -1,0 +1,54 @@
+"""Where training computes. Machines of the tests have no GPU: what is tested is the choice and the lower precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from learn_fixtures import SETTINGS, architecture, dataset
+
+from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.comparison import start_local
+from kmel_p2p.learn.device import device, use_device
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.optimise import LocalOptimiser
+from kmel_p2p.learn.scores import fold_scores
+
+
+@pytest.fixture(autouse=True)
+def cpu_afterwards() -> Iterator[None]:
+    yield
+    use_device("cpu")
+
+
+def trained(mixed: bool) -> Network:
+    use_device("cpu", mixed)
+    network = Network(architecture())
+    start_local(network, architecture(), 3, 4)
+    LocalOptimiser(network, dataset(300), SETTINGS).train(80, 1.0)
+    return network
+
+
+def test_a_gpu_is_taken_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert use_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match=r"resources\.device is 'cuda'.*device = 'auto'"):
+        use_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert use_device("auto").type == "cuda"
+    assert use_device("cpu").type == device().type == "cpu"
+
+
+def test_mixed_precision_learns_as_well_and_keeps_float32_parameters() -> None:
+    whole, mixed = trained(False), trained(True)
+    assert mixed.exchanged.dtype == torch.float32
+    assert not np.array_equal(whole.exchanged_values(), mixed.exchanged_values())
+    scores = [fold_scores(dataset(300), network.predict)["logd"]["valid"] for network in (whole, mixed)]
+    assert scores[1] == pytest.approx(scores[0], rel=0.1)
+
+
+def test_full_precision_on_the_cpu_is_repeatable() -> None:
+    assert np.array_equal(trained(False).exchanged_values(), trained(False).exchanged_values())
