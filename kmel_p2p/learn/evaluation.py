@@ -62,6 +62,9 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             columns = {name: output[known, place] for name, output in outputs.items()}
             report |= _scores(endpoint, columns, labels, report["chosen"], seed)
             report["coverage"] = _coverage(model, endpoint, columns, spread[known, place], labels)
+            calibration = model.calibrations.get(endpoint.name)
+            # Whether compounds that chose nothing made the intervals; None where there are none.
+            report["calibrated_apart"] = not calibration.chose if calibration else None
         endpoints.append(report)
     return {"digest": model.card.digest, "labels": dict(model.card.labels), "endpoints": endpoints}, outputs
 
