@@ -96,6 +96,8 @@ class Conclusion:
         """The trainer is there. `dataset`: hash of what it trains on."""
         self._dataset = dataset
         if self._wanted:
+            # Also when the trainer before this one was lost over the comparison.
+            self._concluded = None
             self.begin()
 
     def begin(self) -> None:
