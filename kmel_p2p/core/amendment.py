@@ -123,7 +123,10 @@ class AmendmentDocument(StrictModel):
         """
         site = constitution.roster.get(identity.key)
         if site is None:
-            raise ConfigError(f"key {identity.key.hex()} is not a site of {constitution.genesis.federation!r} now")
+            raise ConfigError(
+                f"key {identity.key.hex()} is not a site of {constitution.genesis.federation!r} now: only "
+                "current sites sign, each with its present key"
+            )
         constitution.require_fitting(self.amendment)
         signature = identity.sign(SIGNING_CONTEXT, self.amendment.hash).hex()
         return self.model_copy(update={"signatures": {**self.signatures, site.name: signature}})
@@ -193,11 +196,14 @@ class Constitution:
     def problem(self, amendment: Amendment) -> str:
         """Why an amendment cannot be the next one, in words; empty when it can."""
         if amendment.charter != self.id.hex():
-            return "it amends another charter"
+            return f"it amends another charter ({amendment.charter[:16]}) than this site's ({self.id.hex()[:16]})"
         if amendment.number != self.number + 1:
-            return f"it has number {amendment.number}; the next one is {self.number + 1}"
+            return f"it has number {amendment.number}; the next one is {self.number + 1}{self._numbering(amendment)}"
         if amendment.previous != self.head_hash.hex():
-            return "it does not follow the newest amendment"
+            return (
+                "it does not follow the newest amendment in force here; draft it anew (kmel-peer amendment draft), and "
+                "have it signed again"
+            )
         return self._change_problem(amendment)
 
     def require_fitting(self, amendment: Amendment) -> None:
@@ -242,13 +248,22 @@ class Constitution:
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
+    def _numbering(self, amendment: Amendment) -> str:
+        """What to do about a number that is not the next one."""
+        if amendment.number > self.number:
+            return ". Those before it are not here yet: let the peer run until it has heard of them"
+        if amendment.hash == self.documents[amendment.number - 1].amendment.hash:
+            return ". It is in force already"
+        return ". Another one with that number is in force: draft it anew (kmel-peer amendment draft)"
+
     def _change_problem(self, amendment: Amendment) -> str:
         if not (amendment.add or amendment.retire or amendment.rekey or amendment.quorum):
-            return "it changes nothing"
+            return "it changes nothing; name a site to add, retire or re-key, or a quorum"
         leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
         for name in leaving:
             if self.site_named(name) is None:
-                return f"there is no site {name!r} now"
+                names = ", ".join(sorted(site.name for site in self.roster.values()))
+                return f"there is no site {name!r} now; there are: {names}"
         coming = [site.name for site in amendment.add]
         stays = [site.name for site in self.roster.values() if site.name not in leaving]
         names = [*stays, *coming, *(rule.name for rule in amendment.rekey)]

@@ -83,6 +83,16 @@ def test_what_does_not_fit_is_refused_with_the_reason(changes: dict[str, Any], w
     assert words in str(caught.value)
 
 
+def test_a_number_that_is_not_the_next_one_comes_with_what_to_do() -> None:
+    first = Constitution(CHARTER)
+    document = signed(first, SITES[:3], quorum="all")
+    other = signed(first, SITES[:3], quorum="two-thirds")
+    amended = first.followed_by(document)
+    assert "in force already" in amended.why_not_in_force(document)
+    assert "draft it anew" in amended.why_not_in_force(other)
+    assert "let the peer run" in first.why_not_in_force(signed(amended, SITES, quorum="majority"))
+
+
 def test_signatures_count_once_and_only_of_current_sites() -> None:
     constitution = Constitution(CHARTER)
     document = signed(constitution, SITES[:2], quorum="all")
