@@ -262,8 +262,8 @@ class Constitution:
         leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
         for name in leaving:
             if self.site_named(name) is None:
-                names = ", ".join(sorted(site.name for site in self.roster.values()))
-                return f"there is no site {name!r} now; there are: {names}"
+                present = ", ".join(sorted(site.name for site in self.roster.values()))
+                return f"there is no site {name!r} now; there are: {present}"
         coming = [site.name for site in amendment.add]
         stays = [site.name for site in self.roster.values() if site.name not in leaving]
         names = [*stays, *coming, *(rule.name for rule in amendment.rekey)]
