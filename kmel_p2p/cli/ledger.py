@@ -121,7 +121,9 @@ def verify(config_path: Path, as_json: bool) -> None:
         click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
         if facts["own"] is not None:
             own = facts["own"]
-            balance = "not checked: earlier own entries are folded away" if own["gap"] is None else "balances"
+            balance = (
+                "balance not checked: own entries are folded away, or just came" if own["gap"] is None else "balances"
+            )
             click.echo(f"own state of entry {own['round']}: residual norm {own['residual_norm']:.4g}, {balance}")
 
 

@@ -21,6 +21,7 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.keys import load_key
+from kmel_p2p.site.signed import SIGNED_NAME
 from kmel_p2p.site.store import STORE_NAME, Store
 
 
@@ -229,3 +230,25 @@ def test_what_the_files_list_is_continued_by_what_the_store_heard_later(filled: 
                 }
             )
             assert stored_constitution(load_site(config), store).head_hash == made.head_hash
+
+
+def test_a_site_signs_one_amendment_of_a_number_unless_the_other_is_dropped(
+    filled: Path, run: Run, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.toml", tmp_path / "other.toml"
+    for path, quorum in ((one, "all"), (other, "two-thirds")):
+        assert run("amendment", "draft", "-c", filled, "--quorum", quorum, "-o", path).code == 0
+    assert run("amendment", "sign", one, "-c", filled).code == 0
+    assert run("amendment", "sign", one, "-c", filled).code == 0
+    unsigned = other.read_bytes()
+    refused = run("amendment", "sign", other, "-c", filled)
+    assert refused.code == ExitCode.REFUSED
+    assert "--instead" in refused.err
+    assert other.read_bytes() == unsigned
+    assert run("amendment", "sign", other, "-c", filled, "--instead").code == 0
+    assert run("amendment", "sign", one, "-c", filled).code == ExitCode.REFUSED
+    record = filled.parent / "state" / SIGNED_NAME
+    record.write_text("[1")
+    damaged = run("amendment", "sign", other, "-c", filled)
+    assert damaged.code == ExitCode.CONFIG
+    assert str(record) in damaged.err
