@@ -29,6 +29,8 @@ class AssayEndpoint:
         head: `shared` parameters travel with the trunk, `private` ones stay at the site.
         weight: of its terms in the loss.
         positive_weight: of class 1 relative to class 0.
+        beyond_bound: what lying beyond a bound costs, relative to lying short of it (0 to 1). With 0 a prediction of
+            400 for ">30" is as good as one of 31; above 0 predictions are drawn back towards the bound.
     """
 
     name: str
@@ -41,8 +43,11 @@ class AssayEndpoint:
     head: Head = "private"
     weight: float = 1.0
     positive_weight: float = 1.0
+    beyond_bound: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.beyond_bound <= 1:
+            raise ConfigError(f"assay endpoint {self.name!r}: beyond_bound is {self.beyond_bound}; it must be 0 to 1")
         if not self.scale > 0:
             raise ConfigError(f"assay endpoint {self.name!r}: scale is {self.scale}; it must be above 0")
         if not self.valid_range[0] < self.valid_range[1]:

@@ -93,6 +93,8 @@ class AssayEndpointRule(StrictModel):
     weight: Annotated[float, pydantic.Field(ge=0.0)] = 1.0
     positive_weight: Annotated[float, pydantic.Field(gt=0.0, le=1000.0)] = 1.0
     """Of class 1 in the loss; above 1 where it is rare."""
+    beyond_bound: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.0
+    """Cost of predicting beyond a bound (40 for >30), relative to short of it: 0 none, 1 takes the bound as a value."""
 
     @pydantic.model_validator(mode="after")
     def _range_is_ordered(self) -> AssayEndpointRule:

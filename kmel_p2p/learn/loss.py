@@ -23,6 +23,8 @@ class MultiTaskLoss:
         self._weights = torch.tensor(weights, dtype=torch.float32, device=device())
         self._classes = torch.tensor([e.kind == "classification" for e in endpoints], device=device())
         self._any_class = bool(self._classes.any())
+        beyond = [endpoint.beyond_bound for endpoint in endpoints]
+        self._beyond_bound = torch.tensor(beyond, dtype=torch.float32, device=device())
         positive = [endpoint.positive_weight for endpoint in endpoints]
         self._positive = torch.tensor(positive, dtype=torch.float32, device=device())
 
@@ -32,7 +34,8 @@ class MultiTaskLoss:
         Args:
             outputs: float32[n, E]; labels for regressions, logits for classifications.
             labels: float32[n, E], NaN where nothing was measured.
-            relations: int8[n, E]; -1: the true value is below the label, so only predicting too high is an error.
+            relations: int8[n, E]; -1: the true value is below the label, so only predicting too high is an error, but
+                for the assay endpoint's `beyond_bound`.
         """
         outputs, labels, relations = (part.to(device()) for part in (outputs, labels, relations))
         measured = torch.isfinite(labels)
@@ -40,8 +43,8 @@ class MultiTaskLoss:
         error = outputs - targets
         # A bound is violated on one side only (Tobit-like hinge, as in SparseChem's censored regression).
         satisfied = ((relations < 0) & (error < 0)) | ((relations > 0) & (error > 0))
-        error = error.masked_fill(satisfied, 0.0)
         terms = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER_DELTA)
+        terms = torch.where(satisfied, terms * self._beyond_bound, terms)
         if self._any_class:
             classes = targets.clamp(0.0, 1.0)
             entropy = functional.binary_cross_entropy_with_logits(

@@ -100,14 +100,15 @@ def huber(error: float) -> float:
     st.floats(-3, 3),
     st.floats(-3, 3),
     st.sampled_from([-1, 0, 1]),
+    st.sampled_from([0.0, 0.3, 1.0]),
 )
 @settings(deadline=None, max_examples=60)
-def test_a_bound_costs_on_one_side_only(output: float, label: float, relation: int) -> None:
-    loss = MultiTaskLoss((AssayEndpoint("one"),))
+def test_a_bound_costs_on_one_side_only(output: float, label: float, relation: int, beyond: float) -> None:
+    loss = MultiTaskLoss((AssayEndpoint("one", beyond_bound=beyond),))
     error = output - label
     fulfilled = (relation < 0 and error < 0) or (relation > 0 and error > 0)
     got = loss(torch.tensor([[output]]), torch.tensor([[label]]), torch.tensor([[relation]]))
-    assert float(got) == pytest.approx(0.0 if fulfilled else huber(error), abs=1e-5)
+    assert float(got) == pytest.approx(huber(error) * (beyond if fulfilled else 1), abs=1e-5)
 
 
 def test_missing_values_and_weights_of_assay_endpoints() -> None:
