@@ -315,7 +315,7 @@ class PushSumAveraging:
             self._unready(str(moved))
             return
         self.state.count(moved)
-        self._keeper.checkpoint(result.own_state_file, lambda now: self._round_stored(result.seq))
+        self._keeper.checkpoint(result.own_state_file, moved.copy, lambda now: self._round_stored(result.seq))
 
     def _round_stored(self, seq: int) -> None:
         self._step, self._trained = Step.IDLE, None

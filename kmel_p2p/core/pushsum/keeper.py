@@ -38,10 +38,10 @@ class Keeper:
         self._since_state += 1
         self._outbox.append(Store(JournalRecord(self.state.index, encode_change(change)), self._ticket(then)))
 
-    def checkpoint(self, own_state_file: str | None, then: Continuation) -> None:
-        """Store the whole state; call `then(now)` once it is durable."""
+    def checkpoint(self, own_state_file: str | None, copy: Sums, then: Continuation) -> None:
+        """Store the whole state; call `then(now)` once it is durable. `copy`: of the present sum."""
         self.state.index += 1
-        self._store_state(own_state_file, then)
+        self._store_state(own_state_file, then, copy)
 
     def persisted(self, ticket: int, now: Micros) -> None:
         """A record is durable."""
@@ -49,9 +49,9 @@ class Keeper:
         if then is not None:
             then(now)
 
-    def _store_state(self, own_state_file: str | None, then: Continuation | None) -> None:
+    def _store_state(self, own_state_file: str | None, then: Continuation | None, copy: Sums | None = None) -> None:
         self._since_state = 0
-        record = StateRecord(self.state.index, self.state.frozen(), own_state_file)
+        record = StateRecord(self.state.index, self.state.frozen(copy), own_state_file)
         self._outbox.append(Store(record, self._ticket(then)))
 
     def _ticket(self, then: Continuation | None) -> int | None:

@@ -98,6 +98,8 @@ class Moved:
 
     velocity: NDArray[np.float32]
     sums: Sums
+    copy: Sums
+    """Equal to `sums`, for the store: made here, where the event loop does not wait for it."""
 
 
 @dataclass(slots=True)
@@ -152,7 +154,8 @@ class State:
         # Out of range becomes infinite, which `moved` below refuses in words.
         with np.errstate(over="ignore", invalid="ignore"):
             velocity = np.float32(momentum) * self.velocity + np.float32(outer_step) * drift
-            return Moved(velocity, self.holding.moved(velocity))
+            sums = self.holding.moved(velocity)
+        return Moved(velocity, sums, sums.copy())
 
     def count(self, moved: Moved) -> None:
         """The round that moved the trunk there is this site's next one."""
@@ -211,10 +214,14 @@ class State:
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
-    def frozen(self) -> Frozen:
-        """A copy that later changes do not touch; for another thread to encode."""
+    def frozen(self, copy: Sums | None = None) -> Frozen:
+        """A copy that later changes do not touch; for another thread to encode.
+
+        Args:
+            copy: of the present sum, when there is one already.
+        """
         return Frozen(
-            self.holding.sums.copy(),
+            self.holding.sums.copy() if copy is None else copy,
             # Replaced by every round, never altered.
             self.velocity,
             [
