@@ -1,7 +1,8 @@
 """Who is sent the next share, and when outside rounds.
 
 After each round one random partner gets a share. A listening site answers a training one, so that mass does not pile
-up where nobody trains. When all listen, each sends a few last shares and rests. A site whose trunk is too old asks.
+up where nobody trains. When all listen, each sends a few last shares, in turns that reach everybody, and rests. A site
+whose trunk is too old asks.
 """
 
 from __future__ import annotations
@@ -87,6 +88,27 @@ class Mixing:
                 return self._transfers.send(partner, weight, bits)
         return None
 
+    def _send_last(self, number: int) -> None:
+        """Send last share `number`, from 0, along the exponential graph: everybody sends one, everybody gets one.
+
+        Sites in a ring by key send 1, 2, 4, ... places ahead (Assran et al., ICML 2019). Random partners would leave
+        out some site now and then, which nothing makes up for any more. Among neighbours alone, one after another.
+        """
+        partners, weight = self._takers_in_ring(), self._weight()
+        if not partners:
+            return
+        steps = len(partners).bit_length()
+        place = number if self._settings.neighbours else (1 << number % steps) - 1
+        place %= len(partners)
+        for partner in (*partners[place:], *partners[:place]):
+            if self._transfers.may_send(partner, weight):
+                self._transfers.send(partner, weight, self._rules.last_bits)
+                return
+
+    def _takers_in_ring(self) -> list[Standing]:
+        takers, own = self.takers(), self._progress.own
+        return [s for s in takers if s.site > own] + [s for s in takers if s.site < own]
+
     def takers(self) -> list[Standing]:
         """Reachable sites that take part and that we may send to, in key order."""
         near = self._settings.neighbours
@@ -146,9 +168,9 @@ class Mixing:
             self._left = 0 if self._state.age == self._rested_age else self._rules.last_exchanges
             self._next_last = now
         while self._left and now >= self._next_last:
+            self._send_last(self._rules.last_exchanges - self._left)
             self._left -= 1
             self._next_last = now + self._settings.interval
-            self.send_one(self._rules.last_bits)
         if self._left == 0:
             self._rested_age = self._state.age
 

@@ -34,7 +34,7 @@ class ProgressTable:
     def __init__(
         self, own: SiteKey, table: StandingTable, alive: Callable[[], tuple[SiteKey, ...]], round_limit: int
     ) -> None:
-        self._own = own
+        self.own = own
         self._table = table
         self._alive = alive
         self._round_limit = round_limit
@@ -117,7 +117,7 @@ class ProgressTable:
         alive = self._alive()
         if self._ring[0] != alive:
             ring = sorted(alive)
-            after = bisect.bisect(ring, self._own)
+            after = bisect.bisect(ring, self.own)
             ring = ring[after:] + ring[:after]
             self._ring = alive, (ring[:MAX_WATCHERS], ring[-MAX_WATCHERS:])
         return self._ring[1]
