@@ -194,6 +194,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{f"mean_{name}_change_pct": _change(pairs, name) for name in _compared(pairs) if name != "chosen"},
         **{f"cross_silo_{name}_change_pct": _change(crossed, name) for name in _compared(crossed)},
         "cross_silo": crossed,
+        "pairs_by_seed": [_rows([r["pairs"]]) for r in runs],
     }
 
 
