@@ -7,13 +7,19 @@ import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from report_sample import sample_details, sample_report
 from rich.console import Console
 
+from kmel_p2p.core.charter import AssayEndpointRule, Charter, FeatureRule, ModelRule, SiteRule
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import exchanged_layout
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.report import require_agreement, summary
 from kmel_p2p.sim.report_html import render_html
+from kmel_p2p.sim.report_spread import spread
+from kmel_p2p.site.compose import architecture_of
 
 
 class Structure(HTMLParser):
@@ -107,3 +113,34 @@ def test_the_summary_fits_a_terminal() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("north", "south", "personalised", "abababab", "200 times smaller"):
         assert text in shown.replace("\n", " ")
+
+
+def test_a_pushsum_run_is_shown_as_what_it_is() -> None:
+    report = {**sample_report(), "mode": "pushsum", "spread": 0.0123}
+    report["sites"][1]["digest"] = "cd" * 32
+    require_agreement(report)  # sites of this mode never hold the same state
+    text = page_text(render_html(report, sample_details()))
+    for words in ("Averaging mode pushsum", "within 1.2 % of the way", "bytes per share", "Rounds trained"):
+        assert words in text
+    assert "bit for bit" not in text
+    assert "signed entry" not in text
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(summary(report))
+    shown = console.export_text()
+    assert "trunks lie within 1.2 % of the way that training moved them" in shown
+    assert "a share is 200 times smaller" in shown
+
+
+def test_the_spread_is_relative_to_the_way_of_the_mean() -> None:
+    charter = Charter(
+        federation="trial",
+        sites=(SiteRule(name="a", key="0" * 64),),
+        assay_endpoints=(AssayEndpointRule(name="x", head="shared"),),
+        model=ModelRule(hidden=(4,)),
+        features=FeatureRule(bits=64),
+    )
+    base = initial_trunk(exchanged_layout(architecture_of(charter)), charter.model.seed)
+    moved = {"a": base + np.float32(0.75), "b": base + np.float32(1.25)}
+    assert spread(moved, charter) == pytest.approx(0.25, rel=1e-5)
+    assert spread({"a": base + 1, "b": base + 1}, charter) == 0.0
+    assert spread({"a": base}, charter) == 0.0
