@@ -16,12 +16,16 @@ from kmel_p2p.cli.main import invoke
 from kmel_p2p.cli.status_view import status_view
 from kmel_p2p.core.effects import Compute, Effect, Emit, Send
 from kmel_p2p.core.effects import Store as StoreEffect
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.errors import ConfigError, WireError
+from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import RoundCounted
+from kmel_p2p.core.pushsum.messages import Transfer
 from kmel_p2p.core.pushsum.state import State
 from kmel_p2p.core.rounds import Approve, Computed, EntryHeld, Persisted, Ready, RoundAbandoned, RoundOpened, Trained
+from kmel_p2p.core.types import Lane
 from kmel_p2p.learn.session import TrainerPlan
+from kmel_p2p.net.driver import BadMessage, Commands, Driver
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_sites import found
 from kmel_p2p.site.compose import Site, load_site, trainer_plan
@@ -265,3 +269,34 @@ def test_status_page_metrics_and_terminal_show_the_mode() -> None:
     shown = console.export_text()
     for text in ("pushsum", "3 of 9 rounds", "1.50 of its weight", "shares for south", "the federation is at 5"):
         assert text in shown
+
+
+async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders: dict[str, Path]) -> None:
+    """Charters differ by mode, so only a defect or malice sends one; the bytes are of this very charter."""
+    site = load(folders["ledger"])
+    store = opened(site)
+    peer = make_peer(site, open_history(site, store), 1, (), random.Random(1), 0)
+    store.close()
+    faults: list[Any] = []
+    bad: list[BadMessage] = []
+
+    async def keep(record: Any) -> None:
+        raise AssertionError(record)
+
+    driver = Driver(
+        peer,
+        make_wire(site.charter.id, site.mode),
+        commands=Commands(),
+        clock=lambda: 10 * SECOND,
+        on_emit=faults.append,
+        store=keep,
+        on_fault=lambda where, error: faults.append((where, error)),
+        on_bad_message=bad.append,
+    )
+    south = site.charter.site_named("south").site_key
+    share = Transfer(1, b"l" * 8, b"m" * 8, 5, 1, b"\x04")
+    driver.message(south, make_wire(site.charter.id, "pushsum").encode(share), Lane.BULK)
+    assert driver.bad_messages[south] == 1
+    assert isinstance(bad[0].error, WireError)
+    assert "unknown message type 41" in str(bad[0].error)
+    assert faults == []
