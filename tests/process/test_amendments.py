@@ -86,7 +86,9 @@ def list_amendment(site: SiteProcess, *paths: Path) -> None:
 
 
 def amended(site: SiteProcess, number: int) -> bool:
-    return len(log_times(site, "charter amended")) >= number
+    """Whether the amendment is durable at the site: what commands of the operator go by."""
+    with contextlib.closing(Store(site.state_dir / STORE_NAME, read_only=True)) as store:
+        return number in store.amendments()
 
 
 def left_by(site: SiteProcess) -> tuple[Site, Ledger]:
