@@ -42,9 +42,12 @@ class Computing:
         """Whether work runs or waits."""
         return self._running is not None or bool(self._queue)
 
-    def start(self, prepare: Prepare, answer: Answer) -> bool:
-        """Have something computed; False when too much waits. `answer(None)`: it was not possible any more."""
-        if len(self._queue) >= MAX_QUEUED:
+    def start(self, prepare: Prepare, answer: Answer, *, must: bool = False) -> bool:
+        """Have something computed; False when too much waits. `answer(None)`: it was not possible any more.
+
+        `must`: however much waits; for what this site itself wants, never for what others ask for.
+        """
+        if len(self._queue) >= MAX_QUEUED and not must:
             return False
         self._queue.append(_Job(prepare, answer))
         self._next()

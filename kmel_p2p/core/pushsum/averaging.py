@@ -305,8 +305,7 @@ class PushSumAveraging:
             except LocalError as error:
                 return error
 
-        if not self._coding.run(lambda: work, lambda moved: self._count_round(result, moved)):
-            self._abandon(result.seq, "too many shares wait to be decoded; the round is trained again")
+        self._coding.run(lambda: work, lambda moved: self._count_round(result, moved))
 
     def _count_round(self, result: Trained, moved: Moved | LocalError) -> None:
         if isinstance(moved, LocalError):

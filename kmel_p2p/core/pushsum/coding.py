@@ -35,15 +35,18 @@ class Coding:
         """Whether work runs or waits."""
         return self._computing.is_busy
 
-    def run(self, prepare: Callable[[], Callable[[], T] | None], then: Callable[[T], None]) -> bool:
+    def run(
+        self, prepare: Callable[[], Callable[[], T] | None], then: Callable[[T], None], *, must: bool = True
+    ) -> bool:
         """Do work and go on with its result.
 
         Args:
             prepare: called at its turn; gives the work, which must not raise, or None when it is no longer wanted.
             then: called with the result; the only place that may alter the holding.
+            must: do it however much waits; not for what others ask for.
 
         Returns:
-            False when too much waits; then nothing is done.
+            False when too much waits (never with `must`); then nothing is done.
         """
         if self._at_once:
             work = prepare()
@@ -68,7 +71,7 @@ class Coding:
             if result is not None:
                 then(found.pop())
 
-        return self._computing.start(boxed, answer)
+        return self._computing.start(boxed, answer, must=must)
 
     def computed(self, ticket: int, result: Any) -> None:
         """The driver's answer to `effects.Compute`."""

@@ -240,9 +240,13 @@ class Transfers:
             return
         age, size = min(transfer.age, reached), len(self._state.holding)
         self._taking[sender] = transfer.sender_life, transfer.number
-        if not self._coding.run(
-            lambda: lambda: _checked(transfer, size), lambda found: self._take(sender, transfer, age, found)
-        ):
+        started = self._coding.run(
+            lambda: lambda: _checked(transfer, size),
+            lambda found: self._take(sender, transfer, age, found),
+            must=False,
+        )
+        if not started:
+            # As if it had been lost: it comes again.
             del self._taking[sender]
 
     def _take(self, sender: SiteKey, transfer: Transfer, age: int, found: Sums | WireError) -> None:
