@@ -83,6 +83,8 @@ MAX_NAMES = 2000
 """Characters of tensor names in a line of the egress log."""
 GOODBYE_LINGER_MS = 500
 """How long the transport tries to get rid of what was said last."""
+DURABLE_LOOKS, DURABLE_LOOK_S = 25, 0.02
+"""How often and after what time to look whether an amendment is stored; well within what a request may take."""
 LEAVE_GRACE_S = 2.0
 """How long the others may take to hear that we leave."""
 
@@ -409,7 +411,13 @@ class Daemon:
                 kind = str(arguments.get("kind", "round"))
                 return await self._writer.call(lambda store: store.history(kind))
             case "amend":
-                return self._amend(arguments)
+                answer = self._amend(arguments)
+                # The operator's next command reads the store: answer when the amendment is in it.
+                for _ in range(DURABLE_LOOKS):
+                    if answer["number"] in await self._writer.call(Store.amendments):
+                        break
+                    await asyncio.sleep(DURABLE_LOOK_S)
+                return answer
             case "stop":
                 self._stop.set()
                 return None
