@@ -61,7 +61,7 @@ def federate(
         dense: exchange float32 deltas instead of encoded ones, for comparison.
     """
     layout = exchanged_layout(architecture)
-    codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=4096 if dense else 64, bits=4 if dense else 2))
+    codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=64, bits=2))
     trunk = initial_trunk(layout, model_seed)
     sites = []
     for at, (dataset, setting) in enumerate(zip(datasets, settings, strict=True)):
@@ -76,7 +76,7 @@ def federate(
             result = rounds.train(entry, setting.steps_per_entry, None, trunk, lambda progress: None)
             rounds.commit(entry)
             if dense:
-                # What the round reached, whole; the residual that the codec keeps is not used.
+                # What the round reached, whole; its payload and the residual that the codec keeps are not used.
                 total += weight * (network.exchanged.detach().numpy().astype(np.float64) - trunk)
                 sent += 4 * layout.size
             else:
