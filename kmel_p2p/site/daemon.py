@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import math
 import random
 import secrets
 import signal
@@ -21,34 +20,24 @@ from typing import Any
 
 import structlog
 
-from kmel_p2p.core.amendment import AmendmentDocument
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.errors import ConfigError, DataError, KmelError, LocalError
+from kmel_p2p.core.errors import ConfigError, KmelError
 from kmel_p2p.core.ledger.answering import MAX_ANSWER_BYTES
-from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import CharterAmended
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.rounds import (
-    Amend,
-    Approve,
     Computed,
     Listen,
     Persisted,
-    Ready,
-    Reject,
     RoundAbandoned,
     RoundCommitted,
-    RoundFailed,
     RoundOpened,
     RunComplete,
-    Trained,
-    Unready,
 )
 from kmel_p2p.core.types import Lane, Micros, SiteKey
 from kmel_p2p.delta.layout import Layout
-from kmel_p2p.learn import session
 from kmel_p2p.learn.worker import main as trainer_main
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.links import Egress
@@ -65,12 +54,14 @@ from kmel_p2p.site.files import private_directory
 from kmel_p2p.site.lockfile import SiteLock
 from kmel_p2p.site.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.metrics import MetricsServer
+from kmel_p2p.site.operator_requests import OperatorRequests
 from kmel_p2p.site.protocol import make_peer, open_history, own_state_file
 from kmel_p2p.site.recording import Recorder, known_descriptors
 from kmel_p2p.site.reporting import Reporter
 from kmel_p2p.site.status_view import build_status
 from kmel_p2p.site.store import STORE_NAME, Store
 from kmel_p2p.site.store_writer import StoreWriter
+from kmel_p2p.site.trainer_answers import TrainerAnswers
 from kmel_p2p.site.training import TrainerSupervisor
 
 log = structlog.get_logger()
@@ -83,8 +74,6 @@ MAX_NAMES = 2000
 """Characters of tensor names in a line of the egress log."""
 GOODBYE_LINGER_MS = 500
 """How long the transport tries to get rid of what was said last."""
-DURABLE_LOOKS, DURABLE_LOOK_S = 25, 0.02
-"""How often and after what time to look whether an amendment is stored; well within what a request may take."""
 LEAVE_GRACE_S = 2.0
 """How long the others may take to hear that we leave."""
 
@@ -104,7 +93,7 @@ def run(config_path: Path) -> int:
 
 
 class Daemon:
-    """One life of a peer. See the module docstring; `training.Listener` for the trainer's answers."""
+    """One life of a peer. See the module docstring."""
 
     def __init__(self, config: SiteConfig, config_path: Path) -> None:
         self.config = config
@@ -113,7 +102,7 @@ class Daemon:
         self._tensors = describe_tensors(self.site.layout)
         self.activity = Activity(time.monotonic)
         self.stopping = False
-        self._conclusion = Conclusion(self)
+        self.conclusion = Conclusion(self)
         self.generation = 0
         self.address = ""
         self._stop = asyncio.Event()
@@ -121,7 +110,7 @@ class Daemon:
         self._left = asyncio.Event()
         self._digest: tuple[object, str] = (None, "")
         self._digesting = asyncio.Lock()
-        self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
+        self.writer = StoreWriter(config.site.state_dir / STORE_NAME)
 
     # ---- what status asks ---------------------------------------------------------------------------------------
 
@@ -133,7 +122,7 @@ class Daemon:
     @property
     def result(self) -> Mapping[str, Any] | None:
         """The comparison of models; None until the run is complete and they are written."""
-        return self._conclusion.result
+        return self.conclusion.result
 
     @property
     def reason(self) -> str:
@@ -176,16 +165,16 @@ class Daemon:
         return 0
 
     async def _start(self, parts: contextlib.AsyncExitStack) -> None:
-        await self._writer.start()
-        parts.push_async_callback(self._writer.close)
-        self.generation = await self._writer.call(Store.bump_generation)
-        constitution = await self._writer.call(lambda store: stored_constitution(self.site, store))
+        await self.writer.start()
+        parts.push_async_callback(self.writer.close)
+        self.generation = await self.writer.call(Store.bump_generation)
+        constitution = await self.writer.call(lambda store: stored_constitution(self.site, store))
         self.site = dataclasses.replace(self.site, constitution=constitution)
-        history = await self._writer.call(lambda store: open_history(self.site, store))
-        await self._writer.call(self._conclusion.recall)
+        history = await self.writer.call(lambda store: open_history(self.site, store))
+        await self.writer.call(self.conclusion.recall)
         self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
         parts.callback(lambda: self.egress.close(time.time()))
-        self._control = ControlServer(self.config.site.state_dir, self._request)
+        self._control = ControlServer(self.config.site.state_dir, OperatorRequests(self).answer)
         self._reporter = Reporter(self.activity, lambda: self.site.names, self._control.publish)
 
         rng = random.Random(secrets.randbits(64))
@@ -195,21 +184,21 @@ class Daemon:
             trainer_main,
             trainer_plan(self.site, reproducible_seed=int.from_bytes(self.site.identity.key[:4], "big")),
             self.site.layout.size,
-            lambda: self._writer.call(lambda store: own_state_file(self.site, store)),
-            self,
+            lambda: self.writer.call(lambda store: own_state_file(self.site, store)),
+            TrainerAnswers(self),
             time.monotonic,
         )
         parts.push_async_callback(self.trainer.stop)
         await self._open_network(parts)
-        known = await self._writer.call(known_descriptors)
+        known = await self.writer.call(known_descriptors)
         self.driver.command(membership_commands.Recall(known))
-        if self._conclusion.was_reached:
+        if self.conclusion.was_reached:
             self.driver.command(Listen("the run was complete before this start"))
         await self._control.start()
         parts.push_async_callback(self._control.close)
         await self._open_metrics(parts)
         await self.trainer.start()
-        parts.push_async_callback(self._conclusion.close)
+        parts.push_async_callback(self.conclusion.close)
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
         rounds = sum(self.peer.averaging.vector.values())
@@ -270,7 +259,7 @@ class Daemon:
             ),
             clock=self.now,
             on_emit=self._on_event,
-            store=Recorder(self._writer, self.site).keep,
+            store=Recorder(self.writer, self.site).keep,
             on_fault=self._on_fault,
             on_bad_message=self._reporter.bad_message,
             on_link=self._reporter.link,
@@ -307,14 +296,14 @@ class Daemon:
             case RoundAbandoned(seq=seq):
                 self.trainer.abandon(seq)
             case RunComplete():
-                self._conclusion.begin()
+                self.conclusion.begin()
             case LeaveFinished():
                 self._left.set()
         self._reporter.report(event)
 
     def note(self, work: Callable[[Store], None]) -> None:
         """Store something nobody waits for; a failure ends the peer like that of any other write."""
-        self._writer.submit(work).add_done_callback(self._noted)
+        self.writer.submit(work).add_done_callback(self._noted)
 
     def _noted(self, future: asyncio.Future[None]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None and not self.stopping:
@@ -341,126 +330,16 @@ class Daemon:
         else:
             self.egress.add(name, egress.label, egress.size_bytes, egress.digest)
 
-    # ---- trainer -> protocol ------------------------------------------------------------------------------------
-
-    def trainer_prepared(self, answer: session.Prepared) -> None:
-        """The data are ready: say how much there is (as a size class) and join in."""
-        self.activity.data = {
-            "rows_in": answer.rows_in,
-            "used": answer.used,
-            "rejected": answer.rejected,
-            "aggregated": answer.aggregated,
-            "train_rows": answer.train_rows,
-            "valid_rows": answer.valid_rows,
-            "test_rows": answer.test_rows,
-        }
-        log.info("data prepared", **self.activity.data, rejects=str(answer.rejects_path))
-        self.driver.command(membership_commands.DescribeSelf(size_class=answer.size_class))
-        self.driver.command(Ready(answer.heads))
-        self._conclusion.prepared(answer.dataset_hash)
-
-    def trainer_trained(self, answer: session.Trained) -> None:
-        """A round's delta is there."""
-        activity = self.activity
-        activity.trained_at, activity.loss, activity.scores = activity.clock(), answer.train_loss, answer.scores
-        activity.steps += answer.steps
-        row = {
-            "seq": answer.round,
-            "loss": answer.train_loss,
-            "scores": {name: dict(scores) for name, scores in answer.scores.items()},
-            "steps": answer.steps,
-            "payload_bytes": len(answer.payload),
-            "norm": answer.norm,
-            "seconds": answer.seconds,
-        }
-        self.note(partial(Store.add_history, kind="round", at=time.time(), values=row))
-        validation = _validation(answer.scores)
-        self.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
-
-    def trainer_lost(self, seq: int | None, reason: str) -> None:
-        """The trainer died, in round `seq` or between two; a new one starts by itself."""
-        self.activity.last_error = reason
-        self.activity.alarm("trainer", f"{reason}; restarted {self.trainer.restarts} times")
-        self.driver.command(Unready(reason) if seq is None else RoundFailed(seq, reason))
-
-    def trainer_finished(self, answer: session.Finished) -> None:
-        """The models are compared and written; anew if the trunk changed meanwhile."""
-        if self._conclusion.finished(answer):
-            self.concluded()
+    # ---- the end ------------------------------------------------------------------------------------------------
 
     def concluded(self) -> None:
         """Trunk and models are written: nothing is left to do here but to relay."""
         if self.config.ledger.on_complete == "exit":
             self._stop.set()
 
-    def trainer_unusable(self, kind: str, text: str) -> None:
-        """The trainer found this site's files wrong: nothing to retry."""
-        self.fail(DataError(text) if kind == "data" else ConfigError(text))
-
-    # ---- operator -> protocol -----------------------------------------------------------------------------------
-
-    async def _request(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Answer one request of the control socket."""
-        match name:
-            case "status":
-                await self.refresh_digest()
-                return build_status(self).as_dict()
-            case "result":
-                return self.result
-            case "history":
-                kind = str(arguments.get("kind", "round"))
-                return await self._writer.call(lambda store: store.history(kind))
-            case "amend":
-                answer = self._amend(arguments)
-                # The operator's next command reads the store: answer when the amendment is in it.
-                for _ in range(DURABLE_LOOKS):
-                    if answer["number"] in await self._writer.call(Store.amendments):
-                        break
-                    await asyncio.sleep(DURABLE_LOOK_S)
-                return answer
-            case "stop":
-                self._stop.set()
-                return None
-            case "listen":
-                self.driver.command(Listen(str(arguments.get("reason", "asked by the operator"))))
-                return None
-            case "approve" | "reject":
-                return self._decide(name, arguments)
-        raise LocalError(f"this peer knows no request {name!r}")
-
-    def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Put an amendment in force that a quorum signed; it spreads by itself."""
-        if self.site.mode != "ledger":
-            raise LocalError(
-                f"this federation averages by {self.site.mode}, in which amendments are not carried between sites: "
-                "draft a new charter with the sites of the next run and have it signed"
-            )
-        document = AmendmentDocument.parse(str(arguments.get("document", "")), "amendment")
-        problem = self.site.constitution.why_not_in_force(document)
-        if problem:
-            raise LocalError(f"amendment {document.amendment.number}: {problem}")
-        averaging = self.peer.averaging
-        if isinstance(averaging, LedgerAveraging):
-            folded = averaging.ledger.books.floor
-            for rule in document.amendment.retire:
-                site = self.site.constitution.site_named(rule.name)
-                floor = folded.get(site.site_key, 0) if site is not None else 0
-                if rule.last < floor or 0 < rule.retract_from <= floor:
-                    raise LocalError(
-                        f"entries of {rule.name!r} up to {floor} are folded into the snapshot here and cannot be taken "
-                        f"back; retract from {floor + 1} on, or leave them"
-                    )
-        self.driver.command(Amend(document.encode()))
-        return {"number": document.amendment.number, "hash": document.amendment.hash.hex()}
-
-    def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
-        seq = arguments.get("seq")
-        if type(seq) is not int or seq != self.activity.held:
-            held = f"entry {self.activity.held} is" if self.activity.held else "no entry is"
-            raise LocalError(f"{held} held for approval, not {seq!r}")
-        self.activity.held = 0
-        reason = str(arguments.get("reason", "rejected by the operator"))
-        self.driver.command(Approve(seq) if name == "approve" else Reject(seq, reason))
+    def stop(self) -> None:
+        """End in order, as SIGTERM does."""
+        self._stop.set()
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
@@ -486,12 +365,6 @@ class Daemon:
                 self.fail(error)
             else:
                 self.note(partial(keep_head, head=head))
-
-
-def _validation(scores: session.Scores) -> float | None:
-    """One figure over all assay endpoints, whatever their units: the mean logarithm of the validation scores."""
-    valid = [folds["valid"] for folds in scores.values() if folds.get("valid", 0.0) > 0.0]
-    return math.fsum(math.log(score) for score in valid) / len(valid) if valid else None
 
 
 def describe_tensors(layout: Layout) -> str:
