@@ -26,16 +26,24 @@ class Unanimity:
         self._table = table
         self._holds = holds
         self._sites: tuple[SiteKey, ...] = ()
-        self._exception: SiteKey | None = None
+        self._exception: int | None = None
         self._version = -1
 
     def of_all(self, sites: tuple[SiteKey, ...]) -> bool:
         """Whether it holds for each of `sites`; it does not for one that has stated nothing."""
-        if self._sites == sites and self._exception is None and self._version == self._table.version:
-            return True
-        if self._sites != sites or self._exception is None or self._is_so(self._exception):
-            self._exception = next((key for key in sites if not self._is_so(key)), None)
-            self._sites, self._version = sites, self._table.version
+        # Mostly the very same tuple: a thousand keys need not be compared one by one.
+        unchanged = self._sites is sites or self._sites == sites
+        if unchanged:
+            if self._exception is None and self._version == self._table.version:
+                return True
+            if self._exception is not None and not self._is_so(sites[self._exception]):
+                return False
+        count = len(sites)
+        # On from the last exception: those before it held a moment ago, and mostly still do.
+        begin = self._exception if unchanged and self._exception is not None else 0
+        places = ((begin + step) % count for step in range(count))
+        self._exception = next((place for place in places if not self._is_so(sites[place])), None)
+        self._sites, self._version = sites, self._table.version
         return self._exception is None
 
     def _is_so(self, site: SiteKey) -> bool:
