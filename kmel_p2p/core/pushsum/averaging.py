@@ -104,7 +104,8 @@ class PushSumAveraging:
         self._spread = Spread(*about, members.alive, self._outbox, rng, settings.interval, now)
         coded = (self._keeper, self._coding, self.table, self._is_alive, self._outbox, rng)
         self._transfers = Transfers(*coded, settings.transfers, rules.age_limit, now)
-        self._transfers.on_credit = self._on_credit
+        self._transfers.trains = lambda: self.phase is Phase.TRAINING
+        self._transfers.on_work = self._on_work
         self._mixing = Mixing(
             state, rules, settings, members, self.table, self.progress, self._transfers, self._weight, rng
         )
@@ -351,7 +352,7 @@ class PushSumAveraging:
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
         self._complete = complete
 
-    def _on_credit(self, sender: SiteKey, now: Micros) -> None:
+    def _on_work(self, sender: SiteKey) -> None:
         if self.phase is Phase.LISTENING:
             self._mixing.answer(sender)
 

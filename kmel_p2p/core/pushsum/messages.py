@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.pushsum.holding import MAX_MASS
 from kmel_p2p.core.pushsum.standing import LIFE_BYTES, MAX_ROUNDS, MAX_STANDING_BYTES
-from kmel_p2p.core.wire import MAX_SITES, Schema, blob, listing, uint
+from kmel_p2p.core.wire import MAX_SITES, Schema, blob, flag, listing, uint
 
 MAX_PAYLOAD_BYTES = 128 * 1024 * 1024
 MAX_NUMBER = 2**40
@@ -65,6 +65,9 @@ class Transfer(Message):
     mass: int
     age: int
     """Round up to which work of others is mixed into it."""
+    trains: bool
+    """The sender goes on training: a receiver that does not sends a share back. Said here, because two sites that hold
+    each other for training, until the news is round, would hand a share back and forth."""
     payload: bytes
 
 
@@ -110,6 +113,7 @@ SCHEMAS = (
             "receiver_life": _LIFE,
             "mass": uint(MAX_MASS),
             "age": _ROUND,
+            "trains": flag(),
             "payload": blob(MAX_PAYLOAD_BYTES),
         },
     ),

@@ -126,7 +126,7 @@ class Mixing:
     def answer(self, sender: SiteKey) -> None:
         """While we listen: give a training site back what its weight asks for."""
         standing = self._table.get(sender)
-        if standing is not None and standing.phase == Phase.TRAINING:
+        if standing is not None:
             self._send_to(standing)
 
     def on_ask(self, sender: SiteKey, now: Micros) -> None:

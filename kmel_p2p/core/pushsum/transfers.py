@@ -87,8 +87,10 @@ class Transfers:
         self._taking: dict[SiteKey, tuple[bytes, int]] = {}
         """Life and number of what is being decoded or stored, by sender."""
         self._retries = {key: _Retry(now, settings.retry_first) for key in self._state.owed}
-        self.on_credit: Callable[[SiteKey, Micros], None] = lambda sender, now: None
-        """Called when a transfer is credited and durable."""
+        self.trains: Callable[[], bool] = lambda: False
+        """Whether this site goes on training."""
+        self.on_work: Callable[[SiteKey], None] = lambda sender: None
+        """Called when a transfer of a site that trains is credited and durable."""
 
     # ---- sending ------------------------------------------------------------------------------------------------
 
@@ -138,7 +140,15 @@ class Transfers:
             self._send_body(owed)
 
     def _send_body(self, transfer: Debited) -> None:
-        body = Transfer(transfer.number, self._state.life, transfer.life, transfer.mass, transfer.age, transfer.payload)
+        body = Transfer(
+            transfer.number,
+            self._state.life,
+            transfer.life,
+            transfer.mass,
+            transfer.age,
+            self.trains(),
+            transfer.payload,
+        )
         self._outbox.append(Send(transfer.to, body, Lane.BULK))
 
     # ---- time and membership ------------------------------------------------------------------------------------
@@ -259,7 +269,7 @@ class Transfers:
         else:
             sums, treatment, payload = found, self._treatment(age), transfer.payload
         credit = Credited(sender, transfer.number, transfer.sender_life, transfer.mass, age, treatment, payload)
-        self._keeper.change(credit, sums, then=lambda now: self._credited(credit, now))
+        self._keeper.change(credit, sums, then=lambda now: self._credited(credit, transfer.trains))
 
     def _treatment(self, age: int) -> Treatment:
         own = self._state.age
@@ -269,12 +279,13 @@ class Transfers:
             return Treatment.REVALUED
         return Treatment.ADDED
 
-    def _credited(self, credit: Credited, now: Micros) -> None:
+    def _credited(self, credit: Credited, sender_trains: bool) -> None:
         del self._taking[credit.sender]
         self._receipt(credit.sender, credit.life, credit.number)
         if credit.treatment is not Treatment.REFUSED:
             self._outbox.append(Emit(MassReceived(credit.sender, credit.number, credit.mass, credit.treatment)))
-            self.on_credit(credit.sender, now)
+            if sender_trains:
+                self.on_work(credit.sender)
 
     def _receipt(self, sender: SiteKey, life: bytes, number: int) -> None:
         """Answer from what is stored: applied, refused, or not here."""

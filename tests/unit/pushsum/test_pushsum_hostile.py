@@ -59,7 +59,7 @@ def say(mesh: Mesh, message: Message) -> list[Message]:
 def transfer(mesh: Mesh, **changes: object) -> Transfer:
     """A transfer of site 1 to site 0 that stands, with changes."""
     to, own = mesh.site(0).state, mesh.site(1).state
-    good = Transfer(own.numbers.get(mesh.keys[0], 0) + 1, own.life, to.life, 2**10, own.age, EMPTY)
+    good = Transfer(own.numbers.get(mesh.keys[0], 0) + 1, own.life, to.life, 2**10, own.age, True, EMPTY)
     return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
 
 
@@ -230,7 +230,7 @@ keys = st.sampled_from([bytes([n + 1, 0]) * 16 for n in range(3)])
 lives = st.binary(min_size=8, max_size=8)
 small = st.integers(0, 60)
 messages = st.one_of(
-    st.builds(Transfer, small, lives, lives, st.integers(0, MAX_MASS), small, st.binary(max_size=80)),
+    st.builds(Transfer, small, lives, lives, st.integers(0, MAX_MASS), small, st.booleans(), st.binary(max_size=80)),
     st.builds(Inquiry, small, lives, lives),
     st.builds(Receipt, small, lives, st.sampled_from(Verdict)),
     st.builds(Ask),

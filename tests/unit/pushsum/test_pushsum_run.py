@@ -11,6 +11,7 @@ from pushsum_mesh import FAST, Faults, Mesh, no_drift, start_values
 from kmel_p2p.core.errors import ConfigError, LocalError
 from kmel_p2p.core.membership.events import MemberRemoved
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, Treatment
+from kmel_p2p.core.pushsum.messages import Transfer
 from kmel_p2p.core.pushsum.state import State, restore
 from kmel_p2p.core.rounds import (
     Amend,
@@ -320,3 +321,21 @@ def test_a_damaged_or_foreign_store_is_named_with_the_remedy() -> None:
         restore(np.zeros(3, np.float32), good, [], "store.sqlite")
     with pytest.raises(ConfigError, match="record 1 is missing"):
         restore(base, good, [(2, b"\x90")], "store.sqlite")
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_listener_sends_a_share_back_only_to_who_says_that_it_trains(trains: bool) -> None:
+    mesh = Mesh([10, 10], no_drift, entry_limit=1000)
+    mesh.run(lambda: mesh.site(0).state.rounds >= 4, 60 * SECOND)
+    mesh.feed(0, lambda site: site.command(Listen("enough"), mesh.now))
+    mesh.run(lambda: not mesh.site(0).state.owed and not mesh.site(1).state.owed, 90 * SECOND)
+    to, own = mesh.site(0).state, mesh.site(1).state
+    mesh.crash(1)
+    # The table says in both cases that site 1 trains: two listeners whose news is not round would go on for ever.
+    number = own.numbers.get(mesh.keys[0], 0) + 1
+    share = Transfer(number, own.life, to.life, 2**10, own.age, trains, bytes([8, 0, 0, 0, 0]))
+    before = len(mesh.seen(MassSent))
+    mesh.feed(0, lambda site: site.receive(mesh.keys[1], share, mesh.now))
+    mesh.run_for(SECOND // 10)
+    assert mesh.seen(MassReceived)[-1][1].number == number
+    assert len(mesh.seen(MassSent)) - before == trains

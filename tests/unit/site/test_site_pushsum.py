@@ -294,7 +294,7 @@ async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders
         on_bad_message=bad.append,
     )
     south = site.charter.site_named("south").site_key
-    share = Transfer(1, b"l" * 8, b"m" * 8, 5, 1, b"\x04")
+    share = Transfer(1, b"l" * 8, b"m" * 8, 5, 1, True, b"\x04")
     driver.message(south, make_wire(site.charter.id, "pushsum").encode(share), Lane.BULK)
     assert driver.bad_messages[south] == 1
     assert isinstance(bad[0].error, WireError)
