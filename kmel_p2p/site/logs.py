@@ -60,6 +60,8 @@ def configure_logging(
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level.upper())
+    # Off first: where a library turned this on and its hook was put back since, turning it on again would do nothing.
+    logging.captureWarnings(False)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

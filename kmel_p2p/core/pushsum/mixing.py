@@ -80,7 +80,10 @@ class Mixing:
         self._next_last: Micros = 0
         self._listen = Unanimity(table, lambda s: s.phase == Phase.LISTENING)
         self._rest = Unanimity(table, lambda s: s.phase == Phase.LISTENING and s.resting)
-        self._rested_age = -1
+        self._work = 0
+        """Rounds trained by everybody, as stated when the last shares began."""
+        self._rested = -1
+        """The same at the last rest."""
         self._next_ask: Micros = 0
         self._answered: dict[SiteKey, Micros] = {}
 
@@ -172,15 +175,17 @@ class Mixing:
             self._left = None
             return
         if self._left is None:
-            # Sites that come and go after the end do not start it over, unless work was mixed in since.
-            self._left = 0 if self._state.age == self._rested_age else self._rules.last_exchanges
+            # Sites that come and go after the end do not start it over, unless one has trained since. Judged by what
+            # all have stated, so that all judge alike: work of one alone would reach nobody else evenly.
+            self._work = self._state.rounds + sum(standing.rounds for standing in self._table)
+            self._left = 0 if self._work == self._rested else self._rules.last_exchanges
             self._next_last = now
         while self._left and now >= self._next_last:
             self._send_last(self._rules.last_exchanges - self._left)
             self._left -= 1
             self._next_last = now + self._settings.interval
         if self._left == 0:
-            self._rested_age = self._state.age
+            self._rested = self._work
 
     def deadline(self, phase: Phase) -> Micros | None:
         """When `ask_if_old` or `wind_down` has something to do."""

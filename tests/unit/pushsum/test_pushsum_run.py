@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pushsum_mesh import FAST, Faults, Mesh, no_drift, start_values
 
 from kmel_p2p.core.errors import ConfigError, LocalError
@@ -339,3 +340,19 @@ def test_a_listener_sends_a_share_back_only_to_who_says_that_it_trains(trains: b
     mesh.run_for(SECOND // 10)
     assert mesh.seen(MassReceived)[-1][1].number == number
     assert len(mesh.seen(MassSent)) - before == trains
+
+
+def test_sites_that_rest_mix_again_after_a_straggler_comes_back_and_trains_on() -> None:
+    def own_way(site: int, seq: int, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
+        late = 5.0 if site == 1 and seq == 10 else 0.0
+        return (np.float32(site - 1) - trunk) * np.float32(0.3) + np.float32(late)
+
+    mesh = Mesh([10] * 3, own_way, size=SIZE, entry_limit=10)
+    mesh.run(lambda: mesh.site(1).state.rounds >= 3, 60 * SECOND)
+    mesh.crash(1)
+    mesh.run(mesh.all_complete, 200 * SECOND)
+    # Those at rest are as old as the run can get: age does not tell them that there is new work.
+    mesh.start(1)
+    mesh.run(lambda: mesh.site(1).state.rounds == 10 and mesh.all_complete(), mesh.now + 200 * SECOND)
+    trunks = [mesh.site(n).trunk() for n in range(3)]
+    assert max(np.abs(trunk - trunks[0]).max() for trunk in trunks) < 0.02
