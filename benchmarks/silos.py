@@ -39,11 +39,13 @@ from silos_peers import federate_peers
 from silos_pooled import pooled_predictors
 
 from kmel_p2p.chem.cache import StructureCache
+from kmel_p2p.learn.answer import CHOSEN, answers
 from kmel_p2p.learn.architecture import Architecture
 from kmel_p2p.learn.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.comparison import compare, predictors, start_local
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
+from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.scores import Predict, median_baseline, scorable
 from kmel_p2p.learn.session import TrainingSettings
@@ -93,32 +95,36 @@ def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> di
             predict["pooled"] = pooled[at]
             predict["median"] = median_baseline(site.data)
             predict["forest"] = site.forest or forest_baseline(site.data, seed)
-        errors = [_errors(other.data, predict) for other in sites]
+        names = [site.chosen[endpoint.name] for endpoint in endpoints]
+        errors = [_errors(other.data, predict, names, Neighbours.of(site.data)) for other in sites]
         for place, endpoint in enumerate(endpoints):
             if not len(site.data.measured(site.data.train, place)):
                 continue
-            key, chosen = (site.silo, endpoint.name), site.chosen[endpoint.name]
-            pairs[key] = _with_chosen({name: error[place] for name, error in errors[at].items()}, chosen)
+            key = (site.silo, endpoint.name)
+            pairs[key] = {name: error[place] for name, error in errors[at].items()}
             others = [
                 to for to, other in enumerate(sites) if to != at and len(other.data.measured(other.data.test, place))
             ]
-            means = {name: float(np.mean([errors[to][name][place] for to in others])) for name in predict}
-            cross[key] = _with_chosen(means, chosen)
+            means = {name: float(np.mean([errors[to][name][place] for to in others])) for name in errors[at]}
+            cross[key] = means
         _say(f"seed {seed}: {site.silo} scored; chosen: {dict(site.chosen)}")
     return {"pairs": pairs, "cross": cross}
 
 
-def _with_chosen(scores: dict[str, float], chosen: str) -> dict[str, float]:
-    return {**scores, "chosen": scores[chosen]}
+def _errors(
+    data: Dataset, predict: Mapping[str, Predict], chosen: Sequence[str], own: Neighbours
+) -> dict[str, list[float]]:
+    """MAE on the test fold of each model, and of what a site with these neighbours predicts, by assay endpoint.
 
-
-def _errors(data: Dataset, predict: Mapping[str, Predict]) -> dict[str, list[float]]:
-    """MAE of each model on the test fold, by assay endpoint; NaN where nothing was measured."""
+    NaN where nothing was measured.
+    """
     inputs, labels = data.inputs.rows(data.test), data.labels[data.test]
     known = [scorable(data, data.test, place) for place in range(len(data.endpoints))]
+    outputs = {name: function(inputs) for name, function in predict.items()}
+    outputs[CHOSEN] = answers(outputs, chosen, own.is_outside(data.inputs.bits(data.test)))
     found = {}
-    for name, function in predict.items():
-        off = np.abs(function(inputs) - labels)
+    for name, output in outputs.items():
+        off = np.abs(output - labels)
         found[name] = [
             float(off[which, place].mean() * endpoint.scale) if which.any() else np.nan
             for place, (which, endpoint) in enumerate(zip(known, data.endpoints, strict=True))

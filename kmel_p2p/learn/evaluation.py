@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.learn.answer import CHOSEN
 from kmel_p2p.learn.comparison import MODELS
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
+from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.predict import Model
 from kmel_p2p.learn.scores import median_baseline, metric, scorable, score
 from kmel_p2p.learn.uncertainty import MEMBERS, intervals
@@ -38,12 +40,13 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
         the report (aggregates only, JSON-ready), and the outputs float64[len(test), E] by model, which stay.
     """
     inputs = dataset.inputs.rows(dataset.test)
-    predict = {
-        **model.predictors,
-        "baseline_median": median_baseline(dataset),
-        "baseline_forest": forest_baseline(dataset, seed),
+    neighbours = model.neighbours or Neighbours.of(dataset)
+    outside = neighbours.is_outside(dataset.inputs.bits(dataset.test))
+    outputs = {
+        **model.outputs(inputs, outside),
+        "baseline_median": median_baseline(dataset)(inputs),
+        "baseline_forest": forest_baseline(dataset, seed)(inputs),
     }
-    outputs = {name: function(inputs) for name, function in predict.items()}
     spread = np.std([outputs[name] for name in MEMBERS], axis=0)
     endpoints = []
     for place, endpoint in enumerate(dataset.endpoints):
@@ -60,7 +63,8 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
         if known.sum() >= MIN_TEST:
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
             columns = {name: output[known, place] for name, output in outputs.items()}
-            report |= _scores(endpoint, columns, labels, report["chosen"], seed)
+            report |= _scores(endpoint, columns, labels, seed)
+            report["outside"] = int(outside[known].sum())
             report["coverage"] = _coverage(model, endpoint, columns, spread[known, place], labels)
             calibration = model.calibrations.get(endpoint.name)
             # Whether compounds that chose nothing made the intervals; None where there are none.
@@ -69,9 +73,7 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
     return {"digest": model.card.digest, "labels": dict(model.card.labels), "endpoints": endpoints}, outputs
 
 
-def _scores(
-    endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], chosen: str, seed: int
-) -> dict[str, Any]:
+def _scores(endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], seed: int) -> dict[str, Any]:
     """Scores with bootstrap intervals, and gains over the local model; every model meets the same resamples."""
     rng = np.random.default_rng([seed, len(labels)])
     draws = rng.integers(0, len(labels), (RESAMPLES, len(labels)))
@@ -88,14 +90,13 @@ def _scores(
         }
     local = found["local"]["score"]
     gains = {}
-    for name in (*MODELS[1:], "chosen"):
-        which = chosen if name == "chosen" else name
-        change = sampled[which] / np.maximum(sampled["local"], 1e-12) - 1
+    for name in (*MODELS[1:], CHOSEN):
+        change = sampled[name] / np.maximum(sampled["local"], 1e-12) - 1
         low, high = np.quantile(change, [0.025, 0.975])
         gains[name] = {
-            "change_pct": 100 * (found[which]["score"] / max(local, 1e-12) - 1),
+            "change_pct": 100 * (found[name]["score"] / max(local, 1e-12) - 1),
             "interval_pct": [100 * float(low), 100 * float(high)],
-            "to_perfect": _to_perfect(found["local"], found[which]),
+            "to_perfect": _to_perfect(found["local"], found[name]),
         }
     return {"models": found, "gains": gains}
 
@@ -139,7 +140,7 @@ def _coverage(
         return []
     found = []
     for level in LEVELS:
-        ends = intervals(calibration, columns[model.card.chosen[endpoint.name]], spread, level)
+        ends = intervals(calibration, columns[CHOSEN], spread, level)
         if ends is None:
             return []
         inside = (ends[:, 0] <= labels) & (labels <= ends[:, 1])

@@ -27,7 +27,8 @@ OUTSIDE, EDGE = 0.05, 0.25
 """Quantiles of the validation compounds' similarity: below the first a compound counts as outside, below the second as
 at the edge."""
 
-MIN_USUAL = 20
+MIN_USUAL = 10
+"""Validation compounds from which the quantiles are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,14 @@ class Neighbours:
             union = block.sum(axis=1)[:, None] + sizes[None, :] - common
             found[start : start + BLOCK] = (common / np.maximum(union, 1)).max(axis=1)
         return found
+
+    def is_outside(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which queries are outside of what the model was tried on, bool[n]; none where that is not known."""
+        return self.are_outside(self.nearest(queries))
+
+    def are_outside(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The same for similarities to the nearest training compound, float64[n]."""
+        return similarity < (self.usual[0] if self.usual is not None else 0.0)
 
     def applicability(self, similarity: float) -> str:
         """`inside`, `edge` or `outside` of what the model was tried on; empty where that is not known."""

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.structures import describe_all, ignore_progress
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn.answer import CHOSEN, answers
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import predictors
 from kmel_p2p.learn.dataset import Inputs
@@ -109,8 +111,9 @@ class Model:
         """One `Prediction` per input, in order, also for inputs that cannot be used.
 
         Args:
-            model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint; None for the chosen ones.
-                Intervals are calibrated for the chosen ones only, so others come without.
+            model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint; None for the chosen ones,
+                and the personalised one for compounds outside of this site's chemistry (`learn.answer`). Intervals are
+                calibrated for the chosen ones only, so others come without.
             level: share of compounds whose true value the interval is to hold, above 0 and below 1.
             workers: processes that prepare structures.
             progress: called with (structures done, structures in all).
@@ -128,8 +131,8 @@ class Model:
         part = table.take(usable)
         graphs = self.card.architecture.trunk == "dmpnn"
         inputs = Inputs(part.counts, part.descriptors, part.smiles if graphs else None)
-        columns = self._columns(inputs, model, level)
         near = self.neighbours.nearest(inputs.bits(np.arange(len(inputs)))) if self.neighbours else None
+        columns = self._columns(inputs, model, level, near)
         place = {int(row): at for at, row in enumerate(usable)}
         return [
             self._prediction(text, table.smiles[row], table.reasons[row], place.get(row), columns, near)
@@ -154,17 +157,29 @@ class Model:
         assays = {name: column[at] for name, column in columns.items()}
         return Prediction(text, standardised, assays, similarity, applicability, reason)
 
-    def _columns(self, inputs: Inputs, model: str | None, level: float) -> dict[str, list[Value]]:
+    def outputs(self, inputs: NDArray[np.float32], outside: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """Model -> labels or logits, float64[n, number of assay endpoints]; `answer.CHOSEN` is what the site predicts.
+
+        Args:
+            inputs: rows of network inputs.
+            outside: bool[n], compounds unlike the site's own.
+        """
+        found = {name: function(inputs) for name, function in self._predictors.items()}
+        chosen = [self.card.chosen[endpoint.name] for endpoint in self.card.architecture.endpoints]
+        return found | {CHOSEN: answers(found, chosen, outside)}
+
+    def _columns(
+        self, inputs: Inputs, model: str | None, level: float, near: NDArray[np.float64] | None
+    ) -> dict[str, list[Value]]:
         """Predictions by assay endpoint, one per row of `inputs`."""
-        endpoints = self.card.architecture.endpoints
-        chosen = {e.name: model or self.card.chosen[e.name] for e in endpoints}
-        rows = inputs.rows(np.arange(len(inputs)))
-        members = [name for name in MEMBERS if name in self._predictors]
-        outputs = {name: self._predictors[name](rows) for name in {*members, *chosen.values()}}
-        spread = np.std([outputs[name] for name in members], axis=0)
+        outside = np.zeros(len(inputs), bool)
+        if self.neighbours is not None and near is not None:
+            outside = self.neighbours.are_outside(near)
+        outputs = self.outputs(inputs.rows(np.arange(len(inputs))), outside)
+        spread = np.std([outputs[name] for name in MEMBERS if name in outputs], axis=0)
         columns = {}
-        for place, endpoint in enumerate(endpoints):
-            output = outputs[chosen[endpoint.name]][:, place]
+        for place, endpoint in enumerate(self.card.architecture.endpoints):
+            output = outputs[model or CHOSEN][:, place]
             calibration = self._calibrations.get(endpoint.name, Calibration()) if model is None else Calibration()
             columns[endpoint.name] = _values(endpoint, output, spread[:, place], calibration, level)
         return columns

@@ -57,7 +57,7 @@ def test_evaluate_separates_what_may_be_shared_from_what_stays(trained: Path, ru
     assert done.code == ExitCode.OK, done.err
     (report,) = json.loads(done.out)["endpoints"]
     assert set(report["models"]) == {
-        "local", "federated", "personalised", "hybrid", "baseline_median", "baseline_forest",
+        "local", "federated", "personalised", "hybrid", "chosen", "baseline_median", "baseline_forest",
     }  # fmt: skip
     assert {path.name for path in out.iterdir()} == {"evaluation.json", "evaluation.html", "predictions_STAYS.csv"}
     with (out / "predictions_STAYS.csv").open() as handle:
