@@ -121,7 +121,7 @@ def _errors(
     inputs, labels = data.inputs.rows(data.test), data.labels[data.test]
     known = [scorable(data, data.test, place) for place in range(len(data.endpoints))]
     outputs = {name: function(inputs) for name, function in predict.items()}
-    outputs[CHOSEN] = answers(outputs, chosen, own.is_outside(data.inputs.bits(data.test)))
+    outputs[CHOSEN] = answers(outputs, chosen, own.foreign(data.inputs.bits(data.test)))
     found = {}
     for name, output in outputs.items():
         off = np.abs(output - labels)

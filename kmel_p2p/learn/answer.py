@@ -1,10 +1,9 @@
 """Which model answers for a compound: the chosen one, or the personalised one where the site's own data say nothing.
 
 A choice is made on validation compounds, which are like a site's own chemistry, where the hybrid gains by averaging
-with the local model. Where a compound is less like every training compound than nearly all validation compounds were
-(`Neighbours.is_outside`), the local model knows least, and what all sites have learned counts for more: on the
-chemistry of other silos the personalised model was 19 % better than the local one, the hybrid 14 %
-(docs/benchmarks.md).
+with the local model. Where a compound is clearly less like the training compounds than any validation compound was
+(`Neighbours.foreign`), the local model knows least and nothing was tried, and what all sites have learned counts for
+more (docs/models.md).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-FOREIGN = "personalised"
+FALLBACK = "personalised"
 """The model that answers for compounds unlike the site's own."""
 
 CHOSEN = "chosen"
@@ -22,18 +21,18 @@ CHOSEN = "chosen"
 
 
 def answers(
-    outputs: Mapping[str, NDArray[np.float64]], chosen: Sequence[str], outside: NDArray[np.bool_]
+    outputs: Mapping[str, NDArray[np.float64]], chosen: Sequence[str], foreign: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """What a site predicts, float64[n, number of assay endpoints].
 
     Args:
-        outputs: model -> float64[n, number of assay endpoints]; the chosen ones, and `FOREIGN` where it is there.
+        outputs: model -> float64[n, number of assay endpoints]; the chosen ones, and `FALLBACK` where it is there.
         chosen: name of the model for each assay endpoint.
-        outside: bool[n], compounds unlike the site's own.
+        foreign: bool[n], compounds unlike the site's own.
     """
-    found = np.empty((len(outside), len(chosen)))
+    found = np.empty((len(foreign), len(chosen)))
     for place, name in enumerate(chosen):
         found[:, place] = outputs[name][:, place]
-    if FOREIGN in outputs:
-        found[outside] = outputs[FOREIGN][outside]
+    if FALLBACK in outputs:
+        found[foreign] = outputs[FALLBACK][foreign]
     return found

@@ -41,9 +41,9 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
     """
     inputs = dataset.inputs.rows(dataset.test)
     neighbours = model.neighbours or Neighbours.of(dataset)
-    outside = neighbours.is_outside(dataset.inputs.bits(dataset.test))
+    foreign = neighbours.foreign(dataset.inputs.bits(dataset.test))
     outputs = {
-        **model.outputs(inputs, outside),
+        **model.outputs(inputs, foreign),
         "baseline_median": median_baseline(dataset)(inputs),
         "baseline_forest": forest_baseline(dataset, seed)(inputs),
     }
@@ -64,7 +64,7 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
             columns = {name: output[known, place] for name, output in outputs.items()}
             report |= _scores(endpoint, columns, labels, seed)
-            report["outside"] = int(outside[known].sum())
+            report["foreign"] = int(foreign[known].sum())
             report["coverage"] = _coverage(model, endpoint, columns, spread[known, place], labels)
             calibration = model.calibrations.get(endpoint.name)
             # Whether compounds that chose nothing made the intervals; None where there are none.

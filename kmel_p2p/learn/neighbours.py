@@ -23,6 +23,9 @@ FILE = "neighbours_STAYS.safetensors"
 BLOCK = 512
 """Queries compared at once."""
 
+FOREIGN = 0.8
+"""A compound is foreign below this part of the least similarity of a validation compound: clearly beyond them all."""
+
 OUTSIDE, EDGE = 0.05, 0.25
 """Quantiles of the validation compounds' similarity: below the first a compound counts as outside, below the second as
 at the edge."""
@@ -37,21 +40,22 @@ class Neighbours:
 
     Attributes:
         bits: bool[n, width].
-        usual: similarities below which a compound is outside and at the edge; None where too few compounds tell.
+        usual: similarities below which a compound is foreign, outside, at the edge; None where too few compounds tell.
     """
 
     bits: NDArray[np.bool_]
-    usual: tuple[float, float] | None
+    usual: tuple[float, float, float] | None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Neighbours:
-        """Of the training fold; the validation fold, whose scaffolds are others, tells what is usual."""
+        """Of the training fold; what was held out of training, whose scaffolds are others, tells what is usual."""
         own = cls(dataset.inputs.bits(dataset.train), None)
-        if len(dataset.valid) < MIN_USUAL or not len(own.bits):
+        held_out = np.union1d(dataset.valid, dataset.calibration)
+        if len(held_out) < MIN_USUAL or not len(own.bits):
             return own
-        similarity = own.nearest(dataset.inputs.bits(dataset.valid))
+        similarity = own.nearest(dataset.inputs.bits(held_out))
         outside, edge = np.quantile(similarity, [OUTSIDE, EDGE])
-        return cls(own.bits, (float(outside), float(edge)))
+        return cls(own.bits, (FOREIGN * float(similarity.min()), float(outside), float(edge)))
 
     def nearest(self, queries: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any."""
@@ -67,11 +71,14 @@ class Neighbours:
             found[start : start + BLOCK] = (common / np.maximum(union, 1)).max(axis=1)
         return found
 
-    def is_outside(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which queries are outside of what the model was tried on, bool[n]; none where that is not known."""
-        return self.are_outside(self.nearest(queries))
+    def foreign(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which queries are clearly less like the training compounds than any validation compound was, bool[n].
 
-    def are_outside(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
+        None of them where that is not known.
+        """
+        return self.are_foreign(self.nearest(queries))
+
+    def are_foreign(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
         """The same for similarities to the nearest training compound, float64[n]."""
         return similarity < (self.usual[0] if self.usual is not None else 0.0)
 
@@ -79,7 +86,7 @@ class Neighbours:
         """`inside`, `edge` or `outside` of what the model was tried on; empty where that is not known."""
         if self.usual is None:
             return ""
-        return "outside" if similarity < self.usual[0] else "edge" if similarity < self.usual[1] else "inside"
+        return "outside" if similarity < self.usual[1] else "edge" if similarity < self.usual[2] else "inside"
 
     def write(self, folder: Path) -> None:
         """Raises:
@@ -111,8 +118,8 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
         packed.dtype != np.uint8
         or packed.ndim != 2
         or packed.shape[1] != -(-width // 8)
-        or usual.shape not in ((0,), (2,))
+        or usual.shape not in ((0,), (3,))
     ):
         raise ConfigError(f"{path}: belongs to another model; remove it to predict without similarities")
     bits = np.unpackbits(packed, axis=1, count=width).astype(bool)
-    return Neighbours(bits, (float(usual[0]), float(usual[1])) if len(usual) else None)
+    return Neighbours(bits, (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None)

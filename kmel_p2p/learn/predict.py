@@ -112,7 +112,7 @@ class Model:
 
         Args:
             model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint; None for the chosen ones,
-                and the personalised one for compounds outside of this site's chemistry (`learn.answer`). Intervals are
+                and the personalised one for compounds unlike any of this site's (`learn.answer`). Intervals are
                 calibrated for the chosen ones only, so others come without.
             level: share of compounds whose true value the interval is to hold, above 0 and below 1.
             workers: processes that prepare structures.
@@ -157,25 +157,25 @@ class Model:
         assays = {name: column[at] for name, column in columns.items()}
         return Prediction(text, standardised, assays, similarity, applicability, reason)
 
-    def outputs(self, inputs: NDArray[np.float32], outside: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    def outputs(self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
         """Model -> labels or logits, float64[n, number of assay endpoints]; `answer.CHOSEN` is what the site predicts.
 
         Args:
             inputs: rows of network inputs.
-            outside: bool[n], compounds unlike the site's own.
+            foreign: bool[n], compounds unlike the site's own.
         """
         found = {name: function(inputs) for name, function in self._predictors.items()}
         chosen = [self.card.chosen[endpoint.name] for endpoint in self.card.architecture.endpoints]
-        return found | {CHOSEN: answers(found, chosen, outside)}
+        return found | {CHOSEN: answers(found, chosen, foreign)}
 
     def _columns(
         self, inputs: Inputs, model: str | None, level: float, near: NDArray[np.float64] | None
     ) -> dict[str, list[Value]]:
         """Predictions by assay endpoint, one per row of `inputs`."""
-        outside = np.zeros(len(inputs), bool)
+        foreign = np.zeros(len(inputs), bool)
         if self.neighbours is not None and near is not None:
-            outside = self.neighbours.are_outside(near)
-        outputs = self.outputs(inputs.rows(np.arange(len(inputs))), outside)
+            foreign = self.neighbours.are_foreign(near)
+        outputs = self.outputs(inputs.rows(np.arange(len(inputs))), foreign)
         spread = np.std([outputs[name] for name in MEMBERS if name in outputs], axis=0)
         columns = {}
         for place, endpoint in enumerate(self.card.architecture.endpoints):

@@ -20,15 +20,29 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def write_state(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    """Write `path` durably: beside it, fsync, rename, fsync of the folder.
+    """Write `path` durably (`write_durably`).
 
     Raises:
         ConfigError: the disk is full or not writable; nothing is left behind.
     """
     content = save(dict(tensors), metadata={"facts": json.dumps(facts, sort_keys=True)})
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, content)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror}; make room or permissions, then start again"
+        ) from error
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Beside `path`, fsync, rename, fsync of the folder: after a crash the old file is there, or the new one.
+
+    Raises:
+        OSError: nothing is left behind.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
         with partial.open("wb") as handle:
             handle.write(content)
             handle.flush()
@@ -39,12 +53,10 @@ def write_state(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise ConfigError(
-            f"{path}: cannot be written: {error.strerror}; make room or permissions, then start again"
-        ) from error
+        raise
 
 
 def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, Any]]:

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.model import CARD
+from kmel_p2p.learn.statefile import write_durably
 
 TRUNK_FORMAT = "kmel trunk 1"
 
@@ -92,8 +92,8 @@ def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bo
         if _is_there(folder, card, text):
             return False
         folder.mkdir(parents=True, exist_ok=True)
-        _write_durably(folder / card.file, save(tensors))
-        _write_durably(folder / CARD, text.encode())
+        write_durably(folder / card.file, save(tensors))
+        write_durably(folder / CARD, text.encode())
     except OSError as error:
         raise ConfigError(
             f"{folder}: the trunk cannot be written: {error.strerror}; make room or permissions, then start again"
@@ -155,22 +155,3 @@ def _is_there(folder: Path, card: TrunkCard, text: str) -> bool:
         return digest_of(load((folder / card.file).read_bytes())) == card.digest
     except (OSError, SafetensorError, ValueError):
         return False
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".partial")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise

@@ -12,8 +12,8 @@ OUTPUTS = {"hybrid": np.full((3, 2), 1.0), "local": np.full((3, 2), 2.0), "perso
 
 
 def test_the_personalised_model_answers_for_compounds_unlike_the_sites_own() -> None:
-    outside = np.array([False, True, False])
-    found = answers(OUTPUTS, ["hybrid", "local"], outside)
+    foreign = np.array([False, True, False])
+    found = answers(OUTPUTS, ["hybrid", "local"], foreign)
     assert found.tolist() == [[1.0, 2.0], [3.0, 3.0], [1.0, 2.0]]
 
 
@@ -23,11 +23,11 @@ def test_without_a_personalised_model_the_chosen_one_answers_everywhere() -> Non
     assert CHOSEN not in outputs
 
 
-@pytest.mark.parametrize(("usual", "found"), [((0.4, 0.6), [False, True]), (None, [False, False])])
-def test_outside_is_what_is_less_like_the_training_compounds_than_the_validation_compounds_were(
-    usual: tuple[float, float] | None, found: list[bool]
+@pytest.mark.parametrize(("usual", "found"), [((0.4, 0.5, 0.6), [False, True]), (None, [False, False])])
+def test_foreign_is_what_is_less_like_the_training_compounds_than_any_validation_compound_was(
+    usual: tuple[float, float, float] | None, found: list[bool]
 ) -> None:
     own = Neighbours(np.array([[True, True, False, False]]), usual)
     queries = np.array([[True, True, False, False], [True, False, True, True]])
-    assert own.is_outside(queries).tolist() == found
-    assert own.are_outside(own.nearest(queries)).tolist() == found
+    assert own.foreign(queries).tolist() == found
+    assert own.are_foreign(own.nearest(queries)).tolist() == found

@@ -113,7 +113,7 @@ def test_nearness_is_told_and_survives_the_disk(tmp_path: Path) -> None:
     assert near.nearest(data.inputs.bits(data.train)) == pytest.approx(1.0)
     assert near.nearest(np.zeros((1, 64), bool))[0] == 0
     assert near.usual is not None
-    assert [near.applicability(s) for s in (1.0, sum(near.usual) / 2, 0.0)] == ["inside", "edge", "outside"]
+    assert [near.applicability(s) for s in (1.0, sum(near.usual[1:]) / 2, 0.0)] == ["inside", "edge", "outside"]
     assert read_neighbours(tmp_path, 64) is None
     near.write(tmp_path)
     again = read_neighbours(tmp_path, 64)
