@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,7 +135,9 @@ class Disk:
                 self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.seq}
             case FoldRecord(until, withdrawn, amendments):
                 folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
-                self.snapshot = advance(self.snapshot or self._genesis, folded, self._codec, withdrawn, amendments)
+                before = self.snapshot or self._genesis
+                own = replace(before, accumulator=before.accumulator.copy())
+                self.snapshot = advance(own, folded, self._codec, withdrawn, amendments)
                 self.entries = {k: r for k, r in self.entries.items() if k[1] > until.get(k[0], 0)}
             case SnapshotRecord(snapshot, kept):
                 self.snapshot, floor = snapshot, snapshot.vector

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from kmel_p2p.core.errors import ConfigError, WireError
-from kmel_p2p.core.ledger.snapshot import Snapshot, decode
+from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.core.ledger.snapshot import PREFIX_BYTES, Snapshot, assemble, meta_length
 from kmel_p2p.site.files import sync_directory
 
 PATTERN = "snapshot-*.kmls*"
@@ -52,7 +55,7 @@ class SnapshotFiles:
         path = self._directory / name
         remedy = "restore the state directory from a backup, or move it away and start anew: the others will help"
         try:
-            return decode(path.read_bytes())
+            return _read(path)
         except OSError as error:
             raise ConfigError(f"{path}: cannot read: {error.strerror}; {remedy}") from error
         except WireError as error:
@@ -63,3 +66,14 @@ class SnapshotFiles:
         for path in self._directory.glob(PATTERN):
             if path.name != keep:
                 path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Snapshot:
+    """The sum goes from the file to where it stays: it is the largest thing here, and is held once."""
+    with path.open("rb") as file:
+        length = meta_length(file.read(PREFIX_BYTES))
+        meta = file.read(length)
+        values = np.fromfile(file, "<i8")
+        if os.fstat(file.fileno()).st_size != PREFIX_BYTES + length + values.nbytes:
+            raise WireError("a snapshot that is cut off")
+    return assemble(meta, Accumulator(values.astype(np.int64, copy=False)))

@@ -139,12 +139,34 @@ def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
         WireError: it is none, or of another size.
     """
     view = memoryview(data)
-    if len(view) < PREFIX_BYTES or bytes(view[: len(MAGIC)]) != MAGIC:
-        raise WireError("not a snapshot")
-    length = int.from_bytes(view[len(MAGIC) : PREFIX_BYTES], "big")
-    if length > MAX_META_BYTES or PREFIX_BYTES + length > len(view):
+    end = PREFIX_BYTES + meta_length(view[:PREFIX_BYTES])
+    raw = view[end:]
+    if end > len(view):
         raise WireError("a snapshot that is cut off")
-    parts = unpack_bounded(view[PREFIX_BYTES : PREFIX_BYTES + length], MAX_META_BYTES)
+    return assemble(view[PREFIX_BYTES:end], Accumulator.from_raw(raw, len(raw) // 8 if size is None else size))
+
+
+def meta_length(prefix: bytes | memoryview) -> int:
+    """Bytes of meta that follow the first `PREFIX_BYTES` of a snapshot.
+
+    Raises:
+        WireError: they are not those of a snapshot.
+    """
+    if len(prefix) < PREFIX_BYTES or bytes(prefix[: len(MAGIC)]) != MAGIC:
+        raise WireError("not a snapshot")
+    length = int.from_bytes(prefix[len(MAGIC) : PREFIX_BYTES], "big")
+    if length > MAX_META_BYTES:
+        raise WireError("a snapshot that is cut off")
+    return length
+
+
+def assemble(meta: bytes | memoryview, accumulator: Accumulator) -> Snapshot:
+    """The snapshot of a sum and what else was said of it.
+
+    Raises:
+        WireError: `meta` is not what `Snapshot.meta` makes.
+    """
+    parts = unpack_bounded(meta, MAX_META_BYTES)
     if type(parts) is not list or len(parts) != 6 or _VERSION.unpack(parts[0]) != FORMAT:
         raise WireError("a snapshot of another version")
     headers: dict[SiteKey, tuple[SignedHeader, ...]] = {}
@@ -153,8 +175,6 @@ def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
         if not held or held[0].author in headers:
             raise WireError("a snapshot that names an author twice or without headers")
         headers[held[0].author] = held
-    raw = view[PREFIX_BYTES + length :]
-    accumulator = Accumulator.from_raw(raw, len(raw) // 8 if size is None else size)
     amendments = _AMENDMENTS.unpack(parts[4])
     return Snapshot(
         charter_id=HASH.unpack(parts[1]),
@@ -182,13 +202,13 @@ def advance(
     """The snapshot with further applied entries folded in, in the order of their numbers.
 
     Args:
-        snapshot: what to start from.
+        snapshot: what to start from. Its sum is altered, not copied: a large one takes as much memory as the ledger's.
         entries: applied entries that follow it.
         codec: decodes their payloads.
         withdrawn: author -> first sequence number whose contribution does not count.
         amendments: those in force, encoded.
     """
-    accumulator = snapshot.accumulator.copy()
+    accumulator = snapshot.accumulator
     headers = {key: list(held) for key, held in snapshot.headers.items()}
     for entry in entries:
         if entry.seq < withdrawn.get(entry.author, entry.seq + 1):
