@@ -106,6 +106,7 @@ class PushSumAveraging:
         self._transfers = Transfers(*coded, settings.transfers, rules.age_limit, now)
         self._transfers.trains = lambda: self.phase is Phase.TRAINING
         self._transfers.on_work = self._on_work
+        self._generations: dict[SiteKey, int] = {}
         self._mixing = Mixing(
             state, rules, settings, members, self.table, self.progress, self._transfers, self._weight, rng
         )
@@ -157,8 +158,7 @@ class PushSumAveraging:
             match message:
                 case Standings():
                     for standing in self._spread.on_standings(sender, message):
-                        self._transfers.check_life(standing)
-                        self.progress.note(standing)
+                        self._note(standing, now)
                 case Progress():
                     self.progress.take(sender, Told(message.rounds, message.step_us))
                 case Transfer():
@@ -351,6 +351,15 @@ class PushSumAveraging:
         if complete and not self._complete:
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
         self._complete = complete
+
+    def _note(self, standing: Standing, now: Micros) -> None:
+        """A site stated something new."""
+        self._transfers.check_life(standing)
+        self.progress.note(standing)
+        # A share of early work that it missed while it was down would otherwise come after the last ones, to it alone.
+        if standing.generation > self._generations.get(standing.site, standing.generation):
+            self._transfers.is_back(standing.site, now)
+        self._generations[standing.site] = standing.generation
 
     def _on_work(self, sender: SiteKey) -> None:
         if self.phase is Phase.LISTENING:

@@ -174,6 +174,8 @@ class Mixing:
         if phase is not Phase.LISTENING or not self._all_listen():
             self._left = None
             return
+        if self._left is None and self._transfers.is_pending:
+            return  # earlier shares first: one that arrived after the last ones would be mixed by its receiver alone
         if self._left is None:
             # Sites that come and go after the end do not start it over, unless one has trained since. Judged by what
             # all have stated, so that all judge alike: work of one alone would reach nobody else evenly.
