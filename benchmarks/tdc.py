@@ -29,7 +29,7 @@ from inprocess import federate
 from kmel_p2p.chem.cache import StructureCache
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.partition import scaffold_partition
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
 from kmel_p2p.chem.split import Fold, SplitPolicy
 from kmel_p2p.chem.structures import describe_all
 from kmel_p2p.chem.table import StructureTable
@@ -85,9 +85,12 @@ SPLITS = {
 
 
 def load(
-    data: Path, name: str, cache: StructureCache, workers: int, limit: int
+    data: Path, name: str, cache: StructureCache, workers: int, limit: int, graphs: bool = False
 ) -> tuple[AssayEndpoint, Dataset, StructureTable]:
-    """Assay endpoint, dataset (train_val in the train fold, then the test file) and structures in the same order."""
+    """Assay endpoint, dataset (train_val in the train fold, then the test file) and structures in the same order.
+
+    `graphs`: whether inputs carry molecular graphs (trunk `dmpnn`).
+    """
     parts = [pd.read_csv(data / "tdc_admet_group" / name / f"{part}.csv") for part in ("train_val", "test")]
     if limit:
         parts = [part.sample(min(limit, len(part)), random_state=0) for part in parts]
@@ -107,10 +110,20 @@ def load(
         endpoint = AssayEndpoint(name, center=center, scale=scale, head="shared")
     labels = endpoint.label(values).astype(np.float32)[:, None]
     dataset = Dataset(
-        (endpoint,), Inputs(table.counts, table.descriptors), labels, np.zeros(labels.shape, np.int8),
-        np.flatnonzero(~test), np.empty(0, np.int64), np.flatnonzero(test),
+        (endpoint,), Inputs(table.counts, table.descriptors, table.smiles if graphs else None), labels,
+        np.zeros(labels.shape, np.int8), np.flatnonzero(~test), np.empty(0, np.int64), np.flatnonzero(test),
     )  # fmt: skip
     return endpoint, dataset, table
+
+
+def shape_of(arguments: argparse.Namespace, endpoint: AssayEndpoint) -> Architecture:
+    """The network of `--trunk`: an ensemble of perceptrons, or message passing with one layer behind it."""
+    if arguments.trunk == "mlp":
+        return Architecture(POLICY.width, (512, 256), (endpoint,), arguments.dropout, members=arguments.members or 3)
+    return Architecture(
+        POLICY.width, (300,), (endpoint,), arguments.dropout, members=arguments.members or 1, trunk="dmpnn",
+        descriptors=len(descriptor_constants()),
+    )  # fmt: skip
 
 
 def budget(compounds: int, most: int) -> int:
@@ -133,9 +146,11 @@ def test_score(dataset: Dataset, predict: Callable[..., Any], metric: str) -> fl
 
 def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCache) -> dict[str, float]:
     """Scores of one split and seed."""
-    endpoint, dataset, table = load(arguments.data, name, cache, arguments.workers, arguments.limit)
+    endpoint, dataset, table = load(
+        arguments.data, name, cache, arguments.workers, arguments.limit, arguments.trunk == "dmpnn"
+    )
     metric = SPLITS[name].metric
-    shape = Architecture(POLICY.width, (512, 256), (endpoint,), arguments.dropout, members=arguments.members)
+    shape = shape_of(arguments, endpoint)
 
     def trained(data: Dataset, site_seed: int, steps: int) -> float:
         network = Network(shape)
@@ -180,7 +195,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="splits, separated by commas; default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1500, help="at most; 25 epochs where those are fewer")
-    parser.add_argument("--members", type=int, default=3, help="networks in the ensemble")
+    parser.add_argument("--trunk", choices=("mlp", "dmpnn"), default="mlp", help="dmpnn needs the extra gnn")
+    parser.add_argument("--members", type=int, help="networks in the ensemble; default: 3 with mlp, 1 with dmpnn")
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--entries", type=int, default=50)
