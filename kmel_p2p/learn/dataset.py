@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.split import Fold
 from kmel_p2p.chem.table import StructureTable
+
+if TYPE_CHECKING:
+    from kmel_p2p.learn.graphs import Graph
 
 MAX_DENSE_BYTES = 192 << 20
 """Inputs up to this size are laid out once; larger tables are filled batch by batch."""
@@ -35,6 +39,7 @@ class Inputs:
         """`graphs_of`: standardised SMILES, where rows are to carry their molecules' graphs (trunk `dmpnn`)."""
         self._counts, self._descriptors = counts, descriptors
         self._graphs_of = graphs_of
+        self._graphs: list[Graph | None] = [None] * (0 if graphs_of is None else len(graphs_of))
         self._dense: NDArray[np.float32] | None = None
         if len(counts) * (counts.width + descriptors.shape[1]) * 4 <= MAX_DENSE_BYTES:
             self._dense = self._fill(np.arange(len(counts)))
@@ -47,9 +52,29 @@ class Inputs:
         features = self._dense[rows] if self._dense is not None else self._fill(rows)
         if self._graphs_of is None:
             return features
-        from kmel_p2p.learn.graphs import GraphRows, graph_of
+        from kmel_p2p.learn.graphs import GraphRows
 
-        return GraphRows.of(features, [graph_of(self._graphs_of[row]) for row in rows])
+        return GraphRows.of(features, [self._graph(int(row)) for row in rows])
+
+    def draw_graphs(self, progress: Callable[[int, int], None]) -> None:
+        """Make the graphs of all rows now rather than when they are first asked for; nothing where there are none.
+
+        Args:
+            progress: called with (graphs done, graphs in all); may raise to interrupt.
+        """
+        for row in range(len(self._graphs)):
+            self._graph(row)
+            progress(row + 1, len(self._graphs))
+
+    def _graph(self, row: int) -> Graph:
+        """Made once (0.4 ms) and kept (0.7 kB)."""
+        from kmel_p2p.learn.graphs import graph_of
+
+        assert self._graphs_of is not None
+        graph = self._graphs[row]
+        if graph is None:
+            graph = self._graphs[row] = graph_of(self._graphs_of[row])
+        return graph
 
     def bits(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """bool[len(rows), width of the fingerprint]: which environments occur."""

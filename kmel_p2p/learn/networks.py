@@ -6,6 +6,7 @@ Gradients are laid out the same way, so that optimiser, residual and codec work 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -116,10 +117,7 @@ class Network:
     @torch.no_grad()
     def predict(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float64]:
         """float64[n, E] outputs without dropout."""
-        parts = [
-            self.forward(self.read(part_of(inputs, start, start + batch))).double().cpu().numpy()
-            for start in range(0, len(inputs), batch)
-        ]
+        parts = [self.forward(self.read(part)).double().cpu().numpy() for part in parts_of(inputs, batch)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
 
 
@@ -136,6 +134,11 @@ def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     return flat, named
 
 
-def part_of(rows: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-    """Rows from `start` on, below `stop`, with their graphs if they have any."""
-    return rows.part(start, stop) if isinstance(rows, GraphRows) else rows[start:stop]
+def parts_of(rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+    """All rows in order, at most `most` at a time, fewer where molecules are large; graphs stay with their rows."""
+    if isinstance(rows, GraphRows):
+        for start, stop in rows.cuts(most):
+            yield rows.part(start, stop)
+        return
+    for start in range(0, len(rows), most):
+        yield rows[start : start + most]

@@ -61,6 +61,8 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
             f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "
             f"{rejects_path} lists why each row was refused"
         )
+    # Not one by one in the first rounds: the pace is set by how long a step takes there.
+    dataset.inputs.draw_graphs(lambda done, total: report(Progress("structures", done, total)))
     return dataset, _account(own, dataset, plan, features_hash)
 
 

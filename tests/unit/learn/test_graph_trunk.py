@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from learn_fixtures import SETTINGS
+from rdkit import Chem
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.ingest import ingest
@@ -20,12 +22,14 @@ from kmel_p2p.chem.structures import describe_all
 from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.learn import graphs
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.comparison import MODELS, compare, start_local
 from kmel_p2p.learn.dataset import Dataset, Inputs
 from kmel_p2p.learn.export import export_onnx
 from kmel_p2p.learn.forest import forest_baseline
+from kmel_p2p.learn.graphs import GraphBatch, GraphRows, MessagePassing
 from kmel_p2p.learn.model import Card, write_model
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.predict import load_model
@@ -100,6 +104,51 @@ def test_gradients_of_the_graph_arrive_in_the_flat_vector(data: Dataset) -> None
         network.load(start)
     network.clear_gradients()
     assert not network.exchanged.grad.any()
+
+
+@needs_chemprop
+def test_messages_are_those_of_chemprop() -> None:
+    from chemprop.data import BatchMolGraph
+    from chemprop.featurizers import SimpleMoleculeMolGraphFeaturizer
+    from chemprop.nn import BondMessagePassing, MeanAggregation
+
+    smiles = ["CC(=O)Oc1ccccc1C(=O)O", "C", "C1CC1N", "[Na+].[Cl-]", "C/C=C/C#N", "O=S(=O)(c1ccccc1)N1CCOCC1"]
+    table = describe_all(smiles, POLICY).table
+    network = started()
+    own = network.read(Inputs(table.counts, table.descriptors, table.smiles).rows(np.arange(len(smiles))))
+    assert isinstance(own, GraphBatch)
+    passing = BondMessagePassing(d_h=SHAPE.message_width, depth=SHAPE.depth)
+    state = {
+        name.removeprefix("trunk.graph."): torch.from_numpy(tensor)
+        for name, tensor in exchanged_layout(SHAPE).split(network.exchanged_values()).items()
+        if name in GRAPH
+    }
+    passing.load_state_dict(state)
+    featuriser = SimpleMoleculeMolGraphFeaturizer()
+    theirs = BatchMolGraph([featuriser(Chem.MolFromSmiles(text)) for text in table.smiles])
+    expected = MeanAggregation()(passing(theirs), theirs.batch).detach().numpy()
+    tensors = {name: torch.nn.Parameter(tensor) for name, tensor in state.items()}
+    found = MessagePassing(SHAPE, {f"trunk.graph.{name}": tensor for name, tensor in tensors.items()})(own, False)
+    assert found.detach().numpy()[:, : SHAPE.message_width] == pytest.approx(expected, abs=1e-6)
+
+
+@needs_chemprop
+def test_predicting_takes_parts_that_fit_into_memory(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, rows = started(), data.inputs.rows(np.arange(61))
+    assert isinstance(rows, GraphRows)
+    whole = network.predict(rows)
+    monkeypatch.setattr(graphs, "MAX_BONDS", 40)
+    cuts = list(rows.cuts(7))
+    assert cuts[0][0] == 0
+    assert cuts[-1][1] == 61
+    assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(cuts))
+    sizes = [(stop - start, 2 * sum(graph.bonds.shape[1] for graph in rows.graphs[start:stop])) for start, stop in cuts]
+    assert max(size for size, _ in sizes) == 7
+    assert all(bonds <= 40 or size == 1 for size, bonds in sizes)
+    assert network.predict(rows, batch=7) == pytest.approx(whole, abs=1e-5)
+    # A molecule above the limit is a part of its own.
+    monkeypatch.setattr(graphs, "MAX_BONDS", 1)
+    assert network.predict(rows) == pytest.approx(whole, abs=1e-5)
 
 
 @needs_chemprop
