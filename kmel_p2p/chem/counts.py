@@ -70,6 +70,13 @@ class CountMatrix:
         filled[np.repeat(np.arange(len(rows)), lengths), self.positions[source]] = self.values[source]
         return filled
 
+    def occupied(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """bool[len(rows), width]: which positions of the chosen rows are not zero."""
+        lengths, source = self._sources(rows)
+        filled = np.zeros((len(rows), self.width), np.bool_)
+        filled[np.repeat(np.arange(len(rows)), lengths), self.positions[source]] = True
+        return filled
+
     def _sources(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rows = np.asarray(rows, np.int64)
         begins = self.offsets[rows]

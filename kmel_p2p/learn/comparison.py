@@ -6,7 +6,8 @@
     hybrid        mean of the outputs of local and personalised
 
 Every model gets the same number of optimiser steps at this site: those it took for its entries plus those of tuning.
-The training median and a random forest are printed beside them.
+The training median and a random forest are printed beside them, and what the site predicts with: the chosen models, and
+the personalised one for compounds unlike the site's own (`learn.answer`).
 """
 
 from __future__ import annotations
@@ -15,21 +16,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.answer import answers
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Course, Parameters, train_with_checkpoints
 from kmel_p2p.learn.choice import choose_all, compound_losses
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
+from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.optimise import LocalOptimiser
-from kmel_p2p.learn.scores import FoldScores, Predict, fold_scores, median_baseline, metric, scorable
+from kmel_p2p.learn.outputs import MeanOf, outputs_of
+from kmel_p2p.learn.scores import FoldScores, Predict, fold_scores, median_baseline, metric, scorable, scores_of
 from kmel_p2p.learn.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
+HYBRID_OF = ("local", "personalised")
+
+PREDICTED = "predicted"
+"""In a result, scores of what the site predicts with: the chosen model, and `answer.FALLBACK` for foreign compounds."""
 
 TUNING_SHARE = 0.25
 """Steps of tuning, relative to the federated steps."""
@@ -46,11 +51,13 @@ class Comparison:
         models: parameters of local, federated and personalised.
         result: plain dict, JSON-ready (see `session.Finished`).
         forest: the random forest beside them.
+        neighbours: the training compounds, which tell whose compounds are unlike them.
     """
 
     models: dict[str, Parameters]
     result: dict[str, Any]
     forest: Predict
+    neighbours: Neighbours
 
 
 def compare(
@@ -95,11 +102,16 @@ def compare(
     )
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
     predict = predictors(architecture, models)
-    scores = {name: fold_scores(dataset, function) for name, function in predict.items()}
+    chosen = choices(dataset, predict)
+    neighbours = Neighbours.of(dataset)
     forest = forest_baseline(dataset, settings.seed)
-    forest_scores = fold_scores(dataset, forest)
-    result = _result(dataset, scores, choices(dataset, predict), forest_scores, local, federated_history, every)
-    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning}, forest)
+    scores = {
+        **_scores(dataset, predict, chosen, neighbours),
+        "median": fold_scores(dataset, median_baseline(dataset)),
+        "forest": fold_scores(dataset, forest),
+    }
+    result = _result(dataset, scores, chosen, local, federated_history, every)
+    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning}, forest, neighbours)
 
 
 def start_local(network: Network, architecture: Architecture, model_seed: int, site_seed: int) -> None:
@@ -124,23 +136,25 @@ def fit_private_heads(
 
 
 def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dict[str, Predict]:
-    """A function from inputs to outputs for each of the models, and for hybrid where both it is made of are there."""
+    """A function from inputs to outputs for each of the models, and for hybrid where both it is made of are there.
+
+    To ask several of them for the same rows, see `outputs.outputs_of`.
+    """
     networks = {}
     for name, parameters in models.items():
         networks[name] = Network(architecture)
         parameters.load_into(networks[name])
 
-    def hybrid(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        return (networks["local"].predict(inputs) + networks["personalised"].predict(inputs)) / 2
-
     found: dict[str, Predict] = {name: network.predict for name, network in networks.items()}
-    return found | ({"hybrid": hybrid} if {"local", "personalised"} <= networks.keys() else {})
+    if not set(HYBRID_OF) <= found.keys():
+        return found
+    return found | {"hybrid": MeanOf({name: found[name] for name in HYBRID_OF})}
 
 
 def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
     """Assay endpoint -> name of the model that the validation fold chooses (see `learn.choice`)."""
     rows = dataset.valid
-    outputs = {name: function(dataset.inputs.rows(rows)) for name, function in predict.items()}
+    outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
     losses = {}
     for place, endpoint in enumerate(dataset.endpoints):
         known = scorable(dataset, rows, place)
@@ -151,16 +165,31 @@ def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
     return choose_all(losses)
 
 
+def _scores(
+    dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[str, str], neighbours: Neighbours
+) -> dict[str, FoldScores]:
+    """Scores of each model, and as `PREDICTED` of what the site predicts with."""
+    names = [chosen[endpoint.name] for endpoint in dataset.endpoints]
+    found: dict[str, FoldScores] = {
+        model: {endpoint.name: {} for endpoint in dataset.endpoints} for model in (*predict, PREDICTED)
+    }
+    for fold, rows in (("valid", dataset.valid), ("test", dataset.test)):
+        outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
+        outputs[PREDICTED] = answers(outputs, names, neighbours.foreign(dataset.inputs.bits(rows)))
+        for model, output in outputs.items():
+            for endpoint, score in scores_of(dataset, rows, output).items():
+                found[model][endpoint][fold] = score
+    return found
+
+
 def _result(
     dataset: Dataset,
     scores: dict[str, FoldScores],
     chosen: dict[str, str],
-    forest: FoldScores,
     local: Course,
     federated_history: Sequence[tuple[int, FoldScores]],
     every: int,
 ) -> dict[str, Any]:
-    baseline = fold_scores(dataset, median_baseline(dataset))
     endpoints = []
     for place, endpoint in enumerate(dataset.endpoints):
         models = {name: scores[name][endpoint.name] for name in MODELS}
@@ -173,10 +202,11 @@ def _result(
                 "train": len(dataset.measured(dataset.train, place)),
                 "valid": len(dataset.measured(dataset.valid, place)),
                 "test": len(dataset.measured(dataset.test, place)),
-                "baseline_median": baseline[endpoint.name],
-                "baseline_forest": forest[endpoint.name],
+                "baseline_median": scores["median"][endpoint.name],
+                "baseline_forest": scores["forest"][endpoint.name],
                 "models": models,
                 "chosen": chosen[endpoint.name],
+                PREDICTED: scores[PREDICTED][endpoint.name],
             }
         )
     return {

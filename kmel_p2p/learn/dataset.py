@@ -78,8 +78,12 @@ class Inputs:
 
     def bits(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """bool[len(rows), width of the fingerprint]: which environments occur."""
-        found: NDArray[np.bool_] = self._counts.dense(rows) > 0
-        return found
+        return self._counts.occupied(rows)
+
+    @property
+    def width(self) -> int:
+        """Of the fingerprint."""
+        return self._counts.width
 
     def _fill(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         return network_inputs(self._counts.dense(rows), self._descriptors[rows])

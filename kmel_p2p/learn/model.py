@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.statefile import read_state, write_state
+from kmel_p2p.learn.statefile import read_state, write_durably, write_state
 
 FORMAT = 1
 TENSORS, CARD = "model.safetensors", "card.json"
@@ -71,12 +70,11 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
     for name in STORED:
         tensors[f"{name}.exchanged"], tensors[f"{name}.private"] = parameters[name]
     card = dataclasses.replace(card, digest=_digest(tensors))
-    (folder / CARD).unlink(missing_ok=True)
-    write_state(folder / TENSORS, tensors, {"digest": card.digest})
-    partial = folder / (CARD + ".partial")
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1)
     try:
-        partial.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1), encoding="utf-8")
-        os.replace(partial, folder / CARD)
+        (folder / CARD).unlink(missing_ok=True)
+        write_state(folder / TENSORS, tensors, {"digest": card.digest})
+        write_durably(folder / CARD, text.encode())
     except OSError as error:
         raise ConfigError(f"{folder / CARD}: cannot be written: {error.strerror}") from error
     return card

@@ -6,7 +6,7 @@ out: a fingerprint tells much about a structure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.dataset import Dataset, Inputs
 from kmel_p2p.learn.statefile import write_state
 
 FILE = "neighbours_STAYS.safetensors"
-BLOCK = 512
-"""Queries compared at once."""
+BLOCK, KNOWN = 512, 4096
+"""Queries and training compounds compared at once."""
 
 FOREIGN = 0.8
 """A compound is foreign below this part of the least similarity of a validation compound: clearly beyond them all."""
@@ -39,36 +39,49 @@ class Neighbours:
     """Training compounds of a site as sets of Morgan environments.
 
     Attributes:
-        bits: bool[n, width].
+        packed: uint8[n, ceil(width / 8)], eight environments to the byte.
+        width: of the fingerprint.
         usual: similarities below which a compound is foreign, outside, at the edge; None where too few compounds tell.
     """
 
-    bits: NDArray[np.bool_]
-    usual: tuple[float, float, float] | None
+    packed: NDArray[np.uint8]
+    width: int
+    usual: tuple[float, float, float] | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Neighbours:
         """Of the training fold; what was held out of training, whose scaffolds are others, tells what is usual."""
-        own = cls(dataset.inputs.bits(dataset.train), None)
+        own = cls(_packed(dataset.inputs, dataset.train), dataset.inputs.width)
         held_out = np.union1d(dataset.valid, dataset.calibration)
-        if len(held_out) < MIN_USUAL or not len(own.bits):
+        if len(held_out) < MIN_USUAL or not len(own):
             return own
         similarity = own.nearest(dataset.inputs.bits(held_out))
         outside, edge = np.quantile(similarity, [OUTSIDE, EDGE])
-        return cls(own.bits, (FOREIGN * float(similarity.min()), float(outside), float(edge)))
+        return replace(own, usual=(FOREIGN * float(similarity.min()), float(outside), float(edge)))
+
+    @classmethod
+    def of_bits(cls, bits: NDArray[np.bool_], usual: tuple[float, float, float] | None = None) -> Neighbours:
+        """Of fingerprints bool[n, width]."""
+        return cls(np.packbits(bits, axis=1), bits.shape[1], usual)
+
+    def __len__(self) -> int:
+        return len(self.packed)
 
     def nearest(self, queries: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any."""
+        """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any.
+
+        Works on blocks of both sides, so that it takes some 60 MB beside the queries for any number of compounds.
+        """
         found = np.zeros(len(queries))
-        if not len(self.bits):
-            return found
-        known = self.bits.astype(np.float32)
-        sizes = known.sum(axis=1)
-        for start in range(0, len(queries), BLOCK):
-            block = queries[start : start + BLOCK].astype(np.float32)
-            common = block @ known.T
-            union = block.sum(axis=1)[:, None] + sizes[None, :] - common
-            found[start : start + BLOCK] = (common / np.maximum(union, 1)).max(axis=1)
+        for known in range(0, len(self), KNOWN):
+            own = np.unpackbits(self.packed[known : known + KNOWN], axis=1, count=self.width).astype(np.float32)
+            sizes = own.sum(axis=1)
+            for start in range(0, len(queries), BLOCK):
+                block = queries[start : start + BLOCK].astype(np.float32)
+                common = block @ own.T
+                union = block.sum(axis=1)[:, None] + sizes[None, :] - common
+                nearest = (common / np.maximum(union, 1)).max(axis=1)
+                found[start : start + BLOCK] = np.maximum(found[start : start + BLOCK], nearest)
         return found
 
     def foreign(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -94,10 +107,16 @@ class Neighbours:
         """
         usual = list(self.usual) if self.usual else []
         tensors: dict[str, NDArray[Any]] = {
-            "packed": np.packbits(self.bits, axis=1),
+            "packed": self.packed,
             "usual": np.array(usual, np.float64),
         }
-        write_state(folder / FILE, tensors, {"width": self.bits.shape[1]})
+        write_state(folder / FILE, tensors, {"width": self.width})
+
+
+def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """uint8[len(rows), ceil(width / 8)]."""
+    blocks = [np.packbits(inputs.bits(rows[at : at + KNOWN]), axis=1) for at in range(0, len(rows), KNOWN)]
+    return np.concatenate(blocks) if blocks else np.empty((0, -(-inputs.width // 8)), np.uint8)
 
 
 def read_neighbours(folder: Path, width: int) -> Neighbours | None:
@@ -121,5 +140,4 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
         or usual.shape not in ((0,), (3,))
     ):
         raise ConfigError(f"{path}: belongs to another model; remove it to predict without similarities")
-    bits = np.unpackbits(packed, axis=1, count=width).astype(bool)
-    return Neighbours(bits, (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None)
+    return Neighbours(packed, width, (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None)

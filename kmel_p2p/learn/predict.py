@@ -8,7 +8,7 @@ for row in model.predict(["CCO", "c1ccccc1"]):
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,25 @@ from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.structures import describe_all, ignore_progress
+from kmel_p2p.chem.table import StructureTable
 from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn.answer import CHOSEN, answers
+from kmel_p2p.learn.answer import CHOSEN, FALLBACK, answers
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import predictors
 from kmel_p2p.learn.dataset import Inputs
 from kmel_p2p.learn.model import Card, read_card, read_parameters
 from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
+from kmel_p2p.learn.outputs import outputs_of
 from kmel_p2p.learn.reference import trunk_reference_hash
 from kmel_p2p.learn.scores import Predict
 from kmel_p2p.learn.trunk_file import is_trunk, read_trunk
-from kmel_p2p.learn.uncertainty import MEMBERS, Calibration, class_sets, intervals
+from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, class_sets, intervals, needed
 
 DEFAULT_LEVEL = 0.9
 """Of intervals: a value in ten lies outside."""
+
+BLOCK = 4096
+"""Compounds laid out and predicted at once, so that a large table takes no more memory than a small one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +44,17 @@ class Value:
 
     Attributes:
         value: in the unit of the assay endpoint; the probability of class 1 for classes.
-        lower, upper: ends of the conformal interval in the same unit; None for classes and without calibration.
+        lower, upper: ends of the conformal interval in the same unit; None for classes, without calibration, and where
+            the calibration is too small for the level (`Model.without_intervals` says which).
         classes: classes that cannot be ruled out, such as (1,) or (0, 1); None for values and without calibration.
+        model: name of the model that answered.
     """
 
     value: float
     lower: float | None = None
     upper: float | None = None
     classes: tuple[int, ...] | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Prediction:
     """One input, in its place.
 
     Attributes:
-        smiles: as given.
+        smiles: as given; empty for what was no text.
         standardised: the structure predicted for; empty where there is none.
         assays: assay endpoint -> prediction; empty where there is none.
         similarity: to the nearest training compound of this site (Tanimoto, 0 to 1); None where that is not known.
@@ -91,7 +99,7 @@ class Model:
 
     @property
     def predictors(self) -> Mapping[str, Predict]:
-        """The four models as functions from inputs to outputs."""
+        """The four models as functions from inputs to outputs; `outputs.outputs_of` asks several at once."""
         return self._predictors
 
     @property
@@ -111,6 +119,7 @@ class Model:
         """One `Prediction` per input, in order, also for inputs that cannot be used.
 
         Args:
+            smiles: a list, array or column of SMILES; None and NaN, as tables have for empty cells, count as empty.
             model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint; None for the chosen ones,
                 and the personalised one for compounds unlike any of this site's (`learn.answer`). Intervals are
                 calibrated for the chosen ones only, so others come without.
@@ -119,43 +128,80 @@ class Model:
             progress: called with (structures done, structures in all).
 
         Raises:
+            TypeError: `smiles` is one text instead of several.
             ConfigError: there is no model of that name, or the level is none.
         """
+        if isinstance(smiles, str):
+            raise TypeError(f"predict takes several SMILES: predict([{smiles!r:.80}]), not predict({smiles!r:.80})")
         if model is not None and model not in self._predictors:
             raise ConfigError(f"there is no model {model!r}; there are: {', '.join(self._predictors)}")
         if not 0 < level < 1:
             raise ConfigError(f"the level is {level}; it must be above 0 and below 1")
-        described = describe_all(smiles, self.card.features, workers=workers, progress=progress)
+        texts = [text if isinstance(text, str) else "" for text in smiles]
+        described = describe_all(texts, self.card.features, workers=workers, progress=progress)
         table = described.table
         usable = np.flatnonzero([not reason for reason in table.reasons])
-        part = table.take(usable)
-        graphs = self.card.architecture.trunk == "dmpnn"
-        inputs = Inputs(part.counts, part.descriptors, part.smiles if graphs else None)
-        near = self.neighbours.nearest(inputs.bits(np.arange(len(inputs)))) if self.neighbours else None
-        columns = self._columns(inputs, model, level, near)
-        place = {int(row): at for at, row in enumerate(usable)}
+        found: dict[int, tuple[dict[str, Value], float | None]] = {}
+        for start in range(0, len(usable), BLOCK):
+            rows = usable[start : start + BLOCK]
+            found |= zip(map(int, rows), self._rows(table.take(rows), model, level), strict=True)
         return [
-            self._prediction(text, table.smiles[row], table.reasons[row], place.get(row), columns, near)
-            for text, row in zip(smiles, map(int, described.row_of), strict=True)
+            self._prediction(text, table.smiles[row], table.reasons[row], found.get(row))
+            for text, row in zip(texts, map(int, described.row_of), strict=True)
         ]
 
+    def without_intervals(self, level: float = DEFAULT_LEVEL) -> dict[str, str]:
+        """Assay endpoint -> why predictions of it come without interval or classes at this level; for the others, none.
+
+        Args:
+            level: as for `predict`.
+        """
+        reasons = {}
+        for endpoint in self.card.architecture.endpoints:
+            known = self._calibrations.get(endpoint.name, Calibration())
+            if not known:
+                reasons[endpoint.name] = (
+                    f"the model's validation fold had fewer than {MIN_CALIBRATION} values"
+                    f"{' of each class' if endpoint.kind == 'classification' else ''} to calibrate with"
+                )
+            elif known.residuals and len(known.residuals) < needed(level):
+                reasons[endpoint.name] = (
+                    f"a level of {level:g} needs {needed(level)} values to calibrate with, "
+                    f"there were {len(known.residuals)}; a lower level has intervals"
+                )
+        return reasons
+
+    def _rows(
+        self, part: StructureTable, model: str | None, level: float
+    ) -> Iterator[tuple[dict[str, Value], float | None]]:
+        """Values by assay endpoint, and similarity, of each compound."""
+        graphs = self.card.architecture.trunk == "dmpnn"
+        inputs = Inputs(part.counts, part.descriptors, part.smiles if graphs else None)
+        every = np.arange(len(inputs))
+        near, foreign = None, np.zeros(len(inputs), bool)
+        if self.neighbours is not None:
+            near = self.neighbours.nearest(inputs.bits(every))
+            foreign = self.neighbours.are_foreign(near)
+        columns = self._columns(inputs.rows(every), foreign, model, level)
+        for at in range(len(inputs)):
+            values = {name: column[at] for name, column in columns.items()}
+            yield values, float(near[at]) if near is not None else None
+
     def _prediction(
-        self,
-        text: str,
-        standardised: str,
-        reason: str,
-        at: int | None,
-        columns: Mapping[str, list[Value]],
-        near: np.ndarray | None,
+        self, text: str, standardised: str, reason: str, found: tuple[dict[str, Value], float | None] | None
     ) -> Prediction:
-        if at is None:
+        if found is None:
             return Prediction(text, standardised, {}, None, "", reason)
-        similarity = float(near[at]) if near is not None else None
+        values, similarity = found
         applicability = ""
         if self.neighbours is not None and similarity is not None:
             applicability = self.neighbours.applicability(similarity)
-        assays = {name: column[at] for name, column in columns.items()}
-        return Prediction(text, standardised, assays, similarity, applicability, reason)
+        return Prediction(text, standardised, values, similarity, applicability, reason)
+
+    @property
+    def chosen(self) -> list[str]:
+        """Name of the chosen model of each assay endpoint, in the architecture's order."""
+        return [self.card.chosen[endpoint.name] for endpoint in self.card.architecture.endpoints]
 
     def outputs(self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
         """Model -> labels or logits, float64[n, number of assay endpoints]; `answer.CHOSEN` is what the site predicts.
@@ -164,45 +210,68 @@ class Model:
             inputs: rows of network inputs.
             foreign: bool[n], compounds unlike the site's own.
         """
-        found = {name: function(inputs) for name, function in self._predictors.items()}
-        chosen = [self.card.chosen[endpoint.name] for endpoint in self.card.architecture.endpoints]
-        return found | {CHOSEN: answers(found, chosen, foreign)}
+        found = outputs_of(self._predictors, self._predictors, inputs)
+        return found | {CHOSEN: answers(found, self.chosen, foreign)}
+
+    def _needed(self, foreign: NDArray[np.bool_]) -> set[str]:
+        """Models that predicting with the chosen ones needs: a network nobody looks at is not computed."""
+        names = set(self.chosen)
+        if foreign.any():
+            names.add(FALLBACK)
+        if any(calibration.residuals for calibration in self._calibrations.values()):
+            names.update(MEMBERS)
+        return names & self._predictors.keys()
 
     def _columns(
-        self, inputs: Inputs, model: str | None, level: float, near: NDArray[np.float64] | None
+        self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_], model: str | None, level: float
     ) -> dict[str, list[Value]]:
         """Predictions by assay endpoint, one per row of `inputs`."""
-        foreign = np.zeros(len(inputs), bool)
-        if self.neighbours is not None and near is not None:
-            foreign = self.neighbours.are_foreign(near)
-        outputs = self.outputs(inputs.rows(np.arange(len(inputs))), foreign)
-        spread = np.std([outputs[name] for name in MEMBERS if name in outputs], axis=0)
+        endpoints = self.card.architecture.endpoints
+        if model is not None:
+            output = outputs_of(self._predictors, [model], inputs)[model]
+            return {
+                endpoint.name: _values(endpoint, output[:, place], [model] * len(output))
+                for place, endpoint in enumerate(endpoints)
+            }
+        outputs = outputs_of(self._predictors, self._needed(foreign), inputs)
+        answer = answers(outputs, self.chosen, foreign)
+        members = [outputs[name] for name in MEMBERS if name in outputs]
+        spread = np.std(members, axis=0) if members else np.zeros_like(answer)
         columns = {}
-        for place, endpoint in enumerate(self.card.architecture.endpoints):
-            output = outputs[model or CHOSEN][:, place]
-            calibration = self._calibrations.get(endpoint.name, Calibration()) if model is None else Calibration()
-            columns[endpoint.name] = _values(endpoint, output, spread[:, place], calibration, level)
+        for place, endpoint in enumerate(endpoints):
+            fallback = FALLBACK if FALLBACK in outputs else self.chosen[place]
+            names = [fallback if far else self.chosen[place] for far in foreign]
+            calibration = self._calibrations.get(endpoint.name, Calibration())
+            columns[endpoint.name] = _values(endpoint, answer[:, place], names, calibration, spread[:, place], level)
         return columns
 
 
 def _values(
-    endpoint: AssayEndpoint, output: np.ndarray, spread: np.ndarray, calibration: Calibration, level: float
+    endpoint: AssayEndpoint,
+    output: NDArray[np.float64],
+    names: Sequence[str],
+    calibration: Calibration | None = None,
+    spread: NDArray[np.float64] | None = None,
+    level: float = DEFAULT_LEVEL,
 ) -> list[Value]:
+    """Values with what the calibration gives; `names` are the models that answered."""
+    known = calibration or Calibration()
     if endpoint.kind == "classification":
-        sets = class_sets(calibration, output, level)
+        sets = class_sets(known, output, level)
         probabilities = 1 / (1 + np.exp(-np.clip(output, -500, 500)))
-        if sets is None:
-            return [Value(float(p)) for p in probabilities]
+        classes = [None] * len(output) if sets is None else [tuple(map(int, np.flatnonzero(row))) for row in sets]
         return [
-            Value(float(p), classes=tuple(map(int, np.flatnonzero(row))))
-            for p, row in zip(probabilities, sets, strict=True)
+            Value(float(p), classes=c, model=name) for p, c, name in zip(probabilities, classes, names, strict=True)
         ]
     native = endpoint.native(output)
-    ends = intervals(calibration, output, spread, level)
-    if ends is None:
-        return [Value(float(value)) for value in native]
+    ends = intervals(known, output, np.zeros(len(output)) if spread is None else spread, level)
+    if ends is None or len(known.residuals) < needed(level):
+        return [Value(float(value), model=name) for value, name in zip(native, names, strict=True)]
     lower, upper = endpoint.native(ends[:, 0]), endpoint.native(ends[:, 1])
-    return [Value(float(v), float(a), float(b)) for v, a, b in zip(native, lower, upper, strict=True)]
+    return [
+        Value(float(v), float(a), float(b), model=name)
+        for v, a, b, name in zip(native, lower, upper, names, strict=True)
+    ]
 
 
 def load_model(folder: Path) -> Model:

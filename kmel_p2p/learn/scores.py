@@ -43,12 +43,18 @@ def fold_scores(dataset: Dataset, predict: Predict) -> FoldScores:
     for fold, rows in (("valid", dataset.valid), ("test", dataset.test)):
         if not len(rows):
             continue
-        outputs = predict(dataset.inputs.rows(rows))
-        for place, endpoint in enumerate(dataset.endpoints):
-            scored = scorable(dataset, rows, place)
-            if scored.any():
-                labels = dataset.labels[rows[scored], place]
-                scores[endpoint.name][fold] = score(endpoint, outputs[scored, place], labels)
+        for name, found in scores_of(dataset, rows, predict(dataset.inputs.rows(rows))).items():
+            scores[name][fold] = found
+    return scores
+
+
+def scores_of(dataset: Dataset, rows: NDArray[np.int64], outputs: NDArray[np.float64]) -> dict[str, float]:
+    """Assay endpoint -> score of `outputs`, float64[len(rows), E]; endpoints without a value in `rows` are left out."""
+    scores = {}
+    for place, endpoint in enumerate(dataset.endpoints):
+        scored = scorable(dataset, rows, place)
+        if scored.any():
+            scores[endpoint.name] = score(endpoint, outputs[scored, place], dataset.labels[rows[scored], place])
     return scores
 
 

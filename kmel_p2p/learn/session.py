@@ -35,7 +35,7 @@ class TrainingSettings:
 
     Attributes:
         seed: of this site's batches, dropout and private heads; differs between sites.
-        entry_limit: entries the learning rate is scheduled over (cosine, down to a tenth).
+        entry_limit: entries the learning rate is scheduled over (cosine, down to `optimise.FINAL_RATE`, a twentieth).
         steps_per_entry: usual steps of a round; sets the budget of the models trained for comparison.
     """
 

@@ -19,7 +19,6 @@ from kmel_p2p.learn.comparison import compare, predictors, start_local
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.model import Card, write_model
-from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.prepare import prepare
 from kmel_p2p.learn.round import Rounds, check_layout
@@ -154,6 +153,8 @@ class Trainer:
         chosen = {endpoint["name"]: endpoint["chosen"] for endpoint in result["endpoints"]}
         known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
         folder = plan.state_dir / "model"
+        # Before the card: a directory with a card is whole, and a restart leaves it as it is.
+        comparison.neighbours.write(folder)
         card = write_model(
             folder,
             Card(
@@ -167,7 +168,6 @@ class Trainer:
             ),
             {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
         )
-        Neighbours.of(self._dataset).write(folder)
         return Finished({**result, "digest": card.digest}, folder)
 
     def _comparison_progress(self, done: int, total: int) -> None:

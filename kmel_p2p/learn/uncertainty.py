@@ -11,6 +11,7 @@ not. `kmel-peer evaluate` prints the coverage on the test fold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.learn.outputs import outputs_of
 from kmel_p2p.learn.scores import Predict, scorable
 
 MIN_CALIBRATION = 19
@@ -78,7 +80,7 @@ def _calibrations(
     dataset: Dataset, rows: NDArray[np.int64], predict: Mapping[str, Predict], chosen: Mapping[str, str]
 ) -> dict[str, Calibration]:
     inputs = dataset.inputs.rows(rows)
-    outputs = {name: predict[name](inputs) for name in {*MEMBERS, *chosen.values()}}
+    outputs = outputs_of(predict, {*MEMBERS, *chosen.values()}, inputs)
     disagreement = np.std([outputs[name] for name in MEMBERS], axis=0)
     found = {}
     for place, endpoint in enumerate(dataset.endpoints):
@@ -108,7 +110,7 @@ def _calibration(
 def intervals(
     calibration: Calibration, output: NDArray[np.float64], spread: NDArray[np.float64], level: float
 ) -> NDArray[np.float64] | None:
-    """Lower and upper end in labels, float64[n, 2]; None without calibration.
+    """Lower and upper end in labels, float64[n, 2]; None without calibration, infinite with fewer values than `needed`.
 
     Args:
         output: float64[n] of the chosen model.
@@ -117,11 +119,19 @@ def intervals(
     """
     if not calibration.residuals or not len(output):
         return None
+    if len(calibration.residuals) < needed(level):
+        # crepes says the same, with a warning for every call.
+        return np.tile([-np.inf, np.inf], (len(output), 1))
     regressor = ConformalRegressor()
     ones = np.ones(len(calibration.residuals))
     regressor.fit(np.array(calibration.residuals), sigmas=ones)
     found: NDArray[np.float64] = regressor.predict_int(output, calibration.floor + spread, confidence=level)
     return found
+
+
+def needed(level: float) -> int:
+    """Calibration values that an interval with ends needs at this level, such as 19 at 95 % and 99 at 99 %."""
+    return math.ceil(1 / (1 - level)) - 1
 
 
 def class_sets(calibration: Calibration, output: NDArray[np.float64], level: float) -> NDArray[np.bool_] | None:

@@ -27,7 +27,7 @@ def test_without_a_personalised_model_the_chosen_one_answers_everywhere() -> Non
 def test_foreign_is_what_is_less_like_the_training_compounds_than_any_validation_compound_was(
     usual: tuple[float, float, float] | None, found: list[bool]
 ) -> None:
-    own = Neighbours(np.array([[True, True, False, False]]), usual)
+    own = Neighbours.of_bits(np.array([[True, True, False, False]]), usual)
     queries = np.array([[True, True, False, False], [True, False, True, True]])
     assert own.foreign(queries).tolist() == found
     assert own.are_foreign(own.nearest(queries)).tolist() == found

@@ -15,14 +15,15 @@ from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.answer import answers
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.choice import PREFERRED
-from kmel_p2p.learn.comparison import MODELS, choices, compare, predictors, start_local
+from kmel_p2p.learn.comparison import MODELS, PREDICTED, choices, compare, predictors, start_local
 from kmel_p2p.learn.model import Card, write_model
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.predict import load_model
-from kmel_p2p.learn.scores import Predict, fold_scores, median_baseline, score
+from kmel_p2p.learn.scores import Predict, fold_scores, median_baseline, score, scores_of
 
 
 def parameters(shape: Architecture, seed: int) -> Parameters:
@@ -58,6 +59,14 @@ def test_comparison_trains_scores_and_chooses() -> None:
     assert {e["name"]: e["chosen"] for e in got.result["endpoints"]} == choices(data, predict)
     inputs = data.inputs.rows(data.test)
     assert predict["hybrid"](inputs) == pytest.approx((predict["local"](inputs) + predict["personalised"](inputs)) / 2)
+    # What the site predicts with: the chosen models, and the personalised one for compounds unlike its own.
+    outputs = {name: function(inputs) for name, function in predict.items()}
+    chosen = [endpoint["chosen"] for endpoint in got.result["endpoints"]]
+    answered = answers(outputs, chosen, got.neighbours.foreign(data.inputs.bits(data.test)))
+    for endpoint, expected in scores_of(data, data.test, answered).items():
+        (found,) = [e[PREDICTED] for e in got.result["endpoints"] if e["name"] == endpoint]
+        assert found["test"] == pytest.approx(expected)
+        assert "valid" in found
 
 
 def test_local_training_keeps_the_best_checkpoint() -> None:

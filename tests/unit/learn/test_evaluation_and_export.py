@@ -103,7 +103,7 @@ def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
     }
     card = Card(shape, POLICY, reference_hash(POLICY), {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
     write_model(tmp_path / "model", card, parameters)  # type: ignore[arg-type]
-    Neighbours(np.ones((3, 64), bool), None).write(tmp_path / "model")
+    Neighbours.of_bits(np.ones((3, 64), bool)).write(tmp_path / "model")
     exported = export_model(tmp_path / "model", tmp_path / "out")
     assert not (tmp_path / "out" / FILE).exists()
     ours, theirs = kmel_p2p.load(tmp_path / "model"), kmel_p2p.load(str(tmp_path / "out"))

@@ -118,7 +118,7 @@ def test_nearness_is_told_and_survives_the_disk(tmp_path: Path) -> None:
     near.write(tmp_path)
     again = read_neighbours(tmp_path, 64)
     assert again is not None
-    assert np.array_equal(again.bits, near.bits)
+    assert np.array_equal(again.packed, near.packed)
     assert again.usual == near.usual
     with pytest.raises(ConfigError, match="another model"):
         read_neighbours(tmp_path, 128)

@@ -1,0 +1,165 @@
+"""Predicting with a loaded model: what is computed, which model answered, and inputs as tables hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learn_fixtures import dataset
+
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.features import reference_hash
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.learn import predict as predicting
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
+from kmel_p2p.learn.checkpoint import Parameters
+from kmel_p2p.learn.model import Card, read_card, read_parameters, write_model
+from kmel_p2p.learn.neighbours import KNOWN, Neighbours
+from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.outputs import MeanOf, outputs_of
+from kmel_p2p.learn.predict import Model
+from kmel_p2p.learn.uncertainty import Calibration, intervals, needed
+
+POLICY = FeaturePolicy(bits=64)
+ENDPOINTS = (AssayEndpoint("logS", unit="mol/L", transform="log10", head="shared"), AssayEndpoint("logD"))
+SHAPE = Architecture(POLICY.width, (4,), ENDPOINTS)
+RESIDUALS = Calibration(tuple(np.arange(1, 41) / 20), 0.5)
+
+
+def model(chosen: tuple[str, str], neighbours: Neighbours | None = None, **known: Calibration) -> Model:
+    rng = np.random.default_rng(0)
+    parameters = {
+        name: Parameters(*(rng.normal(size=layout(SHAPE).size).astype(np.float32) for layout in LAYOUTS))
+        for name in ("local", "federated", "personalised")
+    }
+    uncertainty = {name: calibration.plain() for name, calibration in known.items()}
+    names = dict(zip(("logS", "logD"), chosen, strict=True))
+    card = Card(SHAPE, POLICY, reference_hash(POLICY), names, {}, {}, uncertainty=uncertainty)
+    return Model(card, parameters, neighbours)
+
+
+LAYOUTS = (exchanged_layout, private_layout)
+FAR = Neighbours.of_bits(np.zeros((1, 64), bool), (0.5, 0.6, 0.7))
+"""Everything is unlike this one training compound."""
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "passes"),
+    [
+        (model(("hybrid", "hybrid")), None, 2),
+        (model(("hybrid", "local")), None, 2),
+        (model(("federated", "federated")), None, 1),
+        (model(("federated", "federated"), FAR), None, 2),  # the personalised one answers as well
+        (model(("hybrid", "hybrid"), logS=RESIDUALS), None, 3),  # intervals widen with their disagreement
+        (model(("hybrid", "hybrid"), logS=RESIDUALS), "local", 1),
+        (model(("hybrid", "hybrid"), logS=RESIDUALS), "hybrid", 2),
+    ],
+)
+def test_each_network_that_is_needed_is_computed_once(
+    monkeypatch: pytest.MonkeyPatch, found: Model, asked: str | None, passes: int
+) -> None:
+    rows = []
+    forward = Network.forward
+
+    def counted(self: Network, inputs: object, training: bool = False) -> object:
+        rows.append(len(inputs))  # type: ignore[arg-type]
+        return forward(self, inputs, training)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "forward", counted)
+    found.predict(["CCO", "c1ccccc1", "CCO", "bad("], model=asked)
+    assert rows == [2] * passes
+
+
+def test_a_mean_of_models_is_the_same_whether_asked_alone_or_with_its_parts() -> None:
+    parts = {"one": lambda x: np.full((len(x), 1), 0.1), "two": lambda x: np.full((len(x), 1), 0.7)}
+    predict = {**parts, "both": MeanOf(parts), "other": lambda x: np.zeros((len(x), 1))}
+    rows = np.zeros((3, 2), np.float32)
+    together = outputs_of(predict, ["both", "two", "other"], rows)
+    assert list(together) == ["both", "two", "other"]
+    assert np.array_equal(together["both"], predict["both"](rows))
+    assert together["both"][0, 0] == pytest.approx(0.4)
+
+
+def test_every_value_names_the_model_that_answered() -> None:
+    assert {name: v.model for name, v in model(("hybrid", "local")).predict(["CCO"])[0].assays.items()} == {
+        "logS": "hybrid",
+        "logD": "local",
+    }
+    far = model(("hybrid", "local"), FAR).predict(["CCO"])[0]
+    assert {value.model for value in far.assays.values()} == {"personalised"}
+    asked = model(("hybrid", "local"), FAR).predict(["CCO"], model="personalised")[0]
+    assert asked.values == far.values
+    assert {value.model for value in asked.assays.values()} == {"personalised"}
+
+
+def test_blocks_do_not_change_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
+    smiles = [f"{'C' * n}O" for n in range(1, 12)]
+    near = Neighbours.of_bits(np.random.default_rng(1).random((5, 64)) < 0.2, (0.1, 0.2, 0.3))
+    whole = model(("hybrid", "local"), near, logS=RESIDUALS).predict(smiles)
+    monkeypatch.setattr(predicting, "BLOCK", 3)
+    parts = model(("hybrid", "local"), near, logS=RESIDUALS).predict(smiles)
+    for one, other in zip(whole, parts, strict=True):
+        assert one.similarity == other.similarity
+        assert one.values == pytest.approx(other.values, rel=1e-5)
+
+
+def test_one_text_is_refused_rather_than_taken_apart() -> None:
+    with pytest.raises(TypeError, match=r"predict\(\['CCO'\]\)"):
+        model(("local", "local")).predict("CCO")
+
+
+@pytest.mark.parametrize("given", [["CCO", None, float("nan"), 3], np.array(["CCO", None, np.nan, 3], object)])
+def test_cells_without_text_have_their_row_and_reason(given: Sequence[str]) -> None:
+    rows = model(("local", "local")).predict(given)
+    assert [row.reason for row in rows] == ["", "no SMILES", "no SMILES", "no SMILES"]
+    assert [row.smiles for row in rows] == ["CCO", "", "", ""]
+
+
+def test_a_level_beyond_the_calibration_gives_no_interval_and_says_so() -> None:
+    found = model(("local", "local"), logS=RESIDUALS)  # 40 values
+    assert found.without_intervals(0.9).keys() == {"logD"}
+    assert found.predict(["CCO"], level=0.9)[0].assays["logS"].lower is not None
+    reason = found.without_intervals(0.99)["logS"]
+    assert "needs 99 values" in reason
+    assert "there were 40" in reason
+    high = found.predict(["CCO"], level=0.99)[0].assays["logS"]
+    assert (high.lower, high.upper) == (None, None)
+    assert np.isfinite(high.value)
+    # The rule is that of the library that makes intervals.
+    for level in (0.5, 0.8, 0.9, 0.95, 0.97):
+        assert needed(level) <= 40
+        ends = intervals(RESIDUALS, np.zeros(1), np.zeros(1), level)
+        assert ends is not None
+        assert np.isfinite(ends).all()
+
+
+def test_the_nearest_is_found_over_all_blocks() -> None:
+    rng = np.random.default_rng(3)
+    bits = rng.random((2 * KNOWN + 5, 24)) < 0.3
+    queries = rng.random((40, 24)) < 0.3
+    common = (queries[:, None, :] & bits[None]).sum(axis=2)
+    union = (queries[:, None, :] | bits[None]).sum(axis=2)
+    expected = (common / np.maximum(union, 1)).max(axis=1)
+    assert Neighbours.of_bits(bits).nearest(queries) == pytest.approx(expected)
+    assert not Neighbours.of_bits(bits[:0]).nearest(queries).any()
+
+
+def test_fingerprints_of_a_dataset_are_those_of_its_training_fold() -> None:
+    data = dataset(rows=60)
+    own = Neighbours.of(data)
+    assert np.array_equal(own.packed, np.packbits(data.inputs.bits(data.train), axis=1))
+    assert np.array_equal(data.inputs.bits(data.train), data.inputs.rows(data.train)[:, :64] > 0)
+
+
+def test_a_model_written_again_is_whole_at_every_moment(tmp_path: Path) -> None:
+    card = model(("local", "hybrid")).card
+    pairs = {
+        name: tuple(np.zeros(layout(SHAPE).size, np.float32) for layout in LAYOUTS)
+        for name in ("local", "federated", "personalised")
+    }
+    written = write_model(tmp_path / "m", card, pairs)  # type: ignore[arg-type]
+    assert read_card(tmp_path / "m").digest == written.digest
+    assert read_parameters(tmp_path / "m", written).keys() == pairs.keys()
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"card.json", "model.safetensors"}
