@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nd", "n.d.", "-", "#n/a"})
+MISSING = frozenset({"", "na", "n/a", "n.a.", "nan", "null", "none", "nd", "n.d.", "-", "--", "#n/a"})
 """Cells (lower case) that mean: not measured."""
 
 BELOW, EQUAL, ABOVE = -1, 0, 1
 """Relation of the true value to the one written: `<` is BELOW, `>` is ABOVE."""
 
-_NUMBER = re.compile(r"^(<=|>=|<|>|=|≤|≥)?\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$")
-_RELATION = {"<": BELOW, "<=": BELOW, "≤": BELOW, ">": ABOVE, ">=": ABOVE, "≥": ABOVE, "=": EQUAL, None: EQUAL}
+RELATIONS = {
+    **dict.fromkeys(("", "=", "=="), EQUAL),
+    **dict.fromkeys(("<", "<=", "=<", "<<", "≤", "≦", "⩽"), BELOW),
+    **dict.fromkeys((">", ">=", "=>", ">>", "≥", "≧", "⩾"), ABOVE),
+}
+"""Every way a relation is written in assay tables; `>>` and `<<` are ChEMBL's."""
+
+RELATION_SIGNS = frozenset("<>=≤≥≦≧⩽⩾＜＞＝")
+TWO_RELATIONS = "a relation in both the value and the relation column"
+
+_SAME = str.maketrans({"−": "-", "–": "-", "＜": "<", "＞": ">", "＝": "=", "\u00a0": " ", "\u202f": " "})
+"""Characters that word processors and East Asian keyboards put for plain ones, and that mean nothing else here."""
+
+_NUMBERS = {
+    "." : re.compile(r"^([<>=≤≥≦≧⩽⩾]*)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$"),
+    "," : re.compile(r"^([<>=≤≥≦≧⩽⩾]*)\s*([+-]?(?:\d+,?\d*|,\d+)(?:[eE][+-]?\d+)?)$"),
+}  # fmt: skip
+_LIMIT_WORDS = re.compile(r"^[<>]?\s*(b?ll?oq|bql|u?loq|lod|bdl|aloq|aql)$", re.IGNORECASE)
 _CLASSES = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "positive", "active", "pos", "toxic"), 1.0),
     **dict.fromkeys(("0", "0.0", "false", "no", "negative", "inactive", "neg", "non-toxic"), 0.0),
@@ -33,30 +50,82 @@ class Reading:
 
 def is_missing(cell: str) -> bool:
     """Whether the cell says that nothing was measured."""
-    return cell.strip().lower() in MISSING
+    return cell.translate(_SAME).strip().lower() in MISSING
 
 
-def read_number(cell: str) -> Reading:
+def is_missing_class(cell: str) -> bool:
+    """As `is_missing`, for classes: there a lone `-` may as well mean "negative", so it counts as something written."""
+    return is_missing(cell) and cell.translate(_SAME).strip() != "-"
+
+
+def read_relation(cell: str) -> str:
+    """A relation in a column of its own: empty, or one of the keys of `RELATIONS` without the quotes some tables put.
+
+    Raises:
+        CellError: it is none.
+    """
+    text = cell.translate(_SAME).strip().strip("\"'").strip()
+    if is_missing(text):
+        return ""
+    if text not in RELATIONS:
+        hint = "; an approximate value counts only without it" if text in ("~", "≈", "ca.", "AP") else ""
+        raise CellError(f"not a relation; write <, <=, =, >= or >{hint}")
+    return "" if RELATIONS[text] == EQUAL else text
+
+
+def read_number(cell: str, decimal: str = ".") -> Reading:
     """A number, perhaps with a relation: `3.2`, `<0.5`, `>= 30`.
 
+    Args:
+        decimal: the character before decimals, `.` or `,`.
+
     Raises:
         CellError: with the reason.
     """
-    text = cell.strip()
-    match = _NUMBER.match(text)
-    if match is None:
-        hint = "; write decimals with a point" if re.match(r"^[<>=]*\s*[+-]?\d+,\d+$", text) else ""
-        raise CellError(f"not a number{hint}")
-    return Reading(float(match.group(2)), _RELATION[match.group(1)])
+    text = cell.translate(_SAME).strip()
+    match = _NUMBERS[decimal].match(text)
+    if match is None or match.group(1) not in RELATIONS:
+        raise CellError(f"not a number{_hint(text, decimal)}")
+    return Reading(float(match.group(2).replace(",", ".")), RELATIONS[match.group(1)])
 
 
-def read_class(cell: str) -> Reading:
+def _hint(text: str, decimal: str) -> str:
+    """What to do about text that is no number, where that can be told; nothing of it is guessed at."""
+    bare = text.lstrip("<>=≤≥ ")
+    if re.match(r"^[+-]?\d*,\d+$", bare) and decimal == ".":
+        return "; write decimals with a point, or set data.decimal = ',' if the whole file has commas"
+    if re.match(r"^[+-]?\d*\.\d+$", bare) and decimal == ",":
+        return "; data.decimal is ',' and this has a point"
+    if re.match(r"^[~≈]|^ca?\.", text):
+        return "; an approximate value counts only if it is written as a plain number"
+    if _LIMIT_WORDS.match(text):
+        return "; write the assay's limit itself, as < or > and a number"
+    if re.match(r"^[+-]?\d+(?:[.,]\d+)?\s*(?:-|\.\.|to)\s*\d", bare):
+        return "; a range: write one number, or a bound"
+    if re.match(r"^[+-]?[\d.,]+(?:[eE][+-]?\d+)?\s*[%A-Za-zµμ]", bare):
+        return "; the unit belongs into the settings, or a column of its own (unit_column)"
+    return ""
+
+
+def read_class(cell: str, classes: Mapping[str, int] | None = None) -> Reading:
     """A class: 1/0, true/false, yes/no, positive/negative, active/inactive.
 
+    Args:
+        classes: words of the table, in lower case, and the class each means; they go before the usual ones.
+
     Raises:
         CellError: with the reason.
     """
-    value = _CLASSES.get(cell.strip().lower())
+    text = cell.translate(_SAME).strip().lower()
+    if classes and text in classes:
+        return Reading(float(classes[text]))
+    value = _CLASSES.get(text)
     if value is None:
-        raise CellError("not a class; write 1 or 0, positive or negative, active or inactive")
+        if text == "-":
+            raise CellError("'-' may mean negative or not measured; say so: classes = { \"+\" = 1, \"-\" = 0 }, "
+                            "or leave the cell empty")  # fmt: skip
+        raise CellError(
+            "not a class; write 1 or 0, positive or negative, active or inactive, "
+            "or say what the table's words mean with 'classes'"
+        )
     return Reading(value)

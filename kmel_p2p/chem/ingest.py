@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.cells import CellError, is_missing
+from kmel_p2p.chem.cells import CellError, is_missing, is_missing_class
 from kmel_p2p.chem.dates import read_border, read_date
 from kmel_p2p.chem.embargo import Embargo, load_embargo
 from kmel_p2p.chem.endpoint import AssayEndpoint
@@ -112,11 +112,14 @@ class _Rows:
         self.kept: list[_Row] = []
         self.rows_in = 0
         self._file = source.path.name
+        self._classes = {rule.place for rule in mapped if rule.endpoint.kind == "classification"}
         self._embargo = embargo
         self._time = source.time
         self.test_from = read_border(source.time.test_from, "data.time.test_from") if source.time.column else None
         # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
-        self.reader = CellReader(mapped, str(source.path), not isinstance(source, LongSource), policy)
+        self.reader = CellReader(
+            mapped, str(source.path), not isinstance(source, LongSource), policy, source.text.decimal
+        )
         for record in records(source, mapped):
             self.rows_in += 1
             self._read(record)
@@ -146,7 +149,7 @@ class _Rows:
         row = _Row(record.line, record.smiles, record.smiles_column)
         found = 0
         for cell in record.cells:
-            if not cell.fault and is_missing(cell.text):
+            if not cell.fault and self._is_missing(cell):
                 continue
             found += 1
             self.counts[cell.place].found += 1
@@ -162,6 +165,9 @@ class _Rows:
             self._refuse_unnamed(record.line, columns, "", "no measurement in this row")
         elif row.readings:
             self._keep(row, record)
+
+    def _is_missing(self, cell: RawCell) -> bool:
+        return (is_missing_class if cell.place in self._classes else is_missing)(cell.text)
 
     def _keep(self, row: _Row, record: RawRecord) -> None:
         """Keep a row unless its project or date is against it."""

@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmel_p2p.chem.cells import is_missing
-from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, find_marks, table_rows
-from kmel_p2p.chem.source import LongSource, TunerSource
+from kmel_p2p.chem.cells import RELATION_SIGNS, TWO_RELATIONS, CellError, is_missing, is_missing_class, read_relation
+from kmel_p2p.chem.records import UNMAPPED, Mapped, RawCell, RawRecord, find_column, find_marks, same_text, table_rows
+from kmel_p2p.chem.source import LongSource, TextFormat, TunerSource
 from kmel_p2p.core.errors import ConfigError, DataError
 
 VALUE_COLUMN = "Measurement_Value"
 DESCRIBING = ("Test", "Test_Type", "Test_Subject", "Measurement_Type", "Measurement_Condition")
 """Columns that say what was measured; shown for rows that no assay endpoint is mapped to."""
 
-_RELATIONS = frozenset({"", "=", "<", "<=", ">", ">=", "≤", "≥"})
 _LIST = re.compile(r"^\[\s*([^,\]]+?)\s*,\s*([^,\]]+?)\s*\]$")
 
 
@@ -30,7 +29,7 @@ def read_long(source: LongSource, mapped: Sequence[Mapped]) -> Iterator[RawRecor
     Raises:
         ConfigError: a column is missing, or two assay endpoints claim one row. DataError: the file cannot be read.
     """
-    written, rows = table_rows(source.path)
+    written, rows = table_rows(source.path, source.text)
     header = [_canonical(name) for name in written]
     table = _LongTable(source, header, mapped)
     for line, cells in rows:
@@ -52,7 +51,7 @@ class _LongTable:
             if not rule.column.match:
                 raise ConfigError(f"{key}.match is empty; say which rows are meant, such as {{ Test_Type = 'hERG' }}")
             wanted = [
-                (find_column(header, _canonical(name), f"{key}.match", source.path), _plain(value))
+                (find_column(header, _canonical(name), f"{key}.match", source.path), same_text(value))
                 for name, value in rule.column.match.items()
             ]
             value_at = find_column(header, _canonical(rule.column.column or VALUE_COLUMN), f"{key}.column", source.path)
@@ -67,11 +66,11 @@ class _LongTable:
         matches = [
             (rule, value_at)
             for rule, wanted, value_at in self._rules
-            if all(_plain(cells[at]) == value for at, value in wanted)
+            if all(same_text(cells[at]) == value for at, value in wanted)
         ]
         if not matches:
             shown = ", ".join(f"{n}={cells[self._header.index(n)]}" for n in DESCRIBING if n in self._header)
-            return RawRecord(line, fault="unmapped: no assay endpoint is mapped to it", fault_column="Test",
+            return RawRecord(line, fault=UNMAPPED, fault_column="Test",
                              fault_value=shown)  # fmt: skip
         found = tuple(self._cell(rule, value_at, cells) for rule, value_at in matches)
         at = next((at for at in self._smiles if cells[at]), self._smiles[0])
@@ -81,25 +80,25 @@ class _LongTable:
     def _cell(self, rule: Mapped, value_at: int, cells: list[str]) -> RawCell:
         name = self._header[value_at]
         value = cells[value_at]
-        # The relation is stored as `"="`, with the quotes, in tables made from the vocabulary file.
-        relation = cells[self._relation].strip('"') if self._relation is not None else ""
+        written = cells[self._relation] if self._relation is not None else ""
         unit = cells[self._unit] if self._unit is not None else ""
-        if rule.endpoint.kind == "classification" and is_missing(value) and unit.lower() in ("positive", "negative"):
+        is_class = rule.endpoint.kind == "classification"
+        if is_class and is_missing_class(value) and unit.lower() in ("positive", "negative"):
             value, unit = unit, ""
-        if rule.endpoint.kind == "classification" and is_missing(value) and relation not in _RELATIONS:
-            value, relation = relation, ""
+        try:
+            relation = read_relation(written)
+        except CellError as error:
+            if not (is_class and is_missing_class(value)):
+                return RawCell(rule.place, "Measurement_Relation", written, unit, str(error))
+            value, relation = written, ""
         if unit in ("", "-"):
             unit = rule.column.unit
-        if relation not in _RELATIONS:
-            return RawCell(
-                rule.place, "Measurement_Relation", relation, unit, "not a relation; write <, <=, =, >= or >"
-            )
         value, fault = _part(value, rule)
-        if is_missing(value):
+        if (is_missing_class if is_class else is_missing)(value):
             return RawCell(rule.place, name, value, unit, "no value in this row")
-        if relation not in ("", "=") and value[0] in "<>=≤≥":
-            fault = "a relation in both the value and the relation column"
-        return RawCell(rule.place, name, ("" if relation == "=" else relation) + value, unit, fault)
+        if relation and value[0] in RELATION_SIGNS:
+            fault = TWO_RELATIONS
+        return RawCell(rule.place, name, relation + value, unit, fault)
 
     def _optional(self, name: str) -> int | None:
         return self._header.index(name) if name in self._header else None
@@ -127,12 +126,16 @@ def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRec
     """Records of T1 with structures of T2.
 
     Raises:
-        ConfigError: a column is missing. DataError: a file cannot be read, or T2 names a compound twice.
+        ConfigError: a column is missing. DataError: a file cannot be read, or T2 gives a compound two structures.
     """
-    structures = {key: row[0] for key, row in _table(source.structures, "input_compound_id", ("smiles",)).items()}
-    known = set(_table(source.assays, "input_assay_id", ())) if source.assays else None
-    rules = {rule.column.column: rule for rule in mapped}
-    header, rows = table_rows(source.path)
+    structures = {
+        key: row[0] for key, row in _table(source.structures, source.text, "input_compound_id", ("smiles",)).items()
+    }
+    known = set(_table(source.assays, source.text, "input_assay_id", ())) if source.assays else None
+    rules: dict[str, list[Mapped]] = {}
+    for rule in mapped:
+        rules.setdefault(rule.column.column, []).append(rule)
+    header, rows = table_rows(source.path, source.text)
     at = _TunerColumns.of(header, source.path)
     project_at, date_at = find_marks(header, source)
     for line, cells in rows:
@@ -144,26 +147,31 @@ def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRec
         if known is not None and assay not in known:
             fault = f"the assay is not in {source.assays.name if source.assays else ''}"
         elif assay not in rules:
-            fault = "unmapped: no assay endpoint is mapped to it"
+            fault = UNMAPPED
         elif compound not in structures:
             fault, column = f"the compound is not in {source.structures.name}", "input_compound_id"
         if fault:
             yield RawRecord(line, fault=fault, fault_column=column, fault_value=cells[header.index(column)])
             continue
-        relation = cells[at.qualifier].strip()
-        rule = rules[assay]
-        text = ("" if relation == "=" else relation) + cells[at.value].strip()
-        bad = "" if relation in _RELATIONS else f"{relation!r} is not a relation; write <, <=, =, >= or >"
-        if is_missing(cells[at.value]):
-            bad = "no value in this row"
         yield RawRecord(
             line,
             structures[compound],
             "smiles",
-            (RawCell(rule.place, "standard_value", text, rule.column.unit, bad),),
+            tuple(_tuner_cell(rule, cells[at.qualifier], cells[at.value].strip()) for rule in rules[assay]),
             cells[project_at] if project_at is not None else "",
             date=cells[date_at] if date_at is not None else "",
         )
+
+
+def _tuner_cell(rule: Mapped, qualifier: str, value: str) -> RawCell:
+    if is_missing(value):
+        return RawCell(rule.place, "standard_value", value, rule.column.unit, "no value in this row")
+    try:
+        relation = read_relation(qualifier)
+    except CellError as error:
+        return RawCell(rule.place, "standard_qualifier", qualifier, rule.column.unit, str(error))
+    fault = TWO_RELATIONS if relation and value[0] in RELATION_SIGNS else ""
+    return RawCell(rule.place, "standard_value", relation + value, rule.column.unit, fault)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,25 +189,21 @@ class _TunerColumns:
         return cls(*(find_column(header, name, "MELLODDY-TUNER T1", path) for name in names))
 
 
-def _table(path: Path, key: str, columns: Sequence[str]) -> dict[str, list[str]]:
+def _table(path: Path, text: TextFormat, key: str, columns: Sequence[str]) -> dict[str, list[str]]:
     """Content of some columns by key."""
-    header, rows = table_rows(path)
+    header, rows = table_rows(path, text)
     key_at = find_column(header, key, "MELLODDY-TUNER", path)
     places = [find_column(header, name, "MELLODDY-TUNER", path) for name in columns]
     found: dict[str, list[str]] = {}
     for line, cells in rows:
         if len(cells) != len(header):
             raise DataError(f"{path}: line {line} has {len(cells)} cells where the header has {len(header)}")
-        if cells[key_at].strip() in found:
-            raise DataError(f"{path}: line {line} names {key} {cells[key_at].strip()!r} a second time")
-        found[cells[key_at].strip()] = [cells[at].strip() for at in places]
+        name, content = cells[key_at].strip(), [cells[at].strip() for at in places]
+        if found.setdefault(name, content) != content:
+            raise DataError(f"{path}: line {line} names {key} {name!r} a second time, with other content")
     return found
 
 
 def _canonical(name: str) -> str:
     """A header as v4.6 spells it; earlier versions wrote "Measurment_"."""
     return re.sub(r"^Measur[e]?ment[_ ]", "Measurement_", name.strip())
-
-
-def _plain(value: str) -> str:
-    return value.strip().replace("_", " ").lower()

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from rdkit import Chem, rdBase
 
-from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, find_column, find_marks, table_rows
-from kmel_p2p.chem.source import SdfSource, WideSource
-from kmel_p2p.core.errors import ConfigError, DataError
+from kmel_p2p.chem.cells import RELATION_SIGNS, TWO_RELATIONS, CellError, is_missing, read_relation
+from kmel_p2p.chem.records import UNMAPPED, Mapped, RawCell, RawRecord, find_column, find_marks, same_text, table_rows
+from kmel_p2p.chem.source import SdfSource, TextFormat, WideSource
+from kmel_p2p.chem.text_file import text_file
+from kmel_p2p.core.errors import ConfigError
+
+UTF_8 = TextFormat()
 
 STRUCTURE_PROPERTY = "structure"
 """What the structure of an SDF record is called in `rejects.csv`."""
@@ -21,20 +25,67 @@ def read_wide(source: WideSource, mapped: Sequence[Mapped]) -> Iterator[RawRecor
     Raises:
         ConfigError: a column is missing. DataError: the file cannot be read.
     """
-    header, rows = table_rows(source.path)
+    header, rows = table_rows(source.path, source.text)
     smiles_at = find_column(header, source.smiles_column, "data.smiles_column", source.path)
-    places = [
-        (column, find_column(header, column.column.column, f"data.columns.{column.endpoint.name}.column", source.path))
-        for column in mapped
-    ]
+    for rule in mapped:
+        for name, key in _named(rule):
+            find_column(header, name, key, source.path)
     project_at, date_at = find_marks(header, source)
     for line, cells in rows:
         if len(cells) != len(header):
             yield RawRecord(line, fault=f"{len(cells)} cells where the header has {len(header)}")
             continue
-        found = tuple(RawCell(m.place, m.column.column, cells[at], m.column.unit) for m, at in places)
+        row = dict(zip(header, cells, strict=True))
+        found = _cells(row, mapped)
+        if not found:
+            yield _unmapped(line, row, mapped)
+            continue
         project, date = (cells[at] if at is not None else "" for at in (project_at, date_at))
         yield RawRecord(line, cells[smiles_at].strip(), source.smiles_column, found, project, date=date)
+
+
+def _named(rule: Mapped) -> Iterator[tuple[str, str]]:
+    """(column or property, setting that names it) of everything an assay endpoint needs."""
+    key, column = f"data.columns.{rule.endpoint.name}", rule.column
+    yield column.column, f"{key}.column"
+    for name, setting in ((column.relation_column, "relation_column"), (column.unit_column, "unit_column")):
+        if name:
+            yield name, f"{key}.{setting}"
+    for name in column.match:
+        yield name, f"{key}.match"
+
+
+def _cells(row: Mapping[str, str], mapped: Sequence[Mapped]) -> tuple[RawCell, ...]:
+    """The measurements of a row; assay endpoints that it does not `match` have none there."""
+    return tuple(_cell(row, rule) for rule in mapped if _is_meant(row, rule))
+
+
+def _unmapped(line: int, row: Mapping[str, str], mapped: Sequence[Mapped]) -> RawRecord:
+    """A row that no assay endpoint's `match` fits, with what the columns in question hold."""
+    names = list(dict.fromkeys(name for rule in mapped for name in rule.column.match))
+    shown = ", ".join(f"{name}={row.get(name, '')}" for name in names)
+    return RawRecord(line, fault=UNMAPPED, fault_column=", ".join(names), fault_value=shown)
+
+
+def _is_meant(row: Mapping[str, str], rule: Mapped) -> bool:
+    return all(same_text(row.get(name, "")) == same_text(value) for name, value in rule.column.match.items())
+
+
+def _cell(row: Mapping[str, str], rule: Mapped) -> RawCell:
+    column = rule.column
+    text, unit = row.get(column.column, ""), column.unit
+    if is_missing(text):
+        return RawCell(rule.place, column.column, text, unit)
+    if column.unit_column:
+        unit = row.get(column.unit_column, "").strip() or unit
+    if not column.relation_column:
+        return RawCell(rule.place, column.column, text, unit)
+    try:
+        relation = read_relation(row.get(column.relation_column, ""))
+    except CellError as error:
+        return RawCell(rule.place, column.relation_column, row.get(column.relation_column, ""), unit, str(error))
+    fault = TWO_RELATIONS if relation and text.strip()[0] in RELATION_SIGNS else ""
+    return RawCell(rule.place, column.column, relation + text.strip(), unit, fault)
 
 
 def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
@@ -43,22 +94,23 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
     Raises:
         ConfigError, DataError: as `read_wide`.
     """
-    missing = {column.column.column: f"data.columns.{column.endpoint.name}.column" for column in mapped}
+    missing = {name: key for rule in mapped for name, key in _named(rule)}
     if source.embargo.project_column:
         missing[source.embargo.project_column] = "data.embargo.project_column"
     if source.time.column:
         missing[source.time.column] = "data.time.column"
     seen: set[str] = set()
-    for line, smiles, properties, reason in sdf_records(source.path):
+    for line, smiles, properties, reason in sdf_records(source.path, source.text):
         seen.update(properties)
         if reason:
             yield RawRecord(line, fault=reason, fault_column=STRUCTURE_PROPERTY)
             continue
-        cells = tuple(
-            RawCell(m.place, m.column.column, properties.get(m.column.column, ""), m.column.unit) for m in mapped
-        )
+        found = _cells(properties, mapped)
+        if not found:
+            yield _unmapped(line, properties, mapped)
+            continue
         project, date = (properties.get(name, "") for name in (source.embargo.project_column, source.time.column))
-        yield RawRecord(line, smiles, STRUCTURE_PROPERTY, cells, project, date=date)
+        yield RawRecord(line, smiles, STRUCTURE_PROPERTY, found, project, date=date)
     for name, key in missing.items():
         if name not in seen:
             raise ConfigError(
@@ -66,13 +118,13 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
             )
 
 
-def sdf_records(path: Path) -> Iterator[tuple[int, str, Mapping[str, str], str]]:
+def sdf_records(path: Path, text: TextFormat = UTF_8) -> Iterator[tuple[int, str, Mapping[str, str], str]]:
     """(line where the record starts, SMILES, properties, why there is no structure) of every SDF record.
 
     Raises:
         DataError: the file is missing or no text.
     """
-    for line, block in _blocks(path):
+    for line, block in _blocks(path, text):
         supplier = Chem.SDMolSupplier()
         with rdBase.BlockLogs():
             supplier.SetData(block)
@@ -83,21 +135,14 @@ def sdf_records(path: Path) -> Iterator[tuple[int, str, Mapping[str, str], str]]
             yield line, Chem.MolToSmiles(molecule), molecule.GetPropsAsDict(autoConvertStrings=False), ""
 
 
-def _blocks(path: Path) -> Iterator[tuple[int, str]]:
+def _blocks(path: Path, text: TextFormat) -> Iterator[tuple[int, str]]:
     lines: list[str] = []
     start = 1
-    try:
-        with path.open(encoding="utf-8-sig") as handle:
-            for number, text in enumerate(handle, start=1):
-                lines.append(text)
-                if text.rstrip() == "$$$$":
-                    yield start, "".join(lines)
-                    lines, start = [], number + 1
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file (data.path)") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason}); export it as UTF-8 SDF") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if any(text.strip() for text in lines):
+    with text_file(path, text.encoding) as handle:
+        for number, line in enumerate(handle, start=1):
+            lines.append(line)
+            if line.rstrip() == "$$$$":
+                yield start, "".join(lines)
+                lines, start = [], number + 1
+    if any(line.strip() for line in lines):
         yield start, "".join(lines)

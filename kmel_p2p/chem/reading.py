@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.mass import Scale
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.records import Mapped, RawCell
-from kmel_p2p.chem.units import Conversion, converter
+from kmel_p2p.chem.units import Conversion, converter, log_sign
 from kmel_p2p.core.errors import ConfigError
 
 LIMIT_TOLERANCE = 1e-6
@@ -44,18 +45,25 @@ class Readings:
 class CellReader:
     """Reads cells of the mapped assay endpoints and remembers what they held."""
 
-    def __init__(self, mapped: Sequence[Mapped], path: str, strict_units: bool, policy: FeaturePolicy) -> None:
+    def __init__(
+        self, mapped: Sequence[Mapped], path: str, strict_units: bool, policy: FeaturePolicy, decimal: str = "."
+    ) -> None:
         """Raises:
-        ConfigError: with `strict_units`, a unit of the settings cannot be used.
+        ConfigError: with `strict_units`, a unit of the settings cannot be used; or settings contradict each other.
         """
         self._path = path
+        self._decimal = decimal
         self._mapped = {rule.place: rule for rule in mapped}
         self._converters: dict[tuple[int, str], Conversion | str] = {}
         self._scale = Scale(policy)
+        self._classes = {
+            rule.place: {word.strip().lower(): value for word, value in rule.column.classes.items()} for rule in mapped
+        }
         self.readings = {rule.place: Readings() for rule in mapped}
         for rule in mapped:
-            _check(rule)
-            if strict_units and rule.endpoint.kind == "regression":
+            _check(rule, self._where(rule))
+            strict = strict_units and not rule.column.unit_column
+            if rule.endpoint.kind == "regression" and (strict or rule.column.unit):
                 converter(rule.column.unit, rule.endpoint.unit, self._where(rule))
 
     def read(self, cell: RawCell, smiles: str) -> tuple[float, int]:
@@ -72,31 +80,34 @@ class CellReader:
         rule = self._mapped[cell.place]
         if rule.endpoint.kind == "classification":
             if rule.column.threshold is None:
-                return read_class(cell.text).value, EQUAL
-            return self._class(rule, read_number(cell.text)), EQUAL
-        reading = self._limited(rule, read_number(cell.text))
+                return read_class(cell.text, self._classes[cell.place]).value, EQUAL
+            return self._class(rule, read_number(cell.text, self._decimal), cell.unit), EQUAL
+        written = read_number(cell.text, self._decimal)
         convert = self._convert(rule, cell.unit)
+        reading = self._adjusted(rule, self._limited(rule, written, cell.unit), cell.unit)
         mass = self._scale.mass(smiles, rule.column.mass_of) if convert.mass_power else 1.0
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             native = convert(np.array([reading.value]), mass)
         value = float(native[0])
+        relation = -reading.relation if convert.reverses else reading.relation
         readings = self.readings[cell.place]
         readings.units[cell.unit] += 1
         readings.native.append(value)
-        readings.relations.append(reading.relation)
+        readings.relations.append(relation)
         reason = rule.endpoint.refusal(value)
         if reason:
             low, high = rule.endpoint.valid_range
             readings.outside += not low <= value <= high
             raise CellError(reason)
-        return float(rule.endpoint.label(native)[0]), reading.relation
+        return float(rule.endpoint.label(native)[0]), relation
 
-    def _limited(self, rule: Mapped, reading: Reading) -> Reading:
+    def _limited(self, rule: Mapped, reading: Reading, unit: str) -> Reading:
+        """A value without a relation that sits on a declared limit is a bound."""
         readings = self.readings[rule.place]
         if reading.relation != EQUAL:
             return reading
         readings.written.append(reading.value)
-        low, high = rule.column.low_limit, rule.column.high_limit
+        low, high = (self._in_unit(rule, limit, unit) for limit in (rule.column.low_limit, rule.column.high_limit))
         if low is not None and reading.value <= low + LIMIT_TOLERANCE * abs(low):
             readings.limited += 1
             return Reading(low, BELOW)
@@ -105,14 +116,48 @@ class CellReader:
             return Reading(high, ABOVE)
         return reading
 
-    def _class(self, rule: Mapped, reading: Reading) -> float:
-        threshold = rule.column.threshold
+    def _adjusted(self, rule: Mapped, reading: Reading, unit: str) -> Reading:
+        """The value after `factor` and `complement` of the settings, still in `unit`."""
+        column, value, relation = rule.column, reading.value, reading.relation
+        if column.factor != 1.0:
+            sign = log_sign(unit)
+            value = value + sign * math.log10(column.factor) if sign else value * column.factor
+        if column.complement:
+            whole = float(self._conversion("%", unit, rule)(np.array([100.0]))[0])
+            value, relation = whole - value, -relation
+        return Reading(value, relation)
+
+    def _class(self, rule: Mapped, reading: Reading, unit: str) -> float:
+        threshold = self._in_unit(rule, rule.column.threshold, unit)
         assert threshold is not None
         above = reading.value >= threshold if rule.column.positive == "above" else reading.value > threshold
         undecided_above = reading.relation == ABOVE and not above
         if undecided_above or (reading.relation == BELOW and reading.value > threshold):
             raise CellError(f"the bound does not tell on which side of the threshold {threshold:g} the value is")
         return float(above if rule.column.positive == "above" else not above)
+
+    def _in_unit(self, rule: Mapped, setting: float | None, unit: str) -> float | None:
+        """A number of the settings, which is in the settings' unit, in the unit of a row."""
+        if setting is None or unit == rule.column.unit:
+            return setting
+        convert = self._conversion(rule.column.unit, unit, rule)
+        if convert.mass_power or convert.reverses:
+            raise CellError(
+                f"its unit {unit!r} and the settings' {rule.column.unit!r} differ too much for the declared limits"
+            )
+        return float(convert(np.array([setting]))[0])
+
+    def _conversion(self, found: str, wanted: str, rule: Mapped) -> Conversion:
+        """Raises:
+        CellError: there is none.
+        """
+        try:
+            return converter(found, wanted, self._where(rule))
+        except ConfigError:
+            raise CellError(
+                f"its unit is {wanted or 'not given'!r}, and numbers of data.columns.{rule.endpoint.name} are in "
+                f"{found or 'no unit'!r}; give them a 'unit' that fits"
+            ) from None
 
     def _convert(self, rule: Mapped, unit: str) -> Conversion:
         key = (rule.place, unit)
@@ -130,13 +175,25 @@ class CellReader:
         return f"{self._path}: column {rule.column.column!r} ({rule.endpoint.name})"
 
 
-def _check(rule: Mapped) -> None:
+def _check(rule: Mapped, where: str) -> None:
     column, endpoint = rule.column, rule.endpoint
     key = f"data.columns.{endpoint.name}"
-    if endpoint.kind == "classification" and (column.low_limit is not None or column.high_limit is not None):
-        raise ConfigError(f"{key}: a class has no low_limit or high_limit; remove it")
-    if endpoint.kind == "regression" and column.threshold is not None:
+    if endpoint.kind == "classification":
+        if column.low_limit is not None or column.high_limit is not None:
+            raise ConfigError(f"{key}: a class has no low_limit or high_limit; remove it")
+        if column.factor != 1.0 or column.complement:
+            raise ConfigError(f"{key}: a class has no factor or complement; remove it")
+        return
+    if column.threshold is not None:
         raise ConfigError(f"{key}.threshold: the charter takes {endpoint.name} as a value, not as a class; remove it")
+    if column.classes:
+        raise ConfigError(f"{key}.classes: the charter takes {endpoint.name} as a value, not as a class; remove it")
+    if column.complement and (log_sign(column.unit) or not column.unit):
+        raise ConfigError(
+            f"{where}: complement is for shares; unit is {column.unit!r}, it must be '%' or 'fraction', no logarithm"
+        )
+    if column.complement and column.unit:
+        converter("%", column.unit, f"{where}: complement is for shares")
 
 
 def endpoint_values(endpoint: AssayEndpoint, readings: Readings) -> np.ndarray:

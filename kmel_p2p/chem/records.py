@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.source import Column, Source
+from kmel_p2p.chem.source import Column, Source, TextFormat
+from kmel_p2p.chem.text_file import text_file
 from kmel_p2p.core.errors import ConfigError, DataError
+
+UNMAPPED = "unmapped: no assay endpoint is mapped to it"
+"""Why a row of a long table is not used that the settings do not mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,25 @@ def find_column(header: Sequence[str], name: str, key: str, path: Path) -> int:
         return header.index(name)
     if name in header:
         raise ConfigError(f"{path}: column {name!r} ({key}) occurs {header.count(name)} times")
-    near = difflib.get_close_matches(name, header, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"the file has: {', '.join(header)[:500]}"
-    raise ConfigError(f"{path}: no column {name!r} ({key}); {hint}")
+    raise ConfigError(f"{path}: no column {name!r} ({key}); {_remedy(header, name)}")
+
+
+def _remedy(header: Sequence[str], name: str) -> str:
+    for separator, written in ((";", ";"), ("\t", "\\t"), ("|", "|"), (",", ",")):
+        if len(header) == 1 and separator in header[0]:
+            return (
+                f'the first line looks separated by {separator!r}: set data.separator = "{written}", and '
+                'data.decimal = "," if numbers are written like 3,2'
+            )
+    lower = {other.lower(): other for other in header}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    listed = f"the file has: {', '.join(header)[:500]}"
+    return f"did you mean {lower[near[0]]!r}? {listed}" if near else listed
+
+
+def same_text(text: str) -> str:
+    """What is compared of names: without case, blanks and underscores alike, because tables use both."""
+    return text.strip().replace("_", " ").lower()
 
 
 def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int | None]:
@@ -110,7 +130,7 @@ def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int |
     return project, date
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
     """(line, cells as text) of every row of a CSV or Parquet file; the header is the first, at line 1.
 
     Raises:
@@ -120,21 +140,15 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield from _read_parquet(path)
         return
     line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, strict=True)
+    with text_file(path, text.encoding, newline="") as handle:
+        reader = csv.reader(handle, strict=True, delimiter=text.separator)
+        try:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield line, cells
                 line = reader.line_num + 1
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file (data.path)") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} near line {line}); export it as UTF-8 CSV") from None
-    except csv.Error as error:
-        raise DataError(f"{path}: line {line} cannot be read as CSV: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        except csv.Error as error:
+            raise DataError(f"{path}: line {line} cannot be read as CSV: {error}") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -157,13 +171,13 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
-def table_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def table_rows(path: Path, text: TextFormat) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Header (blanks at the ends removed) and the rows under it.
 
     Raises:
         DataError: as `read_rows`; or the file is empty.
     """
-    rows = read_rows(path)
+    rows = read_rows(path, text)
     try:
         _, header = next(rows)
     except StopIteration:

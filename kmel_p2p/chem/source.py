@@ -13,18 +13,38 @@ Part = Literal["", "AtoB", "BtoA", "ratio"]
 
 
 @dataclass(frozen=True, slots=True)
+class TextFormat:
+    """How the text files of a site are written; Parquet knows that by itself.
+
+    Attributes:
+        separator: between cells: comma, semicolon, tab or |.
+        decimal: before decimals: point or comma.
+        encoding: of characters, by a name that Python knows (`utf-8`, `cp949`, `cp1252`, `utf-16`).
+    """
+
+    separator: Literal[",", ";", "\t", "|"] = ","
+    decimal: Literal[".", ","] = "."
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """Where the values of one assay endpoint are, and how they are written.
 
     Attributes:
         column: column (wide), property (SDF), `input_assay_id` (TUNER) or value column (K-MELLODDY).
-        unit: of the values; in K-MELLODDY tables of rows that name none.
+        unit: of the values; in K-MELLODDY tables, and beside a `unit_column`, of rows that name none.
+        relation_column, unit_column: columns (properties) of a wide table or SDF file that hold the relation (`<`, `=`,
+            `>`) and the unit of each value, where they are not in its cell.
         low_limit: values at or below it, written without a relation, mean "below the limit". In the unit of the column.
         high_limit: values at or above it mean "above the limit".
+        factor: what the written numbers are multiplied by to be in `unit` (of logarithms, the quantities behind them).
+        complement: the numbers are what is missing to the whole: % bound where the charter counts % unbound.
         threshold: makes classes of numbers (classification only), in the numbers' own unit.
         positive: which side of the threshold, the threshold included, is class 1.
         expert_threshold: MELLODDY-TUNER: which of T0's `expert_threshold_1` to `_5` stands in for `threshold`.
-        match: K-MELLODDY column -> value; a row belongs to the assay endpoint when all of them agree.
+        match: column -> value; a row belongs to the assay endpoint when all of them agree. Needed for K-MELLODDY.
+        classes: classification only: words of the table, in lower case, and the class (0 or 1) each means.
         part: which part of a bracket list `[AtoB,BtoA]` is meant.
         mass_of: between mass and amount of substance: mass of the standardised compound, or of the structure as written
             with its counter-ions (see `chem.mass`).
@@ -34,9 +54,14 @@ class Column:
     unit: str = ""
     low_limit: float | None = None
     high_limit: float | None = None
+    factor: float = 1.0
+    complement: bool = False
     threshold: float | None = None
     positive: Literal["above", "below"] = "above"
     match: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[str, int] = field(default_factory=dict)
+    relation_column: str = ""
+    unit_column: str = ""
     part: Part = ""
     mass_of: Literal["parent", "written"] = "parent"
     expert_threshold: int = 1
@@ -83,7 +108,7 @@ class WideSource:
     """A CSV or Parquet file with a SMILES column and one column per assay endpoint.
 
     Attributes:
-        path: CSV is UTF-8, comma separated, with a header in the first line; `.parquet` is read as Parquet.
+        path: CSV with a header in the first line; `.parquet` is read as Parquet.
         smiles_column: name of the column that holds structures.
         columns: assay endpoint of the charter -> column of the file.
     """
@@ -93,6 +118,7 @@ class WideSource:
     columns: Mapping[str, Column]
     embargo: EmbargoSource = EmbargoSource()
     time: TimeSource = TimeSource()
+    text: TextFormat = TextFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +129,7 @@ class SdfSource:
     columns: Mapping[str, Column]
     embargo: EmbargoSource = EmbargoSource()
     time: TimeSource = TimeSource()
+    text: TextFormat = TextFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +140,7 @@ class LongSource:
     columns: Mapping[str, Column]
     embargo: EmbargoSource = EmbargoSource()
     time: TimeSource = TimeSource()
+    text: TextFormat = TextFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +159,7 @@ class TunerSource:
     assays: Path | None = None
     embargo: EmbargoSource = EmbargoSource()
     time: TimeSource = TimeSource()
+    text: TextFormat = TextFormat()
 
 
 Source: TypeAlias = WideSource | SdfSource | LongSource | TunerSource

@@ -24,17 +24,19 @@ def with_expert_thresholds(source: TunerSource, mapped: Sequence[Mapped]) -> tup
     """
     if source.assays is None:
         return tuple(mapped)
-    header, rows = table_rows(source.assays)
+    header, rows = table_rows(source.assays, source.text)
     if "input_assay_id" not in header:
         raise ConfigError(f"{source.assays}: no column 'input_assay_id'; is it MELLODDY-TUNER's T0?")
     assays = {}
     for _, cells in rows:
         row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
         assays[row["input_assay_id"]] = row
-    return tuple(_completed(rule, assays.get(rule.column.column), str(source.assays)) for rule in mapped)
+    return tuple(
+        _completed(rule, assays.get(rule.column.column), str(source.assays), source.text.decimal) for rule in mapped
+    )
 
 
-def _completed(rule: Mapped, assay: dict[str, str] | None, file: str) -> Mapped:
+def _completed(rule: Mapped, assay: dict[str, str] | None, file: str, decimal: str) -> Mapped:
     column = rule.column
     if rule.endpoint.kind != "classification" or column.threshold is not None or assay is None:
         return rule
@@ -55,7 +57,7 @@ def _completed(rule: Mapped, assay: dict[str, str] | None, file: str) -> Mapped:
     if direction not in ("", "high", "low"):
         raise ConfigError(f"{where}: direction is {direction!r}; it must be high, low or empty")
     try:
-        threshold = read_number(text).value
+        threshold = read_number(text, decimal).value
     except CellError as error:
         raise ConfigError(f"{where}: {name} is {text!r}: {error}") from None
     classes = dataclasses.replace(column, threshold=threshold, positive="below" if direction == "low" else "above")

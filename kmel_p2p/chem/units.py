@@ -18,7 +18,12 @@ _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _PER_CELLS = re.compile(r"/\s*(10\^6|10\*\*6|1e6|million)", re.IGNORECASE)
 """Hepatocyte clearance is per million cells, and often written as a bare `/10^6`: not a number to divide by."""
 
-_LOG10 = re.compile(r"^log10\((?P<inner>.*)\)$")
+_PER_BODY = re.compile(r"/\s*kg\b|\bkg\s*(\^|\*\*)?\s*-\s*1")
+"""Per kilogram: in a clearance, of body weight; per mg or g is of protein or liver. pint would convert the two."""
+
+_CLEARANCE = {"[length]": 3, "[time]": -1, "[mass]": -1}
+
+_LOG10 = re.compile(r"^(?P<sign>-?)\s*log10\((?P<inner>.*)\)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +32,34 @@ class Conversion:
 
     Attributes:
         factor: of the quantities themselves, not of their logarithms.
-        from_log, to_log: whether decimal logarithms come in or go out.
+        from_log, to_log: 1 where decimal logarithms come in or go out, -1 where negative ones do (pIC50), else 0.
         mass_power: 0 where the units measure the same thing; -1 from mass to amount of substance (ug/mL to umol/L),
             1 the other way: then `factor` goes with this power of the compound's molar mass in g/mol.
     """
 
     factor: float = 1.0
-    from_log: bool = False
-    to_log: bool = False
+    from_log: int = 0
+    to_log: int = 0
     mass_power: int = 0
+
+    @property
+    def reverses(self) -> bool:
+        """Whether larger values become smaller ones, so that "below" becomes "above"."""
+        return (self.from_log == -1) != (self.to_log == -1)
 
     def __call__(self, values: NDArray[np.float64], mass: float = 1.0) -> NDArray[np.float64]:
         """Values (any shape) in the wanted unit; `mass` in g/mol counts only where `mass_power` is not 0."""
         factor: float = self.factor * mass**self.mass_power
         if self.from_log and self.to_log:
-            return values + math.log10(factor)
-        quantities: NDArray[np.float64] = (np.power(10.0, values) if self.from_log else values) * factor
-        return np.log10(quantities) if self.to_log else quantities
+            return self.to_log * (self.from_log * values + math.log10(factor))
+        quantities: NDArray[np.float64] = (np.power(10.0, self.from_log * values) if self.from_log else values) * factor
+        return self.to_log * np.log10(quantities) if self.to_log else quantities
 
 
 def converter(found: str, wanted: str, where: str) -> Conversion:
     """How values in unit `found` become values in unit `wanted` (the charter's).
 
-    `log10(mol/L)` means decimal logarithms of values in mol/L.
+    `log10(mol/L)` means decimal logarithms of values in mol/L, `-log10(mol/L)` negative ones (pIC50).
 
     Args:
         where: file and column, for the error.
@@ -58,7 +68,8 @@ def converter(found: str, wanted: str, where: str) -> Conversion:
         ConfigError: a unit is missing or unknown, or the two do not measure the same thing.
     """
     if found == wanted:
-        return Conversion()
+        sign = log_sign(found)
+        return Conversion(from_log=sign, to_log=sign)
     if not found:
         raise ConfigError(f"{where}: no unit is given; the charter's is {wanted!r}. Set 'unit' of the column")
     if not wanted:
@@ -67,7 +78,13 @@ def converter(found: str, wanted: str, where: str) -> Conversion:
     factor, power = _factor(
         found_log["inner"] if found_log else found, wanted_log["inner"] if wanted_log else wanted, where
     )
-    return Conversion(factor, bool(found_log), bool(wanted_log), power)
+    return Conversion(factor, log_sign(found), log_sign(wanted), power)
+
+
+def log_sign(unit: str) -> int:
+    """1 for `log10(...)`, -1 for `-log10(...)`, 0 for anything else."""
+    match = _LOG10.match(unit)
+    return 0 if match is None else -1 if match["sign"] else 1
 
 
 def _factor(found: str, wanted: str, where: str) -> tuple[float, int]:
@@ -87,6 +104,13 @@ def _factor(found: str, wanted: str, where: str) -> tuple[float, int]:
         raise ConfigError(f"{where}: unit {found!r} (charter: {wanted!r}) is not known: {error}") from None
     except Exception as error:  # pint's tokenizer lets others through on odd text
         raise ConfigError(f"{where}: unit {found!r} cannot be read: {error}") from None
+    is_clearance = dict(have.dimensionality) == _CLEARANCE
+    if is_clearance and bool(_PER_BODY.search(found)) != bool(_PER_BODY.search(wanted)):
+        raise ConfigError(
+            f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}: only one of them is per kg of "
+            "body weight, the other per mass of protein. If you know how much protein a kg holds, give the charter's "
+            "unit as 'unit' and what your values are multiplied by as 'factor' (docs/data.md)"
+        )
     for unit, power in (("dimensionless", 0), ("g/mol", -1), ("mol/g", 1)):
         try:
             return float(ratio.to(unit).magnitude), power
@@ -107,10 +131,11 @@ def _pint() -> Any:
 
 @functools.cache
 def _registry() -> Any:
-    registry = _pint().UnitRegistry(autoconvert_offset_to_baseunit=True)
+    registry = _pint().UnitRegistry(autoconvert_offset_to_baseunit=True, on_redefinition="ignore")
     # In assay tables M is molar and never metre's mega or a mass.
     registry.define("molar = mole / liter = M")
     registry.define("ratio = []")
+    registry.define("fraction = []")
     return registry
 
 

@@ -18,6 +18,7 @@ from kmel_p2p.chem.source import (
     LongSource,
     SdfSource,
     Source,
+    TextFormat,
     TimeSource,
     TunerSource,
     WideSource,
@@ -316,14 +317,15 @@ def measurement_source(config: SiteConfig, path: Path) -> Source:
     data = config.data
     columns = {name: Column(**rule.model_dump()) for name, rule in data.columns.items()}
     embargo, time = EmbargoSource(**data.embargo.model_dump()), TimeSource(**data.time.model_dump())
+    text = TextFormat(data.separator, data.decimal, data.encoding)
     if data.format == "tuner":
         assert data.structures is not None  # the settings' own check
-        return TunerSource(path, data.structures, columns, data.assays, embargo, time)
+        return TunerSource(path, data.structures, columns, data.assays, embargo, time, text)
     if data.format == "kmelloddy":
-        return LongSource(path, columns, embargo, time)
+        return LongSource(path, columns, embargo, time, text)
     if data.format == "sdf":
-        return SdfSource(path, columns, embargo, time)
-    return WideSource(path, data.smiles_column, columns, embargo, time)
+        return SdfSource(path, columns, embargo, time, text)
+    return WideSource(path, data.smiles_column, columns, embargo, time, text)
 
 
 def _check_columns(config: SiteConfig, charter: Charter) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tomli_w
 
+from kmel_p2p.chem.text_file import text_encoding
 from kmel_p2p.core.charter import Name
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.strict import StrictModel, parse_toml
@@ -76,11 +77,21 @@ class ColumnRule(StrictModel):
     low_limit: float | None = None
     """Values at or below it mean "below the assay's limit"; in the unit of the column."""
     high_limit: float | None = None
+    factor: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 1.0
+    """What the written numbers are multiplied by to be in `unit`."""
+    complement: bool = False
+    """The numbers are what is missing to the whole: % bound where the charter counts % unbound."""
     threshold: float | None = None
     """Makes classes of numbers, for assay endpoints that the charter takes as classes."""
     positive: Literal["above", "below"] = "above"
     match: Mapping[str, str] = {}
-    """K-MELLODDY tables: which rows are meant."""
+    """Column -> value: which rows are meant; formats wide, sdf and kmelloddy."""
+    relation_column: str = ""
+    """Formats wide and sdf: column with the relation (<, =, >) of each value, where cells hold the number alone."""
+    unit_column: str = ""
+    """Formats wide and sdf: column with the unit of each value; `unit` is that of rows that name none."""
+    classes: Mapping[str, Annotated[int, pydantic.Field(ge=0, le=1)]] = {}
+    """Words of the table and the class each means, where they are not the usual ones: { "+" = 1, "-" = 0 }."""
     part: Literal["", "AtoB", "BtoA", "ratio"] = ""
     expert_threshold: Annotated[int, pydantic.Field(ge=1, le=5)] = 1
     """MELLODDY-TUNER: which threshold of T0 makes classes where `threshold` is not given."""
@@ -91,6 +102,8 @@ class ColumnRule(StrictModel):
     def _limits_are_ordered(self) -> ColumnRule:
         if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:
             raise ValueError("low_limit must be below high_limit")
+        if self.classes and self.threshold is not None:
+            raise ValueError("'classes' is for words and 'threshold' for numbers; remove one of them")
         return self
 
 
@@ -126,6 +139,12 @@ class DataSection(StrictModel):
     format: Literal["wide", "kmelloddy", "tuner", "sdf"] = "wide"
     path: Location
     smiles_column: str = "smiles"
+    separator: Literal[",", ";", "\t", "|"] = ","
+    """Between the cells of CSV files."""
+    decimal: Literal[".", ","] = "."
+    """Before the decimals of numbers."""
+    encoding: str = "utf-8"
+    """Of text files, by a name that Python knows: utf-8, cp949, cp1252, utf-16, ..."""
     structures: Location | None = None
     """MELLODDY-TUNER's T2; `path` is T1."""
     assays: Location | None = None
@@ -150,9 +169,27 @@ class DataSection(StrictModel):
                 raise ValueError(f"columns.{name}: 'column' is missing")
             if self.format == "kmelloddy" and not rule.match:
                 raise ValueError(f"columns.{name}: 'match' is missing; it says which rows are meant")
-            if self.format != "kmelloddy" and (rule.match or rule.part):
-                raise ValueError(f"columns.{name}: 'match' and 'part' belong to format 'kmelloddy'; remove them")
+            if self.format != "kmelloddy" and rule.part:
+                raise ValueError(f"columns.{name}: 'part' belongs to format 'kmelloddy'; remove it")
+            if self.format == "tuner" and rule.match:
+                raise ValueError(f"columns.{name}: format 'tuner' has no 'match', its 'column' is the assay; remove it")
+            if self.format in ("tuner", "kmelloddy") and (rule.relation_column or rule.unit_column):
+                raise ValueError(
+                    f"columns.{name}: format {self.format!r} says itself where relations and units are; "
+                    "remove 'relation_column' and 'unit_column'"
+                )
+        if self.separator == self.decimal:
+            raise ValueError("'separator' and 'decimal' are the same character; which one is it?")
         return self
+
+    @pydantic.field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        try:
+            text_encoding(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
 
 
 class ResourcesSection(StrictModel):
