@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.source import Source, TunerSource
-from kmel_p2p.core.errors import ConfigError, DataError
+from kmel_p2p.core.errors import DataError
+from kmel_p2p.files import BY_UMASK, write_whole
 
 MANIFEST = "dataset_STAYS.json"
 APPROVAL = "dataset-approved.json"
@@ -59,13 +59,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         ConfigError: the disk is full or not writable.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode(), mode=BY_UMASK)
 
 
 def require_approved(state_dir: Path, dataset_hash: str) -> None:

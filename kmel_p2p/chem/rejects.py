@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmel_p2p.core.errors import Bug
+from kmel_p2p.files import BY_UMASK, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +82,16 @@ class Rejects:
         return Counter(row.column for row in self.rows).most_common(limit)
 
     def write(self, path: Path) -> None:
-        """Replace `path` by the list; written beside it and renamed, so that a reader never sees half a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", encoding="utf-8", newline="") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(["file", "row", "column", "value", "reason", "measurements"])
-            writer.writerows(self._cells())
-        os.replace(partial, path)
+        """Replace `path` by the list.
+
+        Raises:
+            ConfigError: the disk is full or not writable.
+        """
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["file", "row", "column", "value", "reason", "measurements"])
+        writer.writerows(self._cells())
+        write_whole(path, text.getvalue().encode(), mode=BY_UMASK)
 
     def _cells(self) -> Iterable[tuple[str, int, str, str, str, int]]:
         for row in sorted(self.rows, key=lambda reject: (reject.file, reject.row, reject.column)):

@@ -43,7 +43,7 @@ def draft(
 ) -> None:
     """Draft the next amendment of this federation's charter."""
     from kmel_p2p.cli.charter import site_of
-    from kmel_p2p.site.files import write_new
+    from kmel_p2p.files import write_new
 
     constitution, heads, _ = _standing(config_path)
     changes: dict[str, Any] = {
@@ -65,14 +65,14 @@ def draft(
 @click.option("--instead", is_flag=True, help="Although this site signed another one with this number, now dropped.")
 def sign(path: Path, config_path: Path, instead: bool) -> None:
     """Add this site's signature. Read the amendment first (amendment show): it binds the site."""
+    from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.files import write_whole
     from kmel_p2p.site.signed import note_signature
 
     constitution, _, identity = _standing(config_path)
     document = _read(path).signed_by(identity, constitution)
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
-    write_whole(path, document.render().encode(), 0o644)
+    write_whole(path, document.render().encode(), mode=0o644)
     missing = constitution.why_not_in_force(document)
     click.echo(f"Signed amendment {document.amendment.number}. " + (missing or "A quorum has signed: enact it."))
 

@@ -47,7 +47,7 @@ def new(federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], see
     """
     from kmel_p2p.core.charter import Charter, CharterDocument
     from kmel_p2p.core.strict import build
-    from kmel_p2p.site.files import write_new
+    from kmel_p2p.files import write_new
 
     raw: dict[str, Any] = {
         "federation": federation,
@@ -69,13 +69,13 @@ def new(federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], see
 @click.option("--output", "-o", type=FILE, help="Where to write; default: the same file.")
 def sign(path: Path, key: Path, output: Path | None) -> None:
     """Add this site's signature. Read the charter first (charter show): it binds the site."""
-    from kmel_p2p.site.files import write_whole
+    from kmel_p2p.files import write_whole
     from kmel_p2p.site.keys import load_key
 
     document = load_charter(path)
     identity = load_key(key)
     signed = document.signed_by(identity)
-    write_whole(output or path, signed.render().encode(), 0o644)
+    write_whole(output or path, signed.render().encode(), mode=0o644)
     name = signed.charter.roster[identity.key].name
     click.echo(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")
     for problem in signed.problems():
@@ -88,7 +88,7 @@ def sign(path: Path, key: Path, output: Path | None) -> None:
 def merge(paths: tuple[Path, ...], output: Path) -> None:
     """Collect the signatures of copies that were signed separately."""
     from kmel_p2p.core.errors import ConfigError
-    from kmel_p2p.site.files import write_whole
+    from kmel_p2p.files import write_whole
 
     merged = load_charter(paths[0])
     for path in paths[1:]:
@@ -99,7 +99,7 @@ def merge(paths: tuple[Path, ...], output: Path) -> None:
                 f"({merged.charter.id.hex()[:16]}); its text was changed"
             )
         merged = merged.model_copy(update={"signatures": {**other.signatures, **merged.signatures}})
-    write_whole(output, merged.render().encode(), 0o644)
+    write_whole(output, merged.render().encode(), mode=0o644)
     click.echo(f"Wrote {output} with {len(merged.signatures)} of {len(merged.charter.sites)} signatures.")
 
 

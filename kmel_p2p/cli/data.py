@@ -38,9 +38,9 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     from kmel_p2p.chem.rejects import Rejects
     from kmel_p2p.chem.split import SplitPolicy
     from kmel_p2p.cli.exits import DoesNotHoldError
+    from kmel_p2p.files import write_whole
     from kmel_p2p.site.compose import measurement_source
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.files import write_whole
 
     config = load_config(config_path)
     charter, own, test = _read(config, quiet=as_json)
@@ -51,7 +51,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     Rejects([*own.rejects, *(test.rejects if test else ())]).write(folder / "rejects.csv")
     write_json(folder / "data_STAYS.json", report)
-    write_whole(folder / "data_STAYS.html", check_page(report, own).encode(), 0o600)
+    write_whole(folder / "data_STAYS.html", check_page(report, own).encode(), mode=0o600)
     if as_json:
         echo_json(report)
     else:

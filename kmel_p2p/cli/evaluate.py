@@ -31,13 +31,13 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     """
     from kmel_p2p.chem.manifest import write_json
     from kmel_p2p.cli.progress import progress_bar
+    from kmel_p2p.files import write_whole
     from kmel_p2p.learn.evaluation import evaluate as score_models
     from kmel_p2p.learn.evaluation_page import evaluation_page
     from kmel_p2p.learn.predict import load_model
     from kmel_p2p.learn.prepare import prepare
     from kmel_p2p.site.compose import load_site, trainer_plan
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.files import write_whole
 
     config = load_config(config_path)
     site = load_site(config)
@@ -48,8 +48,8 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     folder = out or config.site.state_dir / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", report)
-    write_whole(folder / "evaluation.html", evaluation_page(report).encode(), 0o644)
-    write_whole(folder / "predictions_STAYS.csv", _predictions(dataset, outputs).encode(), 0o600)
+    write_whole(folder / "evaluation.html", evaluation_page(report).encode(), mode=0o644)
+    write_whole(folder / "predictions_STAYS.csv", _predictions(dataset, outputs).encode(), mode=0o600)
     if as_json:
         echo_json(report)
     else:

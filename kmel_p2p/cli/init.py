@@ -15,8 +15,8 @@ from kmel_p2p.cli.options import DIRECTORY
 def init(directory: Path, name: str) -> None:
     """Write site.key (mode 0600) and site.toml into DIRECTORY. Nothing is ever overwritten."""
     from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.files import write_new
     from kmel_p2p.site.config import parse_config
-    from kmel_p2p.site.files import write_new
     from kmel_p2p.site.keys import create_key
     from kmel_p2p.site.template import site_template
 

@@ -58,8 +58,8 @@ def predict(
     Every row and column of IN is kept, in order. A row that cannot be predicted says why in the column kmel_reason.
     """
     from kmel_p2p.cli.structure_input import read_input
+    from kmel_p2p.files import write_whole
     from kmel_p2p.learn.predict import load_model
-    from kmel_p2p.site.files import write_whole
 
     table = read_input(source, smiles_column, kind)
     loaded = load_model(model_dir or _model_dir(config_path))
@@ -69,7 +69,7 @@ def predict(
     if output is None:
         click.echo(text, nl=False)
         return
-    write_whole(output, text.encode(), 0o644)
+    write_whole(output, text.encode(), mode=0o644)
     refused = sum(1 for prediction in predictions if prediction.reason)
     click.echo(f"{len(table.rows) - refused} of {len(table.rows)} rows predicted, written to {output}", err=True)
 

@@ -23,8 +23,9 @@ import numpy as np
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.statefile import read_state, write_durably, write_state
+from kmel_p2p.learn.statefile import read_state, write_state
 
 FORMAT = 1
 TENSORS, CARD = "model.safetensors", "card.json"
@@ -73,10 +74,10 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1)
     try:
         (folder / CARD).unlink(missing_ok=True)
-        write_state(folder / TENSORS, tensors, {"digest": card.digest})
-        write_durably(folder / CARD, text.encode())
     except OSError as error:
         raise ConfigError(f"{folder / CARD}: cannot be written: {error.strerror}") from error
+    write_state(folder / TENSORS, tensors, {"digest": card.digest})
+    write_whole(folder / CARD, text.encode(), mode=BY_UMASK)
     return card
 
 

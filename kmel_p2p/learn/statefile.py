@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,48 +13,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.files import BY_UMASK, write_whole
 
 Tensors = dict[str, NDArray[Any]]
 
 
 def write_state(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    """Write `path` durably (`write_durably`).
+    """Write `path` in one step (`files.write_whole`).
 
     Raises:
         ConfigError: the disk is full or not writable; nothing is left behind.
     """
-    content = save(dict(tensors), metadata={"facts": json.dumps(facts, sort_keys=True)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, content)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written: {error.strerror}; make room or permissions, then start again"
-        ) from error
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Beside `path`, fsync, rename, fsync of the folder: after a crash the old file is there, or the new one.
-
-    Raises:
-        OSError: nothing is left behind.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(partial, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    write_whole(path, save(dict(tensors), metadata={"facts": json.dumps(facts, sort_keys=True)}), mode=BY_UMASK)
 
 
 def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, Any]]:

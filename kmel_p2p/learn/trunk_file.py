@@ -27,9 +27,9 @@ from safetensors.numpy import load, save
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.model import CARD
-from kmel_p2p.learn.statefile import write_durably
 
 TRUNK_FORMAT = "kmel trunk 1"
 
@@ -88,16 +88,10 @@ def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bo
     card = dataclasses.replace(card, digest=digest_of(tensors))
     values = {"format": TRUNK_FORMAT, "file": card.file, **dataclasses.asdict(card)}
     text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    try:
-        if _is_there(folder, card, text):
-            return False
-        folder.mkdir(parents=True, exist_ok=True)
-        write_durably(folder / card.file, save(tensors))
-        write_durably(folder / CARD, text.encode())
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: the trunk cannot be written: {error.strerror}; make room or permissions, then start again"
-        ) from error
+    if _is_there(folder, card, text):
+        return False
+    write_whole(folder / card.file, save(tensors), mode=BY_UMASK)
+    write_whole(folder / CARD, text.encode(), mode=BY_UMASK)
     for path in folder.glob("trunk-*.safetensors"):
         if path.name != card.file:
             with contextlib.suppress(OSError):

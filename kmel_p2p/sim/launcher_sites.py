@@ -19,6 +19,7 @@ from typing import Any
 from kmel_p2p.core.charter import CharterDocument, SiteRule
 from kmel_p2p.core.errors import LocalError
 from kmel_p2p.core.identity import Identity, digest
+from kmel_p2p.files import write_whole
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.site.config import (
     ColumnRule,
@@ -30,7 +31,6 @@ from kmel_p2p.site.config import (
     SiteSection,
 )
 from kmel_p2p.site.control_client import ControlClient
-from kmel_p2p.site.files import write_whole
 
 STOP_GRACE_S = 12.0
 """A peer ends within 10 s of SIGTERM; after this it is killed."""
@@ -201,11 +201,11 @@ def found(
         folder = out / "sites" / name
         folder.mkdir(parents=True)
         write_whole(folder / "site.key", simulated_seed(simulation.seed, name).hex().encode() + b"\n")
-        write_whole(folder / "charter.toml", document.render().encode(), 0o644)
+        write_whole(folder / "charter.toml", document.render().encode(), mode=0o644)
         shutil.copyfile(parts[at], folder / DATA_NAME)
         config = _site_config(simulation, name, address, _relative(test, folder) if test else None)
         config = config.model_copy(update={"ledger": config.ledger.model_copy(update={"on_complete": on_complete})})
-        write_whole(folder / "site.toml", config.render().encode(), 0o644)
+        write_whole(folder / "site.toml", config.render().encode(), mode=0o644)
         sites.append(SiteProcess(name, folder.absolute()))
     return LocalFederation(sites, document)
 

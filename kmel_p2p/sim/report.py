@@ -19,6 +19,7 @@ from rich.text import Text
 
 from kmel_p2p import __version__
 from kmel_p2p.core.charter import Charter
+from kmel_p2p.files import write_whole
 from kmel_p2p.learn.architecture import exchanged_layout
 from kmel_p2p.learn.pooled import Pooled
 from kmel_p2p.sim.errors import SiteFailedError
@@ -26,7 +27,6 @@ from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_data import DividedData
 from kmel_p2p.sim.launcher_follow import Course, Final, sample_rows
 from kmel_p2p.site.compose import architecture_of
-from kmel_p2p.site.files import write_whole
 from kmel_p2p.site.status import averaging_of
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -126,9 +126,9 @@ def write_report(out: Path, report: Mapping[str, Any], details: Mapping[str, Any
     """Write `report.json`, `details.json` and `report.html` into `out`."""
     from kmel_p2p.sim.report_html import render_html
 
-    write_whole(out / "report.json", _json(report), 0o644)
-    write_whole(out / "details.json", _json(details), 0o644)
-    write_whole(out / "report.html", render_html(report, details).encode(), 0o644)
+    write_whole(out / "report.json", _json(report), mode=0o644)
+    write_whole(out / "details.json", _json(details), mode=0o644)
+    write_whole(out / "report.html", render_html(report, details).encode(), mode=0o644)
 
 
 def require_agreement(report: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.identity import digest
-from kmel_p2p.site.files import write_whole
+from kmel_p2p.files import write_whole
 
 SOCKET_NAME = "control.sock"
 NOTE_NAME = "control.path"

@@ -38,6 +38,7 @@ from kmel_p2p.core.rounds import (
 )
 from kmel_p2p.core.types import Lane, Micros, SiteKey
 from kmel_p2p.delta.layout import Layout
+from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker import main as trainer_main
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.links import Egress
@@ -50,7 +51,6 @@ from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control import ControlServer
 from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.egress_head import keep_head
-from kmel_p2p.site.files import private_directory
 from kmel_p2p.site.lockfile import SiteLock
 from kmel_p2p.site.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.metrics import MetricsServer

@@ -11,7 +11,7 @@ import nacl.utils
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.types import KEY_BYTES
-from kmel_p2p.site.files import sync_directory
+from kmel_p2p.files import sync_directory
 
 MAX_FILE_BYTES = 256
 """A seed as hex with white space fits; anything larger is another kind of file."""

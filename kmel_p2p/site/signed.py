@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kmel_p2p.core.amendment import Amendment
 from kmel_p2p.core.errors import ConfigError, LocalError
-from kmel_p2p.site.files import private_directory, write_whole
+from kmel_p2p.files import private_directory, write_whole
 
 SIGNED_NAME = "signed-amendments.json"
 

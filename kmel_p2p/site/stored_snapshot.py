@@ -14,7 +14,7 @@ import numpy as np
 from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.snapshot import PREFIX_BYTES, Snapshot, assemble, meta_length
-from kmel_p2p.site.files import sync_directory
+from kmel_p2p.files import write_whole
 
 PATTERN = "snapshot-*.kmls*"
 
@@ -32,18 +32,7 @@ class SnapshotFiles:
             ConfigError: the file cannot be written; names it and the reason.
         """
         name = f"snapshot-{number}.kmls"
-        path = self._directory / name
-        beside = path.with_name(f"{name}.new")
-        try:
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(snapshot.prefix())
-                file.write(snapshot.accumulator.raw())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-            sync_directory(self._directory)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot write: {error.strerror}; free some space or check the disk") from error
+        write_whole(self._directory / name, snapshot.prefix(), snapshot.accumulator.raw())
         return name
 
     def read(self, name: str) -> Snapshot:

@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_state_before_the_round(tmp_path: Path, monkeypat
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kmel_p2p.learn.statefile.os.fsync", full)
+    monkeypatch.setattr("kmel_p2p.files.os.fsync", full)
     with pytest.raises(ConfigError, match="No space left"):
         site.train(1, 2, None, trunk, quiet)
     assert not site.residual.any()

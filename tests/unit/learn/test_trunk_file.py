@@ -13,10 +13,10 @@ from learn_fixtures import ENDPOINTS
 from safetensors.numpy import load_file
 
 import kmel_p2p
+from kmel_p2p import files
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn import statefile
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.model import CARD, read_card
 from kmel_p2p.learn.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
@@ -98,8 +98,8 @@ def test_a_crash_at_any_rename_or_sync_leaves_the_old_trunk_or_the_new_one(
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(statefile.os, "replace", crashing(statefile.os.replace))
-        patch.setattr(statefile.os, "fsync", crashing(statefile.os.fsync))
+        patch.setattr(files.os, "replace", crashing(files.os.replace))
+        patch.setattr(files.os, "fsync", crashing(files.os.fsync))
         with pytest.raises(Crash):
             write_trunk(tmp_path, card(ledger_digest="00" * 32), trunk(2))
     found, values = read_trunk(tmp_path)

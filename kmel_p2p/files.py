@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from kmel_p2p.core.errors import ConfigError
+
+Part: TypeAlias = bytes | bytearray | memoryview
+
+BY_UMASK = 0o666
+"""Mode of files that others may be meant to read; without it a file is its owner's alone."""
 
 
 def sync_directory(path: Path) -> None:
@@ -17,22 +24,30 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace `path` by `content` in one step; a crash leaves the old file or the new one.
+def write_whole(path: Path, *content: Part, mode: int = 0o600) -> None:
+    """Replace `path` by `content`, part after part, in one step: a crash leaves the old file or the new one.
+
+    The folder is made if it is missing.
 
     Raises:
-        ConfigError: the file cannot be written; names it and the reason.
+        ConfigError: the file cannot be written; names it and the reason. Nothing is left behind.
     """
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.with_name(f"{path.name}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            file.write(content)
+            for part in content:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot write: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror}; make room or permissions, then try again"
+        ) from error
 
 
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
