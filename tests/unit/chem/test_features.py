@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from rdkit import Chem
+from rdkit.Chem import Descriptors
 
 from kmel_p2p.chem import features
 from kmel_p2p.chem.counts import CountMatrix
@@ -34,6 +36,18 @@ def test_counts_are_counts_and_descriptors_are_bounded() -> None:
     assert descriptors.shape == (WIDTH,)
     assert POLICY.width == POLICY.bits + WIDTH
     assert np.abs(descriptors).max() <= SQUASH_LIMIT
+
+
+@pytest.mark.parametrize("smiles", ["[Na+].[Cl-]", "C", "[Fe]", *REFERENCE_MOLECULES[:4]])
+def test_descriptors_computed_together_are_those_of_rdkit(smiles: str) -> None:
+    molecule = Chem.MolFromSmiles(smiles)
+    together = features.raw_descriptors(molecule)
+    known = dict(Descriptors.descList)
+    shared = [c.name for c in descriptor_constants() if known[c.name] in features._OF_ESTATE_INDICES]
+    assert len(shared) == 4
+    for place, constant in enumerate(descriptor_constants()):
+        if constant.name in shared:
+            assert together[place] == known[constant.name](molecule)
 
 
 def test_the_order_of_atoms_in_the_smiles_does_not_matter() -> None:
