@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
-from rdkit import Chem, rdBase
 
 from kmel_p2p.chem.cells import RELATION_SIGNS, TWO_RELATIONS, CellError, is_missing, read_relation
 from kmel_p2p.chem.records import UNMAPPED, Mapped, RawCell, RawRecord, find_column, find_marks, same_text, table_rows
-from kmel_p2p.chem.source import SdfSource, TextFormat, WideSource
+from kmel_p2p.chem.sdf import SdfRecord, sdf_records
+from kmel_p2p.chem.source import SdfSource, WideSource
 from kmel_p2p.chem.text_file import text_file
 from kmel_p2p.core.errors import ConfigError
-
-UTF_8 = TextFormat()
 
 STRUCTURE_PROPERTY = "structure"
 """What the structure of an SDF record is called in `rejects.csv`."""
@@ -100,17 +96,10 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
     if source.time.column:
         missing[source.time.column] = "data.time.column"
     seen: set[str] = set()
-    for line, smiles, properties, reason in sdf_records(source.path, source.text):
-        seen.update(properties)
-        if reason:
-            yield RawRecord(line, fault=reason, fault_column=STRUCTURE_PROPERTY)
-            continue
-        found = _cells(properties, mapped)
-        if not found:
-            yield _unmapped(line, properties, mapped)
-            continue
-        project, date = (properties.get(name, "") for name in (source.embargo.project_column, source.time.column))
-        yield RawRecord(line, smiles, STRUCTURE_PROPERTY, found, project, date=date)
+    with text_file(source.path, source.text.encoding) as lines:
+        for record in sdf_records(lines):
+            seen.update(record.properties)
+            yield _sdf_record(record, source, mapped)
     for name, key in missing.items():
         if name not in seen:
             raise ConfigError(
@@ -118,31 +107,12 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
             )
 
 
-def sdf_records(path: Path, text: TextFormat = UTF_8) -> Iterator[tuple[int, str, Mapping[str, str], str]]:
-    """(line where the record starts, SMILES, properties, why there is no structure) of every SDF record.
-
-    Raises:
-        DataError: the file is missing or no text.
-    """
-    for line, block in _blocks(path, text):
-        supplier = Chem.SDMolSupplier()
-        with rdBase.BlockLogs():
-            supplier.SetData(block)
-            molecule = next(iter(supplier), None)
-        if molecule is None:
-            yield line, "", {}, "the structure of this record cannot be read"
-        else:
-            yield line, Chem.MolToSmiles(molecule), molecule.GetPropsAsDict(autoConvertStrings=False), ""
-
-
-def _blocks(path: Path, text: TextFormat) -> Iterator[tuple[int, str]]:
-    lines: list[str] = []
-    start = 1
-    with text_file(path, text.encoding) as handle:
-        for number, line in enumerate(handle, start=1):
-            lines.append(line)
-            if line.rstrip() == "$$$$":
-                yield start, "".join(lines)
-                lines, start = [], number + 1
-    if any(line.strip() for line in lines):
-        yield start, "".join(lines)
+def _sdf_record(record: SdfRecord, source: SdfSource, mapped: Sequence[Mapped]) -> RawRecord:
+    properties = record.properties
+    if record.reason:
+        return RawRecord(record.line, fault=record.reason, fault_column=STRUCTURE_PROPERTY)
+    found = _cells(properties, mapped)
+    if not found:
+        return _unmapped(record.line, properties, mapped)
+    project, date = (properties.get(name, "") for name in (source.embargo.project_column, source.time.column))
+    return RawRecord(record.line, record.smiles, STRUCTURE_PROPERTY, found, project, date=date)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +11,9 @@ import click
 from kmel_p2p.cli.options import DIRECTORY, FILE, config_option
 
 if TYPE_CHECKING:
-    from kmel_p2p.chem.endpoint import AssayEndpoint
-    from kmel_p2p.learn.model import Card
-    from kmel_p2p.learn.predict import Prediction
+    from collections.abc import Sequence
+
+    from kmel_p2p.learn.predict import Model, Prediction
 
 
 @click.command()
@@ -42,6 +39,7 @@ if TYPE_CHECKING:
     help="Share of true values that the intervals are to hold.",
 )
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of CSV.")
 @config_option
 def predict(
     source: Path,
@@ -51,69 +49,59 @@ def predict(
     model: str | None,
     level: float,
     model_dir: Path | None,
+    as_json: bool,
     config_path: Path,
 ) -> None:
-    """Predict assay endpoints for the structures in IN (CSV, SDF or SMILES; - for standard input), as CSV.
+    """Predict assay endpoints for the structures in IN (CSV, SDF or SMILES; - for standard input), as CSV or JSON.
 
-    Every row and column of IN is kept, in order. A row that cannot be predicted says why in the column kmel_reason.
+    Every row and column of IN is kept, in order. A row that cannot be predicted says why in the column kmel_reason;
+    the exit code is 4 if there are rows, and none of them could be predicted.
     """
+    from kmel_p2p.cli.prediction_output import as_csv, as_json_text, require_room
+    from kmel_p2p.cli.progress import progress_bar
     from kmel_p2p.cli.structure_input import read_input
     from kmel_p2p.files import write_whole
     from kmel_p2p.learn.predict import load_model
 
     table = read_input(source, smiles_column, kind)
     loaded = load_model(model_dir or _model_dir(config_path))
+    require_room(table, loaded, as_json)
     smiles = [row[table.smiles_at] for row in table.rows]
-    predictions = loaded.predict(smiles, model=model, level=level, workers=os.cpu_count() or 1)
-    text = render(table.header, table.rows, predictions, loaded.card, model)
+    with progress_bar("structures", False) as progress:
+        predictions = loaded.predict(smiles, model=model, level=level, workers=os.cpu_count() or 1, progress=progress)
+    text = as_json_text(table, predictions, loaded, model, level) if as_json else as_csv(table, predictions, loaded)
     if output is None:
         click.echo(text, nl=False)
-        return
-    write_whole(output, text.encode(), mode=0o644)
-    refused = sum(1 for prediction in predictions if prediction.reason)
-    click.echo(f"{len(table.rows) - refused} of {len(table.rows)} rows predicted, written to {output}", err=True)
+    else:
+        write_whole(output, text.encode(), mode=0o644)
+    _tell(predictions, loaded, model, level, output)
+    _require_one(source, predictions)
 
 
-def render(
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    predictions: Iterable[Prediction],
-    card: Card,
-    model: str | None,
-) -> str:
-    """The table with columns per assay endpoint, then similarity, applicability, model and reason, as CSV."""
-    endpoints = card.architecture.endpoints
-    names = [name for endpoint in endpoints for name in _names(endpoint)]
-    used = model or "/".join(dict.fromkeys(card.chosen[e.name] for e in endpoints))
-    label = f"{used}@{card.digest[:16]}"
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*header, *names, "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason"])
-    for row, prediction in zip(rows, predictions, strict=True):
-        cells = [cell for endpoint in endpoints for cell in _cells(endpoint, prediction)]
-        similarity = "" if prediction.similarity is None else f"{prediction.similarity:.3f}"
-        made_by = label if prediction.assays else ""
-        writer.writerow([*row, *cells, similarity, prediction.applicability, made_by, prediction.reason])
-    return out.getvalue()
+def _tell(
+    predictions: Sequence[Prediction], loaded: Model, model: str | None, level: float, output: Path | None
+) -> None:
+    """What people should know beside the table, on standard error."""
+    done = sum(1 for prediction in predictions if not prediction.reason)
+    if output is not None or done < len(predictions):
+        where = "" if output is None else f", written to {output}"
+        click.echo(f"{done} of {len(predictions)} rows predicted{where}", err=True)
+    classes = {e.name for e in loaded.card.architecture.endpoints if e.kind == "classification"}
+    for name, reason in loaded.without_intervals(level).items() if model is None else ():
+        click.echo(f"{name} has no {'sets of classes' if name in classes else 'intervals'}: {reason}", err=True)
+    if loaded.neighbours is None:
+        click.echo("no similarities: this model directory has no training compounds to compare with", err=True)
 
 
-def _names(endpoint: AssayEndpoint) -> list[str]:
-    name = f"kmel_{endpoint.name}"
-    if endpoint.kind == "classification":
-        return [name, f"{name}_classes"]
-    return [name + (f" [{endpoint.unit}]" if endpoint.unit else ""), f"{name}_lower", f"{name}_upper"]
+def _require_one(source: Path, predictions: Sequence[Prediction]) -> None:
+    from kmel_p2p.core.errors import DataError
 
-
-def _cells(endpoint: AssayEndpoint, prediction: Prediction) -> list[str]:
-    """Empty where nothing is known; `none` where every class is unlike what was seen."""
-    value = prediction.assays.get(endpoint.name)
-    if value is None:
-        return [""] * len(_names(endpoint))
-    if endpoint.kind == "classification":
-        classes = "" if value.classes is None else " ".join(map(str, value.classes)) or "none"
-        return [f"{value.value:.6g}", classes]
-    ends = ["" if end is None else f"{end:.6g}" for end in (value.lower, value.upper)]
-    return [f"{value.value:.6g}", *ends]
+    if predictions and all(prediction.reason for prediction in predictions):
+        first = predictions[0]
+        raise DataError(
+            f"{source}: not one row could be predicted; the first is {first.smiles!r:.80}: {first.reason}. "
+            "If IN is of another kind than it seems, say so with --format and --smiles-column"
+        )
 
 
 def _model_dir(config_path: Path) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmel_p2p.core.errors import DataError
@@ -13,40 +14,59 @@ from kmel_p2p.core.errors import DataError
 SMILES_SUFFIXES = (".smi", ".smiles", ".ism")
 SDF_SUFFIXES = (".sdf", ".sd")
 
+TITLE_NAMES = ("name", "title", "sdf_title")
+"""Column for the first line of SDF records: the first of these that is not the name of a property."""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of equal length under a header; `smiles_at` is the column of structures."""
+    """Rows of equal length under a header.
+
+    Attributes:
+        smiles_at: column of structures.
+        refused: row -> why its structure could not even be read, for rows whose cell does not show it.
+    """
 
     header: list[str]
     rows: list[list[str]]
     smiles_at: int
+    refused: dict[int, str] = field(default_factory=dict)
 
 
 def read_input(source: Path, smiles_column: str, kind: str | None) -> Table:
     """Read `source` (`-` for standard input).
 
     Args:
-        kind: `csv`, `smi` or `sdf`; None to tell by the name, or by the first line of standard input.
+        kind: `csv`, `smi` or `sdf`; None to tell by the name, or by the content of standard input.
 
     Raises:
         DataError: missing, empty, not of that kind, or without that column; names file and remedy.
     """
-    suffix = source.suffix.lower()
-    if kind == "sdf" or (kind is None and suffix in SDF_SUFFIXES):
-        return _sdf(source)
     text = _text(source)
-    if kind is None:
-        kind = "smi" if suffix in SMILES_SUFFIXES else "csv"
-        first = text.split("\n", 1)[0].strip()
-        if str(source) == "-" and first and smiles_column not in next(csv.reader([first])):
-            kind = "smi"
+    kind = kind or _kind(source, text, smiles_column)
+    if kind == "sdf":
+        return _sdf(text, source)
     return _smiles(text) if kind == "smi" else _csv(text, source, smiles_column)
 
 
-def _text(source: Path) -> str:
+def _kind(source: Path, text: str, smiles_column: str) -> str:
+    suffix = source.suffix.lower()
+    if str(source) != "-":
+        return "sdf" if suffix in SDF_SUFFIXES else "smi" if suffix in SMILES_SUFFIXES else "csv"
+    if any(line.rstrip() in ("$$$$", "M  END") for line in text.splitlines()):
+        return "sdf"
     try:
-        return sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8-sig")
+        header = next(csv.reader([text.split("\n", 1)[0].strip()]), [])
+    except csv.Error:
+        return "smi"
+    return "csv" if _places(header, smiles_column) else "smi"
+
+
+def _text(source: Path) -> str:
+    """As UTF-8, with or without a byte order mark, whatever the locale says."""
+    try:
+        raw = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        return raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{source}: no such file") from None
     except OSError as error:
@@ -55,37 +75,65 @@ def _text(source: Path) -> str:
         raise DataError(f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
+def _places(header: Sequence[str], column: str) -> list[int]:
+    """Where a header has this column: exactly, or else but for capitals and blanks around it."""
+    exact = [at for at, name in enumerate(header) if name == column]
+    return exact or [at for at, name in enumerate(header) if name.strip().lower() == column.lower()]
+
+
 def _csv(text: str, source: Path, smiles_column: str) -> Table:
     try:
         rows = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:
         raise DataError(f"{source}: not CSV: {error}") from None
+    # A blank line at the end is how files end; one in between is a row without a structure, and keeps its place.
+    while rows and not rows[-1]:
+        rows.pop()
     if not rows:
         raise DataError(f"{source}: is empty; expected a header line with the column {smiles_column!r}")
     header = rows[0]
-    if smiles_column not in header:
+    places = _places(header, smiles_column)
+    if len(places) > 1:
+        raise DataError(f"{source}: has the column {smiles_column!r} {len(places)} times; rename all but one")
+    if not places:
         raise DataError(
             f"{source}: has no column {smiles_column!r}; it has: {', '.join(header)}. Use --smiles-column to name it"
+            + _separated_otherwise(header)
         )
     width = len(header)
     for number, row in enumerate(rows[1:], start=2):
         if len(row) > width:
             raise DataError(f"{source}: row {number} has {len(row)} fields, the header has {width}")
-    return Table(header, [row + [""] * (width - len(row)) for row in rows[1:] if row], header.index(smiles_column))
+    return Table(header, [row + [""] * (width - len(row)) for row in rows[1:]], places[0])
+
+
+def _separated_otherwise(header: Sequence[str]) -> str:
+    """A hint for tables with another separator than the comma."""
+    for name, mark in (("semicolons", ";"), ("tabs", "\t")):
+        if len(header) == 1 and mark in header[0]:
+            return f". It looks separated by {name}; save it with commas"
+    return ""
 
 
 def _smiles(text: str) -> Table:
-    """One structure per line, a name after a blank."""
-    rows = [[*line.strip().split(None, 1), "", ""][:2] for line in text.splitlines() if line.strip()]
-    return Table(["smiles", "name"], rows, 0)
+    """One structure per line, a name after a blank; an empty line between others is a row without a structure."""
+    lines = [line.strip() for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return Table(["smiles", "name"], [[*line.split(None, 1), "", ""][:2] for line in lines], 0)
 
 
-def _sdf(source: Path) -> Table:
-    from kmel_p2p.chem.read_wide import sdf_records
+def _sdf(text: str, source: Path) -> Table:
+    from kmel_p2p.chem.sdf import sdf_records
 
-    if str(source) == "-":
-        raise DataError("SDF is read from files only; write standard input to a file first")
-    records = list(sdf_records(source))
-    names = list(dict.fromkeys(name for _, _, properties, _ in records for name in properties))
-    rows = [[smiles, *(properties.get(name, "") for name in names)] for _, smiles, properties, _ in records]
-    return Table(["smiles", *names], rows, 0)
+    records = list(sdf_records(io.StringIO(text)))
+    if not records:
+        raise DataError(f"{source}: is empty; expected SDF records that end with $$$$")
+    names = list(dict.fromkeys(name for record in records for name in record.properties))
+    titles = [next(name for name in TITLE_NAMES if name not in names)] if any(r.title for r in records) else []
+    rows = [
+        [r.smiles, *([r.title] if titles else []), *(r.properties.get(name, "") for name in names)] for r in records
+    ]
+    refused = {at: record.reason for at, record in enumerate(records) if record.reason}
+    smiles = next(name for name in ("smiles", "sdf_smiles", "structure_smiles") if name not in (*titles, *names))
+    return Table([smiles, *titles, *names], rows, 0, refused)
