@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from kmel_p2p.learn.dataset import Dataset
+    from kmel_p2p.learn.predict import Model
 
 
 @click.command()
@@ -42,11 +43,11 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     config = load_config(config_path)
     site = load_site(config)
     model = load_model(config.site.state_dir / "model")
+    _require_own(model, site.charter.id.hex())
     with progress_bar("structures", as_json) as progress:
         dataset, _ = prepare(trainer_plan(site, seed), lambda p: progress(p.done, p.total))
     report, outputs = score_models(model, dataset, seed)
     folder = out or config.site.state_dir / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation.json", report)
     write_whole(folder / "evaluation.html", evaluation_page(report).encode(), mode=0o644)
     write_whole(folder / "predictions_STAYS.csv", _predictions(dataset, outputs).encode(), mode=0o600)
@@ -56,9 +57,24 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
         _show(report, folder)
 
 
+def _require_own(model: Model, charter_id: str) -> None:
+    """Under another charter other compounds are held out: the model may have been trained on this test fold."""
+    from kmel_p2p.core.errors import ConfigError
+
+    made_under = model.card.labels.get("charter_id", charter_id)
+    if made_under != charter_id:
+        raise ConfigError(
+            f"the model in the state directory was made under charter {made_under[:16]}, the site's present one is "
+            f"{charter_id[:16]}, which holds out other compounds; evaluate it with its own charter, or finish a run "
+            "under this one"
+        )
+
+
 def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray]) -> str:
-    """Structure, assay endpoint, measured value and what each model says, in the reported unit."""
+    """Structure, assay endpoint, measured value and what each model says, as reported; the probability of class 1."""
     import numpy as np
+
+    from kmel_p2p.learn.scores import reported
 
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -69,7 +85,7 @@ def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray]) -> str:
             label = float(dataset.labels[row, place])
             if not np.isfinite(label):
                 continue
-            found = [float(endpoint.transformed(column[at : at + 1, place])[0]) for column in outputs.values()]
+            found = [float(reported(endpoint, column[at : at + 1, place])[0]) for column in outputs.values()]
             measured = float(endpoint.transformed(np.array([label]))[0])
             relation = signs[int(dataset.relations[row, place])]
             writer.writerow(
@@ -79,34 +95,46 @@ def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray]) -> str:
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:
+    """Scores and changes as two narrow tables: a terminal of 80 columns holds them."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="test fold; lower is better")
-    for name in (
-        "assay endpoint",
-        "tested",
-        "median",
-        "forest",
-        "local",
-        "federated",
-        "personalised",
-        "hybrid",
-        "chosen",
+    columns = ("median", "forest", "local", "federated", "pers.", "hybrid", "predicts")
+    keys = ("baseline_median", "baseline_forest", "local", "federated", "personalised", "hybrid", "chosen")
+    scores = Table(title="test fold; lower is better", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    gains = Table(
+        title="what this site predicts with, against local", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for table, names in (
+        (scores, ("assay endpoint", "tested", *columns)),
+        (gains, ("assay endpoint", "score", "chosen", "change", "95 %", "at 90 %")),
     ):
-        table.add_column(name, justify="left" if name == "assay endpoint" else "right")
+        for name in names:
+            left = name in ("assay endpoint", "score", "chosen", "at 90 %")
+            table.add_column(name, justify="left" if left else "right", overflow="fold")
     for e in report["endpoints"]:
         if "models" not in e:
-            table.add_row(e["name"], str(e["test"]), *[""] * 6, "too few")
+            scores.add_row(e["name"], str(e["test"]), *["" for _ in columns[:-1]], "too few")
             continue
-        names = ("baseline_median", "baseline_forest", "local", "federated", "personalised", "hybrid")
-        scores = [f"{e['models'][name]['score']:.4g}" for name in names]
+        scores.add_row(e["name"], str(e["test"]), *(f"{e['models'][key]['score']:.3f}" for key in keys))
         change = e["gains"]["chosen"]
         low, high = change["interval_pct"]
-        table.add_row(e["name"], str(e["test"]), *scores,
-                      f"{e['chosen']} {change['change_pct']:+.1f} % [{low:+.1f}, {high:+.1f}]")  # fmt: skip
+        score = f"{e['metric']} {e['unit']}".strip()
+        gains.add_row(
+            e["name"], score, e["chosen"], f"{change['change_pct']:+.1f} %", f"[{low:+.1f}, {high:+.1f}]", _held(e)
+        )
     console = Console()
-    console.print(table)
+    console.print(scores)
+    console.print(gains)
+    for name, reason in report["without_intervals"].items():
+        console.print(f"{name} has no intervals: {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"May be shared: {folder}/evaluation.html, evaluation.json. Stays: predictions_STAYS.csv", markup=False
-    )
+        f"May be shared: {folder}/evaluation.html, evaluation.json. Stays: predictions_STAYS.csv",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _held(endpoint: Mapping[str, Any]) -> str:
+    """The share of test values that the intervals or sets of classes at 90 % hold."""
+    return next((f"hold {100 * point['inside']:.0f} %" for point in endpoint["coverage"] if point["level"] == 0.9), "")

@@ -1,5 +1,8 @@
 """Was it worth it, with error bars: the four models and two baselines on a site's own test fold.
 
+`chosen` among the models is what `predict` gives with the same model directory: the chosen models, and the personalised
+one for compounds unlike the site's own, if the directory has training compounds to compare with.
+
 Gains are relative, (new - local) / local, and "relative improvement to perfect", (new - local) / (1 - local), for
 scores whose best value is 1, as MELLODDY reported them (Heyndrickx et al., J Chem Inf Model 2024, 64, 2331).
 """
@@ -13,20 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn.answer import CHOSEN
+from kmel_p2p.learn.calibration_check import MIN_TEST, coverage, reliability
 from kmel_p2p.learn.comparison import MODELS
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
-from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.predict import Model
 from kmel_p2p.learn.scores import median_baseline, metric, scorable, score
-from kmel_p2p.learn.uncertainty import MEMBERS, intervals
+from kmel_p2p.learn.uncertainty import MEMBERS, Calibration
 
 RESAMPLES = 1000
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-MIN_TEST = 10
-"""Test values below which no score is given: it would say nothing, and would give single compounds away."""
-
 Outputs = Mapping[str, NDArray[np.float64]]
 
 
@@ -38,10 +38,15 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
 
     Returns:
         the report (aggregates only, JSON-ready), and the outputs float64[len(test), E] by model, which stay.
+
+    Raises:
+        ConfigError: model and data are of different assay endpoints.
     """
+    _require_same(model, dataset)
     inputs = dataset.inputs.rows(dataset.test)
-    neighbours = model.neighbours or Neighbours.of(dataset)
-    foreign = neighbours.foreign(dataset.inputs.bits(dataset.test))
+    foreign = np.zeros(len(inputs), bool)
+    if model.neighbours is not None:
+        foreign = model.neighbours.foreign(dataset.inputs.bits(dataset.test))
     outputs = {
         **model.outputs(inputs, foreign),
         "baseline_median": median_baseline(dataset)(inputs),
@@ -65,23 +70,43 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             columns = {name: output[known, place] for name, output in outputs.items()}
             report |= _scores(endpoint, columns, labels, seed)
             report["foreign"] = int(foreign[known].sum())
-            report["coverage"] = _coverage(model, endpoint, columns, spread[known, place], labels)
-            calibration = model.calibrations.get(endpoint.name)
+            calibration = model.calibrations.get(endpoint.name, Calibration())
+            report["coverage"] = coverage(endpoint, calibration, columns[CHOSEN], spread[known, place], labels)
+            report["reliability"] = reliability(endpoint, columns[CHOSEN], labels)
             # Whether compounds that chose nothing made the intervals; None where there are none.
             report["calibrated_apart"] = not calibration.chose if calibration else None
         endpoints.append(report)
-    return {"digest": model.card.digest, "labels": dict(model.card.labels), "endpoints": endpoints}, outputs
+    return {
+        "digest": model.card.digest,
+        "labels": dict(model.card.labels),
+        "compared_with_own": model.neighbours is not None,
+        "without_intervals": model.without_intervals(),
+        "endpoints": endpoints,
+    }, outputs
+
+
+def _require_same(model: Model, dataset: Dataset) -> None:
+    own = model.card.architecture.endpoints
+    if own != dataset.endpoints:
+        names = [", ".join(endpoint.name for endpoint in endpoints) for endpoints in (own, dataset.endpoints)]
+        raise ConfigError(
+            f"the model (assay endpoints: {names[0]}) was made under another charter than the site's present one "
+            f"({names[1]}; units, transforms and label constants count as well); evaluate it with its own charter, or "
+            "finish a run under this one"
+        )
 
 
 def _scores(endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], seed: int) -> dict[str, Any]:
     """Scores with bootstrap intervals, and gains over the local model; every model meets the same resamples."""
     rng = np.random.default_rng([seed, len(labels)])
-    draws = rng.integers(0, len(labels), (RESAMPLES, len(labels)))
     truth = labels.astype(np.float32)
     found: dict[str, dict[str, Any]] = {}
-    sampled = {}
+    sampled = {name: np.empty(RESAMPLES) for name in columns}
+    for draw in range(RESAMPLES):
+        rows = rng.integers(0, len(labels), len(labels))
+        for name, output in columns.items():
+            sampled[name][draw] = score(endpoint, output[rows], truth[rows])
     for name, output in columns.items():
-        sampled[name] = np.array([score(endpoint, output[rows], truth[rows]) for rows in draws])
         low, high = np.quantile(sampled[name], [0.025, 0.975])
         found[name] = {
             "score": score(endpoint, output, truth),
@@ -129,24 +154,3 @@ def _to_perfect(local: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, f
         for name in ("r2", "spearman", "auroc", "average_precision")
         if local.get(name) is not None and new.get(name) is not None and local[name] < 1
     }
-
-
-def _coverage(
-    model: Model, endpoint: AssayEndpoint, columns: Outputs, spread: NDArray[np.float64], labels: NDArray[np.float64]
-) -> list[dict[str, float]]:
-    """Share of test values inside the intervals, level by level, and their median width in the reported unit."""
-    calibration = model.calibrations.get(endpoint.name)
-    if calibration is None or endpoint.kind == "classification":
-        return []
-    found = []
-    for level in LEVELS:
-        ends = intervals(calibration, columns[CHOSEN], spread, level)
-        if ends is None:
-            return []
-        inside = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
-        # Too few calibration values for this level give an interval without ends; JSON has no infinity.
-        width = float(np.median(ends[:, 1] - ends[:, 0])) * endpoint.scale
-        found.append(
-            {"level": level, "inside": float(inside.mean()), **({"width": width} if np.isfinite(width) else {})}
-        )
-    return found

@@ -37,6 +37,14 @@ def score(endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray
         return float(np.mean(np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))))
 
 
+def reported(endpoint: AssayEndpoint, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Outputs, float64[n], on the scale people read: transformed values, or the probability of class 1."""
+    if endpoint.kind == "classification":
+        probability: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
+        return probability
+    return endpoint.transformed(outputs)
+
+
 def fold_scores(dataset: Dataset, predict: Predict) -> FoldScores:
     """Scores of a model on validation and test fold; bounds (censored values) are not scored."""
     scores: FoldScores = {endpoint.name: {} for endpoint in dataset.endpoints}

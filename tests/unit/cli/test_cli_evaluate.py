@@ -66,7 +66,26 @@ def test_evaluate_separates_what_may_be_shared_from_what_stays(trained: Path, ru
     assert all(float(row["measured"]) == pytest.approx(len(row["smiles"]) / 10) for row in rows)
     for shared in ("evaluation.json", "evaluation.html"):
         assert not any(f">{row['smiles']}<" in (out / shared).read_text() for row in rows)
-    assert run("evaluate", "--config", trained).code == ExitCode.OK
+    shown = run("evaluate", "--config", trained).out
+    assert max(map(len, shown.split("logd has no intervals")[0].splitlines())) <= 80
+    for text in ("predicts", "against local", "logd has no intervals: the model's validation fold had fewer than 19"):
+        assert text in shown
+
+
+def test_evaluate_refuses_the_model_of_another_charter(trained: Path, run: Run) -> None:
+    card = trained.parent / "state" / "model" / "card.json"
+    raw = json.loads(card.read_text())
+    card.write_text(json.dumps({**raw, "labels": {"charter_id": "ab" * 32}}))
+    done = run("evaluate", "--config", trained)
+    assert done.code == ExitCode.CONFIG
+    assert "made under charter abababababababab" in done.err
+
+
+def test_evaluate_names_a_folder_it_cannot_write(trained: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("evaluate", "--config", trained, "--out", tmp_path / "file" / "deep")
+    assert done.code == ExitCode.CONFIG
+    assert "cannot be written: Not a directory" in done.err
 
 
 def test_export_writes_a_model_that_loads(trained: Path, run: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import exchanged_layout, private_layout
+from kmel_p2p.learn.calibration_check import LEVELS, coverage, reliability
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import compare, predictors
 from kmel_p2p.learn.evaluation import evaluate, further_scores
@@ -25,21 +26,25 @@ from kmel_p2p.learn.export import export_model, export_onnx
 from kmel_p2p.learn.model import Card, write_model
 from kmel_p2p.learn.neighbours import FILE, Neighbours
 from kmel_p2p.learn.predict import Model
-from kmel_p2p.learn.uncertainty import calibrate
+from kmel_p2p.learn.scores import scorable
+from kmel_p2p.learn.uncertainty import Calibration, calibrate
 
 POLICY = FeaturePolicy(bits=64)
 
 
 @pytest.fixture(scope="module")
 def evaluated() -> dict[str, object]:
-    data, shape = dataset(rows=400), architecture()
+    data, shape = dataset(rows=480), architecture()
     start = Parameters(initial_trunk(exchanged_layout(shape), 1), initial_trunk(private_layout(shape), 2))
     found = compare(shape, data, SETTINGS, 1, start, steps=120, federated_history=[], report=lambda done, total: None)
     chosen = {e["name"]: e["chosen"] for e in found.result["endpoints"]}
     known = calibrate(data, predictors(shape, found.models), chosen)
     card = Card(shape, POLICY, "", chosen, {"site": "a"}, {}, uncertainty={k: v.plain() for k, v in known.items()})
     report, outputs = evaluate(Model(card, found.models), data, seed=3)
-    return {"data": data, "report": report, "outputs": outputs, "result": found.result}
+    return {
+        "data": data, "report": report, "outputs": outputs, "result": found.result, "card": card, "found": found,
+        "known": known,
+    }  # fmt: skip
 
 
 def test_scores_agree_with_the_comparison_and_intervals_hold_them(evaluated: dict) -> None:
@@ -63,6 +68,65 @@ def test_the_report_is_plain_json_and_holds_no_single_compound(evaluated: dict) 
     assert [p["inside"] for p in logd["coverage"]] == sorted(p["inside"] for p in logd["coverage"])
     page = evaluation_page(evaluated["report"])
     assert page.count("data:image/png;base64,") == len(ENDPOINTS)
+    assert page.count('<tr class="chosen"><td>this site predicts with') == len(ENDPOINTS)
+    gain = logd["gains"]["chosen"]["to_perfect"]["spearman"]
+    assert f"({100 * gain:+.1f} %)".replace("-", "\N{MINUS SIGN}") in page
+    assert "Intervals at 90 % hold" in page
+    assert "Sets of classes at 90 % hold" in page
+    assert "also chose checkpoint and model" in page
+
+
+def test_evaluate_scores_what_predict_gives_with_and_without_training_compounds(evaluated: dict) -> None:
+    data, found, card = evaluated["data"], evaluated["found"], evaluated["card"]
+    chosen = [card.chosen[endpoint.name] for endpoint in ENDPOINTS]
+    alone, _ = evaluate(Model(card, found.models), data, seed=3)
+    assert alone["compared_with_own"] is False
+    assert [e["foreign"] for e in alone["endpoints"]] == [0, 0, 0]
+    for e, name in zip(alone["endpoints"], chosen, strict=True):
+        assert e["models"]["chosen"] == e["models"][name]
+    bound = float(np.median(found.neighbours.nearest(data.inputs.bits(data.test))))
+    near = dataclasses.replace(found.neighbours, usual=(bound, 0.9, 1.0))
+    both, outputs = evaluate(Model(card, found.models, near), data, seed=3)
+    far = near.foreign(data.inputs.bits(data.test))
+    assert both["compared_with_own"] is True
+    assert far.any()
+    assert [e["foreign"] for e in both["endpoints"]] == [int(far[scorable(data, data.test, p)].sum()) for p in range(3)]
+    assert np.array_equal(outputs["chosen"][far], outputs["personalised"][far])
+    assert "the personalised model answers" in evaluation_page(both)
+    assert "the chosen model answers throughout" in evaluation_page(alone)
+
+
+def test_a_model_of_other_assay_endpoints_is_not_evaluated(evaluated: dict) -> None:
+    data = dataclasses.replace(
+        evaluated["data"], endpoints=(*ENDPOINTS[:2], dataclasses.replace(ENDPOINTS[2], name="x"))
+    )
+    with pytest.raises(ConfigError, match=r"logd, stays, herg.*another charter.*logd, stays, x"):
+        evaluate(Model(evaluated["card"], evaluated["found"].models), data, seed=0)
+
+
+def test_classes_are_checked_by_class_and_by_probability(evaluated: dict) -> None:
+    herg = evaluated["report"]["endpoints"][2]
+    shares = [point["inside"] for point in herg["coverage"]]
+    assert len(shares) == len(LEVELS)
+    assert shares == sorted(shares)
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0.05, 0.95, 4000)
+    labels = (rng.random(4000) < probability).astype(float)
+    honest = reliability(ENDPOINTS[2], np.log(probability / (1 - probability)), labels)
+    assert [group["count"] for group in honest] == [400] * 10
+    assert all(abs(group["predicted"] - group["observed"]) < 0.1 for group in honest)
+    boastful = reliability(ENDPOINTS[2], 3 * np.log(probability / (1 - probability)), labels)
+    assert boastful[0]["predicted"] < boastful[0]["observed"] - 0.05
+    assert reliability(ENDPOINTS[0], labels, labels) == []
+    assert reliability(ENDPOINTS[2], labels[:9], labels[:9]) == []
+    # Few of a class: its share would be a statement about single compounds.
+    rare = np.zeros(60)
+    rare[:3] = 1
+    points = coverage(ENDPOINTS[2], evaluated["known"]["herg"], np.zeros(60), np.zeros(60), rare)
+    assert len(points) == len(LEVELS)
+    for point in points:
+        assert point.keys() == {"level", "inside", "single", "inside_0"}
+    assert coverage(ENDPOINTS[2], Calibration(), np.zeros(60), np.zeros(60), rare) == []
 
 
 def test_too_few_test_values_give_no_score(evaluated: dict) -> None:
@@ -75,7 +139,7 @@ def test_too_few_test_values_give_no_score(evaluated: dict) -> None:
     card = Card(shape, POLICY, "", {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
     report, _ = evaluate(Model(card, models), dataclasses.replace(data, test=data.test[:5]), seed=0)
     assert all("models" not in e for e in report["endpoints"])
-    assert evaluation_page(report).count("Too few") == len(ENDPOINTS)
+    assert evaluation_page(report).count("too few test values") == len(ENDPOINTS)
 
 
 def test_ranks_and_errors_are_what_their_names_say() -> None:
