@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from learn_fixtures import SETTINGS, architecture, dataset
 
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn import device as chosen
 from kmel_p2p.learn.comparison import start_local
 from kmel_p2p.learn.device import device, use_device
 from kmel_p2p.learn.networks import Network
@@ -52,3 +54,18 @@ def test_mixed_precision_learns_as_well_and_keeps_float32_parameters() -> None:
 
 def test_full_precision_on_the_cpu_is_repeatable() -> None:
     assert np.array_equal(trained(False).exchanged_values(), trained(False).exchanged_values())
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_pass_stays_on_one_device(monkeypatch: pytest.MonkeyPatch, members: int) -> None:
+    """torch's `meta` device has shapes without values, and refuses tensors of other devices as a GPU would."""
+    monkeypatch.setattr(chosen._choice, "device", torch.device("meta"))
+    shape = dataclasses.replace(architecture(), members=members, calibrate=members == 1)
+    network = Network(shape)
+    start_local(network, shape, 3, 4)
+    outputs = network.member_outputs(network.read(dataset(30).inputs.rows(np.arange(30))), training=True)
+    assert (outputs.device.type, outputs.shape) == ("meta", (members, 30, 3))
+    outputs.sum().backward()
+    monkeypatch.setattr(chosen._choice, "device", torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="meta"):
+        network.forward(network.read(dataset(30).inputs.rows(np.arange(30))))

@@ -22,7 +22,7 @@ from kmel_p2p.chem.structures import describe_all
 from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
-from kmel_p2p.learn import graphs
+from kmel_p2p.learn import device, graphs
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout
 from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.comparison import MODELS, compare, start_local
@@ -165,6 +165,36 @@ def test_it_learns_what_only_the_graph_shows_and_baselines_still_work(data: Data
     assert network.predict(rows, batch=3) == pytest.approx(network.predict(rows), abs=1e-5)
     with pytest.raises(Bug, match="without graphs"):
         network.predict(np.asarray(rows))
+
+
+@needs_chemprop
+def test_bfloat16_gives_the_outputs_and_gradients_of_float32(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for mixed in (False, True):
+        monkeypatch.setattr(device._choice, "mixed", mixed)
+        network = started()
+        with device.training_precision():
+            outputs = network.member_outputs(network.read(data.inputs.rows(data.train)))
+        outputs.float().square().mean().backward()
+        assert network.exchanged.grad is not None
+        assert outputs.dtype == (torch.bfloat16 if mixed else torch.float32)
+        found.append((outputs.detach().float().numpy(), network.exchanged.grad.numpy().copy()))
+    for whole, half in zip(*found, strict=True):
+        assert half.dtype == np.float32
+        assert 0 < np.linalg.norm(half - whole) < 0.02 * np.linalg.norm(whole)
+
+
+@needs_chemprop
+def test_a_pass_stays_on_one_device(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's `meta` device has shapes without values, and refuses tensors of other devices as a GPU would."""
+    monkeypatch.setattr(device._choice, "device", torch.device("meta"))
+    network = started()
+    outputs = network.forward(network.read(data.inputs.rows(data.train[:8])), training=True)
+    assert outputs.device.type == "meta"
+    outputs.sum().backward()
+    monkeypatch.setattr(device._choice, "device", torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="meta"):
+        network.forward(network.read(data.inputs.rows(data.train[:8])))
 
 
 @needs_chemprop
