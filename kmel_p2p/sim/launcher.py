@@ -78,9 +78,9 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     apart = spread(final_trunks(state_dirs), charter) if charter.averaging.mode == "pushsum" else None
     wall_s = time.monotonic() - began
     outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, wall_s, out, apart)
-    report = build_report(outcome)
-    write_report(out, report, build_details(outcome))
-    console.print(summary(report))
+    report, details = build_report(outcome), build_details(outcome)
+    write_report(out, report, details)
+    console.print(summary(report, details))
     require_agreement(report)
     console.print(f"report: [bold]{(out / 'report.html').absolute()}[/]", soft_wrap=True)
     return report

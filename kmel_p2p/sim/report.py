@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from kmel_p2p import __version__
 from kmel_p2p.core.charter import Charter
+from kmel_p2p.core.errors import DataError
 from kmel_p2p.files import write_whole
 from kmel_p2p.learn.architecture import exchanged_layout
 from kmel_p2p.learn.pooled import Pooled
@@ -64,12 +65,24 @@ def build_report(outcome: Outcome) -> dict[str, Any]:
         "params": params,
         "seed": outcome.simulation.seed,
         "wall_s": round(outcome.wall_s, 2),
-        "pooled": fmean(outcome.pooled.scores[e.name]["test"] for e in endpoints),
-        "baseline_median": fmean(outcome.pooled.baseline_median[e.name]["test"] for e in endpoints),
+        "pooled": mean_test(outcome.pooled.scores[e.name] for e in endpoints),
+        "baseline_median": mean_test(outcome.pooled.baseline_median[e.name] for e in endpoints),
         "fp32_bytes_per_exchange": 4 * params,
         "sites": [_site(name, final) for name, final in outcome.finals.items()],
         **({} if outcome.spread is None else {"mode": "pushsum", "spread": outcome.spread}),
     }
+
+
+def mean_test(scores: Iterable[Mapping[str, float]]) -> float:
+    """Mean test score over the assay endpoints that have one: those with a measured value among the test compounds.
+
+    Raises:
+        DataError: there is none.
+    """
+    known = [fold["test"] for fold in scores if "test" in fold]
+    if not known:
+        raise DataError("no compound of data.test has a measured value of any assay endpoint; bounds are not scored")
+    return fmean(known)
 
 
 def _site(name: str, final: Final) -> dict[str, Any]:
@@ -78,7 +91,7 @@ def _site(name: str, final: Final) -> dict[str, Any]:
     return {
         "site": name,
         "train_rows": final.status["data"]["train_rows"],
-        **{model: fmean(endpoint["models"][model]["test"] for endpoint in endpoints) for model in MODELS},
+        **{model: mean_test(endpoint["models"][model] for endpoint in endpoints) for model in MODELS},
         "entries": final.entries,
         "payload_bytes_mean": final.entry_bytes_mean,
         "bytes_sent": sum(size for _, size in final.egress.values()),
@@ -107,7 +120,12 @@ def build_details(outcome: Outcome) -> dict[str, Any]:
 
 def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
     final = outcome.finals[name]
+    endpoints = final.result["endpoints"]
     return {
+        # What the site itself computed with its models, and what it would have without any.
+        "predicts": mean_test(endpoint["predicted"] for endpoint in endpoints),
+        "forest": mean_test(endpoint["baseline_forest"] for endpoint in endpoints),
+        "chosen": "/".join(dict.fromkeys(endpoint["chosen"] for endpoint in endpoints)),
         "chemistry": dataclasses.asdict(outcome.divided.figures[at]),
         "data": final.status["data"],
         "comparison": final.result,
@@ -144,7 +162,7 @@ def require_agreement(report: Mapping[str, Any]) -> None:
         raise SiteFailedError("the sites ended with different models:\n" + "\n".join(lines))
 
 
-def summary(report: Mapping[str, Any]) -> Group:
+def summary(report: Mapping[str, Any], details: Mapping[str, Any]) -> Group:
     """The report in a few lines for the terminal."""
     table = Table(
         title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left", box=SIMPLE_HEAD
@@ -169,12 +187,17 @@ def summary(report: Mapping[str, Any]) -> Group:
         f"pooled {report['pooled']:.3f}, median {report['baseline_median']:.3f}; {what} is {smaller:.0f} times "
         f"smaller than the trunk in float32 ({report['params']:,} values); {report['wall_s']:.0f} s"
     )
+    predicts = ", ".join(
+        f"{name} {site['predicts']:.3f} ({site['chosen']}; a forest {site['forest']:.3f})"
+        for name, site in details["sites"].items()
+    )
+    answer = Text(f"what each site predicts with: {predicts}")
     if "spread" in report:
         apart = f"the sites' trunks lie within {100 * report['spread']:.2g} % of the way that training moved them"
-        return Group(table, Text(line), Text(apart))
+        return Group(table, answer, Text(line), Text(apart))
     digests = sorted({site["digest"][:16] for site in report["sites"]})
     same = "all sites hold the same trunk: digest" if len(digests) == 1 else "the sites hold different trunks: digests"
-    return Group(table, Text(line), Text(f"{same} {' '.join(digests)}"))
+    return Group(table, answer, Text(line), Text(f"{same} {' '.join(digests)}"))
 
 
 def _json(value: Any) -> bytes:

@@ -39,7 +39,7 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         models=list(plots.MODEL_STYLE),
         pushsum="spread" in report,
         agreed=len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
-        error_by_model=Markup(plots.error_by_model(report)),
+        error_by_model=Markup(plots.error_by_model(report, details)),
         error_by_entry=Markup(plots.error_by_entry(report, details)),
         vectors=Markup(plots.vectors_over_time(report, details)),
         traffic=Markup(plots.bytes_over_time(report, details)),

@@ -23,6 +23,8 @@ MODEL_STYLE = {
     "personalised": ("#E69F00", "D"),
     "hybrid": ("#009E73", "^"),
 }
+PREDICTS_STYLE, FOREST_STYLE = ("#D55E00", "*"), ("#8A939C", "x")
+"""What a site predicts with, and the forest it would have without any network."""
 POOLED_COLOUR = "#1F2933"
 STYLE = {
     "font.family": "sans-serif",
@@ -56,17 +58,20 @@ def error_label(report: Mapping[str, Any]) -> str:
     return f"test {name}" + (f", {report['unit']}" if report["unit"] else "")
 
 
-def error_by_model(report: Mapping[str, Any]) -> str:
+def error_by_model(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     """Test error of every model at every site, with the pooled model as the line to reach."""
+    sites = report["sites"]
+    more = [details["sites"][site["site"]] for site in sites]
+    series = [(model, *style, [site[model] for site in sites]) for model, style in MODEL_STYLE.items()]
+    series.append(("what it predicts with", *PREDICTS_STYLE, [site["predicts"] for site in more]))
+    series.append(("random forest", *FOREST_STYLE, [site["forest"] for site in more]))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        sites = report["sites"]
-        for at, (model, (colour, marker)) in enumerate(MODEL_STYLE.items()):
-            values = [site[model] for site in sites]
-            places = np.arange(len(sites)) + (at - 1.5) * 0.17
+        for at, (model, colour, marker, values) in enumerate(series):
+            places = np.arange(len(sites)) + (at - (len(series) - 1) / 2) * 0.145
             axes.vlines(places, 0, values, color=colour, linewidth=5, alpha=0.25)
-            axes.plot(places, values, marker, color=colour, markersize=8, label=model)
+            axes.plot(places, values, marker, color=colour, markersize=11 if marker == "*" else 8, label=model)
             for x, y in zip(places, values, strict=True):
                 axes.annotate(
                     f"{y:.2f}", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=7.5, color=colour
@@ -74,9 +79,9 @@ def error_by_model(report: Mapping[str, Any]) -> str:
         axes.axhline(report["pooled"], color=POOLED_COLOUR, linewidth=1.2, linestyle="--", label="pooled")
         axes.set_xticks(range(len(sites)), [f"{site['site']}\n{site['train_rows']} compounds" for site in sites])
         axes.grid(axis="x", visible=False)
-        axes.set_ylim(0, 1.15 * max(site[model] for site in sites for model in MODEL_STYLE))
+        axes.set_ylim(0, 1.15 * max(value for *_, values in series for value in values))
         axes.set_ylabel(error_label(report))
-        axes.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        axes.legend(ncols=len(series) + 1, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0)
 
     return _svg(draw, 9.6, 3.8)
 

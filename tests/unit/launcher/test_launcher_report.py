@@ -13,10 +13,11 @@ from report_sample import sample_details, sample_report
 from rich.console import Console
 
 from kmel_p2p.core.charter import AssayEndpointRule, Charter, FeatureRule, ModelRule, SiteRule
+from kmel_p2p.core.errors import DataError
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.architecture import exchanged_layout
 from kmel_p2p.sim.errors import SiteFailedError
-from kmel_p2p.sim.report import require_agreement, summary
+from kmel_p2p.sim.report import mean_test, require_agreement, summary
 from kmel_p2p.sim.report_html import render_html
 from kmel_p2p.sim.report_spread import spread
 from kmel_p2p.site.compose import architecture_of
@@ -58,7 +59,17 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
     assert not re.search(r'(src|href)="(?!#)', page)
     assert not re.search(r"url\((?!#)", page)
     text = page_text(page)
-    for figure in ("0.600", "1.050", "\N{MINUS SIGN}43 %", "\N{MINUS SIGN}1.6 %", "200×", "north", "bit for bit"):
+    for figure in (
+        "0.654 hybrid",
+        "0.987",
+        "0.600",
+        "1.050",
+        "\N{MINUS SIGN}43 %",
+        "\N{MINUS SIGN}1.6 %",
+        "200×",
+        "north",
+        "bit for bit",
+    ):
         assert figure in text
 
 
@@ -104,15 +115,28 @@ def test_a_site_without_entries_divides_by_nothing() -> None:
         site.update(entries=0, payload_bytes_mean=0.0, bytes_sent=0)
     page_text(render_html(report, sample_details()))
     console = Console(file=io.StringIO(), width=120)
-    console.print(summary(report))
+    console.print(summary(report, sample_details()))
 
 
 def test_the_summary_fits_a_terminal() -> None:
     console = Console(file=io.StringIO(), width=90)
-    console.print(summary(sample_report()))
+    console.print(summary(sample_report(), sample_details()))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for text in ("north", "south", "personalised", "abababab", "200 times smaller"):
+    for text in (
+        "north",
+        "south",
+        "personalised",
+        "abababab",
+        "200 times smaller",
+        "north 0.654 (hybrid; a forest 0.987)",
+    ):
         assert text in shown.replace("\n", " ")
+
+
+def test_an_assay_endpoint_without_test_values_is_left_out_of_the_mean() -> None:
+    assert mean_test([{"valid": 9.0, "test": 1.0}, {"valid": 9.0}, {"test": 2.0}]) == 1.5
+    with pytest.raises(DataError, match=r"data\.test"):
+        mean_test([{"valid": 9.0}])
 
 
 def test_a_pushsum_run_is_shown_as_what_it_is() -> None:
@@ -125,7 +149,7 @@ def test_a_pushsum_run_is_shown_as_what_it_is() -> None:
     assert "bit for bit" not in text
     assert "signed entry" not in text
     console = Console(width=120, file=io.StringIO(), record=True)
-    console.print(summary(report))
+    console.print(summary(report, sample_details()))
     shown = console.export_text()
     assert "trunks lie within 1.2 % of the way that training moved them" in shown
     assert "a share is 200 times smaller" in shown
