@@ -54,14 +54,15 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     """
     began = time.monotonic()
     simulation = load_simulation(config, seed)
-    prepare_directory(out, simulation)
     rule = simulation.charter.features
     policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+    # First, so that a missing package is told before an earlier run is replaced and structures are prepared.
+    reference = trunk_reference_hash(policy, simulation.charter.model.trunk)
+    prepare_directory(out, simulation)
     names = simulation.sites.names
     console.print(f"[bold]{simulation.task}[/]: {len(names)} sites, seed {simulation.seed}, in {out}")
     divided = divide(simulation, policy, out)
     console.print(division_table(simulation, divided))
-    reference = trunk_reference_hash(policy, simulation.charter.model.trunk)
     founded = found(simulation, out, divided.parts, divided.test, reference)
     with _sigterm_interrupts(), founded as federation:
         federation.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,36 @@ def test_messages_are_those_of_chemprop() -> None:
     tensors = {name: torch.nn.Parameter(tensor) for name, tensor in state.items()}
     found = MessagePassing(SHAPE, {f"trunk.graph.{name}": tensor for name, tensor in tensors.items()})(own, False)
     assert found.detach().numpy()[:, : SHAPE.message_width] == pytest.approx(expected, abs=1e-6)
+
+
+@needs_chemprop
+def test_graphs_are_drawn_once_and_the_drawing_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = describe_all(["CCO", "CCN", "CCC"], POLICY).table
+    inputs = Inputs(table.counts, table.descriptors, table.smiles)
+    seen: list[tuple[int, int]] = []
+
+    def stop_at_two(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        inputs.draw_graphs(stop_at_two)
+    inputs.draw_graphs(lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (1, 3), (2, 3), (3, 3)]
+    monkeypatch.setattr(graphs, "graph_of", lambda smiles: pytest.fail(f"drawn again: {smiles}"))
+    rows = inputs.rows(np.array([2, 0]))
+    assert isinstance(rows, GraphRows)
+    assert [len(graph.atoms) for graph in rows.graphs] == [3, 3]
+    assert rows.graphs[1].bonds[1:].tolist() == [[0, 1], [1, 2]]
+
+
+@needs_chemprop
+def test_without_chemprop_the_reason_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "chemprop.featurizers", None)
+    graphs._chemprop.cache_clear()
+    with pytest.raises(ConfigError, match=r"needs chemprop 2\.2: pip install 'kmel-p2p\[gnn\]'"):
+        trunk_reference_hash(POLICY, "dmpnn")
 
 
 @needs_chemprop
