@@ -21,12 +21,14 @@ def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Pat
     only to whom you would give conclusions from it.
     """
     from kmel_p2p.core.errors import ConfigError
-    from kmel_p2p.learn.export import export_model, export_onnx
+    from kmel_p2p.learn.export import export_model, export_onnx, require_onnx
     from kmel_p2p.site.config import load_config
 
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty; name a new directory")
     source = model_dir or load_config(config_path).site.state_dir / "model"
+    if as_onnx:
+        require_onnx(source)  # before anything is written
     card = export_model(source, output)
     click.echo(f"Wrote model {card.digest[:16]} to {output}.")
     if as_onnx:

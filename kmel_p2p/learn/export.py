@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kmel_p2p.chem.counts import MAX_COUNT
 from kmel_p2p.chem.policy import descriptor_constants
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.model import STORED, Card, read_card, read_parameters, write_model
 
@@ -26,25 +30,36 @@ def export_model(source: Path, target: Path) -> Card:
     return write_model(target, card, read_parameters(source, card))
 
 
+def require_onnx(source: Path) -> Card:
+    """The card of a model that `export_onnx` can write graphs of.
+
+    Raises:
+        ConfigError: the extra `onnx` is not installed, there is no whole model in `source`, or it is no multilayer
+            perceptron.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'")
+    card = read_card(source)
+    if card.architecture.trunk != "mlp":
+        raise ConfigError(
+            f"{source}: ONNX is for the mlp trunk; this model's is {card.architecture.trunk}. Export it without --onnx"
+        )
+    return card
+
+
 def export_onnx(source: Path, target: Path) -> list[Path]:
     """One graph per stored model: `features` float32[n, width] to `outputs` float32[n, E], in labels or logits.
 
     The order of features is log2(1 + count) of the fingerprint, then the descriptors, as metadata says.
 
     Raises:
-        ConfigError: the extra `onnx` is not installed, or there is no whole model in `source`.
+        ConfigError: as `require_onnx`, or `target` cannot be written.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'") from None
-    card = read_card(source)
-    if card.architecture.trunk != "mlp":
-        raise ConfigError(f"{source}: ONNX is for the mlp trunk; this model's is {card.architecture.trunk}")
+    card = require_onnx(source)
     paths = []
     for name, (exchanged, private) in read_parameters(source, card).items():
         path = target / f"{name}.onnx"
-        onnx.save(_graph(card, exchanged, private), str(path))
+        write_whole(path, _graph(card, exchanged, private).SerializeToString(), mode=BY_UMASK)
         paths.append(path)
     assert len(paths) == len(STORED)
     return paths
@@ -125,10 +140,12 @@ def _facts(card: Card) -> dict[str, str]:
         "reference_hash": card.reference_hash,
         "features": json.dumps(
             {
+                "structure": "RDKit clean-up, largest organic fragment, neutral, no isotopes, by canonical SMILES",
+                "stereo": policy.stereo, "tautomers": policy.tautomers,
                 "fingerprint": {"kind": "Morgan count", "radius": policy.radius, "bits": policy.bits,
-                                "stereo": policy.stereo, "transform": "log2(1 + count)"},
-                "descriptors": [constant.name for constant in descriptor_constants()],
-                "descriptor_transform": "asinh((value - center) / scale), cut at 6",
+                                "stereo": policy.stereo, "transform": "log2(1 + count)", "count_limit": MAX_COUNT},
+                "descriptors": [asdict(constant) for constant in descriptor_constants()],
+                "descriptor_transform": "asinh((value - center) / scale), cut at 6, 0 where RDKit gives no number",
             }
         ),
         "assay_endpoints": json.dumps(

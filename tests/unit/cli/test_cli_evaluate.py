@@ -97,3 +97,14 @@ def test_export_writes_a_model_that_loads(trained: Path, run: Run, tmp_path: Pat
     again = run("export", tmp_path / "model", "--config", trained)
     assert again.code == ExitCode.CONFIG
     assert "not empty" in again.err
+
+
+def test_nothing_is_exported_if_the_graphs_cannot_be(trained: Path, run: Run, tmp_path: Path) -> None:
+    card = trained.parent / "state" / "model" / "card.json"
+    raw = json.loads(card.read_text())
+    shape = {**raw["architecture"], "trunk": "dmpnn", "descriptors": 10}
+    card.write_text(json.dumps({**raw, "architecture": shape}))
+    done = run("export", tmp_path / "model", "--onnx", "--config", trained)
+    assert done.code == ExitCode.CONFIG
+    assert "Export it without --onnx" in done.err
+    assert not (tmp_path / "model").exists()

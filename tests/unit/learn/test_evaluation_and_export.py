@@ -184,3 +184,33 @@ def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
         assert np.allclose(outputs, ours.predictors[path.stem](inputs), rtol=1e-3, atol=1e-3)
     with pytest.raises(ConfigError, match="no model here"):
         export_model(tmp_path / "nowhere", tmp_path / "out2")
+
+
+def test_the_metadata_of_a_graph_is_enough_to_feed_it(tmp_path: Path) -> None:
+    """Features made with RDKit from nothing but the metadata give what our own prediction gives."""
+    import onnx
+    from rdkit import Chem
+    from rdkit.Chem import Descriptors, rdFingerprintGenerator
+
+    shape = dataclasses.replace(architecture(), inputs=POLICY.width)
+    rng = np.random.default_rng(0)
+    parameters = {
+        name: tuple(rng.normal(size=at(shape).size).astype(np.float32) for at in (exchanged_layout, private_layout))
+        for name in ("local", "federated", "personalised")
+    }
+    card = Card(shape, POLICY, reference_hash(POLICY), {e.name: "local" for e in ENDPOINTS}, {}, {})
+    write_model(tmp_path / "model", card, parameters)  # type: ignore[arg-type]
+    export_model(tmp_path / "model", tmp_path / "out")
+    (path, *_) = export_onnx(tmp_path / "model", tmp_path / "out")
+    facts = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    features, molecule = json.loads(facts["features"]), Chem.MolFromSmiles("CC(=O)Nc1ccc(O)cc1")
+    print_ = features["fingerprint"]
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=print_["radius"], fpSize=print_["bits"])
+    counts = np.minimum(generator.GetCountFingerprintAsNumPy(molecule), print_["count_limit"])
+    known = dict(Descriptors.descList)
+    raw = [(known[d["name"]](molecule) - d["center"]) / d["scale"] for d in features["descriptors"]]
+    row = np.concatenate([np.log2(1.0 + counts), np.clip(np.arcsinh(raw), -6, 6)]).astype(np.float32)
+    (outputs,) = ReferenceEvaluator(str(path)).run(None, {"features": row[None]})
+    rule = json.loads(facts["assay_endpoints"])[0]
+    (ours,) = kmel_p2p.load(tmp_path / "out").predict(["CC(=O)Nc1ccc(O)cc1"], model="local")
+    assert outputs[0, 0] * rule["scale"] + rule["center"] == pytest.approx(ours.values["logd"], rel=1e-3, abs=1e-3)
