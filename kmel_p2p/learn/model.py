@@ -30,6 +30,7 @@ from kmel_p2p.learn.statefile import read_state, write_state
 FORMAT = 1
 TENSORS, CARD = "model.safetensors", "card.json"
 STORED = ("local", "federated", "personalised")
+NAMES = (*STORED, "hybrid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,24 @@ def read_card(folder: Path) -> Card:
         raise ConfigError(f"{path}: is damaged: {error!r}") from None
     if architecture.inputs != card.features.width:
         raise ConfigError(f"{path}: is of another version of this program: its trunk has {architecture.inputs} inputs")
+    _require_whole(path, card)
     return card
+
+
+def _require_whole(path: Path, card: Card) -> None:
+    """A card may come from anywhere: what is looked up in it later has to be there."""
+    for endpoint in card.architecture.endpoints:
+        chosen = card.chosen.get(endpoint.name) if isinstance(card.chosen, dict) else None
+        if chosen not in NAMES:
+            raise ConfigError(
+                f"{path}: is damaged: the model chosen for {endpoint.name!r} is {chosen!r:.40}, none of "
+                f"{', '.join(NAMES)}; copy the directory anew"
+            )
+    labels, uncertainty = card.labels, card.uncertainty
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise ConfigError(f"{path}: is damaged: labels must be texts; copy the directory anew")
+    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str):
+        raise ConfigError(f"{path}: is damaged: uncertainty or digest is of another kind; copy the directory anew")
 
 
 def read_parameters(folder: Path, card: Card) -> dict[str, tuple[np.ndarray, np.ndarray]]:

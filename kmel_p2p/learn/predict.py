@@ -285,7 +285,11 @@ def load_model(folder: Path) -> Model:
     card = read_card(folder)
     _check_features(folder, card)
     parameters = {name: Parameters(*pair) for name, pair in read_parameters(folder, card).items()}
-    return Model(card, parameters, read_neighbours(folder, card.features.bits))
+    neighbours = read_neighbours(folder, card.features.bits)
+    try:
+        return Model(card, parameters, neighbours)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
 
 
 def _load_trunk(folder: Path) -> Model:

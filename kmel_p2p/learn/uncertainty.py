@@ -21,6 +21,7 @@ from crepes import ConformalClassifier, ConformalRegressor
 from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.outputs import outputs_of
 from kmel_p2p.learn.scores import Predict, scorable
@@ -51,10 +52,20 @@ class Calibration:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Calibration:
-        """From a card."""
-        classes = tuple(raw["class_0"]), tuple(raw["class_1"])
-        # Cards from before the fold was divided lack the last.
-        return cls(tuple(raw["residuals"]), float(raw["floor"]), *classes, bool(raw.get("chose", True)))
+        """From a card.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        try:
+            residuals, *classes = (tuple(map(float, raw[name])) for name in ("residuals", "class_0", "class_1"))
+            floor, chose = float(raw["floor"]), bool(raw.get("chose", True))  # early cards lack the last
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"card.json is damaged: uncertainty: {error!r}; copy the directory anew") from None
+        numbers = (floor, *residuals, *classes[0], *classes[1])
+        if not all(math.isfinite(number) and number >= 0 for number in numbers) or (not classes[0]) != (not classes[1]):
+            raise ConfigError("card.json is damaged: uncertainty holds impossible values; copy the directory anew")
+        return cls(residuals, floor, classes[0], classes[1], chose)
 
     def __bool__(self) -> bool:
         """Whether there is anything to make intervals or classes from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from learn_fixtures import dataset
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn import predict as predicting
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Parameters
@@ -163,3 +165,33 @@ def test_a_model_written_again_is_whole_at_every_moment(tmp_path: Path) -> None:
     assert read_card(tmp_path / "m").digest == written.digest
     assert read_parameters(tmp_path / "m", written).keys() == pairs.keys()
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"card.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"chosen": {}},
+        {"chosen": {"logS": "best", "logD": "local"}},
+        {"chosen": ["local", "local"]},
+        {"labels": {"site": 3}},
+        {"labels": None},
+        {"uncertainty": []},
+        {"digest": 7},
+        {"uncertainty": {"logS": {}}},
+        {"uncertainty": {"logS": None}},
+        {"uncertainty": {"logS": {**RESIDUALS.plain(), "residuals": ["a"]}}},
+        {"uncertainty": {"logS": {**RESIDUALS.plain(), "floor": float("nan")}}},
+        {"uncertainty": {"logS": {**RESIDUALS.plain(), "residuals": [], "class_0": [0.1]}}},
+    ],
+)
+def test_a_card_that_lacks_what_predicting_needs_is_refused(tmp_path: Path, damage: dict[str, object]) -> None:
+    pairs = {
+        name: tuple(np.zeros(layout(SHAPE).size, np.float32) for layout in LAYOUTS)
+        for name in ("local", "federated", "personalised")
+    }
+    write_model(tmp_path, model(("local", "hybrid"), logS=RESIDUALS).card, pairs)  # type: ignore[arg-type]
+    predicting.load_model(tmp_path)
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(ConfigError, match=r"card\.json.*damaged"):
+        predicting.load_model(tmp_path)
