@@ -64,6 +64,7 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             "train": len(dataset.measured(dataset.train, place)),
             "test": int(known.sum()),
             "chosen": model.card.chosen[endpoint.name],
+            **_bounds(dataset, place, outputs[CHOSEN][:, place]),
         }
         if known.sum() >= MIN_TEST:
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
@@ -94,6 +95,17 @@ def _require_same(model: Model, dataset: Dataset) -> None:
             f"({names[1]}; units, transforms and label constants count as well); evaluate it with its own charter, or "
             "finish a run under this one"
         )
+
+
+def _bounds(dataset: Dataset, place: int, output: NDArray[np.float64]) -> dict[str, Any]:
+    """How many test values are bounds, which no score counts, and the share of them that predictions agree with."""
+    labels, relations = dataset.labels[dataset.test, place], dataset.relations[dataset.test, place]
+    rows = np.isfinite(labels) & (relations != 0)
+    count = int(rows.sum())
+    if count < MIN_TEST:
+        return {"bounds": count}
+    agree = (output[rows] - labels[rows]) * relations[rows] >= 0
+    return {"bounds": count, "bounds_agree": float(agree.mean())}
 
 
 def _scores(endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], seed: int) -> dict[str, Any]:

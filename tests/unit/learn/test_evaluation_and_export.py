@@ -16,6 +16,7 @@ from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn import evaluation
 from kmel_p2p.learn.architecture import exchanged_layout, private_layout
 from kmel_p2p.learn.calibration_check import LEVELS, coverage, reliability
 from kmel_p2p.learn.checkpoint import Parameters
@@ -76,7 +77,10 @@ def test_the_report_is_plain_json_and_holds_no_single_compound(evaluated: dict) 
     assert "also chose checkpoint and model" in page
 
 
-def test_evaluate_scores_what_predict_gives_with_and_without_training_compounds(evaluated: dict) -> None:
+def test_evaluate_scores_what_predict_gives_with_and_without_training_compounds(
+    evaluated: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "RESAMPLES", 20)
     data, found, card = evaluated["data"], evaluated["found"], evaluated["card"]
     chosen = [card.chosen[endpoint.name] for endpoint in ENDPOINTS]
     alone, _ = evaluate(Model(card, found.models), data, seed=3)
@@ -94,6 +98,25 @@ def test_evaluate_scores_what_predict_gives_with_and_without_training_compounds(
     assert np.array_equal(outputs["chosen"][far], outputs["personalised"][far])
     assert "the personalised model answers" in evaluation_page(both)
     assert "the chosen model answers throughout" in evaluation_page(alone)
+
+
+def test_bounds_are_counted_and_compared_with_what_is_predicted(
+    evaluated: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "RESAMPLES", 20)
+    data, outputs = evaluated["data"], evaluated["outputs"]["chosen"]
+    logd, stays, _ = evaluated["report"]["endpoints"]
+    rows = data.relations[data.test, 0] != 0  # all of them "above"
+    rows &= np.isfinite(data.labels[data.test, 0])
+    assert logd["bounds"] == rows.sum() > 0
+    assert stays["bounds"] == 0
+    many = dataclasses.replace(data, relations=np.where(np.isfinite(data.labels), -1, 0).astype(np.int8))
+    flipped, _ = evaluate(Model(evaluated["card"], evaluated["found"].models), many, seed=0)
+    below = outputs[:, 0] <= data.labels[data.test, 0]
+    measured = np.isfinite(data.labels[data.test, 0])
+    assert flipped["endpoints"][0]["bounds"] == measured.sum()
+    assert flipped["endpoints"][0]["bounds_agree"] == pytest.approx(below[measured].mean())
+    assert "bounds_agree" not in logd or logd["bounds"] >= 10
 
 
 def test_a_model_of_other_assay_endpoints_is_not_evaluated(evaluated: dict) -> None:
