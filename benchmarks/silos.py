@@ -36,6 +36,7 @@ from inprocess import federate
 from measure import add_output, at_most, publish, this_machine
 from silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
 from silos_peers import federate_peers
+from silos_plot import plot
 from silos_pooled import pooled_predictors
 
 from kmel_p2p.chem.cache import StructureCache
@@ -248,6 +249,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos", help="of real peers")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos-cache")
+    parser.add_argument("--plot", type=Path, help="draw changes against local to this SVG file")
     add_output(parser)
     parsed = parser.parse_args(arguments)
     if parsed.real_peers and parsed.dense:
@@ -264,8 +266,13 @@ def main() -> None:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         data = datasets(silos, arguments.per_silo, arguments.pool, seed, cache, arguments.workers)
         runs.append(run(arguments, seed, data))
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "cache", "out", "json", "workers")}
+    settings = {
+        k: v for k, v in vars(arguments).items() if k not in ("data", "cache", "out", "json", "plot", "workers")
+    }
     figures = {**summary(runs), "settings": settings}
+    if arguments.plot:
+        title = f"Error against the model each silo can train alone ({arguments.per_silo:,} compounds each)"
+        plot(figures, title, arguments.plot)
     if arguments.json != "-":
         print(pd.DataFrame(figures["pairs"]).round(3).to_string(index=False))
     publish(
