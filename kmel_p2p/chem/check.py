@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.chem.catalogue import look_up
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.manifest import reason_kind
 from kmel_p2p.chem.measurements import Measurements
-from kmel_p2p.chem.reading import Readings
 from kmel_p2p.chem.source import Source
 from kmel_p2p.chem.split import Fold, SplitPolicy
+from kmel_p2p.chem.suspicion import piles, replicate_suspicion, unit_suspicion, unusual_median
 from kmel_p2p.chem.units import converter
 
 QUORUM_CLASS = 25
@@ -23,11 +22,8 @@ QUORUM_CLASS = 25
 QUORUM_VALUES, QUORUM_UNCENSORED = 50, 25
 """Values in all, and values that are no bounds."""
 
-PILE_SHARE, PILE_COUNT = 0.02, 10
-"""Equal values at an end of the range that make a pile: share of all values, and at least so many."""
-
-UNIT_FACTORS = (1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9)
-"""Between nM, uM, mM and M, and alike."""
+THIN_FOLD = 10
+"""Compounds of a fold below which it says next to nothing."""
 
 
 def check(source: Source, own: Measurements, split: SplitPolicy, test: Measurements | None = None) -> dict[str, Any]:
@@ -40,18 +36,25 @@ def check(source: Source, own: Measurements, split: SplitPolicy, test: Measureme
     endpoints = [_endpoint(own, place, folds, source, test) for place in range(len(own.endpoints))]
     mapped = [report for report in endpoints if report["found"] or report["name"] in source.columns]
     problems = [f"{report['name']}: {text}" for report in mapped for text in report["problems"]]
+    advice = [f"{report['name']}: {text}" for report in mapped for text in report["advice"]]
+    shared = _folds(own, folds, test) | {
+        "new_by_date": int(own.late.sum()),
+        "held_out_here_only": _own_only(own, split, test),
+    }
     return {
         "file": source.path.name,
         "dataset_hash": own.dataset_hash(),
         "rows_in": own.rows_in,
         "compounds": len(own),
         **asdict(own.total),
+        "unnamed": own.total.found - sum(counts.found for counts in own.counts),
         "endpoints": mapped,
         "not_measured_here": [e.name for e in own.endpoints if e.name not in source.columns],
-        "folds": _folds(own, folds, test) | {"new_by_date": int(own.late.sum())},
+        "folds": shared,
+        "examples": _examples(own),
         "refused_for": dict(Counter(reason_kind(reject.reason) for reject in own.rejects).most_common()),
         "problems": problems,
-        "advice": [f"{report['name']}: {text}" for report in mapped for text in report["advice"]],
+        "advice": advice + _advice(shared, own),
         "holds": not problems,
     }
 
@@ -80,19 +83,35 @@ def _endpoint(
     quorum = quorum_problem(endpoint, labels[measured], relations[measured])
     problems = [quorum] if quorum and measured.any() else []
     advice: list[str] = []
-    if not measured.any():
+    if not own.counts[place].found:
+        problems.append("no row of the file is mapped to it; look at its column and 'match', and at rejects.csv")
+    elif not measured.any():
         problems.append("no value can be used")
+    elif not quorum:
+        advice += _thin_folds(report)
     if endpoint.kind == "regression":
         values = endpoint.transformed(labels[measured])
         report["range"] = _range(values)
         report["valid_range"] = list(endpoint.valid_range)
+        report["native_unit"] = endpoint.unit
         suspicion = unit_suspicion(endpoint, readings)
         problems += [suspicion] if suspicion else []
         report["piles"] = piles(endpoint, readings)
-        advice = [pile["advice"] for pile in report["piles"]]
+        advice += [pile["advice"] for pile in report["piles"]]
+        advice += [text for text in (unusual_median(endpoint, values, relations[measured]) if not suspicion else "",
+                                     replicate_suspicion(own, place)) if text]  # fmt: skip
     else:
         report["class_1"], report["class_0"] = int(labels[measured].sum()), int((1 - labels[measured]).sum())
     return {**report, "quorum": not quorum, "problems": problems, "advice": advice}
+
+
+def _thin_folds(report: dict[str, Any]) -> list[str]:
+    """Folds that are too small to choose a model with or to say how good it is."""
+    return [
+        f"only {report[fold]} compounds to {purpose} it (series stay together, so that a large one decides alone)"
+        for fold, purpose in (("train", "train"), ("valid", "choose a model for"), ("test", "test"))
+        if report[fold] < THIN_FOLD
+    ]
 
 
 def _unit(written: str, values: int, endpoint: AssayEndpoint, source: Source) -> dict[str, Any]:
@@ -119,68 +138,28 @@ def quorum_problem(endpoint: AssayEndpoint, labels: NDArray[np.float64], relatio
     )
 
 
-def piles(endpoint: AssayEndpoint, readings: Readings) -> list[dict[str, Any]]:
-    """Equal values, written without a relation, at the lowest or highest number: most likely an assay limit."""
-    written = np.asarray(readings.written, np.float64)
-    if len(written) == 0 or written.min() == written.max():
-        return []
-    found = []
-    for side, limit in (("low_limit", written.min()), ("high_limit", written.max())):
-        count = int(np.count_nonzero(np.isclose(written, limit, rtol=1e-9, atol=0.0)))
-        if readings.limited and count <= readings.limited:
-            continue
-        if count >= max(PILE_COUNT, PILE_SHARE * len(written)):
-            setting = f"{side} = {float(limit)!r}"
-            advice = (
-                f"{count} of {len(written)} values are exactly {float(limit):.9g}; if that is the assay's limit, "
-                f"declare it: {setting} in data.columns.{endpoint.name}"
-            )
-            found.append({"side": side, "value": float(limit), "count": count, "of": len(written), "setting": setting,
-                          "advice": advice})  # fmt: skip
-    return found
-
-
-def unit_suspicion(endpoint: AssayEndpoint, readings: Readings) -> str:
-    """A factor by which the values look wrong, against the charter's range and the catalogue; empty when they fit."""
-    native = np.asarray(readings.native, np.float64)
-    native = native[np.isfinite(native)]
-    if len(native) < PILE_COUNT:
-        return ""
-    if endpoint.transform == "log10" and np.mean(native <= 0) > 0.1:
-        share = float(np.mean(native <= 0))
-        return (
-            f"{share:.0%} of the values are 0 or negative; are they logarithms? Then the unit is log10({endpoint.unit})"
-        )
-    entry = look_up(endpoint.name)
-    known = entry is not None and entry.endpoint.unit == endpoint.unit and entry.typical is not None
-    low, high = entry.typical if entry and known and entry.typical else endpoint.valid_range
-    inside = float(np.mean((native >= low) & (native <= high)))
-    logarithms = endpoint.unit.startswith("log10(")
-    if inside >= 0.5 or (endpoint.transform == "identity" and not logarithms):
-        outside = readings.outside / len(native)
-        return f"{outside:.0%} of the values are outside the charter's valid range" if outside > 0.2 else ""
-
-    def moved(factor: float) -> float:
-        other = native + np.log10(factor) if logarithms else native * factor
-        return float(np.mean((other >= low) & (other <= high)))
-
-    best = max(UNIT_FACTORS, key=moved)
-    if moved(best) > inside + 0.3:
-        return (
-            f"only {inside:.0%} of the values are between {low:g} and {high:g} {endpoint.unit}; multiplied by {best:g} "
-            f"{moved(best):.0%} would be: the unit given is likely wrong"
-        )
-    return f"only {inside:.0%} of the values are between {low:g} and {high:g} {endpoint.unit}; check unit and column"
-
-
 def _replicates(own: Measurements, place: int) -> dict[str, Any]:
+    """How often and how well compounds were measured again; the five that differ most by structure."""
+    endpoint = own.endpoints[place]
     several = own.replicates[:, place] > 1
-    spread = own.spread[several & (own.relations[:, place] == 0), place] * own.endpoints[place].scale
+    exact = np.flatnonzero(several & (own.relations[:, place] == 0) & np.isfinite(own.labels[:, place]))
+    spread = own.spread[exact, place] * endpoint.scale
+    widest = exact[np.argsort(-spread, kind="stable")[:5]] if endpoint.kind == "regression" else exact[:0]
     return {
         "compounds": int(np.count_nonzero(several)),
         "most": int(own.replicates[:, place].max(initial=0)),
         "median_spread": float(np.median(spread)) if len(spread) else None,
         "widest_spread": float(spread.max()) if len(spread) else None,
+        "widest": [
+            {
+                "smiles": own.structures.smiles[row],
+                "measurements": int(own.replicates[row, place]),
+                "median": float(endpoint.transformed(own.labels[row : row + 1, place].astype(np.float64))[0]),
+                "spread": float(own.spread[row, place] * endpoint.scale),
+            }
+            for row in widest
+            if own.spread[row, place] > 0
+        ],
     }
 
 
@@ -208,3 +187,31 @@ def _folds(own: Measurements, folds: NDArray[np.int8], test: Measurements | None
         "scaffolds_in_train_and_test": len(scaffolds["train"] & scaffolds["test"]),
         "compounds_in_train_and_test": len(compounds["train"] & compounds["test"]),
     }
+
+
+def _own_only(own: Measurements, split: SplitPolicy, test: Measurements | None) -> int:
+    """Compounds tested on here, by date or by the test file, that the charter's key does not hold out elsewhere."""
+    by_date = np.flatnonzero(own.late)
+    series = [own.structures.series[row] for row in by_date] + (list(test.structures.series) if test else [])
+    return int(np.count_nonzero(split.folds(series) != Fold.TEST))
+
+
+def _advice(folds: dict[str, Any], own: Measurements) -> list[str]:
+    """What concerns no single assay endpoint."""
+    found = [f"embargo: {text}" for text in own.embargo_unmatched]
+    if folds["held_out_here_only"]:
+        found.append(
+            f"{folds['held_out_here_only']} of {folds['test']} test compounds are held out here alone, by date or test "
+            "file, not by the charter's key: a site that has them too may train on them, and scores would flatter"
+        )
+    return found
+
+
+def _examples(own: Measurements) -> dict[str, list[dict[str, Any]]]:
+    """The first three refused rows of each kind of reason."""
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for reject in own.rejects:
+        rows = shown.setdefault(reason_kind(reject.reason), [])
+        if len(rows) < 3:
+            rows.append({"row": reject.row, "column": reject.column, "value": reject.value[:60]})
+    return shown

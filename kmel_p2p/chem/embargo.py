@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdkit.Chem import inchi
@@ -26,24 +26,41 @@ class Embargo:
         others: identities of listed compounds that InChI cannot name.
         scaffolds: Murcko scaffolds (canonical SMILES).
         projects: names of projects, lower case.
+        met: members of the four sets that something was kept back for.
     """
 
     skeletons: frozenset[str] = frozenset()
     others: frozenset[str] = frozenset()
     scaffolds: frozenset[str] = frozenset()
     projects: frozenset[str] = frozenset()
+    met: set[str] = field(default_factory=set)
 
     def refusal(self, identity: str, scaffold: str) -> str:
         """Why a compound is kept back; empty when it is not."""
         if identity in self.others or identity[:14] in self.skeletons:
+            self.met.add(identity if identity in self.others else identity[:14])
             return "embargo: the compound is on the list"
         if scaffold and scaffold in self.scaffolds:
+            self.met.add(scaffold)
             return "embargo: the scaffold is on the list"
         return ""
 
     def project_refusal(self, project: str) -> str:
         """Why a project's rows are kept back; empty when they are not."""
-        return "embargo: the project is on the list" if project.strip().lower() in self.projects else ""
+        name = project.strip().lower()
+        if name not in self.projects:
+            return ""
+        self.met.add(name)
+        return "embargo: the project is on the list"
+
+    def unmatched(self) -> tuple[str, ...]:
+        """What of the lists kept nothing back, in words; a misspelt name must not go unnoticed."""
+        found = [f"project {name!r} is on the list, and no row that could be used names it"
+                 for name in sorted(self.projects - self.met)]  # fmt: skip
+        for listed, what in ((self.skeletons | self.others, "compounds"), (self.scaffolds, "scaffolds")):
+            if missing := len(listed - self.met):
+                found.append(f"{missing} of {len(listed)} {what} on the list kept nothing (more) back")
+        return tuple(found)
 
 
 def load_embargo(source: EmbargoSource, policy: FeaturePolicy) -> Embargo:

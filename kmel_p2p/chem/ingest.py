@@ -6,6 +6,7 @@ found and why; replicates are merged by rule and counted; found = used + rejecte
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,9 @@ def ingest(
             continue
         groups.setdefault(table.identities[at], []).append(row)
         representative.setdefault(table.identities[at], int(at))
-    return _merge(rows, endpoints, groups, table, representative)
+    return dataclasses.replace(
+        _merge(rows, endpoints, groups, table, representative), embargo_unmatched=embargo.unmatched()
+    )
 
 
 def records(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +15,13 @@ import numpy as np
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.source import Source, TunerSource
 from kmel_p2p.core.errors import DataError
-from kmel_p2p.files import BY_UMASK, write_whole
+from kmel_p2p.files import write_whole
 
 MANIFEST = "dataset_STAYS.json"
 APPROVAL = "dataset-approved.json"
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_LEADING_NUMBER = re.compile(r"^[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)? +")
 
 
 def manifest(source: Source, measurements: Measurements) -> dict[str, Any]:
@@ -50,16 +54,21 @@ def manifest(source: Source, measurements: Measurements) -> dict[str, Any]:
 
 def reason_kind(reason: str) -> str:
     """A reason without the value in it, so that alike ones count together."""
-    return reason.split(" (", 1)[0].split("; ", 1)[0] if not reason[:1].isdigit() else reason.split(" ", 1)[1]
+    if match := _LEADING_NUMBER.match(reason):
+        return f"... {reason[match.end() :]}".split(" (", 1)[0].split("; ", 1)[0]
+    if reason.startswith(("SMILES is no valid structure", "RDKit cannot standardise")):
+        # RDKit names atoms by number.
+        return _NUMBER.sub("...", reason)
+    return reason.split(" (", 1)[0].split("; ", 1)[0]
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a file by JSON.
+def write_json(path: Path, content: dict[str, Any], mode: int = 0o600) -> None:
+    """Replace a file by JSON; readable by its owner alone unless `mode` says otherwise (see `files.write_whole`).
 
     Raises:
         ConfigError: the disk is full or not writable.
     """
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode(), mode=BY_UMASK)
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode(), mode=mode)
 
 
 def require_approved(state_dir: Path, dataset_hash: str) -> None:

@@ -32,6 +32,7 @@ class Measurements:
         total: all counts together.
         rejects: refused rows.
         readings: per assay endpoint, what its cells held before merging.
+        embargo_unmatched: what the embargo lists name and no row held; a name misspelt keeps nothing back.
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -46,6 +47,7 @@ class Measurements:
     total: Counts
     rejects: tuple[Reject, ...]
     readings: tuple[Readings, ...]
+    embargo_unmatched: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.structures)

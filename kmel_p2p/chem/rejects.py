@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmel_p2p.core.errors import Bug
-from kmel_p2p.files import BY_UMASK, write_whole
+from kmel_p2p.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Rejects:
         writer = csv.writer(text)
         writer.writerow(["file", "row", "column", "value", "reason", "measurements"])
         writer.writerows(self._cells())
-        write_whole(path, text.getvalue().encode(), mode=BY_UMASK)
+        write_whole(path, text.getvalue().encode(), mode=0o600)
 
     def _cells(self) -> Iterable[tuple[str, int, str, str, str, int]]:
         for row in sorted(self.rows, key=lambda reject: (reject.file, reject.row, reject.column)):

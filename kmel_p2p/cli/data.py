@@ -57,7 +57,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     else:
         _show(report, folder)
     if not report["holds"]:
-        raise DoesNotHoldError("; ".join(report["problems"]))
+        raise DoesNotHoldError("\n".join(report["problems"]))
 
 
 @data.command()
@@ -107,18 +107,10 @@ def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measu
 
 def _show(report: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from kmel_p2p.cli.data_view import data_view
 
     console = Console()
-    table = Table(title=f"{report['file']}: {report['rows_in']} rows, {report['compounds']} compounds")
-    for name in ("assay endpoint", "found", "used", "rejected", "aggregated", "train/valid/test", "bounds", "quorum"):
-        table.add_column(name, justify="left" if name == "assay endpoint" else "right")
-    for e in report["endpoints"]:
-        folds = f"{e['train']}/{e['valid']}/{e['test']}"
-        bounds = str(e["below_limit"] + e["above_limit"])
-        counts = [str(e[key]) for key in ("found", "used", "rejected", "aggregated")]
-        table.add_row(e["name"], *counts, folds, bounds, "met" if e["quorum"] else "not met")
-    console.print(table)
-    for text in report["advice"]:
-        console.print(f"advice: {text}", markup=False)
-    console.print(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv", markup=False)
+    for part in data_view(report):
+        console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+    console.print(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv", markup=False, soft_wrap=True)

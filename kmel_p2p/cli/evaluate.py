@@ -32,7 +32,7 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     """
     from kmel_p2p.chem.manifest import write_json
     from kmel_p2p.cli.progress import progress_bar
-    from kmel_p2p.files import write_whole
+    from kmel_p2p.files import BY_UMASK, write_whole
     from kmel_p2p.learn.evaluation import evaluate as score_models
     from kmel_p2p.learn.evaluation_page import evaluation_page
     from kmel_p2p.learn.predict import load_model
@@ -48,7 +48,7 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
         dataset, _ = prepare(trainer_plan(site, seed), lambda p: progress(p.done, p.total))
     report, outputs = score_models(model, dataset, seed)
     folder = out or config.site.state_dir / "evaluation"
-    write_json(folder / "evaluation.json", report)
+    write_json(folder / "evaluation.json", report, BY_UMASK)
     write_whole(folder / "evaluation.html", evaluation_page(report).encode(), mode=0o644)
     write_whole(folder / "predictions_STAYS.csv", _predictions(dataset, outputs).encode(), mode=0o600)
     if as_json:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kmel_p2p.chem.catalogue import catalogue, charter_rules, look_up
-from kmel_p2p.chem.check import check, piles, quorum_problem, unit_suspicion
+from kmel_p2p.chem.check import check, quorum_problem
 from kmel_p2p.chem.check_page import check_page
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.ingest import ingest
@@ -16,6 +16,7 @@ from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.reading import Readings
 from kmel_p2p.chem.source import Column, WideSource
 from kmel_p2p.chem.split import SplitPolicy
+from kmel_p2p.chem.suspicion import piles, unit_suspicion
 from kmel_p2p.chem.units import converter
 from kmel_p2p.core.charter import AssayEndpointRule
 

@@ -46,8 +46,24 @@ def test_a_good_table_passes_and_leaves_a_report(site: Path, run: Run) -> None:
     assert json.loads((site / "out" / "data_STAYS.json").read_text()) == report
     assert "logd" in (site / "out" / "data_STAYS.html").read_text()
     assert (site / "out" / "rejects.csv").read_text().startswith("file,row")
+    assert {path.stat().st_mode & 0o777 for path in (site / "out").iterdir()} == {0o600}
+
+
+def test_the_screen_says_what_the_page_says(site: Path, run: Run) -> None:
+    write_data(site, [0.5] * 20 + [1 + at / 10 for at in range(38)] + [77.0])
+    with (site / "d.csv").open("a") as handle:
+        handle.write("CO,0.9\n")
     shown = run("data", "check", "--config", site / "site.toml")
-    assert "60" in shown.out
+    assert shown.code == ExitCode.OK, shown.err
+    for said in (
+        "60 measurements found = 58 used + 1 rejected + 1 aggregated",
+        "logd: 0.5 to 4.7, median",
+        "logd: 1 compound(s) measured several times (up to 2); standard deviation: median 0.28",
+        "in train and test: 0 compounds",
+        "refused: 1 for: ... is outside the charter's valid range -5 to 10 (first: line 60 D: 77.0)",
+        "advice: logd: 20 of 60 values are exactly 0.5; if that is the assay's limit, declare it: low_limit = 0.5",
+    ):
+        assert said in shown.out
 
 
 def test_a_quorum_that_is_missed_is_exit_code_8(site: Path, run: Run) -> None:

@@ -1,0 +1,83 @@
+"""The data report for the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REASONS = 8
+"""Kinds of refusal that are shown; the page and rejects.csv have all."""
+
+
+MASSES = {"parent": " (mass of the compound)", "written": " (mass of the form as written)"}
+
+
+def data_view(report: Mapping[str, Any]) -> Iterator[Table | str]:
+    """Tables and lines, to be printed one below the other."""
+    yield f"{report['file']}: {report['rows_in']:,} rows, {report['compounds']:,} compounds"
+    yield (
+        f"{report['found']:,} measurements found = {report['used']:,} used + {report['rejected']:,} rejected"
+        f" + {report['aggregated']:,} aggregated"
+    )
+    yield _counts(report)
+    for endpoint in report["endpoints"]:
+        for line in _details(endpoint):
+            yield f"{endpoint['name']}: {line}"
+    if report["unnamed"]:
+        yield f"{report['unnamed']:,} rows without a measurement of a mapped assay endpoint count as one rejected each"
+    folds = report["folds"]
+    both = f"{folds['compounds_in_train_and_test']} compounds and {folds['scaffolds_in_train_and_test']} scaffolds"
+    yield (
+        f"folds: {folds['train']:,} compounds train, {folds['valid']:,} choose, {folds['test']:,} test; "
+        f"in train and test: {both}"
+    )
+    for reason, rows in list(report["refused_for"].items())[:REASONS]:
+        first = report["examples"][reason][0]
+        shown = f": {first['value']}" if first["value"] else ""
+        yield f"refused: {rows:,} for: {reason} (first: line {first['row']} {first['column']}{shown})"
+    if len(report["refused_for"]) > REASONS:
+        yield f"refused: and {len(report['refused_for']) - REASONS} reasons more"
+    for text in report["advice"]:
+        yield f"advice: {text}"
+
+
+def _counts(report: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    names = ("", "found", "used", "rejected", "aggregated", "train/valid/test", "<", ">", "quorum")
+    for name in names:
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for e in report["endpoints"]:
+        counts = [f"{e[key]:,}" for key in ("found", "used", "rejected", "aggregated")]
+        bounds = [f"{e[key]:,}" for key in ("below_limit", "above_limit")]
+        folds = f"{e['train']}/{e['valid']}/{e['test']}"
+        table.add_row(e["name"], *counts, folds, *bounds, "met" if e["quorum"] else "not met")
+    return table
+
+
+def _details(endpoint: Mapping[str, Any]) -> Iterator[str]:
+    if endpoint["kind"] == "classification":
+        yield f"{endpoint['class_1']:,} of class 1, {endpoint['class_0']:,} of class 0"
+    elif endpoint["range"]:
+        points = endpoint["range"]
+        ends = f"{points['lowest']:.3g} to {points['highest']:.3g}, median {points['median']:.3g} {endpoint['unit']}"
+        yield f"{ends.rstrip()}; 90 % between {points['p05']:.3g} and {points['p95']:.3g}"
+    for unit in endpoint["units"]:
+        if unit["written"] != unit["used"]:
+            mass = MASSES.get(unit.get("mass_of", ""), "")
+            yield f"{unit['values']:,} numbers in {unit['written']} became {unit['used']}{mass}"
+    if endpoint["limited_by_setting"]:
+        yield f"{endpoint['limited_by_setting']:,} values on a declared limit count as bounds"
+    again = endpoint["replicates"]
+    if again["compounds"]:
+        spread = ""
+        if endpoint["kind"] == "regression" and again["median_spread"] is not None:
+            spread = (
+                f"; standard deviation: median {again['median_spread']:.2g}, largest {again['widest_spread']:.2g} "
+                f"{endpoint['unit']}".rstrip()
+            )
+        yield f"{again['compounds']:,} compound(s) measured several times (up to {again['most']}){spread}"

@@ -1,0 +1,151 @@
+"""What the data report tells a chemist about tables as they are: limits, zeros, shares, mixed assays, thin folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kmel_p2p.chem.catalogue import catalogue
+from kmel_p2p.chem.check import check
+from kmel_p2p.chem.check_page import check_page
+from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.ingest import ingest
+from kmel_p2p.chem.manifest import reason_kind
+from kmel_p2p.chem.measurements import Measurements
+from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.chem.reading import Readings
+from kmel_p2p.chem.source import Column, EmbargoSource, TimeSource, WideSource
+from kmel_p2p.chem.split import Fold, SplitPolicy
+from kmel_p2p.chem.suspicion import piles, unit_suspicion, unusual_median
+
+POLICY = FeaturePolicy(bits=64)
+HLM = catalogue()["hlm_clint"].endpoint
+UNBOUND = catalogue()["ppb_unbound"].endpoint
+LOGD = AssayEndpoint("logd", valid_range=(-5, 10))
+CHAIN = [f"{'C' * length}{end}" for length in range(1, 41) for end in ("O", "N", "Cl")]
+SPLIT = SplitPolicy("key")
+
+
+def readings(values: list[float]) -> Readings:
+    return Readings(written=list(values), native=list(values), relations=[0] * len(values))
+
+
+def table(tmp_path: Path, rows: list[str], header: str = "smiles,D", name: str = "d.csv") -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def read(path: Path, endpoint: AssayEndpoint = LOGD, column: Column = Column("D"), **source: object) -> Measurements:  # noqa: B008
+    return ingest(WideSource(path, "smiles", {endpoint.name: column}, **source), (endpoint,), POLICY)  # type: ignore[arg-type]
+
+
+def test_zeros_of_a_clearance_table_are_not_proposed_as_the_limit() -> None:
+    """ExpansionRx writes 0 for "below": the proposed `low_limit = 0.0` would have been refused row by row."""
+    rng = np.random.default_rng(0)
+    values = [0.0] * 164 + [round(v, 1) for v in rng.lognormal(3, 1, 2000) if v > 1.2] + [1.2]
+    (pile,) = piles(HLM, readings(values))
+    assert pile["setting"] == "low_limit = 1.2"
+    assert "164 of" in pile["advice"]
+    assert "are 0, which has no logarithm" in pile["advice"]
+    assert unit_suspicion(HLM, readings(values)) == ""
+
+
+def test_a_pile_is_found_behind_a_few_values_that_lie_beyond_it() -> None:
+    rng = np.random.default_rng(1)
+    body = list(rng.uniform(4, 140, 900))
+    (pile,) = piles(HLM, readings([*body, *[150.0] * 84, 151.0, 190.0]))
+    assert (pile["setting"], pile["count"]) == ("high_limit = 150.0", 84)
+    assert piles(HLM, readings([*body, *[150.0] * 84, *rng.uniform(151, 200, 30)])) == []
+
+
+def test_whole_numbers_are_no_piles() -> None:
+    """% bound in whole per cent: every value is a heap."""
+    rng = np.random.default_rng(2)
+    assert piles(AssayEndpoint("x"), readings([float(v) for v in rng.integers(80, 101, 1000)])) == []
+
+
+def test_shares_and_bound_parts_are_noticed() -> None:
+    rng = np.random.default_rng(3)
+    shares = [float(v) for v in rng.uniform(0.01, 0.99, 100)]
+    assert "unit is 'fraction'" in unit_suspicion(UNBOUND, readings(shares))
+    bound = np.log10(100 - 100 * rng.beta(1, 12, 200))
+    said = unusual_median(UNBOUND, bound, np.zeros(200, np.int8))
+    assert "complement = true" in said
+    assert unusual_median(UNBOUND, np.log10(100 * rng.beta(1, 12, 200)), np.zeros(200, np.int8)) == ""
+
+
+def test_replicates_that_differ_like_different_compounds_are_reported(tmp_path: Path) -> None:
+    """TDC's plasma protein binding: human and animal values of one compound in one column."""
+    rows = [f"{smiles},{value}" for smiles in CHAIN[:60] for value in (1, 4 if smiles < "CCCCCCCCCO" else 1.1)]
+    report = check(WideSource(tmp_path / "d.csv", "smiles", {"logd": Column("D")}), read(table(tmp_path, rows)), SPLIT)
+    (logd,) = report["endpoints"]
+    assert any("several assays or species" in text for text in report["advice"])
+    assert logd["replicates"]["widest"][0]["spread"] == pytest.approx(3 / np.sqrt(2))
+    assert logd["replicates"]["widest"][0]["median"] == pytest.approx(2.5)
+
+
+def test_compounds_that_only_this_site_holds_out_are_counted(tmp_path: Path) -> None:
+    """By date or by a test file of its own: another site may train on them, unless the key holds them out too."""
+    rows = [f"{smiles},{at / 10},{2010 + at % 10}" for at, smiles in enumerate(CHAIN)]
+    own = read(table(tmp_path, rows, "smiles,D,Y"), time=TimeSource("Y", "2016"))
+    test = read(table(tmp_path, [f"{'C' * n}F,1" for n in range(1, 31)], name="t.csv"))
+    report = check(WideSource(tmp_path / "d.csv", "smiles", {"logd": Column("D")}), own, SPLIT, test)
+    expected = sum(
+        SPLIT.fold(series) != Fold.TEST
+        for series in [s for s, late in zip(own.structures.series, own.late, strict=True) if late]
+        + test.structures.series
+    )
+    assert report["folds"]["held_out_here_only"] == expected > 30
+    assert any(text.startswith(f"{expected} of {report['folds']['test']} test compounds") for text in report["advice"])
+
+
+def test_an_embargo_that_meets_nothing_is_reported(tmp_path: Path) -> None:
+    """A project misspelt in the settings kept nothing back, and nobody was told."""
+    path = table(tmp_path, ["CCO,1,P-117", "CCN,1,X", "c1ccccc1C,1,X"], "smiles,D,P")
+    (tmp_path / "c.txt").write_text("CCN\nCCCCl\n")
+    embargo = EmbargoSource(compounds=tmp_path / "c.txt", project_column="P", projects=("P117", "p-117"))
+    own = read(path, embargo=embargo)
+    assert own.embargo_unmatched == (
+        "project 'p117' is on the list, and no row that could be used names it",
+        "1 of 2 compounds on the list kept nothing (more) back",
+    )
+    report = check(WideSource(path, "smiles", {"logd": Column("D")}, embargo), own, SPLIT)
+    assert any(text.startswith("embargo: project 'p117'") for text in report["advice"])
+
+
+def test_a_fold_with_hardly_a_compound_is_reported(tmp_path: Path) -> None:
+    rings = [f"{'C' * n}c1ccc2ccccc2c1,{n / 10}" for n in range(1, 61)]
+    path = table(tmp_path, rings)
+    report = check(WideSource(path, "smiles", {"logd": Column("D")}), read(path), SPLIT)
+    assert sum("series stay together" in text for text in report["advice"]) == 2
+    nowhere = read(path, column=Column("D", match={"D": "x"}))
+    unmapped = check(WideSource(path, "smiles", {"logd": Column("D", match={"D": "x"})}), nowhere, SPLIT)
+    assert unmapped["problems"] == [
+        "logd: no row of the file is mapped to it; look at its column and 'match', and at rejects.csv"
+    ]
+    assert unmapped["unnamed"] == unmapped["rejected"] == 60
+
+
+def test_the_page_shows_refused_numbers_and_the_first_rows_of_each_reason(tmp_path: Path) -> None:
+    rows = [f"{smiles},{at / 20}" for at, smiles in enumerate(CHAIN)] + ["CCF,77", "CCI,-20", "CCBr,<x>"]
+    path = table(tmp_path, rows)
+    own = read(path)
+    report = check(WideSource(path, "smiles", {"logd": Column("D")}), own, SPLIT)
+    assert report["refused_for"] == {"... is outside the charter's valid range -5 to 10": 2, "not a number": 1}
+    page = check_page(report, own)
+    assert "line 122, D: 77<br>" in page
+    assert "&lt;x&gt;" in page
+    assert "<x>" not in page
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [("-0.5 has no logarithm; x is used as log10", "... has no logarithm"),
+     ("1e-05 umol/L is outside the range", "... umol/L is outside the range"),
+     ("SMILES is no valid structure: atom # 12 N", "SMILES is no valid structure: atom # ... N")],
+)  # fmt: skip
+def test_reasons_count_together_whatever_the_number(reason: str, kind: str) -> None:
+    assert reason_kind(reason) == kind
