@@ -12,7 +12,7 @@ import click
 from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -50,7 +50,9 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     folder = out or config.site.state_dir / "evaluation"
     write_json(folder / "evaluation.json", report, BY_UMASK)
     write_whole(folder / "evaluation.html", evaluation_page(report).encode(), mode=0o644)
-    write_whole(folder / "predictions_STAYS.csv", _predictions(dataset, outputs).encode(), mode=0o600)
+    write_whole(
+        folder / "predictions_STAYS.csv", _predictions(dataset, outputs, model.card.untrained).encode(), mode=0o600
+    )
     if as_json:
         echo_json(report)
     else:
@@ -70,7 +72,7 @@ def _require_own(model: Model, charter_id: str) -> None:
         )
 
 
-def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray]) -> str:
+def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray], untrained: Sequence[str]) -> str:
     """Structure, assay endpoint, measured value and what each model says, as reported; the probability of class 1."""
     import numpy as np
 
@@ -81,7 +83,7 @@ def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray]) -> str:
     writer.writerow(["smiles", "assay_endpoint", "relation", "measured", *outputs])
     signs = {-1: "<", 0: "=", 1: ">"}
     for place, endpoint in enumerate(dataset.endpoints):
-        for at, row in enumerate(dataset.test):
+        for at, row in enumerate(dataset.test) if endpoint.name not in untrained else ():
             label = float(dataset.labels[row, place])
             if not np.isfinite(label):
                 continue
@@ -115,7 +117,9 @@ def _show(report: dict[str, Any], folder: Path) -> None:
             table.add_column(name, justify="left" if left else "right", overflow="fold")
     for e in report["endpoints"]:
         if "models" not in e:
-            scores.add_row(e["name"], str(e["test"]), *["" for _ in columns[:-1]], "too few")
+            scores.add_row(
+                e["name"], str(e["test"]), *["" for _ in columns[:-1]], "no data" if "untrained" in e else "too few"
+            )
             continue
         scores.add_row(e["name"], str(e["test"]), *(f"{e['models'][key]['score']:.3f}" for key in keys))
         change = e["gains"]["chosen"]

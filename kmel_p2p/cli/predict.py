@@ -86,6 +86,8 @@ def _tell(
     if output is not None or done < len(predictions):
         where = "" if output is None else f", written to {output}"
         click.echo(f"{done} of {len(predictions)} rows predicted{where}", err=True)
+    for name, reason in loaded.without_values(model).items():
+        click.echo(f"{name} is not predicted: {reason}", err=True)
     classes = {e.name for e in loaded.card.architecture.endpoints if e.kind == "classification"}
     for name, reason in loaded.without_intervals(level).items() if model is None else ():
         click.echo(f"{name} has no {'sets of classes' if name in classes else 'intervals'}: {reason}", err=True)

@@ -65,7 +65,7 @@ def as_json_text(
 ) -> str:
     """What was predicted with, and a list of rows with everything known about each."""
     card = loaded.card
-    missing = loaded.without_intervals(level)
+    unknown, missing = loaded.without_values(model), loaded.without_intervals(level)
     document = {
         "digest": card.digest,
         "labels": dict(card.labels),
@@ -76,6 +76,7 @@ def as_json_text(
                 "kind": e.kind,
                 "unit": e.unit,
                 "model": model or card.chosen[e.name],
+                "no_values": unknown.get(e.name, ""),
                 "no_intervals": "asked for one model" if model is not None else missing.get(e.name, ""),
             }
             for e in card.architecture.endpoints

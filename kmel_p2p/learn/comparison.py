@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.answer import answers
+from kmel_p2p.learn.answer import ONLY_OTHERS, answers
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Course, Parameters, train_with_checkpoints
 from kmel_p2p.learn.choice import choose_all, compound_losses
@@ -152,7 +152,10 @@ def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dic
 
 
 def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
-    """Assay endpoint -> name of the model that the validation fold chooses (see `learn.choice`)."""
+    """Assay endpoint -> name of the model that the validation fold chooses (see `learn.choice`).
+
+    `ONLY_OTHERS` for assay endpoints without own training measurements, whose local model is as it was initialised.
+    """
     rows = dataset.valid
     outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
     losses = {}
@@ -162,7 +165,7 @@ def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
         losses[endpoint.name] = {
             name: compound_losses(endpoint, output[known, place], labels) for name, output in outputs.items()
         }
-    return choose_all(losses)
+    return choose_all(losses) | {dataset.endpoints[place].name: ONLY_OTHERS for place in dataset.untrained()}
 
 
 def _scores(
@@ -175,7 +178,8 @@ def _scores(
     }
     for fold, rows in (("valid", dataset.valid), ("test", dataset.test)):
         outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
-        outputs[PREDICTED] = answers(outputs, names, neighbours.foreign(dataset.inputs.bits(rows)))
+        foreign = neighbours.foreign(dataset.inputs.bits(rows))
+        outputs[PREDICTED] = answers(outputs, names, foreign, dataset.untrained())
         for model, output in outputs.items():
             for endpoint, score in scores_of(dataset, rows, output).items():
                 found[model][endpoint][fold] = score

@@ -151,6 +151,10 @@ class Dataset:
             if self.endpoints[place].weight > 0 and len(self.measured(self.train, place))
         )
 
+    def untrained(self) -> tuple[int, ...]:
+        """Places of the assay endpoints that have no measurement in the training fold."""
+        return tuple(at for at in range(len(self.endpoints)) if not len(self.measured(self.train, at)))
+
     def measured(self, rows: NDArray[np.int64], place: int) -> NDArray[np.int64]:
         """Those of `rows` where the assay endpoint at `place` was measured."""
         chosen: NDArray[np.int64] = rows[np.isfinite(self.labels[rows, place])]

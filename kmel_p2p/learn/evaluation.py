@@ -66,7 +66,9 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             "chosen": model.card.chosen[endpoint.name],
             **_bounds(dataset, place, outputs[CHOSEN][:, place]),
         }
-        if known.sum() >= MIN_TEST:
+        if endpoint.name in model.card.untrained:
+            report["untrained"] = True
+        elif known.sum() >= MIN_TEST:
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
             columns = {name: output[known, place] for name, output in outputs.items()}
             report |= _scores(endpoint, columns, labels, seed)

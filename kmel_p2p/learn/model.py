@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Card:
         result: the comparison (see `learn.comparison`), without history.
         digest: BLAKE2b-256 (hex) of the parameters; names the model.
         uncertainty: assay endpoint -> what its intervals are made from (`learn.uncertainty.Calibration`).
+        untrained: assay endpoints that the site had no training measurements of.
     """
 
     architecture: Architecture
@@ -54,6 +55,7 @@ class Card:
     result: Mapping[str, Any]
     digest: str = ""
     uncertainty: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    untrained: Sequence[str] = ()
 
 
 def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:
@@ -112,6 +114,7 @@ def read_card(folder: Path) -> Card:
             for endpoint in shape.pop("endpoints")
         )
         architecture = Architecture(**{**shape, "hidden": tuple(shape["hidden"])}, endpoints=endpoints)
+        raw.setdefault("untrained", [])
         card = Card(architecture=architecture, features=FeaturePolicy(**raw.pop("features")), **raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged: {error!r}") from None
@@ -133,8 +136,10 @@ def _require_whole(path: Path, card: Card) -> None:
     labels, uncertainty = card.labels, card.uncertainty
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise ConfigError(f"{path}: is damaged: labels must be texts; copy the directory anew")
-    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str):
-        raise ConfigError(f"{path}: is damaged: uncertainty or digest is of another kind; copy the directory anew")
+    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str) or not isinstance(card.untrained, list):
+        raise ConfigError(
+            f"{path}: is damaged: uncertainty, digest or untrained is of another kind; copy the directory anew"
+        )
 
 
 def read_parameters(folder: Path, card: Card) -> dict[str, tuple[np.ndarray, np.ndarray]]:

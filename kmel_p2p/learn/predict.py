@@ -34,6 +34,9 @@ from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, cl
 DEFAULT_LEVEL = 0.9
 """Of intervals: a value in ten lies outside."""
 
+NOT_WITHOUT_OWN = ("local", "hybrid")
+"""Models that know nothing of an assay endpoint without own measurements, also if its head is shared."""
+
 BLOCK = 4096
 """Compounds laid out and predicted at once, so that a large table takes no more memory than a small one."""
 
@@ -64,7 +67,8 @@ class Prediction:
     Attributes:
         smiles: as given; empty for what was no text.
         standardised: the structure predicted for; empty where there is none.
-        assays: assay endpoint -> prediction; empty where there is none.
+        assays: assay endpoint -> prediction; empty where there is none. Assay endpoints that this model cannot predict
+            are left out (`Model.without_values` says why).
         similarity: to the nearest training compound of this site (Tanimoto, 0 to 1); None where that is not known.
         applicability: `inside`, `edge` or `outside` of what the model was tried on; empty where that is not known.
         reason: why there is no prediction; empty where there is one.
@@ -95,6 +99,8 @@ class Model:
         self.card = card
         self.neighbours = neighbours
         self._predictors = predictors(card.architecture, dict(parameters))
+        names = [endpoint.name for endpoint in card.architecture.endpoints]
+        self._untrained = frozenset(place for place, name in enumerate(names) if name in card.untrained)
         self._calibrations = {name: Calibration.read(raw) for name, raw in card.uncertainty.items()}
 
     @property
@@ -150,6 +156,21 @@ class Model:
             for text, row in zip(texts, map(int, described.row_of), strict=True)
         ]
 
+    def without_values(self, model: str | None = None) -> dict[str, str]:
+        """Assay endpoint -> why it is not predicted; for the others, none.
+
+        Args:
+            model: as for `predict`.
+        """
+        reasons = {}
+        for place in self._untrained:
+            endpoint = self.card.architecture.endpoints[place]
+            if endpoint.head == "private":
+                reasons[endpoint.name] = "this site had no measurements to train its private head on"
+            elif model in NOT_WITHOUT_OWN:
+                reasons[endpoint.name] = f"this site had no measurements to train a {model} model on"
+        return reasons
+
     def without_intervals(self, level: float = DEFAULT_LEVEL) -> dict[str, str]:
         """Assay endpoint -> why predictions of it come without interval or classes at this level; for the others, none.
 
@@ -158,6 +179,8 @@ class Model:
         """
         reasons = {}
         for endpoint in self.card.architecture.endpoints:
+            if endpoint.name in self.without_values():
+                continue
             known = self._calibrations.get(endpoint.name, Calibration())
             if not known:
                 reasons[endpoint.name] = (
@@ -211,7 +234,7 @@ class Model:
             foreign: bool[n], compounds unlike the site's own.
         """
         found = outputs_of(self._predictors, self._predictors, inputs)
-        return found | {CHOSEN: answers(found, self.chosen, foreign)}
+        return found | {CHOSEN: answers(found, self.chosen, foreign, self._untrained)}
 
     def _needed(self, foreign: NDArray[np.bool_]) -> set[str]:
         """Models that predicting with the chosen ones needs: a network nobody looks at is not computed."""
@@ -226,20 +249,22 @@ class Model:
         self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_], model: str | None, level: float
     ) -> dict[str, list[Value]]:
         """Predictions by assay endpoint, one per row of `inputs`."""
-        endpoints = self.card.architecture.endpoints
+        missing = self.without_values(model)
+        endpoints = {p: e for p, e in enumerate(self.card.architecture.endpoints) if e.name not in missing}
         if model is not None:
             output = outputs_of(self._predictors, [model], inputs)[model]
             return {
                 endpoint.name: _values(endpoint, output[:, place], [model] * len(output))
-                for place, endpoint in enumerate(endpoints)
+                for place, endpoint in endpoints.items()
             }
         outputs = outputs_of(self._predictors, self._needed(foreign), inputs)
-        answer = answers(outputs, self.chosen, foreign)
+        answer = answers(outputs, self.chosen, foreign, self._untrained)
         members = [outputs[name] for name in MEMBERS if name in outputs]
         spread = np.std(members, axis=0) if members else np.zeros_like(answer)
         columns = {}
-        for place, endpoint in enumerate(endpoints):
-            fallback = FALLBACK if FALLBACK in outputs else self.chosen[place]
+        for place, endpoint in endpoints.items():
+            settled = FALLBACK not in outputs or place in self._untrained
+            fallback = self.chosen[place] if settled else FALLBACK
             names = [fallback if far else self.chosen[place] for far in foreign]
             calibration = self._calibrations.get(endpoint.name, Calibration())
             columns[endpoint.name] = _values(endpoint, answer[:, place], names, calibration, spread[:, place], level)

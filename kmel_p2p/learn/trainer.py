@@ -165,6 +165,7 @@ class Trainer:
                 labels={**plan.labels, **command.labels},
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
+                untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
             ),
             {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
         )

@@ -86,7 +86,7 @@ def mean_test(scores: Iterable[Mapping[str, float]]) -> float:
 
 
 def _site(name: str, final: Final) -> dict[str, Any]:
-    endpoints = final.result["endpoints"]
+    endpoints = _own(final)
     averaging = averaging_of(final.status)
     return {
         "site": name,
@@ -98,6 +98,11 @@ def _site(name: str, final: Final) -> dict[str, Any]:
         "digest": averaging["digest"],
         "vector": dict(averaging["vector"]),
     }
+
+
+def _own(final: Final) -> list[dict[str, Any]]:
+    """Results of the assay endpoints that the site has measurements to train on; its local model knows no others."""
+    return [endpoint for endpoint in final.result["endpoints"] if endpoint["train"]]
 
 
 def build_details(outcome: Outcome) -> dict[str, Any]:
@@ -120,7 +125,7 @@ def build_details(outcome: Outcome) -> dict[str, Any]:
 
 def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
     final = outcome.finals[name]
-    endpoints = final.result["endpoints"]
+    endpoints = _own(final)
     return {
         # What the site itself computed with its models, and what it would have without any.
         "predicts": mean_test(endpoint["predicted"] for endpoint in endpoints),

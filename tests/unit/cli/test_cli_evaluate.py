@@ -108,3 +108,17 @@ def test_nothing_is_exported_if_the_graphs_cannot_be(trained: Path, run: Run, tm
     assert done.code == ExitCode.CONFIG
     assert "Export it without --onnx" in done.err
     assert not (tmp_path / "model").exists()
+
+
+def test_what_a_site_has_not_measured_is_not_scored(trained: Path, run: Run, tmp_path: Path) -> None:
+    card = trained.parent / "state" / "model" / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "untrained": ["logd"]}))
+    out = tmp_path / "out"
+    done = run("evaluate", "--config", trained, "--out", out)
+    assert done.code == ExitCode.OK, done.err
+    assert "no data" in done.out
+    (report,) = json.loads((out / "evaluation.json").read_text())["endpoints"]
+    assert report["untrained"] is True
+    assert "models" not in report
+    assert "no measurements of its own" in (out / "evaluation.html").read_text()
+    assert len((out / "predictions_STAYS.csv").read_text().splitlines()) == 1

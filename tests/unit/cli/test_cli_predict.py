@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,22 @@ def test_what_has_no_interval_is_said(tmp_path: Path, run: Run, model_dir: Path)
     assert "logS has no intervals: a level of 0.99 needs 99 values" in high.err
     assert table(high.out)[1][2:4] == ["", ""]
     assert "intervals" not in run("predict", source, "--model-dir", model_dir, "--model", "local").err
+
+
+def test_what_is_not_predicted_is_said(tmp_path: Path, run: Run, model_dir: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_dir, folder)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "untrained": ["logD"]}))
+    source = tmp_path / "in.csv"
+    source.write_text("smiles\nCCO\n")
+    done = run("predict", source, "--model-dir", folder)
+    assert "logD is not predicted: this site had no measurements to train its private head on" in done.err
+    row = table(done.out)[1]
+    assert row[1]
+    assert row[4:7] == ["", "", ""]
+    found = json.loads(run("predict", source, "--json", "--model-dir", folder).out)
+    assert [bool(e["no_values"]) for e in found["assay_endpoints"]] == [False, True]
 
 
 @pytest.mark.parametrize("content", ["structure,id\nCCO,1\n", "bad((\n"])

@@ -31,3 +31,9 @@ def test_foreign_is_what_is_less_like_the_training_compounds_than_any_validation
     queries = np.array([[True, True, False, False], [True, False, True, True]])
     assert own.foreign(queries).tolist() == found
     assert own.are_foreign(own.nearest(queries)).tolist() == found
+
+
+def test_where_a_site_has_no_measurements_the_others_model_answers_for_every_compound() -> None:
+    outputs = {**OUTPUTS, "federated": np.full((3, 2), 4.0)}
+    found = answers(outputs, ["hybrid", "federated"], np.array([False, True, False]), untrained={1})
+    assert found.tolist() == [[1.0, 4.0], [3.0, 4.0], [1.0, 4.0]]

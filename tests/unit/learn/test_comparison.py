@@ -69,6 +69,28 @@ def test_comparison_trains_scores_and_chooses() -> None:
         assert "valid" in found
 
 
+def test_without_own_measurements_there_is_no_choice() -> None:
+    shape, data = architecture(), dataset()
+    labels = data.labels.copy()
+    labels[data.train, 0] = np.nan
+    lacking = dataclasses.replace(data, labels=labels)
+    assert lacking.untrained() == (0,)
+
+    def always(value: float) -> Predict:
+        return lambda inputs: np.full((len(inputs), 3), value)
+
+    # The validation fold alone would choose a model that is right by luck.
+    lucky = {name: always(0.0 if name == "local" else 9.0) for name in MODELS}
+    assert choices(data, lucky)["logd"] == "local"
+    assert choices(lacking, lucky)["logd"] == "federated"
+    got = compare(
+        shape, lacking, SETTINGS, 3, parameters(shape, 3), steps=10, federated_history=[], report=lambda *_: None
+    )
+    logd = got.result["endpoints"][0]
+    assert (logd["train"], logd["chosen"]) == (0, "federated")
+    assert logd[PREDICTED] == logd["models"]["federated"]
+
+
 def test_local_training_keeps_the_best_checkpoint() -> None:
     shape, data = architecture(), dataset()
     network = Network(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn import predict as predicting
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Parameters
-from kmel_p2p.learn.model import Card, read_card, read_parameters, write_model
+from kmel_p2p.learn.model import STORED, Card, read_card, read_parameters, write_model
 from kmel_p2p.learn.neighbours import KNOWN, Neighbours
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.outputs import MeanOf, outputs_of
@@ -30,12 +31,17 @@ SHAPE = Architecture(POLICY.width, (4,), ENDPOINTS)
 RESIDUALS = Calibration(tuple(np.arange(1, 41) / 20), 0.5)
 
 
-def model(chosen: tuple[str, str], neighbours: Neighbours | None = None, **known: Calibration) -> Model:
+def whole_parameters() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
-    parameters = {
-        name: Parameters(*(rng.normal(size=layout(SHAPE).size).astype(np.float32) for layout in LAYOUTS))
-        for name in ("local", "federated", "personalised")
-    }
+    return [
+        (rng.normal(size=exchanged_layout(SHAPE).size).astype(np.float32),
+         rng.normal(size=private_layout(SHAPE).size).astype(np.float32))
+        for _ in STORED
+    ]  # fmt: skip
+
+
+def model(chosen: tuple[str, str], neighbours: Neighbours | None = None, **known: Calibration) -> Model:
+    parameters = {name: Parameters(*pair) for name, pair in zip(STORED, whole_parameters(), strict=True)}
     uncertainty = {name: calibration.plain() for name, calibration in known.items()}
     names = dict(zip(("logS", "logD"), chosen, strict=True))
     card = Card(SHAPE, POLICY, reference_hash(POLICY), names, {}, {}, uncertainty=uncertainty)
@@ -94,6 +100,29 @@ def test_every_value_names_the_model_that_answered() -> None:
     asked = model(("hybrid", "local"), FAR).predict(["CCO"], model="personalised")[0]
     assert asked.values == far.values
     assert {value.model for value in asked.assays.values()} == {"personalised"}
+
+
+def lacking(*names: str, neighbours: Neighbours | None = None) -> Model:
+    """A site without training measurements of these assay endpoints; logS is shared, logD private."""
+    whole = model(("federated", "hybrid"), logS=RESIDUALS)
+    card = dataclasses.replace(whole.card, untrained=list(names))
+    parameters = {name: Parameters(*pair) for name, pair in zip(STORED, whole_parameters(), strict=True)}
+    return Model(card, parameters, neighbours)
+
+
+def test_without_own_measurements_the_shared_head_is_the_others_and_a_private_one_is_silent() -> None:
+    found = lacking("logS", neighbours=FAR)
+    (row,) = found.predict(["CCO"])
+    assert {name: value.model for name, value in row.assays.items()} == {"logS": "federated", "logD": "personalised"}
+    assert found.without_values() == {}
+    assert found.predict(["CCO"], model="personalised")[0].assays.keys() == {"logS", "logD"}
+    for name in ("local", "hybrid"):
+        assert found.predict(["CCO"], model=name)[0].assays.keys() == {"logD"}
+        assert name in found.without_values(name)["logS"]
+    silent = lacking("logD")
+    assert silent.predict(["CCO"])[0].assays.keys() == {"logS"}
+    assert "private head" in silent.without_values()["logD"]
+    assert silent.without_intervals(0.99).keys() == {"logS"}
 
 
 def test_blocks_do_not_change_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
