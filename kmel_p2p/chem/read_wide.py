@@ -9,7 +9,7 @@ from kmel_p2p.chem.records import UNMAPPED, Mapped, RawCell, RawRecord, find_col
 from kmel_p2p.chem.sdf import SdfRecord, sdf_records
 from kmel_p2p.chem.source import SdfSource, WideSource
 from kmel_p2p.chem.text_file import text_file
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.core.errors import ConfigError, DataError
 
 STRUCTURE_PROPERTY = "structure"
 """What the structure of an SDF record is called in `rejects.csv`."""
@@ -101,6 +101,8 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
             seen.update(record.properties)
             yield _sdf_record(record, source, mapped)
     for name, key in missing.items():
+        if not seen:
+            raise DataError(f"{source.path}: no record with a structure and properties; is it an SDF file?")
         if name not in seen:
             raise ConfigError(
                 f"{source.path}: no record has a property {name!r} ({key}); there are: {', '.join(sorted(seen))[:500]}"

@@ -15,8 +15,14 @@ from kmel_p2p.core.errors import ConfigError
 
 _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
-_PER_CELLS = re.compile(r"/\s*(10\^6|10\*\*6|1e6|million)", re.IGNORECASE)
+_CELLS = "million_cells"
+_PER_CELLS = re.compile(
+    r"/\s*\(?(?:10\s*(?:\^|\*\*)?\s*6|1[eE]6|million)\s*(?:cells?|hepatocytes?)?\)?"
+    r"|[.·*\s]*\(?10\^?6\s*(?:cells?|hepatocytes?)\)?\s*\^?-1"
+)
 """Hepatocyte clearance is per million cells, and often written as a bare `/10^6`: not a number to divide by."""
+
+_ALIASES = dict.fromkeys(("pIC50", "pEC50", "pKi", "pKd", "pXC50"), "-log10(mol/L)")
 
 _PER_BODY = re.compile(r"/\s*kg\b|\bkg\s*(\^|\*\*)?\s*-\s*1")
 """Per kilogram: in a clearance, of body weight; per mg or g is of protein or liver. pint would convert the two."""
@@ -67,6 +73,7 @@ def converter(found: str, wanted: str, where: str) -> Conversion:
     Raises:
         ConfigError: a unit is missing or unknown, or the two do not measure the same thing.
     """
+    found, wanted = _ALIASES.get(found.strip(), found), _ALIASES.get(wanted.strip(), wanted)
     if found == wanted:
         sign = log_sign(found)
         return Conversion(from_log=sign, to_log=sign)
@@ -83,7 +90,7 @@ def converter(found: str, wanted: str, where: str) -> Conversion:
 
 def log_sign(unit: str) -> int:
     """1 for `log10(...)`, -1 for `-log10(...)`, 0 for anything else."""
-    match = _LOG10.match(unit)
+    match = _LOG10.match(_ALIASES.get(unit.strip(), unit))
     return 0 if match is None else -1 if match["sign"] else 1
 
 
@@ -91,19 +98,21 @@ def _factor(found: str, wanted: str, where: str) -> tuple[float, int]:
     """Factor, and the power of the molar mass that goes with it."""
     if found == wanted:
         return 1.0, 0
-    if bool(_PER_CELLS.search(found)) != bool(_PER_CELLS.search(wanted)):
-        raise ConfigError(
-            f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}: "
-            "only one of them is per million cells"
-        )
     pint = _pint()
     try:
         have, want = _quantity(found), _quantity(wanted)
         ratio = have / want
+    except _OddUnit as error:
+        raise ConfigError(f"{where}: unit {found!r} (charter: {wanted!r}): {error}") from None
     except (pint.errors.PintError, ValueError, TypeError, AttributeError, SyntaxError, AssertionError) as error:
         raise ConfigError(f"{where}: unit {found!r} (charter: {wanted!r}) is not known: {error}") from None
     except Exception as error:  # pint's tokenizer lets others through on odd text
         raise ConfigError(f"{where}: unit {found!r} cannot be read: {error}") from None
+    if (_CELLS in str(have.units)) != (_CELLS in str(want.units)):
+        raise ConfigError(
+            f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}: "
+            "only one of them is per million cells"
+        )
     is_clearance = dict(have.dimensionality) == _CLEARANCE
     if is_clearance and bool(_PER_BODY.search(found)) != bool(_PER_BODY.search(wanted)):
         raise ConfigError(
@@ -136,13 +145,26 @@ def _registry() -> Any:
     registry.define("molar = mole / liter = M")
     registry.define("ratio = []")
     registry.define("fraction = []")
+    registry.define(f"{_CELLS} = [cells]")
     return registry
 
 
+class _OddUnit(ValueError):
+    """A way of writing that could mean two things."""
+
+
 def _quantity(text: str) -> Any:
-    # "10-6 cm/s" is how permeability is written in K-MELLODDY tables.
+    """What pint understands of a unit as assay tables write it."""
     text = text.strip().translate(_SUPERSCRIPTS)
-    text = re.sub(r"^(?:[x×]\s*)?10\s*\^?\s*-\s*(\d+)\s+", r"1e-\1 ", text)
-    # "ng·h/mL" and "ng.h/mL" are products.
-    text = re.sub(r"(?<=[A-Za-z])[·.](?=[A-Za-z])", "*", text)
+    if re.match(r"^[x×]?\s*10[eE]-", text):
+        raise _OddUnit("10e-6 is 1e-5; write 10^-6 or 1e-5, whichever is meant")
+    if text.startswith("log("):
+        raise _OddUnit("which logarithm? Write log10(...)")
+    text = _PER_CELLS.sub(f"/{_CELLS}", text)
+    text = re.sub(r"\s*\bprotein$", "", text)
+    # "10-6 cm/s" is how permeability is written in K-MELLODDY tables, "10'-6 cm/s" in ChEMBL.
+    text = re.sub(r"^(?:[x×]\s*)?(?:10\s*[\^']?|E)\s*-\s*(\d+)\s*(?=[A-Za-zµμ])", r"1e-\1 ", text)
+    # "uL.min-1.mg-1" and "ng·h/mL" are products; a number after a unit is its power.
+    text = re.sub(r"\b([A-Za-zµμ]+)\s*\^?-\s*(\d)(?!\d)", r"\1**-\2", text)
+    text = re.sub(r"(?<=[A-Za-z0-9])[·.](?=[A-Za-zµμ])", "*", text)
     return _registry().Quantity(text)

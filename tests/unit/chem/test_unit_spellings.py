@@ -1,0 +1,44 @@
+"""Units as assay tables, ChEMBL and K-MELLODDY spell them; what could mean two things is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kmel_p2p.chem.units import converter
+from kmel_p2p.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "one"),
+    [
+        ("µM", "umol/L", 1), ("μM", "umol/L", 1), ("nmol/l", "umol/L", 0.001), ("pIC50", "umol/L", 1e5),
+        ("ug.mL-1", "umol/L", 4), ("ug mL-1", "umol/L", 4), ("mg/L", "umol/L", 4),
+        ("10^-6 cm/s", "10-6 cm/s", 1), ("×10⁻⁶ cm/s", "10-6 cm/s", 1), ("10'-6 cm/s", "10-6 cm/s", 1),
+        ("10-6cm/s", "10-6 cm/s", 1), ("E-6 cm/s", "10-6 cm/s", 1), ("1e-6 cm/s", "10-6 cm/s", 1),
+        ("cm/s", "10-6 cm/s", 1e6), ("nm/s", "10-6 cm/s", 0.1), ("10-5 cm.s-1", "10-6 cm/s", 10),
+        ("uL.min-1.mg-1", "uL/min/mg", 1), ("µL/min/mg protein", "uL/min/mg", 1), ("mL.min-1.g-1", "uL/min/mg", 1),
+        ("uL/min/10^6 cells", "uL/min/10^6", 1), ("µL/min/10⁶ cells", "uL/min/10^6", 1),
+        ("mL/min/million hepatocytes", "uL/min/10^6", 1000), ("uL.min-1.(10^6cells)-1", "uL/min/10^6", 1),
+        ("mL.min-1.kg-1", "mL/min/kg", 1), ("L/hr/kg", "mL/min/kg", 1000 / 60), ("ng·h/mL", "ng.h/mL", 1),
+        ("fraction", "%", 100), ("hr", "h", 1),
+    ],
+)  # fmt: skip
+def test_known_spellings(found: str, wanted: str, one: float) -> None:
+    convert = converter(found, wanted, "t.csv")
+    assert convert(np.array([1.0]), 250.0)[0] == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "said"),
+    [
+        ("10e-6 cm/s", "10-6 cm/s", "10e-6 is 1e-5; write 10"),
+        ("log(nM)", "umol/L", "which logarithm"),
+        ("um", "umol/L", "measure different things"),
+        ("mL.min-1.kg-1", "uL/min/mg", "per kg of body weight"),
+        ("uL/min/mg", "uL/min/10^6", "per million cells"),
+    ],
+)
+def test_refused_spellings(found: str, wanted: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        converter(found, wanted, "t.csv")
