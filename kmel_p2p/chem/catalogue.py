@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import math
 import re
@@ -25,6 +26,8 @@ class CatalogueEntry:
         typical: native values that most compounds of a project lie between; None for classes.
         thresholds: usual class borders, native.
         note: what exactly is measured.
+        border: of classes that are usually made of numbers: value and unit; empty where assays give classes.
+        positive: which side of it is class 1.
     """
 
     endpoint: AssayEndpoint
@@ -33,6 +36,8 @@ class CatalogueEntry:
     typical: tuple[float, float] | None
     thresholds: tuple[float, ...]
     note: str
+    border: str = ""
+    positive: str = ""
 
 
 @functools.cache
@@ -49,6 +54,15 @@ def look_up(name: str) -> CatalogueEntry | None:
         if plain in {_plain(other) for other in (entry.endpoint.name, *entry.synonyms)}:
             return entry
     return None
+
+
+def nearest(name: str) -> str:
+    """The entry whose name or synonym is most like this one; empty when none is."""
+    names = {_plain(other): entry.endpoint.name for entry in catalogue().values()
+             for other in (entry.endpoint.name, *entry.synonyms)}  # fmt: skip
+    near = difflib.get_close_matches(_plain(name), names, n=1, cutoff=0.6)
+    starts = [entry for plain, entry in names.items() if plain.startswith(_plain(name)) and len(name) > 2]
+    return names[near[0]] if near else starts[0] if starts else ""
 
 
 def charter_rules(name: str) -> dict[str, Any] | None:
@@ -88,6 +102,8 @@ def _entry(raw: Mapping[str, Any]) -> CatalogueEntry:
         (float(typical[0]), float(typical[1])) if typical else None,
         tuple(map(float, raw.get("thresholds", ()))),
         raw["note"],
+        raw.get("border", ""),
+        raw.get("positive", ""),
     )
 
 

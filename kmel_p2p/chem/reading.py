@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kmel_p2p.chem.catalogue import look_up
 from kmel_p2p.chem.cells import ABOVE, BELOW, EQUAL, CellError, Reading, read_class, read_number
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.mass import Scale
@@ -80,7 +81,7 @@ class CellReader:
         rule = self._mapped[cell.place]
         if rule.endpoint.kind == "classification":
             if rule.column.threshold is None:
-                return read_class(cell.text, self._classes[cell.place]).value, EQUAL
+                return self._word(rule, cell.text), EQUAL
             return self._class(rule, read_number(cell.text, self._decimal), cell.unit), EQUAL
         written = read_number(cell.text, self._decimal)
         convert = self._convert(rule, cell.unit)
@@ -126,6 +127,18 @@ class CellReader:
             whole = float(self._conversion("%", unit, rule)(np.array([100.0]))[0])
             value, relation = whole - value, -relation
         return Reading(value, relation)
+
+    def _word(self, rule: Mapped, text: str) -> float:
+        try:
+            return read_class(text, self._classes[rule.place]).value
+        except CellError:
+            try:
+                read_number(text, self._decimal)
+            except CellError:
+                pass
+            else:
+                raise CellError(_threshold_wanted(rule.endpoint.name)) from None
+            raise
 
     def _class(self, rule: Mapped, reading: Reading, unit: str) -> float:
         threshold = self._in_unit(rule, rule.column.threshold, unit)
@@ -173,6 +186,12 @@ class CellReader:
 
     def _where(self, rule: Mapped) -> str:
         return f"{self._path}: column {rule.column.column!r} ({rule.endpoint.name})"
+
+
+def _threshold_wanted(name: str) -> str:
+    entry = look_up(name)
+    usual = f" (usual: {entry.border}, class 1 {entry.positive} it)" if entry and entry.border else ""
+    return f"a number where a class is wanted; set 'threshold' and 'positive' of data.columns.{name}{usual}"
 
 
 def _check(rule: Mapped, where: str) -> None:

@@ -127,7 +127,7 @@ def unusual_median(endpoint: AssayEndpoint, values: NDArray[np.float64], relatio
     usual, median = entry.endpoint, float(np.median(exact))
     if abs(median - usual.center) <= UNUSUAL_MEDIAN * usual.scale:
         return ""
-    hint = ", and whether these are % bound (complement = true)" if usual.unit == "%" else ""
+    hint = ", and whether these are % bound (complement = true)" if "unbound" in entry.note else ""
     return (
         f"the median is {_native(usual, median)}, usual is about {_native(usual, usual.center)}: "
         f"check unit and column{hint}"

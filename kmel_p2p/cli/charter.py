@@ -190,7 +190,7 @@ def _endpoint(text: str) -> dict[str, Any]:
     if all(setting.partition("=")[0] in ("head", "weight") for setting in settings):
         from kmel_p2p.chem.catalogue import charter_rules
 
-        raw = charter_rules(name) or raw
+        raw = charter_rules(name) or _unknown_endpoint(name)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -199,6 +199,18 @@ def _endpoint(text: str) -> dict[str, Any]:
     if "low" in raw or "high" in raw:
         raw["valid_range"] = (raw.pop("low", -1e9), raw.pop("high", 1e9))
     return raw
+
+
+def _unknown_endpoint(name: str) -> dict[str, Any]:
+    """Raises UsageError: without rules of its own, a misspelt name would become a value of any size in no unit."""
+    from kmel_p2p.chem.catalogue import nearest
+
+    near = nearest(name)
+    hint = f"did you mean {near!r}? " if near else ""
+    raise click.UsageError(
+        f"--endpoint {name}: the catalogue has no such assay endpoint; {hint}`kmel-peer data catalogue` lists all. "
+        f"Give one of your own its rules: --endpoint '{name},kind=regression,unit=...,transform=...,low=...,high=...'"
+    )
 
 
 def _number(key: str, value: str) -> float:

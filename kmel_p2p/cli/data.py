@@ -77,6 +77,30 @@ def approve(config_path: Path) -> None:
     click.echo(f"Approved dataset {content['dataset_hash'][:16]}: {len(own)} compounds, {own.total.used} measurements.")
 
 
+@data.command("catalogue")
+@click.argument("name", required=False)
+@json_option
+def catalogue_command(name: str | None, as_json: bool) -> None:
+    """List the assay endpoints that the program knows, or show one, by name or synonym."""
+    from kmel_p2p.chem.catalogue import catalogue, look_up, nearest
+    from kmel_p2p.cli.data_view import catalogue_entry, catalogue_view
+    from kmel_p2p.core.errors import ConfigError
+
+    entries = list(catalogue().values())
+    if name is not None:
+        found = look_up(name)
+        if found is None:
+            near = nearest(name)
+            raise ConfigError(f"the catalogue has no {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+        entries = [found]
+    shown = [catalogue_entry(entry) for entry in entries]
+    if as_json:
+        echo_json(shown)
+        return
+    for line in catalogue_view(shown, whole=name is not None):
+        click.echo(line)
+
+
 def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
     """Charter and measurements, those of the test file last."""
     from kmel_p2p.chem.cache import StructureCache

@@ -1,12 +1,14 @@
-"""The data report for the screen."""
+"""The data report and the catalogue for the screen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from kmel_p2p.chem.catalogue import CatalogueEntry
 
 REASONS = 8
 """Kinds of refusal that are shown; the page and rejects.csv have all."""
@@ -81,3 +83,43 @@ def _details(endpoint: Mapping[str, Any]) -> Iterator[str]:
                 f"{endpoint['unit']}".rstrip()
             )
         yield f"{again['compounds']:,} compound(s) measured several times (up to {again['most']}){spread}"
+
+
+def catalogue_entry(entry: CatalogueEntry) -> dict[str, Any]:
+    """One entry, JSON-ready; what an assay endpoint of its kind does not have is left out."""
+    endpoint = entry.endpoint
+    shown: dict[str, Any] = {"name": endpoint.name, "kind": endpoint.kind, "note": entry.note}
+    if endpoint.kind == "regression":
+        shown |= {
+            "unit": endpoint.unit,
+            "transform": endpoint.transform,
+            "valid_range": list(endpoint.valid_range),
+            "typical": list(entry.typical or ()),
+            "center": endpoint.center,
+            "scale": endpoint.scale,
+            "thresholds": list(entry.thresholds),
+        }
+    elif entry.border:
+        shown |= {"border": entry.border, "positive": entry.positive}
+    return shown | {"direction": entry.direction, "synonyms": list(entry.synonyms)}
+
+
+def catalogue_view(entries: Sequence[Mapping[str, Any]], whole: bool) -> Iterator[str]:
+    """A line for each entry, or every field of one."""
+    if whole:
+        for key, value in entries[0].items():
+            yield f"{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        return
+    rows = [(entry["name"], *_catalogue_cells(entry), entry["note"]) for entry in entries]
+    widths = [max(len(row[at]) for row in rows) for at in range(3)]
+    for row in rows:
+        yield "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+
+
+def _catalogue_cells(entry: Mapping[str, Any]) -> tuple[str, str]:
+    """(what values are, which are credible)."""
+    if entry["kind"] == "classification":
+        return "class", f"1 {entry['positive']} {entry['border']}" if "border" in entry else ""
+    unit, (low, high) = entry["unit"], entry["valid_range"]
+    values = f"log10({unit})" if entry["transform"] == "log10" else unit or "value"
+    return values, f"{low:g} to {high:g} {unit}".rstrip()

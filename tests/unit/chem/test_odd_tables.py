@@ -104,6 +104,16 @@ def test_a_minus_in_a_class_column_is_never_taken_for_not_measured(tmp_path: Pat
         wide(tmp_path, table, Column("D", classes={"+": 1}))
 
 
+def test_numbers_for_a_class_ask_for_a_threshold(tmp_path: Path) -> None:
+    block = AssayEndpoint("herg_block", kind="classification")
+    got = wide(tmp_path, "smiles,I\nCCO,0\nCCN,3.2\nCCC,>30\nCCF,maybe\n", Column("I"), block)
+    assert [reject.reason for reject in got.rejects] == [
+        "a number where a class is wanted; set 'threshold' and 'positive' of data.columns.herg_block "
+        "(usual: 10 umol/L, class 1 below it)",
+    ] * 2 + ["not a class; write 1 or 0, positive or negative, active or inactive, or say what the table's words mean "
+             "with 'classes'"]  # fmt: skip
+
+
 CHEMBL = (
     "smiles,Type,Relation,Value,Units\nCCO,IC50,'=',20.0,nM\nCCN,IC50,'>',30,uM\nCCC,Ki,'=',1,nM\n"
     "CCCl,IC50,'~',5,nM\nCCBr,IC50,,1000,nM\nCCF,IC50,'<',>3,nM\nCCI,IC50,'=',,nM\nCCS,IC50,'=',4,\nCCP,IC50,=,4,bar\n"

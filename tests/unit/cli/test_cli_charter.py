@@ -101,7 +101,7 @@ def test_a_draft_is_not_overwritten(run: Run, path: Path, founders: dict[str, Pa
     before = path.read_text()
     key = load_key(founders["north"]).key.hex()
     done = run(
-        "charter", "new", "--federation", "other", f"--site=north={key}", "--endpoint=logS", "-o", path
+        "charter", "new", "--federation", "other", f"--site=north={key}", "--endpoint=logd", "-o", path
     )  # fmt: skip
     assert done.code == ExitCode.CONFIG
     assert path.read_text() == before
@@ -110,9 +110,12 @@ def test_a_draft_is_not_overwritten(run: Run, path: Path, founders: dict[str, Pa
 @pytest.mark.parametrize(
     ("site", "endpoint", "code", "said"),
     [
-        ("north", "logS", ExitCode.USAGE, "NAME=KEY"),
-        ("north=abc", "logS", ExitCode.CONFIG, "sites.0.key"),
-        ("north=" + "ff" * 32, "logS", ExitCode.CONFIG, "no Ed25519 public key"),
+        ("north", "logd", ExitCode.USAGE, "NAME=KEY"),
+        ("north=abc", "logd", ExitCode.CONFIG, "sites.0.key"),
+        ("north=" + "ff" * 32, "logd", ExitCode.CONFIG, "no Ed25519 public key"),
+        ("north={key}", "hERG", ExitCode.USAGE, "did you mean 'herg_block'?"),
+        ("north={key}", "hlm,head=shared", ExitCode.USAGE, "did you mean 'hlm_clint'?"),
+        ("north={key}", "shoesize", ExitCode.USAGE, "`kmel-peer data catalogue` lists all"),
         ("north={key}", "logS,scale", ExitCode.USAGE, "KEY=VALUE"),
         ("north={key}", "logS,scale=x", ExitCode.USAGE, "not a number"),
         ("north={key}", "logS,scal=2", ExitCode.CONFIG, "scale"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli_harness import Run
 
+from kmel_p2p.chem.catalogue import catalogue
 from kmel_p2p.chem.manifest import APPROVAL, require_approved
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.core.errors import DataError
@@ -85,3 +86,17 @@ def test_approval_is_of_this_dataset_only(site: Path, run: Run) -> None:
     (state / APPROVAL).unlink()
     with pytest.raises(DataError, match="no dataset was approved"):
         require_approved(state, first)
+
+
+def test_the_catalogue_can_be_looked_at(run: Run) -> None:
+    listed = run("data", "catalogue")
+    assert listed.code == ExitCode.OK
+    assert len(listed.out.splitlines()) == len(catalogue())
+    shown = json.loads(run("data", "catalogue", "hERG", "--json").out)
+    assert [(entry["name"], entry["border"], entry["positive"], entry["synonyms"]) for entry in shown] == [
+        ("herg_block", "10 umol/L", "below", ["hERG"])
+    ]
+    assert "valid_range: 0.1, 10000.0" in run("data", "catalogue", "HLM").out
+    unknown = run("data", "catalogue", "hlm_clnt")
+    assert unknown.code == ExitCode.CONFIG
+    assert "did you mean 'hlm_clint'?" in unknown.err
