@@ -59,12 +59,20 @@ def text_file(path: Path, encoding: str, newline: str | None = None) -> Iterator
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def kind_of(start: bytes) -> str:
+    """What a file that begins like this is, and what to do about it; empty if it may be text.
+
+    Args:
+        start: its first eight bytes or more.
+    """
+    return next((meaning for magic, meaning in _MAGIC if start.startswith(magic)), "")
+
+
 def _what_it_is(path: Path, codec: str, encoding: str, reason: str) -> str:
     with path.open("rb") as file:
         start = file.read(8)
-        for magic, meaning in _MAGIC:
-            if start.startswith(magic):
-                return f"is {meaning}"
+        if kind := kind_of(start):
+            return f"is {kind}"
         file.seek(0)
         line = next((number for number, text in enumerate(file, start=1) if not _decodes(text, codec)), 0)
     where = f" in line {line}" if line else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import sys
@@ -13,6 +14,9 @@ from kmel_p2p.core.errors import DataError
 
 SMILES_SUFFIXES = (".smi", ".smiles", ".ism")
 SDF_SUFFIXES = (".sdf", ".sd")
+
+SEPARATORS = (",", ";", "\t")
+"""Of table columns: spreadsheets of half the world write semicolons. Nothing in a SMILES looks like one of them."""
 
 TITLE_NAMES = ("name", "title", "sdf_title")
 """Column for the first line of SDF records: the first of these that is not the name of a property."""
@@ -55,17 +59,19 @@ def _kind(source: Path, text: str, smiles_column: str) -> str:
         return "sdf" if suffix in SDF_SUFFIXES else "smi" if suffix in SMILES_SUFFIXES else "csv"
     if any(line.rstrip() in ("$$$$", "M  END") for line in text.splitlines()):
         return "sdf"
-    try:
-        header = next(csv.reader([text.split("\n", 1)[0].strip()]), [])
-    except csv.Error:
-        return "smi"
-    return "csv" if _places(header, smiles_column) else "smi"
+    return "csv" if _separator(text, smiles_column) else "smi"
 
 
 def _text(source: Path) -> str:
-    """As UTF-8, with or without a byte order mark, whatever the locale says."""
+    """As UTF-8, with or without a byte order mark, whatever the locale says; as UTF-16 with such a mark."""
+    from kmel_p2p.chem.text_file import kind_of
+
     try:
         raw = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return raw.decode("utf-16")
+        if kind := kind_of(raw[:8]):
+            raise DataError(f"{source}: is {kind}")
         return raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{source}: no such file") from None
@@ -81,9 +87,23 @@ def _places(header: Sequence[str], column: str) -> list[int]:
     return exact or [at for at, name in enumerate(header) if name.strip().lower() == column.lower()]
 
 
+def _separator(text: str, smiles_column: str) -> str:
+    """What separates the columns of a table with such a column in its first line; empty if there is none."""
+    first = text.split("\n", 1)[0].rstrip("\r")
+    for separator in SEPARATORS:
+        try:
+            header = next(csv.reader([first], delimiter=separator), [])
+        except csv.Error:
+            continue
+        if _places(header, smiles_column):
+            return separator
+    return ""
+
+
 def _csv(text: str, source: Path, smiles_column: str) -> Table:
+    separator = _separator(text, smiles_column) or ","
     try:
-        rows = list(csv.reader(io.StringIO(text, newline="")))
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:
         raise DataError(f"{source}: not CSV: {error}") from None
     # A blank line at the end is how files end; one in between is a row without a structure, and keeps its place.
@@ -98,21 +118,12 @@ def _csv(text: str, source: Path, smiles_column: str) -> Table:
     if not places:
         raise DataError(
             f"{source}: has no column {smiles_column!r}; it has: {', '.join(header)}. Use --smiles-column to name it"
-            + _separated_otherwise(header)
         )
     width = len(header)
     for number, row in enumerate(rows[1:], start=2):
         if len(row) > width:
             raise DataError(f"{source}: row {number} has {len(row)} fields, the header has {width}")
     return Table(header, [row + [""] * (width - len(row)) for row in rows[1:]], places[0])
-
-
-def _separated_otherwise(header: Sequence[str]) -> str:
-    """A hint for tables with another separator than the comma."""
-    for name, mark in (("semicolons", ";"), ("tabs", "\t")):
-        if len(header) == 1 and mark in header[0]:
-            return f". It looks separated by {name}; save it with commas"
-    return ""
 
 
 def _smiles(text: str) -> Table:

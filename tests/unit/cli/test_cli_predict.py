@@ -98,6 +98,9 @@ def test_smiles_come_from_standard_input(run: Run, model_dir: Path, monkeypatch:
         (b"\xef\xbb\xbfsmiles,name\nCCO,x\n", ["CCO", "x"]),  # as spreadsheets save it
         (b"Smiles ,name\nCCO,x\n", ["CCO", "x"]),
         (b"smiles\n\nCCO\n", [""]),
+        (b"id;smiles;dose\r\n7;CCO;0,5\r\n", ["7", "CCO", "0,5"]),
+        (b"id\tsmiles\n7\tCCO\n", ["7", "CCO"]),
+        ("smiles\tname\r\nCCO\t\u00e9thanol\r\n".encode("utf-16"), ["CCO", "\u00e9thanol"]),
     ],
 )
 def test_a_table_on_standard_input_is_told_by_its_header(
@@ -216,7 +219,8 @@ def test_one_model_can_be_asked_for(tmp_path: Path, run: Run, model_dir: Path, m
         (b"name,structure\na,CCO\n", "it has: name, structure. Use --smiles-column"),
         (b"smiles\n\xff\n", "not UTF-8"),
         (b"smiles\nCCO,extra\n", "row 2 has 2 fields"),
-        (b"smiles;id\nCCO;1\n", "separated by semicolons; save it with commas"),
+        (b"smi;id\nCCO;1\n", "has no column 'smiles'; it has: smi;id"),
+        (b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook or ZIP archive; save the sheet as CSV"),
         (b"smiles,smiles\nCCO,C\n", "'smiles' 2 times"),
         (None, "no such file"),
     ],
