@@ -22,7 +22,7 @@ from kmel_p2p.core.errors import Bug, ConfigError
 from kmel_p2p.learn.architecture import ATOM_FEATURES, BOND_FEATURES, GRAPH_TENSORS, Architecture
 from kmel_p2p.learn.device import device
 
-MAX_BONDS = 16_384
+MAX_BONDS = 4096
 """Directed bonds in a batch for prediction. A message of 300 numbers is 1.2 kB, and a few generations of messages exist
 at a time; a batch by molecules alone would grow with their size."""
 
