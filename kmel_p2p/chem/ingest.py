@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Iterator, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +28,7 @@ from kmel_p2p.chem.records import Mapped, RawCell, RawRecord, map_columns
 from kmel_p2p.chem.rejects import Counts, Reject
 from kmel_p2p.chem.replicates import merge_classification, merge_regression
 from kmel_p2p.chem.source import LongSource, SdfSource, Source, TunerSource, WideSource
-from kmel_p2p.chem.structures import Progress, describe_all, ignore_progress
+from kmel_p2p.chem.structures import Described, Progress, describe_all, ignore_progress
 from kmel_p2p.chem.table import StructureTable
 from kmel_p2p.chem.tuner_assays import with_expert_thresholds
 from kmel_p2p.core.errors import DataError
@@ -60,8 +61,9 @@ def ingest(
     mapped = map_columns(dict(source.columns), endpoints)
     if isinstance(source, TunerSource):
         mapped = with_expert_thresholds(source, mapped)
-    rows = _Rows(source, mapped, embargo, policy)
-    described = describe_all([row.smiles for row in rows.kept], policy, cache=cache, workers=workers, progress=progress)
+    describe = functools.partial(describe_all, policy=policy, cache=cache, workers=workers, progress=progress)
+    rows = _Rows(source, mapped, embargo, _cell_reader(source, mapped, policy, describe))
+    described = describe([row.smiles for row in rows.kept])
     table = described.table
     groups: dict[str, list[_Row]] = {}
     representative: dict[str, int] = {}
@@ -77,6 +79,23 @@ def ingest(
     return dataclasses.replace(
         _merge(rows, endpoints, groups, table, representative), embargo_unmatched=embargo.unmatched()
     )
+
+
+def _cell_reader(
+    source: Source, mapped: Sequence[Mapped], policy: FeaturePolicy, describe: Callable[[list[str]], Described]
+) -> CellReader:
+    """A reader that knows the masses it will need: from all cores and the cache, not one by one while it reads."""
+    # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
+    reader = CellReader(mapped, str(source.path), not isinstance(source, LongSource), policy, source.text.decimal)
+    if reader.may_need_masses():
+        weighed = {
+            record.smiles: None
+            for record in records(source, mapped)
+            if any(not is_missing(cell.text) and reader.needs_mass(cell) for cell in record.cells)
+        }
+        if weighed:
+            reader.learn_masses(describe(list(weighed)).table)
+    return reader
 
 
 def records(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
@@ -107,7 +126,7 @@ class _Row:
 class _Rows:
     """Reads the file; keeps what can be read, rejects the rest."""
 
-    def __init__(self, source: Source, mapped: Sequence[Mapped], embargo: Embargo, policy: FeaturePolicy) -> None:
+    def __init__(self, source: Source, mapped: Sequence[Mapped], embargo: Embargo, reader: CellReader) -> None:
         self.rejects: list[Reject] = []
         self.counts = {column.place: Counts() for column in mapped}
         self.unnamed = Counts()
@@ -119,10 +138,7 @@ class _Rows:
         self._embargo = embargo
         self._time = source.time
         self.test_from = read_border(source.time.test_from, "data.time.test_from") if source.time.column else None
-        # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
-        self.reader = CellReader(
-            mapped, str(source.path), not isinstance(source, LongSource), policy, source.text.decimal
-        )
+        self.reader = reader
         for record in records(source, mapped):
             self.rows_in += 1
             self._read(record)

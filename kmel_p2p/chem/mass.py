@@ -10,6 +10,7 @@ from rdkit.Chem import Descriptors
 from kmel_p2p.chem.cells import CellError
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.standardise import StructureError, standardise
+from kmel_p2p.chem.table import StructureTable
 
 MassOf = Literal["parent", "written"]
 
@@ -26,6 +27,11 @@ class Scale:
         self._policy = policy
         self._known: dict[tuple[str, MassOf], float | str] = {}
 
+    def learn(self, table: StructureTable) -> None:
+        """Take parents from structures that are standardised already."""
+        for source, smiles, reason in zip(table.sources, table.smiles, table.reasons, strict=True):
+            self._known[source, "parent"] = reason if reason else _weight(_parsed(smiles))
+
     def mass(self, smiles: str, of: MassOf) -> float:
         """Average molar mass in g/mol.
 
@@ -41,16 +47,24 @@ class Scale:
         return known
 
     def _weigh(self, smiles: str, of: MassOf) -> float | str:
-        if of == "parent":
-            try:
-                _, molecule = standardise(smiles, self._policy)
-            except StructureError as error:
-                return str(error)
-        else:
-            with rdBase.BlockLogs():
-                parsed: Chem.Mol | None = Chem.MolFromSmiles(smiles)
-            if parsed is None:
-                return "SMILES does not parse"
-            molecule = parsed
-        mass = float(Descriptors.MolWt(molecule))  # type: ignore[attr-defined]
-        return mass if mass > 0 else "no atom with a mass"
+        if of == "written":
+            return _weight(_parsed(smiles))
+        try:
+            _, molecule = standardise(smiles, self._policy)
+        except StructureError as error:
+            return str(error)
+        return _weight(molecule)
+
+
+def _parsed(smiles: str) -> Chem.Mol | None:
+    with rdBase.BlockLogs():
+        molecule: Chem.Mol | None = Chem.MolFromSmiles(smiles)
+    return molecule
+
+
+def _weight(molecule: Chem.Mol | None) -> float | str:
+    """g/mol, or why there is none."""
+    if molecule is None:
+        return "SMILES does not parse"
+    mass = float(Descriptors.MolWt(molecule))  # type: ignore[attr-defined]
+    return mass if mass > 0 else "no atom with a mass"

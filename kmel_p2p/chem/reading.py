@@ -15,6 +15,7 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.mass import Scale
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.records import Mapped, RawCell
+from kmel_p2p.chem.table import StructureTable
 from kmel_p2p.chem.units import Conversion, converter, log_sign
 from kmel_p2p.core.errors import ConfigError
 
@@ -54,6 +55,7 @@ class CellReader:
         """
         self._path = path
         self._decimal = decimal
+        self._by_row = not strict_units
         self._mapped = {rule.place: rule for rule in mapped}
         self._converters: dict[tuple[int, str], Conversion | str] = {}
         self._scale = Scale(policy)
@@ -101,6 +103,29 @@ class CellReader:
             readings.outside += not low <= value <= high
             raise CellError(reason)
         return float(rule.endpoint.label(native)[0]), relation
+
+    def may_need_masses(self) -> bool:
+        """Whether a number of this file may have to be converted with the mass of its compound."""
+        return any(
+            rule.endpoint.kind == "regression"
+            and rule.column.mass_of == "parent"
+            and (self._by_row or rule.column.unit_column or self._convert(rule, rule.column.unit).mass_power)
+            for rule in self._mapped.values()
+        )
+
+    def needs_mass(self, cell: RawCell) -> bool:
+        """Whether this number does."""
+        rule = self._mapped[cell.place]
+        if cell.fault or rule.endpoint.kind != "regression" or rule.column.mass_of != "parent":
+            return False
+        try:
+            return self._convert(rule, cell.unit).mass_power != 0
+        except CellError:
+            return False
+
+    def learn_masses(self, table: StructureTable) -> None:
+        """Take the masses of structures that are standardised already."""
+        self._scale.learn(table)
 
     def _limited(self, rule: Mapped, reading: Reading, unit: str) -> Reading:
         """A value without a relation that sits on a declared limit is a bound."""
