@@ -15,7 +15,7 @@ One message is one frame; only a chunk has a second one, so that its data go out
     REFUSE  := id:16 reason:u8
     OPEN    :=                                                             please open your bulk connection to us
 
-Numbers are big-endian. A message id is the sender's boot (8 random bytes) and a counter. Decoding raises `WireError`
+Numbers are big-endian. A message id is the sender's boot (8 random bytes) and a counter. `decode` raises `WireError`
 and nothing else.
 """
 
@@ -23,11 +23,15 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from kmel_p2p.core.errors import WireError
+import zmq
+
+from kmel_p2p.core.errors import ProtocolError, WireError
 from kmel_p2p.core.types import HASH_BYTES, Lane
+from kmel_p2p.net.settings import CONTROL_BYTES_MAX
 
 VERSION = 1
 """Version of these frames. A peer with another one is told, and the link stays down."""
@@ -233,6 +237,23 @@ def _pack_greeting(kind: Kind, greeting: Greeting) -> bytes:
         greeting.session,
         greeting.window,
     )
+
+
+def read(parts: Sequence[zmq.Frame]) -> tuple[Frame, memoryview | None]:
+    """A message as ZeroMQ hands it over: a frame, and the data that follow a chunk's header.
+
+    Raises:
+        WireError: see `decode`.
+        ProtocolError: too many parts or bytes, or data where none belong.
+    """
+    if len(parts) > 2:
+        raise ProtocolError("a message of too many frames")
+    if len(parts[0]) > CONTROL_BYTES_MAX + 1:
+        raise ProtocolError(f"a control message of {len(parts[0])} bytes")
+    frame = decode(parts[0].bytes)
+    if isinstance(frame, Chunk) != (len(parts) == 2):
+        raise ProtocolError("a data frame where none belongs, or none where one does")
+    return frame, parts[1].buffer if len(parts) == 2 else None
 
 
 def decode(data: bytes) -> Frame:

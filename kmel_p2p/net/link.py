@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Protocol
 
 import zmq
 
@@ -20,7 +19,6 @@ from kmel_p2p.net.dialler import Dialler
 from kmel_p2p.net.explain import Loss
 from kmel_p2p.net.frames import (
     GREETING_BYTES,
-    SESSION_BYTES,
     Ask,
     Chunk,
     Done,
@@ -36,17 +34,16 @@ from kmel_p2p.net.frames import (
     Refuse,
     VersionError,
     Welcome,
-    decode,
     encode,
+    read,
 )
-from kmel_p2p.net.inbound import InboundRoutes
 from kmel_p2p.net.inbox import Budget
 from kmel_p2p.net.links import (
     AuthRejected,
     DialFailed,
     Egress,
     LinkDown,
-    LinkEvent,
+    LinkHost,
     LinkPhase,
     LinkState,
     LinkUp,
@@ -56,20 +53,12 @@ from kmel_p2p.net.links import (
 )
 from kmel_p2p.net.outbox import Failure, Transfer
 from kmel_p2p.net.port import InboundRoute
-from kmel_p2p.net.settings import CONTROL_BYTES_MAX
+from kmel_p2p.net.routes import Routes
 from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.wiring import Route, Wiring
 
 MISBEHAVIOUR_PER_CUT = 32
 """A connection is cut at every so many messages that are not allowed; its owner has to dial again."""
-
-
-class LinkHost(Protocol):
-    """The transport."""
-
-    def deliver(self, key: SiteKey, data: bytes | memoryview, lane: Lane) -> None: ...
-    def tell(self, event: LinkEvent) -> None: ...
-    def egress(self, record: Egress) -> None: ...
 
 
 class Link:
@@ -93,12 +82,7 @@ class Link:
         self.audited = audited
         self._wiring = wiring
         self._host = host
-        self._boot = boot
-        self._dials = dials
-        self._control = Dialler(wiring, key, server_key, Lane.CONTROL, self._greeting, self)
-        self._bulk = Dialler(wiring, key, server_key, Lane.BULK, self._greeting, self)
-        self._inbound = InboundRoutes()
-        self._windows: dict[bytes, int] = {}
+        self.routes = Routes(wiring, key, server_key, boot, dials, self)
         self.transfers = Bulk(wiring, self, budget, ids, audited=audited)
         self._throttle = Throttle()
         self._control_seen: Route | None = None
@@ -111,11 +95,11 @@ class Link:
 
     def dial(self, addresses: tuple[str, ...]) -> None:
         """Keep our own connections to one of `addresses`."""
-        self._control.want(addresses)
+        self.routes.control.want(addresses)
 
     def hang_up(self, reason: str) -> None:
         """Close our own connections; the site may still reach us over its own."""
-        for dialler in (self._control, self._bulk):
+        for dialler in (self.routes.control, self.routes.bulk):
             connection = dialler.hang_up()
             if connection is not None:
                 self._session_over(connection.session)
@@ -123,33 +107,30 @@ class Link:
 
     def cut(self, reason: str) -> None:
         """Close every connection, the site's own too."""
-        for route in self._inbound:
+        for route in self.routes.inbound:
             route.cut()
-            self._inbound.remove(route)
+            self.routes.inbound.remove(route)
             self._session_over(route.session)
         self.hang_up(reason)
 
     async def close(self, reason: str, linger_ms: int) -> None:
         """Release everything. `linger_ms`: how long control messages already handed over may take to leave."""
         await self.transfers.close(reason)
-        await self._control.close(linger_ms)
-        await self._bulk.close(0)
+        await self.routes.close(linger_ms)
 
     # -- routes ----------------------------------------------------------------------------------
 
     def control_route(self) -> Route | None:
-        """Where control messages go: our connection, else the site's."""
-        return self._control.connection or self._inbound.get(Lane.CONTROL)
+        """See `BulkHost`."""
+        return self.routes.best(Lane.CONTROL)
 
     def bulk_route(self) -> Route | None:
-        """Where chunks go: our connection, else the site's."""
-        return self._bulk.connection or self._inbound.get(Lane.BULK)
+        """See `BulkHost`."""
+        return self.routes.best(Lane.BULK)
 
     def need_bulk(self) -> None:
         """Open our bulk connection where control got through; ask the site for its own where we cannot dial."""
-        control = self._control.connection
-        if control is not None:
-            self._bulk.want((control.numeric_address,))
+        if self.routes.want_bulk():
             return
         now = self._wiring.clock()
         recently = self._open_asked_at is not None and now - self._open_asked_at < self._wiring.settings.backoff_first
@@ -158,24 +139,17 @@ class Link:
 
     def renew_bulk(self) -> None:
         """Replace a bulk connection that makes no progress."""
-        if self._bulk.connection is not None:
-            self._bulk.connection.end(Loss.CLOSED)
-        elif (route := self._inbound.get(Lane.BULK)) is not None:
-            route.cut()
+        if (route := self.routes.renew_bulk()) is not None:
             self._inbound_gone(route, "its bulk connection made no progress")
 
-    def _greeting(self, lane: Lane) -> Greeting:
-        session = self._wiring.entropy(SESSION_BYTES)
-        return Greeting(lane, self._boot, next(self._dials), session, self._wiring.settings.window)
-
     def _session_over(self, session: bytes) -> None:
-        self._windows.pop(session, None)
+        self.routes.ended(session)
         self.transfers.session_ended(session)
 
     def _review(self, reason: str) -> None:
         """After any change of routes: tell whether the link is up, and where bulk goes now."""
         bulk = self.bulk_route()
-        self.transfers.route_changed(bulk.session if bulk else None, self._windows.get(bulk.session, 0) if bulk else 0)
+        self.transfers.route_changed(bulk.session if bulk else None, self.routes.window(bulk) if bulk else 0)
         control = self.control_route()
         if control is not self._control_seen:
             self._control_seen = control
@@ -226,16 +200,16 @@ class Link:
 
     def doubt(self, descriptor: int) -> None:
         """A connection to our port ended: find out whether it was one of this site's."""
-        self._inbound.doubt(descriptor)
+        self.routes.inbound.doubt(descriptor)
         self._probe_doubtful()
 
     def _probe_doubtful(self) -> None:
         # A ping over a connection that has ended is refused at once; over a living one it does no harm.
-        for route in self._inbound.doubtful():
+        for route in self.routes.inbound.doubtful():
             self._send(route, encode(Ping(0)))
 
     def _inbound_gone(self, route: InboundRoute, reason: str) -> None:
-        if self._inbound.remove(route):
+        if self.routes.inbound.remove(route):
             self._session_over(route.session)
             self._review(reason)
 
@@ -245,14 +219,9 @@ class Link:
         """Take one message from a connection authenticated as this site's. Never raises for what is in it."""
         self.traffic.bytes_in[Lane.BULK if len(parts) > 1 else Lane.CONTROL] += sum(map(len, parts))
         try:
-            if overflow or len(parts) > 2:
+            if overflow:
                 raise ProtocolError("a message of too many frames")
-            if len(parts[0]) > CONTROL_BYTES_MAX + 1:
-                raise ProtocolError(f"a control message of {len(parts[0])} bytes")
-            frame = decode(parts[0].bytes)
-            if isinstance(frame, Chunk) != (len(parts) == 2):
-                raise ProtocolError("a data frame where none belongs, or none where one does")
-            data = parts[1].buffer if len(parts) == 2 else None
+            frame, data = read(parts)
             self._heard_at = self._wiring.clock()
             self._handle(route, frame, data)
         except VersionError as error:
@@ -262,7 +231,7 @@ class Link:
 
     def _handle(self, route: Connection | InboundRoute, frame: Frame, data: memoryview | None) -> None:
         if isinstance(route, InboundRoute):
-            route = self._inbound.recognise(route)
+            route = self.routes.inbound.recognise(route)
         match frame:
             case Payload(message):
                 self.traffic.messages_in[Lane.CONTROL] += 1
@@ -288,38 +257,35 @@ class Link:
             case Welcome(greeting) if isinstance(route, Connection):
                 self._welcome(route, greeting)
             case Open():
-                if (control := self._control.connection) is not None:
-                    self._bulk.want((control.numeric_address,))
+                self.routes.want_bulk()
             case _:
                 raise ProtocolError(f"{type(frame).__name__} in the wrong direction")
 
     def _hello(self, route: InboundRoute, greeting: Greeting) -> None:
-        replaced = self._inbound.get(greeting.lane)
+        replaced = self.routes.inbound.get(greeting.lane)
         old_session = replaced.session if replaced is not None else None
-        if not self._inbound.greet(route, greeting):
+        if not self.routes.inbound.greet(route, greeting):
             return
         if old_session is not None:
             self._session_over(old_session)
-        self._windows[greeting.session] = greeting.window
-        if greeting.lane is Lane.BULK:
-            self.transfers.inbox.open(greeting.session)
-        window = self._wiring.settings.window
-        answer = Greeting(greeting.lane, self._boot, greeting.dial, greeting.session, window)
-        self._send(route, encode(Welcome(answer)))
-        self._control.encourage()
+        self._greeted(greeting)
+        self._send(route, encode(Welcome(self.routes.answer(greeting))))
+        self.routes.control.encourage()
         self._review("")
 
     def _welcome(self, connection: Connection, greeting: Greeting) -> None:
         if greeting.session != connection.session or greeting.lane is not connection.lane:
             raise ProtocolError("a welcome for another connection")
-        dialler = self._control if connection.lane is Lane.CONTROL else self._bulk
-        if connection.up or not dialler.welcomed(connection):
+        if connection.up or not self.routes.dialler(connection.lane).welcomed(connection):
             return
         self.traffic.bytes_out[Lane.CONTROL] += GREETING_BYTES  # of the hello the connection sent by itself
-        self._windows[connection.session] = greeting.window
-        if connection.lane is Lane.BULK:
-            self.transfers.inbox.open(connection.session)
+        self._greeted(greeting)
         self._review("")
+
+    def _greeted(self, greeting: Greeting) -> None:
+        self.routes.greeted(greeting)
+        if greeting.lane is Lane.BULK:
+            self.transfers.inbox.open(greeting.session)
 
     def _answered(self, route: Connection | InboundRoute, token: int) -> None:
         if isinstance(route, Connection) and route.ping == token:
@@ -329,12 +295,9 @@ class Link:
     def _other_version(self, route: Connection | InboundRoute, error: VersionError) -> None:
         if isinstance(route, InboundRoute):
             self._misbehaved(route, str(error), cut=False)
-            # Our greeting tells the dialler which version we speak; only its number has to be understood.
-            answer = Greeting(Lane.CONTROL, self._boot, 0, bytes(SESSION_BYTES), 0)
-            self._send(route, encode(Welcome(answer)))
+            self._send(route, encode(Welcome(self.routes.refusal())))
         else:
-            dialler = self._control if route.lane is Lane.CONTROL else self._bulk
-            dialler.detail = str(error)
+            self.routes.dialler(route.lane).detail = str(error)
             route.end(Loss.OTHER_VERSION)
 
     def _misbehaved(self, route: Connection | InboundRoute, reason: str, *, cut: bool) -> None:
@@ -344,7 +307,7 @@ class Link:
             self._host.tell(PeerMisbehaved(self.key, reason, cut))
         if cut:
             if isinstance(route, Connection):
-                (self._control if route.lane is Lane.CONTROL else self._bulk).detail = reason
+                self.routes.dialler(route.lane).detail = reason
             route.cut()
 
     # -- what the diallers tell ------------------------------------------------------------------
@@ -361,13 +324,13 @@ class Link:
     def dialler_lost(self, dialler: Dialler, connection: Connection, reason: str) -> None:
         """See `DiallerOwner`."""
         self._session_over(connection.session)
-        if dialler is self._bulk and not self.transfers.outbox and self._control.connection is not None:
+        if dialler.lane is Lane.BULK and not self.transfers.outbox and self.routes.control.connection is not None:
             dialler.hang_up()  # nobody needs it now
         self._review(reason)
 
     def dialler_failed(self, dialler: Dialler, loss: Loss, reason: str, retry_in: Micros) -> None:
         """See `DiallerOwner`."""
-        if dialler is self._bulk:
+        if dialler.lane is Lane.BULK:
             return
         if loss in (Loss.NOT_ADMITTED, Loss.WRONG_KEY, Loss.NOT_CURVE, Loss.OTHER_VERSION):
             self._host.tell(AuthRejected(self.key, dialler.address, reason))
@@ -398,41 +361,28 @@ class Link:
         """Ping, notice silence, give up what does not move, close what is idle."""
         settings = self._wiring.settings
         self._probe_doubtful()
-        control = self._control.connection
+        control = self.routes.control.connection
         if control is not None:
             if now - control.heard_at >= settings.silence:
                 control.end(Loss.STUCK_PROGRAM)
             elif now - control.pinged_at >= settings.keepalive:
                 control.ping = control.pinged_at = now
                 self._send(control, encode(Ping(now)))
-        for silent in self._inbound.silent(now - settings.silence):
+        for silent in self.routes.inbound.silent(now - settings.silence):
             self._inbound_gone(silent, f"nothing heard for {settings.silence // SECOND} s on its connection")
-        bulk = self._bulk.connection
-        unused = not self.transfers.outbox and self._control.connection is not None
+        bulk = self.routes.bulk.connection
+        unused = not self.transfers.outbox and self.routes.control.connection is not None
         if bulk is not None and unused and now - bulk.used_at >= settings.bulk_idle:
-            self._bulk.hang_up()
+            self.routes.bulk.hang_up()
             self._session_over(bulk.session)
             self._review("")
         self.transfers.tick(now)
 
-    def forgive(self, now: Micros) -> None:
-        """Our own loop did not run for a while: nobody's silence in that time counts."""
-        if (control := self._control.connection) is not None:
-            control.heard_at = now
-        for route in self._inbound:
-            route.heard_at = now
-
-    def poke(self) -> None:
-        """Look at our sockets even if no edge was seen."""
-        for dialler in (self._control, self._bulk):
-            if dialler.connection is not None:
-                dialler.connection.poke()
-
     def state(self) -> LinkState:
         """How the link stands, for `status`."""
-        control = self._control
+        control = self.routes.control
         outbound = control.connection is not None
-        inbound = self._inbound.get(Lane.CONTROL) is not None
+        inbound = self.routes.inbound.get(Lane.CONTROL) is not None
         return LinkState(
             phase=LinkPhase.UP if outbound or inbound else control.shown_phase,
             since_us=control.since,

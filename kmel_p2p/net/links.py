@@ -1,10 +1,10 @@
-"""What the transport tells about its links: events as they happen, states on demand."""
+"""What the transport tells about its links: events as they happen, states on demand; and what a link tells it."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from kmel_p2p.core.types import Lane, Micros, SiteKey
 
@@ -158,3 +158,11 @@ class LinkState:
     queue_messages: int
     last_error: str
     """For people; empty when there never was one."""
+
+
+class LinkHost(Protocol):
+    """The transport, as a link sees it."""
+
+    def deliver(self, key: SiteKey, data: bytes | memoryview, lane: Lane) -> None: ...
+    def tell(self, event: LinkEvent) -> None: ...
+    def egress(self, record: Egress) -> None: ...

@@ -368,8 +368,8 @@ class Transport:
         self._guarded(self._check_roster)
         for link in list(self._links.values()):
             if overslept:
-                link.forgive(now)
-            self._guarded(link.poke)
+                link.routes.forgive(now)
+            self._guarded(link.routes.poke)
             self._guarded(functools.partial(link.tick, now))
         for part in (self._port, self._gate):
             if part is not None:

@@ -155,7 +155,7 @@ async def test_a_routing_id_taken_by_another_site_changes_nobody_s_name_and_gets
     victim = await federation.add(2, bind="")
     victim.dial(a)
     await until(lambda: a.up(victim))
-    routing_id = a.transport._links[victim.key]._inbound.get(Lane.CONTROL).routing_id
+    routing_id = a.transport._links[victim.key].routes.inbound.get(Lane.CONTROL).routing_id
     dealer = raw_dealer(thief, a, routing_id=routing_id)
     dealer.socket.send(dealer.hello())
     dealer.socket.send(encode(Payload(b"from the victim, honestly")))

@@ -504,7 +504,7 @@ async def test_an_idle_bulk_connection_is_closed_and_opened_again_when_needed(fe
     for number in range(2):
         a.transport.send(b.key, b"%d" % number, Lane.BULK)
         await until(lambda: len(b.messages) == number + 1)  # noqa: B023
-        await until(lambda: a.transport._links[b.key]._bulk.connection is None)
+        await until(lambda: a.transport._links[b.key].routes.bulk.connection is None)
     assert a.told(LinkDown) == []
 
 

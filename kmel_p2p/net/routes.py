@@ -1,0 +1,102 @@
+"""The connections between us and one site, ours to it and its to us, and which of them carries what.
+
+Our own connection of a lane goes first; where there is none, the way back over the one the site opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.net.dialler import Dialler, DiallerOwner
+from kmel_p2p.net.explain import Loss
+from kmel_p2p.net.frames import SESSION_BYTES, Greeting
+from kmel_p2p.net.inbound import InboundRoutes
+from kmel_p2p.net.port import InboundRoute
+from kmel_p2p.net.wiring import Route, Wiring
+
+
+class Routes:
+    """Attributes:
+    control, bulk: keep our own connections.
+    inbound: the connections the site opened.
+    """
+
+    def __init__(
+        self, wiring: Wiring, key: SiteKey, server_key: bytes, boot: bytes, dials: Iterator[int], owner: DiallerOwner
+    ) -> None:
+        self.control = Dialler(wiring, key, server_key, Lane.CONTROL, self._greeting, owner)
+        self.bulk = Dialler(wiring, key, server_key, Lane.BULK, self._greeting, owner)
+        self.inbound = InboundRoutes()
+        self._wiring = wiring
+        self._boot = boot
+        self._dials = dials
+        self._windows: dict[bytes, int] = {}
+
+    def dialler(self, lane: Lane) -> Dialler:
+        """The one that keeps our connection of a lane."""
+        return self.control if lane is Lane.CONTROL else self.bulk
+
+    def best(self, lane: Lane) -> Route | None:
+        """Where messages of a lane go."""
+        return self.dialler(lane).connection or self.inbound.get(lane)
+
+    def want_bulk(self) -> bool:
+        """Open our bulk connection where our control one got through. False where none did."""
+        control = self.control.connection
+        if control is not None:
+            self.bulk.want((control.numeric_address,))
+        return control is not None
+
+    def window(self, route: Route) -> int:
+        """Bytes that the site takes over a route before it acknowledges any; 0 before its greeting."""
+        return self._windows.get(route.session, 0)
+
+    def greeted(self, greeting: Greeting) -> None:
+        """The site has greeted over a connection: what it says of its window holds for it."""
+        self._windows[greeting.session] = greeting.window
+
+    def ended(self, session: bytes) -> None:
+        """Forget what was said over a connection."""
+        self._windows.pop(session, None)
+
+    def answer(self, greeting: Greeting) -> Greeting:
+        """What welcomes a site that greeted so."""
+        window = self._wiring.settings.window
+        return Greeting(greeting.lane, self._boot, greeting.dial, greeting.session, window)
+
+    def refusal(self) -> Greeting:
+        """What tells a dialler of another version which one we speak; only its number has to be understood."""
+        return Greeting(Lane.CONTROL, self._boot, 0, bytes(SESSION_BYTES), 0)
+
+    def renew_bulk(self) -> InboundRoute | None:
+        """End the bulk connection in use. Returns it if it was the site's, which its caller must forget."""
+        if self.bulk.connection is not None:
+            self.bulk.connection.end(Loss.CLOSED)
+            return None
+        route = self.inbound.get(Lane.BULK)
+        if route is not None:
+            route.cut()
+        return route
+
+    def forgive(self, now: Micros) -> None:
+        """Nobody's silence until now counts."""
+        if (control := self.control.connection) is not None:
+            control.heard_at = now
+        for route in self.inbound:
+            route.heard_at = now
+
+    def poke(self) -> None:
+        """Look at our sockets even if no edge was seen."""
+        for dialler in (self.control, self.bulk):
+            if dialler.connection is not None:
+                dialler.connection.poke()
+
+    async def close(self, linger_ms: int) -> None:
+        """Release our connections. `linger_ms`: how long control messages handed over may take to leave."""
+        await self.control.close(linger_ms)
+        await self.bulk.close(0)
+
+    def _greeting(self, lane: Lane) -> Greeting:
+        session = self._wiring.entropy(SESSION_BYTES)
+        return Greeting(lane, self._boot, next(self._dials), session, self._wiring.settings.window)
