@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -43,17 +44,20 @@ class Graph:
 class _Kinds:
     """Distinct rows of features, each stored once: a few hundred describe the atoms of all molecules.
 
-    Grows with what the process has seen, and never by more than one row per atom or bond.
+    Grows with what the process has seen, and never by more than one row per atom or bond. Threads may share it, as they
+    do where a service predicts.
     """
 
     def __init__(self, width: int) -> None:
         self._numbers: dict[bytes, int] = {}
         self._rows = np.empty((64, width), np.float32)
+        self._lock = threading.Lock()
 
     def number(self, rows: NDArray[Any]) -> NDArray[np.int32]:
         """int32[n]: the kind of each row of float[n, width]; new ones are added."""
         rows = np.ascontiguousarray(rows, np.float32)
-        return np.fromiter(map(self._number, rows), np.int32, len(rows))
+        with self._lock:
+            return np.fromiter(map(self._number, rows), np.int32, len(rows))
 
     def rows(self, numbers: NDArray[np.int32]) -> NDArray[np.float32]:
         """float32[n, width]: the features of each kind."""

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import itertools
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,17 @@ def test_graphs_are_drawn_once_and_the_drawing_can_be_stopped(monkeypatch: pytes
     assert isinstance(rows, GraphRows)
     assert [len(graph.atoms) for graph in rows.graphs] == [3, 3]
     assert rows.graphs[1].bonds[1:].tolist() == [[0, 1], [1, 2]]
+
+
+def test_kinds_keep_their_numbers_whoever_asks() -> None:
+    """More kinds than the table first has room for, by four threads at once."""
+    rows = np.eye(300, dtype=np.float32)
+    kinds = graphs._Kinds(300)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(kinds.number, [np.roll(rows, shift, axis=0) for shift in range(0, 300, 10)]))
+    for shift, numbers in zip(range(0, 300, 10), found, strict=True):
+        assert np.array_equal(kinds.rows(numbers), np.roll(rows, shift, axis=0))
+    assert sorted(found[0]) == list(range(300))
 
 
 @needs_chemprop
