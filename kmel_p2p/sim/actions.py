@@ -1,57 +1,19 @@
-"""What a scenario file can do to a federation, one class per `do`."""
+"""What a scenario file can do to a federation, one class per `do`: to its hosts here, to the network next door."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import pydantic
 
 from kmel_p2p.core.membership import DescribeSelf, Leave, LoopLag, MemberState, RosterSite, SetRoster
-from kmel_p2p.core.strict import StrictModel
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
+from kmel_p2p.core.types import MILLISECOND, SECOND
+from kmel_p2p.sim.action import Action, HostsAction, Milliseconds, Seconds, micros
 from kmel_p2p.sim.federation import address_of
 from kmel_p2p.sim.hostile import FORGERIES, forge
+from kmel_p2p.sim.network_actions import Block, Clog, Heal, Interface, Partition, Weather
 from kmel_p2p.sim.stage import Stage
-
-Seconds = Annotated[float, pydantic.Field(ge=0.0, le=10_000_000.0)]
-Milliseconds = Annotated[float, pydantic.Field(ge=0.0, le=10_000_000.0)]
-Probability = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
-
-
-def micros(seconds: float) -> Micros:
-    """Seconds of a scenario file as integer microseconds."""
-    return round(seconds * SECOND)
-
-
-class Action(StrictModel):
-    """When something happens. Subclasses say what."""
-
-    at_s: Seconds
-    within_s: Seconds = 0.0
-    """The moment is drawn per seed, uniform in [at, at + within]."""
-    times: Annotated[int, pydantic.Field(ge=1, le=100_000)] = 1
-    every_s: Seconds = 0.0
-    mark: str = ""
-    """Name of this moment, for bounds."""
-
-    def moments(self, stage: Stage) -> Iterator[Micros]:
-        """When it happens under this seed."""
-        for repeat in range(self.times):
-            late = stage.rng.randrange(micros(self.within_s) + 1)
-            yield micros(self.at_s) + repeat * micros(self.every_s) + late
-
-    def run(self, stage: Stage) -> None:
-        """Set the mark and act."""
-        if self.mark:
-            stage.mark(self.mark)
-        self.apply(stage)
-
-    def apply(self, stage: Stage) -> None:
-        """What it does."""
-        raise NotImplementedError
 
 
 class MarkAction(Action):
@@ -61,12 +23,6 @@ class MarkAction(Action):
 
     def apply(self, stage: Stage) -> None:
         return None
-
-
-class HostsAction(Action):
-    """Something that happens to hosts."""
-
-    hosts: str
 
 
 class Start(HostsAction):
@@ -148,88 +104,6 @@ class Jump(HostsAction):
             stage.network.jump_clock(host, micros(self.by_s))
 
 
-class Partition(Action):
-    """Cut groups apart."""
-
-    do: Literal["partition"]
-    groups: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
-
-    def apply(self, stage: Stage) -> None:
-        stage.partition([stage.hosts(group) for group in self.groups])
-
-
-class Heal(Action):
-    """End the partition."""
-
-    do: Literal["heal"]
-
-    def apply(self, stage: Stage) -> None:
-        stage.heal()
-
-
-class Block(Action):
-    """Lose everything one way, for `for_s` (0: for good)."""
-
-    do: Literal["block"]
-    source: str
-    target: str
-    for_s: Seconds = 0.0
-
-    def apply(self, stage: Stage) -> None:
-        sources, targets = stage.hosts(self.source), stage.hosts(self.target)
-        stage.network.block(sources, targets)
-        if self.for_s:
-            end = stage.network.now + micros(self.for_s)
-            stage.network.call_at(end, partial(stage.network.unblock, sources, targets))
-
-
-class Clog(Action):
-    """Hold everything one way back for `for_s`, then let it through at once."""
-
-    do: Literal["clog"]
-    source: str
-    target: str
-    for_s: Seconds
-
-    def apply(self, stage: Stage) -> None:
-        for source in stage.hosts(self.source):
-            for target in stage.hosts(self.target):
-                if source is not target:
-                    direction = stage.network.direction(source, target)
-                    direction.clog_until_us = stage.network.now + micros(self.for_s)
-
-
-class Weather(Action):
-    """Change the conditions one way. What is not given stays."""
-
-    do: Literal["weather"]
-    source: str = "all"
-    target: str = "all"
-    latency_ms: Milliseconds | None = None
-    jitter_ms: Milliseconds | None = None
-    loss: Probability | None = None
-    duplicate: Probability | None = None
-    reorder: Probability | None = None
-    corrupt: Probability | None = None
-    bits_per_second: int | None = None
-
-    def apply(self, stage: Stage) -> None:
-        changes: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("loss", "duplicate", "reorder", "corrupt", "bits_per_second")
-            if getattr(self, name) is not None
-        }
-        if self.latency_ms is not None:
-            changes["latency_us"] = round(self.latency_ms * MILLISECOND)
-        if self.jitter_ms is not None:
-            changes["jitter_us"] = round(self.jitter_ms * MILLISECOND)
-        for source in stage.hosts(self.source):
-            for target in stage.hosts(self.target):
-                if source is not target:
-                    direction = stage.network.direction(source, target)
-                    direction.conditions = replace(direction.conditions, **changes)
-
-
 class Starve(HostsAction):
     """Handle received messages late (uniform between the two), timers on time; `work_ms` per message instead."""
 
@@ -253,21 +127,6 @@ class Starve(HostsAction):
 def _feed(stage: Stage, host: Any) -> None:
     host.receive_delay_us, host.work_us = (0, 0), 0
     stage.observer.unwell.pop(host.index, None)
-
-
-class Interface(HostsAction):
-    """Take the network interface down or up: sends fail at once with a local error."""
-
-    do: Literal["interface"]
-    up: bool
-
-    def apply(self, stage: Stage) -> None:
-        for host in stage.hosts(self.hosts):
-            host.interface_up = self.up
-            if self.up:
-                stage.observer.unwell.pop(host.index, None)
-            else:
-                stage.observer.unwell[host.index] = None
 
 
 class LeaveAction(HostsAction):

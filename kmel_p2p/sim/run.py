@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.sim.actions import micros
+from kmel_p2p.sim.action import micros
 from kmel_p2p.sim.checks import Checks
 from kmel_p2p.sim.federation import Federation
 from kmel_p2p.sim.figures import measure, percentile

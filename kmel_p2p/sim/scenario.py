@@ -11,7 +11,8 @@ from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.membership import MembershipSettings, preset
 from kmel_p2p.core.strict import StrictModel, parse_toml
 from kmel_p2p.core.types import MILLISECOND
-from kmel_p2p.sim.actions import AnyAction, Milliseconds, Probability, Seconds, micros
+from kmel_p2p.sim.action import Milliseconds, Probability, Seconds, micros
+from kmel_p2p.sim.actions import AnyAction
 from kmel_p2p.sim.connections import TransportModel
 from kmel_p2p.sim.federation import FederationPlan
 from kmel_p2p.sim.links import Conditions
