@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import itertools
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,14 +158,23 @@ def test_graphs_are_drawn_once_and_the_drawing_can_be_stopped(monkeypatch: pytes
 
 
 def test_kinds_keep_their_numbers_whoever_asks() -> None:
-    """More kinds than the table first has room for, by four threads at once."""
-    rows = np.eye(300, dtype=np.float32)
-    kinds = graphs._Kinds(300)
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(kinds.number, [np.roll(rows, shift, axis=0) for shift in range(0, 300, 10)]))
-    for shift, numbers in zip(range(0, 300, 10), found, strict=True):
-        assert np.array_equal(kinds.rows(numbers), np.roll(rows, shift, axis=0))
-    assert sorted(found[0]) == list(range(300))
+    """Far more kinds than the table first has room for, from four threads that take turns as often as they can."""
+    rows, kinds, together = np.arange(1600, dtype=np.float32)[:, None], graphs._Kinds(1), threading.Barrier(4)
+
+    def number(part: np.ndarray) -> np.ndarray:
+        together.wait()
+        return kinds.number(part)
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            numbers = np.concatenate(list(threads.map(number, np.split(rows, 4))))
+    finally:
+        sys.setswitchinterval(usual)
+    assert sorted(numbers) == list(range(1600))
+    assert np.array_equal(kinds.rows(numbers), rows)
+    assert np.array_equal(kinds.number(rows), numbers)
 
 
 @needs_chemprop
