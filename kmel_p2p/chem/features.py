@@ -20,6 +20,7 @@ from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator
 
 from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
 from kmel_p2p.chem.scaffold import series
+from kmel_p2p.chem.split import SplitPolicy
 from kmel_p2p.chem.standardise import standardise
 from kmel_p2p.core.errors import Bug
 
@@ -98,18 +99,20 @@ def normalise(raw: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def reference_hash(policy: FeaturePolicy) -> str:
-    """BLAKE2b-256 (hex) of the reference molecules' features and series.
+    """BLAKE2b-256 (hex) of the reference molecules' features, series, and places in a split by a fixed key.
 
     Two sites with equal hashes describe molecules equally and put them into the same folds; a differing RDKit version
     shows here before it can poison the trunk (MELLODDY's `ref_hash.json`).
     """
-    state = hashlib.blake2b(digest_size=32, person=b"kmel features 2")
+    state = hashlib.blake2b(digest_size=32, person=b"kmel features 3")
     state.update(policy.tag.encode())
+    split = SplitPolicy("reference")
     for smiles in REFERENCE_MOLECULES:
         structure, molecule = standardise(smiles, policy)
         counts, descriptors = describe(molecule, policy)
         occupied = np.flatnonzero(counts)
-        state.update(f"{structure.smiles} {structure.identity} {series(structure, molecule)}\n".encode())
+        kin = series(structure, molecule)
+        state.update(f"{structure.smiles} {structure.identity} {kin} {split.place(kin).hex()}\n".encode())
         state.update(occupied.astype("<u4").tobytes() + counts[occupied].astype("<u4").tobytes())
         state.update(np.floor(reference_cells(descriptors)).astype("<i4").tobytes())
     return state.hexdigest()

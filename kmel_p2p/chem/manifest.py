@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kmel_p2p.chem.measurements import Measurements
-from kmel_p2p.chem.source import Source, TunerSource
+from kmel_p2p.chem.source import Column, Source, TunerSource
 from kmel_p2p.core.errors import DataError
 from kmel_p2p.files import write_whole
 
@@ -44,11 +44,26 @@ def manifest(source: Source, measurements: Measurements) -> dict[str, Any]:
     return {
         "dataset_hash": measurements.dataset_hash(),
         "files": [{"name": path.name, "sha256": _sha256(path)} for path in _files(source)],
+        "settings": _settings(source),
         "rows_in": measurements.rows_in,
         "compounds": len(measurements),
         **asdict(measurements.total),
         "endpoints": endpoints,
         "refused_for": dict(Counter(reason_kind(r.reason) for r in measurements.rejects).most_common(50)),
+    }
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    """How the files were read, what was declared about their columns, and what was kept back; defaults are left out."""
+    plain = Column()
+    return {
+        "columns": {
+            name: {key: value for key, value in asdict(column).items() if value != getattr(plain, key)}
+            for name, column in source.columns.items()
+        },
+        "text": asdict(source.text),
+        "time": asdict(source.time),
+        "embargo": {"project_column": source.embargo.project_column, "projects": list(source.embargo.projects)},
     }
 
 

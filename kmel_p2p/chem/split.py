@@ -41,12 +41,16 @@ class SplitPolicy:
 
     def fold(self, series: str) -> Fold:
         """Fold of every compound of this series (see `scaffold.series`)."""
-        place = self._place(series, b"kmel fold 1")
+        place = self.place(series)
         if place < self.test_fraction:
             return Fold.TEST
         if place < self.test_fraction + self.valid_fraction:
             return Fold.VALID
         return Fold.TRAIN
+
+    def place(self, series: str) -> float:
+        """Where a series stands between 0 and 1; the fractions held out begin at 0."""
+        return self._place(series, b"kmel fold 1")
 
     def folds(self, series: Sequence[str]) -> NDArray[np.int8]:
         """`fold` of each, int8[n]."""

@@ -13,6 +13,7 @@ from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_optio
 
 if TYPE_CHECKING:
     from kmel_p2p.chem.measurements import Measurements
+    from kmel_p2p.chem.split import SplitPolicy
     from kmel_p2p.core.charter import Charter
     from kmel_p2p.site.config import SiteConfig
 
@@ -36,7 +37,6 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     from kmel_p2p.chem.check_page import check_page
     from kmel_p2p.chem.manifest import write_json
     from kmel_p2p.chem.rejects import Rejects
-    from kmel_p2p.chem.split import SplitPolicy
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.compose import measurement_source
@@ -44,9 +44,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
 
     config = load_config(config_path)
     charter, own, test = _read(config, quiet=as_json)
-    rule = charter.split
-    split = SplitPolicy(rule.fold_key, rule.valid_fraction, rule.test_fraction)
-    report = check(measurement_source(config, config.data.path), own, split, test)
+    report = check(measurement_source(config, config.data.path), own, _split(charter), test)
     folder = out or config.site.state_dir / "data-check"
     folder.mkdir(parents=True, exist_ok=True)
     Rejects([*own.rejects, *(test.rejects if test else ())]).write(folder / "rejects.csv")
@@ -63,13 +61,17 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
 @data.command()
 @config_option
 def approve(config_path: Path) -> None:
-    """Approve the dataset as it is now (see [data] require_approval)."""
+    """Approve the dataset as it is now (see [data] require_approval), and say again what looks wrong with it."""
+    from kmel_p2p.chem.check import check
     from kmel_p2p.chem.manifest import APPROVAL, MANIFEST, manifest, write_json
     from kmel_p2p.site.compose import measurement_source
     from kmel_p2p.site.config import load_config
 
     config = load_config(config_path)
-    _, own, _ = _read(config, quiet=False)
+    charter, own, test = _read(config, quiet=False)
+    report = check(measurement_source(config, config.data.path), own, _split(charter), test)
+    for text in [*report["problems"], *report["advice"]]:
+        click.echo(f"looks wrong: {text}", err=True)
     content = manifest(measurement_source(config, config.data.path), own)
     write_json(config.site.state_dir / MANIFEST, content)
     approved = {"dataset_hash": content["dataset_hash"], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -99,6 +101,13 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
         return
     for line in catalogue_view(shown, whole=name is not None):
         click.echo(line)
+
+
+def _split(charter: Charter) -> SplitPolicy:
+    from kmel_p2p.chem.split import SplitPolicy
+
+    rule = charter.split
+    return SplitPolicy(rule.fold_key, rule.valid_fraction, rule.test_fraction)
 
 
 def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:

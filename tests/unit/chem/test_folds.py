@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.ingest import ingest
 from kmel_p2p.chem.measurements import Measurements
 from kmel_p2p.chem.policy import FeaturePolicy
@@ -68,6 +69,22 @@ def test_sites_agree_on_the_fold_of_every_compound_without_asking(
         own = site(tmp_path_factory.mktemp("site"), [(smiles, "") for smiles in [*drawn, "CCO"]])
         for identity, fold in zip(own.structures.identities, own.folds(split), strict=True):
             assert folds.setdefault(identity, int(fold)) == fold
+
+
+def test_places_of_series_never_change() -> None:
+    """Folds of one charter must be those of every version of the program."""
+    split = SplitPolicy("a charter's key")
+    assert [round(split.place(series), 12) for series in ("C1CCC2CCCCC2C1", "RZVAJINKPMORJF")] == [
+        0.08259607239,
+        0.9291575375,
+    ]
+
+
+def test_a_program_that_divides_otherwise_has_another_reference_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal series alone do not put a compound into one fold everywhere."""
+    before = reference_hash(POLICY)
+    monkeypatch.setattr(SplitPolicy, "place", lambda self, series: 0.5)
+    assert reference_hash(POLICY) != before
 
 
 def test_what_came_last_is_for_testing(tmp_path: Path) -> None:

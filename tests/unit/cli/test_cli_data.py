@@ -10,7 +10,7 @@ import pytest
 from cli_harness import Run
 
 from kmel_p2p.chem.catalogue import catalogue
-from kmel_p2p.chem.manifest import APPROVAL, require_approved
+from kmel_p2p.chem.manifest import APPROVAL, MANIFEST, require_approved
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.core.errors import DataError
 from kmel_p2p.site.keys import load_key
@@ -86,6 +86,17 @@ def test_approval_is_of_this_dataset_only(site: Path, run: Run) -> None:
     (state / APPROVAL).unlink()
     with pytest.raises(DataError, match="no dataset was approved"):
         require_approved(state, first)
+
+
+def test_an_approval_says_what_looks_wrong_and_how_it_was_read(site: Path, run: Run) -> None:
+    write_data(site, [0.5] * 30 + [1 + at / 10 for at in range(10)])
+    done = run("data", "approve", "--config", site / "site.toml")
+    assert done.code == ExitCode.OK
+    assert "looks wrong: logd: 40 values" in done.err
+    assert "low_limit = 0.5" in done.err
+    content = json.loads((site / "state" / MANIFEST).read_text())
+    assert content["settings"]["columns"] == {"logd": {"column": "D"}}
+    assert content["settings"]["text"]["separator"] == ","
 
 
 def test_the_catalogue_can_be_looked_at(run: Run) -> None:
