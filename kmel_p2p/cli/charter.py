@@ -38,8 +38,17 @@ def charter() -> None:
     "Keys: kind, unit, transform, center, scale, head, weight, low, high.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk.")
+@click.option(
+    "--trunk",
+    type=click.Choice(["mlp", "dmpnn"]),
+    default="mlp",
+    show_default=True,
+    help="mlp: fingerprint and descriptors; dmpnn: molecular graphs and descriptors, needs the extra gnn at every site.",
+)
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
-def new(federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], seed: int, output: Path) -> None:
+def new(
+    federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], seed: int, trunk: str, output: Path
+) -> None:
     """Draft a charter with default rules, and with the reference hash of this machine's featuriser.
 
     Edit the file as the consortium wishes, then let every site sign it: any change after that takes the signatures'
@@ -53,7 +62,7 @@ def new(federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], see
         "federation": federation,
         "sites": [site_of(text) for text in sites],
         "assay_endpoints": [_endpoint(text) for text in endpoints],
-        "model": {"seed": seed},
+        "model": {"seed": seed, "trunk": trunk},
     }
     draft = with_reference_hash(build(Charter, raw, "command line"))
     document = CharterDocument(charter=draft)
@@ -111,7 +120,7 @@ def verify(path: Path, as_json: bool) -> None:
     from kmel_p2p.cli.exits import DoesNotHoldError
 
     document = load_charter(path)
-    problems = document.problems() + _feature_problems(document.charter)
+    problems = document.problems() + _feature_problems(document)
     if as_json:
         echo_json({"charter_id": document.charter.id.hex(), "in_force": not problems, "problems": problems})
     if problems:
@@ -160,7 +169,8 @@ def _reference_hash(draft: Charter) -> str:
     return trunk_reference_hash(policy, draft.model.trunk)
 
 
-def _feature_problems(agreed: Charter) -> list[str]:
+def _feature_problems(document: CharterDocument) -> list[str]:
+    agreed = document.charter
     expected = agreed.features.reference_hash
     if not expected:
         return ["features.reference_hash is empty: draft with kmel-peer charter new, or fill it in"]
@@ -169,9 +179,14 @@ def _feature_problems(agreed: Charter) -> list[str]:
         return []
     import rdkit
 
+    advice = "install the RDKit version the consortium uses"
+    if agreed.model.trunk == "dmpnn":
+        advice += ", and its chemprop version"
+    if not document.signatures:
+        advice += f"; or, if [features] or model.trunk was edited since the draft, set reference_hash to {found}"
     return [
         f"the featuriser of this machine (RDKit {rdkit.__version__}) gives {found[:16]} where the charter says "
-        f"{expected[:16]}; install the RDKit version the consortium uses"
+        f"{expected[:16]}; {advice}"
     ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,28 @@ def test_other_features_here_are_told(run: Run, path: Path, founders: dict[str, 
     done = run("charter", "verify", path)
     assert done.code == ExitCode.DOES_NOT_HOLD
     assert "RDKit" in done.err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed")
+def test_a_draft_may_be_made_for_another_trunk_or_become_one(
+    run: Run, path: Path, founders: dict[str, Path], tmp_path: Path
+) -> None:
+    key = load_key(founders["north"]).key.hex()
+    sites = ["--site", f"north={key}@tcp://north.example:7700"]
+    other = tmp_path / "graphs.toml"
+    drafted = ("charter", "new", "--federation", "demo", *sites, "--endpoint=logd,unit=1,low=-5,high=9")
+    assert run(*drafted, "--trunk", "dmpnn", "-o", other).code == 0
+    assert "featuriser" not in run("charter", "verify", other).err
+
+    text = path.read_text()
+    assert text.count('trunk = "mlp"') == 1
+    path.write_text(text.replace('trunk = "mlp"', 'trunk = "dmpnn"'))
+    told = run("charter", "verify", path).err
+    assert "chemprop" in told
+    (found,) = re.findall(r"set reference_hash to ([0-9a-f]{64})", told)
+    assert f'reference_hash = "{found}"' in other.read_text()
+    run("charter", "sign", path, "--key", founders["north"])
+    assert "set reference_hash" not in run("charter", "verify", path).err
 
 
 def test_a_stranger_cannot_sign(run: Run, path: Path, tmp_path: Path) -> None:
