@@ -43,7 +43,7 @@ def charter() -> None:
     type=click.Choice(["mlp", "dmpnn"]),
     default="mlp",
     show_default=True,
-    help="mlp: fingerprint and descriptors; dmpnn: molecular graphs and descriptors, needs the extra gnn at every site.",
+    help="mlp: fingerprint and descriptors; dmpnn: molecular graphs and descriptors (extra gnn at every site).",
 )
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
 def new(
