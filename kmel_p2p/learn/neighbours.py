@@ -20,8 +20,8 @@ from kmel_p2p.learn.dataset import Dataset, Inputs
 from kmel_p2p.learn.statefile import write_state
 
 FILE = "neighbours_STAYS.safetensors"
-BLOCK, KNOWN = 512, 4096
-"""Queries and training compounds compared at once."""
+QUERY_VALUES, KNOWN_VALUES = 1 << 20, 1 << 23
+"""Fingerprint positions of queries and training compounds compared at once: 512 and 4,096 compounds of 2,048 bits."""
 
 FOREIGN = 0.8
 """A compound is foreign below this part of the least similarity of a validation compound: clearly beyond them all."""
@@ -70,18 +70,19 @@ class Neighbours:
     def nearest(self, queries: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any.
 
-        Works on blocks of both sides, so that it takes some 60 MB beside the queries for any number of compounds.
+        Works on blocks of both sides, so that it takes some 80 MB beside the queries for any number of compounds.
         """
         found = np.zeros(len(queries))
-        for known in range(0, len(self), KNOWN):
-            own = np.unpackbits(self.packed[known : known + KNOWN], axis=1, count=self.width).astype(np.float32)
+        rows, asked = (max(1, values // self.width) for values in (KNOWN_VALUES, QUERY_VALUES))
+        for known in range(0, len(self), rows):
+            own = np.unpackbits(self.packed[known : known + rows], axis=1, count=self.width).astype(np.float32)
             sizes = own.sum(axis=1)
-            for start in range(0, len(queries), BLOCK):
-                block = queries[start : start + BLOCK].astype(np.float32)
+            for start in range(0, len(queries), asked):
+                block = queries[start : start + asked].astype(np.float32)
                 common = block @ own.T
                 union = block.sum(axis=1)[:, None] + sizes[None, :] - common
                 nearest = (common / np.maximum(union, 1)).max(axis=1)
-                found[start : start + BLOCK] = np.maximum(found[start : start + BLOCK], nearest)
+                found[start : start + asked] = np.maximum(found[start : start + asked], nearest)
         return found
 
     def foreign(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -115,7 +116,8 @@ class Neighbours:
 
 def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """uint8[len(rows), ceil(width / 8)]."""
-    blocks = [np.packbits(inputs.bits(rows[at : at + KNOWN]), axis=1) for at in range(0, len(rows), KNOWN)]
+    step = max(1, KNOWN_VALUES // inputs.width)
+    blocks = [np.packbits(inputs.bits(rows[at : at + step]), axis=1) for at in range(0, len(rows), step)]
     return np.concatenate(blocks) if blocks else np.empty((0, -(-inputs.width // 8)), np.uint8)
 
 

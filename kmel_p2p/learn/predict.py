@@ -37,8 +37,8 @@ DEFAULT_LEVEL = 0.9
 NOT_WITHOUT_OWN = ("local", "hybrid")
 """Models that know nothing of an assay endpoint without own measurements, also if its head is shared."""
 
-BLOCK = 4096
-"""Compounds laid out and predicted at once, so that a large table takes no more memory than a small one."""
+BLOCK_VALUES = 1 << 23
+"""Inputs laid out and predicted at once (some 3,700 compounds), so that a large table takes no more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +148,9 @@ class Model:
         table = described.table
         usable = np.flatnonzero([not reason for reason in table.reasons])
         found: dict[int, tuple[dict[str, Value], float | None]] = {}
-        for start in range(0, len(usable), BLOCK):
-            rows = usable[start : start + BLOCK]
+        block = max(1, BLOCK_VALUES // self.card.architecture.inputs)
+        for start in range(0, len(usable), block):
+            rows = usable[start : start + block]
             found |= zip(map(int, rows), self._rows(table.take(rows), model, level), strict=True)
         return [
             self._prediction(text, table.smiles[row], table.reasons[row], found.get(row))

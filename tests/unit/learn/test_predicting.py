@@ -15,11 +15,12 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.learn import neighbours
 from kmel_p2p.learn import predict as predicting
 from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.model import STORED, Card, read_card, read_parameters, write_model
-from kmel_p2p.learn.neighbours import KNOWN, Neighbours
+from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.outputs import MeanOf, outputs_of
 from kmel_p2p.learn.predict import Model
@@ -129,7 +130,7 @@ def test_blocks_do_not_change_a_prediction(monkeypatch: pytest.MonkeyPatch) -> N
     smiles = [f"{'C' * n}O" for n in range(1, 12)]
     near = Neighbours.of_bits(np.random.default_rng(1).random((5, 64)) < 0.2, (0.1, 0.2, 0.3))
     whole = model(("hybrid", "local"), near, logS=RESIDUALS).predict(smiles)
-    monkeypatch.setattr(predicting, "BLOCK", 3)
+    monkeypatch.setattr(predicting, "BLOCK_VALUES", 3 * SHAPE.inputs)
     parts = model(("hybrid", "local"), near, logS=RESIDUALS).predict(smiles)
     for one, other in zip(whole, parts, strict=True):
         assert one.similarity == other.similarity
@@ -166,9 +167,11 @@ def test_a_level_beyond_the_calibration_gives_no_interval_and_says_so() -> None:
         assert np.isfinite(ends).all()
 
 
-def test_the_nearest_is_found_over_all_blocks() -> None:
+def test_the_nearest_is_found_over_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "KNOWN_VALUES", 50 * 24)
+    monkeypatch.setattr(neighbours, "QUERY_VALUES", 7 * 24)
     rng = np.random.default_rng(3)
-    bits = rng.random((2 * KNOWN + 5, 24)) < 0.3
+    bits = rng.random((105, 24)) < 0.3
     queries = rng.random((40, 24)) < 0.3
     common = (queries[:, None, :] & bits[None]).sum(axis=2)
     union = (queries[:, None, :] | bits[None]).sum(axis=2)
