@@ -48,13 +48,14 @@ def check(source: Source, own: Measurements, split: SplitPolicy, test: Measureme
         "compounds": len(own),
         **asdict(own.total),
         "unnamed": own.total.found - sum(counts.found for counts in own.counts),
+        "test_file": {"rows_in": test.rows_in, "compounds": len(test), **asdict(test.total)} if test else None,
         "endpoints": mapped,
         "not_measured_here": [e.name for e in own.endpoints if e.name not in source.columns],
         "folds": shared,
         "examples": _examples(own),
         "refused_for": dict(Counter(reason_kind(reject.reason) for reject in own.rejects).most_common()),
         "problems": problems,
-        "advice": advice + _advice(shared, own),
+        "advice": advice + _shared_columns(source, own) + _advice(shared, own),
         "holds": not problems,
     }
 
@@ -205,6 +206,17 @@ def _advice(folds: dict[str, Any], own: Measurements) -> list[str]:
             "file, not by the charter's key: a site that has them too may train on them, and scores would flatter"
         )
     return found
+
+
+def _shared_columns(source: Source, own: Measurements) -> list[str]:
+    """Assay endpoints of one kind that take the same values: hardly meant, unless one is a value and one a class."""
+    taken: dict[tuple[str, ...], list[str]] = {}
+    for endpoint in own.endpoints:
+        if (column := source.columns.get(endpoint.name)) is not None:
+            rows = (f"{name}={value}" for name, value in sorted(column.match.items()))
+            taken.setdefault((endpoint.kind, column.column, column.part, *rows), []).append(endpoint.name)
+    return [f"{' and '.join(names)} take the same values: is one of them mapped to the wrong column?"
+            for names in taken.values() if len(names) > 1]  # fmt: skip
 
 
 def _examples(own: Measurements) -> dict[str, list[dict[str, Any]]]:

@@ -172,7 +172,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def table_rows(path: Path, text: TextFormat) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Header (blanks at the ends removed) and the rows under it.
+    """Header (blanks at the ends removed) and the rows under it, without empty cells beyond the header.
 
     Raises:
         DataError: as `read_rows`; or the file is empty.
@@ -182,4 +182,9 @@ def table_rows(path: Path, text: TextFormat) -> tuple[list[str], Iterator[tuple[
         _, header = next(rows)
     except StopIteration:
         raise DataError(f"{path}: the file is empty") from None
-    return [name.strip() for name in header], rows
+    return [name.strip() for name in header], ((line, _without_tail(cells, len(header))) for line, cells in rows)
+
+
+def _without_tail(cells: list[str], width: int) -> list[str]:
+    """Spreadsheets end lines with separators that no header stands above; empty cells there say nothing."""
+    return cells[:width] if len(cells) > width and not any(cell.strip() for cell in cells[width:]) else cells

@@ -24,6 +24,11 @@ def data_view(report: Mapping[str, Any]) -> Iterator[Table | str]:
         f"{report['found']:,} measurements found = {report['used']:,} used + {report['rejected']:,} rejected"
         f" + {report['aggregated']:,} aggregated"
     )
+    if held_out := report["test_file"]:
+        yield (
+            f"test file: {held_out['found']:,} measurements found = {held_out['used']:,} used + "
+            f"{held_out['rejected']:,} rejected + {held_out['aggregated']:,} aggregated"
+        )
     yield _counts(report)
     for endpoint in report["endpoints"]:
         for line in _details(endpoint):

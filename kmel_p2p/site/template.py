@@ -22,11 +22,13 @@ outbound_only = false             # true: no port is opened; this peer dials, ot
 format = "wide"                   # wide (CSV, Parquet) | sdf | kmelloddy | tuner; docs/data.md shows each
 path = "measurements.csv"
 smiles_column = "smiles"
+# separator = ";"                 # of CSV files; and decimal = ",", encoding = "cp949" where a spreadsheet made them
 # test = "held_out.csv"           # optional, same layout: used for scoring only
 # embargo = {{ compounds = "never_use.txt", project_column = "project", projects = ["X7"] }}  # stays out of training
 
 [data.columns]                    # assay endpoint of the charter = column of the file, and its unit
 "solubility" = {{ column = "logS", unit = "log10(mol/L)" }}
+# "ic50" = {{ column = "Value", relation_column = "Relation", unit_column = "Units" }}   # docs/data.md has more
 
 [resources]
 threads = 0                       # of the trainer; 0: all cores

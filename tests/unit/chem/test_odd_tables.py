@@ -65,6 +65,15 @@ def test_files_that_are_no_csv_are_called_what_they_are(tmp_path: Path, content:
         wide(tmp_path, content, Column("D"))
 
 
+def test_separators_at_the_end_of_lines_cost_no_row(tmp_path: Path) -> None:
+    got = wide(tmp_path, "smiles,D\nCCO,1,,\nCCN,2, \nCCC,3,4\nCCF\n,,,\n", Column("D"))
+    assert got.labels[:, 0].tolist() == [1, 2]
+    assert [(reject.row, reject.reason) for reject in got.rejects] == [
+        (4, "3 cells where the header has 2"),
+        (5, "1 cells where the header has 2"),
+    ]
+
+
 def test_a_column_in_other_letters_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no column 'smiles' \(data\.smiles_column\); did you mean 'SMILES'\?"):
         wide(tmp_path, "SMILES,D\nCCO,1\n", Column("D"))

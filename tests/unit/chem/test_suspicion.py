@@ -99,6 +99,8 @@ def test_compounds_that_only_this_site_holds_out_are_counted(tmp_path: Path) -> 
         + test.structures.series
     )
     assert report["folds"]["held_out_here_only"] == expected > 30
+    assert (report["test_file"]["found"], report["test_file"]["used"]) == (30, 30)
+    assert "30 found" in check_page(report, own)
     assert any(text.startswith(f"{expected} of {report['folds']['test']} test compounds") for text in report["advice"])
 
 
@@ -114,6 +116,14 @@ def test_an_embargo_that_meets_nothing_is_reported(tmp_path: Path) -> None:
     )
     report = check(WideSource(path, "smiles", {"logd": Column("D")}, embargo), own, SPLIT)
     assert any(text.startswith("embargo: project 'p117'") for text in report["advice"])
+
+
+def test_two_assay_endpoints_on_one_column_are_noticed(tmp_path: Path) -> None:
+    path = table(tmp_path, [f"{smiles},1" for smiles in CHAIN])
+    endpoints = (LOGD, AssayEndpoint("logp"), AssayEndpoint("high", kind="classification"))
+    source = WideSource(path, "smiles", {"logd": Column("D"), "logp": Column("D"), "high": Column("D", threshold=3)})
+    report = check(source, ingest(source, endpoints, POLICY), SPLIT)
+    assert "logd and logp take the same values: is one of them mapped to the wrong column?" in report["advice"]
 
 
 def test_a_fold_with_hardly_a_compound_is_reported(tmp_path: Path) -> None:
