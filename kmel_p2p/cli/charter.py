@@ -12,6 +12,12 @@ from kmel_p2p.cli.options import FILE, echo_json, json_option
 if TYPE_CHECKING:
     from kmel_p2p.core.charter import Charter, CharterDocument
 
+BESIDE_CATALOGUE = ("head", "weight", "beyond_bound", "positive_weight")
+"""Keys of `--endpoint` that leave what is measured, and so the catalogue's rules, as they are."""
+
+NUMBERS = ("center", "scale", "weight", "low", "high", "beyond_bound", "positive_weight")
+"""Keys of `--endpoint` whose value is a number."""
+
 
 @click.group()
 def charter() -> None:
@@ -34,8 +40,9 @@ def charter() -> None:
     multiple=True,
     required=True,
     metavar="NAME[,KEY=VALUE,...]",
-    help="An assay endpoint; repeat. A name of the catalogue alone (with head, weight) takes its rules from there. "
-    "Keys: kind, unit, transform, center, scale, head, weight, low, high.",
+    help="An assay endpoint; repeat. A name of the catalogue alone (with head, weight, beyond_bound, positive_weight) "
+    "takes its rules from there. Keys: kind, unit, transform, center, scale, head, weight, low, high, beyond_bound, "
+    "positive_weight.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk.")
 @click.option(
@@ -202,7 +209,7 @@ def site_of(text: str) -> dict[str, Any]:
 def _endpoint(text: str) -> dict[str, Any]:
     name, *settings = text.split(",")
     raw: dict[str, Any] = {"name": name}
-    if all(setting.partition("=")[0] in ("head", "weight") for setting in settings):
+    if all(setting.partition("=")[0] in BESIDE_CATALOGUE for setting in settings):
         from kmel_p2p.chem.catalogue import charter_rules
 
         raw = charter_rules(name) or _unknown_endpoint(name)
@@ -210,7 +217,7 @@ def _endpoint(text: str) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals:
             raise click.UsageError(f"--endpoint {text}: expected KEY=VALUE, found {setting!r}")
-        raw[key] = _number(key, value) if key in ("center", "scale", "weight", "low", "high") else value
+        raw[key] = _number(key, value) if key in NUMBERS else value
     if "low" in raw or "high" in raw:
         raw["valid_range"] = (raw.pop("low", -1e9), raw.pop("high", 1e9))
     return raw

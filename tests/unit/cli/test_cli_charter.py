@@ -121,6 +121,17 @@ def test_show_is_for_reading_before_signing(run: Run, path: Path, founders: dict
     assert list(document["signatures"]) == ["north"]
 
 
+def test_settings_of_the_loss_leave_the_rules_of_the_catalogue(
+    run: Run, founders: dict[str, Path], tmp_path: Path
+) -> None:
+    key, path = load_key(founders["north"]).key.hex(), tmp_path / "cyp.toml"
+    settings = "cyp3a4_ic50,head=shared,beyond_bound=0.25,positive_weight=2"
+    assert run("charter", "new", "--federation=x", f"--site=north={key}", "--endpoint", settings, "-o", path).code == 0
+    (rules,) = json.loads(run("charter", "show", path, "--json").out)["charter"]["assay_endpoints"]
+    assert (rules["beyond_bound"], rules["positive_weight"], rules["head"]) == (0.25, 2.0, "shared")
+    assert (rules["unit"], rules["transform"], rules["scale"]) == ("umol/L", "log10", 0.8)
+
+
 def test_a_draft_is_not_overwritten(run: Run, path: Path, founders: dict[str, Path]) -> None:
     before = path.read_text()
     key = load_key(founders["north"]).key.hex()
@@ -144,6 +155,7 @@ def test_a_draft_is_not_overwritten(run: Run, path: Path, founders: dict[str, Pa
         ("north={key}", "logS,scale=x", ExitCode.USAGE, "not a number"),
         ("north={key}", "logS,scal=2", ExitCode.CONFIG, "scale"),
         ("north={key}", "logS,low=3,high=1", ExitCode.CONFIG, "valid_range"),
+        ("north={key}", "logd,beyond_bound=2", ExitCode.CONFIG, "beyond_bound"),
     ],
 )
 def test_a_wrong_draft_says_what_is_wrong(
