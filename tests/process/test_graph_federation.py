@@ -22,10 +22,10 @@ from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed"),
 ]
-ENTRIES, STEPS = 4, 40
+ENTRIES, STEPS = 8, 30
 SITES = ("north", "south")
 COLUMN = "kmel_solubility [log10(mol/L)]"
 MODEL = {"trunk": "dmpnn", "message_width": 24, "depth": 3, "hidden": (16,), "dropout": 0.0}
@@ -65,8 +65,8 @@ def test_a_trunk_over_graphs_survives_a_kill_and_serves_its_sites(
     with federation:
         federation.start()
         north, south = federation
-        os.kill(until("south trains", lambda: training_pid(south), 90, federation), signal.SIGKILL)
-        documents = until("both sites are complete", lambda: complete(federation), 120, federation)
+        os.kill(until("south trains", lambda: training_pid(south), 120, federation), signal.SIGKILL)
+        documents = until("both sites are complete", lambda: complete(federation), 180, federation)
         assert [document["ledger"]["vector"] for document in documents] == [dict.fromkeys(SITES, ENTRIES)] * 2
         assert len({document["ledger"]["digest"] for document in documents}) == 1
         assert [document["trainer"]["restarts"] for document in documents] == [0, 1]
