@@ -26,7 +26,7 @@ from kmel_p2p.learn.dataset import Inputs
 from kmel_p2p.learn.model import Card, read_card, read_parameters
 from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
 from kmel_p2p.learn.outputs import outputs_of
-from kmel_p2p.learn.reference import trunk_reference_hash
+from kmel_p2p.learn.reference import MADE_WITH, installation, trunk_reference_hash
 from kmel_p2p.learn.scores import Predict
 from kmel_p2p.learn.trunk_file import is_trunk, read_trunk
 from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, class_sets, intervals, needed
@@ -349,7 +349,8 @@ def _load_trunk(folder: Path) -> Model:
 
 def _check_features(folder: Path, card: Card) -> None:
     if trunk_reference_hash(card.features, card.architecture.trunk) != card.reference_hash:
+        made_with = card.labels.get(MADE_WITH, f"reference hash {card.reference_hash[:16]}")
         raise ConfigError(
-            f"{folder}: this RDKit describes molecules otherwise than the one the model was trained with; "
-            "install that version (its reference hash is in card.json)"
+            f"{folder}: this installation ({installation(card.architecture.trunk)}) describes molecules otherwise than "
+            f"the one the model was made with ({made_with}); install that version to predict with this model"
         )

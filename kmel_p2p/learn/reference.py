@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 
+import rdkit
+
+from kmel_p2p import __version__
 from kmel_p2p.chem.features import REFERENCE_MOLECULES, reference_hash
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.chem.standardise import standardise
 from kmel_p2p.learn.architecture import Trunk
+
+MADE_WITH = "made_with"
+"""Label of a model's card: the versions that made it, for whoever cannot load it."""
+
+
+def installation(trunk: Trunk) -> str:
+    """Versions here of what decides how molecules are described."""
+    versions = f"kmel_p2p {__version__}, RDKit {rdkit.__version__}"
+    return versions if trunk == "mlp" else f"{versions}, chemprop {importlib.metadata.version('chemprop')}"
 
 
 def trunk_reference_hash(policy: FeaturePolicy, trunk: Trunk) -> str:

@@ -21,6 +21,7 @@ from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.model import Card, write_model
 from kmel_p2p.learn.networks import Network
 from kmel_p2p.learn.prepare import prepare
+from kmel_p2p.learn.reference import MADE_WITH, installation
 from kmel_p2p.learn.round import Rounds, check_layout
 from kmel_p2p.learn.scores import fold_scores
 from kmel_p2p.learn.session import (
@@ -162,7 +163,7 @@ class Trainer:
                 features=plan.features,
                 reference_hash=self._prepared.features_hash,
                 chosen=chosen,
-                labels={**plan.labels, **command.labels},
+                labels={**plan.labels, **command.labels, MADE_WITH: installation(plan.architecture.trunk)},
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],

@@ -187,9 +187,10 @@ def test_a_model_directory_that_does_not_fit_is_refused(model_dir: Path) -> None
         load_model(model_dir.parent)
     card, tensors = model_dir / "card.json", model_dir / "model.safetensors"
     raw = json.loads(card.read_text())
-    card.write_text(json.dumps({**raw, "reference_hash": "00" * 32}))
-    with pytest.raises(ConfigError, match="install that version"):
-        load_model(model_dir)
+    for labels, named in (({}, "reference hash 0000000000000000"), ({"made_with": "RDKit 1"}, "RDKit 1")):
+        card.write_text(json.dumps({**raw, "reference_hash": "00" * 32, "labels": labels}))
+        with pytest.raises(ConfigError, match=rf"this installation \(kmel_p2p .*, RDKit .*\({named}\); install that"):
+            load_model(model_dir)
     for damaged in ("{", json.dumps({**raw, "format": 9}), json.dumps({**raw, "extra": 1}), "[]"):
         card.write_text(damaged)
         with pytest.raises(ConfigError, match=r"card\.json"):
