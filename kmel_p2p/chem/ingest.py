@@ -195,7 +195,7 @@ class _Rows:
             self.reject_row(row, "project", record.project, kept_back)
             return
         try:
-            row.date = read_date(record.date) if self.test_from else None
+            row.date = read_date(record.date, self._time.format) if self.test_from else None
         except CellError as error:
             self.reject_row(row, self._time.column, record.date, str(error))
             return

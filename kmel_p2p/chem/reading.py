@@ -34,6 +34,7 @@ class Readings:
         units: unit -> numbers written in it.
         relations: of `native`, after declared limits were applied.
         limited: values that a declared limit made a bound.
+        lowest: of `written`, the lowest that could be used.
     """
 
     written: list[float] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Readings:
     outside: int = 0
     units: Counter[str] = field(default_factory=Counter)
     limited: int = 0
+    lowest: float = math.inf
 
 
 class CellReader:
@@ -102,6 +104,8 @@ class CellReader:
             low, high = rule.endpoint.valid_range
             readings.outside += not low <= value <= high
             raise CellError(reason)
+        if relation == EQUAL:
+            readings.lowest = min(readings.lowest, written.value)
         return float(rule.endpoint.label(native)[0]), relation
 
     def may_need_masses(self) -> bool:

@@ -97,10 +97,12 @@ class TimeSource:
     Attributes:
         column: column (property) with the date of a row; empty: no time split.
         test_from: a compound whose first dated row is of this day or later is new.
+        format: how dates are written, in `strptime`'s words, where not as ISO 8601.
     """
 
     column: str = ""
     test_from: str = ""
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,20 @@ def piles(endpoint: AssayEndpoint, readings: Readings) -> list[dict[str, Any]]:
         return []
     values, counts = np.unique(written, return_counts=True)
     found = []
-    for side, at in (("low_limit", _pile(counts, len(written))), ("high_limit", _pile(counts[::-1], len(written)))):
+    # Zeros where logarithms are taken are refused, so that even one is worth a word.
+    zeros = bool(endpoint.transform == "log10" and values[0] == 0 and 0.0 in readings.native)
+    ends = (
+        ("low_limit", 0 if zeros else _pile(counts, len(written))),
+        ("high_limit", _pile(counts[::-1], len(written))),
+    )
+    for side, at in ends:
         if at is None:
             continue
         place = at if side == "low_limit" else len(values) - 1 - at
         count, limit = int(counts[place]), float(values[place])
         if readings.limited and count <= readings.limited:
             continue
-        setting, advice = _declaration(endpoint, side, limit, count, written)
+        setting, advice = _declaration(endpoint, side, limit, count, len(written), readings.lowest if zeros else None)
         found.append({"side": side, "value": limit, "count": count, "of": len(written), "setting": setting,
                       "advice": advice})  # fmt: skip
     return found
@@ -65,21 +72,21 @@ def _pile(counts: NDArray[np.integer], total: int) -> int | None:
 
 
 def _declaration(
-    endpoint: AssayEndpoint, side: str, limit: float, count: int, written: NDArray[np.float64]
+    endpoint: AssayEndpoint, side: str, limit: float, count: int, total: int, lowest: float | None
 ) -> tuple[str, str]:
     """(the setting that declares a limit, what to say about it)."""
     where = f"in data.columns.{endpoint.name}"
-    if endpoint.transform == "log10" and limit == 0 and side == "low_limit" and (written > 0).any():
+    if side == "low_limit" and lowest is not None:
         # As a limit 0 would be refused like the values; the assay's is what the lowest real values show.
-        lowest = float(written[written > 0].min())
-        setting = f"low_limit = {lowest!r}"
+        setting = f"low_limit = {lowest!r}" if math.isfinite(lowest) else ""
         return setting, (
-            f'{count} of {len(written)} values are 0, which has no logarithm, and are refused; if they mean "below the '
-            f"assay's limit\", declare that limit {where}: perhaps {setting}, the lowest value above 0"
+            f'{count} of {total} values are 0, which has no logarithm, and are refused; if they mean "below the '
+            f"assay's limit\", declare that limit {where}"
+            + (f": perhaps {setting}, the lowest value that can be used" if setting else "")
         )
     setting = f"{side} = {limit!r}"
     return setting, (
-        f"{count} of {len(written)} values are exactly {limit:.9g}; if that is the assay's limit, "
+        f"{count} of {total} values are exactly {limit:.9g}; if that is the assay's limit, "
         f"declare it: {setting} {where}"
     )
 

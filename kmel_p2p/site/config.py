@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tomli_w
 
+from kmel_p2p.chem.dates import check_format
 from kmel_p2p.chem.text_file import text_encoding
 from kmel_p2p.core.charter import Name
 from kmel_p2p.core.errors import ConfigError
@@ -125,11 +126,18 @@ class TimeSection(StrictModel):
     """Column (property) with the date of a row."""
     test_from: str = ""
     """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
+    format: str = ""
+    """How the column writes dates, where not as test_from does: %d/%m/%Y, %d-%b-%Y, ..."""
 
     @pydantic.model_validator(mode="after")
     def _both_or_none(self) -> TimeSection:
         if bool(self.column) != bool(self.test_from):
             raise ValueError("'column' and 'test_from' go together; give both or none")
+        if self.format:
+            try:
+                check_format(self.format)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
         return self
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from kmel_p2p.chem.dates import check_format
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.features import reference_hash
 from kmel_p2p.chem.ingest import ingest
@@ -109,6 +110,21 @@ def test_what_came_last_is_for_testing(tmp_path: Path) -> None:
     assert not undated.late.any()
     assert len(undated) == 7
     assert own.dataset_hash() != site(tmp_path, rows, TimeSource("when", "2025-01-01")).dataset_hash()
+
+
+def test_dates_may_be_written_as_the_settings_say(tmp_path: Path) -> None:
+    """31/05/2024 of a LIMS: refused row by row unless told how to read it; 03/04 is never guessed at."""
+    rows = [("CCO", "03/04/2024"), ("CCN", "28/02/2024"), ("CCC", "2024-05-31"), ("CCF", "")]
+    got = site(tmp_path, rows, TimeSource("when", "2024-04-01", "%d/%m/%Y"))
+    assert got.late.tolist() == [True, False, False]
+    assert [(reject.row, reject.reason) for reject in got.rejects] == [
+        (4, "not a date written as data.time.format says (%d/%m/%Y)")
+    ]
+    unsaid = site(tmp_path, rows, TimeSource("when", "2024-04-01"))
+    assert [reject.row for reject in unsaid.rejects] == [2, 3]
+    for written in ("%d/%m", "dd/mm/yyyy", "%Q"):
+        with pytest.raises(ConfigError, match=r"data\.time\.format is .* must tell day, month and year"):
+            check_format(written)
 
 
 def test_a_date_never_moves_a_compound_into_training(tmp_path: Path) -> None:

@@ -46,11 +46,29 @@ def test_zeros_of_a_clearance_table_are_not_proposed_as_the_limit() -> None:
     """ExpansionRx writes 0 for "below": the proposed `low_limit = 0.0` would have been refused row by row."""
     rng = np.random.default_rng(0)
     values = [0.0] * 164 + [round(v, 1) for v in rng.lognormal(3, 1, 2000) if v > 1.2] + [1.2]
-    (pile,) = piles(HLM, readings(values))
+    held = readings(values)
+    held.lowest = 1.2
+    (pile,) = piles(HLM, held)
     assert pile["setting"] == "low_limit = 1.2"
     assert "164 of" in pile["advice"]
     assert "are 0, which has no logarithm" in pile["advice"]
     assert unit_suspicion(HLM, readings(values)) == ""
+
+
+def test_the_limit_proposed_for_zeros_is_one_that_the_charter_takes(tmp_path: Path) -> None:
+    """0.1 mL/min/kg was proposed, which is less than the charter takes in its unit: the bounds would be refused."""
+    path = table(tmp_path, ["CCO,0", "CCN,0.1", "CCC,0.2", "CCF,<0.15", *(f"{smiles},5" for smiles in CHAIN[60:])])
+    column = Column("D", unit="uL/min/mg", factor=0.8647)
+    (pile,) = piles(HLM, read(path, HLM, column).readings[0])[:1]
+    assert pile["setting"] == "low_limit = 0.2"
+    declared = read(path, HLM, Column("D", unit="uL/min/mg", factor=0.8647, low_limit=0.2))
+    assert (declared.readings[0].limited, declared.relations[:3, 0].tolist()) == (3, [-1, -1, -1])
+    assert not declared.rejects
+
+
+def test_a_zero_among_logarithms_is_a_value_like_any(tmp_path: Path) -> None:
+    path = table(tmp_path, [f"{smiles},{at / 40}" for at, smiles in enumerate(CHAIN)])
+    assert piles(HLM, read(path, HLM, Column("D", unit="log10(uL/min/mg)")).readings[0]) == []
 
 
 def test_a_pile_is_found_behind_a_few_values_that_lie_beyond_it() -> None:
