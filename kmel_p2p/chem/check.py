@@ -117,9 +117,14 @@ def _thin_folds(report: dict[str, Any]) -> list[str]:
 
 def _unit(written: str, values: int, endpoint: AssayEndpoint, source: Source) -> dict[str, Any]:
     """How values written in one unit were converted, and with which mass if one was needed."""
+    column = source.columns[endpoint.name]
     report: dict[str, Any] = {"written": written, "used": endpoint.unit, "values": values}
+    if column.factor != 1.0:
+        report["factor"] = column.factor
+    if column.complement:
+        report["complement"] = True
     if converter(written, endpoint.unit, source.path.name).mass_power:
-        report["mass_of"] = source.columns[endpoint.name].mass_of
+        report["mass_of"] = column.mass_of
     return report
 
 

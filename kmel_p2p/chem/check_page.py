@@ -19,6 +19,8 @@ from kmel_p2p.chem.reading import Readings
 
 VALUES, BOUNDS, REFUSED, PILE, TYPICAL = "#3b6ea5", "#d9a441", "#b23b3b", "#7a4d00", "#e8f1e6"
 BINS = 48
+MAX_ROUNDED = 400
+"""Distinct values up to which it is asked whether they are rounded."""
 
 
 def check_page(report: Mapping[str, Any], own: Measurements) -> str:
@@ -50,17 +52,17 @@ def _range_plot(endpoint: AssayEndpoint, readings: Readings, piles: list[dict[st
     width = max(float(np.ptp(inside)), 1e-6)
     left, right = inside.min() - 0.08 * width, inside.max() + 0.08 * width
     shown = np.clip(values, left, right)
-    edges = np.linspace(left, right, BINS + 1).tolist()
     figure = Figure(figsize=(8.4, 2.3), layout="constrained")
     axes = figure.subplots()
-    kinds = (
+    every = (
         ("values", VALUES, ~outside & ~bounds),
         ("bounds", BOUNDS, ~outside & bounds),
         ("refused", REFUSED, outside),
     )
+    kinds = [kind for kind in every if kind[2].any()]
     axes.hist(
         [shown[chosen] for _, _, chosen in kinds],
-        bins=edges,
+        bins=_edges(inside, left, right).tolist(),
         stacked=True,
         color=[color for _, color, _ in kinds],
         label=[f"{name} ({int(chosen.sum()):,})" for name, _, chosen in kinds],
@@ -73,6 +75,18 @@ def _range_plot(endpoint: AssayEndpoint, readings: Readings, piles: list[dict[st
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return png(figure)
+
+
+def _edges(values: NDArray[np.float64], left: float, right: float) -> NDArray[np.float64]:
+    """Edges of the bars: each as wide as a whole number of steps of rounded values, or every other bar would be low."""
+    width = (right - left) / BINS
+    known = np.unique(np.round(values, 9))
+    steps = np.diff(known)
+    if 0 < len(steps) < MAX_ROUNDED and np.allclose(steps / steps.min(), np.round(steps / steps.min()), atol=1e-3):
+        step = float(steps.min())
+        width = np.ceil(width / step) * step
+        left = known[0] - step / 2 - np.ceil((known[0] - step / 2 - left) / width) * width
+    return left + width * np.arange(np.ceil((right - left) / width) + 1)
 
 
 def _plotted(
@@ -92,9 +106,11 @@ def _mark_ranges(axes: Any, endpoint: AssayEndpoint, left: float, right: float) 
     if entry is not None and entry.typical and entry.endpoint.reported_unit == endpoint.reported_unit:
         low, high = (_place(endpoint, edge) for edge in entry.typical)
         axes.axvspan(max(low, left), min(high, right), color=TYPICAL, zorder=0, label="typical")
+    label = "charter's range"
     for edge in (_place(endpoint, limit) for limit in endpoint.valid_range):
         if left < edge < right:
-            axes.axvline(edge, color="#555", lw=1, ls="--")
+            axes.axvline(edge, color="#555", lw=1, ls="--", label=label)
+            label = ""
 
 
 def _mark_piles(axes: Any, readings: Readings, values: NDArray[np.float64], piles: list[dict[str, Any]]) -> None:

@@ -74,9 +74,11 @@ def _details(endpoint: Mapping[str, Any]) -> Iterator[str]:
         ends = f"{points['lowest']:.3g} to {points['highest']:.3g}, median {points['median']:.3g} {endpoint['unit']}"
         yield f"{ends.rstrip()}; 90 % between {points['p05']:.3g} and {points['p95']:.3g}"
     for unit in endpoint["units"]:
-        if unit["written"] != unit["used"]:
-            mass = MASSES.get(unit.get("mass_of", ""), "")
-            yield f"{unit['values']:,} numbers in {unit['written']} became {unit['used']}{mass}"
+        how = MASSES.get(unit.get("mass_of", ""), "")
+        how += f" (times {unit['factor']:g})" if "factor" in unit else ""
+        how += " (what is missing to 100 %)" if "complement" in unit else ""
+        if unit["written"] != unit["used"] or how:
+            yield f"{unit['values']:,} numbers in {unit['written']} became {unit['used']}{how}"
     if endpoint["limited_by_setting"]:
         yield f"{endpoint['limited_by_setting']:,} values on a declared limit count as bounds"
     again = endpoint["replicates"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kmel_p2p.chem import check_page as check_page_module
 from kmel_p2p.chem.catalogue import catalogue
 from kmel_p2p.chem.check import check
 from kmel_p2p.chem.check_page import check_page
@@ -167,6 +168,16 @@ def test_the_page_shows_refused_numbers_and_the_first_rows_of_each_reason(tmp_pa
     assert "line 122, D: 77<br>" in page
     assert "&lt;x&gt;" in page
     assert "<x>" not in page
+
+
+def test_bars_of_rounded_values_hold_equally_many_steps() -> None:
+    """logD with one decimal: every other bar of a plain histogram was half as high."""
+    values = np.repeat(np.round(np.arange(-12, 52) / 10, 1), 7)
+    heights = np.histogram(values, check_page_module._edges(values, -1.7, 5.6))[0]
+    assert set(heights[heights > 0]) <= {14, 7}
+    assert np.count_nonzero(heights == 7) <= 2
+    spread = np.random.default_rng(4).normal(size=300)
+    assert len(check_page_module._edges(spread, -4.0, 4.0)) == check_page_module.BINS + 1
 
 
 @pytest.mark.parametrize(
