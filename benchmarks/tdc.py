@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default="", help="splits, separated by commas; default: all")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1500, help="at most; 25 epochs where those are fewer")
     parser.add_argument("--trunk", choices=("mlp", "dmpnn"), default="mlp", help="dmpnn needs the extra gnn")
     parser.add_argument("--members", type=int, help="networks in the ensemble; default: 3 with mlp, 1 with dmpnn")
@@ -220,7 +221,8 @@ def main() -> None:
     names = arguments.only.split(",") if arguments.only else list(SPLITS)
     rows = []
     for name in names:
-        runs = [run(arguments, name, seed, StructureCache(arguments.cache)) for seed in range(arguments.seeds)]
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        runs = [run(arguments, name, seed, StructureCache(arguments.cache)) for seed in seeds]
         rows.append(summary(name, runs))
         print(f"{name}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
     if arguments.json != "-":
