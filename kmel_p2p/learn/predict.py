@@ -183,7 +183,9 @@ class Model:
             if endpoint.name in self.without_values():
                 continue
             known = self._calibrations.get(endpoint.name, Calibration())
-            if not known:
+            if not known and endpoint.name in self.card.untrained:
+                reasons[endpoint.name] = "this site had no measurements of it to calibrate with"
+            elif not known:
                 reasons[endpoint.name] = (
                     f"the model's validation fold had fewer than {MIN_CALIBRATION} values"
                     f"{' of each class' if endpoint.kind == 'classification' else ''} to calibrate with"

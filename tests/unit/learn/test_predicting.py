@@ -120,6 +120,8 @@ def test_without_own_measurements_the_shared_head_is_the_others_and_a_private_on
     for name in ("local", "hybrid"):
         assert found.predict(["CCO"], model=name)[0].assays.keys() == {"logD"}
         assert name in found.without_values(name)["logS"]
+    bare = Model(dataclasses.replace(found.card, uncertainty={}), {"federated": Parameters(*whole_parameters()[1])})
+    assert bare.without_intervals()["logS"] == "this site had no measurements of it to calibrate with"
     silent = lacking("logD")
     assert silent.predict(["CCO"])[0].assays.keys() == {"logS"}
     assert "private head" in silent.without_values()["logD"]
@@ -222,8 +224,8 @@ def test_a_card_that_lacks_what_predicting_needs_is_refused(tmp_path: Path, dama
         for name in ("local", "federated", "personalised")
     }
     write_model(tmp_path, model(("local", "hybrid"), logS=RESIDUALS).card, pairs)  # type: ignore[arg-type]
-    predicting.load_model(tmp_path)
     path = tmp_path / "card.json"
+    assert read_card(tmp_path).untrained == []
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
     with pytest.raises(ConfigError, match=r"card\.json.*damaged"):
         predicting.load_model(tmp_path)
