@@ -163,7 +163,7 @@ class _Rows:
 
     def _read(self, record: RawRecord) -> None:
         if record.fault:
-            self._refuse_unnamed(record.line, record.fault_column, record.fault_value, record.fault)
+            self._refuse_record(record)
             return
         row = _Row(record.line, record.smiles, record.smiles_column)
         found = 0
@@ -184,6 +184,17 @@ class _Rows:
             self._refuse_unnamed(record.line, columns, "", "no measurement in this row")
         elif row.readings:
             self._keep(row, record)
+
+    def _refuse_record(self, record: RawRecord) -> None:
+        """Nothing of it can be used; measurements that can be told count for their assay endpoint."""
+        lost = [cell for cell in record.cells if not self._is_missing(cell)]
+        for cell in lost:
+            self.counts[cell.place].found += 1
+            self.counts[cell.place].rejected += 1
+        if lost:
+            self._add(record.line, record.fault_column, record.fault_value, record.fault, len(lost))
+        else:
+            self._refuse_unnamed(record.line, record.fault_column, record.fault_value, record.fault)
 
     def _is_missing(self, cell: RawCell) -> bool:
         return (is_missing_class if cell.place in self._classes else is_missing)(cell.text)

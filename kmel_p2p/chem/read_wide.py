@@ -112,7 +112,9 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
 def _sdf_record(record: SdfRecord, source: SdfSource, mapped: Sequence[Mapped]) -> RawRecord:
     properties = record.properties
     if record.reason:
-        return RawRecord(record.line, fault=record.reason, fault_column=STRUCTURE_PROPERTY)
+        lost = _cells(properties, mapped)
+        return RawRecord(record.line, cells=lost, fault=record.reason, fault_column=STRUCTURE_PROPERTY,
+                         fault_value=record.title)  # fmt: skip
     found = _cells(properties, mapped)
     if not found:
         return _unmapped(record.line, properties, mapped)

@@ -46,7 +46,7 @@ class RawRecord:
         smiles_column: where it was found.
         project: content of the embargo's project column.
         date: content of the date column.
-        fault: why nothing of the row can be used; then `cells` is empty.
+        fault: why nothing of the row can be used; then `cells` holds what is lost by it, as far as that can be told.
         fault_column: the column at fault.
         fault_value: what was found there.
     """

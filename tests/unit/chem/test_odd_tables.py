@@ -159,6 +159,23 @@ def test_sdf_properties_may_hold_relation_and_unit_too(tmp_path: Path) -> None:
     assert got.relations[:, 0].tolist() == [ABOVE, 0]
 
 
+def test_measurements_of_an_unreadable_structure_count_for_their_assay_endpoint(tmp_path: Path) -> None:
+    """A record of three values counted as one rejected measurement of none of them."""
+    path = tmp_path / "d.sdf"
+    molecule = Chem.MolFromSmiles("CCO")
+    molecule.SetProp("D", "1.5")
+    molecule.SetProp("A", "1")
+    with Chem.SDWriter(str(path)) as writer:
+        writer.write(molecule)
+    text = path.read_text()
+    path.write_text(text + "Z-17\n\n\nno counts\nM  END\n" + text[text.index(">") :])
+    got = ingest(SdfSource(path, {"logd": Column("D"), "ames": Column("A")}), (LOGD, AMES), POLICY)
+    assert [(counts.found, counts.used, counts.rejected) for counts in got.counts] == [(2, 1, 1)] * 2
+    (reject,) = got.rejects
+    assert (reject.value, reject.measurements) == ("Z-17", 2)
+    assert got.total.found == 4
+
+
 def test_negative_logarithms_turn_relations_round(tmp_path: Path) -> None:
     got = wide(tmp_path, "smiles,pIC50\nCCO,6\nCCN,<5\n", Column("pIC50", unit="-log10(mol/L)"), IC50)
     assert got.labels[:, 0] == pytest.approx([0, 1])
