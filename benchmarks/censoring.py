@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from kmel_p2p.chem.cache import StructureCache
@@ -103,9 +104,8 @@ def trained(data: Dataset, seed: int, steps: int, hidden: tuple[int, ...]) -> di
     return {"chosen": chosen, "last": last}
 
 
-def scores(data: Dataset, network: Network) -> dict[str, float]:
-    """What the head of this file lists, on the test fold."""
-    output = network.predict(data.inputs.rows(data.test))[:, 0]
+def scores(data: Dataset, output: NDArray[np.float64]) -> dict[str, float]:
+    """What the head of this file lists, of the labels predicted for the test fold."""
     labels, relations = data.labels[data.test, 0].astype(np.float64), data.relations[data.test, 0]
     known = scorable(data, data.test, 0)
     ranked = further_scores(ENDPOINT, output[known], labels[known])
@@ -168,7 +168,7 @@ def main() -> None:
         data = Dataset.build(own, own.folds(SplitPolicy(f"censoring {seed}")))
         for name in treatments:
             for state, network in trained(treated(data, name), seed, arguments.steps, hidden).items():
-                found[state][name].append(scores(data, network))
+                found[state][name].append(scores(data, network.predict(data.inputs.rows(data.test))[:, 0]))
                 progress = ", ".join(f"{key} {value:.3f}" for key, value in found[state][name][-1].items())
                 print(f"seed {seed}, {name}, {state}: {progress}", file=sys.stderr, flush=True)
     result = {

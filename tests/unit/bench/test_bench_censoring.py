@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 import censoring
+import censoring_kernel
 
 from kmel_p2p.chem.counts import CountMatrix
 from kmel_p2p.learn.dataset import Dataset, Inputs
@@ -43,18 +45,9 @@ def test_all_treatments_are_tested_alike(data: Dataset, treatment: str) -> None:
     assert len(taught) == (45 - bounds if treatment == "dropped" else 45)
 
 
-class Fixed:
-    """A network whose prediction is the descriptor times a factor."""
-
-    def __init__(self, factor: float) -> None:
-        self._factor = factor
-
-    def predict(self, inputs: np.ndarray) -> np.ndarray:
-        return (self._factor * inputs[:, -1:]).astype(np.float64)
-
-
 def test_scores_are_those_of_values_and_of_bounds(data: Dataset) -> None:
-    perfect, reversed_ = (censoring.scores(data, Fixed(factor)) for factor in (1.0, -1.0))  # type: ignore[arg-type]
+    truth = data.inputs.rows(data.test)[:, -1].astype(np.float64)
+    perfect, reversed_ = (censoring.scores(data, factor * truth) for factor in (1.0, -1.0))
     assert perfect["spearman"] == pytest.approx(1)
     assert perfect["mae"] == pytest.approx(0, abs=1e-6)
     assert perfect["agree"] == 1.0
@@ -69,3 +62,25 @@ def test_a_difference_is_paired_over_folds() -> None:
     assert found["mean"] == pytest.approx(0.25 / 3)
     assert found["standard_error"] == pytest.approx(np.std([0.1, 0.2, -0.05], ddof=1) / 3**0.5)
     assert found["wins"] == 2
+
+
+@pytest.mark.parametrize("name", censoring_kernel.STAND_INS)
+def test_stand_ins_never_break_the_bound(name: str) -> None:
+    beyond = np.linspace(-3, 3, 25)
+    stand_ins = censoring_kernel.STAND_INS[name](beyond)
+    assert (stand_ins >= 0).all()
+    assert (np.diff(stand_ins) >= -1e-12).all()
+
+
+def test_the_kernel_learns_from_bounds(data: Dataset) -> None:
+    """Compounds that are alike lie alike: two clusters, one of which is known by bounds alone."""
+    cluster = np.arange(COUNT) % 2
+    rng = np.random.default_rng(1)
+    fingerprints = rng.integers(0, 2, (COUNT, 8)) + 3 * np.repeat(np.eye(2, dtype=int)[cluster], 4, axis=1)
+    labels = np.where(cluster == 1, 1.0, -1.0).astype(np.float32)[:, None]
+    known = dataclasses.replace(data, labels=labels, relations=cluster.astype(np.int8)[:, None])
+    found = censoring_kernel.predicted(censoring_kernel.similarities(CountMatrix.from_rows(fingerprints, 8)), known)
+    above = cluster[known.test] == 1
+    for name in censoring_kernel.STAND_INS:
+        assert found[name][above].min() > found[name][~above].max(), name
+    assert np.ptp(found["dropped"]) < 0.1
