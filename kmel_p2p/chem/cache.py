@@ -21,7 +21,7 @@ from kmel_p2p.chem.counts import CountMatrix
 from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
 from kmel_p2p.chem.table import StructureTable
 
-FORMAT = "2"
+FORMAT = "3"
 _TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "series", "reasons")
 
 

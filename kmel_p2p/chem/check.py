@@ -172,7 +172,8 @@ def _replicates(own: Measurements, place: int) -> dict[str, Any]:
 def _range(values: NDArray[np.float64]) -> dict[str, float] | None:
     if not len(values):
         return None
-    points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1])
+    # Labels are float32: a value of 0 comes back as -6e-8.
+    points = np.quantile(values, [0, 0.05, 0.5, 0.95, 1]).round(6) + 0.0
     return dict(zip(("lowest", "p05", "median", "p95", "highest"), map(float, points), strict=True))
 
 

@@ -73,7 +73,7 @@ def reason_kind(reason: str) -> str:
         return f"... {reason[match.end() :]}".split(" (", 1)[0].split("; ", 1)[0]
     if reason.startswith(("SMILES is no valid structure", "RDKit cannot standardise")):
         # RDKit names atoms by number.
-        return _NUMBER.sub("...", reason)
+        return re.sub(r"\.\.\.(?: \.\.\.)+", "...", _NUMBER.sub("...", reason))
     return reason.split(" (", 1)[0].split("; ", 1)[0]
 
 

@@ -89,6 +89,8 @@ def _parse(smiles: str) -> Chem.Mol:
         raise StructureError(_why_unparsable(text))
     if molecule.GetNumHeavyAtoms() == 0:
         raise StructureError("no heavy atom")
+    if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
+        raise StructureError("an atom that is not told (* or R): a family of compounds, not one")
     return molecule
 
 
@@ -100,6 +102,8 @@ def _read(smiles: str) -> Chem.Mol | None:
 
 def _why_unparsable(smiles: str) -> str:
     """RDKit's own diagnosis: a chemical problem where the syntax holds."""
+    if smiles.startswith("InChI="):
+        return "an InChI; write SMILES"
     raw: Any = Chem.MolFromSmiles(smiles, sanitize=False)
     if raw is None:
         return "SMILES does not parse"
