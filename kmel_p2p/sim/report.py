@@ -53,7 +53,10 @@ class Outcome:
 
 
 def build_report(outcome: Outcome) -> dict[str, Any]:
-    """The figures of a run. Scores are means over the assay endpoints, on the compounds that belong to nobody."""
+    """The figures of a run. Scores are means over the assay endpoints, on the compounds that belong to nobody.
+
+    Those of a site are means over what it has measurements to train on, of the pooled model over all.
+    """
     params = exchanged_layout(architecture_of(outcome.charter)).size
     endpoints = outcome.charter.assay_endpoints
     metrics = {endpoint["metric"] for final in outcome.finals.values() for endpoint in final.result["endpoints"]}
@@ -169,9 +172,8 @@ def require_agreement(report: Mapping[str, Any]) -> None:
 
 def summary(report: Mapping[str, Any], details: Mapping[str, Any]) -> Group:
     """The report in a few lines for the terminal."""
-    table = Table(
-        title=f"{report['task']}, test {report['metric']} ({report['unit']})", title_justify="left", box=SIMPLE_HEAD
-    )
+    unit = f" ({report['unit']})" if report["unit"] else ""
+    table = Table(title=f"{report['task']}, test {report['metric']}{unit}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("site", style="bold", no_wrap=True)
     units = ("rounds", "B/share") if "spread" in report else ("entries", "B/entry")
     for column in ("rows", *MODELS, *units, "sent"):

@@ -139,6 +139,16 @@ def test_an_assay_endpoint_without_test_values_is_left_out_of_the_mean() -> None
         mean_test([{"valid": 9.0}])
 
 
+def test_several_assay_endpoints_are_said_to_be_averaged() -> None:
+    details, report = sample_details(), {**sample_report(), "unit": "", "metric": "mean of log_loss, rmse"}
+    for count in (1, 2):
+        details["charter"] = {"assay_endpoints": [{"name": str(at)} for at in range(count)]}
+        assert ("a site's is the mean" in page_text(render_html(report, details))) == (count == 2)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary(report, details))
+    assert "()" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_a_pushsum_run_is_shown_as_what_it_is() -> None:
     report = {**sample_report(), "mode": "pushsum", "spread": 0.0123}
     report["sites"][1]["digest"] = "cd" * 32
