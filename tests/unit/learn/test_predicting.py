@@ -27,6 +27,7 @@ from kmel_p2p.learn.predict import Model
 from kmel_p2p.learn.uncertainty import Calibration, intervals, needed
 
 POLICY = FeaturePolicy(bits=64)
+HASH = reference_hash(POLICY)
 ENDPOINTS = (AssayEndpoint("logS", unit="mol/L", transform="log10", head="shared"), AssayEndpoint("logD"))
 SHAPE = Architecture(POLICY.width, (4,), ENDPOINTS)
 RESIDUALS = Calibration(tuple(np.arange(1, 41) / 20), 0.5)
@@ -45,7 +46,7 @@ def model(chosen: tuple[str, str], neighbours: Neighbours | None = None, **known
     parameters = {name: Parameters(*pair) for name, pair in zip(STORED, whole_parameters(), strict=True)}
     uncertainty = {name: calibration.plain() for name, calibration in known.items()}
     names = dict(zip(("logS", "logD"), chosen, strict=True))
-    card = Card(SHAPE, POLICY, reference_hash(POLICY), names, {}, {}, uncertainty=uncertainty)
+    card = Card(SHAPE, POLICY, HASH, names, {}, {}, uncertainty=uncertainty)
     return Model(card, parameters, neighbours)
 
 
