@@ -46,7 +46,6 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     charter, own, test = _read(config, quiet=as_json)
     report = check(measurement_source(config, config.data.path), own, _split(charter), test)
     folder = out or config.site.state_dir / "data-check"
-    folder.mkdir(parents=True, exist_ok=True)
     Rejects([*own.rejects, *(test.rejects if test else ())]).write(folder / "rejects.csv")
     write_json(folder / "data_STAYS.json", report)
     write_whole(folder / "data_STAYS.html", check_page(report, own).encode(), mode=0o600)

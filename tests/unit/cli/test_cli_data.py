@@ -50,6 +50,15 @@ def test_a_good_table_passes_and_leaves_a_report(site: Path, run: Run) -> None:
     assert {path.stat().st_mode & 0o777 for path in (site / "out").iterdir()} == {0o600}
 
 
+def test_a_report_that_cannot_be_written_is_a_matter_of_settings(site: Path, run: Run) -> None:
+    (site / "taken").write_text("a file, where a folder is needed")
+    refused = run("data", "check", "--config", site / "site.toml", "--out", site / "taken" / "out")
+    assert refused.code == ExitCode.CONFIG
+    assert f"{site / 'taken' / 'out' / 'rejects.csv'}: cannot be written: Not a directory" in refused.err.replace(
+        "\n", " "
+    )
+
+
 def test_the_screen_says_what_the_page_says(site: Path, run: Run) -> None:
     write_data(site, [0.5] * 20 + [1 + at / 10 for at in range(38)] + [77.0])
     with (site / "d.csv").open("a") as handle:
