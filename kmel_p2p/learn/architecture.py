@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import Layout, TensorSpec
@@ -14,6 +17,9 @@ FIRST_LAYER_GAIN = 1.0
 """Half-width of the first layer's initial values, relative to 1/sqrt(fan-in)."""
 
 MAX_MEMBERS = 32
+
+UNMOVED = 1e-6
+"""What averaging trunks (mode `pushsum`) may round a value by that nobody changes."""
 
 ATOM_FEATURES, BOND_FEATURES = 72, 14
 """Numbers that chemprop 2's default featuriser gives for an atom and for a bond."""
@@ -87,6 +93,20 @@ class Architecture:
     def private(self) -> tuple[int, ...]:
         """Places of the assay endpoints whose heads stay at the site."""
         return tuple(i for i, endpoint in enumerate(self.endpoints) if endpoint.head == "private")
+
+
+def unlearned(architecture: Architecture, trunk: NDArray[np.float32], initial: NDArray[np.float32]) -> list[str]:
+    """Assay endpoints whose shared head is as the charter began it: nobody had measurements to train it on.
+
+    Args:
+        trunk, initial: float32[d], the shared trunk now and at the start.
+    """
+    layout = exchanged_layout(architecture)
+    return [
+        architecture.endpoints[place].name
+        for head, place in enumerate(architecture.shared)
+        if all(np.abs(trunk[at] - initial[at]).max() <= UNMOVED for at in layout.places_of_head(head))
+    ]
 
 
 def exchanged_layout(architecture: Architecture) -> Layout:

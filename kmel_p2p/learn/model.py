@@ -45,6 +45,7 @@ class Card:
         digest: BLAKE2b-256 (hex) of the parameters; names the model.
         uncertainty: assay endpoint -> what its intervals are made from (`learn.uncertainty.Calibration`).
         untrained: assay endpoints that the site had no training measurements of.
+        unlearned: assay endpoints whose shared head no site has trained.
     """
 
     architecture: Architecture
@@ -56,6 +57,7 @@ class Card:
     digest: str = ""
     uncertainty: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     untrained: Sequence[str] = ()
+    unlearned: Sequence[str] = ()
 
 
 def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:
@@ -114,7 +116,7 @@ def read_card(folder: Path) -> Card:
             for endpoint in shape.pop("endpoints")
         )
         architecture = Architecture(**{**shape, "hidden": tuple(shape["hidden"])}, endpoints=endpoints)
-        raw.setdefault("untrained", [])
+        raw = {"untrained": [], "unlearned": [], **raw}
         card = Card(architecture=architecture, features=FeaturePolicy(**raw.pop("features")), **raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged: {error!r}") from None
@@ -136,10 +138,9 @@ def _require_whole(path: Path, card: Card) -> None:
     labels, uncertainty = card.labels, card.uncertainty
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise ConfigError(f"{path}: is damaged: labels must be texts; copy the directory anew")
-    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str) or not isinstance(card.untrained, list):
-        raise ConfigError(
-            f"{path}: is damaged: uncertainty, digest or untrained is of another kind; copy the directory anew"
-        )
+    lists = isinstance(card.untrained, list) and isinstance(card.unlearned, list)
+    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str) or not lists:
+        raise ConfigError(f"{path}: is damaged: a field of it is of another kind; copy the directory anew")
 
 
 def read_parameters(folder: Path, card: Card) -> dict[str, tuple[np.ndarray, np.ndarray]]:

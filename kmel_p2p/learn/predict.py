@@ -166,7 +166,9 @@ class Model:
         reasons = {}
         for place in self._untrained:
             endpoint = self.card.architecture.endpoints[place]
-            if endpoint.head == "private":
+            if endpoint.name in self.card.unlearned:
+                reasons[endpoint.name] = "no site of the federation had measurements to train its shared head on"
+            elif endpoint.head == "private":
                 reasons[endpoint.name] = "this site had no measurements to train its private head on"
             elif model in NOT_WITHOUT_OWN:
                 reasons[endpoint.name] = f"this site had no measurements to train a {model} model on"
@@ -343,6 +345,8 @@ def _load_trunk(folder: Path) -> Model:
         },
         result={},
         digest=found.digest,
+        untrained=found.unlearned,
+        unlearned=found.unlearned,
     )
     if card.reference_hash:
         _check_features(folder, card)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from kmel_p2p.core.errors import Bug, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
-from kmel_p2p.learn.architecture import exchanged_layout
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.architecture import exchanged_layout, unlearned
 from kmel_p2p.learn.checkpoint import Parameters
 from kmel_p2p.learn.comparison import compare, predictors, start_local
 from kmel_p2p.learn.dataset import Dataset
@@ -167,6 +168,7 @@ class Trainer:
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
+                unlearned=unlearned(plan.architecture, self._trunk(), initial_trunk(self._layout, plan.model_seed)),
             ),
             {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
         )

@@ -46,6 +46,7 @@ class TrunkCard:
         ledger_digest: of the exact sum, hex, as `kmel-peer status` and `ledger verify` show it.
         digest: BLAKE2b-256 of the tensors, hex; `digest_of` recomputes it from the file.
         reference_hash: the charter's, of the reference molecules' features; empty if it names none.
+        unlearned: assay endpoints whose shared head no site has trained.
     """
 
     federation: str
@@ -59,6 +60,7 @@ class TrunkCard:
     features: FeaturePolicy
     reference_hash: str
     digest: str = ""
+    unlearned: Sequence[str] = dataclasses.field(default_factory=list)
 
     @property
     def file(self) -> str:

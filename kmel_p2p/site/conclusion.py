@@ -13,13 +13,17 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.types import SiteKey
+from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn import session
+from kmel_p2p.learn.architecture import unlearned
 from kmel_p2p.learn.model import read_card
 from kmel_p2p.learn.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.compose import Site, features_of
@@ -36,7 +40,7 @@ CONCLUDED = "concluded"
 """Name in the store of what the last comparison was made from, and its result."""
 
 
-def trunk_card(site: Site, snapshot: Snapshot) -> TrunkCard:
+def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> TrunkCard:
     """What the trunk of a ledger is. Takes a while for a large one: the exact sum is hashed."""
     everyone = site.constitution.everyone
     vector = snapshot.vector
@@ -59,6 +63,7 @@ def trunk_card(site: Site, snapshot: Snapshot) -> TrunkCard:
         architecture=site.architecture,
         features=features_of(site.charter),
         reference_hash=site.charter.features.reference_hash,
+        unlearned=unlearned(site.architecture, trunk, initial_trunk(site.layout, site.charter.model.seed)),
     )
 
 
@@ -159,7 +164,8 @@ class Conclusion:
         folder = self._daemon.config.site.state_dir / TRUNK_DIRECTORY
 
         def work() -> bool:
-            return write_trunk(folder, trunk_card(site, snapshot), snapshot.accumulator.trunk())
+            trunk = snapshot.accumulator.trunk()
+            return write_trunk(folder, trunk_card(site, snapshot, trunk), trunk)
 
         if await asyncio.to_thread(work):
             log.info("trunk written", trunk_dir=str(folder))

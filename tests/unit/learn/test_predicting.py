@@ -108,8 +108,11 @@ def lacking(*names: str, neighbours: Neighbours | None = None) -> Model:
     """A site without training measurements of these assay endpoints; logS is shared, logD private."""
     whole = model(("federated", "hybrid"), logS=RESIDUALS)
     card = dataclasses.replace(whole.card, untrained=list(names))
-    parameters = {name: Parameters(*pair) for name, pair in zip(STORED, whole_parameters(), strict=True)}
-    return Model(card, parameters, neighbours)
+    return Model(card, found_parameters(), neighbours)
+
+
+def found_parameters() -> dict[str, Parameters]:
+    return {name: Parameters(*pair) for name, pair in zip(STORED, whole_parameters(), strict=True)}
 
 
 def test_without_own_measurements_the_shared_head_is_the_others_and_a_private_one_is_silent() -> None:
@@ -127,6 +130,13 @@ def test_without_own_measurements_the_shared_head_is_the_others_and_a_private_on
     assert silent.predict(["CCO"])[0].assays.keys() == {"logS"}
     assert "private head" in silent.without_values()["logD"]
     assert silent.without_intervals(0.99).keys() == {"logS"}
+
+
+def test_a_shared_head_that_nobody_trained_is_silent_too() -> None:
+    found = lacking("logS", neighbours=FAR)
+    bare = Model(dataclasses.replace(found.card, unlearned=["logS"]), found_parameters())
+    assert bare.predict(["CCO"])[0].assays.keys() == {"logD"}
+    assert "no site" in bare.without_values()["logS"]
 
 
 def test_blocks_do_not_change_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from kmel_p2p import files
 from kmel_p2p.chem.policy import FeaturePolicy
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout
+from kmel_p2p.learn.architecture import Architecture, exchanged_layout, unlearned
 from kmel_p2p.learn.model import CARD, read_card
 from kmel_p2p.learn.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
 
@@ -61,6 +61,18 @@ def test_two_sites_write_the_same_bytes_and_the_digest_is_that_of_the_file(tmp_p
     found, values = read_trunk(tmp_path / "a")
     assert found == card(digest=facts["digest"], authors=found.authors)
     np.testing.assert_array_equal(values, trunk())
+
+
+def test_a_head_as_the_charter_began_it_was_trained_by_nobody(tmp_path: Path) -> None:
+    layout = exchanged_layout(SHAPE)
+    shared = [SHAPE.endpoints[place].name for place in SHAPE.shared]
+    assert unlearned(SHAPE, trunk(), trunk()) == shared
+    moved = trunk()
+    moved[layout.places_of_head(0)[-1]] += 0.01
+    assert unlearned(SHAPE, moved, trunk()) == shared[1:]
+    write_trunk(tmp_path, card(unlearned=shared), trunk())
+    (row,) = kmel_p2p.load(tmp_path).predict(["CCO"])
+    assert row.assays == {}
 
 
 def test_what_is_there_is_not_written_again_and_what_is_damaged_is(tmp_path: Path) -> None:
