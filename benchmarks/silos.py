@@ -48,6 +48,7 @@ from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.neighbours import Neighbours
 from kmel_p2p.learn.networks import Network
+from kmel_p2p.learn.outputs import outputs_of
 from kmel_p2p.learn.scores import Predict, median_baseline, scorable
 from kmel_p2p.learn.session import TrainingSettings
 
@@ -121,7 +122,7 @@ def _errors(
     """
     inputs, labels = data.inputs.rows(data.test), data.labels[data.test]
     known = [scorable(data, data.test, place) for place in range(len(data.endpoints))]
-    outputs = {name: function(inputs) for name, function in predict.items()}
+    outputs = outputs_of(predict, predict, inputs)
     outputs[CHOSEN] = answers(outputs, chosen, own.foreign(data.inputs.bits(data.test)))
     found = {}
     for name, output in outputs.items():

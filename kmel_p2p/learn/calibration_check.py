@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.chem.endpoint import AssayEndpoint
+from kmel_p2p.learn.scores import probability
 from kmel_p2p.learn.uncertainty import Calibration, class_sets, intervals
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -86,11 +87,11 @@ def reliability(
     """
     if endpoint.kind != "classification" or len(labels) < MIN_TEST:
         return []
-    probability = 1 / (1 + np.exp(-np.clip(output, -500, 500)))
-    order = np.argsort(probability, kind="stable")
+    predicted = probability(output)
+    order = np.argsort(predicted, kind="stable")
     return [
         {
-            "predicted": float(probability[rows].mean()),
+            "predicted": float(predicted[rows].mean()),
             "observed": float(labels[rows].mean()),
             "count": len(rows),
         }

@@ -24,7 +24,7 @@ from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.forest import forest_baseline
 from kmel_p2p.learn.predict import Model
 from kmel_p2p.learn.scores import median_baseline, metric, scorable, score
-from kmel_p2p.learn.uncertainty import MEMBERS, Calibration
+from kmel_p2p.learn.uncertainty import Calibration, disagreement
 
 RESAMPLES = 1000
 Outputs = Mapping[str, NDArray[np.float64]]
@@ -52,7 +52,7 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
         "baseline_median": median_baseline(dataset)(inputs),
         "baseline_forest": forest_baseline(dataset, seed)(inputs),
     }
-    spread = np.std([outputs[name] for name in MEMBERS], axis=0)
+    spread = disagreement(outputs)
     endpoints = []
     for place, endpoint in enumerate(dataset.endpoints):
         known = scorable(dataset, dataset.test, place)

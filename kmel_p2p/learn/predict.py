@@ -27,9 +27,17 @@ from kmel_p2p.learn.model import Card, read_card, read_parameters
 from kmel_p2p.learn.neighbours import Neighbours, read_neighbours
 from kmel_p2p.learn.outputs import outputs_of
 from kmel_p2p.learn.reference import MADE_WITH, installation, trunk_reference_hash
-from kmel_p2p.learn.scores import Predict
+from kmel_p2p.learn.scores import Predict, probability
 from kmel_p2p.learn.trunk_file import is_trunk, read_trunk
-from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, class_sets, intervals, needed
+from kmel_p2p.learn.uncertainty import (
+    MEMBERS,
+    MIN_CALIBRATION,
+    Calibration,
+    class_sets,
+    disagreement,
+    intervals,
+    needed,
+)
 
 DEFAULT_LEVEL = 0.9
 """Of intervals: a value in ten lies outside."""
@@ -180,9 +188,9 @@ class Model:
         Args:
             level: as for `predict`.
         """
-        reasons = {}
+        reasons, silent = {}, self.without_values()
         for endpoint in self.card.architecture.endpoints:
-            if endpoint.name in self.without_values():
+            if endpoint.name in silent:
                 continue
             known = self._calibrations.get(endpoint.name, Calibration())
             if not known and endpoint.name in self.card.untrained:
@@ -264,8 +272,7 @@ class Model:
             }
         outputs = outputs_of(self._predictors, self._needed(foreign), inputs)
         answer = answers(outputs, self.chosen, foreign, self._untrained)
-        members = [outputs[name] for name in MEMBERS if name in outputs]
-        spread = np.std(members, axis=0) if members else np.zeros_like(answer)
+        spread = disagreement(outputs) if outputs.keys() & set(MEMBERS) else np.zeros_like(answer)
         columns = {}
         for place, endpoint in endpoints.items():
             settled = FALLBACK not in outputs or place in self._untrained
@@ -288,7 +295,7 @@ def _values(
     known = calibration or Calibration()
     if endpoint.kind == "classification":
         sets = class_sets(known, output, level)
-        probabilities = 1 / (1 + np.exp(-np.clip(output, -500, 500)))
+        probabilities = probability(output)
         classes = [None] * len(output) if sets is None else [tuple(map(int, np.flatnonzero(row))) for row in sets]
         return [
             Value(float(p), classes=c, model=name) for p, c, name in zip(probabilities, classes, names, strict=True)

@@ -39,10 +39,13 @@ def score(endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray
 
 def reported(endpoint: AssayEndpoint, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Outputs, float64[n], on the scale people read: transformed values, or the probability of class 1."""
-    if endpoint.kind == "classification":
-        probability: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
-        return probability
-    return endpoint.transformed(outputs)
+    return probability(outputs) if endpoint.kind == "classification" else endpoint.transformed(outputs)
+
+
+def probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of class 1, float64[n]; logits are cut where the exponential would overflow."""
+    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+    return found
 
 
 def fold_scores(dataset: Dataset, predict: Predict) -> FoldScores:

@@ -141,12 +141,13 @@ class Trainer:
         rounds, plan = self._require_rounds(), self._plan
         assert self._dataset is not None
         assert self._prepared is not None
+        trunk = self._trunk()
         comparison = compare(
             plan.architecture,
             self._dataset,
             plan.training,
             plan.model_seed,
-            Parameters(self._trunk(), rounds.private()),
+            Parameters(trunk, rounds.private()),
             steps=command.total_steps,
             federated_history=rounds.history,
             report=self._comparison_progress,
@@ -168,7 +169,7 @@ class Trainer:
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
-                unlearned=unlearned(plan.architecture, self._trunk(), initial_trunk(self._layout, plan.model_seed)),
+                unlearned=unlearned(plan.architecture, trunk, initial_trunk(self._layout, plan.model_seed)),
             ),
             {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
         )

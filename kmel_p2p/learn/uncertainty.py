@@ -24,7 +24,7 @@ from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.core.errors import ConfigError
 from kmel_p2p.learn.dataset import Dataset
 from kmel_p2p.learn.outputs import outputs_of
-from kmel_p2p.learn.scores import Predict, scorable
+from kmel_p2p.learn.scores import Predict, probability, scorable
 
 MIN_CALIBRATION = 19
 """Values below which no interval is given: 19 is what a level of 95 % needs."""
@@ -87,18 +87,24 @@ def calibrate(dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[
     return {name: known or (replace(used[name], chose=True) if used[name] else known) for name, known in fresh.items()}
 
 
+def disagreement(outputs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Standard deviation over those of `MEMBERS` that are among `outputs`, at least one, float64[n, E]."""
+    spread: NDArray[np.float64] = np.std([outputs[name] for name in MEMBERS if name in outputs], axis=0)
+    return spread
+
+
 def _calibrations(
     dataset: Dataset, rows: NDArray[np.int64], predict: Mapping[str, Predict], chosen: Mapping[str, str]
 ) -> dict[str, Calibration]:
     inputs = dataset.inputs.rows(rows)
     outputs = outputs_of(predict, {*MEMBERS, *chosen.values()}, inputs)
-    disagreement = np.std([outputs[name] for name in MEMBERS], axis=0)
+    spread = disagreement(outputs)
     found = {}
     for place, endpoint in enumerate(dataset.endpoints):
         known = scorable(dataset, rows, place)
         labels = dataset.labels[rows[known], place].astype(np.float64)
         output = outputs[chosen[endpoint.name]][known, place]
-        found[endpoint.name] = _calibration(endpoint, output, labels, disagreement[known, place])
+        found[endpoint.name] = _calibration(endpoint, output, labels, spread[known, place])
     return found
 
 
@@ -163,9 +169,7 @@ def class_sets(calibration: Calibration, output: NDArray[np.float64], level: flo
 
 
 def _probability_of(labels: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    margin = np.where(labels > 0.5, logits, -logits)
-    probability: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(margin, -500, 500)))
-    return probability
+    return probability(np.where(labels > 0.5, logits, -logits))
 
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
