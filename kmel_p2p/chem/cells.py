@@ -20,7 +20,6 @@ RELATIONS = {
 """Every way a relation is written in assay tables; `>>` and `<<` are ChEMBL's."""
 
 RELATION_SIGNS = frozenset("<>=≤≥≦≧⩽⩾＜＞＝")
-TWO_RELATIONS = "a relation in both the value and the relation column"
 
 _SAME = str.maketrans({"−": "-", "–": "-", "＜": "<", "＞": ">", "＝": "=", "\u00a0": " ", "\u202f": " "})
 """Characters that word processors and East Asian keyboards put for plain ones, and that mean nothing else here."""

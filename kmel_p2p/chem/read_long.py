@@ -11,8 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmel_p2p.chem.cells import RELATION_SIGNS, TWO_RELATIONS, CellError, is_missing, is_missing_class, read_relation
-from kmel_p2p.chem.records import UNMAPPED, Mapped, RawCell, RawRecord, find_column, find_marks, same_text, table_rows
+from kmel_p2p.chem.cells import CellError, is_missing, is_missing_class, read_relation
+from kmel_p2p.chem.records import (
+    UNMAPPED,
+    Mapped,
+    RawCell,
+    RawRecord,
+    find_column,
+    find_marks,
+    joined_cell,
+    related_cell,
+    same_text,
+    table_rows,
+)
 from kmel_p2p.chem.source import LongSource, TextFormat, TunerSource
 from kmel_p2p.core.errors import ConfigError, DataError
 
@@ -96,9 +107,7 @@ class _LongTable:
         value, fault = _part(value, rule)
         if (is_missing_class if is_class else is_missing)(value):
             return RawCell(rule.place, name, value, unit, "no value in this row")
-        if relation and value[0] in RELATION_SIGNS:
-            fault = TWO_RELATIONS
-        return RawCell(rule.place, name, relation + value, unit, fault)
+        return joined_cell(rule, name, relation, value, unit, fault)
 
     def _optional(self, name: str) -> int | None:
         return self._header.index(name) if name in self._header else None
@@ -166,12 +175,7 @@ def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRec
 def _tuner_cell(rule: Mapped, qualifier: str, value: str) -> RawCell:
     if is_missing(value):
         return RawCell(rule.place, "standard_value", value, rule.column.unit, "no value in this row")
-    try:
-        relation = read_relation(qualifier)
-    except CellError as error:
-        return RawCell(rule.place, "standard_qualifier", qualifier, rule.column.unit, str(error))
-    fault = TWO_RELATIONS if relation and value[0] in RELATION_SIGNS else ""
-    return RawCell(rule.place, "standard_value", relation + value, rule.column.unit, fault)
+    return related_cell(rule, "standard_value", value, "standard_qualifier", qualifier, rule.column.unit)
 
 
 @dataclass(frozen=True, slots=True)

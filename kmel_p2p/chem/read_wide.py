@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from kmel_p2p.chem.cells import RELATION_SIGNS, TWO_RELATIONS, CellError, is_missing, read_relation
-from kmel_p2p.chem.records import UNMAPPED, Mapped, RawCell, RawRecord, find_column, find_marks, same_text, table_rows
+from kmel_p2p.chem.cells import is_missing
+from kmel_p2p.chem.records import (
+    UNMAPPED,
+    Mapped,
+    RawCell,
+    RawRecord,
+    find_column,
+    find_marks,
+    related_cell,
+    same_text,
+    table_rows,
+)
 from kmel_p2p.chem.sdf import SdfRecord, sdf_records
 from kmel_p2p.chem.source import SdfSource, WideSource
 from kmel_p2p.chem.text_file import text_file
@@ -76,12 +86,8 @@ def _cell(row: Mapping[str, str], rule: Mapped) -> RawCell:
         unit = row.get(column.unit_column, "").strip() or unit
     if not column.relation_column:
         return RawCell(rule.place, column.column, text, unit)
-    try:
-        relation = read_relation(row.get(column.relation_column, ""))
-    except CellError as error:
-        return RawCell(rule.place, column.relation_column, row.get(column.relation_column, ""), unit, str(error))
-    fault = TWO_RELATIONS if relation and text.strip()[0] in RELATION_SIGNS else ""
-    return RawCell(rule.place, column.column, relation + text.strip(), unit, fault)
+    relation = row.get(column.relation_column, "")
+    return related_cell(rule, column.column, text.strip(), column.relation_column, relation, unit)
 
 
 def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:

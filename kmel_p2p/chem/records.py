@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kmel_p2p.chem.cells import RELATION_SIGNS, CellError, read_relation
 from kmel_p2p.chem.endpoint import AssayEndpoint
 from kmel_p2p.chem.source import Column, Source, TextFormat
 from kmel_p2p.chem.text_file import text_file
@@ -69,6 +70,28 @@ class Mapped:
     place: int
     endpoint: AssayEndpoint
     column: Column
+
+
+def related_cell(
+    rule: Mapped, value_column: str, value: str, relation_column: str, relation: str, unit: str
+) -> RawCell:
+    """A measurement whose relation stands in a column of its own; at fault is whichever of the two cannot be used.
+
+    Args:
+        value: not missing.
+        relation: as written.
+    """
+    try:
+        return joined_cell(rule, value_column, read_relation(relation), value, unit)
+    except CellError as error:
+        return RawCell(rule.place, relation_column, relation, unit, str(error))
+
+
+def joined_cell(rule: Mapped, column: str, relation: str, value: str, unit: str, fault: str = "") -> RawCell:
+    """A value, not missing, with the relation that `read_relation` found beside it."""
+    if relation and value[0] in RELATION_SIGNS:
+        fault = "a relation in both the value and the relation column"
+    return RawCell(rule.place, column, relation + value, unit, fault)
 
 
 def map_columns(columns: dict[str, Column], endpoints: Sequence[AssayEndpoint]) -> tuple[Mapped, ...]:
