@@ -17,9 +17,9 @@ import time
 import numpy as np
 from measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger import entry
-from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.ledger.log import entry
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.delta import DeltaCodec, Layout, TensorSpec, initial_trunk
 
 DISTINCT = 50
@@ -45,7 +45,7 @@ def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
         made = entry.create(
             author,
             charter_id=charter_id,
-            seq=number // AUTHORS + 1,
+            number=number // AUTHORS + 1,
             previous=heads[author.key],
             basis=entry.Basis(base, bytes(32), {}, 0),
             weight=entry.WEIGHT_ONE // AUTHORS,

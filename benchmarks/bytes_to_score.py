@@ -27,20 +27,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Store
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.shares import shares
-from kmel_p2p.core.ledger.validity import Rules, exact_norm_squared, weight_cap
+from kmel_p2p.core.ledger.rules.shares import shares
+from kmel_p2p.core.ledger.rules.validity import Rules, exact_norm_squared, weight_cap
 from kmel_p2p.core.pushsum.messages import SCHEMAS, Transfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.state import Minted, State
 from kmel_p2p.core.pushsum.transfers import LEAST_SHIFT
 from kmel_p2p.core.rounds import Persisted, RoundOpened, Trained
-from kmel_p2p.core.types import SiteKey
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, initial_trunk
 
@@ -139,7 +138,7 @@ class LedgerMode(Scheme):
         for n, drift in enumerate(self.drifts(self.models() * N)):
             self.residuals[n] += drift
             payload = self.codec.encode(self.residuals[n], opened[n].norm_bound)
-            self.publishers[n].trained(Trained(opened[n].seq, payload, STEPS, ""))
+            self.publishers[n].trained(Trained(opened[n].number, payload, STEPS, ""))
         tickets = [effect for effect in self.outbox if isinstance(effect, Store)]
         self.outbox.clear()
         for publisher, stored in zip(self.publishers, tickets, strict=True):

@@ -29,20 +29,20 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.learn.architecture import Architecture
-from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.dataset import Dataset
-from kmel_p2p.learn.evaluation import further_scores
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.scores import scorable
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.evaluate.evaluation import further_scores
+from kmel_p2p.learn.evaluate.scores import scorable
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.worker.session import TrainingSettings
 
 ENDPOINT = AssayEndpoint(
     "cyp3a4_ic50", unit="umol/L", transform="log10", valid_range=(1e-6, 1e5), center=1.0, scale=0.8, head="shared"

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import norm
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.counts import CountMatrix
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.learn.train.dataset import Dataset
 
 Array = NDArray[np.float64]
 

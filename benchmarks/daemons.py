@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_data import divide
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found

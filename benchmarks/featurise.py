@@ -2,10 +2,10 @@
 
 The plain pool (`multiprocessing.Pool` over the same chunks) makes the same RDKit calls for each molecule: parse, clean
 up, largest fragment, neutralise, sanitise, InChIKey, scaffold, count Morgan fingerprint, all descriptors; it keeps
-nothing, judges nothing, and gives no reason for a failure. Ours (`chem.structures.describe_all`) also parses its own
-canonical SMILES again, keeps the order, normalises, collects everything in one table and writes the cache. Both are
-timed in one run from start of the pool to its end, in alternating slices, so that other load on the machine meets both.
-`ratio` is the plain pool's time over ours; `cached_per_second` is the rate of a second run, from the cache.
+nothing, judges nothing, and gives no reason for a failure. Ours (`chem.structures.described.describe_all`) also parses
+its own canonical SMILES again, keeps the order, normalises, collects everything in one table and writes the cache.
+Both are timed in one run from start of the pool to its end, in alternating slices, so that other load on the machine
+meets both. `ratio` is the plain pool's time over ours; `cached_per_second` is the rate of a second run, from the cache.
 
     python benchmarks/featurise.py DATA --molecules 100000 [--workers N] [--json]
 
@@ -35,10 +35,10 @@ from rdkit.Chem import Descriptors, inchi, rdFingerprintGenerator
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
-from kmel_p2p.chem.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
-from kmel_p2p.chem.structures import CHUNK, describe_all
+from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.described import CHUNK, describe_all
+from kmel_p2p.chem.structures.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
 
 POLICY = FeaturePolicy()
 GOALS = {"ratio": at_least(0.9)}

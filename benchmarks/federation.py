@@ -27,21 +27,21 @@ from typing import Any
 import numpy as np
 from measure import Goal, add_output, at_least, at_most, publish, this_machine
 
+from kmel_p2p.agreement.errors import RemoteError
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Store
-from kmel_p2p.core.errors import RemoteError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import decode
-from kmel_p2p.core.ledger.ledger import Ledger
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.ledger.rules.validity import Rules
 from kmel_p2p.core.membership.events import MemberJoined
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.messages import SCHEMAS
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.state import State
 from kmel_p2p.core.rounds import COMMANDS, Persisted, Ready, RoundOpened, Trained
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier
 from kmel_p2p.sim.connections import TransportModel
@@ -258,10 +258,10 @@ class PushSumFederation:
 
     def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
         if isinstance(effect, Emit) and isinstance(effect.event, RoundOpened):
-            rng = np.random.default_rng([host.index, effect.event.seq])
+            rng = np.random.default_rng([host.index, effect.event.number])
             # A common direction and each site's own: about what averaging is for.
             drift = (0.01 + 0.02 * rng.standard_normal(VALUES)).astype("<f4").tobytes()
-            done = Trained(effect.event.seq, drift, 10, f"round-{effect.event.seq}")
+            done = Trained(effect.event.number, drift, 10, f"round-{effect.event.number}")
             self.network.call_at(now + ROUND_US, partial(self.network.command, host, done))
 
 

@@ -19,15 +19,15 @@ import hivemind
 import numpy as np
 import torch
 
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.delta import initial_trunk
 from kmel_p2p.files import private_directory
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.optimise import LocalOptimiser, cosine_rate
-from kmel_p2p.learn.prepare import prepare
-from kmel_p2p.learn.scores import fold_scores
-from kmel_p2p.site.compose import load_site, trainer_plan
+from kmel_p2p.learn.evaluate.scores import fold_scores
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
+from kmel_p2p.learn.worker.prepare import prepare
 from kmel_p2p.site.config import load_config
+from kmel_p2p.site.loaded_site import load_site, trainer_plan
 
 CODECS = {
     "fp16": hivemind.compression.Float16Compression,

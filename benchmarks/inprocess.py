@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
-from kmel_p2p.core.ledger.shares import Trains, weights_of
-from kmel_p2p.core.ledger.validity import weight_cap
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
+from kmel_p2p.core.ledger.rules.shares import Trains, weights_of
+from kmel_p2p.core.ledger.rules.validity import weight_cap
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout
-from kmel_p2p.learn.checkpoint import Parameters
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.dataset import Dataset
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.round import Rounds
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.checkpoint import Parameters
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.round import Rounds
+from kmel_p2p.learn.worker.session import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def federate(
         entries: of each site.
         dense: exchange float32 deltas instead of encoded ones, for comparison.
     """
-    layout = exchanged_layout(architecture)
+    layout = trunk_layout(architecture)
     codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=64, bits=2))
     trunk = initial_trunk(layout, model_seed)
     sites = []
@@ -88,7 +88,7 @@ def federate(
 
 
 def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) -> list[NDArray[np.float32]]:
-    """Of each site's entries, value by value, float32[layout.size], by the ledger's own rule (`core.ledger.shares`).
+    """Of each site's entries by value, float32[layout.size], by the ledger's own rule (`core.ledger.rules.shares`).
 
     Args:
         cap: the charter's `weight_cap`.

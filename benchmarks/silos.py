@@ -39,18 +39,18 @@ from silos_peers import federate_peers
 from silos_plot import plot
 from silos_pooled import pooled_predictors
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.learn.answer import CHOSEN, answers
-from kmel_p2p.learn.architecture import Architecture
-from kmel_p2p.learn.checkpoint import train_with_checkpoints
-from kmel_p2p.learn.comparison import compare, predictors, start_local
-from kmel_p2p.learn.dataset import Dataset
-from kmel_p2p.learn.forest import forest_baseline
-from kmel_p2p.learn.neighbours import Neighbours
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.outputs import outputs_of
-from kmel_p2p.learn.scores import Predict, median_baseline, scorable
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
+from kmel_p2p.learn.evaluate.forest import forest_baseline
+from kmel_p2p.learn.evaluate.outputs import outputs_of
+from kmel_p2p.learn.evaluate.scores import Predict, median_baseline, scorable
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict.answer import CHOSEN, answers
+from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.worker.session import TrainingSettings
 
 GOALS = {
     "mean_change_pct": at_most(-3.0),

@@ -17,13 +17,13 @@ import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.chem.structures import describe_all
-from kmel_p2p.chem.table import StructureTable
-from kmel_p2p.learn.dataset import Dataset, Inputs
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.described import describe_all
+from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
 SILOS = ("az", "biogen", "expansion", "chembl")
 ENDPOINTS = (

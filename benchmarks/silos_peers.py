@@ -16,14 +16,14 @@ import numpy as np
 from rich.console import Console
 from silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.averaging_rule import LedgerRule
-from kmel_p2p.core.charter import ModelRule, PaceRule, SplitRule, TrainingRule
-from kmel_p2p.learn.architecture import Architecture
-from kmel_p2p.learn.dataset import Dataset
-from kmel_p2p.learn.predict import Model, load_model
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.agreement.averaging import LedgerRule
+from kmel_p2p.agreement.charter import ModelRule, PaceRule, SplitRule, TrainingRule
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.predict.predict import Model, load_model
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.sim.launcher_config import CharterRules, DataSource, SimulatedEndpoint, Simulation, SitesSection
 from kmel_p2p.sim.launcher_follow import collect, follow
 from kmel_p2p.sim.launcher_sites import found

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.architecture import Architecture
-from kmel_p2p.learn.checkpoint import train_with_checkpoints
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.dataset import Dataset
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.scores import Predict
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.evaluate.scores import Predict
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.worker.session import TrainingSettings
 
 STOPS = 50
 """Checkpoints the pooled validation fold chooses from."""

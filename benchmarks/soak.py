@@ -33,19 +33,20 @@ import numpy as np
 from daemons import TEN_MILLION, FederationFailedError, found_federation, until
 from measure import Goal, ProcessSample, add_output, at_least, at_most, publish, sample_process, slope, this_machine
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.membership import commands
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
-from kmel_p2p.site.compose import Site, fresh_ledger, load_site
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.protocol import make_peer
+from kmel_p2p.site.loaded_site import Site, fresh_ledger, load_site
+from kmel_p2p.site.peer_machine import make_peer
 
 SAMPLE_S = 2.0
 TEAR_EVERY_S = 5.0
@@ -138,7 +139,7 @@ class Puppet:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RoundOpened):
-            answer = Trained(event.seq, self._payload, event.steps, f"round-{event.seq}")
+            answer = Trained(event.number, self._payload, event.steps, f"round-{event.number}")
             asyncio.get_running_loop().call_later(self._period_s, self.driver.command, answer)
 
 

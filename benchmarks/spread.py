@@ -20,14 +20,15 @@ from dataclasses import dataclass, field
 
 from measure import Goal, add_output, at_most, percentile, publish, this_machine
 
+from kmel_p2p.agreement.errors import RemoteError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
-from kmel_p2p.core.errors import RemoteError
-from kmel_p2p.core.ledger.antientropy import AntiEntropySettings
 from kmel_p2p.core.ledger.averaging import LedgerSettings
-from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished
-from kmel_p2p.core.ledger.messages import Bodies
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
+from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropySettings
+from kmel_p2p.core.ledger.sync.messages import Bodies
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.sim.host import Host
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_toy import toy_world
@@ -72,7 +73,7 @@ class Counter:
     def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
         if isinstance(effect, Send) and isinstance(effect.message, Bodies):
             for encoded in effect.message.entries:
-                what = (host.key, decode(encoded).seq)
+                what = (host.key, decode(encoded).number)
                 self.bodies[what] = self.bodies.get(what, 0) + 1
 
 
@@ -106,16 +107,18 @@ def _run(sites: int, loss: float, seed: int, entries: int, lazy: bool, total: Sp
 
     if not federation.run(entries * 60 * SECOND, until=everywhere):
         raise SystemExit("an entry never reached everybody")
-    published = {e.seq: at for at, e in federation.sites[0].events if isinstance(e, EntryPublished)}
-    total.rounds += [(_reached_all(federation, seq) - published[seq]) / PERIOD for seq in range(1, entries + 1)]
-    total.bodies += sum(count for (_, seq), count in counter.bodies.items() if seq <= entries)
-    total.author_bodies += sum(n for (key, seq), n in counter.bodies.items() if key == author and seq <= entries)
+    published = {e.number: at for at, e in federation.sites[0].events if isinstance(e, EntryPublished)}
+    total.rounds += [
+        (_reached_all(federation, number) - published[number]) / PERIOD for number in range(1, entries + 1)
+    ]
+    total.bodies += sum(count for (_, number), count in counter.bodies.items() if number <= entries)
+    total.author_bodies += sum(n for (key, number), n in counter.bodies.items() if key == author and number <= entries)
     total.receivers += entries * (sites - 1)
 
 
-def _reached_all(federation: LedgerFederation, seq: int) -> Micros:
-    """When the last site applied the first site's entry `seq`."""
-    what = (federation.sites[0].key, seq)
+def _reached_all(federation: LedgerFederation, number: int) -> Micros:
+    """When the last site applied the first site's entry `number`."""
+    what = (federation.sites[0].key, number)
     applied = (
         next(at for at, e in site.events if isinstance(e, EntriesApplied) and what in e.entries)
         for site in federation.sites[1:]

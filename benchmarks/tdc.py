@@ -31,20 +31,20 @@ import torch
 from inprocess import federate
 from measure import add_output, at_least, publish, this_machine
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.partition import scaffold_partition
-from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
-from kmel_p2p.chem.split import Fold, SplitPolicy
-from kmel_p2p.chem.structures import describe_all
-from kmel_p2p.chem.table import StructureTable
-from kmel_p2p.learn.architecture import Architecture
-from kmel_p2p.learn.checkpoint import train_with_checkpoints
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.dataset import Dataset, Inputs
-from kmel_p2p.learn.evaluation import further_scores
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.chem.dataset.partition import scaffold_partition
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.described import describe_all
+from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.evaluate.evaluation import further_scores
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
+from kmel_p2p.learn.train.dataset import Dataset, Inputs
+from kmel_p2p.learn.worker.session import TrainingSettings
 
 POLICY = FeaturePolicy(stereo="keep")
 BATCH = 64

@@ -1,6 +1,6 @@
-"""Make kmel_p2p/chem/descriptors.csv from public structures that come with RDKit (run once per change of the list).
+"""Make kmel_p2p/agreement/descriptors.csv from public structures that RDKit ships (run once per change of the list).
 
-    python scripts/descriptor_constants.py kmel_p2p/chem/descriptors.csv
+    python scripts/descriptor_constants.py kmel_p2p/agreement/descriptors.csv
 
 Sources inside the rdkit wheel: the 10,000 screening compounds of Data/Pains/test_data/wehi_mols.csv and the first
 5,000 NCI structures of Data/NCI/first_5k.tpsa.csv. Center is the median; scale is the half-width of the central

@@ -10,8 +10,8 @@ import click
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
-    from kmel_p2p.core.amendment import AmendmentDocument, Constitution
-    from kmel_p2p.core.identity import Identity
+    from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+    from kmel_p2p.agreement.identity import Identity
 
 
 @click.group()
@@ -67,7 +67,7 @@ def sign(path: Path, config_path: Path, instead: bool) -> None:
     """Add this site's signature. Read the amendment first (amendment show): it binds the site."""
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.signed import note_signature
+    from kmel_p2p.site.state.signed_amendments import note_signature
 
     constitution, _, identity = _standing(config_path)
     document = _read(path).signed_by(identity, constitution)
@@ -111,7 +111,7 @@ def enact(path: Path, config_path: Path) -> None:
 
 
 def _read(path: Path) -> AmendmentDocument:
-    from kmel_p2p.core.amendment import AmendmentDocument
+    from kmel_p2p.agreement.amendment import AmendmentDocument
     from kmel_p2p.site.config import read_text
 
     return AmendmentDocument.parse(read_text(path, "kmel-peer amendment draft writes one"), str(path))
@@ -119,10 +119,10 @@ def _read(path: Path) -> AmendmentDocument:
 
 def _standing(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
     """The constitution in force at this site, the newest entry kept of each site, and the site's identity."""
-    from kmel_p2p.core.errors import LocalError
-    from kmel_p2p.site.compose import load_site, stored_constitution
+    from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.store import STORE_NAME, Store
+    from kmel_p2p.site.loaded_site import load_site, stored_constitution
+    from kmel_p2p.site.state.store import STORE_NAME, Store
 
     config = load_config(config_path)
     site = load_site(config)

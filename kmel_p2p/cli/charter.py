@@ -10,7 +10,7 @@ import click
 from kmel_p2p.cli.options import FILE, echo_json, json_option
 
 if TYPE_CHECKING:
-    from kmel_p2p.core.charter import Charter, CharterDocument
+    from kmel_p2p.agreement.charter import Charter, CharterDocument
 
 BESIDE_CATALOGUE = ("head", "weight", "beyond_bound", "positive_weight")
 """Keys of `--endpoint` that leave what is measured, and so the catalogue's rules, as they are."""
@@ -61,8 +61,8 @@ def new(
     Edit the file as the consortium wishes, then let every site sign it: any change after that takes the signatures'
     force away.
     """
-    from kmel_p2p.core.charter import Charter, CharterDocument
-    from kmel_p2p.core.strict import build
+    from kmel_p2p.agreement.charter import Charter, CharterDocument
+    from kmel_p2p.agreement.strict import build
     from kmel_p2p.files import write_new
 
     raw: dict[str, Any] = {
@@ -103,7 +103,7 @@ def sign(path: Path, key: Path, output: Path | None) -> None:
 @click.option("--output", "-o", type=FILE, required=True)
 def merge(paths: tuple[Path, ...], output: Path) -> None:
     """Collect the signatures of copies that were signed separately."""
-    from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.files import write_whole
 
     merged = load_charter(paths[0])
@@ -154,7 +154,7 @@ def show(path: Path, as_json: bool) -> None:
 
 def load_charter(path: Path) -> CharterDocument:
     """Read a charter file, signed or not."""
-    from kmel_p2p.core.charter import CharterDocument
+    from kmel_p2p.agreement.charter import CharterDocument
     from kmel_p2p.site.config import read_text
 
     return CharterDocument.parse(read_text(path, "draft one with: kmel-peer charter new"), str(path))
@@ -168,8 +168,8 @@ def with_reference_hash(draft: Charter) -> Charter:
 
 
 def _reference_hash(draft: Charter) -> str:
-    from kmel_p2p.chem.policy import FeaturePolicy
-    from kmel_p2p.learn.reference import trunk_reference_hash
+    from kmel_p2p.agreement.features import FeaturePolicy
+    from kmel_p2p.learn.worker.reference import trunk_reference_hash
 
     rule = draft.features
     policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
@@ -210,7 +210,7 @@ def _endpoint(text: str) -> dict[str, Any]:
     name, *settings = text.split(",")
     raw: dict[str, Any] = {"name": name}
     if all(setting.partition("=")[0] in BESIDE_CATALOGUE for setting in settings):
-        from kmel_p2p.chem.catalogue import charter_rules
+        from kmel_p2p.chem.dataset.catalogue import charter_rules
 
         raw = charter_rules(name) or _unknown_endpoint(name)
     for setting in settings:
@@ -225,7 +225,7 @@ def _endpoint(text: str) -> dict[str, Any]:
 
 def _unknown_endpoint(name: str) -> dict[str, Any]:
     """Raises UsageError: without rules of its own, a misspelt name would become a value of any size in no unit."""
-    from kmel_p2p.chem.catalogue import nearest
+    from kmel_p2p.chem.dataset.catalogue import nearest
 
     near = nearest(name)
     hint = f"did you mean {near!r}? " if near else ""

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from kmel_p2p.core.charter import Charter, CharterDocument
+    from kmel_p2p.agreement.charter import Charter, CharterDocument
 
 
 def charter_view(document: CharterDocument) -> RenderableType:

@@ -12,9 +12,9 @@ import click
 from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
-    from kmel_p2p.chem.measurements import Measurements
-    from kmel_p2p.chem.split import SplitPolicy
-    from kmel_p2p.core.charter import Charter
+    from kmel_p2p.agreement.charter import Charter
+    from kmel_p2p.agreement.split import SplitPolicy
+    from kmel_p2p.chem.dataset.measurements import Measurements
     from kmel_p2p.site.config import SiteConfig
 
 
@@ -33,14 +33,14 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     Writes data_STAYS.html, data_STAYS.json and rejects.csv. Exit code 8: an assay endpoint misses its quorum or its
     unit is likely wrong. The charter need not be signed yet.
     """
-    from kmel_p2p.chem.check import check
-    from kmel_p2p.chem.check_page import check_page
-    from kmel_p2p.chem.manifest import write_json
-    from kmel_p2p.chem.rejects import Rejects
+    from kmel_p2p.chem.dataset.manifest import write_json
+    from kmel_p2p.chem.dataset.rejects import Rejects
+    from kmel_p2p.chem.report.check import check
+    from kmel_p2p.chem.report.check_page import check_page
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.files import write_whole
-    from kmel_p2p.site.compose import measurement_source
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import measurement_source
 
     config = load_config(config_path)
     charter, own, test = _read(config, quiet=as_json)
@@ -61,10 +61,10 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
 @config_option
 def approve(config_path: Path) -> None:
     """Approve the dataset as it is now (see [data] require_approval), and say again what looks wrong with it."""
-    from kmel_p2p.chem.check import check
-    from kmel_p2p.chem.manifest import APPROVAL, MANIFEST, manifest, write_json
-    from kmel_p2p.site.compose import measurement_source
+    from kmel_p2p.chem.dataset.manifest import APPROVAL, MANIFEST, manifest, write_json
+    from kmel_p2p.chem.report.check import check
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import measurement_source
 
     config = load_config(config_path)
     charter, own, test = _read(config, quiet=False)
@@ -83,9 +83,9 @@ def approve(config_path: Path) -> None:
 @json_option
 def catalogue_command(name: str | None, as_json: bool) -> None:
     """List the assay endpoints that the program knows, or show one, by name or synonym."""
-    from kmel_p2p.chem.catalogue import catalogue, look_up, nearest
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.chem.dataset.catalogue import catalogue, look_up, nearest
     from kmel_p2p.cli.data_view import catalogue_entry, catalogue_view
-    from kmel_p2p.core.errors import ConfigError
 
     entries = list(catalogue().values())
     if name is not None:
@@ -103,7 +103,7 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
 
 
 def _split(charter: Charter) -> SplitPolicy:
-    from kmel_p2p.chem.split import SplitPolicy
+    from kmel_p2p.agreement.split import SplitPolicy
 
     rule = charter.split
     return SplitPolicy(rule.fold_key, rule.valid_fraction, rule.test_fraction)
@@ -111,11 +111,11 @@ def _split(charter: Charter) -> SplitPolicy:
 
 def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
     """Charter and measurements, those of the test file last."""
-    from kmel_p2p.chem.cache import StructureCache
-    from kmel_p2p.chem.ingest import ingest
+    from kmel_p2p.chem.dataset.ingest import ingest
+    from kmel_p2p.chem.structures.cache import StructureCache
     from kmel_p2p.cli.charter import load_charter
     from kmel_p2p.cli.progress import progress_bar
-    from kmel_p2p.site.compose import architecture_of, features_of, measurement_source
+    from kmel_p2p.site.loaded_site import architecture_of, features_of, measurement_source
 
     charter = load_charter(config.site.charter).charter
     cache = StructureCache(config.site.state_dir / "cache")

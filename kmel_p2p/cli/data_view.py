@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kmel_p2p.chem.catalogue import CatalogueEntry
+    from kmel_p2p.chem.dataset.catalogue import CatalogueEntry
 
 REASONS = 8
 """Kinds of refusal that are shown; the page and rejects.csv have all."""

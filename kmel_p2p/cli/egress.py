@@ -26,7 +26,7 @@ def show(config_path: Path, last: int | None, destination: str | None, as_json: 
     from collections import deque
 
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.egress import EGRESS_NAME, read
+    from kmel_p2p.site.observe.egress import EGRESS_NAME, read
 
     path = load_config(config_path).site.state_dir / EGRESS_NAME
     records = (record for record in read(path) if destination in (None, record["to"]))
@@ -48,8 +48,8 @@ def verify(config_path: Path, as_json: bool) -> None:
     """Check the chain from its first record, and its end against the head kept in the store."""
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.egress import EGRESS_NAME, verify
-    from kmel_p2p.site.egress_head import kept_head
+    from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+    from kmel_p2p.site.observe.egress_head import kept_head
 
     state_dir = load_config(config_path).site.state_dir
     path = state_dir / EGRESS_NAME

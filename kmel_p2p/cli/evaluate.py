@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from kmel_p2p.learn.dataset import Dataset
-    from kmel_p2p.learn.predict import Model
+    from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.train.dataset import Dataset
 
 
 @click.command()
@@ -30,15 +30,15 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
 
     Writes evaluation.html and evaluation.json (aggregates, may be shared) and predictions_STAYS.csv.
     """
-    from kmel_p2p.chem.manifest import write_json
+    from kmel_p2p.chem.dataset.manifest import write_json
     from kmel_p2p.cli.progress import progress_bar
     from kmel_p2p.files import BY_UMASK, write_whole
-    from kmel_p2p.learn.evaluation import evaluate as score_models
-    from kmel_p2p.learn.evaluation_page import evaluation_page
-    from kmel_p2p.learn.predict import load_model
-    from kmel_p2p.learn.prepare import prepare
-    from kmel_p2p.site.compose import load_site, trainer_plan
+    from kmel_p2p.learn.evaluate.evaluation import evaluate as score_models
+    from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
+    from kmel_p2p.learn.predict.predict import load_model
+    from kmel_p2p.learn.worker.prepare import prepare
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import load_site, trainer_plan
 
     config = load_config(config_path)
     site = load_site(config)
@@ -61,7 +61,7 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
 
 def _require_own(model: Model, charter_id: str) -> None:
     """Under another charter other compounds are held out: the model may have been trained on this test fold."""
-    from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.agreement.errors import ConfigError
 
     made_under = model.card.labels.get("charter_id", charter_id)
     if made_under != charter_id:
@@ -76,7 +76,7 @@ def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray], untrained:
     """Structure, assay endpoint, measured value and what each model says, as reported; the probability of class 1."""
     import numpy as np
 
-    from kmel_p2p.learn.scores import reported
+    from kmel_p2p.learn.evaluate.scores import reported
 
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")

@@ -15,7 +15,7 @@ import traceback
 
 import click
 
-from kmel_p2p.core.errors import ConfigError, DataError, KmelError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError, LocalError
 
 
 class ExitCode(enum.IntEnum):
@@ -42,7 +42,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """The code for an error."""
     # Imported here: the control client loads ZeroMQ, which most errors have nothing to do with.
     from kmel_p2p.sim.errors import SiteFailedError
-    from kmel_p2p.site.control_client import NotAnsweringError, NotRunningError, RefusedError
+    from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError, RefusedError
 
     by_kind = {"config": ExitCode.CONFIG, "data": ExitCode.DATA, "bug": ExitCode.BUG}
     if isinstance(error, RefusedError):

@@ -20,8 +20,8 @@ def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Pat
     Load it with kmel_p2p.load(OUTPUT).predict(["CCO"]). The parameters were trained on this site's data: give them
     only to whom you would give conclusions from it.
     """
-    from kmel_p2p.core.errors import ConfigError
-    from kmel_p2p.learn.export import export_model, export_onnx, require_onnx
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.learn.predict.export import export_model, export_onnx, require_onnx
     from kmel_p2p.site.config import load_config
 
     if output.exists() and any(output.iterdir()):

@@ -14,7 +14,7 @@ from kmel_p2p.cli.options import DIRECTORY
 @click.option("--name", required=True, help="Name of this site in the charter: lower case, digits, - and _.")
 def init(directory: Path, name: str) -> None:
     """Write site.key (mode 0600) and site.toml into DIRECTORY. Nothing is ever overwritten."""
-    from kmel_p2p.core.errors import ConfigError
+    from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.files import write_new
     from kmel_p2p.site.config import parse_config
     from kmel_p2p.site.keys import create_key

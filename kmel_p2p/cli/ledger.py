@@ -12,11 +12,11 @@ import click
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
-    from kmel_p2p.core.ledger.entry import Entry
-    from kmel_p2p.core.types import SiteKey
-    from kmel_p2p.site.compose import Site
+    from kmel_p2p.agreement.identity import SiteKey
+    from kmel_p2p.core.ledger.log.entry import Entry
     from kmel_p2p.site.config import SiteConfig
-    from kmel_p2p.site.store import Store, StoredEntry
+    from kmel_p2p.site.loaded_site import Site
+    from kmel_p2p.site.state.store import Store, StoredEntry
 
 
 @click.group()
@@ -40,9 +40,9 @@ def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> No
             if as_json:
                 click.echo(json.dumps(row, ensure_ascii=False))
             else:
-                base = " ".join(f"{name}:{seq}" for name, seq in row["base"].items()) or "-"
+                base = " ".join(f"{name}:{number}" for name, number in row["base"].items()) or "-"
                 click.echo(
-                    f"{row['author']:<16} {row['seq']:>6}  weight {row['weight']:.4f}  {row['steps']:>5} steps"
+                    f"{row['author']:<16} {row['number']:>6}  weight {row['weight']:.4f}  {row['steps']:>5} steps"
                     f"  {row['bytes']:>9} B  {row['hash'][:12]}  on {base}"
                 )
     finally:
@@ -51,28 +51,29 @@ def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> No
 
 @ledger.command()
 @click.argument("author")
-@click.argument("seq", type=click.IntRange(min=1))
+@click.argument("number", type=click.IntRange(min=1))
 @config_option
 @json_option
-def show(author: str, seq: int, config_path: Path, as_json: bool) -> None:
+def show(author: str, number: int, config_path: Path, as_json: bool) -> None:
     """Show entry number SEQ of the site AUTHOR in full, without its values."""
-    from kmel_p2p.core.errors import LocalError
+    from kmel_p2p.agreement.errors import LocalError
 
     config, names = _open(config_path)
     store = _store(config)
     try:
         found = next(
-            (e for e in store.load_entries() if e.seq == seq and author in (names.get(e.author), e.author.hex())), None
+            (e for e in store.load_entries() if e.number == number and author in (names.get(e.author), e.author.hex())),
+            None,
         )
     finally:
         store.close()
     if found is None:
-        raise LocalError(f"{store.path}: keeps no entry {seq} of {author!r}; kmel-peer ledger log lists them")
+        raise LocalError(f"{store.path}: keeps no entry {number} of {author!r}; kmel-peer ledger log lists them")
     entry = _decoded(store, found)
     facts = {
         "author": names.get(entry.author, entry.author.hex()),
         "key": entry.author.hex(),
-        "seq": entry.seq,
+        "number": entry.number,
         "charter": entry.charter_id.hex(),
         "hash": entry.hash.hex(),
         "previous": entry.previous.hex(),
@@ -103,7 +104,7 @@ def verify(config_path: Path, as_json: bool) -> None:
     Also that the trainer's state belongs to the newest own entry: published plus residual is all that was trained.
     """
     from kmel_p2p.cli.exits import DoesNotHoldError
-    from kmel_p2p.site.compose import load_site
+    from kmel_p2p.site.loaded_site import load_site
 
     config, names = _open(config_path)
     site = load_site(config)
@@ -117,7 +118,7 @@ def verify(config_path: Path, as_json: bool) -> None:
     if facts["problems"]:
         raise DoesNotHoldError(f"{store.path}: " + "; ".join(facts["problems"]))
     if not as_json:
-        heads = " ".join(f"{name}:{seq}" for name, seq in facts["vector"].items()) or "empty"
+        heads = " ".join(f"{name}:{number}" for name, number in facts["vector"].items()) or "empty"
         click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
         if facts["own"] is not None:
             own = facts["own"]
@@ -138,12 +139,12 @@ def faults(config_path: Path, as_json: bool) -> None:
         rows = [
             {
                 "author": names.get(author, author.hex()),
-                "seq": seq,
+                "number": number,
                 "reason": reason,
                 "proofs": sum(kind == "proof" for _, kind, _ in store.evidence(author)),
                 "retracted": sum(kind == "retracted" for _, kind, _ in store.evidence(author)),
             }
-            for author, (seq, reason) in store.log_ends().items()
+            for author, (number, reason) in store.log_ends().items()
         ]
     finally:
         store.close()
@@ -152,7 +153,7 @@ def faults(config_path: Path, as_json: bool) -> None:
         return
     for row in rows:
         click.echo(
-            f"{row['author']:<16} ends before {row['seq']:>6}  {row['proofs']} proofs, "
+            f"{row['author']:<16} ends before {row['number']:>6}  {row['proofs']} proofs, "
             f"{row['retracted']} entries retracted: {row['reason']}"
         )
     if not rows:
@@ -166,7 +167,7 @@ def faults(config_path: Path, as_json: bool) -> None:
 def diff(other: Path, config_path: Path, as_json: bool) -> None:
     """Compare with another site's store (a copy of its store.sqlite). Exit code 8 when one number has two entries."""
     from kmel_p2p.cli.exits import DoesNotHoldError
-    from kmel_p2p.site.store import Store
+    from kmel_p2p.site.state.store import Store
 
     config, names = _open(config_path)
     here, there = _store(config), Store(other, read_only=True)
@@ -178,7 +179,7 @@ def diff(other: Path, config_path: Path, as_json: bool) -> None:
     rows = []
     for author in sorted(ours.keys() | theirs.keys()):
         mine, its = ours.get(author, {}), theirs.get(author, {})
-        split = min((seq for seq in mine.keys() & its.keys() if mine[seq] != its[seq]), default=None)
+        split = min((number for number in mine.keys() & its.keys() if mine[number] != its[number]), default=None)
         name = names.get(author, author.hex())
         rows.append({"author": name, "here": max(mine, default=0), "there": max(its, default=0), "differs_from": split})
     if as_json:
@@ -195,15 +196,15 @@ def diff(other: Path, config_path: Path, as_json: bool) -> None:
 def _hashes(store: Store) -> dict[SiteKey, dict[int, bytes]]:
     found: dict[SiteKey, dict[int, bytes]] = {}
     for stored in store.load_entries():
-        found.setdefault(stored.author, {})[stored.seq] = stored.hash
+        found.setdefault(stored.author, {})[stored.number] = stored.hash
     return found
 
 
 def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:
     """The ledger made anew from the stored entries, and what does not stand."""
-    from kmel_p2p.core.errors import ConfigError, WireError
-    from kmel_p2p.site.compose import open_ledger
-    from kmel_p2p.site.own_state import own_entries, own_state
+    from kmel_p2p.agreement.errors import ConfigError, WireError
+    from kmel_p2p.site.loaded_site import open_ledger
+    from kmel_p2p.site.state.own_state import own_entries, own_state
 
     kept = store.vector()
     problems = store.check()
@@ -231,9 +232,9 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
 
 def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
     """Settings, and site names by key, those included that amendments brought."""
-    from kmel_p2p.core.errors import LocalError
-    from kmel_p2p.site.compose import load_site, names_of, stored_constitution
+    from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import load_site, names_of, stored_constitution
 
     config = load_config(config_path)
     site = load_site(config)
@@ -252,7 +253,7 @@ def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
 
 
 def _store(config: SiteConfig) -> Store:
-    from kmel_p2p.site.store import STORE_NAME, Store
+    from kmel_p2p.site.state.store import STORE_NAME, Store
 
     return Store(config.site.state_dir / STORE_NAME, read_only=True)
 
@@ -262,7 +263,7 @@ def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[di
         entry = _decoded(store, stored)
         yield {
             "author": names.get(entry.author, entry.author.hex()),
-            "seq": entry.seq,
+            "number": entry.number,
             "weight": _weight(entry.weight),
             "steps": entry.steps,
             "bytes": len(stored.encoded),
@@ -273,14 +274,14 @@ def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[di
 
 
 def _decoded(store: Store, stored: StoredEntry) -> Entry:
-    from kmel_p2p.core.errors import ConfigError, WireError
-    from kmel_p2p.core.ledger.entry import decode
+    from kmel_p2p.agreement.errors import ConfigError, WireError
+    from kmel_p2p.core.ledger.log.entry import decode
 
     try:
         return decode(stored.encoded)
     except WireError as error:
         raise ConfigError(
-            f"{store.path}: entry {stored.seq} of {stored.author.hex()[:16]} does not decode ({error}); "
+            f"{store.path}: entry {stored.number} of {stored.author.hex()[:16]} does not decode ({error}); "
             "another version of kmel-peer wrote it, or it was altered: see kmel-peer ledger verify"
         ) from error
 
@@ -293,10 +294,10 @@ def _head_weights(entry: Entry) -> dict[str, float] | None:
 
 
 def _weight(units: int) -> float:
-    from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
+    from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 
     return units / WEIGHT_ONE
 
 
 def _named(vector: Any, names: dict[SiteKey, str]) -> dict[str, int]:
-    return {names.get(key, key.hex()): seq for key, seq in vector.items()}
+    return {names.get(key, key.hex()): number for key, number in vector.items()}

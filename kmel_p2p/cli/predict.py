@@ -13,7 +13,7 @@ from kmel_p2p.cli.options import DIRECTORY, FILE, config_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kmel_p2p.learn.predict import Model, Prediction
+    from kmel_p2p.learn.predict.predict import Model, Prediction
 
 
 @click.command()
@@ -61,7 +61,7 @@ def predict(
     from kmel_p2p.cli.progress import progress_bar
     from kmel_p2p.cli.structure_input import read_input
     from kmel_p2p.files import write_whole
-    from kmel_p2p.learn.predict import load_model
+    from kmel_p2p.learn.predict.predict import load_model
 
     table = read_input(source, smiles_column, kind)
     loaded = load_model(model_dir or _model_dir(config_path))
@@ -96,7 +96,7 @@ def _tell(
 
 
 def _require_one(source: Path, predictions: Sequence[Prediction]) -> None:
-    from kmel_p2p.core.errors import DataError
+    from kmel_p2p.agreement.errors import DataError
 
     if predictions and all(prediction.reason for prediction in predictions):
         first = predictions[0]

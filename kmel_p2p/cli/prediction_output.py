@@ -8,12 +8,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kmel_p2p.core.errors import DataError
+from kmel_p2p.agreement.errors import DataError
 
 if TYPE_CHECKING:
-    from kmel_p2p.chem.endpoint import AssayEndpoint
+    from kmel_p2p.agreement.endpoint import AssayEndpoint
     from kmel_p2p.cli.structure_input import Table
-    from kmel_p2p.learn.predict import Model, Prediction, Value
+    from kmel_p2p.learn.predict.predict import Model, Prediction, Value
 
 
 def require_room(table: Table, loaded: Model, as_json: bool) -> None:

@@ -17,7 +17,7 @@ STOP_WAIT_S = 15.0
 def ask(config_path: Path, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
     """One request to the peer of these settings."""
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.control_client import ControlClient
+    from kmel_p2p.site.control.client import ControlClient
 
     with ControlClient(load_config(config_path).site.state_dir) as client:
         return client.request(name, arguments)
@@ -30,9 +30,9 @@ def stop(config_path: Path, wait: bool) -> None:
     """Ask the running peer to tell the others, to persist, and to end."""
     import time
 
-    from kmel_p2p.core.errors import LocalError
+    from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.lockfile import holder
+    from kmel_p2p.site.state.lockfile import holder
 
     ask(config_path, "stop")
     state_dir = load_config(config_path).site.state_dir
@@ -54,19 +54,19 @@ def listen(config_path: Path, reason: str) -> None:
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(min=1))
+@click.argument("number", type=click.IntRange(min=1))
 @config_option
-def approve(config_path: Path, seq: int) -> None:
+def approve(config_path: Path, number: int) -> None:
     """Let the held entry number SEQ leave the site."""
-    ask(config_path, "approve", {"seq": seq})
-    click.echo(f"entry {seq} approved")
+    ask(config_path, "approve", {"number": number})
+    click.echo(f"entry {number} approved")
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(min=1))
+@click.argument("number", type=click.IntRange(min=1))
 @click.option("--reason", default="rejected by the operator", show_default=True, help="Kept in the log.")
 @config_option
-def reject(config_path: Path, seq: int, reason: str) -> None:
+def reject(config_path: Path, number: int, reason: str) -> None:
     """Keep the held entry number SEQ back for good."""
-    ask(config_path, "reject", {"seq": seq, "reason": reason})
-    click.echo(f"entry {seq} rejected")
+    ask(config_path, "reject", {"number": number, "reason": reason})
+    click.echo(f"entry {number} rejected")

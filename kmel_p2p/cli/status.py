@@ -26,7 +26,7 @@ def status(config_path: Path, as_json: bool, watch: bool, every: float) -> None:
     second.
     """
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.control_client import ControlClient
+    from kmel_p2p.site.control.client import ControlClient
 
     with ControlClient(load_config(config_path).site.state_dir) as client:
         if not watch:

@@ -85,7 +85,7 @@ def _facts(document: Mapping[str, Any]) -> Table:
 
 def _averaging(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the site's averaging mode has to show."""
-    from kmel_p2p.site.status import averaging_of
+    from kmel_p2p.site.observe.status import averaging_of
 
     mode, ages, section = document.get("mode", "ledger"), document["ages"], averaging_of(document)
     yield "mode", mode
@@ -114,7 +114,7 @@ def _averaging(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _vector(vector: Mapping[str, int]) -> str:
-    return " ".join(f"{name}:{seq}" for name, seq in vector.items()) or "the charter's initial trunk"
+    return " ".join(f"{name}:{number}" for name, number in vector.items()) or "the charter's initial trunk"
 
 
 def _trainer(trainer: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import Micros
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import Lane, Micros
 
 
 class Event:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.cadence import Plateau, StepTime, steps_for
 from kmel_p2p.core.companions import Companions
 from kmel_p2p.core.effects import Effect, Emit
 from kmel_p2p.core.rounds import Members, Phase, PhaseChanged, Trained, Waiting
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 PATIENCE_ROUNDS = 16
 """Own rounds a slower site is waited for at each of its entries: ten times slower is possible, more is stuck."""

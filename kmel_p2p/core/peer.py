@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from kmel_p2p.core.amendment import Constitution
-from kmel_p2p.core.averaging_rule import Mode
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.averaging import Mode
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.ledger.events import CharterAmended
-from kmel_p2p.core.ledger.messages import SCHEMAS as LEDGER_SCHEMAS
+from kmel_p2p.core.ledger.sync.messages import SCHEMAS as LEDGER_SCHEMAS
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
 from kmel_p2p.core.pushsum.messages import SCHEMAS as PUSHSUM_SCHEMAS
 from kmel_p2p.core.rounds import COMMANDS, Averaging
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 from kmel_p2p.core.wire import Schema, Wire
 
 

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Event, Message
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 
 class Phase(enum.IntEnum):
@@ -53,7 +54,7 @@ class Unready:
 class Trained:
     """The trainer finished the open round."""
 
-    seq: int
+    number: int
     payload: bytes
     steps: int
     own_state_file: str
@@ -65,7 +66,7 @@ class Trained:
 class RoundFailed:
     """The trainer could not finish the open round; another one opens when the site is `Ready` again."""
 
-    seq: int
+    number: int
     reason: str
 
 
@@ -73,14 +74,14 @@ class RoundFailed:
 class Approve:
     """The operator lets the held entry go."""
 
-    seq: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
     """The operator keeps the held entry back; the round is trained again."""
 
-    seq: int
+    number: int
     reason: str
 
 
@@ -123,7 +124,7 @@ COMMANDS = (Ready, Unready, Trained, RoundFailed, Approve, Reject, Persisted, Co
 class RoundOpened(Event):
     """Train now, from the newest trunk; answer with `Trained` or `RoundFailed`."""
 
-    seq: int
+    number: int
     steps: int
     norm_bound: float
     """Largest L2 norm the decoded delta may have."""
@@ -133,14 +134,14 @@ class RoundOpened(Event):
 class RoundCommitted(Event):
     """What this round sends is durable: the trainer may forget what it needs to undo the round."""
 
-    seq: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class RoundAbandoned(Event):
     """The round will not be published: the trainer goes back to where it was before it."""
 
-    seq: int
+    number: int
     reason: str
 
 
@@ -148,7 +149,7 @@ class RoundAbandoned(Event):
 class EntryHeld(Event):
     """An entry waits for the operator's approval before it leaves the site."""
 
-    seq: int
+    number: int
     payload_bytes: int
 
 

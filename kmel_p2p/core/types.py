@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, MutableSequence, Sequence
-from typing import NewType, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
-SiteKey = NewType("SiteKey", bytes)
-"""Ed25519 public key of a site, 32 bytes: its only identity."""
+from kmel_p2p.agreement.identity import SiteKey
 
 Micros: TypeAlias = int
 """Monotonic time or duration in integer microseconds, handed in by the driver."""
@@ -15,12 +14,8 @@ Micros: TypeAlias = int
 SECOND: Micros = 1_000_000
 MILLISECOND: Micros = 1_000
 
-KEY_BYTES = 32
-HASH_BYTES = 32
-SIGNATURE_BYTES = 64
-
 Vector: TypeAlias = Mapping[SiteKey, int]
-"""Version vector: author -> highest contiguous sequence number. Authors at 0 are left out."""
+"""Version vector: author -> highest contiguous number. Authors at 0 are left out."""
 
 T = TypeVar("T")
 
@@ -39,9 +34,4 @@ class Randomness(Protocol):
     def randrange(self, stop: int, /) -> int: ...
     def shuffle(self, x: MutableSequence[T], /) -> None: ...
     def sample(self, population: Sequence[T], k: int) -> list[T]: ...
-    def choice(self, seq: Sequence[T], /) -> T: ...
-
-
-def short(key: bytes) -> str:
-    """First eight hex digits of a key or hash, for people and logs."""
-    return key[:4].hex()
+    def choice(self, number: Sequence[T], /) -> T: ...

@@ -15,9 +15,11 @@ from typing import Any
 
 import msgpack
 
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.errors import Bug, WireError
+from kmel_p2p.agreement.identity import HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.types import HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES
 
 PROTOCOL = 1
 """Version of the message encoding. A peer speaking another one is refused with both numbers."""
@@ -27,8 +29,6 @@ CHARTER_TAG_BYTES = 8
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """A message larger than this is refused before it is decoded: 2 bits of 1.5 % of ten billion values fit."""
-
-MAX_DEPTH = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,6 @@ def record(cls: Callable[..., Any], **fields: Field) -> Field:
 KEY = blob(KEY_BYTES, KEY_BYTES)
 HASH = blob(HASH_BYTES, HASH_BYTES)
 SIGNATURE = blob(SIGNATURE_BYTES, SIGNATURE_BYTES)
-MAX_SITES = 4096
-"""Sites one charter may list; bounds every per-site mapping on the wire."""
 VECTOR = mapping(KEY, uint(2**40), MAX_SITES)
 
 
@@ -215,27 +213,3 @@ class ForeignCharterError(WireError):
     def __init__(self, tag: bytes) -> None:
         super().__init__(f"message under charter {tag.hex()}")
         self.tag = tag
-
-
-def unpack_bounded(data: bytes | memoryview, maximum: int) -> Any:
-    """msgpack decoding that raises only `WireError`, bounded in size before and in depth after decoding.
-
-    Raises:
-        WireError: too large, truncated, trailing bytes, too deep, or not msgpack.
-    """
-    if len(data) > maximum:
-        raise WireError(f"{len(data)} bytes where at most {maximum} are allowed")
-    try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=True, use_list=True)
-    except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
-        raise WireError(f"not msgpack: {type(error).__name__}") from None
-    _check_depth(value, MAX_DEPTH)
-    return value
-
-
-def _check_depth(value: Any, left: int) -> None:
-    if isinstance(value, (list, dict)):
-        if left == 0:
-            raise WireError("nested too deeply")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, left - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta.chunks import interval_of
 from kmel_p2p.delta.structure import LEVELS, MAX_LEVEL, Structure
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.delta.layout import Layout
 
 MIN_CHUNK = 16

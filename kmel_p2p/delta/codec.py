@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import LocalError, WireError
+from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.delta.chunks import ChunkPlan, CodecParameters, interval_of
 from kmel_p2p.delta.layout import Layout, check_flat
 from kmel_p2p.delta.payload import Body, canonical_table, max_bytes, pack, parse

@@ -15,7 +15,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta.bits import BitReader, pack_fixed, pack_flags, pack_unary
 
 Ints = NDArray[np.int64]

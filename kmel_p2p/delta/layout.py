@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
 
 MAX_TENSORS = 4096
 MAX_VALUES = 2**32

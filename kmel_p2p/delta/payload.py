@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta import golomb
 from kmel_p2p.delta.bits import BitReader, pack_fixed, pack_flags
 from kmel_p2p.delta.chunks import ChunkPlan

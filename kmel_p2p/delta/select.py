@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import LocalError
+from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.delta.chunks import ChunkPlan
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)

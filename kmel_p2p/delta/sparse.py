@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import Bug
+from kmel_p2p.agreement.errors import Bug
 
 UNIT_BITS = 24
 """A value is an integer times 2**-24."""

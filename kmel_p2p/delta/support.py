@@ -7,21 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta import golomb
 from kmel_p2p.delta.bits import BitReader, pack_unary, pack_varint
 from kmel_p2p.delta.cells import Cells
 from kmel_p2p.delta.chunks import ChunkPlan
-from kmel_p2p.delta.structure import (
-    LEVELS,
-    MAX_LEVEL,
-    Axis,
-    Order,
-    Structure,
-    classes_of,
-    describe,
-    may_be_structured,
-)
+from kmel_p2p.delta.structure import LEVELS, MAX_LEVEL, Axis, Order, Structure, classes_of, describe, may_be_structured
 
 _ROWS = 1
 _COLUMNS = 2

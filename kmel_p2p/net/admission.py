@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.identity import curve_public
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import SiteKey, curve_public
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.net.links import StrangerRefused
 
 STRANGERS_MAX = 256

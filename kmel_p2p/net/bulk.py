@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Coroutine, Iterator
 from typing import Protocol
 
-from kmel_p2p.core.identity import digest
-from kmel_p2p.core.types import HASH_BYTES, MILLISECOND, Micros
+from kmel_p2p.agreement.identity import HASH_BYTES, digest
+from kmel_p2p.core.types import MILLISECOND, Micros
 from kmel_p2p.net.frames import Ask, Chunk, Done, Frame, Grant, Have, Refuse, encode
 from kmel_p2p.net.inbox import Budget, Inbox
 from kmel_p2p.net.outbox import Failure, Outbox, Transfer

@@ -12,7 +12,8 @@ from typing import Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.explain import Loss, classify_handshake
 from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.sockets import (

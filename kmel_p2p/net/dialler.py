@@ -12,8 +12,9 @@ from typing import Protocol
 
 import zmq
 
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.connection import Connection
 from kmel_p2p.net.explain import NEEDS_OPERATOR, Loss, explain

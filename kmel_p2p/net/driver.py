@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from kmel_p2p.agreement.errors import Bug, LocalError, RemoteError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Event, Hangup, Machine, Message, Record, Send, Store
-from kmel_p2p.core.errors import Bug, LocalError, RemoteError
-from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.links import DialFailed, LinkDown, LinkEvent, LinkUp, SendFailed
 from kmel_p2p.net.throttle import Throttle

@@ -12,7 +12,8 @@ import errno
 
 import zmq
 
-from kmel_p2p.core.types import SECOND, Micros, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import SECOND, Micros
 
 
 class Loss(enum.Enum):

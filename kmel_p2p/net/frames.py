@@ -29,8 +29,9 @@ from typing import TypeAlias
 
 import zmq
 
-from kmel_p2p.core.errors import ProtocolError, WireError
-from kmel_p2p.core.types import HASH_BYTES, Lane
+from kmel_p2p.agreement.errors import ProtocolError, WireError
+from kmel_p2p.agreement.identity import HASH_BYTES
+from kmel_p2p.core.types import Lane
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX
 
 VERSION = 1

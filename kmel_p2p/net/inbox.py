@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.core.types import Micros
 from kmel_p2p.net.frames import BOOT_BYTES, NO_DIGEST, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
 from kmel_p2p.net.outbox import charge

@@ -10,9 +10,9 @@ from copy import deepcopy
 
 import zmq
 
-from kmel_p2p.core.errors import ProtocolError, WireError
-from kmel_p2p.core.identity import digest
-from kmel_p2p.core.types import SECOND, Lane, Micros, SiteKey
+from kmel_p2p.agreement.errors import ProtocolError, WireError
+from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.core.types import SECOND, Lane, Micros
 from kmel_p2p.net.bulk import Bulk
 from kmel_p2p.net.connection import Connection
 from kmel_p2p.net.dialler import Dialler

@@ -6,7 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import Lane, Micros
 
 
 @dataclass(frozen=True, slots=True)

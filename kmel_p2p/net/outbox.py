@@ -12,7 +12,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.net.frames import NO_DIGEST, Ask, Chunk, Have, Reason
 from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings

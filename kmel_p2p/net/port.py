@@ -15,7 +15,7 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from kmel_p2p.core.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.sockets import (

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.dialler import Dialler, DiallerOwner
 from kmel_p2p.net.explain import Loss
 from kmel_p2p.net.frames import SESSION_BYTES, Greeting

@@ -11,8 +11,9 @@ import asyncio
 import nacl.bindings
 import zmq
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.types import SECOND, Lane, SiteKey
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import SECOND, Lane
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.connection import Connection
 from kmel_p2p.net.explain import Loss

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 import pydantic
 
-from kmel_p2p.core.strict import StrictModel
+from kmel_p2p.agreement.strict import StrictModel
 from kmel_p2p.core.types import MILLISECOND, SECOND
 
 KIB = 1024

@@ -16,9 +16,9 @@ from typing import Any
 
 import zmq
 
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness, SiteKey
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness
 from kmel_p2p.net.admission import Roster, Strangers
 from kmel_p2p.net.frames import BOOT_BYTES
 from kmel_p2p.net.inbox import Budget

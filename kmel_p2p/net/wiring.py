@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import zmq
 
-from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.sockets import CurveKeys
 

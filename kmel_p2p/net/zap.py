@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from kmel_p2p.core.types import KEY_BYTES
+from kmel_p2p.agreement.identity import KEY_BYTES
 from kmel_p2p.net.sockets import NOWAIT, READABLE, ZAP_DOMAIN, Pump, readiness
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"

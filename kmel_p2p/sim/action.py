@@ -7,7 +7,7 @@ from typing import Annotated
 
 import pydantic
 
-from kmel_p2p.core.strict import StrictModel
+from kmel_p2p.agreement.strict import StrictModel
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.sim.stage import Stage
 

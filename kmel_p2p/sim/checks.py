@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect
-from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.membership import Membership, MemberState
 from kmel_p2p.core.membership.members import order
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 from kmel_p2p.sim.federation import Federation, membership_of
 from kmel_p2p.sim.host import Host
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Dial
-from kmel_p2p.core.types import SECOND, Micros, SiteKey
+from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.sim.host import Host, Power
 
 if TYPE_CHECKING:

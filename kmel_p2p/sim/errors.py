@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmel_p2p.core.errors import KmelError
+from kmel_p2p.agreement.errors import KmelError
 
 
 class SiteFailedError(KmelError):

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.effects import Effect, Emit, Machine, Message
-from kmel_p2p.core.identity import digest
 from kmel_p2p.core.membership import (
     SCHEMAS,
     ApplicationFact,
@@ -26,7 +26,7 @@ from kmel_p2p.core.membership import (
 )
 from kmel_p2p.core.membership.messages import Accusation, Fact
 from kmel_p2p.core.membership.sizes import fact_size
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier, Carrier, ObjectCarrier
 from kmel_p2p.sim.connections import TransportModel

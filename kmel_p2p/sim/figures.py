@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.core.membership import MemberState
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.sim.federation import membership_of

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Machine
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 Boot: TypeAlias = Callable[[Micros], Machine]
 """Makes a fresh machine; called with the host's own clock at every start."""

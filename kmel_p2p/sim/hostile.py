@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.membership import Descriptor, OwnDescription, make_descriptor
 from kmel_p2p.core.membership.descriptor import GENERATION_MAX, SERIAL_MAX
 from kmel_p2p.core.membership.members import handle_of
 from kmel_p2p.core.membership.messages import Accusation, Ack, Fact, Gossip, Nack, PingRequest, SyncFacts, SyncSummary
-from kmel_p2p.core.types import SiteKey
 from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.sim.carrier import RawBytes
 from kmel_p2p.sim.federation import CHARTER_ID, VirtualSigner, membership_of

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from types import TracebackType
 
-from kmel_p2p.core.errors import LocalError
+from kmel_p2p.agreement.errors import LocalError
 
 TABLE = ("inet", "kmel")
 

@@ -18,9 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn.reference import trunk_reference_hash
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.learn.worker.reference import trunk_reference_hash
 from kmel_p2p.sim.launcher_config import Simulation, load_simulation
 from kmel_p2p.sim.launcher_data import DividedData, divide
 from kmel_p2p.sim.launcher_follow import collect, follow
@@ -29,7 +29,7 @@ from kmel_p2p.sim.launcher_view import View
 from kmel_p2p.sim.report import Outcome, build_details, build_report, require_agreement, summary, write_report
 from kmel_p2p.sim.report_pooled import pooled_model
 from kmel_p2p.sim.report_spread import final_trunks, spread
-from kmel_p2p.site.lockfile import holder
+from kmel_p2p.site.state.lockfile import holder
 
 MARKER = ".kmel-simulation"
 """In a directory that an earlier simulation made: it may be replaced by the next one."""

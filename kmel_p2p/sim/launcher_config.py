@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from kmel_p2p.core.averaging_rule import AveragingRule, LedgerRule
-from kmel_p2p.core.charter import (
+from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule
+from kmel_p2p.agreement.charter import (
     AssayEndpointRule,
     Charter,
     FeatureRule,
@@ -20,7 +20,7 @@ from kmel_p2p.core.charter import (
     SplitRule,
     TrainingRule,
 )
-from kmel_p2p.core.strict import StrictModel, parse_toml
+from kmel_p2p.agreement.strict import StrictModel, parse_toml
 from kmel_p2p.site.config import Location, read_text
 
 

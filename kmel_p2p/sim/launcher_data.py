@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kmel_p2p.chem.partition import Disjointness, disjointness, scaffold_partition
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.structures import describe_all
-from kmel_p2p.core.errors import ConfigError, DataError
+from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.dataset.partition import Disjointness, disjointness, scaffold_partition
+from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.sim.launcher_config import DataSource, Simulation
 
 

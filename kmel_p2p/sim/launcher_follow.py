@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Protocol
 
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
-from kmel_p2p.site.egress import EGRESS_NAME, verify
-from kmel_p2p.site.status import averaging_of
-from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from kmel_p2p.site.observe.status import averaging_of
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 SHARE = "Transfer"
 """Kind of message, in the egress log, that carries a share in mode pushsum."""
@@ -78,7 +78,7 @@ class Final:
 
     Attributes:
         status: its last status document.
-        result: its comparison of models (see `learn.comparison`).
+        result: its comparison of models (see `learn.evaluate.comparison`).
         entries: own entries, or rounds in mode pushsum.
         entry_bytes: size of each own entry kept, whole: header, vector, signature and payload; empty in mode pushsum.
         entry_bytes_mean: of own entries, or of the shares sent.
@@ -190,7 +190,7 @@ def _final(site: SiteProcess, status: dict[str, Any], result: dict[str, Any]) ->
         mean = fmean(sizes) if sizes else 0.0
     else:
         # A round that a crash took back was trained again under its number.
-        taken = {row["seq"]: row["steps"] for row in rounds}
+        taken = {row["number"]: row["steps"] for row in rounds}
         shares, size = egress.get(SHARE, (0, 0))
         sizes, mean = [], size / shares if shares else 0.0
         entries, steps = averaging_of(status)["published"], sum(taken.values())

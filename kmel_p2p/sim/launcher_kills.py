@@ -17,16 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmel_p2p.core.errors import KmelError
-from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.agreement.errors import KmelError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
-from kmel_p2p.site.compose import load_site, open_ledger
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.egress import EGRESS_NAME, verify
-from kmel_p2p.site.own_state import own_entries, own_state
-from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.site.loaded_site import load_site, open_ledger
+from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from kmel_p2p.site.state.own_state import own_entries, own_state
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 POLL_S = 0.05
 UP_S = 90.0
@@ -78,7 +78,7 @@ class Figures:
         vectors: different vectors at the end; 1 is right.
         missing: entries that some store showed once and that some log does not hold at the end.
         contradictions: (author, number) that were seen with two hashes.
-        balances: site -> gap of its books (`site.own_state`), the worst of all looks.
+        balances: site -> gap of its books (`site.state.own_state`), the worst of all looks.
         looks: how often the books of a stopped site were checked against all its entries.
         unseen: looks that could not, for an own entry was folded away before any look.
         problems: everything that did not hold, in words.
@@ -122,7 +122,7 @@ class Witness:
             return
         with contextlib.closing(Store(path, read_only=True)) as store:
             for stored in store.load_entries():
-                self._seen((stored.author, stored.seq), stored.hash)
+                self._seen((stored.author, stored.number), stored.hash)
             own = self._own.setdefault(made.identity.key, {})
             own.update(own_entries(made, store))
             try:
@@ -136,7 +136,9 @@ class Witness:
             self._figures.unseen += 1
             return
         self._figures.looks += 1
-        if state.first != 1 or state.steps != sum(entry.steps for seq, entry in own.items() if seq <= state.round):
+        if state.first != 1 or state.steps != sum(
+            entry.steps for number, entry in own.items() if number <= state.round
+        ):
             self._say(f"{site.name}: the trainer's state counts {state.steps} steps from entry {state.first} on")
         if state.problem:
             self._say(f"{site.name}: {state.problem}")
@@ -155,9 +157,9 @@ class Witness:
             digests.add(ledger.digest())
             vectors.add(tuple(sorted(ledger.vector.items())))
             self._figures.published[site.name] = ledger.head(made.identity.key)
-            for (author, seq), hash_ in self._hashes.items():
-                header = ledger.books.header(author, seq)
-                self._figures.missing += seq > ledger.head(author)
+            for (author, number), hash_ in self._hashes.items():
+                header = ledger.books.header(author, number)
+                self._figures.missing += number > ledger.head(author)
                 self._figures.contradictions += header is not None and header.hash != hash_
             for author, fault in ledger.faults.items():
                 self._say(f"{site.name}: the log of {made.names[author]} was ended: {fault.reason}")

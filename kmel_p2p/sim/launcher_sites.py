@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from kmel_p2p.core.charter import CharterDocument, SiteRule
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.identity import Identity, digest
+from kmel_p2p.agreement.charter import CharterDocument, SiteRule
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.files import write_whole
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.site.config import (
@@ -30,7 +30,7 @@ from kmel_p2p.site.config import (
     SiteConfig,
     SiteSection,
 )
-from kmel_p2p.site.control_client import ControlClient
+from kmel_p2p.site.control.client import ControlClient
 
 STOP_GRACE_S = 12.0
 """A peer ends within 10 s of SIGTERM; after this it is killed."""

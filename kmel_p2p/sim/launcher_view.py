@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kmel_p2p.site.status import averaging_of
+from kmel_p2p.site.observe.status import averaging_of
 
 LINE_EVERY_S = 5.0
 

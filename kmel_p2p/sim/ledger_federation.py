@@ -13,18 +13,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.charter import Charter
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import Bug, RemoteError
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Record, Send, Store
-from kmel_p2p.core.errors import Bug, RemoteError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
-from kmel_p2p.core.ledger.entry import decode
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import SCHEMAS
-from kmel_p2p.core.ledger.proof import Decoder
-from kmel_p2p.core.ledger.snapshot import genesis
-from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.rules.proof import Decoder
+from kmel_p2p.core.ledger.rules.validity import Rules
+from kmel_p2p.core.ledger.snapshot.snapshot import genesis
+from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
 from kmel_p2p.core.rounds import (
     Computed,
@@ -36,7 +36,7 @@ from kmel_p2p.core.rounds import (
     RunComplete,
     Trained,
 )
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.sim.carrier import BytesCarrier
 from kmel_p2p.sim.connections import TransportModel
@@ -109,7 +109,7 @@ class LedgerFederation:
         self.sites: list[VirtualSite] = []
         self.views: list[View] = []
         self.bodies_sent: dict[tuple[SiteKey, SiteKey, int], int] = {}
-        """(receiver, author, seq) -> bodies sent to it."""
+        """(receiver, author, number) -> bodies sent to it."""
         self.on_write: Hook | None = None
         """Called when a record is handed to a disk, before it is durable: where tests let a site crash."""
         for index, identity in enumerate(world.identities):
@@ -274,10 +274,10 @@ class LedgerFederation:
                 trunk = self.averaging(site.index).trunk()
                 done = partial(self._train, site, host, host.starts, event, trunk)
                 self._later(event.steps * site.step_us, done)
-            case RoundCommitted(seq=seq):
-                trainer.commit(seq)
-            case RoundAbandoned(seq=seq):
-                trainer.abandon(seq)
+            case RoundCommitted(number=number):
+                trainer.commit(number)
+            case RoundAbandoned(number=number):
+                trainer.abandon(number)
             case RunComplete():
                 site.finished = True
 
@@ -286,8 +286,8 @@ class LedgerFederation:
     ) -> None:
         if host.starts != start or site.trainer is None:
             return
-        payload, state_file = site.trainer.train(trunk, opened.seq, opened.steps, opened.norm_bound)
-        self.network.command(host, Trained(opened.seq, payload, opened.steps, state_file))
+        payload, state_file = site.trainer.train(trunk, opened.number, opened.steps, opened.norm_bound)
+        self.network.command(host, Trained(opened.number, payload, opened.steps, state_file))
 
     def _on_store(self, site: VirtualSite, host: Host, effect: Store) -> None:
         due = self.network.now + self.world.persist_us
@@ -305,7 +305,7 @@ class LedgerFederation:
     def _count_bodies(self, send: Send) -> None:
         for encoded in getattr(send.message, "entries", ()):
             entry = decode(encoded)
-            what = (send.to, entry.author, entry.seq)
+            what = (send.to, entry.author, entry.number)
             self.bodies_sent[what] = self.bodies_sent.get(what, 0) + 1
 
     def _blocked(self, a: int, b: int) -> bool:

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Send
-from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.books import Books
-from kmel_p2p.core.ledger.entry import Basis, Entry, create, decode
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Bodies
-from kmel_p2p.core.ledger.validity import context_of
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.core.ledger.log.books import Books
+from kmel_p2p.core.ledger.log.entry import Basis, Entry, create, decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.rules.validity import context_of
+from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.sim.ledger_learning import LAYOUT, PARAMETERS, Floats
 from kmel_p2p.sim.ledger_site import LedgerHost
@@ -73,7 +72,7 @@ class Hostile:
     def instead(self, entry: Entry, parity: int) -> list[bytes]:
         """What to hand to a receiver (of either half) in place of an own entry."""
         honest = entry.encode()
-        if entry.seq < FIRST:
+        if entry.number < FIRST:
             return [honest]
         match self.malice:
             case Malice.FORGED:
@@ -102,13 +101,13 @@ class Hostile:
         """What the own next entry is made on: with STALE as if alone since the first entry that is not honest."""
         books = self.ledger.books
         now = Books.basis_for(books, author)
-        seq = books.head(author) + 1
-        if self.malice is not Malice.STALE or seq < FIRST:
+        number = books.head(author) + 1
+        if self.malice is not Malice.STALE or number < FIRST:
             return now
         if self.frozen is None:
             self.frozen = now
             self.frozen_trunk = self.ledger.accumulator.trunk()
-        return dataclasses.replace(self.frozen, vector={**self.frozen.vector, author: seq - 1})
+        return dataclasses.replace(self.frozen, vector={**self.frozen.vector, author: number - 1})
 
     def trunk(self) -> Floats:
         """What is trained from: with STALE always the trunk of the frozen base."""
@@ -119,9 +118,9 @@ class Hostile:
         others = [key for key in entry.base if key != entry.author]
         newest = max(others, key=lambda key: entry.base[key])
         base = {newest: entry.base[newest]}
-        heads = [self.ledger.books.header(key, seq) for key, seq in base.items()]
+        heads = [self.ledger.books.header(key, number) for key, number in base.items()]
         context = context_of(head for head in heads if head is not None)
-        return dataclasses.replace(entry.basis, vector={**base, entry.author: entry.seq - 1}, context=context)
+        return dataclasses.replace(entry.basis, vector={**base, entry.author: entry.number - 1}, context=context)
 
     def _noise(self, codec: DeltaCodec) -> bytes:
         return codec.encode(100 * np.random.default_rng(1).standard_normal(LAYOUT.size).astype(np.float32))
@@ -129,7 +128,7 @@ class Hostile:
     def _remade(self, entry: Entry, measured: bool = False, **changes: Any) -> Entry:
         values: dict[str, Any] = {
             "charter_id": entry.charter_id,
-            "seq": entry.seq,
+            "number": entry.number,
             "previous": entry.previous,
             "basis": entry.basis,
             "weight": entry.weight,

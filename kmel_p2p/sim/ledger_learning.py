@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from kmel_p2p.core.errors import Bug
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec, initial_trunk
 from kmel_p2p.sim.ledger_federation import LedgerWorld
@@ -120,8 +120,8 @@ class LearningTrainer:
         if state_file is not None:
             self.state = self._files[state_file]
 
-    def train(self, trunk: Floats, seq: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
-        rng = np.random.default_rng((self._seed, seq))
+    def train(self, trunk: Floats, number: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
+        rng = np.random.default_rng((self._seed, number))
         trained, momentum = trunk.copy(), np.zeros(LAYOUT.size, np.float32)
         for _ in range(steps):
             rows = rng.integers(0, len(self._sample.labels), BATCH)
@@ -132,17 +132,17 @@ class LearningTrainer:
         residual = self.state.residual + drift
         payload = self._codec.encode(residual, norm_bound)
         sent = self._codec.decode(payload).dense(LAYOUT.size)
-        name = f"round-{seq}"
-        self._open = State(seq, residual, self.state.drift + drift, self.state.published + sent)
+        name = f"round-{number}"
+        self._open = State(number, residual, self.state.drift + drift, self.state.published + sent)
         self._files[name] = self._open
         return payload, name
 
-    def commit(self, seq: int) -> None:
-        if self._open is None or self._open.round != seq:
-            raise Bug(f"round {seq} is not open")
+    def commit(self, number: int) -> None:
+        if self._open is None or self._open.round != number:
+            raise Bug(f"round {number} is not open")
         self.state, self._open = self._open, None
 
-    def abandon(self, seq: int) -> None:
+    def abandon(self, number: int) -> None:
         self._open = None
 
     def gap(self) -> float:

@@ -14,19 +14,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.amendment import AmendmentDocument, Constitution
-from kmel_p2p.core.charter import Charter
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Event, Message, Record
-from kmel_p2p.core.errors import Bug
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.entry import decode
 from kmel_p2p.core.ledger.events import AmendmentRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.proof import Decoder, Fault
-from kmel_p2p.core.ledger.snapshot import Snapshot, advance
-from kmel_p2p.core.ledger.verdict import Verdict
+from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.rules.proof import Decoder, Fault
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.core.rounds import COMMANDS
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 
 class SiteTrainer(Protocol):
@@ -36,12 +37,12 @@ class SiteTrainer(Protocol):
         """Take up the state stored with the newest own entry (None: start empty)."""
         ...
 
-    def train(self, trunk: NDArray[np.float32], seq: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
+    def train(self, trunk: NDArray[np.float32], number: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
         """Train a round; returns payload and the name of the state file written."""
         ...
 
-    def commit(self, seq: int) -> None: ...
-    def abandon(self, seq: int) -> None: ...
+    def commit(self, number: int) -> None: ...
+    def abandon(self, number: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Disk:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         ledger.amend(constitution)
         for end in self.ends.values():
-            ledger.convict(Fault(end.author, end.seq, end.reason, end.evidence))
+            ledger.convict(Fault(end.author, end.number, end.reason, end.evidence))
         for record in self.entries.values():
             outcome = ledger.offer(decode(record.encoded))
             if outcome.verdict is not Verdict.APPLIED:
@@ -123,16 +124,16 @@ class Disk:
 
     def numbers_of(self, author: SiteKey) -> list[int]:
         """Numbers of the stored entries of one author."""
-        return [seq for key, seq in self.entries if key == author]
+        return [number for key, number in self.entries if key == author]
 
     def _keep(self, record: Record) -> None:
         match record:
             case EntryRecord():
-                self.entries[record.author, record.seq] = record
+                self.entries[record.author, record.number] = record
                 self.own_state = record.own_state_file or self.own_state
             case RetractionRecord():
                 self.ends[record.author] = record
-                self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.seq}
+                self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.number}
             case FoldRecord(until, withdrawn, amendments):
                 folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
                 before = self.snapshot or self._genesis

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from kmel_p2p.core.ledger.antientropy import AntiEntropySettings
 from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropySettings
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_toy import toy_world
@@ -51,17 +51,17 @@ def measure_spread(sites: int, loss: float, seed: int, entries: int = 8, lazy: b
 
     if not federation.run(entries * 60 * SECOND, until=everywhere):
         raise AssertionError("an entry never reached everybody")
-    published = {e.seq: at for at, e in federation.sites[0].events if isinstance(e, EntryPublished)}
-    rounds = [(_reached_all(federation, seq) - at) / PERIOD for seq, at in published.items()]
+    published = {e.number: at for at, e in federation.sites[0].events if isinstance(e, EntryPublished)}
+    rounds = [(_reached_all(federation, number) - at) / PERIOD for number, at in published.items()]
     bodies = sum(count for (to, _, _), count in federation.bodies_sent.items() if to != author)
     return SpreadFigures(statistics.mean(rounds), max(rounds), bodies / ((sites - 1) * entries), entries)
 
 
-def _reached_all(federation: LedgerFederation, seq: int) -> Micros:
-    """When the last site applied the first site's entry `seq`."""
+def _reached_all(federation: LedgerFederation, number: int) -> Micros:
+    """When the last site applied the first site's entry `number`."""
     author = federation.sites[0].key
     moments = []
     for site in federation.sites[1:]:
-        applied = (at for at, e in site.events if isinstance(e, EntriesApplied) and (author, seq) in e.entries)
+        applied = (at for at, e in site.events if isinstance(e, EntriesApplied) and (author, number) in e.entries)
         moments.append(next(applied))
     return max(moments)

@@ -13,10 +13,10 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.averaging_rule import LedgerRule
-from kmel_p2p.core.charter import AssayEndpointRule, Charter, PaceRule, SiteRule
-from kmel_p2p.core.errors import KmelError, WireError
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.averaging import LedgerRule
+from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, PaceRule, SiteRule
+from kmel_p2p.agreement.errors import KmelError, WireError
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.delta.sparse import SparseDelta
 from kmel_p2p.sim.ledger_federation import LedgerWorld
 
@@ -62,16 +62,16 @@ class ToyTrainer:
     def resume(self, state_file: str | None) -> None:
         self.state = state_file
 
-    def train(self, trunk: NDArray[np.float32], seq: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
-        units = 1000 + 7 * self._index + seq
-        payload = ToyCodec.encode([(self._index + seq) % TOY_SIZE], [units], self._padding)
-        return payload, f"round-{seq}"
+    def train(self, trunk: NDArray[np.float32], number: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
+        units = 1000 + 7 * self._index + number
+        payload = ToyCodec.encode([(self._index + number) % TOY_SIZE], [units], self._padding)
+        return payload, f"round-{number}"
 
-    def commit(self, seq: int) -> None:
-        self.committed.append(seq)
+    def commit(self, number: int) -> None:
+        self.committed.append(number)
 
-    def abandon(self, seq: int) -> None:
-        self.abandoned.append(seq)
+    def abandon(self, number: int) -> None:
+        self.abandoned.append(number)
 
 
 def toy_trunk() -> NDArray[np.float32]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from kmel_p2p.agreement.errors import Bug, RemoteError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Send, Store
-from kmel_p2p.core.errors import Bug, RemoteError
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.sim.carrier import Carrier
 from kmel_p2p.sim.connections import Connections, TransportModel
 from kmel_p2p.sim.host import MAX_WAITING, Boot, Host, Power

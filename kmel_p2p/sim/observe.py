@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.errors import RemoteError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Dial, Effect, Emit, Send, Store
-from kmel_p2p.core.errors import RemoteError
-from kmel_p2p.core.membership import (
-    ApplicationFact,
-    DescriptorLearned,
-    MemberJoined,
-    MemberState,
-)
+from kmel_p2p.core.membership import ApplicationFact, DescriptorLearned, MemberJoined, MemberState
 from kmel_p2p.core.membership.messages import Ack, Gossip, Ping
 from kmel_p2p.core.membership.settings import FRAME_OVERHEAD_BYTES
-from kmel_p2p.core.types import SECOND, Micros, SiteKey
+from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.sim.federation import Federation, membership_of
 from kmel_p2p.sim.host import Host
 

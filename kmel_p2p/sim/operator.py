@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.core.effects import Effect, Emit, Event
-from kmel_p2p.core.errors import RemoteError
 from kmel_p2p.core.membership import DescribeSelf
 from kmel_p2p.core.types import Micros
 from kmel_p2p.sim.federation import Federation

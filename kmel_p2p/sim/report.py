@@ -18,17 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 from kmel_p2p import __version__
-from kmel_p2p.core.charter import Charter
-from kmel_p2p.core.errors import DataError
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.files import write_whole
-from kmel_p2p.learn.architecture import exchanged_layout
-from kmel_p2p.learn.pooled import Pooled
+from kmel_p2p.learn.evaluate.pooled import Pooled
+from kmel_p2p.learn.models.architecture import trunk_layout
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_data import DividedData
 from kmel_p2p.sim.launcher_follow import Course, Final, sample_rows
-from kmel_p2p.site.compose import architecture_of
-from kmel_p2p.site.status import averaging_of
+from kmel_p2p.site.loaded_site import architecture_of
+from kmel_p2p.site.observe.status import averaging_of
 
 MODELS = ("local", "federated", "personalised", "hybrid")
 
@@ -57,7 +57,7 @@ def build_report(outcome: Outcome) -> dict[str, Any]:
 
     Those of a site are means over what it has measurements to train on, of the pooled model over all.
     """
-    params = exchanged_layout(architecture_of(outcome.charter)).size
+    params = trunk_layout(architecture_of(outcome.charter)).size
     endpoints = outcome.charter.assay_endpoints
     metrics = {endpoint["metric"] for final in outcome.finals.values() for endpoint in final.result["endpoints"]}
     units = sorted({endpoint["unit"] for final in outcome.finals.values() for endpoint in final.result["endpoints"]})

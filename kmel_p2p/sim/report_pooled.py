@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.core.charter import Charter
-from kmel_p2p.learn.pooled import Pooled, train_pooled
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.learn.evaluate.pooled import Pooled, train_pooled
+from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_data import DividedData
 from kmel_p2p.sim.launcher_follow import Final
-from kmel_p2p.site.compose import architecture_of, features_of
+from kmel_p2p.site.loaded_site import architecture_of, features_of
 
 
 def pooled_model(

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.charter import Charter
+from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.architecture import exchanged_layout
-from kmel_p2p.learn.model import read_card, read_parameters
-from kmel_p2p.site.compose import architecture_of
+from kmel_p2p.learn.models.architecture import trunk_layout
+from kmel_p2p.learn.predict.model_directory import read_card, read_parameters
+from kmel_p2p.site.loaded_site import architecture_of
 
 MODEL_FOLDER = "model"
 
@@ -32,7 +32,7 @@ def spread(trunks: Mapping[str, NDArray[np.float32]], charter: Charter) -> float
 
     0: all trunks are equal; 1: as far apart as one of them is from the initial trunk.
     """
-    base = initial_trunk(exchanged_layout(architecture_of(charter)), charter.model.seed).astype(np.float64)
+    base = initial_trunk(trunk_layout(architecture_of(charter)), charter.model.seed).astype(np.float64)
     mean = np.mean([trunk.astype(np.float64) for trunk in trunks.values()], axis=0)
     way = float(np.linalg.norm(mean - base))
     apart = max(float(np.linalg.norm(trunk - mean)) for trunk in trunks.values())

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.sim.action import micros
 from kmel_p2p.sim.checks import Checks
 from kmel_p2p.sim.federation import Federation

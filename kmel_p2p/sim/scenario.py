@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel, parse_toml
 from kmel_p2p.core.membership import MembershipSettings, preset
-from kmel_p2p.core.strict import StrictModel, parse_toml
 from kmel_p2p.core.types import MILLISECOND
 from kmel_p2p.sim.action import Milliseconds, Probability, Seconds, micros
 from kmel_p2p.sim.actions import AnyAction

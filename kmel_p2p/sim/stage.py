@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.core.membership import MemberState
 from kmel_p2p.core.types import Micros
 from kmel_p2p.sim.checks import Checks

@@ -17,18 +17,18 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.snapshot import Snapshot
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn import session
-from kmel_p2p.learn.architecture import unlearned
-from kmel_p2p.learn.model import read_card
-from kmel_p2p.learn.trunk_file import TrunkCard, write_trunk
-from kmel_p2p.site.compose import Site, features_of
-from kmel_p2p.site.store import Store
-from kmel_p2p.site.training import TrainerState
+from kmel_p2p.learn.models.architecture import unlearned
+from kmel_p2p.learn.predict.model_directory import read_card
+from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
+from kmel_p2p.learn.worker import session
+from kmel_p2p.site.loaded_site import Site, features_of
+from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.trainer.supervisor import TrainerState
 
 if TYPE_CHECKING:
     from kmel_p2p.site.daemon import Daemon
@@ -49,15 +49,15 @@ def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> Tr
         charter_id=site.charter.id.hex(),
         amendments=len(snapshot.amendments),
         amendment_hash=snapshot.amendment_hash.hex(),
-        vector={key.hex(): seq for key, seq in vector.items()},
+        vector={key.hex(): number for key, number in vector.items()},
         authors=[
             {
                 "name": everyone[key].name if key in everyone else "",
                 "key": key.hex(),
-                "entries": seq,
+                "entries": number,
                 **({"retracted_from": snapshot.withdrawn[key]} if key in snapshot.withdrawn else {}),
             }
-            for key, seq in vector.items()
+            for key, number in vector.items()
         ],
         ledger_digest=snapshot.digest().hex(),
         architecture=site.architecture,
@@ -185,5 +185,5 @@ class Conclusion:
         names = self._daemon.site.names
         return {
             "state_digest": self._daemon.digest(),
-            "vector": " ".join(f"{names.get(key, key.hex())}:{seq}" for key, seq in vector.items()),
+            "vector": " ".join(f"{names.get(key, key.hex())}:{number}" for key, number in vector.items()),
         }

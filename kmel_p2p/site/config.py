@@ -10,12 +10,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tomli_w
 
-from kmel_p2p.chem.dates import check_format
-from kmel_p2p.chem.text_file import text_encoding
-from kmel_p2p.core.charter import Name
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.strict import StrictModel, parse_toml
-from kmel_p2p.core.wire import MAX_SITES
+from kmel_p2p.agreement.charter import MAX_SITES, Name
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel, parse_toml
+from kmel_p2p.chem.read.dates import check_format
+from kmel_p2p.chem.read.text_file import text_encoding
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -71,7 +70,7 @@ class NetworkSection(StrictModel):
 
 
 class ColumnRule(StrictModel):
-    """Where the values of one assay endpoint are, and how they are written (see `chem.source.Column`)."""
+    """Where the values of one assay endpoint are, and how they are written (see `agreement.columns.Column`)."""
 
     column: str = ""
     unit: str = ""

@@ -20,49 +20,42 @@ from typing import Any
 
 import structlog
 
+from kmel_p2p.agreement.errors import ConfigError, KmelError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.errors import ConfigError, KmelError
-from kmel_p2p.core.ledger.answering import MAX_ANSWER_BYTES
 from kmel_p2p.core.ledger.events import CharterAmended
+from kmel_p2p.core.ledger.sync.answering import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import (
-    Computed,
-    Listen,
-    Persisted,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundOpened,
-    RunComplete,
-)
-from kmel_p2p.core.types import Lane, Micros, SiteKey
+from kmel_p2p.core.rounds import Computed, Listen, Persisted, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete
+from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.files import private_directory
-from kmel_p2p.learn.worker import main as trainer_main
+from kmel_p2p.learn.worker.process import main as trainer_main
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.links import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
-from kmel_p2p.site.activity import Activity
-from kmel_p2p.site.compose import Site, load_site, stored_constitution, trainer_plan
 from kmel_p2p.site.conclusion import Conclusion
 from kmel_p2p.site.config import SiteConfig, load_config
-from kmel_p2p.site.control import ControlServer
-from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
-from kmel_p2p.site.egress_head import keep_head
-from kmel_p2p.site.lockfile import SiteLock
-from kmel_p2p.site.logs import LOG_NAME, configure_logging
-from kmel_p2p.site.metrics import MetricsServer
-from kmel_p2p.site.operator_requests import OperatorRequests
-from kmel_p2p.site.protocol import make_peer, open_history, own_state_file
-from kmel_p2p.site.recording import Recorder, known_descriptors
-from kmel_p2p.site.reporting import Reporter
-from kmel_p2p.site.status_view import build_status
-from kmel_p2p.site.store import STORE_NAME, Store
-from kmel_p2p.site.store_writer import StoreWriter
-from kmel_p2p.site.trainer_answers import TrainerAnswers
-from kmel_p2p.site.training import TrainerSupervisor
+from kmel_p2p.site.control.requests import OperatorRequests
+from kmel_p2p.site.control.server import ControlServer
+from kmel_p2p.site.loaded_site import Site, load_site, stored_constitution, trainer_plan
+from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
+from kmel_p2p.site.observe.egress_head import keep_head
+from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
+from kmel_p2p.site.observe.metrics import MetricsServer
+from kmel_p2p.site.observe.reporting import Reporter
+from kmel_p2p.site.observe.status_builder import build_status
+from kmel_p2p.site.peer_machine import make_peer, open_history, own_state_file
+from kmel_p2p.site.state.lockfile import SiteLock
+from kmel_p2p.site.state.recording import Recorder, known_descriptors
+from kmel_p2p.site.state.store import STORE_NAME, Store
+from kmel_p2p.site.state.store_writer import StoreWriter
+from kmel_p2p.site.trainer.answers import TrainerAnswers
+from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 
 log = structlog.get_logger()
 
@@ -287,14 +280,14 @@ class Daemon:
     def _on_event(self, event: Event) -> None:
         """An event of the protocol: for the trainer first, then for people."""
         match event:
-            case RoundOpened(seq=seq, steps=steps, norm_bound=bound):
-                self.trainer.train(seq, steps, bound, self.peer.averaging.trunk)
-            case RoundCommitted(seq=seq):
-                self.trainer.commit(seq)
+            case RoundOpened(number=number, steps=steps, norm_bound=bound):
+                self.trainer.train(number, steps, bound, self.peer.averaging.trunk)
+            case RoundCommitted(number=number):
+                self.trainer.commit(number)
             case CharterAmended(constitution=constitution):
                 self.site = dataclasses.replace(self.site, constitution=constitution)
-            case RoundAbandoned(seq=seq):
-                self.trainer.abandon(seq)
+            case RoundAbandoned(number=number):
+                self.trainer.abandon(number)
             case RunComplete():
                 self.conclusion.begin()
             case LeaveFinished():
@@ -352,7 +345,7 @@ class Daemon:
             status = build_status(self)
             row = {
                 "phase": status.phase,
-                "vector": {names.get(key, key.hex()): seq for key, seq in averaging.vector.items()},
+                "vector": {names.get(key, key.hex()): number for key, number in averaging.vector.items()},
                 "bytes_out": status.egress.bytes_out,
                 "bytes_in": status.egress.bytes_in,
                 "alive": sum(1 for m in status.members if m.state in ("alive", "suspect")),

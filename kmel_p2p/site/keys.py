@@ -8,9 +8,8 @@ from pathlib import Path
 
 import nacl.utils
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.types import KEY_BYTES
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import KEY_BYTES, Identity
 from kmel_p2p.files import sync_directory
 
 MAX_FILE_BYTES = 256

@@ -9,12 +9,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_data import divide
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found
-from kmel_p2p.site.status import averaging_of
+from kmel_p2p.site.observe.status import averaging_of
 
 SITES = ("north", "south", "east")
 T = TypeVar("T")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_sites import LocalFederation, found, simulated_identity
-from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.site.state.lockfile import SiteLock
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -109,7 +109,7 @@ def test_a_charter_changed_after_signing(tmp_path: Path) -> None:
 def test_the_charter_of_another_federation(tmp_path: Path) -> None:
     federation = make(tmp_path)
     stranger = simulated_identity(99, "stranger")
-    from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
+    from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
 
     other = Charter(
         federation="other",

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import kmel_p2p
 from kmel_p2p.cli.main import invoke
-from kmel_p2p.learn.trunk_file import digest_of
+from kmel_p2p.learn.predict.trunk_file import digest_of
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

@@ -14,9 +14,9 @@ import pytest
 from local_run import SETTINGS, complete, published, until
 
 import kmel_p2p
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.cli.main import invoke
-from kmel_p2p.learn.reference import trunk_reference_hash
+from kmel_p2p.learn.worker.reference import trunk_reference_hash
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found
 

@@ -8,7 +8,7 @@ import pytest
 from local_run import small_federation
 
 from kmel_p2p.sim.launcher_kills import KillPlan, kill_at_random
-from kmel_p2p.site.own_state import GAP_SHARE
+from kmel_p2p.site.state.own_state import GAP_SHARE
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

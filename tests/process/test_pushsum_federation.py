@@ -14,7 +14,7 @@ import pytest
 from local_run import complete, log_times, published, small_federation, until
 
 from kmel_p2p.sim.report_spread import final_trunks, spread
-from kmel_p2p.site.egress import EGRESS_NAME, verify
+from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

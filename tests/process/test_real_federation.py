@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from local_run import complete, log_times, published, small_federation, until
 
-from kmel_p2p.site.control_client import NotAnsweringError, NotRunningError
-from kmel_p2p.site.egress import EGRESS_NAME, verify
+from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError
+from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

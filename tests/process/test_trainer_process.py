@@ -19,16 +19,16 @@ import numpy as np
 import psutil
 import pytest
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import SplitPolicy
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn import worker
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout
-from kmel_p2p.learn.session import (
+from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.worker import process as worker
+from kmel_p2p.learn.worker.session import (
     Abandon,
     Commit,
     Evaluate,
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.process
 
 POLICY = FeaturePolicy(bits=64)
 SHAPE = Architecture(POLICY.width, (16, 8), (AssayEndpoint("logd", head="shared", scale=2.0),), dropout=0.1)
-LAYOUT = exchanged_layout(SHAPE)
+LAYOUT = trunk_layout(SHAPE)
 DEADLINE_S = 60.0
 
 
@@ -213,7 +213,7 @@ def test_failures_say_whose_they_are(daemon: Daemon, changes: dict[str, Any], ki
 
 ORPHAN = """
 import multiprocessing, sys, time
-from kmel_p2p.chem.parallel import end_with_parent
+from kmel_p2p.chem.structures.parallel import end_with_parent
 
 def child():
     end_with_parent()

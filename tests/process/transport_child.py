@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
-from kmel_p2p.core.identity import Identity, digest
-from kmel_p2p.core.types import Lane, SiteKey
+from kmel_p2p.agreement.identity import Identity, SiteKey, digest
+from kmel_p2p.core.types import Lane
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 

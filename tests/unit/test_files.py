@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p import files
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.files import BY_UMASK, write_new, write_whole
 
 

@@ -9,22 +9,23 @@ from typing import cast
 
 import numpy as np
 
-from kmel_p2p.core.amendment import Constitution
-from kmel_p2p.core.charter import Charter
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import RemoteError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Record, Send
-from kmel_p2p.core.errors import RemoteError
-from kmel_p2p.core.ledger.entry import decode
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Bodies
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.sync.messages import Bodies
+from kmel_p2p.core.types import Micros
 from kmel_p2p.delta import DeltaCodec
 from kmel_p2p.sim.host import Host
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_learning import LAYOUT, LearningTrainer, State
 from kmel_p2p.sim.ledger_site import Disk
-from kmel_p2p.site.compose import Site, open_ledger
-from kmel_p2p.site.recording import work_of
-from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.site.loaded_site import Site, open_ledger
+from kmel_p2p.site.state.recording import work_of
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 
 class PowerCut(Exception):
@@ -108,13 +109,13 @@ class TidyTrainer(LearningTrainer):
         super().resume(state_file)
         self._keep(state_file)
 
-    def commit(self, seq: int) -> None:
-        super().commit(seq)
-        self._keep(f"round-{seq}")
+    def commit(self, number: int) -> None:
+        super().commit(number)
+        self._keep(f"round-{number}")
 
-    def abandon(self, seq: int) -> None:
-        super().abandon(seq)
-        self._files.pop(f"round-{seq}", None)
+    def abandon(self, number: int) -> None:
+        super().abandon(number)
+        self._files.pop(f"round-{number}", None)
 
     def _keep(self, state_file: str | None) -> None:
         kept: dict[str, State] = {name: state for name, state in self._files.items() if name == state_file}
@@ -135,14 +136,14 @@ class Overheard:
         if isinstance(effect, Send) and isinstance(effect.message, Bodies):
             for encoded in effect.message.entries:
                 entry = decode(encoded)
-                self.entries.setdefault((entry.author, entry.seq), set()).add(encoded)
+                self.entries.setdefault((entry.author, entry.number), set()).add(encoded)
 
 
 def published_sum(codec: DeltaCodec, overheard: Overheard, author: SiteKey, head: int) -> np.ndarray:
     """Sum of everything an author sent, float64[d]; each number was sent once, in one form."""
     total = np.zeros(LAYOUT.size)
-    for seq in range(1, head + 1):
-        (encoded,) = overheard.entries[author, seq]
+    for number in range(1, head + 1):
+        (encoded,) = overheard.entries[author, number]
         total += codec.decode(decode(encoded).payload).dense(LAYOUT.size)
     return total
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kmel_p2p.core.amendment import AmendmentDocument, Constitution
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import decode
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.events import CharterAmended, EntryPublished
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.rounds import Amend, Phase, RunComplete
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from kmel_p2p.sim.ledger_federation import LedgerFederation
@@ -90,13 +90,13 @@ def test_retraction_takes_exactly_the_sites_contribution_out_and_survives_a_rest
     assert ledger.head(key) == 5
     expected = Accumulator.from_trunk(toy_trunk())
     for entry in ledger.entries():
-        if entry.author != key or entry.seq < 3:
+        if entry.author != key or entry.number < 3:
             expected.add(ToyCodec().decode(entry.payload), entry.weight)
     np.testing.assert_array_equal(ledger.accumulator.trunk(), expected.trunk())
     assert ledger.accumulator.digest() == expected.digest()
     # Its entries stay for judging others.
     assert ledger.books.get(key, 4) is not None
-    kept = [decode(record.encoded).seq for who, record in federation.sites[2].disk.entries.items() if who[0] == key]
+    kept = [decode(record.encoded).number for who, record in federation.sites[2].disk.entries.items() if who[0] == key]
     assert kept == [1, 2, 3, 4, 5]
 
 
@@ -180,4 +180,4 @@ def test_a_site_goes_on_under_a_new_key() -> None:
     assert constitution.roster[fresh.key].name == "site2"
     assert federation.averaging(1).ledger.head(old) == last
     published = [e for e in federation.events(0, EntryPublished) if isinstance(e, EntryPublished)]
-    assert published[-1].seq == 12
+    assert published[-1].number == 12

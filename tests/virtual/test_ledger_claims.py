@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from kmel_p2p.core.ledger.averaging import LedgerSettings
-from kmel_p2p.core.ledger.claims import ClaimSettings, claim_is_signed, sign_claim
 from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
-from kmel_p2p.core.ledger.messages import Claim
+from kmel_p2p.core.ledger.sync.claims import ClaimSettings, claim_is_signed, sign_claim
+from kmel_p2p.core.ledger.sync.messages import Claim
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_site import Delivered

@@ -13,7 +13,7 @@ from crashing_store import Overheard, StoreDisk, TidyTrainer, crash_when_cut, pu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.ledger import retention
+from kmel_p2p.core.ledger.snapshot import retention
 from kmel_p2p.core.rounds import Amend
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.delta import DeltaCodec
@@ -63,11 +63,11 @@ class Run:
         assert not any(federation.averaging(index).ledger.faults for index in federation.running())
         ledger = federation.averaging(0).ledger
         # No number ever stood for two entries, and what left is still in the log with the same bytes.
-        for (author, seq), forms in self.overheard.entries.items():
+        for (author, number), forms in self.overheard.entries.items():
             assert len(forms) == 1
             if author == key:
-                assert seq <= ledger.head(key)
-                held = ledger.books.get(key, seq)
+                assert number <= ledger.head(key)
+                held = ledger.books.get(key, number)
                 assert held is None or held.encode() in forms
         trainer = federation.sites[0].trainer
         assert isinstance(trainer, TidyTrainer)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kmel_p2p.core.ledger.entry import Entry, create
 from kmel_p2p.core.ledger.events import LogEnded
-from kmel_p2p.core.ledger.messages import Bodies
+from kmel_p2p.core.ledger.log.entry import Entry, create
+from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_site import Delivered
@@ -22,7 +22,7 @@ def made_up(federation: LedgerFederation, index: int, units: int) -> Entry:
     return create(
         who,
         charter_id=federation.world.charter.id,
-        seq=ledger.head(who.key) + 1,
+        number=ledger.head(who.key) + 1,
         previous=ledger.head_hash(who.key),
         basis=ledger.books.basis_for(who.key),
         weight=100,
@@ -52,8 +52,8 @@ def test_two_branches_for_two_halves_are_found_proved_and_retracted_alike(loss: 
     for index in range(5):
         ledger = federation.averaging(index).ledger
         assert ledger.faults.keys() == {liar}
-        assert ledger.head(liar) == faces[0].seq - 1
+        assert ledger.head(liar) == faces[0].number - 1
         assert ledger.waiting == 0
         ended = [event for event in federation.events(index, LogEnded) if isinstance(event, LogEnded)]
-        assert [(event.author, event.seq) for event in ended] == [(liar, faces[0].seq)]
+        assert [(event.author, event.number) for event in ended] == [(liar, faces[0].number)]
         assert all(ledger.head(site.key) == 12 for site in federation.sites[:5])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.charter import AssayEndpointRule
-from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE
+from kmel_p2p.agreement.charter import AssayEndpointRule
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec, initial_trunk
 from kmel_p2p.sim.ledger_federation import LedgerFederation, LedgerWorld
@@ -38,15 +38,15 @@ class Descent:
     def resume(self, state_file: str | None) -> None:
         assert state_file is None
 
-    def train(self, trunk: NDArray[np.float32], seq: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
+    def train(self, trunk: NDArray[np.float32], number: int, steps: int, norm_bound: float) -> tuple[bytes, str]:
         towards = (TARGET - trunk) * np.float32(1 - (1 - RATE) ** steps)
         self._residual += np.where(self._learns, towards, np.float32(0))
-        return CODEC.encode(self._residual, norm_bound), f"round-{seq}"
+        return CODEC.encode(self._residual, norm_bound), f"round-{number}"
 
-    def commit(self, seq: int) -> None:
+    def commit(self, number: int) -> None:
         return None
 
-    def abandon(self, seq: int) -> None:
+    def abandon(self, number: int) -> None:
         raise AssertionError("nothing goes wrong in this run")
 
 
@@ -89,7 +89,7 @@ def test_a_head_of_two_of_six_sites_learns_as_if_there_were_only_two() -> None:
     assert single > 10 * among
     # The trunk, which all train, is unharmed.
     assert trunk_among < 2 * trunk_alone + 1e-3
-    entries = [entry for entry in federation.averaging(0).ledger.entries() if entry.seq == ENTRIES]
+    entries = [entry for entry in federation.averaging(0).ledger.entries() if entry.number == ENTRIES]
     given = [(entry.head_weights or {}).get(RARE) for entry in entries]
     assert sorted(weight or 0 for weight in given) == [0, 0, 0, 0, WEIGHT_ONE // 2, WEIGHT_ONE // 2]
     assert sum(entry.weight for entry in entries) == WEIGHT_ONE

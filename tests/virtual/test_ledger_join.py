@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kmel_p2p.core.ledger.events import EntriesFolded, EntryPublished, SnapshotAdopted, SnapshotRefused
-from kmel_p2p.core.ledger.messages import PART_BYTES, SnapshotPart
+from kmel_p2p.core.ledger.sync.messages import PART_BYTES, SnapshotPart
 from kmel_p2p.core.rounds import RoundOpened
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.sim.ledger_federation import LedgerFederation
@@ -100,8 +100,8 @@ def test_a_false_snapshot_is_not_attested_and_not_used() -> None:
 class ChooseLast:
     """Randomness that always takes the last."""
 
-    def choice(self, seq: Any) -> Any:
-        return seq[-1]
+    def choice(self, number: Any) -> Any:
+        return number[-1]
 
 
 def test_a_site_that_was_alone_for_long_brings_its_own_entries_back() -> None:

@@ -37,9 +37,9 @@ def test_a_site_on_a_plateau_listens_and_the_others_go_on() -> None:
     site.trainer = None  # answered by hand below
 
     def answer() -> None:
-        seq = federation.averaging(0).publisher.next_seq
+        number = federation.averaging(0).publisher.next_number
         payload = ToyCodec.encode([0], [1000])
-        federation.network.command(federation.host(0), Trained(seq, payload, 10, f"round-{seq}", 1.0))
+        federation.network.command(federation.host(0), Trained(number, payload, 10, f"round-{number}", 1.0))
 
     for expected in (1, 2, 3):
         federation.run(8 * SECOND)

@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
-from kmel_p2p.core.ledger.antientropy import AntiEntropySettings
 from kmel_p2p.core.ledger.averaging import LedgerSettings
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropySettings
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.sim.ledger_federation import LedgerFederation
 from kmel_p2p.sim.ledger_spread import measure_spread

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.amendment import AmendmentDocument, Constitution
-from kmel_p2p.core.charter import Charter
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Message
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger import upkeep
-from kmel_p2p.core.ledger.antientropy import AntiEntropy, AntiEntropySettings
-from kmel_p2p.core.ledger.claims import ClaimSettings
-from kmel_p2p.core.ledger.forks import ForkFinder
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
+from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher, State
-from kmel_p2p.core.ledger.shares import Trains, weights_of
-from kmel_p2p.core.ledger.upkeep import Upkeep
+from kmel_p2p.core.ledger.rules.forks import ForkFinder
+from kmel_p2p.core.ledger.rules.shares import Trains, weights_of
+from kmel_p2p.core.ledger.snapshot import upkeep
+from kmel_p2p.core.ledger.snapshot.upkeep import Upkeep
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy, AntiEntropySettings
+from kmel_p2p.core.ledger.sync.claims import ClaimSettings
+from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pacing import HEARING, Pacing, size_class
 from kmel_p2p.core.rounds import (
@@ -44,7 +44,7 @@ from kmel_p2p.core.rounds import (
     Trained,
     Unready,
 )
-from kmel_p2p.core.types import SECOND, Micros, Randomness, SiteKey
+from kmel_p2p.core.types import SECOND, Micros, Randomness
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ class LedgerAveraging:
             self._pacing.say("")
             return
         limit = self._charter.averaging.entry_limit
-        if self.publisher.next_seq > limit:
+        if self.publisher.next_number > limit:
             self._pacing.say("")
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
@@ -300,11 +300,11 @@ class LedgerAveraging:
 
     def _why_wait(self, now: Micros) -> str:
         told = {key: self.antientropy.counterpart(key) for key in self._members.alive()}
-        next_seq = self.publisher.next_seq
-        if any(t is not None and t.vector.get(self._key, 0) >= next_seq for t in told.values()):
+        next_number = self.publisher.next_number
+        if any(t is not None and t.vector.get(self._key, 0) >= next_number for t in told.values()):
             return "others hold entries of this site that its store lost; fetching them"
         lone = self.ledger.rules.lone_entries
-        if lone is not None and next_seq > lone and not self.ledger.vector.keys() - {self._key}:
+        if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
             return "no other site has published yet"
         if self._key in self.ledger.faults:
             return "this site's log was ended by the others; its key must be replaced by an amendment"
@@ -333,7 +333,7 @@ class LedgerAveraging:
         return behind if behind > usual and now < self._grew[1] + self._settings.catch_up else 0
 
     def _why_slow_down(self, training: list[SiteKey], now: Micros) -> str:
-        own_head = self.publisher.next_seq - 1
+        own_head = self.publisher.next_number - 1
         if not self._pacing.holds_back({key: self.ledger.head(key) for key in training}, own_head, now):
             return ""
         return f"{self._charter.pace.max_lead} entries ahead of the slowest training site"

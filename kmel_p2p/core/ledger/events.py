@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kmel_p2p.core.amendment import Constitution
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
-from kmel_p2p.core.ledger.snapshot import Snapshot
-from kmel_p2p.core.types import SiteKey, Vector
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.types import Vector
 
 
 @dataclass(frozen=True, slots=True)
 class EntryPublished(Event):
     """An own entry is durable, applied and on its way."""
 
-    seq: int
+    number: int
     entry_bytes: int
     weight: int
 
@@ -38,10 +39,10 @@ class EntryRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class LogEnded(Event):
-    """An author broke the rules: its log ends before `seq` at every honest peer."""
+    """An author broke the rules: its log ends before `number` at every honest peer."""
 
     author: SiteKey
-    seq: int
+    number: int
     reason: str
     retracted: int
 
@@ -66,7 +67,7 @@ class LateFault(Event):
     """An author's fault was proved when the entries in question were folded away: it changes nothing here."""
 
     author: SiteKey
-    seq: int
+    number: int
     reason: str
 
 
@@ -114,7 +115,7 @@ class EntryRecord(Record):
     """An entry to keep. Records are stored in the order they are given."""
 
     author: SiteKey
-    seq: int
+    number: int
     encoded: bytes
     own_state_file: str | None
     """For an own entry: the trainer state that belongs to it, stored in the same transaction."""
@@ -122,10 +123,10 @@ class EntryRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class RetractionRecord(Record):
-    """An author's log ended: entries from `seq` on are to be set aside as evidence."""
+    """An author's log ended: entries from `number` on are to be set aside as evidence."""
 
     author: SiteKey
-    seq: int
+    number: int
     reason: str
     evidence: tuple[bytes, ...]
 

@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.effects import Effect, Emit, Store
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.verdict import Verdict
+from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Verdict
 from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,
@@ -49,7 +49,7 @@ class State(enum.Enum):
 class Round:
     """What was fixed when the round opened: the entry is made on this base with these weights."""
 
-    seq: int
+    number: int
     basis: Basis
     weight: int
     head_weights: Mapping[int, int] | None
@@ -70,7 +70,7 @@ class Publisher:
         self._tickets = 0
 
     @property
-    def next_seq(self) -> int:
+    def next_number(self) -> int:
         """Sequence number the next own entry will have."""
         return self._ledger.head(self._identity.key) + 1
 
@@ -91,30 +91,30 @@ class Publisher:
         if head_weights is not None:
             caps = self._ledger.head_caps(own, basis.vector, head_weights)
             head_weights = {head: min(share, caps[head]) for head, share in head_weights.items()}
-        self._round = Round(self.next_seq, basis, capped, head_weights)
+        self._round = Round(self.next_number, basis, capped, head_weights)
         self.state = State.TRAINING
-        self._outbox.append(Emit(RoundOpened(self._round.seq, steps, bound)))
+        self._outbox.append(Emit(RoundOpened(self._round.number, steps, bound)))
 
     def trained(self, result: Trained) -> None:
         """Take the open round's delta; hold it for the operator or store it."""
-        self._expect(State.TRAINING, result.seq)
+        self._expect(State.TRAINING, result.number)
         self._trained = result
         if self._hold:
             self.state = State.HELD
-            self._outbox.append(Emit(EntryHeld(result.seq, len(result.payload))))
+            self._outbox.append(Emit(EntryHeld(result.number, len(result.payload))))
         else:
             self._store()
 
     def approve(self, command: Approve) -> None:
         """The operator lets the held entry go."""
-        self._expect(State.HELD, command.seq)
+        self._expect(State.HELD, command.number)
         self._store()
 
     def abandon(self, command: RoundFailed | Reject) -> None:
         """The round yields nothing; the trainer goes back to where it was."""
-        self._expect(State.HELD if isinstance(command, Reject) else State.TRAINING, command.seq)
+        self._expect(State.HELD if isinstance(command, Reject) else State.TRAINING, command.number)
         self._clear()
-        self._outbox.append(Emit(RoundAbandoned(command.seq, command.reason)))
+        self._outbox.append(Emit(RoundAbandoned(command.number, command.reason)))
 
     def persisted(self, command: Persisted) -> Entry | None:
         """The entry is durable: apply it. Returns it for sending, or None for another ticket."""
@@ -124,26 +124,26 @@ class Publisher:
         assert entry is not None, "STORING holds an entry"
         outcome = self._ledger.offer(entry)
         self._clear()
-        self._outbox.append(Emit(RoundCommitted(entry.seq)))
+        self._outbox.append(Emit(RoundCommitted(entry.number)))
         if outcome.verdict is not Verdict.APPLIED:
             return None
-        self._outbox.append(Emit(EntryPublished(entry.seq, len(entry.encode()), entry.weight)))
+        self._outbox.append(Emit(EntryPublished(entry.number, len(entry.encode()), entry.weight)))
         return entry
 
     def _store(self) -> None:
         made, result = self._round, self._trained
         assert made is not None, "a round is open"
         assert result is not None, "the round is trained"
-        if made.seq != self.next_seq:
+        if made.number != self.next_number:
             # Our own log grew under the round: another site gave back entries that this store had lost.
             self._clear()
-            self._outbox.append(Emit(RoundAbandoned(made.seq, "this site's log moved on under the round")))
+            self._outbox.append(Emit(RoundAbandoned(made.number, "this site's log moved on under the round")))
             return
         norm_squared = self._ledger.measure(result.payload)
         self._entry = create(
             self._identity,
             charter_id=self._ledger.rules.charter_id,
-            seq=made.seq,
+            number=made.number,
             previous=self._ledger.head_hash(self._identity.key),
             basis=made.basis,
             weight=made.weight,
@@ -157,17 +157,17 @@ class Publisher:
         if against:
             # Whatever a broken trainer hands over, this site never signs away its own log: nothing was sent yet.
             self._clear()
-            self._outbox.append(Emit(RoundAbandoned(made.seq, f"the trainer's delta would not stand: {against}")))
+            self._outbox.append(Emit(RoundAbandoned(made.number, f"the trainer's delta would not stand: {against}")))
             return
         self._tickets += 1
         self.state = State.STORING
-        record = EntryRecord(self._identity.key, made.seq, self._entry.encode(), result.own_state_file)
+        record = EntryRecord(self._identity.key, made.number, self._entry.encode(), result.own_state_file)
         self._outbox.append(Store(record, self._tickets))
 
-    def _expect(self, state: State, seq: int) -> None:
-        open_seq = self._round.seq if self._round else None
-        if self.state is not state or open_seq != seq:
-            raise LocalError(f"round {seq} is not {state.value}: round {open_seq} is {self.state.value}")
+    def _expect(self, state: State, number: int) -> None:
+        open_number = self._round.number if self._round else None
+        if self.state is not state or open_number != number:
+            raise LocalError(f"round {number} is not {state.value}: round {open_number} is {self.state.value}")
 
     def _clear(self) -> None:
         self.state = State.IDLE

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.descriptor import Descriptor, RosterSite
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import replace
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Message, Record, Send, Store
 from kmel_p2p.core.membership import settings as formulas
 from kmel_p2p.core.membership.descriptor import (
@@ -22,7 +23,7 @@ from kmel_p2p.core.membership.members import Member, MemberState, MemberTable, h
 from kmel_p2p.core.membership.messages import Accusation, Fact, News
 from kmel_p2p.core.membership.settings import MembershipSettings
 from kmel_p2p.core.membership.spread import Receiver, Spread
-from kmel_p2p.core.types import Micros, Randomness, SiteKey
+from kmel_p2p.core.types import Micros, Randomness
 
 
 class Context:

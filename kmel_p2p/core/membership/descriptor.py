@@ -14,8 +14,8 @@ from typing import Protocol, TypeAlias
 
 import msgpack
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.types import SIGNATURE_BYTES, SiteKey
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SIGNATURE_BYTES, SiteKey
 
 CONTEXT = b"kmel descriptor 1"
 MAX_ADDRESSES = 8

@@ -11,11 +11,12 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState
 from kmel_p2p.core.membership.prober import Prober
-from kmel_p2p.core.types import MILLISECOND, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, Micros
 
 FAST_ATTEMPTS = 6
 """Doublings before the federation-wide throttle takes over."""

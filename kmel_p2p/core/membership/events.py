@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.membership.descriptor import Descriptor
-from kmel_p2p.core.types import SiteKey
 
 
 @dataclass(frozen=True, slots=True)

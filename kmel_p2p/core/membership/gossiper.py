@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.members import Member, MemberState
 from kmel_p2p.core.membership.messages import Gossip
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 
 class Gossiper:

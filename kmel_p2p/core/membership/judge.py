@@ -9,16 +9,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.agreement.errors import ProtocolError
+from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.membership import settings as formulas
 from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.context import Context
-from kmel_p2p.core.membership.descriptor import (
-    Descriptor,
-    address_fault,
-    is_authentic,
-    usable_addresses,
-)
+from kmel_p2p.core.membership.descriptor import Descriptor, address_fault, is_authentic, usable_addresses
 from kmel_p2p.core.membership.events import (
     AddressRejected,
     DescriptorLearned,
@@ -33,7 +29,7 @@ from kmel_p2p.core.membership.events import (
 from kmel_p2p.core.membership.members import Member, MemberState
 from kmel_p2p.core.membership.messages import Accusation, Fact, Gossip
 from kmel_p2p.core.membership.suspicion import Suspicion
-from kmel_p2p.core.types import Micros, SiteKey, short
+from kmel_p2p.core.types import Micros
 
 _ARRIVALS = {
     MemberState.UNKNOWN: MemberJoined,

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kmel_p2p.agreement.errors import Bug, LocalError, ProtocolError
+from kmel_p2p.agreement.identity import SiteKey, short
+from kmel_p2p.agreement.identity import verify as verify_signature
 from kmel_p2p.core.effects import Effect, Message
-from kmel_p2p.core.errors import Bug, LocalError, ProtocolError
-from kmel_p2p.core.identity import verify as verify_signature
 from kmel_p2p.core.membership.commands import (
     DescribeSelf,
     Leave,
@@ -24,14 +25,7 @@ from kmel_p2p.core.membership.commands import (
     SetRoster,
 )
 from kmel_p2p.core.membership.context import Context
-from kmel_p2p.core.membership.descriptor import (
-    Descriptor,
-    OwnDescription,
-    RosterSite,
-    Signer,
-    Verifier,
-    check_own,
-)
+from kmel_p2p.core.membership.descriptor import Descriptor, OwnDescription, RosterSite, Signer, Verifier, check_own
 from kmel_p2p.core.membership.dialler import Dialler
 from kmel_p2p.core.membership.events import ApplicationFact, LeaveFinished
 from kmel_p2p.core.membership.gossiper import Gossiper
@@ -55,7 +49,7 @@ from kmel_p2p.core.membership.prober import Prober
 from kmel_p2p.core.membership.roster import RosterKeeper, check_roster
 from kmel_p2p.core.membership.settings import MembershipSettings, confirmations_wanted
 from kmel_p2p.core.membership.syncer import Syncer
-from kmel_p2p.core.types import Micros, Randomness, SiteKey, short
+from kmel_p2p.core.types import Micros, Randomness
 
 LEAVE_TELLS = 32
 """Members told of a departure directly; gossip does the rest."""

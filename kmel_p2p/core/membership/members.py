@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from kmel_p2p.core.errors import Bug
-from kmel_p2p.core.identity import digest
+from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.membership.descriptor import HANDLE_BYTES, Descriptor, RosterSite
 from kmel_p2p.core.membership.messages import Standing
 from kmel_p2p.core.membership.suspicion import Suspicion
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 
 class MemberState(enum.Enum):

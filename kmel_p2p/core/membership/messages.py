@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.membership.descriptor import (
     GENERATION_MAX,
     HANDLE_BYTES,
@@ -20,7 +21,7 @@ from kmel_p2p.core.membership.descriptor import (
     SERIAL_MAX,
     Descriptor,
 )
-from kmel_p2p.core.wire import KEY, MAX_SITES, SIGNATURE, Field, Schema, blob, flag, listing, record, text, uint
+from kmel_p2p.core.wire import KEY, SIGNATURE, Field, Schema, blob, flag, listing, record, text, uint
 
 MAX_TOPIC_BYTES = 64
 MAX_NEWS_BYTES = 512

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import heapq
 
-from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.agreement.errors import ProtocolError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.events import DegradedLink, LinkRestored
 from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState
 from kmel_p2p.core.membership.messages import Ack, Nack, Ping, PingRequest
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 MAX_RELAYS = 1024
 """Probes in flight on behalf of others; one more is refused by a nack at once."""

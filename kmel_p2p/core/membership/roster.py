@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.membership.commands import DescribeSelf
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import (
@@ -21,7 +22,6 @@ from kmel_p2p.core.membership.events import MemberRemoved
 from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import handle_of, roster_without
 from kmel_p2p.core.membership.prober import Prober
-from kmel_p2p.core.types import SiteKey, short
 
 
 class RosterKeeper:

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.strict import StrictModel, build
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel, build
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 
 Duration = Annotated[int, pydantic.Field(ge=MILLISECOND, le=30 * 86_400 * SECOND)]

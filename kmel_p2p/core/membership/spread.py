@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
-from kmel_p2p.core.errors import LocalError
+from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.descriptor import Descriptor
 from kmel_p2p.core.membership.fact_queue import FactQueue

@@ -6,21 +6,14 @@ A bucket that differs is summarised (16 bytes a site), and only newer facts are 
 
 from __future__ import annotations
 
-from kmel_p2p.core.errors import ProtocolError
+from kmel_p2p.agreement.errors import ProtocolError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.members import RANK, Member, MemberState, Place, fact_hash, order
-from kmel_p2p.core.membership.messages import (
-    MAX_BUCKETS,
-    Fact,
-    Standing,
-    SyncDigest,
-    SyncEntry,
-    SyncFacts,
-    SyncSummary,
-)
+from kmel_p2p.core.membership.messages import MAX_BUCKETS, Fact, Standing, SyncDigest, SyncEntry, SyncFacts, SyncSummary
 from kmel_p2p.core.membership.settings import sync_interval_us
 from kmel_p2p.core.membership.sizes import fact_size
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 SITES_PER_BUCKET = 32
 SOON_AT_MOST = 3

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.errors import LocalError, WireError
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
-from kmel_p2p.core.errors import LocalError, WireError
-from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pacing import HEARING, Pacing, size_class
 from kmel_p2p.core.pushsum.coding import Coding
@@ -51,7 +51,7 @@ from kmel_p2p.core.rounds import (
     Trained,
     Unready,
 )
-from kmel_p2p.core.types import Micros, Randomness, SiteKey
+from kmel_p2p.core.types import Micros, Randomness
 
 
 class Step(enum.Enum):
@@ -184,11 +184,11 @@ class PushSumAveraging:
             case Trained():
                 self._on_trained(cmd, now)
             case Reject():
-                self._expect(Step.HELD, cmd.seq)
-                self._abandon(cmd.seq, cmd.reason)
+                self._expect(Step.HELD, cmd.number)
+                self._abandon(cmd.number, cmd.reason)
             case RoundFailed():
-                self._expect(Step.TRAINING, cmd.seq)
-                self._abandon(cmd.seq, cmd.reason)
+                self._expect(Step.TRAINING, cmd.number)
+                self._abandon(cmd.number, cmd.reason)
                 self._unready(cmd.reason)
             case Unready(reason):
                 self._unready(reason)
@@ -198,7 +198,7 @@ class PushSumAveraging:
                     "the next run and have it signed"
                 )
             case Approve():
-                self._expect(Step.HELD, cmd.seq)
+                self._expect(Step.HELD, cmd.number)
                 self._store_round()
             case Computed():
                 self._coding.computed(cmd.ticket, cmd.result)
@@ -282,7 +282,7 @@ class PushSumAveraging:
         return f"{self._rules.max_lead} rounds ahead of the slowest training site" if too_far else ""
 
     def _on_trained(self, result: Trained, now: Micros) -> None:
-        self._expect(Step.TRAINING, result.seq)
+        self._expect(Step.TRAINING, result.number)
         size = len(self.state.holding)
         if len(result.payload) != 4 * size:
             raise LocalError(f"the drift has {len(result.payload)} bytes; float32[{size}] is needed")
@@ -290,7 +290,7 @@ class PushSumAveraging:
         self._trained = result, np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
         if self._settings.hold:
             self._step = Step.HELD
-            self._outbox.append(Emit(EntryHeld(result.seq, payload_bytes(size, self._rules.bits))))
+            self._outbox.append(Emit(EntryHeld(result.number, payload_bytes(size, self._rules.bits))))
         else:
             self._store_round()
 
@@ -311,26 +311,26 @@ class PushSumAveraging:
     def _count_round(self, result: Trained, moved: Moved | LocalError) -> None:
         if isinstance(moved, LocalError):
             # The same training would end the same way: the driver decides when this site is ready again.
-            self._abandon(result.seq, str(moved))
+            self._abandon(result.number, str(moved))
             self._unready(str(moved))
             return
         self.state.count(moved)
-        self._keeper.checkpoint(result.own_state_file, moved.copy, lambda now: self._round_stored(result.seq))
+        self._keeper.checkpoint(result.own_state_file, moved.copy, lambda now: self._round_stored(result.number))
 
-    def _round_stored(self, seq: int) -> None:
+    def _round_stored(self, number: int) -> None:
         self._step, self._trained = Step.IDLE, None
-        self._outbox.append(Emit(RoundCommitted(seq)))
-        self._outbox.append(Emit(RoundCounted(seq, self.state.holding.mass)))
+        self._outbox.append(Emit(RoundCommitted(number)))
+        self._outbox.append(Emit(RoundCounted(number, self.state.holding.mass)))
         self._mixing.send_one(self._rules.bits)
         self._tell_progress(self.progress.watchers())
 
-    def _abandon(self, seq: int, reason: str) -> None:
+    def _abandon(self, number: int, reason: str) -> None:
         self._step, self._trained = Step.IDLE, None
-        self._outbox.append(Emit(RoundAbandoned(seq, reason)))
+        self._outbox.append(Emit(RoundAbandoned(number, reason)))
 
-    def _expect(self, step: Step, seq: int) -> None:
-        if self._step is not step or seq != self.state.rounds + 1:
-            raise LocalError(f"round {seq} is not {step.value}: round {self.state.rounds + 1} is {self._step.value}")
+    def _expect(self, step: Step, number: int) -> None:
+        if self._step is not step or number != self.state.rounds + 1:
+            raise LocalError(f"round {number} is not {step.value}: round {self.state.rounds + 1} is {self._step.value}")
 
     # ---- inner --------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
-from kmel_p2p.core.types import SiteKey
 
 
 class Treatment(enum.IntEnum):
@@ -31,7 +31,7 @@ class Frozen(Protocol):
 class RoundCounted(Event):
     """An own round is durable and part of this site's trunk. With the mass that moved."""
 
-    seq: int
+    number: int
     mass: int
 
 

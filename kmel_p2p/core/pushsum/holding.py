@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import Bug, LocalError
-from kmel_p2p.core.identity import digest
+from kmel_p2p.agreement.errors import Bug, LocalError
+from kmel_p2p.agreement.identity import digest
 from kmel_p2p.delta.layout import check_flat
 
 DIGEST_CONTEXT = b"kmel pushsum state 1"

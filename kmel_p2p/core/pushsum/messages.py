@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.pushsum.holding import MAX_MASS
 from kmel_p2p.core.pushsum.standing import LIFE_BYTES, MAX_ROUNDS, MAX_STANDING_BYTES
-from kmel_p2p.core.wire import MAX_SITES, Schema, blob, flag, listing, uint
+from kmel_p2p.core.wire import Schema, blob, flag, listing, uint
 
 MAX_PAYLOAD_BYTES = 128 * 1024 * 1024
 MAX_NUMBER = 2**40

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.pushsum.progress import ProgressTable
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.share import Bits
@@ -16,7 +17,7 @@ from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import State
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import Members, Phase
-from kmel_p2p.core.types import Micros, Randomness, SiteKey
+from kmel_p2p.core.types import Micros, Randomness
 
 
 class Unanimity:

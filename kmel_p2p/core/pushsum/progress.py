@@ -11,10 +11,11 @@ import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.rounds import Phase
-from kmel_p2p.core.types import Micros, SiteKey
+from kmel_p2p.core.types import Micros
 
 MAX_WATCHERS = 32
 """Sites that hear of each round of one site, and sites that one site hears of."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kmel_p2p.core.averaging_rule import MAX_MOMENTUM, PushSumRule
-from kmel_p2p.core.charter import Charter
-from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.agreement.averaging import MAX_MOMENTUM, PushSumRule
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.pushsum.coding import AT_ONCE
 from kmel_p2p.core.pushsum.holding import MASS_BITS
 from kmel_p2p.core.pushsum.share import Bits
 from kmel_p2p.core.pushsum.transfers import TransferSettings
-from kmel_p2p.core.types import SECOND, Micros, SiteKey
+from kmel_p2p.core.types import SECOND, Micros
 
 MAX_SIZE_CLASS = 24
 """2**24 measurements; a larger site weighs no more, so that the federation's mass stays within its bound."""

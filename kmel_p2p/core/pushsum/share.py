@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.pushsum.holding import Holding, Sums
 
 CHUNK = 256

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Send
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.pushsum.events import PushSumRefused
 from kmel_p2p.core.pushsum.messages import Hop, Standings
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
-from kmel_p2p.core.types import Micros, Randomness, SiteKey
+from kmel_p2p.core.types import Micros, Randomness
 
 MAX_TOLD = 32
 """Sites told at once about a change; the periodic exchange reaches the rest."""

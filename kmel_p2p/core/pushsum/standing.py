@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import msgpack
 
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.identity import Identity, verify
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SIGNATURE_BYTES, Identity, SiteKey, short, verify
 from kmel_p2p.core.pushsum.holding import MAX_MASS
-from kmel_p2p.core.types import SIGNATURE_BYTES, SiteKey, short
-from kmel_p2p.core.wire import KEY, blob, flag, record, uint, unpack_bounded
+from kmel_p2p.core.wire import KEY, blob, flag, record, uint
 
 SIGNING_CONTEXT = b"kmel standing 1"
 

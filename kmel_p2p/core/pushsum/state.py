@@ -14,11 +14,11 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import Bug, ConfigError, KmelError
+from kmel_p2p.agreement.errors import Bug, ConfigError, KmelError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.pushsum.events import Treatment
 from kmel_p2p.core.pushsum.holding import Holding, Sums
 from kmel_p2p.core.pushsum.share import decode as decode_share
-from kmel_p2p.core.types import SiteKey
 
 STATE_VERSION = 1
 LENGTH_BYTES = 8

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Send
-from kmel_p2p.core.errors import WireError
 from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, Treatment
 from kmel_p2p.core.pushsum.holding import Sums, within_distance
@@ -25,7 +26,7 @@ from kmel_p2p.core.pushsum.messages import Inquiry, Receipt, Transfer, Verdict
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import Credited, Debited, Settled
-from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness, SiteKey
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 
 LEAST_SHIFT = 4
 """A site keeps at least 2**-4 of its weight: below, its trunk would rest on the rounding of others."""

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 import censoring
 import censoring_kernel
 
-from kmel_p2p.chem.counts import CountMatrix
-from kmel_p2p.learn.dataset import Dataset, Inputs
+from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
 COUNT = 60
 ROWS = np.arange(COUNT)

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 import featurise
 
-from kmel_p2p.chem.features import REFERENCE_MOLECULES
-from kmel_p2p.chem.structures import describe_chunk
+from kmel_p2p.chem.structures.described import describe_chunk
+from kmel_p2p.chem.structures.features import REFERENCE_MOLECULES
 
 
 def test_our_table_costs_little_beside_the_chemistry(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import silos_data
 import silos_peers
 from inprocess import site_weights
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout
-from kmel_p2p.learn.dataset import Dataset
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.train.dataset import Dataset
 
 RINGS = ("c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1", "C1CCCCC1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1cnc2ccccc2c1")
 MOLECULES = [f"{'C' * chain}{ring}" for ring in RINGS for chain in range(1, 6)]
@@ -124,7 +124,7 @@ def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> 
 
 
 def test_weights_add_up_and_a_head_belongs_to_those_who_train_it(data: list[Dataset]) -> None:
-    layout = exchanged_layout(Architecture(silos_data.POLICY.width, (8,), silos_data.ENDPOINTS))
+    layout = trunk_layout(Architecture(silos_data.POLICY.width, (8,), silos_data.ENDPOINTS))
     weights = np.stack(site_weights(layout, data, cap=4.0))
     assert weights[:, 0].sum() == pytest.approx(1)
     for head, endpoint in enumerate(silos_data.ENDPOINTS):

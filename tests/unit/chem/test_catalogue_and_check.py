@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmel_p2p.chem.catalogue import catalogue, charter_rules, look_up
-from kmel_p2p.chem.check import check, quorum_problem
-from kmel_p2p.chem.check_page import check_page
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.reading import Readings
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.chem.suspicion import piles, unit_suspicion
-from kmel_p2p.chem.units import converter
-from kmel_p2p.core.charter import AssayEndpointRule
+from kmel_p2p.agreement.charter import AssayEndpointRule
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.catalogue import catalogue, charter_rules, look_up
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.labels import Readings
+from kmel_p2p.chem.dataset.units import converter
+from kmel_p2p.chem.report.check import check, quorum_problem
+from kmel_p2p.chem.report.check_page import check_page
+from kmel_p2p.chem.report.findings import piles, unit_suspicion
 
 CHAIN = [f"{'C' * length}{end}" for length in range(1, 41) for end in ("O", "N", "Cl")]
 

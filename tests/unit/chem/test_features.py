@@ -10,9 +10,11 @@ from hypothesis.extra import numpy as npst
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
-from kmel_p2p.chem import features
-from kmel_p2p.chem.counts import CountMatrix
-from kmel_p2p.chem.features import (
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.chem.structures import features
+from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.chem.structures.features import (
     REFERENCE_MOLECULES,
     SQUASH_LIMIT,
     describe,
@@ -20,9 +22,7 @@ from kmel_p2p.chem.features import (
     reference_cells,
     reference_hash,
 )
-from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
-from kmel_p2p.chem.standardise import standardise
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.chem.structures.standardise import standardise
 
 POLICY = FeaturePolicy()
 WIDTH = len(descriptor_constants())

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from kmel_p2p.chem.dates import check_format
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.measurements import Measurements
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, TimeSource, WideSource
-from kmel_p2p.chem.split import Fold, SplitPolicy
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.columns import Column, TimeSource, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.read.dates import check_format
+from kmel_p2p.chem.structures.features import reference_hash
 
 POLICY = FeaturePolicy(bits=64)
 LOGD = AssayEndpoint("logd")

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.manifest import manifest
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, EmbargoSource, LongSource, SdfSource, TunerSource, WideSource
-from kmel_p2p.core.errors import ConfigError, DataError
+from kmel_p2p.agreement.columns import Column, EmbargoSource, LongSource, SdfSource, TunerSource, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.manifest import manifest
 
 POLICY = FeaturePolicy(bits=64)
 LOGD = AssayEndpoint("logd")

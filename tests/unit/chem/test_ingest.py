@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.chem.check import check
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.measurements import Measurements
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.rejects import Counts, Rejects
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.chem.units import converter
-from kmel_p2p.core.errors import Bug, ConfigError, DataError
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import Bug, ConfigError, DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.dataset.rejects import Counts, Rejects
+from kmel_p2p.chem.dataset.units import converter
+from kmel_p2p.chem.report.check import check
 
 POLICY = FeaturePolicy(bits=64)
 LOGD = AssayEndpoint("logd", valid_range=(-5.0, 10.0), center=2.0, scale=2.0)

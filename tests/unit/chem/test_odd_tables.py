@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from kmel_p2p.chem.cells import ABOVE, BELOW, CellError, read_number, read_relation
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.measurements import Measurements
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, LongSource, SdfSource, TextFormat, TunerSource, WideSource
-from kmel_p2p.core.errors import ConfigError, DataError
+from kmel_p2p.agreement.columns import Column, LongSource, SdfSource, TextFormat, TunerSource, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.read.cells import ABOVE, BELOW, CellError, read_number, read_relation
 
 UTF_8 = TextFormat()
 POLICY = FeaturePolicy(bits=64)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.scaffold import series
-from kmel_p2p.chem.standardise import MAX_SMILES, StructureError, standardise
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.scaffold import series
+from kmel_p2p.chem.structures.standardise import MAX_SMILES, StructureError, standardise
 
 POLICY = FeaturePolicy()
 

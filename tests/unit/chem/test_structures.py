@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.partition import disjointness, scaffold_partition
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.split import Fold, SplitPolicy
-from kmel_p2p.chem.structures import CHUNK, describe_all
-from kmel_p2p.core.errors import ConfigError, DataError
+from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.chem.dataset.partition import disjointness, scaffold_partition
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.described import CHUNK, describe_all
 
 POLICY = FeaturePolicy(bits=64)
 INPUTS = ["CCO", "bad(", "c1ccccc1C", "CCO", "OCC", ""]

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmel_p2p.chem import check_page as check_page_module
-from kmel_p2p.chem.catalogue import catalogue
-from kmel_p2p.chem.check import check
-from kmel_p2p.chem.check_page import check_page
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.manifest import reason_kind
-from kmel_p2p.chem.measurements import Measurements
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.reading import Readings
-from kmel_p2p.chem.source import Column, EmbargoSource, TimeSource, WideSource
-from kmel_p2p.chem.split import Fold, SplitPolicy
-from kmel_p2p.chem.suspicion import piles, unit_suspicion, unusual_median
+from kmel_p2p.agreement.columns import Column, EmbargoSource, TimeSource, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.chem.dataset.catalogue import catalogue
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.labels import Readings
+from kmel_p2p.chem.dataset.manifest import reason_kind
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.report import check_page as check_page_module
+from kmel_p2p.chem.report.check import check
+from kmel_p2p.chem.report.check_page import check_page
+from kmel_p2p.chem.report.findings import piles, unit_suspicion, unusual_median
 
 POLICY = FeaturePolicy(bits=64)
 HLM = catalogue()["hlm_clint"].endpoint

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmel_p2p.chem import mass
-from kmel_p2p.chem.cache import StructureCache
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.units import converter
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.dataset import mass
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.units import converter
+from kmel_p2p.chem.structures.cache import StructureCache
 
 
 @pytest.mark.parametrize(

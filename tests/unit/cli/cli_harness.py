@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kmel_p2p.core.errors import LocalError
-from kmel_p2p.site.control import ControlServer
-from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.site.control.server import ControlServer
+from kmel_p2p.site.state.lockfile import SiteLock
 
 
 @dataclass
@@ -73,7 +73,7 @@ class FakeDaemon:
             if name == "stop":
                 ending.set()
                 return None
-            if name == "approve" and arguments["seq"] != 4:
+            if name == "approve" and arguments["number"] != 4:
                 raise LocalError("no entry is held back")
             return STATUS if name == "status" else None
 

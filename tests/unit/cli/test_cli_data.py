@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cli_harness import Run
 
-from kmel_p2p.chem.catalogue import catalogue
-from kmel_p2p.chem.manifest import APPROVAL, MANIFEST, require_approved
+from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.chem.dataset.catalogue import catalogue
+from kmel_p2p.chem.dataset.manifest import APPROVAL, MANIFEST, require_approved
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.core.errors import DataError
 from kmel_p2p.site.keys import load_key
 
 CHAIN = [f"{'C' * length}{end}" for length in range(1, 31) for end in ("O", "N")]

@@ -11,11 +11,11 @@ import pytest
 from cli_harness import Run
 
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.learn.architecture import exchanged_layout, private_layout
-from kmel_p2p.learn.model import Card, write_model
-from kmel_p2p.site.compose import features_of, load_site
+from kmel_p2p.learn.models.architecture import private_layout, trunk_layout
+from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
+from kmel_p2p.site.loaded_site import features_of, load_site
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def trained(tmp_path: Path, run: Run) -> Path:
     loaded = load_site(load_config(settings))
     rng = np.random.default_rng(0)
     shape = loaded.architecture
-    sizes = exchanged_layout(shape).size, private_layout(shape).size
+    sizes = trunk_layout(shape).size, private_layout(shape).size
     parameters = {
         name: (rng.normal(scale=0.01, size=sizes[0]).astype(np.float32), np.zeros(sizes[1], np.float32))
         for name in ("local", "federated", "personalised")

@@ -13,13 +13,13 @@ import pytest
 from cli_harness import Run
 from rdkit import Chem
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.model import Card, write_model
-from kmel_p2p.learn.uncertainty import Calibration
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.predict.model_directory import Card, write_model
+from kmel_p2p.learn.predict.uncertainty import Calibration
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     parameters = {
         name: (
-            rng.normal(size=exchanged_layout(architecture).size).astype(np.float32),
+            rng.normal(size=trunk_layout(architecture).size).astype(np.float32),
             rng.normal(size=private_layout(architecture).size).astype(np.float32),
         )
         for name in ("local", "federated", "personalised")

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from cli_harness import Run
 
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, ModelRule, SiteRule
+from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.core.amendment import Constitution
-from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, ModelRule, SiteRule
-from kmel_p2p.core.identity import Identity, digest
-from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Basis, create
-from kmel_p2p.site.compose import load_site, names_of, stored_constitution
+from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, create
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.egress import EGRESS_NAME, EgressLog
-from kmel_p2p.site.egress_head import keep_head
 from kmel_p2p.site.keys import load_key
-from kmel_p2p.site.signed import SIGNED_NAME
-from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.site.loaded_site import load_site, names_of, stored_constitution
+from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
+from kmel_p2p.site.observe.egress_head import keep_head
+from kmel_p2p.site.state.signed_amendments import SIGNED_NAME
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def filled(site: Path) -> Path:
     state = site.parent / "state"
     store = Store(state / STORE_NAME)
     previous = NO_PREVIOUS
-    for seq in (1, 2):
+    for number in (1, 2):
         entry = create(
-            north, charter_id=charter.id, seq=seq, previous=previous,
-            basis=Basis({south.key: 3} if seq == 2 else {}, bytes(32), {}, 0), weight=2**15, steps=20, norm_squared=1,
-            codec_id=1, payload=bytes(9),
+            north, charter_id=charter.id, number=number, previous=previous,
+            basis=Basis({south.key: 3} if number == 2 else {}, bytes(32), {}, 0), weight=2**15, steps=20,
+            norm_squared=1, codec_id=1, payload=bytes(9),
         )  # fmt: skip
-        store.append_entry(north.key, seq, entry.encode(), f"round-{seq}.safetensors")
+        store.append_entry(north.key, number, entry.encode(), f"round-{number}.safetensors")
         previous = entry.hash
     log = EgressLog(state / EGRESS_NAME, 1_760_000_000.5)
     log.record(1_760_000_000.75, "south", "entry", "trunk, 4 tensors", 321, digest(b"x"))
@@ -64,7 +64,7 @@ def test_the_log_lists_entries(filled: Path, run: Run) -> None:
     assert lines[1].split()[:2] == ["north", "2"]
     assert lines[1].endswith("on south:3")
     rows = [json.loads(line) for line in run("ledger", "log", "-c", filled, "--json").out.splitlines()]
-    assert [(row["author"], row["seq"], row["weight"], row["base"]) for row in rows] == [
+    assert [(row["author"], row["number"], row["weight"], row["base"]) for row in rows] == [
         ("north", 1, 0.5, {}),
         ("north", 2, 0.5, {"south": 3}),
     ]
@@ -115,7 +115,7 @@ def test_a_site_that_never_ran_says_so(site: Path, run: Run, arguments: tuple[st
 def test_an_entry_that_does_not_decode_is_a_finding_not_a_defect(filled: Path, run: Run) -> None:
     path = filled.parent / "state" / STORE_NAME
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE entries SET payload = x'00' WHERE seq = 2")
+    connection.execute("UPDATE entries SET payload = x'00' WHERE number = 2")
     connection.commit()
     connection.close()
     done = run("ledger", "log", "-c", filled)
@@ -135,7 +135,7 @@ def test_faults_say_whose_log_ended_and_why(filled: Path, run: Run) -> None:
     (row,) = json.loads(run("ledger", "faults", "-c", filled, "--json").out)
     assert row == {
         "author": "north",
-        "seq": 2,
+        "number": 2,
         "reason": "it signed two different entries with one number",
         "proofs": 2,
         "retracted": 1,
@@ -150,11 +150,11 @@ def test_diff_tells_a_shorter_log_from_another_one(filled: Path, run: Run, tmp_p
     same = run("ledger", "diff", other, "-c", filled)
     assert same.code == 0
     connection = sqlite3.connect(other)
-    connection.execute("DELETE FROM entries WHERE seq = 2")
+    connection.execute("DELETE FROM entries WHERE number = 2")
     connection.commit()
     (row,) = json.loads(run("ledger", "diff", other, "-c", filled, "--json").out)
     assert (row["author"], row["here"], row["there"], row["differs_from"]) == ("north", 2, 1, None)
-    connection.execute("UPDATE entries SET hash = ? WHERE seq = 1", (bytes(32),))
+    connection.execute("UPDATE entries SET hash = ? WHERE number = 1", (bytes(32),))
     connection.commit()
     connection.close()
     torn = run("ledger", "diff", other, "-c", filled)

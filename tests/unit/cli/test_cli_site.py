@@ -14,7 +14,7 @@ from cli_harness import STATUS, FakeDaemon, Run
 
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.site.keys import load_key
-from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.site.state.lockfile import SiteLock
 from kmel_p2p.site.template import site_template
 
 ROOT = Path(__file__).parents[3]
@@ -95,7 +95,7 @@ def test_approve_and_reject_carry_their_arguments(site: Path, run: Run, daemon: 
     refused = run("approve", "5", "-c", site)
     assert refused.code == ExitCode.REFUSED
     assert "no entry is held back" in refused.err
-    assert daemon.asked[:2] == [("approve", {"seq": 4}), ("reject", {"seq": 4, "reason": "not yet"})]
+    assert daemon.asked[:2] == [("approve", {"number": 4}), ("reject", {"number": 4, "reason": "not yet"})]
 
 
 @pytest.mark.parametrize(

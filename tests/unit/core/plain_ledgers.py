@@ -5,13 +5,12 @@ from __future__ import annotations
 import msgpack
 import numpy as np
 
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import Basis, Entry, create
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.validity import Rules, weight_cap
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.rules.validity import Rules, weight_cap
 from kmel_p2p.delta.sparse import SparseDelta
 
 CHARTER_ID = b"c" * 32
@@ -73,7 +72,7 @@ def next_entry(
     )
     values: dict[str, object] = {
         "charter_id": CHARTER_ID,
-        "seq": ledger.head(site.key) + 1,
+        "number": ledger.head(site.key) + 1,
         "previous": ledger.head_hash(site.key),
         "basis": basis,
         "weight": 1000,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import Bug, LocalError, WireError
-from kmel_p2p.core.ledger.accumulator import Accumulator
+from kmel_p2p.agreement.errors import Bug, LocalError, WireError
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.delta import Layout, SparseDelta, TensorSpec, initial_trunk
 
 SIZE = 40

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.amendment import AmendmentDocument, Constitution, signatures_needed
-from kmel_p2p.core.errors import ConfigError, WireError
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, signatures_needed
+from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.sim.ledger_toy import toy_charter, toy_identities
 
 SITES = toy_identities(5)

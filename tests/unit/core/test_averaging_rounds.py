@@ -133,8 +133,8 @@ def test_a_crash_between_store_and_persisted_neither_loses_nor_repeats_an_entry(
 
     def on_write(site, record) -> None:  # type: ignore[no-untyped-def]
         mine = isinstance(record, EntryRecord) and record.author == site.key
-        if site.index == 0 and mine and record.seq == 3 and not crashes:
-            crashes.append(record.seq)
+        if site.index == 0 and mine and record.number == 3 and not crashes:
+            crashes.append(record.number)
             delay = federation.world.persist_us + (0 if durable else -1)
             # At equal times the crash comes first: the record is durable, `Persisted` never arrives.
             federation.network.call_at(federation.network.now + delay, lambda: federation.crash(0))
@@ -203,7 +203,7 @@ def test_a_site_that_lost_its_store_gets_its_own_entries_back_before_it_publishe
     assert heads(federation, 1) == [12] * 4
     assert len(federation.digests()) == 1
     assert all(not federation.averaging(i).ledger.faults for i in range(4))
-    numbers = [e.seq for e in federation.events(0, EntryPublished) if isinstance(e, EntryPublished)]
+    numbers = [e.number for e in federation.events(0, EntryPublished) if isinstance(e, EntryPublished)]
     assert numbers == sorted(set(numbers))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from kmel_p2p.core.averaging_rule import LedgerRule, PushSumRule
-from kmel_p2p.core.charter import Charter, CharterDocument, canonical
-from kmel_p2p.core.errors import Bug, ConfigError
-from kmel_p2p.core.identity import Identity, digest
-from kmel_p2p.core.ledger.messages import Want
+from kmel_p2p.agreement.averaging import LedgerRule, PushSumRule
+from kmel_p2p.agreement.charter import Charter, CharterDocument, canonical
+from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.identity import Identity, digest
+from kmel_p2p.agreement.strict import parse_toml
+from kmel_p2p.core.ledger.sync.messages import Want
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.messages import Ask
 from kmel_p2p.core.pushsum.rules import PushSumRules
-from kmel_p2p.core.strict import parse_toml
 from kmel_p2p.core.wire import WireError
 
 SITE = f'sites = [{{ name = "a", key = "{Identity(b"a" * 32).key.hex()}" }}]'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kmel_p2p.core.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import Identity
 
 FOUNDERS = [Identity(bytes([n]) * 32) for n in range(1, 4)]
 

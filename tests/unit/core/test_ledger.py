@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_ledgers import CHARTER_ID, PlainCodec, identities, names, new_ledger, next_entry
 
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.entry import Entry, decode
-from kmel_p2p.core.ledger.validity import Refusal
-from kmel_p2p.core.ledger.verdict import Verdict
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.rules.validity import Refusal
 
 SITES = identities(4)
 
@@ -104,11 +104,11 @@ def test_what_its_author_signed_against_the_rules_ends_the_log(changes, refusal)
     outcome = ledger.offer(bad)
     assert outcome.verdict is Verdict.REFUSED
     assert outcome.refusal is refusal
-    assert ledger.faults[SITES[0].key].seq == 2
+    assert ledger.faults[SITES[0].key].number == 2
     evidence = ledger.faults[SITES[0].key].evidence
     assert bad.header in evidence[0]
     stranger = new_ledger(SITES)
-    assert [f.seq for f in stranger.offer_proof(evidence).faults] == [2]
+    assert [f.number for f in stranger.offer_proof(evidence).faults] == [2]
     assert ledger.digest() == good
     assert ledger.offer(next_entry(SITES[0], ledger)).verdict is Verdict.ENDED
     assert ledger.offer(next_entry(SITES[1], ledger)).verdict is Verdict.APPLIED
@@ -159,7 +159,7 @@ def test_a_fork_is_retracted_exactly_and_alike_in_every_order(order: list[int]) 
     ledger = new_ledger(SITES)
     for index in order:
         ledger.offer(everything[index])
-    assert ledger.faults[SITES[0].key].seq == 2
+    assert ledger.faults[SITES[0].key].number == 2
     assert names(ledger, SITES) == [1, 1, 1, 0]
     assert ledger.digest() == without.digest()
     assert ledger.vector == without.vector

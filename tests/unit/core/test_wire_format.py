@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.errors import Bug, WireError
-from kmel_p2p.core.ledger.messages import (
+from kmel_p2p.core.ledger.sync.messages import (
     SCHEMAS,
     Amendments,
     Announce,
@@ -33,7 +34,7 @@ from kmel_p2p.core.ledger.messages import (
     Want,
     WantAmendments,
 )
-from kmel_p2p.core.wire import ForeignCharterError, Schema, Wire, uint, unpack_bounded
+from kmel_p2p.core.wire import ForeignCharterError, Schema, Wire, uint
 
 WIRE = Wire(bytes(range(32)), SCHEMAS)
 
@@ -58,7 +59,7 @@ messages = st.one_of(
         evidence=st.lists(keys, max_size=3).map(tuple),
     ),
     st.builds(Bodies, entries=st.lists(st.binary(max_size=200), max_size=5).map(tuple)),
-    st.builds(Announce, items=st.lists(st.builds(Item, author=keys, seq=seqs), max_size=5).map(tuple)),
+    st.builds(Announce, items=st.lists(st.builds(Item, author=keys, number=seqs), max_size=5).map(tuple)),
     st.builds(
         Claim,
         vector=vectors,
@@ -75,7 +76,7 @@ messages = st.one_of(
     st.builds(WantAmendments, first=st.integers(0, 2**32)),
     st.builds(Amendments, amendments=st.lists(st.binary(max_size=99), max_size=3).map(tuple)),
     st.builds(Proofs, faults=st.lists(st.lists(st.binary(max_size=99), max_size=3).map(tuple), max_size=3).map(tuple)),
-    st.builds(Heads, heads=st.lists(st.builds(Head, author=keys, seq=seqs, hash=keys), max_size=3).map(tuple)),
+    st.builds(Heads, heads=st.lists(st.builds(Head, author=keys, number=seqs, hash=keys), max_size=3).map(tuple)),
     st.builds(Stubs, stubs=st.lists(st.binary(max_size=99), max_size=3).map(tuple)),
 )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta.bits import BitReader, pack_fixed, pack_flags, pack_unary, pack_varint
 
 PROPERTY = settings(deadline=None, max_examples=60)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, SparseDelta, TensorSpec
 
 PROPERTY = settings(deadline=None, max_examples=60)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import Bug
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.delta import SparseDelta
 
 UNITS = st.lists(st.integers(-(2**44) + 1, 2**44 - 1).filter(bool), max_size=40)

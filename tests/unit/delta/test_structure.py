@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec
 from kmel_p2p.delta.cells import Cells
 from kmel_p2p.delta.structure import FLAT, LEVELS, MAX_LEVEL, Axis, Structure, _thresholds, describe

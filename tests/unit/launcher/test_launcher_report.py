@@ -12,15 +12,15 @@ import pytest
 from report_sample import sample_details, sample_report
 from rich.console import Console
 
-from kmel_p2p.core.charter import AssayEndpointRule, Charter, FeatureRule, ModelRule, SiteRule
-from kmel_p2p.core.errors import DataError
+from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, FeatureRule, ModelRule, SiteRule
+from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.architecture import exchanged_layout
+from kmel_p2p.learn.models.architecture import trunk_layout
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.report import mean_test, require_agreement, summary
 from kmel_p2p.sim.report_html import render_html
 from kmel_p2p.sim.report_spread import spread
-from kmel_p2p.site.compose import architecture_of
+from kmel_p2p.site.loaded_site import architecture_of
 
 
 class Structure(HTMLParser):
@@ -173,7 +173,7 @@ def test_the_spread_is_relative_to_the_way_of_the_mean() -> None:
         model=ModelRule(hidden=(4,)),
         features=FeatureRule(bits=64),
     )
-    base = initial_trunk(exchanged_layout(architecture_of(charter)), charter.model.seed)
+    base = initial_trunk(trunk_layout(architecture_of(charter)), charter.model.seed)
     moved = {"a": base + np.float32(0.75), "b": base + np.float32(1.25)}
     assert spread(moved, charter) == pytest.approx(0.25, rel=1e-5)
     assert spread({"a": base + 1, "b": base + 1}, charter) == 0.0

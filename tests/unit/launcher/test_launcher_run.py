@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from kmel_p2p.core.errors import ConfigError, DataError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, DataError, LocalError
 from kmel_p2p.sim.errors import SiteFailedError
 from kmel_p2p.sim.launcher import MARKER, prepare_directory
 from kmel_p2p.sim.launcher_config import load_simulation
 from kmel_p2p.sim.launcher_data import divide
 from kmel_p2p.sim.launcher_follow import follow
 from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found, free_ports
-from kmel_p2p.site.compose import features_of, load_site
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.site.loaded_site import features_of, load_site
+from kmel_p2p.site.state.lockfile import SiteLock
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = """
@@ -58,7 +58,7 @@ def small(config: Path, out: Path) -> LocalFederation:
 
 
 def rule(name: str) -> Any:
-    from kmel_p2p.core.charter import SiteRule
+    from kmel_p2p.agreement.charter import SiteRule
     from kmel_p2p.sim.launcher_sites import simulated_identity
 
     return SiteRule(name=name, key=simulated_identity(0, name).key.hex())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kmel_p2p.chem.counts import CountMatrix
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.learn.architecture import Architecture
-from kmel_p2p.learn.dataset import Dataset, Inputs
-from kmel_p2p.learn.session import TrainingSettings
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.train.dataset import Dataset, Inputs
+from kmel_p2p.learn.worker.session import TrainingSettings
 
 ENDPOINTS = (
     AssayEndpoint("logd", head="shared", center=1.0, scale=2.0),

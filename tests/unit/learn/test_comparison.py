@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.answer import answers
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
-from kmel_p2p.learn.choice import PREFERRED
-from kmel_p2p.learn.comparison import MODELS, PREDICTED, choices, compare, predictors, start_local
-from kmel_p2p.learn.model import Card, write_model
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.predict import load_model
-from kmel_p2p.learn.scores import Predict, fold_scores, median_baseline, score, scores_of
+from kmel_p2p.learn.evaluate.choice import PREFERRED
+from kmel_p2p.learn.evaluate.comparison import MODELS, PREDICTED, choices, compare, predictors, start_local
+from kmel_p2p.learn.evaluate.scores import Predict, fold_scores, median_baseline, score, scores_of
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict.answer import answers
+from kmel_p2p.learn.predict.model_directory import Card, write_model
+from kmel_p2p.learn.predict.predict import load_model
+from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 
 
 def parameters(shape: Architecture, seed: int) -> Parameters:
-    return Parameters(initial_trunk(exchanged_layout(shape), seed), initial_trunk(private_layout(shape), seed))
+    return Parameters(initial_trunk(trunk_layout(shape), seed), initial_trunk(private_layout(shape), seed))
 
 
 def test_comparison_trains_scores_and_chooses() -> None:
@@ -103,7 +103,7 @@ def test_local_training_keeps_the_best_checkpoint() -> None:
     start_local(network, shape, 3, 4)
     last = train_with_checkpoints(network, no_fold, SETTINGS, steps=10, every=5).best
     assert np.array_equal(last.exchanged, network.exchanged.detach().numpy())
-    assert not np.array_equal(last.exchanged, initial_trunk(exchanged_layout(shape), 3))
+    assert not np.array_equal(last.exchanged, initial_trunk(trunk_layout(shape), 3))
 
 
 def test_the_choice_meets_only_measured_values() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from learn_fixtures import SETTINGS, architecture, dataset
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn import device as chosen
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.device import device, use_device
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.optimise import LocalOptimiser
-from kmel_p2p.learn.scores import fold_scores
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.evaluate.scores import fold_scores
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train import device as chosen
+from kmel_p2p.learn.train.device import device, use_device
+from kmel_p2p.learn.train.optimise import LocalOptimiser
 
 
 @pytest.fixture(autouse=True)
@@ -47,13 +47,13 @@ def test_a_gpu_is_taken_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch)
 def test_mixed_precision_learns_as_well_and_keeps_float32_parameters() -> None:
     whole, mixed = trained(False), trained(True)
     assert mixed.exchanged.dtype == torch.float32
-    assert not np.array_equal(whole.exchanged_values(), mixed.exchanged_values())
+    assert not np.array_equal(whole.trunk_values(), mixed.trunk_values())
     scores = [fold_scores(dataset(300), network.predict)["logd"]["valid"] for network in (whole, mixed)]
     assert scores[1] == pytest.approx(scores[0], rel=0.1)
 
 
 def test_full_precision_on_the_cpu_is_repeatable() -> None:
-    assert np.array_equal(trained(False).exchanged_values(), trained(False).exchanged_values())
+    assert np.array_equal(trained(False).trunk_values(), trained(False).trunk_values())
 
 
 @pytest.mark.parametrize("members", [1, 3])

@@ -9,13 +9,13 @@ import pytest
 import torch
 from learn_fixtures import SETTINGS, architecture, dataset
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.checkpoint import train_with_checkpoints, validation_loss
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.loss import MultiTaskLoss
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.optimise import LocalOptimiser
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.loss import MultiTaskLoss
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.checkpoint import train_with_checkpoints, validation_loss
+from kmel_p2p.learn.train.optimise import LocalOptimiser
 
 THREE = dataclasses.replace(architecture(), dropout=0.0, members=3, calibrate=True)
 ONE = dataclasses.replace(THREE, members=1)
@@ -25,7 +25,7 @@ def alone(network: Network, member: int) -> Network:
     """A network with the parameters of one member."""
     found = Network(ONE)
     for layout, of, source, load in (
-        (exchanged_layout(THREE), exchanged_layout(ONE), network.exchanged, found.load),
+        (trunk_layout(THREE), trunk_layout(ONE), network.exchanged, found.load),
         (private_layout(THREE), private_layout(ONE), network.private, found.load_private),
     ):
         parts = layout.split(source.detach().numpy().copy())
@@ -53,8 +53,8 @@ def test_members_are_trained_as_if_each_were_alone() -> None:
     LocalOptimiser(network, data, SETTINGS).train(1, 1.0)
     for member, one in enumerate(lonely):
         LocalOptimiser(one, data, SETTINGS).train(1, 1.0)
-        theirs = exchanged_layout(THREE).split(network.exchanged.detach().numpy())["trunk.0.weight"][member]
-        own = exchanged_layout(ONE).split(one.exchanged.detach().numpy())["trunk.0.weight"]
+        theirs = trunk_layout(THREE).split(network.exchanged.detach().numpy())["trunk.0.weight"][member]
+        own = trunk_layout(ONE).split(one.exchanged.detach().numpy())["trunk.0.weight"]
         assert theirs == pytest.approx(own, abs=2e-5)
 
 

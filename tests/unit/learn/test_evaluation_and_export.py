@@ -12,23 +12,23 @@ from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 from onnx.reference import ReferenceEvaluator
 
 import kmel_p2p
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn import evaluation
-from kmel_p2p.learn.architecture import exchanged_layout, private_layout
-from kmel_p2p.learn.calibration_check import LEVELS, coverage, reliability
-from kmel_p2p.learn.checkpoint import Parameters
-from kmel_p2p.learn.comparison import compare, predictors
-from kmel_p2p.learn.evaluation import evaluate, further_scores
-from kmel_p2p.learn.evaluation_page import evaluation_page
-from kmel_p2p.learn.export import export_model, export_onnx
-from kmel_p2p.learn.model import Card, write_model
-from kmel_p2p.learn.neighbours import FILE, Neighbours
-from kmel_p2p.learn.predict import Model
-from kmel_p2p.learn.scores import scorable
-from kmel_p2p.learn.uncertainty import Calibration, calibrate
+from kmel_p2p.learn.evaluate import evaluation
+from kmel_p2p.learn.evaluate.calibration_check import LEVELS, coverage, reliability
+from kmel_p2p.learn.evaluate.comparison import compare, predictors
+from kmel_p2p.learn.evaluate.evaluation import evaluate, further_scores
+from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
+from kmel_p2p.learn.evaluate.scores import scorable
+from kmel_p2p.learn.models.architecture import private_layout, trunk_layout
+from kmel_p2p.learn.predict.export import export_model, export_onnx
+from kmel_p2p.learn.predict.model_directory import Card, write_model
+from kmel_p2p.learn.predict.neighbours import FILE, Neighbours
+from kmel_p2p.learn.predict.predict import Model
+from kmel_p2p.learn.predict.uncertainty import Calibration, calibrate
+from kmel_p2p.learn.train.checkpoint import Parameters
 
 POLICY = FeaturePolicy(bits=64)
 
@@ -36,7 +36,7 @@ POLICY = FeaturePolicy(bits=64)
 @pytest.fixture(scope="module")
 def evaluated() -> dict[str, object]:
     data, shape = dataset(rows=480), architecture()
-    start = Parameters(initial_trunk(exchanged_layout(shape), 1), initial_trunk(private_layout(shape), 2))
+    start = Parameters(initial_trunk(trunk_layout(shape), 1), initial_trunk(private_layout(shape), 2))
     found = compare(shape, data, SETTINGS, 1, start, steps=120, federated_history=[], report=lambda done, total: None)
     chosen = {e["name"]: e["chosen"] for e in found.result["endpoints"]}
     known = calibrate(data, predictors(shape, found.models), chosen)
@@ -156,7 +156,7 @@ def test_too_few_test_values_give_no_score(evaluated: dict) -> None:
     data = evaluated["data"]
     shape = architecture()
     models = {
-        name: Parameters(initial_trunk(exchanged_layout(shape), 1), initial_trunk(private_layout(shape), 2))
+        name: Parameters(initial_trunk(trunk_layout(shape), 1), initial_trunk(private_layout(shape), 2))
         for name in ("local", "federated", "personalised")
     }
     card = Card(shape, POLICY, "", {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
@@ -183,9 +183,7 @@ def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
     shape = dataclasses.replace(architecture(), inputs=POLICY.width, calibrate=calibrate_heads, members=members)
     rng = np.random.default_rng(0)
     parameters = {
-        name: tuple(
-            rng.normal(size=layout(shape).size).astype(np.float32) for layout in (exchanged_layout, private_layout)
-        )
+        name: tuple(rng.normal(size=layout(shape).size).astype(np.float32) for layout in (trunk_layout, private_layout))
         for name in ("local", "federated", "personalised")
     }
     card = Card(shape, POLICY, reference_hash(POLICY), {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
@@ -218,7 +216,7 @@ def test_the_metadata_of_a_graph_is_enough_to_feed_it(tmp_path: Path) -> None:
     shape = dataclasses.replace(architecture(), inputs=POLICY.width)
     rng = np.random.default_rng(0)
     parameters = {
-        name: tuple(rng.normal(size=at(shape).size).astype(np.float32) for at in (exchanged_layout, private_layout))
+        name: tuple(rng.normal(size=at(shape).size).astype(np.float32) for at in (trunk_layout, private_layout))
         for name in ("local", "federated", "personalised")
     }
     card = Card(shape, POLICY, reference_hash(POLICY), {e.name: "local" for e in ENDPOINTS}, {}, {})

@@ -16,29 +16,30 @@ import torch
 from learn_fixtures import SETTINGS
 from rdkit import Chem
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.ingest import ingest
-from kmel_p2p.chem.policy import FeaturePolicy, descriptor_constants
-from kmel_p2p.chem.source import Column, WideSource
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.chem.structures import describe_all
-from kmel_p2p.core.errors import Bug, ConfigError
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
-from kmel_p2p.learn import device, graphs
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout
-from kmel_p2p.learn.checkpoint import Parameters, train_with_checkpoints
-from kmel_p2p.learn.comparison import MODELS, compare, start_local
-from kmel_p2p.learn.dataset import Dataset, Inputs
-from kmel_p2p.learn.export import export_onnx
-from kmel_p2p.learn.forest import forest_baseline
-from kmel_p2p.learn.graphs import GraphBatch, GraphRows, MessagePassing
-from kmel_p2p.learn.model import Card, write_model
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.predict import load_model
-from kmel_p2p.learn.reference import trunk_reference_hash
-from kmel_p2p.learn.round import Rounds
-from kmel_p2p.learn.scores import fold_scores, median_baseline
+from kmel_p2p.learn.evaluate.comparison import MODELS, compare, start_local
+from kmel_p2p.learn.evaluate.forest import forest_baseline
+from kmel_p2p.learn.evaluate.scores import fold_scores, median_baseline
+from kmel_p2p.learn.models import graphs
+from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.models.graphs import GraphBatch, GraphRows, MessagePassing
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict.export import export_onnx
+from kmel_p2p.learn.predict.model_directory import Card, write_model
+from kmel_p2p.learn.predict.predict import load_model
+from kmel_p2p.learn.train import device
+from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
+from kmel_p2p.learn.train.dataset import Dataset, Inputs
+from kmel_p2p.learn.train.round import Rounds
+from kmel_p2p.learn.worker.reference import trunk_reference_hash
 
 needs_chemprop = pytest.mark.skipif(
     importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed"
@@ -77,9 +78,9 @@ def started() -> Network:
 
 
 def test_graph_tensors_are_exchanged_with_the_rest() -> None:
-    names = [spec.name for spec in exchanged_layout(SHAPE).specs]
+    names = [spec.name for spec in trunk_layout(SHAPE).specs]
     assert names == [*GRAPH, "trunk.0.weight", "trunk.0.bias", "head.shared.weight", "head.shared.bias"]
-    assert exchanged_layout(SHAPE).specs[4].shape == (16, 12 + len(descriptor_constants()))
+    assert trunk_layout(SHAPE).specs[4].shape == (16, 12 + len(descriptor_constants()))
 
 
 @pytest.mark.parametrize("wrong", [{"members": 2}, {"depth": 0}, {"message_width": 0}, {"descriptors": 10**6}])
@@ -96,7 +97,7 @@ def test_gradients_of_the_graph_arrive_in_the_flat_vector(data: Dataset) -> None
     assert network.exchanged.grad is not None
     gradient = network.exchanged.grad.numpy().copy()
     for name in GRAPH:
-        where = exchanged_layout(SHAPE).slices[name]
+        where = trunk_layout(SHAPE).slices[name]
         place = where.start + int(np.abs(gradient[where]).argmax())
         step = np.zeros_like(gradient)
         step[place] = 1e-2
@@ -123,7 +124,7 @@ def test_messages_are_those_of_chemprop() -> None:
     passing = BondMessagePassing(d_h=SHAPE.message_width, depth=SHAPE.depth)
     state = {
         name.removeprefix("trunk.graph."): torch.from_numpy(tensor)
-        for name, tensor in exchanged_layout(SHAPE).split(network.exchanged_values()).items()
+        for name, tensor in trunk_layout(SHAPE).split(network.trunk_values()).items()
         if name in GRAPH
     }
     passing.load_state_dict(state)
@@ -252,7 +253,7 @@ def test_a_pass_stays_on_one_device(data: Dataset, monkeypatch: pytest.MonkeyPat
 
 @needs_chemprop
 def test_rounds_of_a_federation_carry_the_graph_trunk(data: Dataset, tmp_path: Path) -> None:
-    layout = exchanged_layout(SHAPE)
+    layout = trunk_layout(SHAPE)
     codec = DeltaCodec(layout, CodecParameters(chunk=256, kept=64, bits=4))
     network = started()
     trunk = network.exchanged.detach().numpy().copy()

@@ -13,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.forest import forest_baseline
-from kmel_p2p.learn.loss import MultiTaskLoss
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.optimise import LocalOptimiser, cosine_rate
-from kmel_p2p.learn.scores import fold_scores, median_baseline
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.evaluate.forest import forest_baseline
+from kmel_p2p.learn.evaluate.scores import fold_scores, median_baseline
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.loss import MultiTaskLoss
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
 
 
 def test_only_trunk_and_shared_heads_are_exchanged() -> None:
     shape = architecture()
-    exchanged = [spec.name for spec in exchanged_layout(shape).specs]
+    exchanged = [spec.name for spec in trunk_layout(shape).specs]
     assert exchanged == [
         "trunk.0.weight",
         "trunk.0.bias",
@@ -50,7 +50,7 @@ def test_impossible_architectures_are_refused(wrong: dict[str, object]) -> None:
 
 def test_the_daemon_side_imports_neither_torch_nor_rdkit() -> None:
     code = (
-        "import sys, kmel_p2p.learn.session, kmel_p2p.learn.architecture, kmel_p2p.learn.worker;"
+        "import sys, kmel_p2p.learn.worker.session, kmel_p2p.learn.models.architecture, kmel_p2p.learn.worker.process;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'rdkit', 'pint', 'pandas')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -60,10 +60,8 @@ def test_the_network_is_its_flat_vectors() -> None:
     shape = dataclasses.replace(architecture(), dropout=0.0)
     network = Network(shape)
     start_local(network, shape, 3, 4)
-    trunk = initial_trunk(exchanged_layout(shape), 3)
-    tensors = exchanged_layout(shape).split(trunk) | private_layout(shape).split(
-        initial_trunk(private_layout(shape), 4)
-    )
+    trunk = initial_trunk(trunk_layout(shape), 3)
+    tensors = trunk_layout(shape).split(trunk) | private_layout(shape).split(initial_trunk(private_layout(shape), 4))
     inputs = np.random.default_rng(0).normal(size=(5, shape.inputs)).astype(np.float32)
     hidden = inputs
     for layer in range(2):
@@ -83,7 +81,7 @@ def test_gradients_arrive_in_the_flat_vectors() -> None:
     assert network.exchanged.grad is not None
     gradient = network.exchanged.grad.numpy().copy()
     step = np.zeros_like(gradient)
-    place = exchanged_layout(shape).slices["trunk.1.weight"].start + 5
+    place = trunk_layout(shape).slices["trunk.1.weight"].start + 5
     step[place] = 1e-2
     before = network.predict(inputs.numpy()).sum()
     network.load(network.exchanged.detach().numpy() + step)
@@ -187,12 +185,12 @@ def test_architecture_is_hashable_and_small_to_send() -> None:
 def test_calibration_starts_as_identity_and_absorbs_an_offset() -> None:
     """A site whose assay reads two units higher keeps that to itself: the shared parameters need not move."""
     plain, calibrated = architecture(), dataclasses.replace(architecture(), calibrate=True)
-    assert exchanged_layout(plain).hash == exchanged_layout(calibrated).hash
+    assert trunk_layout(plain).hash == trunk_layout(calibrated).hash
     assert private_layout(calibrated).size == private_layout(plain).size + 4
     data = dataset()
     networks = [Network(shape) for shape in (plain, calibrated)]
     for network, shape in zip(networks, (plain, calibrated), strict=True):
-        network.load(initial_trunk(exchanged_layout(shape), 3))
+        network.load(initial_trunk(trunk_layout(shape), 3))
         network.load_private(initial_trunk(private_layout(shape), 4))
     inputs = data.inputs.rows(data.train)
     before = networks[0].predict(inputs)

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from learn_fixtures import dataset
 
-from kmel_p2p.chem.endpoint import AssayEndpoint
-from kmel_p2p.chem.features import reference_hash
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn import neighbours
-from kmel_p2p.learn import predict as predicting
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout, private_layout
-from kmel_p2p.learn.checkpoint import Parameters
-from kmel_p2p.learn.model import STORED, Card, read_card, read_parameters, write_model
-from kmel_p2p.learn.neighbours import Neighbours
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.outputs import MeanOf, outputs_of
-from kmel_p2p.learn.predict import Model
-from kmel_p2p.learn.uncertainty import Calibration, intervals, needed
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import reference_hash
+from kmel_p2p.learn.evaluate.outputs import MeanOf, outputs_of
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict import neighbours
+from kmel_p2p.learn.predict import predict as predicting
+from kmel_p2p.learn.predict.model_directory import STORED, Card, read_card, read_parameters, write_model
+from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.predict.predict import Model
+from kmel_p2p.learn.predict.uncertainty import Calibration, intervals, needed
+from kmel_p2p.learn.train.checkpoint import Parameters
 
 POLICY = FeaturePolicy(bits=64)
 HASH = reference_hash(POLICY)
@@ -36,7 +36,7 @@ RESIDUALS = Calibration(tuple(np.arange(1, 41) / 20), 0.5)
 def whole_parameters() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     return [
-        (rng.normal(size=exchanged_layout(SHAPE).size).astype(np.float32),
+        (rng.normal(size=trunk_layout(SHAPE).size).astype(np.float32),
          rng.normal(size=private_layout(SHAPE).size).astype(np.float32))
         for _ in STORED
     ]  # fmt: skip
@@ -50,7 +50,7 @@ def model(chosen: tuple[str, str], neighbours: Neighbours | None = None, **known
     return Model(card, parameters, neighbours)
 
 
-LAYOUTS = (exchanged_layout, private_layout)
+LAYOUTS = (trunk_layout, private_layout)
 FAR = Neighbours.of_bits(np.zeros((1, 64), bool), (0.5, 0.6, 0.7))
 """Everything is unlike this one training compound."""
 

@@ -12,18 +12,18 @@ import pytest
 from learn_fixtures import SETTINGS, architecture, dataset
 from safetensors import safe_open
 
-from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.architecture import exchanged_layout
-from kmel_p2p.learn.balance import sums
-from kmel_p2p.learn.comparison import start_local
-from kmel_p2p.learn.networks import Network
-from kmel_p2p.learn.round import Rounds
-from kmel_p2p.learn.session import Progress
+from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.models.architecture import trunk_layout
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.balance import sums
+from kmel_p2p.learn.train.round import Rounds
+from kmel_p2p.learn.worker.session import Progress
 
-LAYOUT = exchanged_layout(architecture())
+LAYOUT = trunk_layout(architecture())
 CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=64, kept=4, bits=2))
 
 

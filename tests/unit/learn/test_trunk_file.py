@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 
 import kmel_p2p
 from kmel_p2p import files
-from kmel_p2p.chem.policy import FeaturePolicy
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.architecture import Architecture, exchanged_layout, unlearned
-from kmel_p2p.learn.model import CARD, read_card
-from kmel_p2p.learn.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
+from kmel_p2p.learn.models.architecture import Architecture, trunk_layout, unlearned
+from kmel_p2p.learn.predict.model_directory import CARD, read_card
+from kmel_p2p.learn.predict.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
 
 POLICY = FeaturePolicy(bits=64)
 SHAPE = Architecture(POLICY.width, (24, 12), ENDPOINTS, dropout=0.1, calibrate=True)
@@ -42,7 +42,7 @@ def card(**changes: Any) -> TrunkCard:
 
 
 def trunk(seed: int = 1) -> np.ndarray:
-    return initial_trunk(exchanged_layout(SHAPE), seed)
+    return initial_trunk(trunk_layout(SHAPE), seed)
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -64,7 +64,7 @@ def test_two_sites_write_the_same_bytes_and_the_digest_is_that_of_the_file(tmp_p
 
 
 def test_a_head_as_the_charter_began_it_was_trained_by_nobody(tmp_path: Path) -> None:
-    layout = exchanged_layout(SHAPE)
+    layout = trunk_layout(SHAPE)
     shared = [SHAPE.endpoints[place].name for place in SHAPE.shared]
     assert unlearned(SHAPE, trunk(), trunk()) == shared
     moved = trunk()
@@ -137,7 +137,7 @@ def test_it_predicts_the_assay_endpoints_with_shared_heads(tmp_path: Path) -> No
 
 def test_without_a_shared_head_it_says_what_to_load_instead(tmp_path: Path) -> None:
     private = Architecture(POLICY.width, (24, 12), (ENDPOINTS[1],))
-    write_trunk(tmp_path, card(architecture=private), initial_trunk(exchanged_layout(private), 1))
+    write_trunk(tmp_path, card(architecture=private), initial_trunk(trunk_layout(private), 1))
     with pytest.raises(ConfigError, match="state/model"):
         kmel_p2p.load(tmp_path)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from learn_fixtures import ENDPOINTS, dataset
 
-from kmel_p2p.chem.split import SplitPolicy
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.learn.dataset import Dataset
-from kmel_p2p.learn.neighbours import FILE, Neighbours, read_neighbours
-from kmel_p2p.learn.scores import Predict, scorable
-from kmel_p2p.learn.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.learn.evaluate.scores import Predict, scorable
+from kmel_p2p.learn.predict.neighbours import FILE, Neighbours, read_neighbours
+from kmel_p2p.learn.predict.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
+from kmel_p2p.learn.train.dataset import Dataset
 
 
 def noisy(data_seed: int) -> dict[str, Predict]:

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from kmel_p2p.core.amendment import Amendment, AmendmentDocument
-from kmel_p2p.core.charter import SiteRule
+from kmel_p2p.agreement.amendment import Amendment, AmendmentDocument
+from kmel_p2p.agreement.charter import SiteRule
+from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.identity import Identity, digest
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.claims import sign_claim
-from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Basis, Entry, context_hash, create
-from kmel_p2p.core.ledger.messages import (
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, context_hash, create
+from kmel_p2p.core.ledger.rules.proof import fork_of
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.ledger.sync.claims import sign_claim
+from kmel_p2p.core.ledger.sync.messages import (
     SCHEMAS,
     Amendments,
     Announce,
@@ -37,8 +39,6 @@ from kmel_p2p.core.ledger.messages import (
     Want,
     WantAmendments,
 )
-from kmel_p2p.core.ledger.proof import fork_of
-from kmel_p2p.core.ledger.snapshot import Snapshot
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec
 
@@ -57,14 +57,16 @@ WIRE = Wire(CHARTER_ID, SCHEMAS)
 
 def _basis(vector: dict[Identity, int], others: list[Entry]) -> Basis:
     named = sorted((entry.author, entry.hash) for entry in others)
-    return Basis({who.key: seq for who, seq in vector.items()}, context_hash(named), {}, 0)
+    return Basis({who.key: number for who, number in vector.items()}, context_hash(named), {}, 0)
 
 
-def _entry(who: Identity, seq: int, previous: bytes, basis: Basis, heads: dict[int, int] | None, steps: int) -> Entry:
+def _entry(
+    who: Identity, number: int, previous: bytes, basis: Basis, heads: dict[int, int] | None, steps: int
+) -> Entry:
     return create(
         who,
         charter_id=CHARTER_ID,
-        seq=seq,
+        number=number,
         previous=previous,
         basis=basis,
         weight=32768,

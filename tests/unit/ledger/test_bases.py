@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_ledgers import identities, new_ledger, next_entry
 
-from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.proof import fork_of
-from kmel_p2p.core.ledger.snapshot import decode
-from kmel_p2p.core.ledger.validity import Refusal, check_base
-from kmel_p2p.core.ledger.verdict import Verdict
+from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.rules.proof import fork_of
+from kmel_p2p.core.ledger.rules.validity import Refusal, check_base
+from kmel_p2p.core.ledger.snapshot.snapshot import decode
 
 SITES = identities(4)
 
@@ -71,7 +71,7 @@ def test_they_do_after_a_log_ended_and_after_a_snapshot(draws, data) -> None:  #
     cut = data.draw(st.sampled_from(made))
     author = next(site for site in SITES if site.key == cut.author)
     other = next_entry(
-        author, everything, seq=cut.seq, previous=cut.previous, units=7, base=cut.base, context=cut.basis.context
+        author, everything, number=cut.number, previous=cut.previous, units=7, base=cut.base, context=cut.basis.context
     )
     everything.convict(fork_of(cut, other))
     for entry in made:
@@ -86,7 +86,7 @@ def test_a_base_without_what_its_heads_were_made_on_is_stale() -> None:
     ledger = new_ledger(SITES)
     for site in (0, 1, 2):
         ledger.offer(next_entry(SITES[site], ledger))
-    base = {key: seq for key, seq in ledger.vector.items() if key != SITES[0].key}
+    base = {key: number for key, number in ledger.vector.items() if key != SITES[0].key}
     entry = next_entry(SITES[3], ledger, base=base)
     assert ledger.books.doubtful(entry.base) == [SITES[0].key]
     assert both_ways(ledger, entry) is Refusal.BASE_STALE

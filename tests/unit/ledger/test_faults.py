@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.entry import Entry, context_hash
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.proof import fork_of
-from kmel_p2p.core.ledger.validity import Refusal
-from kmel_p2p.core.ledger.verdict import Hold, Verdict
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.ledger.log.entry import Entry, context_hash
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Hold, Verdict
+from kmel_p2p.core.ledger.rules.proof import fork_of
+from kmel_p2p.core.ledger.rules.validity import Refusal
 
 SITES = identities(4)
 A, B, C, D = SITES
@@ -71,7 +71,7 @@ def test_a_breach_ends_the_log_and_its_proof_convinces_who_has_seen_nothing(
     bad = next_entry(D, ledger, **changes)
     outcome = ledger.offer(bad)
     assert (outcome.verdict, outcome.refusal) == (Verdict.REFUSED, refusal)
-    assert ledger.faults[D.key].seq == 1
+    assert ledger.faults[D.key].number == 1
     assert ledger.digest() == good
     stranger = lone_ledger()
     assert stranger.offer_proof(ledger.faults[D.key].evidence).faults[0].reason == refusal.value
@@ -108,7 +108,7 @@ def test_breaches_against_the_chain_and_the_base_are_proved_by_headers(
 
 def context(ledger: Ledger, base: dict[Identity, int]) -> bytes:
     """The context hash of a base."""
-    heads = sorted((site.key, ledger.books.header(site.key, seq)) for site, seq in base.items())
+    heads = sorted((site.key, ledger.books.header(site.key, number)) for site, number in base.items())
     return context_hash((key, header.hash) for key, header in heads if header is not None)
 
 
@@ -169,7 +169,7 @@ def test_an_author_that_saw_the_proof_may_go_back_and_one_that_names_an_unknown_
     left.offer(one)
     left.offer(next_entry(B, left))
     left.offer(other)
-    assert left.faults[A.key].seq == 3
+    assert left.faults[A.key].number == 3
     after = next_entry(B, left)
     assert after.base[A.key] == 2
     assert after.basis.ended == {A.key: 3}
@@ -186,8 +186,8 @@ def test_an_author_that_saw_the_proof_may_go_back_and_one_that_names_an_unknown_
 
 def test_one_author_cannot_fill_the_waiting_room() -> None:
     ledger = lone_ledger()
-    for seq in range(5, 400):
-        far = next_entry(A, ledger, seq=seq, base={A.key: seq - 1, B.key: 1}, previous=b"x" * 32)
+    for number in range(5, 400):
+        far = next_entry(A, ledger, number=number, base={A.key: number - 1, B.key: 1}, previous=b"x" * 32)
         ledger.offer(far)
     assert ledger.waiting == 128
     waits = next_entry(C, ledger, base={B.key: 1})

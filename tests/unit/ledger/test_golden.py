@@ -9,13 +9,14 @@ from pathlib import Path
 import golden_samples as samples
 import pytest
 
-from kmel_p2p.core.amendment import AmendmentDocument
-from kmel_p2p.core.ledger import entry, snapshot
-from kmel_p2p.core.ledger.claims import claim_is_signed
-from kmel_p2p.core.ledger.law import Law
-from kmel_p2p.core.ledger.messages import SCHEMAS, Claim
-from kmel_p2p.core.ledger.proof import prove
-from kmel_p2p.core.ledger.validity import Refusal, Rules
+from kmel_p2p.agreement.amendment import AmendmentDocument
+from kmel_p2p.core.ledger.log import entry
+from kmel_p2p.core.ledger.rules.law import Law
+from kmel_p2p.core.ledger.rules.proof import prove
+from kmel_p2p.core.ledger.rules.validity import Refusal, Rules
+from kmel_p2p.core.ledger.snapshot import snapshot
+from kmel_p2p.core.ledger.sync.claims import claim_is_signed
+from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Claim
 
 STORED = {name: bytes.fromhex(text) for name, text in tomllib.loads(samples.GOLDEN.read_text()).items()}
 PAGE = Path(__file__).parents[3] / "docs" / "ledger.md"
@@ -68,7 +69,7 @@ def test_the_stored_amendment_claim_and_fork_hold() -> None:
     evidence = [STORED["fork_proof_first"], STORED["fork_proof_second"]]
     fault = prove(evidence, Law.first(rules), samples.CODEC, 1000)
     assert fault is not None
-    assert (fault.author, fault.seq, fault.reason) == (samples.ALICE.key, 2, Refusal.FORK.value)
+    assert (fault.author, fault.number, fault.reason) == (samples.ALICE.key, 2, Refusal.FORK.value)
 
 
 def test_the_pages_worked_example_is_the_stored_entry() -> None:

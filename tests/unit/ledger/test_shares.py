@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_ledgers import CHARTER_ID, PlainCodec, identities, new_ledger, next_entry, rules
 
-from kmel_p2p.core.errors import Bug, ConfigError, WireError
-from kmel_p2p.core.ledger.accumulator import WEIGHT_ONE, Accumulator
-from kmel_p2p.core.ledger.entry import FORMAT, FORMAT_HEADS, Entry, decode, decode_stub
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.proof import prove
-from kmel_p2p.core.ledger.shares import Trains, shares, weights_of
-from kmel_p2p.core.ledger.validity import Refusal, Rules, weight_cap
-from kmel_p2p.core.ledger.verdict import Verdict
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.agreement.errors import Bug, ConfigError, WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
+from kmel_p2p.core.ledger.log.entry import FORMAT, FORMAT_HEADS, Entry, decode, decode_stub
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.rules.proof import prove
+from kmel_p2p.core.ledger.rules.shares import Trains, shares, weights_of
+from kmel_p2p.core.ledger.rules.validity import Refusal, Rules, weight_cap
 from kmel_p2p.delta.layout import NO_HEAD, Layout, TensorSpec
 from kmel_p2p.delta.sparse import SparseDelta
 
@@ -258,5 +258,5 @@ def test_every_peer_decides_the_same_about_weights_of_heads(draws, random) -> No
     for ledger, elsewhere in ((one, other), (other, one)):
         for fault in list(elsewhere.faults.values()):
             ledger.offer_proof(fault.evidence)
-    assert {key: fault.seq for key, fault in one.faults.items()} == {k: f.seq for k, f in other.faults.items()}
+    assert {key: fault.number for key, fault in one.faults.items()} == {k: f.number for k, f in other.faults.items()}
     assert (one.vector, one.digest()) == (other.vector, other.digest())

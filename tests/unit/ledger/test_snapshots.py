@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import Entry
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.snapshot import Snapshot, advance, decode, genesis
-from kmel_p2p.core.ledger.verdict import Verdict
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance, decode, genesis
 
 SITES = identities(3)
 
@@ -62,7 +62,7 @@ def test_folding_changes_nothing_but_what_is_held(count: int, data: st.DataObjec
     until = {site.key: data.draw(st.integers(0, ledger.head(site.key))) for site in SITES}
     ledger.fold(until)
     assert (ledger.digest(), ledger.vector) == (digest, vector)
-    stored = advance(empty(), (e for e in made if e.seq <= until[e.author]), PlainCodec(), {}, ())
+    stored = advance(empty(), (e for e in made if e.number <= until[e.author]), PlainCodec(), {}, ())
     restarted = new_ledger(SITES)
     restarted.adopt(decode(stored.encode()))
     for entry in ledger.entries():
@@ -78,9 +78,9 @@ def test_a_fork_below_the_floor_is_late_and_changes_nothing() -> None:
     twin = next_entry(SITES[0], other, units=77)
     ledger.fold({site.key: 2 for site in SITES})
     digest = ledger.digest()
-    assert made[0].seq == twin.seq == 1
+    assert made[0].number == twin.number == 1
     outcome = ledger.offer(twin)
-    assert [fault.seq for fault in outcome.late] == [1]
+    assert [fault.number for fault in outcome.late] == [1]
     assert not outcome.faults
     assert ledger.digest() == digest
     assert ledger.books.is_proved(SITES[0].key, 1)
@@ -97,7 +97,7 @@ def test_adopting_turns_what_was_taken_back_into_what_the_majority_holds() -> No
     late = new_ledger(SITES)
     for entry in made[:6]:
         late.offer(entry)
-    assert late.offer(twin).faults[0].seq == 1
+    assert late.offer(twin).faults[0].number == 1
     assert late.head(SITES[0].key) == 0
     ledger.fold({site.key: 2 for site in SITES})
     late.adopt(decode(ledger.snapshot().encode()))

@@ -3,7 +3,8 @@ import random
 import pytest
 from virtual import CHARTER, Virtual, identity, membership, roster_of
 
-from kmel_p2p.core.errors import ConfigError, LocalError, ProtocolError
+from kmel_p2p.agreement.errors import ConfigError, LocalError, ProtocolError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership import (
     LAN,
     ApplicationFact,
@@ -29,7 +30,7 @@ from kmel_p2p.core.membership import (
 )
 from kmel_p2p.core.membership.descriptor import RosterSite
 from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping, SyncFacts
-from kmel_p2p.core.types import SECOND, SiteKey
+from kmel_p2p.core.types import SECOND
 
 FOUR = (1, 2, 3, 4)
 

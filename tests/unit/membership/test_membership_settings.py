@@ -1,6 +1,6 @@
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.core.membership import LAN, PRESETS, WAN, preset
 from kmel_p2p.core.membership.settings import (
     confirmations_wanted,

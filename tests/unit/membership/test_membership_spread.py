@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual import identity
 
-from kmel_p2p.core.errors import LocalError
+from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.membership import LAN, SCHEMAS, OwnDescription, make_descriptor
 from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.fact_queue import FactQueue

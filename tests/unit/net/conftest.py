@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from net_peers import Federation, Peer, Proxy, RawDealer
 
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.identity import Identity
 
 
 @pytest_asyncio.fixture

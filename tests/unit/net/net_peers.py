@@ -12,8 +12,8 @@ from typing import Any
 
 import zmq
 
-from kmel_p2p.core.identity import Identity, curve_public
-from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
+from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.links import Egress, LinkEvent, LinkState
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings

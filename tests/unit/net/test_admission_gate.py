@@ -10,8 +10,8 @@ import pytest
 import zmq
 from net_peers import Federation, short_settings, until
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.identity import Identity
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.types import MILLISECOND, Lane
 from kmel_p2p.net.frames import Chunk, Payload, encode
 from kmel_p2p.net.links import AuthRejected, DialFailed, Fault, LinkDown, LinkPhase, PeerMisbehaved, StrangerRefused

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from net_peers import short_settings
 
-from kmel_p2p.core.errors import ProtocolError
-from kmel_p2p.core.identity import digest
+from kmel_p2p.agreement.errors import ProtocolError
+from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.net.frames import NO_DIGEST, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
 from kmel_p2p.net.inbox import Budget, Inbox

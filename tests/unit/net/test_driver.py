@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from net_peers import Federation, monotonic, until
 
+from kmel_p2p.agreement.errors import LocalError, ProtocolError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Event, Hangup, Message, Record, Send, Store
-from kmel_p2p.core.errors import LocalError, ProtocolError
-from kmel_p2p.core.types import MILLISECOND, Lane, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
 from kmel_p2p.net.driver import BadMessage, Commands, Driver
 from kmel_p2p.net.links import DialFailed, LinkDown, LinkUp

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import ConfigError, LocalError, WireError
+from kmel_p2p.agreement.errors import ConfigError, LocalError, WireError
 from kmel_p2p.core.types import Lane
 from kmel_p2p.net.address import Address, check_advertised, parse_address
 from kmel_p2p.net.frames import (

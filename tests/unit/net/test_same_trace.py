@@ -19,18 +19,18 @@ from typing import Any
 
 from net_peers import monotonic, short_settings, until
 
+from kmel_p2p.agreement.errors import RemoteError
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Send, Store
-from kmel_p2p.core.errors import RemoteError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.accumulator import Accumulator
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.validity import Rules
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.rules.validity import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer, make_wire
 from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
-from kmel_p2p.core.types import MILLISECOND, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.transport import Transport
@@ -149,8 +149,8 @@ class Site:
 
     def _on_emit(self, event: Any) -> None:
         if isinstance(event, RoundOpened):
-            payload, name = self._trainer.train(toy_trunk(), event.seq, event.steps, event.norm_bound)
-            trained = Trained(event.seq, payload, event.steps, name)
+            payload, name = self._trainer.train(toy_trunk(), event.number, event.steps, event.norm_bound)
+            trained = Trained(event.number, payload, event.steps, name)
             asyncio.get_running_loop().call_soon(self.driver.command, trained)
 
     async def _store(self, record: Any) -> None:

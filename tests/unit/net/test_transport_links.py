@@ -13,8 +13,8 @@ import psutil
 import pytest
 from net_peers import Federation, short_settings, until
 
-from kmel_p2p.core.errors import ConfigError, LocalError
-from kmel_p2p.core.identity import digest
+from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
 from kmel_p2p.net.links import DialFailed, Egress, Fault, LinkDown, LinkPhase, LinkUp, PeerMisbehaved, SendFailed
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from net_peers import Federation, Peer, Proxy, short_settings, until
 
-from kmel_p2p.core.identity import digest
+from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.types import SECOND, Lane
 from kmel_p2p.net.links import Fault, PeerMisbehaved, SendFailed
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Compute, Emit, Event, Message, Send, Store
-from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.membership.events import MemberBack, MemberUnreachable
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
@@ -24,7 +24,7 @@ from kmel_p2p.core.pushsum.share import decode
 from kmel_p2p.core.pushsum.state import Minted, State, restore
 from kmel_p2p.core.pushsum.transfers import TransferSettings
 from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 
 CHARTER_ID = b"p" * 32
@@ -132,7 +132,7 @@ class Mesh:
         self.sent_bytes = [0] * len(classes)
         self.inputs = np.zeros(size, object)
         """Exact sum of what training put in, by the sites themselves: the conservation law's other side."""
-        self.validation: Callable[[int, int], float | None] = lambda site, seq: None
+        self.validation: Callable[[int, int], float | None] = lambda site, number: None
         self._trained: list[tuple[int, int, NDArray[Any]]] = []
         self.cut: Callable[[int, int], bool] = lambda a, b: False
         """Pairs without a link; set by `partition`."""
@@ -285,7 +285,7 @@ class Mesh:
 
     def durable_inputs(self) -> NDArray[Any]:
         """What training put in by rounds that became durable."""
-        return sum((sums for n, seq, sums in self._trained if seq <= self.site(n).state.rounds), self.inputs * 0)
+        return sum((sums for n, number, sums in self._trained if number <= self.site(n).state.rounds), self.inputs * 0)
 
     def seen(self, kind: type[Event]) -> list[tuple[int, Any]]:
         return [(n, event) for n, event in self.events if isinstance(event, kind)]
@@ -307,10 +307,10 @@ class Mesh:
             case Compute():
                 revision = site.state.holding.revision
                 self.at(self.now + 50 * MILLISECOND, lambda: self._computed(n, site, effect, revision))
-            case Emit(RoundOpened(seq=seq, steps=steps)):
+            case Emit(RoundOpened(number=number, steps=steps)):
                 self.events.append((n, effect.event))
-                drift = self.drift(n, seq, site.trunk()).astype("<f4").tobytes()
-                done = Trained(seq, drift, steps, f"round-{seq}", self.validation(n, seq))
+                drift = self.drift(n, number, site.trunk()).astype("<f4").tobytes()
+                done = Trained(number, drift, steps, f"round-{number}", self.validation(n, number))
                 self.at(self.now + self.train_time(n), lambda: self._input(n, site, done))
             case Emit(event):
                 self.events.append((n, event))
@@ -352,7 +352,7 @@ class Mesh:
         self.feed(to, lambda site: site.receive(self.keys[n], message, self.now))
 
 
-def no_drift(site: int, seq: int, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
+def no_drift(site: int, number: int, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
     """Training that changes nothing."""
     return np.zeros_like(trunk)
 

@@ -149,8 +149,8 @@ def test_our_momentum_leaves_consensus_alone(momentum: float) -> None:
     """One kick each, then none: momentum spends itself and the distance goes to zero whatever it is."""
     kicks = np.random.default_rng(15).standard_normal((8, 20)).astype(np.float32)
 
-    def kick(site: int, seq: int, trunk: np.ndarray) -> np.ndarray:
-        return kicks[site] if seq == 1 else np.zeros_like(trunk)
+    def kick(site: int, number: int, trunk: np.ndarray) -> np.ndarray:
+        return kicks[site] if number == 1 else np.zeros_like(trunk)
 
     def spread(mesh: Mesh) -> float:
         trunks = np.stack([mesh.site(n).trunk() for n in range(8)])

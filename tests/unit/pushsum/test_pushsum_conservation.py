@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pushsum_mesh import APART, ASKING, FAST, Faults, Mesh, no_drift, start_values
 
-from kmel_p2p.core.errors import LocalError
+from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.pushsum.events import MassReceived, MassSent
 from kmel_p2p.core.pushsum.rules import PushSumSettings
 from kmel_p2p.core.pushsum.state import restore
@@ -22,9 +22,9 @@ SIZE = 40
 ROUGH = {"repeat": 0.3, "most_delay": 2 * SECOND}
 
 
-def wandering(site: int, seq: int, trunk: np.ndarray) -> np.ndarray:
+def wandering(site: int, number: int, trunk: np.ndarray) -> np.ndarray:
     """A drift that depends on everything, so that a slip anywhere shows."""
-    rng = np.random.default_rng([site, seq])
+    rng = np.random.default_rng([site, number])
     return (0.05 * rng.standard_normal(trunk.size) - 0.01 * trunk).astype(np.float32)
 
 
@@ -134,14 +134,14 @@ def test_crashes_at_any_moment_lose_rounds_but_no_mass(data: st.DataObject) -> N
 
 
 def test_a_drift_that_is_no_number_ends_the_round_and_keeps_the_mass() -> None:
-    def broken(site: int, seq: int, trunk: np.ndarray) -> np.ndarray:
-        return np.full_like(trunk, np.nan) if (site, seq) == (1, 3) else wandering(site, seq, trunk)
+    def broken(site: int, number: int, trunk: np.ndarray) -> np.ndarray:
+        return np.full_like(trunk, np.nan) if (site, number) == (1, 3) else wandering(site, number, trunk)
 
     mesh = Mesh(CLASSES, broken, 4, size=SIZE)
     mesh.run(lambda: bool(mesh.seen(RoundAbandoned)), 60 * SECOND)
     ((n, event),) = mesh.seen(RoundAbandoned)
     assert n == 1
-    assert event.seq == 3
+    assert event.number == 3
     assert "no number" in event.reason
     mesh.run_for(30 * SECOND)
     assert_conserved(mesh)

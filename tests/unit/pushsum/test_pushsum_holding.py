@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.core.pushsum.holding import MAX_MASS, OWN_DISTANCE, VALUE_BITS, Holding, within_distance
 from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 

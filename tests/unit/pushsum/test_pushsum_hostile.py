@@ -10,22 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pushsum_mesh import CHARTER_ID, Mesh, no_drift
 
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.effects import Message, Send, Store
-from kmel_p2p.core.errors import WireError
-from kmel_p2p.core.identity import Identity
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, PushSumRefused, Treatment
 from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
-from kmel_p2p.core.pushsum.messages import (
-    SCHEMAS,
-    Ask,
-    Hop,
-    Inquiry,
-    Progress,
-    Receipt,
-    Standings,
-    Transfer,
-    Verdict,
-)
+from kmel_p2p.core.pushsum.messages import SCHEMAS, Ask, Hop, Inquiry, Progress, Receipt, Standings, Transfer, Verdict
 from kmel_p2p.core.pushsum.share import EXACT, payload_bytes
 from kmel_p2p.core.pushsum.standing import Standing
 from kmel_p2p.core.rounds import Phase

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pushsum_mesh import FAST, Faults, Mesh, no_drift, start_values
 
-from kmel_p2p.core.errors import ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.core.membership.events import MemberRemoved
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, Treatment
 from kmel_p2p.core.pushsum.messages import Transfer
@@ -40,7 +40,7 @@ SIZE = 24
 def toward(goal: float):  # type: ignore[no-untyped-def]
     """Training that pulls every value towards `goal`: the run's result is known."""
 
-    def drift(site: int, seq: int, trunk: np.ndarray) -> np.ndarray:
+    def drift(site: int, number: int, trunk: np.ndarray) -> np.ndarray:
         return (0.2 * (goal - trunk)).astype(np.float32)
 
     return drift
@@ -56,7 +56,7 @@ def test_sites_train_mix_listen_and_end_close_together() -> None:
         assert mesh.site(n).phase is Phase.LISTENING
         assert mesh.site(n).waiting == ""
         assert mesh.site(n).vector == dict.fromkeys(mesh.keys, 30)
-        assert [e.seq for who, e in mesh.seen(RoundCommitted) if who == n] == list(range(1, 31))
+        assert [e.number for who, e in mesh.seen(RoundCommitted) if who == n] == list(range(1, 31))
     assert {e.sites for _, e in mesh.seen(RunComplete)} == {5}
     assert len(mesh.seen(RunComplete)) == 5
     # At rest nothing but standings moves.
@@ -121,7 +121,7 @@ def test_a_slow_site_takes_fewer_steps() -> None:
 
 def test_a_site_whose_validation_stops_improving_listens() -> None:
     mesh = Mesh([10] * 3, toward(0.5), size=SIZE, patience=4, entry_limit=40)
-    mesh.validation = lambda site, seq: 1.0 / min(seq, 8) if site == 0 else None
+    mesh.validation = lambda site, number: 1.0 / min(number, 8) if site == 0 else None
     mesh.run(mesh.all_complete, 200 * SECOND)
     assert mesh.site(0).state.rounds == 12
     assert mesh.site(1).state.rounds == 40
@@ -170,8 +170,8 @@ def test_neighbours_are_the_only_receivers() -> None:
 def test_the_last_shares_reach_everybody_whatever_the_dice_say(sites: int, most: float) -> None:
     """With partners drawn at random, one real run of four left out a site: it ended a third of the way off."""
 
-    def differing(site: int, seq: int, trunk: np.ndarray) -> np.ndarray:
-        rng = np.random.default_rng([site, seq])
+    def differing(site: int, number: int, trunk: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng([site, number])
         return (0.05 + 0.05 * rng.standard_normal(trunk.size)).astype(np.float32)
 
     for seed in range(3):
@@ -283,7 +283,7 @@ def test_a_listening_site_gives_back_to_those_who_train() -> None:
 def test_held_rounds_leave_only_when_approved() -> None:
     mesh = Mesh([10, 10], toward(0.5), size=SIZE, settings=dataclasses.replace(FAST, hold=True))
     mesh.run_for(10 * SECOND)
-    assert [(n, e.seq) for n, e in mesh.seen(EntryHeld)] == [(0, 1), (1, 1)]
+    assert [(n, e.number) for n, e in mesh.seen(EntryHeld)] == [(0, 1), (1, 1)]
     assert not mesh.seen(MassSent)
     assert mesh.site(0).state.rounds == 0
     with pytest.raises(LocalError, match="round 2 is not held"):
@@ -300,7 +300,7 @@ def test_a_failed_round_is_trained_again_when_the_site_is_ready() -> None:
     mesh = Mesh([10, 10], toward(0.5), size=SIZE, train_time=lambda n: 10**6 * SECOND)
     mesh.run_for(5 * SECOND)
     mesh.feed(0, lambda site: site.command(RoundFailed(1, "trainer lost"), mesh.now))
-    assert [(n, e.seq) for n, e in mesh.seen(RoundAbandoned)] == [(0, 1)]
+    assert [(n, e.number) for n, e in mesh.seen(RoundAbandoned)] == [(0, 1)]
     with pytest.raises(LocalError, match="round 1 is not training"):
         mesh.feed(0, lambda site: site.command(RoundFailed(1, "again"), mesh.now))
     mesh.train_time = lambda n: SECOND
@@ -343,8 +343,8 @@ def test_a_listener_sends_a_share_back_only_to_who_says_that_it_trains(trains: b
 
 
 def test_sites_that_rest_mix_again_after_a_straggler_comes_back_and_trains_on() -> None:
-    def own_way(site: int, seq: int, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
-        late = 5.0 if site == 1 and seq == 10 else 0.0
+    def own_way(site: int, number: int, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
+        late = 5.0 if site == 1 and number == 10 else 0.0
         return (np.float32(site - 1) - trunk) * np.float32(0.3) + np.float32(late)
 
     mesh = Mesh([10] * 3, own_way, size=SIZE, entry_limit=10)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kmel_p2p.core.errors import WireError
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
 from kmel_p2p.core.pushsum.share import BLOCK, CHUNK, EXACT, decode, encode, payload_bytes
 

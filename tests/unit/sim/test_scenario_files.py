@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.sim.federation import membership_of
 from kmel_p2p.sim.figures import FIGURES
 from kmel_p2p.sim.run import judge, play, run_scenario, run_seed

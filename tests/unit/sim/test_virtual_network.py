@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from kmel_p2p.agreement.errors import Bug, RemoteError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Dial, Effect, Message, Send
-from kmel_p2p.core.errors import Bug, RemoteError
-from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, SiteKey
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.sim.carrier import ObjectCarrier
 from kmel_p2p.sim.connections import TransportModel
 from kmel_p2p.sim.host import Host

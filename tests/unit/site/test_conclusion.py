@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.learn import model, session
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.learn.predict import model_directory as model
+from kmel_p2p.learn.worker import session
 from kmel_p2p.site import conclusion as conclusion_module
 from kmel_p2p.site.conclusion import Conclusion
-from kmel_p2p.site.store import STORE_NAME, Store
-from kmel_p2p.site.training import TrainerState
+from kmel_p2p.site.state.store import STORE_NAME, Store
+from kmel_p2p.site.trainer.supervisor import TrainerState
 
 
 class Averaging:

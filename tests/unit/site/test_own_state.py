@@ -11,16 +11,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.identity import Identity
-from kmel_p2p.core.ledger.entry import NO_PREVIOUS, Basis, Entry, create
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, create
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec
-from kmel_p2p.learn.balance import BINS, sums, sums_of
-from kmel_p2p.learn.statefile import read_state, write_state
-from kmel_p2p.site.compose import Site
-from kmel_p2p.site.own_state import GAP_SHARE, own_entries, own_state
-from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.learn.predict.tensor_file import read_state, write_state
+from kmel_p2p.learn.train.balance import BINS, sums, sums_of
+from kmel_p2p.site.loaded_site import Site
+from kmel_p2p.site.state.own_state import GAP_SHARE, own_entries, own_state
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 LAYOUT = Layout([TensorSpec("weight", (37, 41), 0.1)])
 CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=256, kept=16, bits=2))
@@ -41,20 +41,20 @@ class OneSite:
         rng = np.random.default_rng(3)
         self.residual, self.drift = np.zeros(LAYOUT.size, np.float32), np.zeros(BINS)
         previous = NO_PREVIOUS
-        for seq in range(1, 6):
+        for number in range(1, 6):
             learned = (0.01 * rng.standard_normal(LAYOUT.size)).astype(np.float32)
             self.residual += learned
             self.drift += sums(learned)
-            entry = self.entry(seq, previous, CODEC.encode(self.residual, None))
-            self.file = folder / "trainer" / f"round-{seq}.safetensors"
-            self.store.append_entry(NORTH.key, seq, entry.encode(), self.file.name)
+            entry = self.entry(number, previous, CODEC.encode(self.residual, None))
+            self.file = folder / "trainer" / f"round-{number}.safetensors"
+            self.store.append_entry(NORTH.key, number, entry.encode(), self.file.name)
             previous = entry.hash
         self.write()
 
     @staticmethod
-    def entry(seq: int, previous: bytes, payload: bytes) -> Entry:
+    def entry(number: int, previous: bytes, payload: bytes) -> Entry:
         return create(
-            NORTH, charter_id=bytes(32), seq=seq, previous=previous, basis=Basis({}, bytes(32), {}, 0), weight=1,
+            NORTH, charter_id=bytes(32), number=number, previous=previous, basis=Basis({}, bytes(32), {}, 0), weight=1,
             steps=7, norm_squared=1, codec_id=1, payload=payload,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.site.config import load_config, parse_config
 
 MINIMAL = """

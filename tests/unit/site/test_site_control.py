@@ -15,11 +15,12 @@ import msgpack
 import pytest
 import zmq
 
-from kmel_p2p.core.errors import ConfigError, LocalError
-from kmel_p2p.site import control, control_path
-from kmel_p2p.site.control import ControlServer, encode
-from kmel_p2p.site.control_client import ControlClient, NotAnsweringError, NotRunningError, RefusedError
-from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.site.control import path as control_path
+from kmel_p2p.site.control import server as control
+from kmel_p2p.site.control.client import ControlClient, NotAnsweringError, NotRunningError, RefusedError
+from kmel_p2p.site.control.server import ControlServer, encode
+from kmel_p2p.site.state.lockfile import SiteLock
 
 
 async def handler(name: str, arguments: Mapping[str, Any]) -> Any:

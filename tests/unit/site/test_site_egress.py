@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.identity import digest
-from kmel_p2p.site.egress import EgressLog, Head, Total, read, verify
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import digest
+from kmel_p2p.site.observe.egress import EgressLog, Head, Total, read, verify
 
 MARK = digest(b"message")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.site.keys import create_key, load_key
 
 

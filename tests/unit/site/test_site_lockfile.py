@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.site.lockfile import SiteLock, holder
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.site.state.lockfile import SiteLock, holder
 
 HOLD = """
 import sys, pathlib
-from kmel_p2p.site.lockfile import SiteLock
+from kmel_p2p.site.state.lockfile import SiteLock
 SiteLock(pathlib.Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.site.logs import configure_logging
-from kmel_p2p.site.status import LedgerStatus, MemberStatus, ProcessStatus, StatusDocument, TrainerStatus
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.site.observe.logs import configure_logging
+from kmel_p2p.site.observe.status import LedgerStatus, MemberStatus, ProcessStatus, StatusDocument, TrainerStatus
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_structlog_logging_and_warnings_share_one_format(tmp_path: Path, capsys:
     root.handlers[:] = []
     path = tmp_path / "peer.log"
     configure_logging("info", "json", path, site="north")
-    structlog.get_logger().info("entry_published", seq=3, key=Path("x"))
+    structlog.get_logger().info("entry_published", number=3, key=Path("x"))
     structlog.get_logger().debug("not kept")
     logging.getLogger("library").warning("odd: %s", 7)
     with warnings.catch_warnings():

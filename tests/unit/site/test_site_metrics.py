@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.site.metrics import MetricsServer
-from kmel_p2p.site.status import LedgerStatus, MemberStatus, ProcessStatus, StatusDocument, TrainerStatus
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.site.observe.metrics import MetricsServer
+from kmel_p2p.site.observe.status import LedgerStatus, MemberStatus, ProcessStatus, StatusDocument, TrainerStatus
 
 
 def document() -> StatusDocument:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.cli.status_view import status_view
 from kmel_p2p.core.effects import Compute, Effect, Emit, Send
 from kmel_p2p.core.effects import Store as StoreEffect
-from kmel_p2p.core.errors import ConfigError, WireError
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import RoundCounted
@@ -24,18 +24,18 @@ from kmel_p2p.core.pushsum.messages import Transfer
 from kmel_p2p.core.pushsum.state import State
 from kmel_p2p.core.rounds import Approve, Computed, EntryHeld, Persisted, Ready, RoundAbandoned, RoundOpened, Trained
 from kmel_p2p.core.types import Lane
-from kmel_p2p.learn.session import TrainerPlan
+from kmel_p2p.learn.worker.session import TrainerPlan
 from kmel_p2p.net.driver import BadMessage, Commands, Driver
 from kmel_p2p.sim.launcher_config import Simulation
 from kmel_p2p.sim.launcher_sites import found
-from kmel_p2p.site.compose import Site, load_site, trainer_plan
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.daemon import describe_tensors
-from kmel_p2p.site.metrics import StatusCollector, status_page
-from kmel_p2p.site.protocol import make_peer, open_history, own_state_file
-from kmel_p2p.site.recording import work_of
-from kmel_p2p.site.status import ProcessStatus, PushSumStatus, StatusDocument, TrainerStatus, averaging_of
-from kmel_p2p.site.store import STORE_NAME, Store
+from kmel_p2p.site.loaded_site import Site, load_site, trainer_plan
+from kmel_p2p.site.observe.metrics import StatusCollector, status_page
+from kmel_p2p.site.observe.status import ProcessStatus, PushSumStatus, StatusDocument, TrainerStatus, averaging_of
+from kmel_p2p.site.peer_machine import make_peer, open_history, own_state_file
+from kmel_p2p.site.state.recording import work_of
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 SECOND = 1_000_000
 
@@ -183,9 +183,9 @@ class Rig:
             case Send():
                 raise AssertionError("there is nobody to send to")
 
-    def trained(self, seq: int) -> Trained:
+    def trained(self, number: int) -> Trained:
         drift = np.full(self.site.layout.size, 0.25, "<f4")
-        return Trained(seq, drift.tobytes(), 20, f"round-{seq}.safetensors")
+        return Trained(number, drift.tobytes(), 20, f"round-{number}.safetensors")
 
 
 def test_a_held_round_moves_nothing_before_it_is_approved_and_survives_a_restart_after(
@@ -195,13 +195,13 @@ def test_a_held_round_moves_nothing_before_it_is_approved_and_survives_a_restart
     rig = Rig(site)
     rig.feed(Ready())
     rig.feed(SimpleNamespace())  # nothing known: time passes
-    assert [e.seq for e in rig.events if isinstance(e, RoundOpened)] == [1]
+    assert [e.number for e in rig.events if isinstance(e, RoundOpened)] == [1]
     start = rig.machine.trunk()
     rig.feed(rig.trained(1))
-    assert [e.seq for e in rig.events if isinstance(e, EntryHeld)] == [1]
+    assert [e.number for e in rig.events if isinstance(e, EntryHeld)] == [1]
     np.testing.assert_array_equal(rig.machine.trunk(), start)
     rig.feed(Approve(1))
-    assert [e.seq for e in rig.events if isinstance(e, RoundCounted)] == [1]
+    assert [e.number for e in rig.events if isinstance(e, RoundCounted)] == [1]
     assert not any(isinstance(e, RoundAbandoned) for e in rig.events)
     moved = rig.machine.trunk()
     np.testing.assert_allclose(moved - start, 0.125, atol=1e-6)

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.core.errors import Bug, ConfigError
-from kmel_p2p.core.identity import digest
-from kmel_p2p.core.types import SiteKey
-from kmel_p2p.site import schema
-from kmel_p2p.site.store import Store
+from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.site.state import schema
+from kmel_p2p.site.state.store import Store
 
 A, B = SiteKey(b"a" * 32), SiteKey(b"b" * 32)
 
@@ -25,9 +24,9 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-def encoded(author: SiteKey, seq: int, size: int = 40) -> bytes:
-    header = msgpack.packb({"a": author, "s": seq}, use_bin_type=True)
-    return msgpack.packb([header, b"s" * 64, bytes([seq % 256]) * size], use_bin_type=True)
+def encoded(author: SiteKey, number: int, size: int = 40) -> bytes:
+    header = msgpack.packb({"a": author, "s": number}, use_bin_type=True)
+    return msgpack.packb([header, b"s" * 64, bytes([number % 256]) * size], use_bin_type=True)
 
 
 def vector(path: Path) -> dict[SiteKey, int]:
@@ -41,12 +40,12 @@ def vector(path: Path) -> dict[SiteKey, int]:
 def test_entries_come_back_as_given_in_both_orders(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     given_order = [(B, 1), (A, 1), (B, 2), (A, 2), (A, 3)]
-    for author, seq in given_order:
-        store.append_entry(author, seq, encoded(author, seq), f"round-{seq}" if author == A else None)
-    assert [(e.author, e.seq) for e in store.load_entries("arrival")] == given_order
-    assert [(e.author, e.seq) for e in store.load_entries()] == sorted(given_order)
+    for author, number in given_order:
+        store.append_entry(author, number, encoded(author, number), f"round-{number}" if author == A else None)
+    assert [(e.author, e.number) for e in store.load_entries("arrival")] == given_order
+    assert [(e.author, e.number) for e in store.load_entries()] == sorted(given_order)
     for entry in store.load_entries():
-        assert entry.encoded == encoded(entry.author, entry.seq)
+        assert entry.encoded == encoded(entry.author, entry.number)
         assert entry.hash == digest(entry.header)
     assert store.vector() == {A: 3, B: 2}
     assert store.own_state_file(A) == "round-3"
@@ -58,9 +57,9 @@ def test_entries_come_back_as_given_in_both_orders(tmp_path: Path) -> None:
 def test_a_gap_or_a_repeated_entry_is_our_own_fault(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.append_entry(A, 1, encoded(A, 1))
-    for seq in (1, 3):
+    for number in (1, 3):
         with pytest.raises(Bug, match="does not follow"):
-            store.append_entry(A, seq, encoded(A, seq))
+            store.append_entry(A, number, encoded(A, number))
     assert store.vector() == {A: 1}
     store.close()
 
@@ -69,7 +68,7 @@ def test_a_log_may_begin_above_a_snapshot(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.append_entry(A, 41, encoded(A, 41))
     store.append_entry(A, 42, encoded(A, 42))
-    assert [e.seq for e in store.load_entries()] == [41, 42]
+    assert [e.number for e in store.load_entries()] == [41, 42]
     store.close()
 
 
@@ -103,7 +102,7 @@ KILLED = """
 import os, sys, pathlib
 sys.path.insert(0, sys.argv[3])
 from test_site_store import A, encoded
-from kmel_p2p.site.store import Store
+from kmel_p2p.site.state.store import Store
 point, path = sys.argv[1], pathlib.Path(sys.argv[2])
 count = 0
 def fault(at):
@@ -113,8 +112,8 @@ def fault(at):
         if count == 3:
             os._exit(9)
 store = Store(path, fault=fault)
-for seq in range(1, 10):
-    store.append_entry(A, seq, encoded(A, seq), f"round-{seq}")
+for number in range(1, 10):
+    store.append_entry(A, number, encoded(A, number), f"round-{number}")
 """
 
 
@@ -185,13 +184,13 @@ def test_an_inner_failure_undoes_only_itself(tmp_path: Path) -> None:
 
 def test_retraction_moves_entries_to_the_evidence(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
-    for seq in range(1, 5):
-        store.append_entry(A, seq, encoded(A, seq))
+    for number in range(1, 5):
+        store.append_entry(A, number, encoded(A, number))
     store.append_entry(B, 1, encoded(B, 1))
     store.retract(A, 3, "two entries numbered 3", [encoded(A, 3), b"other"])
     assert store.vector() == {A: 2, B: 1}
     assert store.log_ends() == {A: (3, "two entries numbered 3")}
-    kinds = [(seq, kind) for seq, kind, _ in store.evidence(A)]
+    kinds = [(number, kind) for number, kind, _ in store.evidence(A)]
     assert kinds == [(3, "retracted"), (4, "retracted"), (3, "proof"), (3, "proof")]
     assert store.evidence(A)[0][2] == encoded(A, 3)
     store.retract(A, 2, "earlier still", [])
@@ -247,8 +246,8 @@ def test_a_full_disk_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
     store._connection.execute(f"PRAGMA max_page_count = {pages + 20}")
 
     def fill() -> None:
-        for seq in range(2, 100):
-            store.append_entry(A, seq, encoded(A, seq, size=9000))
+        for number in range(2, 100):
+            store.append_entry(A, number, encoded(A, number, size=9000))
 
     with pytest.raises(ConfigError, match="disk is full") as caught:
         fill()
@@ -263,7 +262,7 @@ def test_a_full_disk_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
 def test_a_locked_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     Store(path).close()
-    monkeypatch.setattr("kmel_p2p.site.store.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("kmel_p2p.site.state.store.BUSY_TIMEOUT_S", 0.01)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(ConfigError, match="locked by another process"):
@@ -293,8 +292,8 @@ def test_damage_foreign_files_and_newer_schemas_are_told_apart(tmp_path: Path) -
 
     damaged = tmp_path / "damaged"
     store = Store(damaged)
-    for seq in range(1, 200):
-        store.append_entry(A, seq, encoded(A, seq, size=500))
+    for number in range(1, 200):
+        store.append_entry(A, number, encoded(A, number, size=500))
     store.close()
     content = bytearray(damaged.read_bytes())
     content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)

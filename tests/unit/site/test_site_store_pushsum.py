@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_site_store import A, Crash
 
-from kmel_p2p.core.errors import Bug
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.core.pushsum.share import encode
 from kmel_p2p.core.pushsum.state import Debited, Minted, Settled, State, encode_change, restore
-from kmel_p2p.site import schema
-from kmel_p2p.site.store import Store
-from kmel_p2p.site.stored_pushsum import StoredState
+from kmel_p2p.site.state import schema
+from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.stored_pushsum import StoredState
 
 CHARTER = b"c" * 32
 POINTS = ["state:begin", "state:written", "state:committed", "journal:begin", "journal:written", "journal:committed"]

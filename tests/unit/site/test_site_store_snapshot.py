@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.core.errors import ConfigError
-from kmel_p2p.core.ledger.accumulator import Accumulator
-from kmel_p2p.core.ledger.entry import Entry, create, decode
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.events import FoldRecord
-from kmel_p2p.core.ledger.ledger import Ledger
-from kmel_p2p.core.ledger.snapshot import Snapshot
-from kmel_p2p.core.ledger.snapshot import genesis as empty_snapshot
-from kmel_p2p.core.ledger.validity import Rules
-from kmel_p2p.core.ledger.verdict import Verdict
-from kmel_p2p.core.types import SiteKey
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import Entry, create, decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.rules.validity import Rules
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
 from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk
-from kmel_p2p.site.store import Store
+from kmel_p2p.site.state.store import Store
 
 SITES = toy_identities(3)
 CHARTER = toy_charter(SITES)
@@ -43,7 +43,7 @@ def publish(ledger: Ledger, index: int) -> Entry:
     entry = create(
         site,
         charter_id=CHARTER.id,
-        seq=ledger.head(site.key) + 1,
+        number=ledger.head(site.key) + 1,
         previous=ledger.head_hash(site.key),
         basis=ledger.books.basis_for(site.key),
         weight=500,
@@ -62,8 +62,8 @@ def filled(path: Path) -> tuple[Store, Ledger]:
     for _ in range(4):
         for index in range(3):
             entry = publish(ledger, index)
-            state = f"round-{entry.seq}" if index == 0 else None
-            store.append_entry(entry.author, entry.seq, entry.encode(), state)
+            state = f"round-{entry.number}" if index == 0 else None
+            store.append_entry(entry.author, entry.number, entry.encode(), state)
     return store, ledger
 
 
@@ -109,7 +109,7 @@ def test_a_site_with_a_new_key_is_not_given_the_trainer_state_of_its_old_one(tmp
     store.fold(folding({site.key: 2 for site in SITES}), genesis, ToyCodec())
     assert store.own_state_file(new) is None
     entry = publish(ledger, 1)
-    store.append_entry(new, entry.seq, entry.encode(), "round-5")
+    store.append_entry(new, entry.number, entry.encode(), "round-5")
     publish(ledger, 0)
     store.fold(folding({site.key: 4 for site in SITES} | {new: 5}), genesis, ToyCodec())
     assert store.own_state_file(new) == "round-5"
@@ -149,7 +149,7 @@ def test_an_adopted_snapshot_takes_the_place_of_what_it_holds_and_keeps_what_is_
     store, ledger = filled(tmp_path / "s")
     elsewhere = reopened(store)
     own = publish(ledger, 0)
-    store.append_entry(OWN, own.seq, own.encode(), "round-5")
+    store.append_entry(OWN, own.number, own.encode(), "round-5")
     for _ in range(3):
         publish(elsewhere, 1)
     snapshot = elsewhere.snapshot()
@@ -157,7 +157,7 @@ def test_an_adopted_snapshot_takes_the_place_of_what_it_holds_and_keeps_what_is_
     outcome = ledger.adopt(snapshot)
     assert outcome.kept == {OWN: 5}
     store.adopt(snapshot, outcome.kept)
-    assert [(e.author, e.seq) for e in store.load_entries()] == [(OWN, 5)]
+    assert [(e.author, e.number) for e in store.load_entries()] == [(OWN, 5)]
     assert store.log_ends() == {}
     assert store.own_state_file(OWN) == "round-5"
     assert reopened(store).digest() == ledger.digest()

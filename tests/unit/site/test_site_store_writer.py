@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from test_site_store import A, Crash, encoded
 
-from kmel_p2p.core.errors import ConfigError, LocalError
-from kmel_p2p.site.store import Store
-from kmel_p2p.site.store_writer import StoreWriter
+from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.store_writer import StoreWriter
 
 
 def heads(path: Path) -> dict[bytes, int]:
@@ -88,9 +88,9 @@ async def test_a_full_disk_reaches_every_caller_with_the_remedy(tmp_path: Path) 
         store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
 
     await writer.call(shrink)
-    for seq in (1, 2):
+    for number in (1, 2):
         with pytest.raises(ConfigError, match="disk is full"):
-            await writer.append(A, seq, encoded(A, seq, size=100_000))
+            await writer.append(A, number, encoded(A, number, size=100_000))
     await writer.close()
 
 

@@ -1,0 +1,323 @@
+"""Amendments of a charter: add, retire or re-key a site, change the quorum; signed by a quorum of the current sites.
+
+Amendments are numbered from 1 and chained by hash. One is in force when so many of the sites of the roster before it
+signed as the quorum in force before it asks for; whoever has the charter can check the whole chain. Entries name the
+amendment they were made under, so that every peer judges them by the same roster (DESIGN section 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgpack
+import pydantic
+import tomli_w
+
+from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
+from kmel_p2p.agreement.charter import MAX_SITES, Charter, Key, Name, Quorum, SiteRule, signature_is_good
+from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.agreement.identity import HASH_BYTES, Identity, SiteKey, curve_public, digest
+from kmel_p2p.agreement.strict import StrictModel, build, parse_toml
+
+SIGNING_CONTEXT = b"kmel amendment 1"
+
+NO_AMENDMENT = bytes(HASH_BYTES).hex()
+"""What the first amendment follows."""
+
+MAX_AMENDMENT_BYTES = 2 * 1024 * 1024
+"""Encoded, with a signature of every site a charter may list."""
+
+Hash = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+Seq = Annotated[int, pydantic.Field(ge=0, le=2**40)]
+
+
+class RetireRule(StrictModel):
+    """A site leaves. Its entries up to `last` stay in the log, and in the trunk unless they are retracted."""
+
+    name: Name
+    last: Seq
+    retract_from: Annotated[int, pydantic.Field(ge=0, le=2**40)] = 0
+    """First entry whose contribution is taken out of the trunk; 0: none is."""
+
+    @pydantic.model_validator(mode="after")
+    def _retracts_what_there_is(self) -> RetireRule:
+        if self.retract_from > self.last:
+            raise ValueError(f"retract_from ({self.retract_from}) is above last ({self.last})")
+        return self
+
+
+class RekeyRule(StrictModel):
+    """A site gets a new key under its old name; entries under the old key count up to `last`."""
+
+    name: Name
+    key: Key
+    last: Seq
+
+
+class Amendment(StrictModel):
+    """One change that the sites agree on. See the module docstring."""
+
+    charter: Hash
+    """Id of the charter that is amended, always the first one's."""
+    number: Annotated[int, pydantic.Field(ge=1, le=2**32)]
+    previous: Hash = NO_AMENDMENT
+    add: Annotated[tuple[SiteRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
+    retire: Annotated[tuple[RetireRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
+    rekey: Annotated[tuple[RekeyRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
+    quorum: Quorum | Literal[""] = ""
+    """New quorum for later amendments; empty leaves it."""
+
+    @property
+    def hash(self) -> bytes:
+        """BLAKE2b-256 of the canonical msgpack: what is signed and what the next amendment follows, 32 bytes."""
+        return digest(b"kmel amendment hash 1", canonical(self.model_dump(mode="python")))
+
+
+class AmendmentDocument(StrictModel):
+    """An amendment and the signatures collected so far, by site name."""
+
+    amendment: Amendment
+    signatures: Mapping[Name, str] = pydantic.Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> AmendmentDocument:
+        """Read an amendment file (TOML).
+
+        Raises:
+            ConfigError: names source and key.
+        """
+        return parse_toml(cls, text, source)
+
+    @classmethod
+    def decode(cls, data: bytes) -> AmendmentDocument:
+        """Read what `encode` gave.
+
+        Raises:
+            WireError: it is no amendment.
+        """
+        raw = unpack_bounded(data, MAX_AMENDMENT_BYTES)
+        if type(raw) is not dict:
+            raise WireError("not an amendment")
+        try:
+            return build(cls, raw, "amendment")
+        except (ConfigError, RecursionError) as error:
+            raise WireError(f"not an amendment: {error!s:.200}") from None
+
+    def encode(self) -> bytes:
+        """For the wire and the store."""
+        packed: bytes = msgpack.packb(plain(self.model_dump(mode="python")), use_bin_type=True)
+        return packed
+
+    def render(self) -> str:
+        """TOML text that `parse` reads back to an equal document."""
+        return tomli_w.dumps(plain(self.model_dump(mode="python")))
+
+    def signed_by(self, identity: Identity, constitution: Constitution) -> AmendmentDocument:
+        """This document with the signature of a current site added.
+
+        Raises:
+            ConfigError: the key is not on the roster now, or the amendment does not fit it.
+        """
+        site = constitution.roster.get(identity.key)
+        if site is None:
+            raise ConfigError(
+                f"key {identity.key.hex()} is not a site of {constitution.genesis.federation!r} now: only "
+                "current sites sign, each with its present key"
+            )
+        constitution.require_fitting(self.amendment)
+        signature = identity.sign(SIGNING_CONTEXT, self.amendment.hash).hex()
+        return self.model_copy(update={"signatures": {**self.signatures, site.name: signature}})
+
+
+class Constitution:
+    """A charter with the amendments in force. Immutable."""
+
+    def __init__(self, genesis: Charter, documents: tuple[AmendmentDocument, ...] = ()) -> None:
+        """Begin with a charter; `documents` must be in force one after another (see `followed_by`)."""
+        self.genesis = genesis
+        self.documents = documents
+        self.roster: dict[SiteKey, SiteRule] = dict(genesis.roster)
+        """Current sites, in key order."""
+        self.everyone: dict[SiteKey, SiteRule] = dict(genesis.roster)
+        """Every site there ever was, in key order."""
+        self.retired: dict[SiteKey, RetireRule] = {}
+        self.quorum: Quorum = genesis.amendments.quorum
+        for document in documents:
+            self._apply(document.amendment)
+
+    @property
+    def id(self) -> bytes:
+        """Id of the first charter: it stays what entries and messages name."""
+        found: bytes = self.genesis.id
+        return found
+
+    @property
+    def number(self) -> int:
+        """Amendments in force."""
+        return len(self.documents)
+
+    @property
+    def head_hash(self) -> bytes:
+        """Hash of the newest amendment; zeros when there is none."""
+        return self.documents[-1].amendment.hash if self.documents else bytes(HASH_BYTES)
+
+    @property
+    def signatures_needed(self) -> int:
+        """Signatures of current sites that put the next amendment in force."""
+        return signatures_needed(len(self.roster), self.quorum)
+
+    def site_named(self, name: str) -> SiteRule | None:
+        """The current site of that name."""
+        return next((site for site in self.roster.values() if site.name == name), None)
+
+    def at(self, number: int) -> Constitution:
+        """As it was after `number` amendments."""
+        return self if number == self.number else Constitution(self.genesis, self.documents[:number])
+
+    def draft(self, **changes: Any) -> AmendmentDocument:
+        """The next amendment, without signatures.
+
+        Raises:
+            ConfigError: it does not fit the roster.
+        """
+        values = {
+            "charter": self.id.hex(),
+            "number": self.number + 1,
+            "previous": self.head_hash.hex(),
+            **changes,
+        }
+        document = AmendmentDocument(amendment=build(Amendment, values, "amendment"))
+        self.require_fitting(document.amendment)
+        return document
+
+    def problem(self, amendment: Amendment) -> str:
+        """Why an amendment cannot be the next one, in words; empty when it can."""
+        if amendment.charter != self.id.hex():
+            return f"it amends another charter ({amendment.charter[:16]}) than this site's ({self.id.hex()[:16]})"
+        if amendment.number != self.number + 1:
+            return f"it has number {amendment.number}; the next one is {self.number + 1}{self._numbering(amendment)}"
+        if amendment.previous != self.head_hash.hex():
+            return (
+                "it does not follow the newest amendment in force here; draft it anew (kmel-peer amendment draft), and "
+                "have it signed again"
+            )
+        return self._change_problem(amendment)
+
+    def require_fitting(self, amendment: Amendment) -> None:
+        """Raises ConfigError when `problem` has something to say."""
+        problem = self.problem(amendment)
+        if problem:
+            raise ConfigError(f"amendment {amendment.number}: {problem}")
+
+    def signed(self, document: AmendmentDocument) -> list[str]:
+        """Names of the current sites whose signature is good."""
+        hash_ = document.amendment.hash
+        return [
+            site.name
+            for key, site in self.roster.items()
+            if signature_is_good(key, SIGNING_CONTEXT, hash_, document.signatures.get(site.name, ""))
+        ]
+
+    def why_not_in_force(self, document: AmendmentDocument) -> str:
+        """What keeps a document from being in force next, in words; empty when it is."""
+        problem = self.problem(document.amendment)
+        if problem:
+            return problem
+        signed = self.signed(document)
+        if len(signed) < self.signatures_needed:
+            missing = sorted({site.name for site in self.roster.values()} - set(signed))
+            return (
+                f"{len(signed)} of {self.signatures_needed} needed sites have signed; missing among: "
+                f"{', '.join(missing)}"
+            )
+        return ""
+
+    def followed_by(self, document: AmendmentDocument) -> Constitution:
+        """With a further amendment in force.
+
+        Raises:
+            ConfigError: it is not in force; says why.
+        """
+        problem = self.why_not_in_force(document)
+        if problem:
+            raise ConfigError(f"amendment {document.amendment.number}: {problem}")
+        return Constitution(self.genesis, (*self.documents, document))
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _numbering(self, amendment: Amendment) -> str:
+        """What to do about a number that is not the next one."""
+        if amendment.number > self.number:
+            return ". Those before it are not here yet: let the peer run until it has heard of them"
+        if amendment.hash == self.documents[amendment.number - 1].amendment.hash:
+            return ". It is in force already"
+        return ". Another one with that number is in force: draft it anew (kmel-peer amendment draft)"
+
+    def _change_problem(self, amendment: Amendment) -> str:
+        if not (amendment.add or amendment.retire or amendment.rekey or amendment.quorum):
+            return "it changes nothing; name a site to add, retire or re-key, or a quorum"
+        leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
+        for name in leaving:
+            if self.site_named(name) is None:
+                present = ", ".join(sorted(site.name for site in self.roster.values()))
+                return f"there is no site {name!r} now; there are: {present}"
+        coming = [site.name for site in amendment.add]
+        stays = [site.name for site in self.roster.values() if site.name not in leaving]
+        names = [*stays, *coming, *(rule.name for rule in amendment.rekey)]
+        repeated = sorted({name for name in [*leaving, *coming] if [*leaving, *coming].count(name) > 1})
+        repeated += sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            return f"site {repeated[0]!r} is named twice"
+        keys = [*(site.site_key for site in amendment.add), *(SiteKey(bytes.fromhex(r.key)) for r in amendment.rekey)]
+        for key in keys:
+            if key in self.everyone or keys.count(key) > 1:
+                return f"key {key.hex()} was used before; a site that comes or gets a new key needs a fresh one"
+            if not _is_key(key):
+                return f"{key.hex()} is no Ed25519 public key"
+        if not names:
+            return "no site would be left"
+        return ""
+
+    def _apply(self, amendment: Amendment) -> None:
+        for rule in amendment.retire:
+            self._retire(rule)
+        for rekey in amendment.rekey:
+            old = self.site_named(rekey.name)
+            assert old is not None, "checked before"
+            self._retire(RetireRule(name=rekey.name, last=rekey.last))
+            self._add(SiteRule(name=rekey.name, key=rekey.key, addresses=old.addresses))
+        for site in amendment.add:
+            self._add(site)
+        if amendment.quorum:
+            self.quorum = amendment.quorum
+
+    def _retire(self, rule: RetireRule) -> None:
+        site = self.site_named(rule.name)
+        assert site is not None, "checked before"
+        del self.roster[site.site_key]
+        self.retired[site.site_key] = rule
+
+    def _add(self, site: SiteRule) -> None:
+        self.roster = dict(sorted({**self.roster, site.site_key: site}.items()))
+        self.everyone = dict(sorted({**self.everyone, site.site_key: site}.items()))
+
+
+def signatures_needed(sites: int, quorum: Quorum) -> int:
+    """Sites that make a quorum; more than half in any case, so that two quorums always share a site."""
+    match quorum:
+        case "majority":
+            return sites // 2 + 1
+        case "two-thirds":
+            return max(sites // 2 + 1, math.ceil(2 * sites / 3))
+        case "all":
+            return sites
+
+
+def _is_key(key: SiteKey) -> bool:
+    try:
+        curve_public(key)
+    except Exception:
+        return False
+    return True

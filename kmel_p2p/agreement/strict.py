@@ -1,0 +1,122 @@
+"""TOML documents read strictly: an unknown key is an error that names the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+import pydantic
+
+from kmel_p2p.agreement.errors import ConfigError
+
+
+class StrictModel(pydantic.BaseModel):
+    """Frozen settings without room for unknown keys, infinities or silent conversions."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+M = TypeVar("M", bound=StrictModel)
+
+
+def parse_toml(model: type[M], document: str, source: str) -> M:
+    """Read `document` into `model`.
+
+    Args:
+        model: the settings expected.
+        document: TOML text.
+        source: where it came from (a path), for the error.
+
+    Raises:
+        ConfigError: names source, key, what was found and what is expected.
+    """
+    try:
+        raw = tomllib.loads(document)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from None
+    return build(model, raw, source)
+
+
+def build(model: type[M], raw: dict[str, Any], source: str) -> M:
+    """Validate decoded TOML. See `parse_toml`."""
+    try:
+        return model.model_validate(_tuples(raw))
+    except pydantic.ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def _tuples(value: Any) -> Any:
+    """TOML arrays become tuples, so that frozen models stay hashable."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
+    path = _without_tags(model, problem["loc"])
+    where = ".".join(str(part) for part in path) or "document"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(sorted(known))}"
+        return f"unknown key {where!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"key {where!r} is missing"
+    found = problem.get("input")
+    return f"key {where!r} is {found!r:.80}: {problem['msg']}"
+
+
+def _without_tags(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The path as the document has it: pydantic also names which member of a tagged union it took."""
+    current: Any = model
+    kept: list[int | str] = []
+    for part in path:
+        tagged = _tagged(current)
+        if part in tagged:
+            current = tagged[part]
+            continue
+        kept.append(part)
+        field = _fields(current).get(str(part))
+        current = field.annotation if field is not None else current
+    return tuple(kept)
+
+
+def _known_keys(model: type[pydantic.BaseModel], path: Iterable[Any]) -> list[str]:
+    current: Any = model
+    for part in path:
+        if isinstance(part, int) or get_origin(current) in (dict, Mapping):
+            # An index, or a key that the document chose: the values below share one model.
+            continue
+        tagged = _tagged(current)
+        if part in tagged:
+            current = tagged[part]
+            continue
+        field = _fields(current).get(part)
+        if field is None:
+            return []
+        current = field.annotation
+    return list(_fields(current))
+
+
+def _tagged(annotation: Any) -> dict[Any, Any]:
+    """Members of a tagged union, by tag."""
+    members = {}
+    for candidate in get_args(annotation):
+        for extra in get_args(candidate)[1:]:
+            if isinstance(extra, pydantic.Tag):
+                members[extra.tag] = get_args(candidate)[0]
+    return members
+
+
+def _fields(annotation: Any) -> dict[str, Any]:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, pydantic.BaseModel):
+            return {f.alias or name: f for name, f in candidate.model_fields.items()}
+    return {}

@@ -1,0 +1,274 @@
+"""From a file of a site to `Measurements`, with an account of every value.
+
+Nothing is dropped in silence. A row or cell that cannot be used becomes a `Reject` with file, line, column, what was
+found and why; replicates are merged by rule and counted; found = used + rejected + aggregated always.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kmel_p2p.agreement.columns import LongSource, SdfSource, Source, TunerSource, WideSource
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.dataset.embargo import Embargo, load_embargo
+from kmel_p2p.chem.dataset.labels import CellReader, Readings
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.dataset.rejects import Counts, Reject
+from kmel_p2p.chem.dataset.replicates import merge_classification, merge_regression
+from kmel_p2p.chem.read.cells import CellError, is_missing, is_missing_class
+from kmel_p2p.chem.read.dates import read_border, read_date
+from kmel_p2p.chem.read.long_table import read_long, read_tuner
+from kmel_p2p.chem.read.records import Mapped, RawCell, RawRecord, map_columns
+from kmel_p2p.chem.read.tuner_assays import with_expert_thresholds
+from kmel_p2p.chem.read.wide_table import read_sdf, read_wide
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.described import Described, Progress, describe_all, ignore_progress
+from kmel_p2p.chem.structures.table import StructureTable
+
+MAX_CELL = 200
+"""Characters of a refused value that go into the reject file."""
+
+
+def ingest(
+    source: Source,
+    endpoints: Sequence[AssayEndpoint],
+    policy: FeaturePolicy,
+    *,
+    cache: StructureCache | None = None,
+    workers: int = 1,
+    progress: Progress = ignore_progress,
+    excluded: Collection[str] = (),
+) -> Measurements:
+    """Read a file of measurements.
+
+    Args:
+        endpoints: the charter's; columns of the result are in this order.
+        excluded: compound identities that must not be used here (those of the test file).
+
+    Raises:
+        ConfigError: the settings do not fit file or charter (a column or unit is missing, a name is unknown).
+        DataError: the file is missing, empty or no text; or an embargo list cannot be understood.
+    """
+    embargo = load_embargo(source.embargo, policy)
+    mapped = map_columns(dict(source.columns), endpoints)
+    if isinstance(source, TunerSource):
+        mapped = with_expert_thresholds(source, mapped)
+    describe = functools.partial(describe_all, policy=policy, cache=cache, workers=workers, progress=progress)
+    rows = _Rows(source, mapped, embargo, _cell_reader(source, mapped, policy, describe))
+    described = describe([row.smiles for row in rows.kept])
+    table = described.table
+    groups: dict[str, list[_Row]] = {}
+    representative: dict[str, int] = {}
+    for row, at in zip(rows.kept, described.row_of, strict=True):
+        reason = table.reasons[at] or embargo.refusal(table.identities[at], table.scaffolds[at])
+        if not reason and table.identities[at] in excluded:
+            reason = "the compound is in the test file too; it is used for scoring only"
+        if reason:
+            rows.reject_row(row, row.smiles_column, row.smiles, reason)
+            continue
+        groups.setdefault(table.identities[at], []).append(row)
+        representative.setdefault(table.identities[at], int(at))
+    return dataclasses.replace(
+        _merge(rows, endpoints, groups, table, representative), embargo_unmatched=embargo.unmatched()
+    )
+
+
+def _cell_reader(
+    source: Source, mapped: Sequence[Mapped], policy: FeaturePolicy, describe: Callable[[list[str]], Described]
+) -> CellReader:
+    """A reader that knows the masses it will need: from all cores and the cache, not one by one while it reads."""
+    # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
+    reader = CellReader(mapped, str(source.path), not isinstance(source, LongSource), policy, source.text.decimal)
+    if reader.may_need_masses():
+        weighed = {
+            record.smiles: None
+            for record in records(source, mapped)
+            if any(not is_missing(cell.text) and reader.needs_mass(cell) for cell in record.cells)
+        }
+        if weighed:
+            reader.learn_masses(describe(list(weighed)).table)
+    return reader
+
+
+def records(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+    """Raw records of any kind of file."""
+    match source:
+        case WideSource():
+            return read_wide(source, mapped)
+        case SdfSource():
+            return read_sdf(source, mapped)
+        case LongSource():
+            return read_long(source, mapped)
+        case TunerSource():
+            return read_tuner(source, mapped)
+
+
+@dataclass(slots=True)
+class _Row:
+    """One row whose cells could be read: labels by place of the assay endpoint."""
+
+    line: int
+    smiles: str
+    smiles_column: str
+    readings: dict[int, tuple[float, int, RawCell]] = field(default_factory=dict)
+    """Place -> (label, relation, cell as written)."""
+    date: datetime.date | None = None
+
+
+class _Rows:
+    """Reads the file; keeps what can be read, rejects the rest."""
+
+    def __init__(self, source: Source, mapped: Sequence[Mapped], embargo: Embargo, reader: CellReader) -> None:
+        self.rejects: list[Reject] = []
+        self.counts = {column.place: Counts() for column in mapped}
+        self.unnamed = Counts()
+        """Rows that hold no measurement of an assay endpoint, one each."""
+        self.kept: list[_Row] = []
+        self.rows_in = 0
+        self._file = source.path.name
+        self._classes = {rule.place for rule in mapped if rule.endpoint.kind == "classification"}
+        self._embargo = embargo
+        self._time = source.time
+        self.test_from = read_border(source.time.test_from, "data.time.test_from") if source.time.column else None
+        self.reader = reader
+        for record in records(source, mapped):
+            self.rows_in += 1
+            self._read(record)
+        if not self.rows_in:
+            raise DataError(f"{source.path}: the file has a header but no row of data")
+
+    def reject_row(self, row: _Row, column: str, value: str, reason: str) -> None:
+        """Refuse everything a row holds."""
+        for place in row.readings:
+            self.counts[place].rejected += 1
+        self._add(row.line, column, value, reason, len(row.readings))
+
+    def reject_cell(self, row: _Row, place: int, reason: str) -> None:
+        """Refuse one measurement of a row."""
+        cell = row.readings[place][2]
+        self.counts[place].rejected += 1
+        self._add(row.line, cell.column, cell.text, reason, 1)
+
+    def _add(self, line: int, column: str, value: str, reason: str, measurements: int) -> None:
+        shown = value if len(value) <= MAX_CELL else value[:MAX_CELL] + "..."
+        self.rejects.append(Reject(self._file, line, column, shown, reason, measurements))
+
+    def _read(self, record: RawRecord) -> None:
+        if record.fault:
+            self._refuse_record(record)
+            return
+        row = _Row(record.line, record.smiles, record.smiles_column)
+        found = 0
+        for cell in record.cells:
+            if not cell.fault and self._is_missing(cell):
+                continue
+            found += 1
+            self.counts[cell.place].found += 1
+            try:
+                label, relation = self.reader.read(cell, record.smiles)
+            except CellError as error:
+                self.counts[cell.place].rejected += 1
+                self._add(record.line, cell.column, cell.text, str(error), 1)
+                continue
+            row.readings[cell.place] = (label, relation, cell)
+        if not found:
+            columns = ", ".join(cell.column for cell in record.cells)
+            self._refuse_unnamed(record.line, columns, "", "no measurement in this row")
+        elif row.readings:
+            self._keep(row, record)
+
+    def _refuse_record(self, record: RawRecord) -> None:
+        """Nothing of it can be used; measurements that can be told count for their assay endpoint."""
+        lost = [cell for cell in record.cells if not self._is_missing(cell)]
+        for cell in lost:
+            self.counts[cell.place].found += 1
+            self.counts[cell.place].rejected += 1
+        if lost:
+            self._add(record.line, record.fault_column, record.fault_value, record.fault, len(lost))
+        else:
+            self._refuse_unnamed(record.line, record.fault_column, record.fault_value, record.fault)
+
+    def _is_missing(self, cell: RawCell) -> bool:
+        return (is_missing_class if cell.place in self._classes else is_missing)(cell.text)
+
+    def _keep(self, row: _Row, record: RawRecord) -> None:
+        """Keep a row unless its project or date is against it."""
+        kept_back = self._embargo.project_refusal(record.project)
+        if kept_back:
+            self.reject_row(row, "project", record.project, kept_back)
+            return
+        try:
+            row.date = read_date(record.date, self._time.format) if self.test_from else None
+        except CellError as error:
+            self.reject_row(row, self._time.column, record.date, str(error))
+            return
+        self.kept.append(row)
+
+    def is_late(self, rows: Sequence[_Row]) -> bool:
+        """Whether the first dated row of a compound is new; without any date it is not."""
+        dates = [row.date for row in rows if row.date is not None]
+        return self.test_from is not None and bool(dates) and min(dates) >= self.test_from
+
+    def _refuse_unnamed(self, line: int, column: str, value: str, reason: str) -> None:
+        self.unnamed.found += 1
+        self.unnamed.rejected += 1
+        self._add(line, column, value, reason, 1)
+
+
+def _merge(
+    rows: _Rows,
+    endpoints: Sequence[AssayEndpoint],
+    groups: dict[str, list[_Row]],
+    table: StructureTable,
+    representative: dict[str, int],
+) -> Measurements:
+    """One row per compound; replicates become one measurement."""
+    shape = (len(groups), len(endpoints))
+    labels = np.full(shape, np.nan, np.float32)
+    relations, replicates = np.zeros(shape, np.int8), np.zeros(shape, np.int32)
+    spread = np.zeros(shape, np.float32)
+    for at, members in enumerate(groups.values()):
+        for place in sorted({place for row in members for place in row.readings}):
+            holders = [row for row in members if place in row.readings]
+            values = [row.readings[place][0] for row in holders]
+            if endpoints[place].kind == "classification":
+                merged = merge_classification(values)
+            else:
+                merged = merge_regression(values, [row.readings[place][1] for row in holders])
+            if merged is None:
+                lines = ", ".join(str(row.line) for row in holders)
+                for row in holders:
+                    rows.reject_cell(row, place, f"replicates of one compound contradict each other (lines {lines})")
+                continue
+            labels[at, place], relations[at, place], spread[at, place] = merged.label, merged.relation, merged.spread
+            replicates[at, place] = len(holders)
+            rows.counts[place].used += 1
+            rows.counts[place].aggregated += len(holders) - 1
+    usable = np.flatnonzero(np.isfinite(labels).any(axis=1))
+    late = np.array([rows.is_late(members) for members in groups.values()], np.bool_)
+    shown = np.fromiter(representative.values(), np.int64, len(groups))
+    counts = tuple(rows.counts.get(place, Counts()) for place in range(len(endpoints)))
+    total = sum(counts, rows.unnamed)
+    total.require_balance()
+    return Measurements(
+        endpoints=tuple(endpoints),
+        structures=table.take(shown[usable]),
+        labels=labels[usable],
+        relations=relations[usable],
+        replicates=replicates[usable],
+        spread=spread[usable],
+        late=late[usable],
+        rows_in=rows.rows_in,
+        counts=counts,
+        total=total,
+        rejects=tuple(rows.rejects),
+        readings=tuple(rows.reader.readings.get(place, Readings()) for place in range(len(endpoints))),
+    )

@@ -1,0 +1,1 @@
+"""Reading the files that people have, before anything is judged."""

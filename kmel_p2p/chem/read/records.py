@@ -1,0 +1,213 @@
+"""Raw records, the form every input format is brought to before anything is judged."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kmel_p2p.agreement.columns import Column, Source, TextFormat
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.chem.read.cells import RELATION_SIGNS, CellError, read_relation
+from kmel_p2p.chem.read.text_file import text_file
+
+UNMAPPED = "unmapped: no assay endpoint is mapped to it"
+"""Why a row of a long table is not used that the settings do not mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawCell:
+    """One measurement as written.
+
+    Attributes:
+        place: of the assay endpoint in the charter's order.
+        column: where it was found.
+        text: relation and number, or class.
+        unit: of the number.
+        fault: why it cannot be used, where the reader sees that already.
+    """
+
+    place: int
+    column: str
+    text: str
+    unit: str
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """One row of the input.
+
+    Attributes:
+        line: where it starts in the file (the header of a table is line 1; Parquet counts the same way).
+        smiles: structure as found.
+        smiles_column: where it was found.
+        project: content of the embargo's project column.
+        date: content of the date column.
+        fault: why nothing of the row can be used; then `cells` holds what is lost by it, as far as that can be told.
+        fault_column: the column at fault.
+        fault_value: what was found there.
+    """
+
+    line: int
+    smiles: str = ""
+    smiles_column: str = ""
+    cells: tuple[RawCell, ...] = ()
+    project: str = ""
+    fault: str = ""
+    fault_column: str = ""
+    fault_value: str = ""
+    date: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An assay endpoint and where its values are."""
+
+    place: int
+    endpoint: AssayEndpoint
+    column: Column
+
+
+def related_cell(
+    rule: Mapped, value_column: str, value: str, relation_column: str, relation: str, unit: str
+) -> RawCell:
+    """A measurement whose relation stands in a column of its own; at fault is whichever of the two cannot be used.
+
+    Args:
+        value: not missing.
+        relation: as written.
+    """
+    try:
+        return joined_cell(rule, value_column, read_relation(relation), value, unit)
+    except CellError as error:
+        return RawCell(rule.place, relation_column, relation, unit, str(error))
+
+
+def joined_cell(rule: Mapped, column: str, relation: str, value: str, unit: str, fault: str = "") -> RawCell:
+    """A value, not missing, with the relation that `read_relation` found beside it."""
+    if relation and value[0] in RELATION_SIGNS:
+        fault = "a relation in both the value and the relation column"
+    return RawCell(rule.place, column, relation + value, unit, fault)
+
+
+def map_columns(columns: dict[str, Column], endpoints: Sequence[AssayEndpoint]) -> tuple[Mapped, ...]:
+    """The mapping with places.
+
+    Raises:
+        ConfigError: a name is not one of the charter's.
+    """
+    places = {endpoint.name: place for place, endpoint in enumerate(endpoints)}
+    mapped = []
+    for name, column in columns.items():
+        if name not in places:
+            near = difflib.get_close_matches(name, places, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(places)}"
+            raise ConfigError(f"data.columns.{name}: the charter has no such assay endpoint; {hint}")
+        mapped.append(Mapped(places[name], endpoints[places[name]], column))
+    return tuple(mapped)
+
+
+def find_column(header: Sequence[str], name: str, key: str, path: Path) -> int:
+    """Place of a column.
+
+    Raises:
+        ConfigError: it is missing or occurs twice; `key` is the setting that names it.
+    """
+    if header.count(name) == 1:
+        return header.index(name)
+    if name in header:
+        raise ConfigError(f"{path}: column {name!r} ({key}) occurs {header.count(name)} times")
+    raise ConfigError(f"{path}: no column {name!r} ({key}); {_remedy(header, name)}")
+
+
+def _remedy(header: Sequence[str], name: str) -> str:
+    for separator, written in ((";", ";"), ("\t", "\\t"), ("|", "|"), (",", ",")):
+        if len(header) == 1 and separator in header[0]:
+            return (
+                f'the first line looks separated by {separator!r}: set data.separator = "{written}", and '
+                'data.decimal = "," if numbers are written like 3,2'
+            )
+    lower = {other.lower(): other for other in header}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    listed = f"the file has: {', '.join(header)[:500]}"
+    return f"did you mean {lower[near[0]]!r}? {listed}" if near else listed
+
+
+def same_text(text: str) -> str:
+    """What is compared of names: without case, blanks and underscores alike, because tables use both."""
+    return text.strip().replace("_", " ").lower()
+
+
+def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int | None]:
+    """Places of the columns that name project and date of a row, where the settings have such.
+
+    Raises:
+        ConfigError: one of them is missing or occurs twice.
+    """
+    names = ((source.embargo.project_column, "data.embargo.project_column"), (source.time.column, "data.time.column"))
+    project, date = (find_column(header, name, key, source.path) if name else None for name, key in names)
+    return project, date
+
+
+def read_rows(path: Path, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells as text) of every row of a CSV or Parquet file; the header is the first, at line 1.
+
+    Raises:
+        DataError: names the file and, where known, the line.
+    """
+    if path.suffix.lower() in (".parquet", ".pq"):
+        yield from _read_parquet(path)
+        return
+    line = 1
+    with text_file(path, text.encoding, newline="") as handle:
+        reader = csv.reader(handle, strict=True, delimiter=text.separator)
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{path}: line {line} cannot be read as CSV: {error}") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = [str(name) for name in file.schema_arrow.names]
+            yield 1, names
+            line = 2
+            for batch in file.iter_batches():
+                columns = [column.to_pylist() for column in batch.columns]
+                for cells in zip(*columns, strict=True):
+                    yield line, ["" if cell is None else str(cell) for cell in cells]
+                    line += 1
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file (data.path)") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
+
+
+def table_rows(path: Path, text: TextFormat) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Header (blanks at the ends removed) and the rows under it, without empty cells beyond the header.
+
+    Raises:
+        DataError: as `read_rows`; or the file is empty.
+    """
+    rows = read_rows(path, text)
+    try:
+        _, header = next(rows)
+    except StopIteration:
+        raise DataError(f"{path}: the file is empty") from None
+    return [name.strip() for name in header], ((line, _without_tail(cells, len(header))) for line, cells in rows)
+
+
+def _without_tail(cells: list[str], width: int) -> list[str]:
+    """Spreadsheets end lines with separators that no header stands above; empty cells there say nothing."""
+    return cells[:width] if len(cells) > width and not any(cell.strip() for cell in cells[width:]) else cells

@@ -1,0 +1,90 @@
+"""Opening a text file that somebody else's program wrote, with errors that say what to do about it."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from kmel_p2p.agreement.errors import ConfigError, DataError
+
+_MAGIC = (
+    (b"PK\x03\x04", "an Excel workbook or ZIP archive; save the sheet as CSV (UTF-8), or unpack it"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save the sheet as CSV (UTF-8)"),
+    (b"\x1f\x8b", "compressed (gzip); unpack it"),
+    (b"PAR1", "a Parquet file; its name must end in .parquet"),
+    (b"\xff\xfe", 'UTF-16 text; set data.encoding = "utf-16", or export it as UTF-8'),
+    (b"\xfe\xff", 'UTF-16 text; set data.encoding = "utf-16", or export it as UTF-8'),
+)
+"""How files begin that are often given for text."""
+
+
+def text_encoding(name: str) -> str:
+    """The codec to open files with; a byte order mark of UTF-8 is never a part of the text.
+
+    Raises:
+        ConfigError: Python knows no such encoding of text.
+    """
+    try:
+        codec = codecs.lookup(name)
+        codec.incrementaldecoder().decode(b"")  # `base64` and alike are codecs, but not of text
+        if not isinstance(b"".decode(name), str):
+            raise LookupError
+    except (LookupError, TypeError, AttributeError):
+        raise ConfigError(
+            f'data.encoding is {name!r}, no encoding of text; common ones: "utf-8", "cp949", "cp1252", "utf-16"'
+        ) from None
+    return "utf-8-sig" if codec.name == "utf-8" else codec.name
+
+
+@contextlib.contextmanager
+def text_file(path: Path, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a file for reading; errors while it is read in the `with` block become readable, too.
+
+    Raises:
+        DataError: it is missing, cannot be read, or is no text in this encoding; names the line.
+    """
+    codec = text_encoding(encoding)
+    try:
+        with path.open(encoding=codec, newline=newline) as handle:
+            yield handle
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeError as error:
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+        raise DataError(f"{path}: {_what_it_is(path, codec, encoding, reason)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def kind_of(start: bytes) -> str:
+    """What a file that begins like this is, and what to do about it; empty if it may be text.
+
+    Args:
+        start: its first eight bytes or more.
+    """
+    return next((meaning for magic, meaning in _MAGIC if start.startswith(magic)), "")
+
+
+def _what_it_is(path: Path, codec: str, encoding: str, reason: str) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+        if kind := kind_of(start):
+            return f"is {kind}"
+        file.seek(0)
+        line = next((number for number, text in enumerate(file, start=1) if not _decodes(text, codec)), 0)
+    where = f" in line {line}" if line else ""
+    return (
+        f"not {encoding.upper()} text ({reason}{where}); export it as UTF-8, or set data.encoding to what it is "
+        'written in, such as "cp949" or "cp1252"'
+    )
+
+
+def _decodes(text: bytes, codec: str) -> bool:
+    try:
+        text.decode(codec)
+    except UnicodeError:
+        return False
+    return True

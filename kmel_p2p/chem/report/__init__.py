@@ -1,0 +1,1 @@
+"""What would be used of a site's data, and what looks wrong with it."""

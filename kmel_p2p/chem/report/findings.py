@@ -1,0 +1,159 @@
+"""What looks wrong with measurements: assay limits written as values, units, mixed assays. Advice, never a change."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.chem.dataset.catalogue import look_up
+from kmel_p2p.chem.dataset.labels import Readings
+from kmel_p2p.chem.dataset.measurements import Measurements
+
+PILE_SHARE, PILE_COUNT = 0.02, 10
+"""Equal values near an end of the range that make a pile: share of all values, and at least so many."""
+PILE_BEYOND = 0.01
+"""Share of values that may lie beyond a pile: a few assays reported more than the usual limit."""
+PILE_PROMINENCE, PILE_NEIGHBOURS = 3.0, 5
+"""A pile is so many times as high as each of the next values inwards; coarse rounding makes heaps everywhere."""
+
+UNIT_FACTORS = (1e-9, 1e-6, 1e-3, 0.01, 1 / 60, 60.0, 100.0, 1e3, 1e6, 1e9)
+"""Between nM, uM, mM and M, and alike; shares and percent; hours, minutes and seconds."""
+
+UNUSUAL_MEDIAN = 1.5
+"""In labels: this far from 0 the median is unlike the catalogue's."""
+
+WIDE_SPREAD, WIDE_SHARE, WIDE_COUNT = 0.5, 0.1, 5
+"""In labels: a standard deviation of replicates that is no noise any more; at which share, and how many compounds."""
+
+
+def piles(endpoint: AssayEndpoint, readings: Readings) -> list[dict[str, Any]]:
+    """Equal values, written without a relation, near the lowest or highest number: most likely an assay limit."""
+    written = np.asarray(readings.written, np.float64)
+    written = written[np.isfinite(written)]
+    if len(written) == 0 or written.min() == written.max():
+        return []
+    values, counts = np.unique(written, return_counts=True)
+    found = []
+    # Zeros where logarithms are taken are refused, so that even one is worth a word.
+    zeros = bool(endpoint.transform == "log10" and values[0] == 0 and 0.0 in readings.native)
+    ends = (
+        ("low_limit", 0 if zeros else _pile(counts, len(written))),
+        ("high_limit", _pile(counts[::-1], len(written))),
+    )
+    for side, at in ends:
+        if at is None:
+            continue
+        place = at if side == "low_limit" else len(values) - 1 - at
+        count, limit = int(counts[place]), float(values[place])
+        if readings.limited and count <= readings.limited:
+            continue
+        setting, advice = _declaration(endpoint, side, limit, count, len(written), readings.lowest if zeros else None)
+        found.append({"side": side, "value": limit, "count": count, "of": len(written), "setting": setting,
+                      "advice": advice})  # fmt: skip
+    return found
+
+
+def _pile(counts: NDArray[np.integer], total: int) -> int | None:
+    """Place of the first pile from the start of these counts of ascending (or descending) values."""
+    beyond = 0
+    for place, count in enumerate(counts):
+        inwards = counts[place + 1 : place + 1 + PILE_NEIGHBOURS]
+        high = count >= max(PILE_COUNT, PILE_SHARE * total)
+        if high and (not len(inwards) or count >= PILE_PROMINENCE * inwards.max()):
+            return place
+        beyond += int(count)
+        if beyond > PILE_BEYOND * total:
+            return None
+    return None
+
+
+def _declaration(
+    endpoint: AssayEndpoint, side: str, limit: float, count: int, total: int, lowest: float | None
+) -> tuple[str, str]:
+    """(the setting that declares a limit, what to say about it)."""
+    where = f"in data.columns.{endpoint.name}"
+    if side == "low_limit" and lowest is not None:
+        # As a limit 0 would be refused like the values; the assay's is what the lowest real values show.
+        setting = f"low_limit = {lowest!r}" if math.isfinite(lowest) else ""
+        return setting, (
+            f'{count} of {total} values are 0, which has no logarithm, and are refused; if they mean "below the '
+            f"assay's limit\", declare that limit {where}"
+            + (f": perhaps {setting}, the lowest value that can be used" if setting else "")
+        )
+    setting = f"{side} = {limit!r}"
+    return setting, (
+        f"{count} of {total} values are exactly {limit:.9g}; if that is the assay's limit, "
+        f"declare it: {setting} {where}"
+    )
+
+
+def unit_suspicion(endpoint: AssayEndpoint, readings: Readings) -> str:
+    """A factor by which the values look wrong, against the charter's range and the catalogue; empty when they fit."""
+    native = np.asarray(readings.native, np.float64)
+    native = native[np.isfinite(native)]
+    if len(native) < PILE_COUNT:
+        return ""
+    if endpoint.transform == "log10" and np.mean(native < 0) > 0.1:
+        share = float(np.mean(native < 0))
+        return f"{share:.0%} of the values are negative; are they logarithms? Then the unit is log10({endpoint.unit})"
+    if endpoint.unit == "%" and 0 < native.max() <= 1:
+        return "all values are between 0 and 1; are they shares? Then the unit is 'fraction'"
+    entry = look_up(endpoint.name)
+    known = entry is not None and entry.endpoint.unit == endpoint.unit and entry.typical is not None
+    low, high = entry.typical if entry and known and entry.typical else endpoint.valid_range
+    inside = float(np.mean((native >= low) & (native <= high)))
+    logarithms = endpoint.unit.startswith("log10(")
+    if inside >= 0.5 or (endpoint.transform == "identity" and not logarithms):
+        outside = readings.outside / len(native)
+        return f"{outside:.0%} of the values are outside the charter's valid range" if outside > 0.2 else ""
+
+    def moved(factor: float) -> float:
+        other = native + np.log10(factor) if logarithms else native * factor
+        return float(np.mean((other >= low) & (other <= high)))
+
+    # The mildest of factors that do equally well.
+    best = max(sorted(UNIT_FACTORS, key=lambda factor: abs(np.log10(factor))), key=moved)
+    if moved(best) > inside + 0.3:
+        return (
+            f"only {inside:.0%} of the values are between {low:g} and {high:g} {endpoint.unit}; "
+            f"multiplied by {best:.3g} {moved(best):.0%} would be: the unit given is likely wrong"
+        )
+    return f"only {inside:.0%} of the values are between {low:g} and {high:g} {endpoint.unit}; check unit and column"
+
+
+def unusual_median(endpoint: AssayEndpoint, values: NDArray[np.float64], relations: NDArray[np.int8]) -> str:
+    """Whether the middle of the values (float64[n], transformed) is far from the catalogue's; empty when it is not."""
+    entry = look_up(endpoint.name)
+    exact = values[relations == 0]
+    if entry is None or entry.endpoint.reported_unit != endpoint.reported_unit or len(exact) < PILE_COUNT:
+        return ""
+    usual, median = entry.endpoint, float(np.median(exact))
+    if abs(median - usual.center) <= UNUSUAL_MEDIAN * usual.scale:
+        return ""
+    hint = ", and whether these are % bound (complement = true)" if "unbound" in entry.note else ""
+    return (
+        f"the median is {_native(usual, median)}, usual is about {_native(usual, usual.center)}: "
+        f"check unit and column{hint}"
+    )
+
+
+def _native(endpoint: AssayEndpoint, value: float) -> str:
+    return f"{10**value if endpoint.transform == 'log10' else value:.3g} {endpoint.unit}".strip()
+
+
+def replicate_suspicion(own: Measurements, place: int) -> str:
+    """Whether replicates differ as if several assays or species stood in one column; empty when not."""
+    repeated = (own.replicates[:, place] > 1) & (own.relations[:, place] == 0)
+    wide = int(np.count_nonzero(repeated & (own.spread[:, place] > WIDE_SPREAD)))
+    total = int(np.count_nonzero(repeated))
+    if wide < max(WIDE_COUNT, WIDE_SHARE * total):
+        return ""
+    return (
+        f"replicates of {wide} of {total} compounds scatter by more than "
+        f"{WIDE_SPREAD * own.endpoints[place].scale:.2g} {own.endpoints[place].reported_unit}".rstrip()
+        + ": are several assays or species in one column? 'match' chooses rows"
+    )

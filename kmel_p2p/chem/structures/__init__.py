@@ -1,0 +1,1 @@
+"""From a SMILES as written to a standardised structure and its features."""

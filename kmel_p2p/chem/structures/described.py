@@ -1,0 +1,113 @@
+"""Standardised, described structures for a whole table of SMILES, from the cache or from all cores."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.chem.structures.features import describe
+from kmel_p2p.chem.structures.parallel import map_chunks
+from kmel_p2p.chem.structures.scaffold import murcko_scaffold, series
+from kmel_p2p.chem.structures.standardise import Structure, StructureError, standardise
+from kmel_p2p.chem.structures.table import StructureTable
+
+CHUNK = 256
+"""Molecules per piece of work: about half a second, so that progress moves and the pool's overhead does not show."""
+
+Progress = Callable[[int, int], None]
+"""Called with (molecules done, molecules in all)."""
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """No progress wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Answer of `describe_all`: one row per input SMILES, in order."""
+
+    table: StructureTable
+    row_of: NDArray[np.int64]
+    """int64[n]: row of `table` for each input; equal inputs share one."""
+
+    computed: int
+    """How many distinct SMILES had to be computed, the rest came from the cache."""
+
+
+def describe_all(
+    smiles: Sequence[str],
+    policy: FeaturePolicy,
+    *,
+    cache: StructureCache | None = None,
+    workers: int = 1,
+    progress: Progress = ignore_progress,
+) -> Described:
+    """Standardise and describe every SMILES.
+
+    Args:
+        smiles: as found in the file; unusable ones get a reason in `table.reasons`, never an exception.
+        cache: results of earlier runs, extended by this one.
+        workers: processes to use.
+        progress: see `Progress`.
+    """
+    distinct = list(dict.fromkeys(smiles))
+    known, todo = cache.look_up(distinct, policy) if cache else (None, distinct)
+    have = len(distinct) - len(todo)
+    progress(have, len(distinct))
+    parts: dict[int, StructureTable] = {}
+    done = have
+    work = functools.partial(describe_chunk, policy=policy)
+    for index, part in map_chunks(work, todo, chunk=CHUNK, workers=workers):
+        parts[index] = part
+        done += len(part)
+        progress(done, len(distinct))
+    fresh = [parts[index] for index in sorted(parts)]
+    table = StructureTable.concatenate(([known] if known is not None else []) + fresh, policy.bits)
+    if cache and todo:
+        cache.add(StructureTable.concatenate(fresh, policy.bits), policy)
+    place = {text: row for row, text in enumerate(table.sources)}
+    return Described(table, np.array([place[text] for text in smiles], np.int64), len(todo))
+
+
+def describe_chunk(smiles: Sequence[str], policy: FeaturePolicy) -> StructureTable:
+    """`StructureTable` of these SMILES, in order. Runs in a child process."""
+    blank = np.zeros(policy.bits, np.uint32)
+    empty = np.zeros(len(descriptor_constants()), np.float32)
+    structures: list[Structure | None] = []
+    reasons, scaffolds, kinships, counts, descriptors = [], [], [], [], []
+    for text in smiles:
+        try:
+            structure, molecule = standardise(text, policy)
+        except StructureError as error:
+            structures.append(None)
+            reasons.append(str(error))
+            scaffolds.append("")
+            kinships.append("")
+            counts.append(blank)
+            descriptors.append(empty)
+            continue
+        structures.append(structure)
+        reasons.append("")
+        scaffold = murcko_scaffold(molecule)
+        scaffolds.append(scaffold)
+        kinships.append(series(structure, molecule))
+        row_counts, row_descriptors = describe(molecule, policy)
+        counts.append(row_counts)
+        descriptors.append(row_descriptors)
+    return StructureTable(
+        sources=list(smiles),
+        smiles=[structure.smiles if structure else "" for structure in structures],
+        identities=[structure.identity if structure else "" for structure in structures],
+        scaffolds=scaffolds,
+        series=kinships,
+        reasons=reasons,
+        counts=CountMatrix.from_rows(counts, policy.bits),
+        descriptors=np.array(descriptors, np.float32).reshape(len(smiles), len(empty)),
+    )

@@ -1,0 +1,153 @@
+"""From a SMILES as somebody wrote it to the one structure the federation means by it.
+
+Steps: parse; RDKit clean-up (disconnect metals, normalise, reionise); largest organic fragment; neutralise; isotopes
+to natural; stereo and tautomers by the charter's policy; then parse our own canonical SMILES once more, so that every
+later figure is a function of that string alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import inchi
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.features import FeaturePolicy
+
+MAX_HEAVY_ATOMS = 150
+"""Above this a record is a biologic or a polymer; descriptors mean nothing there."""
+
+MAX_SMILES = 4000
+"""Characters; longer cells are not small molecules."""
+
+MAX_TAUTOMERS = 256
+
+
+class StructureError(DataError):
+    """This SMILES cannot be used; the text is the reason for `rejects.csv`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A standardised compound.
+
+    Attributes:
+        smiles: canonical SMILES of the standardised structure.
+        identity: what makes two records one compound: the InChIKey's first block, or the whole key when stereo counts.
+    """
+
+    smiles: str
+    identity: str
+
+
+def standardise(smiles: str, policy: FeaturePolicy) -> tuple[Structure, Chem.Mol]:
+    """Standardise one SMILES.
+
+    Returns:
+        the structure and its molecule, parsed from the canonical SMILES.
+
+    Raises:
+        StructureError: with the reason.
+    """
+    with rdBase.BlockLogs():
+        molecule = _parse(smiles)
+        try:
+            molecule = _neutral_parent(molecule)
+            if policy.tautomers == "canonical":
+                molecule = _canonical_tautomer(molecule)
+        except StructureError:
+            raise
+        except Exception as error:  # RDKit raises many types here, among them plain RuntimeError
+            raise StructureError(f"RDKit cannot standardise it: {_first_line(error)}") from None
+        if policy.stereo == "drop":
+            Chem.RemoveStereochemistry(molecule)
+        canonical = Chem.MolToSmiles(molecule)
+        again = _read(canonical)
+        if again is None:
+            raise StructureError(f"its standardised form {canonical!r:.120} is no valid structure")
+        if again.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
+            raise StructureError(f"{again.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
+        return Structure(canonical, _identity(again, canonical, policy)), again
+
+
+def _parse(smiles: str) -> Chem.Mol:
+    text = smiles.strip()
+    if not text:
+        raise StructureError("no SMILES")
+    if len(text) > MAX_SMILES:
+        raise StructureError(f"SMILES of {len(text)} characters; at most {MAX_SMILES} are read")
+    parts = text.split(None, 1)
+    if len(parts) > 1 and not parts[1].startswith("|"):
+        # RDKit would take the rest for the compound's name and go on with half a structure.
+        raise StructureError("SMILES with a blank in it")
+    molecule = _read(text)
+    if molecule is None:
+        raise StructureError(_why_unparsable(text))
+    if molecule.GetNumHeavyAtoms() == 0:
+        raise StructureError("no heavy atom")
+    if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
+        raise StructureError("an atom that is not told (* or R): a family of compounds, not one")
+    return molecule
+
+
+def _read(smiles: str) -> Chem.Mol | None:
+    """RDKit's stubs do not say that parsing may give None."""
+    molecule: Chem.Mol | None = Chem.MolFromSmiles(smiles)
+    return molecule
+
+
+def _why_unparsable(smiles: str) -> str:
+    """RDKit's own diagnosis: a chemical problem where the syntax holds."""
+    if smiles.startswith("InChI="):
+        return "an InChI; write SMILES"
+    raw: Any = Chem.MolFromSmiles(smiles, sanitize=False)
+    if raw is None:
+        return "SMILES does not parse"
+    problems = Chem.DetectChemistryProblems(raw)
+    return f"SMILES is no valid structure: {problems[0].Message()}" if problems else "SMILES does not parse"
+
+
+def _cleanup_parameters() -> Any:
+    parameters = rdMolStandardize.CleanupParameters()
+    parameters.preferOrganic = True  # type: ignore[assignment]
+    parameters.maxTautomers = MAX_TAUTOMERS  # type: ignore[assignment]
+    return parameters
+
+
+_PARAMETERS = _cleanup_parameters()
+_UNCHARGER = rdMolStandardize.Uncharger()
+
+
+def _neutral_parent(molecule: Chem.Mol) -> Chem.Mol:
+    rdMolStandardize.CleanupInPlace(molecule, _PARAMETERS)
+    if len(Chem.GetMolFrags(molecule)) > 1:
+        rdMolStandardize.FragmentParentInPlace(molecule, _PARAMETERS, skipStandardize=True)
+    _UNCHARGER.unchargeInPlace(molecule)
+    for atom in molecule.GetAtoms():
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+    if molecule.GetNumHeavyAtoms() == 0:
+        raise StructureError("no heavy atom is left after standardising")
+    # Explicit hydrogens that only carried an isotope are ordinary hydrogens now.
+    return Chem.RemoveHs(molecule)
+
+
+def _canonical_tautomer(molecule: Chem.Mol) -> Chem.Mol:
+    return rdMolStandardize.CanonicalTautomer(molecule, _PARAMETERS)
+
+
+def _identity(molecule: Chem.Mol, canonical: str, policy: FeaturePolicy) -> str:
+    key = str(inchi.MolToInchiKey(molecule) or "")  # type: ignore[no-untyped-call]
+    if not key:
+        # InChI refuses a few exotic structures; their canonical SMILES still tells them apart.
+        return "SMILES-" + hashlib.blake2b(canonical.encode(), digest_size=10).hexdigest()
+    return key if policy.stereo == "keep" else key[:14]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Logs, their entries, and the trunk they sum to."""

@@ -1,0 +1,153 @@
+"""The trunk as an exact sum: int64 fixed point at 2**-40.
+
+Values of a delta are integers over 2**24 and weights integers over 2**16, so a contribution is an integer here: sums
+do not depend on order and an entry can be subtracted without a trace. Arithmetic is modulo 2**64; that keeps even an
+overflow reversible and equal at every site, and the ledger's norm bound keeps honest sums far from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import Bug, LocalError, WireError
+from kmel_p2p.agreement.identity import HASH_BYTES
+from kmel_p2p.delta.layout import NO_HEAD, check_flat
+from kmel_p2p.delta.sparse import SparseDelta
+
+SCALE_BITS = 40
+"""The trunk is the accumulator times 2**-40."""
+
+MAX_MAGNITUDE = 2.0**22
+"""Initial values must stay below; the rest of the range is room for the sum."""
+
+WEIGHT_ONE = 2**16
+"""The weight that adds a delta whole."""
+
+_BLOCK = 1 << 16
+
+
+class Accumulator:
+    """Initial trunk plus weighted deltas, int64[size]. Single-threaded; every call is exact."""
+
+    __slots__ = ("_sum",)
+
+    def __init__(self, fixed_point: NDArray[np.int64]) -> None:
+        self._sum = fixed_point
+
+    @classmethod
+    def from_trunk(cls, base: NDArray[np.float32]) -> Accumulator:
+        """Start from float32[d], rounded to multiples of 2**-40 (exact for `delta.initial_trunk`).
+
+        Raises:
+            LocalError: not a float32 vector, or a value is not finite or not below 2**22 in magnitude.
+        """
+        check_flat(base, base.size, "initial trunk")
+        fixed_point = np.empty(base.size, np.int64)
+        for block in _blocks(base.size):
+            scaled = base[block].astype(np.float64)
+            if not bool((np.abs(scaled) < MAX_MAGNITUDE).all()):
+                raise LocalError(f"the initial trunk has a value that is not finite and below {MAX_MAGNITUDE:.0f}")
+            fixed_point[block] = np.rint(scaled * 2.0**SCALE_BITS)
+        return cls(fixed_point)
+
+    @classmethod
+    def from_raw(cls, raw: bytes | bytearray | memoryview, size: int) -> Accumulator:
+        """Read what `raw` gave: `size` little-endian int64.
+
+        Raises:
+            WireError: another length.
+        """
+        found = memoryview(raw).nbytes
+        if found != 8 * size:
+            raise WireError(f"accumulator of {found} bytes where {8 * size} are needed")
+        return cls(np.frombuffer(raw, "<i8").astype(np.int64))
+
+    def __len__(self) -> int:
+        return int(self._sum.size)
+
+    def add(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] | None = None) -> None:
+        """Add `delta` times `weight` * 2**-16.
+
+        Args:
+            delta: what to add.
+            weight: of the trunk; of everything where `heads` is None.
+            heads: weights of the shared heads by number; a head that is not named counts nothing.
+
+        Raises:
+            Bug: a weight is not in [0, 2**16], or the delta reaches beyond the trunk.
+        """
+        self._sum[self._checked(delta)] += delta.units * _weights_at(delta, weight, heads)
+
+    def subtract(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] | None = None) -> None:
+        """Undo `add` of the same delta and weights exactly. Raises as `add` does."""
+        self._sum[self._checked(delta)] -= delta.units * _weights_at(delta, weight, heads)
+
+    def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The trunk, float32[d]: each value rounded to float64, then to float32; equal sums give equal bits.
+
+        Args:
+            out: where to write; a new vector when None.
+
+        Raises:
+            LocalError: `out` is not a float32 vector of this size.
+        """
+        if out is None:
+            out = np.empty(self._sum.size, np.float32)
+        check_flat(out, self._sum.size, "output vector")
+        scaled = np.empty(min(_BLOCK, self._sum.size), np.float64)
+        for block in _blocks(self._sum.size):
+            part = scaled[: block.stop - block.start]
+            np.multiply(self._sum[block], 2.0**-SCALE_BITS, out=part)
+            out[block] = part
+        return out
+
+    def copy(self) -> Accumulator:
+        """An independent accumulator with the same sum."""
+        return Accumulator(self._sum.copy())
+
+    def digest(self, *context: bytes) -> bytes:
+        """BLAKE2b-256 (RFC 7693) of the context parts followed by `raw`, 32 bytes."""
+        h = hashlib.blake2b(digest_size=HASH_BYTES)
+        for part in context:
+            h.update(part)
+        h.update(self.raw())
+        return h.digest()
+
+    def raw(self) -> memoryview:
+        """The sum as little-endian int64, 8 bytes per value: a read-only view that follows later changes."""
+        if not self._sum.size:
+            return memoryview(b"")
+        ordered = self._sum if sys.byteorder == "little" else self._sum.byteswap()
+        return ordered.data.cast("B").toreadonly()
+
+    def _checked(self, delta: SparseDelta) -> NDArray[np.int64]:
+        if len(delta) and int(delta.positions[-1]) >= self._sum.size:
+            raise Bug(f"a delta reaches position {int(delta.positions[-1])} of a trunk of {self._sum.size}")
+        return delta.positions
+
+
+def _weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int] | None) -> NDArray[np.int64] | int:
+    """The weight of each value of a delta, int64[n], or one for all."""
+    for each in (weight, *(heads or {}).values()):
+        if not 0 <= each <= WEIGHT_ONE:
+            raise Bug(f"weight {each} is outside [0, {WEIGHT_ONE}]")
+    if heads is None or delta.heads is None:
+        return weight
+    # The last place is that of the trunk, whose number is -1.
+    by_head = np.zeros(max(0, int(delta.heads.max(initial=0)), *heads) + 2, np.int64)
+    for head, each in heads.items():
+        by_head[head] = each
+    by_head[NO_HEAD] = weight
+    found: NDArray[np.int64] = by_head[delta.heads]
+    return found
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    """Slices that keep temporary arrays inside the processor's cache."""
+    for start in range(0, size, _BLOCK):
+        yield slice(start, min(start + _BLOCK, size))

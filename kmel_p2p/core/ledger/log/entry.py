@@ -1,0 +1,289 @@
+"""One signed, compressed delta in a site's log.
+
+On the wire and in the store an entry is `msgpack [header, signature, payload]`. The header is a msgpack map whose
+exact bytes are signed and hashed, so two spellings of one header are two different entries, both on their author's
+account. The payload is covered through its hash in the header, so header and signature alone (`SignedHeader`) prove
+what an author said, link the chain and hold all that later entries are judged by.
+
+    v  format version            a  author key             s  sequence number, from 1
+    c  charter id                p  hash of the previous entry's header (zeros for the first)
+    b  base vector, flat: what the author had applied      d  hash of the headers that the base names
+    e  logs the author held ended: author -> first sequence number not accepted
+    m  amendments of the charter the author had applied
+    w  weight in units of 2**-16 n  local steps            q  squared norm of the delta, units 2**-48, big-endian
+    g  only in format 2: weights of the shared heads that the author trains, by number; a head not named has none
+    k  codec id                  l  payload length         h  payload hash
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import HASH_BYTES, SIGNATURE_BYTES, Identity, SiteKey, digest, verify
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
+from kmel_p2p.core.types import Vector
+from kmel_p2p.core.wire import HASH, KEY, VECTOR, Field, mapping, uint
+
+FORMAT = 1
+"""One weight for everything."""
+
+FORMAT_HEADS = 2
+"""A weight for the trunk and one for each shared head."""
+
+MAX_HEADS = 1024
+"""Shared heads of one charter."""
+
+SIGNING_CONTEXT = b"kmel entry 1"
+NO_PREVIOUS = bytes(HASH_BYTES)
+
+MAX_HEADER_BYTES = 512 + 2 * MAX_SITES * 48 + MAX_HEADS * 8
+"""Fixed fields, plus twice a key and a counter for every site a charter may list, plus the weights of heads."""
+
+MAX_STUB_BYTES = MAX_HEADER_BYTES + SIGNATURE_BYTES + 16
+"""A header with its signature."""
+
+MAX_PAYLOAD_BYTES = 128 * 1024 * 1024
+"""Absolute bound on one payload; a charter's trunk gives a tighter one."""
+
+MAX_NORM_BYTES = 16
+
+
+def _big() -> Field:
+    """A non-negative integer below 2**128 as the fewest big-endian bytes."""
+
+    def pack(value: int) -> bytes:
+        return value.to_bytes((value.bit_length() + 7) // 8, "big")
+
+    def unpack(value: Any) -> int:
+        if type(value) is not bytes or len(value) > MAX_NORM_BYTES or value[:1] == b"\0":
+            raise WireError(f"expected an integer of at most {MAX_NORM_BYTES} bytes, without leading zeros")
+        return int.from_bytes(value, "big")
+
+    return Field(pack, unpack, "big integer")
+
+
+_FIELDS = {
+    "v": uint(255),
+    "c": HASH,
+    "a": KEY,
+    "s": uint(2**40),
+    "p": HASH,
+    "b": VECTOR,
+    "d": HASH,
+    "e": mapping(KEY, uint(2**40), MAX_SITES),
+    "m": uint(2**32),
+    "w": uint(WEIGHT_ONE),
+    "n": uint(2**32),
+    "q": _big(),
+    "k": uint(2**32),
+    "l": uint(MAX_PAYLOAD_BYTES),
+    "h": HASH,
+}
+
+_FIELDS_HEADS = {**_FIELDS, "g": mapping(uint(MAX_HEADS - 1), uint(WEIGHT_ONE), MAX_HEADS)}
+
+_BY_FORMAT: dict[int, dict[str, Field]] = {FORMAT: _FIELDS, FORMAT_HEADS: _FIELDS_HEADS}
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What an entry is made on: fixed when its round opens."""
+
+    vector: Vector
+    context: bytes
+    """`context_hash` of the headers that the vector names."""
+    ended: Vector
+    """Logs held ended: author -> first sequence number not accepted."""
+    amendment: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedHeader:
+    """What an author signed. The signature is checked by `signature_is_good`."""
+
+    charter_id: bytes
+    author: SiteKey
+    number: int
+    previous: bytes
+    basis: Basis
+    weight: int
+    head_weights: Mapping[int, int] | None
+    """Of the shared heads, by number; None: `weight` holds for them too."""
+    steps: int
+    norm_squared: int
+    codec_id: int
+    payload_bytes: int
+    payload_hash: bytes
+    signature: bytes
+    header: bytes
+    hash: bytes
+    """BLAKE2b-256 of the header bytes: the next entry's `previous`."""
+
+    @property
+    def base(self) -> Vector:
+        """What the author had applied."""
+        return self.basis.vector
+
+    def stub(self) -> bytes:
+        """The bytes `decode_stub` reads: everything but the payload."""
+        packed: bytes = msgpack.packb([self.header, self.signature], use_bin_type=True)
+        return packed
+
+    def signature_is_good(self) -> bool:
+        """Whether the author signed this header."""
+        return verify(self.author, SIGNING_CONTEXT, self.header, self.signature)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.author[:4].hex()}/{self.number}, {self.payload_bytes} B)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Entry(SignedHeader):
+    """A signed header with the payload that it names."""
+
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """The bytes `decode` reads."""
+        packed: bytes = msgpack.packb([self.header, self.signature, self.payload], use_bin_type=True)
+        return packed
+
+    def without_payload(self) -> SignedHeader:
+        """The header alone, for keeping."""
+        return _parse(self.header, self.signature)
+
+
+def context_hash(headers: Iterable[tuple[SiteKey, bytes]]) -> bytes:
+    """BLAKE2b-256 over the authors and header hashes that a base names, the author's own left out.
+
+    Args:
+        headers: (author, hash) in the order of the keys.
+    """
+    return digest(b"kmel context 1", *(part for author, hash_ in headers for part in (author, hash_)))
+
+
+def create(
+    identity: Identity,
+    *,
+    charter_id: bytes,
+    number: int,
+    previous: bytes,
+    basis: Basis,
+    weight: int,
+    steps: int,
+    norm_squared: int,
+    codec_id: int,
+    payload: bytes,
+    head_weights: Mapping[int, int] | None = None,
+) -> Entry:
+    """Make and sign an entry of this site."""
+    values: dict[str, Any] = {
+        "v": FORMAT if head_weights is None else FORMAT_HEADS,
+        "c": charter_id,
+        "a": bytes(identity.key),
+        "s": number,
+        "p": previous,
+        "b": {key: n for key, n in basis.vector.items() if n},
+        "d": basis.context,
+        "e": dict(basis.ended),
+        "m": basis.amendment,
+        "w": weight,
+        "n": steps,
+        "q": norm_squared,
+        "k": codec_id,
+        "l": len(payload),
+        "h": digest(payload),
+    }
+    if head_weights is not None:
+        values["g"] = dict(head_weights)
+    fields = _BY_FORMAT[values["v"]]
+    packed = {name: fields[name].pack(value) for name, value in values.items()}
+    header: bytes = msgpack.packb(packed, use_bin_type=True)
+    signature = identity.sign(SIGNING_CONTEXT, header)
+    return Entry(**_facts(values, header, signature), payload=payload)
+
+
+def decode(data: bytes | memoryview, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Entry:
+    """Read an entry.
+
+    Args:
+        data: what `Entry.encode` gave.
+        max_payload_bytes: bound that follows from the charter's trunk.
+
+    Raises:
+        WireError: not an entry, out of bounds, or the payload is not the one the header names.
+    """
+    header, signature, payload = _parts(data, MAX_STUB_BYTES + max_payload_bytes, 3)
+    values = _values(header)
+    if values["l"] != len(payload) or len(payload) > max_payload_bytes:
+        raise WireError(f"payload of {len(payload)} bytes where the header says {values['l']}")
+    if values["h"] != digest(payload):
+        raise WireError("payload does not match its hash in the header")
+    return Entry(**_facts(values, header, signature), payload=payload)
+
+
+def decode_stub(data: bytes | memoryview) -> SignedHeader:
+    """Read a header and its signature.
+
+    Raises:
+        WireError: not what `SignedHeader.stub` gave.
+    """
+    header, signature = _parts(data, MAX_STUB_BYTES, 2)
+    return _parse(header, signature)
+
+
+def _parse(header: bytes, signature: bytes) -> SignedHeader:
+    return SignedHeader(**_facts(_values(header), header, signature))
+
+
+def _parts(data: bytes | memoryview, maximum: int, count: int) -> list[bytes]:
+    parts = unpack_bounded(data, maximum + 32)
+    if type(parts) is not list or len(parts) != count or any(type(part) is not bytes for part in parts):
+        raise WireError("not an entry")
+    if len(parts[1]) != SIGNATURE_BYTES:
+        raise WireError("entry signature has the wrong length")
+    return parts
+
+
+def _values(header: bytes) -> dict[str, Any]:
+    raw = unpack_bounded(header, MAX_HEADER_BYTES)
+    if type(raw) is not dict:
+        raise WireError("an entry header is a map")
+    version = raw.get("v")
+    fields = _BY_FORMAT.get(version) if type(version) is int else None
+    if fields is None:
+        raise WireError(f"entry format {version!r:.12}, this version reads {FORMAT} and {FORMAT_HEADS}")
+    if raw.keys() != fields.keys():
+        raise WireError(f"entry header has other fields than format {version}")
+    values = {name: field.unpack(raw[name]) for name, field in fields.items()}
+    if values["s"] < 1:
+        raise WireError("sequence numbers start at 1")
+    return values
+
+
+def _facts(values: dict[str, Any], header: bytes, signature: bytes) -> dict[str, Any]:
+    basis = Basis(dict(values["b"]), values["d"], dict(values["e"]), values["m"])
+    return {
+        "charter_id": values["c"],
+        "author": SiteKey(values["a"]),
+        "number": values["s"],
+        "previous": values["p"],
+        "basis": basis,
+        "weight": values["w"],
+        "head_weights": values.get("g"),
+        "steps": values["n"],
+        "norm_squared": values["q"],
+        "codec_id": values["k"],
+        "payload_bytes": values["l"],
+        "payload_hash": values["h"],
+        "signature": signature,
+        "header": header,
+        "hash": digest(header),
+    }

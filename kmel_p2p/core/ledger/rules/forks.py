@@ -1,0 +1,69 @@
+"""Finds where two sites hold different branches of one author's log, and turns the difference into a proof.
+
+An author that hands different entries to different sites under one number is not noticed by numbers alone: each site
+has all it asks for. It shows when an entry names a context that a site does not hold, or when digests differ. Then one
+site sends the hashes of its headers, the other answers with its own signed headers where they differ, and the two of
+one number prove the fork to everybody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Effect, Send
+from kmel_p2p.core.ledger.log.entry import SignedHeader, decode_stub
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.rules.proof import Fault, fork_of
+from kmel_p2p.core.ledger.sync.messages import MAX_STUBS, Head, Heads, Stubs
+from kmel_p2p.core.types import Vector
+
+DEPTH = 64
+"""Headers told of one log: the fork is at the lowest that differ; a deeper one takes several exchanges."""
+
+
+class ForkFinder:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(self, ledger: Ledger, outbox: deque[Effect]) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+
+    def compare(self, to: SiteKey, vector: Vector) -> None:
+        """Ask `to` to answer where it holds other headers than ours at `vector`."""
+        heads = []
+        for author, number in sorted(vector.items()):
+            header = self._ledger.books.header(author, number)
+            if header is not None:
+                heads.append(Head(author, number, header.hash))
+        if heads:
+            self._outbox.append(Send(to, Heads(tuple(heads))))
+
+    def on_heads(self, sender: SiteKey, message: Heads) -> None:
+        """Answer with our branch of every log that differs."""
+        stubs: list[bytes] = []
+        for head in message.heads:
+            mine = self._ledger.books.header(head.author, head.number)
+            if mine is not None and mine.hash != head.hash:
+                first = max(1, head.number - DEPTH + 1)
+                branch = (self._ledger.books.header(head.author, number) for number in range(first, head.number + 1))
+                stubs += [header.stub() for header in branch if header is not None]
+        for start in range(0, min(len(stubs), 4 * MAX_STUBS), MAX_STUBS):
+            self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS]))))
+
+    def proofs(self, message: Stubs) -> list[Fault]:
+        """The forks that these headers prove together with ours, the earliest of each author.
+
+        Raises:
+            WireError: one is no signed header.
+        """
+        earliest: dict[SiteKey, tuple[SignedHeader, SignedHeader]] = {}
+        for stub in message.stubs:
+            theirs = decode_stub(stub)
+            mine = self._ledger.books.header(theirs.author, theirs.number)
+            if mine is None or mine.hash == theirs.hash:
+                continue
+            found = earliest.get(theirs.author)
+            if found is None or found[0].number > theirs.number:
+                earliest[theirs.author] = (theirs, mine)
+        return [fork_of(*earliest[key]) for key in sorted(earliest)]

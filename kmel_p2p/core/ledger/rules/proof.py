@@ -1,0 +1,131 @@
+"""Proofs that an author broke the rules: what it signed, in a form that convinces anybody who has the charter.
+
+Evidence is a list of signed headers, the offending one first, each with nothing but the author's own words:
+
+    [header]                      it breaks a rule by itself
+    [entry]                       its payload is not what the header says
+    [header, other]               a fork: same number, other content
+    [header, previous]            the chain is broken, or the base goes backward
+    [header, header, header, ...] with every header its base names: the base is stale, or the norm above the bound
+
+The last kind is complete when the headers hash to the context that the offender signed, so no other branch of anybody's
+log can be an excuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.entry import Entry, SignedHeader, decode, decode_stub
+from kmel_p2p.core.ledger.rules.law import Law
+from kmel_p2p.core.ledger.rules.validity import (
+    Refusal,
+    Rules,
+    check_alone,
+    check_base,
+    check_chain,
+    check_origin,
+    context_of,
+)
+from kmel_p2p.delta.sparse import SparseDelta
+
+MAX_EVIDENCE = MAX_SITES + 1
+"""The offender and every header its base can name."""
+
+
+class Decoder(Protocol):
+    """What the ledger needs of `delta.DeltaCodec`."""
+
+    @property
+    def codec_id(self) -> int: ...
+    def decode(self, payload: bytes) -> SparseDelta: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Evidence that an author broke the rules: its log ends before `number`."""
+
+    author: SiteKey
+    number: int
+    reason: str
+    evidence: tuple[bytes, ...]
+
+
+def fault_of(refusal: Refusal, offender: SignedHeader, *others: SignedHeader) -> Fault:
+    """The fault that these headers prove; payload faults keep the whole entry."""
+    whole = refusal in (Refusal.PAYLOAD, Refusal.NORM_CLAIM)
+    first = offender.encode() if whole and isinstance(offender, Entry) else offender.stub()
+    evidence = (first, *(other.stub() for other in others))
+    return Fault(offender.author, offender.number, refusal.value, evidence)
+
+
+def fork_of(one: SignedHeader, other: SignedHeader) -> Fault:
+    """Two headers of one author and number."""
+    first, second = sorted((one, other), key=lambda header: header.hash)
+    return fault_of(Refusal.FORK, first, second)
+
+
+def prove(evidence: Sequence[bytes], law: Law, codec: Decoder, max_payload_bytes: int) -> Fault | None:
+    """What the evidence proves, or None: nothing, or nothing that can be told before an amendment is here.
+
+    Raises:
+        WireError: a part is no header and no entry.
+    """
+    if not 1 <= len(evidence) <= MAX_EVIDENCE:
+        return None
+    offender = _read(evidence[0], max_payload_bytes)
+    others = [_read(part, max_payload_bytes) for part in evidence[1:]]
+    if any(check_origin(header, law.now) is not None for header in (offender, *others)):
+        return None
+    rules = law.at(offender.basis.amendment)
+    if rules is None and not (len(others) == 1 and others[0].author == offender.author):
+        return None
+    refusal = _refusal(offender, others, rules or law.now, codec)
+    return None if refusal is None else Fault(offender.author, offender.number, refusal.value, tuple(evidence))
+
+
+def check_payload(entry: Entry, codec: Decoder) -> SparseDelta | Refusal:
+    """The entry's delta, if its payload is what the header says."""
+    try:
+        delta = codec.decode(entry.payload)
+    except WireError:
+        return Refusal.PAYLOAD
+    return delta if delta.norm_squared == entry.norm_squared else Refusal.NORM_CLAIM
+
+
+def _refusal(offender: SignedHeader, others: list[SignedHeader], rules: Rules, codec: Decoder) -> Refusal | None:
+    if not others:
+        return _by_itself(offender, rules, codec)
+    second = others[0]
+    if len(others) == 1 and second.author == offender.author:
+        if second.number == offender.number:
+            return Refusal.FORK if second.hash != offender.hash else None
+        return check_chain(offender, second, second.hash) if second.number == offender.number - 1 else None
+    named = {key: number for key, number in offender.base.items() if key != offender.author}
+    if named != {header.author: header.number for header in others} or len(named) != len(others):
+        return None
+    if context_of(others) != offender.basis.context:
+        return None
+    return check_base(offender, others, rules)
+
+
+def _by_itself(offender: SignedHeader, rules: Rules, codec: Decoder) -> Refusal | None:
+    refusal = check_alone(offender, rules)
+    if refusal is None and not offender.base.keys() - {offender.author}:
+        refusal = check_base(offender, (), rules)
+    if refusal is None and isinstance(offender, Entry):
+        checked = check_payload(offender, codec)
+        refusal = checked if isinstance(checked, Refusal) else None
+    return refusal
+
+
+def _read(part: bytes, max_payload_bytes: int) -> SignedHeader:
+    try:
+        return decode_stub(part)
+    except WireError:
+        return decode(part, max_payload_bytes=max_payload_bytes)

@@ -1,0 +1,96 @@
+"""How heavy an entry is: a site's share of one exchange, by size class, among the sites that train the same.
+
+The trunk is trained by every site that publishes. A shared head is trained by the sites that have measurements of its
+assay endpoint, so its weight is the share among those alone: a head that two of six sites hold learns as if only the
+two existed. Everything is in whole units of 2**-16; the shares of sites that see each other add up to one exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
+from kmel_p2p.core.ledger.rules.validity import weight_cap
+
+MAX_SIZE_CLASS = 40
+"""2**40 measurements; a claimed class above this is taken as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trains:
+    """What a training site says about itself.
+
+    Attributes:
+        size_class: log2 bucket of its measurement count (0 when unknown).
+        heads: shared heads that it trains, by number.
+    """
+
+    size_class: int
+    heads: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Of one entry, in units of 2**-16.
+
+    Attributes:
+        trunk: of everything that is in no shared head.
+        heads: of each shared head that the site trains, by number; None where the federation shares no head.
+    """
+
+    trunk: int
+    heads: Mapping[int, int] | None = None
+
+
+def shares(classes: Mapping[SiteKey, int], cap: int = WEIGHT_ONE) -> dict[SiteKey, int]:
+    """What each of these sites (at most 2**16) contributes, by size class: from 1 to `cap`, together exactly 2**16.
+
+    One unit goes to every site, the rest in proportion to 2**class. Who would come above the cap gets the cap, and the
+    others have the rest among them: a site that claims a huge class makes no other's entries empty. (Where the cap is
+    too low for that, everybody has the cap.) What rounding leaves over goes to the sites in the order of their keys, by
+    rounding the running total instead of each share (as Bresenham's line does), so that every site computes its own
+    share alone and all fit together.
+
+    Args:
+        classes: size class of each site.
+        cap: the largest share, at least 1.
+    """
+    sizes = {key: 1 << min(classes[key], MAX_SIZE_CLASS) for key in sorted(classes)}
+    given: dict[SiteKey, int] = {}
+    total, rest = sum(sizes.values()), WEIGHT_ONE - len(sizes)
+    for key in sorted(sizes, key=lambda key: (-sizes[key], key)):
+        # With the unit that each has and one that rounding may add.
+        if 2 + rest * sizes[key] // total <= cap:
+            break
+        given[key] = cap
+        rest -= cap - 1
+        total -= sizes.pop(key)
+    before = running = 0
+    for key, size in sizes.items():
+        running += size
+        until = rest * running // total
+        given[key] = 1 + until - before
+        before = until
+    return given
+
+
+def weights_of(
+    own: SiteKey, training: Mapping[SiteKey, Trains], cap: int = WEIGHT_ONE, cap_share: float = math.inf
+) -> Weights:
+    """The weights of this site's next entry.
+
+    Args:
+        own: this site.
+        training: all sites that train, this one among them.
+        cap: the charter's largest weight of the trunk.
+        cap_share: the charter's cap in equal shares; of a head among the sites that train it.
+    """
+    trunk = shares({key: site.size_class for key, site in training.items()}, cap)[own]
+    heads: dict[int, int] = {}
+    for head in sorted(training[own].heads):
+        holders = {key: site.size_class for key, site in training.items() if head in site.heads}
+        heads[head] = shares(holders, weight_cap(len(holders), cap_share))[own]
+    return Weights(trunk, heads)

@@ -1,0 +1,254 @@
+"""Whether an entry may stand, decided from the entry, its chain and its base alone.
+
+Every honest peer that has applied an entry's base reaches the same verdict, whatever else it has seen. A refusal is
+either the *sender's* fault (anyone can forge bytes; the author is not blamed for a signature it did not make) or the
+*author's* (it signed something the charter does not allow; its log ends there, at everyone). Every blame rests on
+signed headers alone, so that it can be proved to anybody: see `proof`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
+from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, SignedHeader, context_hash
+
+_SQUARES_AT_ONCE = 2**14
+"""Squares of values below 2**24 that sum without overflow in int64."""
+
+
+class Refusal(enum.Enum):
+    """Why an entry does not stand; the value is the text an operator reads."""
+
+    SIGNATURE = "the signature is not the author's"
+    CHARTER = "it was made under another charter"
+    AUTHOR = "its author is not on the charter's roster"
+    CODEC = "its payload codec is not the charter's"
+    WEIGHT = "its weight is zero or above the charter's cap"
+    HEADS = "it gives a weight to a shared head that the charter does not have, or one of zero"
+    HEAD_WEIGHT = "its weight for a shared head is above the cap among the sites that may train it"
+    STEPS = "it claims no training step"
+    BASE_SELF = "its base does not hold exactly the author's earlier entries"
+    OUTSIDE = "its author was not on the roster under the amendment that it names"
+    BASE_AUTHOR = "its base names a site that is not on the roster"
+    BASE_ENDED = "its base holds entries of a log that it calls ended before them"
+    ALONE = "it ran further ahead than the charter allows before it had seen an entry of any other site"
+    CHAIN = "its previous hash is not the hash of the author's last entry"
+    BASE_BACKWARD = "its base is behind the base of the author's last entry"
+    BASE_STALE = "its base leaves out entries that entries in it were made on"
+    NORM = "its norm is above the bound that its base allows"
+    PAYLOAD = "its payload does not decode"
+    NORM_CLAIM = "its payload has another norm than its header says"
+    FORK = "its author signed two different entries with one number"
+
+    @property
+    def blames_author(self) -> bool:
+        """Whether the author's signature proves its own fault."""
+        return self not in (Refusal.SIGNATURE, Refusal.CHARTER, Refusal.AUTHOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the charter lets an entry be."""
+
+    charter_id: bytes
+    roster: frozenset[SiteKey]
+    codec_id: int
+    weight_cap: int
+    """Largest weight, in units of 2**-16."""
+    norm_cap: float
+    """Times the median of the newest norms at an entry's base."""
+    first_norm_squared: int
+    """Bound on the squared norm, units 2**-48, of an entry whose base holds no entry of another site."""
+    lone_entries: int | None = None
+    """Entries that a site may publish before it has seen one of another; None where one site may start alone."""
+    heads: int = 0
+    """Shared heads that the charter has."""
+    current: frozenset[SiteKey] = frozenset()
+    """Sites that are not retired; the weight cap is `cap_share` equal shares among them."""
+    cap_share: float = 2.0
+
+    @classmethod
+    def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
+        """The rules of `charter`; a first entry may not move the trunk further than its initial length."""
+        return cls(
+            charter_id=charter.id,
+            roster=frozenset(charter.roster),
+            codec_id=codec_id,
+            weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
+            norm_cap=charter.ledger.norm_cap,
+            first_norm_squared=exact_norm_squared(initial_trunk),
+            lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
+            heads=sum(endpoint.head == "shared" for endpoint in charter.assay_endpoints),
+            current=frozenset(charter.roster),
+            cap_share=charter.averaging.weight_cap,
+        )
+
+
+def weight_cap(sites: int, share: float) -> int:
+    """`share` times the equal share of `sites`, at most the whole, in units of 2**-16."""
+    return int(min(WEIGHT_ONE, max(1, share * WEIGHT_ONE / sites)))
+
+
+def exact_norm_squared(values: NDArray[np.float32]) -> int:
+    """Squared L2 norm in units of 2**-48, the same integer on every machine.
+
+    Args:
+        values: below one in magnitude, as initial trunks are; float32 sums would depend on the processor.
+    """
+    units = np.rint(np.ldexp(values.astype(np.float64), 24)).astype(np.int64)
+    squares = units * units
+    return sum(int(squares[i : i + _SQUARES_AT_ONCE].sum()) for i in range(0, squares.size, _SQUARES_AT_ONCE))
+
+
+def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:
+    """Whose entry it is: nobody is blamed for what it did not sign."""
+    if header.charter_id != rules.charter_id:
+        return Refusal.CHARTER
+    if header.author not in rules.roster:
+        return Refusal.AUTHOR
+    if not header.signature_is_good():
+        return Refusal.SIGNATURE
+    return None
+
+
+def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
+    """The checks that need nothing but the header itself. `rules` are those under the amendment that it names."""
+    base, ended = header.base, header.basis.ended
+    if header.author not in rules.roster:
+        return Refusal.OUTSIDE
+    if header.codec_id != rules.codec_id:
+        return Refusal.CODEC
+    if not 1 <= header.weight <= rules.weight_cap:
+        return Refusal.WEIGHT
+    if header.head_weights is not None and not all(
+        head < rules.heads and weight for head, weight in header.head_weights.items()
+    ):
+        return Refusal.HEADS
+    if header.steps < 1:
+        return Refusal.STEPS
+    if header.number == 1 and header.previous != NO_PREVIOUS:
+        return Refusal.CHAIN
+    if base.get(header.author, 0) != header.number - 1:
+        return Refusal.BASE_SELF
+    if not base.keys() <= rules.roster:
+        return Refusal.BASE_AUTHOR
+    if any(base.get(key, 0) >= number for key, number in ended.items()):
+        return Refusal.BASE_ENDED
+    others = (base.keys() | ended.keys()) - {header.author}
+    if rules.lone_entries is not None and header.number > rules.lone_entries and not others:
+        return Refusal.ALONE
+    return None
+
+
+def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_hash: bytes) -> Refusal | None:
+    """The checks against the author's last entry (None when its header is not held or there is none)."""
+    if header.previous != previous_hash:
+        return Refusal.CHAIN
+    if previous is None:
+        return None
+    if header.basis.amendment < previous.basis.amendment or not _reaches(header, previous.base):
+        return Refusal.BASE_BACKWARD
+    return None
+
+
+def check_base(
+    header: SignedHeader,
+    at_base: Iterable[SignedHeader],
+    rules: Rules,
+    unknown: int = 0,
+    doubtful: Collection[SiteKey] | None = None,
+) -> Refusal | None:
+    """The checks against the headers that the base names.
+
+    Args:
+        header: the entry to judge.
+        at_base: newest header of each other author at the base, without those that a fault took away.
+        rules: the charter's.
+        unknown: others at the base whose header cannot be told (their log was ended below it, or it is no longer
+            held); their norms are taken as larger than any, so that no author is blamed for another's fork.
+        doubtful: the only authors of whom the base may lack entries that those headers were made on (None: any). With
+            n sites the headers name n authors each; a ledger knows for nearly all that the base lacks nothing.
+    """
+    heads = list(at_base)
+    if doubtful is None:
+        reached = all(_reaches(header, head.base) for head in heads)
+    else:
+        reached = all(_covers(header, key, head.base.get(key, 0)) for key in doubtful for head in heads)
+    if not reached:
+        return Refusal.BASE_STALE
+    if not _head_weights_are_allowed(header, heads, rules, unknown):
+        return Refusal.HEAD_WEIGHT
+    bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
+    return Refusal.NORM if header.norm_squared > bound else None
+
+
+def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> int:
+    """Largest weight, in units of 2**-16, that an entry of `author` may give to a shared head.
+
+    The charter's cap among the sites that may train the head: all current ones but those whose newest entry at the base
+    says that they do not. Who has said nothing yet counts as one that may, so the cap starts at that of the trunk.
+
+    Args:
+        head: its number.
+        author: whose entry it is.
+        at_base: newest header of each other author at the base.
+        rules: the charter's.
+        unknown: others at the base that cannot be told; taken as sites that do not train it.
+    """
+    without = sum(
+        other.head_weights is not None and head not in other.head_weights
+        for other in at_base
+        if other.author in rules.current and other.author != author
+    )
+    return weight_cap(max(1, len(rules.current) - without - unknown), rules.cap_share)
+
+
+def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], rules: Rules, unknown: int) -> bool:
+    # What the trunk's cap allows needs no count of sites.
+    heavy = {head: w for head, w in (header.head_weights or {}).items() if w > rules.weight_cap}
+    return all(weight <= head_cap(head, header.author, heads, rules, unknown) for head, weight in heavy.items())
+
+
+def context_of(at_base: Iterable[SignedHeader]) -> bytes:
+    """The context hash of these headers; see `entry.context_hash`."""
+    ordered = sorted(at_base, key=lambda head: head.author)
+    return context_hash((head.author, head.hash) for head in ordered)
+
+
+def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int = 0) -> int:
+    """Largest squared norm (integer, units 2**-48) that an entry with this base may have.
+
+    Args:
+        norms_at_base: squared norm of the newest entry of each other author at the base.
+        rules: the charter's.
+        unknown: further norms, taken as larger than any given; can only raise the bound.
+
+    The author's own norm is left out: a site alone could otherwise raise its bound with every entry. The upper median
+    is taken, so that the bound is one of the given integers times a constant and never depends on rounding. Clipping to
+    the median of norms follows Templar's SparseLoCo aggregation (arXiv 2508.15706).
+    """
+    norms = sorted(norms_at_base)
+    if not norms:
+        return rules.first_norm_squared
+    cap = int(rules.norm_cap * 2**16)
+    middle = min((len(norms) + unknown) // 2, len(norms) - 1)
+    return norms[middle] * cap * cap >> 32
+
+
+def _reaches(header: SignedHeader, earlier: Mapping[SiteKey, int]) -> bool:
+    """Whether the base holds `earlier`, up to where the author says that logs have ended."""
+    base = header.base
+    return all(base.get(key, 0) >= number or _covers(header, key, number) for key, number in earlier.items())
+
+
+def _covers(header: SignedHeader, key: SiteKey, number: int) -> bool:
+    """The same for one author; the entry's own author is another rule's."""
+    return key == header.author or header.base.get(key, 0) >= min(number, header.basis.ended.get(key, number + 1) - 1)

@@ -1,0 +1,1 @@
+"""The ledger without its older entries: made, given, fetched, kept."""

@@ -1,0 +1,312 @@
+"""Gets this site a snapshot when entries alone cannot bring it up to date: find, fetch, check, have attested, adopt.
+
+Nothing of a snapshot is used before a majority of the other alive sites (at least one) signed that they hold the same
+headers and the same sum at its vector; they reach that vector by exact subtraction. Parts are asked for again when they
+are lost, and fetching goes on where it was after a break as long as the giver still has the copy.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.computing import Computing
+from kmel_p2p.core.effects import Effect, Emit, Send
+from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
+from kmel_p2p.core.ledger.log.log import KEPT_HEADERS
+from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, decode
+from kmel_p2p.core.ledger.sync.asking import Patience
+from kmel_p2p.core.ledger.sync.messages import (
+    MAX_PARTS_ASKED,
+    NO_SNAPSHOT,
+    Attest,
+    Claim,
+    SnapshotAsk,
+    SnapshotOffer,
+    SnapshotPart,
+)
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
+
+OFFER_WAIT: Micros = 15 * SECOND
+"""How long a site may take to freeze and digest its ledger before another is asked."""
+
+PART_FLOOR: Micros = 500 * MILLISECOND
+PART_CEILING: Micros = 30 * SECOND
+"""Bounds of the time that a part may take."""
+
+STALLED: Micros = 60 * SECOND
+"""Without a new part or a new attestation for so long, another site is asked for its snapshot."""
+
+ASK_PERIOD: Micros = 3 * SECOND
+"""Between two questions for an offer, and to the sites that have not attested yet: messages may be lost, and some must
+first reach the vector."""
+
+
+SITES_TO_COME = 64
+"""Sites that amendments unknown here may have added; bounds the size of a snapshot."""
+
+
+class Stage(enum.Enum):
+    """How far the present attempt is."""
+
+    IDLE = "idle"
+    SEEKING = "looking for a site that offers a snapshot"
+    FETCHING = "fetching a snapshot"
+    CHECKING = "checking a snapshot"
+    ATTESTING = "waiting for other sites to attest a snapshot"
+    READY = "about to take over a snapshot"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One snapshot on its way."""
+
+    giver: SiteKey
+    offer: SnapshotOffer | None = None
+    parts: dict[int, bytes] = field(default_factory=dict)
+    asked: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
+    """Part -> (asked at, due)."""
+    snapshot: Snapshot | None = None
+    attested: set[SiteKey] = field(default_factory=set)
+    denied: set[SiteKey] = field(default_factory=set)
+
+
+class Joiner:
+    """See the module docstring. Effects go to the shared `outbox`; the owner adopts when `stage` is READY."""
+
+    def __init__(
+        self,
+        size: int,
+        constitution: Callable[[], Constitution],
+        alive: Callable[[], Iterable[SiteKey]],
+        told: Callable[[SiteKey], Vector | None],
+        computing: Computing,
+        outbox: deque[Effect],
+        rng: Randomness,
+    ) -> None:
+        """`size`: values of the trunk; `told`: what a site last said that it holds."""
+        self.stage = Stage.IDLE
+        self._size = size
+        self._constitution = constitution
+        self._alive = alive
+        self._told = told
+        self._computing = computing
+        self._outbox = outbox
+        self._rng = rng
+        self._patience = Patience(PART_FLOOR, PART_CEILING)
+        self._attempt: Attempt | None = None
+        self._failed: set[SiteKey] = set()
+        self._due: Micros | None = None
+        self._stalls_at: Micros = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether a snapshot is on its way."""
+        return self.stage is not Stage.IDLE
+
+    @property
+    def progress(self) -> str:
+        """The present stage in words, with the share fetched."""
+        attempt = self._attempt
+        if self.stage is Stage.FETCHING and attempt is not None and attempt.offer is not None:
+            return f"{self.stage.value} ({100 * len(attempt.parts) // attempt.offer.parts} %)"
+        return self.stage.value if self.active else ""
+
+    # ---- machine ------------------------------------------------------------------------------------------------
+
+    def want(self, now: Micros) -> None:
+        """Begin, unless a snapshot is on its way already."""
+        if self.stage is Stage.IDLE:
+            self._failed.clear()
+            self._seek(now)
+
+    def on_offer(self, sender: SiteKey, offer: SnapshotOffer, now: Micros) -> None:
+        """The site asked has something to give."""
+        attempt = self._attempt
+        if attempt is None or sender != attempt.giver or self.stage not in (Stage.SEEKING, Stage.FETCHING):
+            return
+        if not 8 * self._size < offer.size_bytes <= 8 * self._size + self._largest_meta():
+            self._fail("its size cannot be that of our trunk", now)
+            return
+        if attempt.offer is None or attempt.offer.id != offer.id:
+            attempt.offer, attempt.parts, attempt.asked = offer, {}, {}
+        self._enter(Stage.FETCHING, now)
+        self._ask_parts(now)
+
+    def on_part(self, sender: SiteKey, part: SnapshotPart, now: Micros) -> None:
+        """A part arrived."""
+        attempt = self._attempt
+        if self.stage is not Stage.FETCHING or attempt is None or attempt.offer is None or sender != attempt.giver:
+            return
+        offer = attempt.offer
+        if part.id != offer.id or part.index >= offer.parts or len(part.data) != offer.part_bytes(part.index):
+            return
+        asked = attempt.asked.pop(part.index, None)
+        if asked is not None:
+            self._patience.answered(now - asked[0])
+        if part.index not in attempt.parts:
+            attempt.parts[part.index] = part.data
+            self._stalls_at = now + STALLED
+        if len(attempt.parts) == offer.parts:
+            self._check(attempt, now)
+        else:
+            self._ask_parts(now)
+
+    def on_claim(self, site: SiteKey, claim: Claim, now: Micros) -> None:
+        """A signed claim of a site, perhaps on the vector in question."""
+        attempt = self._attempt
+        if self.stage is not Stage.ATTESTING or attempt is None or attempt.offer is None or attempt.snapshot is None:
+            return
+        if dict(claim.vector) != attempt.snapshot.vector:
+            return
+        if claim.amendment != attempt.snapshot.amendment_hash:
+            return
+        same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
+        (attempt.attested if same else attempt.denied).add(site)
+        self._stalls_at = now + STALLED
+        self._count(now)
+
+    def forget(self, site: SiteKey, now: Micros) -> None:
+        """A site went away."""
+        if self._attempt is not None and self._attempt.giver == site and self.stage in (Stage.SEEKING, Stage.FETCHING):
+            self._seek(now)
+
+    def advance(self, now: Micros) -> None:
+        """Ask again for what did not come; give up what stalls."""
+        if self._due is None or now < self._due:
+            return
+        if now >= self._stalls_at:
+            self._fail("nothing came any more", now)
+        elif self.stage is Stage.SEEKING:
+            self._ask_offer(now)
+        elif self.stage is Stage.FETCHING:
+            self._ask_parts(now)
+        elif self.stage is Stage.ATTESTING:
+            self._ask_attestations(now)
+            self._count(now)
+
+    def deadline(self) -> Micros | None:
+        """When `advance` has something to do."""
+        return self._due
+
+    def take(self) -> Snapshot:
+        """The attested snapshot; the attempt is over."""
+        assert self.stage is Stage.READY, "only an attested snapshot is handed out"
+        assert self._attempt is not None
+        assert self._attempt.snapshot is not None
+        snapshot = self._attempt.snapshot
+        self.stage, self._attempt, self._due = Stage.IDLE, None, None
+        return snapshot
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _enter(self, stage: Stage, now: Micros) -> None:
+        if self.stage is not stage:
+            self.stage = stage
+            self._stalls_at = now + STALLED
+            self._outbox.append(Emit(SnapshotProgress(stage.value)))
+
+    def _largest_meta(self) -> int:
+        """What headers can take: the charter bounds the sites, the protocol the headers of each."""
+        sites = len(self._constitution().everyone) + SITES_TO_COME
+        return min(MAX_META_BYTES, 2**24 + sites * KEPT_HEADERS * (600 + 100 * sites))
+
+    def _seek(self, now: Micros) -> None:
+        """Ask the site that knows most, of those that have not failed us."""
+        known = {key: sum((self._told(key) or {}).values()) for key in sorted(self._alive())}
+        left = [key for key in known if key not in self._failed and known[key]]
+        if not left:
+            self._failed.clear()
+            self.stage, self._attempt, self._due = Stage.IDLE, None, None
+            return
+        # Of those that know about as much as the best, any: newcomers that start together spread over the federation.
+        most = max(known[key] for key in left)
+        giver = self._rng.choice([key for key in left if 10 * known[key] >= 9 * most])
+        self._attempt = Attempt(giver)
+        self._enter(Stage.SEEKING, now)
+        self._stalls_at = now + OFFER_WAIT
+        self._ask_offer(now)
+
+    def _ask_offer(self, now: Micros) -> None:
+        assert self._attempt is not None
+        self._due = now + ASK_PERIOD
+        self._outbox.append(Send(self._attempt.giver, SnapshotAsk(NO_SNAPSHOT, 0, 0)))
+
+    def _fail(self, reason: str, now: Micros) -> None:
+        assert self._attempt is not None
+        self._outbox.append(Emit(SnapshotRefused(self._attempt.giver, reason)))
+        self._failed.add(self._attempt.giver)
+        self._seek(now)
+
+    def _ask_parts(self, now: Micros) -> None:
+        attempt = self._attempt
+        assert attempt is not None
+        assert attempt.offer is not None
+        attempt.asked = {index: times for index, times in attempt.asked.items() if times[1] > now}
+        free = MAX_PARTS_ASKED - len(attempt.asked)
+        missing = (i for i in range(attempt.offer.parts) if i not in attempt.parts and i not in attempt.asked)
+        due = now + self._patience.allowed(1)
+        for index in [index for index, _ in zip(missing, range(free), strict=False)]:
+            attempt.asked[index] = (now, due)
+            self._outbox.append(Send(attempt.giver, SnapshotAsk(attempt.offer.id, index, 1)))
+        self._due = min(due for _, due in attempt.asked.values())
+
+    def _check(self, attempt: Attempt, now: Micros) -> None:
+        """Decode, verify and digest off the event loop."""
+        offer = attempt.offer
+        assert offer is not None
+        data = b"".join(attempt.parts.pop(index) for index in range(offer.parts))
+        found: list[Snapshot] = []
+        constitution = self._constitution()
+
+        def work() -> bytes:
+            try:
+                snapshot = decode(data, self._size)
+            except WireError as error:
+                return b"!" + str(error).encode()
+            problem = snapshot.problem() or amendments_problem(snapshot, constitution)
+            if problem or snapshot.vector != dict(offer.vector) or snapshot.digest() != offer.digest:
+                return b"!" + (problem or "it is not what was offered").encode()
+            found.append(snapshot)
+            return b""
+
+        self._enter(Stage.CHECKING, now)
+        self._due = None
+        if not self._computing.start(lambda: work, lambda result: self._checked(attempt, found, result or b"", now)):
+            self._fail("this site is too busy to check it", now)
+
+    def _checked(self, attempt: Attempt, found: list[Snapshot], result: bytes, now: Micros) -> None:
+        if self._attempt is not attempt or self.stage is not Stage.CHECKING:
+            return
+        if not found:
+            self._fail(result[1:].decode(errors="replace"), now)
+            return
+        attempt.snapshot = found[0]
+        self._enter(Stage.ATTESTING, now)
+        self._ask_attestations(now)
+
+    def _ask_attestations(self, now: Micros) -> None:
+        attempt = self._attempt
+        assert attempt is not None
+        assert attempt.snapshot is not None
+        for site in sorted(self._alive()):
+            if site not in attempt.attested and site not in attempt.denied:
+                self._outbox.append(Send(site, Attest(attempt.snapshot.vector)))
+        self._due = now + ASK_PERIOD
+
+    def _count(self, now: Micros) -> None:
+        """A majority of the other alive sites decides."""
+        attempt = self._attempt
+        assert attempt is not None
+        alive = set(self._alive())
+        needed = len(alive) // 2 + 1
+        if alive and len(attempt.attested & alive) >= needed:
+            self._enter(Stage.READY, now)
+            self._due = None
+        elif len(attempt.denied & alive) > len(alive) - needed:
+            self._fail("other sites hold something else at its vector", now)

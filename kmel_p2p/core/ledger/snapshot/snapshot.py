@@ -1,0 +1,222 @@
+"""The ledger at one vector, without the entries that led there: what a newcomer starts from and a store folds into.
+
+    "kmls" | length of meta, 4 bytes big-endian | meta | accumulator, 8 bytes little-endian per value
+
+Meta is the msgpack array [version, charter id, [headers of an author, ...], [evidence, ...], [amendment, ...],
+withdrawn]: per author its newest headers in order, chained and signed, so that later entries can be judged as by
+somebody who was there all along. A header names its predecessor's hash, so whoever attests the newest headers and the
+sum attests all of it. `withdrawn` tells which contributions amendments took out of the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgpack
+
+from kmel_p2p.agreement.amendment import MAX_AMENDMENT_BYTES, AmendmentDocument, Constitution
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
+from kmel_p2p.core.ledger.log.log import KEPT_HEADERS
+from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE, Decoder
+from kmel_p2p.core.ledger.rules.validity import context_of
+from kmel_p2p.core.wire import HASH, VECTOR, Field, blob, listing, uint
+
+FORMAT = 1
+MAGIC = b"kmls"
+PREFIX_BYTES = len(MAGIC) + 4
+
+MAX_META_BYTES = 256 * 1024 * 1024
+"""Bound on everything but the sum."""
+
+_VERSION = uint(255)
+_HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
+_AMENDMENTS: Field = listing(blob(MAX_AMENDMENT_BYTES), MAX_SITES)
+_EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state at `vector`. The accumulator belongs to the snapshot: copy it before changing it."""
+
+    charter_id: bytes
+    headers: dict[SiteKey, tuple[SignedHeader, ...]]
+    """Per author, oldest first; the newest is the one the vector names."""
+    evidence: tuple[tuple[bytes, ...], ...]
+    """Proofs against authors whose log has ended."""
+    amendments: tuple[bytes, ...]
+    """Encoded amendments in force, in order."""
+    amendment_hash: bytes
+    """Hash of the newest; zeros when there is none."""
+    withdrawn: dict[SiteKey, int]
+    """Author -> first sequence number whose contribution is not in the sum."""
+    accumulator: Accumulator
+
+    @property
+    def vector(self) -> dict[SiteKey, int]:
+        """author -> sequence number of its newest entry, in key order."""
+        return {key: self.headers[key][-1].number for key in sorted(self.headers)}
+
+    @property
+    def chains(self) -> bytes:
+        """Hash of the newest headers, as in a claim."""
+        return context_of(held[-1] for held in self.headers.values())
+
+    def digest(self) -> bytes:
+        """What `Ledger.digest` gives at this vector."""
+        return self.accumulator.digest(digest_context(self.charter_id, self.amendment_hash, self.vector))
+
+    def meta(self) -> bytes:
+        """Everything but the sum."""
+        values = [
+            FORMAT,
+            self.charter_id,
+            [[header.stub() for header in self.headers[key]] for key in sorted(self.headers)],
+            [list(parts) for parts in self.evidence],
+            list(self.amendments),
+            VECTOR.pack(self.withdrawn),
+        ]
+        packed: bytes = msgpack.packb(values, use_bin_type=True)
+        return packed
+
+    def prefix(self) -> bytes:
+        """Everything before the sum: magic, length of meta, meta."""
+        meta = self.meta()
+        return MAGIC + len(meta).to_bytes(4, "big") + meta
+
+    def encode(self) -> bytes:
+        """The bytes `decode` reads."""
+        return self.prefix() + bytes(self.accumulator.raw())
+
+    def problem(self) -> str:
+        """Why this cannot be the state of a ledger, in words; empty when nothing speaks against it.
+
+        Says nothing about the sum, and nothing about whether others hold the same: that is for a quorum to attest.
+        """
+        for key, held in self.headers.items():
+            if any(header.author != key or header.charter_id != self.charter_id for header in held):
+                return "a header of another author or charter"
+            if held[0].number == 1 and held[0].previous != NO_PREVIOUS:
+                return "a first entry that follows another"
+            if any(late.previous != early.hash or late.number != early.number + 1 for early, late in pairwise(held)):
+                return "headers that do not follow each other"
+            if not all(header.signature_is_good() for header in held):
+                return "a header that its author did not sign"
+        return ""
+
+
+def amendments_problem(snapshot: Snapshot, constitution: Constitution) -> str:
+    """Why the amendments of a snapshot do not continue ours, in words; empty when they do."""
+    ours = constitution.number
+    if len(snapshot.amendments) < ours:
+        return "it was made before an amendment that is in force here"
+    try:
+        documents = [AmendmentDocument.decode(encoded) for encoded in snapshot.amendments]
+        if ours and documents[ours - 1].amendment.hash != constitution.head_hash:
+            return "it was made under other amendments"
+        for document in documents[ours:]:
+            constitution = constitution.followed_by(document)
+    except (WireError, ConfigError) as error:
+        return str(error)
+    return ""
+
+
+def digest_context(charter_id: bytes, amendment_hash: bytes, vector: dict[SiteKey, int]) -> bytes:
+    """What a digest covers beside the sum: charter, newest amendment and vector."""
+    parts = [bytes(key) + number.to_bytes(8, "big") for key, number in sorted(vector.items()) if number]
+    return digest(charter_id, amendment_hash, *parts)
+
+
+def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
+    """Read a snapshot of a trunk of `size` values (None: of as many as there are).
+
+    Raises:
+        WireError: it is none, or of another size.
+    """
+    view = memoryview(data)
+    end = PREFIX_BYTES + meta_length(view[:PREFIX_BYTES])
+    raw = view[end:]
+    if end > len(view):
+        raise WireError("a snapshot that is cut off")
+    return assemble(view[PREFIX_BYTES:end], Accumulator.from_raw(raw, len(raw) // 8 if size is None else size))
+
+
+def meta_length(prefix: bytes | memoryview) -> int:
+    """Bytes of meta that follow the first `PREFIX_BYTES` of a snapshot.
+
+    Raises:
+        WireError: they are not those of a snapshot.
+    """
+    if len(prefix) < PREFIX_BYTES or bytes(prefix[: len(MAGIC)]) != MAGIC:
+        raise WireError("not a snapshot")
+    length = int.from_bytes(prefix[len(MAGIC) : PREFIX_BYTES], "big")
+    if length > MAX_META_BYTES:
+        raise WireError("a snapshot that is cut off")
+    return length
+
+
+def assemble(meta: bytes | memoryview, accumulator: Accumulator) -> Snapshot:
+    """The snapshot of a sum and what else was said of it.
+
+    Raises:
+        WireError: `meta` is not what `Snapshot.meta` makes.
+    """
+    parts = unpack_bounded(meta, MAX_META_BYTES)
+    if type(parts) is not list or len(parts) != 6 or _VERSION.unpack(parts[0]) != FORMAT:
+        raise WireError("a snapshot of another version")
+    headers: dict[SiteKey, tuple[SignedHeader, ...]] = {}
+    for stubs in _HEADERS.unpack(parts[2]):
+        held = tuple(decode_stub(stub) for stub in stubs)
+        if not held or held[0].author in headers:
+            raise WireError("a snapshot that names an author twice or without headers")
+        headers[held[0].author] = held
+    amendments = _AMENDMENTS.unpack(parts[4])
+    return Snapshot(
+        charter_id=HASH.unpack(parts[1]),
+        headers=headers,
+        evidence=_EVIDENCE.unpack(parts[3]),
+        amendments=amendments,
+        amendment_hash=AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES),
+        withdrawn=VECTOR.unpack(parts[5]),
+        accumulator=accumulator,
+    )
+
+
+def genesis(charter_id: bytes, accumulator: Accumulator) -> Snapshot:
+    """A ledger before its first entry."""
+    return Snapshot(charter_id, {}, (), (), bytes(HASH_BYTES), {}, accumulator)
+
+
+def advance(
+    snapshot: Snapshot,
+    entries: Iterable[Entry],
+    codec: Decoder,
+    withdrawn: Mapping[SiteKey, int],
+    amendments: Sequence[bytes],
+) -> Snapshot:
+    """The snapshot with further applied entries folded in, in the order of their numbers.
+
+    Args:
+        snapshot: what to start from. Its sum is altered, not copied: a large one takes as much memory as the ledger's.
+        entries: applied entries that follow it.
+        codec: decodes their payloads.
+        withdrawn: author -> first sequence number whose contribution does not count.
+        amendments: those in force, encoded.
+    """
+    accumulator = snapshot.accumulator
+    headers = {key: list(held) for key, held in snapshot.headers.items()}
+    for entry in entries:
+        if entry.number < withdrawn.get(entry.author, entry.number + 1):
+            accumulator.add(codec.decode(entry.payload), entry.weight, entry.head_weights)
+        headers.setdefault(entry.author, []).append(entry.without_payload())
+    kept = {key: tuple(held[-KEPT_HEADERS:]) for key, held in headers.items()}
+    newest = AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES)
+    return Snapshot(
+        snapshot.charter_id, kept, snapshot.evidence, tuple(amendments), newest, dict(withdrawn), accumulator
+    )

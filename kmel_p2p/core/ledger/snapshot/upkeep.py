@@ -1,0 +1,175 @@
+"""Everything about the ledger as a whole rather than about single entries: claims, snapshots, retention."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from kmel_p2p.agreement.amendment import AmendmentDocument
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.core.computing import Computing
+from kmel_p2p.core.effects import Effect, Emit, Message, Store
+from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Outcome
+from kmel_p2p.core.ledger.rules.forks import ForkFinder
+from kmel_p2p.core.ledger.snapshot.giving import SnapshotGiver
+from kmel_p2p.core.ledger.snapshot.joining import Joiner, Stage
+from kmel_p2p.core.ledger.snapshot.retention import Retention, bytes_worth_keeping
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
+from kmel_p2p.core.ledger.sync.claims import Claims, ClaimSettings
+from kmel_p2p.core.ledger.sync.digests import Digests
+from kmel_p2p.core.ledger.sync.governing import Governing
+from kmel_p2p.core.ledger.sync.messages import (
+    Amendments,
+    Attest,
+    Claim,
+    Folded,
+    SnapshotAsk,
+    SnapshotOffer,
+    SnapshotPart,
+    WantAmendments,
+)
+from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
+
+BELIEVED_AFTER: Micros = 5 * SECOND
+"""A site that says entries are folded away is believed when they are still missing after so long."""
+
+FAR_BEHIND = 64
+"""Entries that may be on their way in the ordinary course of a busy federation; below, no snapshot is fetched."""
+
+MESSAGES: tuple[type[Message], ...] = (
+    Claim,
+    Folded,
+    SnapshotAsk,
+    SnapshotOffer,
+    SnapshotPart,
+    Attest,
+    WantAmendments,
+    Amendments,
+)
+
+
+class Upkeep:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        charter: Charter,
+        ledger: Ledger,
+        antientropy: AntiEntropy,
+        forks: ForkFinder,
+        alive: Callable[[], tuple[SiteKey, ...]],
+        outbox: deque[Effect],
+        rng: Randomness,
+        claims: ClaimSettings,
+        now: Micros,
+    ) -> None:
+        def roster() -> int:
+            return len(self.governing.constitution.roster)
+
+        self.governing = Governing(ledger, outbox)
+        self.computing = Computing(outbox)
+        self._ledger = ledger
+        self._antientropy = antientropy
+        self._outbox = outbox
+        self._digests = Digests(ledger, self.computing)
+        self.claims = Claims(identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
+        self.joiner = Joiner(
+            len(ledger.accumulator), lambda: self.governing.constitution, alive, self._told, self.computing, outbox, rng
+        )
+        self._giver = SnapshotGiver(ledger, self.computing, outbox)
+        retain = charter.ledger.retain_entries
+        keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
+        self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
+        self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
+        self._next = now + BELIEVED_AFTER
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Feed one of `MESSAGES`."""
+        match message:
+            case Claim():
+                if self.claims.on_claim(sender, message):
+                    self.joiner.on_claim(sender, message, now)
+            case Attest(vector):
+                self.claims.tell((sender,), vector)
+            case Folded(floor):
+                since = self._hints[sender][1] if sender in self._hints else now
+                self._hints[sender] = (floor, since)
+            case WantAmendments():
+                self.governing.on_want(sender, message)
+            case Amendments():
+                for outcome in self.governing.on_amendments(sender, message):
+                    self._amended(outcome)
+            case SnapshotAsk():
+                self._giver.on_ask(sender, message, now)
+            case SnapshotOffer():
+                self.joiner.on_offer(sender, message, now)
+            case SnapshotPart():
+                self.joiner.on_part(sender, message, now)
+
+    def forget(self, site: SiteKey, now: Micros) -> None:
+        """A site went away or came up anew."""
+        self._hints.pop(site, None)
+        self.joiner.forget(site, now)
+
+    def advance(self, now: Micros) -> None:
+        """Time passed."""
+        for part in (self.claims, self.joiner, self._giver, self.retention):
+            part.advance(now)
+        if now >= self._next:
+            self._next = now + BELIEVED_AFTER
+            self._look_behind(now)
+
+    def deadline(self) -> Micros:
+        """When `advance` is due next."""
+        parts = (self.claims, self.joiner, self._giver, self.retention)
+        return min([self._next, *(m for m in (part.deadline() for part in parts) if m is not None)])
+
+    def turn(self, may_adopt: bool) -> None:
+        """After every input: take over a snapshot that is attested, unless an own entry is being stored."""
+        self._antientropy.pulling = not self.joiner.active
+        if self.joiner.stage is not Stage.READY or not may_adopt:
+            return
+        snapshot = self.joiner.take()
+        known = self.governing.constitution.number
+        ended = dict(self._ledger.books.ended)
+        outcome = self._ledger.adopt(snapshot)
+        self._digests.forget()
+        self._hints.clear()
+        self._antientropy.pulling = True
+        self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
+        self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
+        self.governing.tell(known)
+        self._antientropy.took(outcome, ended)
+
+    def amend(self, document: AmendmentDocument) -> None:
+        """The operator hands over the next amendment in force.
+
+        Raises:
+            ConfigError: it is not in force; says why.
+        """
+        self._amended(self.governing.enact(document))
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _amended(self, outcome: Outcome) -> None:
+        self._digests.forget()
+        self._antientropy.took(outcome, {})
+
+    def _told(self, site: SiteKey) -> Vector | None:
+        told = self._antientropy.counterpart(site)
+        return told.vector if told is not None else None
+
+    def _look_behind(self, now: Micros) -> None:
+        """Begin to fetch a snapshot where entries alone cannot help, or would take more bytes."""
+        for site, (floor, since) in sorted(self._hints.items()):
+            if self._ledger.books.reaches(floor):
+                del self._hints[site]
+            elif now >= since + BELIEVED_AFTER:
+                self.joiner.want(now)
+        far = self._antientropy.behind >= FAR_BEHIND
+        if self._ledger.stale or (far and self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator)):
+            self.joiner.want(now)

@@ -1,0 +1,169 @@
+"""Do we hold the same? Sites tell each other signed digests of their trunks, and check what they are told.
+
+A claim names a vector, the hash of the headers there and the digest of the sum there. The receiver subtracts what it
+holds beyond that vector, exactly, and compares. Different headers mean that some author forked: the branches are
+compared. Equal headers with different sums mean that one of the two ledgers is damaged: an alarm with the signed claim
+as evidence, never ignored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
+from kmel_p2p.core.effects import Effect, Emit, Send, Store
+from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.rules.forks import ForkFinder
+from kmel_p2p.core.ledger.sync.digests import Digests
+from kmel_p2p.core.ledger.sync.messages import Claim
+from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
+
+SIGNING_CONTEXT = b"kmel claim 1"
+
+MAX_TOLD = 32
+"""Sites told at the end of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSettings:
+    """How often digests are exchanged, microseconds."""
+
+    interval: Micros = 30 * SECOND
+    """Between two claims to a random site. A damaged ledger is found within about this times the sites."""
+
+
+def sign_claim(
+    identity: Identity, charter_id: bytes, vector: Vector, chains: bytes, amendment: bytes, found: bytes
+) -> Claim:
+    """A signed claim of this site."""
+    signature = identity.sign(SIGNING_CONTEXT, _signed(charter_id, vector, chains, amendment, found))
+    return Claim(dict(vector), chains, amendment, found, signature)
+
+
+def claim_is_signed(site: SiteKey, charter_id: bytes, claim: Claim) -> bool:
+    """Whether `site` signed this claim."""
+    signed = _signed(charter_id, claim.vector, claim.chains, claim.amendment, claim.digest)
+    return verify(site, SIGNING_CONTEXT, signed, claim.signature)
+
+
+def _signed(charter_id: bytes, vector: Vector, chains: bytes, amendment: bytes, found: bytes) -> bytes:
+    parts = [bytes(key) + number.to_bytes(8, "big") for key, number in sorted(vector.items())]
+    return digest(charter_id, len(parts).to_bytes(4, "big"), *parts, chains, amendment, found)
+
+
+class Claims:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger,
+        digests: Digests,
+        forks: ForkFinder,
+        alive: Callable[[], Iterable[SiteKey]],
+        outbox: deque[Effect],
+        rng: Randomness,
+        settings: ClaimSettings,
+        now: Micros,
+    ) -> None:
+        self.on_match: Callable[[SiteKey, Claim], None] = lambda site, claim: None
+        """Called when a site's claim holds here."""
+        self._identity = identity
+        self._ledger = ledger
+        self._digests = digests
+        self._forks = forks
+        self._alive = alive
+        self._outbox = outbox
+        self._rng = rng
+        self._settings = settings
+        self._early: dict[SiteKey, Claim] = {}
+        self._alarmed: set[SiteKey] = set()
+        self._next = now + self._jittered()
+
+    # ---- machine ------------------------------------------------------------------------------------------------
+
+    def on_claim(self, sender: SiteKey, claim: Claim) -> bool:
+        """Check what a site says that it holds; False when the site did not sign it."""
+        if not claim_is_signed(sender, self._ledger.rules.charter_id, claim):
+            self._outbox.append(Emit(EntryRefused(sender, None, "its claim is not signed by it")))
+            return False
+        self._check(sender, claim)
+        return True
+
+    def advance(self, now: Micros) -> None:
+        """Tell a random site when it is due; look again at claims that came before their entries."""
+        if now < self._next:
+            return
+        self._next = now + self._jittered()
+        early, self._early = self._early, {}
+        for site in sorted(early):
+            self._check(site, early[site])
+        alive = sorted(self._alive())
+        if alive and self._ledger.vector:
+            self.tell((self._rng.choice(alive),), self._ledger.vector)
+
+    def deadline(self) -> Micros:
+        """When `advance` has something to do."""
+        return self._next
+
+    def tell_all(self) -> None:
+        """The run is over: everybody reachable is told what this site ended with."""
+        alive = sorted(self._alive())
+        self.tell(alive if len(alive) <= MAX_TOLD else self._rng.sample(alive, MAX_TOLD), self._ledger.vector)
+
+    def tell(self, sites: Iterable[SiteKey], vector: Vector) -> None:
+        """Send a claim at `vector` to these sites, once its digest is computed."""
+        told = tuple(sites)
+        standing = self._standing(vector)
+        if standing is not None and not self._ledger.stale:
+            self._digests.at(vector, lambda found: self._send(told, vector, standing, found))
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _jittered(self) -> Micros:
+        return self._settings.interval // 2 + self._rng.randrange(self._settings.interval)
+
+    def _standing(self, vector: Vector) -> tuple[bytes, bytes] | None:
+        """Hashes of the headers at `vector` and of the newest amendment."""
+        chains = self._ledger.books.chains(vector)
+        return None if chains is None else (chains, self._ledger.law.head_hash)
+
+    def _send(self, sites: tuple[SiteKey, ...], vector: Vector, was: tuple[bytes, bytes], found: bytes | None) -> None:
+        # A log may have ended while the sum was made: then nobody is told, and the next claim is of what stands now.
+        if found is None or self._standing(vector) != was:
+            return
+        claim = sign_claim(self._identity, self._ledger.rules.charter_id, vector, *was, found)
+        for site in sites:
+            self._outbox.append(Send(site, claim))
+
+    def _check(self, site: SiteKey, claim: Claim) -> None:
+        if self._ledger.stale:
+            return
+        if claim.amendment != self._ledger.law.head_hash or not self._ledger.books.reaches(claim.vector):
+            self._early[site] = claim
+            return
+        chains = self._ledger.books.chains(claim.vector)
+        if chains is None:
+            return
+        if chains != claim.chains:
+            self._forks.compare(site, claim.vector)
+            return
+        self._digests.at(claim.vector, lambda found: self._compare(site, claim, found))
+
+    def _compare(self, site: SiteKey, claim: Claim, found: bytes | None) -> None:
+        if found is None or self._standing(claim.vector) != (claim.chains, claim.amendment):
+            return
+        if found == claim.digest:
+            self._alarmed.discard(site)
+            self.on_match(site, claim)
+            return
+        if site not in self._alarmed:
+            self._alarmed.add(site)
+            record = DivergenceRecord(
+                site, claim.vector, claim.chains, claim.amendment, found, claim.digest, claim.signature
+            )
+            self._outbox.append(Store(record))
+            self._outbox.append(Emit(Divergence(site, claim.vector, found, claim.digest)))

@@ -1,0 +1,87 @@
+"""Spreads amendments and puts them in force: whoever hears of one that it lacks asks for it, checks it and goes on.
+
+Two different amendments with one number cannot both be in force as long as every honest site signs one of them only:
+two quorums share a site. Should it happen, each site keeps what it had first and the operator is told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Effect, Emit, Send, Store
+from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused, CharterAmended
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.verdict import Outcome
+from kmel_p2p.core.ledger.sync.messages import MAX_AMENDMENTS, Amendments, WantAmendments
+
+
+class Governing:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(self, ledger: Ledger, outbox: deque[Effect]) -> None:
+        self._ledger = ledger
+        self._outbox = outbox
+
+    @property
+    def constitution(self) -> Constitution:
+        """What is in force here."""
+        found = self._ledger.constitution
+        assert found is not None, "a ledger that is averaged has a constitution"
+        return found
+
+    def told(self, site: SiteKey, number: int) -> None:
+        """A site holds so many amendments."""
+        if number > self.constitution.number:
+            self._outbox.append(Send(site, WantAmendments(self.constitution.number + 1)))
+
+    def on_want(self, sender: SiteKey, want: WantAmendments) -> None:
+        """Hand over what a site lacks."""
+        missing = self.constitution.documents[max(0, want.first - 1) :][:MAX_AMENDMENTS]
+        if missing:
+            self._outbox.append(Send(sender, Amendments(tuple(document.encode() for document in missing))))
+
+    def on_amendments(self, sender: SiteKey, message: Amendments) -> list[Outcome]:
+        """Take what a site handed over; what changed by it, for the records."""
+        outcomes = []
+        for encoded in message.amendments:
+            try:
+                document = AmendmentDocument.decode(encoded)
+                if document.amendment.number > self.constitution.number:
+                    outcomes.append(self.enact(document))
+                elif self._contradicts(document):
+                    self._refuse(sender, f"two amendments with number {document.amendment.number} are in force")
+            except (WireError, ConfigError) as error:
+                self._refuse(sender, str(error))
+                break
+        return outcomes
+
+    def enact(self, document: AmendmentDocument) -> Outcome:
+        """Put the next amendment in force.
+
+        Raises:
+            ConfigError: it is not in force; says why.
+        """
+        constitution = self.constitution.followed_by(document)
+        outcome = self._ledger.amend(constitution)
+        self.tell(constitution.number - 1)
+        return outcome
+
+    def tell(self, since: int) -> None:
+        """Record and report amendments above number `since`, which are in force now."""
+        for document in self.constitution.documents[since:]:
+            self._outbox.append(Store(AmendmentRecord(document.amendment.number, document.encode())))
+        if self.constitution.number > since:
+            self._outbox.append(Emit(CharterAmended(self.constitution)))
+
+    def _contradicts(self, document: AmendmentDocument) -> bool:
+        number = document.amendment.number
+        standing = self.constitution.documents[number - 1]
+        if standing.amendment.hash == document.amendment.hash:
+            return False
+        return not self.constitution.at(number - 1).why_not_in_force(document)
+
+    def _refuse(self, sender: SiteKey, reason: str) -> None:
+        self._outbox.append(Emit(AmendmentRefused(sender, reason)))

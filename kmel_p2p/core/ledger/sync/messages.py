@@ -1,0 +1,258 @@
+"""What peers say to each other about the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kmel_p2p.agreement.amendment import MAX_AMENDMENT_BYTES
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
+from kmel_p2p.core.effects import Message
+from kmel_p2p.core.ledger.log.entry import MAX_HEADS, MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
+from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
+from kmel_p2p.core.types import Vector
+from kmel_p2p.core.wire import HASH, KEY, SIGNATURE, VECTOR, Schema, blob, flag, listing, mapping, record, uint
+
+MAX_NEWS = 256
+"""Entries told of in one announcement."""
+
+MAX_BODIES = 64
+"""Entries in one answer; also the most one pull asks for."""
+
+
+MAX_FAULTS = 64
+"""Faults proved in one message."""
+
+PART_BYTES = 256 * 1024
+"""One part of a snapshot."""
+
+MAX_PARTS_ASKED = 8
+"""Parts on their way at once."""
+
+NO_SNAPSHOT = bytes(HASH_BYTES)
+"""In place of a snapshot's id: any."""
+
+MAX_AMENDMENTS = 16
+"""Amendments in one message."""
+
+MAX_STUBS = 256
+"""Headers in one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Have(Message):
+    """What the sender has applied. Sent to one random peer per interval and whenever its phase changes."""
+
+    vector: Vector
+    chains: bytes
+    """Hash of the headers at the vector: shows a fork that numbers hide."""
+    phase: int
+    step_us: int
+    """Microseconds that the sender takes per training step; 0 when unknown."""
+    ended: dict[SiteKey, int]
+    """Authors whose log it holds ended, and before which sequence number."""
+    amendments: int
+    """How many amendments of the charter it holds."""
+    heads: tuple[int, ...]
+    """Shared heads that it trains, by number."""
+    reply: bool
+    """Whether the sender wants a `Have` back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Entries `first..last` of one author."""
+
+    author: SiteKey
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want(Message):
+    """Asks for entries by number, and for the evidence against authors."""
+
+    ranges: tuple[Range, ...]
+    evidence: tuple[SiteKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies(Message):
+    """Encoded entries: pushed by their author, or the answer to a `Want`."""
+
+    entries: tuple[bytes, ...]
+
+
+class Item(NamedTuple):
+    """Names one entry."""
+
+    author: SiteKey
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announce(Message):
+    """Numbers of new entries that the sender holds; who lacks one asks for it."""
+
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(Message):
+    """The sender's signed digest of what it holds at a vector; see `claims`."""
+
+    vector: Vector
+    chains: bytes
+    amendment: bytes
+    """Hash of the newest amendment: sums are comparable under equal ones only."""
+    digest: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs(Message):
+    """Evidence against authors, asked for by `Want`: per fault the parts that `proof.prove` reads."""
+
+    faults: tuple[tuple[bytes, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The hash of one header as the sender holds it."""
+
+    author: SiteKey
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Heads(Message):
+    """Asks the receiver to answer with its own headers where it holds others: somebody's log has two branches."""
+
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs(Message):
+    """Signed headers without payloads."""
+
+    stubs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Folded(Message):
+    """The sender no longer holds entries up to here; who lacks them needs a snapshot."""
+
+    floor: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAsk(Message):
+    """Asks for an offer (`NO_SNAPSHOT`), or for parts of what was offered."""
+
+    id: bytes
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOffer(Message):
+    """A snapshot that the sender keeps for a while."""
+
+    id: bytes
+    vector: Vector
+    size_bytes: int
+    digest: bytes
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return -(-self.size_bytes // PART_BYTES)
+
+    def part_bytes(self, index: int) -> int:
+        """Length of one part."""
+        return min(PART_BYTES, self.size_bytes - index * PART_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPart(Message):
+    """Part `index` of a snapshot, `PART_BYTES` long unless it is the last."""
+
+    id: bytes
+    index: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attest(Message):
+    """Asks for a claim at this vector."""
+
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class WantAmendments(Message):
+    """Asks for amendments from number `first` on."""
+
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Amendments(Message):
+    """Encoded amendments, in order."""
+
+    amendments: tuple[bytes, ...]
+
+
+_SEQ = uint(2**40)
+
+SCHEMAS = (
+    Schema(
+        20,
+        Have,
+        {
+            "vector": VECTOR,
+            "chains": HASH,
+            "phase": uint(2),
+            "step_us": uint(2**40),
+            "ended": mapping(KEY, _SEQ, MAX_SITES),
+            "amendments": uint(2**32),
+            "heads": listing(uint(MAX_HEADS - 1), MAX_HEADS),
+            "reply": flag(),
+        },
+    ),
+    Schema(
+        21,
+        Want,
+        {
+            "ranges": listing(record(Range, author=KEY, first=_SEQ, last=_SEQ), MAX_SITES),
+            "evidence": listing(KEY, MAX_SITES),
+        },
+    ),
+    Schema(
+        22,
+        Bodies,
+        {"entries": listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_BODIES)},
+    ),
+    Schema(23, Announce, {"items": listing(record(Item, author=KEY, number=_SEQ), MAX_NEWS)}),
+    Schema(
+        24,
+        Claim,
+        {"vector": VECTOR, "chains": HASH, "amendment": HASH, "digest": HASH, "signature": SIGNATURE},
+    ),
+    Schema(
+        25,
+        Proofs,
+        {"faults": listing(listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_EVIDENCE), MAX_FAULTS)},
+    ),
+    Schema(26, Heads, {"heads": listing(record(Head, author=KEY, number=_SEQ, hash=HASH), MAX_SITES)}),
+    Schema(27, Stubs, {"stubs": listing(blob(MAX_STUB_BYTES), MAX_STUBS)}),
+    Schema(28, Folded, {"floor": VECTOR}),
+    Schema(29, SnapshotAsk, {"id": HASH, "first": uint(2**32), "count": uint(MAX_PARTS_ASKED)}),
+    Schema(30, SnapshotOffer, {"id": HASH, "vector": VECTOR, "size_bytes": uint(2**48), "digest": HASH}),
+    Schema(31, SnapshotPart, {"id": HASH, "index": uint(2**32), "data": blob(PART_BYTES)}),
+    Schema(32, Attest, {"vector": VECTOR}),
+    Schema(33, WantAmendments, {"first": uint(2**32)}),
+    Schema(34, Amendments, {"amendments": listing(blob(MAX_AMENDMENT_BYTES), MAX_AMENDMENTS)}),
+)

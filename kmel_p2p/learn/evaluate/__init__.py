@@ -1,0 +1,1 @@
+"""Was it worth it? Models of one site compared on its own held-out compounds."""

@@ -1,0 +1,269 @@
+"""The directed message-passing trunk (Yang et al., J Chem Inf Model 2019, 59, 3370), through chemprop (extra `gnn`).
+
+Rows of features that carry their molecules' graphs, and chemprop's message passing over parameters that lie in a
+network's flat vector. Only importing this module's functions' targets needs chemprop; the module itself does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rdkit import Chem
+from torch import Tensor
+
+from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.learn.models.architecture import ATOM_FEATURES, BOND_FEATURES, GRAPH_TENSORS, Architecture
+from kmel_p2p.learn.train.device import device
+
+MAX_BONDS = 4096
+"""Directed bonds in a batch for prediction. A message of 300 numbers is 1.2 kB, and a few generations of messages exist
+at a time; a batch by molecules alone would grow with their size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One molecule, about 0.7 kB: its atoms and bonds as numbers of the kinds below.
+
+    Attributes:
+        atoms: int32[a] kinds of atoms.
+        bonds: int32[3, b]; kind of bond, and the two atoms it joins.
+    """
+
+    atoms: NDArray[np.int32]
+    bonds: NDArray[np.int32]
+
+
+class _Kinds:
+    """Distinct rows of features, each stored once: a few hundred describe the atoms of all molecules.
+
+    Grows with what the process has seen, and never by more than one row per atom or bond. Threads may share it, as they
+    do where a service predicts.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._numbers: dict[bytes, int] = {}
+        self._rows = np.empty((64, width), np.float32)
+        self._lock = threading.Lock()
+
+    def number(self, rows: NDArray[Any]) -> NDArray[np.int32]:
+        """int32[n]: the kind of each row of float[n, width]; new ones are added."""
+        rows = np.ascontiguousarray(rows, np.float32)
+        with self._lock:
+            return np.fromiter(map(self._number, rows), np.int32, len(rows))
+
+    def rows(self, numbers: NDArray[np.int32]) -> NDArray[np.float32]:
+        """float32[n, width]: the features of each kind."""
+        return self._rows[numbers]
+
+    def _number(self, row: NDArray[np.float32]) -> int:
+        number = self._numbers.setdefault(row.tobytes(), len(self._numbers))
+        if number == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        self._rows[number] = row
+        return number
+
+
+_ATOMS, _BONDS = _Kinds(ATOM_FEATURES), _Kinds(BOND_FEATURES)
+
+
+class GraphRows(np.ndarray[Any, np.dtype[np.float32]]):
+    """float32[n, width] of features whose rows remember the graphs of their molecules.
+
+    Everything that takes features (baselines, scores, predictors) works on it as on any other array; a `dmpnn` network
+    finds the graphs. Slices of rows keep them; whatever else numpy makes of it forgets them.
+
+    Attributes:
+        graphs: one per row.
+    """
+
+    graphs: Sequence[Graph]
+
+    @classmethod
+    def of(cls, features: NDArray[np.float32], graphs: Sequence[Graph]) -> Self:
+        """The rows of `features` with their graphs."""
+        rows = features.view(cls)
+        rows.graphs = graphs
+        return rows
+
+    def part(self, start: int, stop: int) -> GraphRows:
+        """Rows from `start` on, below `stop`."""
+        return GraphRows.of(np.asarray(self)[start:stop], self.graphs[start:stop])
+
+    def cuts(self, most: int) -> Iterator[tuple[int, int]]:
+        """Consecutive parts (start, stop) of at most `most` rows and `MAX_BONDS` directed bonds, or one molecule."""
+        start = bonds = 0
+        for at, graph in enumerate(self.graphs):
+            own = 2 * graph.bonds.shape[1]
+            if at > start and (at - start == most or bonds + own > MAX_BONDS):
+                yield start, at
+                start, bonds = at, 0
+            bonds += own
+        if start < len(self.graphs):
+            yield start, len(self.graphs)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphBatch:
+    """What a `dmpnn` network reads: n molecules as one graph of a atoms and e directed bonds.
+
+    Attributes:
+        atoms: float32[a, ATOM_FEATURES].
+        bonds: float32[e, ATOM_FEATURES + BOND_FEATURES]; features of the atom a bond leaves, then its own.
+        source, target: int64[e] atoms that a bond leaves and reaches.
+        reverse: int64[e] the same bonds the other way.
+        molecule: int64[a] the molecule of each atom.
+        sizes: float32[n, 1] atoms of each molecule.
+        descriptors: float32[n, descriptors].
+    """
+
+    atoms: Tensor
+    bonds: Tensor
+    source: Tensor
+    target: Tensor
+    reverse: Tensor
+    molecule: Tensor
+    sizes: Tensor
+    descriptors: Tensor
+
+
+def batch_of(rows: NDArray[np.float32], architecture: Architecture) -> GraphBatch:
+    """Raises:
+    Bug: the rows have no graphs.
+    """
+    graphs: Sequence[Graph] | None = getattr(rows, "graphs", None)
+    if graphs is None:
+        raise Bug("a dmpnn network was given features without graphs")
+    plain = np.asarray(rows)
+    sizes = np.array([len(graph.atoms) for graph in graphs])
+    joined = np.concatenate([graph.bonds for graph in graphs], axis=1)
+    ends = joined[1:] + np.repeat(np.cumsum(sizes) - sizes, [graph.bonds.shape[1] for graph in graphs])
+    # Each bond there and back: 2i leads from its first atom to its second, 2i + 1 back.
+    source, target = ends.T.ravel(), ends[::-1].T.ravel()
+    atoms = _ATOMS.rows(np.concatenate([graph.atoms for graph in graphs]))
+    bonds = np.concatenate([atoms[source], _BONDS.rows(np.repeat(joined[0], 2))], axis=1)
+    parts: tuple[NDArray[Any], ...] = (
+        atoms,
+        bonds,
+        source,
+        target,
+        np.arange(len(source)) ^ 1,
+        np.repeat(np.arange(len(graphs)), sizes),
+        sizes[:, None].astype(np.float32),
+        np.ascontiguousarray(plain[:, plain.shape[1] - architecture.descriptors :]),
+    )
+    return GraphBatch(*(torch.from_numpy(part).to(device()) for part in parts))
+
+
+def graph_of(smiles: str) -> Graph:
+    """The graph of a standardised structure, as chemprop describes it."""
+    found = _described(smiles)
+    if not np.array_equal(found.rev_edge_index, np.arange(len(found.E)) ^ 1):
+        raise ConfigError(f"this version of chemprop orders bonds otherwise; {NEEDED}")
+    forward = slice(None, None, 2)
+    bonds = np.concatenate([_BONDS.number(found.E[forward])[None], found.edge_index[:, forward]])
+    return Graph(_ATOMS.number(found.V), bonds.astype(np.int32))
+
+
+def _described(smiles: str) -> Any:
+    """chemprop's `MolGraph`: dense features of atoms and of bonds, there and back; about 15 kB."""
+    molecule: Chem.Mol | None = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        raise Bug(f"a standardised structure does not parse: {smiles!r:.120}")
+    return _chemprop().featuriser(molecule)
+
+
+def graphs_hash(smiles: Sequence[str]) -> str:
+    """BLAKE2b-256 (hex) of the graphs of these structures; differs where chemprop describes atoms otherwise."""
+    state = hashlib.blake2b(digest_size=32, person=b"kmel graphs 1")
+    for text in smiles:
+        graph = _described(text)
+        state.update(f"{graph.V.shape} {graph.E.shape}\n".encode())
+        for part, kind in ((graph.V, "<f4"), (graph.E, "<f4"), (graph.edge_index, "<i4")):
+            state.update(np.ascontiguousarray(part).astype(kind).tobytes())
+    return state.hexdigest()
+
+
+class MessagePassing:
+    """chemprop's bond message passing over given tensors, and the mean over the atoms of a molecule."""
+
+    def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+        chemprop = _chemprop()
+        self._passing = chemprop.BondMessagePassing(
+            d_v=ATOM_FEATURES,
+            d_e=BOND_FEATURES,
+            d_h=architecture.message_width,
+            depth=architecture.depth,
+            dropout=architecture.dropout,
+        )
+        names = {name for name, _ in self._passing.named_parameters()}
+        if names != set(GRAPH_TENSORS):
+            raise ConfigError(f"this version of chemprop has other parameters ({', '.join(sorted(names))}); {NEEDED}")
+        for name in GRAPH_TENSORS:
+            owner = self._passing.get_submodule(name.rpartition(".")[0])
+            # A parameter that shares memory with the flat vector, and its gradient with the flat gradient.
+            parameter = torch.nn.Parameter(tensors[f"trunk.graph.{name}"].detach())
+            parameter.grad = tensors[f"trunk.graph.{name}"].grad
+            setattr(owner, name.rpartition(".")[2], parameter)
+
+    def __call__(self, batch: GraphBatch, training: bool) -> Tensor:
+        """float32[n, message_width + descriptors]."""
+        self._passing.train(training)
+        atoms = self._atoms(batch)
+        # In float32, also where the passes are bfloat16: a sum over many atoms needs the digits.
+        sums = _sums(atoms.float(), batch.molecule, len(batch.sizes))
+        return torch.cat([sums / batch.sizes, batch.descriptors], dim=1)
+
+    def _atoms(self, batch: GraphBatch) -> Tensor:
+        """float32[a, message_width]: chemprop's `BondMessagePassing.forward`.
+
+        The same sums by other kernels: chemprop's (`scatter_reduce_`, an index as wide as the messages) took a third of
+        a training step on a CPU.
+        """
+        count = len(batch.atoms)
+        first = self._passing.W_i(batch.bonds)
+        messages = self._passing.tau(first)
+        for _ in range(1, self._passing.depth):
+            arrived = _sums(messages, batch.target, count).index_select(0, batch.source)
+            messages = self._passing.update(arrived - messages.index_select(0, batch.reverse), first)
+        atoms: Tensor = self._passing.finalize(_sums(messages, batch.target, count), batch.atoms, None)
+        return atoms
+
+
+def _sums(rows: Tensor, places: Tensor, count: int) -> Tensor:
+    """float[count, width]: sums of the rows that belong to each place."""
+    return rows.new_zeros(count, rows.shape[1]).index_add_(0, places, rows)
+
+
+NEEDED = "a dmpnn trunk needs chemprop 2.2: pip install 'kmel-p2p[gnn]'"
+
+
+@dataclass(frozen=True, slots=True)
+class _Chemprop:
+    """What we use of the package; imported late, it takes seconds."""
+
+    BondMessagePassing: Any
+    featuriser: Any
+
+
+@functools.cache
+def _chemprop() -> _Chemprop:
+    try:
+        from chemprop.featurizers import SimpleMoleculeMolGraphFeaturizer
+        from chemprop.nn import BondMessagePassing
+    except ImportError as error:
+        raise ConfigError(f"{NEEDED} ({error})") from None
+    featuriser = SimpleMoleculeMolGraphFeaturizer()
+    if (featuriser.atom_fdim, featuriser.bond_fdim) != (ATOM_FEATURES, BOND_FEATURES):
+        raise ConfigError(
+            f"this version of chemprop describes atoms by {featuriser.atom_fdim} and bonds by {featuriser.bond_fdim} "
+            f"numbers instead of {ATOM_FEATURES} and {BOND_FEATURES}; {NEEDED}"
+        )
+    return _Chemprop(BondMessagePassing, featuriser)

@@ -1,0 +1,1 @@
+"""Predicting with a model directory, and the files in it."""

@@ -1,0 +1,155 @@
+"""Model directories for use elsewhere: a copy without what must stay, and ONNX graphs of the networks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import descriptor_constants
+from kmel_p2p.chem.structures.counts import MAX_COUNT
+from kmel_p2p.files import BY_UMASK, write_whole
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.predict.model_directory import STORED, Card, read_card, read_parameters, write_model
+
+OPSET = 17
+
+
+def export_model(source: Path, target: Path) -> Card:
+    """Copy card and parameters, checked; the neighbours' file is left behind.
+
+    Raises:
+        ConfigError: there is no whole model in `source`, or `target` cannot be written.
+    """
+    card = read_card(source)
+    return write_model(target, card, read_parameters(source, card))
+
+
+def require_onnx(source: Path) -> Card:
+    """The card of a model that `export_onnx` can write graphs of.
+
+    Raises:
+        ConfigError: the extra `onnx` is not installed, there is no whole model in `source`, or it is no multilayer
+            perceptron.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'")
+    card = read_card(source)
+    if card.architecture.trunk != "mlp":
+        raise ConfigError(
+            f"{source}: ONNX is for the mlp trunk; this model's is {card.architecture.trunk}. Export it without --onnx"
+        )
+    return card
+
+
+def export_onnx(source: Path, target: Path) -> list[Path]:
+    """One graph per stored model: `features` float32[n, width] to `outputs` float32[n, E], in labels or logits.
+
+    The order of features is log2(1 + count) of the fingerprint, then the descriptors, as metadata says.
+
+    Raises:
+        ConfigError: as `require_onnx`, or `target` cannot be written.
+    """
+    card = require_onnx(source)
+    paths = []
+    for name, (exchanged, private) in read_parameters(source, card).items():
+        path = target / f"{name}.onnx"
+        write_whole(path, _graph(card, exchanged, private).SerializeToString(), mode=BY_UMASK)
+        paths.append(path)
+    assert len(paths) == len(STORED)
+    return paths
+
+
+def _graph(card: Card, exchanged: np.ndarray, private: np.ndarray) -> Any:
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    shape = card.architecture
+    constants = trunk_layout(shape).split(exchanged) | private_layout(shape).split(private)
+    nodes: list[Any] = []
+    heads = _members(shape, constants, nodes)
+    if "calibration.gain" in constants:
+        constants["calibration.gain"] = 1 + constants["calibration.gain"]
+        nodes.append(helper.make_node("Mul", [heads[0], "calibration.gain"], ["gained"]))
+        nodes.append(helper.make_node("Add", ["gained", "calibration.shift"], ["calibrated"]))
+        heads[0] = "calibrated"
+    nodes.append(helper.make_node("Concat", heads, ["by_head"], axis=1))
+    constants["order"] = _order(shape)
+    nodes.append(helper.make_node("Gather", ["by_head", "order"], ["outputs"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "kmel_p2p",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", shape.inputs])],
+        [helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["n", len(shape.endpoints)])],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    helper.set_model_props(model, _facts(card))
+    checker.check_model(model)
+    return model
+
+
+def _members(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any]) -> list[str]:
+    """Nodes of trunk and heads; gives the names of the outputs, shared before private, the mean over the members."""
+    from onnx import helper
+
+    if shape.members > 1:
+        # A graph has plain matrices: each member's are taken apart.
+        for name in [name for name in constants if not name.startswith("calibration.")]:
+            stacked = constants.pop(name)
+            constants |= {f"{member}.{name}": stacked[member] for member in range(shape.members)}
+    heads: dict[str, list[str]] = {}
+    for member in range(shape.members):
+        prefix = f"{member}." if shape.members > 1 else ""
+        present = "features"
+        for layer in range(len(shape.hidden)):
+            nodes.append(_linear(present, f"{prefix}trunk.{layer}", f"{prefix}linear.{layer}"))
+            present = f"{prefix}hidden.{layer}"
+            nodes.append(helper.make_node("Relu", [f"{prefix}linear.{layer}"], [present]))
+        for whose, places in (("shared", shape.shared), ("private", shape.private)):
+            if places:
+                output = f"{prefix}outputs.{whose}"
+                nodes.append(_linear(present, f"{prefix}head.{whose}", output))
+                heads.setdefault(whose, []).append(output)
+    if shape.members > 1:
+        for whose, outputs in heads.items():
+            nodes.append(helper.make_node("Mean", outputs, [f"outputs.{whose}"]))
+    return [f"outputs.{whose}" for whose in heads]
+
+
+def _linear(source: str, parameters: str, target: str) -> Any:
+    from onnx import helper
+
+    return helper.make_node("Gemm", [source, f"{parameters}.weight", f"{parameters}.bias"], [target], transB=1)
+
+
+def _order(shape: Architecture) -> np.ndarray:
+    order = [*shape.shared, *shape.private]
+    return np.array([order.index(place) for place in range(len(order))], np.int64)
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """What somebody needs to feed the graph and to read its outputs."""
+    policy = card.features
+    return {
+        "digest": card.digest,
+        "reference_hash": card.reference_hash,
+        "features": json.dumps(
+            {
+                "structure": "RDKit clean-up, largest organic fragment, neutral, no isotopes, by canonical SMILES",
+                "stereo": policy.stereo, "tautomers": policy.tautomers,
+                "fingerprint": {"kind": "Morgan count", "radius": policy.radius, "bits": policy.bits,
+                                "stereo": policy.stereo, "transform": "log2(1 + count)", "count_limit": MAX_COUNT},
+                "descriptors": [asdict(constant) for constant in descriptor_constants()],
+                "descriptor_transform": "asinh((value - center) / scale), cut at 6, 0 where RDKit gives no number",
+            }
+        ),
+        "assay_endpoints": json.dumps(
+            [{"name": e.name, "kind": e.kind, "unit": e.unit, "transform": e.transform, "center": e.center,
+              "scale": e.scale} for e in card.architecture.endpoints]
+        ),
+    }  # fmt: skip

@@ -1,0 +1,166 @@
+"""A model directory: `model.safetensors` with the parameters and `card.json` that says what they are.
+
+    model.safetensors   <model>.exchanged, <model>.private   for local, federated and personalised
+    card.json           assay endpoints, architecture, features, which model is chosen for which endpoint, scores
+
+    neighbours_STAYS.safetensors   fingerprints of the training compounds; export leaves it out
+
+Nothing in it is code, and nothing in card or parameters is a structure or a measurement of the site.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.files import BY_UMASK, write_whole
+from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.predict.tensor_file import read_state, write_state
+
+FORMAT = 1
+TENSORS, CARD = "model.safetensors", "card.json"
+STORED = ("local", "federated", "personalised")
+NAMES = (*STORED, "hybrid")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the parameters of a model directory are.
+
+    Attributes:
+        reference_hash: hash of the reference molecules' features where the model was trained.
+        chosen: assay endpoint -> model used for predicting it.
+        labels: free facts such as federation and site.
+        result: the comparison (see `learn.evaluate.comparison`), without history.
+        digest: BLAKE2b-256 (hex) of the parameters; names the model.
+        uncertainty: assay endpoint -> what its intervals are made from (`learn.predict.uncertainty.Calibration`).
+        untrained: assay endpoints that the site had no training measurements of.
+        unlearned: assay endpoints whose shared head no site has trained.
+    """
+
+    architecture: Architecture
+    features: FeaturePolicy
+    reference_hash: str
+    chosen: Mapping[str, str]
+    labels: Mapping[str, str]
+    result: Mapping[str, Any]
+    digest: str = ""
+    uncertainty: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    untrained: Sequence[str] = ()
+    unlearned: Sequence[str] = ()
+
+
+def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:
+    """Write a model directory; `card.json` last, so that a directory with a card is whole.
+
+    Args:
+        parameters: model -> (exchanged float32[d], private float32[p]) for the three of `STORED`.
+
+    Returns:
+        the card with its digest.
+
+    Raises:
+        ConfigError: the disk is full or not writable.
+    """
+    tensors = {}
+    for name in STORED:
+        tensors[f"{name}.exchanged"], tensors[f"{name}.private"] = parameters[name]
+    card = dataclasses.replace(card, digest=_digest(tensors))
+    text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1)
+    try:
+        (folder / CARD).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder / CARD}: cannot be written: {error.strerror}") from error
+    write_state(folder / TENSORS, tensors, {"digest": card.digest})
+    write_whole(folder / CARD, text.encode(), mode=BY_UMASK)
+    return card
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a model directory.
+
+    Raises:
+        ConfigError: there is none, or it is damaged or of another format.
+    """
+    path = folder / CARD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder}: no model here yet ({CARD} is missing); a site writes it when its run ends"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        given = raw.pop("format")
+        if isinstance(given, str):
+            raise ConfigError(
+                f"{folder}: holds the shared trunk alone ({given}), not the models of a site; kmel_p2p.load and "
+                "kmel-peer predict --model-dir read it, and it may be copied as it is"
+            )
+        if given != FORMAT:
+            raise ConfigError(f"{path}: is of another format than {FORMAT}; use the program version that wrote it")
+        shape = raw.pop("architecture")
+        endpoints = tuple(
+            AssayEndpoint(**{**endpoint, "valid_range": tuple(endpoint["valid_range"])})
+            for endpoint in shape.pop("endpoints")
+        )
+        architecture = Architecture(**{**shape, "hidden": tuple(shape["hidden"])}, endpoints=endpoints)
+        raw = {"untrained": [], "unlearned": [], **raw}
+        card = Card(architecture=architecture, features=FeaturePolicy(**raw.pop("features")), **raw)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: is damaged: {error!r}") from None
+    if architecture.inputs != card.features.width:
+        raise ConfigError(f"{path}: is of another version of this program: its trunk has {architecture.inputs} inputs")
+    _require_whole(path, card)
+    return card
+
+
+def _require_whole(path: Path, card: Card) -> None:
+    """A card may come from anywhere: what is looked up in it later has to be there."""
+    for endpoint in card.architecture.endpoints:
+        chosen = card.chosen.get(endpoint.name) if isinstance(card.chosen, dict) else None
+        if chosen not in NAMES:
+            raise ConfigError(
+                f"{path}: is damaged: the model chosen for {endpoint.name!r} is {chosen!r:.40}, none of "
+                f"{', '.join(NAMES)}; copy the directory anew"
+            )
+    labels, uncertainty = card.labels, card.uncertainty
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise ConfigError(f"{path}: is damaged: labels must be texts; copy the directory anew")
+    lists = isinstance(card.untrained, list) and isinstance(card.unlearned, list)
+    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str) or not lists:
+        raise ConfigError(f"{path}: is damaged: a field of it is of another kind; copy the directory anew")
+
+
+def read_parameters(folder: Path, card: Card) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Parameters by model.
+
+    Raises:
+        ConfigError: they are missing or not those of the card.
+    """
+    exchanged, private = trunk_layout(card.architecture).size, private_layout(card.architecture).size
+    shapes = {
+        f"{name}.{part}": (size,) for name in STORED for part, size in (("exchanged", exchanged), ("private", private))
+    }
+    tensors, _ = read_state(folder / TENSORS, shapes)
+    if _digest(tensors) != card.digest:
+        raise ConfigError(f"{folder}: {TENSORS} and {CARD} do not belong together; copy the directory as a whole")
+    return {name: (tensors[f"{name}.exchanged"], tensors[f"{name}.private"]) for name in STORED}
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    state = hashlib.blake2b(digest_size=32, person=b"kmel model 1")
+    for name in sorted(tensors):
+        state.update(name.encode() + b"\0" + np.ascontiguousarray(tensors[name], "<f4").tobytes())
+    return state.hexdigest()

@@ -1,0 +1,145 @@
+"""Is a compound like those a site trained on? Similarity to the nearest one, and what is usual.
+
+The fingerprints of the training compounds stay in the site's model directory in a file of their own that export leaves
+out: a fingerprint tells much about a structure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.predict.tensor_file import write_state
+from kmel_p2p.learn.train.dataset import Dataset, Inputs
+
+FILE = "neighbours_STAYS.safetensors"
+QUERY_VALUES, KNOWN_VALUES = 1 << 20, 1 << 23
+"""Fingerprint positions of queries and training compounds compared at once: 512 and 4,096 compounds of 2,048 bits."""
+
+FOREIGN = 0.8
+"""A compound is foreign below this part of the least similarity of a validation compound: clearly beyond them all."""
+
+OUTSIDE, EDGE = 0.05, 0.25
+"""Quantiles of the validation compounds' similarity: below the first a compound counts as outside, below the second as
+at the edge."""
+
+MIN_USUAL = 10
+"""Validation compounds from which the quantiles are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Training compounds of a site as sets of Morgan environments.
+
+    Attributes:
+        packed: uint8[n, ceil(width / 8)], eight environments to the byte.
+        width: of the fingerprint.
+        usual: similarities below which a compound is foreign, outside, at the edge; None where too few compounds tell.
+    """
+
+    packed: NDArray[np.uint8]
+    width: int
+    usual: tuple[float, float, float] | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Neighbours:
+        """Of the training fold; what was held out of training, whose scaffolds are others, tells what is usual."""
+        own = cls(_packed(dataset.inputs, dataset.train), dataset.inputs.width)
+        held_out = np.union1d(dataset.valid, dataset.calibration)
+        if len(held_out) < MIN_USUAL or not len(own):
+            return own
+        similarity = own.nearest(dataset.inputs.bits(held_out))
+        outside, edge = np.quantile(similarity, [OUTSIDE, EDGE])
+        return replace(own, usual=(FOREIGN * float(similarity.min()), float(outside), float(edge)))
+
+    @classmethod
+    def of_bits(cls, bits: NDArray[np.bool_], usual: tuple[float, float, float] | None = None) -> Neighbours:
+        """Of fingerprints bool[n, width]."""
+        return cls(np.packbits(bits, axis=1), bits.shape[1], usual)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def nearest(self, queries: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any.
+
+        Works on blocks of both sides, so that it takes some 80 MB beside the queries for any number of compounds.
+        """
+        found = np.zeros(len(queries))
+        rows, asked = (max(1, values // self.width) for values in (KNOWN_VALUES, QUERY_VALUES))
+        for known in range(0, len(self), rows):
+            own = np.unpackbits(self.packed[known : known + rows], axis=1, count=self.width).astype(np.float32)
+            sizes = own.sum(axis=1)
+            for start in range(0, len(queries), asked):
+                block = queries[start : start + asked].astype(np.float32)
+                common = block @ own.T
+                union = block.sum(axis=1)[:, None] + sizes[None, :] - common
+                nearest = (common / np.maximum(union, 1)).max(axis=1)
+                found[start : start + asked] = np.maximum(found[start : start + asked], nearest)
+        return found
+
+    def foreign(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which queries are clearly less like the training compounds than any validation compound was, bool[n].
+
+        None of them where that is not known.
+        """
+        return self.are_foreign(self.nearest(queries))
+
+    def are_foreign(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The same for similarities to the nearest training compound, float64[n]."""
+        return similarity < (self.usual[0] if self.usual is not None else 0.0)
+
+    def applicability(self, similarity: float) -> str:
+        """`inside`, `edge` or `outside` of what the model was tried on; empty where that is not known."""
+        if self.usual is None:
+            return ""
+        return "outside" if similarity < self.usual[1] else "edge" if similarity < self.usual[2] else "inside"
+
+    def write(self, folder: Path) -> None:
+        """Raises:
+        ConfigError: not writable.
+        """
+        usual = list(self.usual) if self.usual else []
+        tensors: dict[str, NDArray[Any]] = {
+            "packed": self.packed,
+            "usual": np.array(usual, np.float64),
+        }
+        write_state(folder / FILE, tensors, {"width": self.width})
+
+
+def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """uint8[len(rows), ceil(width / 8)]."""
+    step = max(1, KNOWN_VALUES // inputs.width)
+    blocks = [np.packbits(inputs.bits(rows[at : at + step]), axis=1) for at in range(0, len(rows), step)]
+    return np.concatenate(blocks) if blocks else np.empty((0, -(-inputs.width // 8)), np.uint8)
+
+
+def read_neighbours(folder: Path, width: int) -> Neighbours | None:
+    """Those of a model directory; None where it holds none (an exported one).
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        tensors = load_file(path)
+        packed, usual = tensors["packed"], tensors["usual"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; remove it to predict without similarities") from None
+    if (
+        packed.dtype != np.uint8
+        or packed.ndim != 2
+        or packed.shape[1] != -(-width // 8)
+        or usual.shape not in ((0,), (3,))
+    ):
+        raise ConfigError(f"{path}: belongs to another model; remove it to predict without similarities")
+    return Neighbours(packed, width, (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None)

@@ -1,0 +1,176 @@
+"""How far a prediction may be off: conformal intervals and classes (Vovk, Gammerman and Shafer 2005), through crepes.
+
+Calibrated on compounds that chose nothing: a half of the site's validation fold, by series, by which neither
+checkpoints nor models are chosen. Where the fold is too small to be divided, the whole of it calibrates; it then also
+chose checkpoint and model, so that intervals come out slightly too narrow, and `Calibration.chose` says so.
+
+crepes was taken because it works on plain residuals of any model, with per-compound difficulty and per-class
+calibration, and needs nothing beyond numpy and pandas; MAPIE wraps scikit-learn estimators, which these networks are
+not. `kmel-peer evaluate` prints the coverage on the test fold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from crepes import ConformalClassifier, ConformalRegressor
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.evaluate.outputs import outputs_of
+from kmel_p2p.learn.evaluate.scores import Predict, probability, scorable
+from kmel_p2p.learn.train.dataset import Dataset
+
+MIN_CALIBRATION = 19
+"""Values below which no interval is given: 19 is what a level of 95 % needs."""
+
+MEMBERS = ("local", "federated", "personalised")
+"""Models whose disagreement is taken for difficulty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What intervals of one assay endpoint are made from; it goes into the model's card.
+
+    Attributes:
+        residuals: regressions: |error| / difficulty on the validation fold, ascending, in labels.
+        floor: regressions: difficulty is floor + disagreement of the models.
+        class_0, class_1: classifications: 1 - probability of the true class, ascending, for each true class.
+        chose: whether the same compounds also chose checkpoint and model.
+    """
+
+    residuals: tuple[float, ...] = ()
+    floor: float = 0.0
+    class_0: tuple[float, ...] = ()
+    class_1: tuple[float, ...] = ()
+    chose: bool = False
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Calibration:
+        """From a card.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        try:
+            residuals, *classes = (tuple(map(float, raw[name])) for name in ("residuals", "class_0", "class_1"))
+            floor, chose = float(raw["floor"]), bool(raw.get("chose", True))  # early cards lack the last
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"card.json is damaged: uncertainty: {error!r}; copy the directory anew") from None
+        numbers = (floor, *residuals, *classes[0], *classes[1])
+        if not all(math.isfinite(number) and number >= 0 for number in numbers) or (not classes[0]) != (not classes[1]):
+            raise ConfigError("card.json is damaged: uncertainty holds impossible values; copy the directory anew")
+        return cls(residuals, floor, classes[0], classes[1], chose)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to make intervals or classes from."""
+        return bool(self.residuals or self.class_0)
+
+    def plain(self) -> dict[str, Any]:
+        """For a card."""
+        return asdict(self)
+
+
+def calibrate(dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[str, str]) -> dict[str, Calibration]:
+    """Calibrations of the chosen models by assay endpoint; empty ones where the compounds are too few."""
+    fresh = dict.fromkeys(chosen, Calibration())
+    if len(dataset.calibration):
+        fresh = _calibrations(dataset, dataset.calibration, predict, chosen)
+    if all(fresh.values()):
+        return fresh
+    used = _calibrations(dataset, np.union1d(dataset.valid, dataset.calibration), predict, chosen)
+    return {name: known or (replace(used[name], chose=True) if used[name] else known) for name, known in fresh.items()}
+
+
+def disagreement(outputs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Standard deviation over those of `MEMBERS` that are among `outputs`, at least one, float64[n, E]."""
+    spread: NDArray[np.float64] = np.std([outputs[name] for name in MEMBERS if name in outputs], axis=0)
+    return spread
+
+
+def _calibrations(
+    dataset: Dataset, rows: NDArray[np.int64], predict: Mapping[str, Predict], chosen: Mapping[str, str]
+) -> dict[str, Calibration]:
+    inputs = dataset.inputs.rows(rows)
+    outputs = outputs_of(predict, {*MEMBERS, *chosen.values()}, inputs)
+    spread = disagreement(outputs)
+    found = {}
+    for place, endpoint in enumerate(dataset.endpoints):
+        known = scorable(dataset, rows, place)
+        labels = dataset.labels[rows[known], place].astype(np.float64)
+        output = outputs[chosen[endpoint.name]][known, place]
+        found[endpoint.name] = _calibration(endpoint, output, labels, spread[known, place])
+    return found
+
+
+def _calibration(
+    endpoint: AssayEndpoint, output: NDArray[np.float64], labels: NDArray[np.float64], spread: NDArray[np.float64]
+) -> Calibration:
+    if endpoint.kind == "classification":
+        unlike = 1 - _probability_of(labels, output)
+        zero, one = (np.sort(unlike[labels.round() == value]) for value in (0, 1))
+        if min(len(zero), len(one)) < MIN_CALIBRATION:
+            return Calibration()
+        return Calibration(class_0=_rounded(zero), class_1=_rounded(one))
+    if len(labels) < MIN_CALIBRATION:
+        return Calibration()
+    errors = np.abs(output - labels)
+    floor = max(float(np.median(errors)), 1e-6)
+    return Calibration(_rounded(np.sort(errors / (floor + spread))), floor)
+
+
+def intervals(
+    calibration: Calibration, output: NDArray[np.float64], spread: NDArray[np.float64], level: float
+) -> NDArray[np.float64] | None:
+    """Lower and upper end in labels, float64[n, 2]; None without calibration, infinite with fewer values than `needed`.
+
+    Args:
+        output: float64[n] of the chosen model.
+        spread: float64[n], standard deviation of the models' outputs.
+        level: share of compounds like those of the validation fold whose value lies inside.
+    """
+    if not calibration.residuals or not len(output):
+        return None
+    if len(calibration.residuals) < needed(level):
+        # crepes says the same, with a warning for every call.
+        return np.tile([-np.inf, np.inf], (len(output), 1))
+    regressor = ConformalRegressor()
+    ones = np.ones(len(calibration.residuals))
+    regressor.fit(np.array(calibration.residuals), sigmas=ones)
+    found: NDArray[np.float64] = regressor.predict_int(output, calibration.floor + spread, confidence=level)
+    return found
+
+
+def needed(level: float) -> int:
+    """Calibration values that an interval with ends needs at this level, such as 19 at 95 % and 99 at 99 %."""
+    return math.ceil(1 / (1 - level)) - 1
+
+
+def class_sets(calibration: Calibration, output: NDArray[np.float64], level: float) -> NDArray[np.bool_] | None:
+    """Which classes (0, 1) cannot be ruled out at this level, bool[n, 2]; None without calibration.
+
+    Calibrated per class, so that a rare class is right as often as a frequent one.
+    """
+    if not calibration.class_0 or not len(output):
+        return None
+    columns = []
+    for value, known in enumerate((calibration.class_0, calibration.class_1)):
+        classifier = ConformalClassifier()
+        classifier.fit(np.array(known))
+        unlike = 1 - _probability_of(np.full(len(output), float(value)), output)
+        # Without smoothing, so that the same compound always gets the same answer.
+        columns.append(classifier.predict_set(unlike[:, None], confidence=level, smoothing=False)[:, 0] > 0)
+    return np.stack(columns, axis=1)
+
+
+def _probability_of(labels: NDArray[np.float64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return probability(np.where(labels > 0.5, logits, -logits))
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)

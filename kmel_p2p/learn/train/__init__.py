@@ -1,0 +1,1 @@
+"""Local training: batches, optimiser, rounds, checkpoints."""

@@ -1,0 +1,110 @@
+"""Training on the site's own data alone, keeping the parameters that did best on its validation fold."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores
+from kmel_p2p.learn.models.loss import MultiTaskLoss
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserSettings, cosine_rate
+
+MIN_VALID = 20
+"""Validation measurements below which choosing a checkpoint would be choosing by noise."""
+
+
+@dataclass(slots=True)
+class Parameters:
+    """A model: exchanged float32[d] and private float32[p] parameters."""
+
+    exchanged: NDArray[np.float32]
+    private: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, network: Network) -> Parameters:
+        """A copy of the network's present parameters."""
+        return cls(network.trunk_values(), network.private_values())
+
+    def load_into(self, network: Network) -> None:
+        """Make them the network's."""
+        network.load(self.exchanged)
+        network.load_private(self.private)
+
+
+@dataclass(slots=True)
+class Course:
+    """One training run.
+
+    Attributes:
+        best: the parameters chosen.
+        history: (steps taken, scores) at every stop.
+    """
+
+    best: Parameters
+    history: list[tuple[int, FoldScores]] = field(default_factory=list)
+
+
+def train_with_checkpoints(
+    network: Network,
+    dataset: Dataset,
+    settings: OptimiserSettings,
+    *,
+    steps: int,
+    every: int,
+    rate: float = 1.0,
+    tick: Callable[[int], None] = lambda done: None,
+    scored: bool = True,
+    patience: int = 0,
+) -> Course:
+    """Train from the network's present parameters under the cosine schedule.
+
+    The state with the lowest loss on the validation fold is kept, the start included; with fewer than `MIN_VALID`
+    validation measurements the last one.
+
+    Args:
+        steps: optimiser steps in all.
+        every: steps between stops.
+        rate: share of the settings' learning rate.
+        tick: called with the steps done at every stop and asked before each step by raising to interrupt.
+        scored: whether to keep the scores of every stop (False saves their time).
+        patience: stops without a lower validation loss after which training ends early; 0 goes on to the end. The
+            state that is kept comes from before either way.
+    """
+    optimiser = LocalOptimiser(network, dataset, settings)
+    loss = MultiTaskLoss(dataset.endpoints)
+    choosing = int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
+    course = Course(Parameters.of(network))
+    lowest = validation_loss(network, dataset, loss) if choosing else np.inf
+    if scored:
+        course.history.append((0, fold_scores(dataset, network.predict)))
+    waited = 0
+    for start in range(0, steps, every):
+        count = min(every, steps - start)
+        optimiser.train(count, rate * cosine_rate(start / steps), functools.partial(tick, start))
+        present = validation_loss(network, dataset, loss) if choosing else -np.inf
+        if scored:
+            course.history.append((start + count, fold_scores(dataset, network.predict)))
+        if present < lowest or not choosing:
+            lowest, course.best, waited = present, Parameters.of(network), 0
+        else:
+            waited += 1
+        tick(start + count)
+        if patience and waited >= patience:
+            break
+    course.best.load_into(network)
+    return course
+
+
+@torch.no_grad()
+def validation_loss(network: Network, dataset: Dataset, loss: MultiTaskLoss) -> float:
+    """Loss on the validation fold, in labels."""
+    rows = dataset.valid
+    outputs = torch.from_numpy(network.predict(dataset.inputs.rows(rows))).float()
+    return float(loss(outputs, torch.from_numpy(dataset.labels[rows]), torch.from_numpy(dataset.relations[rows])))

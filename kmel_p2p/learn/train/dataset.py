@@ -1,0 +1,172 @@
+"""Measurements as the network takes them: inputs, labels and relations by fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.split import Fold
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.chem.structures.table import StructureTable
+
+if TYPE_CHECKING:
+    from kmel_p2p.learn.models.graphs import Graph
+
+MAX_DENSE_BYTES = 192 << 20
+"""Inputs up to this size are laid out once; larger tables are filled batch by batch."""
+
+MIN_APART = 50
+"""Validation compounds that choosing a model and calibrating it each need, before the fold is divided between them."""
+
+
+def network_inputs(counts: NDArray[np.float32], descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32[n, width]: log2(1 + count), so that a second occurrence matters less than the first, then descriptors."""
+    return np.concatenate([np.log2(1.0 + counts), descriptors], axis=1)
+
+
+class Inputs:
+    """Features of n compounds, handed out by rows."""
+
+    def __init__(
+        self, counts: CountMatrix, descriptors: NDArray[np.float32], graphs_of: Sequence[str] | None = None
+    ) -> None:
+        """`graphs_of`: standardised SMILES, where rows are to carry their molecules' graphs (trunk `dmpnn`)."""
+        self._counts, self._descriptors = counts, descriptors
+        self._graphs_of = graphs_of
+        self._graphs: list[Graph | None] = [None] * (0 if graphs_of is None else len(graphs_of))
+        self._dense: NDArray[np.float32] | None = None
+        if len(counts) * (counts.width + descriptors.shape[1]) * 4 <= MAX_DENSE_BYTES:
+            self._dense = self._fill(np.arange(len(counts)))
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32[len(rows), width]; a `graphs.GraphRows` where there are graphs."""
+        features = self._dense[rows] if self._dense is not None else self._fill(rows)
+        if self._graphs_of is None:
+            return features
+        from kmel_p2p.learn.models.graphs import GraphRows
+
+        return GraphRows.of(features, [self._graph(int(row)) for row in rows])
+
+    def draw_graphs(self, progress: Callable[[int, int], None]) -> None:
+        """Make the graphs of all rows now rather than when they are first asked for; nothing where there are none.
+
+        Args:
+            progress: called with (graphs done, graphs in all); may raise to interrupt.
+        """
+        for row in range(len(self._graphs)):
+            self._graph(row)
+            progress(row + 1, len(self._graphs))
+
+    def _graph(self, row: int) -> Graph:
+        """Made once (0.4 ms) and kept (0.7 kB)."""
+        from kmel_p2p.learn.models.graphs import graph_of
+
+        assert self._graphs_of is not None
+        graph = self._graphs[row]
+        if graph is None:
+            graph = self._graphs[row] = graph_of(self._graphs_of[row])
+        return graph
+
+    def bits(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """bool[len(rows), width of the fingerprint]: which environments occur."""
+        return self._counts.occupied(rows)
+
+    @property
+    def width(self) -> int:
+        """Of the fingerprint."""
+        return self._counts.width
+
+    def _fill(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        return network_inputs(self._counts.dense(rows), self._descriptors[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """n compounds by E assay endpoints.
+
+    Attributes:
+        labels: float32[n, E], NaN where nothing was measured.
+        relations: int8[n, E]; -1: the true value is below the label, 1: above.
+        train, valid, test: rows of each fold, int64.
+        smiles: standardised structures, for the files that stay at the site.
+        calibration: rows kept out of `train` and `valid`, so that nothing was chosen by them: intervals are made from
+            them. Empty where too few compounds are left (see `with_calibration`).
+    """
+
+    endpoints: tuple[AssayEndpoint, ...]
+    inputs: Inputs
+    labels: NDArray[np.float32]
+    relations: NDArray[np.int8]
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    test: NDArray[np.int64]
+    smiles: tuple[str, ...] = ()
+    calibration: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def build(
+        cls,
+        own: Measurements,
+        folds: NDArray[np.int8],
+        test_only: Measurements | None = None,
+        *,
+        graphs: bool = False,
+    ) -> Dataset:
+        """Own measurements by fold; those of a test file join the test fold.
+
+        Args:
+            graphs: whether inputs carry molecular graphs (trunk `dmpnn`).
+        """
+        parts = [own] if test_only is None else [own, test_only]
+        bits = own.structures.counts.width
+        table = StructureTable.concatenate([part.structures for part in parts], bits)
+        extra = np.full(len(table) - len(own), Fold.TEST, np.int8)
+        every = np.concatenate([folds, extra])
+        return cls(
+            own.endpoints,
+            Inputs(table.counts, table.descriptors, table.smiles if graphs else None),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.relations for part in parts]),
+            np.flatnonzero(every == Fold.TRAIN),
+            np.flatnonzero(every == Fold.VALID),
+            np.flatnonzero(every == Fold.TEST),
+            tuple(table.smiles),
+        )
+
+    def trained_heads(self) -> tuple[int, ...]:
+        """Shared heads that learn from these measurements, by number: their place among the charter's shared ones."""
+        shared = [place for place, endpoint in enumerate(self.endpoints) if endpoint.head == "shared"]
+        return tuple(
+            head
+            for head, place in enumerate(shared)
+            if self.endpoints[place].weight > 0 and len(self.measured(self.train, place))
+        )
+
+    def untrained(self) -> tuple[int, ...]:
+        """Places of the assay endpoints that have no measurement in the training fold."""
+        return tuple(at for at in range(len(self.endpoints)) if not len(self.measured(self.train, at)))
+
+    def measured(self, rows: NDArray[np.int64], place: int) -> NDArray[np.int64]:
+        """Those of `rows` where the assay endpoint at `place` was measured."""
+        chosen: NDArray[np.int64] = rows[np.isfinite(self.labels[rows, place])]
+        return chosen
+
+    def with_calibration(self, apart: NDArray[np.bool_]) -> Dataset:
+        """Move validation compounds into `calibration`, if both parts keep at least `MIN_APART` of them.
+
+        Args:
+            apart: bool[at least the highest validation row + 1]: which compounds to move (`SplitPolicy.apart`).
+        """
+        moved = apart[self.valid]
+        if min(np.count_nonzero(moved), np.count_nonzero(~moved)) < MIN_APART:
+            return self
+        return replace(self, valid=self.valid[~moved], calibration=self.valid[moved])

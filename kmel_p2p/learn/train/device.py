@@ -1,0 +1,61 @@
+"""Where a trainer process computes: on the GPU if there is one, in bfloat16 there where that is as good.
+
+One choice per process, made before the first network. On the CPU everything stays float32 and repeatable bit for bit;
+on a GPU sums may differ in their last bits between runs, which no other site depends on: entries carry what was
+computed, not how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from kmel_p2p.agreement.errors import ConfigError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(slots=True)
+class _Choice:
+    device: torch.device
+    mixed: bool
+
+
+_choice = _Choice(torch.device("cpu"), False)
+
+
+def use_device(name: DeviceName, mixed: bool | None = None) -> torch.device:
+    """Choose for this process.
+
+    Args:
+        name: `auto` takes a GPU that torch can use, else the CPU.
+        mixed: whether forward passes of training run in bfloat16 (automatic mixed precision); None: on a GPU with it.
+
+    Raises:
+        ConfigError: there is no GPU, but one is asked for.
+    """
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise ConfigError(
+            "resources.device is 'cuda', but torch finds no GPU it can use; install a CUDA build of torch and the "
+            "driver, or set device = 'auto'"
+        )
+    _choice.device = torch.device("cuda" if present and name != "cpu" else "cpu")
+    on_gpu = _choice.device.type == "cuda"
+    _choice.mixed = (on_gpu and torch.cuda.is_bf16_supported()) if mixed is None else mixed
+    return _choice.device
+
+
+def device() -> torch.device:
+    """The device of this process; the CPU unless `use_device` said otherwise."""
+    return _choice.device
+
+
+def training_precision() -> contextlib.AbstractContextManager[object]:
+    """Context for the forward pass of training. bfloat16 has float32's range, so gradients need no scaling."""
+    if not _choice.mixed:
+        return contextlib.nullcontext()
+    return torch.autocast(_choice.device.type, torch.bfloat16)

@@ -1,0 +1,166 @@
+"""Local training: AdamW (Loshchilov and Hutter 2019) over batches that a seeded generator draws.
+
+Everything a restart needs is in `OptimiserState`, as flat vectors and plain numbers: the same state, the same trunk and
+the same data give the same next step, bit for bit on one machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kmel_p2p.learn.models.loss import MultiTaskLoss
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.device import device, training_precision
+
+CLIP_NORM = 5.0
+"""Gradients are scaled down to this L2 norm: one odd batch must not ruin a round."""
+
+FINAL_RATE = 0.05
+"""Share of the learning rate that is left at the end of the schedule."""
+
+Interrupted = Callable[[], None]
+"""Called before each step; raises to stop the training."""
+
+
+class OptimiserSettings(Protocol):
+    """The part of `session.TrainingSettings` that the optimiser needs."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(slots=True)
+class OptimiserState:
+    """Moments of AdamW and the place in the stream of batches.
+
+    Attributes:
+        first, second: float32[d + p] moments, exchanged parameters first.
+        steps: optimiser steps taken so far.
+    """
+
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    steps: int
+
+    def copy(self) -> OptimiserState:
+        return OptimiserState(self.first.copy(), self.second.copy(), self.steps)
+
+
+def cosine_rate(progress: float) -> float:
+    """Share of the learning rate at `progress` (0 to 1) of the planned run (Loshchilov and Hutter 2017)."""
+    progress = min(max(progress, 0.0), 1.0)
+    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class LocalOptimiser:
+    """Trains one network on the training fold of one dataset."""
+
+    def __init__(
+        self, network: Network, dataset: Dataset, settings: OptimiserSettings, private_only: bool = False
+    ) -> None:
+        self._network, self._dataset, self._settings = network, dataset, settings
+        self._loss = MultiTaskLoss(dataset.endpoints)
+        groups = (network.private,) if private_only else (network.exchanged, network.private)
+        self._parameters = [parameter for parameter in groups if parameter.numel()]
+        self._adam = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps taken so far."""
+        return self._steps
+
+    def train(self, steps: int, rate: float, interrupted: Interrupted | None = None) -> float:
+        """Take `steps` steps at `rate` times the learning rate.
+
+        Returns:
+            mean loss over the steps.
+        """
+        for group in self._adam.param_groups:
+            group["lr"] = self._settings.learning_rate * rate
+        losses = []
+        for _ in range(steps):
+            if interrupted is not None:
+                interrupted()
+            losses.append(self._step())
+        return float(np.mean(losses)) if losses else math.nan
+
+    def state(self) -> OptimiserState:
+        """A copy of everything the next step depends on, apart from the parameters."""
+        if not self._steps:
+            size = sum(parameter.numel() for parameter in self._parameters)
+            return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
+        states = [self._adam.state[parameter] for parameter in self._parameters]
+        return OptimiserState(
+            np.concatenate([state["exp_avg"].cpu().numpy() for state in states]),
+            np.concatenate([state["exp_avg_sq"].cpu().numpy() for state in states]),
+            self._steps,
+        )
+
+    def restore(self, state: OptimiserState) -> None:
+        """Go on from `state`."""
+        self._steps = state.steps
+        self._adam.state.clear()
+        if not state.steps:
+            return
+        start = 0
+        for parameter in self._parameters:
+            stop = start + parameter.numel()
+            self._adam.state[parameter] = {
+                "step": torch.tensor(float(state.steps)).to(device()),
+                "exp_avg": torch.from_numpy(state.first[start:stop].copy()).to(device()),
+                "exp_avg_sq": torch.from_numpy(state.second[start:stop].copy()).to(device()),
+            }
+            start = stop
+
+    def _step(self) -> float:
+        rows = self._batch(self._steps)
+        # One seed per step: dropout is the same after a restart, without saving torch's generator.
+        torch.manual_seed(_mix(self._settings.seed, self._steps))
+        data = self._dataset
+        with training_precision():
+            members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)
+        labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
+        # Each member is trained as if it were alone; a loss of their mean would let them lean on one another.
+        losses = [self._loss(outputs.float(), labels, relations) for outputs in members]
+        loss = torch.stack(losses).sum()
+        self._network.clear_gradients()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM * math.sqrt(len(losses)))
+        self._adam.step()
+        self._steps += 1
+        return float(loss.detach()) / len(losses)
+
+    def _batch(self, step: int) -> NDArray[np.int64]:
+        """Rows of the batch of one step: epochs of permutations, drawn from the seed and the epoch's number alone."""
+        rows = self._dataset.train
+        size = min(self._settings.batch_size, len(rows))
+        first = step * size
+        epochs = range(first // len(rows), (first + size - 1) // len(rows) + 1)
+        stream = np.concatenate([self._permutation(epoch) for epoch in epochs])
+        begin = first - epochs.start * len(rows)
+        chosen: NDArray[np.int64] = rows[stream[begin : begin + size]]
+        return chosen
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self._settings.seed, epoch]).permutation(len(self._dataset.train))
+
+
+def _mix(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,272 @@
+"""One publish round at a time: train from the trunk, add the drift to the residual, encode what is most worth sending.
+
+In averaging mode `pushsum` there is no codec: the whole drift is handed to the daemon, which sends shares of its sum.
+
+With trunk φ, trained parameters θ and residual e (DESIGN section 5): e <- e + (θ - φ); payload = encode(e), which takes
+decode(payload) off e. Error feedback after Seide et al. 2014 and Karimireddy et al. 2019 (arXiv 1901.09847). So at any
+time the sum of all that was published plus e equals the sum of all drifts. Training always starts from φ alone:
+adding e to the parameters trained on was measured to diverge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
+from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.delta.layout import Layout
+from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict.tensor_file import read_state, write_state
+from kmel_p2p.learn.train.balance import BINS, Sums, sums
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState, cosine_rate
+from kmel_p2p.learn.worker.session import Progress, TrainingSettings
+
+PATTERN = "round-*.safetensors*"
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What a round made; see `session.Trained`."""
+
+    payload: bytes
+    norm: float
+    state_file: str
+    train_loss: float
+    scores: FoldScores
+
+
+@dataclass(slots=True)
+class _Before:
+    """State to go back to when a round is abandoned."""
+
+    round: int
+    residual: NDArray[np.float32]
+    drift: Sums
+    private: NDArray[np.float32]
+    optimiser: OptimiserState
+
+
+class Rounds:
+    """The residual, private heads and optimiser of one site, from round to round.
+
+    Attributes:
+        committed: last round whose entry is stored; None where none is known, then the first round may have any number
+            (a site that lost its trainer files goes on in its log with an empty residual).
+        history: (round, scores of the trunk it started from) of every round so far.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        dataset: Dataset,
+        layout: Layout,
+        codec: DeltaCodec | None,
+        settings: TrainingSettings,
+        folder: Path,
+    ) -> None:
+        self.committed: int | None = None
+        self.history: list[tuple[int, FoldScores]] = []
+        self._network, self._dataset, self._codec = network, dataset, codec
+        self._size = layout.size
+        self._settings, self._folder = settings, folder
+        self._optimiser = LocalOptimiser(network, dataset, settings)
+        # Without a codec nothing is cut off, and there is nothing to keep.
+        self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
+        self._drift: Sums = np.zeros(BINS)
+        self._first: int | None = None
+        self._before: _Before | None = None
+        learning = dataset.trained_heads()
+        heads = sum(endpoint.head == "shared" for endpoint in dataset.endpoints)
+        self._idle = [place for head in range(heads) if head not in learning for place in layout.places_of_head(head)]
+
+    @property
+    def residual(self) -> NDArray[np.float32]:
+        """What is not published yet, float32[d]; float32[0] without a codec. Not to be written to."""
+        return self._residual
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps over all rounds."""
+        return self._optimiser.steps
+
+    def private(self) -> NDArray[np.float32]:
+        """A copy of the private heads, float32[p]."""
+        return self._network.private_values()
+
+    def resume(self, resume_file: str | None) -> None:
+        """Take up the state stored with the last published entry, and remove every other round file.
+
+        Raises:
+            ConfigError: the file is missing or damaged.
+        """
+        if resume_file is not None:
+            self._load(self._folder / resume_file)
+        self._remove_all_but(resume_file)
+
+    def train(
+        self,
+        number: int,
+        steps: int,
+        norm_bound: float | None,
+        trunk: NDArray[np.float32],
+        report: Report,
+        interrupted: Callable[[], None] | None = None,
+    ) -> RoundResult:
+        """Train `steps` steps from `trunk`, encode, and write the round file.
+
+        Raises:
+            LocalError: a round is open, or the number is not the next one.
+            ConfigError: training diverged, or the file cannot be written. The state is that before the round.
+        """
+        if self._before is not None:
+            raise LocalError(f"round {self._before.round} is neither committed nor abandoned")
+        if self.committed is not None and number != self.committed + 1:
+            raise LocalError(f"round {number} was asked for after round {self.committed}")
+        self._before = _Before(
+            number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
+        )
+        try:
+            return self._train(number, steps, norm_bound, trunk, report, interrupted)
+        except BaseException:
+            self.abandon(number)
+            raise
+
+    def commit(self, number: int) -> None:
+        """The entry of round `number` is stored; files of earlier rounds go."""
+        if self._before is None or self._before.round != number:
+            raise LocalError(f"round {number} is not open; nothing to commit")
+        self.committed, self._before = number, None
+        self._remove_all_but(self._name(number))
+
+    def abandon(self, number: int) -> None:
+        """Go back to the state before round `number`; its file goes."""
+        before = self._before
+        if before is None or before.round != number:
+            raise LocalError(f"round {number} is not open; nothing to abandon")
+        self._before = None
+        self._residual, self._drift = before.residual, before.drift
+        if self.committed is None:
+            self._first = None
+        self._network.load_private(before.private)
+        self._optimiser.restore(before.optimiser)
+        self.history = [entry for entry in self.history if entry[0] < number]
+        with contextlib.suppress(OSError):
+            (self._folder / self._name(number)).unlink(missing_ok=True)
+
+    def _train(
+        self,
+        number: int,
+        steps: int,
+        norm_bound: float | None,
+        trunk: NDArray[np.float32],
+        report: Report,
+        interrupted: Callable[[], None] | None,
+    ) -> RoundResult:
+        self._network.load(trunk)
+        scores = fold_scores(self._dataset, self._network.predict)
+        self.history.append((number, scores))
+        rate = cosine_rate((number - 1) / self._settings.entry_limit)
+        losses = []
+        for done in range(steps):
+            if interrupted is not None:
+                interrupted()
+            losses.append(self._optimiser.train(1, rate))
+            report(Progress("training", done + 1, steps))
+        drift = self._network.trunk_values() - trunk
+        for place in self._idle:
+            # Weight decay alone moved it, and what this site sends of it counts nothing.
+            drift[place] = 0.0
+        if not np.isfinite(drift).all():
+            raise ConfigError(
+                "training diverged: parameters are no longer finite. The charter's training.learning_rate "
+                f"({self._settings.learning_rate:g}) is too high for this site's data"
+            )
+        self._drift += sums(drift)
+        if self._first is None:
+            self._first = number
+        payload, norm = self._encode(drift, norm_bound)
+        name = self._name(number)
+        write_state(self._folder / name, self._tensors(), self._facts(number))
+        return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores)
+
+    def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
+        """What this round hands over, and its L2 norm."""
+        if self._codec is None:
+            return drift.astype("<f4", copy=False).tobytes(), float(np.linalg.norm(drift))
+        self._residual += drift
+        payload = self._codec.encode(self._residual, norm_bound)
+        return payload, self._codec.decode(payload).norm
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"round-{number}.safetensors"
+
+    def _tensors(self) -> dict[str, NDArray[np.float32]]:
+        optimiser = self._optimiser.state()
+        return {
+            "residual": self._residual,
+            "private": self.private(),
+            "first_moment": optimiser.first,
+            "second_moment": optimiser.second,
+        }
+
+    def _facts(self, number: int) -> dict[str, Any]:
+        # Batches and dropout are functions of seed and step count, so these two restore the random state as well.
+        return {
+            "round": number,
+            "steps": self._optimiser.steps,
+            "seed": self._settings.seed,
+            "history": self.history,
+            "first": self._first,
+            "drift": self._drift.tolist(),
+        }
+
+    def _load(self, path: Path) -> None:
+        private = self._network.private.numel()
+        moments = (self._size + private,)
+        tensors, facts = read_state(
+            path,
+            {
+                "residual": (len(self._residual),),
+                "private": (private,),
+                "first_moment": moments,
+                "second_moment": moments,
+            },
+        )
+        try:
+            self.committed = int(facts["round"])
+            self.history = [(int(number), scores) for number, scores in facts["history"]]
+            steps = int(facts["steps"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path}: is no round file: {error}") from error
+        self._residual = tensors["residual"].copy()
+        # A file without sums, of an earlier version: counted from here on.
+        self._first = int(facts.get("first", self.committed + 1))
+        self._drift = np.array(facts["drift"], np.float64) if "drift" in facts else sums(self._residual)
+        self._network.load_private(tensors["private"])
+        self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps))
+
+    def _remove_all_but(self, name: str | None) -> None:
+        for path in self._folder.glob(PATTERN):
+            if path.name != name:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def check_layout(layout: Layout, expected: bytes) -> None:
+    """Raises:
+    Bug: daemon and trainer do not build the same trunk.
+    """
+    if layout.hash != expected:
+        raise Bug(f"layout is {layout.hash.hex()[:16]}, the daemon says {expected.hex()[:16]}")

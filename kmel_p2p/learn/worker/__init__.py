@@ -1,0 +1,1 @@
+"""The trainer process and what the daemon says to it."""

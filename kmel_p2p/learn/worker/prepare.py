@@ -1,0 +1,116 @@
+"""From the plan's files to a dataset, with the account the daemon shows."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
+from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.dataset.rejects import Rejects
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.worker.reference import trunk_reference_hash
+from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress, TrainerPlan
+
+Report = Callable[[Progress], None]
+
+
+def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
+    """Read, standardise, describe and split what the plan names; write `rejects.csv`.
+
+    Raises:
+        ConfigError: settings and files do not fit, or this RDKit describes molecules otherwise than the charter's.
+        DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
+    """
+    features_hash = check_reference(plan)
+    cache = StructureCache(plan.state_dir / "cache")
+    workers = plan.featurise_processes or os.cpu_count() or 1
+
+    def read(source_is_test: bool, excluded: frozenset[str]) -> Measurements:
+        source = plan.test_source if source_is_test else plan.source
+        assert source is not None
+        report(Progress("reading", 0, 1))
+        return ingest(
+            source,
+            plan.endpoints,
+            plan.features,
+            cache=cache,
+            workers=workers,
+            progress=lambda done, total: report(Progress("structures", done, total)),
+            excluded=excluded,
+        )
+
+    test = read(True, frozenset()) if plan.test_source is not None else None
+    own = read(False, frozenset(test.structures.identities) if test else frozenset())
+    rejects = Rejects([*own.rejects, *(test.rejects if test else ())])
+    rejects_path = plan.state_dir / "rejects.csv"
+    rejects.write(rejects_path)
+    write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
+    if plan.require_approval:
+        require_approved(plan.state_dir, own.dataset_hash())
+    dataset = Dataset.build(own, own.folds(plan.split), test, graphs=plan.architecture.trunk == "dmpnn")
+    dataset = dataset.with_calibration(plan.split.apart(own.structures.series))
+    if not len(dataset.train):
+        raise DataError(
+            f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "
+            f"{rejects_path} lists why each row was refused"
+        )
+    # Not one by one in the first rounds: the pace is set by how long a step takes there.
+    dataset.inputs.draw_graphs(lambda done, total: report(Progress("structures", done, total)))
+    return dataset, _account(own, dataset, plan, features_hash)
+
+
+def check_reference(plan: TrainerPlan) -> str:
+    """Hash of the reference molecules' features here.
+
+    Raises:
+        ConfigError: it is not the charter's.
+    """
+    own = trunk_reference_hash(plan.features, plan.architecture.trunk)
+    if plan.reference_hash and plan.reference_hash != own:
+        import rdkit
+
+        raise ConfigError(
+            f"this installation (RDKit {rdkit.__version__}) describes molecules otherwise than the charter says: "
+            f"features.reference_hash is {plan.reference_hash[:16]}, here it is {own[:16]}. "
+            "Install the RDKit version (and with a dmpnn trunk the chemprop version) the federation agreed on"
+        )
+    return own
+
+
+def _account(own: Measurements, dataset: Dataset, plan: TrainerPlan, features_hash: str) -> Prepared:
+    def measured(rows: np.ndarray, place: int) -> int:
+        return len(dataset.measured(rows, place))
+
+    trained_on = sum(measured(dataset.train, place) for place in range(len(dataset.endpoints)))
+    return Prepared(
+        rows_in=own.rows_in,
+        found=own.total.found,
+        used=own.total.used,
+        rejected=own.total.rejected,
+        aggregated=own.total.aggregated,
+        train_rows=len(dataset.train),
+        valid_rows=len(dataset.valid),
+        test_rows=len(dataset.test),
+        size_class=math.floor(math.log2(trained_on)) + 1 if trained_on else 0,
+        heads=dataset.trained_heads(),
+        rejects_path=plan.state_dir / "rejects.csv",
+        endpoints=tuple(
+            EndpointCounts(
+                endpoint.name,
+                measured(dataset.train, place),
+                measured(dataset.valid, place),
+                measured(dataset.test, place),
+                int(np.count_nonzero(dataset.relations[:, place])),
+            )
+            for place, endpoint in enumerate(dataset.endpoints)
+        ),
+        features_hash=features_hash,
+        dataset_hash=own.dataset_hash(),
+    )

@@ -1,0 +1,140 @@
+"""The trainer process: reads commands from its pipe, answers them in order, ends with its daemon.
+
+Importing this module is cheap; torch and RDKit are imported inside the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from multiprocessing.connection import Connection
+from types import FrameType
+
+from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
+from kmel_p2p.chem.structures.parallel import end_with_parent
+from kmel_p2p.learn.worker.session import Answer, Command, Failed, Progress, Stop, TrainerPlan
+
+REPORT_INTERVAL_S = 0.2
+
+
+class _Ended(Exception):
+    """The daemon closed the pipe or asked to stop."""
+
+
+class Inbox:
+    """The pipe to the daemon: commands in, answers out, and a look in between whether to stop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: deque[Command] = deque()
+        self._last_report = 0.0
+
+    def next(self) -> Command:
+        """Wait for the next command.
+
+        Raises:
+            _Ended: there is none any more.
+        """
+        if self._waiting:
+            return self._waiting.popleft()
+        return self._receive()
+
+    def check(self) -> None:
+        """Called often while working.
+
+        Raises:
+            _Ended: work is no longer wanted.
+        """
+        try:
+            while self._connection.poll():
+                self._waiting.append(self._receive())
+        except OSError:
+            raise _Ended from None
+
+    def answer(self, message: Answer) -> None:
+        """Tell the daemon.
+
+        Raises:
+            _Ended: it is gone.
+        """
+        try:
+            self._connection.send(message)
+        except OSError:
+            raise _Ended from None
+
+    def report(self, progress: Progress) -> None:
+        """Tell the daemon how far we are, at most a few times per second, and see whether to stop."""
+        self.check()
+        now = time.monotonic()
+        if progress.done == progress.total or now - self._last_report >= REPORT_INTERVAL_S:
+            self._last_report = now
+            self.answer(progress)
+
+    def _receive(self) -> Command:
+        try:
+            command: Command = self._connection.recv()
+        except (EOFError, OSError):
+            raise _Ended from None
+        if isinstance(command, Stop):
+            raise _Ended
+        return command
+
+
+def main(connection: Connection, plan: TrainerPlan) -> None:
+    """Run until the daemon stops us; the entry point of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle; it reaches the whole group
+    signal.signal(signal.SIGTERM, _terminate)
+    end_with_parent()
+    inbox = Inbox(connection)
+    try:
+        code = _serve(inbox, plan)
+    except _Ended:
+        code = 0
+    connection.close()
+    if code:
+        sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _serve(inbox: Inbox, plan: TrainerPlan) -> int:
+    """Answer commands; the exit code once one failed for good."""
+    trainer = None
+    with contextlib.ExitStack() as stack:
+        while True:
+            command = inbox.next()
+            try:
+                if trainer is None:
+                    from kmel_p2p.learn.worker.trainer import Trainer
+
+                    _be_nice(plan.nice)
+                    trainer = stack.enter_context(contextlib.closing(Trainer(plan, inbox)))
+                reply = trainer.handle(command)
+            except _Ended:
+                raise
+            except DataError as error:
+                inbox.answer(Failed("data", str(error)))
+                return 1
+            except ConfigError as error:
+                inbox.answer(Failed("config", str(error)))
+                return 1
+            except KmelError as error:
+                inbox.answer(Failed("bug", f"{type(error).__name__}: {error}"))
+                return 1
+            except Exception:
+                inbox.answer(Failed("bug", traceback.format_exc()))
+                return 1
+            if reply is not None:
+                inbox.answer(reply)
+
+
+def _be_nice(by: int) -> None:
+    with contextlib.suppress(OSError):
+        os.nice(by)

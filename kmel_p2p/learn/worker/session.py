@@ -1,0 +1,279 @@
+"""What daemon and trainer process say to each other over their pipe. Imports no torch and no RDKit.
+
+The daemon starts `learn.worker.process.main(connection, plan)` with the spawn method, `daemon=False` (it featurises in
+child processes of its own, which daemonic processes may not have). Commands are answered in order, one at a time:
+
+    Prepare   -> Progress*, Prepared
+    Train     -> Progress*, Trained      (then Commit or Abandon, which have no answer)
+    Evaluate  -> Evaluated
+    Finish    -> Progress*, Finished
+    Stop      -> (the process ends with exit code 0, also in the middle of another command)
+
+`Failed` may answer any command; the process then ends with exit code 1. Closing the pipe ends the process, as does
+SIGTERM, with exit code 0. The trunk lies in shared memory: the daemon writes it before Train, Evaluate and
+Finish and leaves it alone until the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from kmel_p2p.agreement.columns import Source
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.delta.chunks import CodecParameters
+from kmel_p2p.learn.models.architecture import Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """The local optimiser (charter), and how long the run is planned to be.
+
+    Attributes:
+        seed: of this site's batches, dropout and private heads; differs between sites.
+        entry_limit: entries the learning rate is scheduled over (cosine, down to `optimise.FINAL_RATE`, a twentieth).
+        steps_per_entry: usual steps of a round; sets the budget of the models trained for comparison.
+    """
+
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    entry_limit: int = 200
+    steps_per_entry: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerPlan:
+    """Everything a trainer process needs to know; see the fields' own types.
+
+    Attributes:
+        model_seed: charter seed of the initial trunk.
+        source: measurements to train on.
+        test_source: further file used for scoring only, or None.
+        codec: how a round's delta is compressed; None: it is handed over as it is, without a residual.
+        layout_hash: what `trunk_layout(architecture).hash` must be.
+        reference_hash: the charter's hash of the reference molecules' features; empty if it names none.
+        trunk_memory: name of the shared memory block that holds the trunk, float32[layout.size].
+        state_dir: the site's; files go to `trainer/`, `model/`, `cache/` and `rejects.csv` in it.
+        resume_file: name (in `trainer/`) of the round file stored with the last published entry; None at the start.
+        threads: torch threads; 0 leaves the choice to torch.
+        device: where to compute (`learn.train.device`).
+        featurise_processes: 0 for all cores.
+        nice: priority given up, 0 to 19.
+        require_approval: train only on the dataset that was approved (`chem.dataset.manifest`).
+        labels: facts for the model's card, such as federation, charter id and site name.
+    """
+
+    architecture: Architecture
+    features: FeaturePolicy
+    model_seed: int
+    source: Source
+    test_source: Source | None
+    split: SplitPolicy
+    training: TrainingSettings
+    codec: CodecParameters | None
+    layout_hash: bytes
+    reference_hash: str
+    trunk_memory: str
+    state_dir: Path
+    resume_file: str | None = None
+    threads: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    featurise_processes: int = 0
+    nice: int = 0
+    require_approval: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> tuple[AssayEndpoint, ...]:
+        """Assay endpoints in charter order."""
+        return self.architecture.endpoints
+
+
+# daemon -> trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Read, standardise, describe and split the measurements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train from the trunk in shared memory and encode the delta of this round.
+
+    Attributes:
+        round: sequence number the entry will have; one above the last committed round.
+        steps: optimiser steps to take.
+        norm_bound: largest L2 norm the entry may have, or None.
+    """
+
+    round: int
+    steps: int
+    norm_bound: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The entry of this round is stored: earlier round files are of no more use."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """The entry of this round was not stored: go back to the state before it."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Score the trunk in shared memory on the validation and test folds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is complete: train the models of comparison, choose, and write the model directory.
+
+    Attributes:
+        total_steps: steps this site took over all its entries; the budget of every model compared.
+        entries: entries this site published.
+        labels: facts for the model's card about the trunk, beside those of the plan.
+    """
+
+    total_steps: int
+    entries: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End now."""
+
+
+Command: TypeAlias = Prepare | Train | Commit | Abandon | Evaluate | Finish | Stop
+
+# trainer -> daemon
+
+Stage = Literal["reading", "structures", "training", "comparison"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the present command has come, at most a few times per second."""
+
+    stage: Stage
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCounts:
+    """Measurements of one assay endpoint by fold. `test` includes those of the test file."""
+
+    endpoint: str
+    train: int
+    valid: int
+    test: int
+    censored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The data are ready. Counts of measurements: found = used + rejected + aggregated (see `chem.dataset.rejects`).
+
+    Attributes:
+        rows_in: rows of the data file.
+        size_class: floor(log2(training measurements)) + 1; the only figure about the amount of data that may leave
+            the site; 0 when there are none.
+        heads: shared heads that there are training measurements for, by number; told to the others, whose entries
+            weigh accordingly (the non-zero parts of this site's own entries show the same).
+        rejects_path: the list of refused rows, written always.
+        features_hash: hash of the reference molecules' features here.
+        dataset_hash: hash of what is used (structures, labels, folds).
+    """
+
+    rows_in: int
+    found: int
+    used: int
+    rejected: int
+    aggregated: int
+    train_rows: int
+    valid_rows: int
+    test_rows: int
+    size_class: int
+    heads: tuple[int, ...]
+    rejects_path: Path
+    endpoints: tuple[EndpointCounts, ...]
+    features_hash: str
+    dataset_hash: str
+
+
+Scores: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Assay endpoint -> {"valid": score, "test": score}, lower is better: RMSE in the transformed unit for regressions,
+log loss for classifications. A fold without measurements is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A round's delta is encoded and its state is on disk.
+
+    Attributes:
+        payload: the encoded delta; without a codec, the drift as little-endian float32[d].
+        norm: L2 norm of what it decodes to.
+        steps: optimiser steps taken.
+        state_file: name (in `trainer/`) of the round file to store together with the entry.
+        train_loss: mean loss over the steps.
+        scores: of the trunk this round started from.
+        seconds: time from command to answer.
+    """
+
+    round: int
+    payload: bytes
+    norm: float
+    steps: int
+    state_file: str
+    train_loss: float
+    scores: Scores
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Scores of the trunk in shared memory."""
+
+    scores: Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The comparison is done and `model_dir` holds the models.
+
+    Attributes:
+        result: plain dict, JSON-ready; see `learn.evaluate.comparison`.
+    """
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    model_dir: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last command could not be done.
+
+    Attributes:
+        kind: `data` (the site's measurements), `config` (its settings or the charter) or `bug`.
+        text: what is wrong, where, and what to do; with traceback for a bug.
+    """
+
+    kind: Literal["data", "config", "bug"]
+    text: str
+
+
+Answer: TypeAlias = Progress | Prepared | Trained | Evaluated | Finished | Failed

@@ -1,0 +1,197 @@
+"""Inside the trainer process: what each command does."""
+
+from __future__ import annotations
+
+import multiprocessing.shared_memory
+import sys
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import Bug, LocalError
+from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
+from kmel_p2p.learn.evaluate.scores import fold_scores
+from kmel_p2p.learn.models.architecture import trunk_layout, unlearned
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict.model_directory import Card, write_model
+from kmel_p2p.learn.predict.uncertainty import calibrate
+from kmel_p2p.learn.train.checkpoint import Parameters
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.device import use_device
+from kmel_p2p.learn.train.round import Rounds, check_layout
+from kmel_p2p.learn.worker.prepare import prepare
+from kmel_p2p.learn.worker.reference import MADE_WITH, installation
+from kmel_p2p.learn.worker.session import (
+    Abandon,
+    Answer,
+    Command,
+    Commit,
+    Evaluate,
+    Evaluated,
+    Finish,
+    Finished,
+    Prepare,
+    Prepared,
+    Progress,
+    Train,
+    Trained,
+    TrainerPlan,
+)
+
+
+class Outlet(Protocol):
+    """How the trainer tells how far it is; both may raise to stop the work."""
+
+    def report(self, progress: Progress) -> None: ...
+    def check(self) -> None: ...
+
+
+class Trainer:
+    """State of the trainer process between commands."""
+
+    def __init__(self, plan: TrainerPlan, outlet: Outlet) -> None:
+        if plan.threads:
+            torch.set_num_threads(plan.threads)
+        use_device(plan.device)
+        self._plan, self._outlet = plan, outlet
+        self._layout = trunk_layout(plan.architecture)
+        check_layout(self._layout, plan.layout_hash)
+        self._memory = _attach(plan.trunk_memory)
+        self._network = Network(plan.architecture)
+        self._dataset: Dataset | None = None
+        self._prepared: Prepared | None = None
+        self._rounds: Rounds | None = None
+
+    def close(self) -> None:
+        """Let go of the shared memory."""
+        self._memory.close()
+
+    def handle(self, command: Command) -> Answer | None:
+        """Do one command.
+
+        Returns:
+            its answer, or None for those that have none.
+        """
+        match command:
+            case Prepare():
+                return self._prepare()
+            case Train():
+                return self._train(command)
+            case Commit(round=number):
+                self._require_rounds().commit(number)
+                return None
+            case Abandon(round=number):
+                self._require_rounds().abandon(number)
+                return None
+            case Evaluate():
+                return self._evaluate()
+            case Finish():
+                return self._finish(command)
+        raise Bug(f"unknown command {command!r}")
+
+    def _prepare(self) -> Prepared:
+        if self._prepared is None:
+            plan = self._plan
+            dataset, prepared = prepare(plan, self._outlet.report)
+            # Private heads and optimiser start from the site's seed; the trunk always comes from shared memory.
+            start_local(self._network, plan.architecture, plan.model_seed, plan.training.seed)
+            rounds = Rounds(
+                self._network,
+                dataset,
+                self._layout,
+                None if plan.codec is None else DeltaCodec(self._layout, plan.codec),
+                plan.training,
+                plan.state_dir / "trainer",
+            )
+            rounds.resume(plan.resume_file)
+            self._dataset, self._rounds, self._prepared = dataset, rounds, prepared
+        return self._prepared
+
+    def _train(self, command: Train) -> Trained:
+        started = time.monotonic()
+        result = self._require_rounds().train(
+            command.round, command.steps, command.norm_bound, self._trunk(), self._outlet.report
+        )
+        return Trained(
+            round=command.round,
+            payload=result.payload,
+            norm=result.norm,
+            steps=command.steps,
+            state_file=result.state_file,
+            train_loss=result.train_loss,
+            scores=result.scores,
+            seconds=time.monotonic() - started,
+        )
+
+    def _evaluate(self) -> Evaluated:
+        self._require_rounds()
+        assert self._dataset is not None
+        # A network of its own: the rounds' parameters stay what they are.
+        network = Network(self._plan.architecture)
+        network.load(self._trunk())
+        network.load_private(self._require_rounds().private())
+        return Evaluated(fold_scores(self._dataset, network.predict))
+
+    def _finish(self, command: Finish) -> Finished:
+        rounds, plan = self._require_rounds(), self._plan
+        assert self._dataset is not None
+        assert self._prepared is not None
+        trunk = self._trunk()
+        comparison = compare(
+            plan.architecture,
+            self._dataset,
+            plan.training,
+            plan.model_seed,
+            Parameters(trunk, rounds.private()),
+            steps=command.total_steps,
+            federated_history=rounds.history,
+            report=self._comparison_progress,
+        )
+        result: dict[str, Any] = {"entries": command.entries, **comparison.result}
+        chosen = {endpoint["name"]: endpoint["chosen"] for endpoint in result["endpoints"]}
+        known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
+        folder = plan.state_dir / "model"
+        # Before the card: a directory with a card is whole, and a restart leaves it as it is.
+        comparison.neighbours.write(folder)
+        card = write_model(
+            folder,
+            Card(
+                architecture=plan.architecture,
+                features=plan.features,
+                reference_hash=self._prepared.features_hash,
+                chosen=chosen,
+                labels={**plan.labels, **command.labels, MADE_WITH: installation(plan.architecture.trunk)},
+                result={key: value for key, value in result.items() if key != "history"},
+                uncertainty={name: calibration.plain() for name, calibration in known.items()},
+                untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
+                unlearned=unlearned(plan.architecture, trunk, initial_trunk(self._layout, plan.model_seed)),
+            ),
+            {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
+        )
+        return Finished({**result, "digest": card.digest}, folder)
+
+    def _comparison_progress(self, done: int, total: int) -> None:
+        self._outlet.report(Progress("comparison", done, total))
+
+    def _trunk(self) -> NDArray[np.float32]:
+        """A copy of what the daemon laid into shared memory, float32[d]."""
+        shared = np.ndarray((self._layout.size,), np.float32, buffer=self._memory.buf)
+        return shared.copy()
+
+    def _require_rounds(self) -> Rounds:
+        if self._rounds is None:
+            raise LocalError("Prepare comes first")
+        return self._rounds
+
+
+def _attach(name: str) -> multiprocessing.shared_memory.SharedMemory:
+    if sys.version_info >= (3, 13):
+        # The daemon owns the block; tracking it here as well would remove it when this process ends.
+        return multiprocessing.shared_memory.SharedMemory(name=name, track=False)
+    # Before 3.13 a spawned child shares its parent's resource tracker, so registering twice is harmless.
+    return multiprocessing.shared_memory.SharedMemory(name=name)

@@ -1,0 +1,1 @@
+"""The control socket: the operator's commands and the daemon's answers."""

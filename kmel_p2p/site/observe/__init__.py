@@ -1,0 +1,1 @@
+"""What people and monitoring see of a daemon: log, status, metrics, egress record."""

@@ -1,0 +1,77 @@
+"""What happened at this peer since it started: counts, ages and alarms, from which status and history are made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kmel_p2p.site.observe.status import Ages, Alarm
+
+MAX_ALARMS = 100
+"""Alarms kept; a site with more has seen enough. The newest replaces the oldest."""
+
+
+@dataclass(slots=True)
+class Activity:
+    """Written by the daemon as things happen. Times are monotonic seconds."""
+
+    clock: Callable[[], float]
+    started_at: float = 0.0
+    published_at: float | None = None
+    applied_at: float | None = None
+    trained_at: float | None = None
+    sent_at: float | None = None
+    received_at: float | None = None
+    published: int = 0
+    """Own entries made durable in this run."""
+    refused: int = 0
+    entry_bytes: int = 0
+    """Bytes of own entries, or of the shares sent, in this run."""
+    shares_sent: int = 0
+    """Mode pushsum: shares handed to the transport for the first time."""
+    shares_received: int = 0
+    steps: int = 0
+    loss: float | None = None
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    data: dict[str, int] = field(default_factory=dict)
+    last_error: str = ""
+    held: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    """How often each kind of event was told, for metrics."""
+    _alarms: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started_at = self.clock()
+
+    def alarm(self, what: str, text: str) -> None:
+        """Raise or refresh an alarm; one line per kind."""
+        if what not in self._alarms and len(self._alarms) >= MAX_ALARMS:
+            del self._alarms[next(iter(self._alarms))]
+        self._alarms[what] = (text, self.clock())
+
+    def clear(self, what: str) -> None:
+        """The cause of an alarm is gone."""
+        self._alarms.pop(what, None)
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Standing alarms with their ages."""
+        now = self.clock()
+        return tuple(Alarm(what, text, now - at) for what, (text, at) in self._alarms.items())
+
+    @property
+    def ages(self) -> Ages:
+        """Seconds since each last happened."""
+        now = self.clock()
+
+        def age(at: float | None) -> float | None:
+            return None if at is None else now - at
+
+        return Ages(
+            published_s=age(self.published_at),
+            applied_s=age(self.applied_at),
+            trained_s=age(self.trained_at),
+            sent_s=age(self.sent_at),
+            received_s=age(self.received_at),
+        )

@@ -1,0 +1,220 @@
+"""Numbers for a monitoring system and a page for a browser, read-only, on loopback.
+
+`GET /metrics` answers in the Prometheus text format, `GET /` with the status document as a page that renews itself.
+Everything comes from the status document and the event counters: there is no second bookkeeping to disagree with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import h11
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.site.observe.status import StatusDocument
+
+log = structlog.get_logger()
+
+MAX_OPEN = 16
+"""Connections served at once; a browser and a few scrapers need no more."""
+READ_BYTES = 4096
+REQUEST_TIMEOUT_S = 5.0
+MAX_HEAD_BYTES = 16 * 1024
+"""Of one request, as h11 enforces it."""
+PHASES = ("preparing", "waiting", "training", "listening", "complete", "failed", "stopping")
+
+
+class StatusCollector(Collector):
+    """Prometheus metrics made from a status document at the moment they are asked for."""
+
+    def __init__(self, status: Callable[[], StatusDocument], events: Mapping[str, int]) -> None:
+        self._status = status
+        self._events = events
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing in advance: a status document exists only once the peer runs."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """All families."""
+        status = self._status()
+        yield from _peer_metrics(status)
+        yield from _member_metrics(status)
+        events = CounterMetricFamily("kmel_events", "Events of the protocol and the links", labels=["event"])
+        for name, count in sorted(self._events.items()):
+            events.add_metric([name], count)
+        yield events
+
+
+def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
+    phase = GaugeMetricFamily("kmel_phase", "1 for the phase this peer is in", labels=["phase"])
+    for name in PHASES:
+        phase.add_metric([name], float(name == status.phase))
+    yield phase
+    yield GaugeMetricFamily("kmel_entry_limit", "rounds of this run", value=float(status.averaging.entry_limit))
+    for what, value in (
+        *_mode_figures(status),
+        ("kmel_alarms", len(status.alarms)),
+        ("kmel_trainer_restarts", status.trainer.restarts),
+        ("kmel_daemon_resident_bytes", status.process.rss_bytes),
+        ("kmel_trainer_resident_bytes", status.trainer.rss_bytes or 0),
+        ("kmel_event_loop_lag_seconds", status.process.loop_lag_ms / 1000),
+        ("kmel_bytes_out", status.egress.bytes_out),
+        ("kmel_bytes_in", status.egress.bytes_in),
+    ):
+        yield GaugeMetricFamily(what, what.removeprefix("kmel_").replace("_", " "), value=float(value))
+    if status.loss is not None:
+        yield GaugeMetricFamily("kmel_train_loss", "mean loss of the newest round", value=status.loss)
+    if status.ages.published_s is not None:
+        yield GaugeMetricFamily("kmel_published_age_seconds", "since the newest own entry", status.ages.published_s)
+
+
+def _mode_figures(status: StatusDocument) -> Iterable[tuple[str, float]]:
+    """What only one averaging mode has."""
+    if status.ledger is not None:
+        yield "kmel_entries_published", status.ledger.published
+        yield "kmel_entries_applied", status.ledger.applied
+        yield "kmel_entries_refused", status.ledger.refused
+        yield "kmel_logs_ended", len(status.ledger.ended)
+    if status.pushsum is not None:
+        yield "kmel_rounds_trained", status.pushsum.published
+        yield "kmel_shares_sent", status.pushsum.shares_sent
+        yield "kmel_shares_received", status.pushsum.applied
+        yield "kmel_messages_refused", status.pushsum.refused
+        yield "kmel_mass", status.pushsum.mass
+        yield "kmel_weight", status.pushsum.weight
+        yield "kmel_trunk_age_rounds", max(0, status.pushsum.reached - status.pushsum.age)
+        yield "kmel_transfers_outstanding", len(status.pushsum.outstanding)
+
+
+def _member_metrics(status: StatusDocument) -> Iterable[Metric]:
+    alive = GaugeMetricFamily("kmel_member_alive", "1 while the site counts as reachable", labels=["site"])
+    entries = GaugeMetricFamily("kmel_member_entries", "newest entry applied of the site", labels=["site"])
+    trip = GaugeMetricFamily("kmel_member_round_trip_seconds", "probe round trip", labels=["site"])
+    for member in status.members:
+        alive.add_metric([member.name], float(member.state in ("alive", "suspect")))
+        entries.add_metric([member.name], member.entries_applied)
+        if member.rtt_ms is not None:
+            trip.add_metric([member.name], member.rtt_ms / 1000)
+    yield from (alive, entries, trip)
+
+
+class MetricsServer:
+    """HTTP on one loopback address. Answers GET and nothing else; never touches the peer."""
+
+    def __init__(self, status: Callable[[], StatusDocument], events: Mapping[str, int]) -> None:
+        self._status = status
+        self._registry = CollectorRegistry()
+        self._registry.register(StatusCollector(status, events))
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
+        try:
+            self._server = await asyncio.start_server(self._accept, host, port, limit=READ_BYTES)
+        except OSError as error:
+            raise ConfigError(
+                f"metrics.listen: cannot listen on {host}:{port}: {error.strerror}; choose another port"
+            ) from error
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Answer nothing more."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+        if self._server is not None:
+            await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._open) >= MAX_OPEN:
+            writer.close()
+            return
+        self._open.add(task)
+        try:
+            await asyncio.wait_for(self._serve(reader, writer), REQUEST_TIMEOUT_S)
+        except (TimeoutError, OSError, h11.RemoteProtocolError):
+            # A visitor that is slow, gone or speaks no HTTP gets no answer, and is nobody's concern.
+            pass
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(await reader.read(READ_BYTES))
+        if not isinstance(event, h11.Request):
+            return
+        code, kind, body = self._answer(event)
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")]
+        for part in (h11.Response(status_code=code, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            writer.write(connection.send(part) or b"")
+        await writer.drain()
+
+    def _answer(self, request: h11.Request) -> tuple[int, str, bytes]:
+        path = request.target.split(b"?", 1)[0]
+        if request.method != b"GET":
+            return 405, "text/plain; charset=utf-8", b"only GET\n"
+        if path == b"/metrics":
+            return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+        if path == b"/":
+            return 200, "text/html; charset=utf-8", status_page(self._status()).encode()
+        return 404, "text/plain; charset=utf-8", b"/ and /metrics are here\n"
+
+
+def status_page(status: StatusDocument) -> str:
+    """The status document as one self-contained page that renews itself every five seconds."""
+    rows = "".join(
+        f"<tr><td>{html.escape(m.name)}</td><td>{m.state}</td><td>{m.entries_applied}</td>"
+        f"<td>{'' if m.rtt_ms is None else f'{m.rtt_ms:.1f} ms'}</td><td>{html.escape(m.problem)}</td></tr>"
+        for m in status.members
+    )
+    alarms = "".join(f"<li>{html.escape(a.text)} ({a.age_s:.0f} s ago)</li>" for a in status.alarms)
+    document: dict[str, Any] = status.as_dict()
+    return (
+        '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
+        f"<title>{html.escape(status.site)} · {status.phase}</title>"
+        "<style>body{font:15px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}pre{background:#f5f5f5;padding:1rem;"
+        "overflow:auto}</style>"
+        f"<h1>{html.escape(status.site)} <small>{html.escape(status.federation)}</small></h1>"
+        f"<p><b>{status.phase}</b> {html.escape(status.reason)}. {_course(status)}</p>"
+        f"{'<h2>Alarms</h2><ul>' + alarms + '</ul>' if alarms else ''}"
+        "<h2>Sites</h2><table><tr><th>site</th><th>state</th><th>entries</th><th>round trip</th><th>problem</th></tr>"
+        f"{rows}</table><h2>Everything</h2><pre>{html.escape(json.dumps(document, indent=1))}</pre>"
+    )
+
+
+def _course(status: StatusDocument) -> str:
+    """How far the run is, in words."""
+    section = status.averaging
+    if status.pushsum is None:
+        return (
+            f"Mode ledger: {section.published} of {section.entry_limit} entries published, {section.applied} of others "
+            "applied."
+        )
+    share = status.pushsum
+    return (
+        f"Mode pushsum: {share.published} of {share.entry_limit} rounds trained, mass {share.mass} at a weight of "
+        f"{share.weight}, {share.shares_sent} shares sent and {share.applied} received, {len(share.outstanding)} "
+        "without receipt."
+    )

@@ -1,0 +1,1 @@
+"""What a site must not lose, on disk."""

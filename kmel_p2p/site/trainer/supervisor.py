@@ -1,0 +1,207 @@
+"""Keeps one trainer alive and carries rounds to it and back.
+
+A trainer that dies costs the open round and nothing else: the peer stays a member, and a new trainer starts from the
+state stored with the last published entry, after a capped back-off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.learn.worker import session
+from kmel_p2p.site.trainer.process import SharedTrunk, TrainerProcess
+
+log = structlog.get_logger()
+
+RESTART_FIRST_S = 1.0
+RESTART_MAX_S = 60.0
+STOP_GRACE_S = 3.0
+
+
+class TrainerState(enum.Enum):
+    """What the trainer is doing; the values are those of the status document."""
+
+    STARTING = "starting"
+    PREPARING = "preparing"
+    IDLE = "idle"
+    TRAINING = "training"
+    FINISHING = "finishing"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Listener(Protocol):
+    """What the daemon wants to know."""
+
+    def trainer_prepared(self, answer: session.Prepared) -> None: ...
+    def trainer_trained(self, answer: session.Trained) -> None: ...
+    def trainer_lost(self, number: int | None, reason: str) -> None: ...
+    def trainer_finished(self, answer: session.Finished) -> None: ...
+    def trainer_unusable(self, kind: str, text: str) -> None: ...
+
+
+class TrainerSupervisor:
+    """See the module docstring.
+
+    Args:
+        target: entry function of the child process.
+        plan: what every life of the trainer is told; `resume_file` is filled in at each start.
+        size: values in the trunk.
+        resume_file: asks the store for the state file of the newest own entry.
+        listener: told of answers, from the event loop.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., None],
+        plan: session.TrainerPlan,
+        size: int,
+        resume_file: Callable[[], Awaitable[str | None]],
+        listener: Listener,
+        clock: Callable[[], float],
+    ) -> None:
+        self.state = TrainerState.STARTING
+        self.progress: tuple[str, int, int] | None = None
+        self.restarts = 0
+        self.heard_at: float | None = None
+        self._target = target
+        self._trunk = SharedTrunk(size)
+        self._plan = dataclasses.replace(plan, trunk_memory=self._trunk.name)
+        self._resume_file = resume_file
+        self._listener = listener
+        self._clock = clock
+        self._process: TrainerProcess | None = None
+        self._round: int | None = None
+        self._answered: int | None = None
+        self._backoff_s = RESTART_FIRST_S
+        self._restart: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process else None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Resident memory of the trainer; 0 while there is none."""
+        return self._process.resident_bytes if self._process and self._process.pid else 0
+
+    async def start(self) -> None:
+        """Start a trainer and have it prepare the data."""
+        resume = await self._resume_file()
+        plan = dataclasses.replace(self._plan, resume_file=resume)
+        self.state = TrainerState.PREPARING
+        self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit)
+        self._process.send(session.Prepare())
+        log.info("trainer started", pid=self._process.pid, resume=resume)
+
+    def train(
+        self, number: int, steps: int, norm_bound: float, write_trunk: Callable[[NDArray[np.float32]], Any]
+    ) -> None:
+        """Open a round: fill the shared trunk, then command."""
+        write_trunk(self._trunk.values)
+        self._round = number
+        self.state = TrainerState.TRAINING
+        self._send(session.Train(number, steps, norm_bound))
+
+    def commit(self, number: int) -> None:
+        """The round's entry is durable. Only the life that trained it has anything to forget."""
+        if self._answered == number:
+            self._answered = None
+            self._send(session.Commit(number))
+
+    def abandon(self, number: int) -> None:
+        """The round's entry will not be published."""
+        if self._answered == number:
+            self._answered = None
+            self._send(session.Abandon(number))
+
+    def finish(
+        self,
+        total_steps: int,
+        entries: int,
+        labels: Mapping[str, str],
+        write_trunk: Callable[[NDArray[np.float32]], Any],
+    ) -> None:
+        """Have the models compared and written. `labels`: facts about the trunk, for the model's card."""
+        write_trunk(self._trunk.values)
+        self.state = TrainerState.FINISHING
+        self._send(session.Finish(total_steps, entries, labels))
+
+    async def stop(self) -> None:
+        """End the trainer and release the shared memory."""
+        self.state = TrainerState.STOPPED
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.gather(self._restart, return_exceptions=True)
+        if self._process is not None and self._process.pid is not None:
+            await self._process.stop(STOP_GRACE_S)
+        self._trunk.close()
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _send(self, command: session.Command) -> None:
+        try:
+            if self._process is not None:
+                self._process.send(command)
+        except LocalError:
+            # Its death is reported by `_on_exit`, which also closes the round.
+            log.warning("trainer is gone", command=type(command).__name__)
+
+    def _on_answer(self, answer: session.Answer) -> None:
+        self.heard_at = self._clock()
+        match answer:
+            case session.Progress():
+                self.progress = (answer.stage, answer.done, answer.total)
+            case session.Prepared():
+                self.state, self.progress = TrainerState.IDLE, None
+                self._listener.trainer_prepared(answer)
+            case session.Trained():
+                self.state, self.progress = TrainerState.IDLE, None
+                self._round, self._answered = None, answer.round
+                # Only work done proves that the next life is worth starting at once.
+                self._backoff_s = RESTART_FIRST_S
+                self._listener.trainer_trained(answer)
+            case session.Finished():
+                self.state, self.progress = TrainerState.IDLE, None
+                self._listener.trainer_finished(answer)
+            case session.Failed():
+                self._failed(answer)
+
+    def _failed(self, answer: session.Failed) -> None:
+        log.error("trainer failed", kind=answer.kind, text=answer.text)
+        if answer.kind in ("data", "config"):
+            # Trying again would find the same files and settings.
+            self.state = TrainerState.FAILED
+            self._listener.trainer_unusable(answer.kind, answer.text)
+
+    def _on_exit(self, code: int | None) -> None:
+        process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED)
+        failed, self._round, self._answered = self._round, None, None
+        if not process_wanted:
+            return
+        reason = f"the trainer ended with {_exit_text(code)}"
+        log.error("trainer lost", reason=reason, restart_in_s=self._backoff_s)
+        self.state = TrainerState.STARTING
+        self.restarts += 1
+        self._listener.trainer_lost(failed, reason)
+        self._restart = asyncio.get_running_loop().create_task(self._start_later(), name="trainer-restart")
+
+    async def _start_later(self) -> None:
+        await asyncio.sleep(self._backoff_s)
+        self._backoff_s = min(RESTART_MAX_S, 2 * self._backoff_s)
+        await self.start()
+
+
+def _exit_text(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
