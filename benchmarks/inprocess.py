@@ -77,7 +77,7 @@ def federate(
             rounds.commit(entry)
             if dense:
                 # What the round reached, whole; its payload and the residual that the codec keeps are not used.
-                total += weight * (network.exchanged.detach().numpy().astype(np.float64) - trunk)
+                total += weight * (network.trunk.detach().numpy().astype(np.float64) - trunk)
                 sent += 4 * layout.size
             else:
                 total += weight * codec.decode(result.payload).dense(layout.size).astype(np.float64)

@@ -31,8 +31,6 @@ from kmel_p2p.learn.worker import process as worker
 from kmel_p2p.learn.worker.session import (
     Abandon,
     Commit,
-    Evaluate,
-    Evaluated,
     Failed,
     Finish,
     Finished,
@@ -161,9 +159,6 @@ def test_a_whole_run_with_a_crash_in_the_middle(daemon: Daemon) -> None:
     assert daemon.ask(Train(3, 3)).payload == expected.payload
     daemon.connection.send(Commit(3))
 
-    scores = daemon.ask(Evaluate())
-    assert isinstance(scores, Evaluated), scores
-    assert set(scores.scores["logd"]) == {"valid", "test"}
     finished = daemon.ask(Finish(total_steps=9, entries=3))
     assert isinstance(finished, Finished), finished
     assert len(finished.result["history"]["federated"]) == 4

@@ -1,6 +1,6 @@
 """The network: a trunk that every site shares and one output per assay endpoint, or an ensemble of such.
 
-All exchanged parameters are views of one flat vector in the order of `trunk_layout`, all private ones of another.
+All parameters of the trunk are views of one flat vector in the order of `trunk_layout`, all private ones of another.
 Gradients are laid out the same way, so that optimiser, residual and codec work on flat vectors without copying.
 """
 
@@ -28,13 +28,13 @@ class Network:
     """Trunk and heads with flat parameter vectors.
 
     Attributes:
-        exchanged: float32[d] leaf tensor of the trunk and the shared heads; its `.grad` is filled by `backward`.
+        trunk: float32[d] leaf tensor of the trunk and the shared heads; its `.grad` is filled by `backward`.
         private: float32[p] leaf tensor of the private heads.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self.exchanged, shared = _flat(trunk_layout(architecture))
+        self.trunk, shared = _flat(trunk_layout(architecture))
         self.private, private = _flat(private_layout(architecture))
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
@@ -90,7 +90,7 @@ class Network:
 
     def trunk_values(self) -> NDArray[np.float32]:
         """A copy of trunk and shared heads, float32[d], in main memory."""
-        values: NDArray[np.float32] = self.exchanged.detach().cpu().numpy().copy()
+        values: NDArray[np.float32] = self.trunk.detach().cpu().numpy().copy()
         return values
 
     def private_values(self) -> NDArray[np.float32]:
@@ -98,10 +98,10 @@ class Network:
         values: NDArray[np.float32] = self.private.detach().cpu().numpy().copy()
         return values
 
-    def load(self, exchanged: NDArray[np.float32]) -> None:
+    def load(self, trunk: NDArray[np.float32]) -> None:
         """Take over trunk and shared heads; private heads and any optimiser's state stay as they are."""
         with torch.no_grad():
-            self.exchanged.copy_(torch.from_numpy(exchanged))
+            self.trunk.copy_(torch.from_numpy(trunk))
 
     def load_private(self, private: NDArray[np.float32]) -> None:
         """Take over private heads."""
@@ -110,7 +110,7 @@ class Network:
 
     def clear_gradients(self) -> None:
         """Set all gradients to zero."""
-        for flat in (self.exchanged, self.private):
+        for flat in (self.trunk, self.private):
             assert flat.grad is not None
             flat.grad.zero_()
 

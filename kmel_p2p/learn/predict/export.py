@@ -57,19 +57,19 @@ def export_onnx(source: Path, target: Path) -> list[Path]:
     """
     card = require_onnx(source)
     paths = []
-    for name, (exchanged, private) in read_parameters(source, card).items():
+    for name, (trunk, private) in read_parameters(source, card).items():
         path = target / f"{name}.onnx"
-        write_whole(path, _graph(card, exchanged, private).SerializeToString(), mode=BY_UMASK)
+        write_whole(path, _graph(card, trunk, private).SerializeToString(), mode=BY_UMASK)
         paths.append(path)
     assert len(paths) == len(STORED)
     return paths
 
 
-def _graph(card: Card, exchanged: np.ndarray, private: np.ndarray) -> Any:
+def _graph(card: Card, trunk: np.ndarray, private: np.ndarray) -> Any:
     from onnx import TensorProto, checker, helper, numpy_helper
 
     shape = card.architecture
-    constants = trunk_layout(shape).split(exchanged) | private_layout(shape).split(private)
+    constants = trunk_layout(shape).split(trunk) | private_layout(shape).split(private)
     nodes: list[Any] = []
     heads = _members(shape, constants, nodes)
     if "calibration.gain" in constants:

@@ -1,6 +1,6 @@
 """A model directory: `model.safetensors` with the parameters and `card.json` that says what they are.
 
-    model.safetensors   <model>.exchanged, <model>.private   for local, federated and personalised
+    model.safetensors   <model>.trunk, <model>.private   for local, federated and personalised
     card.json           assay endpoints, architecture, features, which model is chosen for which endpoint, scores
 
     neighbours_STAYS.safetensors   fingerprints of the training compounds; export leaves it out
@@ -25,7 +25,7 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
-from kmel_p2p.learn.predict.tensor_file import read_state, write_state
+from kmel_p2p.learn.tensor_file import read_state, write_state
 
 FORMAT = 1
 TENSORS, CARD = "model.safetensors", "card.json"
@@ -64,7 +64,7 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
     """Write a model directory; `card.json` last, so that a directory with a card is whole.
 
     Args:
-        parameters: model -> (exchanged float32[d], private float32[p]) for the three of `STORED`.
+        parameters: model -> (trunk float32[d], private float32[p]) for the three of `STORED`.
 
     Returns:
         the card with its digest.
@@ -74,7 +74,7 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
     """
     tensors = {}
     for name in STORED:
-        tensors[f"{name}.exchanged"], tensors[f"{name}.private"] = parameters[name]
+        tensors[f"{name}.trunk"], tensors[f"{name}.private"] = parameters[name]
     card = dataclasses.replace(card, digest=_digest(tensors))
     text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1)
     try:
@@ -116,7 +116,6 @@ def read_card(folder: Path) -> Card:
             for endpoint in shape.pop("endpoints")
         )
         architecture = Architecture(**{**shape, "hidden": tuple(shape["hidden"])}, endpoints=endpoints)
-        raw = {"untrained": [], "unlearned": [], **raw}
         card = Card(architecture=architecture, features=FeaturePolicy(**raw.pop("features")), **raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged: {error!r}") from None
@@ -149,14 +148,12 @@ def read_parameters(folder: Path, card: Card) -> dict[str, tuple[np.ndarray, np.
     Raises:
         ConfigError: they are missing or not those of the card.
     """
-    exchanged, private = trunk_layout(card.architecture).size, private_layout(card.architecture).size
-    shapes = {
-        f"{name}.{part}": (size,) for name in STORED for part, size in (("exchanged", exchanged), ("private", private))
-    }
+    trunk, private = trunk_layout(card.architecture).size, private_layout(card.architecture).size
+    shapes = {f"{name}.{part}": (size,) for name in STORED for part, size in (("trunk", trunk), ("private", private))}
     tensors, _ = read_state(folder / TENSORS, shapes)
     if _digest(tensors) != card.digest:
         raise ConfigError(f"{folder}: {TENSORS} and {CARD} do not belong together; copy the directory as a whole")
-    return {name: (tensors[f"{name}.exchanged"], tensors[f"{name}.private"]) for name in STORED}
+    return {name: (tensors[f"{name}.trunk"], tensors[f"{name}.private"]) for name in STORED}
 
 
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.learn.predict.tensor_file import write_state
+from kmel_p2p.learn.tensor_file import write_state
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
 FILE = "neighbours_STAYS.safetensors"

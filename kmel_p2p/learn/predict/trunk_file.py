@@ -1,7 +1,7 @@
 """The shared trunk of a completed run as a directory for use elsewhere: the same bytes at every site.
 
     card.json               what it is: charter, vector, authors, digests; it names the file beside it
-    trunk-<digest>.safetensors   the exchanged tensors, by name
+    trunk-<digest>.safetensors   its tensors, by name
 
 The card is renamed into place after the file is durable, so a directory with a card is whole. Nothing in it depends on
 the site, the moment or the machine that wrote it. `kmel_p2p.load` reads it: it predicts the assay endpoints whose heads
@@ -81,7 +81,7 @@ def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bo
 
     Args:
         card: `digest` is filled in.
-        trunk: float32[d], in the architecture's exchanged layout.
+        trunk: float32[d], laid out as `trunk_layout` says.
 
     Raises:
         ConfigError: the disk is full or not writable; what was there before stays.

@@ -59,7 +59,7 @@ class Calibration:
         """
         try:
             residuals, *classes = (tuple(map(float, raw[name])) for name in ("residuals", "class_0", "class_1"))
-            floor, chose = float(raw["floor"]), bool(raw.get("chose", True))  # early cards lack the last
+            floor, chose = float(raw["floor"]), bool(raw["chose"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"card.json is damaged: uncertainty: {error!r}; copy the directory anew") from None
         numbers = (floor, *residuals, *classes[0], *classes[1])

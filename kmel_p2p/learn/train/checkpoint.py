@@ -22,9 +22,9 @@ MIN_VALID = 20
 
 @dataclass(slots=True)
 class Parameters:
-    """A model: exchanged float32[d] and private float32[p] parameters."""
+    """Parameters of a model: the trunk with shared heads float32[d], and what stays private float32[p]."""
 
-    exchanged: NDArray[np.float32]
+    trunk: NDArray[np.float32]
     private: NDArray[np.float32]
 
     @classmethod
@@ -34,7 +34,7 @@ class Parameters:
 
     def load_into(self, network: Network) -> None:
         """Make them the network's."""
-        network.load(self.exchanged)
+        network.load(self.trunk)
         network.load_private(self.private)
 
 

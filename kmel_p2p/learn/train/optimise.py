@@ -48,7 +48,7 @@ class OptimiserState:
     """Moments of AdamW and the place in the stream of batches.
 
     Attributes:
-        first, second: float32[d + p] moments, exchanged parameters first.
+        first, second: float32[d + p] moments, the trunk first.
         steps: optimiser steps taken so far.
     """
 
@@ -74,7 +74,7 @@ class LocalOptimiser:
     ) -> None:
         self._network, self._dataset, self._settings = network, dataset, settings
         self._loss = MultiTaskLoss(dataset.endpoints)
-        groups = (network.private,) if private_only else (network.exchanged, network.private)
+        groups = (network.private,) if private_only else (network.trunk, network.private)
         self._parameters = [parameter for parameter in groups if parameter.numel()]
         self._adam = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True

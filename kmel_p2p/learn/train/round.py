@@ -24,7 +24,7 @@ from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.predict.tensor_file import read_state, write_state
+from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState, cosine_rate
@@ -248,12 +248,11 @@ class Rounds:
             self.committed = int(facts["round"])
             self.history = [(int(number), scores) for number, scores in facts["history"]]
             steps = int(facts["steps"])
+            self._first = int(facts["first"])
+            self._drift = np.array(facts["drift"], np.float64)
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path}: is no round file: {error}") from error
+            raise ConfigError(f"{path}: is not a round file: {error}") from error
         self._residual = tensors["residual"].copy()
-        # A file without sums, of an earlier version: counted from here on.
-        self._first = int(facts.get("first", self.committed + 1))
-        self._drift = np.array(facts["drift"], np.float64) if "drift" in facts else sums(self._residual)
         self._network.load_private(tensors["private"])
         self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps))
 

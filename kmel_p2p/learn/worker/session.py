@@ -5,13 +5,12 @@ child processes of its own, which daemonic processes may not have). Commands are
 
     Prepare   -> Progress*, Prepared
     Train     -> Progress*, Trained      (then Commit or Abandon, which have no answer)
-    Evaluate  -> Evaluated
     Finish    -> Progress*, Finished
     Stop      -> (the process ends with exit code 0, also in the middle of another command)
 
 `Failed` may answer any command; the process then ends with exit code 1. Closing the pipe ends the process, as does
-SIGTERM, with exit code 0. The trunk lies in shared memory: the daemon writes it before Train, Evaluate and
-Finish and leaves it alone until the answer.
+SIGTERM, with exit code 0. The trunk lies in shared memory: the daemon writes it before Train and Finish, and
+leaves it alone until the answer.
 """
 
 from __future__ import annotations
@@ -133,11 +132,6 @@ class Abandon:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluate:
-    """Score the trunk in shared memory on the validation and test folds."""
-
-
-@dataclass(frozen=True, slots=True)
 class Finish:
     """The run is complete: train the models of comparison, choose, and write the model directory.
 
@@ -157,7 +151,7 @@ class Stop:
     """End now."""
 
 
-Command: TypeAlias = Prepare | Train | Commit | Abandon | Evaluate | Finish | Stop
+Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Stop
 
 # trainer -> daemon
 
@@ -245,13 +239,6 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
-    """Scores of the trunk in shared memory."""
-
-    scores: Scores
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The comparison is done and `model_dir` holds the models.
 
@@ -276,4 +263,4 @@ class Failed:
     text: str
 
 
-Answer: TypeAlias = Progress | Prepared | Trained | Evaluated | Finished | Failed
+Answer: TypeAlias = Progress | Prepared | Trained | Finished | Failed

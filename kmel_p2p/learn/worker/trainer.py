@@ -15,7 +15,6 @@ from kmel_p2p.agreement.errors import Bug, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
-from kmel_p2p.learn.evaluate.scores import fold_scores
 from kmel_p2p.learn.models.architecture import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.model_directory import Card, write_model
@@ -31,8 +30,6 @@ from kmel_p2p.learn.worker.session import (
     Answer,
     Command,
     Commit,
-    Evaluate,
-    Evaluated,
     Finish,
     Finished,
     Prepare,
@@ -88,8 +85,6 @@ class Trainer:
             case Abandon(round=number):
                 self._require_rounds().abandon(number)
                 return None
-            case Evaluate():
-                return self._evaluate()
             case Finish():
                 return self._finish(command)
         raise Bug(f"unknown command {command!r}")
@@ -128,15 +123,6 @@ class Trainer:
             seconds=time.monotonic() - started,
         )
 
-    def _evaluate(self) -> Evaluated:
-        self._require_rounds()
-        assert self._dataset is not None
-        # A network of its own: the rounds' parameters stay what they are.
-        network = Network(self._plan.architecture)
-        network.load(self._trunk())
-        network.load_private(self._require_rounds().private())
-        return Evaluated(fold_scores(self._dataset, network.predict))
-
     def _finish(self, command: Finish) -> Finished:
         rounds, plan = self._require_rounds(), self._plan
         assert self._dataset is not None
@@ -171,7 +157,7 @@ class Trainer:
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
                 unlearned=unlearned(plan.architecture, trunk, initial_trunk(self._layout, plan.model_seed)),
             ),
-            {name: (model.exchanged, model.private) for name, model in comparison.models.items()},
+            {name: (model.trunk, model.private) for name, model in comparison.models.items()},
         )
         return Finished({**result, "digest": card.digest}, folder)
 

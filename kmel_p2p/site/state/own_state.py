@@ -96,8 +96,8 @@ def _read(site: Site, path: Path, entries: Mapping[int, Entry]) -> OwnState:
             facts = json.loads((handle.metadata() or {})["facts"])
             residual = np.asarray(handle.get_tensor("residual"), np.float32)
         number, steps = int(facts["round"]), int(facts["steps"])
-        first = int(facts.get("first", number + 1))
-        drift = np.array(facts["drift"], np.float64) if "drift" in facts else sums(residual)
+        first = int(facts["first"])
+        drift = np.array(facts["drift"], np.float64)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: the trainer's state that was stored with the newest own entry cannot be read: {error}. Restore "

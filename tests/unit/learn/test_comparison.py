@@ -102,8 +102,8 @@ def test_local_training_keeps_the_best_checkpoint() -> None:
     no_fold = dataclasses.replace(data, valid=np.empty(0, np.int64))
     start_local(network, shape, 3, 4)
     last = train_with_checkpoints(network, no_fold, SETTINGS, steps=10, every=5).best
-    assert np.array_equal(last.exchanged, network.exchanged.detach().numpy())
-    assert not np.array_equal(last.exchanged, initial_trunk(trunk_layout(shape), 3))
+    assert np.array_equal(last.trunk, network.trunk.detach().numpy())
+    assert not np.array_equal(last.trunk, initial_trunk(trunk_layout(shape), 3))
 
 
 def test_the_choice_meets_only_measured_values() -> None:
@@ -149,7 +149,7 @@ SHAPE = Architecture(
 def model_dir(tmp_path: Path) -> Path:
     card = Card(SHAPE, POLICY, reference_hash(POLICY), {"solubility": "hybrid", "herg": "local"}, {"site": "a"}, {})
     models = {name: parameters(SHAPE, seed) for seed, name in enumerate(("local", "federated", "personalised"))}
-    write_model(tmp_path / "model", card, {n: (m.exchanged, m.private) for n, m in models.items()})
+    write_model(tmp_path / "model", card, {n: (m.trunk, m.private) for n, m in models.items()})
     return tmp_path / "model"
 
 

@@ -46,7 +46,7 @@ def test_a_gpu_is_taken_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch)
 
 def test_mixed_precision_learns_as_well_and_keeps_float32_parameters() -> None:
     whole, mixed = trained(False), trained(True)
-    assert mixed.exchanged.dtype == torch.float32
+    assert mixed.trunk.dtype == torch.float32
     assert not np.array_equal(whole.trunk_values(), mixed.trunk_values())
     scores = [fold_scores(dataset(300), network.predict)["logd"]["valid"] for network in (whole, mixed)]
     assert scores[1] == pytest.approx(scores[0], rel=0.1)

@@ -25,7 +25,7 @@ def alone(network: Network, member: int) -> Network:
     """A network with the parameters of one member."""
     found = Network(ONE)
     for layout, of, source, load in (
-        (trunk_layout(THREE), trunk_layout(ONE), network.exchanged, found.load),
+        (trunk_layout(THREE), trunk_layout(ONE), network.trunk, found.load),
         (private_layout(THREE), private_layout(ONE), network.private, found.load_private),
     ):
         parts = layout.split(source.detach().numpy().copy())
@@ -53,8 +53,8 @@ def test_members_are_trained_as_if_each_were_alone() -> None:
     LocalOptimiser(network, data, SETTINGS).train(1, 1.0)
     for member, one in enumerate(lonely):
         LocalOptimiser(one, data, SETTINGS).train(1, 1.0)
-        theirs = trunk_layout(THREE).split(network.exchanged.detach().numpy())["trunk.0.weight"][member]
-        own = trunk_layout(ONE).split(one.exchanged.detach().numpy())["trunk.0.weight"]
+        theirs = trunk_layout(THREE).split(network.trunk.detach().numpy())["trunk.0.weight"][member]
+        own = trunk_layout(ONE).split(one.trunk.detach().numpy())["trunk.0.weight"]
         assert theirs == pytest.approx(own, abs=2e-5)
 
 

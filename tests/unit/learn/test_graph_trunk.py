@@ -77,7 +77,7 @@ def started() -> Network:
     return network
 
 
-def test_graph_tensors_are_exchanged_with_the_rest() -> None:
+def test_graph_tensors_belong_to_the_trunk() -> None:
     names = [spec.name for spec in trunk_layout(SHAPE).specs]
     assert names == [*GRAPH, "trunk.0.weight", "trunk.0.bias", "head.shared.weight", "head.shared.bias"]
     assert trunk_layout(SHAPE).specs[4].shape == (16, 12 + len(descriptor_constants()))
@@ -94,20 +94,20 @@ def test_gradients_of_the_graph_arrive_in_the_flat_vector(data: Dataset) -> None
     network = started()
     rows = data.inputs.rows(data.train[:8])
     network.forward(network.read(rows)).sum().backward()
-    assert network.exchanged.grad is not None
-    gradient = network.exchanged.grad.numpy().copy()
+    assert network.trunk.grad is not None
+    gradient = network.trunk.grad.numpy().copy()
     for name in GRAPH:
         where = trunk_layout(SHAPE).slices[name]
         place = where.start + int(np.abs(gradient[where]).argmax())
         step = np.zeros_like(gradient)
         step[place] = 1e-2
-        start = network.exchanged.detach().numpy().copy()
+        start = network.trunk.detach().numpy().copy()
         before = network.predict(rows).sum()
         network.load(start + step)
         assert (network.predict(rows).sum() - before) / 1e-2 == pytest.approx(gradient[place], rel=0.1, abs=1e-3)
         network.load(start)
     network.clear_gradients()
-    assert not network.exchanged.grad.any()
+    assert not network.trunk.grad.any()
 
 
 @needs_chemprop
@@ -230,9 +230,9 @@ def test_bfloat16_gives_the_outputs_and_gradients_of_float32(data: Dataset, monk
         with device.training_precision():
             outputs = network.member_outputs(network.read(data.inputs.rows(data.train)))
         outputs.float().square().mean().backward()
-        assert network.exchanged.grad is not None
+        assert network.trunk.grad is not None
         assert outputs.dtype == (torch.bfloat16 if mixed else torch.float32)
-        found.append((outputs.detach().float().numpy(), network.exchanged.grad.numpy().copy()))
+        found.append((outputs.detach().float().numpy(), network.trunk.grad.numpy().copy()))
     for whole, half in zip(*found, strict=True):
         assert half.dtype == np.float32
         assert 0 < np.linalg.norm(half - whole) < 0.02 * np.linalg.norm(whole)
@@ -256,7 +256,7 @@ def test_rounds_of_a_federation_carry_the_graph_trunk(data: Dataset, tmp_path: P
     layout = trunk_layout(SHAPE)
     codec = DeltaCodec(layout, CodecParameters(chunk=256, kept=64, bits=4))
     network = started()
-    trunk = network.exchanged.detach().numpy().copy()
+    trunk = network.trunk.detach().numpy().copy()
     rounds = Rounds(network, data, layout, codec, SETTINGS, tmp_path)
     scores = []
     for number in range(1, 7):
@@ -264,7 +264,7 @@ def test_rounds_of_a_federation_carry_the_graph_trunk(data: Dataset, tmp_path: P
         rounds.commit(number)
         trunk = trunk + codec.decode(result.payload).dense(layout.size)
         scores.append(result.scores["size"]["valid"])
-    moved = layout.split(trunk - started().exchanged.detach().numpy())
+    moved = layout.split(trunk - started().trunk.detach().numpy())
     assert all(np.abs(moved[name]).max() > 0 for name in GRAPH)
     assert scores[-1] < 0.7 * scores[0]
 
@@ -291,7 +291,7 @@ def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
     reference = trunk_reference_hash(POLICY, "dmpnn")
     assert reference != trunk_reference_hash(POLICY, "mlp")
     card = Card(SHAPE, POLICY, reference, {"size": "local"}, {}, {})
-    models = dict.fromkeys(("local", "federated", "personalised"), (own.exchanged, own.private))
+    models = dict.fromkeys(("local", "federated", "personalised"), (own.trunk, own.private))
     write_model(tmp_path, card, models)
     answers = load_model(tmp_path).predict(["CCO", "nonsense", "C", "OCC"])
     assert [bool(answer.reason) for answer in answers] == [False, True, False, False]

@@ -25,10 +25,10 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
 
 
-def test_only_trunk_and_shared_heads_are_exchanged() -> None:
+def test_only_body_and_shared_heads_belong_to_the_trunk() -> None:
     shape = architecture()
-    exchanged = [spec.name for spec in trunk_layout(shape).specs]
-    assert exchanged == [
+    names = [spec.name for spec in trunk_layout(shape).specs]
+    assert names == [
         "trunk.0.weight",
         "trunk.0.bias",
         "trunk.1.weight",
@@ -78,16 +78,16 @@ def test_gradients_arrive_in_the_flat_vectors() -> None:
     start_local(network, shape, 3, 4)
     inputs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, shape.inputs)).astype(np.float32))
     network.forward(inputs).sum().backward()
-    assert network.exchanged.grad is not None
-    gradient = network.exchanged.grad.numpy().copy()
+    assert network.trunk.grad is not None
+    gradient = network.trunk.grad.numpy().copy()
     step = np.zeros_like(gradient)
     place = trunk_layout(shape).slices["trunk.1.weight"].start + 5
     step[place] = 1e-2
     before = network.predict(inputs.numpy()).sum()
-    network.load(network.exchanged.detach().numpy() + step)
+    network.load(network.trunk.detach().numpy() + step)
     assert (network.predict(inputs.numpy()).sum() - before) / 1e-2 == pytest.approx(gradient[place], rel=0.05, abs=1e-3)
     network.clear_gradients()
-    assert not network.exchanged.grad.any()
+    assert not network.trunk.grad.any()
 
 
 def huber(error: float) -> float:
@@ -136,7 +136,7 @@ def test_training_learns_and_a_restart_changes_nothing() -> None:
 
     network, straight = fresh()
     first = straight.train(12, 1.0)
-    middle = network.exchanged.detach().numpy().copy(), network.private.detach().numpy().copy(), straight.state()
+    middle = network.trunk.detach().numpy().copy(), network.private.detach().numpy().copy(), straight.state()
     straight.train(20, 1.0)
 
     other, resumed = fresh()
@@ -145,7 +145,7 @@ def test_training_learns_and_a_restart_changes_nothing() -> None:
     resumed.restore(middle[2])
     resumed.train(20, 1.0)
     assert resumed.steps == straight.steps == 32
-    assert np.array_equal(other.exchanged.detach().numpy(), network.exchanged.detach().numpy())
+    assert np.array_equal(other.trunk.detach().numpy(), network.trunk.detach().numpy())
     assert np.array_equal(other.private.detach().numpy(), network.private.detach().numpy())
     straight.train(150, 1.0)
     assert straight.train(10, 1.0) < 0.6 * first
@@ -164,9 +164,9 @@ def test_private_heads_can_be_trained_alone() -> None:
     shape, data = architecture(), dataset()
     network = Network(shape)
     start_local(network, shape, 3, 4)
-    trunk, heads = network.exchanged.detach().numpy().copy(), network.private.detach().numpy().copy()
+    trunk, heads = network.trunk.detach().numpy().copy(), network.private.detach().numpy().copy()
     LocalOptimiser(network, data, SETTINGS, private_only=True).train(5, 1.0)
-    assert np.array_equal(network.exchanged.detach().numpy(), trunk)
+    assert np.array_equal(network.trunk.detach().numpy(), trunk)
     assert not np.array_equal(network.private.detach().numpy(), heads)
 
 
@@ -198,10 +198,10 @@ def test_calibration_starts_as_identity_and_absorbs_an_offset() -> None:
     labels = data.labels.copy()
     labels[:, 0] = 2.0
     shifted = dataclasses.replace(data, labels=labels)
-    trunk = networks[1].exchanged.detach().clone()
+    trunk = networks[1].trunk.detach().clone()
     quick = dataclasses.replace(SETTINGS, learning_rate=0.05)
     LocalOptimiser(networks[1], shifted, quick, private_only=True).train(200, 1.0)
-    assert torch.equal(trunk, networks[1].exchanged.detach())
+    assert torch.equal(trunk, networks[1].trunk.detach())
     assert abs(networks[1].predict(inputs)[:, 0].mean() - 2.0) < 0.3
 
 

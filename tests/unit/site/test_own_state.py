@@ -16,7 +16,7 @@ from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, create
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec
-from kmel_p2p.learn.predict.tensor_file import read_state, write_state
+from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, sums, sums_of
 from kmel_p2p.site.loaded_site import Site
 from kmel_p2p.site.state.own_state import GAP_SHARE, own_entries, own_state
@@ -58,9 +58,9 @@ class OneSite:
             steps=7, norm_squared=1, codec_id=1, payload=payload,
         )  # fmt: skip
 
-    def write(self, **facts: Any) -> None:
-        values = {"round": 5, "steps": 35, "first": 1, "drift": self.drift.tolist(), **facts}
-        write_state(self.file, {"residual": self.residual}, {k: v for k, v in values.items() if v is not None})
+    def write(self) -> None:
+        values = {"round": 5, "steps": 35, "first": 1, "drift": self.drift.tolist()}
+        write_state(self.file, {"residual": self.residual}, values)
 
     def state(self) -> Any:
         return own_state(self.site, self.store, own_entries(self.site, self.store))
@@ -103,12 +103,6 @@ def test_where_entries_are_folded_away_nothing_is_claimed(one: OneSite) -> None:
     state = own_state(one.site, one.store, entries)
     assert state is not None
     assert (state.gap, state.problem) == (None, "")
-
-
-def test_a_file_of_an_earlier_version_is_counted_from_there_on(one: OneSite) -> None:
-    one.write(first=None, drift=None)
-    state = one.state()
-    assert (state.first, state.gap) == (6, 0.0)
 
 
 def test_a_missing_file_names_itself_and_the_remedy(one: OneSite) -> None:
