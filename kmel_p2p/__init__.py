@@ -1,21 +1,68 @@
-"""kmel_p2p: serverless federated ADMET learning."""
+"""kmel_p2p: federated ADMET learning without a server.
+
+`__all__` is what other programs may rely on; docs/models.md describes it. Everything else may change at any time.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from kmel_p2p.version import VERSION
+
+if TYPE_CHECKING:
+    from kmel_p2p.agreement.endpoint import AssayEndpoint
+    from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError, LocalError
+    from kmel_p2p.learn.predict.predict import Model, Prediction, Value
+
+__all__ = [
+    "AssayEndpoint",
+    "ConfigError",
+    "DataError",
+    "KmelError",
+    "LocalError",
+    "Model",
+    "Prediction",
+    "Value",
+    "__version__",
+    "load",
+]
+
+__version__ = VERSION
+
+_HOMES = {
+    "AssayEndpoint": "kmel_p2p.agreement.endpoint",
+    "ConfigError": "kmel_p2p.agreement.errors",
+    "DataError": "kmel_p2p.agreement.errors",
+    "KmelError": "kmel_p2p.agreement.errors",
+    "LocalError": "kmel_p2p.agreement.errors",
+    "Model": "kmel_p2p.learn.predict.predict",
+    "Prediction": "kmel_p2p.learn.predict.predict",
+    "Value": "kmel_p2p.learn.predict.predict",
+}
+"""Where a name is defined. It is imported when first used: `import kmel_p2p` must not load torch."""
 
 
-def load(folder: str | os.PathLike[str]) -> Any:
-    """A model directory that a site wrote or `kmel-peer export` made, as a `kmel_p2p.learn.predict.predict.Model`.
+def load(folder: str | os.PathLike[str]) -> Model:
+    """Load a model directory: one that a site wrote, its shared trunk, or what `kmel-peer export` made.
 
     Raises:
-        kmel_p2p.agreement.errors.ConfigError: it is missing or damaged, or this RDKit describes molecules otherwise.
+        ConfigError: it is missing or damaged, or the RDKit installed here computes different features.
     """
-    # By name, at the time of use: importing the package must not load torch, and nothing below learn may depend on it.
     from pathlib import Path
 
-    return importlib.import_module("kmel_p2p.learn.predict.predict").load_model(Path(folder))
+    model: Model = importlib.import_module(_HOMES["Model"]).load_model(Path(folder))
+    return model
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import click
 
-from kmel_p2p import __version__
 from kmel_p2p.cli.exits import ExitCode, report
+from kmel_p2p.version import VERSION
 
 COMMANDS = {
     "init": ("kmel_p2p.cli.init:init", "Create this site's key and settings."),
@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, "--version", prog_name="kmel-peer")
+@click.version_option(VERSION, "--version", prog_name="kmel-peer")
 def cli() -> None:
     """Train one ADMET model with other sites, without a server.
 

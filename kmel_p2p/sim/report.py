@@ -17,7 +17,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kmel_p2p import __version__
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.files import write_whole
@@ -29,6 +28,7 @@ from kmel_p2p.sim.launcher_data import DividedData
 from kmel_p2p.sim.launcher_follow import Course, Final, sample_rows
 from kmel_p2p.site.loaded_site import architecture_of
 from kmel_p2p.site.observe.status import averaging_of
+from kmel_p2p.version import VERSION
 
 MODELS = ("local", "federated", "personalised", "hybrid")
 
@@ -111,7 +111,7 @@ def _own(final: Final) -> list[dict[str, Any]]:
 def build_details(outcome: Outcome) -> dict[str, Any]:
     """What the report's plots are drawn from, and where it was measured."""
     return {
-        "version": __version__,
+        "version": VERSION,
         "machine": {
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",

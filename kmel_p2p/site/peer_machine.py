@@ -6,7 +6,6 @@ import os
 import random
 from typing import TypeAlias
 
-from kmel_p2p import __version__
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -21,6 +20,7 @@ from kmel_p2p.core.types import Micros
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.site.loaded_site import Site, open_ledger
 from kmel_p2p.site.state.store import Store
+from kmel_p2p.version import VERSION
 
 History: TypeAlias = Ledger | State
 """What a store holds of a run, by mode."""
@@ -89,7 +89,7 @@ def make_peer(
         generation=generation,
         addresses=addresses,
         outbound_only=site.config.network.outbound_only,
-        software=f"kmel-p2p {__version__}",
+        software=f"kmel-p2p {VERSION}",
     )
     settings = preset(site.config.network.preset)
     membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)

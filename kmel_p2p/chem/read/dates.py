@@ -49,8 +49,12 @@ def check_format(written: str) -> None:
     ConfigError: not every day can be told by it.
     """
     day = datetime.datetime(2023, 11, 28)
+    # The same weekday of the same week in another year. Since Python 3.13, strptime warns of formats without a year.
+    years_later = day.replace(year=2051)
     try:
-        told = datetime.datetime.strptime(day.strftime(written), written) == day
+        told = day.strftime(written) != years_later.strftime(written) and (
+            datetime.datetime.strptime(day.strftime(written), written) == day
+        )
     except ValueError:
         told = False
     if not told:

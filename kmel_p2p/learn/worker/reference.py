@@ -7,11 +7,11 @@ import importlib.metadata
 
 import rdkit
 
-from kmel_p2p import __version__
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.chem.structures.features import REFERENCE_MOLECULES, reference_hash
 from kmel_p2p.chem.structures.standardise import standardise
 from kmel_p2p.learn.models.architecture import Trunk
+from kmel_p2p.version import VERSION
 
 MADE_WITH = "made_with"
 """Label of a model's card: the versions that made it, for whoever cannot load it."""
@@ -19,7 +19,7 @@ MADE_WITH = "made_with"
 
 def installation(trunk: Trunk) -> str:
     """Versions here of what decides how molecules are described."""
-    versions = f"kmel_p2p {__version__}, RDKit {rdkit.__version__}"
+    versions = f"kmel_p2p {VERSION}, RDKit {rdkit.__version__}"
     return versions if trunk == "mlp" else f"{versions}, chemprop {importlib.metadata.version('chemprop')}"
 
 

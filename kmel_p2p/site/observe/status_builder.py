@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from kmel_p2p import __version__
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
@@ -24,6 +23,7 @@ from kmel_p2p.site.observe.status import (
     StatusDocument,
     TrainerStatus,
 )
+from kmel_p2p.version import VERSION
 
 if TYPE_CHECKING:
     from kmel_p2p.site.daemon import Daemon
@@ -84,7 +84,7 @@ def _process(daemon: Daemon) -> ProcessStatus:
         uptime_s=time.monotonic() - daemon.activity.started_at,
         cpu_s=times.user + times.system,
         loop_lag_ms=daemon.driver.worst_lag_us / 1000,
-        version=__version__,
+        version=VERSION,
         generation=daemon.generation,
     )
 
