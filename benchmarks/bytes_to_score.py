@@ -32,8 +32,8 @@ from kmel_p2p.core.effects import Effect, Emit, Event, Store
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.rules.shares import shares
-from kmel_p2p.core.ledger.rules.validity import Rules, exact_norm_squared, weight_cap
+from kmel_p2p.core.ledger.rules.rules import Rules, exact_norm_squared
+from kmel_p2p.core.ledger.rules.weights import shares, weight_cap
 from kmel_p2p.core.pushsum.messages import SCHEMAS, Transfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode

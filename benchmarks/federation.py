@@ -34,7 +34,7 @@ from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.rules.validity import Rules
+from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.membership.events import MemberJoined
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.messages import SCHEMAS

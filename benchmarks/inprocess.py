@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
-from kmel_p2p.core.ledger.rules.shares import Trains, weights_of
-from kmel_p2p.core.ledger.rules.validity import weight_cap
+from kmel_p2p.core.ledger.rules.weights import Trains, weight_cap, weights_of
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk

@@ -10,9 +10,18 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta import golomb
 from kmel_p2p.delta.bits import BitReader, pack_unary, pack_varint
-from kmel_p2p.delta.cells import Cells
 from kmel_p2p.delta.chunks import ChunkPlan
-from kmel_p2p.delta.structure import LEVELS, MAX_LEVEL, Axis, Order, Structure, classes_of, describe, may_be_structured
+from kmel_p2p.delta.structure import (
+    LEVELS,
+    MAX_LEVEL,
+    Axis,
+    Cells,
+    MatrixStructure,
+    Order,
+    classes_of,
+    describe,
+    may_be_structured,
+)
 
 _ROWS = 1
 _COLUMNS = 2
@@ -22,7 +31,7 @@ _COLUMNS = 2
 class Support:
     """A support in the terms of the format: per tensor its structure, per class the gaps between sent cells."""
 
-    structures: list[Structure] = field(default_factory=list)
+    structures: list[MatrixStructure] = field(default_factory=list)
     gaps: list[NDArray[np.int64]] = field(default_factory=list)
 
     def pack(self) -> bytes:
@@ -118,7 +127,7 @@ def _read_directory(reader: BitReader, shape: tuple[int, int], room: int) -> _Li
     return _Listed((rows, columns), counts, parameters)
 
 
-def _read_levels(reader: BitReader, listed: list[_Listed], shapes: list[tuple[int, int]]) -> list[Structure]:
+def _read_levels(reader: BitReader, listed: list[_Listed], shapes: list[tuple[int, int]]) -> list[MatrixStructure]:
     pairs = [
         (o, n) for item, shape in zip(listed, shapes, strict=True) for o, n in zip(item.orders, shape, strict=True)
     ]
@@ -133,7 +142,7 @@ def _read_levels(reader: BitReader, listed: list[_Listed], shapes: list[tuple[in
             continue
         axes.append(Axis(np.array(order)[ranks[start : start + lines]] - MAX_LEVEL, order))
         start += lines
-    return [Structure(rows, columns) for rows, columns in zip(axes[::2], axes[1::2], strict=True)]
+    return [MatrixStructure(rows, columns) for rows, columns in zip(axes[::2], axes[1::2], strict=True)]
 
 
 def _pack_order(order: Order) -> bytes:
@@ -152,7 +161,7 @@ def _read_order(reader: BitReader) -> Order:
     return order
 
 
-def _cells(tensor: int, sent: NDArray[np.bool_], structure: Structure, plan: ChunkPlan) -> Cells:
+def _cells(tensor: int, sent: NDArray[np.bool_], structure: MatrixStructure, plan: ChunkPlan) -> Cells:
     rows, columns = plan.shapes[tensor]
     chunks = sent[plan.first[tensor] : plan.first[tensor + 1]]
     return Cells(rows * columns, columns, plan.parameters.chunk, chunks, structure)

@@ -158,7 +158,7 @@ class Witness:
             vectors.add(tuple(sorted(ledger.vector.items())))
             self._figures.published[site.name] = ledger.head(made.identity.key)
             for (author, number), hash_ in self._hashes.items():
-                header = ledger.books.header(author, number)
+                header = ledger.accepted.header(author, number)
                 self._figures.missing += number > ledger.head(author)
                 self._figures.contradictions += header is not None and header.hash != hash_
             for author, fault in ledger.faults.items():

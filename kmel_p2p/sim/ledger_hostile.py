@@ -16,7 +16,7 @@ import numpy as np
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.log.books import Books
+from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.entry import Basis, Entry, create, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.validity import context_of
@@ -99,8 +99,8 @@ class Hostile:
 
     def basis_for(self, author: SiteKey) -> Basis:
         """What the own next entry is made on: with STALE as if alone since the first entry that is not honest."""
-        books = self.ledger.books
-        now = Books.basis_for(books, author)
+        books = self.ledger.accepted
+        now = AcceptedLogs.basis_for(books, author)
         number = books.head(author) + 1
         if self.malice is not Malice.STALE or number < FIRST:
             return now
@@ -118,7 +118,7 @@ class Hostile:
         others = [key for key in entry.base if key != entry.author]
         newest = max(others, key=lambda key: entry.base[key])
         base = {newest: entry.base[newest]}
-        heads = [self.ledger.books.header(key, number) for key, number in base.items()]
+        heads = [self.ledger.accepted.header(key, number) for key, number in base.items()]
         context = context_of(head for head in heads if head is not None)
         return dataclasses.replace(entry.basis, vector={**base, entry.author: entry.number - 1}, context=context)
 
@@ -150,7 +150,7 @@ class HostileHost(LedgerHost):
     def __init__(self, averaging: LedgerAveraging, hostile: Hostile) -> None:
         super().__init__(averaging)
         self._hostile = hostile
-        averaging.ledger.books.basis_for = hostile.basis_for  # type: ignore[method-assign]
+        averaging.ledger.accepted.basis_for = hostile.basis_for  # type: ignore[method-assign]
         averaging.trunk = lambda out=None: hostile.trunk()  # type: ignore[method-assign]
         self._out: deque[Effect] = deque()
 

@@ -20,11 +20,11 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.events import AmendmentRecord, EntryRecord, FoldRecord, RetractionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.events import AmendmentRecord, CompactionRecord, EntryRecord, RetractionRecord, SnapshotRecord
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
-from kmel_p2p.core.ledger.rules.proof import Decoder, Fault
+from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.proof import Decoder, FaultProof
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.core.rounds import COMMANDS
 from kmel_p2p.core.types import Micros
@@ -115,7 +115,7 @@ class Disk:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         ledger.amend(constitution)
         for end in self.ends.values():
-            ledger.convict(Fault(end.author, end.number, end.reason, end.evidence))
+            ledger.convict(FaultProof(end.author, end.number, end.reason, end.evidence))
         for record in self.entries.values():
             outcome = ledger.offer(decode(record.encoded))
             if outcome.verdict is not Verdict.APPLIED:
@@ -134,7 +134,7 @@ class Disk:
             case RetractionRecord():
                 self.ends[record.author] = record
                 self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.number}
-            case FoldRecord(until, withdrawn, amendments):
+            case CompactionRecord(until, withdrawn, amendments):
                 folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
                 before = self.snapshot or self._genesis
                 own = replace(before, accumulator=before.accumulator.copy())

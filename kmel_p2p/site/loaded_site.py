@@ -32,9 +32,9 @@ from kmel_p2p.agreement.split import SplitPolicy
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
-from kmel_p2p.core.ledger.rules.proof import Fault
-from kmel_p2p.core.ledger.rules.validity import Rules
+from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.proof import FaultProof
+from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.pushsum.messages import MAX_PAYLOAD_BYTES as MAX_SHARE_BYTES
@@ -250,7 +250,7 @@ def open_ledger(site: Site, store: Store) -> Ledger:
     ledger.amend(stored_constitution(site, store))
     for author, (number, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
-        ledger.convict(Fault(author, number, reason, evidence))
+        ledger.convict(FaultProof(author, number, reason, evidence))
     replay(ledger, _stored_entries(store), str(store.path))
     return ledger
 

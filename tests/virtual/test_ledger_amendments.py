@@ -27,7 +27,7 @@ def slowly(index: int) -> int:
 
 def agreed(federation: LedgerFederation, signers: list[int], **changes: Any) -> AmendmentDocument:
     """The next amendment, signed."""
-    constitution = federation.averaging(signers[0]).upkeep.governing.constitution
+    constitution = federation.averaging(signers[0]).maintenance.amendments.constitution
     document = constitution.draft(**changes)
     for index in signers:
         document = document.signed_by(federation.world.identities[index], constitution)
@@ -39,7 +39,7 @@ def amend(federation: LedgerFederation, at: int, document: AmendmentDocument) ->
 
 
 def numbers(federation: LedgerFederation) -> set[int]:
-    return {federation.averaging(index).ledger.law.number for index in federation.running()}
+    return {federation.averaging(index).ledger.amended_rules.number for index in federation.running()}
 
 
 def unsee(federation: LedgerFederation, gone: int) -> None:
@@ -95,7 +95,7 @@ def test_retraction_takes_exactly_the_sites_contribution_out_and_survives_a_rest
     np.testing.assert_array_equal(ledger.accumulator.trunk(), expected.trunk())
     assert ledger.accumulator.digest() == expected.digest()
     # Its entries stay for judging others.
-    assert ledger.books.get(key, 4) is not None
+    assert ledger.accepted.get(key, 4) is not None
     kept = [decode(record.encoded).number for who, record in federation.sites[2].disk.entries.items() if who[0] == key]
     assert kept == [1, 2, 3, 4, 5]
 
@@ -145,7 +145,7 @@ def test_an_added_site_joins_with_the_amendment_that_added_it() -> None:
     assert federation.averaging(0).ledger.head(federation.sites[4].key) == 15
     entries = [e for e in federation.averaging(0).ledger.entries() if e.author == federation.sites[4].key]
     assert {entry.basis.amendment for entry in entries} == {1}
-    caps = [rules.weight_cap for rules in federation.averaging(0).ledger.law.rules]
+    caps = [rules.weight_cap for rules in federation.averaging(0).ledger.amended_rules.rules]
     assert caps == [2**15, 2**17 // 5]
 
 
@@ -176,7 +176,7 @@ def test_a_site_goes_on_under_a_new_key() -> None:
     amend(federation, 3, document)
     assert federation.run(120 * SECOND, until=federation.all_complete)
     assert len(federation.digests()) == 1
-    constitution: Constitution = federation.averaging(0).upkeep.governing.constitution
+    constitution: Constitution = federation.averaging(0).maintenance.amendments.constitution
     assert constitution.roster[fresh.key].name == "site2"
     assert federation.averaging(1).ledger.head(old) == last
     published = [e for e in federation.events(0, EntryPublished) if isinstance(e, EntryPublished)]

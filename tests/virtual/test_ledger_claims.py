@@ -30,7 +30,7 @@ def test_sound_ledgers_agree_all_along() -> None:
     matches: list[bytes] = []
     federation.start_all()
     for index in range(5):
-        federation.averaging(index).upkeep.claims.on_match = lambda site, claim: matches.append(claim.digest)
+        federation.averaging(index).maintenance.claims.on_match = lambda site, claim: matches.append(claim.digest)
     assert federation.run(300 * SECOND, until=federation.all_complete)
     federation.run(10 * SECOND)
     assert not divergences(federation)
@@ -66,7 +66,7 @@ def test_a_claim_in_anothers_name_is_refused_and_one_of_the_future_waits() -> No
     one, other = federation.world.identities[:2]
     host = federation.host(2)
     ledger = federation.averaging(2).ledger
-    chains = ledger.books.chains(ledger.vector)
+    chains = ledger.accepted.chains(ledger.vector)
     assert chains is not None
     lie = sign_claim(one, federation.world.charter.id, ledger.vector, chains, bytes(32), b"x" * 32)
     federation.network.command(host, Delivered(other.key, lie))

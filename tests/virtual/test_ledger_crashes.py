@@ -67,7 +67,7 @@ class Run:
             assert len(forms) == 1
             if author == key:
                 assert number <= ledger.head(key)
-                held = ledger.books.get(key, number)
+                held = ledger.accepted.get(key, number)
                 assert held is None or held.encode() in forms
         trainer = federation.sites[0].trainer
         assert isinstance(trainer, TidyTrainer)
@@ -130,7 +130,7 @@ def test_crashes_while_folding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def story(federation: LedgerFederation) -> None:
         assert federation.run(60 * SECOND, until=lambda: has_folded(federation, 0))
 
-    assert try_all(tmp_path, story, RETAINED + 2, frozenset(["FoldRecord"])) >= 10
+    assert try_all(tmp_path, story, RETAINED + 2, frozenset(["CompactionRecord"])) >= 10
 
 
 def test_crashes_while_a_snapshot_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_crashes_while_a_snapshot_is_taken_over(tmp_path: Path, monkeypatch: pyt
         assert isinstance(disk, StoreDisk)
         lacking = disk.store.vector()[other] + 1
         assert federation.run(
-            60 * SECOND, until=lambda: federation.averaging(2).ledger.books.floor.get(other, 0) > lacking
+            60 * SECOND, until=lambda: federation.averaging(2).ledger.accepted.floor.get(other, 0) > lacking
         )
         federation.start(0)
 
@@ -156,7 +156,7 @@ def test_crashes_while_a_site_is_retired_and_taken_back(tmp_path: Path) -> None:
     def story(federation: LedgerFederation) -> None:
         gone = federation.sites[2].key
         assert federation.run(60 * SECOND, until=lambda: federation.averaging(1).ledger.head(gone) >= 4)
-        constitution = federation.averaging(1).upkeep.governing.constitution
+        constitution = federation.averaging(1).maintenance.amendments.constitution
         document = constitution.draft(retire=[{"name": "site2", "last": 3, "retract_from": 2}])
         for index in (0, 1):
             document = document.signed_by(federation.world.identities[index], constitution)
@@ -170,8 +170,10 @@ def test_crashes_while_a_site_is_retired_and_taken_back(tmp_path: Path) -> None:
 
 
 def has_folded(federation: LedgerFederation, index: int) -> bool:
-    return federation.host(index).running and bool(federation.averaging(index).ledger.books.floor)
+    return federation.host(index).running and bool(federation.averaging(index).ledger.accepted.floor)
 
 
 def is_amended(federation: LedgerFederation) -> bool:
-    return all(federation.host(i).running and federation.averaging(i).ledger.law.number == 1 for i in range(3))
+    return all(
+        federation.host(i).running and federation.averaging(i).ledger.amended_rules.number == 1 for i in range(3)
+    )

@@ -24,7 +24,7 @@ def made_up(federation: LedgerFederation, index: int, units: int) -> Entry:
         charter_id=federation.world.charter.id,
         number=ledger.head(who.key) + 1,
         previous=ledger.head_hash(who.key),
-        basis=ledger.books.basis_for(who.key),
+        basis=ledger.accepted.basis_for(who.key),
         weight=100,
         steps=5,
         norm_squared=ledger.measure(payload) or 0,

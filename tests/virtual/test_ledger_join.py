@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kmel_p2p.core.ledger.events import EntriesFolded, EntryPublished, SnapshotAdopted, SnapshotRefused
+from kmel_p2p.core.ledger.events import EntriesCompacted, EntryPublished, SnapshotAdopted, SnapshotRefused
 from kmel_p2p.core.ledger.sync.messages import PART_BYTES, SnapshotPart
 from kmel_p2p.core.rounds import RoundOpened
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
@@ -39,7 +39,7 @@ def test_a_newcomer_trains_within_a_minute_and_nobody_waits_for_it(loss: float) 
     for index in range(4):
         federation.start(index)
     federation.run(60 * SECOND)
-    assert federation.events(0, EntriesFolded)
+    assert federation.events(0, EntriesCompacted)
     came = federation.network.now
     federation.start(4)
     assert federation.run(60 * SECOND, until=lambda: bool(federation.events(4, EntryPublished)))
@@ -88,7 +88,7 @@ def test_a_false_snapshot_is_not_attested_and_not_used() -> None:
     liar = max(federation.sites[:4], key=by_key)
     federation.averaging(liar.index).ledger.accumulator._sum[8] += 10**9
     federation.start(4, ready=False)
-    federation.averaging(4).upkeep.joiner._rng = ChooseLast()  # type: ignore[assignment]
+    federation.averaging(4).maintenance.fetcher._rng = ChooseLast()  # type: ignore[assignment]
     assert federation.run(240 * SECOND, until=lambda: bool(federation.events(4, SnapshotAdopted)))
     refused = [e for e in federation.events(4, SnapshotRefused) if isinstance(e, SnapshotRefused)]
     assert refused == [SnapshotRefused(liar.key, "other sites hold something else at its vector")]
@@ -114,7 +114,7 @@ def test_a_site_that_was_alone_for_long_brings_its_own_entries_back() -> None:
     own = federation.sites[4].key
     before = alone.head(own)
     assert before > federation.averaging(0).ledger.head(own) + 20
-    assert federation.averaging(0).ledger.books.floor[federation.sites[1].key] > alone.head(federation.sites[1].key)
+    assert federation.averaging(0).ledger.accepted.floor[federation.sites[1].key] > alone.head(federation.sites[1].key)
     federation.heal([0, 1, 2, 3], [4])
     assert federation.run(120 * SECOND, until=lambda: bool(federation.events(4, SnapshotAdopted)))
     assert federation.run(600 * SECOND, until=federation.all_complete)

@@ -20,12 +20,12 @@ from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Message
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher, State
-from kmel_p2p.core.ledger.rules.forks import ForkFinder
-from kmel_p2p.core.ledger.rules.shares import Trains, weights_of
-from kmel_p2p.core.ledger.snapshot import upkeep
-from kmel_p2p.core.ledger.snapshot.upkeep import Upkeep
+from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
+from kmel_p2p.core.ledger.snapshot import maintenance
+from kmel_p2p.core.ledger.snapshot.maintenance import Maintenance
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy, AntiEntropySettings
 from kmel_p2p.core.ledger.sync.claims import ClaimSettings
+from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pacing import HEARING, Pacing, size_class
@@ -70,7 +70,7 @@ class LedgerSettings:
 class LedgerAveraging:
     """See the module docstring. Implements `rounds.Averaging`."""
 
-    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Proofs, Heads, Stubs, *upkeep.MESSAGES)
+    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Proofs, Heads, Stubs, *maintenance.MESSAGES)
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class LedgerAveraging:
             max_payload_bytes,
             now,
         )
-        self.upkeep = Upkeep(
+        self.maintenance = Maintenance(
             identity,
             charter,
             ledger,
@@ -147,7 +147,7 @@ class LedgerAveraging:
     @property
     def revision(self) -> object:
         """Newest amendment and vector: they name the trunk, for an amendment may take entries back."""
-        return self.ledger.law.head_hash, dict(self.ledger.vector)
+        return self.ledger.amended_rules.head_hash, dict(self.ledger.vector)
 
     def digest_work(self) -> Callable[[], bytes] | None:
         """Work for another thread: digest of the trunk at `vector`."""
@@ -161,12 +161,12 @@ class LedgerAveraging:
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a ledger message from an authenticated sender."""
-        if isinstance(message, upkeep.MESSAGES):
-            self.upkeep.receive(sender, message, now)
+        if isinstance(message, maintenance.MESSAGES):
+            self.maintenance.receive(sender, message, now)
         else:
             self.antientropy.receive(sender, message, now)
             if isinstance(message, Have):
-                self.upkeep.governing.told(sender, message.amendments)
+                self.maintenance.amendments.told(sender, message.amendments)
         self._turn(now)
 
     def command(self, cmd: Any, now: Micros) -> None:
@@ -192,9 +192,9 @@ class LedgerAveraging:
             case Approve():
                 self.publisher.approve(cmd)
             case Amend(encoded):
-                self.upkeep.amend(AmendmentDocument.decode(encoded))
+                self.maintenance.amend(AmendmentDocument.decode(encoded))
             case Computed():
-                self.upkeep.computing.computed(cmd.ticket, cmd.result)
+                self.maintenance.computing.computed(cmd.ticket, cmd.result)
             case Persisted():
                 entry = self.publisher.persisted(cmd)
                 if entry is not None:
@@ -216,12 +216,12 @@ class LedgerAveraging:
     def advance(self, now: Micros) -> None:
         """Time passed."""
         self.antientropy.advance(now)
-        self.upkeep.advance(now)
+        self.maintenance.advance(now)
         self._turn(now)
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = (self.antientropy.deadline(), self.upkeep.deadline(), *self._pacing.deadlines)
+        moments = (self.antientropy.deadline(), self.maintenance.deadline(), *self._pacing.deadlines)
         return min((m for m in moments if m is not None), default=None)
 
     def poll(self) -> Effect | None:
@@ -233,7 +233,7 @@ class LedgerAveraging:
     def _turn(self, now: Micros) -> None:
         """After every input: see whether a round may open or the run is over."""
         self._pacing.turn(now)
-        self.upkeep.turn(self.publisher.state is not State.STORING)
+        self.maintenance.turn(self.publisher.state is not State.STORING)
         self._maybe_open_round(now)
         if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
             # The others cannot see the end before they know what we hold.
@@ -243,12 +243,12 @@ class LedgerAveraging:
         if complete and (not self._complete or self._completed != self.revision):
             self._completed = self.revision
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
-            self.upkeep.claims.tell_all()
+            self.maintenance.claims.tell_all()
         self._complete = complete
 
     def _forget(self, site: SiteKey, now: Micros) -> None:
         self.antientropy.forget(site)
-        self.upkeep.forget(site, now)
+        self.maintenance.forget(site, now)
 
     def _set_phase(self, phase: Phase, reason: str) -> None:
         if self._pacing.enter(phase, reason):
@@ -269,7 +269,7 @@ class LedgerAveraging:
             self._pacing.say("")
             self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
             return
-        if self._key in self.ledger.books.retired:
+        if self._key in self.ledger.accepted.retired:
             self._pacing.say("")
             self._set_phase(Phase.LISTENING, "this site was retired by an amendment")
             return
@@ -312,8 +312,8 @@ class LedgerAveraging:
             return HEARING
         if self.ledger.stale:
             return "an amendment takes back entries that are folded away here; fetching a snapshot"
-        if self.upkeep.joiner.active:
-            return self.upkeep.joiner.progress
+        if self.maintenance.fetcher.active:
+            return self.maintenance.fetcher.progress
         training = self._training()
         missing = self._catching_up(len(training), now)
         if missing:
@@ -341,7 +341,7 @@ class LedgerAveraging:
     def _training(self) -> list[SiteKey]:
         """Alive sites that publish, without us and without those whose log has ended."""
         told = ((key, self.antientropy.counterpart(key)) for key in self._members.alive())
-        ended = self.ledger.books.ended
+        ended = self.ledger.accepted.ended
         return [k for k, t in told if t is not None and t.phase is Phase.TRAINING and k not in ended]
 
     def _size_class(self, key: SiteKey) -> int:
@@ -350,7 +350,7 @@ class LedgerAveraging:
     def _is_complete(self) -> bool:
         if self.phase is not Phase.LISTENING or self.publisher.state is not State.IDLE:
             return False
-        mine, ended = self.ledger.vector, self.ledger.books.ended
+        mine, ended = self.ledger.vector, self.ledger.accepted.ended
         for key in self._members.alive():
             if key in ended or key in self.antientropy.stuck:
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.

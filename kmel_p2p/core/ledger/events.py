@@ -72,7 +72,7 @@ class LateFault(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class EntriesFolded(Event):
+class EntriesCompacted(Event):
     """Entries up to here are in the snapshot now."""
 
     until: Vector
@@ -145,7 +145,7 @@ class DivergenceRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class FoldRecord(Record):
+class CompactionRecord(Record):
     """Stored entries up to here are to be folded into the stored snapshot (or the initial trunk)."""
 
     until: Vector

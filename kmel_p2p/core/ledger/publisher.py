@@ -19,7 +19,7 @@ from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
 from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,
@@ -85,7 +85,7 @@ class Publisher:
         if self.state is not State.IDLE:
             raise LocalError(f"a round is {self.state.value} already")
         own = self._identity.key
-        basis = self._ledger.books.basis_for(own)
+        basis = self._ledger.accepted.basis_for(own)
         bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(own, basis.vector)), -24) * NORM_MARGIN
         capped = min(weight, self._ledger.rules.weight_cap)
         if head_weights is not None:

@@ -83,7 +83,7 @@ class OperatorRequests:
         averaging = self._daemon.peer.averaging
         if not isinstance(averaging, LedgerAveraging):
             return
-        folded = averaging.ledger.books.floor
+        folded = averaging.ledger.accepted.floor
         for rule in document.amendment.retire:
             site = self._daemon.site.constitution.site_named(rule.name)
             floor = folded.get(site.site_key, 0) if site is not None else 0

@@ -13,7 +13,7 @@ from kmel_p2p.core.ledger.events import (
     CharterAmended,
     Divergence,
     EntriesApplied,
-    EntriesFolded,
+    EntriesCompacted,
     EntryPublished,
     EntryRefused,
     LateFault,
@@ -104,7 +104,7 @@ class Reporter:
                 self._warn("snapshot refused", giver=self.name(giver), reason=reason)
             case SnapshotAdopted(vector=vector):
                 self._say("snapshot taken over", heads={self.name(key): number for key, number in vector.items()})
-            case EntriesFolded(until=until):
+            case EntriesCompacted(until=until):
                 self._say("entries folded", until={self.name(key): number for key, number in until.items()})
             case Divergence(site=site):
                 text = (

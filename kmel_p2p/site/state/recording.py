@@ -13,9 +13,9 @@ from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.core.effects import Record
 from kmel_p2p.core.ledger.events import (
     AmendmentRecord,
+    CompactionRecord,
     DivergenceRecord,
     EntryRecord,
-    FoldRecord,
     RetractionRecord,
     SnapshotRecord,
 )
@@ -59,7 +59,7 @@ def work_of(record: Record, site: Site) -> Callable[[Store], None]:
             return lambda store: store.put_peer(descriptor.key, body)
         case AmendmentRecord(number=number, encoded=encoded):
             return lambda store: store.add_amendment(number, encoded)
-        case FoldRecord():
+        case CompactionRecord():
             return lambda store: store.fold(record, lambda: genesis(site), site.codec)
         case SnapshotRecord(snapshot=snapshot, kept=kept):
             return lambda store: store.adopt(snapshot, kept)

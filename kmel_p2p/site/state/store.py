@@ -17,7 +17,7 @@ import msgpack
 
 from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.identity import SiteKey, digest
-from kmel_p2p.core.ledger.events import FoldRecord
+from kmel_p2p.core.ledger.events import CompactionRecord
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.proof import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
@@ -204,7 +204,7 @@ class Store:
                 if name == self._snapshot_name():
                     raise
 
-    def fold(self, record: FoldRecord, genesis: Callable[[], Snapshot], codec: Decoder) -> None:
+    def fold(self, record: CompactionRecord, genesis: Callable[[], Snapshot], codec: Decoder) -> None:
         """Fold entries into the snapshot (or into `genesis()`), and forget them.
 
         Raises:

@@ -10,7 +10,8 @@ from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.rules.validity import Rules, weight_cap
+from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.rules.weights import weight_cap
 from kmel_p2p.delta.sparse import SparseDelta
 
 CHARTER_ID = b"c" * 32
@@ -63,7 +64,7 @@ def next_entry(
 ) -> Entry:
     """The entry `site` would make on everything `ledger` holds; `base`, `ended` and the like change its basis."""
     payload = PlainCodec.encode([position], [units])
-    mine = ledger.books.basis_for(site.key)
+    mine = ledger.accepted.basis_for(site.key)
     basis = Basis(
         changes.pop("base", mine.vector),  # type: ignore[arg-type]
         changes.pop("context", mine.context),  # type: ignore[arg-type]

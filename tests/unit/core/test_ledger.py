@@ -13,7 +13,7 @@ from plain_ledgers import CHARTER_ID, PlainCodec, identities, names, new_ledger,
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log.entry import Entry, decode
-from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.validity import Refusal
 
 SITES = identities(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec
-from kmel_p2p.delta.cells import Cells
-from kmel_p2p.delta.structure import FLAT, LEVELS, MAX_LEVEL, Axis, Structure, _thresholds, describe
+from kmel_p2p.delta.structure import FLAT, LEVELS, MAX_LEVEL, Axis, Cells, MatrixStructure, _thresholds, describe
 
 PROPERTY = settings(deadline=None, max_examples=60)
 
@@ -21,21 +21,26 @@ def axis_of(levels: np.ndarray) -> Axis:
     return Axis(levels, tuple(range(LEVELS)))
 
 
+Grid: TypeAlias = tuple[int, int, int, np.ndarray, MatrixStructure]
+
+
 @st.composite
-def grids(draw: st.DrawFn) -> tuple[int, int, int, np.ndarray, Structure]:
+def grids(draw: st.DrawFn) -> Grid:
     """rows, columns, chunk, which chunks are sent, any levels."""
     rows, columns, chunk = draw(st.integers(1, 12)), draw(st.integers(1, 12)), draw(st.integers(1, 40))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     sent = rng.random(-(-rows * columns // chunk)) < draw(st.sampled_from([0.3, 1.0]))
     axes = [axis_of(rng.integers(-MAX_LEVEL, MAX_LEVEL + 1, n)) for n in (rows, columns)]
     described = draw(st.tuples(st.booleans(), st.booleans()))
-    structure = Structure(*(axis if on else None for axis, on in zip(axes, described, strict=True)))
+    structure = MatrixStructure(*(axis if on else None for axis, on in zip(axes, described, strict=True)))
     return rows, columns, chunk, sent, structure
 
 
 @PROPERTY
 @given(grids())
-def test_numbering_counts_the_cells_of_each_class_in_order(grid: tuple[int, int, int, np.ndarray, Structure]) -> None:
+def test_numbering_counts_the_cells_of_each_class_in_order(
+    grid: Grid,
+) -> None:
     rows, columns, chunk, sent, structure = grid
     everywhere = np.flatnonzero(np.repeat(sent, chunk)[: rows * columns])
     cells = Cells(rows * columns, columns, chunk, sent, structure)
@@ -48,7 +53,7 @@ def test_numbering_counts_the_cells_of_each_class_in_order(grid: tuple[int, int,
 
 @PROPERTY
 @given(grids(), st.integers(0, 2**32))
-def test_numbering_is_a_bijection_on_any_support(grid: tuple[int, int, int, np.ndarray, Structure], seed: int) -> None:
+def test_numbering_is_a_bijection_on_any_support(grid: Grid, seed: int) -> None:
     rows, columns, chunk, sent, structure = grid
     everywhere = np.flatnonzero(np.repeat(sent, chunk)[: rows * columns])
     some = everywhere[np.random.default_rng(seed).random(everywhere.size) < 0.2]
@@ -58,7 +63,7 @@ def test_numbering_is_a_bijection_on_any_support(grid: tuple[int, int, int, np.n
 
 @PROPERTY
 @given(grids())
-def test_numbers_beyond_a_class_are_refused(grid: tuple[int, int, int, np.ndarray, Structure]) -> None:
+def test_numbers_beyond_a_class_are_refused(grid: Grid) -> None:
     rows, columns, chunk, sent, structure = grid
     everywhere = np.flatnonzero(np.repeat(sent, chunk)[: rows * columns])
     cells = Cells(rows * columns, columns, chunk, sent, structure)

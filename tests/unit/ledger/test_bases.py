@@ -8,7 +8,7 @@ from plain_ledgers import identities, new_ledger, next_entry
 
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.proof import fork_of
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_base
 from kmel_p2p.core.ledger.snapshot.snapshot import decode
@@ -28,8 +28,8 @@ steps = st.lists(
 
 def both_ways(ledger: Ledger, entry: Entry) -> Refusal | None:
     """The verdict on an entry from the doubtful authors, after comparing it with that from all."""
-    heads, unknown = ledger.books.at_base(entry.author, entry.base)
-    quick = check_base(entry, heads, ledger.rules, unknown, ledger.books.doubtful(entry.base))
+    heads, unknown = ledger.accepted.at_base(entry.author, entry.base)
+    quick = check_base(entry, heads, ledger.rules, unknown, ledger.accepted.doubtful(entry.base))
     assert quick is check_base(entry, heads, ledger.rules, unknown)
     return quick
 
@@ -47,7 +47,7 @@ def grown(draws: list[tuple[int, list[bool], list[int]]]) -> tuple[Ledger, list[
             if site is not SITES[author] and site.key in base:
                 base[site.key] = max(0, base[site.key] - drop)
         lazy = next_entry(SITES[author], own, base=base)
-        if everything.books.reaches(base):
+        if everything.accepted.reaches(base):
             both_ways(everything, lazy)
         entry = next_entry(SITES[author], own, units=500 + len(made))
         assert own.offer(entry).verdict is Verdict.APPLIED
@@ -88,5 +88,5 @@ def test_a_base_without_what_its_heads_were_made_on_is_stale() -> None:
         ledger.offer(next_entry(SITES[site], ledger))
     base = {key: number for key, number in ledger.vector.items() if key != SITES[0].key}
     entry = next_entry(SITES[3], ledger, base=base)
-    assert ledger.books.doubtful(entry.base) == [SITES[0].key]
+    assert ledger.accepted.doubtful(entry.base) == [SITES[0].key]
     assert both_ways(ledger, entry) is Refusal.BASE_STALE

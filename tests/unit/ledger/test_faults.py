@@ -14,7 +14,8 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log.entry import Entry, context_hash
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Hold, Verdict
+from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.entry_check import Hold
 from kmel_p2p.core.ledger.rules.proof import fork_of
 from kmel_p2p.core.ledger.rules.validity import Refusal
 
@@ -108,7 +109,7 @@ def test_breaches_against_the_chain_and_the_base_are_proved_by_headers(
 
 def context(ledger: Ledger, base: dict[Identity, int]) -> bytes:
     """The context hash of a base."""
-    heads = sorted((site.key, ledger.books.header(site.key, number)) for site, number in base.items())
+    heads = sorted((site.key, ledger.accepted.header(site.key, number)) for site, number in base.items())
     return context_hash((key, header.hash) for key, header in heads if header is not None)
 
 
@@ -176,7 +177,7 @@ def test_an_author_that_saw_the_proof_may_go_back_and_one_that_names_an_unknown_
     left.offer(after)
     for entry in left.entries():
         right.offer(entry)
-    assert [(entry.hash, hold) for entry, hold in right.held_up()] == [(left.books.get(B.key, 2).hash, Hold.BASE)]  # type: ignore[union-attr]
+    assert [(entry.hash, hold) for entry, hold in right.held_up()] == [(left.accepted.get(B.key, 2).hash, Hold.BASE)]  # type: ignore[union-attr]
     right.offer(one)
     assert [(entry.hash, hold) for entry, hold in right.held_up()] == [(after.hash, Hold.PROOF)]
     right.offer_proof(left.faults[A.key].evidence)

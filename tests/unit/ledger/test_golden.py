@@ -11,9 +11,9 @@ import pytest
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.core.ledger.log import entry
-from kmel_p2p.core.ledger.rules.law import Law
 from kmel_p2p.core.ledger.rules.proof import prove
-from kmel_p2p.core.ledger.rules.validity import Refusal, Rules
+from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
+from kmel_p2p.core.ledger.rules.validity import Refusal
 from kmel_p2p.core.ledger.snapshot import snapshot
 from kmel_p2p.core.ledger.sync.claims import claim_is_signed
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Claim
@@ -67,7 +67,7 @@ def test_the_stored_amendment_claim_and_fork_hold() -> None:
     roster = frozenset((samples.ALICE.key, samples.BOB.key))
     rules = Rules(samples.CHARTER_ID, roster, samples.CODEC.codec_id, 2**16, 4.0, 2**48)
     evidence = [STORED["fork_proof_first"], STORED["fork_proof_second"]]
-    fault = prove(evidence, Law.first(rules), samples.CODEC, 1000)
+    fault = prove(evidence, AmendedRules.first(rules), samples.CODEC, 1000)
     assert fault is not None
     assert (fault.author, fault.number, fault.reason) == (samples.ALICE.key, 2, Refusal.FORK.value)
 

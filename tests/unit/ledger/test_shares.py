@@ -16,10 +16,11 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
 from kmel_p2p.core.ledger.log.entry import FORMAT, FORMAT_HEADS, Entry, decode, decode_stub
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.proof import prove
-from kmel_p2p.core.ledger.rules.shares import Trains, shares, weights_of
-from kmel_p2p.core.ledger.rules.validity import Refusal, Rules, weight_cap
+from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.rules.validity import Refusal
+from kmel_p2p.core.ledger.rules.weights import Trains, shares, weight_cap, weights_of
 from kmel_p2p.delta.layout import NO_HEAD, Layout, TensorSpec
 from kmel_p2p.delta.sparse import SparseDelta
 
@@ -188,7 +189,7 @@ def test_a_weight_for_no_head_ends_the_log(wrong: dict[int, int]) -> None:
     ledger = head_ledger()
     outcome = ledger.offer(next_entry(SITES[0], ledger, head_weights=wrong))
     assert outcome.refusal is Refusal.HEADS
-    assert prove(outcome.faults[0].evidence, ledger.law, HeadCodec(), 1000) is not None
+    assert prove(outcome.faults[0].evidence, ledger.amended_rules, HeadCodec(), 1000) is not None
 
 
 def test_the_cap_of_a_head_opens_as_others_say_that_they_do_not_train_it() -> None:
@@ -213,7 +214,7 @@ def test_a_weight_above_the_cap_of_a_head_is_proved_to_everybody() -> None:
     assert outcome.verdict is Verdict.REFUSED
     assert outcome.refusal is Refusal.HEAD_WEIGHT
     (fault,) = outcome.faults
-    proved = prove(fault.evidence, ledger.law, HeadCodec(), 1000)
+    proved = prove(fault.evidence, ledger.amended_rules, HeadCodec(), 1000)
     assert proved is not None
     assert proved.reason == Refusal.HEAD_WEIGHT.value
 

@@ -13,7 +13,7 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance, decode, genesis
 
 SITES = identities(3)
@@ -42,7 +42,7 @@ def test_a_snapshot_and_the_rest_is_as_good_as_everything(before: int, after: in
     snapshot = decode(part.snapshot().encode(), len(whole.accumulator))
     assert snapshot.problem() == ""
     assert snapshot.digest() == part.digest()
-    assert snapshot.chains == part.books.chains(part.vector)
+    assert snapshot.chains == part.accepted.chains(part.vector)
     joined = new_ledger(SITES)
     assert joined.adopt(snapshot).verdict is Verdict.APPLIED
     for entry in made:
@@ -68,7 +68,7 @@ def test_folding_changes_nothing_but_what_is_held(count: int, data: st.DataObjec
     for entry in ledger.entries():
         assert restarted.offer(entry).verdict in (Verdict.APPLIED, Verdict.WAITING)
     assert restarted.digest() == digest
-    assert restarted.books.floor == ledger.books.floor
+    assert restarted.accepted.floor == ledger.accepted.floor
     assert ledger.offer(next_entry(SITES[0], ledger)).verdict is Verdict.APPLIED
 
 
@@ -83,8 +83,8 @@ def test_a_fork_below_the_floor_is_late_and_changes_nothing() -> None:
     assert [fault.number for fault in outcome.late] == [1]
     assert not outcome.faults
     assert ledger.digest() == digest
-    assert ledger.books.is_proved(SITES[0].key, 1)
-    assert not ledger.books.ended
+    assert ledger.accepted.is_proved(SITES[0].key, 1)
+    assert not ledger.accepted.ended
     # Whoever acted on the proof is understood, and whoever did not goes on.
     assert ledger.offer(next_entry(SITES[1], ledger)).verdict is Verdict.APPLIED
     assert ledger.offer(next_entry(SITES[0], ledger)).verdict is Verdict.APPLIED
@@ -102,8 +102,8 @@ def test_adopting_turns_what_was_taken_back_into_what_the_majority_holds() -> No
     ledger.fold({site.key: 2 for site in SITES})
     late.adopt(decode(ledger.snapshot().encode()))
     assert late.digest() == ledger.digest()
-    assert not late.books.ended
-    assert late.books.is_proved(SITES[0].key, 1)
+    assert not late.accepted.ended
+    assert late.accepted.is_proved(SITES[0].key, 1)
 
 
 def test_a_snapshot_with_false_headers_has_a_problem() -> None:
@@ -133,7 +133,7 @@ def test_damaged_bytes_are_refused_or_change_the_digest(data: st.DataObject) -> 
         read = decode(bytes(encoded), 16)
     except WireError:
         return
-    assert read.problem() or read.digest() != ledger.digest() or read.chains != ledger.books.chains(ledger.vector)
+    assert read.problem() or read.digest() != ledger.digest() or read.chains != ledger.accepted.chains(ledger.vector)
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100])

@@ -25,7 +25,7 @@ from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, 
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.rules.validity import Rules
+from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer, make_wire

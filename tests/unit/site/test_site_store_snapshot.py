@@ -8,12 +8,12 @@ import pytest
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.events import FoldRecord
+from kmel_p2p.core.ledger.events import CompactionRecord
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, create, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Verdict
-from kmel_p2p.core.ledger.rules.validity import Rules
+from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
 from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk
@@ -33,8 +33,8 @@ def genesis() -> Snapshot:
     return empty_snapshot(CHARTER.id, Accumulator.from_trunk(toy_trunk()))
 
 
-def folding(until: dict[SiteKey, int]) -> FoldRecord:
-    return FoldRecord(until, {}, ())
+def folding(until: dict[SiteKey, int]) -> CompactionRecord:
+    return CompactionRecord(until, {}, ())
 
 
 def publish(ledger: Ledger, index: int) -> Entry:
@@ -45,7 +45,7 @@ def publish(ledger: Ledger, index: int) -> Entry:
         charter_id=CHARTER.id,
         number=ledger.head(site.key) + 1,
         previous=ledger.head_hash(site.key),
-        basis=ledger.books.basis_for(site.key),
+        basis=ledger.accepted.basis_for(site.key),
         weight=500,
         steps=1,
         norm_squared=ledger.measure(payload) or 0,
@@ -91,7 +91,7 @@ def test_folding_keeps_the_sum_and_bounds_the_store(tmp_path: Path) -> None:
         assert again.digest() == ledger.digest()
         assert again.vector == ledger.vector == store.vector()
         assert len(list(store.load_entries())) == 3 * (4 - until)
-        assert again.books.floor == {site.key: until for site in sorted(SITES, key=lambda s: s.key)}
+        assert again.accepted.floor == {site.key: until for site in sorted(SITES, key=lambda s: s.key)}
     assert snapshots(store.path) == ["snapshot-3.kmls"]
     store.close()
 

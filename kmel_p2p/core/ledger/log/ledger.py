@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS, AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
-from kmel_p2p.core.ledger.log.books import Books
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
-from kmel_p2p.core.ledger.log.log import KEPT_HEADERS
-from kmel_p2p.core.ledger.log.verdict import Hold, Outcome, Verdict
+from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.log.waiting import WaitingRoom
-from kmel_p2p.core.ledger.rules.judging import Payloads, judge
-from kmel_p2p.core.ledger.rules.law import Law
-from kmel_p2p.core.ledger.rules.proof import Decoder, Fault, fault_of, fork_of, prove
-from kmel_p2p.core.ledger.rules.validity import Refusal, Rules, check_alone, check_origin, head_cap, norm_bound_squared
+from kmel_p2p.core.ledger.rules.entry_check import Hold, PayloadDecoder, check_entry
+from kmel_p2p.core.ledger.rules.proof import Decoder, FaultProof, fault_of, fork_of, prove
+from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
+from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_origin, head_cap, norm_bound_squared
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, digest_context
 from kmel_p2p.core.types import Vector
 from kmel_p2p.delta.sparse import SparseDelta
@@ -31,18 +30,18 @@ class Ledger:
 
     def __init__(self, accumulator: Accumulator, codec: Decoder, rules: Rules) -> None:
         self.accumulator = accumulator
-        self.law = Law.first(rules)
+        self.amended_rules = AmendedRules.first(rules)
         self.constitution: Constitution | None = None
         """Charter and amendments; None where a ledger is used without a charter."""
         self.stale = False
         """Whether an amendment took back what is folded away here: only a snapshot helps."""
-        self.books = Books()
+        self.accepted = AcceptedLogs()
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; what is left is done by `settle`. None: no limit."""
         self.unsettled = False
         """Whether `settle` has something to do."""
         self._codec = codec
-        self._payloads = Payloads(codec)
+        self._payloads = PayloadDecoder(codec)
         self._waiting = WaitingRoom()
         self._holds: dict[SiteKey, Hold] = {}
 
@@ -51,17 +50,17 @@ class Ledger:
     @property
     def rules(self) -> Rules:
         """The rules in force."""
-        return self.law.now
+        return self.amended_rules.now
 
     @property
     def vector(self) -> dict[SiteKey, int]:
         """author -> sequence number of the newest applied entry, in key order, without zeros."""
-        return self.books.vector
+        return self.accepted.vector
 
     @property
-    def faults(self) -> Mapping[SiteKey, Fault]:
+    def faults(self) -> Mapping[SiteKey, FaultProof]:
         """Authors whose log has ended, with the evidence."""
-        return self.books.faults
+        return self.accepted.faults
 
     @property
     def waiting(self) -> int:
@@ -70,11 +69,11 @@ class Ledger:
 
     def head(self, author: SiteKey) -> int:
         """Sequence number of the author's newest applied entry; 0 when none."""
-        return self.books.head(author)
+        return self.accepted.head(author)
 
     def head_hash(self, author: SiteKey) -> bytes:
         """What the author's next entry must chain to."""
-        return self.books.log(author).head_hash
+        return self.accepted.log(author).head_hash
 
     def has(self, author: SiteKey, number: int) -> bool:
         """Whether the entry is applied or waiting here."""
@@ -82,7 +81,7 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """Every applied entry still held, author by author."""
-        return self.books.entries()
+        return self.accepted.entries()
 
     def held_up(self) -> Iterator[tuple[Entry, Hold]]:
         """The next entry of each log that cannot go on, and why."""
@@ -93,17 +92,19 @@ class Ledger:
 
     def norm_bound_squared(self, author: SiteKey, base: Vector) -> int:
         """Bound on an entry that `author` makes on `base`; all of `base` must be applied here."""
-        heads, unknown = self.books.at_base(author, base)
+        heads, unknown = self.accepted.at_base(author, base)
         return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
     def head_caps(self, author: SiteKey, base: Vector, heads: Iterable[int]) -> dict[int, int]:
         """Largest weight that an entry of `author` on `base` may give to each of these shared heads."""
-        known, _ = self.books.at_base(author, base)
+        known, _ = self.accepted.at_base(author, base)
         return {head: max(self.rules.weight_cap, head_cap(head, author, known, self.rules)) for head in heads}
 
     def snapshot(self) -> Snapshot:
         """The present state, copied."""
-        kept = {key: tuple(log.headers())[-KEPT_HEADERS:] for key, log in sorted(self.books.logs.items()) if log.head}
+        kept = {
+            key: tuple(log.headers())[-KEPT_HEADERS:] for key, log in sorted(self.accepted.logs.items()) if log.head
+        }
         evidence = tuple(self.faults[key].evidence for key in sorted(self.faults))
         documents = self.constitution.documents if self.constitution is not None else ()
         return Snapshot(
@@ -111,19 +112,19 @@ class Ledger:
             headers=kept,
             evidence=evidence,
             amendments=tuple(document.encode() for document in documents),
-            amendment_hash=self.law.head_hash,
-            withdrawn=dict(self.books.withdrawn),
+            amendment_hash=self.amended_rules.head_hash,
+            withdrawn=dict(self.accepted.withdrawn),
             accumulator=self.accumulator.copy(),
         )
 
     def digest_work(self, vector: Vector) -> Callable[[], bytes] | None:
         """Work that computes `digest(vector)` on copies; None when the entries above are no longer held."""
-        if not self.books.holds_above(vector):
+        if not self.accepted.holds_above(vector):
             return None
-        above = (entry for key, log in self.books.logs.items() for entry in log.after(vector.get(key, 0)))
-        later = [entry for entry in above if not self.books.is_withdrawn(entry.author, entry.number)]
+        above = (entry for key, log in self.accepted.logs.items() for entry in log.after(vector.get(key, 0)))
+        later = [entry for entry in above if not self.accepted.is_withdrawn(entry.author, entry.number)]
         past, codec = self.accumulator.copy(), self._codec
-        context = digest_context(self.rules.charter_id, self.law.head_hash, dict(vector))
+        context = digest_context(self.rules.charter_id, self.amended_rules.head_hash, dict(vector))
 
         def work() -> bytes:
             for entry in later:
@@ -139,7 +140,9 @@ class Ledger:
             Bug: entries above `vector` are no longer held.
         """
         if vector is None:
-            return self.accumulator.digest(digest_context(self.rules.charter_id, self.law.head_hash, self.vector))
+            return self.accumulator.digest(
+                digest_context(self.rules.charter_id, self.amended_rules.head_hash, self.vector)
+            )
         work = self.digest_work(vector)
         if work is None:
             raise Bug(f"entries above {dict(vector)} are not held")
@@ -154,10 +157,10 @@ class Ledger:
         refusal = check_origin(entry, self.rules) or check_alone(entry, self.rules)
         if refusal is not None:
             return refusal.value
-        if self.books.is_ended(entry.author, entry.number):
+        if self.accepted.is_ended(entry.author, entry.number):
             return Verdict.ENDED.value
-        verdict = judge(entry, self.books, self.law, self._payloads)
-        if isinstance(verdict, Fault):
+        verdict = check_entry(entry, self.accepted, self.amended_rules, self._payloads)
+        if isinstance(verdict, FaultProof):
             return verdict.reason
         return verdict.value if isinstance(verdict, Hold) else ""
 
@@ -173,9 +176,9 @@ class Ledger:
             return Outcome(Verdict.REFUSED, refusal)
         if known is not None:
             return self._convicted(Refusal.FORK, fork_of(known, entry))
-        if self.books.is_ended(entry.author, entry.number):
+        if self.accepted.is_ended(entry.author, entry.number):
             return Outcome(Verdict.ENDED)
-        rules = self.law.at(entry.basis.amendment)
+        rules = self.amended_rules.at(entry.basis.amendment)
         refusal = check_alone(entry, rules) if rules is not None else None
         if refusal is not None:
             return self._convicted(refusal, fault_of(refusal, entry))
@@ -199,24 +202,24 @@ class Ledger:
         Raises:
             WireError: a part of it is no header and no entry.
         """
-        fault = prove(evidence, self.law, self._codec, max_payload_bytes)
+        fault = prove(evidence, self.amended_rules, self._codec, max_payload_bytes)
         return Outcome(Verdict.REFUSED) if fault is None else self.convict(fault)
 
-    def convict(self, fault: Fault) -> Outcome:
+    def convict(self, fault: FaultProof) -> Outcome:
         """End an author's log before `fault.number`, retracting what is beyond it exactly. The fault must be proved.
 
         Entries of others stay, though their base reach beyond: their authors could not know.
         """
         outcome = Outcome(Verdict.REFUSED)
-        standing = self.books.proof_against(fault.author)
-        if (standing is not None and standing.number <= fault.number) or self.books.is_ended(
+        standing = self.accepted.proof_against(fault.author)
+        if (standing is not None and standing.number <= fault.number) or self.accepted.is_ended(
             fault.author, fault.number
         ):
             outcome.verdict = Verdict.ENDED
             return outcome
-        if fault.number < self.books.log(fault.author).first:
+        if fault.number < self.accepted.log(fault.author).first:
             # What is folded away was attested by a majority; nothing here can be taken back any more.
-            self.books.late[fault.author] = fault
+            self.accepted.late[fault.author] = fault
             outcome.late.append(fault)
             self._settle(outcome)
             return outcome
@@ -228,14 +231,16 @@ class Ledger:
         """Go on under a constitution that continues the present one: sites come, go, and take back what they gave."""
         outcome = Outcome(Verdict.APPLIED)
         self.constitution = constitution
-        self.law = Law.of(constitution, self.law.rules[0], constitution.genesis.averaging.weight_cap)
-        self.books.amendment, self.books.amendment_hash = self.law.number, self.law.head_hash
-        for author, end in self.law.retired.items():
-            if self.books.retired.get(author) != end:
-                self.books.retired[author] = end
+        self.amended_rules = AmendedRules.of(
+            constitution, self.amended_rules.rules[0], constitution.genesis.averaging.weight_cap
+        )
+        self.accepted.amendment, self.accepted.amendment_hash = self.amended_rules.number, self.amended_rules.head_hash
+        for author, end in self.amended_rules.retired.items():
+            if self.accepted.retired.get(author) != end:
+                self.accepted.retired[author] = end
                 self._cut(author, end, outcome)
-        for author, start in self.law.withdrawn.items():
-            if author not in self.books.withdrawn:
+        for author, start in self.amended_rules.withdrawn.items():
+            if author not in self.accepted.withdrawn:
                 self._withdraw(author, start)
         self._settle(outcome)
         return outcome
@@ -243,7 +248,7 @@ class Ledger:
     def fold(self, until: Vector) -> None:
         """Let go of the payloads of entries up to `until`; they must be in the stored snapshot."""
         for author, number in until.items():
-            self.books.log(author).fold(number)
+            self.accepted.log(author).fold(number)
 
     def adopt(self, snapshot: Snapshot) -> Outcome:
         """Go on from an attested snapshot; entries held beyond it are judged again on top of it.
@@ -252,19 +257,19 @@ class Ledger:
         """
         before = {entry.hash for entry in self.entries()}
         again = [*self.entries(), *self._waiting]
-        proofs = [fault for book in (self.books.faults, self.books.late) for fault in book.values()]
+        proofs = [fault for book in (self.accepted.faults, self.accepted.late) for fault in book.values()]
         self.accumulator = snapshot.accumulator.copy()
-        self.books, self._waiting, self._holds = Books.following(snapshot.headers), WaitingRoom(), {}
-        self.books.withdrawn = dict(snapshot.withdrawn)
+        self.accepted, self._waiting, self._holds = AcceptedLogs.following(snapshot.headers), WaitingRoom(), {}
+        self.accepted.withdrawn = dict(snapshot.withdrawn)
         self.stale = False
         outcome = Outcome(Verdict.APPLIED)
         if self.constitution is not None:
             self.amend(self._longer(self.constitution, snapshot))
-        proved = [prove(evidence, self.law, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
+        proved = [prove(evidence, self.amended_rules, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
         for fault in (*proofs, *(fault for fault in proved if fault is not None)):
             outcome.faults += self.convict(fault).faults
         for entry in again:
-            if entry.number > self.head(entry.author) and not self.books.is_ended(entry.author, entry.number):
+            if entry.number > self.head(entry.author) and not self.accepted.is_ended(entry.author, entry.number):
                 self._waiting.hold(entry, always=True)
         limit, self.turn_bytes = self.turn_bytes, None
         self._settle(outcome)
@@ -277,7 +282,7 @@ class Ledger:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _known(self, entry: Entry) -> SignedHeader | None:
-        return self.books.header(entry.author, entry.number) or self._waiting.get(entry.author, entry.number)
+        return self.accepted.header(entry.author, entry.number) or self._waiting.get(entry.author, entry.number)
 
     def _settle(self, outcome: Outcome) -> None:
         """Apply waiting entries until none is ready. Author order makes the walk the same everywhere."""
@@ -291,7 +296,7 @@ class Ledger:
                     if left is not None and left <= 0:
                         self.unsettled = True
                         return
-                    verdict = judge(entry, self.books, self.law, self._payloads)
+                    verdict = check_entry(entry, self.accepted, self.amended_rules, self._payloads)
                     if isinstance(verdict, Hold):
                         self._holds[author] = verdict
                         break
@@ -300,38 +305,38 @@ class Ledger:
                     self._waiting.release(author, entry.number)
                     self._take(entry, verdict, outcome)
 
-    def _take(self, entry: Entry, verdict: SparseDelta | Fault, outcome: Outcome) -> None:
-        if isinstance(verdict, Fault):
+    def _take(self, entry: Entry, verdict: SparseDelta | FaultProof, outcome: Outcome) -> None:
+        if isinstance(verdict, FaultProof):
             self._end(verdict, outcome)
             return
-        self.books.append(entry)
-        if not self.books.is_withdrawn(entry.author, entry.number):
+        self.accepted.append(entry)
+        if not self.accepted.is_withdrawn(entry.author, entry.number):
             self.accumulator.add(verdict, entry.weight, entry.head_weights)
         outcome.applied.append(entry)
 
-    def _end(self, fault: Fault, outcome: Outcome) -> None:
-        self.books.faults[fault.author] = fault
+    def _end(self, fault: FaultProof, outcome: Outcome) -> None:
+        self.accepted.faults[fault.author] = fault
         outcome.faults.append(fault)
         self._cut(fault.author, fault.number, outcome)
 
     def _cut(self, author: SiteKey, end: int, outcome: Outcome) -> None:
         """Take back an author's entries from `end` on."""
         self._waiting.release_from(author, end)
-        if end < self.books.log(author).first:
+        if end < self.accepted.log(author).first:
             self.stale = True
-        for entry in self.books.log(author).truncate(end):
-            if not self.books.is_withdrawn(author, entry.number):
+        for entry in self.accepted.log(author).truncate(end):
+            if not self.accepted.is_withdrawn(author, entry.number):
                 self.accumulator.subtract(self._payloads.applied(entry), entry.weight, entry.head_weights)
             outcome.retracted.append(entry)
 
     def _withdraw(self, author: SiteKey, start: int) -> None:
         """Take an author's contributions from `start` on out of the trunk; its entries stay for judging others."""
-        log = self.books.log(author)
+        log = self.accepted.log(author)
         if start < log.first:
             self.stale = True
         for entry in log.after(start - 1):
             self.accumulator.subtract(self._payloads.applied(entry), entry.weight, entry.head_weights)
-        self.books.withdrawn[author] = start
+        self.accepted.withdrawn[author] = start
 
     def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:
         """The constitution with what the snapshot brings beyond it; its amendments were checked."""
@@ -339,14 +344,14 @@ class Ledger:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         return constitution
 
-    def _convicted(self, refusal: Refusal, fault: Fault) -> Outcome:
+    def _convicted(self, refusal: Refusal, fault: FaultProof) -> Outcome:
         outcome = self.convict(fault)
         outcome.refusal = refusal
         return outcome
 
     def _judge(self, entry: Entry, outcome: Outcome) -> Outcome:
         """The verdict on the offered entry itself, after settling."""
-        standing = self.books.get(entry.author, entry.number)
+        standing = self.accepted.get(entry.author, entry.number)
         if standing is not None and standing.hash == entry.hash:
             outcome.verdict = Verdict.APPLIED
         elif self._waiting.get(entry.author, entry.number) is None:

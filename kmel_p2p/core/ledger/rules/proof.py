@@ -22,16 +22,8 @@ from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import Entry, SignedHeader, decode, decode_stub
-from kmel_p2p.core.ledger.rules.law import Law
-from kmel_p2p.core.ledger.rules.validity import (
-    Refusal,
-    Rules,
-    check_alone,
-    check_base,
-    check_chain,
-    check_origin,
-    context_of,
-)
+from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
+from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, check_origin, context_of
 from kmel_p2p.delta.sparse import SparseDelta
 
 MAX_EVIDENCE = MAX_SITES + 1
@@ -47,7 +39,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FaultProof:
     """Evidence that an author broke the rules: its log ends before `number`."""
 
     author: SiteKey
@@ -56,21 +48,23 @@ class Fault:
     evidence: tuple[bytes, ...]
 
 
-def fault_of(refusal: Refusal, offender: SignedHeader, *others: SignedHeader) -> Fault:
+def fault_of(refusal: Refusal, offender: SignedHeader, *others: SignedHeader) -> FaultProof:
     """The fault that these headers prove; payload faults keep the whole entry."""
     whole = refusal in (Refusal.PAYLOAD, Refusal.NORM_CLAIM)
     first = offender.encode() if whole and isinstance(offender, Entry) else offender.stub()
     evidence = (first, *(other.stub() for other in others))
-    return Fault(offender.author, offender.number, refusal.value, evidence)
+    return FaultProof(offender.author, offender.number, refusal.value, evidence)
 
 
-def fork_of(one: SignedHeader, other: SignedHeader) -> Fault:
+def fork_of(one: SignedHeader, other: SignedHeader) -> FaultProof:
     """Two headers of one author and number."""
     first, second = sorted((one, other), key=lambda header: header.hash)
     return fault_of(Refusal.FORK, first, second)
 
 
-def prove(evidence: Sequence[bytes], law: Law, codec: Decoder, max_payload_bytes: int) -> Fault | None:
+def prove(
+    evidence: Sequence[bytes], amended: AmendedRules, codec: Decoder, max_payload_bytes: int
+) -> FaultProof | None:
     """What the evidence proves, or None: nothing, or nothing that can be told before an amendment is here.
 
     Raises:
@@ -80,13 +74,13 @@ def prove(evidence: Sequence[bytes], law: Law, codec: Decoder, max_payload_bytes
         return None
     offender = _read(evidence[0], max_payload_bytes)
     others = [_read(part, max_payload_bytes) for part in evidence[1:]]
-    if any(check_origin(header, law.now) is not None for header in (offender, *others)):
+    if any(check_origin(header, amended.now) is not None for header in (offender, *others)):
         return None
-    rules = law.at(offender.basis.amendment)
+    rules = amended.at(offender.basis.amendment)
     if rules is None and not (len(others) == 1 and others[0].author == offender.author):
         return None
-    refusal = _refusal(offender, others, rules or law.now, codec)
-    return None if refusal is None else Fault(offender.author, offender.number, refusal.value, tuple(evidence))
+    refusal = _refusal(offender, others, rules or amended.now, codec)
+    return None if refusal is None else FaultProof(offender.author, offender.number, refusal.value, tuple(evidence))
 
 
 def check_payload(entry: Entry, codec: Decoder) -> SparseDelta | Refusal:

@@ -10,18 +10,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, SignedHeader, context_hash
-
-_SQUARES_AT_ONCE = 2**14
-"""Squares of values below 2**24 that sum without overflow in int64."""
+from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.rules.weights import weight_cap
 
 
 class Refusal(enum.Enum):
@@ -52,60 +45,6 @@ class Refusal(enum.Enum):
     def blames_author(self) -> bool:
         """Whether the author's signature proves its own fault."""
         return self not in (Refusal.SIGNATURE, Refusal.CHARTER, Refusal.AUTHOR)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the charter lets an entry be."""
-
-    charter_id: bytes
-    roster: frozenset[SiteKey]
-    codec_id: int
-    weight_cap: int
-    """Largest weight, in units of 2**-16."""
-    norm_cap: float
-    """Times the median of the newest norms at an entry's base."""
-    first_norm_squared: int
-    """Bound on the squared norm, units 2**-48, of an entry whose base holds no entry of another site."""
-    lone_entries: int | None = None
-    """Entries that a site may publish before it has seen one of another; None where one site may start alone."""
-    heads: int = 0
-    """Shared heads that the charter has."""
-    current: frozenset[SiteKey] = frozenset()
-    """Sites that are not retired; the weight cap is `cap_share` equal shares among them."""
-    cap_share: float = 2.0
-
-    @classmethod
-    def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
-        """The rules of `charter`; a first entry may not move the trunk further than its initial length."""
-        return cls(
-            charter_id=charter.id,
-            roster=frozenset(charter.roster),
-            codec_id=codec_id,
-            weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
-            norm_cap=charter.ledger.norm_cap,
-            first_norm_squared=exact_norm_squared(initial_trunk),
-            lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
-            heads=sum(endpoint.head == "shared" for endpoint in charter.assay_endpoints),
-            current=frozenset(charter.roster),
-            cap_share=charter.averaging.weight_cap,
-        )
-
-
-def weight_cap(sites: int, share: float) -> int:
-    """`share` times the equal share of `sites`, at most the whole, in units of 2**-16."""
-    return int(min(WEIGHT_ONE, max(1, share * WEIGHT_ONE / sites)))
-
-
-def exact_norm_squared(values: NDArray[np.float32]) -> int:
-    """Squared L2 norm in units of 2**-48, the same integer on every machine.
-
-    Args:
-        values: below one in magnitude, as initial trunks are; float32 sums would depend on the processor.
-    """
-    units = np.rint(np.ldexp(values.astype(np.float64), 24)).astype(np.int64)
-    squares = units * units
-    return sum(int(squares[i : i + _SQUARES_AT_ONCE].sum()) for i in range(0, squares.size, _SQUARES_AT_ONCE))
 
 
 def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Store
-from kmel_p2p.core.ledger.events import EntriesFolded, FoldRecord
+from kmel_p2p.core.ledger.events import CompactionRecord, EntriesCompacted
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.types import SECOND, Micros, Vector
 
@@ -70,13 +70,13 @@ class Retention:
             return
         self._next = now + PERIOD
         until = {} if self._ledger.stale else self._foldable(now)
-        if sum(until[key] - self._ledger.books.floor.get(key, 0) for key in until) < LEAST:
+        if sum(until[key] - self._ledger.accepted.floor.get(key, 0) for key in until) < LEAST:
             return
         amended = self._ledger.constitution
         documents = amended.documents if amended is not None else ()
         encoded = tuple(document.encode() for document in documents)
-        self._outbox.append(Store(FoldRecord(until, dict(self._ledger.books.withdrawn), encoded)))
-        self._outbox.append(Emit(EntriesFolded(until)))
+        self._outbox.append(Store(CompactionRecord(until, dict(self._ledger.accepted.withdrawn), encoded)))
+        self._outbox.append(Emit(EntriesCompacted(until)))
         self._ledger.fold(until)
 
     def deadline(self) -> Micros:
@@ -97,7 +97,7 @@ class Retention:
                 return {}
         if 2 * (1 + len(vectors)) <= self._roster():
             return {}
-        floor, retain = self._ledger.books.floor, self._affordable()
+        floor, retain = self._ledger.accepted.floor, self._affordable()
         until: dict[SiteKey, int] = {}
         for author, head in self._ledger.vector.items():
             number = min([head, *(vector.get(author, 0) for vector in vectors)]) - retain

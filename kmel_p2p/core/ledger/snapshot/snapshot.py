@@ -21,9 +21,9 @@ from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
+from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
-from kmel_p2p.core.ledger.log.log import KEPT_HEADERS
 from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE, Decoder
 from kmel_p2p.core.ledger.rules.validity import context_of
 from kmel_p2p.core.wire import HASH, VECTOR, Field, blob, listing, uint

@@ -18,30 +18,30 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message, Send
 from kmel_p2p.core.ledger.events import EntryRefused
-from kmel_p2p.core.ledger.log.changes import changes
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Hold, Outcome, Verdict
-from kmel_p2p.core.ledger.rules.forks import ForkFinder
-from kmel_p2p.core.ledger.sync.answering import answers
-from kmel_p2p.core.ledger.sync.asking import Asking
-from kmel_p2p.core.ledger.sync.counterparts import Counterpart, Counterparts
-from kmel_p2p.core.ledger.sync.hot import HotEntries
+from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict, changes
+from kmel_p2p.core.ledger.rules.entry_check import Hold
+from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_BODIES,
     MAX_NEWS,
     Announce,
     Bodies,
-    Folded,
+    Compacted,
+    EntryId,
+    EntryRange,
     Have,
     Heads,
-    Item,
     Proofs,
-    Range,
     Stubs,
     Want,
     WantAmendments,
 )
+from kmel_p2p.core.ledger.sync.open_requests import OpenRequests
+from kmel_p2p.core.ledger.sync.other_peers import OtherPeer, OtherPeers
+from kmel_p2p.core.ledger.sync.push import LazyPush
+from kmel_p2p.core.ledger.sync.responses import responses
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness, Vector
 
@@ -101,20 +101,20 @@ class AntiEntropy:
         self._rng = rng
         self._settings = settings
         self._max_payload_bytes = max_payload_bytes
-        self._counterparts = Counterparts(ledger, forks)
-        self._asking = Asking(settings.spread_period // 2, settings.want_timeout)
+        self._counterparts = OtherPeers(ledger, forks)
+        self._asking = OpenRequests(settings.spread_period // 2, settings.want_timeout)
         self._forks = forks
         self.stuck: set[SiteKey] = set()
         """Authors whose next entry has waited for long for something that nobody could supply."""
         self._held_since: dict[SiteKey, Micros] = {}
-        self._hot = HotEntries(settings.fanout, settings.spread_period)
+        self._hot = LazyPush(settings.fanout, settings.spread_period)
         self._next_summary = now + self._jittered()
         self._seen_entries = 0
         self._seen_bytes = 0
 
     # ---- what others told us ------------------------------------------------------------------------------------
 
-    def counterpart(self, key: SiteKey) -> Counterpart | None:
+    def counterpart(self, key: SiteKey) -> OtherPeer | None:
         """What `key` last told us, if anything since it last came up."""
         return self._counterparts.get(key)
 
@@ -139,7 +139,7 @@ class AntiEntropy:
             case Have():
                 self._on_have(sender, message, now)
             case Want():
-                self._outbox += answers(message, self._ledger.books, sender)
+                self._outbox += responses(message, self._ledger.accepted, sender)
             case Bodies():
                 self._on_bodies(sender, message, now)
             case Announce():
@@ -181,9 +181,9 @@ class AntiEntropy:
 
     def greet(self, to: SiteKey, reply: bool = True) -> None:
         """Tell one site what is here, and ask it the same."""
-        ended = self._ledger.books.ended
+        ended = self._ledger.accepted.ended
         vector = self._ledger.vector
-        chains = self._ledger.books.chains(vector)
+        chains = self._ledger.accepted.chains(vector)
         assert chains is not None, "the newest header of every log is held"
         self._outbox.append(
             Send(
@@ -194,7 +194,7 @@ class AntiEntropy:
                     int(self.phase),
                     self.step_us,
                     ended,
-                    self._ledger.law.number,
+                    self._ledger.amended_rules.number,
                     self.heads,
                     reply,
                 ),
@@ -213,7 +213,7 @@ class AntiEntropy:
         encoded = entry.encode()
         alive = sorted(self._alive())
         if self._is_lazy(len(encoded), len(alive)):
-            self._hot.add(Item(entry.author, entry.number), len(alive), now)
+            self._hot.add(EntryId(entry.author, entry.number), len(alive), now)
             return
         body = Bodies((encoded,))
         for key in alive:
@@ -231,19 +231,19 @@ class AntiEntropy:
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
         if self._counterparts.told(sender, have, now):
             self.behind = self._counterparts.missing()
-        floor = self._ledger.books.floor
+        floor = self._ledger.accepted.floor
         if any(number <= floor.get(key, 0) for key, number in have.ended.items()):
             # It took back what is folded away here and at a majority.
-            self._outbox.append(Send(sender, Folded(floor)))
+            self._outbox.append(Send(sender, Compacted(floor)))
         self._pull(sender, now)
         if have.reply:
             # The answer asks for nothing back, so two sites never echo each other.
             self.greet(sender, reply=False)
 
     def _on_announce(self, sender: SiteKey, news: Announce, now: Micros) -> None:
-        wanted: list[Item] = []
+        wanted: list[EntryId] = []
         for author, number in news.items:
-            self._hot.knows(Item(author, number), sender)
+            self._hot.knows(EntryId(author, number), sender)
             wanted += self._missing(author, number, sender, MAX_BODIES - len(wanted), now)
         self._want(sender, wanted, (), now)
 
@@ -252,23 +252,23 @@ class AntiEntropy:
         told = self._counterparts.get(sender)
         if told is None:
             return
-        wanted: list[Item] = []
+        wanted: list[EntryId] = []
         for author in sorted(told.vector):
             wanted += self._missing(author, told.vector[author], sender, MAX_BODIES - len(wanted), now)
-        books = self._ledger.books
-        evidence = tuple(key for key, number in sorted(told.ended.items()) if not books.is_proved(key, number))
+        accepted = self._ledger.accepted
+        evidence = tuple(key for key, number in sorted(told.ended.items()) if not accepted.is_proved(key, number))
         self._want(sender, wanted, evidence, now)
 
-    def _missing(self, author: SiteKey, their_head: int, holder: SiteKey, limit: int, now: Micros) -> list[Item]:
+    def _missing(self, author: SiteKey, their_head: int, holder: SiteKey, limit: int, now: Micros) -> list[EntryId]:
         """What of an author's log up to `their_head` is to be asked of `holder`, at most `limit` entries."""
         if not self.pulling or author not in self._ledger.rules.roster:
             return []
-        last = min(their_head, self._ledger.books.end(author) - 1)
+        last = min(their_head, self._ledger.accepted.end(author) - 1)
         first = self._ledger.head(author) + 1
-        wanted: list[Item] = []
+        wanted: list[EntryId] = []
         # A head that is far away may be a lie; what is asked for at once is bounded anyway.
         for number in range(first, min(last, first + MAX_BODIES - 1) + 1):
-            item = Item(author, number)
+            item = EntryId(author, number)
             if self._ledger.has(author, number):
                 continue
             if item in self._asking:
@@ -289,7 +289,7 @@ class AntiEntropy:
         self.behind = self._counterparts.missing()
         self.announce()
 
-    def _want(self, of: SiteKey, items: Iterable[Item], evidence: tuple[SiteKey, ...], now: Micros) -> None:
+    def _want(self, of: SiteKey, items: Iterable[EntryId], evidence: tuple[SiteKey, ...], now: Micros) -> None:
         """Send one `Want`; `items` are noted as asked already."""
         ranges = _ranges(items)
         if ranges or evidence:
@@ -297,7 +297,7 @@ class AntiEntropy:
 
     def _ask_again(self, now: Micros) -> None:
         """Ask another site for what was not answered in time."""
-        again: dict[SiteKey, list[Item]] = {}
+        again: dict[SiteKey, list[EntryId]] = {}
         for item, other in self._asking.overdue(now, self._rng):
             if other is None or self._ledger.has(*item):
                 self._asking.give_up(item)
@@ -309,14 +309,14 @@ class AntiEntropy:
                 self._want(key, items[start : start + MAX_BODIES], (), now)
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
-        gaps: list[Item] = []
+        gaps: list[EntryId] = []
         for encoded in bodies.entries:
             try:
                 entry = decode(encoded, max_payload_bytes=self._max_payload_bytes)
             except WireError as error:
                 self._refuse(sender, None, str(error))
                 continue
-            self._asking.arrived(Item(entry.author, entry.number), sender, now)
+            self._asking.arrived(EntryId(entry.author, entry.number), sender, now)
             self._seen_entries += 1
             self._seen_bytes += len(encoded)
             outcome = self._ledger.offer(entry)
@@ -364,7 +364,7 @@ class AntiEntropy:
             if hold is Hold.PROOF:
                 self._outbox.append(Send(of, Want((), tuple(sorted(entry.basis.ended)))))
             elif hold is Hold.AMENDMENT:
-                self._outbox.append(Send(of, WantAmendments(self._ledger.law.number + 1)))
+                self._outbox.append(Send(of, WantAmendments(self._ledger.amended_rules.number + 1)))
             elif hold is Hold.CONTEXT:
                 self._forks.compare(of, entry.base)
 
@@ -372,7 +372,7 @@ class AntiEntropy:
         """A new entry that its author does not upload to everybody is news here too."""
         sites = len(tuple(self._alive()))
         if self._is_lazy(entry_bytes, sites):
-            item = Item(entry.author, entry.number)
+            item = EntryId(entry.author, entry.number)
             self._hot.add(item, sites, now)
             self._hot.knows(item, sender)
             self._hot.knows(item, entry.author)
@@ -382,13 +382,13 @@ class AntiEntropy:
 
     def _take(self, sender: SiteKey, outcome: Outcome, ended: Vector | None = None) -> None:
         """Store and report what changed."""
-        self._outbox += changes(outcome, self._ledger.books, sender, ended)
+        self._outbox += changes(outcome, self._ledger.accepted, sender, ended)
         if outcome.faults:
             self.announce()
 
 
-def _ranges(items: Iterable[Item]) -> tuple[Range, ...]:
+def _ranges(items: Iterable[EntryId]) -> tuple[EntryRange, ...]:
     """Runs of consecutive numbers of one author."""
     numbered = enumerate(sorted(items))
     runs = [list(run) for _, run in groupby(numbered, key=lambda at: (at[1].author, at[1].number - at[0]))]
-    return tuple(Range(run[0][1].author, run[0][1].number, run[-1][1].number) for run in runs)
+    return tuple(EntryRange(run[0][1].author, run[0][1].number, run[-1][1].number) for run in runs)

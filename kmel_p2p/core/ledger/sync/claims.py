@@ -13,13 +13,60 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
+from kmel_p2p.core.computing import Answer, Computing
 from kmel_p2p.core.effects import Effect, Emit, Send, Store
 from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.rules.forks import ForkFinder
-from kmel_p2p.core.ledger.sync.digests import Digests
+from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Claim
 from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
+
+KEPT_DIGESTS = 8
+"""Answers remembered: sites tend to ask about the same few vectors."""
+
+
+class Digests:
+    """Digests of the ledger at vectors that lie in the past or are present."""
+
+    def __init__(self, ledger: Ledger, computing: Computing) -> None:
+        self._ledger = ledger
+        self._computing = computing
+        self._known: dict[tuple[tuple[SiteKey, int], ...], bytes] = {}
+        self._asked: dict[tuple[tuple[SiteKey, int], ...], list[Answer]] = {}
+
+    def at(self, vector: Vector, answer: Answer) -> bool:
+        """Answer with the digest at `vector`, now or later; with None when the ledger cannot tell.
+
+        Returns False, and never answers, when too much waits already.
+        """
+        name = tuple(sorted((key, number) for key, number in vector.items() if number))
+        known = self._known.get(name)
+        if known is not None:
+            answer(known)
+            return True
+        if name in self._asked:
+            self._asked[name].append(answer)
+            return True
+        self._asked[name] = [answer]
+        started = self._computing.start(
+            lambda: self._ledger.digest_work(dict(name)), lambda result: self._found(name, result)
+        )
+        if not started:
+            del self._asked[name]
+        return started
+
+    def forget(self) -> None:
+        """What stood was taken back: answers of before no longer hold."""
+        self._known.clear()
+
+    def _found(self, name: tuple[tuple[SiteKey, int], ...], result: bytes | None) -> None:
+        if result is not None:
+            self._known[name] = result
+            if len(self._known) > KEPT_DIGESTS:
+                del self._known[next(iter(self._known))]
+        for answer in self._asked.pop(name, []):
+            answer(result)
+
 
 SIGNING_CONTEXT = b"kmel claim 1"
 
@@ -128,8 +175,8 @@ class Claims:
 
     def _standing(self, vector: Vector) -> tuple[bytes, bytes] | None:
         """Hashes of the headers at `vector` and of the newest amendment."""
-        chains = self._ledger.books.chains(vector)
-        return None if chains is None else (chains, self._ledger.law.head_hash)
+        chains = self._ledger.accepted.chains(vector)
+        return None if chains is None else (chains, self._ledger.amended_rules.head_hash)
 
     def _send(self, sites: tuple[SiteKey, ...], vector: Vector, was: tuple[bytes, bytes], found: bytes | None) -> None:
         # A log may have ended while the sum was made: then nobody is told, and the next claim is of what stands now.
@@ -142,10 +189,10 @@ class Claims:
     def _check(self, site: SiteKey, claim: Claim) -> None:
         if self._ledger.stale:
             return
-        if claim.amendment != self._ledger.law.head_hash or not self._ledger.books.reaches(claim.vector):
+        if claim.amendment != self._ledger.amended_rules.head_hash or not self._ledger.accepted.reaches(claim.vector):
             self._early[site] = claim
             return
-        chains = self._ledger.books.chains(claim.vector)
+        chains = self._ledger.accepted.chains(claim.vector)
         if chains is None:
             return
         if chains != claim.chains:

@@ -61,7 +61,7 @@ class Have(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class EntryRange:
     """Entries `first..last` of one author."""
 
     author: SiteKey
@@ -73,7 +73,7 @@ class Range:
 class Want(Message):
     """Asks for entries by number, and for the evidence against authors."""
 
-    ranges: tuple[Range, ...]
+    ranges: tuple[EntryRange, ...]
     evidence: tuple[SiteKey, ...]
 
 
@@ -84,7 +84,7 @@ class Bodies(Message):
     entries: tuple[bytes, ...]
 
 
-class Item(NamedTuple):
+class EntryId(NamedTuple):
     """Names one entry."""
 
     author: SiteKey
@@ -95,7 +95,7 @@ class Item(NamedTuple):
 class Announce(Message):
     """Numbers of new entries that the sender holds; who lacks one asks for it."""
 
-    items: tuple[Item, ...]
+    items: tuple[EntryId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Proofs(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LogHead:
     """The hash of one header as the sender holds it."""
 
     author: SiteKey
@@ -130,7 +130,7 @@ class Head:
 class Heads(Message):
     """Asks the receiver to answer with its own headers where it holds others: somebody's log has two branches."""
 
-    heads: tuple[Head, ...]
+    heads: tuple[LogHead, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Stubs(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Folded(Message):
+class Compacted(Message):
     """The sender no longer holds entries up to here; who lacks them needs a snapshot."""
 
     floor: Vector
@@ -226,7 +226,7 @@ SCHEMAS = (
         21,
         Want,
         {
-            "ranges": listing(record(Range, author=KEY, first=_SEQ, last=_SEQ), MAX_SITES),
+            "ranges": listing(record(EntryRange, author=KEY, first=_SEQ, last=_SEQ), MAX_SITES),
             "evidence": listing(KEY, MAX_SITES),
         },
     ),
@@ -235,7 +235,7 @@ SCHEMAS = (
         Bodies,
         {"entries": listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_BODIES)},
     ),
-    Schema(23, Announce, {"items": listing(record(Item, author=KEY, number=_SEQ), MAX_NEWS)}),
+    Schema(23, Announce, {"items": listing(record(EntryId, author=KEY, number=_SEQ), MAX_NEWS)}),
     Schema(
         24,
         Claim,
@@ -246,9 +246,9 @@ SCHEMAS = (
         Proofs,
         {"faults": listing(listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_EVIDENCE), MAX_FAULTS)},
     ),
-    Schema(26, Heads, {"heads": listing(record(Head, author=KEY, number=_SEQ, hash=HASH), MAX_SITES)}),
+    Schema(26, Heads, {"heads": listing(record(LogHead, author=KEY, number=_SEQ, hash=HASH), MAX_SITES)}),
     Schema(27, Stubs, {"stubs": listing(blob(MAX_STUB_BYTES), MAX_STUBS)}),
-    Schema(28, Folded, {"floor": VECTOR}),
+    Schema(28, Compacted, {"floor": VECTOR}),
     Schema(29, SnapshotAsk, {"id": HASH, "first": uint(2**32), "count": uint(MAX_PARTS_ASKED)}),
     Schema(30, SnapshotOffer, {"id": HASH, "vector": VECTOR, "size_bytes": uint(2**48), "digest": HASH}),
     Schema(31, SnapshotPart, {"id": HASH, "index": uint(2**32), "data": blob(PART_BYTES)}),

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
-from kmel_p2p.core.ledger.log.books import Books
-from kmel_p2p.core.ledger.sync.messages import MAX_BODIES, MAX_FAULTS, Bodies, Folded, Proofs, Want
+from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
+from kmel_p2p.core.ledger.sync.messages import MAX_BODIES, MAX_FAULTS, Bodies, Compacted, Proofs, Want
 from kmel_p2p.core.types import Lane
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -15,20 +15,20 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 back the rest; the asker comes again at once for more."""
 
 
-def answers(want: Want, books: Books, to: SiteKey) -> list[Effect]:
+def responses(want: Want, accepted: AcceptedLogs, to: SiteKey) -> list[Effect]:
     """The messages that answer `want`, as far as one answer goes."""
     effects: list[Effect] = []
-    against = (books.proof_against(key) for key in want.evidence)
+    against = (accepted.proof_against(key) for key in want.evidence)
     known = [fault for fault in against if fault is not None]
     for start in range(0, len(known), MAX_FAULTS):
         proofs = tuple(fault.evidence for fault in known[start : start + MAX_FAULTS])
         effects.append(Send(to, Proofs(proofs), Lane.BULK))
-    floor = books.floor
+    floor = accepted.floor
     if any(span.first <= floor.get(span.author, 0) for span in want.ranges):
-        effects.append(Send(to, Folded(floor)))
+        effects.append(Send(to, Compacted(floor)))
     bodies: list[bytes] = []
     size = 0
-    for encoded in _asked_for(want, books):
+    for encoded in _asked_for(want, accepted):
         if len(bodies) == MAX_BODIES or (bodies and size + len(encoded) > MAX_ANSWER_BYTES):
             break
         bodies.append(encoded)
@@ -38,10 +38,10 @@ def answers(want: Want, books: Books, to: SiteKey) -> list[Effect]:
     return effects
 
 
-def _asked_for(want: Want, books: Books) -> Iterable[bytes]:
+def _asked_for(want: Want, accepted: AcceptedLogs) -> Iterable[bytes]:
     for span in want.ranges:
         for number in range(span.first, min(span.last, span.first + MAX_BODIES - 1) + 1):
-            entry = books.get(span.author, number)
+            entry = accepted.get(span.author, number)
             if entry is None:
                 break
             yield entry.encode()

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import enum
+
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import digest
-from kmel_p2p.core.ledger.log.books import Books
+from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.entry import Entry
-from kmel_p2p.core.ledger.log.verdict import Hold
-from kmel_p2p.core.ledger.rules.law import Law
-from kmel_p2p.core.ledger.rules.proof import Decoder, Fault, fault_of
+from kmel_p2p.core.ledger.rules.proof import Decoder, FaultProof, fault_of
+from kmel_p2p.core.ledger.rules.rules import AmendedRules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, context_of
 from kmel_p2p.delta.sparse import SparseDelta
 
 
-class Payloads:
+class Hold(enum.Enum):
+    """Why the next entry of a log is not judged yet."""
+
+    BASE = "what it was made on is not here"
+    PROOF = "it names an ended log without proof here"
+    AMENDMENT = "it was made under an amendment that is not here"
+    CONTEXT = "its author saw another branch of a log"
+    EXCUSE = "it breaks a rule, unless a header of its base that is not known here excuses it"
+
+
+class PayloadDecoder:
     """Decodes payloads. The latest is kept: an own entry is measured, judged and applied in turn."""
 
     def __init__(self, codec: Decoder) -> None:
@@ -46,23 +57,25 @@ class Payloads:
         return delta
 
 
-def judge(entry: Entry, books: Books, law: Law, payloads: Payloads) -> SparseDelta | Fault | Hold:
+def check_entry(
+    entry: Entry, accepted: AcceptedLogs, rules: AmendedRules, payloads: PayloadDecoder
+) -> SparseDelta | FaultProof | Hold:
     """Judge the next entry of a log: its delta, the fault that its headers prove, or why it is to wait."""
-    log = books.log(entry.author)
+    log = accepted.log(entry.author)
     refusal = check_chain(entry, log.newest, log.head_hash)
     if refusal is not None:
         return fault_of(refusal, entry, *([log.newest] if log.newest else []))
-    hold = why_hold(entry, books, law)
+    hold = why_hold(entry, accepted, rules)
     if hold is not None:
         return hold
-    rules = law.rules[entry.basis.amendment]
-    refusal = check_alone(entry, rules)
+    under = rules.rules[entry.basis.amendment]
+    refusal = check_alone(entry, under)
     if refusal is not None:
         return fault_of(refusal, entry)
-    heads, unknown = books.at_base(entry.author, entry.base)
+    heads, unknown = accepted.at_base(entry.author, entry.base)
     if heads and not unknown and context_of(heads) != entry.basis.context:
         return Hold.CONTEXT
-    refusal = check_base(entry, heads, rules, unknown, books.doubtful(entry.base))
+    refusal = check_base(entry, heads, under, unknown, accepted.doubtful(entry.base))
     if refusal is not None:
         # With something unknown the author may have seen what excuses it: it waits, and is not blamed.
         return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)
@@ -72,12 +85,12 @@ def judge(entry: Entry, books: Books, law: Law, payloads: Payloads) -> SparseDel
     return delta if delta.norm_squared == entry.norm_squared else fault_of(Refusal.NORM_CLAIM, entry)
 
 
-def why_hold(entry: Entry, books: Books, law: Law) -> Hold | None:
+def why_hold(entry: Entry, accepted: AcceptedLogs, rules: AmendedRules) -> Hold | None:
     """Why the next entry of a log cannot be judged here, if so. Nobody is blamed for it."""
-    if entry.basis.amendment > law.number:
+    if entry.basis.amendment > rules.number:
         return Hold.AMENDMENT
-    if not all(books.is_proved(key, number) for key, number in entry.basis.ended.items()):
+    if not all(accepted.is_proved(key, number) for key, number in entry.basis.ended.items()):
         return Hold.PROOF
-    if not books.reaches(books.usable(entry.base)):
+    if not accepted.reaches(accepted.usable(entry.base)):
         return Hold.BASE
     return None

@@ -14,8 +14,8 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.log.entry import SignedHeader, decode_stub
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.rules.proof import Fault, fork_of
-from kmel_p2p.core.ledger.sync.messages import MAX_STUBS, Head, Heads, Stubs
+from kmel_p2p.core.ledger.rules.proof import FaultProof, fork_of
+from kmel_p2p.core.ledger.sync.messages import MAX_STUBS, Heads, LogHead, Stubs
 from kmel_p2p.core.types import Vector
 
 DEPTH = 64
@@ -33,9 +33,9 @@ class ForkFinder:
         """Ask `to` to answer where it holds other headers than ours at `vector`."""
         heads = []
         for author, number in sorted(vector.items()):
-            header = self._ledger.books.header(author, number)
+            header = self._ledger.accepted.header(author, number)
             if header is not None:
-                heads.append(Head(author, number, header.hash))
+                heads.append(LogHead(author, number, header.hash))
         if heads:
             self._outbox.append(Send(to, Heads(tuple(heads))))
 
@@ -43,15 +43,15 @@ class ForkFinder:
         """Answer with our branch of every log that differs."""
         stubs: list[bytes] = []
         for head in message.heads:
-            mine = self._ledger.books.header(head.author, head.number)
+            mine = self._ledger.accepted.header(head.author, head.number)
             if mine is not None and mine.hash != head.hash:
                 first = max(1, head.number - DEPTH + 1)
-                branch = (self._ledger.books.header(head.author, number) for number in range(first, head.number + 1))
+                branch = (self._ledger.accepted.header(head.author, number) for number in range(first, head.number + 1))
                 stubs += [header.stub() for header in branch if header is not None]
         for start in range(0, min(len(stubs), 4 * MAX_STUBS), MAX_STUBS):
             self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS]))))
 
-    def proofs(self, message: Stubs) -> list[Fault]:
+    def proofs(self, message: Stubs) -> list[FaultProof]:
         """The forks that these headers prove together with ours, the earliest of each author.
 
         Raises:
@@ -60,7 +60,7 @@ class ForkFinder:
         earliest: dict[SiteKey, tuple[SignedHeader, SignedHeader]] = {}
         for stub in message.stubs:
             theirs = decode_stub(stub)
-            mine = self._ledger.books.header(theirs.author, theirs.number)
+            mine = self._ledger.accepted.header(theirs.author, theirs.number)
             if mine is None or mine.hash == theirs.hash:
                 continue
             found = earliest.get(theirs.author)

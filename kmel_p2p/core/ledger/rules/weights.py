@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
-from kmel_p2p.core.ledger.rules.validity import weight_cap
 
 MAX_SIZE_CLASS = 40
 """2**40 measurements; a claimed class above this is taken as this."""
@@ -43,6 +42,11 @@ class Weights:
 
     trunk: int
     heads: Mapping[int, int] | None = None
+
+
+def weight_cap(sites: int, share: float) -> int:
+    """`share` times the equal share of `sites`, at most the whole, in units of 2**-16."""
+    return int(min(WEIGHT_ONE, max(1, share * WEIGHT_ONE / sites)))
 
 
 def shares(classes: Mapping[SiteKey, int], cap: int = WEIGHT_ONE) -> dict[SiteKey, int]:

@@ -10,42 +10,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.sync.messages import Item
+from kmel_p2p.core.ledger.sync.messages import EntryId
 from kmel_p2p.core.types import Micros, Randomness
 
 EXTRA_ROUNDS = 2
 """Rounds told beyond log2 of the federation's size."""
 
 MAX_HOT = 1024
-"""News kept at once; the periodic summaries carry what is dropped."""
+"""Announcements kept at once; the periodic summaries carry what is dropped."""
 
 
 @dataclass(slots=True)
-class News:
+class PendingAnnouncement:
     """One entry, and whom it need not be told."""
 
     rounds_left: int
     knowing: set[SiteKey] = field(default_factory=set)
 
 
-class HotEntries:
+class LazyPush:
     """What to tell, and whom."""
 
     def __init__(self, fanout: int, period: Micros) -> None:
         self._fanout = fanout
         self._period = period
-        self._news: dict[Item, News] = {}
+        self._news: dict[EntryId, PendingAnnouncement] = {}
         self._next_round: Micros | None = None
 
-    def add(self, item: Item, sites: int, now: Micros) -> None:
+    def add(self, item: EntryId, sites: int, now: Micros) -> None:
         """An entry is news for `sites` others."""
         if len(self._news) >= MAX_HOT:
             del self._news[next(iter(self._news))]
-        self._news[item] = News(sites.bit_length() + EXTRA_ROUNDS)
+        self._news[item] = PendingAnnouncement(sites.bit_length() + EXTRA_ROUNDS)
         if self._next_round is None:
             self._next_round = now
 
-    def knows(self, item: Item, site: SiteKey) -> None:
+    def knows(self, item: EntryId, site: SiteKey) -> None:
         """`site` has this entry."""
         news = self._news.get(item)
         if news is not None:
@@ -55,7 +55,7 @@ class HotEntries:
         """When the next round of telling is due."""
         return self._next_round
 
-    def round(self, alive: list[SiteKey], now: Micros, rng: Randomness) -> list[tuple[SiteKey, tuple[Item, ...]]]:
+    def round(self, alive: list[SiteKey], now: Micros, rng: Randomness) -> list[tuple[SiteKey, tuple[EntryId, ...]]]:
         """Whom to tell what, if a round is due. `alive` is sorted, so that a seed replays a run."""
         if self._next_round is None or now < self._next_round:
             return []
@@ -67,5 +67,5 @@ class HotEntries:
         self._next_round = now + self._period if self._news else None
         return told
 
-    def _told(self, key: SiteKey) -> tuple[Item, ...]:
+    def _told(self, key: SiteKey) -> tuple[EntryId, ...]:
         return tuple(item for item, news in self._news.items() if key not in news.knowing)

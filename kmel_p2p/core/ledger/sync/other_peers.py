@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.rules.forks import ForkFinder
+from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Have
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Micros, Vector
 
 
 @dataclass(slots=True)
-class Counterpart:
+class OtherPeer:
     """The last thing a site told us."""
 
     vector: Vector
@@ -30,22 +30,22 @@ class Counterpart:
     """The newest vector at which it held our headers."""
 
 
-class Counterparts:
+class OtherPeers:
     """The last `Have` of every site since it last came up."""
 
     def __init__(self, ledger: Ledger, forks: ForkFinder) -> None:
         self._ledger = ledger
         self._forks = forks
-        self._told: dict[SiteKey, Counterpart] = {}
+        self._told: dict[SiteKey, OtherPeer] = {}
 
-    def get(self, key: SiteKey) -> Counterpart | None:
+    def get(self, key: SiteKey) -> OtherPeer | None:
         """What `key` last told."""
         return self._told.get(key)
 
     def told(self, key: SiteKey, have: Have, now: Micros) -> bool:
         """Take in what `key` tells; whether it is the first time."""
         before = self._told.get(key)
-        told = Counterpart(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains, have.heads)
+        told = OtherPeer(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains, have.heads)
         if before is not None:
             told.agreed_at, told.agreed_vector = before.agreed_at, before.agreed_vector
         self._told[key] = told
@@ -70,7 +70,7 @@ class Counterparts:
 
     def missing(self) -> int:
         """Entries that the site that knows most has told of and that are not here, those that cannot come left out."""
-        stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.books.ended.keys()
+        stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.accepted.ended.keys()
         missing = [
             sum(max(0, number - self._ledger.head(key)) for key, number in told.vector.items() if key not in stuck)
             for told in self._told.values()
@@ -80,9 +80,9 @@ class Counterparts:
     def _agree(self, site: SiteKey, now: Micros) -> None:
         """Compare headers with what a site told, as soon as we have reached what it holds."""
         told = self._told[site]
-        if told.agreed or not self._ledger.books.reaches(told.vector):
+        if told.agreed or not self._ledger.accepted.reaches(told.vector):
             return
-        chains = self._ledger.books.chains(told.vector)
+        chains = self._ledger.accepted.chains(told.vector)
         told.agreed = chains == told.chains
         if told.agreed:
             told.agreed_at, told.agreed_vector = now, told.vector

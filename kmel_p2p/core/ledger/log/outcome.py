@@ -1,24 +1,59 @@
-"""What changed in the ledger, as records for the store and facts for the operator."""
+"""What became of an offered entry, a proof or a snapshot, and what the store and the operator are told of it."""
 
 from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, LateFault, LogEnded, RetractionRecord
-from kmel_p2p.core.ledger.log.books import Books
-from kmel_p2p.core.ledger.log.verdict import Outcome
+from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
+from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.rules.proof import FaultProof
+from kmel_p2p.core.ledger.rules.validity import Refusal
 from kmel_p2p.core.types import Vector
+
+
+class Verdict(enum.Enum):
+    """What became of an offered entry."""
+
+    APPLIED = "applied"
+    WAITING = "waiting for its base"
+    KNOWN = "known already"
+    DROPPED = "dropped: too many entries wait"
+    REFUSED = "refused"
+    ENDED = "the author's log has ended"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of an entry, a proof or a snapshot, and everything that changed through it.
+
+    Attributes:
+        late: faults that were proved too late to change anything.
+        kept: only of `adopt`: newest entry of each author that was applied before and still stands.
+    """
+
+    verdict: Verdict
+    refusal: Refusal | None = None
+    applied: list[Entry] = field(default_factory=list)
+    retracted: list[Entry] = field(default_factory=list)
+    faults: list[FaultProof] = field(default_factory=list)
+    late: list[FaultProof] = field(default_factory=list)
+    kept: dict[SiteKey, int] = field(default_factory=dict)
+
 
 RETIRED = "an amendment retired the site"
 """Reason of an ended log that is nobody's fault."""
 
 
-def changes(outcome: Outcome, books: Books, sender: SiteKey, known: Vector | None = None) -> list[Effect]:
+def changes(outcome: Outcome, accepted: AcceptedLogs, sender: SiteKey, known: Vector | None = None) -> list[Effect]:
     """Effects of an outcome, retractions before what was applied after them.
 
     Args:
         outcome: what changed.
-        books: as they are now.
+        accepted: the logs as they are now.
         sender: through whom it changed.
         known: logs that had ended before: recorded anew, but no news to the operator.
     """
@@ -30,7 +65,7 @@ def changes(outcome: Outcome, books: Books, sender: SiteKey, known: Vector | Non
             effects.append(Emit(LogEnded(fault.author, fault.number, fault.reason, count)))
     # Taken back not for a fault, but because an amendment retired the site.
     without_fault = {entry.author for entry in outcome.retracted} - {fault.author for fault in outcome.faults}
-    effects += [Store(RetractionRecord(key, books.end(key), RETIRED, ())) for key in sorted(without_fault)]
+    effects += [Store(RetractionRecord(key, accepted.end(key), RETIRED, ())) for key in sorted(without_fault)]
     effects += [Emit(LateFault(fault.author, fault.number, fault.reason)) for fault in outcome.late]
     effects += [Store(EntryRecord(entry.author, entry.number, entry.encode(), None)) for entry in outcome.applied]
     if outcome.applied:

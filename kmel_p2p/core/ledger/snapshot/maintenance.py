@@ -12,20 +12,19 @@ from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Message, Store
 from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Outcome
-from kmel_p2p.core.ledger.rules.forks import ForkFinder
-from kmel_p2p.core.ledger.snapshot.giving import SnapshotGiver
-from kmel_p2p.core.ledger.snapshot.joining import Joiner, Stage
+from kmel_p2p.core.ledger.log.outcome import Outcome
+from kmel_p2p.core.ledger.snapshot.fetcher import FetchStage, SnapshotFetcher
 from kmel_p2p.core.ledger.snapshot.retention import Retention, bytes_worth_keeping
+from kmel_p2p.core.ledger.snapshot.server import SnapshotServer
+from kmel_p2p.core.ledger.sync.amendment_exchange import AmendmentExchange
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
-from kmel_p2p.core.ledger.sync.claims import Claims, ClaimSettings
-from kmel_p2p.core.ledger.sync.digests import Digests
-from kmel_p2p.core.ledger.sync.governing import Governing
+from kmel_p2p.core.ledger.sync.claims import Claims, ClaimSettings, Digests
+from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import (
     Amendments,
     Attest,
     Claim,
-    Folded,
+    Compacted,
     SnapshotAsk,
     SnapshotOffer,
     SnapshotPart,
@@ -41,7 +40,7 @@ FAR_BEHIND = 64
 
 MESSAGES: tuple[type[Message], ...] = (
     Claim,
-    Folded,
+    Compacted,
     SnapshotAsk,
     SnapshotOffer,
     SnapshotPart,
@@ -51,7 +50,7 @@ MESSAGES: tuple[type[Message], ...] = (
 )
 
 
-class Upkeep:
+class Maintenance:
     """See the module docstring. Effects go to the shared `outbox`."""
 
     def __init__(
@@ -68,19 +67,25 @@ class Upkeep:
         now: Micros,
     ) -> None:
         def roster() -> int:
-            return len(self.governing.constitution.roster)
+            return len(self.amendments.constitution.roster)
 
-        self.governing = Governing(ledger, outbox)
+        self.amendments = AmendmentExchange(ledger, outbox)
         self.computing = Computing(outbox)
         self._ledger = ledger
         self._antientropy = antientropy
         self._outbox = outbox
         self._digests = Digests(ledger, self.computing)
         self.claims = Claims(identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
-        self.joiner = Joiner(
-            len(ledger.accumulator), lambda: self.governing.constitution, alive, self._told, self.computing, outbox, rng
+        self.fetcher = SnapshotFetcher(
+            len(ledger.accumulator),
+            lambda: self.amendments.constitution,
+            alive,
+            self._told,
+            self.computing,
+            outbox,
+            rng,
         )
-        self._giver = SnapshotGiver(ledger, self.computing, outbox)
+        self._giver = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
         keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
         self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
@@ -92,32 +97,32 @@ class Upkeep:
         match message:
             case Claim():
                 if self.claims.on_claim(sender, message):
-                    self.joiner.on_claim(sender, message, now)
+                    self.fetcher.on_claim(sender, message, now)
             case Attest(vector):
                 self.claims.tell((sender,), vector)
-            case Folded(floor):
+            case Compacted(floor):
                 since = self._hints[sender][1] if sender in self._hints else now
                 self._hints[sender] = (floor, since)
             case WantAmendments():
-                self.governing.on_want(sender, message)
+                self.amendments.on_want(sender, message)
             case Amendments():
-                for outcome in self.governing.on_amendments(sender, message):
+                for outcome in self.amendments.on_amendments(sender, message):
                     self._amended(outcome)
             case SnapshotAsk():
                 self._giver.on_ask(sender, message, now)
             case SnapshotOffer():
-                self.joiner.on_offer(sender, message, now)
+                self.fetcher.on_offer(sender, message, now)
             case SnapshotPart():
-                self.joiner.on_part(sender, message, now)
+                self.fetcher.on_part(sender, message, now)
 
     def forget(self, site: SiteKey, now: Micros) -> None:
         """A site went away or came up anew."""
         self._hints.pop(site, None)
-        self.joiner.forget(site, now)
+        self.fetcher.forget(site, now)
 
     def advance(self, now: Micros) -> None:
         """Time passed."""
-        for part in (self.claims, self.joiner, self._giver, self.retention):
+        for part in (self.claims, self.fetcher, self._giver, self.retention):
             part.advance(now)
         if now >= self._next:
             self._next = now + BELIEVED_AFTER
@@ -125,24 +130,24 @@ class Upkeep:
 
     def deadline(self) -> Micros:
         """When `advance` is due next."""
-        parts = (self.claims, self.joiner, self._giver, self.retention)
+        parts = (self.claims, self.fetcher, self._giver, self.retention)
         return min([self._next, *(m for m in (part.deadline() for part in parts) if m is not None)])
 
     def turn(self, may_adopt: bool) -> None:
         """After every input: take over a snapshot that is attested, unless an own entry is being stored."""
-        self._antientropy.pulling = not self.joiner.active
-        if self.joiner.stage is not Stage.READY or not may_adopt:
+        self._antientropy.pulling = not self.fetcher.active
+        if self.fetcher.stage is not FetchStage.READY or not may_adopt:
             return
-        snapshot = self.joiner.take()
-        known = self.governing.constitution.number
-        ended = dict(self._ledger.books.ended)
+        snapshot = self.fetcher.take()
+        known = self.amendments.constitution.number
+        ended = dict(self._ledger.accepted.ended)
         outcome = self._ledger.adopt(snapshot)
         self._digests.forget()
         self._hints.clear()
         self._antientropy.pulling = True
         self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
         self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
-        self.governing.tell(known)
+        self.amendments.tell(known)
         self._antientropy.took(outcome, ended)
 
     def amend(self, document: AmendmentDocument) -> None:
@@ -151,7 +156,7 @@ class Upkeep:
         Raises:
             ConfigError: it is not in force; says why.
         """
-        self._amended(self.governing.enact(document))
+        self._amended(self.amendments.enact(document))
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -166,10 +171,10 @@ class Upkeep:
     def _look_behind(self, now: Micros) -> None:
         """Begin to fetch a snapshot where entries alone cannot help, or would take more bytes."""
         for site, (floor, since) in sorted(self._hints.items()):
-            if self._ledger.books.reaches(floor):
+            if self._ledger.accepted.reaches(floor):
                 del self._hints[site]
             elif now >= since + BELIEVED_AFTER:
-                self.joiner.want(now)
+                self.fetcher.want(now)
         far = self._antientropy.behind >= FAR_BEHIND
         if self._ledger.stale or (far and self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator)):
-            self.joiner.want(now)
+            self.fetcher.want(now)

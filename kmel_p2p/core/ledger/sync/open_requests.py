@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.sync.messages import Item
+from kmel_p2p.core.ledger.sync.messages import EntryId
 from kmel_p2p.core.types import Micros, Randomness
 
 MAX_ASKED = 4096
@@ -27,7 +27,7 @@ MAX_TRIES = 16
 
 
 @dataclass(slots=True)
-class Ask:
+class OpenRequest:
     """One entry that was asked for and is not here yet."""
 
     due: Micros
@@ -38,7 +38,7 @@ class Ask:
     """Others that have it."""
 
 
-class Patience:
+class ResponseTime:
     """How long an answer may take, microseconds, between a floor and a ceiling."""
 
     def __init__(self, floor: Micros, ceiling: Micros) -> None:
@@ -66,15 +66,15 @@ class Patience:
         self._guess = min(self._ceiling, 8 * self._floor, self._guess + self._floor)
 
 
-class Asking:
+class OpenRequests:
     """The table of open asks. Knows nothing of ledgers or messages."""
 
     def __init__(self, floor: Micros, ceiling: Micros) -> None:
-        self.patience = Patience(floor, ceiling)
-        self._asks: dict[Item, Ask] = {}
+        self.patience = ResponseTime(floor, ceiling)
+        self._asks: dict[EntryId, OpenRequest] = {}
         self._next_due: Micros | None = None
 
-    def __contains__(self, item: Item) -> bool:
+    def __contains__(self, item: EntryId) -> bool:
         return item in self._asks
 
     @property
@@ -82,11 +82,11 @@ class Asking:
         """Whether nothing more may be asked for now."""
         return len(self._asks) >= MAX_ASKED
 
-    def ask(self, item: Item, site: SiteKey, now: Micros) -> None:
+    def ask(self, item: EntryId, site: SiteKey, now: Micros) -> None:
         """Note that `site` is being asked for `item`, for the first time or anew."""
         ask = self._asks.get(item)
         if ask is None:
-            ask = self._asks[item] = Ask(0, {})
+            ask = self._asks[item] = OpenRequest(0, {})
         else:
             ask.tries += 1
         ask.asked.pop(site, None)
@@ -94,13 +94,13 @@ class Asking:
         ask.due = now + self.patience.allowed(ask.tries)
         self._next_due = ask.due if self._next_due is None else min(self._next_due, ask.due)
 
-    def also_has(self, item: Item, site: SiteKey) -> None:
+    def also_has(self, item: EntryId, site: SiteKey) -> None:
         """`site` has an entry that was asked of another."""
         ask = self._asks.get(item)
         if ask is not None and site not in ask.asked and site not in ask.holders and len(ask.holders) < MAX_HOLDERS:
             ask.holders.append(site)
 
-    def arrived(self, item: Item, sender: SiteKey, now: Micros) -> None:
+    def arrived(self, item: EntryId, sender: SiteKey, now: Micros) -> None:
         """The entry is here."""
         ask = self._asks.pop(item, None)
         if ask is not None and sender in ask.asked:
@@ -116,7 +116,7 @@ class Asking:
                     ask.due = self._next_due = 0
                 del ask.asked[site]
 
-    def overdue(self, now: Micros, rng: Randomness) -> list[tuple[Item, SiteKey | None]]:
+    def overdue(self, now: Micros, rng: Randomness) -> list[tuple[EntryId, SiteKey | None]]:
         """Entries whose time is over, each with a site to ask next, or None when it is time to give up.
 
         Each is asked anew by `ask`, or leaves the table by `give_up`.
@@ -127,7 +127,7 @@ class Asking:
             self.patience.silent()
         return [(item, _next(ask, rng)) for item, ask in late]
 
-    def give_up(self, item: Item) -> None:
+    def give_up(self, item: EntryId) -> None:
         """Whoever tells of this entry next will be asked."""
         self._asks.pop(item, None)
 
@@ -136,11 +136,11 @@ class Asking:
         return self._next_due
 
 
-def _latest(ask: Ask) -> SiteKey:
+def _latest(ask: OpenRequest) -> SiteKey:
     return next(reversed(ask.asked))
 
 
-def _next(ask: Ask, rng: Randomness) -> SiteKey | None:
+def _next(ask: OpenRequest, rng: Randomness) -> SiteKey | None:
     """A site that was not asked yet, or else the one that was asked longest ago."""
     if ask.tries >= MAX_TRIES:
         return None

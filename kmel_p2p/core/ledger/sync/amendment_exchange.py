@@ -14,11 +14,11 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Send, Store
 from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused, CharterAmended
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.verdict import Outcome
+from kmel_p2p.core.ledger.log.outcome import Outcome
 from kmel_p2p.core.ledger.sync.messages import MAX_AMENDMENTS, Amendments, WantAmendments
 
 
-class Governing:
+class AmendmentExchange:
     """See the module docstring. Effects go to the shared `outbox`."""
 
     def __init__(self, ledger: Ledger, outbox: deque[Effect]) -> None:

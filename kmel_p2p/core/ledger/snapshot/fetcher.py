@@ -18,9 +18,8 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
-from kmel_p2p.core.ledger.log.log import KEPT_HEADERS
+from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
 from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, decode
-from kmel_p2p.core.ledger.sync.asking import Patience
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_PARTS_ASKED,
     NO_SNAPSHOT,
@@ -30,6 +29,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     SnapshotOffer,
     SnapshotPart,
 )
+from kmel_p2p.core.ledger.sync.open_requests import ResponseTime
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
 
 OFFER_WAIT: Micros = 15 * SECOND
@@ -51,7 +51,7 @@ SITES_TO_COME = 64
 """Sites that amendments unknown here may have added; bounds the size of a snapshot."""
 
 
-class Stage(enum.Enum):
+class FetchStage(enum.Enum):
     """How far the present attempt is."""
 
     IDLE = "idle"
@@ -76,7 +76,7 @@ class Attempt:
     denied: set[SiteKey] = field(default_factory=set)
 
 
-class Joiner:
+class SnapshotFetcher:
     """See the module docstring. Effects go to the shared `outbox`; the owner adopts when `stage` is READY."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Joiner:
         rng: Randomness,
     ) -> None:
         """`size`: values of the trunk; `told`: what a site last said that it holds."""
-        self.stage = Stage.IDLE
+        self.stage = FetchStage.IDLE
         self._size = size
         self._constitution = constitution
         self._alive = alive
@@ -98,7 +98,7 @@ class Joiner:
         self._computing = computing
         self._outbox = outbox
         self._rng = rng
-        self._patience = Patience(PART_FLOOR, PART_CEILING)
+        self._patience = ResponseTime(PART_FLOOR, PART_CEILING)
         self._attempt: Attempt | None = None
         self._failed: set[SiteKey] = set()
         self._due: Micros | None = None
@@ -107,13 +107,13 @@ class Joiner:
     @property
     def active(self) -> bool:
         """Whether a snapshot is on its way."""
-        return self.stage is not Stage.IDLE
+        return self.stage is not FetchStage.IDLE
 
     @property
     def progress(self) -> str:
         """The present stage in words, with the share fetched."""
         attempt = self._attempt
-        if self.stage is Stage.FETCHING and attempt is not None and attempt.offer is not None:
+        if self.stage is FetchStage.FETCHING and attempt is not None and attempt.offer is not None:
             return f"{self.stage.value} ({100 * len(attempt.parts) // attempt.offer.parts} %)"
         return self.stage.value if self.active else ""
 
@@ -121,27 +121,27 @@ class Joiner:
 
     def want(self, now: Micros) -> None:
         """Begin, unless a snapshot is on its way already."""
-        if self.stage is Stage.IDLE:
+        if self.stage is FetchStage.IDLE:
             self._failed.clear()
             self._seek(now)
 
     def on_offer(self, sender: SiteKey, offer: SnapshotOffer, now: Micros) -> None:
         """The site asked has something to give."""
         attempt = self._attempt
-        if attempt is None or sender != attempt.giver or self.stage not in (Stage.SEEKING, Stage.FETCHING):
+        if attempt is None or sender != attempt.giver or self.stage not in (FetchStage.SEEKING, FetchStage.FETCHING):
             return
         if not 8 * self._size < offer.size_bytes <= 8 * self._size + self._largest_meta():
             self._fail("its size cannot be that of our trunk", now)
             return
         if attempt.offer is None or attempt.offer.id != offer.id:
             attempt.offer, attempt.parts, attempt.asked = offer, {}, {}
-        self._enter(Stage.FETCHING, now)
+        self._enter(FetchStage.FETCHING, now)
         self._ask_parts(now)
 
     def on_part(self, sender: SiteKey, part: SnapshotPart, now: Micros) -> None:
         """A part arrived."""
         attempt = self._attempt
-        if self.stage is not Stage.FETCHING or attempt is None or attempt.offer is None or sender != attempt.giver:
+        if self.stage is not FetchStage.FETCHING or attempt is None or attempt.offer is None or sender != attempt.giver:
             return
         offer = attempt.offer
         if part.id != offer.id or part.index >= offer.parts or len(part.data) != offer.part_bytes(part.index):
@@ -160,7 +160,12 @@ class Joiner:
     def on_claim(self, site: SiteKey, claim: Claim, now: Micros) -> None:
         """A signed claim of a site, perhaps on the vector in question."""
         attempt = self._attempt
-        if self.stage is not Stage.ATTESTING or attempt is None or attempt.offer is None or attempt.snapshot is None:
+        if (
+            self.stage is not FetchStage.ATTESTING
+            or attempt is None
+            or attempt.offer is None
+            or attempt.snapshot is None
+        ):
             return
         if dict(claim.vector) != attempt.snapshot.vector:
             return
@@ -173,7 +178,11 @@ class Joiner:
 
     def forget(self, site: SiteKey, now: Micros) -> None:
         """A site went away."""
-        if self._attempt is not None and self._attempt.giver == site and self.stage in (Stage.SEEKING, Stage.FETCHING):
+        if (
+            self._attempt is not None
+            and self._attempt.giver == site
+            and self.stage in (FetchStage.SEEKING, FetchStage.FETCHING)
+        ):
             self._seek(now)
 
     def advance(self, now: Micros) -> None:
@@ -182,11 +191,11 @@ class Joiner:
             return
         if now >= self._stalls_at:
             self._fail("nothing came any more", now)
-        elif self.stage is Stage.SEEKING:
+        elif self.stage is FetchStage.SEEKING:
             self._ask_offer(now)
-        elif self.stage is Stage.FETCHING:
+        elif self.stage is FetchStage.FETCHING:
             self._ask_parts(now)
-        elif self.stage is Stage.ATTESTING:
+        elif self.stage is FetchStage.ATTESTING:
             self._ask_attestations(now)
             self._count(now)
 
@@ -196,16 +205,16 @@ class Joiner:
 
     def take(self) -> Snapshot:
         """The attested snapshot; the attempt is over."""
-        assert self.stage is Stage.READY, "only an attested snapshot is handed out"
+        assert self.stage is FetchStage.READY, "only an attested snapshot is handed out"
         assert self._attempt is not None
         assert self._attempt.snapshot is not None
         snapshot = self._attempt.snapshot
-        self.stage, self._attempt, self._due = Stage.IDLE, None, None
+        self.stage, self._attempt, self._due = FetchStage.IDLE, None, None
         return snapshot
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
-    def _enter(self, stage: Stage, now: Micros) -> None:
+    def _enter(self, stage: FetchStage, now: Micros) -> None:
         if self.stage is not stage:
             self.stage = stage
             self._stalls_at = now + STALLED
@@ -222,13 +231,13 @@ class Joiner:
         left = [key for key in known if key not in self._failed and known[key]]
         if not left:
             self._failed.clear()
-            self.stage, self._attempt, self._due = Stage.IDLE, None, None
+            self.stage, self._attempt, self._due = FetchStage.IDLE, None, None
             return
         # Of those that know about as much as the best, any: newcomers that start together spread over the federation.
         most = max(known[key] for key in left)
         giver = self._rng.choice([key for key in left if 10 * known[key] >= 9 * most])
         self._attempt = Attempt(giver)
-        self._enter(Stage.SEEKING, now)
+        self._enter(FetchStage.SEEKING, now)
         self._stalls_at = now + OFFER_WAIT
         self._ask_offer(now)
 
@@ -275,19 +284,19 @@ class Joiner:
             found.append(snapshot)
             return b""
 
-        self._enter(Stage.CHECKING, now)
+        self._enter(FetchStage.CHECKING, now)
         self._due = None
         if not self._computing.start(lambda: work, lambda result: self._checked(attempt, found, result or b"", now)):
             self._fail("this site is too busy to check it", now)
 
     def _checked(self, attempt: Attempt, found: list[Snapshot], result: bytes, now: Micros) -> None:
-        if self._attempt is not attempt or self.stage is not Stage.CHECKING:
+        if self._attempt is not attempt or self.stage is not FetchStage.CHECKING:
             return
         if not found:
             self._fail(result[1:].decode(errors="replace"), now)
             return
         attempt.snapshot = found[0]
-        self._enter(Stage.ATTESTING, now)
+        self._enter(FetchStage.ATTESTING, now)
         self._ask_attestations(now)
 
     def _ask_attestations(self, now: Micros) -> None:
@@ -306,7 +315,7 @@ class Joiner:
         alive = set(self._alive())
         needed = len(alive) // 2 + 1
         if alive and len(attempt.attested & alive) >= needed:
-            self._enter(Stage.READY, now)
+            self._enter(FetchStage.READY, now)
             self._due = None
         elif len(attempt.denied & alive) > len(alive) - needed:
             self._fail("other sites hold something else at its vector", now)

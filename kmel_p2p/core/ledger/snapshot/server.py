@@ -24,7 +24,7 @@ BUSY_FOR: Micros = 10 * SECOND
 
 
 @dataclass(slots=True)
-class Frozen:
+class FrozenSnapshot:
     """A copy to hand out."""
 
     snapshot: Snapshot
@@ -47,14 +47,14 @@ class Frozen:
         return head + bytes(raw[max(0, start - cut) : max(0, end - cut)])
 
 
-class SnapshotGiver:
+class SnapshotServer:
     """See the module docstring. Effects go to the shared `outbox`."""
 
     def __init__(self, ledger: Ledger, computing: Computing, outbox: deque[Effect]) -> None:
         self._ledger = ledger
         self._computing = computing
         self._outbox = outbox
-        self._frozen: Frozen | None = None
+        self._frozen: FrozenSnapshot | None = None
         self._waiting: dict[SiteKey, None] = {}
 
     def on_ask(self, sender: SiteKey, ask: SnapshotAsk, now: Micros) -> None:
@@ -86,22 +86,22 @@ class SnapshotGiver:
         frozen = self._frozen
         return None if frozen is None or frozen.offer is None else frozen.asked_at + KEPT_FOR
 
-    def _still_good(self, frozen: Frozen, now: Micros) -> bool:
+    def _still_good(self, frozen: FrozenSnapshot, now: Micros) -> bool:
         # Others can attest a vector only as long as they hold every entry above it.
-        if not self._ledger.books.holds_above(frozen.snapshot.vector):
+        if not self._ledger.accepted.holds_above(frozen.snapshot.vector):
             return False
         return now < frozen.made_at + FRESH_FOR or now < frozen.asked_at + BUSY_FOR
 
     def _freeze(self, now: Micros) -> bool:
         snapshot = self._ledger.snapshot()
-        frozen = Frozen(snapshot, snapshot.prefix(), now, now)
+        frozen = FrozenSnapshot(snapshot, snapshot.prefix(), now, now)
         self._frozen = frozen
         started = self._computing.start(lambda: snapshot.digest, lambda found: self._offer(frozen, found or b""))
         if not started:
             self._frozen = None
         return started
 
-    def _offer(self, frozen: Frozen, found: bytes) -> None:
+    def _offer(self, frozen: FrozenSnapshot, found: bytes) -> None:
         if self._frozen is not frozen:
             return
         name = digest(b"kmel snapshot 1", frozen.prefix, found)

@@ -1,0 +1,122 @@
+"""What the charter lets an entry be, and what it let it be under each earlier amendment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
+from kmel_p2p.core.ledger.rules.weights import weight_cap
+
+_SQUARES_AT_ONCE = 2**14
+"""Squares of values below 2**24 that sum without overflow in int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the charter lets an entry be."""
+
+    charter_id: bytes
+    roster: frozenset[SiteKey]
+    codec_id: int
+    weight_cap: int
+    """Largest weight, in units of 2**-16."""
+    norm_cap: float
+    """Times the median of the newest norms at an entry's base."""
+    first_norm_squared: int
+    """Bound on the squared norm, units 2**-48, of an entry whose base holds no entry of another site."""
+    lone_entries: int | None = None
+    """Entries that a site may publish before it has seen one of another; None where one site may start alone."""
+    heads: int = 0
+    """Shared heads that the charter has."""
+    current: frozenset[SiteKey] = frozenset()
+    """Sites that are not retired; the weight cap is `cap_share` equal shares among them."""
+    cap_share: float = 2.0
+
+    @classmethod
+    def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
+        """The rules of `charter`; a first entry may not move the trunk further than its initial length."""
+        return cls(
+            charter_id=charter.id,
+            roster=frozenset(charter.roster),
+            codec_id=codec_id,
+            weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
+            norm_cap=charter.ledger.norm_cap,
+            first_norm_squared=exact_norm_squared(initial_trunk),
+            lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
+            heads=sum(endpoint.head == "shared" for endpoint in charter.assay_endpoints),
+            current=frozenset(charter.roster),
+            cap_share=charter.averaging.weight_cap,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AmendedRules:
+    """What a ledger needs of a constitution.
+
+    Attributes:
+        rules: by number of amendments in force, the newest last.
+        head_hash: hash of the newest amendment, zeros when there is none.
+        retired: author -> first sequence number not accepted any more.
+        withdrawn: author -> first sequence number whose contribution is taken out of the trunk.
+    """
+
+    rules: tuple[Rules, ...]
+    head_hash: bytes
+    retired: Mapping[SiteKey, int]
+    withdrawn: Mapping[SiteKey, int]
+
+    @classmethod
+    def first(cls, rules: Rules) -> AmendedRules:
+        """A charter without amendments."""
+        return cls((rules,), bytes(HASH_BYTES), {}, {})
+
+    @classmethod
+    def of(cls, constitution: Constitution, rules: Rules, share: float) -> AmendedRules:
+        """The law under a constitution.
+
+        Args:
+            constitution: charter and amendments in force.
+            rules: the first charter's.
+            share: the charter's weight cap, in equal shares.
+        """
+        by_number = []
+        for number in range(constitution.number + 1):
+            then = constitution.at(number)
+            cap = weight_cap(len(then.roster), share)
+            by_number.append(
+                replace(rules, roster=frozenset(then.everyone), weight_cap=cap, current=frozenset(then.roster))
+            )
+        retired = {key: rule.last + 1 for key, rule in constitution.retired.items()}
+        withdrawn = {key: rule.retract_from for key, rule in constitution.retired.items() if rule.retract_from}
+        return cls(tuple(by_number), constitution.head_hash, retired, withdrawn)
+
+    @property
+    def number(self) -> int:
+        """Amendments in force."""
+        return len(self.rules) - 1
+
+    @property
+    def now(self) -> Rules:
+        """The rules in force."""
+        return self.rules[-1]
+
+    def at(self, number: int) -> Rules | None:
+        """The rules under so many amendments; None when they are not here."""
+        return self.rules[number] if number < len(self.rules) else None
+
+
+def exact_norm_squared(values: NDArray[np.float32]) -> int:
+    """Squared L2 norm in units of 2**-48, the same integer on every machine.
+
+    Args:
+        values: below one in magnitude, as initial trunks are; float32 sums would depend on the processor.
+    """
+    units = np.rint(np.ldexp(values.astype(np.float64), 24)).astype(np.int64)
+    squares = units * units
+    return sum(int(squares[i : i + _SQUARES_AT_ONCE].sum()) for i in range(0, squares.size, _SQUARES_AT_ONCE))
