@@ -15,8 +15,8 @@ import hashlib
 import time
 
 import numpy as np
-from measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 
+from benchmarks.measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log import entry
 from kmel_p2p.core.ledger.log.accumulator import Accumulator

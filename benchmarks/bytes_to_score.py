@@ -22,11 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Store
 from kmel_p2p.core.ledger.log.accumulator import Accumulator

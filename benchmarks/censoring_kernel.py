@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from censoring import ENDPOINT, POLICY, scores, summary, table
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import norm
 
+from benchmarks.censoring import ENDPOINT, POLICY, scores, summary, table
 from kmel_p2p.agreement.split import SplitPolicy
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache

@@ -20,9 +20,9 @@ import statistics
 
 import numpy as np
 import torch
-from measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 from numpy.typing import NDArray
 
+from benchmarks.measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec, initial_trunk
 from kmel_p2p.delta.chunks import ChunkPlan

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.chem.structures.features import reference_hash
-from kmel_p2p.sim.launcher_config import Simulation
-from kmel_p2p.sim.launcher_data import divide
-from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, found
+from kmel_p2p.simulate.config import Simulation
+from kmel_p2p.simulate.data import divide
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
 
 T = TypeVar("T")
 

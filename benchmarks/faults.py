@@ -1,6 +1,6 @@
 """What faults and hostile authors cost a learning federation, over seeds: `python benchmarks/faults.py --seeds 20`.
 
-Twelve sites learn a non-IID task in virtual time (`kmel_p2p.sim.ledger_faults`), three of them three times slower.
+Twelve sites learn a non-IID task in virtual time (`tests.testbed.ledger.faults`), three of them three times slower.
 
   faults    the same run without and with 30 % loss, delays of up to two rounds, a power cut and a late site
   hostile   the last site breaks the rules in one way (`sim.ledger_hostile.Malice`), against a run in which it takes no
@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from measure import Goal, add_output, at_least, publish, this_machine
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kmel_p2p.sim.ledger_faults import RunFigures, run_hostile, run_learning
-from kmel_p2p.sim.ledger_hostile import Malice
+from benchmarks.measure import Goal, add_output, at_least, publish, this_machine
+from tests.testbed.ledger.faults import RunFigures, run_hostile, run_learning
+from tests.testbed.ledger.hostile import Malice
 
 SITES = 12
 KINDS = ("faults", *(malice.name.lower() for malice in Malice))

@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from measure import add_output, at_least, publish, this_machine
 from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, inchi, rdFingerprintGenerator
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from benchmarks.measure import add_output, at_least, publish, this_machine
 from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import CHUNK, describe_all

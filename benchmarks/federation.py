@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Goal, add_output, at_least, at_most, publish, this_machine
 
+from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Store
@@ -43,13 +43,13 @@ from kmel_p2p.core.pushsum.state import State
 from kmel_p2p.core.rounds import COMMANDS, Persisted, Ready, RoundOpened, Trained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
-from kmel_p2p.sim.carrier import BytesCarrier
-from kmel_p2p.sim.connections import TransportModel
-from kmel_p2p.sim.host import Host
-from kmel_p2p.sim.ledger_federation import LedgerFederation, SizeClass
-from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
-from kmel_p2p.sim.links import Conditions
-from kmel_p2p.sim.network import Network, Reports
+from tests.testbed.ledger.federation import LedgerFederation, SizeClass
+from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
+from tests.testbed.network.carrier import BytesCarrier
+from tests.testbed.network.connections import TransportModel
+from tests.testbed.network.host import Host
+from tests.testbed.network.links import Conditions
+from tests.testbed.network.network import Network, Reports
 
 ROUNDS = 20
 ROUND_US: Micros = 20 * SECOND

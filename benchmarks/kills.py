@@ -1,6 +1,6 @@
 """Kill -9 at random moments of a real federation of three peers: `python benchmarks/kills.py --kills 50 --seed 1`.
 
-See `kmel_p2p.sim.launcher_kills` for what is drawn and what must hold. Small trunk and short rounds, so that a good
+See `tests.testbed.kills` for what is drawn and what must hold. Small trunk and short rounds, so that a good
 part of the kills falls into storing and sending rather than training.
 """
 
@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from daemons import found_federation
-from measure import Goal, add_output, at_least, at_most, publish, this_machine
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kmel_p2p.sim.launcher_kills import KillPlan, kill_at_random
+from benchmarks.daemons import found_federation
+from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
+from tests.testbed.kills import KillPlan, kill_at_random
 
 SITES = 3
 GOALS: dict[str, Goal] = {

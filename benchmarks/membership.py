@@ -17,14 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
-
+from benchmarks.measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
 from kmel_p2p.core.types import SECOND
-from kmel_p2p.sim.federation import Federation, membership_of
-from kmel_p2p.sim.figures import measure
-from kmel_p2p.sim.observe import Observer
-from kmel_p2p.sim.run import load_scenario, play
-from kmel_p2p.sim.scenario import Scenario
+from tests.testbed.membership.federation import Federation, membership_of
+from tests.testbed.membership.figures import measure
+from tests.testbed.membership.observe import Observer
+from tests.testbed.membership.run import load_scenario, play
+from tests.testbed.membership.scenario import Scenario
 
 SIZES = (16, 64, 256, 1024)
 SETTLE_S = 300
@@ -113,7 +112,7 @@ def idle_scenario(members: int) -> Scenario:
 
 def crashes(preset: str, seeds: int) -> list[float]:
     """Seconds from a crash among 16 until every survivor holds the site dead."""
-    path = Path(__file__).parents[1] / "configs" / "sim" / "membership" / f"crash-{preset}.toml"
+    path = Path(__file__).parents[1] / "tests" / "testbed" / "scenarios" / f"crash-{preset}.toml"
     plan = load_scenario(path)
     bound = next(b for b in plan.bound if b.figure == "known_to_all_s")
     return [measure(play(plan, seed), bound) for seed in range(1, seeds + 1)]

@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from inprocess import federate
-from measure import add_output, at_most, publish, this_machine
-from silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
-from silos_peers import federate_peers
-from silos_plot import plot
-from silos_pooled import pooled_predictors
 
+from benchmarks.inprocess import federate
+from benchmarks.measure import add_output, at_most, publish, this_machine
+from benchmarks.silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
+from benchmarks.silos_peers import federate_peers
+from benchmarks.silos_plot import plot
+from benchmarks.silos_pooled import pooled_predictors
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
 from kmel_p2p.learn.evaluate.forest import forest_baseline

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 
+from benchmarks.silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 from kmel_p2p.agreement.averaging import LedgerRule
 from kmel_p2p.agreement.charter import ModelRule, PaceRule, SplitRule, TrainingRule
 from kmel_p2p.agreement.features import FeaturePolicy
@@ -24,10 +24,10 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
-from kmel_p2p.sim.launcher_config import CharterRules, DataSource, SimulatedEndpoint, Simulation, SitesSection
-from kmel_p2p.sim.launcher_follow import collect, follow
-from kmel_p2p.sim.launcher_sites import found
-from kmel_p2p.sim.launcher_view import View
+from kmel_p2p.simulate.config import CharterRules, DataSource, SimulatedEndpoint, Simulation, SitesSection
+from kmel_p2p.simulate.follow import collect, follow
+from kmel_p2p.simulate.sites import found
+from kmel_p2p.simulate.view import View
 
 DEADLINE_S = 3600.0
 

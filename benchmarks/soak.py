@@ -30,9 +30,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from daemons import TEN_MILLION, FederationFailedError, found_federation, until
-from measure import Goal, ProcessSample, add_output, at_least, at_most, publish, sample_process, slope, this_machine
 
+from benchmarks.daemons import TEN_MILLION, FederationFailedError, found_federation, until
+from benchmarks.measure import (
+    Goal,
+    ProcessSample,
+    add_output,
+    at_least,
+    at_most,
+    publish,
+    sample_process,
+    slope,
+    this_machine,
+)
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
@@ -43,7 +53,7 @@ from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
-from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import Site, fresh_ledger, load_site
 from kmel_p2p.site.peer_machine import make_peer

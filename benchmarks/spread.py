@@ -18,8 +18,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
-from measure import Goal, add_output, at_most, percentile, publish, this_machine
-
+from benchmarks.measure import Goal, add_output, at_most, percentile, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
@@ -29,10 +28,10 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropySettings
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
-from kmel_p2p.sim.host import Host
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_toy import toy_world
-from kmel_p2p.sim.links import Conditions
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.toy import toy_world
+from tests.testbed.network.host import Host
+from tests.testbed.network.links import Conditions
 
 PERIOD: Micros = 200 * MILLISECOND
 PUBLISH_EVERY: Micros = 10 * SECOND

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from inprocess import federate
-from measure import add_output, at_least, publish, this_machine
 
+from benchmarks.inprocess import federate
+from benchmarks.measure import add_output, at_least, publish, this_machine
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
 from kmel_p2p.agreement.split import Fold, SplitPolicy

@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 import zmq
-from measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
 
+from benchmarks.measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.links import LinkEvent

@@ -40,11 +40,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemons import all_published, found_federation, rounds_of, until
-from measure import Goal, add_output, at_least, at_most, publish, this_machine
-
-from kmel_p2p.sim.hosts import Hosts
-from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
+from benchmarks.daemons import all_published, found_federation, rounds_of, until
+from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from tests.testbed.hosts import Hosts
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / "build" / "hivemind"

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daemons import TEN_MILLION, all_published, found_federation, rounds_of, until
-from measure import Goal, add_output, at_most, publish, this_machine
-
-from kmel_p2p.sim.hosts import Hosts
+from benchmarks.daemons import TEN_MILLION, all_published, found_federation, rounds_of, until
+from benchmarks.measure import Goal, add_output, at_most, publish, this_machine
+from tests.testbed.hosts import Hosts
 
 PORT = 7700
 PILOT_STEPS = 3

@@ -1,4 +1,4 @@
-"""`kmel-peer simulate`: a whole federation on this machine, with real peers or in virtual time."""
+"""`kmel-peer simulate`: a whole federation of real peers on this machine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from kmel_p2p.cli.options import DIRECTORY, FILE, echo_json, json_option
 @click.argument("config", type=FILE)
 @click.option("--out", type=DIRECTORY, help="Where runs, logs and the report go; default: runs/<name of the file>.")
 @click.option("--seed", type=click.IntRange(min=0), help="Replaces the seed of the file.")
-@click.option("--virtual", is_flag=True, help="CONFIG is a scenario of the virtual-time network.")
 @json_option
-def simulate(config: Path, out: Path | None, seed: int | None, virtual: bool, as_json: bool) -> int:
+def simulate(config: Path, out: Path | None, seed: int | None, as_json: bool) -> int:
     """Start the sites of CONFIG as separate processes, wait until they are done, and write report.html."""
-    if virtual:
-        return _virtual(config, seed, as_json)
     from rich.console import Console
 
-    from kmel_p2p.sim.launcher import simulate as run
+    from kmel_p2p.simulate.launcher import simulate as run
 
     console = Console(stderr=as_json)
     if not console.is_terminal:
@@ -32,16 +29,3 @@ def simulate(config: Path, out: Path | None, seed: int | None, virtual: bool, as
     if as_json:
         echo_json(report)
     return ExitCode.OK
-
-
-def _virtual(config: Path, seed: int | None, as_json: bool) -> int:
-    from kmel_p2p.sim.run import run_scenario
-
-    result = run_scenario(config, seed)
-    if as_json:
-        echo_json(result.as_dict())
-    else:
-        from rich.console import Console
-
-        Console().print(result.table())
-    return ExitCode.OK if result.ok else ExitCode.DOES_NOT_HOLD

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_run import log_times, published, small_federation, until
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.cli.exits import ExitCode
@@ -20,11 +19,12 @@ from kmel_p2p.cli.main import invoke
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess, free_ports
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, free_ports
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import Site, load_site, open_ledger
 from kmel_p2p.site.state.store import STORE_NAME, Store
+from tests.support.local_run import log_times, published, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

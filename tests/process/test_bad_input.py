@@ -18,8 +18,8 @@ import pytest
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.sim.launcher_config import Simulation
-from kmel_p2p.sim.launcher_sites import LocalFederation, found, simulated_identity
+from kmel_p2p.simulate.config import Simulation
+from kmel_p2p.simulate.sites import LocalFederation, found, simulated_identity
 from kmel_p2p.site.state.lockfile import SiteLock
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]

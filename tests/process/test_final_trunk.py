@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from local_run import log_times, small_federation, until
 from safetensors.numpy import load_file
 
 import kmel_p2p
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.learn.predict.trunk_file import digest_of
+from tests.support.local_run import log_times, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from local_run import small_federation
 
-from kmel_p2p.sim.launcher_kills import KillPlan, kill_at_random
 from kmel_p2p.site.state.own_state import GAP_SHARE
+from tests.support.local_run import small_federation
+from tests.testbed.kills import KillPlan, kill_at_random
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_run import published, settled, small_federation, until
-from namespaces import require_namespaces
 
-from kmel_p2p.sim.hosts import Hosts
-from kmel_p2p.sim.launcher_sites import LocalFederation, SiteProcess
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from tests.support.local_run import published, settled, small_federation, until
+from tests.support.namespaces import require_namespaces
+from tests.testbed.hosts import Hosts
 
 pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(400)]
 

@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from local_run import complete, log_times, published, small_federation, until
 
-from kmel_p2p.sim.report_spread import final_trunks, spread
+from kmel_p2p.simulate.report_spread import final_trunks, spread
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from tests.support.local_run import complete, log_times, published, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

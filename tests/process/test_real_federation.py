@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from local_run import complete, log_times, published, small_federation, until
 
 from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from tests.support.local_run import complete, log_times, published, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

@@ -26,6 +26,7 @@ from kmel_p2p.net.transport import Transport
 pytestmark = pytest.mark.process
 
 MIB = 1024 * 1024
+ROOT = Path(__file__).parents[2]
 US, THEM = Identity(b"\x01" * 32), Identity(b"\x02" * 32)
 SETTINGS = TransportSettings(
     max_message=64 * MIB,
@@ -102,11 +103,13 @@ class Scene:
     async def child(self, bind: str = "tcp://127.0.0.1:0") -> tuple[Child, str]:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(Path(__file__).with_name("transport_child.py")),
+            "-m",
+            "tests.support.transport_child",
             "2",
             bind,
             US.key.hex(),
             SETTINGS.model_dump_json(),
+            cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -14,9 +14,9 @@ from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.rounds import Amend, Phase, RunComplete
 from kmel_p2p.core.types import MILLISECOND, SECOND
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
-from kmel_p2p.sim.links import Conditions
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
+from tests.testbed.network.links import Conditions
 
 LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=20 * MILLISECOND, loss=0.2)
 

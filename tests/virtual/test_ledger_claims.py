@@ -9,9 +9,9 @@ from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefus
 from kmel_p2p.core.ledger.sync.claims import ClaimSettings, claim_is_signed, sign_claim
 from kmel_p2p.core.ledger.sync.messages import Claim
 from kmel_p2p.core.types import SECOND
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_site import Delivered
-from kmel_p2p.sim.ledger_toy import toy_world
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.site import Delivered
+from tests.testbed.ledger.toy import toy_world
 
 OFTEN = LedgerSettings(claims=ClaimSettings(interval=2 * SECOND))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crashing_store import Overheard, StoreDisk, TidyTrainer, crash_when_cut, published_sum
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +16,9 @@ from kmel_p2p.core.ledger.snapshot import retention
 from kmel_p2p.core.rounds import Amend
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.delta import DeltaCodec
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_learning import LAYOUT, PARAMETERS, SEED, State, learning_world
+from tests.support.crashing_store import Overheard, StoreDisk, TidyTrainer, crash_when_cut, published_sum
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.learning import LAYOUT, PARAMETERS, SEED, State, learning_world
 
 CODEC = DeltaCodec(LAYOUT, PARAMETERS)
 RETAINED = 8

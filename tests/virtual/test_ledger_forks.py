@@ -8,10 +8,10 @@ from kmel_p2p.core.ledger.events import LogEnded
 from kmel_p2p.core.ledger.log.entry import Entry, create
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.types import MILLISECOND, SECOND
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_site import Delivered
-from kmel_p2p.sim.ledger_toy import ToyCodec, toy_world
-from kmel_p2p.sim.links import Conditions
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.site import Delivered
+from tests.testbed.ledger.toy import ToyCodec, toy_world
+from tests.testbed.network.links import Conditions
 
 
 def made_up(federation: LedgerFederation, index: int, units: int) -> Entry:

@@ -9,8 +9,8 @@ from kmel_p2p.agreement.charter import AssayEndpointRule
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec, initial_trunk
-from kmel_p2p.sim.ledger_federation import LedgerFederation, LedgerWorld
-from kmel_p2p.sim.ledger_toy import toy_charter, toy_identities
+from tests.testbed.ledger.federation import LedgerFederation, LedgerWorld
+from tests.testbed.ledger.toy import toy_charter, toy_identities
 
 LAYOUT = Layout(
     [

@@ -12,9 +12,9 @@ from kmel_p2p.core.ledger.events import EntriesCompacted, EntryPublished, Snapsh
 from kmel_p2p.core.ledger.sync.messages import PART_BYTES, SnapshotPart
 from kmel_p2p.core.rounds import RoundOpened
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_toy import toy_world
-from kmel_p2p.sim.links import Conditions
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.toy import toy_world
+from tests.testbed.network.links import Conditions
 
 
 def busy(sites: int, seed: int, entries: int = 150, parts: int = 4, **changes: Any) -> LedgerFederation:

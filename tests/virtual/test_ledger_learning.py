@@ -6,8 +6,8 @@ from functools import cache
 
 import pytest
 
-from kmel_p2p.sim.ledger_faults import RunFigures, run_hostile, run_learning
-from kmel_p2p.sim.ledger_hostile import Malice
+from tests.testbed.ledger.faults import RunFigures, run_hostile, run_learning
+from tests.testbed.ledger.hostile import Malice
 
 SITES = 12
 SCORE_LOSS = 0.02

@@ -5,8 +5,8 @@ from __future__ import annotations
 from kmel_p2p.core.ledger.events import EntryPublished
 from kmel_p2p.core.rounds import Phase, PhaseChanged, Trained, Waiting
 from kmel_p2p.core.types import SECOND
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_toy import ToyCodec, toy_world
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.toy import ToyCodec, toy_world
 
 
 def test_stragglers_take_fewer_steps_and_publish_at_the_same_pace() -> None:

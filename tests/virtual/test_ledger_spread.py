@@ -9,9 +9,9 @@ import pytest
 from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropySettings
 from kmel_p2p.core.types import SECOND
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_spread import measure_spread
-from kmel_p2p.sim.ledger_toy import toy_world
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.spread import measure_spread
+from tests.testbed.ledger.toy import toy_world
 
 
 def test_without_loss_exactly_one_body_per_receiver_within_six_rounds() -> None:

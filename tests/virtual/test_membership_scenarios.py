@@ -1,4 +1,4 @@
-"""Every scenario file of configs/sim/membership over all its seeds, in two processes."""
+"""Every scenario file of tests/testbed/scenarios over all its seeds, in two processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.sim.run import SEEDS_PER_TASK, WORKERS, SeedRun, judge, run_seeds
-from kmel_p2p.sim.scenario import load_scenario
+from tests.testbed.membership.run import SEEDS_PER_TASK, WORKERS, SeedRun, judge, run_seeds
+from tests.testbed.membership.scenario import load_scenario
 
-FILES = sorted((Path(__file__).parents[2] / "configs" / "sim" / "membership").glob("*.toml"))
+FILES = sorted((Path(__file__).parents[1] / "testbed" / "scenarios").glob("*.toml"))
 Pending = dict[Path, list[Future[list[SeedRun]]]]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_harness import FakeDaemon, Output, Run
 
 from kmel_p2p.cli.main import invoke
+from tests.support.cli_harness import FakeDaemon, Output, Run
 
 
 @pytest.fixture

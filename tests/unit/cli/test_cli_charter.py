@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
-from cli_harness import Run
 
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.site.keys import load_key
+from tests.support.cli_harness import Run
 
 NAMES = ("north", "south", "west")
 

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_harness import Run
 
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.chem.dataset.catalogue import catalogue
 from kmel_p2p.chem.dataset.manifest import APPROVAL, MANIFEST, require_approved
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.site.keys import load_key
+from tests.support.cli_harness import Run
 
 CHAIN = [f"{'C' * length}{end}" for length in range(1, 31) for end in ("O", "N")]
 

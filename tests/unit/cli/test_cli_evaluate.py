@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_harness import Run
 
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.learn.models.architecture import private_layout, trunk_layout
@@ -16,6 +15,7 @@ from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import features_of, load_site
+from tests.support.cli_harness import Run
 
 
 @pytest.fixture

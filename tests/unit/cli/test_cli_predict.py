@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_harness import Run
 from rdkit import Chem
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
@@ -20,6 +19,7 @@ from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.uncertainty import Calibration
+from tests.support.cli_harness import Run
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from cli_harness import Run
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, ModelRule, SiteRule
@@ -23,6 +22,7 @@ from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.observe.egress_head import keep_head
 from kmel_p2p.site.state.signed_amendments import SIGNED_NAME
 from kmel_p2p.site.state.store import STORE_NAME, Store
+from tests.support.cli_harness import Run
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, signatures_needed
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.sim.ledger_toy import toy_charter, toy_identities
+from tests.testbed.ledger.toy import toy_charter, toy_identities
 
 SITES = toy_identities(5)
 CHARTER = toy_charter(SITES)

@@ -19,9 +19,9 @@ from kmel_p2p.core.rounds import (
     RunComplete,
 )
 from kmel_p2p.core.types import MILLISECOND, SECOND
-from kmel_p2p.sim.ledger_federation import LedgerFederation
-from kmel_p2p.sim.ledger_toy import ToyTrainer, toy_world
-from kmel_p2p.sim.links import Conditions
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.toy import ToyTrainer, toy_world
+from tests.testbed.network.links import Conditions
 
 LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=30 * MILLISECOND, loss=0.3, duplicate=0.2, reorder=0.2)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_ledgers import CHARTER_ID, PlainCodec, identities, names, new_ledger, next_entry
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.validity import Refusal
+from tests.support.plain_ledgers import CHARTER_ID, PlainCodec, identities, names, new_ledger, next_entry
 
 SITES = identities(4)
 

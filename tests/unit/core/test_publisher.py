@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from plain_ledgers import PlainCodec, identities, new_ledger
-
 from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.rounds import RoundAbandoned, Trained
+from tests.support.plain_ledgers import PlainCodec, identities, new_ledger
 
 SITES = identities(2)
 

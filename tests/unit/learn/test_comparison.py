@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
@@ -24,6 +23,7 @@ from kmel_p2p.learn.predict.answer import answers
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.predict import load_model
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
+from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 
 def parameters(shape: Architecture, seed: int) -> Parameters:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from learn_fixtures import SETTINGS, architecture, dataset
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.comparison import start_local
@@ -17,6 +16,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train import device as chosen
 from kmel_p2p.learn.train.device import device, use_device
 from kmel_p2p.learn.train.optimise import LocalOptimiser
+from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from learn_fixtures import SETTINGS, architecture, dataset
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.comparison import start_local
@@ -16,6 +15,7 @@ from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints, validation_loss
 from kmel_p2p.learn.train.optimise import LocalOptimiser
+from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 
 THREE = dataclasses.replace(architecture(), dropout=0.0, members=3, calibrate=True)
 ONE = dataclasses.replace(THREE, members=1)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 from onnx.reference import ReferenceEvaluator
 
 import kmel_p2p
@@ -29,6 +28,7 @@ from kmel_p2p.learn.predict.neighbours import FILE, Neighbours
 from kmel_p2p.learn.predict.predict import Model
 from kmel_p2p.learn.predict.uncertainty import Calibration, calibrate
 from kmel_p2p.learn.train.checkpoint import Parameters
+from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 POLICY = FeaturePolicy(bits=64)
 

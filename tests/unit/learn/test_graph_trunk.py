@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learn_fixtures import SETTINGS
 from rdkit import Chem
 
 from kmel_p2p.agreement.columns import Column, WideSource
@@ -40,6 +39,7 @@ from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.reference import trunk_reference_hash
+from tests.support.learn_fixtures import SETTINGS
 
 needs_chemprop = pytest.mark.skipif(
     importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed"

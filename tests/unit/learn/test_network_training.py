@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
@@ -23,6 +22,7 @@ from kmel_p2p.learn.models.architecture import Architecture, private_layout, tru
 from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
+from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 
 def test_only_body_and_shared_heads_belong_to_the_trunk() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learn_fixtures import dataset
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
@@ -25,6 +24,7 @@ from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.predict import Model
 from kmel_p2p.learn.predict.uncertainty import Calibration, intervals, needed
 from kmel_p2p.learn.train.checkpoint import Parameters
+from tests.support.learn_fixtures import dataset
 
 POLICY = FeaturePolicy(bits=64)
 HASH = reference_hash(POLICY)

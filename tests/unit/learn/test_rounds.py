@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learn_fixtures import SETTINGS, architecture, dataset
 from safetensors import safe_open
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
@@ -22,6 +21,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.balance import sums
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.session import Progress
+from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 
 LAYOUT = trunk_layout(architecture())
 CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=64, kept=4, bits=2))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learn_fixtures import ENDPOINTS
 from safetensors.numpy import load_file
 
 import kmel_p2p
@@ -20,6 +19,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture, trunk_layout, unlearned
 from kmel_p2p.learn.predict.model_directory import CARD, read_card
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
+from tests.support.learn_fixtures import ENDPOINTS
 
 POLICY = FeaturePolicy(bits=64)
 SHAPE = Architecture(POLICY.width, (24, 12), ENDPOINTS, dropout=0.1, calibrate=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learn_fixtures import ENDPOINTS, dataset
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.split import SplitPolicy
@@ -15,6 +14,7 @@ from kmel_p2p.learn.evaluate.scores import Predict, scorable
 from kmel_p2p.learn.predict.neighbours import FILE, Neighbours, read_neighbours
 from kmel_p2p.learn.predict.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
 from kmel_p2p.learn.train.dataset import Dataset
+from tests.support.learn_fixtures import ENDPOINTS, dataset
 
 
 def noisy(data_seed: int) -> dict[str, Predict]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_ledgers import identities, new_ledger, next_entry
 
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -12,6 +11,7 @@ from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.proof import fork_of
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_base
 from kmel_p2p.core.ledger.snapshot.snapshot import decode
+from tests.support.plain_ledgers import identities, new_ledger, next_entry
 
 SITES = identities(4)
 

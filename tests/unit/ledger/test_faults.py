@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
@@ -18,6 +17,7 @@ from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.entry_check import Hold
 from kmel_p2p.core.ledger.rules.proof import fork_of
 from kmel_p2p.core.ledger.rules.validity import Refusal
+from tests.support.plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 SITES = identities(4)
 A, B, C, D = SITES

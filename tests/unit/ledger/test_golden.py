@@ -6,7 +6,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import golden_samples as samples
 import pytest
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
@@ -17,6 +16,7 @@ from kmel_p2p.core.ledger.rules.validity import Refusal
 from kmel_p2p.core.ledger.snapshot import snapshot
 from kmel_p2p.core.ledger.sync.claims import claim_is_signed
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Claim
+from tests.support import golden_samples as samples
 
 STORED = {name: bytes.fromhex(text) for name, text in tomllib.loads(samples.GOLDEN.read_text()).items()}
 PAGE = Path(__file__).parents[3] / "docs" / "ledger.md"

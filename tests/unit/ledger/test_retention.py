@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 
 import pytest
-from plain_ledgers import identities, new_ledger, next_entry
 
 from kmel_p2p.core.effects import Effect
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.snapshot.retention import ALWAYS_KEPT_BYTES, FEWEST, Retention, bytes_worth_keeping
 from kmel_p2p.core.types import SECOND
+from tests.support.plain_ledgers import identities, new_ledger, next_entry
 
 SITES = identities(3)
 EACH = 40

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_ledgers import CHARTER_ID, PlainCodec, identities, new_ledger, next_entry, rules
 
 from kmel_p2p.agreement.errors import Bug, ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
@@ -23,6 +22,7 @@ from kmel_p2p.core.ledger.rules.validity import Refusal
 from kmel_p2p.core.ledger.rules.weights import Trains, shares, weight_cap, weights_of
 from kmel_p2p.delta.layout import NO_HEAD, Layout, TensorSpec
 from kmel_p2p.delta.sparse import SparseDelta
+from tests.support.plain_ledgers import CHARTER_ID, PlainCodec, identities, new_ledger, next_entry, rules
 
 PROPERTY = settings(deadline=None, max_examples=80)
 HEADS = 3

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
@@ -15,6 +14,7 @@ from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance, decode, genesis
+from tests.support.plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 SITES = identities(3)
 

@@ -1,7 +1,6 @@
 import random
 
 import pytest
-from virtual import CHARTER, Virtual, identity, membership, roster_of
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey
@@ -31,6 +30,7 @@ from kmel_p2p.core.membership import (
 from kmel_p2p.core.membership.descriptor import RosterSite
 from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping, SyncFacts
 from kmel_p2p.core.types import SECOND
+from tests.support.virtual_membership import CHARTER, Virtual, identity, membership, roster_of
 
 FOUR = (1, 2, 3, 4)
 

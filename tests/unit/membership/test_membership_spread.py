@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual import identity
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.membership import LAN, SCHEMAS, OwnDescription, make_descriptor
@@ -11,6 +10,7 @@ from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping
 from kmel_p2p.core.membership.spread import Receiver, Spread
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import Wire
+from tests.support.virtual_membership import identity
 
 
 def accusation(number: int) -> Accusation:

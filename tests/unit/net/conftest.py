@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from net_peers import Federation, Peer, Proxy, RawDealer
 
 from kmel_p2p.agreement.identity import Identity
+from tests.support.net_peers import Federation, Peer, Proxy, RawDealer
 
 
 @pytest_asyncio.fixture

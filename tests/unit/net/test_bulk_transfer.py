@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net_peers import short_settings
 
 from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.agreement.identity import digest
@@ -19,6 +18,7 @@ from kmel_p2p.net.frames import NO_DIGEST, Ask, Chunk, Done, Frame, Grant, Have,
 from kmel_p2p.net.inbox import Budget, Inbox
 from kmel_p2p.net.outbox import PROBE_AFTER, Expiry, Outbox
 from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings
+from tests.support.net_peers import short_settings
 
 LIMITS = short_settings()
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from net_peers import Federation, monotonic, until
 
 from kmel_p2p.agreement.errors import LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey
@@ -19,6 +18,7 @@ from kmel_p2p.core.types import MILLISECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
 from kmel_p2p.net.driver import BadMessage, Commands, Driver
 from kmel_p2p.net.links import DialFailed, LinkDown, LinkUp
+from tests.support.net_peers import Federation, monotonic, until
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from net_peers import monotonic, short_settings, until
-
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Send, Store
@@ -34,9 +32,10 @@ from kmel_p2p.core.types import MILLISECOND, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.transport import Transport
-from kmel_p2p.sim.carrier import BytesCarrier
-from kmel_p2p.sim.launcher_sites import free_ports
-from kmel_p2p.sim.ledger_toy import ToyCodec, ToyTrainer, toy_charter, toy_identities, toy_trunk
+from kmel_p2p.simulate.sites import free_ports
+from tests.support.net_peers import monotonic, short_settings, until
+from tests.testbed.ledger.toy import ToyCodec, ToyTrainer, toy_charter, toy_identities, toy_trunk
+from tests.testbed.network.carrier import BytesCarrier
 
 ENTRIES = 6
 IDENTITIES = toy_identities(3)

@@ -11,13 +11,13 @@ import time
 
 import psutil
 import pytest
-from net_peers import Federation, short_settings, until
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
 from kmel_p2p.net.links import DialFailed, Egress, Fault, LinkDown, LinkPhase, LinkUp, PeerMisbehaved, SendFailed
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX
+from tests.support.net_peers import Federation, short_settings, until
 
 MIB = 1024 * 1024
 

@@ -8,11 +8,11 @@ import time
 from collections import Counter
 
 import pytest
-from net_peers import Federation, Peer, Proxy, short_settings, until
 
 from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.types import SECOND, Lane
 from kmel_p2p.net.links import Fault, PeerMisbehaved, SendFailed
+from tests.support.net_peers import Federation, Peer, Proxy, short_settings, until
 
 STEPS = 250
 STEP_S = 0.008

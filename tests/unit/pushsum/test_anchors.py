@@ -10,14 +10,14 @@ import math
 import random
 from collections.abc import Callable
 
-import gossip_schemes as gossip
 import numpy as np
 import pytest
-from pushsum_mesh import FAST, Faults, Mesh, no_drift
 
 from kmel_p2p.core.pushsum.transfers import TransferSettings
 from kmel_p2p.core.rounds import RoundOpened
 from kmel_p2p.core.types import MILLISECOND, SECOND
+from tests.support import gossip_schemes as gossip
+from tests.support.pushsum_mesh import FAST, Faults, Mesh, no_drift
 
 TRIALS = 4000
 

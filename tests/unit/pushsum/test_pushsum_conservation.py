@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pushsum_mesh import APART, ASKING, FAST, Faults, Mesh, no_drift, start_values
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.pushsum.events import MassReceived, MassSent
@@ -16,6 +15,7 @@ from kmel_p2p.core.pushsum.rules import PushSumSettings
 from kmel_p2p.core.pushsum.state import restore
 from kmel_p2p.core.rounds import RoundAbandoned
 from kmel_p2p.core.types import SECOND
+from tests.support.pushsum_mesh import APART, ASKING, FAST, Faults, Mesh, no_drift, start_values
 
 CLASSES = [10, 12, 11, 13, 10, 11]
 SIZE = 40

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pushsum_mesh import CHARTER_ID, Mesh, no_drift
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
@@ -21,6 +20,7 @@ from kmel_p2p.core.pushsum.standing import Standing
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import Wire
+from tests.support.pushsum_mesh import CHARTER_ID, Mesh, no_drift
 
 SIZE = 8
 EMPTY = bytes([8, 0, 0])

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pushsum_mesh import FAST, Faults, Mesh, no_drift, start_values
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.core.membership.events import MemberRemoved
@@ -33,6 +32,7 @@ from kmel_p2p.core.rounds import (
     Waiting,
 )
 from kmel_p2p.core.types import SECOND
+from tests.support.pushsum_mesh import FAST, Faults, Mesh, no_drift, start_values
 
 SIZE = 24
 

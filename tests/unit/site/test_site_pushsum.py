@@ -26,8 +26,8 @@ from kmel_p2p.core.rounds import Approve, Computed, EntryHeld, Persisted, Ready,
 from kmel_p2p.core.types import Lane
 from kmel_p2p.learn.worker.session import TrainerPlan
 from kmel_p2p.net.driver import BadMessage, Commands, Driver
-from kmel_p2p.sim.launcher_config import Simulation
-from kmel_p2p.sim.launcher_sites import found
+from kmel_p2p.simulate.config import Simulation
+from kmel_p2p.simulate.sites import found
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.daemon import describe_tensors
 from kmel_p2p.site.loaded_site import Site, load_site, trainer_plan

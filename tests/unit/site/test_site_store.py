@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,17 +15,7 @@ from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store import Store
-
-A, B = SiteKey(b"a" * 32), SiteKey(b"b" * 32)
-
-
-class Crash(BaseException):
-    """The process ends here."""
-
-
-def encoded(author: SiteKey, number: int, size: int = 40) -> bytes:
-    header = msgpack.packb({"a": author, "s": number}, use_bin_type=True)
-    return msgpack.packb([header, b"s" * 64, bytes([number % 256]) * size], use_bin_type=True)
+from tests.support.stored_entries import A, B, Crash, encoded
 
 
 def vector(path: Path) -> dict[SiteKey, int]:
@@ -99,9 +88,8 @@ def test_a_crash_at_any_point_keeps_all_or_nothing(tmp_path: Path, point: str) -
 
 
 KILLED = """
-import os, sys, pathlib
-sys.path.insert(0, sys.argv[3])
-from test_site_store import A, encoded
+import os, pathlib, sys
+from tests.support.stored_entries import A, encoded
 from kmel_p2p.site.state.store import Store
 point, path = sys.argv[1], pathlib.Path(sys.argv[2])
 count = 0
@@ -121,7 +109,7 @@ for number in range(1, 10):
 def test_a_killed_process_leaves_a_sound_store(tmp_path: Path, point: str) -> None:
     path = tmp_path / "s"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, point, str(path), str(Path(__file__).parent)], check=False, timeout=60
+        [sys.executable, "-c", KILLED, point, str(path)], cwd=Path(__file__).parents[3], check=False, timeout=60
     )
     assert done.returncode == 9
     store = Store(path)

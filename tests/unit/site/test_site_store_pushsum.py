@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_site_store import A, Crash
 
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.core.pushsum.share import encode
@@ -17,6 +16,7 @@ from kmel_p2p.core.pushsum.state import Debited, Minted, Settled, State, encode_
 from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.stored_pushsum import StoredState
+from tests.support.stored_entries import A, Crash
 
 CHARTER = b"c" * 32
 POINTS = ["state:begin", "state:written", "state:committed", "journal:begin", "journal:written", "journal:committed"]

@@ -16,8 +16,8 @@ from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
-from kmel_p2p.sim.ledger_toy import ToyCodec, toy_charter, toy_identities, toy_trunk
 from kmel_p2p.site.state.store import Store
+from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk
 
 SITES = toy_identities(3)
 CHARTER = toy_charter(SITES)

@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_site_store import A, Crash, encoded
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.store_writer import StoreWriter
+from tests.support.stored_entries import A, Crash, encoded
 
 
 def heads(path: Path) -> dict[bytes, int]:

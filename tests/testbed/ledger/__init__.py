@@ -1,0 +1,1 @@
+"""Federations of ledgers in virtual time: toy and learning sites, hostile members, faults."""

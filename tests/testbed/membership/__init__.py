@@ -1,0 +1,1 @@
+"""Scenario files: a federation of memberships, what happens to it, and the figures it must keep."""

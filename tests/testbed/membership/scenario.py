@@ -1,0 +1,161 @@
+"""Scenario files: a federation, what happens to it, and the numbers it must keep (tests/testbed/scenarios/*.toml)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel, parse_toml
+from kmel_p2p.core.membership import MembershipSettings, preset
+from kmel_p2p.core.types import MILLISECOND
+from tests.testbed.membership.action import Milliseconds, Probability, Seconds, micros
+from tests.testbed.membership.actions import AnyAction
+from tests.testbed.membership.federation import FederationPlan
+from tests.testbed.network.connections import TransportModel
+from tests.testbed.network.links import Conditions
+
+Over = Literal["max", "min", "median", "p99", "mean", "sum", "baseline ratio"]
+
+
+class NetworkRule(StrictModel):
+    """Conditions of every link, and how connections behave."""
+
+    latency_ms: Milliseconds = 5.0
+    jitter_ms: Milliseconds = 5.0
+    loss: Probability = 0.0
+    duplicate: Probability = 0.0
+    reorder: Probability = 0.0
+    corrupt: Probability = 0.0
+    bits_per_second: Annotated[int, pydantic.Field(ge=0)] = 0
+    connections: Literal["dialled", "assumed"] = "dialled"
+    """assumed: every host reaches every other without dialling, as with datagrams."""
+    heartbeat_s: Seconds = 15.0
+    messages: Literal["objects", "bytes"] = "objects"
+    """bytes: every message goes through the wire's encoder and decoder."""
+
+    def conditions(self) -> Conditions:
+        """As the links want it."""
+        return Conditions(
+            latency_us=round(self.latency_ms * MILLISECOND),
+            jitter_us=round(self.jitter_ms * MILLISECOND),
+            loss=self.loss,
+            duplicate=self.duplicate,
+            reorder=self.reorder,
+            corrupt=self.corrupt,
+            bits_per_second=self.bits_per_second,
+        )
+
+    def transport(self) -> TransportModel:
+        """As the network wants it."""
+        return TransportModel(dialled=self.connections == "dialled", heartbeat_us=micros(self.heartbeat_s))
+
+
+class Bound(StrictModel):
+    """One figure and the number it must keep, over all seeds."""
+
+    figure: str
+    over: Over = "max"
+    at_most: float | None = None
+    at_least: float | None = None
+    after: str = ""
+    """Mark from which the figure counts (default: the beginning)."""
+    until: str = ""
+    """Mark up to which it counts (default: the end)."""
+    event: str = ""
+    name: str = ""
+    observers: str = "all"
+    subject: str = "all"
+    healthy: bool = False
+    idle_after: str = ""
+    idle_until: str = ""
+    window_s: Seconds = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _bounds_something(self) -> Bound:
+        if self.at_most is None and self.at_least is None:
+            raise ValueError("a bound needs at_most or at_least")
+        return self
+
+
+class Baseline(StrictModel):
+    """The same run, changed: what figures with over = "baseline ratio" are compared with."""
+
+    settings: Annotated[dict[str, Any], pydantic.Field(default_factory=dict)]
+    without: tuple[str, ...] = ()
+    """Actions (by their `do`) that are left out."""
+
+
+class Scenario(StrictModel):
+    """One file."""
+
+    title: str
+    source: str
+    """Where the problem was met: an issue, a paper, a scenario id."""
+    members: Annotated[int, pydantic.Field(ge=1, le=4096)] = 16
+    spares: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
+    """Hosts that are not in the roster at first."""
+    outbound_only: tuple[int, ...] = ()
+    """Indices of members that cannot be dialled."""
+    preset: Literal["lan", "wan", "sim"] = "lan"
+    settings: Annotated[dict[str, Any], pydantic.Field(default_factory=dict)]
+    duration_s: Seconds
+    start_over_s: Seconds = 1.0
+    """All members are switched on at random moments within this time."""
+    identical: bool = False
+    """Every host draws the same random numbers: ties everywhere."""
+    relay: bool = False
+    """Hosts pass new application facts on, as a ledger does."""
+    seeds: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 50
+    network: NetworkRule = NetworkRule()
+    action: tuple[AnyAction, ...] = ()
+    bound: Annotated[tuple[Bound, ...], pydantic.Field(min_length=1)]
+    baseline: Baseline | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _marks_exist(self) -> Scenario:
+        marks = {a.mark for a in self.action} | {""}
+        for bound in self.bound:
+            for name in (bound.after, bound.until, bound.idle_after, bound.idle_until):
+                if name not in marks:
+                    raise ValueError(f"bound on {bound.figure} names the mark {name!r}, which no action sets")
+            if bound.over == "baseline ratio" and self.baseline is None:
+                raise ValueError(f"bound on {bound.figure} compares with a baseline, but none is given")
+        return self
+
+    def plan(self) -> FederationPlan:
+        """The federation this file describes."""
+        return FederationPlan(
+            members=self.members,
+            spares=self.spares,
+            conditions=self.network.conditions(),
+            transport=self.network.transport(),
+            encoded=self.network.messages == "bytes",
+            outbound_only=frozenset(self.outbound_only),
+            relay=self.relay,
+            identical=self.identical,
+        )
+
+    def membership_settings(self, baseline: bool = False) -> MembershipSettings:
+        """The preset with this file's changes (and the baseline's)."""
+        changes = dict(self.settings)
+        if baseline and self.baseline is not None:
+            changes |= self.baseline.settings
+        if self.network.connections == "assumed":
+            changes["assume_links"] = True
+        return preset(self.preset).with_changes(**changes)
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read a scenario file.
+
+    Raises:
+        ConfigError: names file, key and what is expected.
+    """
+    try:
+        document = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_toml(Scenario, document, str(path))

@@ -1,0 +1,1 @@
+"""The virtual-time network: hosts, links, connections, and an event queue in integer microseconds."""

@@ -1,0 +1,126 @@
+"""Connections of the virtual-time network: made by dialling, ended by crash, silence, block or hang-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Dial
+from kmel_p2p.core.types import SECOND, Micros
+from tests.testbed.network.host import Host, Power
+
+if TYPE_CHECKING:
+    from tests.testbed.network.network import Network
+
+_DIALLED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class TransportModel:
+    """How connections behave. With `dialled` off every host reaches every other, as with datagrams."""
+
+    dialled: bool = True
+    heartbeat_us: Micros = 15 * SECOND
+    """A connection whose other end is silent this long is dropped by both ends."""
+    connect_timeout_us: Micros = 5 * SECOND
+    persist_us: Micros = 2_000
+    """Time until a record handed to the store is durable."""
+
+
+class Connections:
+    """Who has a connection with whom. A connection carries messages both ways, whoever dialled it."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._dialled: dict[tuple[SiteKey, SiteKey], None] = {}
+
+    def linked(self, a: Host, b: Host) -> bool:
+        """Whether a message from `a` has a connection to `b`."""
+        return not self._network.transport.dialled or (a.key, b.key) in self._dialled or (b.key, a.key) in self._dialled
+
+    def drop_blocked(self, source: Host, target: Host) -> None:
+        """A block lasted a heartbeat: unless it is gone, both ends notice."""
+        if self._network.direction(source, target).blocked:
+            self.unlink(source, target, "no heartbeat")
+
+    def drop_silent(self, host: Host) -> None:
+        """A host was paused: if it is still, the others notice."""
+        paused_for = self._network.now - host.paused_at_us
+        if host.power is Power.PAUSED and paused_for >= self._network.transport.heartbeat_us:
+            self.break_all(host, "no heartbeat", 0)
+
+    def break_all(self, host: Host, reason: str, after_us: Micros) -> None:
+        """End every connection of a host, noticed by the others after a time (unless it has started anew by then)."""
+        network, start = self._network, host.starts
+        for key in list(host.linked_to):
+            other = network.hosts[key]
+            network.call_at(network.now + after_us, partial(self._break, host, start, other, reason))
+
+    def _break(self, host: Host, start: int, other: Host, reason: str) -> None:
+        if host.starts == start:
+            self.unlink(host, other, reason)
+
+    def started(self, host: Host) -> None:
+        """A host starts: whoever still believes in an old connection is told by its kernel."""
+        for key in list(host.linked_to):
+            self.unlink(host, self._network.hosts[key], "connection reset")
+
+    def unlink(self, a: Host, b: Host, reason: str) -> None:
+        """End the connection between two hosts and tell both."""
+        network = self._network
+        if not network.transport.dialled or not self.linked(a, b):
+            return
+        self._dialled.pop((a.key, b.key), None)
+        self._dialled.pop((b.key, a.key), None)
+        a.linked_to.pop(b.key, None)
+        b.linked_to.pop(a.key, None)
+        for host, other in ((a, b), (b, a)):
+            network.command(host, network.reports.link_down(other.key, reason))
+
+    def dial(self, host: Host, dial: Dial) -> None:
+        """Try to reach a site at its addresses; the outcome is reported after the time it takes."""
+        network = self._network
+        target = network.hosts.get(dial.to)
+        network.trace.note(network.now, _DIALLED, host.index, target.index if target else -1, 0, "dial")
+        network.counters["dials"] += 1
+        if target is None or target is host:
+            return
+        if not network.transport.dialled:
+            network.command(host, network.reports.link_up(dial.to))
+            return
+        found = self._listener(dial.addresses)
+        out, back = network.direction(host, target), network.direction(target, host)
+        round_trip = out.conditions.latency_us + back.conditions.latency_us
+        cut = out.blocked or back.blocked or not host.interface_up or not target.interface_up
+        if found is None or cut:
+            timeout = network.now + network.transport.connect_timeout_us
+            network.call_at(timeout, partial(self._failed, host, target, "no answer"))
+        elif found is not target:
+            network.call_at(network.now + 2 * round_trip, partial(self._failed, host, target, "wrong key"))
+        else:
+            network.call_at(network.now + 2 * round_trip, partial(self._link, host, target))
+
+    def _listener(self, addresses: tuple[str, ...]) -> Host | None:
+        """The running host that listens at the first address where anybody does."""
+        for address in addresses:
+            for host in self._network.hosts.values():
+                if host.running and address in host.addresses:
+                    return host
+        return None
+
+    def _failed(self, host: Host, target: Host, reason: str) -> None:
+        if not self.linked(host, target):
+            self._network.command(host, self._network.reports.link_down(target.key, reason))
+
+    def _link(self, host: Host, target: Host) -> None:
+        if host.power is Power.OFF or target.power is Power.OFF:
+            return
+        known = self.linked(host, target)
+        self._dialled[host.key, target.key] = None
+        host.linked_to[target.key] = None
+        target.linked_to[host.key] = None
+        if not known:
+            self._network.command(host, self._network.reports.link_up(target.key))
+            self._network.command(target, self._network.reports.link_up(host.key))

@@ -1,0 +1,138 @@
+"""The silos benchmark compares like with like: units, assay limits, weights, and what a real peer reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import silos, silos_data, silos_peers
+from benchmarks.inprocess import site_weights
+from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.train.dataset import Dataset
+
+RINGS = ("c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1", "C1CCCCC1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1cnc2ccccc2c1")
+MOLECULES = [f"{'C' * chain}{ring}" for ring in RINGS for chain in range(1, 6)]
+
+
+def write(path: Path, **columns: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files laid out as the public ones, with some of their oddities."""
+    root = tmp_path_factory.mktemp("public")
+    count = len(MOLECULES)
+    ramp = np.linspace(0.7, 2.5, count)
+    write(
+        root / "biogen/ADME_public_set_3521.csv",
+        SMILES=MOLECULES,
+        **{
+            "LOG HLM_CLint (mL/min/kg)": [silos_data.BIOGEN_HLM_FLOOR, *ramp[1:]],
+            "LOG MDR1-MDCK ER (B-A/A-B)": ramp,
+            "LOG SOLUBILITY PH 6.8 (ug/mL)": [np.nan, *ramp[1:]],
+        },
+    )
+    write(
+        root / "expansionrx/expansion_data_train.csv",
+        SMILES=MOLECULES,
+        LogD=ramp,
+        KSOL=[0.0, *10 ** ramp[1:]],
+        **{"HLM CLint": [0.0, *10 ** ramp[1:]], "Caco-2 Permeability Efflux": 10**ramp},
+    )
+    half = count // 2
+    for part, rows in (("train_val", slice(0, half)), ("test", slice(half, half + 5))):
+        folder = root / "tdc_admet_group"
+        write(folder / f"lipophilicity_astrazeneca/{part}.csv", Drug=MOLECULES[rows], Y=ramp[rows])
+        limited = np.clip(10 ** ramp[rows], 6.0, 140.0)
+        limited[:2] = 3.0, 150.0
+        write(folder / f"clearance_microsome_az/{part}.csv", Drug=MOLECULES[rows], Y=limited)
+    bench = root / "pharmabench/final_datasets"
+    write(bench / "logd_reg_final_data.csv", Smiles_unify=MOLECULES, value=ramp)
+    write(bench / "hum_mic_cl_reg_final_data.csv", Smiles_unify=MOLECULES, value=[6.4, *ramp[1:]])
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(public_files: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    cache = StructureCache(tmp_path_factory.mktemp("cache"))
+    return silos_data.datasets(silos_data.read_silos(public_files), 30, 1000, 1, cache)
+
+
+def test_clearance_has_one_unit_and_its_limits_are_bounds(public_files: Path) -> None:
+    tables = silos_data.read_silos(public_files)
+    biogen, expansion = tables["biogen"]["hlm"], tables["expansion"]["hlm"]
+    # 1 uL/min/mg of protein is 1.157 mL/min/kg of body weight.
+    assert biogen["label"][1] == pytest.approx(np.linspace(0.7, 2.5, len(MOLECULES))[1] - np.log10(1.1565))
+    assert list(biogen["relation"][:2]) == [-1, 0]
+    assert list(expansion["relation"][:3]) == [-1, -1, 0], "0, and the smallest value ever given"
+    assert expansion["label"][0] == expansion["label"][1]
+    az = tables["az"]["hlm"]
+    assert set(az["relation"][az["label"] == np.log10(3.0)]) == {-1}
+    assert set(az["relation"][az["label"] == np.log10(150.0)]) == {1}
+    assert set(az["relation"][az["label"].between(0.5, 2.1)]) == {0}
+    assert len(tables["chembl"]["hlm"]) == len(MOLECULES) - 1, "10 to the 6.4 is no clearance"
+    solubility = tables["biogen"]["solubility"]
+    assert solubility["label"][0] == pytest.approx(
+        np.linspace(0.7, 2.5, len(MOLECULES))[1] + 3 - np.log10(106.17), abs=1e-3
+    )
+
+
+def test_silos_share_no_compound_and_keep_to_their_size(data: list[Dataset]) -> None:
+    az, _, _, chembl = data
+    assert not set(az.smiles) & set(chembl.smiles)
+    for part in data:
+        for place in range(len(part.endpoints)):
+            assert len(part.measured(part.train, place)) <= 24
+            assert len(part.measured(part.valid, place)) <= 6
+        assert len({*part.train, *part.valid, *part.test, *part.calibration}) == len(part.inputs)
+
+
+def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> None:
+    """Real peers and the federation in one process must train on the same values in the same folds."""
+    for silo, part in zip(silos_data.SILOS, data, strict=True):
+        path = silos_peers._write(tmp_path / f"{silo}.csv", part)
+        columns = {e.name: Column(e.name, "") for e in part.endpoints}
+        source = WideSource(path, "smiles", columns)
+        own = ingest(source, part.endpoints, silos_data.POLICY, cache=StructureCache(tmp_path / "cache"))
+        policy = SplitPolicy(silos_data.fold_key(1), silos_data.VALID_FRACTION, silos_data.TEST_FRACTION)
+        read = Dataset.build(own, own.folds(policy)).with_calibration(policy.apart(own.structures.series))
+        at = {smiles: row for row, smiles in enumerate(read.smiles)}
+        order = [at[smiles] for smiles in part.smiles]
+        assert len(order) == len(read.smiles)
+        assert read.labels[order] == pytest.approx(part.labels, abs=1e-5, nan_ok=True)
+        measured = np.isfinite(part.labels)
+        assert np.array_equal(read.relations[order][measured], part.relations[measured])
+        for fold in ("train", "valid", "test", "calibration"):
+            assert {read.smiles[row] for row in getattr(read, fold)} == {
+                part.smiles[row] for row in getattr(part, fold)
+            }
+
+
+def test_weights_add_up_and_a_head_belongs_to_those_who_train_it(data: list[Dataset]) -> None:
+    layout = trunk_layout(Architecture(silos_data.POLICY.width, (8,), silos_data.ENDPOINTS))
+    weights = np.stack(site_weights(layout, data, cap=4.0))
+    assert weights[:, 0].sum() == pytest.approx(1)
+    for head, endpoint in enumerate(silos_data.ENDPOINTS):
+        trains = [len(part.measured(part.train, head)) > 0 for part in data]
+        for place in layout.places_of_head(head):
+            assert weights[trains, place.start].sum() == pytest.approx(1), endpoint.name
+    assert np.stack(site_weights(layout, data))[:, 0].max() <= 0.5
+
+
+def test_changes_are_means_over_seeds_against_local() -> None:
+    first = {("az", "logd"): {"local": 1.0, "hybrid": 0.9, "chosen": 0.9}}
+    second = {("az", "logd"): {"local": 1.0, "hybrid": 0.8, "chosen": 1.0}}
+    figures = silos.summary([{"pairs": first, "cross": second}, {"pairs": second, "cross": second}])
+    assert figures["mean_change_pct"] == figures["worst_change_pct"] == pytest.approx(-5.0)
+    assert figures["mean_hybrid_change_pct"] == pytest.approx(-15.0)
+    assert figures["mean_change_pct_by_seed"] == pytest.approx([-10.0, 0.0])
+    assert figures["cross_silo_hybrid_change_pct"] == pytest.approx(-20.0)

@@ -1,8 +1,0 @@
-"""Ledger tests share the plain federation of the core tests."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))

@@ -1,0 +1,218 @@
+"""What the launcher does before and around the daemons; the daemons here are small stand-in programs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kmel_p2p.agreement.errors import ConfigError, DataError, LocalError
+from kmel_p2p.simulate.config import load_simulation
+from kmel_p2p.simulate.data import divide
+from kmel_p2p.simulate.errors import SiteFailedError
+from kmel_p2p.simulate.follow import follow
+from kmel_p2p.simulate.launcher import MARKER, prepare_directory
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found, free_ports
+from kmel_p2p.site.config import load_config
+from kmel_p2p.site.loaded_site import features_of, load_site
+from kmel_p2p.site.state.lockfile import SiteLock
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = """
+task = "trial"
+[data]
+kind = "csv"
+train = "train.csv"
+test = "test.csv"
+[sites]
+names = ["north", "south"]
+[charter]
+federation = "trial"
+[[charter.assay_endpoints]]
+name = "solubility"
+column = "logS"
+unit = "log10(mol/L)"
+"""
+RINGS = ("c1ccccc1", "C1CCCCC1", "c1ccncc1", "c1ccoc1", "c1ccc2ccccc2c1", "C1CCNCC1")
+TRAIN = "smiles,logS\n" + "".join(f"{'C' * n}{ring},-{n}.5\n" for n in range(1, 5) for ring in RINGS) + "bad,1\n"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "train.csv").write_text(TRAIN)
+    (tmp_path / "test.csv").write_text("smiles,logS\nCCO,1\n")
+    path = tmp_path / "sim.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+def small(config: Path, out: Path) -> LocalFederation:
+    simulation = load_simulation(config)
+    policy = features_of(simulation.charter_of((rule("north"),), ""))
+    divided = divide(simulation, policy, out)
+    return found(simulation, out, divided.parts, divided.test, "")
+
+
+def rule(name: str) -> Any:
+    from kmel_p2p.agreement.charter import SiteRule
+    from kmel_p2p.simulate.sites import simulated_identity
+
+    return SiteRule(name=name, key=simulated_identity(0, name).key.hex())
+
+
+def test_the_shipped_settings_are_valid() -> None:
+    for path in sorted((ROOT / "configs" / "sim").glob("*.toml")):
+        simulation = load_simulation(path, seed=5)
+        assert simulation.seed == 5
+        sites = tuple(rule(name) for name in simulation.sites.names)
+        assert simulation.charter_of(sites, "").model.seed == 5
+
+
+def test_every_compound_goes_to_one_site_and_every_site_is_ready_to_run(config: Path, tmp_path: Path) -> None:
+    federation = small(config, tmp_path / "out")
+    parts = [(site.folder / "measurements.csv").read_text().splitlines()[1:] for site in federation]
+    assert sorted(parts[0] + parts[1]) == sorted(TRAIN.splitlines()[1:])
+    assert all(parts)
+    rings = [{line.split(",")[0].lstrip("C") for line in part if not line.startswith("bad")} for part in parts]
+    assert not rings[0] & rings[1]
+    for site in federation:
+        ready = load_site(load_config(site.folder / "site.toml"))
+        assert ready.rule.name == site.name
+        assert ready.config.data.test == tmp_path / "out" / "data" / "test.csv"
+        assert ready.config.network.bind == ready.rule.addresses[0]
+    assert len({site.folder for site in federation}) == 2
+
+
+def test_silos_keep_the_files_they_came_with(config: Path, tmp_path: Path) -> None:
+    rows = TRAIN.splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(rows[:6]) + "\n")
+    (tmp_path / "two.csv").write_text("\n".join([rows[0], *rows[5:]]) + "\n")  # one compound at both
+    settings = SETTINGS.replace('kind = "csv"', 'kind = "silos"')
+    config.write_text(settings.replace('train = "train.csv"', 'parts = { south = "one.csv", north = "two.csv" }'))
+    federation = small(config, tmp_path / "out")
+    found = {site.name: (site.folder / "measurements.csv").read_text().splitlines()[1:] for site in federation}
+    assert found == {"south": rows[1:6], "north": rows[5:]}
+    (tmp_path / "two.csv").write_text("smiles,other\nCCO,1\n")
+    with pytest.raises(DataError, match=r"two\.csv: has no column 'logS'"):
+        small(config, tmp_path / "out2")
+    config.write_text(settings.replace('train = "train.csv"', 'parts = { east = "one.csv", north = "two.csv" }'))
+    with pytest.raises(ConfigError, match=r"data\.parts and sites\.names must name the same sites; 'east'"):
+        small(config, tmp_path / "out3")
+    config.write_text(settings)
+    with pytest.raises(ConfigError, match="needs parts"):
+        small(config, tmp_path / "out4")
+
+
+def test_the_same_seed_founds_the_same_federation(config: Path, tmp_path: Path) -> None:
+    one, other = small(config, tmp_path / "a"), small(config, tmp_path / "b")
+    assert [s.key for s in one.document.charter.sites] == [s.key for s in other.document.charter.sites]
+    assert one["north"].name == "north"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        (("kind =", "knd ="), ConfigError, "did you mean 'kind'"),
+        (('train = "train.csv"', ""), ConfigError, "needs both train and test"),
+        (('names = ["north", "south"]', 'names = ["north"]'), ConfigError, "sites.names"),
+        (('"south"]', '"north"]'), ConfigError, "'north' twice"),
+        (('federation = "trial"', 'federation = "trial"\npace.start_sites = 3'), ConfigError, "start_sites is 3"),
+        (("train.csv", "none.csv"), DataError, "no such file"),
+        (('column = "logS"', 'column = "logP"'), DataError, "no column 'logP'; it has: smiles, logS"),
+    ],
+)
+def test_wrong_settings_and_data_are_told(
+    config: Path, tmp_path: Path, change: tuple[str, str], error: type[Exception], said: str
+) -> None:
+    config.write_text(SETTINGS.replace(*change))
+    with pytest.raises(error, match=said):
+        small(config, tmp_path / "out")
+
+
+def test_only_a_directory_of_an_earlier_run_is_replaced(config: Path, tmp_path: Path) -> None:
+    simulation = load_simulation(config)
+    out = tmp_path / "deep" / "out"
+    prepare_directory(out, simulation)
+    (out / "sites" / "north" / "state").mkdir(parents=True)
+    (out / "report.json").write_text("{}")
+    with SiteLock(out / "sites" / "north" / "state"), pytest.raises(ConfigError, match="still alive"):
+        prepare_directory(out, simulation)
+    prepare_directory(out, simulation)
+    assert [path.name for path in out.iterdir()] == [MARKER]
+    (out / MARKER).unlink()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="no simulation made"):
+        prepare_directory(out, simulation)
+    assert (out / "thesis.txt").read_text() == "mine"
+    with pytest.raises(ConfigError, match="is a file"):
+        prepare_directory(out / "thesis.txt", simulation)
+
+
+def test_free_ports_differ() -> None:
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+
+
+class Silent:
+    """A watcher for tests."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        return None
+
+    def show(self, documents: object, elapsed_s: float) -> None:
+        return None
+
+
+class Program(SiteProcess):
+    """A site whose daemon is a line of Python."""
+
+    code = "import time; time.sleep(60)"
+
+    def start(self) -> None:
+        real, sys.executable = sys.executable, str(self.folder / "python")
+        Path(sys.executable).write_text(f"#!/bin/sh\nexec {real} -c '{self.code}'\n")
+        Path(sys.executable).chmod(0o755)
+        try:
+            super().start()
+        finally:
+            sys.executable = real
+
+
+def programs(config: Path, tmp_path: Path, code: str) -> LocalFederation:
+    federation = small(config, tmp_path / "out")
+    sites = [Program(site.name, site.folder) for site in federation]
+    sites[1].code = code
+    return LocalFederation(sites, federation.document)
+
+
+def test_a_site_that_ends_is_named_with_its_last_lines(config: Path, tmp_path: Path) -> None:
+    with programs(config, tmp_path, 'print("the disk is full"); raise SystemExit(3)') as federation:
+        federation.start()
+        with pytest.raises(SiteFailedError, match=r"'south' ended with code 3(.|\n)*the disk is full"):
+            follow(federation, Silent(), 30.0)
+    assert not any(site.running for site in federation)
+
+
+def test_time_is_limited_and_nothing_stays_behind(config: Path, tmp_path: Path) -> None:
+    deaf = (
+        'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print("deaf", flush=True); time.sleep(60)'
+    )
+    with programs(config, tmp_path, deaf) as federation:
+        federation.start()
+        end = time.monotonic() + 20
+        while "deaf" not in federation["south"].last_lines() and time.monotonic() < end:
+            time.sleep(0.02)
+        with pytest.raises(LocalError, match="runs already"):
+            federation["north"].start()
+        with pytest.raises(SiteFailedError, match=r"not complete after 0.1 s(.|\n)*'north': no answer"):
+            follow(federation, Silent(), 0.1)
+        federation.stop(grace_s=0.3)
+        assert federation["north"].exit_code == -signal.SIGTERM
+        assert federation["south"].exit_code == -signal.SIGKILL
