@@ -55,8 +55,11 @@ from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.loaded_site import Site, fresh_ledger, load_site
+from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.modes import mode_of
+from kmel_p2p.site.modes.ledger import codec_of, fresh_ledger
 from kmel_p2p.site.peer_machine import make_peer
+from kmel_p2p.site.site import Site
 
 SAMPLE_S = 2.0
 TEAR_EVERY_S = 5.0
@@ -114,7 +117,7 @@ class Puppet:
         self.peer = make_peer(self.site, fresh_ledger(self.site), 1, self.site.rule.addresses, rng, _now())
         self.driver = Driver(
             self.peer,
-            make_wire(self.site.charter.id, self.site.mode),
+            make_wire(self.site.charter.id, mode_of(self.site.charter).messages),
             commands=Commands(
                 link_up=commands.LinkUp,
                 link_down=commands.LinkDown,
@@ -157,7 +160,7 @@ def _payload(site: Site, seed: int) -> bytes:
     """A delta as small as those of training; the same one in every round."""
     residual = np.random.default_rng(seed).standard_normal(site.layout.size, np.float32)
     residual *= np.float32(1e-4)
-    return site.codec.encode(residual, 1.0)
+    return codec_of(site).encode(residual, 1.0)
 
 
 def _now() -> Micros:

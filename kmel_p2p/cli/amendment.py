@@ -121,7 +121,8 @@ def _standing(config_path: Path) -> tuple[Constitution, dict[str, int], Identity
     """The constitution in force at this site, the newest entry kept of each site, and the site's identity."""
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import load_site, stored_constitution
+    from kmel_p2p.site.loaded_site import load_site
+    from kmel_p2p.site.site import stored_constitution
     from kmel_p2p.site.state.store import STORE_NAME, Store
 
     config = load_config(config_path)

@@ -115,7 +115,8 @@ def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measu
     from kmel_p2p.chem.structures.cache import StructureCache
     from kmel_p2p.cli.charter import load_charter
     from kmel_p2p.cli.progress import progress_bar
-    from kmel_p2p.site.loaded_site import architecture_of, features_of, measurement_source
+    from kmel_p2p.site.loaded_site import architecture_of, measurement_source
+    from kmel_p2p.site.site import features_of
 
     charter = load_charter(config.site.charter).charter
     cache = StructureCache(config.site.state_dir / "cache")

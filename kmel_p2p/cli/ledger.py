@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kmel_p2p.agreement.identity import SiteKey
     from kmel_p2p.core.ledger.log.entry import Entry
     from kmel_p2p.site.config import SiteConfig
-    from kmel_p2p.site.loaded_site import Site
+    from kmel_p2p.site.site import Site
     from kmel_p2p.site.state.store import Store, StoredEntry
 
 
@@ -203,7 +203,7 @@ def _hashes(store: Store) -> dict[SiteKey, dict[int, bytes]]:
 def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:
     """The ledger made anew from the stored entries, and what does not stand."""
     from kmel_p2p.agreement.errors import ConfigError, WireError
-    from kmel_p2p.site.loaded_site import open_ledger
+    from kmel_p2p.site.modes.ledger import open_ledger
     from kmel_p2p.site.state.own_state import own_entries, own_state
 
     kept = store.vector()
@@ -234,7 +234,8 @@ def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
     """Settings, and site names by key, those included that amendments brought."""
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import load_site, names_of, stored_constitution
+    from kmel_p2p.site.loaded_site import load_site
+    from kmel_p2p.site.site import names_of, stored_constitution
 
     config = load_config(config_path)
     site = load_site(config)

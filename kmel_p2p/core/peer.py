@@ -6,23 +6,18 @@ from collections import deque
 from typing import Any
 
 from kmel_p2p.agreement.amendment import Constitution
-from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message
-from kmel_p2p.core.ledger.events import CharterAmended
-from kmel_p2p.core.ledger.sync.messages import SCHEMAS as LEDGER_SCHEMAS
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
-from kmel_p2p.core.pushsum.messages import SCHEMAS as PUSHSUM_SCHEMAS
-from kmel_p2p.core.rounds import COMMANDS, Averaging
+from kmel_p2p.core.rounds import COMMANDS, Averaging, CharterAmended
 from kmel_p2p.core.types import Micros
 from kmel_p2p.core.wire import Schema, Wire
 
 
-def make_wire(charter_id: bytes, mode: Mode) -> Wire:
-    """The message table of this protocol version under a charter: what belongs to the other mode does not decode."""
-    schemas: dict[Mode, tuple[Schema, ...]] = {"ledger": LEDGER_SCHEMAS, "pushsum": PUSHSUM_SCHEMAS}
-    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *schemas[mode]))
+def make_wire(charter_id: bytes, averaging: tuple[Schema, ...]) -> Wire:
+    """The message table under a charter: membership's messages and those of its averaging mode. No others decode."""
+    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *averaging))
 
 
 class Peer:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Event, Message
 from kmel_p2p.core.types import Micros
@@ -173,6 +174,13 @@ class RunComplete(Event):
     """All alive sites listen and hold the same state."""
 
     sites: int
+
+
+@dataclass(frozen=True, slots=True)
+class CharterAmended(Event):
+    """An amendment is in force here."""
+
+    constitution: Constitution
 
 
 class Sized(Protocol):

@@ -2,8 +2,8 @@
 
 Each message is `[protocol, charter tag, type id, field, field, ...]`. A `Schema` lists a message's fields with a
 codec that bounds every length and range, so nothing is allocated for a value that is not allowed. Decoding hostile
-bytes raises `WireError`, whatever they are. Type ids are append-only: membership 1-19, ledger 20-39,
-pushsum 40-59, session 60-79.
+bytes raises `WireError`, whatever they are. Type ids are append-only: membership 1-19, averaging modes 20-59
+(20 for each).
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final
-from kmel_p2p.site.loaded_site import architecture_of, features_of
+from kmel_p2p.site.loaded_site import architecture_of
+from kmel_p2p.site.site import features_of
 
 
 def pooled_model(

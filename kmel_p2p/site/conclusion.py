@@ -26,7 +26,7 @@ from kmel_p2p.learn.models.architecture import unlearned
 from kmel_p2p.learn.predict.model_directory import read_card
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.learn.worker import session
-from kmel_p2p.site.loaded_site import Site, features_of
+from kmel_p2p.site.site import Site, features_of
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.trainer.supervisor import TrainerState
 

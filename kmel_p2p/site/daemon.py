@@ -23,12 +23,20 @@ import structlog
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.ledger.events import CharterAmended
 from kmel_p2p.core.ledger.sync.responses import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import Computed, Listen, Persisted, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete
+from kmel_p2p.core.rounds import (
+    CharterAmended,
+    Computed,
+    Listen,
+    Persisted,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundOpened,
+    RunComplete,
+)
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.files import private_directory
@@ -41,7 +49,8 @@ from kmel_p2p.site.conclusion import Conclusion
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
-from kmel_p2p.site.loaded_site import Site, load_site, stored_constitution, trainer_plan
+from kmel_p2p.site.loaded_site import load_site, trainer_plan
+from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
 from kmel_p2p.site.observe.egress_head import keep_head
@@ -49,7 +58,8 @@ from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.status_builder import build_status
-from kmel_p2p.site.peer_machine import make_peer, open_history, own_state_file
+from kmel_p2p.site.peer_machine import make_peer
+from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
 from kmel_p2p.site.state.recording import Recorder, known_descriptors
 from kmel_p2p.site.state.store import STORE_NAME, Store
@@ -163,7 +173,7 @@ class Daemon:
         self.generation = await self.writer.call(Store.bump_generation)
         constitution = await self.writer.call(lambda store: stored_constitution(self.site, store))
         self.site = dataclasses.replace(self.site, constitution=constitution)
-        history = await self.writer.call(lambda store: open_history(self.site, store))
+        history = await self.writer.call(lambda store: mode_of(self.site.charter).open(self.site, store))
         await self.writer.call(self.conclusion.recall)
         self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
         parts.callback(lambda: self.egress.close(time.time()))
@@ -177,7 +187,7 @@ class Daemon:
             trainer_main,
             trainer_plan(self.site, reproducible_seed=int.from_bytes(self.site.identity.key[:4], "big")),
             self.site.layout.size,
-            lambda: self.writer.call(lambda store: own_state_file(self.site, store)),
+            lambda: self.writer.call(lambda store: mode_of(self.site.charter).own_state_file(self.site, store)),
             TrainerAnswers(self),
             time.monotonic,
         )
@@ -235,13 +245,14 @@ class Daemon:
 
     async def _open_network(self, parts: contextlib.AsyncExitStack) -> None:
         """Start the protocol, bind the port and prove that strangers are refused."""
-        largest = max(MAX_ANSWER_BYTES, self.site.max_payload_bytes) + MESSAGE_SLACK_BYTES
+        mode, charter = mode_of(self.site.charter), self.site.charter
+        largest = max(MAX_ANSWER_BYTES, mode.max_payload_bytes(charter, self.site.layout)) + MESSAGE_SLACK_BYTES
         limits = {"max_message": largest}
         for name in ("queue", "reassembly"):
             limits[name] = max(largest, TransportSettings.model_fields[name].default)
         self.driver = Driver(
             self.peer,
-            make_wire(self.site.charter.id, self.site.mode),
+            make_wire(charter.id, mode.messages),
             commands=Commands(
                 link_up=membership_commands.LinkUp,
                 link_down=membership_commands.LinkDown,

@@ -22,7 +22,9 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, free_ports
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
-from kmel_p2p.site.loaded_site import Site, load_site, open_ledger
+from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.modes.ledger import codec_of, open_ledger
+from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.support.local_run import log_times, published, small_federation, until
 
@@ -103,7 +105,7 @@ def without(site: Site, ledger: Ledger, author: bytes) -> np.ndarray:
     sum_ = Accumulator.from_trunk(initial_trunk(site.layout, site.charter.model.seed))
     for entry in ledger.entries():
         if entry.author != author:
-            sum_.add(site.codec.decode(entry.payload), entry.weight)
+            sum_.add(codec_of(site).decode(entry.payload), entry.weight)
     return sum_.trunk()
 
 

@@ -19,7 +19,8 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.types import Micros
 from kmel_p2p.delta import DeltaCodec
-from kmel_p2p.site.loaded_site import Site, open_ledger
+from kmel_p2p.site.modes.ledger import open_ledger
+from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.recording import work_of
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.testbed.ledger.federation import LedgerFederation

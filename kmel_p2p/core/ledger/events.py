@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
@@ -45,13 +44,6 @@ class LogEnded(Event):
     number: int
     reason: str
     retracted: int
-
-
-@dataclass(frozen=True, slots=True)
-class CharterAmended(Event):
-    """An amendment is in force here."""
-
-    constitution: Constitution
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.ledger.events import (
     AmendmentRefused,
-    CharterAmended,
     Divergence,
     EntriesApplied,
     EntriesCompacted,
@@ -24,7 +23,15 @@ from kmel_p2p.core.ledger.events import (
 )
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, RoundCounted
-from kmel_p2p.core.rounds import EntryHeld, PhaseChanged, RoundAbandoned, RoundOpened, RunComplete, Waiting
+from kmel_p2p.core.rounds import (
+    CharterAmended,
+    EntryHeld,
+    PhaseChanged,
+    RoundAbandoned,
+    RoundOpened,
+    RunComplete,
+    Waiting,
+)
 from kmel_p2p.core.wire import ForeignCharterError
 from kmel_p2p.net.driver import BadMessage
 from kmel_p2p.net.links import (

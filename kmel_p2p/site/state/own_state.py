@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.learn.train.balance import Sums, sums, sums_of
-from kmel_p2p.site.loaded_site import Site
+from kmel_p2p.site.modes.ledger import codec_of
+from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store, StoredEntry
 
 TRAINER_DIRECTORY = "trainer"
@@ -114,7 +115,7 @@ def _gap(site: Site, entries: list[Entry], residual: np.ndarray, drift: Sums) ->
     accounted = sums(residual)
     magnitude = 0.0
     for entry in entries:
-        part = sums_of(site.codec.decode(entry.payload))
+        part = sums_of(codec_of(site).decode(entry.payload))
         accounted += part
         magnitude += float(np.abs(part).max())
     difference = float(np.abs(accounted - drift).max())

@@ -46,15 +46,15 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     (
-        "state and journal of averaging mode pushsum",
+        "state and journal of an averaging mode without entries",
         (
             """
-            CREATE TABLE pushsum_state (
+            CREATE TABLE averaging_state (
                 only INTEGER PRIMARY KEY CHECK (only = 1),
                 charter_id BLOB NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL, own_state_file TEXT
             ) STRICT
             """,
-            "CREATE TABLE pushsum_journal (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT",
+            "CREATE TABLE averaging_journal (number INTEGER PRIMARY KEY, body BLOB NOT NULL) STRICT",
         ),
     ),
 )

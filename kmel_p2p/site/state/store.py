@@ -23,8 +23,8 @@ from kmel_p2p.core.ledger.rules.proof import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store_errors import explain
-from kmel_p2p.site.state.stored_pushsum import PushSumRecords
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
+from kmel_p2p.site.state.stored_state import StateRecords
 
 STORE_NAME = "store.sqlite"
 SNAPSHOT = "snapshot"
@@ -88,7 +88,7 @@ class Store:
             except BaseException:
                 self._connection.close()
                 raise
-        self.pushsum = PushSumRecords(self._connection, self.transaction)
+        self.averaging = StateRecords(self._connection, self.transaction)
 
     def _prepare(self, read_only: bool) -> None:
         if read_only:

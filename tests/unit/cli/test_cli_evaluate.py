@@ -14,7 +14,8 @@ from kmel_p2p.learn.models.architecture import private_layout, trunk_layout
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
-from kmel_p2p.site.loaded_site import features_of, load_site
+from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.site import features_of
 from tests.support.cli_harness import Run
 
 

@@ -14,6 +14,7 @@ from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.messages import Ask
 from kmel_p2p.core.pushsum.rules import PushSumRules
 from kmel_p2p.core.wire import WireError
+from kmel_p2p.site.modes import MODES
 
 SITE = f'sites = [{{ name = "a", key = "{Identity(b"a" * 32).key.hex()}" }}]'
 HEAD = f'federation = "trial"\n{SITE}\nassay_endpoints = [{{ name = "logS" }}]\n'
@@ -85,7 +86,7 @@ def test_what_does_not_belong_is_named(averaging: str, message: str) -> None:
 
 def test_messages_of_the_other_mode_do_not_decode() -> None:
     charter_id = b"c" * 32
-    ledger, pushsum = make_wire(charter_id, "ledger"), make_wire(charter_id, "pushsum")
+    ledger, pushsum = make_wire(charter_id, MODES["ledger"].messages), make_wire(charter_id, MODES["pushsum"].messages)
     with pytest.raises(WireError, match="unknown message type 44"):
         ledger.decode(pushsum.encode(Ask()))
     with pytest.raises(WireError, match="unknown message type"):

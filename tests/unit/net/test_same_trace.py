@@ -24,6 +24,7 @@ from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer, make_wire
@@ -115,7 +116,7 @@ class Site:
         self._trainer = ToyTrainer(index)
         self.driver = Driver(
             self.machine,
-            make_wire(CHARTER.id, "ledger"),
+            make_wire(CHARTER.id, SCHEMAS),
             commands=Commands(
                 link_up=membership_commands.LinkUp,
                 link_down=membership_commands.LinkDown,
@@ -195,7 +196,7 @@ def replayed(site: Site, addresses: dict[SiteKey, str], carrier: BytesCarrier) -
 
 async def test_a_run_over_zeromq_is_repeated_effect_by_effect() -> None:
     sites, addresses = await run_over_zeromq()
-    wire = make_wire(CHARTER.id, "ledger")
+    wire = make_wire(CHARTER.id, SCHEMAS)
     assert all(site.faults == [] for site in sites)
     assert len({site.ledger.digest() for site in sites}) == 1
     assert sites[0].ledger.vector == dict.fromkeys(sorted(NAMES), ENTRIES)

@@ -18,7 +18,8 @@ from kmel_p2p.simulate.follow import follow
 from kmel_p2p.simulate.launcher import MARKER, prepare_directory
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found, free_ports
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.loaded_site import features_of, load_site
+from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.site import features_of
 from kmel_p2p.site.state.lockfile import SiteLock
 
 ROOT = Path(__file__).parents[3]

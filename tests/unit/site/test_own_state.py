@@ -18,7 +18,7 @@ from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec
 from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, sums, sums_of
-from kmel_p2p.site.loaded_site import Site
+from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.own_state import GAP_SHARE, own_entries, own_state
 from kmel_p2p.site.state.store import STORE_NAME, Store
 

@@ -30,10 +30,12 @@ from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import found
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.daemon import describe_tensors
-from kmel_p2p.site.loaded_site import Site, load_site, trainer_plan
+from kmel_p2p.site.loaded_site import load_site, trainer_plan
+from kmel_p2p.site.modes import MODES, mode_of
 from kmel_p2p.site.observe.metrics import StatusCollector, status_page
 from kmel_p2p.site.observe.status import ProcessStatus, PushSumStatus, StatusDocument, TrainerStatus, averaging_of
-from kmel_p2p.site.peer_machine import make_peer, open_history, own_state_file
+from kmel_p2p.site.peer_machine import make_peer
+from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.recording import work_of
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
@@ -126,7 +128,7 @@ def test_what_follows_from_the_mode(folders: dict[str, Path]) -> None:
     assert plans[1].codec is None
     assert [plan.labels["averaging"] for plan in plans] == ["ledger", "pushsum"]
     # The exchanges after everybody's last round have 16 bits per value.
-    assert pushsum.max_payload_bytes >= 2 * pushsum.layout.size
+    assert mode_of(pushsum.charter).max_payload_bytes(pushsum.charter, pushsum.layout) >= 2 * pushsum.layout.size
     text = describe_tensors(pushsum.layout)
     assert all(spec.name in text for spec in pushsum.layout.specs)
     assert pushsum.layout.hash.hex()[:16] in text
@@ -135,20 +137,20 @@ def test_what_follows_from_the_mode(folders: dict[str, Path]) -> None:
 def test_a_store_goes_on_where_it_was_and_belongs_to_one_charter(folders: dict[str, Path]) -> None:
     site, other = load(folders["pushsum"]), load(folders["ledger"])
     store = opened(site)
-    first = open_history(site, store)
+    first = mode_of(site.charter).open(site, store)
     assert isinstance(first, State)
-    again = open_history(site, store)
+    again = mode_of(site.charter).open(site, store)
     assert isinstance(again, State)
     assert again.life == first.life
-    assert own_state_file(site, store) is None
+    assert mode_of(site.charter).own_state_file(site, store) is None
     with pytest.raises(ConfigError, match="holds a run in mode pushsum; this charter's mode is ledger"):
-        open_history(other, store)
-    store.pushsum.put_state(b"x" * 32, 0, first.encode(), None)
+        mode_of(other.charter).open(other, store)
+    store.averaging.put_state(b"x" * 32, 0, first.encode(), None)
     with pytest.raises(ConfigError, match="holds a run under charter 7878"):
-        open_history(site, store)
-    store.pushsum.put_state(site.charter.id, 0, b"nonsense", None)
+        mode_of(site.charter).open(site, store)
+    store.averaging.put_state(site.charter.id, 0, b"nonsense", None)
     with pytest.raises(ConfigError, match="does not stand"):
-        open_history(site, store)
+        mode_of(site.charter).open(site, store)
     store.close()
 
 
@@ -157,7 +159,7 @@ class Rig:
 
     def __init__(self, site: Site) -> None:
         self.site, self.store = site, opened(site)
-        history = open_history(site, self.store)
+        history = mode_of(site.charter).open(site, self.store)
         peer = make_peer(site, history, self.store.bump_generation(), (), random.Random(1), 0)
         assert isinstance(peer.averaging, PushSumAveraging)
         self.machine = peer.averaging
@@ -210,7 +212,7 @@ def test_a_held_round_moves_nothing_before_it_is_approved_and_survives_a_restart
     later = Rig(site)
     np.testing.assert_array_equal(later.machine.trunk(), moved)
     assert later.machine.digest_work()() == rig.machine.digest_work()()
-    assert own_state_file(site, later.store) == "round-1.safetensors"
+    assert mode_of(site.charter).own_state_file(site, later.store) == "round-1.safetensors"
     later.store.close()
 
 
@@ -225,7 +227,7 @@ def test_a_crash_before_the_round_is_stored_leaves_the_state_before_it(folders: 
     later = Rig(site)
     assert later.machine.state.rounds == 0
     assert later.machine.state.holding.mass == mass > 0
-    assert own_state_file(site, later.store) is None
+    assert mode_of(site.charter).own_state_file(site, later.store) is None
     later.store.close()
 
 
@@ -275,7 +277,7 @@ async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders
     """Charters differ by mode, so only a defect or malice sends one; the bytes are of this very charter."""
     site = load(folders["ledger"])
     store = opened(site)
-    peer = make_peer(site, open_history(site, store), 1, (), random.Random(1), 0)
+    peer = make_peer(site, mode_of(site.charter).open(site, store), 1, (), random.Random(1), 0)
     store.close()
     faults: list[Any] = []
     bad: list[BadMessage] = []
@@ -285,7 +287,7 @@ async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders
 
     driver = Driver(
         peer,
-        make_wire(site.charter.id, site.mode),
+        make_wire(site.charter.id, mode_of(site.charter).messages),
         commands=Commands(),
         clock=lambda: 10 * SECOND,
         on_emit=faults.append,
@@ -295,7 +297,7 @@ async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders
     )
     south = site.charter.site_named("south").site_key
     share = Transfer(1, b"l" * 8, b"m" * 8, 5, 1, True, b"\x04")
-    driver.message(south, make_wire(site.charter.id, "pushsum").encode(share), Lane.BULK)
+    driver.message(south, make_wire(site.charter.id, MODES["pushsum"].messages).encode(share), Lane.BULK)
     assert driver.bad_messages[south] == 1
     assert isinstance(bad[0].error, WireError)
     assert "unknown message type 41" in str(bad[0].error)

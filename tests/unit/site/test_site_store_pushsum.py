@@ -15,7 +15,7 @@ from kmel_p2p.core.pushsum.share import encode
 from kmel_p2p.core.pushsum.state import Debited, Minted, Settled, State, encode_change, restore
 from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store import Store
-from kmel_p2p.site.state.stored_pushsum import StoredState
+from kmel_p2p.site.state.stored_state import StoredState
 from tests.support.stored_entries import A, Crash
 
 CHARTER = b"c" * 32
@@ -26,14 +26,14 @@ BASE = np.linspace(-1, 1, 40, dtype=np.float32)
 def loaded(path: Path) -> StoredState | None:
     store = Store(path)
     try:
-        return store.pushsum.load()
+        return store.averaging.load()
     finally:
         store.close()
 
 
 def test_a_state_replaces_state_and_journal_and_may_keep_the_trainers_file(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
-    kept = store.pushsum
+    kept = store.averaging
     assert kept.load() is None
     assert kept.own_state_file() is None
     kept.put_state(CHARTER, 0, b"zero", None)
@@ -52,11 +52,11 @@ def test_a_state_replaces_state_and_journal_and_may_keep_the_trainers_file(tmp_p
 def test_a_gap_in_the_journal_is_our_own_fault(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     with pytest.raises(Bug, match="does not follow"):
-        store.pushsum.append(1, b"before any state")
-    store.pushsum.put_state(CHARTER, 7, b"seven", None)
+        store.averaging.append(1, b"before any state")
+    store.averaging.put_state(CHARTER, 7, b"seven", None)
     for number in (7, 9):
         with pytest.raises(Bug, match="does not follow"):
-            store.pushsum.append(number, b"")
+            store.averaging.append(number, b"")
     store.close()
 
 
@@ -70,12 +70,12 @@ def test_a_crash_at_any_point_leaves_the_state_before_or_after(tmp_path: Path, p
 
     path = tmp_path / "s"
     store = Store(path, fault=fault)
-    store.pushsum.put_state(CHARTER, 0, b"zero", "round-1")
-    store.pushsum.append(1, b"one")
+    store.averaging.put_state(CHARTER, 0, b"zero", "round-1")
+    store.averaging.append(1, b"one")
     armed = True
     write = {
-        "state": lambda: store.pushsum.put_state(CHARTER, 2, b"two", "round-2"),
-        "journal": lambda: store.pushsum.append(2, b"two"),
+        "state": lambda: store.averaging.put_state(CHARTER, 2, b"two", "round-2"),
+        "journal": lambda: store.averaging.append(2, b"two"),
     }[point.partition(":")[0]]
     with pytest.raises(Crash):
         write()
@@ -99,12 +99,12 @@ def test_a_restart_at_any_moment_finds_the_same_integers(
     path = tmp_path_factory.mktemp("store") / "s"
     state = State.fresh(BASE, b"lifelife")
     store = Store(path)
-    store.pushsum.put_state(CHARTER, state.index, state.encode(), None)
+    store.averaging.put_state(CHARTER, state.index, state.encode(), None)
 
     def change(made: Minted | Debited | Settled) -> None:
         state.apply(made)
         state.index += 1
-        store.pushsum.append(state.index, encode_change(made))
+        store.averaging.append(state.index, encode_change(made))
 
     change(Minted(1 << 14))
     for at, step in enumerate(steps):
@@ -119,8 +119,8 @@ def test_a_restart_at_any_moment_finds_the_same_integers(
             if step == "train":
                 state.trained(np.full(BASE.size, 0.01, np.float32), 0.5, 0.5)
             state.index += 1
-            store.pushsum.put_state(CHARTER, state.index, state.encode(), f"round-{at}")
-        found = store.pushsum.load()
+            store.averaging.put_state(CHARTER, state.index, state.encode(), f"round-{at}")
+        found = store.averaging.load()
         assert found is not None
         again = restore(BASE, found.state, found.journal, "s")
         assert again.encode() == state.encode()
@@ -143,7 +143,7 @@ def test_a_store_of_the_first_schema_is_migrated_with_what_it_holds(tmp_path: Pa
     connection.close()
     store = Store(path)
     assert store.bump_generation() == 5
-    assert store.pushsum.load() is None
-    store.pushsum.put_state(CHARTER, 0, b"zero", None)
+    assert store.averaging.load() is None
+    store.averaging.put_state(CHARTER, 0, b"zero", None)
     store.close()
     assert loaded(path) == StoredState(CHARTER, b"zero", ())

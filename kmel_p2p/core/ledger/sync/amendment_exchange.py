@@ -12,10 +12,11 @@ from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Send, Store
-from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused, CharterAmended
+from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
 from kmel_p2p.core.ledger.sync.messages import MAX_AMENDMENTS, Amendments, WantAmendments
+from kmel_p2p.core.rounds import CharterAmended
 
 
 class AmendmentExchange:

@@ -1,4 +1,4 @@
-"""What a store keeps in averaging mode `pushsum`: one state, and a journal of the changes after it.
+"""What a store keeps for an averaging mode without entries: one state, and a journal of the changes after it.
 
 A new state replaces the old one and empties the journal in one transaction, so a crash leaves either.
 """
@@ -17,7 +17,7 @@ Transaction = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What `core.pushsum.state.restore` needs.
+    """What averaging goes on from.
 
     Attributes:
         charter_id: under which it was made, 32 bytes.
@@ -29,7 +29,7 @@ class StoredState:
     journal: tuple[tuple[int, bytes], ...]
 
 
-class PushSumRecords:
+class StateRecords:
     """Part of `store.Store`, which opens the tables and gives its transactions."""
 
     def __init__(self, connection: sqlite3.Connection, transaction: Transaction) -> None:
@@ -45,12 +45,12 @@ class PushSumRecords:
         """
         with self._transaction("state"):
             self._connection.execute(
-                "INSERT INTO pushsum_state VALUES (1, ?, ?, ?, ?) ON CONFLICT (only) DO UPDATE SET"
+                "INSERT INTO averaging_state VALUES (1, ?, ?, ?, ?) ON CONFLICT (only) DO UPDATE SET"
                 " charter_id = excluded.charter_id, number = excluded.number, state = excluded.state,"
                 " own_state_file = coalesce(excluded.own_state_file, own_state_file)",
                 (charter_id, number, state, own_state_file),
             )
-            self._connection.execute("DELETE FROM pushsum_journal")
+            self._connection.execute("DELETE FROM averaging_journal")
 
     def append(self, number: int, body: bytes) -> None:
         """Keep one change.
@@ -60,21 +60,21 @@ class PushSumRecords:
         """
         with self._transaction("journal"):
             (newest,) = self._connection.execute(
-                "SELECT coalesce((SELECT max(number) FROM pushsum_journal), (SELECT number FROM pushsum_state))"
+                "SELECT coalesce((SELECT max(number) FROM averaging_journal), (SELECT number FROM averaging_state))"
             ).fetchone()
             if newest is None or number != newest + 1:
                 raise Bug(f"change {number} does not follow {newest}, the newest one stored")
-            self._connection.execute("INSERT INTO pushsum_journal VALUES (?, ?)", (number, body))
+            self._connection.execute("INSERT INTO averaging_journal VALUES (?, ?)", (number, body))
 
     def load(self) -> StoredState | None:
         """State and journal; None before the first start."""
         with self._transaction("load"):
-            row = self._connection.execute("SELECT charter_id, state FROM pushsum_state").fetchone()
-            journal = self._connection.execute("SELECT number, body FROM pushsum_journal ORDER BY number").fetchall()
+            row = self._connection.execute("SELECT charter_id, state FROM averaging_state").fetchone()
+            journal = self._connection.execute("SELECT number, body FROM averaging_journal ORDER BY number").fetchall()
         return None if row is None else StoredState(row[0], row[1], tuple(journal))
 
     def own_state_file(self) -> str | None:
         """Trainer state stored with the newest own round; None when there is none."""
-        row = self._connection.execute("SELECT own_state_file FROM pushsum_state").fetchone()
+        row = self._connection.execute("SELECT own_state_file FROM averaging_state").fetchone()
         name: str | None = None if row is None else row[0]
         return name

@@ -1,0 +1,384 @@
+"""Averaging mode `ledger` at a site: its store, its entries, what the operator is told of them, the final trunk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.amendment import AmendmentDocument
+from kmel_p2p.agreement.averaging import Mode
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError, WireError
+from kmel_p2p.agreement.identity import SiteKey, short
+from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
+from kmel_p2p.core.ledger.events import (
+    AmendmentRecord,
+    AmendmentRefused,
+    CompactionRecord,
+    Divergence,
+    DivergenceRecord,
+    EntriesApplied,
+    EntriesCompacted,
+    EntryPublished,
+    EntryRecord,
+    EntryRefused,
+    LateFault,
+    LogEnded,
+    RetractionRecord,
+    SnapshotAdopted,
+    SnapshotProgress,
+    SnapshotRecord,
+    SnapshotRefused,
+)
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.proof import FaultProof
+from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
+from kmel_p2p.core.ledger.sync.messages import SCHEMAS
+from kmel_p2p.core.rounds import Averaging, Members
+from kmel_p2p.core.types import Micros, Randomness
+from kmel_p2p.core.wire import Schema
+from kmel_p2p.delta import CodecParameters, DeltaCodec
+from kmel_p2p.delta.layout import Layout, initial_trunk
+from kmel_p2p.learn.models.architecture import unlearned
+from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
+from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.modes.mode import (
+    OTHER_RUN,
+    AveragingStatus,
+    Notes,
+    OwnWork,
+    SiteMode,
+    held_text,
+    limit_text,
+    vector_text,
+)
+from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.site import Site, features_of, stored_constitution
+from kmel_p2p.site.state.store import Store
+
+REPLACE_STORE = (
+    "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus(AveragingStatus):
+    """Where this site's ledger stands. `vector` counts the entries applied; `digest` is that of the trunk there."""
+
+    ended: Mapping[str, str] = field(default_factory=dict)
+    """Site name -> why its log was ended."""
+
+
+class LedgerMode(SiteMode):
+    """See the module docstring."""
+
+    name: ClassVar[Mode] = "ledger"
+    messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
+    section: ClassVar[type[AveragingStatus]] = LedgerStatus
+    keeps_entries: ClassVar[bool] = True
+    one_trunk: ClassVar[bool] = True
+
+    def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:
+        """Entries reach every site, so nobody chooses whom to send them to."""
+        if config.network.neighbours:
+            raise ConfigError(
+                "network.neighbours belongs to averaging mode pushsum; this charter's mode is ledger, in which entries "
+                "reach every site, also through others: remove it"
+            )
+
+    def codec(self, charter: Charter) -> CodecParameters:
+        """The charter's compression of deltas."""
+        rule = charter.ledger
+        return CodecParameters(chunk=rule.chunk, kept=rule.kept, bits=rule.bits)
+
+    def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
+        """Of an entry."""
+        return DeltaCodec(layout, self.codec(charter)).max_payload_bytes
+
+    # ---- store and protocol -------------------------------------------------------------------------------------
+
+    def open(self, site: Site, store: Store) -> Ledger:
+        """The ledger as the store holds it."""
+        if store.averaging.load() is not None:
+            raise ConfigError(f"{store.path}: holds a run in mode pushsum; this charter's mode is ledger. {OTHER_RUN}")
+        return open_ledger(site, store)
+
+    def averaging(
+        self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros
+    ) -> LedgerAveraging:
+        """`history`: a `Ledger`."""
+        settings = LedgerSettings(hold=site.config.ledger.hold)
+        largest = self.max_payload_bytes(site.charter, site.layout)
+        return LedgerAveraging(site.identity, site.charter, history, members, rng, settings, largest, now)
+
+    def writing(self, record: Record, site: Site) -> Callable[[Store], None] | None:
+        """Entries, ends of logs, amendments, snapshots and evidence."""
+        match record:
+            case EntryRecord(author=author, number=number, encoded=encoded, own_state_file=state_file):
+                return lambda store: store.append_entry(author, number, encoded, state_file)
+            case RetractionRecord(author=author, number=number, reason=reason, evidence=evidence):
+                return lambda store: store.retract(author, number, reason, evidence)
+            case AmendmentRecord(number=number, encoded=encoded):
+                return lambda store: store.add_amendment(number, encoded)
+            case CompactionRecord():
+                return lambda store: store.fold(record, lambda: genesis(site), codec_of(site))
+            case SnapshotRecord(snapshot=snapshot, kept=kept):
+                return lambda store: store.adopt(snapshot, kept)
+            case DivergenceRecord():
+                row = {
+                    "site": record.site,
+                    "vector": dict(record.vector),
+                    "chains": record.chains,
+                    "amendment": record.amendment,
+                    "own_digest": record.own_digest,
+                    "claimed_digest": record.claimed_digest,
+                    "signature": record.signature,
+                }
+                at = time.time()
+                return lambda store: store.add_history("divergence", at, row)
+        return None
+
+    def own_state_file(self, site: Site, store: Store) -> str | None:
+        """Stored with the newest own entry."""
+        return store.own_state_file(site.identity.key)
+
+    # ---- for the operator ---------------------------------------------------------------------------------------
+
+    def report(self, event: Event, notes: Notes) -> bool:
+        """Entries, logs, snapshots and amendments."""
+        activity, name = notes.activity, notes.name
+        match event:
+            case EntryPublished(number=number, entry_bytes=size, weight=weight):
+                activity.published += 1
+                activity.entry_bytes += size
+                activity.published_at = activity.clock()
+                notes.say("entry published", number=number, bytes=size, weight=round(weight / 2**16, 4))
+            case EntriesApplied(entries=entries, sender=sender):
+                activity.applied_at = activity.clock()
+                heads = {name(author): number for author, number in entries}
+                notes.say("entries applied", sender=name(sender), heads=heads)
+            case EntryRefused(sender=sender, author=author, reason=reason):
+                activity.refused += 1
+                text = f"entry of {name(author)} handed over by {name(sender)} was refused: {reason}"
+                activity.alarm(f"refused from {name(sender)}", text)
+                notes.warn("entry refused", sender=name(sender), author=name(author), reason=reason)
+            case LogEnded(author=author, number=number, reason=reason, retracted=retracted):
+                text = f"log of {name(author)} ends before entry {number}: {reason}"
+                activity.alarm(f"log ended {name(author)}", text)
+                notes.warn("log ended", author=name(author), number=number, reason=reason, retracted=retracted)
+            case AmendmentRefused(sender=sender, reason=reason):
+                activity.alarm(f"amendment from {name(sender)}", f"site {name(sender)}: {reason}")
+                notes.warn("amendment refused", sender=name(sender), reason=reason)
+            case LateFault(author=author, number=number, reason=reason):
+                text = (
+                    f"site {name(author)} broke the rules at entry {number}, found out too late to take it back: "
+                    f"{reason}; the consortium may retire it by an amendment"
+                )
+                activity.alarm(f"late fault {name(author)}", text)
+                notes.warn("late fault", author=name(author), number=number, reason=reason)
+            case SnapshotProgress(stage=stage):
+                notes.say("snapshot", stage=stage)
+            case SnapshotRefused(giver=giver, reason=reason):
+                notes.warn("snapshot refused", giver=name(giver), reason=reason)
+            case SnapshotAdopted(vector=vector):
+                notes.say("snapshot taken over", heads={name(key): number for key, number in vector.items()})
+            case EntriesCompacted(until=until):
+                notes.say("entries folded", until={name(key): number for key, number in until.items()})
+            case Divergence(site=site):
+                text = (
+                    f"site {name(site)} and this one sum the same entries to different trunks: one of the two "
+                    "ledgers is damaged; run kmel-peer ledger verify at both"
+                )
+                activity.alarm(f"divergence {name(site)}", text)
+                notes.warn("divergence", remote=name(site), remedy=text)
+            case _:
+                return False
+        return True
+
+    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> LedgerStatus:
+        """Vector and ended logs."""
+        ledger, own, names = _of(averaging).ledger, site.identity.key, site.names
+        vector = ledger.vector
+        return LedgerStatus(
+            vector={names.get(key, key.hex()): number for key, number in vector.items()},
+            digest=digest,
+            published=vector.get(own, 0),
+            applied=sum(number for key, number in vector.items() if key != own),
+            refused=activity.refused,
+            held=1 if activity.held else 0,
+            entry_limit=site.charter.averaging.entry_limit,
+            payload_bytes_mean=activity.entry_bytes / activity.published if activity.published else 0.0,
+            ended={names.get(key, key.hex()): fault.reason for key, fault in ledger.faults.items()},
+        )
+
+    def has_failed(self, site: Site, averaging: Averaging) -> bool:
+        """Its own log was ended."""
+        return site.identity.key in _of(averaging).ledger.faults
+
+    def metrics(self, section: AveragingStatus) -> Iterator[tuple[str, float]]:
+        """Counts of entries and of ended logs."""
+        assert isinstance(section, LedgerStatus)
+        yield "kmel_entries_published", section.published
+        yield "kmel_entries_applied", section.applied
+        yield "kmel_entries_refused", section.refused
+        yield "kmel_logs_ended", len(section.ended)
+
+    def course(self, section: AveragingStatus) -> str:
+        """Entries published and applied."""
+        return (
+            f"Mode ledger: {section.published} of {section.entry_limit} entries published, {section.applied} of others "
+            "applied."
+        )
+
+    def lines(self, section: AveragingStatus, published: str, applied: str) -> Iterator[tuple[str, str]]:
+        """Entries published and applied, and the digest they lead to."""
+        yield "published", f"{section.published}{limit_text(section)}{held_text(section)}  ({published})"
+        yield "applied", f"{section.applied} of others  ({applied})"
+        yield "digest", f"{section.digest[:16] or 'being computed'}  at {vector_text(section.vector)}"
+
+    def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
+        """What is in the snapshot already cannot be taken back."""
+        floors = _of(averaging).ledger.accepted.floor
+        for rule in document.amendment.retire:
+            retired = site.constitution.site_named(rule.name)
+            floor = floors.get(retired.site_key, 0) if retired is not None else 0
+            if rule.last < floor or 0 < rule.retract_from <= floor:
+                raise LocalError(
+                    f"entries of {rule.name!r} up to {floor} are folded into the snapshot here and cannot be taken "
+                    f"back; retract from {floor + 1} on, or leave them"
+                )
+
+    # ---- the end of a run ---------------------------------------------------------------------------------------
+
+    def trunk_writer(self, site: Site, averaging: Averaging, folder: Path) -> Callable[[], bool]:
+        """The trunk that every site holds now."""
+        snapshot = _of(averaging).ledger.snapshot()
+
+        def work() -> bool:
+            trunk = snapshot.accumulator.trunk()
+            return write_trunk(folder, trunk_card(site, snapshot, trunk), trunk)
+
+        return work
+
+    def own_work(
+        self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]
+    ) -> OwnWork:
+        """From the own entries that are still kept."""
+        own = [entry.encoded for entry in store.load_entries() if entry.author == key]
+        sizes = [len(encoded) for encoded in own]
+        steps = sum(decode(encoded).steps for encoded in own)
+        return OwnWork(len(own), steps, sizes, fmean(sizes) if sizes else 0.0)
+
+
+def codec_of(site: Site) -> DeltaCodec:
+    """How this site's deltas are compressed."""
+    return DeltaCodec(site.layout, LedgerMode().codec(site.charter))
+
+
+def genesis(site: Site) -> Snapshot:
+    """The charter's initial trunk, before the first entry."""
+    trunk = initial_trunk(site.layout, site.charter.model.seed)
+    return empty_snapshot(site.charter.id, Accumulator.from_trunk(trunk))
+
+
+def fresh_ledger(site: Site) -> Ledger:
+    """A ledger without entries: the charter's initial trunk."""
+    trunk, codec = initial_trunk(site.layout, site.charter.model.seed), codec_of(site)
+    return Ledger(Accumulator.from_trunk(trunk), codec, Rules.of(site.charter, codec.codec_id, trunk))
+
+
+def open_ledger(site: Site, store: Store) -> Ledger:
+    """The ledger as the store holds it.
+
+    Raises:
+        ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
+    """
+    ledger = fresh_ledger(site)
+    snapshot = store.snapshot()
+    if snapshot is not None:
+        problem = snapshot.problem()
+        if snapshot.charter_id != site.charter.id or len(snapshot.accumulator) != site.layout.size:
+            problem = "it belongs to another charter"
+        if problem:
+            raise ConfigError(
+                f"{store.path}: the snapshot it stands on cannot be used: {problem}. "
+                "Move the state directory away and start again: the others will send the ledger"
+            )
+        ledger.adopt(snapshot)
+    ledger.amend(stored_constitution(site, store))
+    for author, (number, reason) in store.log_ends().items():
+        evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
+        ledger.convict(FaultProof(author, number, reason, evidence))
+    replay(ledger, _stored_entries(store), str(store.path))
+    return ledger
+
+
+def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
+    """Offer stored entries in their order of arrival; returns how many were applied.
+
+    Raises:
+        ConfigError: one does not stand.
+    """
+    count = 0
+    for entry in entries:
+        outcome = ledger.offer(entry)
+        if outcome.verdict is Verdict.REFUSED:
+            reason = outcome.refusal.value if outcome.refusal else "it was refused"
+            raise ConfigError(f"{source}: stored {entry} does not stand: {reason}; {REPLACE_STORE}")
+        count += len(outcome.applied)
+    return count
+
+
+def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> TrunkCard:
+    """What the trunk of a ledger is. Takes a while for a large one: the exact sum is hashed."""
+    everyone = site.constitution.everyone
+    vector = snapshot.vector
+    return TrunkCard(
+        federation=site.charter.federation,
+        charter_id=site.charter.id.hex(),
+        amendments=len(snapshot.amendments),
+        amendment_hash=snapshot.amendment_hash.hex(),
+        vector={key.hex(): number for key, number in vector.items()},
+        authors=[
+            {
+                "name": everyone[key].name if key in everyone else "",
+                "key": key.hex(),
+                "entries": number,
+                **({"retracted_from": snapshot.withdrawn[key]} if key in snapshot.withdrawn else {}),
+            }
+            for key, number in vector.items()
+        ],
+        ledger_digest=snapshot.digest().hex(),
+        architecture=site.architecture,
+        features=features_of(site.charter),
+        reference_hash=site.charter.features.reference_hash,
+        unlearned=unlearned(site.architecture, trunk, initial_trunk(site.layout, site.charter.model.seed)),
+    )
+
+
+def _stored_entries(store: Store) -> Iterator[Entry]:
+    for stored in store.load_entries("arrival"):
+        try:
+            yield decode(stored.encoded)
+        except WireError as error:
+            where = f"{store.path}: stored entry {stored.number} of {short(stored.author)}"
+            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
+
+
+def _of(averaging: Averaging) -> LedgerAveraging:
+    if not isinstance(averaging, LedgerAveraging):
+        raise Bug(f"{type(averaging).__name__} is not of mode ledger")
+    return averaging

@@ -1,0 +1,201 @@
+"""What an averaging mode is to a site: everything outside `core` that depends on which one the charter chose.
+
+`modes.mode_of` finds the mode. A further one is a room in `core` and a file here; nothing else names it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from kmel_p2p.agreement.amendment import AmendmentDocument
+from kmel_p2p.agreement.averaging import Mode
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.rounds import Averaging, Members
+from kmel_p2p.core.types import Micros, Randomness
+from kmel_p2p.core.wire import Schema
+from kmel_p2p.delta import CodecParameters
+from kmel_p2p.delta.layout import Layout
+from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.store import Store
+
+OTHER_RUN = (
+    "Give this site another state_dir; or move this one away, if that run is over: what it holds cannot be continued"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AveragingStatus:
+    """What every averaging mode tells in the status document; a mode adds its own fields."""
+
+    vector: Mapping[str, int]
+    """Site name -> its newest entry that counts here, or the rounds it has trained, as far as known."""
+    digest: str
+    """Of the state that the present trunk comes from, hex; empty while that moves on faster than it can be computed."""
+    published: int
+    """Own entries, or rounds."""
+    applied: int
+    """What came from the other sites and counts in the trunk here."""
+    refused: int = 0
+    held: int = 0
+    entry_limit: int = 0
+    payload_bytes_mean: float = 0.0
+    """Of what carried own work to the other sites."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWork:
+    """What a site has contributed to a finished run.
+
+    Attributes:
+        entries: own entries, or rounds.
+        steps: optimiser steps over all of them.
+        entry_bytes: size of each own entry kept, whole; empty where a mode keeps none.
+        mean_bytes: of what carried own work to the other sites.
+    """
+
+    entries: int
+    steps: int
+    entry_bytes: list[int]
+    mean_bytes: float
+
+
+class Notes(Protocol):
+    """Where events are noted for the operator: log, counts, alarms (`observe.reporting.Reporter`)."""
+
+    @property
+    def activity(self) -> Activity: ...
+    def name(self, key: SiteKey | None) -> str: ...
+    def say(self, what: str, **facts: object) -> None: ...
+    def warn(self, what: str, **facts: object) -> None: ...
+
+
+class SiteMode(ABC):
+    """One averaging mode. Has no state: what a method works on is handed in."""
+
+    name: ClassVar[Mode]
+    messages: ClassVar[tuple[Schema, ...]]
+    """Its rows of the message table."""
+    section: ClassVar[type[AveragingStatus]]
+    """Its section of the status document; in JSON it stands under the mode's name."""
+    keeps_entries: ClassVar[bool]
+    """Whether sites keep signed entries, which `kmel-peer ledger` reads and amendments may take back."""
+    one_trunk: ClassVar[bool]
+    """Whether all sites end with the same trunk, to the last bit."""
+
+    # ---- from the site's files ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:
+        """Raise ConfigError where a site's settings do not go with this mode."""
+
+    @abstractmethod
+    def codec(self, charter: Charter) -> CodecParameters | None:
+        """How the trainer compresses a round's delta; None: it hands over the whole drift."""
+
+    @abstractmethod
+    def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
+        """No valid payload is larger."""
+
+    # ---- store and protocol -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self, site: Site, store: Store) -> Any:
+        """What averaging goes on from, for `averaging`; a first start is recorded.
+
+        Raises:
+            ConfigError: the store belongs to another charter or mode, or was altered.
+        """
+
+    @abstractmethod
+    def averaging(
+        self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros
+    ) -> Averaging:
+        """The state machine. `history`: from `open`; `generation`: the site's count of starts."""
+
+    @abstractmethod
+    def writing(self, record: Record, site: Site) -> Callable[[Store], None] | None:
+        """How a record of this mode is stored; None for a record that is not of this mode."""
+
+    @abstractmethod
+    def own_state_file(self, site: Site, store: Store) -> str | None:
+        """Name of the trainer state that belongs to the newest own round stored."""
+
+    # ---- for the operator ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def report(self, event: Event, notes: Notes) -> bool:
+        """Note an event of this mode; whether it was one."""
+
+    @abstractmethod
+    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
+        """The mode's section of the status document. `digest`: hex, empty while it is being computed."""
+
+    @abstractmethod
+    def has_failed(self, site: Site, averaging: Averaging) -> bool:
+        """Whether this site can contribute nothing more until people act."""
+
+    @abstractmethod
+    def metrics(self, section: AveragingStatus) -> Iterator[tuple[str, float]]:
+        """Name and value of the gauges that only this mode has."""
+
+    @abstractmethod
+    def course(self, section: AveragingStatus) -> str:
+        """How far the run is, as one sentence of the web page."""
+
+    @abstractmethod
+    def lines(self, section: AveragingStatus, published: str, applied: str) -> Iterator[tuple[str, str]]:
+        """Label and text of the lines of `kmel-peer status`.
+
+        Args:
+            published: how long ago own work went out last, in words.
+            applied: how long ago others' work came in last, in words.
+        """
+
+    @abstractmethod
+    def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
+        """Raise LocalError where an amendment cannot be put in force here."""
+
+    # ---- the end of a run ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def trunk_writer(self, site: Site, averaging: Averaging, folder: Path) -> Callable[[], bool] | None:
+        """Work for another thread: writes the final trunk, unless it is there; whether it did. None: there is none.
+
+        The work raises ConfigError when the disk does not take it.
+        """
+
+    @abstractmethod
+    def own_work(
+        self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]
+    ) -> OwnWork:
+        """What this site has contributed.
+
+        Args:
+            key: the site's.
+            store: its store, read-only.
+            section: its last status.
+            sent: (messages, bytes) that left, by kind of message.
+        """
+
+
+def vector_text(vector: Mapping[str, int]) -> str:
+    """A vector on one line."""
+    return " ".join(f"{name}:{number}" for name, number in vector.items()) or "the charter's initial trunk"
+
+
+def limit_text(section: AveragingStatus) -> str:
+    """What the charter allows after a count of own work."""
+    return f" of {section.entry_limit}" if section.entry_limit else ""
+
+
+def held_text(section: AveragingStatus) -> str:
+    """What waits for approval, after a count of own work."""
+    return f", {section.held} held for approval" if section.held else ""

@@ -1,0 +1,271 @@
+"""Averaging mode `pushsum` at a site: its stored state, what the operator is told of rounds, shares and mass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kmel_p2p.agreement.amendment import AmendmentDocument
+from kmel_p2p.agreement.averaging import Mode
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.pushsum.averaging import PushSumAveraging
+from kmel_p2p.core.pushsum.events import (
+    JournalRecord,
+    MassReceived,
+    MassReclaimed,
+    MassSent,
+    PushSumRefused,
+    RoundCounted,
+    StateRecord,
+)
+from kmel_p2p.core.pushsum.messages import MAX_PAYLOAD_BYTES, SCHEMAS, Transfer
+from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
+from kmel_p2p.core.pushsum.share import payload_bytes
+from kmel_p2p.core.pushsum.standing import LIFE_BYTES
+from kmel_p2p.core.pushsum.state import State, restore
+from kmel_p2p.core.rounds import Averaging, Members
+from kmel_p2p.core.types import Micros, Randomness
+from kmel_p2p.core.wire import Schema
+from kmel_p2p.delta.layout import Layout, initial_trunk
+from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.modes.mode import (
+    OTHER_RUN,
+    AveragingStatus,
+    Notes,
+    OwnWork,
+    SiteMode,
+    held_text,
+    limit_text,
+    vector_text,
+)
+from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.store import Store
+
+SHARE = Transfer.__name__
+"""Kind of message, in the egress log, that carries a share."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushSumStatus(AveragingStatus):
+    """What this site holds of the federation's weighted sum. Masses: 1024 are one measurement's weight.
+
+    `vector` counts rounds trained, as far as known; `applied` counts shares received since the start; `digest` is that
+    of this site's mass and sum.
+    """
+
+    mass: int = 0
+    weight: int = 0
+    """Mass this site brought in; what it holds settles around it. 0 before its first round."""
+    level: int = 0
+    """Round of the federation this site has reached."""
+    reached: int = 0
+    """Round the federation has reached, as far as reachable sites tell."""
+    age: int = 0
+    """Round up to which others' work is mixed into the trunk here."""
+    outstanding: Mapping[str, int] = field(default_factory=dict)
+    """Site name -> mass on its way to it, without receipt yet."""
+    shares_sent: int = 0
+    neighbours: tuple[str, ...] = ()
+    """The only sites shares are sent to; empty: all."""
+
+
+class PushSumMode(SiteMode):
+    """See the module docstring."""
+
+    name: ClassVar[Mode] = "pushsum"
+    messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
+    section: ClassVar[type[AveragingStatus]] = PushSumStatus
+    keeps_entries: ClassVar[bool] = False
+    one_trunk: ClassVar[bool] = False
+
+    def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:
+        """No amendments, neighbours other than this site, a trunk whose share fits a message."""
+        if config.site.amendments:
+            raise ConfigError(
+                "site.amendments names files, but in averaging mode pushsum a charter is not amended: remove them"
+            )
+        for name in config.network.neighbours:
+            if charter.site_named(name).site_key == own:
+                raise ConfigError(f"network.neighbours names {name!r}, which is this site itself: remove it")
+        if self.max_payload_bytes(charter, layout) > MAX_PAYLOAD_BYTES:
+            raise ConfigError(
+                f"the charter's trunk has {layout.size:,} values, too many for averaging mode pushsum, where a share "
+                f"has at most {MAX_PAYLOAD_BYTES:,} bytes: choose a smaller trunk or mode ledger"
+            )
+
+    def codec(self, charter: Charter) -> None:
+        """The whole drift is handed over: shares of its sum are quantised when they are sent."""
+
+    def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
+        """Of a share in the exchanges after everybody's last round, the largest."""
+        return payload_bytes(layout.size, PushSumRules.of(charter).last_bits)
+
+    # ---- store and protocol -------------------------------------------------------------------------------------
+
+    def open(self, site: Site, store: Store) -> State:
+        """The state in the store; a fresh one gets its name here."""
+        if store.vector():
+            raise ConfigError(f"{store.path}: holds a run in mode ledger; this charter's mode is pushsum. {OTHER_RUN}")
+        base = initial_trunk(site.layout, site.charter.model.seed)
+        stored = store.averaging.load()
+        if stored is None:
+            # The name of this store: a replaced one is told from it, and what was owed to the old one is taken back.
+            state = State.fresh(base, os.urandom(LIFE_BYTES))
+            store.averaging.put_state(site.charter.id, state.index, state.encode(), None)
+            return state
+        if stored.charter_id != site.charter.id:
+            raise ConfigError(
+                f"{store.path}: holds a run under charter {stored.charter_id.hex()[:16]}; this site's charter is "
+                f"{site.charter.id.hex()[:16]}. {OTHER_RUN}"
+            )
+        return restore(base, stored.state, stored.journal, str(store.path))
+
+    def averaging(
+        self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros
+    ) -> PushSumAveraging:
+        """`history`: a `State`, altered in place."""
+        config, charter = site.config, site.charter
+        neighbours = frozenset(charter.site_named(name).site_key for name in config.network.neighbours)
+        settings = PushSumSettings(hold=config.ledger.hold, neighbours=neighbours)
+        rules = PushSumRules.of(charter)
+        return PushSumAveraging(site.identity, rules, members, rng, settings, history, generation, now)
+
+    def writing(self, record: Record, site: Site) -> Callable[[Store], None] | None:
+        """A whole state, or one change after it."""
+        match record:
+            case StateRecord(index=index, own_state_file=state_file):
+                return lambda store: store.averaging.put_state(site.charter.id, index, record.state, state_file)
+            case JournalRecord(index=index, body=change):
+                return lambda store: store.averaging.append(index, change)
+        return None
+
+    def own_state_file(self, site: Site, store: Store) -> str | None:
+        """Stored with the newest own round."""
+        return store.averaging.own_state_file()
+
+    # ---- for the operator ---------------------------------------------------------------------------------------
+
+    def report(self, event: Event, notes: Notes) -> bool:
+        """Rounds and shares."""
+        activity, name = notes.activity, notes.name
+        match event:
+            case RoundCounted(number=number, mass=mass):
+                activity.published += 1
+                activity.published_at = activity.clock()
+                notes.say("round counted", number=number, mass=mass)
+            case MassSent(to=key, number=number, mass=mass, payload_bytes=size):
+                activity.shares_sent += 1
+                activity.entry_bytes += size
+                notes.say("share sent", to=name(key), number=number, mass=mass, bytes=size)
+            case MassReceived(sender=sender, number=number, mass=mass, treatment=treatment):
+                activity.shares_received += 1
+                activity.applied_at = activity.clock()
+                how = treatment.name.lower()
+                notes.say("share received", sender=name(sender), number=number, mass=mass, treatment=how)
+            case MassReclaimed(to=key, number=number, mass=mass, reason=reason):
+                text = f"share {number} for {name(key)} was taken back: {reason}"
+                activity.alarm(f"share taken back {name(key)}", text)
+                notes.warn("share taken back", to=name(key), number=number, mass=mass, reason=reason)
+            case PushSumRefused(sender=sender, reason=reason):
+                activity.refused += 1
+                activity.alarm(f"refused from {name(sender)}", f"site {name(sender)}: {reason}")
+                notes.warn("message refused", remote=name(sender), reason=reason)
+            case _:
+                return False
+        return True
+
+    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> PushSumStatus:
+        """Rounds, mass and shares."""
+        machine, names = _of(averaging), site.names
+        state = machine.state
+        return PushSumStatus(
+            vector={names.get(key, key.hex()): rounds for key, rounds in machine.vector.items()},
+            digest=digest,
+            published=state.rounds,
+            applied=activity.shares_received,
+            refused=activity.refused,
+            held=1 if activity.held else 0,
+            entry_limit=site.charter.averaging.entry_limit,
+            payload_bytes_mean=activity.entry_bytes / activity.shares_sent if activity.shares_sent else 0.0,
+            mass=state.holding.mass,
+            weight=state.weight,
+            level=state.level,
+            reached=machine.reached,
+            age=state.age,
+            outstanding={names.get(key, key.hex()): owed.mass for key, owed in sorted(state.owed.items())},
+            shares_sent=activity.shares_sent,
+            neighbours=site.config.network.neighbours,
+        )
+
+    def has_failed(self, site: Site, averaging: Averaging) -> bool:
+        """Never: nobody can shut a site out of the exchange of shares."""
+        return False
+
+    def metrics(self, section: AveragingStatus) -> Iterator[tuple[str, float]]:
+        """Counts of rounds and shares, and mass."""
+        assert isinstance(section, PushSumStatus)
+        yield "kmel_rounds_trained", section.published
+        yield "kmel_shares_sent", section.shares_sent
+        yield "kmel_shares_received", section.applied
+        yield "kmel_messages_refused", section.refused
+        yield "kmel_mass", section.mass
+        yield "kmel_weight", section.weight
+        yield "kmel_trunk_age_rounds", max(0, section.reached - section.age)
+        yield "kmel_transfers_outstanding", len(section.outstanding)
+
+    def course(self, section: AveragingStatus) -> str:
+        """Rounds, mass and shares."""
+        assert isinstance(section, PushSumStatus)
+        return (
+            f"Mode pushsum: {section.published} of {section.entry_limit} rounds trained, mass {section.mass} at a "
+            f"weight of {section.weight}, {section.shares_sent} shares sent and {section.applied} received, "
+            f"{len(section.outstanding)} without receipt."
+        )
+
+    def lines(self, section: AveragingStatus, published: str, applied: str) -> Iterator[tuple[str, str]]:
+        """Rounds, shares, mass, and how fresh the trunk is."""
+        assert isinstance(section, PushSumStatus)
+        yield "trained", f"{section.published}{limit_text(section)} rounds{held_text(section)}  ({published})"
+        yield "shares", f"{section.shares_sent} sent, {section.applied} received  (the last {applied})"
+        yield "mass", f"{section.mass / section.weight:.2f} of its weight" if section.weight else "none yet"
+        waiting = " ".join(section.outstanding)
+        yield "without receipt", f"shares for {waiting}" if waiting else "none"
+        yield "trunk", f"mixed up to round {section.age}; the federation is at {section.reached}"
+        if section.neighbours:
+            yield "neighbours", " ".join(section.neighbours)
+        yield "digest", f"{section.digest[:16] or 'being computed'}  of this site's own state"
+        yield "rounds", vector_text(section.vector)
+
+    def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
+        """Always refused."""
+        raise LocalError(
+            "this federation averages by pushsum, in which amendments are not carried between sites: "
+            "draft a new charter with the sites of the next run and have it signed"
+        )
+
+    # ---- the end of a run ---------------------------------------------------------------------------------------
+
+    def trunk_writer(self, site: Site, averaging: Averaging, folder: Path) -> None:
+        """No trunk is everybody's."""
+
+    def own_work(
+        self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]
+    ) -> OwnWork:
+        """From the rounds on record and the shares in the egress log."""
+        # A round that a crash took back was trained again under its number.
+        steps = {row["number"]: row["steps"] for row in store.history("round")}
+        shares, size = sent.get(SHARE, (0, 0))
+        return OwnWork(section.published, sum(steps.values()), [], size / shares if shares else 0.0)
+
+
+def _of(averaging: Averaging) -> PushSumAveraging:
+    if not isinstance(averaging, PushSumAveraging):
+        raise Bug(f"{type(averaging).__name__} is not of mode pushsum")
+    return averaging

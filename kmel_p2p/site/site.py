@@ -1,0 +1,70 @@
+"""What a site is by its files, once they were read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.averaging import Mode
+from kmel_p2p.agreement.charter import Charter, SiteRule
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.delta.layout import Layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.state.store import Store
+
+
+@dataclass(frozen=True)
+class Site:
+    """Made by `loaded_site.load_site`."""
+
+    config: SiteConfig
+    identity: Identity
+    charter: Charter
+    constitution: Constitution
+    """The charter with the amendments that the site's files and its store know of."""
+    rule: SiteRule
+    architecture: Architecture
+    layout: Layout
+
+    @property
+    def mode(self) -> Mode:
+        """The charter's averaging mode."""
+        return self.charter.averaging.mode
+
+    @property
+    def names(self) -> dict[SiteKey, str]:
+        """Site names by key, for everything people read."""
+        return names_of(self.constitution)
+
+
+def names_of(constitution: Constitution) -> dict[SiteKey, str]:
+    """Site names by key, each once: a key that its site has given up is told apart from the one it has now."""
+    current = {rule.name for rule in constitution.roster.values()}
+    names, given = {}, set(current)
+    for key, rule in constitution.everyone.items():
+        plain = key in constitution.roster or rule.name not in given
+        names[key] = rule.name if plain else f"{rule.name} (former key {key.hex()[:8]})"
+        given.add(names[key])
+    return names
+
+
+def stored_constitution(site: Site, store: Store) -> Constitution:
+    """What the site's files say, continued by what the store holds.
+
+    Raises:
+        ConfigError: the two contradict each other.
+    """
+    constitution = site.constitution
+    stored = store.amendments()
+    # By number: a site that an amendment added has that one and those before it in its files only.
+    while (encoded := stored.get(constitution.number + 1)) is not None:
+        constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
+    return constitution
+
+
+def features_of(charter: Charter) -> FeaturePolicy:
+    """How structures are described under a charter."""
+    rule = charter.features
+    return FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
