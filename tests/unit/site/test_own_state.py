@@ -34,7 +34,10 @@ class OneSite:
         self.site = cast(
             Site,
             SimpleNamespace(
-                identity=NORTH, codec=CODEC, config=SimpleNamespace(site=SimpleNamespace(state_dir=folder))
+                identity=NORTH,
+                layout=CODEC.layout,
+                charter=SimpleNamespace(ledger=CODEC.parameters),
+                config=SimpleNamespace(site=SimpleNamespace(state_dir=folder)),
             ),
         )
         self.store = Store(folder / STORE_NAME)
