@@ -188,7 +188,7 @@ class PushSumMode(Scheme):
             payload, sums = encode(state.holding, mass, bits, int(self.rng.integers(2**63)))
             state.holding.take(sums, mass)
             shares.append((to, mass, payload))
-            sent += len(self.wire.encode(Transfer(1, bytes(8), bytes(8), mass, 1, payload)))
+            sent += len(self.wire.encode(Transfer(1, bytes(8), bytes(8), mass, 1, True, payload)))
         for to, mass, payload in shares:
             self.states[to].holding.put(decode(payload, D), mass)
         return sent / N

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args, get_origin
@@ -69,8 +70,14 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
         return f"unknown key {where!r}; {hint}"
     if problem["type"] == "missing":
         return f"key {where!r} is missing"
+    if problem["type"] == "union_tag_invalid":
+        # pydantic quotes the discriminator's name and lists the tags, both in quotes.
+        context, path = problem["ctx"], (*path, problem["ctx"]["discriminator"].strip("'"))
+        near = difflib.get_close_matches(context["tag"], re.findall(r"'([^']*)'", context["expected_tags"]), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {context['expected_tags']}"
+        return f"key {'.'.join(str(part) for part in path)!r} is {context['tag']!r}; {hint}"
     found = problem.get("input")
-    return f"key {where!r} is {found!r:.80}: {problem['msg']}"
+    return f"key {where!r} is {found!r:.80}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _without_tags(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -2,28 +2,96 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Literal
 
-from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.core.membership import MemberState
+import pydantic
+
+from kmel_p2p.agreement import errors
+from kmel_p2p.agreement.strict import StrictModel
+from kmel_p2p.core.effects import Event
+from kmel_p2p.core.membership import MemberState, events
 from kmel_p2p.core.types import SECOND, Micros
+from tests.testbed.membership.action import Seconds
 from tests.testbed.membership.federation import membership_of
 from tests.testbed.membership.observe import Seen
-from tests.testbed.membership.scenario import Bound
 from tests.testbed.membership.stage import Stage
+
+Over = Literal["max", "min", "median", "p99", "mean", "sum", "baseline ratio"]
+
+
+class Bound(StrictModel):
+    """One figure and the number it must keep, over all seeds."""
+
+    figure: str
+    over: Over = "max"
+    at_most: float | None = None
+    at_least: float | None = None
+    after: str = ""
+    """Mark from which the figure counts (default: the beginning)."""
+    until: str = ""
+    """Mark up to which it counts (default: the end)."""
+    event: str = ""
+    """Class of a membership event, for figures that count events."""
+    name: str = ""
+    """A counter, an error class or a second event class: what the figure asks for."""
+    observers: str = "all"
+    subject: str = "all"
+    healthy: bool = False
+    idle_after: str = ""
+    idle_until: str = ""
+    window_s: Seconds = 1.0
+
+    @pydantic.field_validator("figure")
+    @classmethod
+    def _figure_exists(cls, figure: str) -> str:
+        return known(figure, FIGURES, "figure")
+
+    @pydantic.field_validator("event")
+    @classmethod
+    def _event_exists(cls, event: str) -> str:
+        return known(event, EVENTS, "event of a membership") if event else event
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _name_exists(cls, name: str, info: pydantic.ValidationInfo) -> str:
+        figure = info.data.get("figure", "")
+        if not name or not figure:
+            return name
+        if figure not in NAMES:
+            raise ValueError(f"figure {figure!r} takes no name")
+        what, names = NAMES[figure]
+        return known(name, names, what)
+
+    @pydantic.model_validator(mode="after")
+    def _bounds_something(self) -> Bound:
+        if self.at_most is None and self.at_least is None:
+            raise ValueError("a bound needs at_most or at_least")
+        if not self.event and self.figure in NEED_EVENT:
+            raise ValueError(f"figure {self.figure!r} needs an event")
+        return self
 
 
 def measure(stage: Stage, bound: Bound) -> float:
-    """The figure that `bound` names.
+    """The figure that `bound` names."""
+    return FIGURES[bound.figure](stage, bound)
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """`name` if it is one of `names`.
 
     Raises:
-        ConfigError: no figure has that name.
+        ValueError: it is not; says which one is nearest.
     """
-    figure = FIGURES.get(bound.figure)
-    if figure is None:
-        raise ConfigError(f"figure {bound.figure!r} does not exist; known: {', '.join(sorted(FIGURES))}")
-    return figure(stage, bound)
+    names = sorted(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"there is no {what} {name!r}; {hint}")
 
 
 def _since(stage: Stage, bound: Bound) -> Micros:
@@ -315,3 +383,45 @@ FIGURES: dict[str, Callable[[Stage, Bound], float]] = {
     "health_peak": _health_peak,
     "unread_events": _unread_events,
 }
+
+NEED_EVENT = ("first_event_s", "known_to_all_s", "share", "events")
+
+
+def _classes(module: ModuleType, kind: type) -> tuple[str, ...]:
+    return tuple(name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, kind))
+
+
+EVENTS = _classes(events, Event)
+COUNTERS = (
+    "accusations_ahead",
+    "accusations_by_nobody",
+    "accusations_over_rate",
+    "accusations_stale",
+    "answers",
+    "confirmations",
+    "dials",
+    "direct_probes_failed",
+    "duplicate_key",
+    "facts_about_strangers",
+    "forged_descriptors",
+    "generation_exhausted",
+    "late_timers",
+    "own_accusations_ahead",
+    "own_accusations_stale",
+    "probes_answered_indirectly",
+    "probes_failed",
+    "probes_silent",
+    "recalled_forgeries",
+    "refutations",
+    "relays_refused",
+    "stalled_us",
+    "stalls",
+)
+ERRORS = _classes(errors, errors.KmelError)
+NAMES: Mapping[str, tuple[str, Iterable[str]]] = {
+    "counter": ("counter of a membership", COUNTERS),
+    "refused": ("error", ERRORS),
+    "local_refusals": ("error", ERRORS),
+    "share": ("event of a membership", EVENTS),
+}
+"""Figure -> (what its `name` names, the known ones)."""

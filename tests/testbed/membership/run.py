@@ -16,9 +16,9 @@ from kmel_p2p.agreement.errors import ConfigError
 from tests.testbed.membership.action import micros
 from tests.testbed.membership.checks import Checks
 from tests.testbed.membership.federation import Federation
-from tests.testbed.membership.figures import measure, percentile
+from tests.testbed.membership.figures import Bound, measure, percentile
 from tests.testbed.membership.observe import Observer
-from tests.testbed.membership.scenario import Bound, Scenario, load_scenario
+from tests.testbed.membership.scenario import Scenario, load_scenario, naming
 from tests.testbed.membership.stage import Stage
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def run_scenario(path: Path, seed: int | None = None, executor: Executor | None 
     scenario = load_scenario(path)
     seeds = (seed,) if seed is not None else tuple(range(1, scenario.seeds + 1))
     if len(seeds) == 1:
-        runs = [run_seed(scenario, seeds[0])]
+        runs = run_seeds(path, seeds)
     elif executor is not None:
         runs = _run_many(path, seeds, executor)
     else:
@@ -136,7 +136,8 @@ def _run_many(path: Path, seeds: tuple[int, ...], executor: Executor) -> list[Se
 def run_seeds(path: Path, seeds: Iterable[int]) -> list[SeedRun]:
     """Some seeds of a file, one after the other (the unit of work of a process)."""
     scenario = load_scenario(path)
-    return [run_seed(scenario, seed) for seed in seeds]
+    with naming(path):
+        return [run_seed(scenario, seed) for seed in seeds]
 
 
 def run_seed(scenario: Scenario, seed: int) -> SeedRun:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +16,9 @@ from kmel_p2p.core.types import MILLISECOND
 from tests.testbed.membership.action import Milliseconds, Probability, Seconds, micros
 from tests.testbed.membership.actions import AnyAction
 from tests.testbed.membership.federation import FederationPlan
+from tests.testbed.membership.figures import Bound, known
 from tests.testbed.network.connections import TransportModel
 from tests.testbed.network.links import Conditions
-
-Over = Literal["max", "min", "median", "p99", "mean", "sum", "baseline ratio"]
 
 
 class NetworkRule(StrictModel):
@@ -53,33 +54,6 @@ class NetworkRule(StrictModel):
         return TransportModel(dialled=self.connections == "dialled", heartbeat_us=micros(self.heartbeat_s))
 
 
-class Bound(StrictModel):
-    """One figure and the number it must keep, over all seeds."""
-
-    figure: str
-    over: Over = "max"
-    at_most: float | None = None
-    at_least: float | None = None
-    after: str = ""
-    """Mark from which the figure counts (default: the beginning)."""
-    until: str = ""
-    """Mark up to which it counts (default: the end)."""
-    event: str = ""
-    name: str = ""
-    observers: str = "all"
-    subject: str = "all"
-    healthy: bool = False
-    idle_after: str = ""
-    idle_until: str = ""
-    window_s: Seconds = 1.0
-
-    @pydantic.model_validator(mode="after")
-    def _bounds_something(self) -> Bound:
-        if self.at_most is None and self.at_least is None:
-            raise ValueError("a bound needs at_most or at_least")
-        return self
-
-
 class Baseline(StrictModel):
     """The same run, changed: what figures with over = "baseline ratio" are compared with."""
 
@@ -111,11 +85,13 @@ class Scenario(StrictModel):
     seeds: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 50
     network: NetworkRule = NetworkRule()
     action: tuple[AnyAction, ...] = ()
-    bound: Annotated[tuple[Bound, ...], pydantic.Field(min_length=1)]
+    bound: tuple[Bound, ...]
     baseline: Baseline | None = None
 
     @pydantic.model_validator(mode="after")
     def _marks_exist(self) -> Scenario:
+        if not self.bound:
+            raise ValueError("a scenario needs at least one bound")
         marks = {a.mark for a in self.action} | {""}
         for bound in self.bound:
             for name in (bound.after, bound.until, bound.idle_after, bound.idle_until):
@@ -123,6 +99,8 @@ class Scenario(StrictModel):
                     raise ValueError(f"bound on {bound.figure} names the mark {name!r}, which no action sets")
             if bound.over == "baseline ratio" and self.baseline is None:
                 raise ValueError(f"bound on {bound.figure} compares with a baseline, but none is given")
+        for name in self.baseline.without if self.baseline is not None else ():
+            known(name, {action.do for action in self.action}, "action of this file")
         return self
 
     def plan(self) -> FederationPlan:
@@ -158,4 +136,16 @@ def load_scenario(path: Path) -> Scenario:
         document = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_toml(Scenario, document, str(path))
+    scenario = parse_toml(Scenario, document, str(path))
+    with naming(path):
+        scenario.membership_settings(baseline=True)
+    return scenario
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Dial
 from kmel_p2p.core.types import SECOND, Micros
 from tests.testbed.network.host import Host, Power
-
-if TYPE_CHECKING:
-    from tests.testbed.network.network import Network
+from tests.testbed.network.links import Direction
+from tests.testbed.network.trace import Trace
 
 _DIALLED = 7
 
@@ -29,10 +30,25 @@ class TransportModel:
     """Time until a record handed to the store is durable."""
 
 
+class Wires(Protocol):
+    """What connections need of the network they belong to."""
+
+    reports: Any
+    transport: TransportModel
+    now: Micros
+    trace: Trace
+    counters: Counter[str]
+    hosts: dict[SiteKey, Host]
+
+    def direction(self, source: Host, target: Host) -> Direction: ...
+    def call_at(self, when: Micros, action: Callable[[], None]) -> None: ...
+    def command(self, host: Host, cmd: Any) -> None: ...
+
+
 class Connections:
     """Who has a connection with whom. A connection carries messages both ways, whoever dialled it."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Wires) -> None:
         self._network = network
         self._dialled: dict[tuple[SiteKey, SiteKey], None] = {}
 

@@ -114,11 +114,18 @@ def test_many_seeds_run_in_processes_and_give_what_single_ones_give(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('do = "crash"', 'do = "crush"'), "crush"),
+        (('do = "crash"', 'do = "crush"'), "key 'action.0.do' .* did you mean 'crash'"),
         (("members = 4", "membres = 4"), "did you mean 'members'"),
         (('after = "crash"', 'after = "crsh"'), "names the mark 'crsh'"),
         (("at_most = 20", ""), "at_most or at_least"),
-        (('figure = "known_to_all_s"', 'figure = "known_s"'), "known: "),
+        (('figure = "known_to_all_s"', 'figure = "known_al_s"'), "'bound.0.figure' .* did you mean 'known_to_all_s'"),
+        (('figure = "known_to_all_s"', 'figure = "zzz"'), "there is no figure 'zzz'; known: accused, "),
+        (('"MemberUnreachable"', '"MemberUnreacheable"'), "'bound.0.event' .* did you mean 'MemberUnreachable'"),
+        (('event = "MemberUnreachable"\n', ""), "'bound.0' .* figure 'known_to_all_s' needs an event"),
+        (('"known_to_all_s"', '"counter"\nname = "refutation"'), "'bound.0.name' .* did you mean 'refutations'"),
+        (('"known_to_all_s"', '"refused"\nname = "WireEror"'), "'bound.0.name' .* did you mean 'WireError'"),
+        (('"known_to_all_s"', '"settled_s"\nname = "refutations"'), "figure 'settled_s' takes no name"),
+        (("members = 4", 'members = 4\nbaseline = { without = ["crsh"] }'), "did you mean 'crash'"),
         (('hosts = "3"', 'hosts = "4"'), "below 4"),
         (("members = 4", "members = 4\nsettings = { probe_timeout_us = 2_000_000 }"), "too large beside"),
         (("members = 4", 'members = 4\npreset = "LAN"'), "preset"),
@@ -126,8 +133,9 @@ def test_many_seeds_run_in_processes_and_give_what_single_ones_give(tmp_path):
 )
 def test_a_wrong_file_is_refused_with_the_reason(tmp_path, change, said):
     path = write(tmp_path, SMALL.format(limit=20).replace(*change))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as caught:
         run_scenario(path, seed=1)
+    assert str(path) in str(caught.value)
 
 
 def test_idle_traffic_per_member_does_not_grow_with_the_federation(tmp_path):
