@@ -104,7 +104,7 @@ def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) 
     for key in training:
         weights = weights_of(key, training, weight_cap(len(training), cap), cap)
         dense = np.full(layout.size, weights.trunk, np.float32)
-        for head, weight in (weights.heads or {}).items():
+        for head, weight in weights.heads.items():
             for place in layout.places_of_head(head):
                 dense[place] = weight
         found.append(dense / np.float32(WEIGHT_ONE))

@@ -85,7 +85,7 @@ def spread(sites: int, loss: float, runs: int, entries: int = ENTRIES, lazy: boo
 
 
 def _run(sites: int, loss: float, seed: int, entries: int, lazy: bool, total: Spread) -> None:
-    settings = AntiEntropySettings(eager_bytes=0 if lazy else 2**40, spread_period=PERIOD)
+    settings = AntiEntropySettings(eager_bytes=0 if lazy else 2**40, spread_period_us=PERIOD)
     world = toy_world(
         sites,
         # The last entry is left out: with it the author begins to listen, and says so to everybody.

@@ -289,7 +289,7 @@ def _decoded(store: Store, stored: StoredEntry) -> Entry:
 
 def _head_weights(entry: Entry) -> dict[str, float] | None:
     """By number among the charter's shared heads; None: the weight holds for them too."""
-    if entry.head_weights is None:
+    if not entry.head_weights:
         return None
     return {str(head): _weight(units) for head, units in entry.head_weights.items()}
 

@@ -23,7 +23,7 @@ import structlog
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.ledger.sync.responses import MAX_ANSWER_BYTES
+from kmel_p2p.core.ledger.sync.pull import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire

@@ -1,6 +1,6 @@
 """One small object of every format of the ledger, made from fixed secrets; run as a script it writes the golden file.
 
-Run it only for a new version of a format: bytes that are out in the world never change.
+Run it only for a new version of a format: bytes already in use never change.
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ def _basis(vector: dict[Identity, int], others: list[Entry]) -> Basis:
     return Basis({who.key: number for who, number in vector.items()}, context_hash(named), {}, 0)
 
 
-def _entry(
-    who: Identity, number: int, previous: bytes, basis: Basis, heads: dict[int, int] | None, steps: int
-) -> Entry:
+def _entry(who: Identity, number: int, previous: bytes, basis: Basis, heads: dict[int, int], steps: int) -> Entry:
     return create(
         who,
         charter_id=CHARTER_ID,
@@ -78,11 +76,16 @@ def _entry(
     )
 
 
-FIRST = _entry(ALICE, 1, NO_PREVIOUS, _basis({}, []), None, 20)
-OF_BOB = _entry(BOB, 1, NO_PREVIOUS, _basis({ALICE: 1}, [FIRST]), None, 20)
-SECOND = _entry(ALICE, 2, FIRST.hash, _basis({ALICE: 1, BOB: 1}, [OF_BOB]), {0: 32768, 2: 65535}, 20)
+FIRST = _entry(ALICE, 1, NO_PREVIOUS, _basis({}, []), {}, 20)
+OF_BOB = _entry(BOB, 1, NO_PREVIOUS, _basis({ALICE: 1}, [FIRST]), {}, 20)
+
+PREVIOUS = bytes.fromhex("daa278bf09a8833367034a52d9ad201b5517ae1c9cdd15d2d263232f530f0ff3")
+CONTEXT = bytes.fromhex("f9ec7039bbe0c19e085ca70135dfb8e61c67035f6fa101f1862a853e9cdc9890")
+"""Hashes of two entries of an earlier format, on which the stored example was made."""
+BASIS = Basis({ALICE.key: 1, BOB.key: 1}, CONTEXT, {}, 0)
+SECOND = _entry(ALICE, 2, PREVIOUS, BASIS, {0: 32768, 2: 65535}, 20)
 """The worked example of docs/ledger.md."""
-OTHER_SECOND = _entry(ALICE, 2, FIRST.hash, _basis({ALICE: 1, BOB: 1}, [OF_BOB]), {0: 32768, 2: 65535}, 21)
+OTHER_SECOND = _entry(ALICE, 2, PREVIOUS, BASIS, {0: 32768, 2: 65535}, 21)
 
 
 def _amendment() -> AmendmentDocument:
@@ -140,7 +143,7 @@ def today() -> dict[str, bytes]:
     """What this version of the code makes of the samples."""
     return {
         "entry": SECOND.encode(),
-        "entry_format_1": FIRST.encode(),
+        "first_entry": FIRST.encode(),
         "header_stub": SECOND.stub(),
         "amendment": AMENDMENT.encode(),
         "snapshot": SNAPSHOT.encode(),

@@ -13,7 +13,7 @@ from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.site import Delivered
 from tests.testbed.ledger.toy import toy_world
 
-OFTEN = LedgerSettings(claims=ClaimSettings(interval=2 * SECOND))
+OFTEN = LedgerSettings(claims=ClaimSettings(interval_us=2 * SECOND))
 
 
 def slowly(index: int) -> int:

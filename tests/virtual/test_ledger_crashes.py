@@ -128,7 +128,7 @@ def test_crashes_while_folding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     fold_soon(monkeypatch)
 
     def story(federation: LedgerFederation) -> None:
-        assert federation.run(60 * SECOND, until=lambda: has_folded(federation, 0))
+        assert federation.run(60 * SECOND, until=lambda: has_compacted(federation, 0))
 
     assert try_all(tmp_path, story, RETAINED + 2, frozenset(["CompactionRecord"])) >= 10
 
@@ -169,7 +169,7 @@ def test_crashes_while_a_site_is_retired_and_taken_back(tmp_path: Path) -> None:
     assert try_all(tmp_path, story, 6, kinds) >= 10
 
 
-def has_folded(federation: LedgerFederation, index: int) -> bool:
+def has_compacted(federation: LedgerFederation, index: int) -> bool:
     return federation.host(index).running and bool(federation.averaging(index).ledger.accepted.floor)
 
 

@@ -90,6 +90,6 @@ def test_a_head_of_two_of_six_sites_learns_as_if_there_were_only_two() -> None:
     # The trunk, which all train, is unharmed.
     assert trunk_among < 2 * trunk_alone + 1e-3
     entries = [entry for entry in federation.averaging(0).ledger.entries() if entry.number == ENTRIES]
-    given = [(entry.head_weights or {}).get(RARE) for entry in entries]
+    given = [entry.head_weights.get(RARE) for entry in entries]
     assert sorted(weight or 0 for weight in given) == [0, 0, 0, 0, WEIGHT_ONE // 2, WEIGHT_ONE // 2]
     assert sum(entry.weight for entry in entries) == WEIGHT_ONE

@@ -198,7 +198,7 @@ class LedgerAveraging:
             case Persisted():
                 entry = self.publisher.persisted(cmd)
                 if entry is not None:
-                    self.antientropy.push(entry, now)
+                    self.antientropy.push.own(entry, now)
         self._turn(now)
 
     def member_event(self, event: Event, now: Micros) -> None:
@@ -285,21 +285,20 @@ class LedgerAveraging:
             self._open_round()
 
     def _open_round(self) -> None:
-        told = {key: self.antientropy.counterpart(key) for key in self._training()}
+        told = {key: self.antientropy.other_peer(key) for key in self._training()}
         training = {key: Trains(self._size_class(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
         training[self._key] = Trains(self._size_class(self._key), frozenset(self.antientropy.heads))
         rules = self.ledger.rules
         weights = weights_of(self._key, training, rules.weight_cap, rules.cap_share)
-        # Where the federation shares no head, one weight says everything.
-        self.publisher.open(self._steps(), weights.trunk, weights.heads if rules.heads else None)
+        self.publisher.open(self._steps(), weights.trunk, weights.heads)
 
     def _steps(self) -> int:
-        told = (self.antientropy.counterpart(key) for key in self._training())
+        told = (self.antientropy.other_peer(key) for key in self._training())
         others = [t.step_us for t in told if t is not None]
         return self._pacing.steps(self._charter.averaging.steps_per_entry, others)
 
     def _why_wait(self, now: Micros) -> str:
-        told = {key: self.antientropy.counterpart(key) for key in self._members.alive()}
+        told = {key: self.antientropy.other_peer(key) for key in self._members.alive()}
         next_number = self.publisher.next_number
         if any(t is not None and t.vector.get(self._key, 0) >= next_number for t in told.values()):
             return "others hold entries of this site that its store lost; fetching them"
@@ -340,7 +339,7 @@ class LedgerAveraging:
 
     def _training(self) -> list[SiteKey]:
         """Alive sites that publish, without us and without those whose log has ended."""
-        told = ((key, self.antientropy.counterpart(key)) for key in self._members.alive())
+        told = ((key, self.antientropy.other_peer(key)) for key in self._members.alive())
         ended = self.ledger.accepted.ended
         return [k for k, t in told if t is not None and t.phase is Phase.TRAINING and k not in ended]
 
@@ -355,7 +354,7 @@ class LedgerAveraging:
             if key in ended or key in self.antientropy.stuck:
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
                 continue
-            told = self.antientropy.counterpart(key)
+            told = self.antientropy.other_peer(key)
             if told is None or told.phase is not Phase.LISTENING or dict(told.vector) != mine:
                 return False
         return True

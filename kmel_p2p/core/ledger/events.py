@@ -81,7 +81,7 @@ class SnapshotProgress(Event):
 class SnapshotRefused(Event):
     """A site's snapshot was not taken over."""
 
-    giver: SiteKey
+    server: SiteKey
     reason: str
 
 

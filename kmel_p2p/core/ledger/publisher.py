@@ -17,6 +17,7 @@ from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.effects import Effect, Emit, Store
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
+from kmel_p2p.core.ledger.log.accumulator import NO_HEADS
 from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
@@ -52,7 +53,7 @@ class Round:
     number: int
     basis: Basis
     weight: int
-    head_weights: Mapping[int, int] | None
+    head_weights: Mapping[int, int]
 
 
 class Publisher:
@@ -74,13 +75,13 @@ class Publisher:
         """Sequence number the next own entry will have."""
         return self._ledger.head(self._identity.key) + 1
 
-    def open(self, steps: int, weight: int, head_weights: Mapping[int, int] | None = None) -> None:
+    def open(self, steps: int, weight: int, head_weights: Mapping[int, int] = NO_HEADS) -> None:
         """Begin the next round on everything applied so far.
 
         Args:
             steps: local steps to train.
             weight: this site's share of the trunk, units of 2**-16; the charter's cap is applied here.
-            head_weights: its shares of the shared heads that it trains, by number; None: one weight for everything.
+            head_weights: its shares of the shared heads that it trains, by head number.
         """
         if self.state is not State.IDLE:
             raise LocalError(f"a round is {self.state.value} already")
@@ -88,10 +89,9 @@ class Publisher:
         basis = self._ledger.accepted.basis_for(own)
         bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(own, basis.vector)), -24) * NORM_MARGIN
         capped = min(weight, self._ledger.rules.weight_cap)
-        if head_weights is not None:
-            caps = self._ledger.head_caps(own, basis.vector, head_weights)
-            head_weights = {head: min(share, caps[head]) for head, share in head_weights.items()}
-        self._round = Round(self.next_number, basis, capped, head_weights)
+        caps = self._ledger.head_caps(own, basis.vector, head_weights)
+        heads = {head: min(share, caps[head]) for head, share in head_weights.items()}
+        self._round = Round(self.next_number, basis, capped, heads)
         self.state = State.TRAINING
         self._outbox.append(Emit(RoundOpened(self._round.number, steps, bound)))
 

@@ -134,7 +134,7 @@ class LedgerMode(SiteMode):
             case AmendmentRecord(number=number, encoded=encoded):
                 return lambda store: store.add_amendment(number, encoded)
             case CompactionRecord():
-                return lambda store: store.fold(record, lambda: genesis(site), codec_of(site))
+                return lambda store: store.compact(record, lambda: genesis(site), codec_of(site))
             case SnapshotRecord(snapshot=snapshot, kept=kept):
                 return lambda store: store.adopt(snapshot, kept)
             case DivergenceRecord():
@@ -191,12 +191,12 @@ class LedgerMode(SiteMode):
                 notes.warn("late fault", author=name(author), number=number, reason=reason)
             case SnapshotProgress(stage=stage):
                 notes.say("snapshot", stage=stage)
-            case SnapshotRefused(giver=giver, reason=reason):
-                notes.warn("snapshot refused", giver=name(giver), reason=reason)
+            case SnapshotRefused(server=server, reason=reason):
+                notes.warn("snapshot refused", server=name(server), reason=reason)
             case SnapshotAdopted(vector=vector):
                 notes.say("snapshot taken over", heads={name(key): number for key, number in vector.items()})
             case EntriesCompacted(until=until):
-                notes.say("entries folded", until={name(key): number for key, number in until.items()})
+                notes.say("entries compacted", until={name(key): number for key, number in until.items()})
             case Divergence(site=site):
                 text = (
                     f"site {name(site)} and this one sum the same entries to different trunks: one of the two "
@@ -321,7 +321,7 @@ def open_ledger(site: Site, store: Store) -> Ledger:
     ledger.amend(stored_constitution(site, store))
     for author, (number, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
-        ledger.convict(FaultProof(author, number, reason, evidence))
+        ledger.end_log(FaultProof(author, number, reason, evidence))
     replay(ledger, _stored_entries(store), str(store.path))
     return ledger
 

@@ -107,12 +107,12 @@ class Reporter:
                 self._warn("late fault", author=self.name(author), number=number, reason=reason)
             case SnapshotProgress(stage=stage):
                 self._say("snapshot", stage=stage)
-            case SnapshotRefused(giver=giver, reason=reason):
-                self._warn("snapshot refused", giver=self.name(giver), reason=reason)
+            case SnapshotRefused(server=server, reason=reason):
+                self._warn("snapshot refused", server=self.name(server), reason=reason)
             case SnapshotAdopted(vector=vector):
                 self._say("snapshot taken over", heads={self.name(key): number for key, number in vector.items()})
             case EntriesCompacted(until=until):
-                self._say("entries folded", until={self.name(key): number for key, number in until.items()})
+                self._say("entries compacted", until={self.name(key): number for key, number in until.items()})
             case Divergence(site=site):
                 text = (
                     f"site {self.name(site)} and this one sum the same entries to different trunks: one of the two "

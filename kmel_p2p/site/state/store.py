@@ -204,7 +204,7 @@ class Store:
                 if name == self._snapshot_name():
                     raise
 
-    def fold(self, record: CompactionRecord, genesis: Callable[[], Snapshot], codec: Decoder) -> None:
+    def compact(self, record: CompactionRecord, genesis: Callable[[], Snapshot], codec: Decoder) -> None:
         """Fold entries into the snapshot (or into `genesis()`), and forget them.
 
         Raises:

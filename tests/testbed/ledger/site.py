@@ -115,7 +115,7 @@ class Disk:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         ledger.amend(constitution)
         for end in self.ends.values():
-            ledger.convict(FaultProof(end.author, end.number, end.reason, end.evidence))
+            ledger.end_log(FaultProof(end.author, end.number, end.reason, end.evidence))
         for record in self.entries.values():
             outcome = ledger.offer(decode(record.encoded))
             if outcome.verdict is not Verdict.APPLIED:

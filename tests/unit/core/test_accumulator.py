@@ -123,7 +123,7 @@ def test_empty_trunk() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2.0**22, -(2.0**30)])
 def test_initial_values_out_of_range_are_refused(value: float) -> None:
-    with pytest.raises(LocalError, match="not finite and below"):
+    with pytest.raises(LocalError, match="must be finite and below"):
         Accumulator.from_trunk(np.array([0.0, value], np.float32))
 
 

@@ -152,7 +152,7 @@ def test_a_fork_is_retracted_exactly_and_alike_in_every_order(order: list[int]) 
     after = next_entry(SITES[0], made, units=800, position=3)
     made.offer(after)
     leaning = next_entry(SITES[2], made, units=850, position=4)
-    without.convict(_fault(left, right))
+    without.end_log(_fault(left, right))
     without.offer(leaning)
 
     everything = [first, mate, left, right, after, leaning]

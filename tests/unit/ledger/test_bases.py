@@ -73,7 +73,7 @@ def test_they_do_after_a_log_ended_and_after_a_snapshot(draws, data) -> None:  #
     other = next_entry(
         author, everything, number=cut.number, previous=cut.previous, units=7, base=cut.base, context=cut.basis.context
     )
-    everything.convict(fork_of(cut, other))
+    everything.end_log(fork_of(cut, other))
     for entry in made:
         both_ways(everything, entry)
     adopted = new_ledger(SITES)

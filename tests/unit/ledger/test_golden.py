@@ -1,4 +1,4 @@
-"""Bytes that are out in the world never change: every format against a stored file, the page's example against both."""
+"""Bytes already in use never change: every format against a stored file, the page's example against both."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_stored_entries_are_read_and_signed() -> None:
     assert second == samples.SECOND
     assert second.signature_is_good()
     assert second.head_weights == {0: 32768, 2: 65535}
-    first = entry.decode(STORED["entry_format_1"])
+    first = entry.decode(STORED["first_entry"])
     assert first == samples.FIRST
     assert first.signature_is_good()
-    assert second.previous == first.hash
+    assert first.head_weights == {}
     assert entry.decode_stub(STORED["header_stub"]) == second.without_payload()
 
 

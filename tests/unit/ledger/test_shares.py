@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kmel_p2p.agreement.errors import Bug, ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
-from kmel_p2p.core.ledger.log.entry import FORMAT, FORMAT_HEADS, Entry, decode, decode_stub
+from kmel_p2p.core.ledger.log.entry import Entry, decode, decode_stub
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.proof import prove
@@ -115,7 +115,7 @@ def test_weights_of_a_live_set_add_up_to_one_for_the_trunk_and_every_head(live: 
     assert sum(w.trunk for w in own.values()) in capped_sums(len(live))
     for head in range(5):
         holders = [key for key in live if head in live[key].heads]
-        given_weights = {key: w.heads[head] for key, w in own.items() if w.heads is not None and head in w.heads}
+        given_weights = {key: w.heads[head] for key, w in own.items() if head in w.heads}
         assert given_weights.keys() == set(holders)
         assert sum(given_weights.values()) in (capped_sums(len(holders)) if holders else {0})
 
@@ -165,16 +165,13 @@ def test_a_weight_beyond_one_is_a_defect() -> None:
         Accumulator.from_trunk(np.zeros(LAYOUT.size, np.float32)).add(delta, 1, {0: 65537})
 
 
-def test_an_entry_without_weights_of_heads_keeps_its_old_bytes() -> None:
+def test_an_entry_says_which_heads_it_trains() -> None:
     ledger = head_ledger()
-    plain = next_entry(SITES[0], ledger)
-    divided = next_entry(SITES[0], ledger, head_weights={0: 5, 2: 7})
-    assert msgpack.unpackb(plain.header)["v"] == FORMAT
-    assert "g" not in msgpack.unpackb(plain.header)
-    assert msgpack.unpackb(divided.header)["v"] == FORMAT_HEADS
-    assert decode(plain.encode()).head_weights is None
-    assert decode(divided.encode()).head_weights == {0: 5, 2: 7}
-    assert decode_stub(divided.stub()).head_weights == {0: 5, 2: 7}
+    none = next_entry(SITES[0], ledger)
+    some = next_entry(SITES[0], ledger, head_weights={0: 5, 2: 7})
+    assert decode(none.encode()).head_weights == {}
+    assert decode(some.encode()).head_weights == {0: 5, 2: 7}
+    assert decode_stub(some.stub()).head_weights == {0: 5, 2: 7}
 
 
 @pytest.mark.parametrize("damage", [{"v": 1}, {"v": 3}, {"g": [0, 70000]}, {"g": [1, 1, 0, 1]}, {"g": [1024, 1]}])
@@ -219,10 +216,7 @@ def test_a_weight_above_the_cap_of_a_head_is_proved_to_everybody() -> None:
     assert proved.reason == Refusal.HEAD_WEIGHT.value
 
 
-def test_an_old_entry_counts_for_every_head() -> None:
-    ledger = head_ledger()
-    ledger.offer(next_entry(SITES[0], ledger, position=0))
-    assert ledger.head_caps(SITES[1].key, ledger.vector, [1])[1] == weight_cap(6, 2.0)
+def test_a_charter_without_shared_heads_allows_no_weight_for_one() -> None:
     fresh = new_ledger(SITES)
     assert fresh.rules.charter_id == CHARTER_ID
     assert fresh.rules.heads == 0

@@ -60,7 +60,7 @@ def test_folding_changes_nothing_but_what_is_held(count: int, data: st.DataObjec
     ledger, made = history(count)
     digest, vector = ledger.digest(), ledger.vector
     until = {site.key: data.draw(st.integers(0, ledger.head(site.key))) for site in SITES}
-    ledger.fold(until)
+    ledger.compact(until)
     assert (ledger.digest(), ledger.vector) == (digest, vector)
     stored = advance(empty(), (e for e in made if e.number <= until[e.author]), PlainCodec(), {}, ())
     restarted = new_ledger(SITES)
@@ -76,7 +76,7 @@ def test_a_fork_below_the_floor_is_late_and_changes_nothing() -> None:
     ledger, made = history(9)
     other, _ = history(0)
     twin = next_entry(SITES[0], other, units=77)
-    ledger.fold({site.key: 2 for site in SITES})
+    ledger.compact({site.key: 2 for site in SITES})
     digest = ledger.digest()
     assert made[0].number == twin.number == 1
     outcome = ledger.offer(twin)
@@ -99,7 +99,7 @@ def test_adopting_turns_what_was_taken_back_into_what_the_majority_holds() -> No
         late.offer(entry)
     assert late.offer(twin).faults[0].number == 1
     assert late.head(SITES[0].key) == 0
-    ledger.fold({site.key: 2 for site in SITES})
+    ledger.compact({site.key: 2 for site in SITES})
     late.adopt(decode(ledger.snapshot().encode()))
     assert late.digest() == ledger.digest()
     assert not late.accepted.ended

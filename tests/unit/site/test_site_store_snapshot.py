@@ -33,7 +33,7 @@ def genesis() -> Snapshot:
     return empty_snapshot(CHARTER.id, Accumulator.from_trunk(toy_trunk()))
 
 
-def folding(until: dict[SiteKey, int]) -> CompactionRecord:
+def compaction(until: dict[SiteKey, int]) -> CompactionRecord:
     return CompactionRecord(until, {}, ())
 
 
@@ -86,7 +86,7 @@ def snapshots(path: Path) -> list[str]:
 def test_folding_keeps_the_sum_and_bounds_the_store(tmp_path: Path) -> None:
     store, ledger = filled(tmp_path / "s")
     for until in (1, 3, 3):
-        store.fold(folding({site.key: until for site in SITES}), genesis, ToyCodec())
+        store.compact(compaction({site.key: until for site in SITES}), genesis, ToyCodec())
         again = reopened(store)
         assert again.digest() == ledger.digest()
         assert again.vector == ledger.vector == store.vector()
@@ -98,7 +98,7 @@ def test_folding_keeps_the_sum_and_bounds_the_store(tmp_path: Path) -> None:
 
 def test_the_trainer_state_outlives_the_entry_it_came_with(tmp_path: Path) -> None:
     store, _ = filled(tmp_path / "s")
-    store.fold(folding({site.key: 4 for site in SITES}), genesis, ToyCodec())
+    store.compact(compaction({site.key: 4 for site in SITES}), genesis, ToyCodec())
     assert store.own_state_file(OWN) == "round-4"
     store.close()
 
@@ -106,12 +106,12 @@ def test_the_trainer_state_outlives_the_entry_it_came_with(tmp_path: Path) -> No
 def test_a_site_with_a_new_key_is_not_given_the_trainer_state_of_its_old_one(tmp_path: Path) -> None:
     store, ledger = filled(tmp_path / "s")
     new = SITES[1].key
-    store.fold(folding({site.key: 2 for site in SITES}), genesis, ToyCodec())
+    store.compact(compaction({site.key: 2 for site in SITES}), genesis, ToyCodec())
     assert store.own_state_file(new) is None
     entry = publish(ledger, 1)
     store.append_entry(new, entry.number, entry.encode(), "round-5")
     publish(ledger, 0)
-    store.fold(folding({site.key: 4 for site in SITES} | {new: 5}), genesis, ToyCodec())
+    store.compact(compaction({site.key: 4 for site in SITES} | {new: 5}), genesis, ToyCodec())
     assert store.own_state_file(new) == "round-5"
     assert store.own_state_file(OWN) is None
     store.close()
@@ -127,7 +127,7 @@ class Crash(BaseException):
 @pytest.mark.parametrize("point", POINTS)
 def test_a_crash_while_folding_leaves_one_whole_snapshot(tmp_path: Path, point: str) -> None:
     store, ledger = filled(tmp_path / "s")
-    store.fold(folding({OWN: 1}), genesis, ToyCodec())
+    store.compact(compaction({OWN: 1}), genesis, ToyCodec())
 
     def fault(at: str) -> None:
         if at == point:
@@ -135,7 +135,7 @@ def test_a_crash_while_folding_leaves_one_whole_snapshot(tmp_path: Path, point: 
 
     store._fault = fault
     with pytest.raises(Crash):
-        store.fold(folding({site.key: 3 for site in SITES}), genesis, ToyCodec())
+        store.compact(compaction({site.key: 3 for site in SITES}), genesis, ToyCodec())
     store.close()
     store = Store(store.path)
     assert len(snapshots(store.path)) == 1
@@ -166,7 +166,7 @@ def test_an_adopted_snapshot_takes_the_place_of_what_it_holds_and_keeps_what_is_
 
 def test_a_damaged_or_missing_snapshot_says_so(tmp_path: Path) -> None:
     store, _ = filled(tmp_path / "s")
-    store.fold(folding({OWN: 2}), genesis, ToyCodec())
+    store.compact(compaction({OWN: 2}), genesis, ToyCodec())
     file = tmp_path / snapshots(store.path)[0]
     content = file.read_bytes()
     file.write_bytes(b"x" + content[1:])

@@ -84,7 +84,7 @@ class Log:
         del self._entries[index:]
         return taken[::-1]
 
-    def fold(self, until: int) -> list[Entry]:
+    def compact(self, until: int) -> list[Entry]:
         """Let go of the payloads up to and including `until`; returns the entries, oldest first."""
         count = min(max(0, until - self.first + 1), len(self._entries))
         folded = self._entries[:count]

@@ -1,8 +1,8 @@
 """The trunk as an exact sum: int64 fixed point at 2**-40.
 
-Values of a delta are integers over 2**24 and weights integers over 2**16, so a contribution is an integer here: sums
-do not depend on order and an entry can be subtracted without a trace. Arithmetic is modulo 2**64; that keeps even an
-overflow reversible and equal at every site, and the ledger's norm bound keeps honest sums far from it.
+Values of a delta are integers times 2**-24 and weights integers times 2**-16, so every contribution is an integer here:
+the sum does not depend on order, and subtracting an entry leaves no trace. Arithmetic is modulo 2**64, so even an
+overflow is reversible and the same at every site; the ledger's norm bound keeps honest sums far from one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,13 @@ SCALE_BITS = 40
 """The trunk is the accumulator times 2**-40."""
 
 MAX_MAGNITUDE = 2.0**22
-"""Initial values must stay below; the rest of the range is room for the sum."""
+"""Initial values must stay below this; the rest of the range is room for the sum."""
 
 WEIGHT_ONE = 2**16
-"""The weight that adds a delta whole."""
+"""The weight that adds a delta in full."""
+
+NO_HEADS: Mapping[int, int] = MappingProxyType({})
+"""No weights of shared heads."""
 
 _BLOCK = 1 << 16
 
@@ -51,39 +55,41 @@ class Accumulator:
         for block in _blocks(base.size):
             scaled = base[block].astype(np.float64)
             if not bool((np.abs(scaled) < MAX_MAGNITUDE).all()):
-                raise LocalError(f"the initial trunk has a value that is not finite and below {MAX_MAGNITUDE:.0f}")
+                raise LocalError(
+                    f"every value of the initial trunk must be finite and below {MAX_MAGNITUDE:.0f} in magnitude"
+                )
             fixed_point[block] = np.rint(scaled * 2.0**SCALE_BITS)
         return cls(fixed_point)
 
     @classmethod
     def from_raw(cls, raw: bytes | bytearray | memoryview, size: int) -> Accumulator:
-        """Read what `raw` gave: `size` little-endian int64.
+        """Read what `raw` wrote: `size` little-endian int64.
 
         Raises:
-            WireError: another length.
+            WireError: the length differs.
         """
         found = memoryview(raw).nbytes
         if found != 8 * size:
-            raise WireError(f"accumulator of {found} bytes where {8 * size} are needed")
+            raise WireError(f"an accumulator of {found} bytes where {8 * size} are needed")
         return cls(np.frombuffer(raw, "<i8").astype(np.int64))
 
     def __len__(self) -> int:
         return int(self._sum.size)
 
-    def add(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] | None = None) -> None:
-        """Add `delta` times `weight` * 2**-16.
+    def add(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] = NO_HEADS) -> None:
+        """Add `delta`, weighted.
 
         Args:
             delta: what to add.
-            weight: of the trunk; of everything where `heads` is None.
-            heads: weights of the shared heads by number; a head that is not named counts nothing.
+            weight: of everything outside the shared heads, in units of 2**-16.
+            heads: weights of the shared heads by head number; a head not named gets nothing.
 
         Raises:
-            Bug: a weight is not in [0, 2**16], or the delta reaches beyond the trunk.
+            Bug: a weight is outside [0, 2**16], or the delta reaches beyond the trunk.
         """
         self._sum[self._checked(delta)] += delta.units * _weights_at(delta, weight, heads)
 
-    def subtract(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] | None = None) -> None:
+    def subtract(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] = NO_HEADS) -> None:
         """Undo `add` of the same delta and weights exactly. Raises as `add` does."""
         self._sum[self._checked(delta)] -= delta.units * _weights_at(delta, weight, heads)
 
@@ -91,7 +97,7 @@ class Accumulator:
         """The trunk, float32[d]: each value rounded to float64, then to float32; equal sums give equal bits.
 
         Args:
-            out: where to write; a new vector when None.
+            out: where to write; None: a new vector.
 
         Raises:
             LocalError: `out` is not a float32 vector of this size.
@@ -131,14 +137,14 @@ class Accumulator:
         return delta.positions
 
 
-def _weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int] | None) -> NDArray[np.int64] | int:
+def _weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int]) -> NDArray[np.int64] | int:
     """The weight of each value of a delta, int64[n], or one for all."""
-    for each in (weight, *(heads or {}).values()):
+    for each in (weight, *heads.values()):
         if not 0 <= each <= WEIGHT_ONE:
             raise Bug(f"weight {each} is outside [0, {WEIGHT_ONE}]")
-    if heads is None or delta.heads is None:
+    if delta.heads is None:
         return weight
-    # The last place is that of the trunk, whose number is -1.
+    # The last place belongs to values outside all heads: NO_HEAD is -1.
     by_head = np.zeros(max(0, int(delta.heads.max(initial=0)), *heads) + 2, np.int64)
     for head, each in heads.items():
         by_head[head] = each
@@ -148,6 +154,6 @@ def _weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int] | None
 
 
 def _blocks(size: int) -> Iterator[slice]:
-    """Slices that keep temporary arrays inside the processor's cache."""
+    """Slices small enough for temporary arrays to fit the processor's cache."""
     for start in range(0, size, _BLOCK):
         yield slice(start, min(start + _BLOCK, size))

@@ -1,17 +1,17 @@
 """One signed, compressed delta in a site's log.
 
 On the wire and in the store an entry is `msgpack [header, signature, payload]`. The header is a msgpack map whose
-exact bytes are signed and hashed, so two spellings of one header are two different entries, both on their author's
-account. The payload is covered through its hash in the header, so header and signature alone (`SignedHeader`) prove
-what an author said, link the chain and hold all that later entries are judged by.
+exact bytes are signed and hashed: two spellings of one header are two different entries, and their author answers for
+both. The header holds the payload's hash, so header and signature alone (`SignedHeader`) prove what an author said,
+link the chain and contain everything that later entries are checked against.
 
-    v  format version            a  author key             s  sequence number, from 1
+    v  format version            a  author key             s  number, from 1
     c  charter id                p  hash of the previous entry's header (zeros for the first)
     b  base vector, flat: what the author had applied      d  hash of the headers that the base names
-    e  logs the author held ended: author -> first sequence number not accepted
-    m  amendments of the charter the author had applied
+    e  logs that had ended for the author: author -> first number not accepted
+    m  amendments of the charter that the author had applied
     w  weight in units of 2**-16 n  local steps            q  squared norm of the delta, units 2**-48, big-endian
-    g  only in format 2: weights of the shared heads that the author trains, by number; a head not named has none
+    g  weights of the shared heads that the author trains, by head number; a head not named has none
     k  codec id                  l  payload length         h  payload hash
 """
 
@@ -27,15 +27,11 @@ from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SIGNATURE_BYTES, Identity, SiteKey, digest, verify
-from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
+from kmel_p2p.core.ledger.log.accumulator import NO_HEADS, WEIGHT_ONE
 from kmel_p2p.core.types import Vector
 from kmel_p2p.core.wire import HASH, KEY, VECTOR, Field, mapping, uint
 
-FORMAT = 1
-"""One weight for everything."""
-
-FORMAT_HEADS = 2
-"""A weight for the trunk and one for each shared head."""
+FORMAT = 2
 
 MAX_HEADS = 1024
 """Shared heads of one charter."""
@@ -69,7 +65,7 @@ def _big() -> Field:
     return Field(pack, unpack, "big integer")
 
 
-_FIELDS = {
+_FIELDS: dict[str, Field] = {
     "v": uint(255),
     "c": HASH,
     "a": KEY,
@@ -85,28 +81,26 @@ _FIELDS = {
     "k": uint(2**32),
     "l": uint(MAX_PAYLOAD_BYTES),
     "h": HASH,
+    "g": mapping(uint(MAX_HEADS - 1), uint(WEIGHT_ONE), MAX_HEADS),
 }
-
-_FIELDS_HEADS = {**_FIELDS, "g": mapping(uint(MAX_HEADS - 1), uint(WEIGHT_ONE), MAX_HEADS)}
-
-_BY_FORMAT: dict[int, dict[str, Field]] = {FORMAT: _FIELDS, FORMAT_HEADS: _FIELDS_HEADS}
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What an entry is made on: fixed when its round opens."""
+    """What an entry builds on; fixed when its round opens."""
 
     vector: Vector
     context: bytes
     """`context_hash` of the headers that the vector names."""
     ended: Vector
-    """Logs held ended: author -> first sequence number not accepted."""
+    """Logs that had ended: author -> first number not accepted."""
     amendment: int
+    """Number of the newest amendment applied; 0 before the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedHeader:
-    """What an author signed. The signature is checked by `signature_is_good`."""
+    """What an author signed. Reading it does not check the signature: see `signature_is_good`."""
 
     charter_id: bytes
     author: SiteKey
@@ -114,8 +108,8 @@ class SignedHeader:
     previous: bytes
     basis: Basis
     weight: int
-    head_weights: Mapping[int, int] | None
-    """Of the shared heads, by number; None: `weight` holds for them too."""
+    head_weights: Mapping[int, int]
+    """Weights of the shared heads, by head number, in units of 2**-16."""
     steps: int
     norm_squared: int
     codec_id: int
@@ -146,7 +140,7 @@ class SignedHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Entry(SignedHeader):
-    """A signed header with the payload that it names."""
+    """A signed header with its payload."""
 
     payload: bytes
 
@@ -156,7 +150,7 @@ class Entry(SignedHeader):
         return packed
 
     def without_payload(self) -> SignedHeader:
-        """The header alone, for keeping."""
+        """The header alone, to keep when the payload is dropped."""
         return _parse(self.header, self.signature)
 
 
@@ -181,11 +175,11 @@ def create(
     norm_squared: int,
     codec_id: int,
     payload: bytes,
-    head_weights: Mapping[int, int] | None = None,
+    head_weights: Mapping[int, int] = NO_HEADS,
 ) -> Entry:
     """Make and sign an entry of this site."""
     values: dict[str, Any] = {
-        "v": FORMAT if head_weights is None else FORMAT_HEADS,
+        "v": FORMAT,
         "c": charter_id,
         "a": bytes(identity.key),
         "s": number,
@@ -200,11 +194,9 @@ def create(
         "k": codec_id,
         "l": len(payload),
         "h": digest(payload),
+        "g": dict(head_weights),
     }
-    if head_weights is not None:
-        values["g"] = dict(head_weights)
-    fields = _BY_FORMAT[values["v"]]
-    packed = {name: fields[name].pack(value) for name, value in values.items()}
+    packed = {name: _FIELDS[name].pack(value) for name, value in values.items()}
     header: bytes = msgpack.packb(packed, use_bin_type=True)
     signature = identity.sign(SIGNING_CONTEXT, header)
     return Entry(**_facts(values, header, signature), payload=payload)
@@ -215,17 +207,17 @@ def decode(data: bytes | memoryview, *, max_payload_bytes: int = MAX_PAYLOAD_BYT
 
     Args:
         data: what `Entry.encode` gave.
-        max_payload_bytes: bound that follows from the charter's trunk.
+        max_payload_bytes: the bound that the charter's trunk sets.
 
     Raises:
-        WireError: not an entry, out of bounds, or the payload is not the one the header names.
+        WireError: not an entry, out of bounds, or the payload does not match the header.
     """
     header, signature, payload = _parts(data, MAX_STUB_BYTES + max_payload_bytes, 3)
     values = _values(header)
     if values["l"] != len(payload) or len(payload) > max_payload_bytes:
-        raise WireError(f"payload of {len(payload)} bytes where the header says {values['l']}")
+        raise WireError(f"a payload of {len(payload)} bytes; the header says {values['l']}")
     if values["h"] != digest(payload):
-        raise WireError("payload does not match its hash in the header")
+        raise WireError("the payload does not match its hash in the header")
     return Entry(**_facts(values, header, signature), payload=payload)
 
 
@@ -248,23 +240,21 @@ def _parts(data: bytes | memoryview, maximum: int, count: int) -> list[bytes]:
     if type(parts) is not list or len(parts) != count or any(type(part) is not bytes for part in parts):
         raise WireError("not an entry")
     if len(parts[1]) != SIGNATURE_BYTES:
-        raise WireError("entry signature has the wrong length")
+        raise WireError("the signature of an entry has the wrong length")
     return parts
 
 
 def _values(header: bytes) -> dict[str, Any]:
     raw = unpack_bounded(header, MAX_HEADER_BYTES)
     if type(raw) is not dict:
-        raise WireError("an entry header is a map")
-    version = raw.get("v")
-    fields = _BY_FORMAT.get(version) if type(version) is int else None
-    if fields is None:
-        raise WireError(f"entry format {version!r:.12}, this version reads {FORMAT} and {FORMAT_HEADS}")
-    if raw.keys() != fields.keys():
-        raise WireError(f"entry header has other fields than format {version}")
-    values = {name: field.unpack(raw[name]) for name, field in fields.items()}
+        raise WireError("an entry header must be a map")
+    if raw.get("v") != FORMAT:
+        raise WireError(f"entry format {raw.get('v')!r:.12}; this version reads format {FORMAT}")
+    if raw.keys() != _FIELDS.keys():
+        raise WireError(f"an entry header has other fields than format {FORMAT}")
+    values = {name: field.unpack(raw[name]) for name, field in _FIELDS.items()}
     if values["s"] < 1:
-        raise WireError("sequence numbers start at 1")
+        raise WireError("numbers of entries start at 1")
     return values
 
 
@@ -277,7 +267,7 @@ def _facts(values: dict[str, Any], header: bytes, signature: bytes) -> dict[str,
         "previous": values["p"],
         "basis": basis,
         "weight": values["w"],
-        "head_weights": values.get("g"),
+        "head_weights": values["g"],
         "steps": values["n"],
         "norm_squared": values["q"],
         "codec_id": values["k"],

@@ -203,9 +203,9 @@ class Ledger:
             WireError: a part of it is no header and no entry.
         """
         fault = prove(evidence, self.amended_rules, self._codec, max_payload_bytes)
-        return Outcome(Verdict.REFUSED) if fault is None else self.convict(fault)
+        return Outcome(Verdict.REFUSED) if fault is None else self.end_log(fault)
 
-    def convict(self, fault: FaultProof) -> Outcome:
+    def end_log(self, fault: FaultProof) -> Outcome:
         """End an author's log before `fault.number`, retracting what is beyond it exactly. The fault must be proved.
 
         Entries of others stay, though their base reach beyond: their authors could not know.
@@ -245,10 +245,10 @@ class Ledger:
         self._settle(outcome)
         return outcome
 
-    def fold(self, until: Vector) -> None:
+    def compact(self, until: Vector) -> None:
         """Let go of the payloads of entries up to `until`; they must be in the stored snapshot."""
         for author, number in until.items():
-            self.accepted.log(author).fold(number)
+            self.accepted.log(author).compact(number)
 
     def adopt(self, snapshot: Snapshot) -> Outcome:
         """Go on from an attested snapshot; entries held beyond it are judged again on top of it.
@@ -267,7 +267,7 @@ class Ledger:
             self.amend(self._longer(self.constitution, snapshot))
         proved = [prove(evidence, self.amended_rules, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
         for fault in (*proofs, *(fault for fault in proved if fault is not None)):
-            outcome.faults += self.convict(fault).faults
+            outcome.faults += self.end_log(fault).faults
         for entry in again:
             if entry.number > self.head(entry.author) and not self.accepted.is_ended(entry.author, entry.number):
                 self._waiting.hold(entry, always=True)
@@ -345,7 +345,7 @@ class Ledger:
         return constitution
 
     def _convicted(self, refusal: Refusal, fault: FaultProof) -> Outcome:
-        outcome = self.convict(fault)
+        outcome = self.end_log(fault)
         outcome.refusal = refusal
         return outcome
 

@@ -67,9 +67,7 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
         return Refusal.CODEC
     if not 1 <= header.weight <= rules.weight_cap:
         return Refusal.WEIGHT
-    if header.head_weights is not None and not all(
-        head < rules.heads and weight for head, weight in header.head_weights.items()
-    ):
+    if not all(head < rules.heads and weight for head, weight in header.head_weights.items()):
         return Refusal.HEADS
     if header.steps < 1:
         return Refusal.STEPS
@@ -143,16 +141,14 @@ def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules:
         unknown: others at the base that cannot be told; taken as sites that do not train it.
     """
     without = sum(
-        other.head_weights is not None and head not in other.head_weights
-        for other in at_base
-        if other.author in rules.current and other.author != author
+        head not in other.head_weights for other in at_base if other.author in rules.current and other.author != author
     )
     return weight_cap(max(1, len(rules.current) - without - unknown), rules.cap_share)
 
 
 def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], rules: Rules, unknown: int) -> bool:
     # What the trunk's cap allows needs no count of sites.
-    heavy = {head: w for head, w in (header.head_weights or {}).items() if w > rules.weight_cap}
+    heavy = {head: w for head, w in header.head_weights.items() if w > rules.weight_cap}
     return all(weight <= head_cap(head, header.author, heads, rules, unknown) for head, weight in heavy.items())
 
 

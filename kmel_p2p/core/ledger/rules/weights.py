@@ -37,11 +37,11 @@ class Weights:
 
     Attributes:
         trunk: of everything that is in no shared head.
-        heads: of each shared head that the site trains, by number; None where the federation shares no head.
+        heads: of each shared head that the site trains, by head number.
     """
 
     trunk: int
-    heads: Mapping[int, int] | None = None
+    heads: Mapping[int, int]
 
 
 def weight_cap(sites: int, share: float) -> int:

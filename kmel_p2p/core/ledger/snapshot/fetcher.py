@@ -1,8 +1,8 @@
-"""Gets this site a snapshot when entries alone cannot bring it up to date: find, fetch, check, have attested, adopt.
+"""Fetches a snapshot when entries alone cannot bring this site up to date: find, fetch, check, have attested, adopt.
 
 Nothing of a snapshot is used before a majority of the other alive sites (at least one) signed that they hold the same
-headers and the same sum at its vector; they reach that vector by exact subtraction. Parts are asked for again when they
-are lost, and fetching goes on where it was after a break as long as the giver still has the copy.
+headers and the same sum at its vector; they reach that vector by exact subtraction. Lost parts are asked for again, and
+after an interruption fetching resumes where it stopped, as long as the server still has the copy.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ OFFER_WAIT: Micros = 15 * SECOND
 
 PART_FLOOR: Micros = 500 * MILLISECOND
 PART_CEILING: Micros = 30 * SECOND
-"""Bounds of the time that a part may take."""
+"""Bounds on the time allowed for a part."""
 
 STALLED: Micros = 60 * SECOND
 """Without a new part or a new attestation for so long, another site is asked for its snapshot."""
 
 ASK_PERIOD: Micros = 3 * SECOND
-"""Between two questions for an offer, and to the sites that have not attested yet: messages may be lost, and some must
-first reach the vector."""
-
+"""Between two requests for an offer, or to the sites that have not attested yet: messages may be lost, and some sites
+must first reach the vector."""
 
 SITES_TO_COME = 64
 """Sites that amendments unknown here may have added; bounds the size of a snapshot."""
@@ -59,18 +58,18 @@ class FetchStage(enum.Enum):
     FETCHING = "fetching a snapshot"
     CHECKING = "checking a snapshot"
     ATTESTING = "waiting for other sites to attest a snapshot"
-    READY = "about to take over a snapshot"
+    READY = "about to adopt a snapshot"
 
 
 @dataclass(slots=True)
 class Attempt:
     """One snapshot on its way."""
 
-    giver: SiteKey
+    server: SiteKey
     offer: SnapshotOffer | None = None
     parts: dict[int, bytes] = field(default_factory=dict)
-    asked: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
-    """Part -> (asked at, due)."""
+    asked_us: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
+    """Part -> (when it was asked for, when it is due)."""
     snapshot: Snapshot | None = None
     attested: set[SiteKey] = field(default_factory=set)
     denied: set[SiteKey] = field(default_factory=set)
@@ -89,7 +88,7 @@ class SnapshotFetcher:
         outbox: deque[Effect],
         rng: Randomness,
     ) -> None:
-        """`size`: values of the trunk; `told`: what a site last said that it holds."""
+        """`size`: values of the trunk; `told`: the vector that a site last told us."""
         self.stage = FetchStage.IDLE
         self._size = size
         self._constitution = constitution
@@ -98,11 +97,11 @@ class SnapshotFetcher:
         self._computing = computing
         self._outbox = outbox
         self._rng = rng
-        self._patience = ResponseTime(PART_FLOOR, PART_CEILING)
+        self._response_time = ResponseTime(PART_FLOOR, PART_CEILING)
         self._attempt: Attempt | None = None
         self._failed: set[SiteKey] = set()
-        self._due: Micros | None = None
-        self._stalls_at: Micros = 0
+        self._due_us: Micros | None = None
+        self._stalls_at_us: Micros = 0
 
     @property
     def active(self) -> bool:
@@ -120,45 +119,50 @@ class SnapshotFetcher:
     # ---- machine ------------------------------------------------------------------------------------------------
 
     def want(self, now: Micros) -> None:
-        """Begin, unless a snapshot is on its way already."""
+        """Begin to look for a snapshot, unless one is on its way."""
         if self.stage is FetchStage.IDLE:
             self._failed.clear()
             self._seek(now)
 
     def on_offer(self, sender: SiteKey, offer: SnapshotOffer, now: Micros) -> None:
-        """The site asked has something to give."""
+        """The site that was asked offers a snapshot."""
         attempt = self._attempt
-        if attempt is None or sender != attempt.giver or self.stage not in (FetchStage.SEEKING, FetchStage.FETCHING):
+        if attempt is None or sender != attempt.server or self.stage not in (FetchStage.SEEKING, FetchStage.FETCHING):
             return
         if not 8 * self._size < offer.size_bytes <= 8 * self._size + self._largest_meta():
-            self._fail("its size cannot be that of our trunk", now)
+            self._fail("its size does not fit our trunk", now)
             return
         if attempt.offer is None or attempt.offer.id != offer.id:
-            attempt.offer, attempt.parts, attempt.asked = offer, {}, {}
+            attempt.offer, attempt.parts, attempt.asked_us = offer, {}, {}
         self._enter(FetchStage.FETCHING, now)
         self._ask_parts(now)
 
     def on_part(self, sender: SiteKey, part: SnapshotPart, now: Micros) -> None:
         """A part arrived."""
         attempt = self._attempt
-        if self.stage is not FetchStage.FETCHING or attempt is None or attempt.offer is None or sender != attempt.giver:
+        if (
+            self.stage is not FetchStage.FETCHING
+            or attempt is None
+            or attempt.offer is None
+            or sender != attempt.server
+        ):
             return
         offer = attempt.offer
         if part.id != offer.id or part.index >= offer.parts or len(part.data) != offer.part_bytes(part.index):
             return
-        asked = attempt.asked.pop(part.index, None)
+        asked = attempt.asked_us.pop(part.index, None)
         if asked is not None:
-            self._patience.answered(now - asked[0])
+            self._response_time.answered(now - asked[0])
         if part.index not in attempt.parts:
             attempt.parts[part.index] = part.data
-            self._stalls_at = now + STALLED
+            self._stalls_at_us = now + STALLED
         if len(attempt.parts) == offer.parts:
             self._check(attempt, now)
         else:
             self._ask_parts(now)
 
     def on_claim(self, site: SiteKey, claim: Claim, now: Micros) -> None:
-        """A signed claim of a site, perhaps on the vector in question."""
+        """A site sent a signed claim, perhaps at the snapshot's vector."""
         attempt = self._attempt
         if (
             self.stage is not FetchStage.ATTESTING
@@ -173,24 +177,24 @@ class SnapshotFetcher:
             return
         same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
         (attempt.attested if same else attempt.denied).add(site)
-        self._stalls_at = now + STALLED
+        self._stalls_at_us = now + STALLED
         self._count(now)
 
     def forget(self, site: SiteKey, now: Micros) -> None:
         """A site went away."""
         if (
             self._attempt is not None
-            and self._attempt.giver == site
+            and self._attempt.server == site
             and self.stage in (FetchStage.SEEKING, FetchStage.FETCHING)
         ):
             self._seek(now)
 
     def advance(self, now: Micros) -> None:
-        """Ask again for what did not come; give up what stalls."""
-        if self._due is None or now < self._due:
+        """Ask again for what did not arrive; give up an attempt that stalls."""
+        if self._due_us is None or now < self._due_us:
             return
-        if now >= self._stalls_at:
-            self._fail("nothing came any more", now)
+        if now >= self._stalls_at_us:
+            self._fail("it stopped answering", now)
         elif self.stage is FetchStage.SEEKING:
             self._ask_offer(now)
         elif self.stage is FetchStage.FETCHING:
@@ -201,15 +205,15 @@ class SnapshotFetcher:
 
     def deadline(self) -> Micros | None:
         """When `advance` has something to do."""
-        return self._due
+        return self._due_us
 
     def take(self) -> Snapshot:
-        """The attested snapshot; the attempt is over."""
+        """The attested snapshot. Ends the attempt."""
         assert self.stage is FetchStage.READY, "only an attested snapshot is handed out"
         assert self._attempt is not None
         assert self._attempt.snapshot is not None
         snapshot = self._attempt.snapshot
-        self.stage, self._attempt, self._due = FetchStage.IDLE, None, None
+        self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
         return snapshot
 
     # ---- inner --------------------------------------------------------------------------------------------------
@@ -217,53 +221,53 @@ class SnapshotFetcher:
     def _enter(self, stage: FetchStage, now: Micros) -> None:
         if self.stage is not stage:
             self.stage = stage
-            self._stalls_at = now + STALLED
+            self._stalls_at_us = now + STALLED
             self._outbox.append(Emit(SnapshotProgress(stage.value)))
 
     def _largest_meta(self) -> int:
-        """What headers can take: the charter bounds the sites, the protocol the headers of each."""
+        """Most bytes of headers: the charter bounds the sites, the protocol the headers of each."""
         sites = len(self._constitution().everyone) + SITES_TO_COME
         return min(MAX_META_BYTES, 2**24 + sites * KEPT_HEADERS * (600 + 100 * sites))
 
     def _seek(self, now: Micros) -> None:
-        """Ask the site that knows most, of those that have not failed us."""
+        """Ask the site that is furthest ahead, of those that have not failed."""
         known = {key: sum((self._told(key) or {}).values()) for key in sorted(self._alive())}
         left = [key for key in known if key not in self._failed and known[key]]
         if not left:
             self._failed.clear()
-            self.stage, self._attempt, self._due = FetchStage.IDLE, None, None
+            self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
             return
-        # Of those that know about as much as the best, any: newcomers that start together spread over the federation.
+        # Any of those nearly as far ahead: newcomers that start together spread over the federation.
         most = max(known[key] for key in left)
-        giver = self._rng.choice([key for key in left if 10 * known[key] >= 9 * most])
-        self._attempt = Attempt(giver)
+        server = self._rng.choice([key for key in left if 10 * known[key] >= 9 * most])
+        self._attempt = Attempt(server)
         self._enter(FetchStage.SEEKING, now)
-        self._stalls_at = now + OFFER_WAIT
+        self._stalls_at_us = now + OFFER_WAIT
         self._ask_offer(now)
 
     def _ask_offer(self, now: Micros) -> None:
         assert self._attempt is not None
-        self._due = now + ASK_PERIOD
-        self._outbox.append(Send(self._attempt.giver, SnapshotAsk(NO_SNAPSHOT, 0, 0)))
+        self._due_us = now + ASK_PERIOD
+        self._outbox.append(Send(self._attempt.server, SnapshotAsk(NO_SNAPSHOT, 0, 0)))
 
     def _fail(self, reason: str, now: Micros) -> None:
         assert self._attempt is not None
-        self._outbox.append(Emit(SnapshotRefused(self._attempt.giver, reason)))
-        self._failed.add(self._attempt.giver)
+        self._outbox.append(Emit(SnapshotRefused(self._attempt.server, reason)))
+        self._failed.add(self._attempt.server)
         self._seek(now)
 
     def _ask_parts(self, now: Micros) -> None:
         attempt = self._attempt
         assert attempt is not None
         assert attempt.offer is not None
-        attempt.asked = {index: times for index, times in attempt.asked.items() if times[1] > now}
-        free = MAX_PARTS_ASKED - len(attempt.asked)
-        missing = (i for i in range(attempt.offer.parts) if i not in attempt.parts and i not in attempt.asked)
-        due = now + self._patience.allowed(1)
+        attempt.asked_us = {index: times for index, times in attempt.asked_us.items() if times[1] > now}
+        free = MAX_PARTS_ASKED - len(attempt.asked_us)
+        missing = (i for i in range(attempt.offer.parts) if i not in attempt.parts and i not in attempt.asked_us)
+        due = now + self._response_time.allowed(1)
         for index in [index for index, _ in zip(missing, range(free), strict=False)]:
-            attempt.asked[index] = (now, due)
-            self._outbox.append(Send(attempt.giver, SnapshotAsk(attempt.offer.id, index, 1)))
-        self._due = min(due for _, due in attempt.asked.values())
+            attempt.asked_us[index] = (now, due)
+            self._outbox.append(Send(attempt.server, SnapshotAsk(attempt.offer.id, index, 1)))
+        self._due_us = min(due for _, due in attempt.asked_us.values())
 
     def _check(self, attempt: Attempt, now: Micros) -> None:
         """Decode, verify and digest off the event loop."""
@@ -280,12 +284,12 @@ class SnapshotFetcher:
                 return b"!" + str(error).encode()
             problem = snapshot.problem() or amendments_problem(snapshot, constitution)
             if problem or snapshot.vector != dict(offer.vector) or snapshot.digest() != offer.digest:
-                return b"!" + (problem or "it is not what was offered").encode()
+                return b"!" + (problem or "it differs from what was offered").encode()
             found.append(snapshot)
             return b""
 
         self._enter(FetchStage.CHECKING, now)
-        self._due = None
+        self._due_us = None
         if not self._computing.start(lambda: work, lambda result: self._checked(attempt, found, result or b"", now)):
             self._fail("this site is too busy to check it", now)
 
@@ -306,7 +310,7 @@ class SnapshotFetcher:
         for site in sorted(self._alive()):
             if site not in attempt.attested and site not in attempt.denied:
                 self._outbox.append(Send(site, Attest(attempt.snapshot.vector)))
-        self._due = now + ASK_PERIOD
+        self._due_us = now + ASK_PERIOD
 
     def _count(self, now: Micros) -> None:
         """A majority of the other alive sites decides."""
@@ -316,6 +320,6 @@ class SnapshotFetcher:
         needed = len(alive) // 2 + 1
         if alive and len(attempt.attested & alive) >= needed:
             self._enter(FetchStage.READY, now)
-            self._due = None
+            self._due_us = None
         elif len(attempt.denied & alive) > len(alive) - needed:
             self._fail("other sites hold something else at its vector", now)

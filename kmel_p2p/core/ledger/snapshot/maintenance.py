@@ -1,4 +1,4 @@
-"""Everything about the ledger as a whole rather than about single entries: claims, snapshots, retention."""
+"""Maintains the ledger as a whole: claims, amendments, snapshots, retention. Single entries are `antientropy`'s."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from kmel_p2p.core.ledger.sync.messages import (
 from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
 
 BELIEVED_AFTER: Micros = 5 * SECOND
-"""A site that says entries are folded away is believed when they are still missing after so long."""
+"""When a site says that entries are compacted, a snapshot is fetched if they are still missing after so long."""
 
 FAR_BEHIND = 64
-"""Entries that may be on their way in the ordinary course of a busy federation; below, no snapshot is fetched."""
+"""Entries that may be on their way at any time in a busy federation; a site less far behind fetches no snapshot."""
 
 MESSAGES: tuple[type[Message], ...] = (
     Claim,
@@ -85,12 +85,12 @@ class Maintenance:
             outbox,
             rng,
         )
-        self._giver = SnapshotServer(ledger, self.computing, outbox)
+        self._server = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
         keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
         self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
-        self._next = now + BELIEVED_AFTER
+        self._next_us = now + BELIEVED_AFTER
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed one of `MESSAGES`."""
@@ -101,41 +101,41 @@ class Maintenance:
             case Attest(vector):
                 self.claims.tell((sender,), vector)
             case Compacted(floor):
-                since = self._hints[sender][1] if sender in self._hints else now
-                self._hints[sender] = (floor, since)
+                since_us = self._hints[sender][1] if sender in self._hints else now
+                self._hints[sender] = (floor, since_us)
             case WantAmendments():
                 self.amendments.on_want(sender, message)
             case Amendments():
                 for outcome in self.amendments.on_amendments(sender, message):
                     self._amended(outcome)
             case SnapshotAsk():
-                self._giver.on_ask(sender, message, now)
+                self._server.on_ask(sender, message, now)
             case SnapshotOffer():
                 self.fetcher.on_offer(sender, message, now)
             case SnapshotPart():
                 self.fetcher.on_part(sender, message, now)
 
     def forget(self, site: SiteKey, now: Micros) -> None:
-        """A site went away or came up anew."""
+        """A site went away or came back."""
         self._hints.pop(site, None)
         self.fetcher.forget(site, now)
 
     def advance(self, now: Micros) -> None:
         """Time passed."""
-        for part in (self.claims, self.fetcher, self._giver, self.retention):
+        for part in (self.claims, self.fetcher, self._server, self.retention):
             part.advance(now)
-        if now >= self._next:
-            self._next = now + BELIEVED_AFTER
+        if now >= self._next_us:
+            self._next_us = now + BELIEVED_AFTER
             self._look_behind(now)
 
     def deadline(self) -> Micros:
         """When `advance` is due next."""
-        parts = (self.claims, self.fetcher, self._giver, self.retention)
-        return min([self._next, *(m for m in (part.deadline() for part in parts) if m is not None)])
+        parts = (self.claims, self.fetcher, self._server, self.retention)
+        return min([self._next_us, *(m for m in (part.deadline() for part in parts) if m is not None)])
 
     def turn(self, may_adopt: bool) -> None:
-        """After every input: take over a snapshot that is attested, unless an own entry is being stored."""
-        self._antientropy.pulling = not self.fetcher.active
+        """After every input: adopt a snapshot that is attested, unless an own entry is being stored."""
+        self._antientropy.pull.active = not self.fetcher.active
         if self.fetcher.stage is not FetchStage.READY or not may_adopt:
             return
         snapshot = self.fetcher.take()
@@ -144,14 +144,14 @@ class Maintenance:
         outcome = self._ledger.adopt(snapshot)
         self._digests.forget()
         self._hints.clear()
-        self._antientropy.pulling = True
+        self._antientropy.pull.active = True
         self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
         self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
         self.amendments.tell(known)
-        self._antientropy.took(outcome, ended)
+        self._antientropy.record(outcome, ended)
 
     def amend(self, document: AmendmentDocument) -> None:
-        """The operator hands over the next amendment in force.
+        """The operator hands over the next amendment.
 
         Raises:
             ConfigError: it is not in force; says why.
@@ -162,18 +162,18 @@ class Maintenance:
 
     def _amended(self, outcome: Outcome) -> None:
         self._digests.forget()
-        self._antientropy.took(outcome, {})
+        self._antientropy.record(outcome, {})
 
     def _told(self, site: SiteKey) -> Vector | None:
-        told = self._antientropy.counterpart(site)
+        told = self._antientropy.other_peer(site)
         return told.vector if told is not None else None
 
     def _look_behind(self, now: Micros) -> None:
-        """Begin to fetch a snapshot where entries alone cannot help, or would take more bytes."""
-        for site, (floor, since) in sorted(self._hints.items()):
+        """Fetch a snapshot where entries alone cannot help or would take more bytes."""
+        for site, (floor, since_us) in sorted(self._hints.items()):
             if self._ledger.accepted.reaches(floor):
                 del self._hints[site]
-            elif now >= since + BELIEVED_AFTER:
+            elif now >= since_us + BELIEVED_AFTER:
                 self.fetcher.want(now)
         far = self._antientropy.behind >= FAR_BEHIND
         if self._ledger.stale or (far and self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator)):

@@ -1,9 +1,9 @@
-"""Lets go of entries that everybody has: memory and disk stay bounded however long a run lasts.
+"""Compacts entries that everybody has into the snapshot: memory and disk stay bounded however long a run lasts.
 
-An entry may be folded into the snapshot when a majority of the roster, and every alive site that speaks, holds the
-same headers up to it, and `retain` newer ones of its author are here; fewer where all that is kept would take more
-memory than the sum itself, which is what a site that was away fetches then. What is folded cannot be taken back, so
-a fork below it changes nothing any more; a site that was away and saw another branch starts over from a snapshot.
+An entry may be compacted when a majority of the roster, and every alive site that speaks, holds the same headers up to
+it, and `retain` newer entries of its author are here. Fewer are kept where all payloads together would take more memory
+than the sum itself, which is what a site that was away then fetches. A compacted entry cannot be taken back, so a fork
+below it changes nothing; a site that was away and saw another branch starts over from a snapshot.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.types import SECOND, Micros, Vector
 
 PERIOD: Micros = 5 * SECOND
-"""Between two looks at what may be folded."""
+"""Between two looks at what may be compacted."""
 
 MUTE_AFTER: Micros = 300 * SECOND
-"""An alive site that agreed to nothing for so long is not waited for: it will need a snapshot."""
+"""An alive site that has agreed to nothing for so long is not waited for: it will need a snapshot."""
 
 LEAST = 16
-"""Entries worth rewriting the stored snapshot for."""
+"""Fewest entries for which the stored snapshot is rewritten."""
 
 FEWEST = 8
 """Newest entries of an author that are kept however large they are."""
 
 ALWAYS_KEPT_BYTES = 16 * 1024 * 1024
-"""Payloads for which nothing is folded early, however small the trunk."""
+"""Payload bytes that are kept in any case, however small the trunk."""
 
 
 def bytes_worth_keeping(values: int) -> int:
-    """Payload bytes to keep at most: what the sum of a trunk of so many values takes."""
+    """Most payload bytes to keep: as many as the sum of a trunk of so many values takes."""
     return max(ALWAYS_KEPT_BYTES, 8 * values)
 
 
@@ -52,8 +52,18 @@ class Retention:
         outbox: deque[Effect],
         now: Micros,
     ) -> None:
-        """`agreed`: up to where a site was last seen to hold our headers, and when; `retain`: the charter's;
-        `keep_bytes`: payloads that may be kept."""
+        """Bound to its collaborators.
+
+        Args:
+            ledger: what to compact.
+            roster: number of sites on the roster.
+            alive: the other sites that membership calls alive.
+            agreed: vector up to which a site was last seen to hold our headers, and when.
+            retain: newest entries of each author to keep, by the charter.
+            keep_bytes: payload bytes that may be kept.
+            outbox: takes the effects.
+            now: the time.
+        """
         self._ledger = ledger
         self._roster = roster
         self._alive = alive
@@ -61,15 +71,15 @@ class Retention:
         self._retain = retain
         self._keep_bytes = keep_bytes
         self._outbox = outbox
-        self._next = now + PERIOD
-        self._seen: dict[SiteKey, Micros] = {}
+        self._next_us = now + PERIOD
+        self._seen_us: dict[SiteKey, Micros] = {}
 
     def advance(self, now: Micros) -> None:
-        """Fold what may be folded, when it is due and worth it."""
-        if now < self._next:
+        """Compact what may be compacted, when it is due and worth it."""
+        if now < self._next_us:
             return
-        self._next = now + PERIOD
-        until = {} if self._ledger.stale else self._foldable(now)
+        self._next_us = now + PERIOD
+        until = {} if self._ledger.stale else self._compactable(now)
         if sum(until[key] - self._ledger.accepted.floor.get(key, 0) for key in until) < LEAST:
             return
         amended = self._ledger.constitution
@@ -77,23 +87,23 @@ class Retention:
         encoded = tuple(document.encode() for document in documents)
         self._outbox.append(Store(CompactionRecord(until, dict(self._ledger.accepted.withdrawn), encoded)))
         self._outbox.append(Emit(EntriesCompacted(until)))
-        self._ledger.fold(until)
+        self._ledger.compact(until)
 
     def deadline(self) -> Micros:
         """When `advance` has something to do."""
-        return self._next
+        return self._next_us
 
-    def _foldable(self, now: Micros) -> dict[SiteKey, int]:
-        """author -> newest entry that may be folded, for those where that is above the floor."""
+    def _compactable(self, now: Micros) -> dict[SiteKey, int]:
+        """author -> number of the newest entry that may be compacted, where that is above the floor."""
         alive = list(self._alive())
-        self._seen = {key: self._seen.get(key, now) for key in alive}
+        self._seen_us = {key: self._seen_us.get(key, now) for key in alive}
         vectors: list[Vector] = []
         for key in alive:
             told = self._agreed(key)
-            spoke_at = self._seen[key] if told is None else max(told[1], self._seen[key])
-            if told is not None and now < spoke_at + MUTE_AFTER:
+            spoke_at_us = self._seen_us[key] if told is None else max(told[1], self._seen_us[key])
+            if told is not None and now < spoke_at_us + MUTE_AFTER:
                 vectors.append(told[0])
-            elif now < spoke_at + MUTE_AFTER:
+            elif now < spoke_at_us + MUTE_AFTER:
                 return {}
         if 2 * (1 + len(vectors)) <= self._roster():
             return {}
@@ -106,7 +116,7 @@ class Retention:
         return until
 
     def _affordable(self) -> int:
-        """Newest entries of each author that can be kept within `keep_bytes`, by the mean size of those here."""
+        """Newest entries of each author that fit into `keep_bytes`, by the mean size of those here."""
         sizes = [entry.payload_bytes for entry in self._ledger.entries()]
         held = sum(sizes)
         if held <= self._keep_bytes:

@@ -1,4 +1,4 @@
-"""Hands a snapshot to newcomers: one frozen copy at a time, in parts, to everybody who asks."""
+"""Serves snapshots to newcomers: one frozen copy at a time, in parts, to everybody who asks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from kmel_p2p.core.ledger.sync.messages import NO_SNAPSHOT, PART_BYTES, Snapshot
 from kmel_p2p.core.types import SECOND, Lane, Micros
 
 KEPT_FOR: Micros = 120 * SECOND
-"""A frozen copy is let go when nobody asked for a part of it for so long."""
+"""A frozen copy is dropped when nobody has asked for a part of it for so long."""
 
 FRESH_FOR: Micros = 30 * SECOND
-"""A newcomer is offered a copy that is at most this old, unless others are fetching an older one."""
+"""A newcomer is offered a copy of at most this age, unless others are fetching an older one."""
 
 BUSY_FOR: Micros = 10 * SECOND
-"""Others are fetching a copy if one of its parts was asked for within this time."""
+"""Others count as fetching a copy if they asked for a part within this time."""
 
 
 @dataclass(slots=True)
 class FrozenSnapshot:
-    """A copy to hand out."""
+    """A copy to serve."""
 
     snapshot: Snapshot
     prefix: bytes
-    made_at: Micros
-    asked_at: Micros
+    made_at_us: Micros
+    asked_at_us: Micros
     offer: SnapshotOffer | None = None
     """Known once the digest is computed."""
 
@@ -58,10 +58,10 @@ class SnapshotServer:
         self._waiting: dict[SiteKey, None] = {}
 
     def on_ask(self, sender: SiteKey, ask: SnapshotAsk, now: Micros) -> None:
-        """Offer a snapshot, or hand out parts of the one that was offered."""
+        """Offer a snapshot, or send parts of the one that was offered."""
         frozen = self._frozen
         if frozen is not None and frozen.offer is not None and ask.id == frozen.offer.id:
-            frozen.asked_at = now
+            frozen.asked_at_us = now
             last = min(ask.first + ask.count, frozen.offer.parts)
             for index in range(ask.first, last):
                 self._outbox.append(Send(sender, SnapshotPart(ask.id, index, frozen.part(index)), Lane.BULK))
@@ -77,20 +77,20 @@ class SnapshotServer:
             self._outbox.append(Send(sender, frozen.offer))
 
     def advance(self, now: Micros) -> None:
-        """Let go of a copy that nobody wants any more."""
-        if self._frozen is not None and self._frozen.offer is not None and now >= self._frozen.asked_at + KEPT_FOR:
+        """Drop a copy that nobody wants any more."""
+        if self._frozen is not None and self._frozen.offer is not None and now >= self._frozen.asked_at_us + KEPT_FOR:
             self._frozen = None
 
     def deadline(self) -> Micros | None:
         """When `advance` has something to do."""
         frozen = self._frozen
-        return None if frozen is None or frozen.offer is None else frozen.asked_at + KEPT_FOR
+        return None if frozen is None or frozen.offer is None else frozen.asked_at_us + KEPT_FOR
 
     def _still_good(self, frozen: FrozenSnapshot, now: Micros) -> bool:
         # Others can attest a vector only as long as they hold every entry above it.
         if not self._ledger.accepted.holds_above(frozen.snapshot.vector):
             return False
-        return now < frozen.made_at + FRESH_FOR or now < frozen.asked_at + BUSY_FOR
+        return now < frozen.made_at_us + FRESH_FOR or now < frozen.asked_at_us + BUSY_FOR
 
     def _freeze(self, now: Micros) -> bool:
         snapshot = self._ledger.snapshot()

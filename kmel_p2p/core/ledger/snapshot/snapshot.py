@@ -1,11 +1,11 @@
-"""The ledger at one vector, without the entries that led there: what a newcomer starts from and a store folds into.
+"""The ledger at one vector, without the entries that led there: a newcomer starts from it, a store compacts into it.
 
     "kmls" | length of meta, 4 bytes big-endian | meta | accumulator, 8 bytes little-endian per value
 
 Meta is the msgpack array [version, charter id, [headers of an author, ...], [evidence, ...], [amendment, ...],
-withdrawn]: per author its newest headers in order, chained and signed, so that later entries can be judged as by
-somebody who was there all along. A header names its predecessor's hash, so whoever attests the newest headers and the
-sum attests all of it. `withdrawn` tells which contributions amendments took out of the sum.
+withdrawn]: per author its newest headers in order, chained and signed, so that later entries get the same verdict as
+from a site that was there all along. A header names its predecessor's hash, so whoever attests the newest headers and
+the sum attests everything. `withdrawn` names the contributions that amendments took out of the sum.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state at `vector`. The accumulator belongs to the snapshot: copy it before changing it."""
+    """The state at `vector`. Copy the accumulator before changing it: it belongs to the snapshot."""
 
     charter_id: bytes
     headers: dict[SiteKey, tuple[SignedHeader, ...]]
@@ -69,7 +69,7 @@ class Snapshot:
         return context_of(held[-1] for held in self.headers.values())
 
     def digest(self) -> bytes:
-        """What `Ledger.digest` gives at this vector."""
+        """The same as `Ledger.digest` at this vector."""
         return self.accumulator.digest(digest_context(self.charter_id, self.amendment_hash, self.vector))
 
     def meta(self) -> bytes:
@@ -97,17 +97,17 @@ class Snapshot:
     def problem(self) -> str:
         """Why this cannot be the state of a ledger, in words; empty when nothing speaks against it.
 
-        Says nothing about the sum, and nothing about whether others hold the same: that is for a quorum to attest.
+        Says nothing about the sum or about what others hold: a majority attests that.
         """
         for key, held in self.headers.items():
             if any(header.author != key or header.charter_id != self.charter_id for header in held):
-                return "a header of another author or charter"
+                return "it has a header of another author or charter"
             if held[0].number == 1 and held[0].previous != NO_PREVIOUS:
-                return "a first entry that follows another"
+                return "its first entry of an author follows another"
             if any(late.previous != early.hash or late.number != early.number + 1 for early, late in pairwise(held)):
-                return "headers that do not follow each other"
+                return "its headers do not follow each other"
             if not all(header.signature_is_good() for header in held):
-                return "a header that its author did not sign"
+                return "it has a header that its author did not sign"
         return ""
 
 
@@ -137,44 +137,44 @@ def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
     """Read a snapshot of a trunk of `size` values (None: of as many as there are).
 
     Raises:
-        WireError: it is none, or of another size.
+        WireError: not a snapshot, or of another size.
     """
     view = memoryview(data)
     end = PREFIX_BYTES + meta_length(view[:PREFIX_BYTES])
     raw = view[end:]
     if end > len(view):
-        raise WireError("a snapshot that is cut off")
+        raise WireError("the snapshot is cut off")
     return assemble(view[PREFIX_BYTES:end], Accumulator.from_raw(raw, len(raw) // 8 if size is None else size))
 
 
 def meta_length(prefix: bytes | memoryview) -> int:
-    """Bytes of meta that follow the first `PREFIX_BYTES` of a snapshot.
+    """Length of the meta that follows the first `PREFIX_BYTES` of a snapshot, bytes.
 
     Raises:
-        WireError: they are not those of a snapshot.
+        WireError: `prefix` does not begin a snapshot.
     """
     if len(prefix) < PREFIX_BYTES or bytes(prefix[: len(MAGIC)]) != MAGIC:
         raise WireError("not a snapshot")
     length = int.from_bytes(prefix[len(MAGIC) : PREFIX_BYTES], "big")
     if length > MAX_META_BYTES:
-        raise WireError("a snapshot that is cut off")
+        raise WireError("the snapshot is cut off")
     return length
 
 
 def assemble(meta: bytes | memoryview, accumulator: Accumulator) -> Snapshot:
-    """The snapshot of a sum and what else was said of it.
+    """The snapshot made of a sum and everything but the sum.
 
     Raises:
-        WireError: `meta` is not what `Snapshot.meta` makes.
+        WireError: `meta` was not made by `Snapshot.meta`.
     """
     parts = unpack_bounded(meta, MAX_META_BYTES)
     if type(parts) is not list or len(parts) != 6 or _VERSION.unpack(parts[0]) != FORMAT:
-        raise WireError("a snapshot of another version")
+        raise WireError("the snapshot has another format")
     headers: dict[SiteKey, tuple[SignedHeader, ...]] = {}
     for stubs in _HEADERS.unpack(parts[2]):
         held = tuple(decode_stub(stub) for stub in stubs)
         if not held or held[0].author in headers:
-            raise WireError("a snapshot that names an author twice or without headers")
+            raise WireError("the snapshot names an author twice or without headers")
         headers[held[0].author] = held
     amendments = _AMENDMENTS.unpack(parts[4])
     return Snapshot(
@@ -200,11 +200,11 @@ def advance(
     withdrawn: Mapping[SiteKey, int],
     amendments: Sequence[bytes],
 ) -> Snapshot:
-    """The snapshot with further applied entries folded in, in the order of their numbers.
+    """The snapshot with further applied entries compacted into it.
 
     Args:
-        snapshot: what to start from. Its sum is altered, not copied: a large one takes as much memory as the ledger's.
-        entries: applied entries that follow it.
+        snapshot: what to start from. Its sum is changed in place: a copy would take as much memory as the ledger's.
+        entries: applied entries that follow it, each author's in the order of their numbers.
         codec: decodes their payloads.
         withdrawn: author -> first sequence number whose contribution does not count.
         amendments: those in force, encoded.

@@ -1,7 +1,7 @@
-"""Spreads amendments and puts them in force: whoever hears of one that it lacks asks for it, checks it and goes on.
+"""Spreads amendments and puts them in force: a site that hears of one it lacks asks for it, checks it and applies it.
 
-Two different amendments with one number cannot both be in force as long as every honest site signs one of them only:
-two quorums share a site. Should it happen, each site keeps what it had first and the operator is told.
+Two different amendments with one number cannot both be in force as long as every honest site signs only one of them:
+two quorums share a site. Should it happen, each site keeps the one it had first and tells the operator.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ class AmendmentExchange:
 
     @property
     def constitution(self) -> Constitution:
-        """What is in force here."""
+        """Charter and amendments in force here."""
         found = self._ledger.constitution
         assert found is not None, "a ledger that is averaged has a constitution"
         return found
 
     def told(self, site: SiteKey, number: int) -> None:
-        """A site holds so many amendments."""
+        """A site says that it holds so many amendments: ask for those that we lack."""
         if number > self.constitution.number:
             self._outbox.append(Send(site, WantAmendments(self.constitution.number + 1)))
 
     def on_want(self, sender: SiteKey, want: WantAmendments) -> None:
-        """Hand over what a site lacks."""
+        """Send a site the amendments that it lacks."""
         missing = self.constitution.documents[max(0, want.first - 1) :][:MAX_AMENDMENTS]
         if missing:
             self._outbox.append(Send(sender, Amendments(tuple(document.encode() for document in missing))))
 
     def on_amendments(self, sender: SiteKey, message: Amendments) -> list[Outcome]:
-        """Take what a site handed over; what changed by it, for the records."""
+        """Put in force what a site sent; returns what that changed."""
         outcomes = []
         for encoded in message.amendments:
             try:
@@ -63,7 +63,7 @@ class AmendmentExchange:
         """Put the next amendment in force.
 
         Raises:
-            ConfigError: it is not in force; says why.
+            ConfigError: it is not valid as the next one; says why.
         """
         constitution = self.constitution.followed_by(document)
         outcome = self._ledger.amend(constitution)
@@ -71,7 +71,7 @@ class AmendmentExchange:
         return outcome
 
     def tell(self, since: int) -> None:
-        """Record and report amendments above number `since`, which are in force now."""
+        """Record and report the amendments in force above number `since`."""
         for document in self.constitution.documents[since:]:
             self._outbox.append(Store(AmendmentRecord(document.amendment.number, document.encode())))
         if self.constitution.number > since:

@@ -1,8 +1,8 @@
-"""Do we hold the same? Sites tell each other signed digests of their trunks, and check what they are told.
+"""Claims: sites exchange signed digests of their trunks and check whether they hold the same.
 
 A claim names a vector, the hash of the headers there and the digest of the sum there. The receiver subtracts what it
-holds beyond that vector, exactly, and compares. Different headers mean that some author forked: the branches are
-compared. Equal headers with different sums mean that one of the two ledgers is damaged: an alarm with the signed claim
+holds beyond that vector, exactly, and compares. Different headers mean that some author forked: the two sites compare
+branches. Equal headers with different sums mean that one of the two ledgers is damaged: an alarm with the signed claim
 as evidence, never ignored.
 """
 
@@ -26,7 +26,7 @@ KEPT_DIGESTS = 8
 
 
 class Digests:
-    """Digests of the ledger at vectors that lie in the past or are present."""
+    """Digests of the ledger at past and present vectors; equal questions are answered once."""
 
     def __init__(self, ledger: Ledger, computing: Computing) -> None:
         self._ledger = ledger
@@ -35,9 +35,10 @@ class Digests:
         self._asked: dict[tuple[tuple[SiteKey, int], ...], list[Answer]] = {}
 
     def at(self, vector: Vector, answer: Answer) -> bool:
-        """Answer with the digest at `vector`, now or later; with None when the ledger cannot tell.
+        """Call `answer` with the digest at `vector`, now or later; with None when the ledger cannot tell.
 
-        Returns False, and never answers, when too much waits already.
+        Whether the entries above the vector are still held is checked when the work begins. Returns False, and never
+        answers, when too much waits already.
         """
         name = tuple(sorted((key, number) for key, number in vector.items() if number))
         known = self._known.get(name)
@@ -56,7 +57,7 @@ class Digests:
         return started
 
     def forget(self) -> None:
-        """What stood was taken back: answers of before no longer hold."""
+        """The ledger took something back: earlier answers no longer hold."""
         self._known.clear()
 
     def _found(self, name: tuple[tuple[SiteKey, int], ...], result: bytes | None) -> None:
@@ -76,9 +77,9 @@ MAX_TOLD = 32
 
 @dataclass(frozen=True, slots=True)
 class ClaimSettings:
-    """How often digests are exchanged, microseconds."""
+    """How often digests are exchanged."""
 
-    interval: Micros = 30 * SECOND
+    interval_us: Micros = 30 * SECOND
     """Between two claims to a random site. A damaged ledger is found within about this times the sites."""
 
 
@@ -117,7 +118,7 @@ class Claims:
         now: Micros,
     ) -> None:
         self.on_match: Callable[[SiteKey, Claim], None] = lambda site, claim: None
-        """Called when a site's claim holds here."""
+        """Called when another site's claim holds here."""
         self._identity = identity
         self._ledger = ledger
         self._digests = digests
@@ -125,26 +126,26 @@ class Claims:
         self._alive = alive
         self._outbox = outbox
         self._rng = rng
-        self._settings = settings
+        self._interval_us = settings.interval_us
         self._early: dict[SiteKey, Claim] = {}
         self._alarmed: set[SiteKey] = set()
-        self._next = now + self._jittered()
+        self._next_us = now + self._jittered()
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
     def on_claim(self, sender: SiteKey, claim: Claim) -> bool:
-        """Check what a site says that it holds; False when the site did not sign it."""
+        """Check a site's claim; False when the site did not sign it."""
         if not claim_is_signed(sender, self._ledger.rules.charter_id, claim):
-            self._outbox.append(Emit(EntryRefused(sender, None, "its claim is not signed by it")))
+            self._outbox.append(Emit(EntryRefused(sender, None, "it did not sign its claim")))
             return False
         self._check(sender, claim)
         return True
 
     def advance(self, now: Micros) -> None:
-        """Tell a random site when it is due; look again at claims that came before their entries."""
-        if now < self._next:
+        """Send a claim to a random site when it is due; check claims again that came before their entries."""
+        if now < self._next_us:
             return
-        self._next = now + self._jittered()
+        self._next_us = now + self._jittered()
         early, self._early = self._early, {}
         for site in sorted(early):
             self._check(site, early[site])
@@ -154,10 +155,10 @@ class Claims:
 
     def deadline(self) -> Micros:
         """When `advance` has something to do."""
-        return self._next
+        return self._next_us
 
     def tell_all(self) -> None:
-        """The run is over: everybody reachable is told what this site ended with."""
+        """The run is over: tell reachable sites what this site ended with."""
         alive = sorted(self._alive())
         self.tell(alive if len(alive) <= MAX_TOLD else self._rng.sample(alive, MAX_TOLD), self._ledger.vector)
 
@@ -171,7 +172,7 @@ class Claims:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _jittered(self) -> Micros:
-        return self._settings.interval // 2 + self._rng.randrange(self._settings.interval)
+        return self._interval_us // 2 + self._rng.randrange(self._interval_us)
 
     def _standing(self, vector: Vector) -> tuple[bytes, bytes] | None:
         """Hashes of the headers at `vector` and of the newest amendment."""
@@ -179,7 +180,7 @@ class Claims:
         return None if chains is None else (chains, self._ledger.amended_rules.head_hash)
 
     def _send(self, sites: tuple[SiteKey, ...], vector: Vector, was: tuple[bytes, bytes], found: bytes | None) -> None:
-        # A log may have ended while the sum was made: then nobody is told, and the next claim is of what stands now.
+        # A log may have ended while the digest was computed: then nobody is told, and the next claim is up to date.
         if found is None or self._standing(vector) != was:
             return
         claim = sign_claim(self._identity, self._ledger.rules.charter_id, vector, *was, found)

@@ -1,9 +1,9 @@
 """Finds where two sites hold different branches of one author's log, and turns the difference into a proof.
 
-An author that hands different entries to different sites under one number is not noticed by numbers alone: each site
-has all it asks for. It shows when an entry names a context that a site does not hold, or when digests differ. Then one
-site sends the hashes of its headers, the other answers with its own signed headers where they differ, and the two of
-one number prove the fork to everybody.
+Numbers alone do not show that an author gave different sites different entries under one number: each site has all it
+asks for. The fork shows when an entry names a context that a site does not hold, or when digests differ. Then one site
+sends the hashes of its headers, the other answers with its own signed headers where they differ, and two headers of one
+number prove the fork to everybody.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kmel_p2p.core.ledger.sync.messages import MAX_STUBS, Heads, LogHead, Stubs
 from kmel_p2p.core.types import Vector
 
 DEPTH = 64
-"""Headers told of one log: the fork is at the lowest that differ; a deeper one takes several exchanges."""
+"""Headers sent of one log. The fork is at the lowest that differ; a deeper one takes several exchanges."""
 
 
 class ForkFinder:
@@ -30,7 +30,7 @@ class ForkFinder:
         self._outbox = outbox
 
     def compare(self, to: SiteKey, vector: Vector) -> None:
-        """Ask `to` to answer where it holds other headers than ours at `vector`."""
+        """Ask `to` which of its headers at `vector` differ from ours."""
         heads = []
         for author, number in sorted(vector.items()):
             header = self._ledger.accepted.header(author, number)
@@ -40,7 +40,7 @@ class ForkFinder:
             self._outbox.append(Send(to, Heads(tuple(heads))))
 
     def on_heads(self, sender: SiteKey, message: Heads) -> None:
-        """Answer with our branch of every log that differs."""
+        """Answer with our branch of every log where the headers differ."""
         stubs: list[bytes] = []
         for head in message.heads:
             mine = self._ledger.accepted.header(head.author, head.number)
@@ -52,10 +52,10 @@ class ForkFinder:
             self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS]))))
 
     def proofs(self, message: Stubs) -> list[FaultProof]:
-        """The forks that these headers prove together with ours, the earliest of each author.
+        """The forks that these headers and ours prove together, the earliest of each author.
 
         Raises:
-            WireError: one is no signed header.
+            WireError: one of them is not a signed header.
         """
         earliest: dict[SiteKey, tuple[SignedHeader, SignedHeader]] = {}
         for stub in message.stubs:

@@ -205,7 +205,7 @@ class Amendments(Message):
     amendments: tuple[bytes, ...]
 
 
-_SEQ = uint(2**40)
+_NUMBER = uint(2**40)
 
 SCHEMAS = (
     Schema(
@@ -216,7 +216,7 @@ SCHEMAS = (
             "chains": HASH,
             "phase": uint(2),
             "step_us": uint(2**40),
-            "ended": mapping(KEY, _SEQ, MAX_SITES),
+            "ended": mapping(KEY, _NUMBER, MAX_SITES),
             "amendments": uint(2**32),
             "heads": listing(uint(MAX_HEADS - 1), MAX_HEADS),
             "reply": flag(),
@@ -226,7 +226,7 @@ SCHEMAS = (
         21,
         Want,
         {
-            "ranges": listing(record(EntryRange, author=KEY, first=_SEQ, last=_SEQ), MAX_SITES),
+            "ranges": listing(record(EntryRange, author=KEY, first=_NUMBER, last=_NUMBER), MAX_SITES),
             "evidence": listing(KEY, MAX_SITES),
         },
     ),
@@ -235,7 +235,7 @@ SCHEMAS = (
         Bodies,
         {"entries": listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_BODIES)},
     ),
-    Schema(23, Announce, {"items": listing(record(EntryId, author=KEY, number=_SEQ), MAX_NEWS)}),
+    Schema(23, Announce, {"items": listing(record(EntryId, author=KEY, number=_NUMBER), MAX_NEWS)}),
     Schema(
         24,
         Claim,
@@ -246,7 +246,7 @@ SCHEMAS = (
         Proofs,
         {"faults": listing(listing(blob(MAX_STUB_BYTES + MAX_PAYLOAD_BYTES), MAX_EVIDENCE), MAX_FAULTS)},
     ),
-    Schema(26, Heads, {"heads": listing(record(LogHead, author=KEY, number=_SEQ, hash=HASH), MAX_SITES)}),
+    Schema(26, Heads, {"heads": listing(record(LogHead, author=KEY, number=_NUMBER, hash=HASH), MAX_SITES)}),
     Schema(27, Stubs, {"stubs": listing(blob(MAX_STUB_BYTES), MAX_STUBS)}),
     Schema(28, Compacted, {"floor": VECTOR}),
     Schema(29, SnapshotAsk, {"id": HASH, "first": uint(2**32), "count": uint(MAX_PARTS_ASKED)}),

@@ -1,4 +1,4 @@
-"""What the other sites last told of themselves, and how far they are seen to hold what is held here."""
+"""What the other peers last told of themselves, and how far they are seen to hold what is held here."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from kmel_p2p.core.types import Micros, Vector
 
 @dataclass(slots=True)
 class OtherPeer:
-    """The last thing a site told us."""
+    """What one of the other peers last told us."""
 
     vector: Vector
     phase: Phase
     ended: dict[SiteKey, int]
-    heard_at: Micros
     step_us: Micros
     chains: bytes
     heads: tuple[int, ...]
     agreed: bool = False
     """Whether it holds the headers that we hold at its vector."""
-    agreed_at: Micros = 0
+    agreed_at_us: Micros = 0
     agreed_vector: Vector | None = None
     """The newest vector at which it held our headers."""
 
 
 class OtherPeers:
-    """The last `Have` of every site since it last came up."""
+    """The last `Have` of every other peer since it last came up."""
 
     def __init__(self, ledger: Ledger, forks: ForkFinder) -> None:
         self._ledger = ledger
@@ -39,37 +38,37 @@ class OtherPeers:
         self._told: dict[SiteKey, OtherPeer] = {}
 
     def get(self, key: SiteKey) -> OtherPeer | None:
-        """What `key` last told."""
+        """What `key` last told us."""
         return self._told.get(key)
 
     def told(self, key: SiteKey, have: Have, now: Micros) -> bool:
-        """Take in what `key` tells; whether it is the first time."""
+        """Take in what `key` tells; returns whether it is the first time."""
         before = self._told.get(key)
-        told = OtherPeer(have.vector, Phase(have.phase), have.ended, now, have.step_us, have.chains, have.heads)
+        told = OtherPeer(have.vector, Phase(have.phase), have.ended, have.step_us, have.chains, have.heads)
         if before is not None:
-            told.agreed_at, told.agreed_vector = before.agreed_at, before.agreed_vector
+            told.agreed_at_us, told.agreed_vector = before.agreed_at_us, before.agreed_vector
         self._told[key] = told
         self._agree(key, now)
         return before is None
 
     def forget(self, key: SiteKey) -> None:
-        """What `key` told before no longer holds."""
+        """What `key` told us before no longer holds."""
         self._told.pop(key, None)
 
     def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
-        """Up to where `key` was last seen to hold our headers, and when that was."""
+        """The vector up to which `key` was last seen to hold our headers, and when that was."""
         told = self._told.get(key)
         if told is None or told.agreed_vector is None:
             return None
-        return told.agreed_vector, told.agreed_at
+        return told.agreed_vector, told.agreed_at_us
 
     def agree(self, now: Micros) -> None:
-        """Compare headers with all that we have caught up with by now."""
+        """Compare headers with every peer whose vector we have reached by now."""
         for key in self._told:
             self._agree(key, now)
 
     def missing(self) -> int:
-        """Entries that the site that knows most has told of and that are not here, those that cannot come left out."""
+        """Entries missing here, by the peer that is furthest ahead; without logs that cannot go on here."""
         stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.accepted.ended.keys()
         missing = [
             sum(max(0, number - self._ledger.head(key)) for key, number in told.vector.items() if key not in stuck)
@@ -77,14 +76,14 @@ class OtherPeers:
         ]
         return max(missing, default=0)
 
-    def _agree(self, site: SiteKey, now: Micros) -> None:
-        """Compare headers with what a site told, as soon as we have reached what it holds."""
-        told = self._told[site]
+    def _agree(self, key: SiteKey, now: Micros) -> None:
+        """Compare headers with what a peer told us, as soon as we have reached its vector."""
+        told = self._told[key]
         if told.agreed or not self._ledger.accepted.reaches(told.vector):
             return
         chains = self._ledger.accepted.chains(told.vector)
         told.agreed = chains == told.chains
         if told.agreed:
-            told.agreed_at, told.agreed_vector = now, told.vector
+            told.agreed_at_us, told.agreed_vector = now, told.vector
         if chains is not None and not told.agreed:
-            self._forks.compare(site, told.vector)
+            self._forks.compare(key, told.vector)
