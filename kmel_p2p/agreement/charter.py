@@ -51,8 +51,8 @@ class SiteRule(StrictModel):
 class ModelRule(StrictModel):
     """Architecture of the trunk and the seed of its initial values."""
 
-    trunk: Literal["mlp", "dmpnn"] = "mlp"
-    """`mlp` reads fingerprint and descriptors; `dmpnn` the molecular graph and descriptors (extra `gnn`)."""
+    trunk: Name = "mlp"
+    """Kind of trunk; `kmel-peer charter new --help` lists them. A site refuses to start with one it does not know."""
     hidden: Annotated[
         tuple[Annotated[int, pydantic.Field(ge=1, le=65536)], ...],
         pydantic.Field(min_length=1, max_length=8),
@@ -64,9 +64,9 @@ class ModelRule(StrictModel):
     members: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
     """Networks trained side by side and averaged; more bytes and more time, steadier predictions."""
     message_width: Annotated[int, pydantic.Field(ge=1, le=4096)] = 300
-    """Trunk `dmpnn`: numbers that a message has."""
+    """Numbers in a message, for a trunk that passes messages along bonds."""
     depth: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
-    """Trunk `dmpnn`: rounds of messages."""
+    """Rounds of messages, for a trunk that passes messages along bonds."""
 
 
 class FeatureRule(StrictModel):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli.options import FILE, echo_json, json_option
+from kmel_p2p.learn.models.registry import KINDS, TrunkKind, trunk_kind
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter, CharterDocument
@@ -17,6 +18,10 @@ BESIDE_CATALOGUE = ("head", "weight", "beyond_bound", "positive_weight")
 
 NUMBERS = ("center", "scale", "weight", "low", "high", "beyond_bound", "positive_weight")
 """Keys of `--endpoint` whose value is a number."""
+
+
+def _trunk_help(kind: TrunkKind) -> str:
+    return f"{kind.name}: {kind.summary}" + (f" (extra {kind.extra} at every site)" if kind.extra else "")
 
 
 @click.group()
@@ -47,10 +52,10 @@ def charter() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk.")
 @click.option(
     "--trunk",
-    type=click.Choice(["mlp", "dmpnn"]),
+    type=click.Choice(list(KINDS)),
     default="mlp",
     show_default=True,
-    help="mlp: fingerprint and descriptors; dmpnn: molecular graphs and descriptors (extra gnn at every site).",
+    help="; ".join(map(_trunk_help, KINDS.values())) + ".",
 )
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
 def new(
@@ -169,7 +174,7 @@ def with_reference_hash(draft: Charter) -> Charter:
 
 def _reference_hash(draft: Charter) -> str:
     from kmel_p2p.agreement.features import FeaturePolicy
-    from kmel_p2p.learn.worker.reference import trunk_reference_hash
+    from kmel_p2p.learn.models.reference import trunk_reference_hash
 
     rule = draft.features
     policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
@@ -186,9 +191,8 @@ def _feature_problems(document: CharterDocument) -> list[str]:
         return []
     import rdkit
 
-    advice = "install the RDKit version the consortium uses"
-    if agreed.model.trunk == "dmpnn":
-        advice += ", and its chemprop version"
+    packages = ["RDKit", *trunk_kind(agreed.model.trunk).packages]
+    advice = f"install the consortium's version of {' and '.join(packages)}"
     if not document.signatures:
         advice += f"; or, if [features] or model.trunk was edited since the draft, set reference_hash to {found}"
     return [

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.learn.worker.reference import trunk_reference_hash
+from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation, load_simulation
 from kmel_p2p.simulate.data import DividedData, divide
 from kmel_p2p.simulate.follow import collect, follow

@@ -21,7 +21,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.files import write_whole
 from kmel_p2p.learn.evaluate.pooled import Pooled
-from kmel_p2p.learn.models.architecture import trunk_layout
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.errors import SiteFailedError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.models.architecture import trunk_layout
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.predict.model_directory import read_card, read_parameters
 from kmel_p2p.site.loaded_site import architecture_of
 

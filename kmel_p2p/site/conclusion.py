@@ -22,7 +22,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.models.architecture import unlearned
+from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.predict.model_directory import read_card
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.learn.worker import session

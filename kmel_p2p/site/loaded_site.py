@@ -25,7 +25,8 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
 from kmel_p2p.agreement.split import SplitPolicy
-from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.worker.session import TrainerPlan, TrainingSettings
 from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
@@ -82,7 +83,7 @@ def architecture_of(charter: Charter) -> Architecture:
         calibrate=charter.model.calibrate,
         members=charter.model.members,
         trunk=charter.model.trunk,
-        descriptors=len(descriptor_constants()) if charter.model.trunk == "dmpnn" else 0,
+        descriptors=len(descriptor_constants()),
         message_width=charter.model.message_width,
         depth=charter.model.depth,
     )

@@ -15,7 +15,7 @@ import pytest
 import kmel_p2p
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.cli.main import invoke
-from kmel_p2p.learn.worker.reference import trunk_reference_hash
+from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
 from tests.support.local_run import SETTINGS, complete, published, until

@@ -26,7 +26,8 @@ from kmel_p2p.agreement.split import SplitPolicy
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.worker import process as worker
 from kmel_p2p.learn.worker.session import (
     Abandon,
@@ -191,7 +192,7 @@ def test_the_trainer_ends_in_the_middle_of_a_round(daemon: Daemon, how: str) -> 
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
-        ({"reference_hash": "ab" * 32}, "config", "describes molecules otherwise"),
+        ({"reference_hash": "ab" * 32}, "config", "computes different features"),
         ({"layout_hash": b"\0" * 32}, "bug", "layout"),
         ({"resume_file": "round-9.safetensors"}, "config", "round-9"),
         ({"split": SplitPolicy("", 0.0, 0.999999)}, "data", "no compound is left to train on"),

@@ -29,11 +29,12 @@ from kmel_p2p.learn.evaluate.scores import (
     scorable,
     scores_of,
 )
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.answer import ONLY_OTHERS, answers
 from kmel_p2p.learn.predict.neighbours import Neighbours
-from kmel_p2p.learn.train.checkpoint import Course, Parameters, train_with_checkpoints
+from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser
 from kmel_p2p.learn.worker.session import TrainingSettings
@@ -198,7 +199,7 @@ def _result(
     dataset: Dataset,
     scores: dict[str, FoldScores],
     chosen: dict[str, str],
-    local: Course,
+    local: TrainingRun,
     federated_history: Sequence[tuple[int, FoldScores]],
     every: int,
 ) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.learn.train.device import device
+from kmel_p2p.learn.device import device
 
 HUBER_DELTA = 1.0
 """In labels, that is in units of the charter's scale: beyond it an error counts linearly (Huber 1964)."""

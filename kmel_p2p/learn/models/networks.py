@@ -6,22 +6,19 @@ Gradients are laid out the same way, so that optimiser, residual and codec work 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from kmel_p2p.delta.layout import Layout
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
-from kmel_p2p.learn.models.graphs import GraphBatch, GraphRows, MessagePassing, batch_of
-from kmel_p2p.learn.train.device import device
-
-Reading: TypeAlias = Tensor | GraphBatch
-"""Input of a trunk: float32[n, inputs], or graphs with descriptors."""
+from kmel_p2p.learn.device import device
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
+from kmel_p2p.learn.models.perceptron import linear
+from kmel_p2p.learn.models.registry import trunk_kind
 
 
 class Network:
@@ -39,54 +36,28 @@ class Network:
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
         self._order = torch.tensor([order.index(place) for place in range(len(order))], device=device())
-        self._graph = MessagePassing(architecture, self._tensors) if architecture.trunk == "dmpnn" else None
+        self._body = trunk_kind(architecture.trunk).body(architecture, self._tensors)
         self._heads = [whose for whose in ("shared", "private") if f"head.{whose}.weight" in self._tensors]
 
-    def read(self, rows: NDArray[np.float32]) -> Reading:
-        """What the trunk takes, of rows of features (`dataset.Inputs.rows`)."""
-        if self._graph is not None:
-            return batch_of(rows, self.architecture)
-        return torch.from_numpy(np.ascontiguousarray(rows)).to(device())
+    def read(self, rows: NDArray[np.float32]) -> Any:
+        """The trunk's input for rows of features (`dataset.Inputs.rows`)."""
+        return self._body.read(rows)
 
-    def forward(self, inputs: Reading, training: bool = False) -> Tensor:
+    def forward(self, inputs: Any, training: bool = False) -> Tensor:
         """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes).
 
         The mean over the members of an ensemble.
         """
         return self.member_outputs(inputs, training).mean(dim=0)
 
-    def member_outputs(self, inputs: Reading, training: bool = False) -> Tensor:
+    def member_outputs(self, inputs: Any, training: bool = False) -> Tensor:
         """float32[members, n, E]: `forward` of each member."""
-        hidden = self.hidden(inputs, training)
-        outputs = [self._linear(hidden, f"head.{whose}") for whose in self._heads]
+        hidden, members = self._body(inputs, training), self.architecture.members
+        outputs = [linear(self._tensors, f"head.{whose}", hidden, members) for whose in self._heads]
         if "calibration.gain" in self._tensors:
             # Shared heads come first.
             outputs[0] = outputs[0] * (1 + self._tensors["calibration.gain"]) + self._tensors["calibration.shift"]
         return torch.cat(outputs, dim=2)[:, :, self._order]
-
-    def hidden(self, inputs: Reading, training: bool = False) -> Tensor:
-        """float32[members, n, hidden[-1]] activations of the last layer of the trunk."""
-        dropout = self.architecture.dropout
-        if isinstance(inputs, GraphBatch):
-            assert self._graph is not None
-            hidden = self._graph(inputs, training)
-        else:
-            hidden = inputs
-        for layer in range(len(self.architecture.hidden)):
-            hidden = functional.dropout(functional.relu(self._linear(hidden, f"trunk.{layer}")), dropout, training)
-        return hidden
-
-    def _linear(self, inputs: Tensor, name: str) -> Tensor:
-        """float32[members, n, outputs] from [n, inputs], the same for all members, or [members, n, inputs]."""
-        weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
-        members = self.architecture.members
-        if members == 1:
-            return functional.linear(inputs.view(-1, inputs.shape[-1]), weight, bias)[None]
-        if inputs.dim() == 2:
-            # One wide product for what all members read.
-            wide = functional.linear(inputs, weight.view(-1, weight.shape[-1]), bias.view(-1))
-            return wide.view(len(inputs), members, -1).transpose(0, 1)
-        return torch.baddbmm(bias[:, None, :], inputs, weight.transpose(1, 2))
 
     def trunk_values(self) -> NDArray[np.float32]:
         """A copy of trunk and shared heads, float32[d], in main memory."""
@@ -117,7 +88,7 @@ class Network:
     @torch.no_grad()
     def predict(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float64]:
         """float64[n, E] outputs without dropout."""
-        parts = [self.forward(self.read(part)).double().cpu().numpy() for part in parts_of(inputs, batch)]
+        parts = [self.forward(self.read(part)).double().cpu().numpy() for part in self._body.parts(inputs, batch)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
 
 
@@ -132,13 +103,3 @@ def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
         view.grad = flat.grad[place].view(spec.shape)
         named[spec.name] = view
     return flat, named
-
-
-def parts_of(rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
-    """All rows in order, at most `most` at a time, fewer where molecules are large; graphs stay with their rows."""
-    if isinstance(rows, GraphRows):
-        for start, stop in rows.cuts(most):
-            yield rows.part(start, stop)
-        return
-    for start in range(0, len(rows), most):
-        yield rows[start : start + most]

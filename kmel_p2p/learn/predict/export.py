@@ -14,7 +14,8 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
 from kmel_p2p.chem.structures.counts import MAX_COUNT
 from kmel_p2p.files import BY_UMASK, write_whole
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.predict.model_directory import STORED, Card, read_card, read_parameters, write_model
 
 OPSET = 17

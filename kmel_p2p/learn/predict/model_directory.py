@@ -24,7 +24,8 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.files import BY_UMASK, write_whole
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.tensor_file import read_state, write_state
 
 FORMAT = 1

@@ -22,6 +22,8 @@ from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.evaluate.comparison import predictors
 from kmel_p2p.learn.evaluate.outputs import outputs_of
 from kmel_p2p.learn.evaluate.scores import Predict, probability
+from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_reference_hash
+from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.predict.answer import CHOSEN, FALLBACK, answers
 from kmel_p2p.learn.predict.model_directory import Card, read_card, read_parameters
 from kmel_p2p.learn.predict.neighbours import Neighbours, read_neighbours
@@ -37,7 +39,6 @@ from kmel_p2p.learn.predict.uncertainty import (
 )
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Inputs
-from kmel_p2p.learn.worker.reference import MADE_WITH, installation, trunk_reference_hash
 
 DEFAULT_LEVEL = 0.9
 """Of intervals: a value in ten lies outside."""
@@ -211,8 +212,8 @@ class Model:
         self, part: StructureTable, model: str | None, level: float
     ) -> Iterator[tuple[dict[str, Value], float | None]]:
         """Values by assay endpoint, and similarity, of each compound."""
-        graphs = self.card.architecture.trunk == "dmpnn"
-        inputs = Inputs(part.counts, part.descriptors, part.smiles if graphs else None)
+        molecules = trunk_kind(self.card.architecture.trunk).molecules(part.smiles)
+        inputs = Inputs(part.counts, part.descriptors, molecules)
         every = np.arange(len(inputs))
         near, foreign = None, np.zeros(len(inputs), bool)
         if self.neighbours is not None:
@@ -315,7 +316,7 @@ def load_model(folder: Path) -> Model:
     """Load a model directory, or a directory with the shared trunk alone.
 
     Raises:
-        ConfigError: it is missing, damaged, or this RDKit describes molecules otherwise than the model's.
+        ConfigError: it is missing, damaged, or features here differ from those it was made with.
     """
     if is_trunk(folder):
         return _load_trunk(folder)
@@ -364,6 +365,6 @@ def _check_features(folder: Path, card: Card) -> None:
     if trunk_reference_hash(card.features, card.architecture.trunk) != card.reference_hash:
         made_with = card.labels.get(MADE_WITH, f"reference hash {card.reference_hash[:16]}")
         raise ConfigError(
-            f"{folder}: this installation ({installation(card.architecture.trunk)}) describes molecules otherwise than "
+            f"{folder}: this installation ({installation(card.architecture.trunk)}) computes different features than "
             f"the one the model was made with ({made_with}); install that version to predict with this model"
         )

@@ -28,7 +28,8 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.files import BY_UMASK, write_whole
-from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.predict.model_directory import CARD
 
 TRUNK_FORMAT = "kmel trunk 1"

@@ -39,7 +39,7 @@ class Parameters:
 
 
 @dataclass(slots=True)
-class Course:
+class TrainingRun:
     """One training run.
 
     Attributes:
@@ -62,7 +62,7 @@ def train_with_checkpoints(
     tick: Callable[[int], None] = lambda done: None,
     scored: bool = True,
     patience: int = 0,
-) -> Course:
+) -> TrainingRun:
     """Train from the network's present parameters under the cosine schedule.
 
     The state with the lowest loss on the validation fold is kept, the start included; with fewer than `MIN_VALID`
@@ -80,7 +80,7 @@ def train_with_checkpoints(
     optimiser = LocalOptimiser(network, dataset, settings)
     loss = MultiTaskLoss(dataset.endpoints)
     choosing = int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
-    course = Course(Parameters.of(network))
+    course = TrainingRun(Parameters.of(network))
     lowest = validation_loss(network, dataset, loss) if choosing else np.inf
     if scored:
         course.history.append((0, fold_scores(dataset, network.predict)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,7 @@ from kmel_p2p.agreement.split import Fold
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.structures.counts import CountMatrix
 from kmel_p2p.chem.structures.table import StructureTable
-
-if TYPE_CHECKING:
-    from kmel_p2p.learn.models.graphs import Graph
+from kmel_p2p.learn.models.registry import Molecules, trunk_kind
 
 MAX_DENSE_BYTES = 192 << 20
 """Inputs up to this size are laid out once; larger tables are filled batch by batch."""
@@ -34,12 +31,10 @@ class Inputs:
     """Features of n compounds, handed out by rows."""
 
     def __init__(
-        self, counts: CountMatrix, descriptors: NDArray[np.float32], graphs_of: Sequence[str] | None = None
+        self, counts: CountMatrix, descriptors: NDArray[np.float32], molecules: Molecules | None = None
     ) -> None:
-        """`graphs_of`: standardised SMILES, where rows are to carry their molecules' graphs (trunk `dmpnn`)."""
-        self._counts, self._descriptors = counts, descriptors
-        self._graphs_of = graphs_of
-        self._graphs: list[Graph | None] = [None] * (0 if graphs_of is None else len(graphs_of))
+        """`molecules`: what the trunk reads beside the features (`TrunkKind.molecules`)."""
+        self._counts, self._descriptors, self._molecules = counts, descriptors, molecules
         self._dense: NDArray[np.float32] | None = None
         if len(counts) * (counts.width + descriptors.shape[1]) * 4 <= MAX_DENSE_BYTES:
             self._dense = self._fill(np.arange(len(counts)))
@@ -48,33 +43,14 @@ class Inputs:
         return len(self._counts)
 
     def rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32[len(rows), width]; a `graphs.GraphRows` where there are graphs."""
+        """float32[len(rows), width], with what the trunk reads beside the features attached."""
         features = self._dense[rows] if self._dense is not None else self._fill(rows)
-        if self._graphs_of is None:
-            return features
-        from kmel_p2p.learn.models.graphs import GraphRows
+        return features if self._molecules is None else self._molecules.attach(features, rows)
 
-        return GraphRows.of(features, [self._graph(int(row)) for row in rows])
-
-    def draw_graphs(self, progress: Callable[[int, int], None]) -> None:
-        """Make the graphs of all rows now rather than when they are first asked for; nothing where there are none.
-
-        Args:
-            progress: called with (graphs done, graphs in all); may raise to interrupt.
-        """
-        for row in range(len(self._graphs)):
-            self._graph(row)
-            progress(row + 1, len(self._graphs))
-
-    def _graph(self, row: int) -> Graph:
-        """Made once (0.4 ms) and kept (0.7 kB)."""
-        from kmel_p2p.learn.models.graphs import graph_of
-
-        assert self._graphs_of is not None
-        graph = self._graphs[row]
-        if graph is None:
-            graph = self._graphs[row] = graph_of(self._graphs_of[row])
-        return graph
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Compute now what `rows` would compute when first asked (`registry.Molecules.prepare`)."""
+        if self._molecules is not None:
+            self._molecules.prepare(progress)
 
     def bits(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """bool[len(rows), width of the fingerprint]: which environments occur."""
@@ -119,12 +95,12 @@ class Dataset:
         folds: NDArray[np.int8],
         test_only: Measurements | None = None,
         *,
-        graphs: bool = False,
+        trunk: str = "mlp",
     ) -> Dataset:
         """Own measurements by fold; those of a test file join the test fold.
 
         Args:
-            graphs: whether inputs carry molecular graphs (trunk `dmpnn`).
+            trunk: kind of the trunk that will read the inputs.
         """
         parts = [own] if test_only is None else [own, test_only]
         bits = own.structures.counts.width
@@ -133,7 +109,7 @@ class Dataset:
         every = np.concatenate([folds, extra])
         return cls(
             own.endpoints,
-            Inputs(table.counts, table.descriptors, table.smiles if graphs else None),
+            Inputs(table.counts, table.descriptors, trunk_kind(trunk).molecules(table.smiles)),
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.relations for part in parts]),
             np.flatnonzero(every == Fold.TRAIN),

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kmel_p2p.learn.device import device, training_precision
 from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.device import device, training_precision
 
 CLIP_NORM = 5.0
 """Gradients are scaled down to this L2 norm: one odd batch must not ruin a round."""

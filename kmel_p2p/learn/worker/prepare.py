@@ -14,8 +14,8 @@ from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved,
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.dataset.rejects import Rejects
 from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.reference import trunk_reference_hash
 from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress, TrainerPlan
 
 Report = Callable[[Progress], None]
@@ -25,7 +25,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     """Read, standardise, describe and split what the plan names; write `rejects.csv`.
 
     Raises:
-        ConfigError: settings and files do not fit, or this RDKit describes molecules otherwise than the charter's.
+        ConfigError: settings and files do not fit, or features here differ from the charter's.
         DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
     features_hash = check_reference(plan)
@@ -54,7 +54,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
     if plan.require_approval:
         require_approved(plan.state_dir, own.dataset_hash())
-    dataset = Dataset.build(own, own.folds(plan.split), test, graphs=plan.architecture.trunk == "dmpnn")
+    dataset = Dataset.build(own, own.folds(plan.split), test, trunk=plan.architecture.trunk)
     dataset = dataset.with_calibration(plan.split.apart(own.structures.series))
     if not len(dataset.train):
         raise DataError(
@@ -62,7 +62,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
             f"{rejects_path} lists why each row was refused"
         )
     # Not one by one in the first rounds: the pace is set by how long a step takes there.
-    dataset.inputs.draw_graphs(lambda done, total: report(Progress("structures", done, total)))
+    dataset.inputs.prepare(lambda done, total: report(Progress("structures", done, total)))
     return dataset, _account(own, dataset, plan, features_hash)
 
 
@@ -74,12 +74,10 @@ def check_reference(plan: TrainerPlan) -> str:
     """
     own = trunk_reference_hash(plan.features, plan.architecture.trunk)
     if plan.reference_hash and plan.reference_hash != own:
-        import rdkit
-
         raise ConfigError(
-            f"this installation (RDKit {rdkit.__version__}) describes molecules otherwise than the charter says: "
-            f"features.reference_hash is {plan.reference_hash[:16]}, here it is {own[:16]}. "
-            "Install the RDKit version (and with a dmpnn trunk the chemprop version) the federation agreed on"
+            f"this installation ({installation(plan.architecture.trunk)}) computes different features than the charter "
+            f"says: features.reference_hash is {plan.reference_hash[:16]}, here it is {own[:16]}. "
+            "Install the versions the federation agreed on"
         )
     return own
 

@@ -26,7 +26,7 @@ class _Ended(Exception):
     """The daemon closed the pipe or asked to stop."""
 
 
-class Inbox:
+class DaemonPipe:
     """The pipe to the daemon: commands in, answers out, and a look in between whether to stop."""
 
     def __init__(self, connection: Connection) -> None:
@@ -90,9 +90,9 @@ def main(connection: Connection, plan: TrainerPlan) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle; it reaches the whole group
     signal.signal(signal.SIGTERM, _terminate)
     end_with_parent()
-    inbox = Inbox(connection)
+    pipe = DaemonPipe(connection)
     try:
-        code = _serve(inbox, plan)
+        code = _serve(pipe, plan)
     except _Ended:
         code = 0
     connection.close()
@@ -104,35 +104,35 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _serve(inbox: Inbox, plan: TrainerPlan) -> int:
+def _serve(pipe: DaemonPipe, plan: TrainerPlan) -> int:
     """Answer commands; the exit code once one failed for good."""
     trainer = None
     with contextlib.ExitStack() as stack:
         while True:
-            command = inbox.next()
+            command = pipe.next()
             try:
                 if trainer is None:
                     from kmel_p2p.learn.worker.trainer import Trainer
 
                     _be_nice(plan.nice)
-                    trainer = stack.enter_context(contextlib.closing(Trainer(plan, inbox)))
+                    trainer = stack.enter_context(contextlib.closing(Trainer(plan, pipe)))
                 reply = trainer.handle(command)
             except _Ended:
                 raise
             except DataError as error:
-                inbox.answer(Failed("data", str(error)))
+                pipe.answer(Failed("data", str(error)))
                 return 1
             except ConfigError as error:
-                inbox.answer(Failed("config", str(error)))
+                pipe.answer(Failed("config", str(error)))
                 return 1
             except KmelError as error:
-                inbox.answer(Failed("bug", f"{type(error).__name__}: {error}"))
+                pipe.answer(Failed("bug", f"{type(error).__name__}: {error}"))
                 return 1
             except Exception:
-                inbox.answer(Failed("bug", traceback.format_exc()))
+                pipe.answer(Failed("bug", traceback.format_exc()))
                 return 1
             if reply is not None:
-                inbox.answer(reply)
+                pipe.answer(reply)
 
 
 def _be_nice(by: int) -> None:

@@ -61,7 +61,7 @@ class TrainerPlan:
         state_dir: the site's; files go to `trainer/`, `model/`, `cache/` and `rejects.csv` in it.
         resume_file: name (in `trainer/`) of the round file stored with the last published entry; None at the start.
         threads: torch threads; 0 leaves the choice to torch.
-        device: where to compute (`learn.train.device`).
+        device: where to compute (`learn.device`).
         featurise_processes: 0 for all cores.
         nice: priority given up, 0 to 19.
         require_approval: train only on the dataset that was approved (`chem.dataset.manifest`).

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import Bug, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
-from kmel_p2p.learn.models.architecture import trunk_layout, unlearned
+from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.reference import MADE_WITH, installation
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.uncertainty import calibrate
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.device import use_device
 from kmel_p2p.learn.train.round import Rounds, check_layout
 from kmel_p2p.learn.worker.prepare import prepare
-from kmel_p2p.learn.worker.reference import MADE_WITH, installation
 from kmel_p2p.learn.worker.session import (
     Abandon,
     Answer,

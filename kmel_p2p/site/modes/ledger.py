@@ -52,7 +52,7 @@ from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
-from kmel_p2p.learn.models.architecture import unlearned
+from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.mode import (

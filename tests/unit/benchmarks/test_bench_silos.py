@@ -14,7 +14,8 @@ from kmel_p2p.agreement.columns import Column, WideSource
 from kmel_p2p.agreement.split import SplitPolicy
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
-from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.train.dataset import Dataset
 
 RINGS = ("c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1", "C1CCCCC1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1cnc2ccccc2c1")

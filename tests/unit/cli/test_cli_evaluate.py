@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.learn.models.architecture import private_layout, trunk_layout
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key

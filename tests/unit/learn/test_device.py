@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn import device as chosen
+from kmel_p2p.learn.device import device, use_device
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.scores import fold_scores
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.train import device as chosen
-from kmel_p2p.learn.train.device import device, use_device
 from kmel_p2p.learn.train.optimise import LocalOptimiser
 from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 

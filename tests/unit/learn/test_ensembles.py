@@ -10,7 +10,8 @@ import torch
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.comparison import start_local
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints, validation_loss

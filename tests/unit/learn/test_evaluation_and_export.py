@@ -21,7 +21,7 @@ from kmel_p2p.learn.evaluate.comparison import compare, predictors
 from kmel_p2p.learn.evaluate.evaluation import evaluate, further_scores
 from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
 from kmel_p2p.learn.evaluate.scores import scorable
-from kmel_p2p.learn.models.architecture import private_layout, trunk_layout
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.predict.export import export_model, export_onnx
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.neighbours import FILE, Neighbours

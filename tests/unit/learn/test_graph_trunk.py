@@ -24,21 +24,22 @@ from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
+from kmel_p2p.learn import device
 from kmel_p2p.learn.evaluate.comparison import MODELS, compare, start_local
 from kmel_p2p.learn.evaluate.forest import forest_baseline
 from kmel_p2p.learn.evaluate.scores import fold_scores, median_baseline
-from kmel_p2p.learn.models import graphs
-from kmel_p2p.learn.models.architecture import Architecture, trunk_layout
-from kmel_p2p.learn.models.graphs import GraphBatch, GraphRows, MessagePassing
+from kmel_p2p.learn.models import dmpnn_graphs as graphs
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.dmpnn_graphs import GraphBatch, GraphRows, MessagePassing, MoleculeGraphs
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.learn.predict.export import export_onnx
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.predict import load_model
-from kmel_p2p.learn.train import device
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.reference import trunk_reference_hash
 from tests.support.learn_fixtures import SETTINGS
 
 needs_chemprop = pytest.mark.skipif(
@@ -61,7 +62,7 @@ def data() -> Dataset:
     rows = np.random.default_rng(0).permutation(len(smiles))
     return Dataset(
         (ENDPOINT,),
-        Inputs(table.counts, np.zeros_like(table.descriptors), table.smiles),
+        Inputs(table.counts, np.zeros_like(table.descriptors), MoleculeGraphs(table.smiles)),
         labels.astype(np.float32),
         np.zeros((len(smiles), 1), np.int8),
         rows[:40],
@@ -86,7 +87,7 @@ def test_graph_tensors_belong_to_the_trunk() -> None:
 @pytest.mark.parametrize("wrong", [{"members": 2}, {"depth": 0}, {"message_width": 0}, {"descriptors": 10**6}])
 def test_an_impossible_graph_trunk_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):
-        dataclasses.replace(SHAPE, **wrong)
+        trunk_layout(dataclasses.replace(SHAPE, **wrong))
 
 
 @needs_chemprop
@@ -119,7 +120,9 @@ def test_messages_are_those_of_chemprop() -> None:
     smiles = ["CC(=O)Oc1ccccc1C(=O)O", "C", "C1CC1N", "[Na+].[Cl-]", "C/C=C/C#N", "O=S(=O)(c1ccccc1)N1CCOCC1"]
     table = describe_all(smiles, POLICY).table
     network = started()
-    own = network.read(Inputs(table.counts, table.descriptors, table.smiles).rows(np.arange(len(smiles))))
+    own = network.read(
+        Inputs(table.counts, table.descriptors, MoleculeGraphs(table.smiles)).rows(np.arange(len(smiles)))
+    )
     assert isinstance(own, GraphBatch)
     passing = BondMessagePassing(d_h=SHAPE.message_width, depth=SHAPE.depth)
     state = {
@@ -139,7 +142,7 @@ def test_messages_are_those_of_chemprop() -> None:
 @needs_chemprop
 def test_graphs_are_drawn_once_and_the_drawing_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     table = describe_all(["CCO", "CCN", "CCC"], POLICY).table
-    inputs = Inputs(table.counts, table.descriptors, table.smiles)
+    inputs = Inputs(table.counts, table.descriptors, MoleculeGraphs(table.smiles))
     seen: list[tuple[int, int]] = []
 
     def stop_at_two(done: int, total: int) -> None:
@@ -148,8 +151,8 @@ def test_graphs_are_drawn_once_and_the_drawing_can_be_stopped(monkeypatch: pytes
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        inputs.draw_graphs(stop_at_two)
-    inputs.draw_graphs(lambda done, total: seen.append((done, total)))
+        inputs.prepare(stop_at_two)
+    inputs.prepare(lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (1, 3), (2, 3), (3, 3)]
     monkeypatch.setattr(graphs, "graph_of", lambda smiles: pytest.fail(f"drawn again: {smiles}"))
     rows = inputs.rows(np.array([2, 0]))
@@ -275,7 +278,7 @@ def test_a_file_of_measurements_becomes_the_models_compared(tmp_path: Path) -> N
     names = [f"{'C' * length}{end}" for length in range(1, 21) for end in ("O", "N", "Cl")]
     path.write_text("smiles,size\n" + "".join(f"{name},{len(name)}\n" for name in names))
     own = ingest(WideSource(path, "smiles", {"size": Column("size")}), [ENDPOINT], POLICY)
-    built = Dataset.build(own, own.folds(SplitPolicy("k", 0.35, 0.1)), graphs=True)
+    built = Dataset.build(own, own.folds(SplitPolicy("k", 0.35, 0.1)), trunk="dmpnn")
     trunk = Parameters.of(started())
     found = compare(SHAPE, built, SETTINGS, 3, trunk, steps=20, federated_history=[], report=lambda done, total: None)
     (size,) = found.result["endpoints"]
@@ -300,5 +303,5 @@ def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ONNX is for the mlp trunk"):
         export_onnx(tmp_path, tmp_path)
     write_model(tmp_path, dataclasses.replace(card, reference_hash=trunk_reference_hash(POLICY, "mlp")), models)
-    with pytest.raises(ConfigError, match="describes molecules otherwise"):
+    with pytest.raises(ConfigError, match="computes different features"):
         load_model(tmp_path)

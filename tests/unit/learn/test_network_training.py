@@ -12,15 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmel_p2p.agreement.charter import ModelRule
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.forest import forest_baseline
 from kmel_p2p.learn.evaluate.scores import fold_scores, median_baseline
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.registry import KINDS, TrunkKind
 from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
@@ -226,3 +229,25 @@ def test_the_forest_learns_values_and_classes_and_survives_too_few() -> None:
     assert np.array_equal(
         forest_baseline(data, 1)(data.inputs.rows(data.test)), forest_baseline(data, 1)(data.inputs.rows(data.test))
     )
+
+
+def test_an_unknown_trunk_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"'transformer'; this version has: mlp, dmpnn"):
+        trunk_layout(dataclasses.replace(architecture(), trunk="transformer"))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "key", "value", "owner"), [("mlp", "depth", 4, "dmpnn"), ("dmpnn", "members", 2, "mlp")]
+)
+def test_a_key_of_another_trunk_is_an_error(trunk: str, key: str, value: int, owner: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.{key} belongs to trunk {owner}; with trunk {trunk}"):
+        trunk_layout(dataclasses.replace(architecture(), trunk=trunk, **{key: value}))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_each_kind_of_trunk_says_what_it_costs_and_has_tensors_of_its_own(kind: TrunkKind) -> None:
+    shape = dataclasses.replace(architecture(), trunk=kind.name)
+    tensors = kind.tensors(shape)
+    assert all(spec.name.startswith("trunk.") for spec in tensors)
+    assert kind.cost(shape) >= shape.hidden[0] * shape.hidden[1]
+    assert kind.keys <= ModelRule.model_fields.keys()

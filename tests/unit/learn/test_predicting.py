@@ -15,7 +15,8 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.learn.evaluate.outputs import MeanOf, outputs_of
-from kmel_p2p.learn.models.architecture import Architecture, private_layout, trunk_layout
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict import neighbours
 from kmel_p2p.learn.predict import predict as predicting

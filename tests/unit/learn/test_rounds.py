@@ -16,7 +16,7 @@ from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
-from kmel_p2p.learn.models.architecture import trunk_layout
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.balance import sums
 from kmel_p2p.learn.train.round import Rounds

@@ -16,7 +16,8 @@ from kmel_p2p import files
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.models.architecture import Architecture, trunk_layout, unlearned
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.predict.model_directory import CARD, read_card
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
 from tests.support.learn_fixtures import ENDPOINTS
@@ -144,7 +145,7 @@ def test_without_a_shared_head_it_says_what_to_load_instead(tmp_path: Path) -> N
 
 def test_another_rdkit_is_refused(tmp_path: Path) -> None:
     write_trunk(tmp_path, card(reference_hash="12" * 32), trunk())
-    with pytest.raises(ConfigError, match="describes molecules otherwise"):
+    with pytest.raises(ConfigError, match="computes different features"):
         kmel_p2p.load(tmp_path)
 
 

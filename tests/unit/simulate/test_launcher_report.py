@@ -14,7 +14,7 @@ from rich.console import Console
 from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, FeatureRule, ModelRule, SiteRule
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.models.architecture import trunk_layout
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.simulate.errors import SiteFailedError
 from kmel_p2p.simulate.report import mean_test, require_agreement, summary
 from kmel_p2p.simulate.report_html import render_html

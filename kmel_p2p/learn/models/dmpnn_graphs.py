@@ -1,7 +1,6 @@
-"""The directed message-passing trunk (Yang et al., J Chem Inf Model 2019, 59, 3370), through chemprop (extra `gnn`).
+"""Molecular graphs of chemprop for trunk `dmpnn`, rows of features that carry them, and message passing over them.
 
-Rows of features that carry their molecules' graphs, and chemprop's message passing over parameters that lie in a
-network's flat vector. Only importing this module's functions' targets needs chemprop; the module itself does not.
+Importing this module does not need chemprop (extra `gnn`); making a graph or a network does.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,8 +19,10 @@ from rdkit import Chem
 from torch import Tensor
 
 from kmel_p2p.agreement.errors import Bug, ConfigError
-from kmel_p2p.learn.models.architecture import ATOM_FEATURES, BOND_FEATURES, GRAPH_TENSORS, Architecture
-from kmel_p2p.learn.train.device import device
+from kmel_p2p.learn.device import device
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.dmpnn_layout import ATOM_FEATURES, BOND_FEATURES, GRAPH_TENSORS
+from kmel_p2p.learn.models.perceptron import Perceptron
 
 MAX_BONDS = 4096
 """Directed bonds in a batch for prediction. A message of 300 numbers is 1.2 kB, and a few generations of messages exist
@@ -110,6 +111,28 @@ class GraphRows(np.ndarray[Any, np.dtype[np.float32]]):
             yield start, len(self.graphs)
 
 
+class MoleculeGraphs:
+    """Graphs of n molecules, each made when first asked for (0.4 ms) and kept (0.7 kB); see `registry.Molecules`."""
+
+    def __init__(self, smiles: Sequence[str]) -> None:
+        self._smiles = smiles
+        self._graphs: list[Graph | None] = [None] * len(smiles)
+
+    def attach(self, features: NDArray[np.float32], rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        return GraphRows.of(features, [self._graph(int(row)) for row in rows])
+
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        for row in range(len(self._graphs)):
+            self._graph(row)
+            progress(row + 1, len(self._graphs))
+
+    def _graph(self, row: int) -> Graph:
+        graph = self._graphs[row]
+        if graph is None:
+            graph = self._graphs[row] = graph_of(self._smiles[row])
+        return graph
+
+
 @dataclass(frozen=True, slots=True)
 class GraphBatch:
     """What a `dmpnn` network reads: n molecules as one graph of a atoms and e directed bonds.
@@ -134,14 +157,20 @@ class GraphBatch:
     descriptors: Tensor
 
 
-def batch_of(rows: NDArray[np.float32], architecture: Architecture) -> GraphBatch:
-    """Raises:
-    Bug: the rows have no graphs.
+def with_graphs(rows: NDArray[np.float32]) -> GraphRows:
+    """The same rows.
+
+    Raises:
+        Bug: they have no graphs.
     """
-    graphs: Sequence[Graph] | None = getattr(rows, "graphs", None)
-    if graphs is None:
+    if not isinstance(rows, GraphRows) or not hasattr(rows, "graphs"):
         raise Bug("a dmpnn network was given features without graphs")
-    plain = np.asarray(rows)
+    return rows
+
+
+def batch_of(rows: GraphRows, architecture: Architecture) -> GraphBatch:
+    """The molecules of these rows as one graph, on the process's device."""
+    graphs, plain = rows.graphs, np.asarray(rows)
     sizes = np.array([len(graph.atoms) for graph in graphs])
     joined = np.concatenate([graph.bonds for graph in graphs], axis=1)
     ends = joined[1:] + np.repeat(np.cumsum(sizes) - sizes, [graph.bonds.shape[1] for graph in graphs])
@@ -166,7 +195,7 @@ def graph_of(smiles: str) -> Graph:
     """The graph of a standardised structure, as chemprop describes it."""
     found = _described(smiles)
     if not np.array_equal(found.rev_edge_index, np.arange(len(found.E)) ^ 1):
-        raise ConfigError(f"this version of chemprop orders bonds otherwise; {NEEDED}")
+        raise ConfigError(f"this version of chemprop orders bonds differently; {NEEDED}")
     forward = slice(None, None, 2)
     bonds = np.concatenate([_BONDS.number(found.E[forward])[None], found.edge_index[:, forward]])
     return Graph(_ATOMS.number(found.V), bonds.astype(np.int32))
@@ -181,7 +210,7 @@ def _described(smiles: str) -> Any:
 
 
 def graphs_hash(smiles: Sequence[str]) -> str:
-    """BLAKE2b-256 (hex) of the graphs of these structures; differs where chemprop describes atoms otherwise."""
+    """BLAKE2b-256 (hex) of the graphs of these structures; differs where chemprop computes different features."""
     state = hashlib.blake2b(digest_size=32, person=b"kmel graphs 1")
     for text in smiles:
         graph = _described(text)
@@ -235,6 +264,25 @@ class MessagePassing:
             messages = self._passing.update(arrived - messages.index_select(0, batch.reverse), first)
         atoms: Tensor = self._passing.finalize(_sums(messages, batch.target, count), batch.atoms, None)
         return atoms
+
+
+class DmpnnBody:
+    """Message passing, then a perceptron; see `registry.TrunkBody`."""
+
+    def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+        self._architecture = architecture
+        self._passing = MessagePassing(architecture, tensors)
+        self._perceptron = Perceptron(architecture, tensors)
+
+    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+        for start, stop in with_graphs(rows).cuts(most):
+            yield with_graphs(rows).part(start, stop)
+
+    def read(self, rows: NDArray[np.float32]) -> GraphBatch:
+        return batch_of(with_graphs(rows), self._architecture)
+
+    def __call__(self, reading: GraphBatch, training: bool) -> Tensor:
+        return self._perceptron(self._passing(reading, training), training)
 
 
 def _sums(rows: Tensor, places: Tensor, count: int) -> Tensor:

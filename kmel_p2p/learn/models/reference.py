@@ -1,0 +1,36 @@
+"""One hash for everything a network sees of the reference molecules: the charter names it, every site checks it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+
+import rdkit
+
+from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.chem.structures.features import REFERENCE_MOLECULES, reference_hash
+from kmel_p2p.chem.structures.standardise import standardise
+from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.version import VERSION
+
+MADE_WITH = "made_with"
+"""Label of a model's card: the versions that made it, for whoever cannot load it."""
+
+
+def installation(trunk: str) -> str:
+    """The versions installed here that decide how features are computed."""
+    packages = [f"{name} {importlib.metadata.version(name)}" for name in trunk_kind(trunk).packages]
+    return ", ".join([f"kmel_p2p {VERSION}", f"RDKit {rdkit.__version__}", *packages])
+
+
+def trunk_reference_hash(policy: FeaturePolicy, trunk: str) -> str:
+    """BLAKE2b-256 (hex) of the features, and of what the trunk reads beside them.
+
+    Raises:
+        ConfigError: the trunk needs a package that is not installed.
+    """
+    features = reference_hash(policy)
+    further = trunk_kind(trunk).reference_hash([standardise(text, policy)[0].smiles for text in REFERENCE_MOLECULES])
+    if not further:
+        return features
+    return hashlib.blake2b(f"{features} {further}".encode(), digest_size=32, person=b"kmel features 2").hexdigest()

@@ -1,0 +1,139 @@
+"""The kinds of trunk that a charter can choose. To add one, write its module and list it in `KINDS`.
+
+Importing a kind must be cheap: the daemon does it. Only `body`, `molecules` and `reference_hash` may load torch, RDKit
+and packages of an extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.charter import ModelRule
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.delta.layout import TensorSpec
+from kmel_p2p.learn.models import dmpnn, mlp
+from kmel_p2p.learn.models.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TrunkKind(Protocol):
+    """One kind of trunk: the layers below the heads.
+
+    Attributes:
+        name: what the charter's `model.trunk` says.
+        summary: what the trunk reads, for help texts.
+        extra: optional dependencies that every site installs (`pip install 'kmel-p2p[EXTRA]'`); empty for none.
+        packages: installed packages, beside RDKit, whose versions decide what the trunk sees of a molecule.
+        keys: keys of the charter's `[model]` that not every kind has. Set for another kind, they are an error.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def extra(self) -> str: ...
+    @property
+    def packages(self) -> tuple[str, ...]: ...
+    @property
+    def keys(self) -> frozenset[str]: ...
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises:
+        ConfigError: this kind cannot have that shape.
+        """
+
+    def tensors(self, architecture: Architecture) -> list[TensorSpec]:
+        """Parameters in the order of the layout, without heads. Names start with `trunk.`."""
+
+    def cost(self, architecture: Architecture) -> int:
+        """Multiplications for one typical compound and one pass without heads. A training step takes about three
+        passes for each compound of its batch.
+        """
+
+    def body(self, architecture: Architecture, tensors: Mapping[str, Tensor]) -> TrunkBody:
+        """The trunk over given parameters.
+
+        Args:
+            tensors: parameters by name; their memory is the network's flat vector, and `.grad` the flat gradient.
+
+        Raises:
+            ConfigError: a package is missing or of another version.
+        """
+
+    def molecules(self, smiles: Sequence[str]) -> Molecules | None:
+        """What the trunk reads of these standardised structures beside their features; None where that is nothing."""
+
+    def reference_hash(self, smiles: Sequence[str]) -> str:
+        """BLAKE2b-256 (hex) of what `molecules` gives for these structures; empty where that is nothing.
+
+        Raises:
+            ConfigError: a package is missing or of another version.
+        """
+
+
+class TrunkBody(Protocol):
+    """A trunk with parameters, inside one network."""
+
+    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+        """All rows in order, at most `most` at a time, fewer where a batch would take too much memory."""
+
+    def read(self, rows: NDArray[np.float32]) -> Any:
+        """The input of a pass, on the network's device, from rows of `Inputs.rows`."""
+
+    def __call__(self, reading: Any, /, training: bool) -> Tensor:
+        """Activations of the last layer, float32[members, n, hidden[-1]]."""
+
+
+class Molecules(Protocol):
+    """What a kind of trunk reads of n molecules beside their features."""
+
+    def attach(self, features: NDArray[np.float32], rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """The features of these rows, with what belongs to their molecules attached for `TrunkBody.read`."""
+
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Compute for all molecules now what `attach` would compute when first asked.
+
+        Args:
+            progress: called with (molecules done, molecules in all); may raise to interrupt.
+        """
+
+
+KINDS: Mapping[str, TrunkKind] = {kind.name: kind for kind in (mlp.KIND, dmpnn.KIND)}
+
+
+def trunk_kind(name: str) -> TrunkKind:
+    """The kind of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        raise ConfigError(f"model.trunk is {name!r:.40}; this version has: {', '.join(KINDS)}")
+    return kind
+
+
+def check_model(architecture: Architecture) -> TrunkKind:
+    """The architecture's kind of trunk, once it is known that the two fit.
+
+    Raises:
+        ConfigError: the trunk is unknown or cannot have that shape, or a key is set that belongs to another trunk.
+    """
+    kind = trunk_kind(architecture.trunk)
+    for other in KINDS.values():
+        for key in sorted(other.keys - kind.keys):
+            usual = ModelRule.model_fields[key].default
+            if getattr(architecture, key) != usual:
+                raise ConfigError(
+                    f"model.{key} belongs to trunk {other.name}; with trunk {kind.name} it has no effect: "
+                    f"remove it, or set it to {usual}"
+                )
+    kind.check(architecture)
+    return kind
