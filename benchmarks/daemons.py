@@ -12,6 +12,7 @@ from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import divide
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
+from kmel_p2p.site.observe.status import StatusDocument
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ def until(what: str, probe: Callable[[], T | None], deadline_s: float, federatio
     raise FederationFailedError(f"not within {deadline_s:g} s: {what}\n{tails}")
 
 
-def all_published(sites: Sequence[SiteProcess], entries: int, of: int) -> list[dict[str, Any]] | None:
+def all_published(sites: Sequence[SiteProcess], entries: int, of: int) -> list[StatusDocument] | None:
     """Every site's status once each holds `entries` entries of each of `of` sites.
 
     Raises:
@@ -110,7 +111,7 @@ def all_published(sites: Sequence[SiteProcess], entries: int, of: int) -> list[d
     if any(document is None for document in documents):
         return None
     held = [document for document in documents if document is not None]
-    complete = all(len(d["ledger"]["vector"]) >= of and min(d["ledger"]["vector"].values()) >= entries for d in held)
+    complete = all(len(d.averaging.vector) >= of and min(d.averaging.vector.values()) >= entries for d in held)
     return held if complete else None
 
 

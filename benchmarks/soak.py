@@ -263,14 +263,14 @@ def _applied(site: SiteProcess) -> int:
     if not site.running:
         raise FederationFailedError(f"the daemon ended with {site.exit_code}\n{site.last_lines()}")
     status = site.status(timeout_s=5.0)
-    return sum(status["ledger"]["vector"].values()) if status else 0
+    return sum(status.averaging.vector.values()) if status else 0
 
 
 def _account(
     daemon: SiteProcess, federation: LocalFederation, samples: Sequence[ProcessSample], entries: int
 ) -> dict[str, Any]:
     values = load_site(load_config(daemon.folder / "site.toml")).layout.size
-    status = daemon.status(timeout_s=10.0) or {}
+    status = daemon.status(timeout_s=10.0)
     peak = max(sample.rss_bytes for sample in samples)
     hours = (samples[-1].at_s - samples[0].at_s) / 3600
     figures: dict[str, Any] = {
@@ -286,10 +286,10 @@ def _account(
         "cpu_share": (samples[-1].cpu_s - samples[0].cpu_s) / (3600 * hours),
     }
     figures["rss_per_entry_kb"] = 1e3 * figures["rss_slope_mb_per_hour"] * hours / max(1, entries)
-    if status:
-        figures["loop_lag_ms"] = status["process"]["loop_lag_ms"]
-        figures["alarms"] = len(status["alarms"])
-        figures["payload_bytes"] = status["ledger"]["payload_bytes_mean"]
+    if status is not None:
+        figures["loop_lag_ms"] = status.process.loop_lag_ms
+        figures["alarms"] = len(status.alarms)
+        figures["payload_bytes"] = status.averaging.payload_bytes_mean
     figures["samples"] = [[s.at_s, s.rss_bytes, s.files, s.threads] for s in samples]
     return figures
 

@@ -43,6 +43,7 @@ from typing import Any
 from benchmarks.daemons import all_published, found_federation, rounds_of, until
 from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from kmel_p2p.site.observe.status import StatusDocument
 from tests.testbed.hosts import Hosts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,7 +164,7 @@ def kill_ours(folder: Path, rounds: int, steps: int) -> dict[str, float]:
         "kill_ours_interval_s": statistics.mean(intervals),
         "kill_ours_longest_gap_s": max(gaps),
         "kill_ours_gap_over_interval": max(gaps) / statistics.mean(intervals),
-        "kill_ours_digests": len({document["ledger"]["digest"] for document in documents}),
+        "kill_ours_digests": len({document.averaging.digest for document in documents}),
         "kill_ours_survivors_done": len(documents),
     }
 
@@ -173,12 +174,12 @@ def _kill_daemon(site: SiteProcess) -> None:
     site.wait(5.0)
 
 
-def _agreed(sites: Sequence[SiteProcess], entries: int) -> list[dict[str, Any]] | None:
+def _agreed(sites: Sequence[SiteProcess], entries: int) -> list[StatusDocument] | None:
     """Status of these sites once they hold each other's entries and the same vector."""
     documents = [d for site in sites if (d := site.status()) is not None]
     if len(documents) < len(sites):
         return None
-    vectors = [d["ledger"]["vector"] for d in documents]
+    vectors = [d.averaging.vector for d in documents]
     done = all(vectors[0].get(site.name, 0) >= entries for site in sites)
     return documents if done and all(vector == vectors[0] for vector in vectors) else None
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.daemons import TEN_MILLION, all_published, found_federation, rounds_of, until
 from benchmarks.measure import Goal, add_output, at_most, publish, this_machine
+from kmel_p2p.site.observe.status import StatusDocument
 from tests.testbed.hosts import Hosts
 
 PORT = 7700
@@ -49,7 +50,7 @@ class Run:
 
     rounds: Sequence[Sequence[dict[str, Any]]]
     received: Sequence[int]
-    status: Sequence[dict[str, Any]]
+    status: Sequence[StatusDocument]
 
     def shares(self) -> list[float]:
         """Per site, the part of its time that was not training."""
@@ -109,8 +110,8 @@ def measure(
         "link_share": 8 * max(main.received) / (wall * link.megabits * 1e6),
         "received_per_site_mb": statistics.mean(main.received) / 1e6,
         "entry_bytes": statistics.mean(row["payload_bytes"] for rows in main.rounds for row in rows),
-        "digests": len({document["ledger"]["digest"] for document in main.status}),
-        "loop_lag_ms": max(document["process"]["loop_lag_ms"] for document in main.status),
+        "digests": len({document.averaging.digest for document in main.status}),
+        "loop_lag_ms": max(document.process.loop_lag_ms for document in main.status),
     }
 
 

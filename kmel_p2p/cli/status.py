@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.options import config_option, json_option
+from kmel_p2p.cli.options import config_option, echo_json, json_option
+
+if TYPE_CHECKING:
+    from kmel_p2p.site.control.client import ControlClient
+    from kmel_p2p.site.observe.status import StatusDocument
 
 
 @click.command()
@@ -20,28 +24,27 @@ from kmel_p2p.cli.options import config_option, json_option
     "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between refreshes."
 )
 def status(config_path: Path, as_json: bool, watch: bool, every: float) -> None:
-    """Show phase, ledger, members, traffic and alarms.
+    """Show phase, progress, the other sites, traffic and alarms.
 
-    Ends with code 5 when no daemon runs on the state directory, and 6 when one does but gives no answer within a
-    second.
+    Exits with 5 if no daemon runs on the state directory, and with 6 if one runs but does not answer within a second.
     """
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.control.client import ControlClient
 
     with ControlClient(load_config(config_path).site.state_dir) as client:
         if not watch:
-            _show(client.request("status"), as_json)
+            _show(client.status(), as_json)
         elif as_json:
             while True:
-                click.echo(json.dumps(client.request("status"), ensure_ascii=False))
+                click.echo(json.dumps(client.status().as_dict(), ensure_ascii=False))
                 time.sleep(every)
         else:
             _watch(client, every)
 
 
-def _show(document: dict[str, Any], as_json: bool) -> None:
+def _show(document: StatusDocument, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        echo_json(document.as_dict())
         return
     from rich.console import Console
 
@@ -50,13 +53,13 @@ def _show(document: dict[str, Any], as_json: bool) -> None:
     Console().print(status_view(document))
 
 
-def _watch(client: Any, every: float) -> None:
+def _watch(client: ControlClient, every: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
     from kmel_p2p.cli.status_view import status_view
 
-    with Live(status_view(client.request("status")), console=Console(), auto_refresh=False) as live:
+    with Live(status_view(client.status()), console=Console(), auto_refresh=False) as live:
         while True:
             time.sleep(every)
-            live.update(status_view(client.request("status")), refresh=True)
+            live.update(status_view(client.status()), refresh=True)

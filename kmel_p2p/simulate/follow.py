@@ -14,7 +14,7 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.simulate.errors import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
-from kmel_p2p.site.observe.status import averaging_of
+from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
 SHARE = "Transfer"
@@ -30,7 +30,7 @@ class Watcher(Protocol):
 
     def __enter__(self) -> Watcher: ...
     def __exit__(self, *reason: object) -> None: ...
-    def show(self, documents: Mapping[str, dict[str, Any] | None], elapsed_s: float) -> None: ...
+    def show(self, documents: Mapping[str, StatusDocument | None], elapsed_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,20 @@ class Course:
     trainer_rss: dict[str, int] = field(default_factory=dict)
     longest_answer_s: float = 0.0
 
-    def note(self, name: str, at_s: float, document: Mapping[str, Any]) -> None:
+    def note(self, name: str, at_s: float, document: StatusDocument) -> None:
         """Keep what the report needs of a status document."""
-        alive = sum(1 for member in document["members"] if member["state"] in ("alive", "suspect"))
         sample = Sample(
             at_s=at_s,
-            phase=document["phase"],
-            vector=dict(averaging_of(document)["vector"]),
-            loss=document["loss"],
-            bytes_out=document["egress"]["bytes_out"],
-            bytes_in=document["egress"]["bytes_in"],
-            alive=alive,
+            phase=document.phase.value,
+            vector=dict(document.averaging.vector),
+            loss=document.loss,
+            bytes_out=document.egress.bytes_out,
+            bytes_in=document.egress.bytes_in,
+            alive=document.reachable,
         )
         self.samples.setdefault(name, []).append(sample)
-        self.daemon_rss[name] = max(self.daemon_rss.get(name, 0), document["process"]["rss_bytes"])
-        self.trainer_rss[name] = max(self.trainer_rss.get(name, 0), document["trainer"]["rss_bytes"] or 0)
+        self.daemon_rss[name] = max(self.daemon_rss.get(name, 0), document.process.rss_bytes)
+        self.trainer_rss[name] = max(self.trainer_rss.get(name, 0), document.trainer.rss_bytes or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Final:
         egress_problem: what is wrong with the egress log; empty when it stands.
     """
 
-    status: dict[str, Any]
+    status: StatusDocument
     result: dict[str, Any]
     entries: int
     entry_bytes: list[int]
@@ -111,7 +110,7 @@ def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> 
             documents = {site.name: _look(site, course, began, heard) for site in federation}
             now = time.monotonic()
             watcher.show(documents, now - began)
-            if all(document is not None and document["phase"] == "complete" for document in documents.values()):
+            if all(document is not None and document.phase is SitePhase.COMPLETE for document in documents.values()):
                 return course
             _require_progress(federation, documents, heard, now)
             if now - began > deadline_s:
@@ -129,14 +128,14 @@ def collect(federation: LocalFederation) -> dict[str, Final]:
     for site in federation:
         try:
             result = site.request("result", timeout_s=RESULT_TIMEOUT_S)
-            status = site.request("status", timeout_s=RESULT_TIMEOUT_S)
+            status = StatusDocument.parse(site.request("status", timeout_s=RESULT_TIMEOUT_S))
         except LocalError as error:
             raise SiteFailedError(f"site {site.name!r} gave no result: {error}\n{site.last_lines()}") from error
         finals[site.name] = _final(site, status, result)
     return finals
 
 
-def _look(site: SiteProcess, course: Course, began: float, heard: dict[str, float]) -> dict[str, Any] | None:
+def _look(site: SiteProcess, course: Course, began: float, heard: dict[str, float]) -> StatusDocument | None:
     asked = time.monotonic()
     document = site.status()
     if document is not None:
@@ -148,7 +147,7 @@ def _look(site: SiteProcess, course: Course, began: float, heard: dict[str, floa
 
 def _require_progress(
     federation: LocalFederation,
-    documents: Mapping[str, dict[str, Any] | None],
+    documents: Mapping[str, StatusDocument | None],
     heard: Mapping[str, float],
     now: float,
 ) -> None:
@@ -157,25 +156,25 @@ def _require_progress(
         if code is not None:
             raise SiteFailedError(f"site {site.name!r} ended with code {code}; its last lines:\n{site.last_lines()}")
         document = documents[site.name]
-        if document is not None and document["phase"] == "failed":
-            raise SiteFailedError(f"site {site.name!r} failed: {document['reason']}\n{site.last_lines()}")
+        if document is not None and document.phase is SitePhase.FAILED:
+            raise SiteFailedError(f"site {site.name!r} failed: {document.reason}\n{site.last_lines()}")
         if now - heard[site.name] > SILENCE_S:
             raise SiteFailedError(f"site {site.name!r} gave no answer for {SILENCE_S:g} s\n{site.last_lines()}")
 
 
-def _late(federation: LocalFederation, documents: Mapping[str, dict[str, Any] | None], deadline_s: float) -> str:
+def _late(federation: LocalFederation, documents: Mapping[str, StatusDocument | None], deadline_s: float) -> str:
     lines = [f"not complete after {deadline_s:g} s (sites.deadline_s):"]
     for site in federation:
         document = documents[site.name]
-        state = "no answer" if document is None else f"{document['phase']}: {document['reason']}"
+        state = "no answer" if document is None else f"{document.phase}: {document.reason}"
         lines.append(f"site {site.name!r}: {state}\n{site.last_lines()}")
     return "\n".join(lines)
 
 
-def _final(site: SiteProcess, status: dict[str, Any], result: dict[str, Any]) -> Final:
+def _final(site: SiteProcess, status: StatusDocument, result: dict[str, Any]) -> Final:
     store = Store(site.state_dir / STORE_NAME, read_only=True)
     try:
-        own = [entry for entry in store.load_entries() if entry.author.hex() == status["key"]]
+        own = [entry for entry in store.load_entries() if entry.author.hex() == status.key]
         rounds = store.history("round")
     finally:
         store.close()
@@ -184,7 +183,7 @@ def _final(site: SiteProcess, status: dict[str, Any], result: dict[str, Any]) ->
     for (_, kind), total in verdict.totals.items():
         messages, size = egress.get(kind, (0, 0))
         egress[kind] = (messages + total.messages, size + total.bytes)
-    if status["mode"] == "ledger":
+    if status.mode == "ledger":
         sizes = [len(entry.encoded) for entry in own]
         entries, steps = len(own), sum(decode(entry.encoded).steps for entry in own)
         mean = fmean(sizes) if sizes else 0.0
@@ -193,7 +192,7 @@ def _final(site: SiteProcess, status: dict[str, Any], result: dict[str, Any]) ->
         taken = {row["number"]: row["steps"] for row in rounds}
         shares, size = egress.get(SHARE, (0, 0))
         sizes, mean = [], size / shares if shares else 0.0
-        entries, steps = averaging_of(status)["published"], sum(taken.values())
+        entries, steps = status.averaging.published, sum(taken.values())
     return Final(
         status=status,
         result=result,

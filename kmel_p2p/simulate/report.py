@@ -27,7 +27,6 @@ from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.errors import SiteFailedError
 from kmel_p2p.simulate.follow import Course, Final, sample_rows
 from kmel_p2p.site.loaded_site import architecture_of
-from kmel_p2p.site.observe.status import averaging_of
 from kmel_p2p.version import VERSION
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -90,16 +89,16 @@ def mean_test(scores: Iterable[Mapping[str, float]]) -> float:
 
 def _site(name: str, final: Final) -> dict[str, Any]:
     endpoints = _own(final)
-    averaging = averaging_of(final.status)
+    averaging = final.status.averaging
     return {
         "site": name,
-        "train_rows": final.status["data"]["train_rows"],
+        "train_rows": final.status.data["train_rows"],
         **{model: mean_test(endpoint["models"][model] for endpoint in endpoints) for model in MODELS},
         "entries": final.entries,
         "payload_bytes_mean": final.entry_bytes_mean,
         "bytes_sent": sum(size for _, size in final.egress.values()),
-        "digest": averaging["digest"],
-        "vector": dict(averaging["vector"]),
+        "digest": averaging.digest,
+        "vector": dict(averaging.vector),
     }
 
 
@@ -135,7 +134,7 @@ def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
         "forest": mean_test(endpoint["baseline_forest"] for endpoint in endpoints),
         "chosen": "/".join(dict.fromkeys(endpoint["chosen"] for endpoint in endpoints)),
         "chemistry": dataclasses.asdict(outcome.divided.figures[at]),
-        "data": final.status["data"],
+        "data": dict(final.status.data),
         "comparison": final.result,
         "entry_bytes": final.entry_bytes,
         "steps": final.steps,
@@ -143,7 +142,7 @@ def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
         "egress_problem": final.egress_problem,
         "daemon_rss_max": outcome.course.daemon_rss.get(name, 0),
         "trainer_rss_max": outcome.course.trainer_rss.get(name, 0),
-        "alarms": final.status["alarms"],
+        "alarms": [dataclasses.asdict(alarm) for alarm in final.status.alarms],
         "samples": sample_rows(outcome.course).get(name, []),
     }
 

@@ -31,6 +31,7 @@ from kmel_p2p.site.config import (
     SiteSection,
 )
 from kmel_p2p.site.control.client import ControlClient
+from kmel_p2p.site.observe.status import StatusDocument
 
 STOP_GRACE_S = 12.0
 """A peer ends within 10 s of SIGTERM; after this it is killed."""
@@ -108,13 +109,13 @@ class SiteProcess:
         with ControlClient(self.state_dir, timeout_s) as client:
             return client.request(name, arguments)
 
-    def status(self, timeout_s: float = 1.0) -> dict[str, Any] | None:
+    def status(self, timeout_s: float = 1.0) -> StatusDocument | None:
         """The status document; None when there is no answer."""
         try:
-            document: dict[str, Any] = self.request("status", timeout_s=timeout_s)
+            with ControlClient(self.state_dir, timeout_s) as client:
+                return client.status()
         except LocalError:
             return None
-        return document
 
     def last_lines(self, count: int = LAST_LINES) -> str:
         """The end of what the daemon wrote."""

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kmel_p2p.site.observe.status import averaging_of
+from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
 LINE_EVERY_S = 5.0
-
-PHASE_STYLE = {
-    "preparing": "yellow",
-    "waiting": "yellow",
-    "training": "green",
-    "listening": "cyan",
-    "complete": "bold green",
-    "failed": "bold red",
-}
 
 
 class View:
@@ -41,7 +31,7 @@ class View:
         if self._live is not None:
             self._live.__exit__(None, None, None)
 
-    def show(self, documents: Mapping[str, dict[str, Any] | None], elapsed_s: float) -> None:
+    def show(self, documents: Mapping[str, StatusDocument | None], elapsed_s: float) -> None:
         """Show the newest status documents; None for a site that does not answer."""
         if self._live is not None:
             self._live.update(_table(documents, elapsed_s), refresh=True)
@@ -51,7 +41,7 @@ class View:
             self._console.print(f"{elapsed_s:6.1f} s  " + "   ".join(parts), soft_wrap=True, highlight=False)
 
 
-def _table(documents: Mapping[str, dict[str, Any] | None], elapsed_s: float) -> Table:
+def _table(documents: Mapping[str, StatusDocument | None], elapsed_s: float) -> Table:
     table = Table(title=f"federation, {elapsed_s:.0f} s", title_justify="left")
     table.add_column("site", style="bold")
     table.add_column("phase", min_width=24)
@@ -61,38 +51,37 @@ def _table(documents: Mapping[str, dict[str, Any] | None], elapsed_s: float) -> 
         if document is None:
             table.add_row(name, Text("no answer yet", "dim"), *[""] * 8)
             continue
-        ledger, egress, members = averaging_of(document), document["egress"], document["members"]
-        alive = sum(1 for member in members if member["state"] in ("alive", "suspect"))
+        averaging, egress = document.averaging, document.egress
         table.add_row(
             name,
             _phase(document),
-            f"{ledger['published']}/{ledger['entry_limit']}",
-            str(ledger["applied"]),
-            "" if document["loss"] is None else f"{document['loss']:.4f}",
+            f"{averaging.published}/{averaging.entry_limit}",
+            str(averaging.applied),
+            "" if document.loss is None else f"{document.loss:.4f}",
             _test_score(document),
-            f"{egress['bytes_out'] / 1e6:.2f} MB",
-            f"{egress['bytes_in'] / 1e6:.2f} MB",
-            f"{alive}/{len(members)}",
-            ledger["digest"][:8],
+            f"{egress.bytes_out / 1e6:.2f} MB",
+            f"{egress.bytes_in / 1e6:.2f} MB",
+            f"{document.reachable}/{len(document.members)}",
+            averaging.digest[:8],
         )
     return table
 
 
-def _phase(document: Mapping[str, Any]) -> Text:
-    phase, progress = document["phase"], document["trainer"]["progress"]
-    text = Text(phase, PHASE_STYLE.get(phase, ""))
-    if progress and phase in ("preparing", "listening"):
+def _phase(document: StatusDocument) -> Text:
+    phase, progress = document.phase, document.trainer.progress
+    text = Text(phase.value, phase.style)
+    if progress and phase in (SitePhase.PREPARING, SitePhase.LISTENING):
         text.append(f" {progress[0]} {progress[1]}/{progress[2]}", "dim")
     return text
 
 
-def _brief(document: Mapping[str, Any] | None) -> str:
+def _brief(document: StatusDocument | None) -> str:
     if document is None:
         return "no answer yet"
-    ledger = averaging_of(document)
-    return f"{document['phase']} {ledger['published']}/{ledger['entry_limit']}+{ledger['applied']}"
+    averaging = document.averaging
+    return f"{document.phase} {averaging.published}/{averaging.entry_limit}+{averaging.applied}"
 
 
-def _test_score(document: Mapping[str, Any]) -> str:
-    values = [scores["test"] for scores in document["scores"].values() if "test" in scores]
+def _test_score(document: StatusDocument) -> str:
+    values = [scores["test"] for scores in document.scores.values() if "test" in scores]
     return f"{sum(values) / len(values):.3f}" if values else ""

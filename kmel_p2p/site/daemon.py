@@ -1,7 +1,7 @@
 """The peer daemon of a site: composes transport, protocol, store and trainer on one event loop.
 
-The loop never computes for long and never waits for a disk: torch is in the trainer process, SQLite in a thread.
-Startup either reaches a working peer or ends with an error that names its cause; there is no half-run.
+The loop never computes for long and never waits for a disk: torch runs in the trainer process, SQLite in a thread.
+A start either ends in a working peer or in an error that names its cause.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -45,19 +44,19 @@ from kmel_p2p.net.driver import Commands, Driver
 from kmel_p2p.net.links import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
-from kmel_p2p.site.conclusion import Conclusion
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
+from kmel_p2p.site.final_models import FinalModels
 from kmel_p2p.site.loaded_site import load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
-from kmel_p2p.site.observe.egress_head import keep_head
+from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog, keep_head
 from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
-from kmel_p2p.site.observe.status_builder import build_status
+from kmel_p2p.site.observe.status import StatusDocument
+from kmel_p2p.site.observe.status_builder import StatusBuilder
 from kmel_p2p.site.peer_machine import make_peer
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
@@ -66,19 +65,20 @@ from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from kmel_p2p.site.trainer.answers import TrainerAnswers
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
+from kmel_p2p.site.trunk_digest import TrunkDigest
 
 log = structlog.get_logger()
 
 TICK_S = 2.0
-"""Between two samples for the report and two flushes of the egress log."""
+"""Between two samples for the history, and between two flushes of the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
 MAX_NAMES = 2000
 """Characters of tensor names in a line of the egress log."""
 GOODBYE_LINGER_MS = 500
-"""How long the transport tries to get rid of what was said last."""
+"""How long the transport keeps trying to deliver the last messages."""
 LEAVE_GRACE_S = 2.0
-"""How long the others may take to hear that we leave."""
+"""How long the other peers have to hear that this one leaves."""
 
 
 def run(config_path: Path) -> int:
@@ -96,57 +96,19 @@ def run(config_path: Path) -> int:
 
 
 class Daemon:
-    """One life of a peer. See the module docstring."""
+    """One life of a peer: makes the parts, connects them and ends them in order."""
 
     def __init__(self, config: SiteConfig, config_path: Path) -> None:
-        self.config = config
+        self._config = config
         self._config_path = config_path
-        self.site: Site = load_site(config)
-        self._tensors = describe_tensors(self.site.layout)
-        self.activity = Activity(time.monotonic)
-        self.stopping = False
-        self.conclusion = Conclusion(self)
-        self.generation = 0
-        self.address = ""
+        self._site: Site = load_site(config)
+        self._mode = mode_of(self._site.charter)
+        self._tensors = describe_tensors(self._site.layout)
+        self._activity = Activity(time.monotonic)
+        self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
         self._stop = asyncio.Event()
-        self._fatal: KmelError | None = None
         self._left = asyncio.Event()
-        self._digest: tuple[object, str] = (None, "")
-        self._digesting = asyncio.Lock()
-        self.writer = StoreWriter(config.site.state_dir / STORE_NAME)
-
-    # ---- what status asks ---------------------------------------------------------------------------------------
-
-    @staticmethod
-    def now() -> Micros:
-        """Monotonic time in microseconds: the clock of everything below."""
-        return time.monotonic_ns() // 1000
-
-    @property
-    def result(self) -> Mapping[str, Any] | None:
-        """The comparison of models; None until the run is complete and they are written."""
-        return self.conclusion.result
-
-    @property
-    def reason(self) -> str:
-        """Why this peer is in its phase, for people."""
-        if self._fatal is not None:
-            return str(self._fatal)
-        return self.peer.averaging.waiting
-
-    def digest(self) -> str:
-        """Digest of what the present trunk comes from, hex; empty until `refresh_digest` has computed it."""
-        revision, text = self._digest
-        return text if revision == self.peer.averaging.revision else ""
-
-    async def refresh_digest(self) -> None:
-        """Compute the digest of what is here now, on a copy and off the event loop: a large trunk takes a while."""
-        averaging = self.peer.averaging
-        async with self._digesting:
-            revision = averaging.revision
-            work = averaging.digest_work() if revision != self._digest[0] else None
-            if work is not None:
-                self._digest = (revision, (await asyncio.to_thread(work)).hex())
+        self._fatal: KmelError | None = None
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -159,7 +121,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as parts:
             await self._start(parts)
             await self._stop.wait()
-            self.stopping = True
+            self._activity.stopping = True
             log.info("stopping")
             await self._say_goodbye()
         if self._fatal is not None:
@@ -168,56 +130,100 @@ class Daemon:
         return 0
 
     async def _start(self, parts: contextlib.AsyncExitStack) -> None:
-        await self.writer.start()
-        parts.push_async_callback(self.writer.close)
-        self.generation = await self.writer.call(Store.bump_generation)
-        constitution = await self.writer.call(lambda store: stored_constitution(self.site, store))
-        self.site = dataclasses.replace(self.site, constitution=constitution)
-        history = await self.writer.call(lambda store: mode_of(self.site.charter).open(self.site, store))
-        await self.writer.call(self.conclusion.recall)
-        self.egress = EgressLog(self.config.site.state_dir / EGRESS_NAME, time.time())
-        parts.callback(lambda: self.egress.close(time.time()))
-        self._control = ControlServer(self.config.site.state_dir, OperatorRequests(self).answer)
-        self._reporter = Reporter(self.activity, lambda: self.site.names, self._control.publish)
-
+        writer, state_dir = self._writer, self._config.site.state_dir
+        await writer.start()
+        parts.push_async_callback(writer.close)
+        generation = await writer.call(Store.bump_generation)
+        constitution = await writer.call(lambda store: stored_constitution(self._site, store))
+        self._site = dataclasses.replace(self._site, constitution=constitution)
+        history = await writer.call(lambda store: self._mode.open(self._site, store))
+        self._egress = EgressLog(state_dir / EGRESS_NAME, time.time())
+        parts.callback(lambda: self._egress.close(time.time()))
         rng = random.Random(secrets.randbits(64))
-        addresses = self.config.network.advertise or self.site.rule.addresses
-        self.peer = make_peer(self.site, history, self.generation, addresses, rng, self.now())
-        self.trainer = TrainerSupervisor(
+        addresses = self._config.network.advertise or self._site.rule.addresses
+        self._peer = make_peer(self._site, history, generation, addresses, rng, now_us())
+        averaging = self._peer.averaging
+        digest = TrunkDigest(averaging)
+        self._trainer = TrainerSupervisor(
             trainer_main,
-            trainer_plan(self.site, reproducible_seed=int.from_bytes(self.site.identity.key[:4], "big")),
-            self.site.layout.size,
-            lambda: self.writer.call(lambda store: mode_of(self.site.charter).own_state_file(self.site, store)),
-            TrainerAnswers(self),
+            trainer_plan(self._site, reproducible_seed=int.from_bytes(self._site.identity.key[:4], "big")),
+            self._site.layout.size,
+            lambda: writer.call(lambda store: self._mode.own_state_file(self._site, store)),
             time.monotonic,
         )
-        parts.push_async_callback(self.trainer.stop)
-        await self._open_network(parts)
-        known = await self.writer.call(known_descriptors)
-        self.driver.command(membership_commands.Recall(known))
-        if self.conclusion.was_reached:
-            self.driver.command(Listen("the run was complete before this start"))
-        await self._control.start()
-        parts.push_async_callback(self._control.close)
+        parts.push_async_callback(self._trainer.stop)
+        self._final_models = FinalModels(
+            site=lambda: self._site,
+            averaging=averaging,
+            trainer=self._trainer,
+            digest=digest,
+            note=self._note,
+            written=self._all_is_written,
+            fail=self._fail,
+        )
+        await writer.call(self._final_models.recall)
+        requests = OperatorRequests(
+            site=lambda: self._site,
+            averaging=averaging,
+            activity=self._activity,
+            writer=writer,
+            command=lambda command: self._driver.command(command),
+            status=lambda: self._status_with_digest(digest),
+            result=lambda: self._final_models.result,
+            stop=self._stop.set,
+        )
+        control = ControlServer(state_dir, requests.answer)
+        self._reporter = Reporter(self._activity, self._mode, lambda: self._site.names, control.publish)
+        address = await self._open_network(parts)
+        self._status = StatusBuilder(
+            site=lambda: self._site,
+            peer=self._peer,
+            activity=self._activity,
+            digest=digest,
+            trainer=self._trainer,
+            final_models=self._final_models,
+            transport=self._transport,
+            driver=self._driver,
+            egress=self._egress,
+            clock=now_us,
+            generation=generation,
+            address=address,
+        )
+        self._driver.command(membership_commands.Recall(await writer.call(known_descriptors)))
+        if self._final_models.were_written:
+            self._driver.command(Listen("the run was complete before this start"))
+        await control.start()
+        parts.push_async_callback(control.close)
         await self._open_metrics(parts)
-        await self.trainer.start()
-        parts.push_async_callback(self.conclusion.close)
+        answers = TrainerAnswers(
+            activity=self._activity,
+            command=self._driver.command,
+            final_models=self._final_models,
+            note=self._note,
+            fail=self._fail,
+        )
+        await self._trainer.start(answers)
+        parts.push_async_callback(self._final_models.close)
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
-        rounds = sum(self.peer.averaging.vector.values())
-        log.info("peer started", address=self.address, generation=self.generation, mode=self.site.mode, entries=rounds)
+        entries = sum(averaging.vector.values())
+        log.info("peer started", address=address, generation=generation, mode=self._site.mode, entries=entries)
 
     async def _open_metrics(self, parts: contextlib.AsyncExitStack) -> None:
-        if not self.config.metrics.listen:
+        if not self._config.metrics.listen:
             return
-        host, _, port = self.config.metrics.listen.rpartition(":")
-        server = MetricsServer(lambda: build_status(self), self.activity.events)
+        host, _, port = self._config.metrics.listen.rpartition(":")
+        server = MetricsServer(self._status.build, self._activity.events)
         bound = await server.start(host.strip("[]"), int(port))
         parts.push_async_callback(server.close)
         log.info("metrics", address=f"http://{host}:{bound}/")
 
+    async def _status_with_digest(self, digest: TrunkDigest) -> StatusDocument:
+        await digest.refresh()
+        return self._status.build()
+
     async def _say_goodbye(self) -> None:
-        self.driver.command(membership_commands.Leave())
+        self._driver.command(membership_commands.Leave())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._left.wait(), LEAVE_GRACE_S)
 
@@ -228,31 +234,23 @@ class Daemon:
         except ConfigError as error:
             log.error("reload refused", reason=str(error))
             return
-        old, new = self.config.model_dump(), fresh.model_dump()
+        old, new = self._config.model_dump(), fresh.model_dump()
         waiting = [name for name in new if name != "log" and new[name] != old[name]]
-        self.config = self.config.model_copy(update={"log": fresh.log})
-        log_file = self.config.site.state_dir / LOG_NAME
-        configure_logging(fresh.log.level, fresh.log.format, log_file, site=self.config.site.name)
+        self._config = self._config.model_copy(update={"log": fresh.log})
+        log_file = self._config.site.state_dir / LOG_NAME
+        configure_logging(fresh.log.level, fresh.log.format, log_file, site=self._config.site.name)
         log.info("settings reloaded", level=fresh.log.level, need_restart=waiting)
 
-    def fail(self, error: KmelError) -> None:
-        """Something local makes going on pointless: leave, end, and let the caller see why."""
-        if self._fatal is None:
-            log.error("cannot go on", reason=str(error))
-            self.activity.last_error = str(error)
-            self._fatal = error
-        self._stop.set()
-
-    async def _open_network(self, parts: contextlib.AsyncExitStack) -> None:
-        """Start the protocol, bind the port and prove that strangers are refused."""
-        mode, charter = mode_of(self.site.charter), self.site.charter
-        largest = max(MAX_ANSWER_BYTES, mode.max_payload_bytes(charter, self.site.layout)) + MESSAGE_SLACK_BYTES
+    async def _open_network(self, parts: contextlib.AsyncExitStack) -> str:
+        """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""
+        charter = self._site.charter
+        largest = max(MAX_ANSWER_BYTES, self._mode.max_payload_bytes(charter, self._site.layout)) + MESSAGE_SLACK_BYTES
         limits = {"max_message": largest}
         for name in ("queue", "reassembly"):
             limits[name] = max(largest, TransportSettings.model_fields[name].default)
-        self.driver = Driver(
-            self.peer,
-            make_wire(charter.id, mode.messages),
+        self._driver = Driver(
+            self._peer,
+            make_wire(charter.id, self._mode.messages),
             commands=Commands(
                 link_up=membership_commands.LinkUp,
                 link_down=membership_commands.LinkDown,
@@ -261,30 +259,31 @@ class Daemon:
                 persisted=Persisted,
                 computed=Computed,
             ),
-            clock=self.now,
+            clock=now_us,
             on_emit=self._on_event,
-            store=Recorder(self.writer, self.site).keep,
+            store=Recorder(self._writer, self._site).keep,
             on_fault=self._on_fault,
             on_bad_message=self._reporter.bad_message,
             on_link=self._reporter.link,
         )
-        self.transport = Transport(
-            self.site.identity,
-            lambda: self.site.constitution.roster.keys(),
-            "" if self.config.network.outbound_only else self.config.network.bind,
+        self._transport = Transport(
+            self._site.identity,
+            lambda: self._site.constitution.roster.keys(),
+            "" if self._config.network.outbound_only else self._config.network.bind,
             settings=TransportSettings(**limits),
             on_message=self._on_message,
-            on_link=self.driver.link,
+            on_link=self._driver.link,
             on_egress=self._on_egress,
-            clock=self.now,
+            clock=now_us,
             rng=random.Random(secrets.randbits(64)),
         )
-        self.driver.start(self.transport)
-        parts.push_async_callback(self.driver.stop)
-        self.address = await self.transport.start()
-        parts.push_async_callback(self.transport.close, GOODBYE_LINGER_MS)
-        if self.address and not (self.config.network.advertise or self.site.rule.addresses):
-            self.driver.command(membership_commands.DescribeSelf(addresses=(self.address,)))
+        self._driver.start(self._transport)
+        parts.push_async_callback(self._driver.stop)
+        address = await self._transport.start()
+        parts.push_async_callback(self._transport.close, GOODBYE_LINGER_MS)
+        if address and not (self._config.network.advertise or self._site.rule.addresses):
+            self._driver.command(membership_commands.DescribeSelf(addresses=(address,)))
+        return address
 
     # ---- protocol -> site ---------------------------------------------------------------------------------------
 
@@ -292,58 +291,63 @@ class Daemon:
         """An event of the protocol: for the trainer first, then for people."""
         match event:
             case RoundOpened(number=number, steps=steps, norm_bound=bound):
-                self.trainer.train(number, steps, bound, self.peer.averaging.trunk)
+                self._trainer.train(number, steps, bound, self._peer.averaging.trunk)
             case RoundCommitted(number=number):
-                self.trainer.commit(number)
+                self._trainer.commit(number)
             case CharterAmended(constitution=constitution):
-                self.site = dataclasses.replace(self.site, constitution=constitution)
+                self._site = dataclasses.replace(self._site, constitution=constitution)
             case RoundAbandoned(number=number):
-                self.trainer.abandon(number)
+                self._trainer.abandon(number)
             case RunComplete():
-                self.conclusion.begin()
+                self._final_models.begin()
             case LeaveFinished():
                 self._left.set()
         self._reporter.report(event)
 
-    def note(self, work: Callable[[Store], None]) -> None:
+    def _note(self, work: Callable[[Store], None]) -> None:
         """Store something nobody waits for; a failure ends the peer like that of any other write."""
-        self.writer.submit(work).add_done_callback(self._noted)
+        self._writer.submit(work).add_done_callback(self._noted)
 
     def _noted(self, future: asyncio.Future[None]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None and not self.stopping:
+        if not future.cancelled() and (error := future.exception()) is not None and not self._activity.stopping:
             self._on_fault("store", error)
 
     def _on_message(self, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
-        self.activity.received_at = self.activity.clock()
-        self.driver.message(sender, data, lane)
+        self._activity.received_at = self._activity.clock()
+        self._driver.message(sender, data, lane)
 
     def _on_fault(self, where: str, error: BaseException) -> None:
         """A defect of ours, or the store: the first is survived and counted, the second ends the peer."""
         log.error("fault", where=where, error=repr(error), exc_info=error)
-        self.activity.last_error = f"{where}: {error}"
-        self.activity.alarm(f"fault {where}", f"{where}: {error!r}; please report it")
+        self._activity.last_error = f"{where}: {error}"
+        self._activity.alarm(f"fault {where}", f"{where}: {error!r}; please report it")
         if where == "store":
-            self.fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
+            self._fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
 
     def _on_egress(self, egress: Egress) -> None:
         """Every byte that leaves is on record before it does; what cannot be recorded must not leave."""
         name = self._reporter.name(egress.to)
-        self.activity.sent_at = self.activity.clock()
+        self._activity.sent_at = self._activity.clock()
         if egress.lane is Lane.BULK:
-            self.egress.record(time.time(), name, egress.label, self._tensors, egress.size_bytes, egress.digest)
+            self._egress.record(time.time(), name, egress.label, self._tensors, egress.size_bytes, egress.digest)
         else:
-            self.egress.add(name, egress.label, egress.size_bytes, egress.digest)
+            self._egress.add(name, egress.label, egress.size_bytes, egress.digest)
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
-    def concluded(self) -> None:
-        """Trunk and models are written: nothing is left to do here but to relay."""
-        if self.config.ledger.on_complete == "exit":
-            self._stop.set()
-
-    def stop(self) -> None:
-        """End in order, as SIGTERM does."""
+    def _fail(self, error: KmelError) -> None:
+        """Something at this site rules out going on: leave, end, and let the caller see why."""
+        if self._fatal is None:
+            log.error("cannot go on", reason=str(error))
+            self._activity.last_error = str(error)
+            self._fatal = error
+            self._activity.fatal = str(error)
         self._stop.set()
+
+    def _all_is_written(self) -> None:
+        """Trunk and models are written: all that is left to do here is to relay."""
+        if self._config.ledger.on_complete == "exit":
+            self._stop.set()
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
@@ -351,24 +355,27 @@ class Daemon:
         """Sample for the report and flush the egress log."""
         while True:
             await asyncio.sleep(TICK_S)
-            names = self.site.names
-            averaging = self.peer.averaging
-            status = build_status(self)
+            status = self._status.build()
             row = {
-                "phase": status.phase,
-                "vector": {names.get(key, key.hex()): number for key, number in averaging.vector.items()},
+                "phase": status.phase.value,
+                "vector": dict(status.averaging.vector),
                 "bytes_out": status.egress.bytes_out,
                 "bytes_in": status.egress.bytes_in,
-                "alive": sum(1 for m in status.members if m.state in ("alive", "suspect")),
+                "alive": status.reachable,
             }
-            self.note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
+            self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
             try:
-                head = self.egress.write_sums(time.time())
-                await asyncio.to_thread(self.egress.sync)
+                head = self._egress.write_sums(time.time())
+                await asyncio.to_thread(self._egress.sync)
             except ConfigError as error:
-                self.fail(error)
+                self._fail(error)
             else:
-                self.note(partial(keep_head, head=head))
+                self._note(partial(keep_head, head=head))
+
+
+def now_us() -> Micros:
+    """Monotonic time in microseconds: the clock of transport, protocol and status."""
+    return time.monotonic_ns() // 1000
 
 
 def describe_tensors(layout: Layout) -> str:

@@ -24,6 +24,7 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.modes.ledger import codec_of, open_ledger
+from kmel_p2p.site.observe.status import SitePhase
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.support.local_run import log_times, published, small_federation, until
@@ -33,7 +34,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 STEPS = 60
 LONGEST_GAP_S = 10.0
 JOIN_S = 60.0
-LISTENING = ("listening", "complete")
+LISTENING = (SitePhase.LISTENING, SitePhase.COMPLETE)
 
 
 class Operator:
@@ -112,7 +113,7 @@ def without(site: Site, ledger: Ledger, author: bytes) -> np.ndarray:
 def ended(sites: list[SiteProcess]) -> bool:
     """Whether all compare their models, or are done with it: before, an open round may still bring an entry."""
     documents = [site.status() for site in sites]
-    return all(d is not None and (d["trainer"]["state"] == "finishing" or d["phase"] == "complete") for d in documents)
+    return all(d is not None and (d.trainer.state == "finishing" or d.phase == "complete") for d in documents)
 
 
 def everyone_goes_by(number: int, sites: Iterable[SiteProcess], federation: LocalFederation) -> None:
@@ -144,13 +145,15 @@ def test_sites_come_go_and_change_keys_in_a_running_federation(tmp_path: Path, o
         leave = ("--retire", f"west:{taken}:1", "--retire", f"east:{kept}")
         agree(operator, tmp_path / "leave.toml", [north, south, east, west], *leave)
         for site in (west, east):
-            until("it is told", lambda s=site: (s.status() or {}).get("phase") in LISTENING, 20, everyone)
+            until("it is told", lambda s=site: getattr(s.status(), "phase", None) in LISTENING, 20, everyone)
             assert "retired by an amendment" in (site.folder / "output.log").read_text()
         everyone_goes_by(4, (north, south), everyone)
         for site in (north, south):
             site.request("listen", timeout_s=10.0)
         until("both have ended", lambda: ended([north, south]), 60, everyone)
-        assert [m["name"] for m in (north.status() or {})["members"] if m["state"] == "alive"] == ["south"]
+        status = north.status()
+        assert status is not None
+        assert [m.name for m in status.members if m.state == "alive"] == ["south"]
 
     west_key, east_key = (load_key(site.folder / "site.key").key for site in (west, east))
     ends = []
@@ -218,4 +221,4 @@ def change_key(
 
 def _vector(site: SiteProcess) -> dict[str, int]:
     status = site.status()
-    return status["ledger"]["vector"] if status else {}
+    return dict(status.averaging.vector) if status else {}

@@ -226,8 +226,10 @@ def test_single_bad_rows_are_rejected_with_reasons_and_counted(tmp_path: Path) -
     north = federation["north"]
     with federation:
         north.start()
-        until(lambda: bool((north.status() or {}).get("data")))
-        data = north.status()["data"]  # type: ignore[index]
+        until(lambda: (status := north.status()) is not None and bool(status.data))
+        status = north.status()
+        assert status is not None
+        data = status.data
         north.signal(signal.SIGTERM)
         assert north.wait(10)
     with (north.state_dir / "rejects.csv").open(newline="") as file:

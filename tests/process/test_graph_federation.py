@@ -55,8 +55,9 @@ def federation(tmp_path: Path) -> LocalFederation:
 
 def training_pid(site: SiteProcess) -> int | None:
     """The trainer's process while it is in the middle of a round after the first."""
-    trainer = (site.status() or {"trainer": {"state": ""}})["trainer"]
-    return trainer["pid"] if trainer["state"] == "training" and published(site) >= 1 else None
+    status = site.status()
+    training = status is not None and status.trainer.state == "training" and published(site) >= 1
+    return status.trainer.pid if status is not None and training else None
 
 
 def test_a_trunk_over_graphs_survives_a_kill_and_serves_its_sites(
@@ -67,9 +68,9 @@ def test_a_trunk_over_graphs_survives_a_kill_and_serves_its_sites(
         north, south = federation
         os.kill(until("south trains", lambda: training_pid(south), 120, federation), signal.SIGKILL)
         documents = until("both sites are complete", lambda: complete(federation), 180, federation)
-        assert [document["ledger"]["vector"] for document in documents] == [dict.fromkeys(SITES, ENTRIES)] * 2
-        assert len({document["ledger"]["digest"] for document in documents}) == 1
-        assert [document["trainer"]["restarts"] for document in documents] == [0, 1]
+        assert [document.averaging.vector for document in documents] == [dict.fromkeys(SITES, ENTRIES)] * 2
+        assert len({document.averaging.digest for document in documents}) == 1
+        assert [document.trainer.restarts for document in documents] == [0, 1]
         result = north.request("result")
     trunks = [{path.name: path.read_bytes() for path in (site.state_dir / "trunk").iterdir()} for site in federation]
     assert trunks[0] == trunks[1]

@@ -37,8 +37,8 @@ def hosts() -> Iterator[Hosts]:
 def state(observer: SiteProcess, subject: SiteProcess) -> str:
     """What one site holds about another; empty while it does not answer."""
     status = observer.status()
-    members = status["members"] if status else []
-    return next((m["state"] for m in members if m["name"] == subject.name), "")
+    members = status.members if status else ()
+    return next((m.state for m in members if m.name == subject.name), "")
 
 
 def holds(federation: LocalFederation, observer: SiteProcess, subject: SiteProcess, wanted: str) -> None:
@@ -110,18 +110,18 @@ def test_frozen_and_cut_off_sites_come_back_by_themselves(tmp_path: Path, hosts:
         for site in federation:
             site.request("listen")
         documents = until("all sites hold the same", lambda: settled(federation), 60, federation)
-        assert len({document["ledger"]["digest"] for document in documents}) == 1
-        assert min(documents[0]["ledger"]["vector"].values()) > 10
+        assert len({document.averaging.digest for document in documents}) == 1
+        assert min(documents[0].averaging.vector.values()) > 10
         assert [site.process.pid for site in federation if site.process] == processes
-        assert all(document["trainer"]["restarts"] == 0 for document in documents)
+        assert all(document.trainer.restarts == 0 for document in documents)
 
 
 def _degraded(one: SiteProcess, other: SiteProcess) -> bool:
     """Whether either of the two tells its operator about the link."""
-    alarms = [alarm["what"] for site in (one, other) for alarm in (site.status() or {"alarms": ()})["alarms"]]
+    alarms = [alarm.what for site in (one, other) if (status := site.status()) for alarm in status.alarms]
     return any(what in (f"degraded link {one.name}", f"degraded link {other.name}") for what in alarms)
 
 
 def _applied(observer: SiteProcess, author: SiteProcess) -> int:
     status = observer.status()
-    return status["ledger"]["vector"].get(author.name, 0) if status else 0
+    return status.averaging.vector.get(author.name, 0) if status else 0

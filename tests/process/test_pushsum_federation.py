@@ -32,15 +32,17 @@ def test_a_killed_daemon_loses_no_mass_and_the_models_are_better_than_local_ones
         south.start()
         documents = until("all sites are complete", lambda: complete(federation), 150, federation)
 
-        sections = [document["pushsum"] for document in documents]
-        assert [document["mode"] for document in documents] == ["pushsum"] * 3
-        assert all(document["ledger"] is None for document in documents)
-        assert [section["published"] for section in sections] == [ROUNDS] * 3
-        assert documents[1]["process"]["generation"] == 2
+        sections = [document.averaging for document in documents]
+        assert [document.mode for document in documents] == ["pushsum"] * 3
+        assert all("ledger" not in document.as_dict() for document in documents)
+        assert [section.published for section in sections] == [ROUNDS] * 3
+        assert documents[1].process.generation == 2
         # Nothing is under way any more: what was minted, and only that, is what the sites hold.
-        assert [section["outstanding"] for section in sections] == [{}] * 3
-        assert sum(section["mass"] for section in sections) == sum(section["weight"] for section in sections)
-        assert min(section["mass"] for section in sections) > 0
+        assert [section.facts["outstanding"] for section in sections] == [{}] * 3
+        assert sum(section.facts["mass"] for section in sections) == sum(
+            section.facts["weight"] for section in sections
+        )
+        assert min(section.facts["mass"] for section in sections) > 0
 
         results = [site.request("result", timeout_s=10.0) for site in federation]
         assert mean_error(results, "federated") < mean_error(results, "local")
@@ -49,7 +51,7 @@ def test_a_killed_daemon_loses_no_mass_and_the_models_are_better_than_local_ones
         for site, section in zip(federation, sections, strict=True):
             card = json.loads((site.state_dir / "model" / "card.json").read_text())
             assert card["labels"]["averaging"] == "pushsum"
-            assert card["labels"]["state_digest"] == section["digest"]
+            assert card["labels"]["state_digest"] == section.digest
 
         shown = cli(south.folder, "status")
         assert "of its weight" in shown.stdout

@@ -36,8 +36,8 @@ def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -
         assert south.wait(5)
         with pytest.raises(NotRunningError):
             south.request("status")
-        killed_trainer = until("the trainer of east", lambda: (east.status() or {}).get("trainer"), 10, federation)
-        os.kill(killed_trainer["pid"], signal.SIGKILL)
+        killed_trainer = until("the trainer of east", lambda: getattr(east.status(), "trainer", None), 10, federation)
+        os.kill(killed_trainer.pid, signal.SIGKILL)
 
         goal = published(north) + 3
         until("north goes on without south", lambda: published(north) >= goal, 2 * LONGEST_GAP_S, federation)
@@ -45,12 +45,12 @@ def test_killed_daemons_and_trainers_cost_nobody_else_anything(tmp_path: Path) -
         until("south publishes again", lambda: published(south) > before, 60, federation)
 
         documents = until("all sites are complete", lambda: complete(federation), 150, federation)
-        assert len({document["ledger"]["digest"] for document in documents}) == 1
-        vectors = [document["ledger"]["vector"] for document in documents]
+        assert len({document.averaging.digest for document in documents}) == 1
+        vectors = [document.averaging.vector for document in documents]
         assert vectors[0] == dict.fromkeys(("north", "south", "east"), ENTRY_LIMIT)
         assert vectors.count(vectors[0]) == 3
-        assert east.status()["trainer"]["restarts"] == 1  # type: ignore[index]
-        assert all(not document["ledger"]["ended"] for document in documents)
+        assert documents[2].trainer.restarts == 1
+        assert all(not document.averaging.facts["ended"] for document in documents)
 
         times = log_times(north, "entry published")
         assert len(times) == ENTRY_LIMIT
@@ -77,7 +77,7 @@ def test_a_busy_trainer_never_makes_its_peer_look_dead(tmp_path: Path) -> None:
             for site in federation:
                 status = site.status()
                 assert status is not None, f"{site.name} does not answer while it trains"
-                newest = (member["last_rtt_ms"] for member in status["members"])
+                newest = (member.last_rtt_ms for member in status.members)
                 trips.extend(trip for trip in newest if trip is not None)
             return time.monotonic() >= ends
 
@@ -96,8 +96,9 @@ def test_status_tells_a_stopped_daemon_from_a_stuck_one(tmp_path: Path) -> None:
             site.request("status")
         site.start()
         document = until("north answers", site.status, 60, federation)
-        assert document["phase"] in ("preparing", "waiting")
-        until("north says what it waits for", lambda: "1 of 3 sites" in (site.status() or {})["reason"], 60, federation)
+        assert document.phase in ("preparing", "waiting")
+        what = "north says what it waits for"
+        until(what, lambda: "1 of 3 sites" in getattr(site.status(), "reason", ""), 60, federation)
 
         site.signal(signal.SIGSTOP)
         asked = time.monotonic()
@@ -120,7 +121,7 @@ def test_status_tells_a_stopped_daemon_from_a_stuck_one(tmp_path: Path) -> None:
         (site.folder / "other.toml").write_text(settings.replace('state_dir = "state"', 'state_dir = "state2"'))
         port_taken = _cli(site.folder, "run", config="other.toml")
         assert port_taken.returncode == 3
-        port = site.status()["address"].rsplit(":", 1)[1]  # type: ignore[index]
+        port = document.address.rsplit(":", 1)[1]
         assert port in port_taken.stderr
         assert "in use" in port_taken.stderr
         assert "state directory" not in port_taken.stderr

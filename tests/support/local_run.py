@@ -14,7 +14,7 @@ from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import divide
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
-from kmel_p2p.site.observe.status import averaging_of
+from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
 SITES = ("north", "south", "east")
 T = TypeVar("T")
@@ -81,23 +81,25 @@ def until(what: str, probe: Callable[[], T | None], deadline_s: float, federatio
 def published(site: SiteProcess) -> int:
     """Own entries, or rounds, of a site; 0 while it does not answer."""
     status = site.status()
-    return averaging_of(status)["published"] if status else 0
+    return status.averaging.published if status else 0
 
 
-def complete(federation: LocalFederation) -> list[dict[str, Any]] | None:
+def complete(federation: LocalFederation) -> list[StatusDocument] | None:
     """Every site's status once all are complete."""
     documents = [site.status() for site in federation]
-    if all(document is not None and document["phase"] == "complete" for document in documents):
+    if all(document is not None and document.phase is SitePhase.COMPLETE for document in documents):
         return [document for document in documents if document is not None]
     return None
 
 
-def settled(federation: LocalFederation) -> list[dict[str, Any]] | None:
+def settled(federation: LocalFederation) -> list[StatusDocument] | None:
     """Every site's status once all listen and hold the same vector."""
     documents = [site.status() for site in federation]
-    if any(document is None or document["phase"] not in ("listening", "complete") for document in documents):
+    if any(
+        document is None or document.phase not in (SitePhase.LISTENING, SitePhase.COMPLETE) for document in documents
+    ):
         return None
-    vectors = [document["ledger"]["vector"] for document in documents if document is not None]
+    vectors = [document.averaging.vector for document in documents if document is not None]
     if any(vector != vectors[0] for vector in vectors):
         return None
     return [document for document in documents if document is not None]

@@ -227,14 +227,14 @@ class _Run:
         if self.rng.random() < self._plan.busy_share:
             self.await_(f"{site.name} trains again", lambda: _trains(site), UP_S)
             self.pause(self.rng.uniform(0.0, 1.0))
-        status = site.status() or {}
-        trainer = status.get("trainer", {})
+        status = site.status()
+        trainer = None if status is None else status.trainer
         kill = Kill(
             round(time.monotonic() - self._began, 3),
             site.name,
             "daemon" if daemon else "trainer",
-            status.get("phase", ""),
-            trainer.get("state", ""),
+            "" if status is None else status.phase.value,
+            "" if trainer is None else trainer.state,
         )
         if daemon:
             site.signal(signal.SIGKILL)
@@ -242,9 +242,9 @@ class _Run:
             self._rising.pop(site.name, None)
             self._witness.look(site)
             self._due[site.name] = time.monotonic() + self.rng.uniform(0.0, self._plan.longest_down_s)
-        elif trainer.get("pid"):
+        elif trainer is not None and trainer.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(trainer["pid"], signal.SIGKILL)
+                os.kill(trainer.pid, signal.SIGKILL)
         else:
             return
         self.figures.kills.append(kill)
@@ -312,18 +312,18 @@ class _Run:
         """Whether all compare their models, or are done with it: before, a round may be open."""
         documents = [site.status() for site in self._federation]
         return all(
-            document is not None and (document["trainer"]["state"] == "finishing" or document["phase"] == "complete")
+            document is not None and (document.trainer.state == "finishing" or document.phase == "complete")
             for document in documents
         )
 
 
 def _trains(site: SiteProcess) -> bool:
     status = site.status()
-    if status is None or status["ages"]["trained_s"] is None:
+    if status is None or status.ages.trained_s is None:
         return False
-    return status["trainer"]["state"] in ("training", "idle")
+    return status.trainer.state in ("training", "idle")
 
 
 def _published(site: SiteProcess) -> int:
     status = site.status()
-    return status["ledger"]["published"] if status else 0
+    return status.averaging.published if status else 0

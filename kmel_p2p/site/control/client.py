@@ -14,6 +14,7 @@ import zmq
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.site.control import path as control_path
 from kmel_p2p.site.control.server import VERSION, decode, encode
+from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.state import lockfile
 
 TIMEOUT_S = 1.0
@@ -78,6 +79,15 @@ class ControlClient:
                 raise self._silence()
             if message.get("id") in (number, 0):
                 return _value(message)
+
+    def status(self) -> StatusDocument:
+        """The status document.
+
+        Raises:
+            NotRunningError, NotAnsweringError, RefusedError: as `request`.
+            LocalError: the daemon is of another version and sends another document.
+        """
+        return StatusDocument.parse(self.request("status"))
 
     def events(self, wait_s: float | None = None) -> Iterator[dict[str, Any] | None]:
         """Subscribe and yield events as they come; None whenever `wait_s` passed without one.

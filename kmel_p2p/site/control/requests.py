@@ -1,30 +1,59 @@
-"""What the operator may ask of a running daemon over the control socket, and how each request is answered."""
+"""Answers what the operator asks of a running daemon over the control socket."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.rounds import Amend, Approve, Listen, Reject
-from kmel_p2p.site.observe.status_builder import build_status
+from kmel_p2p.core.rounds import Amend, Approve, Averaging, Listen, Reject
+from kmel_p2p.site.modes import mode_of
+from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.status import StatusDocument
+from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
-
-if TYPE_CHECKING:
-    from kmel_p2p.site.daemon import Daemon
+from kmel_p2p.site.state.store_writer import StoreWriter
 
 DURABLE_LOOKS, DURABLE_LOOK_S = 100, 0.02
-"""How often and after what time to look whether an amendment is stored; well within what a request may take."""
+"""How often to look whether an amendment is stored, and the pause between looks: well within a request's time."""
 
 
 class OperatorRequests:
-    """See the module docstring."""
+    """See the module docstring.
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    Args:
+        site: the site as amended so far.
+        averaging: the averaging machine, to be read.
+        activity: knows which entry is held for approval.
+        writer: the store.
+        command: feeds a command to the protocol.
+        status: makes the status document.
+        result: the comparison of the final models; None until it is there.
+        stop: ends the peer in order.
+    """
+
+    def __init__(
+        self,
+        *,
+        site: Callable[[], Site],
+        averaging: Averaging,
+        activity: Activity,
+        writer: StoreWriter,
+        command: Callable[[Any], None],
+        status: Callable[[], Awaitable[StatusDocument]],
+        result: Callable[[], Mapping[str, Any] | None],
+        stop: Callable[[], None],
+    ) -> None:
+        self._site = site
+        self._averaging = averaging
+        self._activity = activity
+        self._writer = writer
+        self._command = command
+        self._status = status
+        self._result = result
+        self._stop = stop
 
     async def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Do what is asked.
@@ -32,46 +61,39 @@ class OperatorRequests:
         Raises:
             LocalError, ConfigError: it cannot be done; says why and what to do.
         """
-        daemon = self._daemon
         match name:
             case "status":
-                await daemon.refresh_digest()
-                return build_status(daemon).as_dict()
+                return (await self._status()).as_dict()
             case "result":
-                return daemon.result
+                return self._result()
             case "history":
                 kind = str(arguments.get("kind", "round"))
-                return await daemon.writer.call(lambda store: store.history(kind))
+                return await self._writer.call(lambda store: store.history(kind))
             case "amend":
                 return await self._amend(arguments)
             case "stop":
-                daemon.stop()
+                self._stop()
                 return None
             case "listen":
-                daemon.driver.command(Listen(str(arguments.get("reason", "asked by the operator"))))
+                self._command(Listen(str(arguments.get("reason", "asked by the operator"))))
                 return None
             case "approve" | "reject":
                 return self._decide(name, arguments)
         raise LocalError(f"this peer knows no request {name!r}")
 
     async def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Put an amendment in force that a quorum signed; it spreads by itself."""
-        daemon = self._daemon
-        if daemon.site.mode != "ledger":
-            raise LocalError(
-                f"this federation averages by {daemon.site.mode}, in which amendments are not carried between sites: "
-                "draft a new charter with the sites of the next run and have it signed"
-            )
+        """Put an amendment in force that a quorum has signed; it reaches the other peers by itself."""
+        site = self._site()
         document = AmendmentDocument.parse(str(arguments.get("document", "")), "amendment")
+        mode_of(site.charter).check_amendment(site, self._averaging, document)
         number = document.amendment.number
-        problem = daemon.site.constitution.why_not_in_force(document)
+        problem = site.constitution.why_not_in_force(document)
         if problem:
             raise LocalError(f"amendment {number}: {problem}")
-        self._check_retractions(document)
-        daemon.driver.command(Amend(document.encode()))
+        self._command(Amend(document.encode()))
         # The operator's next command reads the store: answer when the amendment is in it.
         for _ in range(DURABLE_LOOKS):
-            if number in await daemon.writer.call(Store.amendments):
+            if number in await self._writer.call(Store.amendments):
                 return {"number": number, "hash": document.amendment.hash.hex()}
             await asyncio.sleep(DURABLE_LOOK_S)
         raise LocalError(
@@ -79,26 +101,12 @@ class OperatorRequests:
             "kmel-peer amendment show tells when it is in force here"
         )
 
-    def _check_retractions(self, document: AmendmentDocument) -> None:
-        averaging = self._daemon.peer.averaging
-        if not isinstance(averaging, LedgerAveraging):
-            return
-        folded = averaging.ledger.accepted.floor
-        for rule in document.amendment.retire:
-            site = self._daemon.site.constitution.site_named(rule.name)
-            floor = folded.get(site.site_key, 0) if site is not None else 0
-            if rule.last < floor or 0 < rule.retract_from <= floor:
-                raise LocalError(
-                    f"entries of {rule.name!r} up to {floor} are folded into the snapshot here and cannot be taken "
-                    f"back; retract from {floor + 1} on, or leave them"
-                )
-
     def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
-        activity = self._daemon.activity
+        activity = self._activity
         number = arguments.get("number")
         if type(number) is not int or number != activity.held:
             held = f"entry {activity.held} is" if activity.held else "no entry is"
             raise LocalError(f"{held} held for approval, not {number!r}")
         activity.held = 0
         reason = str(arguments.get("reason", "rejected by the operator"))
-        self._daemon.driver.command(Approve(number) if name == "approve" else Reject(number, reason))
+        self._command(Approve(number) if name == "approve" else Reject(number, reason))

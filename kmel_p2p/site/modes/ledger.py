@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -55,17 +54,9 @@ from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
-from kmel_p2p.site.modes.mode import (
-    OTHER_RUN,
-    AveragingStatus,
-    Notes,
-    OwnWork,
-    SiteMode,
-    held_text,
-    limit_text,
-    vector_text,
-)
+from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site, features_of, stored_constitution
 from kmel_p2p.site.state.store import Store
 
@@ -74,20 +65,11 @@ REPLACE_STORE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerStatus(AveragingStatus):
-    """Where this site's ledger stands. `vector` counts the entries applied; `digest` is that of the trunk there."""
-
-    ended: Mapping[str, str] = field(default_factory=dict)
-    """Site name -> why its log was ended."""
-
-
 class LedgerMode(SiteMode):
     """See the module docstring."""
 
     name: ClassVar[Mode] = "ledger"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
-    section: ClassVar[type[AveragingStatus]] = LedgerStatus
     keeps_entries: ClassVar[bool] = True
     one_trunk: ClassVar[bool] = True
 
@@ -208,46 +190,43 @@ class LedgerMode(SiteMode):
                 return False
         return True
 
-    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> LedgerStatus:
-        """Vector and ended logs."""
+    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
+        """`vector` counts the entries applied; `digest` is that of the trunk there.
+
+        Facts: `ended`, site name -> why its log was ended.
+        """
         ledger, own, names = _of(averaging).ledger, site.identity.key, site.names
-        vector = ledger.vector
-        return LedgerStatus(
-            vector={names.get(key, key.hex()): number for key, number in vector.items()},
+        vector = {names.get(key, key.hex()): number for key, number in ledger.vector.items()}
+        published = ledger.vector.get(own, 0)
+        applied = sum(number for key, number in ledger.vector.items() if key != own)
+        limit = site.charter.averaging.entry_limit
+        ended = {names.get(key, key.hex()): fault.reason for key, fault in ledger.faults.items()}
+        return AveragingStatus(
+            vector=vector,
             digest=digest,
-            published=vector.get(own, 0),
-            applied=sum(number for key, number in vector.items() if key != own),
+            published=published,
+            applied=applied,
             refused=activity.refused,
             held=1 if activity.held else 0,
-            entry_limit=site.charter.averaging.entry_limit,
+            entry_limit=limit,
             payload_bytes_mean=activity.entry_bytes / activity.published if activity.published else 0.0,
-            ended={names.get(key, key.hex()): fault.reason for key, fault in ledger.faults.items()},
+            facts={"ended": ended},
+            summary=(
+                ("published", own_count(activity, published, limit)),
+                ("applied", f"{applied} of other sites  ({age_text(activity.ages.applied_s)})"),
+                ("digest", f"{digest[:16] or 'being computed'}  at {vector_text(vector)}"),
+            ),
+            figures={
+                "entries_published": published,
+                "entries_applied": applied,
+                "entries_refused": activity.refused,
+                "logs_ended": len(ended),
+            },
         )
 
     def has_failed(self, site: Site, averaging: Averaging) -> bool:
         """Its own log was ended."""
         return site.identity.key in _of(averaging).ledger.faults
-
-    def metrics(self, section: AveragingStatus) -> Iterator[tuple[str, float]]:
-        """Counts of entries and of ended logs."""
-        assert isinstance(section, LedgerStatus)
-        yield "kmel_entries_published", section.published
-        yield "kmel_entries_applied", section.applied
-        yield "kmel_entries_refused", section.refused
-        yield "kmel_logs_ended", len(section.ended)
-
-    def course(self, section: AveragingStatus) -> str:
-        """Entries published and applied."""
-        return (
-            f"Mode ledger: {section.published} of {section.entry_limit} entries published, {section.applied} of others "
-            "applied."
-        )
-
-    def lines(self, section: AveragingStatus, published: str, applied: str) -> Iterator[tuple[str, str]]:
-        """Entries published and applied, and the digest they lead to."""
-        yield "published", f"{section.published}{limit_text(section)}{held_text(section)}  ({published})"
-        yield "applied", f"{section.applied} of others  ({applied})"
-        yield "digest", f"{section.digest[:16] or 'being computed'}  at {vector_text(section.vector)}"
 
     def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
         """What is in the snapshot already cannot be taken back."""
@@ -257,7 +236,7 @@ class LedgerMode(SiteMode):
             floor = floors.get(retired.site_key, 0) if retired is not None else 0
             if rule.last < floor or 0 < rule.retract_from <= floor:
                 raise LocalError(
-                    f"entries of {rule.name!r} up to {floor} are folded into the snapshot here and cannot be taken "
+                    f"entries of {rule.name!r} up to {floor} are compacted into the snapshot here and cannot be taken "
                     f"back; retract from {floor + 1} on, or leave them"
                 )
 

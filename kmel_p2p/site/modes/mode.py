@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -23,31 +23,13 @@ from kmel_p2p.delta import CodecParameters
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.status import AveragingStatus, age_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
 
 OTHER_RUN = (
     "Give this site another state_dir; or move this one away, if that run is over: what it holds cannot be continued"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class AveragingStatus:
-    """What every averaging mode tells in the status document; a mode adds its own fields."""
-
-    vector: Mapping[str, int]
-    """Site name -> its newest entry that counts here, or the rounds it has trained, as far as known."""
-    digest: str
-    """Of the state that the present trunk comes from, hex; empty while that moves on faster than it can be computed."""
-    published: int
-    """Own entries, or rounds."""
-    applied: int
-    """What came from the other sites and counts in the trunk here."""
-    refused: int = 0
-    held: int = 0
-    entry_limit: int = 0
-    payload_bytes_mean: float = 0.0
-    """Of what carried own work to the other sites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +65,6 @@ class SiteMode(ABC):
     name: ClassVar[Mode]
     messages: ClassVar[tuple[Schema, ...]]
     """Its rows of the message table."""
-    section: ClassVar[type[AveragingStatus]]
-    """Its section of the status document; in JSON it stands under the mode's name."""
     keeps_entries: ClassVar[bool]
     """Whether sites keep signed entries, which `kmel-peer ledger` reads and amendments may take back."""
     one_trunk: ClassVar[bool]
@@ -143,23 +123,6 @@ class SiteMode(ABC):
         """Whether this site can contribute nothing more until people act."""
 
     @abstractmethod
-    def metrics(self, section: AveragingStatus) -> Iterator[tuple[str, float]]:
-        """Name and value of the gauges that only this mode has."""
-
-    @abstractmethod
-    def course(self, section: AveragingStatus) -> str:
-        """How far the run is, as one sentence of the web page."""
-
-    @abstractmethod
-    def lines(self, section: AveragingStatus, published: str, applied: str) -> Iterator[tuple[str, str]]:
-        """Label and text of the lines of `kmel-peer status`.
-
-        Args:
-            published: how long ago own work went out last, in words.
-            applied: how long ago others' work came in last, in words.
-        """
-
-    @abstractmethod
     def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
         """Raise LocalError where an amendment cannot be put in force here."""
 
@@ -186,16 +149,7 @@ class SiteMode(ABC):
         """
 
 
-def vector_text(vector: Mapping[str, int]) -> str:
-    """A vector on one line."""
-    return " ".join(f"{name}:{number}" for name, number in vector.items()) or "the charter's initial trunk"
-
-
-def limit_text(section: AveragingStatus) -> str:
-    """What the charter allows after a count of own work."""
-    return f" of {section.entry_limit}" if section.entry_limit else ""
-
-
-def held_text(section: AveragingStatus) -> str:
-    """What waits for approval, after a count of own work."""
-    return f", {section.held} held for approval" if section.held else ""
+def own_count(activity: Activity, count: int, limit: int, what: str = "") -> str:
+    """Own work in words: how much of what the charter allows, what waits for approval, and how old the newest is."""
+    held = ", 1 held for approval" if activity.held else ""
+    return f"{count}{f' of {limit}' if limit else ''}{what}{held}  ({age_text(activity.ages.published_s)})"

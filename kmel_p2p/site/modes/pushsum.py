@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,17 +33,9 @@ from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.site.config import SiteConfig
-from kmel_p2p.site.modes.mode import (
-    OTHER_RUN,
-    AveragingStatus,
-    Notes,
-    OwnWork,
-    SiteMode,
-    held_text,
-    limit_text,
-    vector_text,
-)
+from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
 
@@ -52,36 +43,11 @@ SHARE = Transfer.__name__
 """Kind of message, in the egress log, that carries a share."""
 
 
-@dataclass(frozen=True, slots=True)
-class PushSumStatus(AveragingStatus):
-    """What this site holds of the federation's weighted sum. Masses: 1024 are one measurement's weight.
-
-    `vector` counts rounds trained, as far as known; `applied` counts shares received since the start; `digest` is that
-    of this site's mass and sum.
-    """
-
-    mass: int = 0
-    weight: int = 0
-    """Mass this site brought in; what it holds settles around it. 0 before its first round."""
-    level: int = 0
-    """Round of the federation this site has reached."""
-    reached: int = 0
-    """Round the federation has reached, as far as reachable sites tell."""
-    age: int = 0
-    """Round up to which others' work is mixed into the trunk here."""
-    outstanding: Mapping[str, int] = field(default_factory=dict)
-    """Site name -> mass on its way to it, without receipt yet."""
-    shares_sent: int = 0
-    neighbours: tuple[str, ...] = ()
-    """The only sites shares are sent to; empty: all."""
-
-
 class PushSumMode(SiteMode):
     """See the module docstring."""
 
     name: ClassVar[Mode] = "pushsum"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
-    section: ClassVar[type[AveragingStatus]] = PushSumStatus
     keeps_entries: ClassVar[bool] = False
     one_trunk: ClassVar[bool] = False
 
@@ -181,67 +147,69 @@ class PushSumMode(SiteMode):
                 return False
         return True
 
-    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> PushSumStatus:
-        """Rounds, mass and shares."""
+    def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
+        """`vector` counts rounds trained, as far as known; `digest` is that of this site's mass and sum.
+
+        Facts, where 1024 of mass are one measurement's weight:
+            mass: held here; it settles around the weight.
+            weight: mass that this site brought in; 0 before its first round.
+            level: round of the federation that this site has reached.
+            reached: round that the federation has reached, as far as reachable sites tell.
+            age: round up to which the other sites' work is mixed into the trunk here.
+            outstanding: site name -> mass on its way there, without receipt yet.
+            shares_sent: since the start.
+            neighbours: the only sites that shares are sent to; empty: all.
+        """
         machine, names = _of(averaging), site.names
-        state = machine.state
-        return PushSumStatus(
-            vector={names.get(key, key.hex()): rounds for key, rounds in machine.vector.items()},
+        state, limit, neighbours = machine.state, site.charter.averaging.entry_limit, site.config.network.neighbours
+        mass, weight = state.holding.mass, state.weight
+        sent, received = activity.shares_sent, activity.shares_received
+        vector = {names.get(key, key.hex()): rounds for key, rounds in machine.vector.items()}
+        outstanding = {names.get(key, key.hex()): owed.mass for key, owed in sorted(state.owed.items())}
+        return AveragingStatus(
+            vector=vector,
             digest=digest,
             published=state.rounds,
-            applied=activity.shares_received,
+            applied=received,
             refused=activity.refused,
             held=1 if activity.held else 0,
-            entry_limit=site.charter.averaging.entry_limit,
-            payload_bytes_mean=activity.entry_bytes / activity.shares_sent if activity.shares_sent else 0.0,
-            mass=state.holding.mass,
-            weight=state.weight,
-            level=state.level,
-            reached=machine.reached,
-            age=state.age,
-            outstanding={names.get(key, key.hex()): owed.mass for key, owed in sorted(state.owed.items())},
-            shares_sent=activity.shares_sent,
-            neighbours=site.config.network.neighbours,
+            entry_limit=limit,
+            payload_bytes_mean=activity.entry_bytes / sent if sent else 0.0,
+            facts={
+                "mass": mass,
+                "weight": weight,
+                "level": state.level,
+                "reached": machine.reached,
+                "age": state.age,
+                "outstanding": outstanding,
+                "shares_sent": sent,
+                "neighbours": neighbours,
+            },
+            summary=(
+                ("trained", own_count(activity, state.rounds, limit, " rounds")),
+                ("shares", f"{sent} sent, {received} received  (the last {age_text(activity.ages.applied_s)})"),
+                ("mass", f"{mass / weight:.2f} of its weight" if weight else "none yet"),
+                ("without receipt", f"shares for {' '.join(outstanding)}" if outstanding else "none"),
+                ("trunk", f"mixed up to round {state.age}; the federation is at {machine.reached}"),
+                *((("neighbours", " ".join(neighbours)),) if neighbours else ()),
+                ("digest", f"{digest[:16] or 'being computed'}  of this site's own state"),
+                ("rounds", vector_text(vector)),
+            ),
+            figures={
+                "rounds_trained": state.rounds,
+                "shares_sent": sent,
+                "shares_received": received,
+                "messages_refused": activity.refused,
+                "mass": mass,
+                "weight": weight,
+                "trunk_age_rounds": max(0, machine.reached - state.age),
+                "transfers_outstanding": len(outstanding),
+            },
         )
 
     def has_failed(self, site: Site, averaging: Averaging) -> bool:
         """Never: nobody can shut a site out of the exchange of shares."""
         return False
-
-    def metrics(self, section: AveragingStatus) -> Iterator[tuple[str, float]]:
-        """Counts of rounds and shares, and mass."""
-        assert isinstance(section, PushSumStatus)
-        yield "kmel_rounds_trained", section.published
-        yield "kmel_shares_sent", section.shares_sent
-        yield "kmel_shares_received", section.applied
-        yield "kmel_messages_refused", section.refused
-        yield "kmel_mass", section.mass
-        yield "kmel_weight", section.weight
-        yield "kmel_trunk_age_rounds", max(0, section.reached - section.age)
-        yield "kmel_transfers_outstanding", len(section.outstanding)
-
-    def course(self, section: AveragingStatus) -> str:
-        """Rounds, mass and shares."""
-        assert isinstance(section, PushSumStatus)
-        return (
-            f"Mode pushsum: {section.published} of {section.entry_limit} rounds trained, mass {section.mass} at a "
-            f"weight of {section.weight}, {section.shares_sent} shares sent and {section.applied} received, "
-            f"{len(section.outstanding)} without receipt."
-        )
-
-    def lines(self, section: AveragingStatus, published: str, applied: str) -> Iterator[tuple[str, str]]:
-        """Rounds, shares, mass, and how fresh the trunk is."""
-        assert isinstance(section, PushSumStatus)
-        yield "trained", f"{section.published}{limit_text(section)} rounds{held_text(section)}  ({published})"
-        yield "shares", f"{section.shares_sent} sent, {section.applied} received  (the last {applied})"
-        yield "mass", f"{section.mass / section.weight:.2f} of its weight" if section.weight else "none yet"
-        waiting = " ".join(section.outstanding)
-        yield "without receipt", f"shares for {waiting}" if waiting else "none"
-        yield "trunk", f"mixed up to round {section.age}; the federation is at {section.reached}"
-        if section.neighbours:
-            yield "neighbours", " ".join(section.neighbours)
-        yield "digest", f"{section.digest[:16] or 'being computed'}  of this site's own state"
-        yield "rounds", vector_text(section.vector)
 
     def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
         """Always refused."""

@@ -36,6 +36,9 @@ class Activity:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     data: dict[str, int] = field(default_factory=dict)
     last_error: str = ""
+    stopping: bool = False
+    fatal: str = ""
+    """Why the peer cannot go on."""
     held: int = 0
     events: Counter[str] = field(default_factory=Counter)
     """How often each kind of event was told, for metrics."""

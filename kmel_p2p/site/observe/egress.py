@@ -20,10 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import digest
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 EGRESS_NAME = "egress.jsonl"
+HEAD_BLOB_NAME = "egress head"
 START = digest(b"kmel egress 1").hex()
 MAX_LINE_BYTES = 64 * 1024
 FIELDS = {"n": int, "time": float, "to": str, "kind": str, "what": str, "bytes": int, "messages": int,
@@ -31,7 +35,7 @@ FIELDS = {"n": int, "time": float, "to": str, "kind": str, "what": str, "bytes":
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class EgressHead:
     """The newest line: its number (0: none) and hash."""
 
     number: int
@@ -47,10 +51,10 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EgressVerdict:
     """Result of checking a log."""
 
-    head: Head
+    head: EgressHead
     totals: dict[tuple[str, str], Total]
     problem: str
     """Empty when the chain holds; otherwise line and reason."""
@@ -75,7 +79,7 @@ class EgressLog:
             ConfigError: cannot be written, or its last line is not ours.
         """
         self.path = path
-        self.head = Head(0, START)
+        self.head = EgressHead(0, START)
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
@@ -125,7 +129,7 @@ class EgressLog:
             total.size += size
             total.digest = digest(total.digest, message_digest)
 
-    def write_sums(self, now: float) -> Head:
+    def write_sums(self, now: float) -> EgressHead:
         """Write a line for each sum and return the head. Quick; the lines are durable after the next `sync`.
 
         Raises:
@@ -147,7 +151,7 @@ class EgressLog:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot make the egress log durable: {error.strerror}") from error
 
-    def flush(self, now: float) -> Head:
+    def flush(self, now: float) -> EgressHead:
         """`write_sums`, then `sync`; returns the head to keep elsewhere.
 
         Raises:
@@ -188,7 +192,7 @@ class EgressLog:
         if written != len(line) + 1:
             os.ftruncate(self._handle, position)
             raise ConfigError(f"{self.path}: the disk is full, the egress log cannot be written; nothing more is sent")
-        self.head = Head(values[0], digest(line).hex())
+        self.head = EgressHead(values[0], digest(line).hex())
         before = self.totals.get((to, kind), Total(0, 0)) if messages else None
         if before is not None:
             self.totals[to, kind] = Total(before.messages + messages, before.bytes + size)
@@ -209,7 +213,7 @@ class EgressLog:
                     f"{self.path}: the last line is not one of an egress log ({fields}); "
                     "move the file away, a new one begins, and keep it: it shows an alteration"
                 )
-            self.head = Head(fields["n"], digest(line).hex())
+            self.head = EgressHead(fields["n"], digest(line).hex())
         return torn
 
 
@@ -226,7 +230,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         yield fields
 
 
-def verify(path: Path, expected: Head | None = None) -> Verdict:
+def verify(path: Path, expected: EgressHead | None = None) -> EgressVerdict:
     """Check a log from its first line.
 
     Args:
@@ -236,7 +240,7 @@ def verify(path: Path, expected: Head | None = None) -> Verdict:
     Raises:
         ConfigError: cannot be read.
     """
-    head, totals, problem, torn, met = Head(0, START), dict[tuple[str, str], Total](), "", 0, expected is None
+    head, totals, problem, torn, met = EgressHead(0, START), dict[tuple[str, str], Total](), "", 0, expected is None
     met = met or (expected is not None and expected.number == 0)
     for number, line in enumerate(_lines(path), start=1):
         if not line.endswith(b"\n"):
@@ -251,7 +255,7 @@ def verify(path: Path, expected: Head | None = None) -> Verdict:
             problem = f"line {number}: does not follow the line before it; one of the two was altered"
         if problem or isinstance(fields, str):
             break
-        head = Head(number, digest(line[:-1]).hex())
+        head = EgressHead(number, digest(line[:-1]).hex())
         met = met or head == expected
         if fields["messages"]:
             before = totals.get((fields["to"], fields["kind"]), Total(0, 0))
@@ -260,7 +264,25 @@ def verify(path: Path, expected: Head | None = None) -> Verdict:
             )
     if not problem and not met and expected is not None:
         problem = f"line {expected.number} with hash {expected.hash[:16]}… was noted in the store but is not here"
-    return Verdict(head, totals, problem, torn)
+    return EgressVerdict(head, totals, problem, torn)
+
+
+def keep_head(store: Store, head: EgressHead) -> None:
+    """Note in the store a head whose line is durable, so that lines cannot be cut off the log's end unseen."""
+    store.put_blob(HEAD_BLOB_NAME, msgpack.packb([head.number, head.hash]))
+
+
+def kept_head(state_dir: Path) -> EgressHead | None:
+    """The head noted last; None when there is no store yet."""
+    path = state_dir / STORE_NAME
+    if not path.exists():
+        return None
+    store = Store(path, read_only=True)
+    try:
+        value = store.get_blob(HEAD_BLOB_NAME)
+    finally:
+        store.close()
+    return None if value is None else EgressHead(*msgpack.unpackb(value))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

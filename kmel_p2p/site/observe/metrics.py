@@ -1,7 +1,7 @@
-"""Numbers for a monitoring system and a page for a browser, read-only, on loopback.
+"""Figures for a monitoring system and a page for a browser, read-only, on loopback.
 
-`GET /metrics` answers in the Prometheus text format, `GET /` with the status document as a page that renews itself.
-Everything comes from the status document and the event counters: there is no second bookkeeping to disagree with.
+`GET /metrics` answers in the Prometheus text format, `GET /` with the status document as a page that reloads itself.
+Everything comes from the status document and the event counters, so that nothing can disagree.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import html
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import h11
 import structlog
@@ -20,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.site.observe.status import StatusDocument
+from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
 log = structlog.get_logger()
 
@@ -30,7 +29,6 @@ READ_BYTES = 4096
 REQUEST_TIMEOUT_S = 5.0
 MAX_HEAD_BYTES = 16 * 1024
 """Of one request, as h11 enforces it."""
-PHASES = ("preparing", "waiting", "training", "listening", "complete", "failed", "stopping")
 
 
 class StatusCollector(Collector):
@@ -45,7 +43,7 @@ class StatusCollector(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        """All families."""
+        """All metric families."""
         status = self._status()
         yield from _peer_metrics(status)
         yield from _member_metrics(status)
@@ -57,12 +55,13 @@ class StatusCollector(Collector):
 
 def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
     phase = GaugeMetricFamily("kmel_phase", "1 for the phase this peer is in", labels=["phase"])
-    for name in PHASES:
-        phase.add_metric([name], float(name == status.phase))
+    for each in SitePhase:
+        phase.add_metric([each.value], float(each is status.phase))
     yield phase
     yield GaugeMetricFamily("kmel_entry_limit", "rounds of this run", value=float(status.averaging.entry_limit))
     for what, value in (
-        *_mode_figures(status),
+        *((f"kmel_{name}", value) for name, value in status.averaging.figures.items()),
+        ("kmel_membership_health", status.membership.health),
         ("kmel_alarms", len(status.alarms)),
         ("kmel_trainer_restarts", status.trainer.restarts),
         ("kmel_daemon_resident_bytes", status.process.rss_bytes),
@@ -76,24 +75,10 @@ def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
         yield GaugeMetricFamily("kmel_train_loss", "mean loss of the newest round", value=status.loss)
     if status.ages.published_s is not None:
         yield GaugeMetricFamily("kmel_published_age_seconds", "since the newest own entry", status.ages.published_s)
-
-
-def _mode_figures(status: StatusDocument) -> Iterable[tuple[str, float]]:
-    """What only one averaging mode has."""
-    if status.ledger is not None:
-        yield "kmel_entries_published", status.ledger.published
-        yield "kmel_entries_applied", status.ledger.applied
-        yield "kmel_entries_refused", status.ledger.refused
-        yield "kmel_logs_ended", len(status.ledger.ended)
-    if status.pushsum is not None:
-        yield "kmel_rounds_trained", status.pushsum.published
-        yield "kmel_shares_sent", status.pushsum.shares_sent
-        yield "kmel_shares_received", status.pushsum.applied
-        yield "kmel_messages_refused", status.pushsum.refused
-        yield "kmel_mass", status.pushsum.mass
-        yield "kmel_weight", status.pushsum.weight
-        yield "kmel_trunk_age_rounds", max(0, status.pushsum.reached - status.pushsum.age)
-        yield "kmel_transfers_outstanding", len(status.pushsum.outstanding)
+    decisions = CounterMetricFamily("kmel_membership", "Decisions of membership", labels=["decision"])
+    for name, count in status.membership.counters.items():
+        decisions.add_metric([name], count)
+    yield decisions
 
 
 def _member_metrics(status: StatusDocument) -> Iterable[Metric]:
@@ -101,7 +86,7 @@ def _member_metrics(status: StatusDocument) -> Iterable[Metric]:
     entries = GaugeMetricFamily("kmel_member_entries", "newest entry applied of the site", labels=["site"])
     trip = GaugeMetricFamily("kmel_member_round_trip_seconds", "probe round trip", labels=["site"])
     for member in status.members:
-        alive.add_metric([member.name], float(member.state in ("alive", "suspect")))
+        alive.add_metric([member.name], float(member.reachable))
         entries.add_metric([member.name], member.entries_applied)
         if member.rtt_ms is not None:
             trip.add_metric([member.name], member.rtt_ms / 1000)
@@ -152,7 +137,7 @@ class MetricsServer:
         try:
             await asyncio.wait_for(self._serve(reader, writer), REQUEST_TIMEOUT_S)
         except (TimeoutError, OSError, h11.RemoteProtocolError):
-            # A visitor that is slow, gone or speaks no HTTP gets no answer, and is nobody's concern.
+            # A client that is slow, gone or speaks no HTTP gets no answer; nobody needs to know.
             pass
         finally:
             self._open.discard(task)
@@ -182,14 +167,17 @@ class MetricsServer:
 
 
 def status_page(status: StatusDocument) -> str:
-    """The status document as one self-contained page that renews itself every five seconds."""
+    """The status document as one self-contained page that reloads itself every five seconds."""
     rows = "".join(
         f"<tr><td>{html.escape(m.name)}</td><td>{m.state}</td><td>{m.entries_applied}</td>"
         f"<td>{'' if m.rtt_ms is None else f'{m.rtt_ms:.1f} ms'}</td><td>{html.escape(m.problem)}</td></tr>"
         for m in status.members
     )
     alarms = "".join(f"<li>{html.escape(a.text)} ({a.age_s:.0f} s ago)</li>" for a in status.alarms)
-    document: dict[str, Any] = status.as_dict()
+    summary = "".join(
+        f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>"
+        for label, text in (("mode", status.mode), *status.averaging.summary)
+    )
     return (
         '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
         f"<title>{html.escape(status.site)} · {status.phase}</title>"
@@ -197,24 +185,9 @@ def status_page(status: StatusDocument) -> str:
         "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}pre{background:#f5f5f5;padding:1rem;"
         "overflow:auto}</style>"
         f"<h1>{html.escape(status.site)} <small>{html.escape(status.federation)}</small></h1>"
-        f"<p><b>{status.phase}</b> {html.escape(status.reason)}. {_course(status)}</p>"
+        f'<p><b title="{html.escape(status.phase.meaning)}">{status.phase}</b> {html.escape(status.reason)}</p>'
+        f"<table>{summary}</table>"
         f"{'<h2>Alarms</h2><ul>' + alarms + '</ul>' if alarms else ''}"
         "<h2>Sites</h2><table><tr><th>site</th><th>state</th><th>entries</th><th>round trip</th><th>problem</th></tr>"
-        f"{rows}</table><h2>Everything</h2><pre>{html.escape(json.dumps(document, indent=1))}</pre>"
-    )
-
-
-def _course(status: StatusDocument) -> str:
-    """How far the run is, in words."""
-    section = status.averaging
-    if status.pushsum is None:
-        return (
-            f"Mode ledger: {section.published} of {section.entry_limit} entries published, {section.applied} of others "
-            "applied."
-        )
-    share = status.pushsum
-    return (
-        f"Mode pushsum: {share.published} of {share.entry_limit} rounds trained, mass {share.mass} at a weight of "
-        f"{share.weight}, {share.shares_sent} shares sent and {share.applied} received, {len(share.outstanding)} "
-        "without receipt."
+        f"{rows}</table><h2>Everything</h2><pre>{html.escape(json.dumps(status.as_dict(), indent=1))}</pre>"
     )

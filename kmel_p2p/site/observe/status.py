@@ -1,24 +1,51 @@
-"""The status document: what a daemon tells about itself, as plain data. One document for both averaging modes.
+"""The status document: what a daemon says about itself, typed, on both ends of the control socket.
 
-A process that is up is not yet a member, a member does not yet exchange, and one that exchanges may not train:
-the four are kept apart, and every fact that can go stale carries its age in seconds (None: it never happened).
+A peer that runs may not be a member yet, a member may not exchange yet, and one that exchanges may not train: the
+document keeps the four apart, and gives the age in seconds of whatever can go stale (None: it never happened).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Mode = Literal["ledger", "pushsum"]
-Phase = Literal["preparing", "waiting", "training", "listening", "complete", "failed", "stopping"]
+import pydantic
+
+from kmel_p2p.agreement.errors import LocalError
+
 SCHEMA = 1
+
+
+class SitePhase(enum.StrEnum):
+    """What a site is doing about the run: name, meaning, whether it publishes or will, colour on a terminal."""
+
+    PREPARING = "preparing", "reads its measurements and describes their structures", True, "yellow"
+    WAITING = "waiting", "cannot train now; the reason says what it waits for", True, "yellow"
+    TRAINING = "training", "trains and publishes", True, "green"
+    LISTENING = "listening", "publishes nothing more, still applies and relays", False, "cyan"
+    COMPLETE = "complete", "all reachable sites listen; trunk and models are written", False, "bold green"
+    FAILED = "failed", "cannot go on; see the reason and the end of the log", False, "bold red"
+    STOPPING = "stopping", "says goodbye to the other peers and ends", False, "magenta"
+
+    meaning: str
+    publishes: bool
+    style: str
+
+    def __new__(cls, name: str, meaning: str, publishes: bool, style: str) -> SitePhase:
+        """One row of the table."""
+        phase = str.__new__(cls, name)
+        phase._value_ = name
+        phase.meaning, phase.publishes, phase.style = meaning, publishes, style
+        return phase
 
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """One remote site as seen from here."""
+    """Another site as seen from here."""
 
     name: str
     key: str
@@ -36,12 +63,27 @@ class MemberStatus:
     problem: str = ""
     """Why there is no connection, in words for the operator; empty when there is one."""
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the site counts as alive."""
+        return self.state in ("alive", "suspect")
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipStatus:
+    """How well this peer follows who is reachable."""
+
+    health: int = 0
+    """0: well. Each point above slows this peer's probing down by the same amount: it doubts itself first."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """How often each noteworthy decision was taken since the start."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainerStatus:
     """The trainer process."""
 
-    state: Literal["starting", "preparing", "idle", "training", "evaluating", "finishing", "stopped", "failed"]
+    state: Literal["starting", "preparing", "idle", "training", "finishing", "stopped", "failed"]
     pid: int | None = None
     rss_bytes: int | None = None
     progress: tuple[str, int, int] | None = None
@@ -76,50 +118,28 @@ class EgressStatus:
 
 @dataclass(frozen=True, slots=True)
 class AveragingStatus:
-    """What both averaging modes tell."""
+    """How far averaging is. The mode fills it in; whoever reads it needs to know no mode."""
 
     vector: Mapping[str, int]
-    """Site name -> newest entry applied; in mode pushsum: rounds trained, as far as known."""
+    """Site name -> newest number known of it."""
     digest: str
-    """Of the trunk at `vector` (mode pushsum: of this site's mass and sum), hex; empty while that moves on faster than
-    it can be computed."""
+    """Of what the trunk here comes from, hex; empty while that changes faster than it can be computed."""
     published: int
-    """Own entries, or rounds."""
+    """Own entries or rounds."""
     applied: int
-    """Entries of the other sites; in mode pushsum: shares received since the start."""
+    """What was taken in from other sites."""
     refused: int = 0
     held: int = 0
+    """Own entries or rounds that wait for the operator's approval."""
     entry_limit: int = 0
     payload_bytes_mean: float = 0.0
-    """Of own entries, or of shares sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerStatus(AveragingStatus):
-    """Where this site's ledger stands."""
-
-    ended: Mapping[str, str] = field(default_factory=dict)
-    """Site name -> why its log was ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class PushSumStatus(AveragingStatus):
-    """What this site holds of the federation's weighted sum. Masses: 1024 are one measurement's weight."""
-
-    mass: int = 0
-    weight: int = 0
-    """Mass this site brought in; what it holds settles around it. 0 before its first round."""
-    level: int = 0
-    """Round of the federation this site has reached."""
-    reached: int = 0
-    """Round the federation has reached, as far as reachable sites tell."""
-    age: int = 0
-    """Round up to which others' work is mixed into the trunk here."""
-    outstanding: Mapping[str, int] = field(default_factory=dict)
-    """Site name -> mass on its way to it, without receipt yet."""
-    shares_sent: int = 0
-    neighbours: tuple[str, ...] = ()
-    """The only sites shares are sent to; empty: all."""
+    """Of what this site sent."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What only this mode has; plain data. In the plain document these keys stand beside those above."""
+    summary: tuple[tuple[str, str], ...] = ()
+    """(label, text): the section in words, for people."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The section for a monitoring system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +170,19 @@ class StatusDocument:
     key: str
     federation: str
     charter_id: str
-    phase: Phase
+    phase: SitePhase
     reason: str
-    """Why it is in this phase, or what it waits for."""
+    """Why it is in this phase, or what it waits for; may be empty."""
     process: ProcessStatus
     trainer: TrainerStatus
-    mode: Mode
-    """Averaging mode: names the one of the two sections below that is there."""
-    ledger: LedgerStatus | None = None
-    pushsum: PushSumStatus | None = None
+    mode: str
+    """Averaging mode; in the plain document also the key of the section `averaging`."""
+    averaging: AveragingStatus
     ages: Ages = Ages()
     egress: EgressStatus = EgressStatus()
     members: tuple[MemberStatus, ...] = ()
+    """The other sites."""
+    membership: MembershipStatus = MembershipStatus()
     address: str = ""
     """Where this peer listens."""
     loss: float | None = None
@@ -174,19 +195,55 @@ class StatusDocument:
     schema: int = SCHEMA
 
     @property
-    def averaging(self) -> AveragingStatus:
-        """The section of the averaging mode."""
-        section = self.ledger if self.mode == "ledger" else self.pushsum
-        assert section is not None, "a document has the section of its mode"
-        return section
+    def reachable(self) -> int:
+        """Number of other sites that count as alive."""
+        return sum(member.reachable for member in self.members)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain maps and lists, as the control socket and `--json` carry them."""
-        return dataclasses.asdict(self)
+        """The plain document, as the control socket and `--json` carry it. `parse` reads it back."""
+        plain = dataclasses.asdict(self)
+        plain["phase"] = self.phase.value
+        section = plain.pop("averaging")
+        plain[self.mode] = {**section.pop("facts"), **section}
+        return plain
+
+    @classmethod
+    def parse(cls, plain: Any) -> StatusDocument:
+        """Read a plain document.
+
+        Raises:
+            LocalError: not a status document of this version; names each wrong key.
+        """
+        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA:
+            raise LocalError(f"not a status document of schema {SCHEMA}; use the kmel-peer that the daemon came with")
+        raw = dict(plain)
+        section = raw.pop(str(raw.get("mode")), None)
+        if isinstance(section, Mapping):
+            own = {name.name for name in dataclasses.fields(AveragingStatus)}
+            facts = {key: value for key, value in section.items() if key not in own}
+            raw["averaging"] = {**{key: section[key] for key in section if key in own}, "facts": facts}
+        try:
+            document = _reader().validate_python(raw)
+        except pydantic.ValidationError as error:
+            problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise LocalError("the status document cannot be read: " + "; ".join(problems)) from None
+        return document
 
 
-def averaging_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section of a plain status document that its averaging mode fills (`AveragingStatus`)."""
-    # A daemon that started before an upgrade knows only the ledger.
-    section: Mapping[str, Any] = document[document.get("mode", "ledger")]
-    return section
+@functools.cache
+def _reader() -> pydantic.TypeAdapter[StatusDocument]:
+    return pydantic.TypeAdapter(StatusDocument)
+
+
+def age_text(seconds: float | None) -> str:
+    """An age in words."""
+    if seconds is None:
+        return "never"
+    if seconds < 120:
+        return f"{seconds:.1f} s ago" if seconds < 10 else f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
+
+
+def vector_text(vector: Mapping[str, int]) -> str:
+    """Site names with their numbers, in one line."""
+    return " ".join(f"{name}:{number}" for name, number in vector.items()) or "the charter's initial trunk"

@@ -1,35 +1,55 @@
-"""What the trainer process answers, told to the protocol, the records and the operator."""
+"""Passes the trainer's answers on: to the protocol, to the store and to what the operator sees."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import structlog
 
-from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.rounds import Ready, RoundFailed, Trained, Unready
 from kmel_p2p.learn.worker import session
+from kmel_p2p.site.final_models import FinalModels
+from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.state.store import Store
-
-if TYPE_CHECKING:
-    from kmel_p2p.site.daemon import Daemon
 
 log = structlog.get_logger()
 
 
 class TrainerAnswers:
-    """See the module docstring. A `training.Listener`."""
+    """See the module docstring. A `supervisor.Listener`.
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    Args:
+        activity: what status and metrics show.
+        command: feeds a command to the protocol.
+        final_models: told when the trainer is ready, and when the models are written.
+        note: stores something that nobody waits for.
+        fail: ends the peer.
+    """
+
+    def __init__(
+        self,
+        *,
+        activity: Activity,
+        command: Callable[[Any], None],
+        final_models: FinalModels,
+        note: Callable[[Callable[[Store], None]], None],
+        fail: Callable[[KmelError], None],
+    ) -> None:
+        self._activity = activity
+        self._command = command
+        self._final_models = final_models
+        self._note = note
+        self._fail = fail
 
     def trainer_prepared(self, answer: session.Prepared) -> None:
-        """The data are ready: say how much there is (as a size class) and join in."""
-        self._daemon.activity.data = {
+        """The data are ready: announce their size class and take part."""
+        self._activity.data = {
             "rows_in": answer.rows_in,
             "used": answer.used,
             "rejected": answer.rejected,
@@ -38,14 +58,14 @@ class TrainerAnswers:
             "valid_rows": answer.valid_rows,
             "test_rows": answer.test_rows,
         }
-        log.info("data prepared", **self._daemon.activity.data, rejects=str(answer.rejects_path))
-        self._daemon.driver.command(membership_commands.DescribeSelf(size_class=answer.size_class))
-        self._daemon.driver.command(Ready(answer.heads))
-        self._daemon.conclusion.prepared(answer.dataset_hash)
+        log.info("data prepared", **self._activity.data, rejects=str(answer.rejects_path))
+        self._command(membership_commands.DescribeSelf(size_class=answer.size_class))
+        self._command(Ready(answer.heads))
+        self._final_models.prepared(answer.dataset_hash)
 
     def trainer_trained(self, answer: session.Trained) -> None:
-        """A round's delta is there."""
-        activity = self._daemon.activity
+        """The delta of a round has arrived."""
+        activity = self._activity
         activity.trained_at, activity.loss, activity.scores = activity.clock(), answer.train_loss, answer.scores
         activity.steps += answer.steps
         row = {
@@ -57,24 +77,23 @@ class TrainerAnswers:
             "norm": answer.norm,
             "seconds": answer.seconds,
         }
-        self._daemon.note(partial(Store.add_history, kind="round", at=time.time(), values=row))
+        self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
         validation = _validation(answer.scores)
-        self._daemon.driver.command(Trained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
+        self._command(Trained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
 
-    def trainer_lost(self, number: int | None, reason: str) -> None:
-        """The trainer died, in round `number` or between two; a new one starts by itself."""
-        self._daemon.activity.last_error = reason
-        self._daemon.activity.alarm("trainer", f"{reason}; restarted {self._daemon.trainer.restarts} times")
-        self._daemon.driver.command(Unready(reason) if number is None else RoundFailed(number, reason))
+    def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None:
+        """The trainer died, in round `number` or between rounds (None); a new one starts by itself."""
+        self._activity.last_error = reason
+        self._activity.alarm("trainer", f"{reason}; restarted {restarts} times")
+        self._command(Unready(reason) if number is None else RoundFailed(number, reason))
 
     def trainer_finished(self, answer: session.Finished) -> None:
-        """The models are compared and written; anew if the trunk changed meanwhile."""
-        if self._daemon.conclusion.finished(answer):
-            self._daemon.concluded()
+        """The models are compared and written."""
+        self._final_models.finished(answer)
 
     def trainer_unusable(self, kind: str, text: str) -> None:
-        """The trainer found this site's files wrong: nothing to retry."""
-        self._daemon.fail(DataError(text) if kind == "data" else ConfigError(text))
+        """The trainer cannot use this site's files: there is no point in trying again."""
+        self._fail(DataError(text) if kind == "data" else ConfigError(text))
 
 
 def _validation(scores: session.Scores) -> float | None:

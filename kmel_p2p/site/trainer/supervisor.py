@@ -44,7 +44,7 @@ class Listener(Protocol):
 
     def trainer_prepared(self, answer: session.Prepared) -> None: ...
     def trainer_trained(self, answer: session.Trained) -> None: ...
-    def trainer_lost(self, number: int | None, reason: str) -> None: ...
+    def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None: ...
     def trainer_finished(self, answer: session.Finished) -> None: ...
     def trainer_unusable(self, kind: str, text: str) -> None: ...
 
@@ -57,7 +57,6 @@ class TrainerSupervisor:
         plan: what every life of the trainer is told; `resume_file` is filled in at each start.
         size: values in the trunk.
         resume_file: asks the store for the state file of the newest own entry.
-        listener: told of answers, from the event loop.
         clock: monotonic seconds.
     """
 
@@ -67,7 +66,6 @@ class TrainerSupervisor:
         plan: session.TrainerPlan,
         size: int,
         resume_file: Callable[[], Awaitable[str | None]],
-        listener: Listener,
         clock: Callable[[], float],
     ) -> None:
         self.state = TrainerState.STARTING
@@ -75,10 +73,10 @@ class TrainerSupervisor:
         self.restarts = 0
         self.heard_at: float | None = None
         self._target = target
+        self._listener: Listener
         self._trunk = SharedTrunk(size)
         self._plan = dataclasses.replace(plan, trunk_memory=self._trunk.name)
         self._resume_file = resume_file
-        self._listener = listener
         self._clock = clock
         self._process: TrainerProcess | None = None
         self._round: int | None = None
@@ -96,14 +94,10 @@ class TrainerSupervisor:
         """Resident memory of the trainer; 0 while there is none."""
         return self._process.resident_bytes if self._process and self._process.pid else 0
 
-    async def start(self) -> None:
-        """Start a trainer and have it prepare the data."""
-        resume = await self._resume_file()
-        plan = dataclasses.replace(self._plan, resume_file=resume)
-        self.state = TrainerState.PREPARING
-        self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit)
-        self._process.send(session.Prepare())
-        log.info("trainer started", pid=self._process.pid, resume=resume)
+    async def start(self, listener: Listener) -> None:
+        """Start a trainer and have it prepare the data. `listener` is told of answers, from the event loop."""
+        self._listener = listener
+        await self._launch()
 
     def train(
         self, number: int, steps: int, norm_bound: float, write_trunk: Callable[[NDArray[np.float32]], Any]
@@ -150,6 +144,14 @@ class TrainerSupervisor:
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
+    async def _launch(self) -> None:
+        resume = await self._resume_file()
+        plan = dataclasses.replace(self._plan, resume_file=resume)
+        self.state = TrainerState.PREPARING
+        self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit)
+        self._process.send(session.Prepare())
+        log.info("trainer started", pid=self._process.pid, resume=resume)
+
     def _send(self, command: session.Command) -> None:
         try:
             if self._process is not None:
@@ -194,13 +196,13 @@ class TrainerSupervisor:
         log.error("trainer lost", reason=reason, restart_in_s=self._backoff_s)
         self.state = TrainerState.STARTING
         self.restarts += 1
-        self._listener.trainer_lost(failed, reason)
+        self._listener.trainer_lost(failed, reason, self.restarts)
         self._restart = asyncio.get_running_loop().create_task(self._start_later(), name="trainer-restart")
 
     async def _start_later(self) -> None:
         await asyncio.sleep(self._backoff_s)
         self._backoff_s = min(RESTART_MAX_S, 2 * self._backoff_s)
-        await self.start()
+        await self._launch()
 
 
 def _exit_text(code: int | None) -> str:

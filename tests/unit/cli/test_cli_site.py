@@ -62,9 +62,37 @@ def test_config_prints_every_default_and_names_a_misspelt_key(site: Path, run: R
 def test_status_shows_what_an_operator_needs(site: Path, run: Run, daemon: FakeDaemon) -> None:
     done = run("status", "-c", site)
     assert done.code == 0
-    for text in ("training", "round 4 is open", "3 of 40", "1 held", "south", "alive", "little space left"):
+    for text in (
+        "training",
+        "round 4 is open",
+        "3 of 40",
+        "1 held",
+        "south",
+        "alive",
+        "little space left",
+        "probes 3 times slower, dials 3",
+    ):
         assert text in done.out
     assert json.loads(run("status", "-c", site, "--json").out) == STATUS
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"schema": 2}, "schema 1"),
+        ({"phase": "dreaming"}, "phase: Input should be 'preparing'"),
+        ({"process": {"pid": 4, "rss_bytes": "much", "uptime_s": 1.0}}, "process.rss_bytes: "),
+        ({"mode": "other"}, "averaging: "),
+    ],
+)
+def test_a_status_document_of_another_kind_is_refused_with_the_key_named(
+    site: Path, run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], problem: str
+) -> None:
+    for key, value in change.items():
+        monkeypatch.setitem(STATUS, key, value)
+    done = run("status", "-c", site)
+    assert done.code == ExitCode.REFUSED
+    assert problem in done.err
 
 
 def test_status_tells_not_running_from_not_answering(site: Path, run: Run) -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import digest
-from kmel_p2p.site.observe.egress import EgressLog, Head, Total, read, verify
+from kmel_p2p.site.observe.egress import EgressHead, EgressLog, Total, read, verify
 
 MARK = digest(b"message")
 
 
-def filled(path: Path, count: int = 5) -> Head:
+def filled(path: Path, count: int = 5) -> EgressHead:
     log = EgressLog(path, 1.0)
     for number in range(count):
         log.record(2.0 + number, f"site-{number % 2}", "entry", "trunk, 3 tensors", 100 + number, MARK)

@@ -13,7 +13,15 @@ import structlog
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.site.observe.logs import configure_logging
-from kmel_p2p.site.observe.status import LedgerStatus, MemberStatus, ProcessStatus, StatusDocument, TrainerStatus
+from kmel_p2p.site.observe.status import (
+    AveragingStatus,
+    MembershipStatus,
+    MemberStatus,
+    ProcessStatus,
+    SitePhase,
+    StatusDocument,
+    TrainerStatus,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,14 +89,19 @@ def test_the_status_document_is_plain_data() -> None:
         key="ab",
         federation="f",
         charter_id="cd",
-        phase="training",
+        phase=SitePhase.TRAINING,
         reason="",
         process=ProcessStatus(pid=1, rss_bytes=2, uptime_s=3.0),
         trainer=TrainerStatus("preparing", progress=("structures", 3, 10)),
         mode="ledger",
-        ledger=LedgerStatus(vector={"north": 3}, digest="ef", published=3, applied=4),
+        averaging=AveragingStatus(vector={"north": 3}, digest="ef", published=3, applied=4, facts={"ended": {}}),
         members=(MemberStatus("south", "99", "alive", 1.0),),
-    ).as_dict()
-    assert json.loads(json.dumps(document))["members"][0]["state"] == "alive"
-    assert document["ledger"]["vector"] == {"north": 3}
-    assert document["schema"] == 1
+        membership=MembershipStatus(1, {"dials": 2}),
+    )
+    plain = document.as_dict()
+    assert json.loads(json.dumps(plain))["members"][0]["state"] == "alive"
+    assert plain["ledger"]["vector"] == {"north": 3}
+    assert plain["ledger"]["ended"] == {}
+    assert plain["membership"] == {"health": 1, "counters": {"dials": 2}}
+    assert plain["schema"] == 1
+    assert StatusDocument.parse(json.loads(json.dumps(plain))) == document

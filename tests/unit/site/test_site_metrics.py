@@ -12,7 +12,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.site.observe.metrics import MetricsServer
-from kmel_p2p.site.observe.status import LedgerStatus, MemberStatus, ProcessStatus, StatusDocument, TrainerStatus
+from kmel_p2p.site.observe.status import (
+    AveragingStatus,
+    MembershipStatus,
+    MemberStatus,
+    ProcessStatus,
+    SitePhase,
+    StatusDocument,
+    TrainerStatus,
+)
 
 
 def document() -> StatusDocument:
@@ -22,13 +30,16 @@ def document() -> StatusDocument:
         key="cd" * 32,
         federation="<trial>",
         charter_id="ef" * 32,
-        phase="training",
+        phase=SitePhase.TRAINING,
         reason="",
         process=ProcessStatus(pid=1, rss_bytes=100, uptime_s=5.0),
         trainer=TrainerStatus(state="training"),
         mode="ledger",
-        ledger=LedgerStatus(vector={"south": 7}, digest="00", published=3, applied=7, entry_limit=40),
+        averaging=AveragingStatus(
+            vector={"south": 7}, digest="00", published=3, applied=7, entry_limit=40, figures={"entries_published": 3}
+        ),
         members=(member,),
+        membership=MembershipStatus(health=2, counters={"dials": 5}),
         loss=0.25,
     )
 
@@ -66,6 +77,8 @@ async def test_metrics_say_what_the_status_document_says(port: int) -> None:
     assert samples["kmel_member_alive", "south"] == 1
     assert samples["kmel_member_round_trip_seconds", "south"] == 0.0035
     assert samples["kmel_events_total", "MemberJoined"] == 2
+    assert samples["kmel_membership_health",] == 2
+    assert samples["kmel_membership_total", "dials"] == 5
 
 
 async def test_the_page_escapes_what_others_wrote(port: int) -> None:

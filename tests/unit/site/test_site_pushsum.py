@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -32,8 +34,9 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.daemon import describe_tensors
 from kmel_p2p.site.loaded_site import load_site, trainer_plan
 from kmel_p2p.site.modes import MODES, mode_of
+from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.metrics import StatusCollector, status_page
-from kmel_p2p.site.observe.status import ProcessStatus, PushSumStatus, StatusDocument, TrainerStatus, averaging_of
+from kmel_p2p.site.observe.status import ProcessStatus, SitePhase, StatusDocument, TrainerStatus
 from kmel_p2p.site.peer_machine import make_peer
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.recording import work_of
@@ -231,45 +234,62 @@ def test_a_crash_before_the_round_is_stored_leaves_the_state_before_it(folders: 
     later.store.close()
 
 
-def test_status_page_metrics_and_terminal_show_the_mode() -> None:
+def test_status_page_metrics_and_terminal_show_the_mode(folders: dict[str, Path]) -> None:
+    site = load(folders["pushsum"])
+    north, south = (site.charter.site_named(name).site_key for name in ("north", "south"))
+    averaging = Mock(
+        spec=PushSumAveraging,
+        vector={north: 3, south: 4},
+        reached=5,
+        state=SimpleNamespace(
+            rounds=3,
+            holding=SimpleNamespace(mass=1536),
+            weight=1024,
+            level=3,
+            age=3,
+            owed={south: SimpleNamespace(mass=512)},
+        ),
+    )
+    activity = Activity(lambda: 0.0)
+    activity.shares_sent, activity.shares_received, activity.entry_bytes, activity.held = 4, 2, 400, 3
     document = StatusDocument(
         site="north",
         key="ab",
         federation="trial",
         charter_id="cd",
-        phase="training",
+        phase=SitePhase.TRAINING,
         reason="",
         process=ProcessStatus(pid=1, rss_bytes=2, uptime_s=3.0),
         trainer=TrainerStatus("training"),
         mode="pushsum",
-        pushsum=PushSumStatus(
-            vector={"north": 3, "south": 4},
-            digest="ef" * 32,
-            published=3,
-            applied=2,
-            entry_limit=9,
-            mass=1536,
-            weight=1024,
-            reached=5,
-            age=3,
-            outstanding={"south": 512},
-            shares_sent=4,
-        ),
+        averaging=mode_of(site.charter).status(site, averaging, activity, "ef" * 32),
     )
     plain = document.as_dict()
-    assert plain["ledger"] is None
-    assert averaging_of(plain)["mass"] == 1536
+    assert "ledger" not in plain
+    assert plain["pushsum"]["mass"] == 1536
+    assert plain["pushsum"]["outstanding"] == {"south": 512}
+    assert plain["pushsum"]["payload_bytes_mean"] == 100
+    assert StatusDocument.parse(json.loads(json.dumps(plain))).averaging.facts["reached"] == 5
+    limit = site.charter.averaging.entry_limit
     page = status_page(document)
-    assert "Mode pushsum: 3 of 9 rounds trained" in page
+    assert f"3 of {limit} rounds" in page
     figures = {m.name: m.samples[0].value for m in StatusCollector(lambda: document, {}).collect() if m.samples}
+    assert figures["kmel_rounds_trained"] == 3
     assert figures["kmel_mass"] == 1536
     assert figures["kmel_trunk_age_rounds"] == 2
     assert figures["kmel_transfers_outstanding"] == 1
     assert "kmel_entries_published" not in figures
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(status_view(plain))
+    console.print(status_view(document))
     shown = console.export_text()
-    for text in ("pushsum", "3 of 9 rounds", "1.50 of its weight", "shares for south", "the federation is at 5"):
+    for text in (
+        "pushsum",
+        f"3 of {limit} rounds, 1 held",
+        "4 sent, 2 received",
+        "1.50 of its weight",
+        "shares for south",
+        "the federation is at 5",
+    ):
         assert text in shown
 
 

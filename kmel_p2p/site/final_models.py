@@ -1,0 +1,172 @@
+"""Writes the shared trunk and the site's models once the run is complete, once per final trunk.
+
+After a restart, files that still match the trunk and the data are left alone. If the trunk changes after all (late
+entries, a retraction), both are written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from kmel_p2p.agreement.errors import ConfigError, KmelError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.rounds import Averaging
+from kmel_p2p.learn.predict.model_directory import read_card
+from kmel_p2p.learn.worker import session
+from kmel_p2p.site.modes import mode_of
+from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
+from kmel_p2p.site.trunk_digest import TrunkDigest
+
+log = structlog.get_logger()
+
+TRUNK_DIRECTORY, MODEL_DIRECTORY = "trunk", "model"
+BLOB_NAME = "final models"
+"""Under this name the store keeps what the models were last made from, and the result of their comparison."""
+
+
+class FinalModels:
+    """See the module docstring.
+
+    Args:
+        site: the site as amended so far.
+        averaging: gives the trunk.
+        trainer: compares the models and writes them.
+        digest: of the trunk.
+        note: stores something that nobody waits for.
+        written: called whenever trunk and models are complete.
+        fail: called when the disk does not take the trunk.
+    """
+
+    def __init__(
+        self,
+        *,
+        site: Callable[[], Site],
+        averaging: Averaging,
+        trainer: TrainerSupervisor,
+        digest: TrunkDigest,
+        note: Callable[[Callable[[Store], None]], None],
+        written: Callable[[], None],
+        fail: Callable[[KmelError], None],
+    ) -> None:
+        self.result: Mapping[str, Any] | None = None
+        """Of the comparison; None until it is there."""
+        self._site = site
+        self._averaging = averaging
+        self._trainer = trainer
+        self._digest = digest
+        self._note = note
+        self._written = written
+        self._fail = fail
+        self._wanted = False
+        self._begun_for: object = None
+        """Revision of the trunk that the trainer was last asked to compare."""
+        self._dataset = ""
+        self._before: Mapping[str, Any] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def recall(self, store: Store) -> None:
+        """Read what an earlier life of the daemon completed."""
+        kept = store.get_blob(BLOB_NAME)
+        if kept is not None:
+            self._before = json.loads(kept)
+
+    @property
+    def were_written(self) -> bool:
+        """Whether the models were written once: then the run is over, and this site publishes nothing more."""
+        return bool(self._before)
+
+    async def close(self) -> None:
+        """Give up work in progress; it is repeated after a restart."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def prepared(self, dataset: str) -> None:
+        """The trainer is ready. `dataset`: hash of what it trains on."""
+        self._dataset = dataset
+        if self._wanted:
+            # Also when the trainer before this one died during the comparison.
+            self._begun_for = None
+            self.begin()
+
+    def begin(self) -> None:
+        """The run is complete: write and compare, unless that was done for this trunk."""
+        if self._begun_for == self._averaging.revision:
+            return
+        self._wanted = True
+        self.result = None
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write(), name="final models")
+
+    def finished(self, answer: session.Finished) -> None:
+        """The trainer has written the models. Asked again if the trunk has changed meanwhile."""
+        self._wanted = False
+        if self._begun_for != self._averaging.revision:
+            if self._averaging.complete:
+                self.begin()
+            return
+        log.info("models written", model_dir=str(answer.model_dir))
+        self.result = dict(answer.result)
+        self._before = {"state_digest": self._digest.text, "dataset": self._dataset, "result": self.result}
+        self._note(partial(Store.put_blob, name=BLOB_NAME, value=json.dumps(self._before).encode()))
+        self._written()
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        averaging = self._averaging
+        folder = self._site().config.site.state_dir / TRUNK_DIRECTORY
+        try:
+            while True:
+                revision = averaging.revision
+                site = self._site()
+                work = mode_of(site.charter).trunk_writer(site, averaging, folder)
+                if work is not None and await asyncio.to_thread(work):
+                    log.info("trunk written", trunk_dir=str(folder))
+                await self._digest.refresh()
+                if self._digest.text and averaging.revision == revision:
+                    break
+        except ConfigError as error:
+            self._fail(error)
+            return
+        if self._trainer.state is not TrainerState.IDLE:
+            return  # `prepared` asks again
+        self._begun_for = averaging.revision
+        if self._still_valid():
+            self._wanted = False
+            self.result = self._before["result"]
+            log.info("models are written already", digest=self._digest.text)
+            self._written()
+            return
+        site = self._site()
+        entries = averaging.vector.get(site.identity.key, 0)
+        total_steps = entries * site.charter.averaging.steps_per_entry
+        self._trainer.finish(total_steps, entries, self._labels(averaging.vector), averaging.trunk)
+
+    def _still_valid(self) -> bool:
+        """Whether the models of an earlier life were made from this trunk and these data, and are still there."""
+        before = self._before
+        if (before.get("state_digest"), before.get("dataset")) != (self._digest.text, self._dataset):
+            return False
+        try:
+            card = read_card(self._site().config.site.state_dir / MODEL_DIRECTORY)
+        except ConfigError:
+            return False
+        return bool(card.digest == before["result"].get("digest"))
+
+    def _labels(self, vector: Mapping[SiteKey, int]) -> dict[str, str]:
+        names = self._site().names
+        return {
+            "state_digest": self._digest.text,
+            "vector": " ".join(f"{names.get(key, key.hex())}:{number}" for key, number in vector.items()),
+        }
