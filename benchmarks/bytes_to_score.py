@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Store
+from kmel_p2p.core.effects import Effect, Emit, Event, Persisted, Store
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher
@@ -39,7 +39,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.state import Minted, State
 from kmel_p2p.core.pushsum.transfers import LEAST_SHIFT
-from kmel_p2p.core.rounds import Persisted, RoundOpened, Trained
+from kmel_p2p.core.rounds import RoundOpened, Trained
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, initial_trunk
 

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Machine, Persisted, Send, Store
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -40,7 +40,7 @@ from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.messages import SCHEMAS
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.state import State
-from kmel_p2p.core.rounds import COMMANDS, Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import COMMANDS, Ready, RoundOpened, Trained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from tests.testbed.ledger.federation import LedgerFederation, SizeClass
@@ -49,7 +49,7 @@ from tests.testbed.network.carrier import BytesCarrier
 from tests.testbed.network.connections import TransportModel
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
-from tests.testbed.network.network import Network, Reports
+from tests.testbed.network.network import Network
 
 ROUNDS = 20
 ROUND_US: Micros = 20 * SECOND
@@ -208,9 +208,8 @@ class PushSumFederation:
         self.settings = PushSumSettings(interval=min(ROUND_US, SECOND * max(1, sites // 50)))
         self.views = [Everybody(keys, key) for key in keys]
         self.base = np.linspace(-1, 1, VALUES, dtype=np.float32)
-        nothing = Reports(lambda key: None, lambda key, reason: None, lambda key, local: None, Persisted)
         wire = Wire(self.rules.charter_id, SCHEMAS)
-        self.network = Network(0, BytesCarrier(wire), nothing, LINKS, TransportModel(dialled=False))
+        self.network = Network(0, BytesCarrier(wire), LINKS, TransportModel(dialled=False))
         self.network.watchers.append(self)
         self.hosts = [self.network.add(k, f"site{n}", partial(self._boot, n)) for n, k in enumerate(keys)]
 

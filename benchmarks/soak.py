@@ -48,9 +48,9 @@ from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.membership import commands
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Ready, RoundOpened, Trained
 from kmel_p2p.core.types import Lane, Micros
-from kmel_p2p.net.driver import Commands, Driver
+from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
@@ -118,13 +118,6 @@ class Puppet:
         self.driver = Driver(
             self.peer,
             make_wire(self.site.charter.id, mode_of(self.site.charter).messages),
-            commands=Commands(
-                link_up=commands.LinkUp,
-                link_down=commands.LinkDown,
-                send_failed=lambda key, lane: commands.SendFailed(key),
-                persisted=Persisted,
-                computed=Computed,
-            ),
             clock=_now,
             on_emit=self._on_event,
             store=_keep_nothing,

@@ -1,4 +1,4 @@
-"""What a state machine asks its driver to do.
+"""What a state machine asks its driver to do, and what the driver tells it.
 
 Every machine in `core` has the same five calls: `receive(sender, message, now)`, `command(cmd, now)`,
 `advance(now)`, `deadline() -> Micros | None` and `poll() -> Effect | None`. A driver feeds one of the first three,
@@ -88,8 +88,63 @@ class Compute:
 Effect: TypeAlias = Send | Dial | Hangup | Emit | Store | Compute
 
 
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Control messages can now be exchanged with this site, whoever dialled."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The last connection with this site is gone, or a dial failed."""
+
+    key: SiteKey
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """A message for this site was not taken (control), or will not arrive (bulk)."""
+
+    key: SiteKey
+    lane: Lane = Lane.CONTROL
+    label: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLag:
+    """The driver's event loop ran this late: this peer's judgement of others is worth less."""
+
+    late_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The record stored with this ticket is durable."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The work of `Compute` with this ticket is done."""
+
+    ticket: int
+    result: bytes
+
+
+LinkChange: TypeAlias = LinkUp | LinkDown | SendFailed
+"""What a driver tells of its links. A machine that keeps no account of links takes and ignores it."""
+
+
 class Machine(Protocol):
-    """The contract of every state machine in `core`."""
+    """The contract of every state machine in `core`.
+
+    `command` takes what the layer above decides, and what the driver tells: a `LinkChange`, `LoopLag`, `Persisted`,
+    `Computed`.
+    """
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None: ...
     def command(self, cmd: Any, now: Micros) -> None: ...

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Effect, Event, Message
+from kmel_p2p.core.effects import Computed, Effect, Event, Message, Persisted
 from kmel_p2p.core.types import Micros
 
 
@@ -84,21 +84,6 @@ class Reject:
 
     number: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Persisted:
-    """The record stored with this ticket is durable."""
-
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """The work of `effects.Compute` with this ticket is done."""
-
-    ticket: int
-    result: bytes
 
 
 @dataclass(frozen=True, slots=True)

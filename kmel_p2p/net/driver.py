@@ -16,10 +16,28 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import Bug, LocalError, RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Event, Hangup, Machine, Message, Record, Send, Store
+from kmel_p2p.core.effects import (
+    Compute,
+    Computed,
+    Dial,
+    Effect,
+    Emit,
+    Event,
+    Hangup,
+    LinkDown,
+    LinkUp,
+    LoopLag,
+    Machine,
+    Message,
+    Persisted,
+    Record,
+    Send,
+    SendFailed,
+    Store,
+)
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire
-from kmel_p2p.net.links import DialFailed, LinkDown, LinkEvent, LinkUp, SendFailed
+from kmel_p2p.net.links import DialFailed, LinkEvent
 from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.transport import Transport
 
@@ -43,21 +61,6 @@ EARLIEST_TIMER = 1 * MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
-    """How the driver's news become commands of the machine. None: the machine does not want to know."""
-
-    link_up: Callable[[SiteKey], Any] | None = None
-    link_down: Callable[[SiteKey, str], Any] | None = None
-    """Also made when a dial failed."""
-    send_failed: Callable[[SiteKey, Lane], Any] | None = None
-    loop_lag: Callable[[Micros], Any] | None = None
-    persisted: Callable[[int], Any] | None = None
-    """Required if the machine ever sets a ticket."""
-    computed: Callable[[int, bytes], Any] | None = None
-    """Required if the machine ever has something computed."""
-
-
-@dataclass(frozen=True, slots=True)
 class BadMessage:
     """A remote peer's message was refused by the decoder or by the machine; told to `on_bad_message`."""
 
@@ -73,7 +76,6 @@ class Driver:
     Args:
         machine: any sans-IO machine of `core`.
         wire: encodes and decodes its messages.
-        commands: see `Commands`.
         clock: monotonic microseconds, the same for driver and transport.
         on_emit: takes each event for the operator.
         store: makes a record durable; awaited one at a time, in order.
@@ -89,7 +91,6 @@ class Driver:
         machine: Machine,
         wire: Wire,
         *,
-        commands: Commands,
         clock: Callable[[], Micros],
         on_emit: Callable[[Event], None],
         store: Callable[[Record], Awaitable[None]],
@@ -100,7 +101,6 @@ class Driver:
     ) -> None:
         self._machine = machine
         self._wire = wire
-        self._commands = commands
         self._clock = clock
         self._on_emit = on_emit
         self._store = store
@@ -180,14 +180,11 @@ class Driver:
 
     def link(self, event: LinkEvent) -> None:
         """Feed a link event: the transport's `on_link`."""
-        commands = self._commands
         match event:
-            case LinkUp(key) if commands.link_up is not None:
-                self.command(commands.link_up(key))
-            case LinkDown(key, reason) | DialFailed(key, _, reason, _) if commands.link_down is not None:
-                self.command(commands.link_down(key, reason))
-            case SendFailed(key, lane, _, _) if commands.send_failed is not None:
-                self.command(commands.send_failed(key, lane))
+            case LinkUp() | LinkDown() | SendFailed():
+                self.command(event)
+            case DialFailed(key, _, reason, _):
+                self.command(LinkDown(key, reason))
             case _:
                 pass
         if self._on_link is not None:
@@ -298,8 +295,7 @@ class Driver:
             self._encoded = (message, self._wire.encode(message))
         if not transport.send(to, self._encoded[1], lane, label=self._label(message)):
             self.refused_sends[to] += 1
-            if self._commands.send_failed is not None:
-                self.command(self._commands.send_failed(to, lane))
+            self.command(SendFailed(to, lane, self._label(message), "no connection, or its queue is full"))
 
     def _compute(self, effect: Compute) -> None:
         """Run heavy work in the one thread kept for it: a second would only take the trainer's processor."""
@@ -311,10 +307,10 @@ class Driver:
         if future.cancelled() or self._loop is None:
             return
         error = future.exception()
-        if error is not None or self._commands.computed is None:
-            self._on_fault("compute", error or Bug("something to compute, but no `computed` command"))
-            return
-        self.command(self._commands.computed(ticket, future.result()))
+        if error is not None:
+            self._on_fault("compute", error)
+        else:
+            self.command(Computed(ticket, future.result()))
 
     async def _write_records(self) -> None:
         while True:
@@ -327,10 +323,7 @@ class Driver:
             finally:
                 self._records.task_done()
             if item.ticket is not None:
-                if self._commands.persisted is None:
-                    self._on_fault("store", Bug("a ticket, but no `persisted` command"))
-                    return
-                self.command(self._commands.persisted(item.ticket))
+                self.command(Persisted(item.ticket))
 
     # -- lateness --------------------------------------------------------------------------------
 
@@ -342,8 +335,8 @@ class Driver:
         self._lag_max = max(self._lag_max, lag)
         self.worst_lag_us = max(self.worst_lag_us, lag)
         if now - self._lag_reported >= LAG_REPORT:
-            if self._commands.loop_lag is not None and self._lag_max >= LAG_WORTH_TELLING:
-                self.command(self._commands.loop_lag(self._lag_max))
+            if self._lag_max >= LAG_WORTH_TELLING:
+                self.command(LoopLag(self._lag_max))
             self._lag_max = 0
             self._lag_reported = now
         self._lag_due = now + LAG_SAMPLE

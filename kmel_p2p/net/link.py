@@ -12,6 +12,7 @@ import zmq
 
 from kmel_p2p.agreement.errors import ProtocolError, WireError
 from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import SECOND, Lane, Micros
 from kmel_p2p.net.bulk import Bulk
 from kmel_p2p.net.connection import Connection
@@ -38,19 +39,7 @@ from kmel_p2p.net.frames import (
     read,
 )
 from kmel_p2p.net.inbox import Budget
-from kmel_p2p.net.links import (
-    AuthRejected,
-    DialFailed,
-    Egress,
-    LinkDown,
-    LinkHost,
-    LinkPhase,
-    LinkState,
-    LinkUp,
-    PeerMisbehaved,
-    SendFailed,
-    Traffic,
-)
+from kmel_p2p.net.links import AuthRejected, DialFailed, Egress, LinkHost, LinkPhase, LinkState, PeerMisbehaved, Traffic
 from kmel_p2p.net.outbox import Failure, Transfer
 from kmel_p2p.net.port import InboundRoute
 from kmel_p2p.net.routes import Routes

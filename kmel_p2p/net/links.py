@@ -7,22 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import LinkChange
 from kmel_p2p.core.types import Lane, Micros
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    """Control messages can now be exchanged with this site, whoever dialled."""
-
-    key: SiteKey
-
-
-@dataclass(frozen=True, slots=True)
-class LinkDown:
-    """The last way to send control messages to this site is gone."""
-
-    key: SiteKey
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +28,6 @@ class AuthRejected:
     key: SiteKey
     address: str
     explanation: str
-
-
-@dataclass(frozen=True, slots=True)
-class SendFailed:
-    """A queued bulk message will not arrive. Refused control messages are told by `send` returning False."""
-
-    key: SiteKey
-    lane: Lane
-    label: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +63,7 @@ class Fault:
     error: BaseException
 
 
-LinkEvent: TypeAlias = (
-    LinkUp | LinkDown | DialFailed | AuthRejected | SendFailed | StrangerRefused | PeerMisbehaved | Fault
-)
+LinkEvent: TypeAlias = LinkChange | DialFailed | AuthRejected | StrangerRefused | PeerMisbehaved | Fault
 
 
 @dataclass(frozen=True, slots=True)

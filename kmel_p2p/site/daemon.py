@@ -26,21 +26,12 @@ from kmel_p2p.core.ledger.sync.pull import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import (
-    CharterAmended,
-    Computed,
-    Listen,
-    Persisted,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundOpened,
-    RunComplete,
-)
+from kmel_p2p.core.rounds import CharterAmended, Listen, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker.process import main as trainer_main
-from kmel_p2p.net.driver import Commands, Driver
+from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.links import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
@@ -251,14 +242,6 @@ class Daemon:
         self._driver = Driver(
             self._peer,
             make_wire(charter.id, self._mode.messages),
-            commands=Commands(
-                link_up=membership_commands.LinkUp,
-                link_down=membership_commands.LinkDown,
-                send_failed=lambda key, lane: membership_commands.SendFailed(key),
-                loop_lag=membership_commands.LoopLag,
-                persisted=Persisted,
-                computed=Computed,
-            ),
             clock=now_us,
             on_emit=self._on_event,
             store=Recorder(self._writer, self._site).keep,

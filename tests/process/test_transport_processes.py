@@ -18,8 +18,9 @@ import pytest
 import pytest_asyncio
 
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest
+from kmel_p2p.core.effects import LinkDown
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
-from kmel_p2p.net.links import DialFailed, LinkDown, LinkEvent, LinkState
+from kmel_p2p.net.links import DialFailed, LinkEvent, LinkState
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.net.transport import Transport
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Compute, Emit, Event, Message, Send, Store
+from kmel_p2p.core.effects import Compute, Computed, Emit, Event, Message, Persisted, Send, Store
 from kmel_p2p.core.membership.events import MemberBack, MemberUnreachable
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
@@ -23,7 +23,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weig
 from kmel_p2p.core.pushsum.share import decode
 from kmel_p2p.core.pushsum.state import Minted, State, restore
 from kmel_p2p.core.pushsum.transfers import TransferSettings
-from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Ready, RoundOpened, Trained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 

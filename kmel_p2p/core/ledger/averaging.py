@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Message
+from kmel_p2p.core.effects import Computed, Effect, Emit, Event, Message, Persisted
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.publisher import Publisher, State
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
@@ -32,10 +32,8 @@ from kmel_p2p.core.pacing import HEARING, Pacing, size_class
 from kmel_p2p.core.rounds import (
     Amend,
     Approve,
-    Computed,
     Listen,
     Members,
-    Persisted,
     Phase,
     Ready,
     Reject,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.effects import Effect, Emit, Store
+from kmel_p2p.core.effects import Effect, Emit, Persisted, Store
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
 from kmel_p2p.core.ledger.log.accumulator import NO_HEADS
 from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
@@ -24,7 +24,6 @@ from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,
-    Persisted,
     Reject,
     RoundAbandoned,
     RoundCommitted,

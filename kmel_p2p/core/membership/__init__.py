@@ -1,15 +1,6 @@
-"""Membership: SWIM with Lifeguard over the charter's roster (DESIGN section 7, docs/membership.md)."""
+"""Membership: SWIM with Lifeguard over the charter's roster (docs/membership.md)."""
 
-from kmel_p2p.core.membership.commands import (
-    DescribeSelf,
-    Leave,
-    LinkDown,
-    LinkUp,
-    LoopLag,
-    Recall,
-    SendFailed,
-    SetRoster,
-)
+from kmel_p2p.core.membership.commands import DescribeSelf, Leave, Recall, SetRoster
 from kmel_p2p.core.membership.descriptor import (
     Descriptor,
     OwnDescription,
@@ -21,7 +12,6 @@ from kmel_p2p.core.membership.descriptor import (
 )
 from kmel_p2p.core.membership.events import (
     AddressRejected,
-    ApplicationFact,
     DegradedLink,
     DescriptorLearned,
     DuplicateKey,
@@ -36,22 +26,20 @@ from kmel_p2p.core.membership.events import (
     MemberSuspected,
     MemberUnreachable,
 )
+from kmel_p2p.core.membership.health import MembershipCounters
 from kmel_p2p.core.membership.machine import Membership
 from kmel_p2p.core.membership.members import MemberState, MemberView
-from kmel_p2p.core.membership.messages import MAX_NEWS_BYTES, MAX_TOPIC_BYTES, SCHEMAS
+from kmel_p2p.core.membership.messages import SCHEMAS
 from kmel_p2p.core.membership.settings import LAN, PRESETS, SIM, WAN, MembershipSettings, preset
 from kmel_p2p.core.membership.sizes import message_size
 
 __all__ = [
     "LAN",
-    "MAX_NEWS_BYTES",
-    "MAX_TOPIC_BYTES",
     "PRESETS",
     "SCHEMAS",
     "SIM",
     "WAN",
     "AddressRejected",
-    "ApplicationFact",
     "DegradedLink",
     "DescribeSelf",
     "Descriptor",
@@ -60,10 +48,7 @@ __all__ = [
     "GenerationRaised",
     "Leave",
     "LeaveFinished",
-    "LinkDown",
     "LinkRestored",
-    "LinkUp",
-    "LoopLag",
     "MemberBack",
     "MemberCleared",
     "MemberJoined",
@@ -74,11 +59,11 @@ __all__ = [
     "MemberUnreachable",
     "MemberView",
     "Membership",
+    "MembershipCounters",
     "MembershipSettings",
     "OwnDescription",
     "Recall",
     "RosterSite",
-    "SendFailed",
     "SetRoster",
     "Signer",
     "Verifier",

@@ -7,40 +7,6 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.descriptor import Descriptor, RosterSite
-from kmel_p2p.core.types import Micros
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    """A connection with this site is authenticated and usable, whoever dialled it."""
-
-    key: SiteKey
-
-
-@dataclass(frozen=True, slots=True)
-class LinkDown:
-    """The last connection with this site is gone, or a dial failed."""
-
-    key: SiteKey
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SendFailed:
-    """The transport could not take a message for this site.
-
-    `local` means that the fault is ours (no route, network down, no buffer): it raises our own health score.
-    """
-
-    key: SiteKey
-    local: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LoopLag:
-    """The driver's loop ran this late: our judgement of others is worth less."""
-
-    micros: Micros
 
 
 @dataclass(frozen=True, slots=True)

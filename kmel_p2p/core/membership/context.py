@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import replace
 
 from kmel_p2p.agreement.identity import SiteKey
@@ -18,9 +18,9 @@ from kmel_p2p.core.membership.descriptor import (
     make_descriptor,
 )
 from kmel_p2p.core.membership.events import GenerationRaised
-from kmel_p2p.core.membership.health import LocalHealth
+from kmel_p2p.core.membership.health import LocalHealth, MembershipCounters
 from kmel_p2p.core.membership.members import Member, MemberState, MemberTable, handle_of
-from kmel_p2p.core.membership.messages import Accusation, Fact, News
+from kmel_p2p.core.membership.messages import Accusation, Fact
 from kmel_p2p.core.membership.settings import MembershipSettings
 from kmel_p2p.core.membership.spread import Receiver, Spread
 from kmel_p2p.core.types import Micros, Randomness
@@ -58,7 +58,7 @@ class Context:
         self.table = MemberTable()
         self.spread = Spread(settings, now)
         self.health = LocalHealth(settings.health_max, settings.local_health)
-        self.counters: Counter[str] = Counter()
+        self.counters = MembershipCounters()
         self.effects: deque[Effect] = deque()
         self._limit_sites = -1
         self._limit = 0
@@ -96,12 +96,12 @@ class Context:
     def raise_generation(self, generation: int) -> None:
         """Outbid an earlier life of ours, or a serial that is used up."""
         if generation > GENERATION_MAX:
-            self.counters["generation_exhausted"] += 1
+            self.counters.generation_exhausted += 1
             return
         self.store(GenerationRaised(generation))
         self.redescribe(replace(self.own, generation=generation), 0)
 
-    def cargo(self, member: Member, introduce: bool = False) -> tuple[tuple[Fact, ...], tuple[News, ...]]:
+    def cargo(self, member: Member, introduce: bool = False) -> tuple[Fact, ...]:
         """Facts for a probe message to `member`.
 
         First what concerns it most: to a site not heard from yet, who we are (also when it introduced itself). To one
@@ -110,11 +110,11 @@ class Context:
         first: tuple[Fact, ...] = ()
         if member.suspicion is not None and not introduce:
             accusation = self.accusation_of(member)
-            return ((accusation,) if accusation is not None else ()), ()
+            return (accusation,) if accusation is not None else ()
         if introduce or member.state is MemberState.UNKNOWN:
             first = (self.descriptor,)
         if not first and not self.spread:
-            return (), ()
+            return ()
         return self.spread.piggyback(self.receiver(member), first, self.now)
 
     def receiver(self, member: Member) -> Receiver:

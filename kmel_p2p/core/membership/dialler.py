@@ -119,7 +119,7 @@ class Dialler:
             return
         addresses = self._judge.addresses(member)
         if addresses:
-            self._context.counters["dials"] += 1
+            self._context.counters.dials += 1
             self._context.dial(member.key, addresses)
 
     def _our_turn(self, member: Member) -> bool:

@@ -95,15 +95,6 @@ class LeaveFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ApplicationFact(Event):
-    """`sender` relayed this application fact. Input for the machine beside us, not for people."""
-
-    sender: SiteKey
-    topic: bytes
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class GenerationRaised(Record):
     """Persist as this site's generation: a start must hand in a larger number than this."""
 

@@ -80,20 +80,6 @@ class FactQueue(Generic[T]):
             new = min(level + max(1, limit // HEARD_ENOUGH), max(level, limit - OWN_SHARE))
             self._move(subject, level, new, limit)
 
-    def drop_most_sent(self) -> None:
-        """Give up the fact that was sent most often."""
-        for items in reversed(self._levels):
-            if items:
-                self.discard(next(iter(items)))
-                return
-
-    def smallest_next(self) -> int:
-        """Size of the fact that is sent next; 0 when the queue is empty."""
-        for items in self._levels:
-            if items:
-                return items[next(reversed(items))].size_bytes
-        return 0
-
     def take(
         self,
         target: bytes,

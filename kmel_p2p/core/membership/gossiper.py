@@ -12,27 +12,18 @@ from kmel_p2p.core.types import Micros
 class Gossiper:
     """When to gossip and with whom. What and how much is decided by `Spread`."""
 
-    __slots__ = ("_context", "_news_us", "_next_us", "_round")
+    __slots__ = ("_context", "_next_us", "_round")
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._next_us: Micros = context.now
-        self._news_us: Micros = context.now - context.settings.gossip_interval_us
         self._round: list[SiteKey] = []
 
     @property
     def deadline(self) -> Micros | None:
         """When to gossip next; None while nothing waits or nobody is there to hear it."""
         spread = self._context.spread
-        if spread.accusations.subjects or spread.descriptors.subjects or spread.news.subjects:
-            return self._next_us if self._context.table.alive_count else None
-        return None
-
-    def hurry(self) -> None:
-        """An application fact was announced: it does not wait for the membership facts' turn or allowance."""
-        context = self._context
-        soonest = max(context.now, self._news_us + context.settings.gossip_interval_us)
-        self._next_us = min(self._next_us, soonest)
+        return self._next_us if spread and self._context.table.alive_count else None
 
     def advance(self) -> None:
         """Serve the timer."""
@@ -42,13 +33,10 @@ class Gossiper:
             return
         sent = False
         for member in self._targets():
-            facts, news = context.spread.gossip(context.receiver(member), context.now)
-            if not facts and not news:
-                continue
-            sent = True
-            if news:
-                self._news_us = context.now
-            context.send(member.key, Gossip(facts, news))
+            facts = context.spread.gossip(context.receiver(member), context.now)
+            if facts:
+                sent = True
+                context.send(member.key, Gossip(facts))
         # Nobody asked for what is left just now: come back at the pace of probes.
         pause = context.settings.gossip_interval_us if sent else context.settings.probe_interval_us
         next_us = context.now + pause

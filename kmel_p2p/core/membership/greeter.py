@@ -42,7 +42,7 @@ class Greeter:
             return
         accusation = self._context.accusation_of(member)
         if accusation is not None:
-            self._context.send(member.key, Gossip((accusation,), ()))
+            self._context.send(member.key, Gossip((accusation,)))
         elif member.descriptor is None:
             self._context.send(member.key, SyncFacts((), (member.handle,)))
 
@@ -51,5 +51,5 @@ class Greeter:
         if member.answered_us is not None and now < member.answered_us + self._context.settings.probe_interval_us:
             return False
         member.answered_us = now
-        self._context.counters["answers"] += 1
+        self._context.counters.answers += 1
         return True

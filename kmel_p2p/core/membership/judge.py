@@ -65,7 +65,7 @@ class Judge:
             if not isinstance(fact, Descriptor) or not self._is_news(fact):
                 continue
             if not is_authentic(fact, context.charter_id, context.verify):
-                context.counters["forged_descriptors"] += 1
+                context.counters.forged_descriptors += 1
                 raise ProtocolError(f"descriptor of {short(fact.key)} is not signed by it under this charter")
 
     def _is_news(self, fact: Descriptor) -> bool:
@@ -95,7 +95,7 @@ class Judge:
                     continue
                 member = context.table.get(fact.key)
                 if member is None:
-                    context.counters["facts_about_strangers"] += 1
+                    context.counters.facts_about_strangers += 1
                 elif fact is not member.descriptor or member.state is MemberState.UNKNOWN:
                     quiet = by_sync and member.state is MemberState.UNKNOWN
                     self.learn(member, fact, spread=not quiet, teller=sender.handle)
@@ -104,7 +104,7 @@ class Judge:
             elif fact.subject == context.handle:
                 self._hear_own_accusation(fact)
                 if not by_ping:
-                    context.send(sender.key, Gossip((context.descriptor,), ()))
+                    context.send(sender.key, Gossip((context.descriptor,)))
             else:
                 self._hear_accusation(fact, sender, by_sync)
 
@@ -159,21 +159,23 @@ class Judge:
         context = self._context
         member = context.table.by_handle(fact.subject)
         if member is None or member.descriptor is None:
-            context.counters["facts_about_strangers"] += 1
+            context.counters.facts_about_strangers += 1
             return
         accusers = [a for a in fact.accusers if self._may_accuse(a, fact.subject)]
         if len(accusers) < len(fact.accusers):
-            context.counters["accusations_by_nobody"] += 1
+            context.counters.accusations_by_nobody += 1
         if not accusers:
             return
         held = member.descriptor
         if (fact.generation, fact.serial) != (held.generation, held.serial):
             # An older one is refuted already. One ahead of every descriptor seen is unproven: the probe will tell.
-            stale = (fact.generation, fact.serial) < (held.generation, held.serial)
-            context.counters["accusations_stale" if stale else "accusations_ahead"] += 1
+            if (fact.generation, fact.serial) < (held.generation, held.serial):
+                context.counters.accusations_stale += 1
+            else:
+                context.counters.accusations_ahead += 1
             return
         if member.state is MemberState.ALIVE and not self._affordable(sender):
-            context.counters["accusations_over_rate"] += 1
+            context.counters.accusations_over_rate += 1
             return
         if fact.dead and context.settings.believe_dead and member.state in (MemberState.ALIVE, MemberState.SUSPECT):
             self._suspect(member, accusers)
@@ -196,7 +198,7 @@ class Judge:
     def _tell_subject(self, member: Member) -> None:
         fact = self._context.accusation_of(member)
         if fact is not None:
-            self._context.send(member.key, Gossip((fact,), ()))
+            self._context.send(member.key, Gossip((fact,)))
 
     def _may_accuse(self, accuser: bytes, subject: bytes) -> bool:
         context = self._context
@@ -236,7 +238,7 @@ class Judge:
             confirmed = sum(suspicion.confirm(accuser) for accuser in accusers)
             if not confirmed:
                 return False
-            context.counters["confirmations"] += confirmed
+            context.counters.confirmations += confirmed
         self._arm(member, suspicion)
         if spread:
             self._tell_accusation(member)
@@ -296,9 +298,12 @@ class Judge:
         claimed, held = (fact.generation, fact.serial), (own.generation, own.serial)
         if claimed != held or context.left:
             # Ahead of what we ever signed: nobody can believe it, so nothing has to be refuted.
-            context.counters["own_accusations_ahead" if claimed > held else "own_accusations_stale"] += 1
+            if claimed > held:
+                context.counters.own_accusations_ahead += 1
+            else:
+                context.counters.own_accusations_stale += 1
             return
-        context.counters["refutations"] += 1
+        context.counters.refutations += 1
         context.health.change(+1)
         context.renew(context.own)
 
@@ -312,7 +317,7 @@ class Judge:
         # The former happens once; whoever keeps answering is the latter.
         self._raises += 1
         if self._raises > 1:
-            context.counters["duplicate_key"] += 1
+            context.counters.duplicate_key += 1
             context.emit(DuplicateKey(fact.generation))
         context.raise_generation(fact.generation + 1)
 

@@ -8,28 +8,21 @@ What it does not: agreement at one instant, or safety against a majority of liar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kmel_p2p.agreement.errors import Bug, LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.agreement.identity import verify as verify_signature
-from kmel_p2p.core.effects import Effect, Message
-from kmel_p2p.core.membership.commands import (
-    DescribeSelf,
-    Leave,
-    LinkDown,
-    LinkUp,
-    LoopLag,
-    Recall,
-    SendFailed,
-    SetRoster,
-)
+from kmel_p2p.core.effects import Effect, LinkDown, LinkUp, LoopLag, Message, SendFailed
+from kmel_p2p.core.membership.commands import DescribeSelf, Leave, Recall, SetRoster
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import Descriptor, OwnDescription, RosterSite, Signer, Verifier, check_own
 from kmel_p2p.core.membership.dialler import Dialler
-from kmel_p2p.core.membership.events import ApplicationFact, LeaveFinished
+from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.membership.gossiper import Gossiper
 from kmel_p2p.core.membership.greeter import Greeter
+from kmel_p2p.core.membership.health import MembershipCounters
 from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, view
 from kmel_p2p.core.membership.messages import (
@@ -37,7 +30,6 @@ from kmel_p2p.core.membership.messages import (
     Fact,
     Gossip,
     Nack,
-    News,
     Ping,
     PingRequest,
     Standing,
@@ -147,36 +139,18 @@ class Membership:
         return sorted(lines, key=lambda line: line.key)
 
     @property
-    def health_score(self) -> int:
-        """0 is well; up to `health_max` - 1."""
+    def health(self) -> int:
+        """Local health score: 0 is well, `health_max` - 1 the worst. Probing slows down by the factor score + 1."""
         return self._context.health.score
 
-    @property
-    def counters(self) -> Mapping[str, int]:
-        """How often each noteworthy decision was taken, for metrics."""
-        return self._context.counters
+    def counters(self) -> MembershipCounters:
+        """What happened since the start, for status and metrics (a copy)."""
+        return replace(self._context.counters)
 
     @property
     def waiting_facts(self) -> int:
-        """Membership facts still to be told; never more than there are sites."""
-        spread = self._context.spread
-        return len(spread.accusations.subjects) + len(spread.descriptors.subjects)
-
-    @property
-    def waiting_news(self) -> int:
-        """Application facts still to be told; never more than there are topics."""
-        return len(self._context.spread.news)
-
-    def announce(self, topic: bytes, body: bytes) -> None:
-        """Tell all members the newest `body` on `topic`; a later call replaces an earlier one not yet told.
-
-        Receivers emit `ApplicationFact` and do not pass it on by themselves: who learns something new announces it.
-
-        Raises:
-            LocalError: topic or body too large for gossip.
-        """
-        self._context.spread.announce(topic, body, self._context.now)
-        self._gossiper.hurry()
+        """Facts still to be told; never more than there are sites."""
+        return len(self._context.spread)
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
@@ -193,14 +167,14 @@ class Membership:
         self._prober.heard_us = now
         self._speaker = member
         if isinstance(message, Ping):
-            self._take(member, message.facts, message.news, by_ping=True)
+            self._take(member, message.facts, by_ping=True)
             self._greeter.meet(member, message.generation, message.serial)
             own = self._context.descriptor
             introduced = any(type(fact) is Descriptor and fact.key == sender for fact in message.facts)
-            facts, news = self._context.cargo(member, introduce=introduced)
-            self._context.send(sender, Ack(message.sequence, own.generation, own.serial, facts, news))
+            facts = self._context.cargo(member, introduce=introduced)
+            self._context.send(sender, Ack(message.sequence, own.generation, own.serial, facts))
         elif isinstance(message, Ack):
-            self._take(member, message.facts, message.news)
+            self._take(member, message.facts)
             self._greeter.meet(member, message.generation, message.serial)
             self._prober.acked(member, message.sequence)
         else:
@@ -208,7 +182,7 @@ class Membership:
 
     def _receive_rare(self, member: Member, message: Message) -> None:
         if isinstance(message, Gossip):
-            self._take(member, message.facts, message.news)
+            self._take(member, message.facts)
         elif isinstance(message, PingRequest):
             self._prober.requested(member, message)
         elif isinstance(message, Nack):
@@ -218,7 +192,7 @@ class Membership:
         elif isinstance(message, SyncSummary):
             self._syncer.summarised(member, message)
         elif isinstance(message, SyncFacts):
-            self._take(member, message.facts, (), by_sync=True)
+            self._take(member, message.facts, by_sync=True)
             if message.wanted:
                 self._syncer.wanted(member, message.wanted)
         else:
@@ -241,9 +215,9 @@ class Membership:
         elif isinstance(cmd, SendFailed):
             member = self._context.table.get(cmd.key)
             if member is not None:
-                self._prober.send_failed(member, cmd.local)
+                self._prober.send_failed(member)
         elif isinstance(cmd, LoopLag):
-            self._late(cmd.micros)
+            self._late(cmd.late_us)
         elif isinstance(cmd, Leave):
             self._leave()
         elif isinstance(cmd, SetRoster):
@@ -313,7 +287,7 @@ class Membership:
             self._dialler.postpone()
             self._syncer.next_us = context.now
         elif micros > context.settings.probe_timeout_us // 2:
-            context.counters["late_timers"] += 1
+            context.counters.late_timers += 1
             context.health.change(+1)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -322,15 +296,12 @@ class Membership:
         self,
         member: Member,
         facts: tuple[Fact, ...],
-        news: tuple[News, ...],
         by_sync: bool = False,
         by_ping: bool = False,
     ) -> None:
         if facts:
             self._judge.vet(facts)
             self._judge.apply(facts, member, by_sync, by_ping)
-        for item in news:
-            self._context.emit(ApplicationFact(member.key, item.topic, item.body))
 
     def _on_change(self, member: Member, before: MemberState) -> None:
         arrived = member.state in COUNTED
@@ -383,7 +354,7 @@ class Membership:
         self._leave_us = context.now + max(1, context.limit // 2) * context.settings.gossip_interval_us
         alive = context.table.alive
         for key in context.rng.sample(alive, min(LEAVE_TELLS, len(alive))):
-            context.send(key, Gossip((context.descriptor,), ()))
+            context.send(key, Gossip((context.descriptor,)))
 
     def _advance_leave(self) -> None:
         self._gossiper.advance()

@@ -23,9 +23,6 @@ from kmel_p2p.core.membership.descriptor import (
 )
 from kmel_p2p.core.wire import KEY, SIGNATURE, Field, Schema, blob, flag, listing, record, text, uint
 
-MAX_TOPIC_BYTES = 64
-MAX_NEWS_BYTES = 512
-"""Body of one application fact. Larger things are fetched on the bulk lane, not gossiped."""
 MAX_FACTS = 256
 """Facts in one message; a full sync is cut into pages."""
 MAX_ACCUSERS = 8
@@ -51,14 +48,6 @@ Fact: TypeAlias = Descriptor | Accusation
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """One application fact: the newest `body` on `topic` that the sender knows."""
-
-    topic: bytes
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Ping(Message):
     """Are you there? Carries the sender's own version, so that a stale or unknown one is noticed at once."""
 
@@ -66,7 +55,6 @@ class Ping(Message):
     generation: int
     serial: int
     facts: tuple[Fact, ...] = ()
-    news: tuple[News, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +65,6 @@ class Ack(Message):
     generation: int
     serial: int
     facts: tuple[Fact, ...] = ()
-    news: tuple[News, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +88,6 @@ class Gossip(Message):
     """Facts alone."""
 
     facts: tuple[Fact, ...] = ()
-    news: tuple[News, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +177,16 @@ def _unpack_fact(value: Any) -> Fact:
 
 FACT = Field(_pack_fact, _unpack_fact, "fact")
 _FACTS = listing(FACT, MAX_FACTS)
-_NEWS = listing(record(News, topic=blob(MAX_TOPIC_BYTES, 1), body=blob(MAX_NEWS_BYTES)), 64)
 _STANDING = record(Standing, generation=_GENERATION, serial=_SERIAL, rank=uint(3))
 _ENTRY = record(SyncEntry, site=HANDLE, standing=_STANDING)
-_ALIVE = {"sequence": _SEQUENCE, "generation": _GENERATION, "serial": _SERIAL, "facts": _FACTS, "news": _NEWS}
+_ALIVE = {"sequence": _SEQUENCE, "generation": _GENERATION, "serial": _SERIAL, "facts": _FACTS}
 
 SCHEMAS: tuple[Schema, ...] = (
     Schema(1, Ping, _ALIVE),
     Schema(2, Ack, _ALIVE),
     Schema(3, PingRequest, {"sequence": _SEQUENCE, "target": HANDLE, "patience_us": uint(2**40)}),
     Schema(4, Nack, {"sequence": _SEQUENCE}),
-    Schema(5, Gossip, {"facts": _FACTS, "news": _NEWS}),
+    Schema(5, Gossip, {"facts": _FACTS}),
     Schema(6, SyncDigest, {"digests": listing(blob(8, 8), MAX_BUCKETS)}),
     Schema(
         7,

@@ -29,7 +29,6 @@ class _Probe:
 
     __slots__ = (
         "answered",
-        "failed_locally",
         "helpers",
         "indirect",
         "member",
@@ -44,7 +43,6 @@ class _Probe:
         self.sequence = sequence
         self.started_us = now
         self.answered = False
-        self.failed_locally = False
         self.indirect = False
         self.helpers: dict[SiteKey, bool] = {}
         self.nacks = 0
@@ -176,8 +174,8 @@ class Prober:
     def ping(self, member: Member, sequence: int) -> None:
         """Send a probe message with its cargo."""
         own = self._context.descriptor
-        facts, news = self._context.cargo(member)
-        self._context.send(member.key, Ping(sequence, own.generation, own.serial, facts, news))
+        facts = self._context.cargo(member)
+        self._context.send(member.key, Ping(sequence, own.generation, own.serial, facts))
 
     def _go_indirect(self) -> None:
         """No direct answer in time: ask others."""
@@ -187,7 +185,7 @@ class Prober:
         probe.indirect = True
         if _is_settled(probe.member):
             return
-        context.counters["direct_probes_failed"] += 1
+        context.counters.direct_probes_failed += 1
         helpers = self._choose_helpers(probe.member)
         patience = context.health.stretch(context.settings.probe_timeout_us)
         probe.unsent = not probe.member.linked and not helpers
@@ -218,11 +216,11 @@ class Prober:
             return
         if _is_settled(probe.member):
             return
-        context.counters["probes_failed"] += 1
+        context.counters.probes_failed += 1
         missing = len(probe.helpers) - probe.nacks
         context.health.change(max(0, missing) if probe.helpers else +1)
         if self._blame_ourselves(probe):
-            context.counters["probes_silent"] += 1
+            context.counters.probes_silent += 1
             return
         self._judge.accuse(probe.member)
 
@@ -242,16 +240,12 @@ class Prober:
         self._relays.clear()
         self._relay_ends.clear()
         self.next_us = self._context.now
-        self._context.counters["stalls"] += 1
-        self._context.counters["stalled_us"] += gap_us
+        self._context.counters.stalls += 1
+        self._context.counters.stalled_us += gap_us
 
-    def send_failed(self, member: Member, local: bool) -> None:
-        """The transport refused: for the probe in flight that is an answer already."""
+    def send_failed(self, member: Member) -> None:
+        """The transport did not take a message: no use waiting for the direct answer to the probe in flight."""
         probe = self._probe
-        if local and (probe is None or not probe.failed_locally):
-            self._context.health.change(+1)
-            if probe is not None:
-                probe.failed_locally = True
         if probe is not None and probe.member is member and not probe.answered:
             self.stage_us = None
             self._go_indirect()
@@ -289,7 +283,7 @@ class Prober:
         if probe.answered:
             return
         member.indirect_streak += 1
-        context.counters["probes_answered_indirectly"] += 1
+        context.counters.probes_answered_indirectly += 1
         if member.indirect_streak >= DEGRADED_AFTER and not member.degraded:
             member.degraded = True
             context.emit(DegradedLink(member.key))
@@ -323,7 +317,7 @@ class Prober:
         if target is None or target is sender:
             raise ProtocolError("asked to probe a site that is not a third member")
         if len(self._relays) >= MAX_RELAYS:
-            context.counters["relays_refused"] += 1
+            context.counters.relays_refused += 1
             context.send(sender.key, Nack(request.sequence))
             return
         sequence = self._next_sequence()
@@ -343,8 +337,8 @@ class Prober:
         own = self._context.descriptor
         requester = self._context.table.get(relay.requester)
         if requester is not None:
-            facts, news = self._context.cargo(requester)
-            ack = Ack(relay.sequence, own.generation, own.serial, facts, news)
+            facts = self._context.cargo(requester)
+            ack = Ack(relay.sequence, own.generation, own.serial, facts)
             self._context.send(relay.requester, ack)
 
     def _end_relay(self, sequence: int) -> None:

@@ -74,7 +74,7 @@ class RosterKeeper:
             if is_authentic(descriptor, context.charter_id, context.verify):
                 context.table.describe(member, descriptor)
             else:
-                context.counters["recalled_forgeries"] += 1
+                context.counters.recalled_forgeries += 1
 
     def describe_own(self, change: DescribeSelf) -> None:
         """Sign and tell a changed description of this site.

@@ -40,8 +40,6 @@ class MembershipSettings(StrictModel):
     """A fact is sent at most this often times ceil(log10(N + 1))."""
     gossip_interval_us: Duration = 200 * MILLISECOND
     gossip_fanout: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
-    gossip_to_dead_us: Duration = 30 * SECOND
-    """The recently dead still receive gossip for this long, so that they can refute."""
     sync_interval_us: Duration = 30 * SECOND
     """Full comparison of tables with one random member; longer in large federations."""
     reconnect_interval_us: Duration = 30 * SECOND
@@ -65,9 +63,6 @@ class MembershipSettings(StrictModel):
     descriptor_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 600
     """The same for arrivals, refutations and departures: the wronged must be heard before the suspicion ends."""
     descriptor_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 2400
-    news_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 8192
-    """Application facts per second; their own allowance, so neither kind can starve the other."""
-    news_burst_bytes: Annotated[int, pydantic.Field(ge=1400)] = 32768
     assume_links: bool = False
     """Every member is reachable without dialling (datagrams, large simulations)."""
     local_health: bool = True
@@ -146,7 +141,6 @@ WAN = MembershipSettings(
     gossip_interval_us=500 * MILLISECOND,
     gossip_fanout=4,
     accusation_burst_bytes=600,
-    gossip_to_dead_us=60 * SECOND,
     sync_interval_us=60 * SECOND,
     reconnect_interval_us=60 * SECOND,
     stall_us=6 * SECOND,
@@ -156,7 +150,6 @@ SIM = MembershipSettings(
     probe_interval_us=300 * MILLISECOND,
     probe_timeout_us=150 * MILLISECOND,
     gossip_interval_us=60 * MILLISECOND,
-    gossip_to_dead_us=5 * SECOND,
     sync_interval_us=3 * SECOND,
     reconnect_interval_us=2 * SECOND,
     dial_first_us=250 * MILLISECOND,

@@ -15,7 +15,6 @@ from kmel_p2p.core.membership.messages import (
     Fact,
     Gossip,
     Nack,
-    News,
     Ping,
     PingRequest,
     SyncDigest,
@@ -67,22 +66,17 @@ def fact_size(fact: Fact) -> int:
     )  # fmt: skip
 
 
-def news_size(news: News) -> int:
-    """Bytes of one application fact."""
-    return 1 + blob_size(len(news.topic)) + blob_size(len(news.body))
-
-
-def _cargo_size(facts: tuple[Fact, ...], news: tuple[News, ...], size_of: Callable[[Fact], int]) -> int:
-    return list_size(len(facts)) + sum(map(size_of, facts)) + list_size(len(news)) + sum(map(news_size, news))
+def _facts_size(facts: tuple[Fact, ...], size_of: Callable[[Fact], int]) -> int:
+    return list_size(len(facts)) + sum(map(size_of, facts))
 
 
 def message_size(message: Message, size_of: Callable[[Fact], int] = fact_size) -> int:
     """Encoded bytes of a membership message. `size_of` may remember sizes of facts."""
     if isinstance(message, Ping | Ack):
         head = _HEAD + uint_size(message.sequence) + uint_size(message.generation) + uint_size(message.serial)
-        return head + (_cargo_size(message.facts, message.news, size_of) if message.facts or message.news else 2)
+        return head + _facts_size(message.facts, size_of)
     if isinstance(message, Gossip):
-        return _HEAD + _cargo_size(message.facts, message.news, size_of)
+        return _HEAD + _facts_size(message.facts, size_of)
     if isinstance(message, PingRequest):
         return _HEAD + uint_size(message.sequence) + _HANDLE + uint_size(message.patience_us)
     if isinstance(message, Nack):
@@ -93,7 +87,7 @@ def message_size(message: Message, size_of: Callable[[Fact], int] = fact_size) -
         return _HEAD + uint_size(message.buckets) + _summary_size(message)
     if isinstance(message, SyncFacts):
         wanted = list_size(len(message.wanted)) + _HANDLE * len(message.wanted)
-        return _HEAD + list_size(len(message.facts)) + sum(map(size_of, message.facts)) + wanted
+        return _HEAD + _facts_size(message.facts, size_of) + wanted
     raise TypeError(f"{type(message).__name__} is not a membership message")
 
 
@@ -109,5 +103,5 @@ def _sum(values: Iterable[int]) -> int:
     return sum(values)
 
 
-PING_BASE_BYTES = _HEAD + 5 + 9 + 5 + 2 * 3
+PING_BASE_BYTES = _HEAD + 5 + 9 + 5 + 3
 """Upper bound of a probe message without cargo; what remains of the budget is for facts."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Message, Send
+from kmel_p2p.core.effects import Computed, Effect, Emit, Event, Message, Persisted, Send
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pacing import HEARING, Pacing, size_class
 from kmel_p2p.core.pushsum.coding import Coding
@@ -35,11 +35,9 @@ from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import (
     Amend,
     Approve,
-    Computed,
     EntryHeld,
     Listen,
     Members,
-    Persisted,
     Phase,
     Ready,
     Reject,

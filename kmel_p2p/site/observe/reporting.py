@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from kmel_p2p.agreement.identity import SiteKey, short
-from kmel_p2p.core.effects import Event
+from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import (
     CharterAmended,
@@ -20,17 +20,7 @@ from kmel_p2p.core.rounds import (
 )
 from kmel_p2p.core.wire import ForeignCharterError
 from kmel_p2p.net.driver import BadMessage
-from kmel_p2p.net.links import (
-    AuthRejected,
-    DialFailed,
-    Fault,
-    LinkDown,
-    LinkEvent,
-    LinkUp,
-    PeerMisbehaved,
-    SendFailed,
-    StrangerRefused,
-)
+from kmel_p2p.net.links import AuthRejected, DialFailed, Fault, LinkEvent, PeerMisbehaved, StrangerRefused
 from kmel_p2p.site.modes import SiteMode
 from kmel_p2p.site.observe.activity import Activity
 

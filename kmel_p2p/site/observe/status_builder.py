@@ -73,7 +73,7 @@ class StatusBuilder:
             egress=self._egress(),
             members=self._members(site),
             membership=MembershipStatus(
-                self.peer.membership.health_score, dict(sorted(self.peer.membership.counters.items()))
+                self.peer.membership.health, dataclasses.asdict(self.peer.membership.counters())
             ),
             address=self.address,
             loss=activity.loss,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Record, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Persisted, Record, Send, Store
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
@@ -26,16 +26,7 @@ from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
-from kmel_p2p.core.rounds import (
-    Computed,
-    Persisted,
-    Ready,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundOpened,
-    RunComplete,
-    Trained,
-)
+from kmel_p2p.core.rounds import Ready, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete, Trained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from tests.testbed.ledger.site import Disk, LedgerHost, MemberNews, SiteTrainer, VirtualSite
@@ -43,14 +34,7 @@ from tests.testbed.network.carrier import BytesCarrier
 from tests.testbed.network.connections import TransportModel
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
-from tests.testbed.network.network import Network, Reports
-
-REPORTS = Reports(
-    link_up=lambda key: None,
-    link_down=lambda key, reason: None,
-    send_failed=lambda key, local: None,
-    computed=Computed,
-)
+from tests.testbed.network.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +86,9 @@ class LedgerFederation:
 
     def __init__(self, world: LedgerWorld, seed: int) -> None:
         self.world = world
-        transport = TransportModel(dialled=False, persist_us=world.persist_us)
+        transport = TransportModel(dialled=False, persist_us=None)
         carrier = BytesCarrier(Wire(world.charter.id, SCHEMAS))
-        self.network = Network(seed, carrier, REPORTS, world.conditions, transport)
+        self.network = Network(seed, carrier, world.conditions, transport)
         self.network.watchers.append(self)
         self.sites: list[VirtualSite] = []
         self.views: list[View] = []

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from kmel_p2p.core.membership import DescribeSelf, Leave, LoopLag, MemberState, RosterSite, SetRoster
+from kmel_p2p.core.effects import LoopLag
+from kmel_p2p.core.membership import DescribeSelf, Leave, MemberState, RosterSite, SetRoster
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from tests.testbed.membership.action import Action, HostsAction, Milliseconds, Seconds, micros
 from tests.testbed.membership.federation import address_of
@@ -174,20 +175,6 @@ class TakeAddress(HostsAction):
             host.addresses, old.addresses = old.addresses, ()
 
 
-class Announce(HostsAction):
-    """Application facts: `count` per host and time, each on its own topic."""
-
-    do: Literal["announce"]
-    count: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 1
-    body_bytes: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 100
-
-    def apply(self, stage: Stage) -> None:
-        for host in stage.hosts(self.hosts):
-            for _ in range(self.count):
-                topic = b"%d.%d" % (host.index, len(stage.announced))
-                stage.announce(host, topic, bytes(self.body_bytes))
-
-
 class Roster(Action):
     """Amend the charter: remove and add hosts, and tell every running site."""
 
@@ -268,7 +255,6 @@ AnyAction = Annotated[
     | LeaveAction
     | Describe
     | TakeAddress
-    | Announce
     | Roster
     | Lag
     | Operator

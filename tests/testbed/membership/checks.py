@@ -41,7 +41,7 @@ class Checks:
             self.queue_peak = waiting
             if waiting > len(membership.roster) + 1:
                 self._fail(host, f"{waiting} facts queued about {len(membership.roster) + 1} sites")
-        score = membership.health_score
+        score = membership.health
         if score and score > self.health_peak[host.index]:
             self.health_peak[host.index] = score
         if self._is_due(host, membership):

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
 
 from kmel_p2p.agreement.identity import SiteKey, digest
-from kmel_p2p.core.effects import Effect, Emit, Machine, Message
+from kmel_p2p.core.effects import Effect, Machine, Message
 from kmel_p2p.core.membership import (
     SCHEMAS,
-    ApplicationFact,
     Descriptor,
     DescriptorLearned,
     GenerationRaised,
-    LinkDown,
-    LinkUp,
     Membership,
     MembershipSettings,
     OwnDescription,
     Recall,
     RosterSite,
-    SendFailed,
     message_size,
 )
 from kmel_p2p.core.membership.messages import Accusation, Fact
@@ -32,12 +27,10 @@ from tests.testbed.network.carrier import BytesCarrier, Carrier, ObjectCarrier
 from tests.testbed.network.connections import TransportModel
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
-from tests.testbed.network.network import Network, Reports
+from tests.testbed.network.network import Network
 
 CHARTER_ID = digest(b"virtual charter")
 PORT = 4600
-
-REPORTS = Reports(LinkUp, LinkDown, SendFailed)
 
 
 class VirtualSigner:
@@ -90,41 +83,6 @@ class Disk:
     descriptors: dict[SiteKey, Descriptor] | None = None
 
 
-class Relaying:
-    """A membership beside a stand-in for the ledger, which passes every new application fact on once."""
-
-    __slots__ = ("_seen", "membership")
-
-    def __init__(self, membership: Membership) -> None:
-        self.membership = membership
-        self._seen: dict[bytes, bytes] = {}
-
-    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
-        self.membership.receive(sender, message, now)
-
-    def command(self, cmd: Any, now: Micros) -> None:
-        self.membership.command(cmd, now)
-
-    def advance(self, now: Micros) -> None:
-        self.membership.advance(now)
-
-    def deadline(self) -> Micros | None:
-        return self.membership.deadline()
-
-    def announce(self, topic: bytes, body: bytes) -> None:
-        """Say something new."""
-        self._seen[topic] = body
-        self.membership.announce(topic, body)
-
-    def poll(self) -> Effect | None:
-        effect = self.membership.poll()
-        if isinstance(effect, Emit) and isinstance(effect.event, ApplicationFact):
-            fact = effect.event
-            if self._seen.get(fact.topic) != fact.body:
-                self.announce(fact.topic, fact.body)
-        return effect
-
-
 @dataclass(frozen=True, slots=True)
 class FederationPlan:
     """What a simulated federation is made of."""
@@ -137,8 +95,6 @@ class FederationPlan:
     encoded: bool = False
     """Every message goes through the wire's encoder and decoder."""
     outbound_only: frozenset[int] = frozenset()
-    relay: bool = False
-    """Hosts pass new application facts on."""
     identical: bool = False
     """Every host draws the same random numbers."""
 
@@ -150,7 +106,7 @@ class Federation:
         self.plan = plan
         self.settings = settings
         carrier: Carrier = BytesCarrier(Wire(CHARTER_ID, SCHEMAS)) if plan.encoded else ObjectCarrier(Sizes().of)
-        self.network = Network(seed, carrier, REPORTS, plan.conditions, plan.transport)
+        self.network = Network(seed, carrier, plan.conditions, plan.transport)
         self.network.watch(self, steps=False, sends=False)
         self.disks: dict[SiteKey, Disk] = {}
         keys = [SiteKey(digest(b"virtual site %d" % index)) for index in range(plan.members + plan.spares)]
@@ -187,7 +143,7 @@ class Federation:
         )
         if disk.descriptors:
             membership.command(Recall(tuple(disk.descriptors[k] for k in sorted(disk.descriptors))), now)
-        return Relaying(membership) if self.plan.relay else membership
+        return membership
 
     def wipe(self, host: Host, generation: int = 0) -> None:
         """The disk is lost; `generation` is the floor from which the next start counts."""

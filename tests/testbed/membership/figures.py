@@ -240,7 +240,7 @@ def _largest_probe_bytes(stage: Stage, bound: Bound) -> float:
 def _counter(stage: Stage, bound: Bound) -> float:
     """A counter of the running memberships, summed."""
     found = [membership_of(h) for h in stage.hosts(bound.observers)]
-    return float(sum(m.counters.get(bound.name, 0) for m in found if m is not None))
+    return float(sum(getattr(m.counters(), bound.name) for m in found if m is not None))
 
 
 def _refused(stage: Stage, bound: Bound) -> float:
@@ -251,43 +251,6 @@ def _refused(stage: Stage, bound: Bound) -> float:
 
 def _local_refusals(stage: Stage, bound: Bound) -> float:
     return float(stage.local_refusals[bound.name] if bound.name else sum(stage.local_refusals.values()))
-
-
-def _news(stage: Stage) -> tuple[list[Micros], int]:
-    late: list[Micros] = []
-    missing = 0
-    for topic, since in stage.announced.items():
-        for host in stage.hosts("all"):
-            if not host.running or stage.started_us[host.index] > since:
-                continue
-            heard = stage.observer.first_heard.get((topic, host.index))
-            if heard is None:
-                missing += 1
-            else:
-                late.append(heard - since)
-    return late, missing
-
-
-def _news_late_s(stage: Stage, bound: Bound) -> float:
-    """99th percentile of seconds from an announcement to its arrival at each running host."""
-    late, _ = _news(stage)
-    return percentile([x / SECOND for x in late], 0.99) if late else math.inf
-
-
-def _news_mean_ms(stage: Stage, bound: Bound) -> float:
-    """Mean milliseconds from an announcement to its arrival at the observers."""
-    observers = {h.index for h in stage.hosts(bound.observers)}
-    late = [
-        heard - stage.announced[topic]
-        for (topic, index), heard in stage.observer.first_heard.items()
-        if topic in stage.announced and index in observers
-    ]
-    return sum(late) / len(late) / 1000 if late else math.inf
-
-
-def _news_missing_share(stage: Stage, bound: Bound) -> float:
-    late, missing = _news(stage)
-    return missing / (missing + len(late)) if late or missing else math.inf
 
 
 def _stale_descriptors(stage: Stage, bound: Bound) -> float:
@@ -372,9 +335,6 @@ FIGURES: dict[str, Callable[[Stage, Bound], float]] = {
     "counter": _counter,
     "refused": _refused,
     "local_refusals": _local_refusals,
-    "news_late_s": _news_late_s,
-    "news_mean_ms": _news_mean_ms,
-    "news_missing_share": _news_missing_share,
     "stale_descriptors": _stale_descriptors,
     "learned_s": _learned_s,
     "extra_records": _extra_records,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Dial, Effect, Emit, Send, Store
-from kmel_p2p.core.membership import ApplicationFact, DescriptorLearned, MemberJoined, MemberState
+from kmel_p2p.core.membership import DescriptorLearned, MemberJoined, MemberState
 from kmel_p2p.core.membership.messages import Ack, Gossip, Ping
 from kmel_p2p.core.membership.settings import FRAME_OVERHEAD_BYTES
 from kmel_p2p.core.types import SECOND, Micros
@@ -51,7 +51,6 @@ class Observer:
         self.largest_probe_bytes = 0
         self.dials: list[tuple[Micros, int, int]] = []
         self.learned: list[tuple[Micros, int, int]] = []
-        self.first_heard: dict[tuple[bytes, int], Micros] = {}
         self.refusals: Counter[str] = Counter()
         self.settled_us: Micros = 0
         self._wrong: dict[tuple[int, int], None] = {}
@@ -126,9 +125,6 @@ class Observer:
             self.learned.append((now, host.index, self._index[effect.record.descriptor.key]))
 
     def _emitted(self, host: Host, event: object, now: Micros) -> None:
-        if isinstance(event, ApplicationFact):
-            self.first_heard.setdefault((event.topic, host.index), now)
-            return
         self.counts[type(event).__name__] += 1
         key = getattr(event, "key", None)
         subject = self._federation.network.hosts.get(key) if key is not None else host

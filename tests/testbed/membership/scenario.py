@@ -80,8 +80,6 @@ class Scenario(StrictModel):
     """All members are switched on at random moments within this time."""
     identical: bool = False
     """Every host draws the same random numbers: ties everywhere."""
-    relay: bool = False
-    """Hosts pass new application facts on, as a ledger does."""
     seeds: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 50
     network: NetworkRule = NetworkRule()
     action: tuple[AnyAction, ...] = ()
@@ -112,7 +110,6 @@ class Scenario(StrictModel):
             transport=self.network.transport(),
             encoded=self.network.messages == "bytes",
             outbound_only=frozenset(self.outbound_only),
-            relay=self.relay,
             identical=self.identical,
         )
 

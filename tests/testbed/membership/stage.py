@@ -9,7 +9,7 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.core.membership import MemberState
 from kmel_p2p.core.types import Micros
 from tests.testbed.membership.checks import Checks
-from tests.testbed.membership.federation import Federation, membership_of
+from tests.testbed.membership.federation import Federation
 from tests.testbed.membership.observe import Observer
 from tests.testbed.membership.operator import SlowOperator
 from tests.testbed.network.host import Host, Power
@@ -27,7 +27,6 @@ class Stage:
         self.marks: dict[str, Micros] = {}
         self.started_us: dict[int, Micros] = {}
         self.operators: list[SlowOperator] = []
-        self.announced: dict[bytes, Micros] = {}
         self.local_refusals: Counter[str] = Counter()
         self._partition: list[list[Host]] = []
 
@@ -91,20 +90,6 @@ class Stage:
             self.network.command(host, cmd)
         except (ConfigError, LocalError) as error:
             self.local_refusals[type(error).__name__] += 1
-
-    def announce(self, host: Host, topic: bytes, body: bytes) -> None:
-        """Say an application fact at `host`."""
-        membership = membership_of(host)
-        if membership is None or not host.running:
-            return
-        try:
-            getattr(host.machine, "announce", membership.announce)(topic, body)
-        except LocalError as error:
-            self.local_refusals[type(error).__name__] += 1
-            return
-        self.announced[topic] = self.network.now
-        self.observer.first_heard[topic, host.index] = self.network.now
-        self.network.touch(host)
 
     def slow_operator(self, host: Host, reads_at: Micros) -> None:
         """From now on this host's events are read late and answered from inside the handler."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Dial
+from kmel_p2p.core.effects import Dial, LinkDown, LinkUp
 from kmel_p2p.core.types import SECOND, Micros
 from tests.testbed.network.host import Host, Power
 from tests.testbed.network.links import Direction
@@ -26,8 +26,8 @@ class TransportModel:
     heartbeat_us: Micros = 15 * SECOND
     """A connection whose other end is silent this long is dropped by both ends."""
     connect_timeout_us: Micros = 5 * SECOND
-    persist_us: Micros = 2_000
-    """Time until a record handed to the store is durable."""
+    persist_us: Micros | None = 2_000
+    """Time until a record handed to the store is durable. None: a watcher gives `Persisted`."""
 
 
 class Wires(Protocol):
@@ -93,7 +93,7 @@ class Connections:
         a.linked_to.pop(b.key, None)
         b.linked_to.pop(a.key, None)
         for host, other in ((a, b), (b, a)):
-            network.command(host, network.reports.link_down(other.key, reason))
+            network.command(host, LinkDown(other.key, reason))
 
     def dial(self, host: Host, dial: Dial) -> None:
         """Try to reach a site at its addresses; the outcome is reported after the time it takes."""
@@ -104,7 +104,7 @@ class Connections:
         if target is None or target is host:
             return
         if not network.transport.dialled:
-            network.command(host, network.reports.link_up(dial.to))
+            network.command(host, LinkUp(dial.to))
             return
         found = self._listener(dial.addresses)
         out, back = network.direction(host, target), network.direction(target, host)
@@ -128,7 +128,7 @@ class Connections:
 
     def _failed(self, host: Host, target: Host, reason: str) -> None:
         if not self.linked(host, target):
-            self._network.command(host, self._network.reports.link_down(target.key, reason))
+            self._network.command(host, LinkDown(target.key, reason))
 
     def _link(self, host: Host, target: Host) -> None:
         if host.power is Power.OFF or target.power is Power.OFF:
@@ -138,5 +138,5 @@ class Connections:
         host.linked_to[target.key] = None
         target.linked_to[host.key] = None
         if not known:
-            self._network.command(host, self._network.reports.link_up(target.key))
-            self._network.command(target, self._network.reports.link_up(host.key))
+            self._network.command(host, LinkUp(target.key))
+            self._network.command(target, LinkUp(host.key))

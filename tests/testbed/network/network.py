@@ -1,8 +1,7 @@
 """The virtual-time network: an event queue in integer microseconds that drives any machine of `core`.
 
 Determinism: the queue is ordered by (time, sequence), every host has its own seeded generator, nothing iterates over a
-set, nothing reads a clock. The network knows `core.effects` only; what its reports to a machine look like (link up,
-send failed, ...) is handed in as `Reports`.
+set, nothing reads a clock. The network knows `core.effects` only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Send, Store
+from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persisted, Send, SendFailed, Store
 from kmel_p2p.core.types import Lane, Micros
 from tests.testbed.network.carrier import Carrier
 from tests.testbed.network.connections import Connections, TransportModel
@@ -30,17 +29,6 @@ _STARTED, _COMMAND, _LOST, _REFUSED, _EVENT = 3, 4, 5, 6, 8
 
 STEPS_WITHOUT_TIME = 100_000
 """Steps at one instant after which a run is a livelock, not progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """The commands a driver gives; each builds one."""
-
-    link_up: Callable[[SiteKey], Any]
-    link_down: Callable[[SiteKey, str], Any]
-    send_failed: Callable[[SiteKey, bool], Any]
-    persisted: Callable[[int], Any] | None = None
-    computed: Callable[[int, bytes], Any] | None = None
 
 
 class Watcher(Protocol):
@@ -65,7 +53,6 @@ class Network:
 
     seed: int
     carrier: Carrier
-    reports: Reports
     conditions: Conditions = field(default_factory=Conditions)
     transport: TransportModel = field(default_factory=TransportModel)
     now: Micros = 0
@@ -330,19 +317,21 @@ class Network:
             target = self.hosts.get(effect.to)
             if target is not None:
                 self.connections.unlink(host, target, effect.reason)
-        elif isinstance(effect, Store) and effect.ticket is not None and self.reports.persisted is not None:
-            done = self.reports.persisted(effect.ticket)
-            start = host.starts
-            self.call_at(self.now + self.transport.persist_us, lambda: self._persisted(host, start, done))
+        elif isinstance(effect, Store):
+            if effect.ticket is not None and self.transport.persist_us is not None:
+                self._command_later(host, Persisted(effect.ticket), self.transport.persist_us)
+        elif isinstance(effect, Compute):
+            self._command_later(host, Computed(effect.ticket, effect.work()), 0)
 
-        elif isinstance(effect, Compute) and self.reports.computed is not None:
-            done = self.reports.computed(effect.ticket, effect.work())
-            start = host.starts
-            self.call_at(self.now, lambda: self._persisted(host, start, done))
+    def _command_later(self, host: Host, cmd: Any, after_us: Micros) -> None:
+        """Give a command to the machine that runs now, unless it has been started anew by then."""
+        start = host.starts
 
-    def _persisted(self, host: Host, start: int, done: Any) -> None:
-        if host.starts == start:
-            self._command(host, done)
+        def give() -> None:
+            if host.starts == start:
+                self._command(host, cmd)
+
+        self.call_at(self.now + after_us, give)
 
     def _send(self, host: Host, send: Send) -> None:
         packed = self.carrier.pack(send.message)
@@ -353,12 +342,12 @@ class Network:
         if target is None:
             raise Bug(f"{host.name} sends to a site outside the network")
         if not host.interface_up or not self.connections.linked(host, target):
-            self._refuse(host, target, local=not host.interface_up)
+            self._refuse(host, target)
             return
         direction = self.direction(host, target)
         arrivals = direction.transmit(size, send.lane is Lane.BULK, self.now, host.rng)
         if arrivals is None:
-            self._refuse(host, target, local=False)
+            self._refuse(host, target)
             return
         if not arrivals:
             self.counters["lost"] += 1
@@ -367,10 +356,10 @@ class Network:
             damaged = self._damage(packed, direction.conditions, host.rng)
             self._push(when, _DELIVER, _Packet(host, target, damaged, size), None)
 
-    def _refuse(self, host: Host, target: Host, local: bool) -> None:
+    def _refuse(self, host: Host, target: Host) -> None:
         """The transport says no; told after the present call, as a real driver does."""
         self.counters["send_failed"] += 1
-        self.call_at(self.now, lambda: self._command(host, self.reports.send_failed(target.key, local)))
+        self.call_at(self.now, lambda: self._command(host, SendFailed(target.key)))
 
     def _damage(self, packed: Any, conditions: Conditions, rng: random.Random) -> Any:
         if not conditions.corrupt or not isinstance(packed, bytes) or rng.random() >= conditions.corrupt:

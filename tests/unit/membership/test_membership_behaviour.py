@@ -6,7 +6,6 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership import (
     LAN,
-    ApplicationFact,
     DegradedLink,
     DescribeSelf,
     DuplicateKey,
@@ -140,15 +139,6 @@ def test_both_halves_of_a_partition_are_one_again_without_help():
     assert_all_alive(virtual)
 
 
-def test_an_application_fact_reaches_every_member_with_its_relayer():
-    virtual = settled()
-    virtual.peers[1].announce(b"entry", b"head 7")
-    virtual.run(3 * SECOND)
-    for number in (2, 3, 4):
-        heard = [e for e in virtual.events[number] if isinstance(e, ApplicationFact)]
-        assert ApplicationFact(virtual.key(1), b"entry", b"head 7") in heard
-
-
 def test_a_changed_address_replaces_the_old_one_everywhere():
     virtual = settled()
     virtual.command(3, DescribeSelf(addresses=("tcp://10.9.9.9:7000",)))
@@ -171,8 +161,8 @@ def test_accusations_by_the_subject_by_nobody_and_from_the_future_change_nothing
     ):
         virtual.peers[1].receive(virtual.key(2), Gossip((fact,)), virtual.now)
     assert virtual.peers[1].state(virtual.key(3)) is MemberState.ALIVE
-    assert virtual.peers[1].counters["accusations_by_nobody"] == 2
-    assert virtual.peers[1].counters["accusations_ahead"] == 1
+    assert virtual.peers[1].counters().accusations_by_nobody == 2
+    assert virtual.peers[1].counters().accusations_ahead == 1
 
 
 def test_a_remote_dead_is_only_a_suspicion_and_is_refuted():

@@ -7,7 +7,6 @@ from kmel_p2p.core.membership.messages import (
     Ack,
     Gossip,
     Nack,
-    News,
     Ping,
     PingRequest,
     Standing,
@@ -36,14 +35,13 @@ accusations = st.builds(
     Accusation, blobs(8), generations, serials, st.booleans(), st.lists(blobs(8), max_size=8).map(tuple)
 )
 facts = st.lists(descriptors | accusations, max_size=20).map(tuple)
-news = st.lists(st.builds(News, st.binary(min_size=1, max_size=64), st.binary(max_size=512)), max_size=20).map(tuple)
 standings = st.builds(Standing, generations, serials, st.integers(0, 3))
 messages = st.one_of(
-    st.builds(Ping, serials, generations, serials, facts, news),
-    st.builds(Ack, serials, generations, serials, facts, news),
+    st.builds(Ping, serials, generations, serials, facts),
+    st.builds(Ack, serials, generations, serials, facts),
     st.builds(PingRequest, serials, blobs(8), st.integers(0, 2**40)),
     st.builds(Nack, serials),
-    st.builds(Gossip, facts, news),
+    st.builds(Gossip, facts),
     st.builds(SyncDigest, st.lists(blobs(8), max_size=40).map(tuple)),
     st.builds(
         SyncSummary,

@@ -1,8 +1,6 @@
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.membership import LAN, SCHEMAS, OwnDescription, make_descriptor
 from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.fact_queue import FactQueue
@@ -70,54 +68,38 @@ def test_a_fact_that_waited_longer_than_a_full_sync_takes_is_given_up():
     spread = Spread(LAN, 0)
     spread.put(bytes(8), accusation(0), 0)
     spread.put(bytes(7) + b"1", accusation(1), LAN.sync_interval_us)
-    facts, _ = spread.gossip(to(0), LAN.sync_interval_us + 1)
+    facts = spread.gossip(to(0), LAN.sync_interval_us + 1)
     assert facts == (accusation(1),)
-    assert spread.membership_facts == 1
+    assert len(spread) == 1
 
 
-def test_300_facts_of_two_kinds_share_every_message_within_its_budget():
+def test_300_facts_all_leave_in_messages_within_the_budget():
     spread, wire = Spread(LAN, 0), Wire(bytes(32), SCHEMAS)
     spread.patience_us = 3600 * SECOND
     for number in range(300):
         spread.put(number.to_bytes(8, "big"), accusation(number), 0)
-        spread.announce(b"topic%d" % number, bytes(200), 0)
-    seen_facts, seen_news, now, turn = set(), set(), 0, 0
+    seen, now, turn = set(), 0, 0
     while spread and now < 3600 * SECOND:
         now += SECOND // 5
         turn += 1
-        facts, news = spread.gossip(to(turn % 20, limit=4), now)
-        assert len(wire.encode(Gossip(facts, news))) <= LAN.message_budget_bytes
-        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, *spread.piggyback(to((turn + 7) % 20, limit=4), (), now))
+        facts = spread.gossip(to(turn % 20, limit=4), now)
+        assert len(wire.encode(Gossip(facts))) <= LAN.message_budget_bytes
+        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, spread.piggyback(to((turn + 7) % 20, limit=4), (), now))
         assert len(wire.encode(probe)) <= LAN.message_budget_bytes
-        seen_facts.update(f.subject for f in facts + probe.facts)
-        seen_news.update(n.topic for n in news + probe.news)
+        seen.update(f.subject for f in facts + probe.facts)
     assert not spread
-    assert len(seen_facts) == len(seen_news) == 300
-
-
-def test_application_facts_arrive_however_many_membership_facts_wait():
-    spread = Spread(LAN, 0)
-    for number in range(1000):
-        spread.put(number.to_bytes(8, "big"), accusation(number), 0)
-    spread.announce(b"entry", b"head", 0)
-    _, news = spread.piggyback(to(0), (), 0)
-    assert [n.topic for n in news] == [b"entry"]
+    assert len(seen) == 300
 
 
 def test_a_refutation_is_not_held_back_by_the_allowance_of_accusations():
     spread = Spread(LAN, 0)
     for number in range(100):
         spread.put(number.to_bytes(8, "big"), accusation(number), 0)
-    while spread.gossip(to(0), 0)[0]:
+    while spread.gossip(to(0), 0):
         pass  # until the allowance of accusations is spent
     refutation = make_descriptor(identity(1), bytes(32), OwnDescription(1), 1)
     spread.put(refutation.key[:8], refutation, 0)
-    assert spread.gossip(to(1), 0)[0] == (refutation,)
-
-
-def test_something_too_large_for_gossip_is_refused_with_the_way_out():
-    with pytest.raises(LocalError, match="bulk lane"):
-        Spread(LAN, 0).announce(b"entry", bytes(70_000), 0)
+    assert spread.gossip(to(1), 0) == (refutation,)
 
 
 @settings(deadline=None, max_examples=100)

@@ -11,9 +11,10 @@ import zmq
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.effects import LinkDown
 from kmel_p2p.core.types import MILLISECOND, Lane
 from kmel_p2p.net.frames import Chunk, Payload, encode
-from kmel_p2p.net.links import AuthRejected, DialFailed, Fault, LinkDown, LinkPhase, PeerMisbehaved, StrangerRefused
+from kmel_p2p.net.links import AuthRejected, DialFailed, Fault, LinkPhase, PeerMisbehaved, StrangerRefused
 from tests.support.net_peers import Federation, short_settings, until
 
 STRANGER = Identity(b"\x77" * 32)

@@ -13,11 +13,28 @@ import pytest
 
 from kmel_p2p.agreement.errors import LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Event, Hangup, Message, Record, Send, Store
+from kmel_p2p.core.effects import (
+    Compute,
+    Computed,
+    Dial,
+    Effect,
+    Emit,
+    Event,
+    Hangup,
+    LinkDown,
+    LinkUp,
+    LoopLag,
+    Message,
+    Persisted,
+    Record,
+    Send,
+    SendFailed,
+    Store,
+)
 from kmel_p2p.core.types import MILLISECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
-from kmel_p2p.net.driver import BadMessage, Commands, Driver
-from kmel_p2p.net.links import DialFailed, LinkDown, LinkUp
+from kmel_p2p.net.driver import BadMessage, Driver
+from kmel_p2p.net.links import DialFailed
 from tests.support.net_peers import Federation, monotonic, until
 
 
@@ -106,14 +123,6 @@ class Bench:
         self.driver = Driver(
             self.machine,
             WIRE,
-            commands=Commands(
-                link_up=lambda key: ("up", key),
-                link_down=lambda key, reason: ("down", key, reason),
-                send_failed=lambda key, lane: ("failed", key, lane),
-                loop_lag=lambda micros: ("lag", micros),
-                persisted=lambda ticket: ("persisted", ticket),
-                computed=lambda ticket, result: ("computed", ticket, result),
-            ),
             clock=monotonic,
             on_emit=self.events.append,
             store=self.store,
@@ -189,9 +198,9 @@ async def test_a_store_with_a_ticket_holds_up_nothing_and_is_answered_when_durab
     await asyncio.sleep(0)
     assert b.stored == []
     b.store_gate.set()
-    await until(lambda: ("persisted", 8) in b.commands())
+    await until(lambda: Persisted(8) in b.commands())
     assert b.stored == [Kept(1), Kept(2), Kept(3)]
-    assert b.commands() == ["go", ("persisted", 7), ("persisted", 8)]
+    assert b.commands() == ["go", Persisted(7), Persisted(8)]
 
 
 async def test_heavy_work_runs_elsewhere_one_at_a_time_and_is_answered(bench) -> None:
@@ -207,8 +216,8 @@ async def test_heavy_work_runs_elsewhere_one_at_a_time_and_is_answered(bench) ->
 
     b = bench(lambda kind, what: [Compute(n, work(n)) for n in (1, 2)] if what == "go" else [])
     b.driver.command("go")
-    await until(lambda: ("computed", 2, b"\x02") in b.commands())
-    assert b.commands() == ["go", ("computed", 1, b"\x01"), ("computed", 2, b"\x02")]
+    await until(lambda: Computed(2, b"\x02") in b.commands())
+    assert b.commands() == ["go", Computed(1, b"\x01"), Computed(2, b"\x02")]
     assert order == [(1, True), (2, True)]
 
 
@@ -237,13 +246,13 @@ async def test_after_a_failed_store_nothing_more_is_stored_or_called_durable(ben
 
 async def test_a_refused_send_becomes_a_command_after_the_other_effects(bench) -> None:
     def answer(kind: str, what: Any) -> list[Effect]:
-        return [Send(OTHER, Note(1, b"")), Emit(Told("next"))] if what == "go" else [Emit(Told(what[0]))]
+        return [Send(OTHER, Note(1, b"")), Emit(Told("next"))] if what == "go" else [Emit(Told(type(what).__name__))]
 
     b = bench(answer)
     b.transport.accepts = False
     b.driver.command("go")
-    assert b.events == [Told("next"), Told("failed")]
-    assert b.commands()[1] == ("failed", OTHER, Lane.CONTROL)
+    assert b.events == [Told("next"), Told("SendFailed")]
+    assert b.commands()[1] == SendFailed(OTHER, Lane.CONTROL, "Note", "no connection, or its queue is full")
     assert b.driver.refused_sends[OTHER] == 1
 
 
@@ -316,7 +325,7 @@ async def test_link_events_become_commands(bench) -> None:
     b.driver.link(LinkUp(OTHER))
     b.driver.link(LinkDown(OTHER, "gone"))
     b.driver.link(DialFailed(OTHER, "h:1", "nobody", 5))
-    assert b.commands() == [("up", OTHER), ("down", OTHER, "gone"), ("down", OTHER, "nobody")]
+    assert b.commands() == [LinkUp(OTHER), LinkDown(OTHER, "gone"), LinkDown(OTHER, "nobody")]
 
 
 async def test_a_blocked_loop_is_measured_and_told(bench) -> None:
@@ -326,7 +335,7 @@ async def test_a_blocked_loop_is_measured_and_told(bench) -> None:
     end = monotonic() + 150 * MILLISECOND
     while monotonic() < end:  # what a long computation on the loop does
         pass
-    told = await until(lambda: [what[1] for what in b.commands() if what[0] == "lag"], within=5)
+    told = await until(lambda: [what.late_us for what in b.commands() if isinstance(what, LoopLag)], within=5)
     assert told[0] >= 40 * MILLISECOND
 
 
@@ -353,7 +362,6 @@ async def test_two_drivers_talk_over_real_transports(federation: Federation) -> 
         driver = Driver(
             machines[-1],
             WIRE,
-            commands=Commands(link_up=lambda key: ("up", key)),
             clock=monotonic,
             on_emit=lambda event: None,
             store=no_store,
@@ -366,10 +374,10 @@ async def test_two_drivers_talk_over_real_transports(federation: Federation) -> 
         return [Send(what[0], Note(what[1].number + 1, what[1].body), Lane.BULK)] if kind == "receive" else []
 
     def opener(kind: str, what: Any) -> list[Effect]:
-        if kind == "command" and what[0] == "dial":
+        if kind == "command" and isinstance(what, tuple):
             return [Dial(what[1], what[2])]
-        if kind == "command" and what[0] == "up":
-            return [Send(what[1], Note(1, b"b" * 1_000_000), Lane.BULK)]
+        if kind == "command" and isinstance(what, LinkUp):
+            return [Send(what.key, Note(1, b"b" * 1_000_000), Lane.BULK)]
         return []
 
     first, second = make(opener), make(echo)

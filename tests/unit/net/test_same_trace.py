@@ -28,10 +28,10 @@ from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer, make_wire
-from kmel_p2p.core.rounds import Computed, Persisted, Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Ready, RoundOpened, Trained
 from kmel_p2p.core.types import MILLISECOND, Micros
 from kmel_p2p.core.wire import Wire
-from kmel_p2p.net.driver import Commands, Driver
+from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.simulate.sites import free_ports
 from tests.support.net_peers import monotonic, short_settings, until
@@ -117,14 +117,6 @@ class Site:
         self.driver = Driver(
             self.machine,
             make_wire(CHARTER.id, SCHEMAS),
-            commands=Commands(
-                link_up=membership_commands.LinkUp,
-                link_down=membership_commands.LinkDown,
-                send_failed=lambda key, lane: membership_commands.SendFailed(key),
-                loop_lag=membership_commands.LoopLag,
-                persisted=Persisted,
-                computed=Computed,
-            ),
             clock=monotonic,
             on_emit=self._on_emit,
             store=self._store,

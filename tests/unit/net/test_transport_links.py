@@ -14,8 +14,9 @@ import pytest
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import digest
+from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
-from kmel_p2p.net.links import DialFailed, Egress, Fault, LinkDown, LinkPhase, LinkUp, PeerMisbehaved, SendFailed
+from kmel_p2p.net.links import DialFailed, Egress, Fault, LinkPhase, PeerMisbehaved
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX
 from tests.support.net_peers import Federation, short_settings, until
 

@@ -10,8 +10,9 @@ from collections import Counter
 import pytest
 
 from kmel_p2p.agreement.identity import digest
+from kmel_p2p.core.effects import SendFailed
 from kmel_p2p.core.types import SECOND, Lane
-from kmel_p2p.net.links import Fault, PeerMisbehaved, SendFailed
+from kmel_p2p.net.links import Fault, PeerMisbehaved
 from tests.support.net_peers import Federation, Peer, Proxy, short_settings, until
 
 STEPS = 250

@@ -17,17 +17,17 @@ from rich.console import Console
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.cli.status_view import status_view
-from kmel_p2p.core.effects import Compute, Effect, Emit, Send
+from kmel_p2p.core.effects import Compute, Computed, Effect, Emit, Persisted, Send
 from kmel_p2p.core.effects import Store as StoreEffect
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import RoundCounted
 from kmel_p2p.core.pushsum.messages import Transfer
 from kmel_p2p.core.pushsum.state import State
-from kmel_p2p.core.rounds import Approve, Computed, EntryHeld, Persisted, Ready, RoundAbandoned, RoundOpened, Trained
+from kmel_p2p.core.rounds import Approve, EntryHeld, Ready, RoundAbandoned, RoundOpened, Trained
 from kmel_p2p.core.types import Lane
 from kmel_p2p.learn.worker.session import TrainerPlan
-from kmel_p2p.net.driver import BadMessage, Commands, Driver
+from kmel_p2p.net.driver import BadMessage, Driver
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import found
 from kmel_p2p.site.config import load_config
@@ -308,7 +308,6 @@ async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders
     driver = Driver(
         peer,
         make_wire(site.charter.id, mode_of(site.charter).messages),
-        commands=Commands(),
         clock=lambda: 10 * SECOND,
         on_emit=faults.append,
         store=keep,

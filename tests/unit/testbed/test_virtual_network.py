@@ -10,13 +10,13 @@ import pytest
 
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Message, Send
+from kmel_p2p.core.effects import Dial, Effect, LinkDown, LinkUp, Message, Send, SendFailed
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from tests.testbed.network.carrier import ObjectCarrier
 from tests.testbed.network.connections import TransportModel
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
-from tests.testbed.network.network import Network, Reports
+from tests.testbed.network.network import Network
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,12 @@ class Clerk:
 
 
 KEYS = [SiteKey(bytes([i]) * 32) for i in range(3)]
-REPORTS = Reports(
-    lambda key: ("up", key), lambda key, reason: ("down", key, reason), lambda key, local: ("failed", key, local)
-)
 
 
 def world(conditions: Conditions | None = None, dialled: bool = False, seed: int = 1) -> tuple[Network, list[Host]]:
     network = Network(
         seed,
         ObjectCarrier(lambda message: message.size if isinstance(message, Note) else 0),
-        REPORTS,
         conditions or Conditions(latency_us=10 * MILLISECOND, jitter_us=0),
         TransportModel(dialled=dialled),
     )
@@ -150,7 +146,7 @@ def test_a_full_queue_is_reported_as_a_failed_send():
         send(network, a, b, number, size=1000, lane=Lane.BULK)
     network.run_until(10 * SECOND)
     assert len(clerk(b).inbox) == 3
-    assert clerk(a).commands == [("failed", b.key, False)] * 3
+    assert clerk(a).commands == [SendFailed(b.key)] * 3
 
 
 def test_a_paused_host_gets_its_messages_on_waking_with_or_without_its_clock():
@@ -195,26 +191,26 @@ def test_connections_come_by_dialling_and_go_by_crash_block_and_wrong_key():
     network, (a, b, c) = world(dialled=True)
     send(network, a, b, 1)
     network.run_until(1)
-    assert clerk(a).commands == [("failed", b.key, False)]
+    assert clerk(a).commands == [SendFailed(b.key)]
     network.command(a, Dial(b.key, b.addresses))
     network.run_until(SECOND)
-    assert ("up", b.key) in clerk(a).commands
-    assert ("up", a.key) in clerk(b).commands
+    assert LinkUp(b.key) in clerk(a).commands
+    assert LinkUp(a.key) in clerk(b).commands
     send(network, b, a, 2)
     network.run_until(2 * SECOND)
     assert numbers(a) == [2]
     network.command(a, Dial(c.key, b.addresses))
     network.run_until(3 * SECOND)
-    assert ("down", c.key, "wrong key") in clerk(a).commands
+    assert LinkDown(c.key, "wrong key") in clerk(a).commands
     network.block([a], [b])
     network.run_until(30 * SECOND)
-    assert ("down", a.key, "no heartbeat") in clerk(b).commands
+    assert LinkDown(a.key, "no heartbeat") in clerk(b).commands
     network.unblock([a], [b])
     network.command(b, Dial(a.key, a.addresses))
     network.run_until(31 * SECOND)
     network.crash(a)
     network.run_until(32 * SECOND)
-    assert ("down", a.key, "connection reset") in clerk(b).commands
+    assert LinkDown(a.key, "connection reset") in clerk(b).commands
 
 
 def test_what_a_machine_refuses_is_counted_and_survived():
@@ -231,7 +227,7 @@ def test_a_machine_that_never_rests_is_a_defect():
         def advance(self, now: Micros) -> None:
             self._next = now
 
-    network = Network(1, ObjectCarrier(lambda message: 0), REPORTS)
+    network = Network(1, ObjectCarrier(lambda message: 0))
     network.start(network.add(KEYS[0], "restless", Restless))
     with pytest.raises(Bug, match="never comes to rest"):
         network.run_until(10 * SECOND)
