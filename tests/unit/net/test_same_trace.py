@@ -78,6 +78,8 @@ class Recorded:
         self.inner.advance(now)
 
     def deadline(self) -> Micros | None:
+        # Recorded, too: membership measures from it how late a timer is served.
+        self.steps.append(("deadline", None, self.born, []))
         return self.inner.deadline()
 
     def poll(self) -> Effect | None:
@@ -180,6 +182,8 @@ def replayed(site: Site, addresses: dict[SiteKey, str], carrier: BytesCarrier) -
                 again.command(what, now)
             case "advance":
                 again.advance(now)
+            case "deadline":
+                again.deadline()
         found = []
         while (effect := again.poll()) is not None:
             found.append(effect)
