@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from types import ModuleType
 from typing import Literal
 
@@ -13,7 +14,7 @@ import pydantic
 from kmel_p2p.agreement import errors
 from kmel_p2p.agreement.strict import StrictModel
 from kmel_p2p.core.effects import Event
-from kmel_p2p.core.membership import MemberState, events
+from kmel_p2p.core.membership import MembershipCounters, MemberState, events
 from kmel_p2p.core.types import SECOND, Micros
 from tests.testbed.membership.action import Seconds
 from tests.testbed.membership.federation import membership_of
@@ -352,31 +353,7 @@ def _classes(module: ModuleType, kind: type) -> tuple[str, ...]:
 
 
 EVENTS = _classes(events, Event)
-COUNTERS = (
-    "accusations_ahead",
-    "accusations_by_nobody",
-    "accusations_over_rate",
-    "accusations_stale",
-    "answers",
-    "confirmations",
-    "dials",
-    "direct_probes_failed",
-    "duplicate_key",
-    "facts_about_strangers",
-    "forged_descriptors",
-    "generation_exhausted",
-    "late_timers",
-    "own_accusations_ahead",
-    "own_accusations_stale",
-    "probes_answered_indirectly",
-    "probes_failed",
-    "probes_silent",
-    "recalled_forgeries",
-    "refutations",
-    "relays_refused",
-    "stalled_us",
-    "stalls",
-)
+COUNTERS = [field.name for field in fields(MembershipCounters)]
 ERRORS = _classes(errors, errors.KmelError)
 NAMES: Mapping[str, tuple[str, Iterable[str]]] = {
     "counter": ("counter of a membership", COUNTERS),
