@@ -196,6 +196,7 @@ async def test_a_run_over_zeromq_is_repeated_effect_by_effect() -> None:
     assert all(site.faults == [] for site in sites)
     assert len({site.ledger.digest() for site in sites}) == 1
     assert sites[0].ledger.vector == dict.fromkeys(sorted(NAMES), ENTRIES)
+    dials = 0
     for site in sites:
         kinds: Counter[str] = Counter()
         for number, (then, again) in enumerate(replayed(site, addresses, BytesCarrier(wire))):
@@ -203,8 +204,10 @@ async def test_a_run_over_zeromq_is_repeated_effect_by_effect() -> None:
                 f"{NAMES[site.identity.key]}, input {number}: {site.machine.steps[number][:3]}"
             )
             kinds.update(type(effect).__name__ for effect in then)
-        assert {"Send", "Dial", "Emit", "Store"} <= kinds.keys()
+        assert {"Send", "Emit", "Store"} <= kinds.keys()
+        dials += kinds["Dial"]
         assert kinds["Send"] > 2 * ENTRIES
+    assert dials >= 2  # on a busy machine a site may be dialled by both others before its own turn comes
     # The comparison sees more than that both put out something: without one message the rest comes out otherwise.
     steps = sites[0].machine.steps
     del steps[next(number for number, step in enumerate(steps) if step[0] == "receive" and step[3])]
