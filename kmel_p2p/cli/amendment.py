@@ -104,7 +104,7 @@ def show(path: Path, config_path: Path, as_json: bool) -> None:
 @config_option
 def enact(path: Path, config_path: Path) -> None:
     """Hand a signed amendment to the running peer; it spreads to the others by itself."""
-    from kmel_p2p.cli.requests import ask
+    from kmel_p2p.cli.run import ask
 
     answer = ask(config_path, "amend", {"document": _read(path).render()})
     click.echo(f"amendment {answer['number']} is in force ({answer['hash'][:16]})")

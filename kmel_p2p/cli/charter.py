@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
 from kmel_p2p.cli.options import FILE, echo_json, json_option
 from kmel_p2p.learn.models.registry import KINDS, TrunkKind, trunk_kind
@@ -150,10 +154,6 @@ def show(path: Path, as_json: bool) -> None:
     if as_json:
         echo_json({"id": document.charter.id.hex(), **document.model_dump(mode="json")})
         return
-    from rich.console import Console
-
-    from kmel_p2p.cli.charter_view import charter_view
-
     Console().print(charter_view(document))
 
 
@@ -244,3 +244,35 @@ def _number(key: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise click.UsageError(f"--endpoint: {key} is {value!r}, not a number") from None
+
+
+def charter_view(document: CharterDocument) -> RenderableType:
+    """Everything a site agrees to by signing."""
+    charter = document.charter
+    problems = {line.split("'")[1]: line for line in document.problems()}
+    sites = Table(title="sites", title_justify="left", box=None, header_style="bold")
+    for column in ("name", "key", "addresses", "signature"):
+        sites.add_column(column)
+    for site in charter.sites:
+        signature = Text("missing or wrong", "red") if site.name in problems else Text("good", "green")
+        sites.add_row(site.name, site.key[:16] + "…", "\n".join(site.addresses) or "-", signature)
+    endpoints = Table(title="assay endpoints", title_justify="left", box=None, header_style="bold")
+    for column in ("name", "kind", "unit", "transform", "valid range", "head", "weight"):
+        endpoints.add_column(column)
+    for rule in charter.assay_endpoints:
+        low, high = rule.valid_range
+        endpoints.add_row(
+            rule.name, rule.kind, rule.unit, rule.transform, f"{low:g} to {high:g}", rule.head, f"{rule.weight:g}"
+        )
+    title = f"{charter.federation} · charter {charter.id.hex()[:16]}"
+    return Panel(Group(sites, "", endpoints, "", _rules(charter)), title=title)
+
+
+def _rules(charter: Charter) -> Table:
+    table = Table(title="rules", title_justify="left", box=None, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for section in ("model", "features", "training", "averaging", "pace", "split"):
+        values = getattr(charter, section).model_dump(mode="json")
+        table.add_row(section, ", ".join(f"{key} {value}" for key, value in values.items() if value != ""))
+    return table

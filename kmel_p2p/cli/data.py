@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option
+from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, progress_bar
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter
@@ -114,7 +114,6 @@ def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measu
     from kmel_p2p.chem.dataset.ingest import ingest
     from kmel_p2p.chem.structures.cache import StructureCache
     from kmel_p2p.cli.charter import load_charter
-    from kmel_p2p.cli.progress import progress_bar
     from kmel_p2p.site.loaded_site import architecture_of, measurement_source
     from kmel_p2p.site.site import features_of
 

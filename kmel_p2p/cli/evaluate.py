@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option
+from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,6 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     Writes evaluation.html and evaluation.json (aggregates, may be shared) and predictions_STAYS.csv.
     """
     from kmel_p2p.chem.dataset.manifest import write_json
-    from kmel_p2p.cli.progress import progress_bar
     from kmel_p2p.files import BY_UMASK, write_whole
     from kmel_p2p.learn.evaluate.evaluation import evaluate as score_models
     from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page

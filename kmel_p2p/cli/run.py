@@ -1,12 +1,17 @@
-"""`kmel-peer run` and `kmel-peer config`."""
+"""`kmel-peer run` and the commands that ask the running peer for something; `kmel-peer config`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from kmel_p2p.cli.options import config_option
+
+STOP_WAIT_S = 15.0
+"""A peer ends within 10 s of being asked; the rest is for a slow machine."""
 
 
 @click.command()
@@ -29,3 +34,61 @@ def config_command(config_path: Path) -> None:
     from kmel_p2p.site.config import load_config
 
     click.echo(load_config(config_path).render(), nl=False)
+
+
+def ask(config_path: Path, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    """One request to the peer of these settings."""
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.control.client import ControlClient
+
+    with ControlClient(load_config(config_path).site.state_dir) as client:
+        return client.request(name, arguments)
+
+
+@click.command()
+@config_option
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Return only when the process has ended.")
+def stop(config_path: Path, wait: bool) -> None:
+    """Ask the running peer to tell the others, to persist, and to end."""
+    import time
+
+    from kmel_p2p.agreement.errors import LocalError
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.state.lockfile import holder
+
+    ask(config_path, "stop")
+    state_dir = load_config(config_path).site.state_dir
+    deadline = time.monotonic() + STOP_WAIT_S
+    while wait and (pid := holder(state_dir)) is not None:
+        if time.monotonic() > deadline:
+            raise LocalError(f"process {pid} was asked to end, but still runs after {STOP_WAIT_S:g} s")
+        time.sleep(0.05)
+    click.echo("stopped" if wait else "asked to stop")
+
+
+@click.command()
+@click.option("--reason", default="asked by the operator", show_default=True, help="Kept in the log.")
+@config_option
+def listen(config_path: Path, reason: str) -> None:
+    """Publish no further entries; keep applying and relaying those of the others."""
+    ask(config_path, "listen", {"reason": reason})
+    click.echo("listening")
+
+
+@click.command()
+@click.argument("number", type=click.IntRange(min=1))
+@config_option
+def approve(config_path: Path, number: int) -> None:
+    """Let the held entry number SEQ leave the site."""
+    ask(config_path, "approve", {"number": number})
+    click.echo(f"entry {number} approved")
+
+
+@click.command()
+@click.argument("number", type=click.IntRange(min=1))
+@click.option("--reason", default="rejected by the operator", show_default=True, help="Kept in the log.")
+@config_option
+def reject(config_path: Path, number: int, reason: str) -> None:
+    """Keep the held entry number SEQ back for good."""
+    ask(config_path, "reject", {"number": number, "reason": reason})
+    click.echo(f"entry {number} rejected")

@@ -38,7 +38,7 @@ from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
-from kmel_p2p.site.final_models import FinalModels
+from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.loaded_site import load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
@@ -56,7 +56,6 @@ from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from kmel_p2p.site.trainer.answers import TrainerAnswers
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
-from kmel_p2p.site.trunk_digest import TrunkDigest
 
 log = structlog.get_logger()
 

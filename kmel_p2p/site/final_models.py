@@ -24,13 +24,38 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
-from kmel_p2p.site.trunk_digest import TrunkDigest
 
 log = structlog.get_logger()
 
 TRUNK_DIRECTORY, MODEL_DIRECTORY = "trunk", "model"
 BLOB_NAME = "final models"
 """Under this name the store keeps what the models were last made from, and the result of their comparison."""
+
+
+class TrunkDigest:
+    """Digest of what the present trunk comes from: equal at two sites exactly when their trunks are equal.
+
+    Computed off the event loop and remembered until the trunk changes.
+    """
+
+    def __init__(self, averaging: Averaging) -> None:
+        self._averaging = averaging
+        self._computed: tuple[object, str] = (None, "")
+        self._computing = asyncio.Lock()
+
+    @property
+    def text(self) -> str:
+        """Hex; empty while `refresh` has not computed it for the present trunk."""
+        revision, text = self._computed
+        return text if revision == self._averaging.revision else ""
+
+    async def refresh(self) -> None:
+        """Compute the digest of the present trunk on a copy, in a thread: a large trunk takes a while."""
+        async with self._computing:
+            revision = self._averaging.revision
+            work = self._averaging.digest_work() if revision != self._computed[0] else None
+            if work is not None:
+                self._computed = (revision, (await asyncio.to_thread(work)).hex())
 
 
 class FinalModels:

@@ -12,8 +12,7 @@ from typing import Any
 import zmq
 
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.site.control import path as control_path
-from kmel_p2p.site.control.server import VERSION, decode, encode
+from kmel_p2p.site.control.server import VERSION, decode, encode, find_path
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.state import lockfile
 
@@ -115,7 +114,7 @@ class ControlClient:
         while path is None or not path.exists():
             if lockfile.holder(self._state_dir) is None:
                 raise self._silence()
-            path = control_path.find(self._state_dir)
+            path = find_path(self._state_dir)
             if path is not None and path.exists():
                 break
             # A daemon that is just starting has the lock, and not the socket yet.

@@ -16,7 +16,7 @@ from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.links import LinkPhase, LinkState
 from kmel_p2p.net.transport import Transport
-from kmel_p2p.site.final_models import FinalModels
+from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.egress import EgressLog
@@ -31,7 +31,6 @@ from kmel_p2p.site.observe.status import (
 )
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
-from kmel_p2p.site.trunk_digest import TrunkDigest
 from kmel_p2p.version import VERSION
 
 SECOND_US = 1e6

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.cli.init import site_template
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.state.lockfile import SiteLock
-from kmel_p2p.site.template import site_template
 from tests.support.cli_harness import STATUS, FakeDaemon, Run
 
 ROOT = Path(__file__).parents[3]

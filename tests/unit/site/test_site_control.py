@@ -16,7 +16,6 @@ import pytest
 import zmq
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
-from kmel_p2p.site.control import path as control_path
 from kmel_p2p.site.control import server as control
 from kmel_p2p.site.control.client import ControlClient, NotAnsweringError, NotRunningError, RefusedError
 from kmel_p2p.site.control.server import ControlServer, encode
@@ -115,7 +114,7 @@ async def test_a_daemon_that_does_not_answer_is_named_within_the_limit(tmp_path:
     with SiteLock(tmp_path):
         silent = context.socket(zmq.ROUTER)
         if socket_is_there:
-            silent.bind(f"ipc://{control_path.choose(tmp_path)}")
+            silent.bind(f"ipc://{control.choose_path(tmp_path)}")
         began = time.monotonic()
         with pytest.raises(NotAnsweringError, match=f"process {os.getpid()}"):
             await ask(tmp_path, "echo", timeout_s=0.3)
@@ -217,16 +216,16 @@ def short() -> Iterator[Path]:
 def test_a_deep_state_directory_gets_a_private_place_elsewhere(tmp_path: Path, short: Path) -> None:
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
-    path = control_path.choose(deep, str(short))
+    path = control.choose_path(deep, str(short))
     assert path.parent.parent == short
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert control_path.find(deep) == path
-    assert control_path.choose(deep, str(short)) == path
+    assert control.find_path(deep) == path
+    assert control.choose_path(deep, str(short)) == path
     path.parent.chmod(0o755)
     with pytest.raises(ConfigError, match="not a private directory"):
-        control_path.choose(deep, str(short))
+        control.choose_path(deep, str(short))
     with pytest.raises(ConfigError, match="shorter state_dir"):
-        control_path.choose(deep, str(deep))
+        control.choose_path(deep, str(deep))
 
 
 async def test_a_daemon_in_a_deep_directory_is_reached(
