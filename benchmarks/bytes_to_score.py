@@ -28,9 +28,10 @@ from rich.table import Table
 
 from benchmarks.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Persisted, Store
+from kmel_p2p.core.effects import Effect, Store
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.rules import Rules, exact_norm_squared
 from kmel_p2p.core.ledger.rules.weights import shares, weight_cap
@@ -39,7 +40,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.state import Minted, State
 from kmel_p2p.core.pushsum.transfers import LEAST_SHIFT
-from kmel_p2p.core.rounds import RoundOpened, Trained
+from kmel_p2p.core.rounds import Trained
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, initial_trunk
 
@@ -122,7 +123,7 @@ class LedgerMode(Scheme):
         self.ledger = Ledger(Accumulator.from_trunk(self.base), self.codec, rules)
         self.residuals = [np.zeros(D, np.float32) for _ in range(N)]
         self.outbox: deque[Effect] = deque()
-        self.publishers = [Publisher(identity, self.ledger, self.outbox, hold=False) for identity in identities]
+        self.publishers = [Publisher(identity, self.ledger, self.outbox) for identity in identities]
         classes = {identity.key: c for identity, c in zip(identities, CLASSES, strict=True)}
         given = shares(classes, rules.weight_cap)
         self.shares = [given[identity.key] for identity in identities]
@@ -131,28 +132,22 @@ class LedgerMode(Scheme):
         return [self.ledger.accumulator.trunk()]
 
     def round(self) -> float:
-        for publisher, share in zip(self.publishers, self.shares, strict=True):
-            publisher.open(STEPS, share)
-        opened = [event for event in self._events() if isinstance(event, RoundOpened)]
+        opened = [publisher.open(share) for publisher, share in zip(self.publishers, self.shares, strict=True)]
         sent = 0
         for n, drift in enumerate(self.drifts(self.models() * N)):
             self.residuals[n] += drift
-            payload = self.codec.encode(self.residuals[n], opened[n].norm_bound)
-            self.publishers[n].trained(Trained(opened[n].number, payload, STEPS, ""))
+            number, norm_bound = opened[n]
+            payload = self.codec.encode(self.residuals[n], norm_bound)
+            self.publishers[n].store(Trained(number, payload, STEPS, ""))
         tickets = [effect for effect in self.outbox if isinstance(effect, Store)]
         self.outbox.clear()
         for publisher, stored in zip(self.publishers, tickets, strict=True):
-            entry = publisher.persisted(Persisted(stored.ticket or 0))
-            if entry is None:
+            entry = publisher.persisted(stored.ticket or 0)
+            if entry is None or self.ledger.offer(entry).verdict is not Verdict.APPLIED:
                 raise RuntimeError("an entry was not applied")
             sent += len(entry.encode())
         self.outbox.clear()
         return (N - 1) * sent / N
-
-    def _events(self) -> list[Event]:
-        events = [effect.event for effect in self.outbox if isinstance(effect, Emit)]
-        self.outbox.clear()
-        return events
 
 
 class PushSumMode(Scheme):

@@ -29,10 +29,11 @@ import numpy as np
 from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Machine, Persisted, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Store
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.membership.events import MemberJoined
@@ -124,12 +125,12 @@ def ledger_peer(sites: int, sample: int = PEER_SAMPLE) -> tuple[float, float]:
     authors = Ledger(Accumulator.from_trunk(toy_trunk()), codec, rules)
     peer = Ledger(Accumulator.from_trunk(toy_trunk()), codec, rules)
     outbox: deque[Effect] = deque()
-    publishers = [Publisher(identity, authors, outbox, hold=False) for identity in identities]
+    publishers = [Publisher(identity, authors, outbox) for identity in identities]
     for number in (1, 2):
-        for encoded in _publish(publishers, outbox, number):
+        for encoded in _publish(publishers, authors, outbox, number):
             _apply(peer, encoded)
     # The third round's entries are made against the same base, but the sample alone is made and applied.
-    encoded = _publish(publishers[: min(sample, sites - 1)], outbox, 3)
+    encoded = _publish(publishers[: min(sample, sites - 1)], authors, outbox, 3)
     gc.collect()
     began = time.process_time()
     for each in encoded:
@@ -137,20 +138,20 @@ def ledger_peer(sites: int, sample: int = PEER_SAMPLE) -> tuple[float, float]:
     return (time.process_time() - began) / len(encoded), sum(map(len, encoded)) / len(encoded)
 
 
-def _publish(publishers: list[Publisher], outbox: deque[Effect], number: int) -> list[bytes]:
+def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect], number: int) -> list[bytes]:
     """Encoded entry `number` of each; all have the same base, for none is applied before all are made."""
     for publisher in publishers:
-        publisher.open(10, 1)
+        publisher.open(1)
     outbox.clear()
     for at, publisher in enumerate(publishers):
         payload = ToyCodec.encode([at % VALUES % 16], [1000 + at])
-        publisher.trained(Trained(number, payload, 10, ""))
+        publisher.store(Trained(number, payload, 10, ""))
     tickets = [effect for effect in outbox if isinstance(effect, Store)]
     outbox.clear()
     encoded = []
     for publisher, stored in zip(publishers, tickets, strict=True):
-        entry = publisher.persisted(Persisted(stored.ticket or 0))
-        if entry is None:
+        entry = publisher.persisted(stored.ticket or 0)
+        if entry is None or authors.offer(entry).verdict is not Verdict.APPLIED:
             raise SystemExit("an entry was not published")
         encoded.append(entry.encode())
     outbox.clear()

@@ -6,10 +6,8 @@ site: a share whose receiver is out of reach waits for it aside, and the next on
 
 from __future__ import annotations
 
-import enum
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,8 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Computed, Effect, Emit, Event, Message, Persisted, Send
+from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persisted, Send
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
-from kmel_p2p.core.pacing import HEARING, Pacing, size_class
 from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import PushSumRefused, RoundCounted
 from kmel_p2p.core.pushsum.keeper import Keeper
@@ -32,36 +29,12 @@ from kmel_p2p.core.pushsum.spread import Spread
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import Minted, Moved, State
 from kmel_p2p.core.pushsum.transfers import Transfers
-from kmel_p2p.core.rounds import (
-    Amend,
-    Approve,
-    EntryHeld,
-    Listen,
-    Members,
-    Phase,
-    Ready,
-    Reject,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundFailed,
-    RoundOpened,
-    RunComplete,
-    Trained,
-    Unready,
-)
+from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Trained
+from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundSettings, RoundState, Wait, size_class
 from kmel_p2p.core.types import Micros, Randomness
 
 
-class Step(enum.Enum):
-    """Where the next own round is."""
-
-    IDLE = "idle"
-    TRAINING = "training"
-    HELD = "held for approval"
-    STORING = "storing"
-
-
-class PushSumAveraging:
+class PushSumAveraging(RoundMachine):
     """See the module docstring. Implements `rounds.Averaging`.
 
     Args:
@@ -82,18 +55,11 @@ class PushSumAveraging:
         generation: int,
         now: Micros,
     ) -> None:
+        super().__init__(identity.key, members, _round_settings(rules, settings), now)
         self.state = state
-        self._key = identity.key
         self._rules = rules
-        self._members = members
-        self._settings = settings
-        self._outbox: deque[Effect] = deque()
-        self._pacing = Pacing(rules.max_lead, rules.patience, settings.settle, settings.patience, self._outbox, now)
-        self._complete = False
         self._resting = False
         self._stated = (self.phase, self._resting, state.offset, state.weight)
-        self._step = Step.IDLE
-        self._trained: tuple[Trained, NDArray[np.float32]] | None = None
         self._keeper = Keeper(state, self._outbox)
         self._coding = Coding(self._outbox, len(state.holding), settings.at_once)
         self.table = StandingTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
@@ -108,21 +74,6 @@ class PushSumAveraging:
         self._mixing = Mixing(
             state, rules, settings, members, self.table, self.progress, self._transfers, self._weight, rng
         )
-
-    @property
-    def phase(self) -> Phase:
-        """What this site does about its own contribution."""
-        return self._pacing.phase
-
-    @property
-    def waiting(self) -> str:
-        """Why no round is open, for the operator; empty when one is."""
-        return self._pacing.waiting
-
-    @property
-    def complete(self) -> bool:
-        """Whether all alive sites listen and have finished their last exchanges."""
-        return self._complete
 
     @property
     def vector(self) -> Mapping[SiteKey, int]:
@@ -148,10 +99,9 @@ class PushSumAveraging:
         """This site's trunk, float32[d]."""
         return self.state.holding.trunk(out)
 
-    # ---- machine ------------------------------------------------------------------------------------------------
+    # ---- inputs -------------------------------------------------------------------------------------------------
 
-    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
-        """Feed a pushsum message from an authenticated sender."""
+    def _on_message(self, sender: SiteKey, message: Message, now: Micros) -> None:
         try:
             match message:
                 case Standings():
@@ -169,40 +119,18 @@ class PushSumAveraging:
                     self._mixing.on_ask(sender, now)
         except WireError as error:
             self._outbox.append(Emit(PushSumRefused(sender, str(error))))
-        self._turn(now)
 
-    def command(self, cmd: Any, now: Micros) -> None:
-        """Feed one of `rounds.COMMANDS`."""
+    def _on_command(self, cmd: Any, now: Micros) -> None:
         match cmd:
-            case Ready():
-                self._pacing.ready(now)
-                self._set_phase(Phase.TRAINING, "data prepared")
-            case Listen(reason):
-                self._set_phase(Phase.LISTENING, reason)
-            case Trained():
-                self._on_trained(cmd, now)
-            case Reject():
-                self._expect(Step.HELD, cmd.number)
-                self._abandon(cmd.number, cmd.reason)
-            case RoundFailed():
-                self._expect(Step.TRAINING, cmd.number)
-                self._abandon(cmd.number, cmd.reason)
-                self._unready(cmd.reason)
-            case Unready(reason):
-                self._unready(reason)
             case Amend():
                 raise LocalError(
                     "in pushsum mode amendments are not carried between sites: draft a new charter with the sites of "
                     "the next run and have it signed"
                 )
-            case Approve():
-                self._expect(Step.HELD, cmd.number)
-                self._store_round()
             case Computed():
                 self._coding.computed(cmd.ticket, cmd.result)
             case Persisted():
                 self._keeper.persisted(cmd.ticket, now)
-        self._turn(now)
 
     def member_event(self, event: Event, now: Micros) -> None:
         """Membership's verdict on a site changed."""
@@ -221,82 +149,47 @@ class PushSumAveraging:
                 self.progress.forget(key)
         self._turn(now)
 
-    def advance(self, now: Micros) -> None:
-        """Time passed."""
+    def _on_time(self, now: Micros) -> None:
         self._spread.advance(now)
         self._transfers.advance(now)
-        self._turn(now)
 
-    def deadline(self) -> Micros | None:
-        """When `advance` is due next."""
-        parts = (self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(self.phase))
-        return min(m for m in (*parts, *self._pacing.deadlines) if m is not None)
+    def _deadlines_us(self) -> Iterable[Micros | None]:
+        return self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(self.phase)
 
-    def poll(self) -> Effect | None:
-        """The next effect, or None."""
-        return self._outbox.popleft() if self._outbox else None
+    def _before_round(self, now: Micros) -> None:
+        """Nothing to do."""
 
-    # ---- rounds -------------------------------------------------------------------------------------------------
+    def _after_round(self, now: Micros) -> None:
+        newer = self._mixing.ask_if_old(self.phase, now)
+        if newer is not None:
+            self._outbox.append(Send(newer, Ask()))
+        self._mixing.wind_down(self.phase, now)
+        self._resting = self._mixing.resting
+        stated = (self.phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
+        if stated != self._stated:
+            self._stated = (*stated[:3], self._weight())
+            self._spread.announce()
 
-    def _maybe_open_round(self, now: Micros) -> None:
-        if not self._pacing.is_ready or self._step is not Step.IDLE or self.phase is not Phase.TRAINING:
-            self._pacing.say("")
-            return
-        reason = self._why_wait(now)
-        self._pacing.say(reason)
-        # What is being coded goes on before the round does: the round is to start from it.
-        if reason or self._coding.is_busy:
-            return
-        if not self.state.weight:
-            self._keeper.change(Minted(self._weight()))
-        limit = self._rules.entry_limit
-        if self.state.level >= limit:
-            self._set_phase(Phase.LISTENING, f"the charter's limit of {limit} entries is reached")
-            return
-        if self._pacing.enough:
-            self._set_phase(Phase.LISTENING, f"validation has not improved over {self._rules.patience} rounds")
-            return
-        self._step = Step.TRAINING
-        self._pacing.opened(now)
-        steps = self._pacing.steps(self._rules.steps_per_entry, self.progress.step_times())
-        self._outbox.append(Emit(RoundOpened(self.state.rounds + 1, steps, math.inf)))
+    def _phase_changed(self) -> None:
+        self._tell_progress(self.progress.watchers())
 
-    def _why_wait(self, now: Micros) -> str:
-        alive = self._members.alive()
-        told = self.table.among(alive)
-        if self._pacing.is_settling and (len(told) < len(alive) or self.progress.is_unheard()):
-            return HEARING
-        if self._mixing.is_old():
-            return "this site's trunk is too old to train from; fetching a newer one from the others"
-        present = 1 + sum(1 for s in told if s.phase == Phase.TRAINING)
-        if not self.vector and present < self._rules.start_sites:
-            return f"{present} of {self._rules.start_sites} sites are ready to start"
-        if self.state.level >= self._rules.entry_limit:
-            return ""
-        if self._pacing.enough:
-            return ""
-        levels = self.progress.training_levels(self._mixing.reached() - self._rules.age_limit)
-        too_far = self._pacing.holds_back(levels, self.state.level, now)
-        return f"{self._rules.max_lead} rounds ahead of the slowest training site" if too_far else ""
+    # ---- a round ------------------------------------------------------------------------------------------------
 
-    def _on_trained(self, result: Trained, now: Micros) -> None:
-        self._expect(Step.TRAINING, result.number)
+    def _begin_round(self) -> tuple[int, float]:
+        return self.state.rounds + 1, math.inf
+
+    def _step_times_us(self) -> Iterable[Micros]:
+        return self.progress.step_times()
+
+    def _check_trained(self, result: Trained) -> int:
         size = len(self.state.holding)
         if len(result.payload) != 4 * size:
             raise LocalError(f"the drift has {len(result.payload)} bytes; float32[{size}] is needed")
-        self._pacing.trained(result, now)
-        self._trained = result, np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
-        if self._settings.hold:
-            self._step = Step.HELD
-            self._outbox.append(Emit(EntryHeld(result.number, payload_bytes(size, self._rules.bits))))
-        else:
-            self._store_round()
+        return payload_bytes(size, self._rules.bits)
 
-    def _store_round(self) -> None:
+    def _store_round(self, result: Trained) -> None:
         """The round counts from when it is durable; only then a share leaves."""
-        assert self._trained is not None, "a round is trained"
-        result, drift = self._trained
-        self._step = Step.STORING
+        drift = np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
 
         def work() -> Moved | LocalError:
             try:
@@ -309,46 +202,52 @@ class PushSumAveraging:
     def _count_round(self, result: Trained, moved: Moved | LocalError) -> None:
         if isinstance(moved, LocalError):
             # The same training would end the same way: the driver decides when this site is ready again.
-            self._abandon(result.number, str(moved))
+            self._refuse(str(moved))
             self._unready(str(moved))
             return
         self.state.count(moved)
         self._keeper.checkpoint(result.own_state_file, moved.copy, lambda now: self._round_stored(result.number))
 
     def _round_stored(self, number: int) -> None:
-        self._step, self._trained = Step.IDLE, None
-        self._outbox.append(Emit(RoundCommitted(number)))
+        self._commit()
         self._outbox.append(Emit(RoundCounted(number, self.state.holding.mass)))
         self._mixing.send_one(self._rules.bits)
         self._tell_progress(self.progress.watchers())
 
-    def _abandon(self, number: int, reason: str) -> None:
-        self._step, self._trained = Step.IDLE, None
-        self._outbox.append(Emit(RoundAbandoned(number, reason)))
+    # ---- when the next round may open ---------------------------------------------------------------------------
 
-    def _expect(self, step: Step, number: int) -> None:
-        if self._step is not step or number != self.state.rounds + 1:
-            raise LocalError(f"round {number} is not {step.value}: round {self.state.rounds + 1} is {self._step.value}")
+    def _obstacle(self, now: Micros) -> Wait | End | None:
+        reason = self._why_wait(now)
+        # What is being coded goes on before the round does: the round is to start from it.
+        if reason or self._coding.is_busy:
+            return Wait(reason)
+        if not self.state.weight:
+            self._keeper.change(Minted(self._weight()))
+        return self._limit(self.state.level) or self._plateau()
+
+    def _why_wait(self, now: Micros) -> str:
+        alive = self._members.alive()
+        told = self.table.among(alive)
+        if self._pacing.is_settling and (len(told) < len(alive) or self.progress.is_unheard()):
+            return HEARING
+        if self._mixing.is_old():
+            return "this site's trunk is too old to train from; fetching a newer one from the others"
+        reason = "" if self.vector else self._start(1 + sum(1 for s in told if s.phase == Phase.TRAINING))
+        if reason or self._limit(self.state.level) or self._plateau():
+            return reason
+        levels = self.progress.training_levels(self._mixing.reached() - self._rules.age_limit)
+        return self._too_far_ahead(levels, self.state.level, now)
+
+    # ---- the end of the run -------------------------------------------------------------------------------------
+
+    def _final_state(self) -> object:
+        """The same whatever comes in afterwards: the end is told once."""
+        return "rest" if self._resting and self._state is RoundState.IDLE and self._mixing.all_rest() else None
+
+    def _run_completed(self) -> None:
+        """Nothing to do."""
 
     # ---- inner --------------------------------------------------------------------------------------------------
-
-    def _turn(self, now: Micros) -> None:
-        """After every input: see whether a round may open, something is to be asked, or the run is over."""
-        self._pacing.turn(now)
-        self._maybe_open_round(now)
-        newer = self._mixing.ask_if_old(self.phase, now)
-        if newer is not None:
-            self._outbox.append(Send(newer, Ask()))
-        self._mixing.wind_down(self.phase, now)
-        self._resting = self._mixing.resting
-        stated = (self.phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
-        if stated != self._stated:
-            self._stated = (*stated[:3], self._weight())
-            self._spread.announce()
-        complete = self._resting and self._step is Step.IDLE and self._mixing.all_rest()
-        if complete and not self._complete:
-            self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
-        self._complete = complete
 
     def _note(self, standing: Standing, now: Micros) -> None:
         """A site stated something new."""
@@ -362,15 +261,6 @@ class PushSumAveraging:
     def _on_work(self, sender: SiteKey) -> None:
         if self.phase is Phase.LISTENING:
             self._mixing.answer(sender)
-
-    def _set_phase(self, phase: Phase, reason: str) -> None:
-        if self._pacing.enter(phase, reason):
-            self._tell_progress(self.progress.watchers())
-
-    def _unready(self, reason: str) -> None:
-        """Nobody's pace may depend on a site that cannot train."""
-        self._pacing.is_ready = False
-        self._set_phase(Phase.PREPARING, reason)
 
     def _tell_progress(self, sites: list[SiteKey]) -> None:
         told = Progress(self.state.rounds, self._pacing.step_us)
@@ -399,3 +289,17 @@ class PushSumAveraging:
 
     def _is_alive(self, key: SiteKey) -> bool:
         return key in self._members.alive()
+
+
+def _round_settings(rules: PushSumRules, settings: PushSumSettings) -> RoundSettings:
+    return RoundSettings(
+        entry_limit=rules.entry_limit,
+        steps_per_entry=rules.steps_per_entry,
+        start_sites=rules.start_sites,
+        max_lead=rules.max_lead,
+        patience=rules.patience,
+        hold=settings.hold,
+        settle_us=settings.settle_us,
+        stuck_after_us=settings.stuck_after_us,
+        unit="rounds",
+    )

@@ -13,6 +13,7 @@ from kmel_p2p.core.pushsum.coding import AT_ONCE
 from kmel_p2p.core.pushsum.holding import MASS_BITS
 from kmel_p2p.core.pushsum.share import Bits
 from kmel_p2p.core.pushsum.transfers import TransferSettings
+from kmel_p2p.core.rounds.machine import SETTLE_US, STUCK_AFTER_US
 from kmel_p2p.core.types import SECOND, Micros
 
 MAX_SIZE_CLASS = 24
@@ -100,18 +101,18 @@ class PushSumSettings:
 
     Attributes:
         hold: keep each round back until the operator approves it.
-        settle: how long a starting site waits to hear from every reachable site before its first round.
+        settle_us: how long a starting site waits to hear from every reachable site before its first round.
         neighbours: the only sites shares are sent to; empty for all. Lists should be mutual.
-        patience: how long a site that trains, but does not come on, holds this one back; at least 16 own rounds.
+        stuck_after_us: how long a site that trains without progress holds this one back; at least 16 own rounds.
         interval: between two exchanges of standings with a random site, microseconds.
         at_once: values of a trunk up to which shares are coded at once, and not off the event loop.
         transfers: back-off of inquiries.
     """
 
     hold: bool = False
-    settle: Micros = 5 * SECOND
+    settle_us: Micros = SETTLE_US
     neighbours: frozenset[SiteKey] = frozenset()
-    patience: Micros = 30 * SECOND
+    stuck_after_us: Micros = STUCK_AFTER_US
     interval: Micros = 1 * SECOND
     at_once: int = AT_ONCE
     transfers: TransferSettings = field(default_factory=TransferSettings)

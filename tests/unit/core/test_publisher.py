@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from kmel_p2p.core.effects import Effect, Emit, Store
-from kmel_p2p.core.ledger.publisher import Publisher, State
-from kmel_p2p.core.rounds import RoundAbandoned, Trained
+from kmel_p2p.core.effects import Effect, Store
+from kmel_p2p.core.ledger.publisher import Publisher
+from kmel_p2p.core.rounds import Trained
 from tests.support.plain_ledgers import PlainCodec, identities, new_ledger
 
 SITES = identities(2)
@@ -14,13 +14,12 @@ SITES = identities(2)
 
 def test_a_trainers_bad_delta_is_abandoned_before_it_is_signed() -> None:
     outbox: deque[Effect] = deque()
-    publisher = Publisher(SITES[0], new_ledger(SITES), outbox, hold=False)
+    publisher = Publisher(SITES[0], new_ledger(SITES), outbox)
+    reasons = []
     for payload in (b"nonsense", PlainCodec.encode([0], [2**40])):
-        publisher.open(steps=10, weight=1000)
-        publisher.trained(Trained(1, payload, 10, "round-1.safetensors"))
-        assert publisher.state is State.IDLE
-    abandoned = [e.event for e in outbox if isinstance(e, Emit) and isinstance(e.event, RoundAbandoned)]
-    assert [a.reason for a in abandoned] == [
+        publisher.open(weight=1000)
+        reasons.append(publisher.store(Trained(1, payload, 10, "round-1.safetensors")))
+    assert reasons == [
         "the trainer's delta would not stand: its payload does not decode",
         "the trainer's delta would not stand: its norm is above the bound that its base allows",
     ]

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmel_p2p.core.cadence import MAX_REDUCTION, Plateau, StepTime, steps_for
+from kmel_p2p.core.rounds.pacing import MAX_REDUCTION, Plateau, StepTime, steps_for
 from kmel_p2p.core.types import MILLISECOND, SECOND
 
 
@@ -34,9 +34,9 @@ def test_the_first_round_does_not_count_for_long() -> None:
     time = StepTime()
     time.measured(10 * SECOND, 10)
     time.measured(SECOND, 10)
-    assert time.value == 100 * MILLISECOND
+    assert time.value_us == 100 * MILLISECOND
     time.measured(2 * SECOND, 10)
-    assert time.value == 125 * MILLISECOND
+    assert time.value_us == 125 * MILLISECOND
 
 
 def test_a_plateau_is_noticed_after_the_charters_patience() -> None:

@@ -52,7 +52,7 @@ def machine(identity: Identity, addresses: dict[SiteKey, str], now: Micros) -> P
     roster = {key: RosterSite(key, name, (addresses[key],)) for key, name in sorted(NAMES.items())}
     own = OwnDescription(generation=1, addresses=(addresses[identity.key],))
     membership = Membership(identity, CHARTER.id, roster, own, preset("sim"), rng, now)
-    settings = LedgerSettings(settle=200 * MILLISECOND)
+    settings = LedgerSettings(settle_us=200 * MILLISECOND)
     averaging = LedgerAveraging(identity, CHARTER, ledger, membership, rng, settings, 1 << 16, now)
     return Peer(identity.key, membership, averaging)
 

@@ -97,7 +97,7 @@ def test_nobody_runs_ahead_of_a_slow_site_by_more_than_the_lead() -> None:
 
 
 def test_a_stuck_site_holds_the_others_back_for_their_patience_only() -> None:
-    settings = dataclasses.replace(FAST, patience=30 * SECOND)
+    settings = dataclasses.replace(FAST, stuck_after_us=30 * SECOND)
     mesh = Mesh([10] * 3, no_drift, size=4, settings=settings, max_lead=2, entry_limit=60)
     mesh.run(lambda: mesh.site(0).state.rounds >= 4, 60 * SECOND)
     mesh.train_time = lambda n: 10**6 * SECOND if n == 2 else SECOND

@@ -1,0 +1,390 @@
+"""One site's rounds, in any averaging mode: open, train, hold for approval, store, commit; and the end of the run.
+
+What the modes share is here, its transitions as one table. A mode derives from `RoundMachine` and adds what stands in
+the way of a round, how a round is begun and stored, and all exchange with the other peers.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Effect, Emit, Message
+from kmel_p2p.core.rounds.contract import (
+    Approve,
+    EntryHeld,
+    Listen,
+    Members,
+    Phase,
+    PhaseChanged,
+    Ready,
+    Reject,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundFailed,
+    RoundOpened,
+    RunComplete,
+    Trained,
+    Unready,
+    Waiting,
+)
+from kmel_p2p.core.rounds.pacing import Pacing
+from kmel_p2p.core.types import SECOND, Micros
+
+SETTLE_US: Micros = 5 * SECOND
+STUCK_AFTER_US: Micros = 30 * SECOND
+
+HEARING = "hearing from every reachable site before the first round"
+
+
+class RoundState(enum.Enum):
+    """Where this site's next round is."""
+
+    IDLE = "idle"
+    TRAINING = "training"
+    HELD = "held for approval"
+    STORING = "storing"
+
+
+class Move(enum.Enum):
+    """What happens to a round."""
+
+    OPEN = enum.auto()
+    FAIL = enum.auto()
+    HOLD = enum.auto()
+    REJECT = enum.auto()
+    APPROVE = enum.auto()
+    STORE = enum.auto()
+    REFUSE = enum.auto()
+    """What was trained cannot be stored."""
+    COMMIT = enum.auto()
+
+
+TRANSITIONS: Mapping[Move, tuple[RoundState, RoundState]] = {
+    Move.OPEN: (RoundState.IDLE, RoundState.TRAINING),
+    Move.FAIL: (RoundState.TRAINING, RoundState.IDLE),
+    Move.HOLD: (RoundState.TRAINING, RoundState.HELD),
+    Move.REJECT: (RoundState.HELD, RoundState.IDLE),
+    Move.APPROVE: (RoundState.HELD, RoundState.STORING),
+    Move.STORE: (RoundState.TRAINING, RoundState.STORING),
+    Move.REFUSE: (RoundState.STORING, RoundState.IDLE),
+    Move.COMMIT: (RoundState.STORING, RoundState.IDLE),
+}
+"""Each move: the state that it is possible in, and the one it leads to."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSettings:
+    """What charter and site say about rounds.
+
+    Attributes:
+        entry_limit: rounds after which a site trains no more.
+        steps_per_entry: optimiser steps of a round, at most.
+        start_sites: sites that must be ready before the first round.
+        max_lead: rounds a site may be ahead of the slowest training one.
+        patience: rounds without a better validation figure after which a site listens; 0: never.
+        hold: keep each round back until the operator approves it.
+        settle_us: how long a starting site waits to hear from every reachable site before its first round.
+        stuck_after_us: how long a site that trains without progress holds this one back.
+        unit: what a round gives, in the plural, for the operator.
+    """
+
+    entry_limit: int
+    steps_per_entry: int
+    start_sites: int
+    max_lead: int
+    patience: int
+    hold: bool
+    settle_us: Micros
+    stuck_after_us: Micros
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """No round now; why, in words for the operator (empty for a moment that needs none)."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """No round any more: this site listens from now on."""
+
+    reason: str
+
+
+class RoundMachine(ABC):
+    """The part of an averaging mode that does not depend on the mode. A derived class is a `contract.Averaging`."""
+
+    messages: tuple[type[Message], ...]
+
+    def __init__(self, own: SiteKey, members: Members, settings: RoundSettings, now: Micros) -> None:
+        self._key = own
+        self._members = members
+        self._round_settings = settings
+        self._outbox: deque[Effect] = deque()
+        self._pacing = Pacing(settings.max_lead, settings.patience, settings.settle_us, settings.stuck_after_us, now)
+        self._phase = Phase.PREPARING
+        self._waiting = ""
+        self._ready = False
+        self._state = RoundState.IDLE
+        self._number: int | None = None
+        """Of the round that is not committed yet."""
+        self._result: Trained | None = None
+        self._complete = False
+        self._completed: object = None
+
+    @property
+    def phase(self) -> Phase:
+        """What this site does about its own contribution."""
+        return self._phase
+
+    @property
+    def waiting(self) -> str:
+        """Why no round is open, for the operator; empty when one is."""
+        return self._waiting
+
+    @property
+    def complete(self) -> bool:
+        """Whether all alive sites listen and have nothing left to exchange."""
+        return self._complete
+
+    # ---- what a mode adds ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _obstacle(self, now: Micros) -> Wait | End | None:
+        """What stands in the way of the next round; None: it may open."""
+
+    @abstractmethod
+    def _begin_round(self) -> tuple[int, float]:
+        """Fix what the next round starts from. Returns its number and the largest norm its delta may have."""
+
+    @abstractmethod
+    def _step_times_us(self) -> Iterable[Micros]:
+        """Time per step of the other training sites."""
+
+    @abstractmethod
+    def _check_trained(self, result: Trained) -> int:
+        """Look at what the trainer hands over; returns the bytes that are to leave the site.
+
+        Raises:
+            LocalError: it cannot be used; the round stays open.
+        """
+
+    @abstractmethod
+    def _store_round(self, result: Trained) -> None:
+        """Have the round stored; `_refuse` or, once it is durable, `_commit` follows."""
+
+    @abstractmethod
+    def _phase_changed(self) -> None:
+        """Tell the other peers."""
+
+    @abstractmethod
+    def _on_message(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Take one of `messages` from an authenticated sender."""
+
+    @abstractmethod
+    def _on_command(self, cmd: Any, now: Micros) -> None:
+        """Take a command that is not about the open round."""
+
+    @abstractmethod
+    def _on_time(self, now: Micros) -> None:
+        """Time passed."""
+
+    @abstractmethod
+    def _deadlines_us(self) -> Iterable[Micros | None]:
+        """When `_on_time` is due."""
+
+    @abstractmethod
+    def _before_round(self, now: Micros) -> None:
+        """After every input, before the look at whether a round may open."""
+
+    @abstractmethod
+    def _after_round(self, now: Micros) -> None:
+        """After every input and after that look."""
+
+    @abstractmethod
+    def _final_state(self) -> object:
+        """Names what the run ended with, as soon as it has ended; until then None."""
+
+    @abstractmethod
+    def _run_completed(self) -> None:
+        """Called when `RunComplete` is told."""
+
+    # ---- contract of `effects.Machine` --------------------------------------------------------------------------
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Feed one of `messages` from an authenticated sender."""
+        self._on_message(sender, message, now)
+        self._turn(now)
+
+    def command(self, cmd: Any, now: Micros) -> None:
+        """Feed one of `contract.COMMANDS`."""
+        match cmd:
+            case Ready():
+                self._pacing.ready(now)
+                self._ready = True
+                self._enter(Phase.TRAINING, "data prepared")
+            case Unready(reason):
+                self._unready(reason)
+            case Listen(reason):
+                self._enter(Phase.LISTENING, reason)
+            case Trained():
+                self._trained(cmd, now)
+            case Approve(number):
+                self._move(Move.APPROVE, number)
+                self._store()
+            case Reject(number, reason):
+                self._abandon(Move.REJECT, number, reason)
+            case RoundFailed(number, reason):
+                self._abandon(Move.FAIL, number, reason)
+                self._unready(reason)
+            case _:
+                self._on_command(cmd, now)
+        self._turn(now)
+
+    def advance(self, now: Micros) -> None:
+        """Time passed."""
+        self._on_time(now)
+        self._turn(now)
+
+    def deadline(self) -> Micros | None:
+        """When `advance` is due next."""
+        moments_us = (*self._deadlines_us(), *self._pacing.deadlines_us)
+        return min((moment for moment in moments_us if moment is not None), default=None)
+
+    def poll(self) -> Effect | None:
+        """The next effect, or None."""
+        return self._outbox.popleft() if self._outbox else None
+
+    # ---- a round ------------------------------------------------------------------------------------------------
+
+    def _turn(self, now: Micros) -> None:
+        """After every input: see whether a round may open or the run is over."""
+        self._pacing.turn(now)
+        self._before_round(now)
+        self._maybe_open(now)
+        self._after_round(now)
+        final = self._final_state()
+        if final is not None and (not self._complete or final != self._completed):
+            self._completed = final
+            self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
+            self._run_completed()
+        self._complete = final is not None
+
+    def _maybe_open(self, now: Micros) -> None:
+        if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:
+            self._say("")
+            return
+        obstacle = self._obstacle(now)
+        self._say(obstacle.reason if isinstance(obstacle, Wait) else "")
+        if isinstance(obstacle, End):
+            self._enter(Phase.LISTENING, obstacle.reason)
+        elif obstacle is None:
+            self._pacing.opened(now)
+            steps = self._pacing.steps(self._round_settings.steps_per_entry, self._step_times_us())
+            number, norm_bound = self._begin_round()
+            self._move(Move.OPEN, number)
+            self._outbox.append(Emit(RoundOpened(number, steps, norm_bound)))
+
+    def _trained(self, result: Trained, now: Micros) -> None:
+        self._require(Move.STORE, result.number)
+        leaving = self._check_trained(result)
+        self._pacing.trained(result, now)
+        self._result = result
+        if self._round_settings.hold:
+            self._move(Move.HOLD, result.number)
+            self._outbox.append(Emit(EntryHeld(result.number, leaving)))
+        else:
+            self._move(Move.STORE, result.number)
+            self._store()
+
+    def _store(self) -> None:
+        assert self._result is not None, "what is stored was trained"
+        self._store_round(self._result)
+
+    def _refuse(self, reason: str) -> None:
+        """What was trained cannot be stored."""
+        assert self._number is not None, "a round is open"
+        self._abandon(Move.REFUSE, self._number, reason)
+
+    def _commit(self) -> None:
+        """The round is durable."""
+        number = self._number
+        assert number is not None, "a round is open"
+        self._move(Move.COMMIT, number)
+        self._outbox.append(Emit(RoundCommitted(number)))
+
+    def _abandon(self, move: Move, number: int, reason: str) -> None:
+        self._move(move, number)
+        self._outbox.append(Emit(RoundAbandoned(number, reason)))
+
+    def _move(self, move: Move, number: int) -> None:
+        """Raises LocalError where that is not possible for that round now."""
+        if move is Move.OPEN:
+            self._number = number
+        self._require(move, number)
+        self._state = TRANSITIONS[move][1]
+        if self._state is RoundState.IDLE:
+            self._number = self._result = None
+
+    def _require(self, move: Move, number: int) -> None:
+        needed = TRANSITIONS[move][0]
+        if self._state is not needed or number != self._number:
+            present = "none is open" if self._number is None else f"round {self._number} is {self._state.value}"
+            raise LocalError(f"round {number} is not {needed.value}: {present}")
+
+    # ---- phase and pace -----------------------------------------------------------------------------------------
+
+    def _enter(self, phase: Phase, reason: str) -> None:
+        """Go to another phase; from listening there is no way back."""
+        if self._phase not in (Phase.LISTENING, phase):
+            self._phase = phase
+            self._outbox.append(Emit(PhaseChanged(phase, reason)))
+            self._phase_changed()
+
+    def _unready(self, reason: str) -> None:
+        """Nobody's pace may depend on a site that cannot train."""
+        self._ready = False
+        self._enter(Phase.PREPARING, reason)
+
+    def _say(self, reason: str) -> None:
+        if reason != self._waiting:
+            self._waiting = reason
+            self._outbox.append(Emit(Waiting(reason)))
+
+    def _limit(self, done: int) -> End | None:
+        """The charter allows no more after `done` rounds."""
+        limit = self._round_settings.entry_limit
+        return End(f"the charter's limit of {limit} entries is reached") if done >= limit else None
+
+    def _plateau(self) -> End | None:
+        """Validation has stopped improving."""
+        settings = self._round_settings
+        reason = f"validation has not improved over {settings.patience} {settings.unit}"
+        return End(reason) if self._pacing.enough else None
+
+    def _start(self, ready: int) -> str:
+        """Why the first round of all has to wait while only `ready` sites can train; empty when it need not."""
+        needed = self._round_settings.start_sites
+        return f"{ready} of {needed} sites are ready to start" if ready < needed else ""
+
+    def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> str:
+        """Why to wait for slower sites. `numbers`: how far those are that train beside this one."""
+        settings = self._round_settings
+        if not self._pacing.holds_back(numbers, own_number, now):
+            return ""
+        return f"{settings.max_lead} {settings.unit} ahead of the slowest training site"
+
+
+def size_class(members: Members, key: SiteKey) -> int:
+    """A site's size class as it describes itself; 0 when unknown."""
+    descriptor = members.descriptor(key)
+    return descriptor.size_class if descriptor is not None else 0
