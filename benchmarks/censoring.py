@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.comparison import start_local
@@ -45,9 +45,9 @@ from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 ENDPOINT = AssayEndpoint(
-    "cyp3a4_ic50", unit="umol/L", transform="log10", valid_range=(1e-6, 1e5), center=1.0, scale=0.8, head="shared"
+    name="cyp3a4_ic50", unit="umol/L", transform="log10", valid_range=(1e-6, 1e5), center=1.0, scale=0.8, head="shared"
 )
-POLICY = FeaturePolicy()
+POLICY = FeatureRule()
 LIMIT = 0.0
 """10 umol/L in labels: the commonest limit, and where a chemist begins to worry."""
 
@@ -59,7 +59,7 @@ DRAWN_BACK = 0.3
 """`beyond_bound` of the treatment of that name: chosen on the validation folds of three seeds among 0.1 and 0.3."""
 
 
-def table(data: Path, target: Path, limit: int) -> WideSource:
+def table(data: Path, target: Path, limit: int) -> Source:
     """The CYP3A4 rows as a wide table with relations in the cells."""
     raw = pd.read_csv(data / "pharmabench/raw/chembl_cyp_raw_data.csv", low_memory=False)
     columns = {name.lower().replace(" ", "_"): name for name in raw.columns}
@@ -71,7 +71,7 @@ def table(data: Path, target: Path, limit: int) -> WideSource:
     value = chosen[columns["standard_value"]].map("{:g}".format)
     cells = relation.where(relation != "=", "") + value
     pd.DataFrame({"smiles": chosen[columns["smiles"]], "IC50": cells}).to_csv(target, index=False)
-    return WideSource(target, "smiles", {ENDPOINT.name: Column("IC50", "nmol/L")})
+    return Source(path=target, smiles_column="smiles", columns={ENDPOINT.name: Column(column="IC50", unit="nmol/L")})
 
 
 def treated(data: Dataset, treatment: str) -> Dataset:
@@ -79,7 +79,7 @@ def treated(data: Dataset, treatment: str) -> Dataset:
     if treatment == "one_sided":
         return data
     if treatment == "drawn_back":
-        return dataclasses.replace(data, endpoints=(dataclasses.replace(ENDPOINT, beyond_bound=DRAWN_BACK),))
+        return dataclasses.replace(data, endpoints=(ENDPOINT.changed(beyond_bound=DRAWN_BACK),))
     if treatment == "as_values":
         relations = data.relations.copy()
         relations[np.concatenate([data.train, data.valid])] = 0
@@ -90,7 +90,7 @@ def treated(data: Dataset, treatment: str) -> Dataset:
 
 def trained(data: Dataset, seed: int, steps: int, hidden: tuple[int, ...]) -> dict[str, Network]:
     """The state that the validation fold chooses by the treatment's own loss, and the last one."""
-    shape = Architecture(POLICY.width, hidden, (ENDPOINT,), 0.3)
+    shape = Architecture(inputs=POLICY.width, hidden=hidden, endpoints=(ENDPOINT,), dropout=0.3)
     chosen, last = Network(shape), Network(shape)
     start_local(chosen, shape, seed, seed)
     settings = TrainingSettings(batch_size=64, learning_rate=1e-3, weight_decay=0.01, seed=seed)
@@ -165,7 +165,7 @@ def main() -> None:
         state: {name: [] for name in treatments} for state in ("chosen", "last")
     }
     for seed in range(arguments.first, arguments.first + arguments.seeds):
-        data = Dataset.build(own, own.folds(SplitPolicy(f"censoring {seed}")))
+        data = Dataset.build(own, own.folds(SplitRule(fold_key=f"censoring {seed}")))
         for name in treatments:
             for state, network in trained(treated(data, name), seed, arguments.steps, hidden).items():
                 found[state][name].append(scores(data, network.predict(data.inputs.rows(data.test))[:, 0]))

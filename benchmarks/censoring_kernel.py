@@ -22,7 +22,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import norm
 
 from benchmarks.censoring import ENDPOINT, POLICY, scores, summary, table
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.counts import CountMatrix
@@ -106,7 +106,7 @@ def main() -> None:
     kernel = similarities(own.structures.counts)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in (*STAND_INS, "dropped")}
     for seed in range(arguments.first, arguments.first + arguments.seeds):
-        data = Dataset.build(own, own.folds(SplitPolicy(f"censoring {seed}")))
+        data = Dataset.build(own, own.folds(SplitRule(fold_key=f"censoring {seed}")))
         for name, output in predicted(kernel, data).items():
             found[name].append(scores(data, output))
     print(json.dumps(summary(found), indent=1))

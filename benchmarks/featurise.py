@@ -35,12 +35,12 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from benchmarks.measure import add_output, at_least, publish, this_machine
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import CHUNK, describe_all
 from kmel_p2p.chem.structures.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
 
-POLICY = FeaturePolicy()
+POLICY = FeatureRule()
 GOALS = {"ratio": at_least(0.9)}
 SLICES = 4
 """Turns that the two take; each starts its pool anew, which is what a site does once."""

@@ -78,10 +78,14 @@ class Site:
 
 def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> dict[str, Any]:
     """All scores of one seed: `pairs`, (silo, assay endpoint) -> model -> MAE, and `cross`, the same elsewhere."""
-    endpoints = tuple(dataclasses.replace(e, head=arguments.heads) for e in ENDPOINTS)
+    endpoints = tuple(e.changed(head=arguments.heads) for e in ENDPOINTS)
     data = [dataclasses.replace(part, endpoints=endpoints) for part in data]
     shape = Architecture(
-        POLICY.width, tuple(arguments.hidden), endpoints, arguments.dropout, calibrate=arguments.heads == "shared"
+        inputs=POLICY.width,
+        hidden=tuple(arguments.hidden),
+        endpoints=endpoints,
+        dropout=arguments.dropout,
+        calibrate=arguments.heads == "shared",
     )
     make = _peers if arguments.real_peers else _in_process
     sites, budget = make(arguments, seed, shape, data)
@@ -137,7 +141,12 @@ def _errors(
 def _settings(arguments: argparse.Namespace, seed: int, at: int) -> TrainingSettings:
     steps = arguments.steps // arguments.entries
     return TrainingSettings(
-        arguments.batch, arguments.rate, arguments.decay, 1000 * seed + at, arguments.entries, steps
+        batch_size=arguments.batch,
+        learning_rate=arguments.rate,
+        weight_decay=arguments.decay,
+        seed=1000 * seed + at,
+        entry_limit=arguments.entries,
+        steps_per_entry=steps,
     )
 
 
@@ -177,7 +186,7 @@ def _peers(
 
 def _control(shape: Architecture, site: Site, settings: TrainingSettings, seed: int, budget: int) -> Predict:
     second = Network(shape)
-    settings = dataclasses.replace(settings, seed=settings.seed + OTHER_SEED)
+    settings = settings.changed(seed=settings.seed + OTHER_SEED)
     start_local(second, shape, seed + OTHER_SEED, settings.seed)
     every = settings.steps_per_entry
     train_with_checkpoints(second, site.data, settings, steps=budget, every=every, scored=False)

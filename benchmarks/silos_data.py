@@ -18,8 +18,8 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.table import StructureTable
@@ -27,14 +27,14 @@ from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
 SILOS = ("az", "biogen", "expansion", "chembl")
 ENDPOINTS = (
-    AssayEndpoint("logd", center=2.0, scale=1.3, head="shared"),
-    AssayEndpoint("hlm", center=1.3, scale=0.6, head="shared"),
-    AssayEndpoint("efflux", center=0.5, scale=0.6, head="shared"),
-    AssayEndpoint("solubility", center=1.5, scale=0.8, head="shared"),
+    AssayEndpoint(name="logd", center=2.0, scale=1.3, head="shared"),
+    AssayEndpoint(name="hlm", center=1.3, scale=0.6, head="shared"),
+    AssayEndpoint(name="efflux", center=0.5, scale=0.6, head="shared"),
+    AssayEndpoint(name="solubility", center=1.5, scale=0.8, head="shared"),
 )
 """Labels are log10 values (logD: as it is); centers and scales are the catalogue's or of its order."""
 
-POLICY = FeaturePolicy()
+POLICY = FeatureRule()
 VALID_FRACTION, TEST_FRACTION = 0.16, 0.2
 MAX_TEST = 1000
 
@@ -141,7 +141,7 @@ def datasets(
         pool: compounds per silo and assay endpoint to draw from.
         seed: of the split and of the draw.
     """
-    split = SplitPolicy(fold_key(seed), VALID_FRACTION, TEST_FRACTION)
+    split = SplitRule(fold_key=fold_key(seed), valid_fraction=VALID_FRACTION, test_fraction=TEST_FRACTION)
     made: list[Dataset] = []
     taken: set[str] = set()
     for silo in SILOS:
@@ -164,7 +164,7 @@ def datasets(
 
 
 def _dataset(
-    everything: pd.DataFrame, table: StructureTable, per_silo: int, split: SplitPolicy, rng: np.random.Generator
+    everything: pd.DataFrame, table: StructureTable, per_silo: int, split: SplitRule, rng: np.random.Generator
 ) -> Dataset:
     sizes = {0: per_silo - per_silo // 5, 1: per_silo // 5, 2: MAX_TEST}
     rows = everything.drop_duplicates("identity").set_index("identity")

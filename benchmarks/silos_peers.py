@@ -17,8 +17,9 @@ from rich.console import Console
 
 from benchmarks.silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 from kmel_p2p.agreement.averaging import LedgerRule
-from kmel_p2p.agreement.charter import ModelRule, PaceRule, SplitRule, TrainingRule
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
+from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.predict.predict import Model, load_model
@@ -48,7 +49,7 @@ def federate_peers(
     folder.mkdir(parents=True)
     parts = [_write(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
     simulation = _simulation(shape, settings, seed, parts[0])
-    with found(simulation, folder, parts, None, reference_hash(FeaturePolicy())) as federation:
+    with found(simulation, folder, parts, None, reference_hash(FeatureRule())) as federation:
         federation.start()
         follow(federation, View(Console(file=sys.stderr)), DEADLINE_S)
         finals = collect(federation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,7 +41,7 @@ def pooled_predictors(
         steps: optimiser steps, the sum over the sites.
     """
     joined, places = _join(data)
-    wide = dataclasses.replace(shape, endpoints=joined.endpoints, calibrate=False)
+    wide = shape.changed(endpoints=joined.endpoints, calibrate=False)
     network = Network(wide)
     start_local(network, wide, seed, settings.seed)
     train_with_checkpoints(network, joined, settings, steps=steps, every=max(1, steps // STOPS), scored=False)
@@ -53,7 +52,7 @@ def _join(data: Sequence[Dataset]) -> tuple[Dataset, list[list[int]]]:
     """One dataset with a column for each silo and assay endpoint, and the columns of each silo."""
     width = len(data[0].endpoints)
     endpoints = tuple(
-        dataclasses.replace(endpoint, name=f"{silo} {endpoint.name}", head="private")
+        endpoint.changed(name=f"{silo} {endpoint.name}", head="private")
         for silo, part in enumerate(data)
         for endpoint in part.endpoints
     )

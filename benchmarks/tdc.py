@@ -32,8 +32,8 @@ import torch
 from benchmarks.inprocess import federate
 from benchmarks.measure import add_output, at_least, publish, this_machine
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
-from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
+from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.partition import scaffold_partition
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import describe_all
@@ -46,7 +46,7 @@ from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.worker.session import TrainingSettings
 
-POLICY = FeaturePolicy(stereo="keep")
+POLICY = FeatureRule(stereo="keep")
 BATCH = 64
 EPOCHS, FEWEST_STEPS = 25, 400
 STOPS, PATIENCE = 50, 15
@@ -110,11 +110,11 @@ def load(
     test = usable >= len(parts[0])
     split = SPLITS[name]
     if split.metric in ("auroc", "average_precision"):
-        endpoint = AssayEndpoint(name, kind="classification", head="shared")
+        endpoint = AssayEndpoint(name=name, kind="classification", head="shared")
     else:
         values = np.log10(np.maximum(values, 1e-3)) if split.log else values
         center, scale = float(np.mean(values[~test])), float(np.std(values[~test]))
-        endpoint = AssayEndpoint(name, center=center, scale=scale, head="shared")
+        endpoint = AssayEndpoint(name=name, center=center, scale=scale, head="shared")
     labels = endpoint.label(values).astype(np.float32)[:, None]
     dataset = Dataset(
         (endpoint,), Inputs(table.counts, table.descriptors, table.smiles if graphs else None), labels,
@@ -126,9 +126,16 @@ def load(
 def shape_of(arguments: argparse.Namespace, endpoint: AssayEndpoint) -> Architecture:
     """The network of `--trunk`: an ensemble of perceptrons, or message passing with one layer behind it."""
     if arguments.trunk == "mlp":
-        return Architecture(POLICY.width, (512, 256), (endpoint,), arguments.dropout, members=arguments.members or 3)
+        return Architecture(
+            inputs=POLICY.width,
+            hidden=(512, 256),
+            endpoints=(endpoint,),
+            dropout=arguments.dropout,
+            members=arguments.members or 3,
+        )
     return Architecture(
-        POLICY.width, (300,), (endpoint,), arguments.dropout, members=arguments.members or 1, trunk="dmpnn",
+        inputs=POLICY.width, hidden=(300,), endpoints=(endpoint,), dropout=arguments.dropout,
+        members=arguments.members or 1, trunk="dmpnn",
         descriptors=len(descriptor_constants()),
     )  # fmt: skip
 
@@ -140,7 +147,9 @@ def budget(compounds: int, most: int) -> int:
 
 def held_out(dataset: Dataset, table: StructureTable, rows: np.ndarray, seed: int) -> Dataset:
     """`rows` of the train fold, a tenth of their scaffolds for choosing."""
-    folds = SplitPolicy(f"tdc {seed}", 0.1, 0.0).folds([table.series[row] for row in rows])
+    folds = SplitRule(fold_key=f"tdc {seed}", valid_fraction=0.1, test_fraction=0.0).folds(
+        [table.series[row] for row in rows]
+    )
     return dataclasses.replace(dataset, train=rows[folds == Fold.TRAIN], valid=rows[folds == Fold.VALID])
 
 
@@ -162,7 +171,7 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
     def trained(data: Dataset, site_seed: int, steps: int) -> float:
         network = Network(shape)
         start_local(network, shape, seed, site_seed)
-        settings = TrainingSettings(BATCH, arguments.rate, 0.01, site_seed)
+        settings = TrainingSettings(batch_size=BATCH, learning_rate=arguments.rate, weight_decay=0.01, seed=site_seed)
         train_with_checkpoints(
             network, data, settings, steps=steps, every=max(1, steps // STOPS), scored=False, patience=PATIENCE
         )
@@ -180,7 +189,14 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
     ]
     per_entry = max(1, round(arguments.share * steps / arguments.entries))
     settings = [
-        TrainingSettings(BATCH, arguments.rate, 0.01, 1000 * seed + at, arguments.entries, per_entry)
+        TrainingSettings(
+            batch_size=BATCH,
+            learning_rate=arguments.rate,
+            weight_decay=0.01,
+            seed=1000 * seed + at,
+            entry_limit=arguments.entries,
+            steps_per_entry=per_entry,
+        )
         for at in range(len(parts))
     ]
     with tempfile.TemporaryDirectory() as folder:

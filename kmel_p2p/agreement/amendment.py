@@ -16,10 +16,10 @@ import pydantic
 import tomli_w
 
 from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
-from kmel_p2p.agreement.charter import MAX_SITES, Charter, Key, Name, Quorum, SiteRule, signature_is_good
+from kmel_p2p.agreement.charter import MAX_SITES, Charter, Key, Quorum, SiteRule, signature_is_good
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, Identity, SiteKey, curve_public, digest
-from kmel_p2p.agreement.strict import StrictModel, build, parse_toml
+from kmel_p2p.agreement.strict import Name, StrictModel, build, parse_toml
 
 SIGNING_CONTEXT = b"kmel amendment 1"
 

@@ -15,18 +15,18 @@ import tomli_w
 
 from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule, PushSumRule
 from kmel_p2p.agreement.canonical import canonical, plain
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
-from kmel_p2p.agreement.strict import StrictModel, parse_toml
+from kmel_p2p.agreement.split import SplitRule
+from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
+from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
 
 SIGNING_CONTEXT = b"kmel charter 1"
 
 MAX_SITES = 4096
 """Sites that one charter may list; bounds every mapping by site on the wire."""
-
-Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-"""Short lower-case name: it appears in file names, tables and logs."""
-
 
 Key = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 """An Ed25519 public key in hex."""
@@ -48,88 +48,6 @@ class SiteRule(StrictModel):
         return SiteKey(bytes.fromhex(self.key))
 
 
-class ModelRule(StrictModel):
-    """Architecture of the trunk and the seed of its initial values."""
-
-    trunk: Name = "mlp"
-    """Kind of trunk; `kmel-peer charter new --help` lists them. A site refuses to start with one it does not know."""
-    hidden: Annotated[
-        tuple[Annotated[int, pydantic.Field(ge=1, le=65536)], ...],
-        pydantic.Field(min_length=1, max_length=8),
-    ] = (512, 256)
-    dropout: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
-    calibrate: bool = False
-    """True: each site fits a private gain and shift to every shared head, so that assay offsets do not fight in it."""
-    members: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
-    """Networks trained side by side and averaged; more bytes and more time, steadier predictions."""
-    message_width: Annotated[int, pydantic.Field(ge=1, le=4096)] = 300
-    """Numbers in a message, for a trunk that passes messages along bonds."""
-    depth: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
-    """Rounds of messages, for a trunk that passes messages along bonds."""
-
-
-class FeatureRule(StrictModel):
-    """Featuriser and the hash of its output on the reference molecules."""
-
-    kind: Literal["morgan-count+rdkit"] = "morgan-count+rdkit"
-    radius: Annotated[int, pydantic.Field(ge=0, le=6)] = 2
-    bits: Annotated[int, pydantic.Field(ge=64, le=65536)] = 2048
-    stereo: Literal["keep", "drop"] = "drop"
-    tautomers: Literal["keep", "canonical"] = "keep"
-    reference_hash: Annotated[str, pydantic.Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-
-
-class AssayEndpointRule(StrictModel):
-    """A measured property: unit, transform, the label normalisation all sites use, and whose its head is."""
-
-    name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
-    kind: Literal["regression", "classification"] = "regression"
-    unit: Annotated[str, pydantic.Field(max_length=32)] = ""
-    transform: Literal["identity", "log10"] = "identity"
-    valid_range: tuple[float, float] = (-1e9, 1e9)
-    center: float = 0.0
-    scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
-    head: Literal["shared", "private"] = "private"
-    weight: Annotated[float, pydantic.Field(ge=0.0)] = 1.0
-    positive_weight: Annotated[float, pydantic.Field(gt=0.0, le=1000.0)] = 1.0
-    """Of class 1 in the loss; above 1 where it is rare."""
-    beyond_bound: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.0
-    """Cost of predicting beyond a bound (40 for >30), relative to short of it: 0 none, 1 takes the bound as a value."""
-
-    @pydantic.model_validator(mode="after")
-    def _range_is_ordered(self) -> AssayEndpointRule:
-        if not self.valid_range[0] < self.valid_range[1]:
-            raise ValueError("valid_range must be (lowest, highest) with lowest < highest")
-        return self
-
-
-class TrainingRule(StrictModel):
-    """The local optimiser, the same everywhere."""
-
-    batch_size: Annotated[int, pydantic.Field(ge=1, le=65536)] = 64
-    learning_rate: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1e-3
-    weight_decay: Annotated[float, pydantic.Field(ge=0.0, le=10.0)] = 0.01
-
-
-class PaceRule(StrictModel):
-    """When rounds may start, and how far a site may run ahead of the slowest one that membership calls alive."""
-
-    max_lead: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
-    start_sites: Annotated[int, pydantic.Field(ge=0)] = 0
-    """Sites ready to train before anyone publishes its first entry; 0 means a majority of the roster."""
-    patience: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
-    """Entries without a better validation score after which a site stops publishing and listens; 0 means never."""
-
-
-class SplitRule(StrictModel):
-    """Folds by keyed scaffold hash; the key makes fold assignment the same at every site."""
-
-    fold_key: Annotated[str, pydantic.Field(max_length=64)] = ""
-    valid_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
-    test_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.2
-
-
 class AmendmentsRule(StrictModel):
     """Who may change the roster later; see `agreement.amendment`."""
 
@@ -144,7 +62,7 @@ class Charter(StrictModel):
     sites: Annotated[tuple[SiteRule, ...], pydantic.Field(min_length=1, max_length=MAX_SITES)]
     model: ModelRule = ModelRule()
     features: FeatureRule = FeatureRule()
-    assay_endpoints: Annotated[tuple[AssayEndpointRule, ...], pydantic.Field(min_length=1, max_length=1024)]
+    assay_endpoints: Annotated[tuple[AssayEndpoint, ...], pydantic.Field(min_length=1, max_length=1024)]
     training: TrainingRule = TrainingRule()
     averaging: AveragingRule = LedgerRule()
     pace: PaceRule = PaceRule()

@@ -1,167 +1,188 @@
-"""Where a site's measurements are. Plain settings; `records` reads what they name."""
+"""The `[data]` settings of a site: where its measurements are, and how they are written. `chem.read` reads them."""
 
 from __future__ import annotations
 
+import codecs
+import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal
+
+import pydantic
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel
 
-Part = Literal["", "AtoB", "BtoA", "ratio"]
-
-
-@dataclass(frozen=True, slots=True)
-class TextFormat:
-    """How the text files of a site are written; Parquet knows that by itself.
-
-    Attributes:
-        separator: between cells: comma, semicolon, tab or |.
-        decimal: before decimals: point or comma.
-        encoding: of characters, by a name that Python knows (`utf-8`, `cp949`, `cp1252`, `utf-16`).
-    """
-
-    separator: Literal[",", ";", "\t", "|"] = ","
-    decimal: Literal[".", ","] = "."
-    encoding: str = "utf-8"
+Location = Annotated[
+    Path,
+    pydantic.BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) and value else value),
+]
+"""A path, written as a string."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """Where the values of one assay endpoint are, and how they are written.
-
-    Attributes:
-        column: column (wide), property (SDF), `input_assay_id` (TUNER) or value column (K-MELLODDY).
-        unit: of the values; in K-MELLODDY tables, and beside a `unit_column`, of rows that name none.
-        relation_column, unit_column: columns (properties) of a wide table or SDF file that hold the relation (`<`, `=`,
-            `>`) and the unit of each value, where they are not in its cell.
-        low_limit: values at or below it, written without a relation, mean "below the limit". In the unit of the column.
-        high_limit: values at or above it mean "above the limit".
-        factor: what the written numbers are multiplied by to be in `unit` (of logarithms, the quantities behind them).
-        complement: the numbers are what is missing to the whole: % bound where the charter counts % unbound.
-        threshold: makes classes of numbers (classification only), in the numbers' own unit.
-        positive: which side of the threshold, the threshold included, is class 1.
-        expert_threshold: MELLODDY-TUNER: which of T0's `expert_threshold_1` to `_5` stands in for `threshold`.
-        match: column -> value; a row belongs to the assay endpoint when all of them agree. Needed for K-MELLODDY.
-        classes: classification only: words of the table, in lower case, and the class (0 or 1) each means.
-        part: which part of a bracket list `[AtoB,BtoA]` is meant.
-        mass_of: between mass and amount of substance: mass of the standardised compound, or of the structure as written
-            with its counter-ions (see `chem.dataset.mass`).
-    """
+class Column(StrictModel):
+    """Where the values of one assay endpoint are, and how they are written."""
 
     column: str = ""
+    """Column (wide), property (SDF), `input_assay_id` (TUNER) or value column (K-MELLODDY)."""
     unit: str = ""
+    """Of the values; in K-MELLODDY tables, and beside a `unit_column`, of rows that name none."""
     low_limit: float | None = None
+    """Values at or below it, written without a relation, mean "below the assay's limit"; in the column's unit."""
     high_limit: float | None = None
-    factor: float = 1.0
+    """Values at or above it mean "above the limit"."""
+    factor: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Multiplies the written numbers to give `unit` (of logarithms, the quantities behind them)."""
     complement: bool = False
+    """The numbers are what is missing to the whole: % bound where the charter counts % unbound."""
     threshold: float | None = None
+    """Makes classes of numbers, for assay endpoints that the charter takes as classes; in the column's unit."""
     positive: Literal["above", "below"] = "above"
-    match: Mapping[str, str] = field(default_factory=dict)
-    classes: Mapping[str, int] = field(default_factory=dict)
+    """Which side of the threshold, the threshold included, is class 1."""
+    match: Mapping[str, str] = {}
+    """Column -> value: a row is meant where all agree; formats wide, sdf and kmelloddy."""
     relation_column: str = ""
+    """Formats wide and sdf: column with the relation (<, =, >) of each value, where cells hold the number alone."""
     unit_column: str = ""
-    part: Part = ""
+    """Formats wide and sdf: column with the unit of each value; `unit` is that of rows that name none."""
+    classes: Mapping[str, Annotated[int, pydantic.Field(ge=0, le=1)]] = {}
+    """Words of the table and the class each means, where they are not the usual ones: { "+" = 1, "-" = 0 }."""
+    part: Literal["", "AtoB", "BtoA", "ratio"] = ""
+    """Which part of a bracket list `[AtoB,BtoA]` is meant."""
+    expert_threshold: Annotated[int, pydantic.Field(ge=1, le=5)] = 1
+    """MELLODDY-TUNER: which threshold of T0 makes classes where `threshold` is not given."""
     mass_of: Literal["parent", "written"] = "parent"
-    expert_threshold: int = 1
+    """Where ug/mL becomes umol/L or alike: mass of the compound, or of the form as written, counter-ions included."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.expert_threshold <= 5:
-            raise ConfigError(f"column {self.column!r}: expert_threshold is {self.expert_threshold}; it must be 1 to 5")
+    @pydantic.model_validator(mode="after")
+    def _limits_are_ordered(self) -> Column:
         if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:
-            raise ConfigError(f"column {self.column!r}: low_limit must be below high_limit")
+            raise ValueError("low_limit must be below high_limit")
+        if self.classes and self.threshold is not None:
+            raise ValueError("'classes' is for words and 'threshold' for numbers; remove one of them")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
-class EmbargoSource:
-    """What must not be used for training, although it is in the file.
+class EmbargoSection(StrictModel):
+    """What is in the file but must not be used."""
 
-    Attributes:
-        compounds: text file, one SMILES, InChIKey or first block of an InChIKey per line.
-        scaffolds: text file, one SMILES per line; every compound with the scaffold of one of them is kept back.
-        project_column: column (property) that names the project of a row.
-        projects: those kept back.
-    """
-
-    compounds: Path | None = None
-    scaffolds: Path | None = None
+    compounds: Location | None = None
+    """Text file, one SMILES, InChIKey or first block of an InChIKey per line."""
+    scaffolds: Location | None = None
+    """Text file, one SMILES per line; every compound with the scaffold of one of them is kept back."""
     project_column: str = ""
+    """Column (property) that names the project of a row."""
     projects: tuple[str, ...] = ()
+    """Those that are kept back."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimeSource:
-    """Which compounds are new: they join the test fold.
-
-    Attributes:
-        column: column (property) with the date of a row; empty: no time split.
-        test_from: a compound whose first dated row is of this day or later is new.
-        format: how dates are written, in `strptime`'s words, where not as ISO 8601.
-    """
+class TimeSection(StrictModel):
+    """What this site measured last is for testing."""
 
     column: str = ""
+    """Column (property) with the date of a row; empty: no time split."""
     test_from: str = ""
+    """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
     format: str = ""
+    """How the column writes dates, where not as test_from does: %d/%m/%Y, %d-%b-%Y, ..."""
+
+    @pydantic.model_validator(mode="after")
+    def _both_or_none(self) -> TimeSection:
+        if bool(self.column) != bool(self.test_from):
+            raise ValueError("'column' and 'test_from' go together; give both or none")
+        if self.format and not _tells_days(self.format):
+            raise ValueError(
+                f'data.time.format is {self.format!r}; it must tell day, month and year: "%d/%m/%Y" reads 31/05/2024, '
+                '"%d-%b-%Y" reads 31-May-2024'
+            )
+        return self
 
 
-@dataclass(frozen=True, slots=True)
-class WideSource:
-    """A CSV or Parquet file with a SMILES column and one column per assay endpoint.
+class Source(StrictModel):
+    """A file of measurements and how to read it."""
 
-    Attributes:
-        path: CSV with a header in the first line; `.parquet` is read as Parquet.
-        smiles_column: name of the column that holds structures.
-        columns: assay endpoint of the charter -> column of the file.
+    format: Literal["wide", "kmelloddy", "tuner", "sdf"] = "wide"
+    """`wide`: CSV or Parquet, one column per assay endpoint; `kmelloddy`: standard data format v4.6, one measurement
+    per row; `tuner`: MELLODDY-TUNER's tables; `sdf`: properties of an SDF file."""
+    path: Location
+    """The file; `.parquet` is read as Parquet, other tables as CSV with a header in the first line."""
+    smiles_column: str = "smiles"
+    """Format wide: column that holds structures."""
+    separator: Literal[",", ";", "\t", "|"] = ","
+    """Between the cells of CSV files."""
+    decimal: Literal[".", ","] = "."
+    """Before the decimals of numbers."""
+    encoding: str = "utf-8"
+    """Of text files, by a name that Python knows: utf-8, cp949, cp1252, utf-16, ..."""
+    structures: Location | None = None
+    """MELLODDY-TUNER's T2; `path` is T1."""
+    assays: Location | None = None
+    """MELLODDY-TUNER's T0; an assay that is not in it is refused, as TUNER does. Optional."""
+    embargo: EmbargoSection = EmbargoSection()
+    time: TimeSection = TimeSection()
+    columns: Annotated[Mapping[str, Column], pydantic.Field(min_length=1)]
+    """Assay endpoint of the charter -> column of the file."""
+
+    @pydantic.model_validator(mode="after")
+    def _format_fits(self) -> Source:
+        if self.format == "tuner" and self.structures is None:
+            raise ValueError("format 'tuner' needs 'structures': the file T2 that holds the SMILES")
+        if self.format != "tuner" and (self.structures or self.assays):
+            raise ValueError("'structures' and 'assays' belong to format 'tuner'; remove them")
+        for name, rule in self.columns.items():
+            if self.format != "kmelloddy" and not rule.column:
+                raise ValueError(f"columns.{name}: 'column' is missing")
+            if self.format == "kmelloddy" and not rule.match:
+                raise ValueError(f"columns.{name}: 'match' is missing; it says which rows are meant")
+            if self.format != "kmelloddy" and rule.part:
+                raise ValueError(f"columns.{name}: 'part' belongs to format 'kmelloddy'; remove it")
+            if self.format == "tuner" and rule.match:
+                raise ValueError(f"columns.{name}: format 'tuner' has no 'match', its 'column' is the assay; remove it")
+            if self.format in ("tuner", "kmelloddy") and (rule.relation_column or rule.unit_column):
+                raise ValueError(
+                    f"columns.{name}: format {self.format!r} says itself where relations and units are; "
+                    "remove 'relation_column' and 'unit_column'"
+                )
+        if self.separator == self.decimal:
+            raise ValueError("'separator' and 'decimal' are the same character; which one is it?")
+        return self
+
+    @pydantic.field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        try:
+            text_encoding(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+def text_encoding(name: str) -> str:
+    """The codec to open files with; a byte order mark of UTF-8 is never a part of the text.
+
+    Raises:
+        ConfigError: Python knows no such encoding of text.
     """
-
-    path: Path
-    smiles_column: str
-    columns: Mapping[str, Column]
-    embargo: EmbargoSource = EmbargoSource()
-    time: TimeSource = TimeSource()
-    text: TextFormat = TextFormat()
-
-
-@dataclass(frozen=True, slots=True)
-class SdfSource:
-    """An SDF file whose properties hold the values."""
-
-    path: Path
-    columns: Mapping[str, Column]
-    embargo: EmbargoSource = EmbargoSource()
-    time: TimeSource = TimeSource()
-    text: TextFormat = TextFormat()
+    try:
+        codec = codecs.lookup(name)
+        codec.incrementaldecoder().decode(b"")  # `base64` and the like are codecs, but not of text
+        if not isinstance(b"".decode(name), str):
+            raise LookupError
+    except (LookupError, TypeError, AttributeError):
+        raise ConfigError(
+            f'data.encoding is {name!r}, no encoding of text; common ones: "utf-8", "cp949", "cp1252", "utf-16"'
+        ) from None
+    return "utf-8-sig" if codec.name == "utf-8" else codec.name
 
 
-@dataclass(frozen=True, slots=True)
-class LongSource:
-    """A K-MELLODDY table (standard data format v4.6): one measurement per row."""
-
-    path: Path
-    columns: Mapping[str, Column]
-    embargo: EmbargoSource = EmbargoSource()
-    time: TimeSource = TimeSource()
-    text: TextFormat = TextFormat()
-
-
-@dataclass(frozen=True, slots=True)
-class TunerSource:
-    """Tables of MELLODDY-TUNER.
-
-    Attributes:
-        path: T1, the measurements.
-        assays: T0; an assay that is not in it is refused, as TUNER does. None: not checked.
-        structures: T2.
-    """
-
-    path: Path
-    structures: Path
-    columns: Mapping[str, Column]
-    assays: Path | None = None
-    embargo: EmbargoSource = EmbargoSource()
-    time: TimeSource = TimeSource()
-    text: TextFormat = TextFormat()
-
-
-Source: TypeAlias = WideSource | SdfSource | LongSource | TunerSource
+def _tells_days(written: str) -> bool:
+    """Whether dates written like this, in `strptime`'s words, can be told apart to the day."""
+    day = datetime.datetime(2023, 11, 28)
+    # The same weekday of the same week in another year. Since Python 3.13, strptime warns of formats without a year.
+    years_later = day.replace(year=2051)
+    try:
+        if day.strftime(written) == years_later.strftime(written):
+            return False
+        return datetime.datetime.strptime(day.strftime(written), written) == day
+    except ValueError:
+        return False

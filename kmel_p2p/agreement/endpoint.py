@@ -1,59 +1,56 @@
-"""One measured property and the scale all sites agree on for it."""
+"""One entry of the charter's `[[assay_endpoints]]`: a measured property and the scale all sites agree on for it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+import pydantic
 
-from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel
 
-Kind = Literal["regression", "classification"]
-Transform = Literal["identity", "log10"]
-Head = Literal["shared", "private"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Kind: TypeAlias = Literal["regression", "classification"]
 
 
-@dataclass(frozen=True, slots=True)
-class AssayEndpoint:
-    """A measured property, as the charter defines it.
+class AssayEndpoint(StrictModel):
+    """A measured property: unit, transform, the label normalisation all sites use, and whose its head is.
 
     Three scales occur. *Native* values carry `unit`. *Transformed* values are what errors are reported in (log10 of
     the native value where `transform` says so). *Labels* are what the network is trained on:
     (transformed - center) / scale, with constants from the charter, never from a site's data.
-
-    Attributes:
-        valid_range: lowest and highest credible native value, inclusive.
-        head: `shared` parameters travel with the trunk, `private` ones stay at the site.
-        weight: of its terms in the loss.
-        positive_weight: of class 1 relative to class 0.
-        beyond_bound: what lying beyond a bound costs, relative to lying short of it (0 to 1). With 0 a prediction of
-            400 for ">30" is as good as one of 31; above 0 predictions are drawn back towards the bound.
     """
 
-    name: str
+    name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
     kind: Kind = "regression"
-    unit: str = ""
-    transform: Transform = "identity"
-    valid_range: tuple[float, float] = (-math.inf, math.inf)
+    unit: Annotated[str, pydantic.Field(max_length=32)] = ""
+    transform: Literal["identity", "log10"] = "identity"
+    valid_range: tuple[float, float] = (-1e9, 1e9)
+    """Lowest and highest credible native value, inclusive; sites refuse values outside it."""
     center: float = 0.0
-    scale: float = 1.0
-    head: Head = "private"
-    weight: float = 1.0
-    positive_weight: float = 1.0
-    beyond_bound: float = 0.0
+    """A usual transformed value; keep it and `scale` so that labels lie mostly between -3 and 3."""
+    scale: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
+    """Usual spread of transformed values. Errors beyond one scale count linearly in the loss."""
+    head: Literal["shared", "private"] = "private"
+    """`shared` parameters travel with the trunk, `private` ones stay at the site."""
+    weight: Annotated[float, pydantic.Field(ge=0.0)] = 1.0
+    """Of its terms in the loss."""
+    positive_weight: Annotated[float, pydantic.Field(gt=0.0, le=1000.0)] = 1.0
+    """Of class 1 in the loss; above 1 where it is rare."""
+    beyond_bound: Annotated[float, pydantic.Field(ge=0.0, le=1.0)] = 0.0
+    """Cost of predicting beyond a bound (40 for >30), relative to short of it. With 0 a prediction of 400 for ">30" is
+    as good as one of 31; above 0 predictions are drawn back towards the bound; 1 takes the bound as a value."""
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.beyond_bound <= 1:
-            raise ConfigError(f"assay endpoint {self.name!r}: beyond_bound is {self.beyond_bound}; it must be 0 to 1")
-        if not self.scale > 0:
-            raise ConfigError(f"assay endpoint {self.name!r}: scale is {self.scale}; it must be above 0")
+    @pydantic.model_validator(mode="after")
+    def _scale_fits(self) -> AssayEndpoint:
         if not self.valid_range[0] < self.valid_range[1]:
-            raise ConfigError(f"assay endpoint {self.name!r}: valid_range must be (lowest, highest)")
+            raise ValueError("valid_range must be (lowest, highest) with lowest < highest")
         if self.kind == "classification" and (self.transform, self.center, self.scale) != ("identity", 0.0, 1.0):
-            raise ConfigError(f"assay endpoint {self.name!r}: a classification has no transform, center or scale")
+            raise ValueError("a classification has no transform, center or scale")
+        return self
 
     @property
     def reported_unit(self) -> str:
@@ -73,6 +70,8 @@ class AssayEndpoint:
 
     def label(self, native: NDArray[np.float64]) -> NDArray[np.float64]:
         """Native values (any shape, checked by `refusal`) to labels."""
+        import numpy as np  # here, so that commands that only read settings start without it
+
         transformed = np.log10(native) if self.transform == "log10" else native
         return (transformed - self.center) / self.scale
 
@@ -82,6 +81,8 @@ class AssayEndpoint:
 
     def native(self, labels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Labels back to `unit`."""
+        import numpy as np
+
         transformed = self.transformed(labels)
         if self.transform == "log10":
             # A wild prediction must not overflow to infinity in the user's table.

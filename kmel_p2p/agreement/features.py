@@ -1,4 +1,7 @@
-"""What the charter says about structures and features. Imports no RDKit, so that the daemon may use it."""
+"""The charter's `[features]`: how structures are standardised and described.
+
+Imports no RDKit, so that the daemon may use it.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,28 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Annotated, Literal
 
-from kmel_p2p.agreement.errors import Bug, ConfigError
+import pydantic
 
-Stereo = Literal["keep", "drop"]
-Tautomers = Literal["keep", "canonical"]
+from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.strict import StrictModel
 
 
-@dataclass(frozen=True, slots=True)
-class FeaturePolicy:
-    """How a structure is standardised and described; the same at every site of a federation.
+class FeatureRule(StrictModel):
+    """How a structure is standardised and described; the same at every site of a federation."""
 
-    Attributes:
-        radius: Morgan radius in bonds; 2 is ECFP4.
-        bits: folded length of the count fingerprint.
-        stereo: whether stereochemistry is part of a compound's identity and of its features.
-        tautomers: `canonical` maps every tautomer to RDKit's canonical one (slow), `keep` takes what is drawn.
-    """
-
-    radius: int = 2
-    bits: int = 2048
-    stereo: Stereo = "drop"
-    tautomers: Tautomers = "keep"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.radius <= 6:
-            raise ConfigError(f"features.radius is {self.radius}; it must be 0 to 6")
-        if not 64 <= self.bits <= 65536:
-            raise ConfigError(f"features.bits is {self.bits}; it must be 64 to 65536")
+    kind: Literal["morgan-count+rdkit"] = "morgan-count+rdkit"
+    radius: Annotated[int, pydantic.Field(ge=0, le=6)] = 2
+    """Of the Morgan fingerprint, in bonds; 2 is ECFP4."""
+    bits: Annotated[int, pydantic.Field(ge=64, le=65536)] = 2048
+    """Length of the count fingerprint. Shorter makes more substructures share a position."""
+    stereo: Literal["keep", "drop"] = "drop"
+    """Whether stereochemistry is part of a compound's identity and of its features."""
+    tautomers: Literal["keep", "canonical"] = "keep"
+    """`canonical` maps every tautomer to RDKit's canonical one (slow); `keep` takes the one that is drawn."""
+    reference_hash: Annotated[str, pydantic.Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Hash of the reference molecules' features, which every site must reproduce; empty: not checked."""
 
     @property
     def width(self) -> int:
@@ -44,14 +40,14 @@ class FeaturePolicy:
 
     @property
     def tag(self) -> str:
-        """Sixteen hex digits that differ whenever the policy or the descriptor constants do."""
+        """Sixteen hex digits that differ whenever the features or the descriptor constants do."""
         text = f"{self.radius}|{self.bits}|{self.stereo}|{self.tautomers}|{descriptor_constants()!r}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorConstant:
-    """Charter-fixed normalisation of one RDKit descriptor: value -> (value - center) / scale."""
+    """Fixed normalisation of one RDKit descriptor: value -> (value - center) / scale."""
 
     name: str
     center: float
@@ -60,7 +56,7 @@ class DescriptorConstant:
 
 @functools.cache
 def descriptor_constants() -> tuple[DescriptorConstant, ...]:
-    """The descriptors used and their constants, in feature order.
+    """The descriptors in use and their constants, in feature order.
 
     They come with the package (`descriptors.csv`, made by `scripts/descriptor_constants.py` from public structures
     bundled with RDKit), so no statistic of any site's data goes into them.

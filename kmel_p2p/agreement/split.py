@@ -1,4 +1,4 @@
-"""Folds by keyed scaffold hash: a compound falls into one fold at every site, with no exchange.
+"""The charter's `[split]`: folds by keyed scaffold hash, so that a compound falls into one fold at every site.
 
 The idea is MELLODDY's (Simm et al., J Cheminform 2021, doi 10.1186/s13321-021-00576-2): the fold is a function of the
 scaffold and a key that the charter fixes, never of what else a site holds.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+import pydantic
 
-from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import StrictModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Fold(IntEnum):
@@ -25,19 +28,21 @@ class Fold(IntEnum):
     TEST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class SplitPolicy:
+class SplitRule(StrictModel):
     """Shares of scaffolds held out, and the key that shuffles them."""
 
-    key: str = ""
-    valid_fraction: float = 0.1
-    test_fraction: float = 0.2
+    fold_key: Annotated[str, pydantic.Field(max_length=64)] = ""
+    """Any text. Another key gives other folds; the sites of a federation share one."""
+    valid_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
+    """Of series, for choosing checkpoints and models, and for calibration."""
+    test_fraction: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.2
+    """Of series, for scoring only."""
 
-    def __post_init__(self) -> None:
-        if not (0 <= self.valid_fraction < 1 and 0 <= self.test_fraction < 1):
-            raise ConfigError("split fractions must be at least 0 and below 1")
+    @pydantic.model_validator(mode="after")
+    def _something_is_left(self) -> SplitRule:
         if not self.valid_fraction + self.test_fraction < 1:
-            raise ConfigError("split fractions leave nothing to train on")
+            raise ValueError("valid_fraction and test_fraction leave nothing to train on")
+        return self
 
     def fold(self, series: str) -> Fold:
         """Fold of every compound of this series (see `scaffold.series`)."""
@@ -54,17 +59,21 @@ class SplitPolicy:
 
     def folds(self, series: Sequence[str]) -> NDArray[np.int8]:
         """`fold` of each, int8[n]."""
+        import numpy as np  # here, so that commands that only read settings start without it
+
         known = {name: self.fold(name) for name in set(series)}
         return np.fromiter((known[name] for name in series), np.int8, len(series))
 
     def apart(self, series: Sequence[str]) -> NDArray[np.bool_]:
         """A half of all series, bool[n], unrelated to the folds: in the validation fold, those that calibrate."""
+        import numpy as np
+
         known = {name: self._place(name, b"kmel apart 1") < 0.5 for name in set(series)}
         return np.fromiter((known[name] for name in series), np.bool_, len(series))
 
     def _place(self, series: str, purpose: bytes) -> float:
         """A number from 0 to 1 that only the key and the series decide."""
-        key = self.key.encode()
+        key = self.fold_key.encode()
         if len(key) > hashlib.blake2b.MAX_KEY_SIZE:
             key = hashlib.blake2b(key).digest()
         digest = hashlib.blake2b(series.encode(), digest_size=8, key=key, person=purpose).digest()

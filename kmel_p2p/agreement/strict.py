@@ -6,11 +6,16 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import pydantic
 
 from kmel_p2p.agreement.errors import ConfigError
+
+Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+"""Short lower-case name: it appears in file names, tables and logs."""
+
+M = TypeVar("M", bound="StrictModel")
 
 
 class StrictModel(pydantic.BaseModel):
@@ -20,8 +25,13 @@ class StrictModel(pydantic.BaseModel):
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
     )
 
+    def changed(self: M, **values: Any) -> M:
+        """A copy with other values, checked like the original.
 
-M = TypeVar("M", bound=StrictModel)
+        Raises:
+            pydantic.ValidationError: they do not fit.
+        """
+        return type(self).model_validate({**dict(self), **values})
 
 
 def parse_toml(model: type[M], document: str, source: str) -> M:

@@ -173,12 +173,9 @@ def with_reference_hash(draft: Charter) -> Charter:
 
 
 def _reference_hash(draft: Charter) -> str:
-    from kmel_p2p.agreement.features import FeaturePolicy
     from kmel_p2p.learn.models.reference import trunk_reference_hash
 
-    rule = draft.features
-    policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
-    return trunk_reference_hash(policy, draft.model.trunk)
+    return trunk_reference_hash(draft.features, draft.model.trunk)
 
 
 def _feature_problems(document: CharterDocument) -> list[str]:

@@ -13,7 +13,7 @@ from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_optio
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter
-    from kmel_p2p.agreement.split import SplitPolicy
+    from kmel_p2p.agreement.columns import Source
     from kmel_p2p.chem.dataset.measurements import Measurements
     from kmel_p2p.site.config import SiteConfig
 
@@ -40,11 +40,10 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import measurement_source
 
     config = load_config(config_path)
     charter, own, test = _read(config, quiet=as_json)
-    report = check(measurement_source(config, config.data.path), own, _split(charter), test)
+    report = check(config.data, own, charter.split, test)
     folder = out or config.site.state_dir / "data-check"
     Rejects([*own.rejects, *(test.rejects if test else ())]).write(folder / "rejects.csv")
     write_json(folder / "data_STAYS.json", report)
@@ -64,14 +63,13 @@ def approve(config_path: Path) -> None:
     from kmel_p2p.chem.dataset.manifest import APPROVAL, MANIFEST, manifest, write_json
     from kmel_p2p.chem.report.check import check
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import measurement_source
 
     config = load_config(config_path)
     charter, own, test = _read(config, quiet=False)
-    report = check(measurement_source(config, config.data.path), own, _split(charter), test)
+    report = check(config.data, own, charter.split, test)
     for text in [*report["problems"], *report["advice"]]:
         click.echo(f"looks wrong: {text}", err=True)
-    content = manifest(measurement_source(config, config.data.path), own)
+    content = manifest(config.data, own)
     write_json(config.site.state_dir / MANIFEST, content)
     approved = {"dataset_hash": content["dataset_hash"], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_json(config.site.state_dir / APPROVAL, approved)
@@ -102,39 +100,30 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
         click.echo(line)
 
 
-def _split(charter: Charter) -> SplitPolicy:
-    from kmel_p2p.agreement.split import SplitPolicy
-
-    rule = charter.split
-    return SplitPolicy(rule.fold_key, rule.valid_fraction, rule.test_fraction)
-
-
 def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
     """Charter and measurements, those of the test file last."""
     from kmel_p2p.chem.dataset.ingest import ingest
     from kmel_p2p.chem.structures.cache import StructureCache
     from kmel_p2p.cli.charter import load_charter
-    from kmel_p2p.site.loaded_site import architecture_of, measurement_source
-    from kmel_p2p.site.site import features_of
 
     charter = load_charter(config.site.charter).charter
     cache = StructureCache(config.site.state_dir / "cache")
     workers = config.resources.featurise_processes or os.cpu_count() or 1
 
-    def read(path: Path, excluded: frozenset[str]) -> Measurements:
+    def read(source: Source, excluded: frozenset[str]) -> Measurements:
         with progress_bar("structures", quiet) as progress:
             return ingest(
-                measurement_source(config, path),
-                architecture_of(charter).endpoints,
-                features_of(charter),
+                source,
+                charter.assay_endpoints,
+                charter.features,
                 cache=cache,
                 workers=workers,
                 progress=progress,
                 excluded=excluded,
             )
 
-    test = read(config.data.test, frozenset()) if config.data.test else None
-    return charter, read(config.data.path, frozenset(test.structures.identities) if test else frozenset()), test
+    test = read(config.data.test_source, frozenset()) if config.data.test_source else None
+    return charter, read(config.data, frozenset(test.structures.identities) if test else frozenset()), test
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:

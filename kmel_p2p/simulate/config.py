@@ -9,19 +9,14 @@ from typing import Annotated, Literal
 import pydantic
 
 from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule
-from kmel_p2p.agreement.charter import (
-    AssayEndpointRule,
-    Charter,
-    FeatureRule,
-    ModelRule,
-    Name,
-    PaceRule,
-    SiteRule,
-    SplitRule,
-    TrainingRule,
-)
-from kmel_p2p.agreement.strict import StrictModel, parse_toml
-from kmel_p2p.site.config import Location, read_text
+from kmel_p2p.agreement.charter import Charter, SiteRule
+from kmel_p2p.agreement.columns import Location
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
+from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
+from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
+from kmel_p2p.site.config import read_text
 
 
 class DataSource(StrictModel):
@@ -61,7 +56,7 @@ class SitesSection(StrictModel):
     """The run fails when the sites are not complete by then."""
 
 
-class SimulatedEndpoint(AssayEndpointRule):
+class SimulatedEndpoint(AssayEndpoint):
     """An assay endpoint of the charter, and the column of the data file it is in."""
 
     column: Annotated[str, pydantic.Field(min_length=1)]
@@ -114,7 +109,7 @@ class Simulation(StrictModel):
         """
         rules = self.charter
         endpoints = tuple(
-            AssayEndpointRule(**endpoint.model_dump(exclude={"column"})) for endpoint in rules.assay_endpoints
+            AssayEndpoint(**endpoint.model_dump(exclude={"column"})) for endpoint in rules.assay_endpoints
         )
         return Charter(
             federation=rules.federation,

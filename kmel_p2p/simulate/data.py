@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError, DataError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.partition import Disjointness, disjointness, scaffold_partition
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.simulate.config import DataSource, Simulation
@@ -38,7 +38,7 @@ class DividedData:
     unusable: int
 
 
-def divide(simulation: Simulation, policy: FeaturePolicy, out: Path) -> DividedData:
+def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedData:
     """Write the files of a run below `out`.
 
     Raises:

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation, load_simulation
 from kmel_p2p.simulate.data import DividedData, divide
@@ -54,8 +53,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     """
     began = time.monotonic()
     simulation = load_simulation(config, seed)
-    rule = simulation.charter.features
-    policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+    policy = simulation.charter.features
     # First, so that a missing package is told before an earlier run is replaced and structures are prepared.
     reference = trunk_reference_hash(policy, simulation.charter.model.trunk)
     prepare_directory(out, simulation)

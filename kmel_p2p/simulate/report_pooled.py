@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kmel_p2p.agreement.charter import Charter
-from kmel_p2p.agreement.columns import Column, WideSource
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.learn.evaluate.pooled import Pooled, train_pooled
 from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final
 from kmel_p2p.site.loaded_site import architecture_of
-from kmel_p2p.site.site import features_of
 
 
 def pooled_model(
@@ -30,22 +28,20 @@ def pooled_model(
     Args:
         progress: called with (steps done, steps in all).
     """
-    columns = {e.name: Column(e.column, e.unit) for e in simulation.charter.assay_endpoints}
+    columns = {e.name: Column(column=e.column, unit=e.unit) for e in simulation.charter.assay_endpoints}
 
-    def source(path: Path) -> WideSource:
-        return WideSource(path, simulation.data.smiles_column, columns)
+    def source(path: Path) -> Source:
+        return Source(path=path, smiles_column=simulation.data.smiles_column, columns=columns)
 
-    rule, averaging, split = charter.training, charter.averaging, charter.split
+    averaging = charter.averaging
     return train_pooled(
         source(divided.train),
         source(divided.test),
         architecture_of(charter),
-        features_of(charter),
-        SplitPolicy(split.fold_key, split.valid_fraction, split.test_fraction),
+        charter.features,
+        charter.split,
         TrainingSettings(
-            batch_size=rule.batch_size,
-            learning_rate=rule.learning_rate,
-            weight_decay=rule.weight_decay,
+            **dict(charter.training),
             seed=simulation.seed,
             entry_limit=averaging.entry_limit * len(finals),
             steps_per_entry=averaging.steps_per_entry,

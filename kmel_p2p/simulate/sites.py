@@ -17,19 +17,12 @@ from types import TracebackType
 from typing import Any
 
 from kmel_p2p.agreement.charter import CharterDocument, SiteRule
+from kmel_p2p.agreement.columns import Column
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.files import write_whole
 from kmel_p2p.simulate.config import Simulation
-from kmel_p2p.site.config import (
-    ColumnRule,
-    DataSection,
-    LogSection,
-    NetworkSection,
-    ResourcesSection,
-    SiteConfig,
-    SiteSection,
-)
+from kmel_p2p.site.config import DataSection, LogSection, NetworkSection, ResourcesSection, SiteConfig, SiteSection
 from kmel_p2p.site.control.client import ControlClient
 from kmel_p2p.site.observe.status import StatusDocument
 
@@ -238,7 +231,7 @@ def _site_config(simulation: Simulation, name: str, address: str, test: Path | N
             path=Path(DATA_NAME),
             test=test,
             smiles_column=simulation.data.smiles_column,
-            columns={e.name: ColumnRule(column=e.column, unit=e.unit) for e in simulation.charter.assay_endpoints},
+            columns={e.name: Column(column=e.column, unit=e.unit) for e in simulation.charter.assay_endpoints},
         ),
         resources=ResourcesSection(threads=simulation.sites.threads, featurise_processes=1),
         log=LogSection(),

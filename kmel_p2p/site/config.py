@@ -10,19 +10,12 @@ from typing import Annotated, Any, Literal
 import pydantic
 import tomli_w
 
-from kmel_p2p.agreement.charter import MAX_SITES, Name
+from kmel_p2p.agreement.charter import MAX_SITES
+from kmel_p2p.agreement.columns import Location, Source
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.strict import StrictModel, parse_toml
-from kmel_p2p.chem.read.dates import check_format
-from kmel_p2p.chem.read.text_file import text_encoding
+from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
 
 MAX_FILE_BYTES = 1 << 20
-
-Location = Annotated[
-    Path,
-    pydantic.BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) and value else value),
-]
-"""A path, written as a string."""
 
 _ADDRESS = re.compile(r"^tcp://(\[[0-9a-fA-F:.%]+\]|[^:/\s]+):(\d{1,5})$")
 
@@ -69,134 +62,18 @@ class NetworkSection(StrictModel):
         return self
 
 
-class ColumnRule(StrictModel):
-    """Where the values of one assay endpoint are, and how they are written (see `agreement.columns.Column`)."""
-
-    column: str = ""
-    unit: str = ""
-    low_limit: float | None = None
-    """Values at or below it mean "below the assay's limit"; in the unit of the column."""
-    high_limit: float | None = None
-    factor: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 1.0
-    """What the written numbers are multiplied by to be in `unit`."""
-    complement: bool = False
-    """The numbers are what is missing to the whole: % bound where the charter counts % unbound."""
-    threshold: float | None = None
-    """Makes classes of numbers, for assay endpoints that the charter takes as classes."""
-    positive: Literal["above", "below"] = "above"
-    match: Mapping[str, str] = {}
-    """Column -> value: which rows are meant; formats wide, sdf and kmelloddy."""
-    relation_column: str = ""
-    """Formats wide and sdf: column with the relation (<, =, >) of each value, where cells hold the number alone."""
-    unit_column: str = ""
-    """Formats wide and sdf: column with the unit of each value; `unit` is that of rows that name none."""
-    classes: Mapping[str, Annotated[int, pydantic.Field(ge=0, le=1)]] = {}
-    """Words of the table and the class each means, where they are not the usual ones: { "+" = 1, "-" = 0 }."""
-    part: Literal["", "AtoB", "BtoA", "ratio"] = ""
-    expert_threshold: Annotated[int, pydantic.Field(ge=1, le=5)] = 1
-    """MELLODDY-TUNER: which threshold of T0 makes classes where `threshold` is not given."""
-    mass_of: Literal["parent", "written"] = "parent"
-    """Where ug/mL becomes umol/L or alike: mass of the compound, or of the form as written, counter-ions included."""
-
-    @pydantic.model_validator(mode="after")
-    def _limits_are_ordered(self) -> ColumnRule:
-        if self.low_limit is not None and self.high_limit is not None and not self.low_limit < self.high_limit:
-            raise ValueError("low_limit must be below high_limit")
-        if self.classes and self.threshold is not None:
-            raise ValueError("'classes' is for words and 'threshold' for numbers; remove one of them")
-        return self
-
-
-class EmbargoSection(StrictModel):
-    """What is in the file but must not be used."""
-
-    compounds: Location | None = None
-    """Text file, one SMILES or InChIKey per line."""
-    scaffolds: Location | None = None
-    """Text file, one SMILES per line."""
-    project_column: str = ""
-    projects: tuple[str, ...] = ()
-
-
-class TimeSection(StrictModel):
-    """What this site measured last is for testing."""
-
-    column: str = ""
-    """Column (property) with the date of a row."""
-    test_from: str = ""
-    """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
-    format: str = ""
-    """How the column writes dates, where not as test_from does: %d/%m/%Y, %d-%b-%Y, ..."""
-
-    @pydantic.model_validator(mode="after")
-    def _both_or_none(self) -> TimeSection:
-        if bool(self.column) != bool(self.test_from):
-            raise ValueError("'column' and 'test_from' go together; give both or none")
-        if self.format:
-            try:
-                check_format(self.format)
-            except ConfigError as error:
-                raise ValueError(str(error)) from None
-        return self
-
-
-class DataSection(StrictModel):
+class DataSection(Source):
     """The measurements of this site. They never leave it."""
 
-    format: Literal["wide", "kmelloddy", "tuner", "sdf"] = "wide"
-    path: Location
-    smiles_column: str = "smiles"
-    separator: Literal[",", ";", "\t", "|"] = ","
-    """Between the cells of CSV files."""
-    decimal: Literal[".", ","] = "."
-    """Before the decimals of numbers."""
-    encoding: str = "utf-8"
-    """Of text files, by a name that Python knows: utf-8, cp949, cp1252, utf-16, ..."""
-    structures: Location | None = None
-    """MELLODDY-TUNER's T2; `path` is T1."""
-    assays: Location | None = None
-    """MELLODDY-TUNER's T0; optional."""
     test: Location | None = None
     """Optional further file of the same layout, used for scoring only."""
     require_approval: bool = False
     """True: training starts only on the dataset that `kmel-peer data approve` was given."""
-    embargo: EmbargoSection = EmbargoSection()
-    time: TimeSection = TimeSection()
-    columns: Annotated[Mapping[str, ColumnRule], pydantic.Field(min_length=1)]
-    """Assay endpoint of the charter -> column of the file."""
 
-    @pydantic.model_validator(mode="after")
-    def _format_fits(self) -> DataSection:
-        if self.format == "tuner" and self.structures is None:
-            raise ValueError("format 'tuner' needs 'structures': the file T2 that holds the SMILES")
-        if self.format != "tuner" and (self.structures or self.assays):
-            raise ValueError("'structures' and 'assays' belong to format 'tuner'; remove them")
-        for name, rule in self.columns.items():
-            if self.format != "kmelloddy" and not rule.column:
-                raise ValueError(f"columns.{name}: 'column' is missing")
-            if self.format == "kmelloddy" and not rule.match:
-                raise ValueError(f"columns.{name}: 'match' is missing; it says which rows are meant")
-            if self.format != "kmelloddy" and rule.part:
-                raise ValueError(f"columns.{name}: 'part' belongs to format 'kmelloddy'; remove it")
-            if self.format == "tuner" and rule.match:
-                raise ValueError(f"columns.{name}: format 'tuner' has no 'match', its 'column' is the assay; remove it")
-            if self.format in ("tuner", "kmelloddy") and (rule.relation_column or rule.unit_column):
-                raise ValueError(
-                    f"columns.{name}: format {self.format!r} says itself where relations and units are; "
-                    "remove 'relation_column' and 'unit_column'"
-                )
-        if self.separator == self.decimal:
-            raise ValueError("'separator' and 'decimal' are the same character; which one is it?")
-        return self
-
-    @pydantic.field_validator("encoding")
-    @classmethod
-    def _encoding_is_known(cls, name: str) -> str:
-        try:
-            text_encoding(name)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return name
+    @property
+    def test_source(self) -> Source | None:
+        """The test file, read like the other; None where there is none."""
+        return None if self.test is None else self.model_copy(update={"path": self.test})
 
 
 class ResourcesSection(StrictModel):

@@ -9,29 +9,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
-from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument
-from kmel_p2p.agreement.columns import (
-    Column,
-    EmbargoSource,
-    LongSource,
-    SdfSource,
-    Source,
-    TextFormat,
-    TimeSource,
-    TunerSource,
-    WideSource,
-)
-from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
-from kmel_p2p.agreement.split import SplitPolicy
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.worker.session import TrainerPlan, TrainingSettings
 from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.modes import mode_of
-from kmel_p2p.site.site import Site, features_of
+from kmel_p2p.site.site import Site
 
 
 def load_site(config: SiteConfig) -> Site:
@@ -76,34 +63,25 @@ def _amended(charter: Charter, files: Iterable[Path]) -> Constitution:
 def architecture_of(charter: Charter) -> Architecture:
     """The networks a charter describes."""
     return Architecture(
-        inputs=features_of(charter).width,
-        hidden=charter.model.hidden,
-        endpoints=tuple(_endpoint(rule) for rule in charter.assay_endpoints),
-        dropout=charter.model.dropout,
-        calibrate=charter.model.calibrate,
-        members=charter.model.members,
-        trunk=charter.model.trunk,
+        **dict(charter.model),
+        inputs=charter.features.width,
+        endpoints=charter.assay_endpoints,
         descriptors=len(descriptor_constants()),
-        message_width=charter.model.message_width,
-        depth=charter.model.depth,
     )
 
 
 def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
     """What the trainer is told. `resume_file` and `trunk_memory` are filled in at each start."""
     charter, config = site.charter, site.config
-    rule = charter.training
     return TrainerPlan(
         architecture=site.architecture,
-        features=features_of(charter),
+        features=charter.features,
         model_seed=charter.model.seed,
-        source=measurement_source(config, config.data.path),
-        test_source=measurement_source(config, config.data.test) if config.data.test else None,
-        split=SplitPolicy(charter.split.fold_key, charter.split.valid_fraction, charter.split.test_fraction),
+        source=config.data,
+        test_source=config.data.test_source,
+        split=charter.split,
         training=TrainingSettings(
-            batch_size=rule.batch_size,
-            learning_rate=rule.learning_rate,
-            weight_decay=rule.weight_decay,
+            **dict(charter.training),
             seed=reproducible_seed,
             entry_limit=charter.averaging.entry_limit,
             steps_per_entry=charter.averaging.steps_per_entry,
@@ -125,26 +103,6 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
             "averaging": site.mode,
         },
     )
-
-
-def _endpoint(rule: AssayEndpointRule) -> AssayEndpoint:
-    return AssayEndpoint(**rule.model_dump())
-
-
-def measurement_source(config: SiteConfig, path: Path) -> Source:
-    """What ingest is told about a file of this site's."""
-    data = config.data
-    columns = {name: Column(**rule.model_dump()) for name, rule in data.columns.items()}
-    embargo, time = EmbargoSource(**data.embargo.model_dump()), TimeSource(**data.time.model_dump())
-    text = TextFormat(data.separator, data.decimal, data.encoding)
-    if data.format == "tuner":
-        assert data.structures is not None  # the settings' own check
-        return TunerSource(path, data.structures, columns, data.assays, embargo, time, text)
-    if data.format == "kmelloddy":
-        return LongSource(path, columns, embargo, time, text)
-    if data.format == "sdf":
-        return SdfSource(path, columns, embargo, time, text)
-    return WideSource(path, data.smiles_column, columns, embargo, time, text)
 
 
 def _check_columns(config: SiteConfig, charter: Charter) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter, SiteRule
-from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
@@ -62,9 +61,3 @@ def stored_constitution(site: Site, store: Store) -> Constitution:
     while (encoded := stored.get(constitution.number + 1)) is not None:
         constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
     return constitution
-
-
-def features_of(charter: Charter) -> FeaturePolicy:
-    """How structures are described under a charter."""
-    rule = charter.features
-    return FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)

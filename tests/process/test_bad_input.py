@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.simulate.config import Simulation
@@ -50,7 +50,7 @@ def make(tmp_path: Path, rows: list[str] | None = None, header: str = "smiles,SO
     """Two founded sites; both have the same measurements."""
     data = tmp_path / "rows.csv"
     data.write_text("\n".join([header, *(GOOD if rows is None else rows)]) + "\n")
-    return found(simulation(), tmp_path, [data, data], data, hash_ or reference_hash(FeaturePolicy(bits=64)))
+    return found(simulation(), tmp_path, [data, data], data, hash_ or reference_hash(FeatureRule(bits=64)))
 
 
 @dataclass
@@ -109,12 +109,13 @@ def test_a_charter_changed_after_signing(tmp_path: Path) -> None:
 def test_the_charter_of_another_federation(tmp_path: Path) -> None:
     federation = make(tmp_path)
     stranger = simulated_identity(99, "stranger")
-    from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
+    from kmel_p2p.agreement.charter import Charter, CharterDocument, SiteRule
+    from kmel_p2p.agreement.endpoint import AssayEndpoint
 
     other = Charter(
         federation="other",
         sites=(SiteRule(name="stranger", key=stranger.key.hex()),),
-        assay_endpoints=(AssayEndpointRule(name="solubility"),),
+        assay_endpoints=(AssayEndpoint(name="solubility"),),
     )
     text = CharterDocument(charter=other).signed_by(stranger).render()
     (federation["north"].folder / "charter.toml").write_text(text)

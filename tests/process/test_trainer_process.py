@@ -19,10 +19,10 @@ import numpy as np
 import psutil
 import pytest
 
-from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
@@ -47,8 +47,10 @@ from kmel_p2p.learn.worker.session import (
 
 pytestmark = pytest.mark.process
 
-POLICY = FeaturePolicy(bits=64)
-SHAPE = Architecture(POLICY.width, (16, 8), (AssayEndpoint("logd", head="shared", scale=2.0),), dropout=0.1)
+POLICY = FeatureRule(bits=64)
+SHAPE = Architecture(
+    inputs=POLICY.width, hidden=(16, 8), endpoints=(AssayEndpoint(name="logd", head="shared", scale=2.0),), dropout=0.1
+)
 LAYOUT = trunk_layout(SHAPE)
 DEADLINE_S = 60.0
 
@@ -66,15 +68,17 @@ class Daemon:
         self.stages: list[str] = []
 
     def plan(self, resume: str | None = None, **changes: Any) -> TrainerPlan:
-        source = WideSource(self.folder / "data.csv", "smiles", {"logd": Column("D")})
+        source = Source(path=self.folder / "data.csv", smiles_column="smiles", columns={"logd": Column(column="D")})
         settings: dict[str, Any] = {
             "architecture": SHAPE,
             "features": POLICY,
             "model_seed": 1,
             "source": source,
             "test_source": None,
-            "split": SplitPolicy("key", 0.2, 0.2),
-            "training": TrainingSettings(16, 1e-3, 0.01, 7, 10, 3),
+            "split": SplitRule(fold_key="key", valid_fraction=0.2, test_fraction=0.2),
+            "training": TrainingSettings(
+                batch_size=16, learning_rate=1e-3, weight_decay=0.01, seed=7, entry_limit=10, steps_per_entry=3
+            ),
             "codec": CodecParameters(chunk=64, kept=4),
             "layout_hash": LAYOUT.hash,
             "reference_hash": "",
@@ -195,7 +199,11 @@ def test_the_trainer_ends_in_the_middle_of_a_round(daemon: Daemon, how: str) -> 
         ({"reference_hash": "ab" * 32}, "config", "computes different features"),
         ({"layout_hash": b"\0" * 32}, "bug", "layout"),
         ({"resume_file": "round-9.safetensors"}, "config", "round-9"),
-        ({"split": SplitPolicy("", 0.0, 0.999999)}, "data", "no compound is left to train on"),
+        (
+            {"split": SplitRule(fold_key="", valid_fraction=0.0, test_fraction=0.999999)},
+            "data",
+            "no compound is left to train on",
+        ),
     ],
 )
 def test_failures_say_whose_they_are(daemon: Daemon, changes: dict[str, Any], kind: str, text: str) -> None:

@@ -11,9 +11,9 @@ from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 ENDPOINTS = (
-    AssayEndpoint("logd", head="shared", center=1.0, scale=2.0),
-    AssayEndpoint("stays", head="private"),
-    AssayEndpoint("herg", kind="classification", head="shared"),
+    AssayEndpoint(name="logd", head="shared", center=1.0, scale=2.0),
+    AssayEndpoint(name="stays", head="private"),
+    AssayEndpoint(name="herg", kind="classification", head="shared"),
 )
 SETTINGS = TrainingSettings(
     batch_size=16, learning_rate=3e-3, weight_decay=0.01, seed=5, entry_limit=10, steps_per_entry=5
@@ -22,7 +22,7 @@ BITS, DESCRIPTORS = 64, 8
 
 
 def architecture() -> Architecture:
-    return Architecture(BITS + DESCRIPTORS, (24, 12), ENDPOINTS, dropout=0.1)
+    return Architecture(inputs=BITS + DESCRIPTORS, hidden=(24, 12), endpoints=ENDPOINTS, dropout=0.1)
 
 
 def dataset(rows: int = 120, seed: int = 0) -> Dataset:

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmel_p2p.agreement.features import FeaturePolicy
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import divide
@@ -60,8 +59,7 @@ def small_federation(
         **averaging,
     }
     simulation = Simulation.model_validate(settings)
-    rule = simulation.charter.features
-    policy = FeaturePolicy(rule.radius, rule.bits, rule.stereo, rule.tautomers)
+    policy = simulation.charter.features
     divided = divide(simulation, policy, out)
     return found(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.charter import AssayEndpointRule
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec, initial_trunk
@@ -57,7 +57,7 @@ def run(sites: int, holders: int, told: bool = True) -> tuple[float, float, Ledg
     """
     held = [(0, RARE) if index < holders else (0,) for index in range(sites)]
     identities = toy_identities(sites)
-    shared = (AssayEndpointRule(name="all", head="shared"), AssayEndpointRule(name="rare", head="shared"))
+    shared = (AssayEndpoint(name="all", head="shared"), AssayEndpoint(name="rare", head="shared"))
     charter = toy_charter(identities, {"entry_limit": ENTRIES}, {"max_lead": 1})
     world = LedgerWorld(
         charter=charter.model_copy(update={"assay_endpoints": shared}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.strict import build
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +84,10 @@ def charter_rules(name: str) -> dict[str, Any] | None:
 
 
 def _entry(raw: Mapping[str, Any]) -> CatalogueEntry:
-    low, high = raw.get("valid_range", (-math.inf, math.inf))
-    endpoint = AssayEndpoint(
-        name=raw["name"],
-        kind=raw["kind"],
-        unit=raw.get("unit", ""),
-        transform=raw.get("transform", "identity"),
-        valid_range=(float(low), float(high)),
-        center=float(raw.get("center", 0.0)),
-        scale=float(raw.get("scale", 1.0)),
-    )
+    rules = {key: raw[key] for key in AssayEndpoint.model_fields if key in raw}
     typical = raw.get("typical")
     return CatalogueEntry(
-        endpoint,
+        build(AssayEndpoint, rules, "catalogue.toml"),
         tuple(raw["synonyms"]),
         raw["direction"],
         (float(typical[0]), float(typical[1])) if typical else None,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rdkit.Chem import inchi
 
-from kmel_p2p.agreement.columns import EmbargoSource
+from kmel_p2p.agreement.columns import EmbargoSection
 from kmel_p2p.agreement.errors import ConfigError, DataError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.scaffold import murcko_scaffold
 from kmel_p2p.chem.structures.standardise import StructureError, standardise
 
@@ -63,7 +63,7 @@ class Embargo:
         return tuple(found)
 
 
-def load_embargo(source: EmbargoSource, policy: FeaturePolicy) -> Embargo:
+def load_embargo(source: EmbargoSection, policy: FeatureRule) -> Embargo:
     """Read the lists.
 
     Raises:

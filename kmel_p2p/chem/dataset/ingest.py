@@ -9,15 +9,15 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from kmel_p2p.agreement.columns import LongSource, SdfSource, Source, TunerSource, WideSource
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import DataError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.embargo import Embargo, load_embargo
 from kmel_p2p.chem.dataset.labels import CellReader, Readings
 from kmel_p2p.chem.dataset.measurements import Measurements
@@ -40,7 +40,7 @@ MAX_CELL = 200
 def ingest(
     source: Source,
     endpoints: Sequence[AssayEndpoint],
-    policy: FeaturePolicy,
+    policy: FeatureRule,
     *,
     cache: StructureCache | None = None,
     workers: int = 1,
@@ -59,7 +59,7 @@ def ingest(
     """
     embargo = load_embargo(source.embargo, policy)
     mapped = map_columns(dict(source.columns), endpoints)
-    if isinstance(source, TunerSource):
+    if source.format == "tuner":
         mapped = with_expert_thresholds(source, mapped)
     describe = functools.partial(describe_all, policy=policy, cache=cache, workers=workers, progress=progress)
     rows = _Rows(source, mapped, embargo, _cell_reader(source, mapped, policy, describe))
@@ -82,11 +82,11 @@ def ingest(
 
 
 def _cell_reader(
-    source: Source, mapped: Sequence[Mapped], policy: FeaturePolicy, describe: Callable[[list[str]], Described]
+    source: Source, mapped: Sequence[Mapped], policy: FeatureRule, describe: Callable[[list[str]], Described]
 ) -> CellReader:
     """A reader that knows the masses it will need: from all cores and the cache, not one by one while it reads."""
     # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
-    reader = CellReader(mapped, str(source.path), not isinstance(source, LongSource), policy, source.text.decimal)
+    reader = CellReader(mapped, str(source.path), source.format != "kmelloddy", policy, source.decimal)
     if reader.may_need_masses():
         weighed = {
             record.smiles: None
@@ -100,15 +100,15 @@ def _cell_reader(
 
 def records(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
     """Raw records of any kind of file."""
-    match source:
-        case WideSource():
-            return read_wide(source, mapped)
-        case SdfSource():
-            return read_sdf(source, mapped)
-        case LongSource():
-            return read_long(source, mapped)
-        case TunerSource():
-            return read_tuner(source, mapped)
+    return _READERS[source.format](source, mapped)
+
+
+_READERS: Mapping[str, Callable[[Source, Sequence[Mapped]], Iterator[RawRecord]]] = {
+    "wide": read_wide,
+    "sdf": read_sdf,
+    "kmelloddy": read_long,
+    "tuner": read_tuner,
+}
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.catalogue import look_up
 from kmel_p2p.chem.dataset.mass import Scale
 from kmel_p2p.chem.dataset.units import Conversion, converter, log_sign
@@ -50,7 +50,7 @@ class CellReader:
     """Reads cells of the mapped assay endpoints and remembers what they held."""
 
     def __init__(
-        self, mapped: Sequence[Mapped], path: str, strict_units: bool, policy: FeaturePolicy, decimal: str = "."
+        self, mapped: Sequence[Mapped], path: str, strict_units: bool, policy: FeatureRule, decimal: str = "."
     ) -> None:
         """Raises:
         ConfigError: with `strict_units`, a unit of the settings cannot be used; or settings contradict each other.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kmel_p2p.agreement.columns import Column, Source, TunerSource
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.files import write_whole
@@ -55,14 +55,10 @@ def manifest(source: Source, measurements: Measurements) -> dict[str, Any]:
 
 def _settings(source: Source) -> dict[str, Any]:
     """How the files were read, what was declared about their columns, and what was kept back; defaults are left out."""
-    plain = Column()
     return {
-        "columns": {
-            name: {key: value for key, value in asdict(column).items() if value != getattr(plain, key)}
-            for name, column in source.columns.items()
-        },
-        "text": asdict(source.text),
-        "time": asdict(source.time),
+        "columns": {name: column.model_dump(exclude_defaults=True) for name, column in source.columns.items()},
+        "text": source.model_dump(include={"separator", "decimal", "encoding"}),
+        "time": source.time.model_dump(),
         "embargo": {"project_column": source.embargo.project_column, "projects": list(source.embargo.projects)},
     }
 
@@ -105,9 +101,7 @@ def require_approved(state_dir: Path, dataset_hash: str) -> None:
 
 
 def _files(source: Source) -> list[Path]:
-    paths = [source.path, source.embargo.compounds, source.embargo.scaffolds]
-    if isinstance(source, TunerSource):
-        paths += [source.structures, source.assays]
+    paths = (source.path, source.embargo.compounds, source.embargo.scaffolds, source.structures, source.assays)
     return [path for path in paths if path is not None]
 
 

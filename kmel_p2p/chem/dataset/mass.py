@@ -7,7 +7,7 @@ from typing import Literal
 from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors
 
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.read.cells import CellError
 from kmel_p2p.chem.structures.standardise import StructureError, standardise
 from kmel_p2p.chem.structures.table import StructureTable
@@ -23,7 +23,7 @@ class Scale:
     included: right where a concentration was made up by weighing the form that the SMILES shows.
     """
 
-    def __init__(self, policy: FeaturePolicy) -> None:
+    def __init__(self, policy: FeatureRule) -> None:
         self._policy = policy
         self._known: dict[tuple[str, MassOf], float | str] = {}
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.labels import Readings
 from kmel_p2p.chem.dataset.rejects import Counts, Reject
 from kmel_p2p.chem.structures.table import StructureTable
@@ -26,7 +26,7 @@ class Measurements:
         relations: int8[n, E]; -1 where the true value is below the label, 1 above, 0 equal.
         replicates: int32[n, E]; measurements merged into the label.
         spread: float32[n, E]; standard deviation of the replicates, in labels.
-        late: bool[n]; new by the date column (`source.TimeSource`), all False without one.
+        late: bool[n]; new by the date column (`source.TimeSection`), all False without one.
         rows_in: rows of the input.
         counts: per assay endpoint, in order; the sum also holds rows that named none.
         total: all counts together.
@@ -52,7 +52,7 @@ class Measurements:
     def __len__(self) -> int:
         return len(self.structures)
 
-    def folds(self, split: SplitPolicy) -> NDArray[np.int8]:
+    def folds(self, split: SplitRule) -> NDArray[np.int8]:
         """Fold of every compound, int8[n]: by its series; those that are new by their date are for testing too.
 
         Dates only ever move a compound out of training, so what the charter's key holds out stays held out everywhere.

@@ -44,26 +44,6 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
         ) from None
 
 
-def check_format(written: str) -> None:
-    """Raises:
-    ConfigError: not every day can be told by it.
-    """
-    day = datetime.datetime(2023, 11, 28)
-    # The same weekday of the same week in another year. Since Python 3.13, strptime warns of formats without a year.
-    years_later = day.replace(year=2051)
-    try:
-        told = day.strftime(written) != years_later.strftime(written) and (
-            datetime.datetime.strptime(day.strftime(written), written) == day
-        )
-    except ValueError:
-        told = False
-    if not told:
-        raise ConfigError(
-            f'data.time.format is {written!r}; it must tell day, month and year: "%d/%m/%Y" reads 31/05/2024, '
-            '"%d-%b-%Y" reads 31-May-2024'
-        )
-
-
 def read_border(text: str, key: str) -> datetime.date:
     """A date of the settings.
 

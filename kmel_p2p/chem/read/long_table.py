@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmel_p2p.agreement.columns import LongSource, TextFormat, TunerSource
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.read.cells import CellError, is_missing, is_missing_class, read_relation
 from kmel_p2p.chem.read.records import (
@@ -34,13 +34,13 @@ DESCRIBING = ("Test", "Test_Type", "Test_Subject", "Measurement_Type", "Measurem
 _LIST = re.compile(r"^\[\s*([^,\]]+?)\s*,\s*([^,\]]+?)\s*\]$")
 
 
-def read_long(source: LongSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+def read_long(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
     """Records of a K-MELLODDY table; a row that no assay endpoint is mapped to is a record with a fault.
 
     Raises:
         ConfigError: a column is missing, or two assay endpoints claim one row. DataError: the file cannot be read.
     """
-    written, rows = table_rows(source.path, source.text)
+    written, rows = table_rows(source.path, source)
     header = [_canonical(name) for name in written]
     table = _LongTable(source, header, mapped)
     for line, cells in rows:
@@ -53,14 +53,12 @@ def read_long(source: LongSource, mapped: Sequence[Mapped]) -> Iterator[RawRecor
 class _LongTable:
     """Where the columns of one file are."""
 
-    def __init__(self, source: LongSource, header: Sequence[str], mapped: Sequence[Mapped]) -> None:
+    def __init__(self, source: Source, header: Sequence[str], mapped: Sequence[Mapped]) -> None:
         self._path = source.path
         self._header = header
         self._rules = []
         for rule in mapped:
             key = f"data.columns.{rule.endpoint.name}"
-            if not rule.column.match:
-                raise ConfigError(f"{key}.match is empty; say which rows are meant, such as {{ Test_Type = 'hERG' }}")
             wanted = [
                 (find_column(header, _canonical(name), f"{key}.match", source.path), same_text(value))
                 for name, value in rule.column.match.items()
@@ -131,20 +129,21 @@ def _part(value: str, rule: Mapped) -> tuple[str, str]:
     return repr(back / ahead), ""
 
 
-def read_tuner(source: TunerSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+def read_tuner(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
     """Records of T1 with structures of T2.
 
     Raises:
         ConfigError: a column is missing. DataError: a file cannot be read, or T2 gives a compound two structures.
     """
+    assert source.structures is not None  # the settings' own check
     structures = {
-        key: row[0] for key, row in _table(source.structures, source.text, "input_compound_id", ("smiles",)).items()
+        key: row[0] for key, row in _table(source.structures, source, "input_compound_id", ("smiles",)).items()
     }
-    known = set(_table(source.assays, source.text, "input_assay_id", ())) if source.assays else None
+    known = set(_table(source.assays, source, "input_assay_id", ())) if source.assays else None
     rules: dict[str, list[Mapped]] = {}
     for rule in mapped:
         rules.setdefault(rule.column.column, []).append(rule)
-    header, rows = table_rows(source.path, source.text)
+    header, rows = table_rows(source.path, source)
     at = _TunerColumns.of(header, source.path)
     project_at, date_at = find_marks(header, source)
     for line, cells in rows:
@@ -193,9 +192,9 @@ class _TunerColumns:
         return cls(*(find_column(header, name, "MELLODDY-TUNER T1", path) for name in names))
 
 
-def _table(path: Path, text: TextFormat, key: str, columns: Sequence[str]) -> dict[str, list[str]]:
+def _table(path: Path, source: Source, key: str, columns: Sequence[str]) -> dict[str, list[str]]:
     """Content of some columns by key."""
-    header, rows = table_rows(path, text)
+    header, rows = table_rows(path, source)
     key_at = find_column(header, key, "MELLODDY-TUNER", path)
     places = [find_column(header, name, "MELLODDY-TUNER", path) for name in columns]
     found: dict[str, list[str]] = {}

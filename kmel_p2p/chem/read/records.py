@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmel_p2p.agreement.columns import Column, Source, TextFormat
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.read.cells import RELATION_SIGNS, CellError, read_relation
@@ -153,7 +153,7 @@ def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int |
     return project, date
 
 
-def read_rows(path: Path, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: Path, source: Source) -> Iterator[tuple[int, list[str]]]:
     """(line, cells as text) of every row of a CSV or Parquet file; the header is the first, at line 1.
 
     Raises:
@@ -163,8 +163,8 @@ def read_rows(path: Path, text: TextFormat) -> Iterator[tuple[int, list[str]]]:
         yield from _read_parquet(path)
         return
     line = 1
-    with text_file(path, text.encoding, newline="") as handle:
-        reader = csv.reader(handle, strict=True, delimiter=text.separator)
+    with text_file(path, source.encoding, newline="") as handle:
+        reader = csv.reader(handle, strict=True, delimiter=source.separator)
         try:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
@@ -194,13 +194,13 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
 
 
-def table_rows(path: Path, text: TextFormat) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def table_rows(path: Path, source: Source) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Header (blanks at the ends removed) and the rows under it, without empty cells beyond the header.
 
     Raises:
         DataError: as `read_rows`; or the file is empty.
     """
-    rows = read_rows(path, text)
+    rows = read_rows(path, source)
     try:
         _, header = next(rows)
     except StopIteration:

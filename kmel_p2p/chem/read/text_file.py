@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.columns import text_encoding
+from kmel_p2p.agreement.errors import DataError
 
 _MAGIC = (
     (b"PK\x03\x04", "an Excel workbook or ZIP archive; save the sheet as CSV (UTF-8), or unpack it"),
@@ -19,24 +19,6 @@ _MAGIC = (
     (b"\xfe\xff", 'UTF-16 text; set data.encoding = "utf-16", or export it as UTF-8'),
 )
 """How files begin that are often given for text."""
-
-
-def text_encoding(name: str) -> str:
-    """The codec to open files with; a byte order mark of UTF-8 is never a part of the text.
-
-    Raises:
-        ConfigError: Python knows no such encoding of text.
-    """
-    try:
-        codec = codecs.lookup(name)
-        codec.incrementaldecoder().decode(b"")  # `base64` and alike are codecs, but not of text
-        if not isinstance(b"".decode(name), str):
-            raise LookupError
-    except (LookupError, TypeError, AttributeError):
-        raise ConfigError(
-            f'data.encoding is {name!r}, no encoding of text; common ones: "utf-8", "cp949", "cp1252", "utf-16"'
-        ) from None
-    return "utf-8-sig" if codec.name == "utf-8" else codec.name
 
 
 @contextlib.contextmanager

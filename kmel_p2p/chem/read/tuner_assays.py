@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from kmel_p2p.agreement.columns import TunerSource
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.read.cells import CellError, is_missing, read_class, read_number
 from kmel_p2p.chem.read.records import Mapped, table_rows
@@ -13,7 +13,7 @@ from kmel_p2p.chem.read.records import Mapped, table_rows
 THRESHOLDS = tuple(f"expert_threshold_{number}" for number in range(1, 6))
 
 
-def with_expert_thresholds(source: TunerSource, mapped: Sequence[Mapped]) -> tuple[Mapped, ...]:
+def with_expert_thresholds(source: Source, mapped: Sequence[Mapped]) -> tuple[Mapped, ...]:
     """The mapping, completed from T0: a class without a threshold of its own takes T0's.
 
     `Column.expert_threshold` says which of the five; `direction` says which side is class 1 (`low`: below; `high` or
@@ -24,7 +24,7 @@ def with_expert_thresholds(source: TunerSource, mapped: Sequence[Mapped]) -> tup
     """
     if source.assays is None:
         return tuple(mapped)
-    header, rows = table_rows(source.assays, source.text)
+    header, rows = table_rows(source.assays, source)
     if "input_assay_id" not in header:
         raise ConfigError(f"{source.assays}: no column 'input_assay_id'; is it MELLODDY-TUNER's T0?")
     assays = {}
@@ -32,7 +32,7 @@ def with_expert_thresholds(source: TunerSource, mapped: Sequence[Mapped]) -> tup
         row = dict(zip(header, (cell.strip() for cell in cells), strict=False))
         assays[row["input_assay_id"]] = row
     return tuple(
-        _completed(rule, assays.get(rule.column.column), str(source.assays), source.text.decimal) for rule in mapped
+        _completed(rule, assays.get(rule.column.column), str(source.assays), source.decimal) for rule in mapped
     )
 
 
@@ -60,5 +60,5 @@ def _completed(rule: Mapped, assay: dict[str, str] | None, file: str, decimal: s
         threshold = read_number(text, decimal).value
     except CellError as error:
         raise ConfigError(f"{where}: {name} is {text!r}: {error}") from None
-    classes = dataclasses.replace(column, threshold=threshold, positive="below" if direction == "low" else "above")
+    classes = column.model_copy(update={"threshold": threshold, "positive": "below" if direction == "low" else "above"})
     return dataclasses.replace(rule, column=classes)

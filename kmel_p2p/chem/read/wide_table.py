@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from kmel_p2p.agreement.columns import SdfSource, WideSource
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.read.cells import is_missing
 from kmel_p2p.chem.read.records import (
@@ -25,13 +25,13 @@ STRUCTURE_PROPERTY = "structure"
 """What the structure of an SDF record is called in `rejects.csv`."""
 
 
-def read_wide(source: WideSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+def read_wide(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
     """Records of a CSV or Parquet table.
 
     Raises:
         ConfigError: a column is missing. DataError: the file cannot be read.
     """
-    header, rows = table_rows(source.path, source.text)
+    header, rows = table_rows(source.path, source)
     smiles_at = find_column(header, source.smiles_column, "data.smiles_column", source.path)
     for rule in mapped:
         for name, key in _named(rule):
@@ -90,7 +90,7 @@ def _cell(row: Mapping[str, str], rule: Mapped) -> RawCell:
     return related_cell(rule, column.column, text.strip(), column.relation_column, relation, unit)
 
 
-def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+def read_sdf(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
     """Records of an SDF file; a property that no record has is an error, one that some lack is not measured there.
 
     Raises:
@@ -102,7 +102,7 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
     if source.time.column:
         missing[source.time.column] = "data.time.column"
     seen: set[str] = set()
-    with text_file(source.path, source.text.encoding) as lines:
+    with text_file(source.path, source.encoding) as lines:
         for record in sdf_records(lines):
             seen.update(record.properties)
             yield _sdf_record(record, source, mapped)
@@ -115,7 +115,7 @@ def read_sdf(source: SdfSource, mapped: Sequence[Mapped]) -> Iterator[RawRecord]
             )
 
 
-def _sdf_record(record: SdfRecord, source: SdfSource, mapped: Sequence[Mapped]) -> RawRecord:
+def _sdf_record(record: SdfRecord, source: Source, mapped: Sequence[Mapped]) -> RawRecord:
     properties = record.properties
     if record.reason:
         lost = _cells(properties, mapped)

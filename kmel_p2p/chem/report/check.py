@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.manifest import reason_kind
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.dataset.units import converter
@@ -26,7 +26,7 @@ THIN_FOLD = 10
 """Compounds of a fold below which it says next to nothing."""
 
 
-def check(source: Source, own: Measurements, split: SplitPolicy, test: Measurements | None = None) -> dict[str, Any]:
+def check(source: Source, own: Measurements, split: SplitRule, test: Measurements | None = None) -> dict[str, Any]:
     """The report, JSON-ready.
 
     Args:
@@ -196,7 +196,7 @@ def _folds(own: Measurements, folds: NDArray[np.int8], test: Measurements | None
     }
 
 
-def _own_only(own: Measurements, split: SplitPolicy, test: Measurements | None) -> int:
+def _own_only(own: Measurements, split: SplitRule, test: Measurements | None) -> int:
     """Compounds tested on here, by date or by the test file, that the charter's key does not hold out elsewhere."""
     by_date = np.flatnonzero(own.late)
     series = [own.structures.series[row] for row in by_date] + (list(test.structures.series) if test else [])

@@ -17,7 +17,7 @@ from rdkit import rdBase
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.counts import CountMatrix
 from kmel_p2p.chem.structures.table import StructureTable
 
@@ -33,12 +33,12 @@ class StructureCache:
         self.damaged = 0
         """How many times a file could not be used and was computed again."""
 
-    def path(self, policy: FeaturePolicy) -> Path:
+    def path(self, policy: FeatureRule) -> Path:
         """File of one policy under this RDKit version (another version may describe differently)."""
         version = hashlib.blake2b(f"{FORMAT} {rdBase.rdkitVersion}".encode(), digest_size=4).hexdigest()
         return self._folder / f"structures-{policy.tag}-{version}.safetensors"
 
-    def look_up(self, smiles: Sequence[str], policy: FeaturePolicy) -> tuple[StructureTable | None, list[str]]:
+    def look_up(self, smiles: Sequence[str], policy: FeatureRule) -> tuple[StructureTable | None, list[str]]:
         """Rows known for these distinct SMILES, and the SMILES that are not known."""
         table = self._load(policy)
         if table is None:
@@ -47,7 +47,7 @@ class StructureCache:
         rows = [place[text] for text in smiles if text in place]
         return table.take(rows), [text for text in smiles if text not in place]
 
-    def add(self, fresh: StructureTable, policy: FeaturePolicy) -> None:
+    def add(self, fresh: StructureTable, policy: FeatureRule) -> None:
         """Keep these rows too. A full disk is no reason to fail: then nothing is kept."""
         table = self._load(policy)
         if table is not None:
@@ -64,7 +64,7 @@ class StructureCache:
             with contextlib.suppress(OSError):
                 partial.unlink()
 
-    def _load(self, policy: FeaturePolicy) -> StructureTable | None:
+    def _load(self, policy: FeatureRule) -> StructureTable | None:
         path = self.path(policy)
         if not path.exists():
             return None
@@ -90,7 +90,7 @@ def _tensors(table: StructureTable) -> dict[str, np.ndarray]:
     }
 
 
-def _table(tensors: dict[str, np.ndarray], policy: FeaturePolicy) -> StructureTable:
+def _table(tensors: dict[str, np.ndarray], policy: FeatureRule) -> StructureTable:
     texts = tensors["texts"].tobytes()
     if hashlib.blake2b(texts, digest_size=16).digest() != tensors["check"].tobytes():
         raise ValueError("texts do not match their check")

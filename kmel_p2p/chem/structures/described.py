@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.counts import CountMatrix
 from kmel_p2p.chem.structures.features import describe
@@ -43,7 +43,7 @@ class Described:
 
 def describe_all(
     smiles: Sequence[str],
-    policy: FeaturePolicy,
+    policy: FeatureRule,
     *,
     cache: StructureCache | None = None,
     workers: int = 1,
@@ -76,7 +76,7 @@ def describe_all(
     return Described(table, np.array([place[text] for text in smiles], np.int64), len(todo))
 
 
-def describe_chunk(smiles: Sequence[str], policy: FeaturePolicy) -> StructureTable:
+def describe_chunk(smiles: Sequence[str], policy: FeatureRule) -> StructureTable:
     """`StructureTable` of these SMILES, in order. Runs in a child process."""
     blank = np.zeros(policy.bits, np.uint32)
     empty = np.zeros(len(descriptor_constants()), np.float32)

@@ -19,8 +19,8 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator
 
 from kmel_p2p.agreement.errors import Bug
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.structures.scaffold import series
 from kmel_p2p.chem.structures.standardise import standardise
 
@@ -58,7 +58,7 @@ from the edges of a cell; a test holds every reference value clear of the edges,
 float cannot change the hash while a changed definition does."""
 
 
-def describe(molecule: Chem.Mol, policy: FeaturePolicy) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+def describe(molecule: Chem.Mol, policy: FeatureRule) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Features of one standardised molecule.
 
     Returns:
@@ -98,7 +98,7 @@ def normalise(raw: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.where(np.isfinite(bent), bent, 0.0).astype(np.float32)
 
 
-def reference_hash(policy: FeaturePolicy) -> str:
+def reference_hash(policy: FeatureRule) -> str:
     """BLAKE2b-256 (hex) of the reference molecules' features, series, and places in a split by a fixed key.
 
     Two sites with equal hashes describe molecules equally and put them into the same folds; a differing RDKit version
@@ -106,7 +106,7 @@ def reference_hash(policy: FeaturePolicy) -> str:
     """
     state = hashlib.blake2b(digest_size=32, person=b"kmel features 3")
     state.update(policy.tag.encode())
-    split = SplitPolicy("reference")
+    split = SplitRule(fold_key="reference")
     for smiles in REFERENCE_MOLECULES:
         structure, molecule = standardise(smiles, policy)
         counts, descriptors = describe(molecule, policy)

@@ -17,7 +17,7 @@ def murcko_scaffold(molecule: Chem.Mol) -> str:
 
 
 def series(structure: Structure, molecule: Chem.Mol) -> str:
-    """What decides the fold of a compound (`split.SplitPolicy`): compounds of one series stay together.
+    """What decides the fold of a compound (`split.SplitRule`): compounds of one series stay together.
 
     The scaffold without bond orders, charges and hydrogens: SMILES of the heavy atoms of rings and linkers, all bonds
     single. Two drawings of one compound (tautomers, charged forms) agree in nothing else for certain: their heavy atoms

@@ -16,7 +16,7 @@ from rdkit.Chem import inchi
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from kmel_p2p.agreement.errors import DataError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 
 MAX_HEAVY_ATOMS = 150
 """Above this a record is a biologic or a polymer; descriptors mean nothing there."""
@@ -44,7 +44,7 @@ class Structure:
     identity: str
 
 
-def standardise(smiles: str, policy: FeaturePolicy) -> tuple[Structure, Chem.Mol]:
+def standardise(smiles: str, policy: FeatureRule) -> tuple[Structure, Chem.Mol]:
     """Standardise one SMILES.
 
     Returns:
@@ -140,7 +140,7 @@ def _canonical_tautomer(molecule: Chem.Mol) -> Chem.Mol:
     return rdMolStandardize.CanonicalTautomer(molecule, _PARAMETERS)
 
 
-def _identity(molecule: Chem.Mol, canonical: str, policy: FeaturePolicy) -> str:
+def _identity(molecule: Chem.Mol, canonical: str, policy: FeatureRule) -> str:
     key = str(inchi.MolToInchiKey(molecule) or "")  # type: ignore[no-untyped-call]
     if not key:
         # InChI refuses a few exotic structures; their canonical SMILES still tells them apart.

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from kmel_p2p.agreement.columns import Source
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import ignore_progress
@@ -49,8 +49,8 @@ def train_pooled(
     source: Source,
     test_source: Source | None,
     architecture: Architecture,
-    features: FeaturePolicy,
-    split: SplitPolicy,
+    features: FeatureRule,
+    split: SplitRule,
     training: TrainingSettings,
     *,
     model_seed: int,

@@ -7,7 +7,7 @@ import importlib.metadata
 
 import rdkit
 
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import REFERENCE_MOLECULES, reference_hash
 from kmel_p2p.chem.structures.standardise import standardise
 from kmel_p2p.learn.models.registry import trunk_kind
@@ -23,7 +23,7 @@ def installation(trunk: str) -> str:
     return ", ".join([f"kmel_p2p {VERSION}", f"RDKit {rdkit.__version__}", *packages])
 
 
-def trunk_reference_hash(policy: FeaturePolicy, trunk: str) -> str:
+def trunk_reference_hash(policy: FeatureRule, trunk: str) -> str:
     """BLAKE2b-256 (hex) of the features, and of what the trunk reads beside them.
 
     Raises:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.charter import ModelRule
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import TensorSpec
 from kmel_p2p.learn.models import dmpnn, mlp
 from kmel_p2p.learn.models.architecture import Architecture

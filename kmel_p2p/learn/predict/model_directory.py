@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.strict import build
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
@@ -50,7 +50,7 @@ class Card:
     """
 
     architecture: Architecture
-    features: FeaturePolicy
+    features: FeatureRule
     reference_hash: str
     chosen: Mapping[str, str]
     labels: Mapping[str, str]
@@ -77,7 +77,7 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
     for name in STORED:
         tensors[f"{name}.trunk"], tensors[f"{name}.private"] = parameters[name]
     card = dataclasses.replace(card, digest=_digest(tensors))
-    text = json.dumps({"format": FORMAT, **dataclasses.asdict(card)}, indent=1)
+    text = json.dumps({"format": FORMAT, **card_values(card)}, indent=1)
     try:
         (folder / CARD).unlink(missing_ok=True)
     except OSError as error:
@@ -85,6 +85,27 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
     write_state(folder / TENSORS, tensors, {"digest": card.digest})
     write_whole(folder / CARD, text.encode(), mode=BY_UMASK)
     return card
+
+
+def card_values(card: Any) -> dict[str, Any]:
+    """A `Card` or `TrunkCard` as JSON has it, without rules that the card states elsewhere or that nobody needs."""
+    values = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
+    values["architecture"] = card.architecture.model_dump(mode="json", exclude={"seed"})
+    values["features"] = card.features.model_dump(mode="json", exclude={"kind", "reference_hash"})
+    return values
+
+
+def shapes_of(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`architecture` and `features` of a card, taken out of its JSON.
+
+    Raises:
+        ConfigError: they are damaged.
+    """
+    damaged = f"{path}: is damaged"
+    return {
+        "architecture": build(Architecture, raw.pop("architecture"), damaged),
+        "features": build(FeatureRule, raw.pop("features"), damaged),
+    }
 
 
 def read_card(folder: Path) -> Card:
@@ -111,17 +132,13 @@ def read_card(folder: Path) -> Card:
             )
         if given != FORMAT:
             raise ConfigError(f"{path}: is of another format than {FORMAT}; use the program version that wrote it")
-        shape = raw.pop("architecture")
-        endpoints = tuple(
-            AssayEndpoint(**{**endpoint, "valid_range": tuple(endpoint["valid_range"])})
-            for endpoint in shape.pop("endpoints")
-        )
-        architecture = Architecture(**{**shape, "hidden": tuple(shape["hidden"])}, endpoints=endpoints)
-        card = Card(architecture=architecture, features=FeaturePolicy(**raw.pop("features")), **raw)
+        card = Card(**shapes_of(raw, path), **raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged: {error!r}") from None
-    if architecture.inputs != card.features.width:
-        raise ConfigError(f"{path}: is of another version of this program: its trunk has {architecture.inputs} inputs")
+    if card.architecture.inputs != card.features.width:
+        raise ConfigError(
+            f"{path}: is of another version of this program: its trunk has {card.architecture.inputs} inputs"
+        )
     _require_whole(path, card)
     return card
 

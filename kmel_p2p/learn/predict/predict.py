@@ -7,7 +7,6 @@ for row in model.predict(["CCO", "c1ccccc1"]):
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,7 +340,7 @@ def _load_trunk(folder: Path) -> Model:
             "directory of a site (state/model), which has that site's heads"
         )
     card = Card(
-        architecture=dataclasses.replace(shape, endpoints=shared, calibrate=False),
+        architecture=shape.changed(endpoints=shared, calibrate=False),
         features=found.features,
         reference_hash=found.reference_hash,
         chosen=dict.fromkeys((endpoint.name for endpoint in shared), "federated"),

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
-from kmel_p2p.learn.predict.model_directory import CARD
+from kmel_p2p.learn.predict.model_directory import CARD, card_values, shapes_of
 
 TRUNK_FORMAT = "kmel trunk 1"
 
@@ -58,7 +57,7 @@ class TrunkCard:
     authors: Sequence[Mapping[str, Any]]
     ledger_digest: str
     architecture: Architecture
-    features: FeaturePolicy
+    features: FeatureRule
     reference_hash: str
     digest: str = ""
     unlearned: Sequence[str] = dataclasses.field(default_factory=list)
@@ -89,7 +88,7 @@ def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bo
     """
     tensors = trunk_layout(card.architecture).split(trunk)
     card = dataclasses.replace(card, digest=digest_of(tensors))
-    values = {"format": TRUNK_FORMAT, "file": card.file, **dataclasses.asdict(card)}
+    values = {"format": TRUNK_FORMAT, "file": card.file, **card_values(card)}
     text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if _is_there(folder, card, text):
         return False
@@ -123,12 +122,7 @@ def read_trunk(folder: Path) -> tuple[TrunkCard, NDArray[np.float32]]:
         if raw.pop("format") != TRUNK_FORMAT:
             raise ConfigError(f"{path}: is not the card of a trunk; kmel_p2p.load reads models as well")
         raw.pop("file")
-        shape = raw.pop("architecture")
-        endpoints = tuple(
-            AssayEndpoint(**{**e, "valid_range": tuple(e["valid_range"])}) for e in shape.pop("endpoints")
-        )
-        architecture = Architecture(**{**shape, "hidden": tuple(shape["hidden"])}, endpoints=endpoints)
-        card = TrunkCard(architecture=architecture, features=FeaturePolicy(**raw.pop("features")), **raw)
+        card = TrunkCard(**shapes_of(raw, path), **raw)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:

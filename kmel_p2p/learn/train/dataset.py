@@ -140,7 +140,7 @@ class Dataset:
         """Move validation compounds into `calibration`, if both parts keep at least `MIN_APART` of them.
 
         Args:
-            apart: bool[at least the highest validation row + 1]: which compounds to move (`SplitPolicy.apart`).
+            apart: bool[at least the highest validation row + 1]: which compounds to move (`SplitRule.apart`).
         """
         moved = apart[self.valid]
         if min(np.count_nonzero(moved), np.count_nonzero(~moved)) < MIN_APART:

@@ -22,28 +22,22 @@ from typing import Any, Literal, TypeAlias
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
+from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.learn.models.architecture import Architecture
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """The local optimiser (charter), and how long the run is planned to be.
+class TrainingSettings(TrainingRule):
+    """The charter's local optimiser, and what this site's run adds to it."""
 
-    Attributes:
-        seed: of this site's batches, dropout and private heads; differs between sites.
-        entry_limit: entries the learning rate is scheduled over (cosine, down to `optimise.FINAL_RATE`, a twentieth).
-        steps_per_entry: usual steps of a round; sets the budget of the models trained for comparison.
-    """
-
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
     seed: int = 0
+    """Of this site's batches, dropout and private heads; differs between sites."""
     entry_limit: int = 200
+    """Entries the learning rate is scheduled over (cosine, down to `optimise.FINAL_RATE`, a twentieth)."""
     steps_per_entry: int = 20
+    """Usual steps of a round; sets the budget of the models trained for comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +63,11 @@ class TrainerPlan:
     """
 
     architecture: Architecture
-    features: FeaturePolicy
+    features: FeatureRule
     model_seed: int
     source: Source
     test_source: Source | None
-    split: SplitPolicy
+    split: SplitRule
     training: TrainingSettings
     codec: CodecParameters | None
     layout_hash: bytes

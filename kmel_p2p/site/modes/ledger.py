@@ -57,7 +57,7 @@ from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
-from kmel_p2p.site.site import Site, features_of, stored_constitution
+from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.store import Store
 
 REPLACE_STORE = (
@@ -342,7 +342,7 @@ def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> Tr
         ],
         ledger_digest=snapshot.digest().hex(),
         architecture=site.architecture,
-        features=features_of(site.charter),
+        features=site.charter.features,
         reference_hash=site.charter.features.reference_hash,
         unlearned=unlearned(site.architecture, trunk, initial_trunk(site.layout, site.charter.model.seed)),
     )

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.averaging import LedgerRule
-from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, PaceRule, SiteRule
+from kmel_p2p.agreement.charter import Charter, SiteRule
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import KmelError, WireError
 from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.delta.sparse import SparseDelta
 from tests.testbed.ledger.federation import LedgerWorld
 
@@ -92,7 +94,7 @@ def toy_charter(
     return Charter(
         federation="toy",
         sites=sites,
-        assay_endpoints=(AssayEndpointRule(name="toy"),),
+        assay_endpoints=(AssayEndpoint(name="toy"),),
         averaging=LedgerRule(**{"steps_per_entry": 10, "entry_limit": 6, **(averaging or {})}),
         pace=PaceRule(**(pace or {})),
     )

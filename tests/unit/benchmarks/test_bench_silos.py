@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import silos, silos_data, silos_peers
 from benchmarks.inprocess import site_weights
-from kmel_p2p.agreement.columns import Column, WideSource
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.columns import Column, Source
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.models.architecture import Architecture
@@ -101,10 +101,14 @@ def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> 
     """Real peers and the federation in one process must train on the same values in the same folds."""
     for silo, part in zip(silos_data.SILOS, data, strict=True):
         path = silos_peers._write(tmp_path / f"{silo}.csv", part)
-        columns = {e.name: Column(e.name, "") for e in part.endpoints}
-        source = WideSource(path, "smiles", columns)
+        columns = {e.name: Column(column=e.name, unit="") for e in part.endpoints}
+        source = Source(path=path, smiles_column="smiles", columns=columns)
         own = ingest(source, part.endpoints, silos_data.POLICY, cache=StructureCache(tmp_path / "cache"))
-        policy = SplitPolicy(silos_data.fold_key(1), silos_data.VALID_FRACTION, silos_data.TEST_FRACTION)
+        policy = SplitRule(
+            fold_key=silos_data.fold_key(1),
+            valid_fraction=silos_data.VALID_FRACTION,
+            test_fraction=silos_data.TEST_FRACTION,
+        )
         read = Dataset.build(own, own.folds(policy)).with_calibration(policy.apart(own.structures.series))
         at = {smiles: row for row, smiles in enumerate(read.smiles)}
         order = [at[smiles] for smiles in part.smiles]
@@ -119,7 +123,9 @@ def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> 
 
 
 def test_weights_add_up_and_a_head_belongs_to_those_who_train_it(data: list[Dataset]) -> None:
-    layout = trunk_layout(Architecture(silos_data.POLICY.width, (8,), silos_data.ENDPOINTS))
+    layout = trunk_layout(
+        Architecture(inputs=silos_data.POLICY.width, hidden=(8,), endpoints=silos_data.ENDPOINTS, dropout=0.0)
+    )
     weights = np.stack(site_weights(layout, data, cap=4.0))
     assert weights[:, 0].sum() == pytest.approx(1)
     for head, endpoint in enumerate(silos_data.ENDPOINTS):

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmel_p2p.agreement.charter import AssayEndpointRule
-from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.catalogue import catalogue, charter_rules, look_up
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.labels import Readings
@@ -27,7 +26,7 @@ CHAIN = [f"{'C' * length}{end}" for length in range(1, 41) for end in ("O", "N",
 def test_every_entry_is_a_valid_charter_rule_with_a_known_unit(name: str) -> None:
     rules = charter_rules(name)
     assert rules is not None
-    assert AssayEndpointRule(**rules).name == name
+    assert AssayEndpoint(**rules).name == name
     entry = catalogue()[name]
     if entry.endpoint.unit:
         # A multiple of the unit forces pint to read it.
@@ -59,13 +58,13 @@ def test_a_pile_on_the_lowest_value_is_found_with_its_setting() -> None:
     """As in Biogen's HLM table, where 958 of 3,087 values are the floor."""
     rng = np.random.default_rng(0)
     values = [0.675686709] * 958 + list(rng.uniform(0.7, 3.0, 2129))
-    (pile,) = piles(AssayEndpoint("hlm"), readings(values))
+    (pile,) = piles(AssayEndpoint(name="hlm"), readings(values))
     assert (pile["side"], pile["count"], pile["of"]) == ("low_limit", 958, 3087)
     assert pile["setting"] == "low_limit = 0.675686709"
     declared = readings(values)
     declared.limited = 958
-    assert piles(AssayEndpoint("hlm"), declared) == []
-    assert piles(AssayEndpoint("hlm"), readings(list(rng.normal(size=500)))) == []
+    assert piles(AssayEndpoint(name="hlm"), declared) == []
+    assert piles(AssayEndpoint(name="hlm"), readings(list(rng.normal(size=500)))) == []
 
 
 def test_values_in_a_wrong_unit_are_suspected() -> None:
@@ -83,13 +82,13 @@ def test_values_in_a_wrong_unit_are_suspected() -> None:
 )
 def test_the_quorum_of_values(values: int, bounds: int, met: bool) -> None:
     relations = np.array([1] * bounds + [0] * (values - bounds), np.int8)
-    assert (quorum_problem(AssayEndpoint("x"), np.zeros(values), relations) == "") is met
+    assert (quorum_problem(AssayEndpoint(name="x"), np.zeros(values), relations) == "") is met
 
 
 @pytest.mark.parametrize(("ones", "zeros", "met"), [(25, 25, True), (24, 100, False), (100, 24, False)])
 def test_the_quorum_of_classes(ones: int, zeros: int, met: bool) -> None:
     labels = np.array([1.0] * ones + [0.0] * zeros)
-    endpoint = AssayEndpoint("x", kind="classification")
+    endpoint = AssayEndpoint(name="x", kind="classification")
     assert (quorum_problem(endpoint, labels, np.zeros(len(labels), np.int8)) == "") is met
 
 
@@ -97,14 +96,16 @@ def test_the_report_adds_up_and_renders(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     rows = [f"{smiles},{1 + at / 10 if at % 4 else 0.5},{at % 2}" for at, smiles in enumerate(CHAIN)]
     path.write_text("smiles,D<x>,H\n" + "\n".join([*rows, "bad(,1,1", "CO,0.7,0"]) + "\n")
-    source = WideSource(path, "smiles", {"logd": Column("D<x>"), "herg": Column("H")})
-    endpoints = (
-        AssayEndpoint("logd", valid_range=(-5, 10)),
-        AssayEndpoint("herg", kind="classification"),
-        AssayEndpoint("elsewhere"),
+    source = Source(
+        path=path, smiles_column="smiles", columns={"logd": Column(column="D<x>"), "herg": Column(column="H")}
     )
-    own = ingest(source, endpoints, FeaturePolicy(bits=64))
-    report = check(source, own, SplitPolicy("key"))
+    endpoints = (
+        AssayEndpoint(name="logd", valid_range=(-5, 10)),
+        AssayEndpoint(name="herg", kind="classification"),
+        AssayEndpoint(name="elsewhere"),
+    )
+    own = ingest(source, endpoints, FeatureRule(bits=64))
+    report = check(source, own, SplitRule(fold_key="key"))
     assert report["found"] == report["used"] + report["rejected"] + report["aggregated"] == 2 * len(rows) + 4
     logd, herg = report["endpoints"]
     assert logd["used"] == logd["train"] + logd["valid"] + logd["test"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from pydantic import ValidationError
 from rdkit import Chem
 from rdkit.Chem import Descriptors
 
-from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures import features
 from kmel_p2p.chem.structures.counts import CountMatrix
 from kmel_p2p.chem.structures.features import (
@@ -24,7 +24,7 @@ from kmel_p2p.chem.structures.features import (
 )
 from kmel_p2p.chem.structures.standardise import standardise
 
-POLICY = FeaturePolicy()
+POLICY = FeatureRule()
 WIDTH = len(descriptor_constants())
 
 
@@ -77,7 +77,7 @@ def test_the_reference_hash_survives_noise_in_the_last_bits(monkeypatch: pytest.
 
 def test_the_reference_hash_shows_a_changed_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     before = reference_hash(POLICY)
-    assert reference_hash(FeaturePolicy(radius=3)) != before
+    assert reference_hash(FeatureRule(radius=3)) != before
 
     def changed(raw: np.ndarray) -> np.ndarray:
         raw = raw.copy()
@@ -98,8 +98,8 @@ def test_reference_values_keep_clear_of_the_edges_of_their_cells() -> None:
 
 @pytest.mark.parametrize("wrong", [{"radius": 7}, {"radius": -1}, {"bits": 10}, {"bits": 70_000}])
 def test_impossible_policies_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        FeaturePolicy(**wrong)
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        FeatureRule(**wrong)
 
 
 matrices = npst.arrays(np.int64, st.tuples(st.integers(0, 8), st.just(64)), elements=st.integers(0, 300))

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from rdkit import Chem
 
-from kmel_p2p.agreement.columns import Column, TimeSource, WideSource
+from kmel_p2p.agreement.columns import Column, Source, TimeSection
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.measurements import Measurements
-from kmel_p2p.chem.read.dates import check_format
 from kmel_p2p.chem.structures.features import reference_hash
 
-POLICY = FeaturePolicy(bits=64)
-LOGD = AssayEndpoint("logd")
+POLICY = FeatureRule(bits=64)
+LOGD = AssayEndpoint(name="logd")
 DRAWINGS = (
     ("O=c1[nH]cnc2[nH]cnc12", "Oc1ncnc2[nH]cnc12"),  # lactam, lactim: one InChIKey block, two Murcko scaffolds
     ("OC1=CC(=O)Nc2ccccc12", "Oc1cc(O)nc2ccccc12"),
@@ -34,14 +34,16 @@ DRAWINGS = (
 )
 
 
-UNDATED = TimeSource()
+UNDATED = TimeSection()
 
 
-def site(folder: Path, rows: list[tuple[str, str]], time: TimeSource = UNDATED) -> Measurements:
+def site(folder: Path, rows: list[tuple[str, str]], time: TimeSection = UNDATED) -> Measurements:
     path = folder / "site.csv"
     lines = [f"{smiles},{value},{date}" for (smiles, date), value in zip(rows, range(len(rows)), strict=True)]
     path.write_text("\n".join(["smiles,D,when", *lines]) + "\n")
-    return ingest(WideSource(path, "smiles", {"logd": Column("D")}, time=time), [LOGD], POLICY)
+    return ingest(
+        Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}, time=time), [LOGD], POLICY
+    )
 
 
 @given(
@@ -58,7 +60,7 @@ def test_sites_agree_on_the_fold_of_every_compound_without_asking(
     key: str,
     test_fraction: float,
 ) -> None:
-    split = SplitPolicy(key, 0.2, test_fraction)
+    split = SplitRule(fold_key=key, valid_fraction=0.2, test_fraction=test_fraction)
     folds: dict[str, int] = {}
     for held in (here, there):
         # Each site writes its compounds in its own way: drawing, form, and order of atoms.
@@ -74,7 +76,7 @@ def test_sites_agree_on_the_fold_of_every_compound_without_asking(
 
 def test_places_of_series_never_change() -> None:
     """Folds of one charter must be those of every version of the program."""
-    split = SplitPolicy("a charter's key")
+    split = SplitRule(fold_key="a charter's key")
     assert [round(split.place(series), 12) for series in ("C1CCC2CCCCC2C1", "RZVAJINKPMORJF")] == [
         0.08259607239,
         0.9291575375,
@@ -84,7 +86,7 @@ def test_places_of_series_never_change() -> None:
 def test_a_program_that_divides_otherwise_has_another_reference_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal series alone do not put a compound into one fold everywhere."""
     before = reference_hash(POLICY)
-    monkeypatch.setattr(SplitPolicy, "place", lambda self, series: 0.5)
+    monkeypatch.setattr(SplitRule, "place", lambda self, series: 0.5)
     assert reference_hash(POLICY) != before
 
 
@@ -99,8 +101,8 @@ def test_what_came_last_is_for_testing(tmp_path: Path) -> None:
         ("CCBr", "01/02/2024"),
         ("CCI", "2024-02-30"),
     ]
-    split = SplitPolicy("", 0.0, 0.0)
-    own = site(tmp_path, rows, TimeSource("when", "2024-01-01"))
+    split = SplitRule(fold_key="", valid_fraction=0.0, test_fraction=0.0)
+    own = site(tmp_path, rows, TimeSection(column="when", test_from="2024-01-01"))
     folds = dict(zip(own.structures.smiles, own.folds(split), strict=True))
     assert folds == {"CCO": Fold.TRAIN, "CCN": Fold.TRAIN, "CCCN": Fold.TEST, "CCCCN": Fold.TRAIN, "CCCl": Fold.TRAIN}
     assert {(r.row, r.column, r.value) for r in own.rejects} == {(8, "when", "01/02/2024"), (9, "when", "2024-02-30")}
@@ -109,41 +111,41 @@ def test_what_came_last_is_for_testing(tmp_path: Path) -> None:
     undated = site(tmp_path, rows)
     assert not undated.late.any()
     assert len(undated) == 7
-    assert own.dataset_hash() != site(tmp_path, rows, TimeSource("when", "2025-01-01")).dataset_hash()
+    assert own.dataset_hash() != site(tmp_path, rows, TimeSection(column="when", test_from="2025-01-01")).dataset_hash()
 
 
 def test_dates_may_be_written_as_the_settings_say(tmp_path: Path) -> None:
     """31/05/2024 of a LIMS: refused row by row unless told how to read it; 03/04 is never guessed at."""
     rows = [("CCO", "03/04/2024"), ("CCN", "28/02/2024"), ("CCC", "2024-05-31"), ("CCF", "")]
-    got = site(tmp_path, rows, TimeSource("when", "2024-04-01", "%d/%m/%Y"))
+    got = site(tmp_path, rows, TimeSection(column="when", test_from="2024-04-01", format="%d/%m/%Y"))
     assert got.late.tolist() == [True, False, False]
     assert [(reject.row, reject.reason) for reject in got.rejects] == [
         (4, "not a date written as data.time.format says (%d/%m/%Y)")
     ]
-    unsaid = site(tmp_path, rows, TimeSource("when", "2024-04-01"))
+    unsaid = site(tmp_path, rows, TimeSection(column="when", test_from="2024-04-01"))
     assert [reject.row for reject in unsaid.rejects] == [2, 3]
     for written in ("%d/%m", "dd/mm/yyyy", "%Q"):
-        with pytest.raises(ConfigError, match=r"data\.time\.format is .* must tell day, month and year"):
-            check_format(written)
+        with pytest.raises(ValidationError, match=r"data\.time\.format is .* must tell day, month and year"):
+            TimeSection(column="when", test_from="2024", format=written)
 
 
 def test_a_date_never_moves_a_compound_into_training(tmp_path: Path) -> None:
     rows = [("C" * length + "N", "2019") for length in range(1, 30)]
-    split = SplitPolicy("k", 0.2, 0.3)
-    plain, dated = site(tmp_path, rows), site(tmp_path, rows, TimeSource("when", "2024"))
+    split = SplitRule(fold_key="k", valid_fraction=0.2, test_fraction=0.3)
+    plain, dated = site(tmp_path, rows), site(tmp_path, rows, TimeSection(column="when", test_from="2024"))
     assert np.array_equal(plain.folds(split), dated.folds(split))
-    late = site(tmp_path, rows, TimeSource("when", "2019"))
+    late = site(tmp_path, rows, TimeSection(column="when", test_from="2019"))
     assert (late.folds(split) == Fold.TEST).all()
 
 
 @pytest.mark.parametrize(
     ("time", "expected"),
     [
-        (TimeSource("whn", "2024"), "data.time.column.*did you mean 'when'"),
-        (TimeSource("when", "soon"), "data.time.test_from is 'soon'.*2024-05-31"),
-        (TimeSource("when", ""), "data.time.test_from is empty"),
+        (TimeSection(column="whn", test_from="2024"), "data.time.column.*did you mean 'when'"),
+        (TimeSection(column="when", test_from="soon"), "data.time.test_from is 'soon'.*2024-05-31"),
+        (TimeSection(column="when", test_from=" "), "data.time.test_from is empty"),
     ],
 )
-def test_a_time_split_that_cannot_be_is_refused(tmp_path: Path, time: TimeSource, expected: str) -> None:
+def test_a_time_split_that_cannot_be_is_refused(tmp_path: Path, time: TimeSection, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         site(tmp_path, [("CCO", "2024")], time)

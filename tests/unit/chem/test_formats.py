@@ -9,19 +9,19 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from kmel_p2p.agreement.columns import Column, EmbargoSource, LongSource, SdfSource, TunerSource, WideSource
+from kmel_p2p.agreement.columns import Column, EmbargoSection, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError, DataError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import manifest
 
-POLICY = FeaturePolicy(bits=64)
-LOGD = AssayEndpoint("logd")
-HALF_LIFE = AssayEndpoint("half_life", unit="min", transform="log10")
-EFFLUX = AssayEndpoint("efflux")
-AMES = AssayEndpoint("ames", kind="classification")
-HERG = AssayEndpoint("herg", kind="classification")
+POLICY = FeatureRule(bits=64)
+LOGD = AssayEndpoint(name="logd")
+HALF_LIFE = AssayEndpoint(name="half_life", unit="min", transform="log10")
+EFFLUX = AssayEndpoint(name="efflux")
+AMES = AssayEndpoint(name="ames", kind="classification")
+HERG = AssayEndpoint(name="herg", kind="classification")
 
 LONG_HEADER = (
     "Chemical ID,Chemical Name,SMILES_Structure_Parent,SMILES_Salt,Test,Test_Type,Test_Subject,Measurement_Type,"
@@ -52,15 +52,16 @@ def test_kmelloddy_rows_are_mapped_whole_and_the_rest_is_listed(tmp_path: Path) 
     )
     microsomes = {"Test_Type": "Liver_microsomes", "Test_Subject": "Human", "Measurement_Type": "T1/2"}
     got = ingest(
-        LongSource(
-            path,
-            {
+        Source(
+            format="kmelloddy",
+            path=path,
+            columns={
                 "half_life": Column(match=microsomes),
                 "ames": Column(match={"Test_Type": "Ames"}),
                 "efflux": Column(match={"Test_Type": "P_gp"}, part="ratio", unit=""),
             },
         ),
-        (HALF_LIFE, AMES, AssayEndpoint("efflux", unit="ratio")),
+        (HALF_LIFE, AMES, AssayEndpoint(name="efflux", unit="ratio")),
         POLICY,
     )
     assert got.structures.smiles == ["CCO", "CCN", "CCF", "CCI", "OCCO"]
@@ -80,7 +81,7 @@ def test_kmelloddy_rows_are_mapped_whole_and_the_rest_is_listed(tmp_path: Path) 
 
 def test_a_kmelloddy_list_needs_to_be_told_which_part_is_meant(tmp_path: Path) -> None:
     path = write(tmp_path, "long.csv", LONG_HEADER + 'H,,CCO,,Efflux_transporter,P_gp,,,,,"[2,6]",\n')
-    source = LongSource(path, {"efflux": Column(match={"Test_Type": "P_gp"})})
+    source = Source(format="kmelloddy", path=path, columns={"efflux": Column(match={"Test_Type": "P_gp"})})
     got = ingest(source, (EFFLUX,), POLICY)
     assert "data.columns.efflux.part" in got.rejects[0].reason
 
@@ -94,7 +95,11 @@ def test_tuner_tables_are_joined(tmp_path: Path) -> None:
         "input_assay_id,input_compound_id,standard_qualifier,standard_value\n"
         "7,a,=,1.5\n7,b,<,2\n8,a,=,1\n9,a,=,1\n7,c,=,1\n7,a,?,1\n7,b,=,\n",
     )
-    got = ingest(TunerSource(values, structures, {"logd": Column("7")}, assays), (LOGD,), POLICY)
+    got = ingest(
+        Source(format="tuner", path=values, structures=structures, columns={"logd": Column(column="7")}, assays=assays),
+        (LOGD,),
+        POLICY,
+    )
     assert got.labels[:, 0].tolist() == [1.5, 2]
     assert got.relations[:, 0].tolist() == [0, -1]
     assert [reject.row for reject in got.rejects] == [4, 5, 6, 7, 8]
@@ -113,20 +118,24 @@ def test_tuner_thresholds_make_classes(tmp_path: Path) -> None:
                     for c, v in zip("abc", vs, strict=True))  # fmt: skip
     header = "input_assay_id,input_compound_id,standard_qualifier,standard_value\n"
     values = write(tmp_path, "T1.csv", header + lines)
-    endpoint = AssayEndpoint("active", kind="classification")
+    endpoint = AssayEndpoint(name="active", kind="classification")
 
     def classes(column: Column) -> list[float]:
-        got = ingest(TunerSource(values, structures, {"active": column}, assays), (endpoint,), POLICY)
+        got = ingest(
+            Source(format="tuner", path=values, structures=structures, columns={"active": column}, assays=assays),
+            (endpoint,),
+            POLICY,
+        )
         return got.labels[:, 0].tolist()
 
-    assert classes(Column("7")) == [0, 1, 1]
-    assert classes(Column("7", expert_threshold=2)) == [0, 0, 1]
-    assert classes(Column("7", threshold=4, positive="below")) == [1, 0, 0]
-    assert classes(Column("8")) == [1, 0, 1]
-    assert classes(Column("9")) == [0, 1, 1]
+    assert classes(Column(column="7")) == [0, 1, 1]
+    assert classes(Column(column="7", expert_threshold=2)) == [0, 0, 1]
+    assert classes(Column(column="7", threshold=4, positive="below")) == [1, 0, 0]
+    assert classes(Column(column="8")) == [1, 0, 1]
+    assert classes(Column(column="9")) == [0, 1, 1]
     for column, said in (("10", "expert_threshold_1 is empty"), ("11", "direction is 'up'"), ("12", "is 'five'")):
         with pytest.raises(ConfigError, match=rf"T0\.csv: assay '{column}'.*{said}"):
-            classes(Column(column))
+            classes(Column(column=column))
 
 
 def test_sdf_records_carry_their_values_as_properties(tmp_path: Path) -> None:
@@ -138,19 +147,19 @@ def test_sdf_records_carry_their_values_as_properties(tmp_path: Path) -> None:
             writer.write(molecule)
     text = path.read_text()
     path.write_text(text + "broken\n\n\nno counts\nM  END\n$$$$\n")
-    got = ingest(SdfSource(path, {"logd": Column("D")}), (LOGD,), POLICY)
+    got = ingest(Source(format="sdf", path=path, columns={"logd": Column(column="D")}), (LOGD,), POLICY)
     assert got.structures.smiles == ["CCO", "CCN"]
     assert got.labels[:, 0].tolist() == [1.5, 3]
     assert got.relations[:, 0].tolist() == [0, 1]
     assert [(reject.row, reject.column) for reject in got.rejects] == [(text.count("\n") + 1, "structure")]
     with pytest.raises(ConfigError, match="no record has a property 'E'"):
-        ingest(SdfSource(path, {"logd": Column("E")}), (LOGD,), POLICY)
+        ingest(Source(format="sdf", path=path, columns={"logd": Column(column="E")}), (LOGD,), POLICY)
 
 
 def test_parquet_reads_like_csv(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
     pd.DataFrame({"smiles": ["CCO", "CCN", None], "D": [1.5, None, 2.0]}).to_parquet(path)
-    got = ingest(WideSource(path, "smiles", {"logd": Column("D")}), (LOGD,), POLICY)
+    got = ingest(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), (LOGD,), POLICY)
     assert got.labels[:, 0].tolist() == [1.5]
     assert [(reject.row, reject.reason) for reject in got.rejects] == [
         (3, "no measurement in this row"),
@@ -158,13 +167,13 @@ def test_parquet_reads_like_csv(tmp_path: Path) -> None:
     ]
     path.write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
-        ingest(WideSource(path, "smiles", {"logd": Column("D")}), (LOGD,), POLICY)
+        ingest(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), (LOGD,), POLICY)
 
 
 def test_values_on_a_declared_limit_become_bounds(tmp_path: Path) -> None:
     path = write(tmp_path, "d.csv", "smiles,D\nCCO,0.675686709\nCCN,2\nCCC,0.5\nCCF,9\nCCCl,>1\n")
-    column = Column("D", low_limit=0.67568671, high_limit=9.0)
-    got = ingest(WideSource(path, "smiles", {"logd": column}), (LOGD,), POLICY)
+    column = Column(column="D", low_limit=0.67568671, high_limit=9.0)
+    got = ingest(Source(path=path, smiles_column="smiles", columns={"logd": column}), (LOGD,), POLICY)
     assert got.relations[:, 0].tolist() == [-1, 0, -1, 1, 1]
     assert got.labels[2, 0] == pytest.approx(0.67568671)
     assert got.readings[0].limited == 3
@@ -177,8 +186,8 @@ def test_a_threshold_makes_classes_unless_a_bound_leaves_it_open(
     tmp_path: Path, positive: str, expected: dict[int, float]
 ) -> None:
     path = write(tmp_path, "d.csv", "smiles,IC50\nCCO,1\nCCN,10\nCCC,11\nCCF,>30\nCCCl,>1\nCCBr,<30\n")
-    column = Column("IC50", threshold=10.0, positive=positive)  # type: ignore[arg-type]
-    got = ingest(WideSource(path, "smiles", {"herg": column}), (HERG,), POLICY)
+    column = Column(column="IC50", threshold=10.0, positive=positive)  # type: ignore[arg-type]
+    got = ingest(Source(path=path, smiles_column="smiles", columns={"herg": column}), (HERG,), POLICY)
     assert got.labels[:, 0].tolist() == list(expected.values())
     assert [reject.row for reject in got.rejects] == [6, 7]
 
@@ -191,8 +200,8 @@ def test_an_embargo_keeps_compounds_scaffolds_and_projects_back(tmp_path: Path) 
     )
     listed = write(tmp_path, "compounds.txt", "# ours\nOCC\nQNAYBMKLOCPYGJ-REOHCLBHSA-N\nBHRZNVHARXXAHW\n")
     scaffolds = write(tmp_path, "scaffolds.txt", "c1ccc2ccccc2c1CC\n")
-    embargo = EmbargoSource(listed, scaffolds, "P", ("secret",))
-    source = WideSource(path, "smiles", {"logd": Column("D")}, embargo)
+    embargo = EmbargoSection(compounds=listed, scaffolds=scaffolds, project_column="P", projects=("secret",))
+    source = Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}, embargo=embargo)
     got = ingest(source, (LOGD,), POLICY)
     assert got.structures.smiles == ["CCCBr"]
     assert [reject.row for reject in sorted(got.rejects, key=lambda r: r.row)] == [2, 3, 4, 5, 6]

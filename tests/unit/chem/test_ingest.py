@@ -11,30 +11,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError, DataError
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.dataset.rejects import Counts, Rejects
 from kmel_p2p.chem.dataset.units import converter
 from kmel_p2p.chem.report.check import check
 
-POLICY = FeaturePolicy(bits=64)
-LOGD = AssayEndpoint("logd", valid_range=(-5.0, 10.0), center=2.0, scale=2.0)
-SOLUBILITY = AssayEndpoint("solubility", unit="mol/L", transform="log10", valid_range=(1e-12, 50.0), center=-3.0)
-BLOCK = AssayEndpoint("herg", kind="classification")
+POLICY = FeatureRule(bits=64)
+LOGD = AssayEndpoint(name="logd", valid_range=(-5.0, 10.0), center=2.0, scale=2.0)
+SOLUBILITY = AssayEndpoint(name="solubility", unit="mol/L", transform="log10", valid_range=(1e-12, 50.0), center=-3.0)
+BLOCK = AssayEndpoint(name="herg", kind="classification")
 ENDPOINTS = (LOGD, SOLUBILITY, BLOCK)
-SPLIT = SplitPolicy()
-COLUMNS = {"logd": Column("D"), "solubility": Column("S", "umol/L"), "herg": Column("H")}
+SPLIT = SplitRule()
+COLUMNS = {"logd": Column(column="D"), "solubility": Column(column="S", unit="umol/L"), "herg": Column(column="H")}
 
 
 def read(path: Path, text: str | bytes, columns: dict[str, Column] | None = None, **kwargs: object) -> Measurements:
     path = path / "data.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return ingest(WideSource(path, "smiles", columns or COLUMNS), ENDPOINTS, POLICY, **kwargs)  # type: ignore[arg-type]
+    return ingest(Source(path=path, smiles_column="smiles", columns=columns or COLUMNS), ENDPOINTS, POLICY, **kwargs)  # type: ignore[arg-type]
 
 
 def test_a_table_becomes_labels_relations_and_an_account(tmp_path: Path) -> None:
@@ -144,19 +144,19 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path, text: str | bytes, ex
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.csv: no such file"):
-        ingest(WideSource(tmp_path / "absent.csv", "smiles", COLUMNS), ENDPOINTS, POLICY)
+        ingest(Source(path=tmp_path / "absent.csv", smiles_column="smiles", columns=COLUMNS), ENDPOINTS, POLICY)
 
 
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({"logd": Column("Dd")}, "no column 'Dd'.*did you mean 'D'"),
-        ({"logdd": Column("D")}, "logdd.*did you mean 'logd'"),
-        ({"logd": Column("twice")}, "occurs 2 times"),
-        ({"solubility": Column("S")}, "no unit is given"),
-        ({"solubility": Column("S", "kg")}, "measure different things"),
-        ({"solubility": Column("S", "furlongs/??")}, "unit 'furlongs"),
-        ({"logd": Column("D", "mol/L")}, "remove 'unit'"),
+        ({"logd": Column(column="Dd")}, "no column 'Dd'.*did you mean 'D'"),
+        ({"logdd": Column(column="D")}, "logdd.*did you mean 'logd'"),
+        ({"logd": Column(column="twice")}, "occurs 2 times"),
+        ({"solubility": Column(column="S")}, "no unit is given"),
+        ({"solubility": Column(column="S", unit="kg")}, "measure different things"),
+        ({"solubility": Column(column="S", unit="furlongs/??")}, "unit 'furlongs"),
+        ({"logd": Column(column="D", unit="mol/L")}, "remove 'unit'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_with_a_remedy(
@@ -171,7 +171,7 @@ def test_settings_that_do_not_fit_are_refused_with_a_remedy(
     [("mol/L", "0.001"), ("mmol/L", "1"), ("uM", "1000"), ("log10(mol/L)", "-3"), ("log10(nM)", "6")],
 )
 def test_units_convert(tmp_path: Path, unit: str, written: str) -> None:
-    got = read(tmp_path, f"smiles,S\nCCO,{written}\n", {"solubility": Column("S", unit)})
+    got = read(tmp_path, f"smiles,S\nCCO,{written}\n", {"solubility": Column(column="S", unit=unit)})
     assert got.labels[0, 1] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -189,21 +189,31 @@ def test_units_convert(tmp_path: Path, unit: str, written: str) -> None:
 def test_mass_concentrations_become_molar_with_the_mass_of_the_compound(
     tmp_path: Path, smiles: str, of: Literal["parent", "written"], unit: str, written: str, native: float
 ) -> None:
-    got = read(tmp_path, f"smiles,S\n{smiles},{written}\n", {"solubility": Column("S", unit, mass_of=of)})
+    got = read(tmp_path, f"smiles,S\n{smiles},{written}\n", {"solubility": Column(column="S", unit=unit, mass_of=of)})
     assert got.labels[0, 1] == pytest.approx(np.log10(native) + 3, abs=1e-4)
     assert got.relations[0, 1] == (1 if ">" in written else 0)
     report = check(
-        WideSource(tmp_path / "data.csv", "smiles", {"solubility": Column("S", unit, mass_of=of)}), got, SPLIT
+        Source(
+            path=tmp_path / "data.csv",
+            smiles_column="smiles",
+            columns={"solubility": Column(column="S", unit=unit, mass_of=of)},
+        ),
+        got,
+        SPLIT,
     )
     (solubility,) = report["endpoints"]
     assert solubility["units"] == [{"written": unit, "used": "mol/L", "values": 1, "mass_of": of}]
 
 
 def test_amounts_become_masses_where_the_charter_wants_those(tmp_path: Path) -> None:
-    dose = AssayEndpoint("ld50", unit="mg/kg", transform="log10")
+    dose = AssayEndpoint(name="ld50", unit="mg/kg", transform="log10")
     path = tmp_path / "doses.csv"
     path.write_text("smiles,dose\nCCO,10\nC1CC,10\n")
-    got = ingest(WideSource(path, "smiles", {"ld50": Column("dose", "mmol/kg")}), [dose], POLICY)
+    got = ingest(
+        Source(path=path, smiles_column="smiles", columns={"ld50": Column(column="dose", unit="mmol/kg")}),
+        [dose],
+        POLICY,
+    )
     assert got.labels[:, 0] == pytest.approx([np.log10(460.69)], abs=1e-4)
     (lost,) = got.rejects
     assert (lost.row, lost.column) == (3, "dose")

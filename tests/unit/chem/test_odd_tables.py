@@ -3,57 +3,60 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from rdkit import Chem
 
-from kmel_p2p.agreement.columns import Column, LongSource, SdfSource, TextFormat, TunerSource, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError, DataError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.read.cells import ABOVE, BELOW, CellError, read_number, read_relation
 
-UTF_8 = TextFormat()
-POLICY = FeaturePolicy(bits=64)
-LOGD = AssayEndpoint("logd")
-IC50 = AssayEndpoint("ic50", unit="umol/L", transform="log10")
-AMES = AssayEndpoint("ames", kind="classification")
+POLICY = FeatureRule(bits=64)
+LOGD = AssayEndpoint(name="logd")
+IC50 = AssayEndpoint(name="ic50", unit="umol/L", transform="log10")
+AMES = AssayEndpoint(name="ames", kind="classification")
 
 
 def wide(tmp_path: Path, content: str | bytes, column: Column, endpoint: AssayEndpoint = LOGD,
-         text: TextFormat = UTF_8, name: str = "d.csv") -> Measurements:  # fmt: skip
+         name: str = "d.csv", **written: Any) -> Measurements:  # fmt: skip
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return ingest(WideSource(path, "smiles", {endpoint.name: column}, text=text), (endpoint,), POLICY)
+    return ingest(
+        Source(path=path, smiles_column="smiles", columns={endpoint.name: column}, **written), (endpoint,), POLICY
+    )
 
 
 def test_a_spreadsheet_with_semicolons_and_decimal_commas_is_read_when_told_so(tmp_path: Path) -> None:
     table = "\ufeffsmiles;D\r\nCCO;1,5\r\nCCN;<2,25\r\nCCC;1.5\r\n"
     with pytest.raises(ConfigError, match=r"looks separated by ';': set data\.separator = \";\", and data\.decimal"):
-        wide(tmp_path, table, Column("D"))
-    got = wide(tmp_path, table, Column("D"), text=TextFormat(";", ","))
+        wide(tmp_path, table, Column(column="D"))
+    got = wide(tmp_path, table, Column(column="D"), separator=";", decimal=",")
     assert got.labels[:, 0].tolist() == [1.5, 2.25]
     assert got.relations[:, 0].tolist() == [0, BELOW]
     assert [(reject.row, reject.reason) for reject in got.rejects] == [
         (4, "not a number; data.decimal is ',' and this has a point")
     ]
-    tabs = wide(tmp_path, table.replace(";", "\t").replace(",", "."), Column("D"), text=TextFormat("\t"))
+    tabs = wide(tmp_path, table.replace(";", "\t").replace(",", "."), Column(column="D"), separator="\t")
     assert tabs.labels[:, 0].tolist() == [1.5, 2.25, 1.5]
 
 
 def test_other_encodings_are_named_not_guessed(tmp_path: Path) -> None:
     table = "smiles,D,비고\nCCO,1.5,a\nCCN,2,가\n"
     with pytest.raises(DataError, match=r"d\.csv: not UTF-8 text \(.* in line 1\); .*data\.encoding"):
-        wide(tmp_path, table.encode("cp949"), Column("D"))
-    assert len(wide(tmp_path, table.encode("cp949"), Column("D"), text=TextFormat(encoding="cp949"))) == 2
-    assert len(wide(tmp_path, table.encode("utf-16"), Column("D"), text=TextFormat(encoding="utf-16"))) == 2
+        wide(tmp_path, table.encode("cp949"), Column(column="D"))
+    assert len(wide(tmp_path, table.encode("cp949"), Column(column="D"), encoding="cp949")) == 2
+    assert len(wide(tmp_path, table.encode("utf-16"), Column(column="D"), encoding="utf-16")) == 2
     with pytest.raises(DataError, match=r"in line 3\)"):
-        wide(tmp_path, b"smiles,D\nCCO,1\nCC\xff,2\n", Column("D"))
-    with pytest.raises(ConfigError, match=r"data\.encoding is 'latin-17'"):
-        wide(tmp_path, table, Column("D"), text=TextFormat(encoding="latin-17"))
+        wide(tmp_path, b"smiles,D\nCCO,1\nCC\xff,2\n", Column(column="D"))
+    with pytest.raises(ValidationError, match=r"data\.encoding is 'latin-17'"):
+        wide(tmp_path, table, Column(column="D"), encoding="latin-17")
 
 
 @pytest.mark.parametrize(
@@ -62,11 +65,11 @@ def test_other_encodings_are_named_not_guessed(tmp_path: Path) -> None:
 )
 def test_files_that_are_no_csv_are_called_what_they_are(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        wide(tmp_path, content, Column("D"))
+        wide(tmp_path, content, Column(column="D"))
 
 
 def test_separators_at_the_end_of_lines_cost_no_row(tmp_path: Path) -> None:
-    got = wide(tmp_path, "smiles,D\nCCO,1,,\nCCN,2, \nCCC,3,4\nCCF\n,,,\n", Column("D"))
+    got = wide(tmp_path, "smiles,D\nCCO,1,,\nCCN,2, \nCCC,3,4\nCCF\n,,,\n", Column(column="D"))
     assert got.labels[:, 0].tolist() == [1, 2]
     assert [(reject.row, reject.reason) for reject in got.rejects] == [
         (4, "3 cells where the header has 2"),
@@ -76,7 +79,7 @@ def test_separators_at_the_end_of_lines_cost_no_row(tmp_path: Path) -> None:
 
 def test_a_column_in_other_letters_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no column 'smiles' \(data\.smiles_column\); did you mean 'SMILES'\?"):
-        wide(tmp_path, "SMILES,D\nCCO,1\n", Column("D"))
+        wide(tmp_path, "SMILES,D\nCCO,1\n", Column(column="D"))
 
 
 @pytest.mark.parametrize("written", ["=<5", "<<5", "≤ 5", "＜5", "<=5"])
@@ -101,21 +104,21 @@ def test_other_cells_are_refused_with_what_to_do(written: str, hint: str) -> Non
 def test_a_minus_in_a_class_column_is_never_taken_for_not_measured(tmp_path: Path) -> None:
     """Ames tables write + and -: every negative was lost, and none of them was listed."""
     table = "smiles,A,D\nCCO,+,1\nCCN,-,1\nCCC,,1\nCCCl,1,1\nCCBr,Mutagen,1\n"
-    got = wide(tmp_path, table, Column("A"), AMES)
+    got = wide(tmp_path, table, Column(column="A"), AMES)
     assert [(reject.row, reject.reason.split(";")[0][:20]) for reject in got.rejects][:2] == [
         (2, "not a class"),
         (3, "'-' may mean negativ"),
     ]
-    told = wide(tmp_path, table, Column("A", classes={"+": 1, "-": 0, "Mutagen": 1}), AMES)
+    told = wide(tmp_path, table, Column(column="A", classes={"+": 1, "-": 0, "Mutagen": 1}), AMES)
     assert told.labels[:, 0].tolist() == [1, 0, 1, 1]
     assert [(reject.row, reject.reason) for reject in told.rejects] == [(4, "no measurement in this row")]
     with pytest.raises(ConfigError, match="classes: the charter takes logd as a value"):
-        wide(tmp_path, table, Column("D", classes={"+": 1}))
+        wide(tmp_path, table, Column(column="D", classes={"+": 1}))
 
 
 def test_numbers_for_a_class_ask_for_a_threshold(tmp_path: Path) -> None:
-    block = AssayEndpoint("herg_block", kind="classification")
-    got = wide(tmp_path, "smiles,I\nCCO,0\nCCN,3.2\nCCC,>30\nCCF,maybe\n", Column("I"), block)
+    block = AssayEndpoint(name="herg_block", kind="classification")
+    got = wide(tmp_path, "smiles,I\nCCO,0\nCCN,3.2\nCCC,>30\nCCF,maybe\n", Column(column="I"), block)
     assert [reject.reason for reject in got.rejects] == [
         "a number where a class is wanted; set 'threshold' and 'positive' of data.columns.herg_block "
         "(usual: 10 umol/L, class 1 below it)",
@@ -131,7 +134,7 @@ CHEMBL = (
 
 def test_relation_and_unit_may_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     """As in every ChEMBL export."""
-    column = Column("Value", relation_column="Relation", unit_column="Units", match={"Type": "IC50"})
+    column = Column(column="Value", relation_column="Relation", unit_column="Units", match={"Type": "IC50"})
     got = wide(tmp_path, CHEMBL, column, IC50)
     assert got.structures.smiles == ["CCO", "CCN", "CCBr"]
     assert got.labels[:, 0] == pytest.approx(np.log10([0.02, 30, 1.0]), abs=1e-6)
@@ -141,7 +144,7 @@ def test_relation_and_unit_may_stand_in_columns_of_their_own(tmp_path: Path) -> 
     }  # fmt: skip
     assert got.total.found == 9 == got.total.used + got.total.rejected
     with pytest.raises(ConfigError, match=r"no column 'Unit' \(data\.columns\.ic50\.unit_column\); did you mean 'Unit"):
-        wide(tmp_path, CHEMBL, Column("Value", unit_column="Unit"), IC50)
+        wide(tmp_path, CHEMBL, Column(column="Value", unit_column="Unit"), IC50)
 
 
 def test_sdf_properties_may_hold_relation_and_unit_too(tmp_path: Path) -> None:
@@ -153,8 +156,8 @@ def test_sdf_properties_may_hold_relation_and_unit_too(tmp_path: Path) -> None:
                 if text:
                     molecule.SetProp(name, text)
             writer.write(molecule)
-    column = Column("V", relation_column="R", unit_column="U")
-    got = ingest(SdfSource(path, {"ic50": column}), (IC50,), POLICY)
+    column = Column(column="V", relation_column="R", unit_column="U")
+    got = ingest(Source(format="sdf", path=path, columns={"ic50": column}), (IC50,), POLICY)
     assert got.labels[:, 0] == pytest.approx(np.log10([5, 0.005]))
     assert got.relations[:, 0].tolist() == [ABOVE, 0]
 
@@ -169,7 +172,11 @@ def test_measurements_of_an_unreadable_structure_count_for_their_assay_endpoint(
         writer.write(molecule)
     text = path.read_text()
     path.write_text(text + "Z-17\n\n\nno counts\nM  END\n" + text[text.index(">") :])
-    got = ingest(SdfSource(path, {"logd": Column("D"), "ames": Column("A")}), (LOGD, AMES), POLICY)
+    got = ingest(
+        Source(format="sdf", path=path, columns={"logd": Column(column="D"), "ames": Column(column="A")}),
+        (LOGD, AMES),
+        POLICY,
+    )
     assert [(counts.found, counts.used, counts.rejected) for counts in got.counts] == [(2, 1, 1)] * 2
     (reject,) = got.rejects
     assert (reject.value, reject.measurements) == ("Z-17", 2)
@@ -177,35 +184,39 @@ def test_measurements_of_an_unreadable_structure_count_for_their_assay_endpoint(
 
 
 def test_negative_logarithms_turn_relations_round(tmp_path: Path) -> None:
-    got = wide(tmp_path, "smiles,pIC50\nCCO,6\nCCN,<5\n", Column("pIC50", unit="-log10(mol/L)"), IC50)
+    got = wide(tmp_path, "smiles,pIC50\nCCO,6\nCCN,<5\n", Column(column="pIC50", unit="-log10(mol/L)"), IC50)
     assert got.labels[:, 0] == pytest.approx([0, 1])
     assert got.relations[:, 0].tolist() == [0, ABOVE]
-    limited = wide(tmp_path, "smiles,pIC50\nCCO,4\nCCN,6\n", Column("pIC50", unit="-log10(mol/L)", low_limit=4), IC50)
+    limited = wide(
+        tmp_path, "smiles,pIC50\nCCO,4\nCCN,6\n", Column(column="pIC50", unit="-log10(mol/L)", low_limit=4), IC50
+    )
     assert limited.relations[:, 0].tolist() == [ABOVE, 0]
 
 
 def test_bound_shares_become_unbound_ones(tmp_path: Path) -> None:
-    unbound = AssayEndpoint("fu", unit="%", transform="log10", valid_range=(1e-4, 100))
-    got = wide(tmp_path, "smiles,B\nCCO,90\nCCN,>99\nCCC,100\n", Column("B", unit="%", complement=True), unbound)
+    unbound = AssayEndpoint(name="fu", unit="%", transform="log10", valid_range=(1e-4, 100))
+    got = wide(tmp_path, "smiles,B\nCCO,90\nCCN,>99\nCCC,100\n", Column(column="B", unit="%", complement=True), unbound)
     assert got.labels[:, 0] == pytest.approx([1, 0])
     assert got.relations[:, 0].tolist() == [0, BELOW]
     assert "has no logarithm" in got.rejects[0].reason
-    share = wide(tmp_path, "smiles,B\nCCO,0.9\n", Column("B", unit="fraction", complement=True), unbound)
+    share = wide(tmp_path, "smiles,B\nCCO,0.9\n", Column(column="B", unit="fraction", complement=True), unbound)
     assert share.labels[:, 0] == pytest.approx([1])
     with pytest.raises(ConfigError, match="complement is for shares"):
-        wide(tmp_path, "smiles,B\nCCO,0.9\n", Column("B", unit="uM", complement=True), IC50)
+        wide(tmp_path, "smiles,B\nCCO,0.9\n", Column(column="B", unit="uM", complement=True), IC50)
 
 
 def test_clearance_per_kg_of_body_is_not_clearance_per_mg_of_protein(tmp_path: Path) -> None:
     """Both are a volume per time and mass: pint would have made a value a thousand times too small of it."""
-    clint = AssayEndpoint("hlm", unit="uL/min/mg", transform="log10")
+    clint = AssayEndpoint(name="hlm", unit="uL/min/mg", transform="log10")
     table = "smiles,C\nCCO,1.0\n"
     with pytest.raises(ConfigError, match=r"only one of them is per kg of body weight.*factor"):
-        wide(tmp_path, table, Column("C", unit="mL/min/kg"), clint)
-    got = wide(tmp_path, table, Column("C", unit="log10(uL/min/mg)", factor=0.8647), clint)
+        wide(tmp_path, table, Column(column="C", unit="mL/min/kg"), clint)
+    got = wide(tmp_path, table, Column(column="C", unit="log10(uL/min/mg)", factor=0.8647), clint)
     assert got.labels[0, 0] == pytest.approx(1 + np.log10(0.8647))
-    body = AssayEndpoint("clearance", unit="mL/min/kg", transform="log10")
-    assert wide(tmp_path, table, Column("C", unit="L/hr/kg"), body).labels[0, 0] == pytest.approx(np.log10(1000 / 60))
+    body = AssayEndpoint(name="clearance", unit="mL/min/kg", transform="log10")
+    assert wide(tmp_path, table, Column(column="C", unit="L/hr/kg"), body).labels[0, 0] == pytest.approx(
+        np.log10(1000 / 60)
+    )
 
 
 LONG = "SMILES_Structure_Parent,Test_Type,Measurement_Value,Measurement_Unit\n"
@@ -216,10 +227,10 @@ def test_numbers_of_the_settings_follow_the_unit_of_each_row(tmp_path: Path) -> 
     path = tmp_path / "long.csv"
     path.write_text(LONG + "CCO,hERG,500,nM\nCCN,hERG,50,uM\nCCC,hERG,0.5,mM\nCCCl,hERG,5,\nCCBr,hERG,5,min\n")
     match = {"Test_Type": "hERG"}
-    herg = AssayEndpoint("herg", kind="classification")
+    herg = AssayEndpoint(name="herg", kind="classification")
 
     def read(column: Column, endpoint: AssayEndpoint) -> Measurements:
-        return ingest(LongSource(path, {endpoint.name: column}), (endpoint,), POLICY)
+        return ingest(Source(format="kmelloddy", path=path, columns={endpoint.name: column}), (endpoint,), POLICY)
 
     got = read(Column(match=match, threshold=10, positive="below", unit="uM"), herg)
     assert got.labels[:, 0].tolist() == [1, 0, 0, 1]
@@ -239,8 +250,8 @@ def test_one_tuner_assay_may_serve_two_assay_endpoints(tmp_path: Path) -> None:
         ("T2.csv", "input_compound_id,smiles\na,CCO\nb,CCN\nb,CCN\n"),
     ):
         (tmp_path / name).write_text(text)
-    columns = {"logd": Column("7"), "ames": Column("7", threshold=5)}
-    source = TunerSource(tmp_path / "T1.csv", tmp_path / "T2.csv", columns)
+    columns = {"logd": Column(column="7"), "ames": Column(column="7", threshold=5)}
+    source = Source(format="tuner", path=tmp_path / "T1.csv", structures=tmp_path / "T2.csv", columns=columns)
     got = ingest(source, (LOGD, AMES), POLICY)
     assert got.labels.tolist() == [[5, 1], [6, 1]]
     assert got.total.found == 4 == got.total.used

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.scaffold import series
 from kmel_p2p.chem.structures.standardise import MAX_SMILES, StructureError, standardise
 
-POLICY = FeaturePolicy()
+POLICY = FeatureRule()
 
 
-def canonical(smiles: str, policy: FeaturePolicy = POLICY) -> str:
+def canonical(smiles: str, policy: FeatureRule = POLICY) -> str:
     return standardise(smiles, policy)[0].smiles
 
 
@@ -36,7 +36,7 @@ def test_ways_to_write_one_compound_give_one_structure(variants: list[str]) -> N
 
 
 def test_stereo_counts_where_the_charter_keeps_it() -> None:
-    keep = FeaturePolicy(stereo="keep")
+    keep = FeatureRule(stereo="keep")
     left, right = (standardise(smiles, keep)[0] for smiles in ("O[C@H](F)Cl", "O[C@@H](F)Cl"))
     assert left.identity != right.identity
     assert left.identity[:14] == right.identity[:14]
@@ -45,7 +45,7 @@ def test_stereo_counts_where_the_charter_keeps_it() -> None:
 def test_tautomers_become_one_where_the_charter_says_so() -> None:
     keto, enol = "O=C1C=CNC=C1", "Oc1ccncc1"
     assert canonical(keto) != canonical(enol)
-    one = FeaturePolicy(tautomers="canonical")
+    one = FeatureRule(tautomers="canonical")
     assert canonical(keto, one) == canonical(enol, one)
 
 
@@ -99,10 +99,10 @@ def test_series_is_the_bare_scaffold_of_compounds_that_have_one() -> None:
 
 
 def test_series_is_the_same_for_every_stereoisomer() -> None:
-    keep = FeaturePolicy(stereo="keep")
+    keep = FeatureRule(stereo="keep")
     assert kinship("O[C@H](F)Cl", keep) == kinship("O[C@@H](F)Cl", keep)
 
 
-def kinship(smiles: str, policy: FeaturePolicy = POLICY) -> str:
+def kinship(smiles: str, policy: FeatureRule = POLICY) -> str:
     structure, molecule = standardise(smiles, policy)
     return series(structure, molecule)

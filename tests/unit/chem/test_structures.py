@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from kmel_p2p.agreement.errors import ConfigError, DataError
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.partition import disjointness, scaffold_partition
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import CHUNK, describe_all
 
-POLICY = FeaturePolicy(bits=64)
+POLICY = FeatureRule(bits=64)
 INPUTS = ["CCO", "bad(", "c1ccccc1C", "CCO", "OCC", ""]
 
 
@@ -51,7 +52,7 @@ def test_the_cache_answers_what_it_knows(tmp_path) -> None:  # type: ignore[no-u
         assert again.table.series[left] == fresh.table.series[right]
         assert np.array_equal(again.table.descriptors[left], fresh.table.descriptors[right])
         assert np.array_equal(again.table.counts.dense([left]), fresh.table.counts.dense([right]))
-    assert describe_all(INPUTS, FeaturePolicy(bits=128), cache=cache).computed == 5
+    assert describe_all(INPUTS, FeatureRule(bits=128), cache=cache).computed == 5
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 100, b"short"])
@@ -76,30 +77,33 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(tmp_path) -> None: 
 @given(st.text(max_size=30), st.text(max_size=80), st.floats(0, 0.45), st.floats(0, 0.45))
 @settings(deadline=None, max_examples=80)
 def test_folds_depend_on_series_and_key_alone(series: str, key: str, valid: float, test: float) -> None:
-    fold = SplitPolicy(key, valid, test).fold(series)
-    assert fold is SplitPolicy(key, valid, test).fold(series)
+    fold = SplitRule(fold_key=key, valid_fraction=valid, test_fraction=test).fold(series)
+    assert fold is SplitRule(fold_key=key, valid_fraction=valid, test_fraction=test).fold(series)
     # Growing the test share never moves a test compound out of it.
-    assert not (fold is Fold.TEST and SplitPolicy(key, valid, test + 0.05).fold(series) is not Fold.TEST)
+    assert not (
+        fold is Fold.TEST
+        and SplitRule(fold_key=key, valid_fraction=valid, test_fraction=test + 0.05).fold(series) is not Fold.TEST
+    )
 
 
 def test_fold_shares_are_as_asked_and_the_key_matters() -> None:
     names = [f"scaffold {i}" for i in range(4000)]
-    folds = SplitPolicy("a", 0.1, 0.2).folds(names)
+    folds = SplitRule(fold_key="a", valid_fraction=0.1, test_fraction=0.2).folds(names)
     shares = [float((folds == fold).mean()) for fold in Fold]
     assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
-    assert (SplitPolicy("b", 0.1, 0.2).folds(names) != folds).mean() > 0.3
+    assert (SplitRule(fold_key="b", valid_fraction=0.1, test_fraction=0.2).folds(names) != folds).mean() > 0.3
 
 
 @pytest.mark.parametrize("fractions", [(1.0, 0.0), (0.5, 0.5), (-0.1, 0.2)])
 def test_impossible_splits_are_refused(fractions: tuple[float, float]) -> None:
-    with pytest.raises(ConfigError, match="split"):
-        SplitPolicy("", *fractions)
+    with pytest.raises(ValidationError, match="fraction"):
+        SplitRule(valid_fraction=fractions[0], test_fraction=fractions[1])
 
 
 def test_partition_keeps_scaffolds_whole_and_sites_apart() -> None:
     rings = ["c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccc2ccccc2c1", "c1ccoc1", "c1ccsc1", "C1CCNCC1", "c1c[nH]cn1"]
     many = [f"{'C' * n}{ring}" for ring in rings for n in range(1, 13)] + ["C" * n for n in range(2, 12)]
-    table = describe_all(many, FeaturePolicy()).table
+    table = describe_all(many, FeatureRule()).table
     sites = scaffold_partition(table, 3, seed=1)
     assert np.array_equal(sites, scaffold_partition(table, 3, seed=1))
     assert set(sites) == {0, 1, 2}

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmel_p2p.agreement.columns import Column, EmbargoSource, TimeSource, WideSource
+from kmel_p2p.agreement.columns import Column, EmbargoSection, Source, TimeSection
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
-from kmel_p2p.agreement.split import Fold, SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.catalogue import catalogue
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.labels import Readings
@@ -21,16 +21,19 @@ from kmel_p2p.chem.report.check import check
 from kmel_p2p.chem.report.check_page import check_page
 from kmel_p2p.chem.report.findings import piles, unit_suspicion, unusual_median
 
-POLICY = FeaturePolicy(bits=64)
+POLICY = FeatureRule(bits=64)
 HLM = catalogue()["hlm_clint"].endpoint
 UNBOUND = catalogue()["ppb_unbound"].endpoint
-LOGD = AssayEndpoint("logd", valid_range=(-5, 10))
+LOGD = AssayEndpoint(name="logd", valid_range=(-5, 10))
 CHAIN = [f"{'C' * length}{end}" for length in range(1, 41) for end in ("O", "N", "Cl")]
-SPLIT = SplitPolicy("key")
+SPLIT = SplitRule(fold_key="key")
 
 
 def readings(values: list[float]) -> Readings:
     return Readings(written=list(values), native=list(values), relations=[0] * len(values))
+
+
+WRITTEN = Column(column="D")
 
 
 def table(tmp_path: Path, rows: list[str], header: str = "smiles,D", name: str = "d.csv") -> Path:
@@ -39,8 +42,10 @@ def table(tmp_path: Path, rows: list[str], header: str = "smiles,D", name: str =
     return path
 
 
-def read(path: Path, endpoint: AssayEndpoint = LOGD, column: Column = Column("D"), **source: object) -> Measurements:  # noqa: B008
-    return ingest(WideSource(path, "smiles", {endpoint.name: column}, **source), (endpoint,), POLICY)  # type: ignore[arg-type]
+def read(path: Path, endpoint: AssayEndpoint = LOGD, column: Column = WRITTEN, **source: object) -> Measurements:
+    return ingest(
+        Source(path=path, smiles_column="smiles", columns={endpoint.name: column}, **source), (endpoint,), POLICY
+    )  # type: ignore[arg-type]
 
 
 def test_zeros_of_a_clearance_table_are_not_proposed_as_the_limit() -> None:
@@ -59,17 +64,17 @@ def test_zeros_of_a_clearance_table_are_not_proposed_as_the_limit() -> None:
 def test_the_limit_proposed_for_zeros_is_one_that_the_charter_takes(tmp_path: Path) -> None:
     """0.1 mL/min/kg was proposed, which is less than the charter takes in its unit: the bounds would be refused."""
     path = table(tmp_path, ["CCO,0", "CCN,0.1", "CCC,0.2", "CCF,<0.15", *(f"{smiles},5" for smiles in CHAIN[60:])])
-    column = Column("D", unit="uL/min/mg", factor=0.8647)
+    column = Column(column="D", unit="uL/min/mg", factor=0.8647)
     (pile,) = piles(HLM, read(path, HLM, column).readings[0])[:1]
     assert pile["setting"] == "low_limit = 0.2"
-    declared = read(path, HLM, Column("D", unit="uL/min/mg", factor=0.8647, low_limit=0.2))
+    declared = read(path, HLM, Column(column="D", unit="uL/min/mg", factor=0.8647, low_limit=0.2))
     assert (declared.readings[0].limited, declared.relations[:3, 0].tolist()) == (3, [-1, -1, -1])
     assert not declared.rejects
 
 
 def test_a_zero_among_logarithms_is_a_value_like_any(tmp_path: Path) -> None:
     path = table(tmp_path, [f"{smiles},{at / 40}" for at, smiles in enumerate(CHAIN)])
-    assert piles(HLM, read(path, HLM, Column("D", unit="log10(uL/min/mg)")).readings[0]) == []
+    assert piles(HLM, read(path, HLM, Column(column="D", unit="log10(uL/min/mg)")).readings[0]) == []
 
 
 def test_a_pile_is_found_behind_a_few_values_that_lie_beyond_it() -> None:
@@ -83,7 +88,7 @@ def test_a_pile_is_found_behind_a_few_values_that_lie_beyond_it() -> None:
 def test_whole_numbers_are_no_piles() -> None:
     """% bound in whole per cent: every value is a heap."""
     rng = np.random.default_rng(2)
-    assert piles(AssayEndpoint("x"), readings([float(v) for v in rng.integers(80, 101, 1000)])) == []
+    assert piles(AssayEndpoint(name="x"), readings([float(v) for v in rng.integers(80, 101, 1000)])) == []
 
 
 def test_shares_and_bound_parts_are_noticed() -> None:
@@ -99,7 +104,11 @@ def test_shares_and_bound_parts_are_noticed() -> None:
 def test_replicates_that_differ_like_different_compounds_are_reported(tmp_path: Path) -> None:
     """TDC's plasma protein binding: human and animal values of one compound in one column."""
     rows = [f"{smiles},{value}" for smiles in CHAIN[:60] for value in (1, 4 if smiles < "CCCCCCCCCO" else 1.1)]
-    report = check(WideSource(tmp_path / "d.csv", "smiles", {"logd": Column("D")}), read(table(tmp_path, rows)), SPLIT)
+    report = check(
+        Source(path=tmp_path / "d.csv", smiles_column="smiles", columns={"logd": Column(column="D")}),
+        read(table(tmp_path, rows)),
+        SPLIT,
+    )
     (logd,) = report["endpoints"]
     assert any("several assays or species" in text for text in report["advice"])
     assert logd["replicates"]["widest"][0]["spread"] == pytest.approx(3 / np.sqrt(2))
@@ -109,9 +118,11 @@ def test_replicates_that_differ_like_different_compounds_are_reported(tmp_path: 
 def test_compounds_that_only_this_site_holds_out_are_counted(tmp_path: Path) -> None:
     """By date or by a test file of its own: another site may train on them, unless the key holds them out too."""
     rows = [f"{smiles},{at / 10},{2010 + at % 10}" for at, smiles in enumerate(CHAIN)]
-    own = read(table(tmp_path, rows, "smiles,D,Y"), time=TimeSource("Y", "2016"))
+    own = read(table(tmp_path, rows, "smiles,D,Y"), time=TimeSection(column="Y", test_from="2016"))
     test = read(table(tmp_path, [f"{'C' * n}F,1" for n in range(1, 31)], name="t.csv"))
-    report = check(WideSource(tmp_path / "d.csv", "smiles", {"logd": Column("D")}), own, SPLIT, test)
+    report = check(
+        Source(path=tmp_path / "d.csv", smiles_column="smiles", columns={"logd": Column(column="D")}), own, SPLIT, test
+    )
     expected = sum(
         SPLIT.fold(series) != Fold.TEST
         for series in [s for s, late in zip(own.structures.series, own.late, strict=True) if late]
@@ -127,20 +138,26 @@ def test_an_embargo_that_meets_nothing_is_reported(tmp_path: Path) -> None:
     """A project misspelt in the settings kept nothing back, and nobody was told."""
     path = table(tmp_path, ["CCO,1,P-117", "CCN,1,X", "c1ccccc1C,1,X"], "smiles,D,P")
     (tmp_path / "c.txt").write_text("CCN\nCCCCl\n")
-    embargo = EmbargoSource(compounds=tmp_path / "c.txt", project_column="P", projects=("P117", "p-117"))
+    embargo = EmbargoSection(compounds=tmp_path / "c.txt", project_column="P", projects=("P117", "p-117"))
     own = read(path, embargo=embargo)
     assert own.embargo_unmatched == (
         "project 'p117' is on the list, and no row that could be used names it",
         "1 of 2 compounds on the list kept nothing (more) back",
     )
-    report = check(WideSource(path, "smiles", {"logd": Column("D")}, embargo), own, SPLIT)
+    report = check(
+        Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}, embargo=embargo), own, SPLIT
+    )
     assert any(text.startswith("embargo: project 'p117'") for text in report["advice"])
 
 
 def test_two_assay_endpoints_on_one_column_are_noticed(tmp_path: Path) -> None:
     path = table(tmp_path, [f"{smiles},1" for smiles in CHAIN])
-    endpoints = (LOGD, AssayEndpoint("logp"), AssayEndpoint("high", kind="classification"))
-    source = WideSource(path, "smiles", {"logd": Column("D"), "logp": Column("D"), "high": Column("D", threshold=3)})
+    endpoints = (LOGD, AssayEndpoint(name="logp"), AssayEndpoint(name="high", kind="classification"))
+    source = Source(
+        path=path,
+        smiles_column="smiles",
+        columns={"logd": Column(column="D"), "logp": Column(column="D"), "high": Column(column="D", threshold=3)},
+    )
     report = check(source, ingest(source, endpoints, POLICY), SPLIT)
     assert "logd and logp take the same values: is one of them mapped to the wrong column?" in report["advice"]
 
@@ -148,10 +165,14 @@ def test_two_assay_endpoints_on_one_column_are_noticed(tmp_path: Path) -> None:
 def test_a_fold_with_hardly_a_compound_is_reported(tmp_path: Path) -> None:
     rings = [f"{'C' * n}c1ccc2ccccc2c1,{n / 10}" for n in range(1, 61)]
     path = table(tmp_path, rings)
-    report = check(WideSource(path, "smiles", {"logd": Column("D")}), read(path), SPLIT)
+    report = check(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), read(path), SPLIT)
     assert sum("series stay together" in text for text in report["advice"]) == 2
-    nowhere = read(path, column=Column("D", match={"D": "x"}))
-    unmapped = check(WideSource(path, "smiles", {"logd": Column("D", match={"D": "x"})}), nowhere, SPLIT)
+    nowhere = read(path, column=Column(column="D", match={"D": "x"}))
+    unmapped = check(
+        Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D", match={"D": "x"})}),
+        nowhere,
+        SPLIT,
+    )
     assert unmapped["problems"] == [
         "logd: no row of the file is mapped to it; look at its column and 'match', and at rejects.csv"
     ]
@@ -162,7 +183,7 @@ def test_the_page_shows_refused_numbers_and_the_first_rows_of_each_reason(tmp_pa
     rows = [f"{smiles},{at / 20}" for at, smiles in enumerate(CHAIN)] + ["CCF,77", "CCI,-20", "CCBr,<x>"]
     path = table(tmp_path, rows)
     own = read(path)
-    report = check(WideSource(path, "smiles", {"logd": Column("D")}), own, SPLIT)
+    report = check(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), own, SPLIT)
     assert report["refused_for"] == {"... is outside the charter's valid range -5 to 10": 2, "not a number": 1}
     page = check_page(report, own)
     assert "line 122, D: 77<br>" in page

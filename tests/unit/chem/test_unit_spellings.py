@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset import mass
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.units import converter
@@ -57,19 +57,19 @@ def test_masses_come_from_the_structures_that_are_described_anyway(
 ) -> None:
     """One by one while the file is read, 100,000 compounds took minutes at every start, with no progress to be seen."""
 
-    def never(smiles: str, policy: FeaturePolicy) -> None:
+    def never(smiles: str, policy: FeatureRule) -> None:
         raise AssertionError(f"{smiles} was standardised apart")
 
     path = tmp_path / "d.csv"
     path.write_text("smiles,S,D\nCCO,46.07,\nCCN.Cl,45.08,\nCCC,,1\nC(,1,\n")
-    ksol = AssayEndpoint("ksol", unit="umol/L", transform="log10")
-    columns = {"ksol": Column("S", unit="ug/mL"), "logd": Column("D")}
+    ksol = AssayEndpoint(name="ksol", unit="umol/L", transform="log10")
+    columns = {"ksol": Column(column="S", unit="ug/mL"), "logd": Column(column="D")}
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(mass, "standardise", never)
     got = ingest(
-        WideSource(path, "smiles", columns),
-        (ksol, AssayEndpoint("logd")),
-        FeaturePolicy(bits=64),
+        Source(path=path, smiles_column="smiles", columns=columns),
+        (ksol, AssayEndpoint(name="logd")),
+        FeatureRule(bits=64),
         cache=StructureCache(tmp_path),
         progress=lambda done, total: seen.append((done, total)),
     )

@@ -15,7 +15,6 @@ from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
-from kmel_p2p.site.site import features_of
 from tests.support.cli_harness import Run
 
 
@@ -46,7 +45,7 @@ def trained(tmp_path: Path, run: Run) -> Path:
         name: (rng.normal(scale=0.01, size=sizes[0]).astype(np.float32), np.zeros(sizes[1], np.float32))
         for name in ("local", "federated", "personalised")
     }
-    policy = features_of(loaded.charter)
+    policy = loaded.charter.features
     card = Card(shape, policy, loaded.charter.features.reference_hash, {"logd": "hybrid"}, {"site": "north"}, {})
     write_model(folder / "state" / "model", card, parameters)
     return settings

@@ -13,7 +13,7 @@ import pytest
 from rdkit import Chem
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.learn.models.architecture import Architecture
@@ -26,9 +26,9 @@ from tests.support.cli_harness import Run
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    policy = FeaturePolicy(bits=64)
+    policy = FeatureRule(bits=64)
     endpoints = (AssayEndpoint(name="logS", unit="log10(mol/L)", head="shared"), AssayEndpoint(name="logD"))
-    architecture = Architecture(policy.width, (4,), endpoints)
+    architecture = Architecture(inputs=policy.width, hidden=(4,), endpoints=endpoints, dropout=0.0)
     rng = np.random.default_rng(0)
     parameters = {
         name: (

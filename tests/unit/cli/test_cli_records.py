@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.agreement.amendment import Constitution
-from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, ModelRule, SiteRule
+from kmel_p2p.agreement.charter import Charter, CharterDocument, SiteRule
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.identity import Identity, digest
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, create
 from kmel_p2p.site.config import load_config
@@ -33,7 +35,7 @@ def filled(site: Path) -> Path:
     charter = Charter(
         federation="demo",
         sites=(SiteRule(name="north", key=north.key.hex()), SiteRule(name="south", key=south.key.hex())),
-        assay_endpoints=(AssayEndpointRule(name="solubility"),),
+        assay_endpoints=(AssayEndpoint(name="solubility"),),
         model=ModelRule(hidden=(8,)),
     )
     document = CharterDocument(charter=charter).signed_by(north).signed_by(south)
@@ -191,7 +193,7 @@ def test_sites_that_amendments_brought_have_their_names_and_former_keys_are_told
     charter = Charter(
         federation="demo",
         sites=(SiteRule(name="north", key=north.key.hex()), SiteRule(name="south", key=south.key.hex())),
-        assay_endpoints=(AssayEndpointRule(name="solubility"),),
+        assay_endpoints=(AssayEndpoint(name="solubility"),),
     )
     constitution = Constitution(charter)
     for changes in (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, CharterDocument, SiteRule
+from kmel_p2p.agreement.charter import Charter, CharterDocument, SiteRule
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity
 
@@ -14,7 +15,7 @@ FOUNDERS = [Identity(bytes([n]) * 32) for n in range(1, 4)]
 def draft() -> CharterDocument:
     sites = tuple(SiteRule(name=f"site{n}", key=i.key.hex()) for n, i in enumerate(FOUNDERS))
     return CharterDocument(
-        charter=Charter(federation="trial", sites=sites, assay_endpoints=(AssayEndpointRule(name="logS"),))
+        charter=Charter(federation="trial", sites=sites, assay_endpoints=(AssayEndpoint(name="logS"),))
     )
 
 

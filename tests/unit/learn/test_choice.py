@@ -68,7 +68,7 @@ def test_assay_endpoints_are_asked_together_before_each_is_asked() -> None:
 
 
 def test_losses_are_those_of_training() -> None:
-    value, group = AssayEndpoint("x"), AssayEndpoint("y", kind="classification")
+    value, group = AssayEndpoint(name="x"), AssayEndpoint(name="y", kind="classification")
     outputs, labels = np.array([0.5, -3.0]), np.array([0.0, 1.0], np.float32)
     assert compound_losses(value, outputs, labels) == pytest.approx([0.125, 3.5])
     assert compound_losses(group, outputs, labels) == pytest.approx(np.log1p(np.exp([0.5, 3.0])))

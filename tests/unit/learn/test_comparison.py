@@ -11,7 +11,7 @@ import pytest
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.choice import PREFERRED
@@ -125,7 +125,7 @@ def test_the_choice_meets_only_measured_values() -> None:
 
 def test_scores_are_in_the_unit_users_read_and_leave_bounds_out() -> None:
     data = dataset()
-    endpoint = AssayEndpoint("x", center=1.0, scale=2.0)
+    endpoint = AssayEndpoint(name="x", center=1.0, scale=2.0)
     labels = np.array([0.0, 1.0], np.float32)
     assert score(endpoint, np.array([0.5, 1.0]), labels) == pytest.approx(np.sqrt(0.125) * 2)
     wild = score(ENDPOINTS[2], np.array([800.0, -800.0]), np.array([1.0, 0.0], np.float32))
@@ -135,14 +135,15 @@ def test_scores_are_in_the_unit_users_read_and_leave_bounds_out() -> None:
     assert "test" not in fold_scores(only_bounds, median_baseline(only_bounds))["logd"]
 
 
-POLICY = FeaturePolicy(bits=64)
+POLICY = FeatureRule(bits=64)
 SHAPE = Architecture(
-    POLICY.width,
-    (8, 4),
-    (
-        AssayEndpoint("solubility", unit="mol/L", transform="log10", center=-3.0, scale=1.5, head="shared"),
-        AssayEndpoint("herg", kind="classification"),
+    inputs=POLICY.width,
+    hidden=(8, 4),
+    endpoints=(
+        AssayEndpoint(name="solubility", unit="mol/L", transform="log10", center=-3.0, scale=1.5, head="shared"),
+        AssayEndpoint(name="herg", kind="classification"),
     ),
+    dropout=0.0,
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -60,7 +59,7 @@ def test_full_precision_on_the_cpu_is_repeatable() -> None:
 def test_a_pass_stays_on_one_device(monkeypatch: pytest.MonkeyPatch, members: int) -> None:
     """torch's `meta` device has shapes without values, and refuses tensors of other devices as a GPU would."""
     monkeypatch.setattr(chosen._choice, "device", torch.device("meta"))
-    shape = dataclasses.replace(architecture(), members=members, calibrate=members == 1)
+    shape = architecture().changed(members=members, calibrate=members == 1)
     network = Network(shape)
     start_local(network, shape, 3, 4)
     outputs = network.member_outputs(network.read(dataset(30).inputs.rows(np.arange(30))), training=True)

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 import kmel_p2p
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate import evaluation
@@ -30,7 +30,7 @@ from kmel_p2p.learn.predict.uncertainty import Calibration, calibrate
 from kmel_p2p.learn.train.checkpoint import Parameters
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
-POLICY = FeaturePolicy(bits=64)
+POLICY = FeatureRule(bits=64)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,7 @@ def test_bounds_are_counted_and_compared_with_what_is_predicted(
 
 
 def test_a_model_of_other_assay_endpoints_is_not_evaluated(evaluated: dict) -> None:
-    data = dataclasses.replace(
-        evaluated["data"], endpoints=(*ENDPOINTS[:2], dataclasses.replace(ENDPOINTS[2], name="x"))
-    )
+    data = dataclasses.replace(evaluated["data"], endpoints=(*ENDPOINTS[:2], ENDPOINTS[2].changed(name="x")))
     with pytest.raises(ConfigError, match=r"logd, stays, herg.*another charter.*logd, stays, x"):
         evaluate(Model(evaluated["card"], evaluated["found"].models), data, seed=0)
 
@@ -167,7 +165,7 @@ def test_too_few_test_values_give_no_score(evaluated: dict) -> None:
 
 def test_ranks_and_errors_are_what_their_names_say() -> None:
     labels = np.array([0.0, 1.0, 2.0, 3.0])
-    found = further_scores(dataclasses.replace(ENDPOINTS[0], scale=2.0), labels**3 / 9, labels)
+    found = further_scores(ENDPOINTS[0].changed(scale=2.0), labels**3 / 9, labels)
     assert found["spearman"] == pytest.approx(1)
     assert found["mae"] == pytest.approx(2 * np.abs(labels**3 / 9 - labels).mean())
     assert further_scores(ENDPOINTS[0], np.zeros(4), labels)["spearman"] is None
@@ -180,7 +178,7 @@ def test_ranks_and_errors_are_what_their_names_say() -> None:
 def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
     tmp_path: Path, calibrate_heads: bool, members: int
 ) -> None:
-    shape = dataclasses.replace(architecture(), inputs=POLICY.width, calibrate=calibrate_heads, members=members)
+    shape = architecture().changed(inputs=POLICY.width, calibrate=calibrate_heads, members=members)
     rng = np.random.default_rng(0)
     parameters = {
         name: tuple(rng.normal(size=layout(shape).size).astype(np.float32) for layout in (trunk_layout, private_layout))
@@ -213,7 +211,7 @@ def test_the_metadata_of_a_graph_is_enough_to_feed_it(tmp_path: Path) -> None:
     from rdkit import Chem
     from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
-    shape = dataclasses.replace(architecture(), inputs=POLICY.width)
+    shape = architecture().changed(inputs=POLICY.width)
     rng = np.random.default_rng(0)
     parameters = {
         name: tuple(rng.normal(size=at(shape).size).astype(np.float32) for at in (trunk_layout, private_layout))

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from rdkit import Chem
 
-from kmel_p2p.agreement.columns import Column, WideSource
+from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy, descriptor_constants
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.delta.chunks import CodecParameters
@@ -45,10 +46,17 @@ from tests.support.learn_fixtures import SETTINGS
 needs_chemprop = pytest.mark.skipif(
     importlib.util.find_spec("chemprop") is None, reason="chemprop (extra gnn) is not installed"
 )
-POLICY = FeaturePolicy(bits=64)
-ENDPOINT = AssayEndpoint("size", center=6.0, scale=3.0, head="shared")
+POLICY = FeatureRule(bits=64)
+ENDPOINT = AssayEndpoint(name="size", center=6.0, scale=3.0, head="shared")
 SHAPE = Architecture(
-    POLICY.width, (16,), (ENDPOINT,), trunk="dmpnn", descriptors=len(descriptor_constants()), message_width=12, depth=2
+    inputs=POLICY.width,
+    hidden=(16,),
+    endpoints=(ENDPOINT,),
+    trunk="dmpnn",
+    descriptors=len(descriptor_constants()),
+    message_width=12,
+    depth=2,
+    dropout=0.0,
 )
 GRAPH = ["trunk.graph.W_i.weight", "trunk.graph.W_h.weight", "trunk.graph.W_o.weight", "trunk.graph.W_o.bias"]
 
@@ -86,8 +94,8 @@ def test_graph_tensors_belong_to_the_trunk() -> None:
 
 @pytest.mark.parametrize("wrong", [{"members": 2}, {"depth": 0}, {"message_width": 0}, {"descriptors": 10**6}])
 def test_an_impossible_graph_trunk_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError):
-        trunk_layout(dataclasses.replace(SHAPE, **wrong))
+    with pytest.raises((ConfigError, ValidationError)):
+        trunk_layout(SHAPE.changed(**wrong))
 
 
 @needs_chemprop
@@ -277,8 +285,10 @@ def test_a_file_of_measurements_becomes_the_models_compared(tmp_path: Path) -> N
     path = tmp_path / "sizes.csv"
     names = [f"{'C' * length}{end}" for length in range(1, 21) for end in ("O", "N", "Cl")]
     path.write_text("smiles,size\n" + "".join(f"{name},{len(name)}\n" for name in names))
-    own = ingest(WideSource(path, "smiles", {"size": Column("size")}), [ENDPOINT], POLICY)
-    built = Dataset.build(own, own.folds(SplitPolicy("k", 0.35, 0.1)), trunk="dmpnn")
+    own = ingest(Source(path=path, smiles_column="smiles", columns={"size": Column(column="size")}), [ENDPOINT], POLICY)
+    built = Dataset.build(
+        own, own.folds(SplitRule(fold_key="k", valid_fraction=0.35, test_fraction=0.1)), trunk="dmpnn"
+    )
     trunk = Parameters.of(started())
     found = compare(SHAPE, built, SETTINGS, 3, trunk, steps=20, federated_history=[], report=lambda done, total: None)
     (size,) = found.result["endpoints"]

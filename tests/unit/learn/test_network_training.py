@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from kmel_p2p.agreement.charter import ModelRule
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.forest import forest_baseline
@@ -40,15 +41,15 @@ def test_only_body_and_shared_heads_belong_to_the_trunk() -> None:
         "head.shared.bias",
     ]
     assert [spec.name for spec in private_layout(shape).specs] == ["head.private.weight", "head.private.bias"]
-    assert private_layout(dataclasses.replace(shape, endpoints=ENDPOINTS[:1])).size == 0
+    assert private_layout(shape.changed(endpoints=ENDPOINTS[:1])).size == 0
 
 
 @pytest.mark.parametrize(
     "wrong", [{"inputs": 0}, {"hidden": ()}, {"hidden": (4, 0)}, {"endpoints": ()}, {"dropout": 1.0}]
 )
 def test_impossible_architectures_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        dataclasses.replace(architecture(), **wrong)
+    with pytest.raises(ValidationError):
+        architecture().changed(**wrong)
 
 
 def test_the_daemon_side_imports_neither_torch_nor_rdkit() -> None:
@@ -60,7 +61,7 @@ def test_the_daemon_side_imports_neither_torch_nor_rdkit() -> None:
 
 
 def test_the_network_is_its_flat_vectors() -> None:
-    shape = dataclasses.replace(architecture(), dropout=0.0)
+    shape = architecture().changed(dropout=0.0)
     network = Network(shape)
     start_local(network, shape, 3, 4)
     trunk = initial_trunk(trunk_layout(shape), 3)
@@ -76,7 +77,7 @@ def test_the_network_is_its_flat_vectors() -> None:
 
 
 def test_gradients_arrive_in_the_flat_vectors() -> None:
-    shape = dataclasses.replace(architecture(), dropout=0.0)
+    shape = architecture().changed(dropout=0.0)
     network = Network(shape)
     start_local(network, shape, 3, 4)
     inputs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, shape.inputs)).astype(np.float32))
@@ -105,7 +106,7 @@ def huber(error: float) -> float:
 )
 @settings(deadline=None, max_examples=60)
 def test_a_bound_costs_on_one_side_only(output: float, label: float, relation: int, beyond: float) -> None:
-    loss = MultiTaskLoss((AssayEndpoint("one", beyond_bound=beyond),))
+    loss = MultiTaskLoss((AssayEndpoint(name="one", beyond_bound=beyond),))
     error = output - label
     fulfilled = (relation < 0 and error < 0) or (relation > 0 and error > 0)
     got = loss(torch.tensor([[output]]), torch.tensor([[label]]), torch.tensor([[relation]]))
@@ -113,7 +114,11 @@ def test_a_bound_costs_on_one_side_only(output: float, label: float, relation: i
 
 
 def test_missing_values_and_weights_of_assay_endpoints() -> None:
-    endpoints = (AssayEndpoint("a", weight=3.0), AssayEndpoint("b"), AssayEndpoint("c", kind="classification"))
+    endpoints = (
+        AssayEndpoint(name="a", weight=3.0),
+        AssayEndpoint(name="b"),
+        AssayEndpoint(name="c", kind="classification"),
+    )
     outputs = torch.tensor([[0.5, 9.0, 0.0], [1.0, 1.0, 2.0]], requires_grad=True)
     labels = torch.tensor([[0.0, np.nan, 1.0], [np.nan, 0.5, np.nan]])
     got = MultiTaskLoss(endpoints)(outputs, labels, torch.zeros(2, 3, dtype=torch.int8))
@@ -187,7 +192,7 @@ def test_architecture_is_hashable_and_small_to_send() -> None:
 
 def test_calibration_starts_as_identity_and_absorbs_an_offset() -> None:
     """A site whose assay reads two units higher keeps that to itself: the shared parameters need not move."""
-    plain, calibrated = architecture(), dataclasses.replace(architecture(), calibrate=True)
+    plain, calibrated = architecture(), architecture().changed(calibrate=True)
     assert trunk_layout(plain).hash == trunk_layout(calibrated).hash
     assert private_layout(calibrated).size == private_layout(plain).size + 4
     data = dataset()
@@ -202,14 +207,14 @@ def test_calibration_starts_as_identity_and_absorbs_an_offset() -> None:
     labels[:, 0] = 2.0
     shifted = dataclasses.replace(data, labels=labels)
     trunk = networks[1].trunk.detach().clone()
-    quick = dataclasses.replace(SETTINGS, learning_rate=0.05)
+    quick = SETTINGS.changed(learning_rate=0.05)
     LocalOptimiser(networks[1], shifted, quick, private_only=True).train(200, 1.0)
     assert torch.equal(trunk, networks[1].trunk.detach())
     assert abs(networks[1].predict(inputs)[:, 0].mean() - 2.0) < 0.3
 
 
 def test_a_rare_class_can_weigh_more() -> None:
-    heavy = dataclasses.replace(ENDPOINTS[2], positive_weight=4.0)
+    heavy = ENDPOINTS[2].changed(positive_weight=4.0)
     outputs, labels = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
     relations = torch.zeros(2, 1, dtype=torch.int8)
     plain = float(MultiTaskLoss([ENDPOINTS[2]])(outputs, labels, relations))
@@ -233,7 +238,7 @@ def test_the_forest_learns_values_and_classes_and_survives_too_few() -> None:
 
 def test_an_unknown_trunk_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ConfigError, match=r"'transformer'; this version has: mlp, dmpnn"):
-        trunk_layout(dataclasses.replace(architecture(), trunk="transformer"))
+        trunk_layout(architecture().changed(trunk="transformer"))
 
 
 @pytest.mark.parametrize(
@@ -241,12 +246,12 @@ def test_an_unknown_trunk_is_refused_with_the_names_there_are() -> None:
 )
 def test_a_key_of_another_trunk_is_an_error(trunk: str, key: str, value: int, owner: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{key} belongs to trunk {owner}; with trunk {trunk}"):
-        trunk_layout(dataclasses.replace(architecture(), trunk=trunk, **{key: value}))
+        trunk_layout(architecture().changed(trunk=trunk, **{key: value}))
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_each_kind_of_trunk_says_what_it_costs_and_has_tensors_of_its_own(kind: TrunkKind) -> None:
-    shape = dataclasses.replace(architecture(), trunk=kind.name)
+    shape = architecture().changed(trunk=kind.name)
     tensors = kind.tensors(shape)
     assert all(spec.name.startswith("trunk.") for spec in tensors)
     assert kind.cost(shape) >= shape.hidden[0] * shape.hidden[1]

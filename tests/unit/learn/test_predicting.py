@@ -12,7 +12,7 @@ import pytest
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.learn.evaluate.outputs import MeanOf, outputs_of
 from kmel_p2p.learn.models.architecture import Architecture
@@ -27,10 +27,10 @@ from kmel_p2p.learn.predict.uncertainty import Calibration, intervals, needed
 from kmel_p2p.learn.train.checkpoint import Parameters
 from tests.support.learn_fixtures import dataset
 
-POLICY = FeaturePolicy(bits=64)
+POLICY = FeatureRule(bits=64)
 HASH = reference_hash(POLICY)
-ENDPOINTS = (AssayEndpoint("logS", unit="mol/L", transform="log10", head="shared"), AssayEndpoint("logD"))
-SHAPE = Architecture(POLICY.width, (4,), ENDPOINTS)
+ENDPOINTS = (AssayEndpoint(name="logS", unit="mol/L", transform="log10", head="shared"), AssayEndpoint(name="logD"))
+SHAPE = Architecture(inputs=POLICY.width, hidden=(4,), endpoints=ENDPOINTS, dropout=0.0)
 RESIDUALS = Calibration(tuple(np.arange(1, 41) / 20), 0.5)
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import kmel_p2p
 from kmel_p2p import files
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import FeaturePolicy
+from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
@@ -22,8 +22,8 @@ from kmel_p2p.learn.predict.model_directory import CARD, read_card
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, digest_of, read_trunk, write_trunk
 from tests.support.learn_fixtures import ENDPOINTS
 
-POLICY = FeaturePolicy(bits=64)
-SHAPE = Architecture(POLICY.width, (24, 12), ENDPOINTS, dropout=0.1, calibrate=True)
+POLICY = FeatureRule(bits=64)
+SHAPE = Architecture(inputs=POLICY.width, hidden=(24, 12), endpoints=ENDPOINTS, dropout=0.1, calibrate=True)
 
 
 def card(**changes: Any) -> TrunkCard:
@@ -137,7 +137,7 @@ def test_it_predicts_the_assay_endpoints_with_shared_heads(tmp_path: Path) -> No
 
 
 def test_without_a_shared_head_it_says_what_to_load_instead(tmp_path: Path) -> None:
-    private = Architecture(POLICY.width, (24, 12), (ENDPOINTS[1],))
+    private = Architecture(inputs=POLICY.width, hidden=(24, 12), endpoints=(ENDPOINTS[1],), dropout=0.0)
     write_trunk(tmp_path, card(architecture=private), initial_trunk(trunk_layout(private), 1))
     with pytest.raises(ConfigError, match="state/model"):
         kmel_p2p.load(tmp_path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.split import SplitPolicy
+from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.learn.evaluate.scores import Predict, scorable
 from kmel_p2p.learn.predict.neighbours import FILE, Neighbours, read_neighbours
 from kmel_p2p.learn.predict.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
@@ -71,7 +71,7 @@ def test_too_few_compounds_give_no_interval() -> None:
 
 def test_compounds_that_chose_the_model_do_not_calibrate_it() -> None:
     whole = dataset(rows=800)
-    data = whole.with_calibration(SplitPolicy("k").apart([f"series {row}" for row in range(800)]))
+    data = whole.with_calibration(SplitRule(fold_key="k").apart([f"series {row}" for row in range(800)]))
     assert len(data.calibration) >= 50
     assert sorted([*data.valid, *data.calibration]) == sorted(whole.valid)
     lucky = {name: exact_on(data, data.valid) for name in MEMBERS}
@@ -99,7 +99,7 @@ def exact_on(data: Dataset, rows: np.ndarray) -> Predict:
 
 def test_a_small_fold_is_not_divided_and_the_card_says_so() -> None:
     whole = dataset(rows=300)
-    data = whole.with_calibration(SplitPolicy("k").apart([f"series {row}" for row in range(300)]))
+    data = whole.with_calibration(SplitRule(fold_key="k").apart([f"series {row}" for row in range(300)]))
     assert data is whole
     known = calibrate(data, noisy(0), CHOSEN)
     assert known["logd"].residuals

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from kmel_p2p.agreement.charter import AssayEndpointRule, Charter, FeatureRule, ModelRule, SiteRule
+from kmel_p2p.agreement.charter import Charter, SiteRule
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.simulate.errors import SiteFailedError
@@ -169,7 +172,7 @@ def test_the_spread_is_relative_to_the_way_of_the_mean() -> None:
     charter = Charter(
         federation="trial",
         sites=(SiteRule(name="a", key="0" * 64),),
-        assay_endpoints=(AssayEndpointRule(name="x", head="shared"),),
+        assay_endpoints=(AssayEndpoint(name="x", head="shared"),),
         model=ModelRule(hidden=(4,)),
         features=FeatureRule(bits=64),
     )

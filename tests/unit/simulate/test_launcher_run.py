@@ -19,7 +19,6 @@ from kmel_p2p.simulate.launcher import MARKER, prepare_directory
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found, free_ports
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
-from kmel_p2p.site.site import features_of
 from kmel_p2p.site.state.lockfile import SiteLock
 
 ROOT = Path(__file__).parents[3]
@@ -53,7 +52,7 @@ def config(tmp_path: Path) -> Path:
 
 def small(config: Path, out: Path) -> LocalFederation:
     simulation = load_simulation(config)
-    policy = features_of(simulation.charter_of((rule("north"),), ""))
+    policy = simulation.charter_of((rule("north"),), "").features
     divided = divide(simulation, policy, out)
     return found(simulation, out, divided.parts, divided.test, "")
 

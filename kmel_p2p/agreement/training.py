@@ -1,0 +1,58 @@
+"""What is trained, how, and at what pace: the charter's `[model]`, `[training]` and `[pace]`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pydantic
+
+from kmel_p2p.agreement.strict import Name, StrictModel
+
+Width = Annotated[int, pydantic.Field(ge=1, le=65536)]
+
+
+class ModelRule(StrictModel):
+    """Shape of the trunk and the seed of its initial values."""
+
+    trunk: Name = "mlp"
+    """Kind of trunk; `kmel-peer charter new --help` lists them. A site refuses to start with one it does not know."""
+    hidden: Annotated[tuple[Width, ...], pydantic.Field(min_length=1, max_length=8)] = (512, 256)
+    """Widths of the hidden layers. The first one holds most of the values that sites exchange."""
+    dropout: Annotated[float, pydantic.Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability that a number is set to zero, after each hidden layer while training. 0.1 to 0.3 suits small data."""
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] = 0
+    """Decides the initial trunk, which is the same at every site."""
+    calibrate: bool = False
+    """True: each site fits a private gain and shift to every shared head, so that constant differences between assays
+    do not compete in it. Worth trying where units are not harmonised."""
+    members: Annotated[int, pydantic.Field(ge=1, le=32)] = 1
+    """Networks trained side by side and averaged (an ensemble). Predictions become steadier; bytes and training time
+    grow by this factor. 3 to 5 is enough."""
+    message_width: Annotated[int, pydantic.Field(ge=1, le=4096)] = 300
+    """Numbers in a message, for a trunk that passes messages along bonds. 150 takes under half the time and bytes
+    of 300."""
+    depth: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
+    """Rounds of messages, for such a trunk: an atom sees others up to this many bonds away."""
+
+
+class TrainingRule(StrictModel):
+    """The local optimiser (AdamW), the same everywhere."""
+
+    batch_size: Annotated[int, pydantic.Field(ge=1, le=65536)] = 64
+    """Compounds per optimiser step."""
+    learning_rate: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1e-3
+    """At the start; it falls along a cosine to a twentieth over `averaging.entry_limit`."""
+    weight_decay: Annotated[float, pydantic.Field(ge=0.0, le=10.0)] = 0.01
+    """Decoupled from the gradient, as in AdamW."""
+
+
+class PaceRule(StrictModel):
+    """When rounds may start, and how far a site may run ahead of the slowest one that membership calls alive."""
+
+    max_lead: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
+    """Entries (mode pushsum: rounds) that a site may be ahead of the slowest one. Small keeps sites in step; large
+    spares fast sites waiting, but they train on an older trunk."""
+    start_sites: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Sites ready to train before anyone publishes its first entry; 0 means a majority of the roster."""
+    patience: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
+    """Entries without a better validation score after which a site stops publishing and listens; 0 means never."""
