@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def amendment() -> None:
-    """Add, retire or re-key a site of a running federation, signed by a quorum of its sites."""
+    """Add or retire a site of a running federation, or change its key; signed by a quorum of its sites."""
 
 
 @amendment.command()
@@ -45,7 +45,7 @@ def draft(
     from kmel_p2p.cli.charter import site_of
     from kmel_p2p.files import write_new
 
-    constitution, heads, _ = _standing(config_path)
+    constitution, heads, _ = _in_force(config_path)
     changes: dict[str, Any] = {
         "add": [site_of(text) for text in added],
         "retire": [_retirement(text, heads) for text in retired],
@@ -62,14 +62,18 @@ def draft(
 @amendment.command()
 @click.argument("path", type=FILE)
 @config_option
-@click.option("--instead", is_flag=True, help="Although this site signed another one with this number, now dropped.")
+@click.option(
+    "--instead",
+    is_flag=True,
+    help="Sign even though this site signed another amendment with this number, since dropped.",
+)
 def sign(path: Path, config_path: Path, instead: bool) -> None:
     """Add this site's signature. Read the amendment first (amendment show): it binds the site."""
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.state.signed_amendments import note_signature
 
-    constitution, _, identity = _standing(config_path)
+    constitution, _, identity = _in_force(config_path)
     document = _read(path).signed_by(identity, constitution)
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
     write_whole(path, document.render().encode(), mode=0o644)
@@ -82,10 +86,10 @@ def sign(path: Path, config_path: Path, instead: bool) -> None:
 @config_option
 @json_option
 def show(path: Path, config_path: Path, as_json: bool) -> None:
-    """Show what an amendment changes and who has signed it. Exit code 8 while it is not in force."""
+    """Show what an amendment changes and who has signed it. Exits with 8 while it is not in force."""
     from kmel_p2p.cli.exits import DoesNotHoldError
 
-    constitution, _, _ = _standing(config_path)
+    constitution, _, _ = _in_force(config_path)
     document = _read(path)
     enacted = any(known.amendment.hash == document.amendment.hash for known in constitution.documents)
     problem = "" if enacted else constitution.why_not_in_force(document)
@@ -103,7 +107,7 @@ def show(path: Path, config_path: Path, as_json: bool) -> None:
 @click.argument("path", type=FILE)
 @config_option
 def enact(path: Path, config_path: Path) -> None:
-    """Hand a signed amendment to the running peer; it spreads to the others by itself."""
+    """Hand a signed amendment to the running peer; it reaches the other peers by itself."""
     from kmel_p2p.cli.run import ask
 
     answer = ask(config_path, "amend", {"document": _read(path).render()})
@@ -117,17 +121,18 @@ def _read(path: Path) -> AmendmentDocument:
     return AmendmentDocument.parse(read_text(path, "kmel-peer amendment draft writes one"), str(path))
 
 
-def _standing(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
-    """The constitution in force at this site, the newest entry kept of each site, and the site's identity."""
+def _in_force(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
+    """The constitution in force here, the number of the newest entry kept of each site, and the site's identity."""
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.loaded_site import load_site
+    from kmel_p2p.site.modes import mode_of
     from kmel_p2p.site.site import stored_constitution
     from kmel_p2p.site.state.store import STORE_NAME, Store
 
     config = load_config(config_path)
     site = load_site(config)
-    if site.mode != "ledger":
+    if not mode_of(site.charter).keeps_entries:
         raise LocalError(
             f"this federation averages in mode {site.mode}, in which a charter is not amended: draft a new one with "
             "the sites of the next run and have it signed"
@@ -161,5 +166,5 @@ def _new_key(text: str, heads: dict[str, int]) -> dict[str, Any]:
 
 def _number(text: str) -> int:
     if not text.isdigit():
-        raise click.UsageError(f"{text!r} is no entry number")
+        raise click.UsageError(f"{text!r} is not an entry number")
     return int(text)

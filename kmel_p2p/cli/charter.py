@@ -67,8 +67,7 @@ def new(
 ) -> None:
     """Draft a charter with default rules, and with the reference hash of this machine's featuriser.
 
-    Edit the file as the consortium wishes, then let every site sign it: any change after that takes the signatures'
-    force away.
+    Edit the file as the consortium wishes, then let every site sign it. Any later change invalidates all signatures.
     """
     from kmel_p2p.agreement.charter import Charter, CharterDocument
     from kmel_p2p.agreement.strict import build
@@ -111,7 +110,7 @@ def sign(path: Path, key: Path, output: Path | None) -> None:
 @click.argument("paths", type=FILE, nargs=-1, required=True)
 @click.option("--output", "-o", type=FILE, required=True)
 def merge(paths: tuple[Path, ...], output: Path) -> None:
-    """Collect the signatures of copies that were signed separately."""
+    """Merge the signatures of copies that were signed separately."""
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.files import write_whole
 
@@ -149,7 +148,7 @@ def verify(path: Path, as_json: bool) -> None:
 @click.argument("path", type=FILE)
 @json_option
 def show(path: Path, as_json: bool) -> None:
-    """Print sites, model, assay endpoints and rules for reading before signing."""
+    """Print sites, model, assay endpoints and rules, to be read before signing."""
     document = load_charter(path)
     if as_json:
         echo_json({"id": document.charter.id.hex(), **document.model_dump(mode="json")})
@@ -199,7 +198,7 @@ def _feature_problems(document: CharterDocument) -> list[str]:
 
 
 def site_of(text: str) -> dict[str, Any]:
-    """A site as people write it on the command line: NAME=KEY or NAME=KEY@ADDRESS,..."""
+    """A site as written on the command line: NAME=KEY or NAME=KEY@ADDRESS,..."""
     name, equals, rest = text.partition("=")
     key, _, addresses = rest.partition("@")
     if not equals or not key:
@@ -225,14 +224,15 @@ def _endpoint(text: str) -> dict[str, Any]:
 
 
 def _unknown_endpoint(name: str) -> dict[str, Any]:
-    """Raises UsageError: without rules of its own, a misspelt name would become a value of any size in no unit."""
+    """Raises UsageError: a misspelt name without rules would otherwise accept any value in no unit."""
     from kmel_p2p.chem.dataset.catalogue import nearest
 
     near = nearest(name)
     hint = f"did you mean {near!r}? " if near else ""
     raise click.UsageError(
         f"--endpoint {name}: the catalogue has no such assay endpoint; {hint}`kmel-peer data catalogue` lists all. "
-        f"Give one of your own its rules: --endpoint '{name},kind=regression,unit=...,transform=...,low=...,high=...'"
+        "To define your own, give its rules: "
+        f"--endpoint '{name},kind=regression,unit=...,transform=...,low=...,high=...'"
     )
 
 

@@ -45,7 +45,7 @@ def show(config_path: Path, last: int | None, destination: str | None, as_json: 
 @config_option
 @json_option
 def verify(config_path: Path, as_json: bool) -> None:
-    """Check the chain from its first record, and its end against the head kept in the store."""
+    """Check the chain from its first record on, and its end against the head kept in the store."""
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.observe.egress import EGRESS_NAME, kept_head, verify
@@ -71,7 +71,9 @@ def verify(config_path: Path, as_json: bool) -> None:
         for row in totals:
             click.echo(f"{row['to']:<16} {row['kind']:<12} {row['messages']:>8} messages {row['bytes']:>12} B")
         if verdict.torn_bytes:
-            click.echo(f"the last line is unfinished ({verdict.torn_bytes} bytes): the daemon writes, or crashed")
+            click.echo(
+                f"the last line is unfinished ({verdict.torn_bytes} bytes): the daemon is writing it, or crashed"
+            )
     if verdict.problem:
         raise DoesNotHoldError(f"{path}: {verdict.problem}")
     if not as_json:

@@ -59,20 +59,20 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
 
 
 def _require_own(model: Model, charter_id: str) -> None:
-    """Under another charter other compounds are held out: the model may have been trained on this test fold."""
+    """Another charter holds out other compounds, so that its model may have been trained on this test fold."""
     from kmel_p2p.agreement.errors import ConfigError
 
     made_under = model.card.labels.get("charter_id", charter_id)
     if made_under != charter_id:
         raise ConfigError(
-            f"the model in the state directory was made under charter {made_under[:16]}, the site's present one is "
-            f"{charter_id[:16]}, which holds out other compounds; evaluate it with its own charter, or finish a run "
+            f"the model in the state directory was made under charter {made_under[:16]}. The site's present charter "
+            f"{charter_id[:16]} holds out other compounds: evaluate the model with its own charter, or finish a run "
             "under this one"
         )
 
 
 def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray], untrained: Sequence[str]) -> str:
-    """Structure, assay endpoint, measured value and what each model says, as reported; the probability of class 1."""
+    """Structure, assay endpoint, measured value and each model's prediction (for classes the probability of 1)."""
     import numpy as np
 
     from kmel_p2p.learn.evaluate.scores import reported
@@ -139,5 +139,5 @@ def _show(report: dict[str, Any], folder: Path) -> None:
 
 
 def _held(endpoint: Mapping[str, Any]) -> str:
-    """The share of test values that the intervals or sets of classes at 90 % hold."""
+    """The share of test values that lie inside the 90 % intervals or sets of classes."""
     return next((f"hold {100 * point['inside']:.0f} %" for point in endpoint["coverage"] if point["level"] == 0.9), "")

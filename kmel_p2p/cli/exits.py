@@ -1,9 +1,9 @@
-"""Exit codes of `kmel-peer`, and how errors become one.
+"""Exit codes of `kmel-peer`, and which error gets which.
 
 0  done                               5  no daemon runs on this state directory
-1  a defect of this program           6  the daemon runs but does not answer
+1  a bug in this program              6  the daemon runs but does not answer
 2  wrong usage of the command line    7  the daemon refused the request
-3  a file or setting is wrong         8  checked, and it does not hold (signatures, chain, bounds)
+3  a file or setting is wrong         8  a check failed (signatures, chain, bounds)
 4  measurements cannot be used        9  a simulated site failed
                                     130  interrupted
 """
@@ -35,12 +35,12 @@ class ExitCode(enum.IntEnum):
 
 
 class DoesNotHoldError(KmelError):
-    """A check was carried out, and failed."""
+    """A check was made and failed."""
 
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """The code for an error."""
-    # Imported here: the control client loads ZeroMQ, which most errors have nothing to do with.
+    # Imported here: the control client loads ZeroMQ, which most commands do not need.
     from kmel_p2p.simulate.errors import SiteFailedError
     from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError, RefusedError
 
@@ -63,11 +63,11 @@ def exit_code_of(error: BaseException) -> ExitCode:
 
 
 def report(error: BaseException) -> ExitCode:
-    """Tell the user what went wrong, on standard error; returns the exit code."""
+    """Print what went wrong on standard error; returns the exit code."""
     code = exit_code_of(error)
     if code is ExitCode.BUG:
         click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
-        click.echo("kmel-peer: this is a defect; please report it with the lines above", err=True)
+        click.echo("kmel-peer: this is a bug; please report it with the lines above", err=True)
     elif code is ExitCode.INTERRUPTED:
         click.echo("kmel-peer: interrupted", err=True)
     else:

@@ -20,8 +20,8 @@ state_dir = "state"               # store, logs, trainer files, models
 [network]
 bind = "tcp://0.0.0.0:7700"       # the one port of this site
 advertise = []                    # how others reach it, e.g. ["tcp://peer.example.org:7700"]; empty: as in the charter
-preset = "wan"                    # lan | wan | sim: how soon an unreachable site counts as such
-# neighbours = ["south"]          # averaging mode pushsum, links that reach few sites: send shares to these alone
+preset = "wan"                    # lan | wan | sim: how soon a silent site counts as unreachable
+# neighbours = ["south"]          # where sites exchange shares over few links: send shares to these alone
 outbound_only = false             # true: no port is opened; this peer dials, others answer on its connections
 
 [data]

@@ -1,4 +1,4 @@
-"""`kmel-peer ledger`: the entries this site keeps, read from its store; works while the daemon runs, and without."""
+"""`kmel-peer ledger`: the entries this site keeps, read from its store, whether or not the daemon runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> No
 @config_option
 @json_option
 def show(author: str, number: int, config_path: Path, as_json: bool) -> None:
-    """Show entry number SEQ of the site AUTHOR in full, without its values."""
+    """Show entry NUMBER of site AUTHOR in full, without its values."""
     from kmel_p2p.agreement.errors import LocalError
 
     config, names = _open(config_path)
@@ -99,9 +99,10 @@ def show(author: str, number: int, config_path: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def verify(config_path: Path, as_json: bool) -> None:
-    """Check every stored entry again, from the charter's initial trunk: signatures, chains, rules, and the sum.
+    """Check every stored entry again, from the charter's initial trunk: signatures, chains, rules and the sum.
 
-    Also that the trainer's state belongs to the newest own entry: published plus residual is all that was trained.
+    Also checks that the trainer's state belongs to the newest own entry: what was published plus the residual must be
+    all that was trained.
     """
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.loaded_site import load_site
@@ -123,7 +124,9 @@ def verify(config_path: Path, as_json: bool) -> None:
         if facts["own"] is not None:
             own = facts["own"]
             balance = (
-                "balance not checked: own entries are folded away, or just came" if own["gap"] is None else "balances"
+                "balance not checked: own entries are compacted into the snapshot, or newly arrived"
+                if own["gap"] is None
+                else "balances"
             )
             click.echo(f"own state of entry {own['round']}: residual norm {own['residual_norm']:.4g}, {balance}")
 
@@ -132,7 +135,7 @@ def verify(config_path: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def faults(config_path: Path, as_json: bool) -> None:
-    """List the authors whose log was ended, from which entry on, why, and what evidence is kept."""
+    """List the authors whose log was ended: before which entry, why, and what evidence is kept."""
     config, names = _open(config_path)
     store = _store(config)
     try:
@@ -165,7 +168,7 @@ def faults(config_path: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def diff(other: Path, config_path: Path, as_json: bool) -> None:
-    """Compare with another site's store (a copy of its store.sqlite). Exit code 8 when one number has two entries."""
+    """Compare with another site's store (a copy of its store.sqlite). Exits with 8 if one number has two entries."""
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.state.store import Store
 
@@ -201,7 +204,7 @@ def _hashes(store: Store) -> dict[SiteKey, dict[int, bytes]]:
 
 
 def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:
-    """The ledger made anew from the stored entries, and what does not stand."""
+    """Recompute the ledger from the stored entries, and list what is wrong with them."""
     from kmel_p2p.agreement.errors import ConfigError, WireError
     from kmel_p2p.site.modes.ledger import open_ledger
     from kmel_p2p.site.state.own_state import own_entries, own_state
@@ -231,18 +234,18 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
 
 
 def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
-    """Settings, and site names by key, those included that amendments brought."""
+    """Settings, and site names by key, including those that amendments added."""
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.loaded_site import load_site
+    from kmel_p2p.site.modes import mode_of
     from kmel_p2p.site.site import names_of, stored_constitution
 
     config = load_config(config_path)
     site = load_site(config)
-    mode = site.charter.averaging.mode
-    if mode != "ledger":
+    if not mode_of(site.charter).keeps_entries:
         raise LocalError(
-            f"{config.site.charter}: this federation averages in mode {mode}: sites exchange shares "
+            f"{config.site.charter}: this federation averages in mode {site.mode}: sites exchange shares "
             "of their trunks and keep no ledger. `kmel-peer status` shows where this site stands, `kmel-peer egress` "
             "what left it"
         )
@@ -283,7 +286,7 @@ def _decoded(store: Store, stored: StoredEntry) -> Entry:
     except WireError as error:
         raise ConfigError(
             f"{store.path}: entry {stored.number} of {stored.author.hex()[:16]} does not decode ({error}); "
-            "another version of kmel-peer wrote it, or it was altered: see kmel-peer ledger verify"
+            "either another version of kmel-peer wrote it, or it was altered: see kmel-peer ledger verify"
         ) from error
 
 

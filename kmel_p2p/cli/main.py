@@ -18,11 +18,14 @@ COMMANDS = {
     "config": ("kmel_p2p.cli.run:config_command", "Check the settings and print them with all defaults."),
     "run": ("kmel_p2p.cli.run:run", "Run the peer of this site."),
     "status": ("kmel_p2p.cli.status:status", "Show what the running peer is doing."),
-    "stop": ("kmel_p2p.cli.run:stop", "Ask the running peer to leave and end."),
-    "listen": ("kmel_p2p.cli.run:listen", "Publish no further entries; keep relaying."),
+    "stop": ("kmel_p2p.cli.run:stop", "Stop the running peer in order."),
+    "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "approve": ("kmel_p2p.cli.run:approve", "Let a held entry leave the site."),
-    "reject": ("kmel_p2p.cli.run:reject", "Keep a held entry back for good."),
-    "amendment": ("kmel_p2p.cli.amendment:amendment", "Add, retire or re-key a site of a running federation."),
+    "reject": ("kmel_p2p.cli.run:reject", "Reject a held entry for good."),
+    "amendment": (
+        "kmel_p2p.cli.amendment:amendment",
+        "Add or retire a site of a running federation, or change its key.",
+    ),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),
@@ -57,8 +60,8 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Train one ADMET model with other sites, without a server.
 
-    Exit codes: 0 done, 1 defect, 2 usage, 3 settings, 4 data, 5 not running, 6 not answering, 7 refused,
-    8 a check does not hold, 9 a simulated site failed, 130 interrupted.
+    Exit codes: 0 done, 1 bug, 2 usage, 3 settings, 4 data, 5 not running, 6 not answering, 7 refused,
+    8 a check failed, 9 a simulated site failed, 130 interrupted.
     """
 
 
@@ -72,7 +75,7 @@ def invoke(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         return report(KeyboardInterrupt(*error.args))
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once more when it flushes at exit.
+        # The reader (head, less) has seen enough. Without this, Python complains again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
     show_default=True,
-    help="Share of true values that the intervals are to hold.",
+    help="Share of true values that the intervals should contain.",
 )
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of CSV.")
@@ -80,7 +80,7 @@ def predict(
 def _tell(
     predictions: Sequence[Prediction], loaded: Model, model: str | None, level: float, output: Path | None
 ) -> None:
-    """What people should know beside the table, on standard error."""
+    """Print on standard error what the reader should know besides the table."""
     done = sum(1 for prediction in predictions if not prediction.reason)
     if output is not None or done < len(predictions):
         where = "" if output is None else f", written to {output}"
@@ -120,7 +120,7 @@ def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Pat
     """Copy the model directory to OUTPUT, without the fingerprints of training compounds.
 
     Load it with kmel_p2p.load(OUTPUT).predict(["CCO"]). The parameters were trained on this site's data: give them
-    only to whom you would give conclusions from it.
+    only to those who may draw conclusions from it.
     """
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.learn.predict.export import export_model, export_onnx, require_onnx

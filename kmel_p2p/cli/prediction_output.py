@@ -1,4 +1,4 @@
-"""Predictions beside the rows they were asked for: as CSV with further columns, or as JSON."""
+"""Writes predictions next to the rows of the input: as CSV with more columns, or as JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def require_room(table: Table, loaded: Model, as_json: bool) -> None:
-    """Check that nothing of the input would be lost beside the predictions.
+    """Check that the predictions would overwrite nothing of the input.
 
     Raises:
-        DataError: names a column that is in the way.
+        DataError: names the column in the way.
     """
     for name in added_columns(loaded) if not as_json else ():
         if name in table.header:
@@ -63,7 +63,7 @@ def as_csv(table: Table, predictions: Sequence[Prediction], loaded: Model) -> st
 def as_json_text(
     table: Table, predictions: Sequence[Prediction], loaded: Model, model: str | None, level: float
 ) -> str:
-    """What was predicted with, and a list of rows with everything known about each."""
+    """The model used, and for each row everything that is known about it."""
     card = loaded.card
     unknown, missing = loaded.without_values(model), loaded.without_intervals(level)
     document = {
@@ -107,7 +107,7 @@ def _plain(value: Value) -> dict[str, Any]:
 
 
 def _made_by(prediction: Prediction, loaded: Model) -> str:
-    """The models that answered for this compound, in the order of assay endpoints, and the digest; empty without."""
+    """The models that predicted this compound, in the order of assay endpoints, and the digest; empty if none did."""
     names = "/".join(dict.fromkeys(value.model for value in prediction.assays.values()))
     return f"{names}@{loaded.card.digest[:16]}" if names else ""
 
@@ -124,7 +124,7 @@ def _names(endpoint: AssayEndpoint) -> list[str]:
 
 
 def _cells(endpoint: AssayEndpoint, value: Value | None) -> list[str]:
-    """Empty where nothing is known; `none` where every class is unlike what was seen."""
+    """Empty where nothing is known; `none` where no class resembles what was seen."""
     if value is None:
         return [""] * len(_names(endpoint))
     if endpoint.kind == "classification":

@@ -20,7 +20,7 @@ def run(config_path: Path) -> int:
     """Run the peer of this site until it is stopped (or complete, with ledger.on_complete = "exit")."""
     from kmel_p2p.site.config import load_config
 
-    # Wrong settings are told at once; the daemon's own imports take a second.
+    # Report wrong settings at once: the daemon's imports take a second.
     load_config(config_path)
     from kmel_p2p.site import daemon
 
@@ -37,7 +37,7 @@ def config_command(config_path: Path) -> None:
 
 
 def ask(config_path: Path, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """One request to the peer of these settings."""
+    """Send one request to the peer of these settings."""
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.control.client import ControlClient
 
@@ -49,7 +49,7 @@ def ask(config_path: Path, name: str, arguments: Mapping[str, Any] | None = None
 @config_option
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return only when the process has ended.")
 def stop(config_path: Path, wait: bool) -> None:
-    """Ask the running peer to tell the others, to persist, and to end."""
+    """Ask the running peer to say goodbye to the other peers, save its state and end."""
     import time
 
     from kmel_p2p.agreement.errors import LocalError
@@ -61,7 +61,7 @@ def stop(config_path: Path, wait: bool) -> None:
     deadline = time.monotonic() + STOP_WAIT_S
     while wait and (pid := holder(state_dir)) is not None:
         if time.monotonic() > deadline:
-            raise LocalError(f"process {pid} was asked to end, but still runs after {STOP_WAIT_S:g} s")
+            raise LocalError(f"process {pid} was asked to end but still runs after {STOP_WAIT_S:g} s")
         time.sleep(0.05)
     click.echo("stopped" if wait else "asked to stop")
 
@@ -70,7 +70,7 @@ def stop(config_path: Path, wait: bool) -> None:
 @click.option("--reason", default="asked by the operator", show_default=True, help="Kept in the log.")
 @config_option
 def listen(config_path: Path, reason: str) -> None:
-    """Publish no further entries; keep applying and relaying those of the others."""
+    """Publish no more entries; keep applying and relaying those of other sites."""
     ask(config_path, "listen", {"reason": reason})
     click.echo("listening")
 
@@ -79,7 +79,7 @@ def listen(config_path: Path, reason: str) -> None:
 @click.argument("number", type=click.IntRange(min=1))
 @config_option
 def approve(config_path: Path, number: int) -> None:
-    """Let the held entry number SEQ leave the site."""
+    """Let held entry NUMBER leave the site."""
     ask(config_path, "approve", {"number": number})
     click.echo(f"entry {number} approved")
 
@@ -89,6 +89,6 @@ def approve(config_path: Path, number: int) -> None:
 @click.option("--reason", default="rejected by the operator", show_default=True, help="Kept in the log.")
 @config_option
 def reject(config_path: Path, number: int, reason: str) -> None:
-    """Keep the held entry number SEQ back for good."""
+    """Reject held entry NUMBER for good; its round is trained again."""
     ask(config_path, "reject", {"number": number, "reason": reason})
     click.echo(f"entry {number} rejected")

@@ -1,4 +1,4 @@
-"""Structures people want predictions for: CSV, SDF, or a list of SMILES, from a file or standard input."""
+"""Reads the structures to predict: CSV, SDF or a list of SMILES, from a file or standard input."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SMILES_SUFFIXES = (".smi", ".smiles", ".ism")
 SDF_SUFFIXES = (".sdf", ".sd")
 
 SEPARATORS = (",", ";", "\t")
-"""Of table columns: spreadsheets of half the world write semicolons. Nothing in a SMILES looks like one of them."""
+"""Of table columns: many spreadsheets write semicolons. None of them occurs in a SMILES."""
 
 TITLE_NAMES = ("name", "title", "sdf_title")
-"""Column for the first line of SDF records: the first of these that is not the name of a property."""
+"""Column for the title line of SDF records: the first of these names that no property has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Table:
 
     Attributes:
         smiles_at: column of structures.
-        refused: row -> why its structure could not even be read, for rows whose cell does not show it.
+        refused: row -> why its structure could not be read, where the cell itself does not show it.
     """
 
     header: list[str]
@@ -82,7 +82,7 @@ def _text(source: Path) -> str:
 
 
 def _places(header: Sequence[str], column: str) -> list[int]:
-    """Where a header has this column: exactly, or else but for capitals and blanks around it."""
+    """Where a header has this column: the exact name, or else ignoring case and surrounding blanks."""
     exact = [at for at, name in enumerate(header) if name == column]
     return exact or [at for at, name in enumerate(header) if name.strip().lower() == column.lower()]
 
@@ -106,7 +106,7 @@ def _csv(text: str, source: Path, smiles_column: str) -> Table:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:
         raise DataError(f"{source}: not CSV: {error}") from None
-    # A blank line at the end is how files end; one in between is a row without a structure, and keeps its place.
+    # Files may end with blank lines; one in between is a row without a structure, and keeps its place.
     while rows and not rows[-1]:
         rows.pop()
     if not rows:
@@ -127,7 +127,7 @@ def _csv(text: str, source: Path, smiles_column: str) -> Table:
 
 
 def _smiles(text: str) -> Table:
-    """One structure per line, a name after a blank; an empty line between others is a row without a structure."""
+    """One structure per line, then a blank and a name; an empty line in between is a row without a structure."""
     lines = [line.strip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()

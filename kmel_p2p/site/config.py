@@ -51,7 +51,7 @@ class NetworkSection(StrictModel):
     """Addresses told to the others; empty: those of the charter, else the bound one."""
     preset: Literal["lan", "wan", "sim"] = "wan"
     neighbours: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
-    """Mode pushsum: the only sites that shares are sent to, by name; empty: all. Lists should be mutual."""
+    """Where sites exchange shares: the only ones to send shares to, by name; empty: all. Lists should be mutual."""
     outbound_only: bool = False
     """True where no inbound port can be opened: this peer dials, and is answered on its own connections."""
 
@@ -90,11 +90,11 @@ class ResourcesSection(StrictModel):
 
 
 class LedgerSection(StrictModel):
-    """What this site does with its entries; in mode pushsum, with its rounds."""
+    """What this site does with its entries or rounds."""
 
     on_complete: Literal["stay", "exit"] = "stay"
     hold: bool = False
-    """True: every entry (mode pushsum: every round) waits for the operator's approval before it leaves."""
+    """True: every entry (or round) waits for the operator's approval before it leaves."""
 
 
 class LogSection(StrictModel):

@@ -1,4 +1,4 @@
-"""The one secret of a site on disk: a 32-byte Ed25519 seed, written as hex, readable by its owner only."""
+"""The site key, a site's only secret on disk: a 32-byte Ed25519 seed in hex, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def create_key(path: Path) -> Identity:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
         raise ConfigError(
-            f"{path}: a key is there already; it is never overwritten. "
-            "Move it away first if this site really is to have a new identity"
+            f"{path}: a key exists already and is never overwritten. "
+            "Move it away first if this site really should get a new identity"
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot write the site key: {error.strerror}") from error
@@ -50,7 +50,7 @@ def load_key(path: Path) -> Identity:
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no site key; create one with: kmel-peer init") from None
+        raise ConfigError(f"{path}: no site key here; create one with: kmel-peer init") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the site key: {error.strerror}") from error
     try:
@@ -63,7 +63,7 @@ def load_key(path: Path) -> Identity:
 
 def _require_private(path: Path, facts: os.stat_result) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        raise ConfigError(f"{path}: the site key has to be a regular file")
+        raise ConfigError(f"{path}: the site key must be a regular file")
     if facts.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
             f"{path}: the site key belongs to user id {facts.st_uid}, but this process runs as "

@@ -1,4 +1,4 @@
-"""The command line's side of the control socket: tells *not running* from *not answering*."""
+"""The command line's side of the control socket; distinguishes *not running* from *not answering*."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RefusedError(LocalError):
 
 
 class ControlClient:
-    """Speaks to the daemon of one state directory. Use as a context manager."""
+    """Talks to the daemon of one state directory. Use as a context manager."""
 
     def __init__(self, state_dir: Path, timeout_s: float = TIMEOUT_S) -> None:
         self._state_dir = state_dir
@@ -73,7 +73,7 @@ class ControlClient:
         while True:
             message = self._receive(socket, deadline)
             if message is None:
-                # A late answer must not be taken for the one to the next request.
+                # A late answer must not pass for that to the next request.
                 self._drop()
                 raise self._silence()
             if message.get("id") in (number, 0):
@@ -117,7 +117,7 @@ class ControlClient:
             path = find_path(self._state_dir)
             if path is not None and path.exists():
                 break
-            # A daemon that is just starting has the lock, and not the socket yet.
+            # A daemon that is just starting has the lock but not the socket yet.
             if time.monotonic() >= deadline:
                 raise self._silence()
             time.sleep(0.01)

@@ -3,7 +3,7 @@
 One ROUTER on an ipc path that only the owner can open. A request is the msgpack map
 `{"v": 1, "id": int, "do": str, "with": map}`, its answer `{"v": 1, "id": int, "value": any}` or
 `{"v": 1, "id": int, "error": {"kind": str, "text": str}}`. After the request `subscribe`, events arrive as
-`{"v": 1, "event": map}`; a subscriber that does not read loses events, never holds the daemon.
+`{"v": 1, "event": map}`; a subscriber that does not read loses events and never delays the daemon.
 
 A unix socket path has to fit 107 bytes. Where the state directory is too deep, the socket lies in a private run-time
 directory instead, and a file in the state directory says where.
@@ -169,7 +169,7 @@ class ControlServer:
         self._push(identity, encode({"v": VERSION, "id": number, "error": {"kind": kind, "text": text}}))
 
     def _push(self, identity: bytes, data: bytes) -> None:
-        """Send without ever waiting: through the plain socket, since the asyncio one would queue."""
+        """Send without waiting: on the plain socket, because the asyncio one would queue."""
         try:
             zmq.Socket.send_multipart(self._plain, [identity, data], zmq.NOBLOCK)
         except zmq.Again:

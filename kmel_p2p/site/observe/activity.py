@@ -1,4 +1,4 @@
-"""What happened at this peer since it started: counts, ages and alarms, from which status and history are made."""
+"""What happened at this peer since it started: counts, ages and alarms for status and metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from kmel_p2p.site.observe.status import Ages, Alarm
 
 MAX_ALARMS = 100
-"""Alarms kept; a site with more has seen enough. The newest replaces the oldest."""
+"""Alarms kept at most; a new one then replaces the oldest."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Activity:
     entry_bytes: int = 0
     """Bytes of own entries, or of the shares sent, in this run."""
     shares_sent: int = 0
-    """Mode pushsum: shares handed to the transport for the first time."""
+    """Where sites exchange shares: those handed to the transport for the first time."""
     shares_received: int = 0
     steps: int = 0
     loss: float | None = None

@@ -44,7 +44,7 @@ class EgressHead:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What went to one destination as one kind."""
+    """What went to one destination as one kind of message."""
 
     messages: int
     bytes: int
@@ -104,7 +104,7 @@ class EgressLog:
             )
 
     def record(self, now: float, to: str, kind: str, what: str, size: int, message_digest: bytes) -> None:
-        """Note one message before it is handed to the transport.
+        """Record one message before it is handed to the transport.
 
         Args:
             now: wall clock, seconds since 1970.
@@ -120,7 +120,7 @@ class EgressLog:
         self._append(now, to, kind, what, size, 1, message_digest)
 
     def add(self, to: str, kind: str, size: int, message_digest: bytes) -> None:
-        """Note one small, frequent message; it appears summed at the next `flush`. Digests are chained."""
+        """Record one small, frequent message; its sum appears at the next `flush`. Digests are chained."""
         total = self._sums.get((to, kind))
         if total is None:
             self._sums[to, kind] = _Sum(1, size, message_digest)

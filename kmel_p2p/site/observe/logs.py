@@ -34,9 +34,9 @@ def configure_logging(
     """Route structlog, `logging` and Python warnings of this process to the log.
 
     Args:
-        level: least severity kept.
-        style: how lines look on standard error; the file always gets JSON.
-        file: where to keep the log besides; rotated at 16 MiB, three old ones stay.
+        level: lowest severity logged.
+        style: of lines on standard error; the file always gets JSON.
+        file: keeps the log as well; rotated at 16 MiB, with three old files kept.
         site: added to every record.
 
     Raises:
@@ -60,7 +60,7 @@ def configure_logging(
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level.upper())
-    # Off first: where a library turned this on and its hook was put back since, turning it on again would do nothing.
+    # Off first: if a library turned this on and its hook was replaced since, turning it on again would do nothing.
     logging.captureWarnings(False)
     logging.captureWarnings(True)
     structlog.configure(

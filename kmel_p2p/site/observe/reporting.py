@@ -1,4 +1,4 @@
-"""Turns what the protocol tells into log lines, counts, ages and alarms. One line per change, never per message."""
+"""Turns events of protocol and links into log lines, counts, ages and alarms: one line per change, not per message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 
 class Reporter:
-    """Log and activity of one daemon. Tells subscribers of the control socket what it logs."""
+    """Log and activity of one daemon. Subscribers of the control socket are told what is logged."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Reporter:
                 self.warn("address rejected", remote=self.name(key), address=address, reason=reason)
 
     def link(self, event: LinkEvent) -> None:
-        """Note what happens to a link; what only an operator can mend becomes an alarm."""
+        """Note what happens to a link; what only an operator can fix becomes an alarm."""
         self.activity.events[type(event).__name__] += 1
         match event:
             case LinkUp(key=key):

@@ -23,13 +23,13 @@ SCHEMA = 1
 class SitePhase(enum.StrEnum):
     """What a site is doing about the run: name, meaning, whether it publishes or will, colour on a terminal."""
 
-    PREPARING = "preparing", "reads its measurements and describes their structures", True, "yellow"
-    WAITING = "waiting", "cannot train now; the reason says what it waits for", True, "yellow"
-    TRAINING = "training", "trains and publishes", True, "green"
-    LISTENING = "listening", "publishes nothing more, still applies and relays", False, "cyan"
-    COMPLETE = "complete", "all reachable sites listen; trunk and models are written", False, "bold green"
-    FAILED = "failed", "cannot go on; see the reason and the end of the log", False, "bold red"
-    STOPPING = "stopping", "says goodbye to the other peers and ends", False, "magenta"
+    PREPARING = "preparing", "reads the data and computes features", True, "yellow"
+    WAITING = "waiting", "cannot train now; the reason says what it is waiting for", True, "yellow"
+    TRAINING = "training", "publishes entries", True, "green"
+    LISTENING = "listening", "publishes no more entries, but still applies and relays them", False, "cyan"
+    COMPLETE = "complete", "all reachable sites are listening; the models are compared and written", False, "bold green"
+    FAILED = "failed", "cannot go on; see the reason and the last lines of the log", False, "bold red"
+    STOPPING = "stopping", "tells the other peers that it leaves, and ends", False, "magenta"
 
     meaning: str
     publishes: bool

@@ -24,7 +24,7 @@ from kmel_p2p.agreement.errors import LocalError
 
 
 class SharedTrunk:
-    """A float32 vector both processes see. The daemon owns and unlinks it."""
+    """A float32 vector that both processes see. The daemon owns it and removes it."""
 
     def __init__(self, size: int) -> None:
         self._memory = multiprocessing.shared_memory.SharedMemory(create=True, size=max(1, size) * 4)
@@ -105,7 +105,7 @@ class TrainerProcess:
 
     def _readable(self) -> None:
         try:
-            # Drain what is there: one wake-up may stand for several messages.
+            # One wake-up may announce several messages.
             while self._connection.poll():
                 self._on_message(self._connection.recv())
         except (EOFError, OSError):

@@ -40,7 +40,7 @@ class TrainerState(enum.Enum):
 
 
 class Listener(Protocol):
-    """What the daemon wants to know."""
+    """Told of the trainer's answers and of its death."""
 
     def trainer_prepared(self, answer: session.Prepared) -> None: ...
     def trainer_trained(self, answer: session.Trained) -> None: ...
@@ -171,7 +171,7 @@ class TrainerSupervisor:
             case session.Trained():
                 self.state, self.progress = TrainerState.IDLE, None
                 self._round, self._answered = None, answer.round
-                # Only work done proves that the next life is worth starting at once.
+                # Only finished work shows that a next trainer is worth starting at once.
                 self._backoff_s = RESTART_FIRST_S
                 self._listener.trainer_trained(answer)
             case session.Finished():
@@ -183,7 +183,7 @@ class TrainerSupervisor:
     def _failed(self, answer: session.Failed) -> None:
         log.error("trainer failed", kind=answer.kind, text=answer.text)
         if answer.kind in ("data", "config"):
-            # Trying again would find the same files and settings.
+            # Another try would find the same files and settings.
             self.state = TrainerState.FAILED
             self._listener.trainer_unusable(answer.kind, answer.text)
 
