@@ -1,4 +1,4 @@
-"""What the parts of one membership machine share: settings, table, spread, health, own descriptor, effects."""
+"""What the parts of one membership machine share: settings, table, queues, health, own descriptor, effects."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kmel_p2p.core.membership.descriptor import (
     make_descriptor,
 )
 from kmel_p2p.core.membership.events import GenerationRaised
+from kmel_p2p.core.membership.fact_queues import FactQueues, Receiver
 from kmel_p2p.core.membership.health import LocalHealth, MembershipCounters
 from kmel_p2p.core.membership.members import Member, MemberState, MemberTable, handle_of
 from kmel_p2p.core.membership.messages import Accusation, Fact
 from kmel_p2p.core.membership.settings import MembershipSettings
-from kmel_p2p.core.membership.spread import Receiver, Spread
 from kmel_p2p.core.types import Micros, Randomness
 
 
@@ -30,8 +30,25 @@ class Context:
     """Shared state; every part changes only what its own module describes."""
 
     __slots__ = (
-        "_limit", "_limit_sites", "charter_id", "counters", "descriptor", "effects", "handle", "health", "key",
-        "left", "now", "own", "remote", "rng", "settings", "signer", "spread", "table", "verify",
+        "_limit",
+        "_limit_sites",
+        "charter_id",
+        "counters",
+        "descriptor",
+        "effects",
+        "handle",
+        "health",
+        "key",
+        "left",
+        "now",
+        "own",
+        "queues",
+        "remote",
+        "rng",
+        "settings",
+        "signer",
+        "table",
+        "verify",
     )  # fmt: skip
 
     def __init__(
@@ -56,14 +73,14 @@ class Context:
         self.left = False
         self.remote = True
         self.table = MemberTable()
-        self.spread = Spread(settings, now)
+        self.queues = FactQueues(settings, now)
         self.health = LocalHealth(settings.health_max, settings.local_health)
         self.counters = MembershipCounters()
         self.effects: deque[Effect] = deque()
         self._limit_sites = -1
         self._limit = 0
         self.descriptor: Descriptor = make_descriptor(signer, charter_id, own, 0)
-        self.spread.put(self.handle, self.descriptor, now)
+        self.queues.put(self.handle, self.descriptor, now)
 
     @property
     def sites(self) -> int:
@@ -76,14 +93,14 @@ class Context:
         if self.sites != self._limit_sites:
             self._limit_sites = self.sites
             self._limit = formulas.retransmit_limit(self.settings, self.sites)
-            self.spread.patience_us = formulas.sync_interval_us(self.settings, self.sites)
+            self.queues.patience_us = formulas.sync_interval_us(self.settings, self.sites)
         return self._limit
 
     def redescribe(self, own: OwnDescription, serial: int) -> None:
         """Sign a new descriptor of ourselves and tell everybody."""
         self.own = own
         self.descriptor = make_descriptor(self.signer, self.charter_id, own, serial, self.left)
-        self.spread.put(self.handle, self.descriptor, self.now)
+        self.queues.put(self.handle, self.descriptor, self.now)
 
     def renew(self, own: OwnDescription) -> None:
         """Say `own` from now on, in a descriptor newer than all before."""
@@ -113,12 +130,12 @@ class Context:
             return (accusation,) if accusation is not None else ()
         if introduce or member.state is MemberState.UNKNOWN:
             first = (self.descriptor,)
-        if not first and not self.spread:
+        if not first and not self.queues:
             return ()
-        return self.spread.piggyback(self.receiver(member), first, self.now)
+        return self.queues.piggyback(self.receiver(member), first, self.now)
 
     def receiver(self, member: Member) -> Receiver:
-        """What `Spread` has to know about a receiver."""
+        """What `FactQueues` has to know about a receiver."""
         return Receiver(member.handle, self.table.alive_count, self.limit)
 
     def accusation_of(self, member: Member) -> Accusation | None:

@@ -18,21 +18,19 @@ from kmel_p2p.core.effects import Effect, LinkDown, LinkUp, LoopLag, Message, Se
 from kmel_p2p.core.membership.commands import DescribeSelf, Leave, Recall, SetRoster
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import Descriptor, OwnDescription, RosterSite, Signer, Verifier, check_own
-from kmel_p2p.core.membership.dialler import Dialler
+from kmel_p2p.core.membership.dial_schedule import DialSchedule
 from kmel_p2p.core.membership.events import LeaveFinished
-from kmel_p2p.core.membership.gossiper import Gossiper
-from kmel_p2p.core.membership.greeter import Greeter
+from kmel_p2p.core.membership.gossip import CatchUp, Gossiper, Syncer
 from kmel_p2p.core.membership.health import MembershipCounters
-from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState, MemberView, view
 from kmel_p2p.core.membership.messages import (
     Ack,
     Fact,
     Gossip,
+    MemberVersion,
     Nack,
     Ping,
     PingRequest,
-    Standing,
     SyncDigest,
     SyncFacts,
     SyncSummary,
@@ -40,7 +38,7 @@ from kmel_p2p.core.membership.messages import (
 from kmel_p2p.core.membership.prober import Prober
 from kmel_p2p.core.membership.roster import RosterKeeper, check_roster
 from kmel_p2p.core.membership.settings import MembershipSettings, confirmations_wanted
-from kmel_p2p.core.membership.syncer import Syncer
+from kmel_p2p.core.membership.transitions import Transitions
 from kmel_p2p.core.types import Micros, Randomness
 
 LEAVE_TELLS = 32
@@ -51,8 +49,18 @@ class Membership:
     """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
 
     __slots__ = (
-        "_context", "_dialler", "_gossiper", "_greeter", "_judge", "_late_for", "_leave_us", "_prober", "_roster",
-        "_speaker", "_syncer", "_wake",
+        "_catch_up",
+        "_context",
+        "_dials",
+        "_gossiper",
+        "_late_for_us",
+        "_leave_us",
+        "_prober",
+        "_roster",
+        "_speaker",
+        "_syncer",
+        "_transitions",
+        "_wake_us",
     )  # fmt: skip
 
     def __init__(
@@ -80,16 +88,16 @@ class Membership:
         check_roster(signer.key, roster)
         check_own(own, [site for key, site in roster.items() if key != signer.key])
         self._context = Context(signer, charter_id, own, settings, rng, verify, now)
-        self._judge = Judge(self._context, self._on_change)
-        self._prober = Prober(self._context, self._judge)
+        self._transitions = Transitions(self._context, self._on_change)
+        self._prober = Prober(self._context, self._transitions)
         self._syncer = Syncer(self._context)
         self._gossiper = Gossiper(self._context)
-        self._greeter = Greeter(self._context, self._judge)
-        self._dialler = Dialler(self._context, self._judge, self._prober)
-        self._roster = RosterKeeper(self._context, self._judge, self._prober, self._dialler)
+        self._catch_up = CatchUp(self._context, self._transitions)
+        self._dials = DialSchedule(self._context, self._transitions, self._prober)
+        self._roster = RosterKeeper(self._context, self._transitions, self._prober, self._dials)
         self._leave_us: Micros | None = None
-        self._wake: Micros | None = None
-        self._late_for: Micros | None = None
+        self._wake_us: Micros | None = None
+        self._late_for_us: Micros | None = None
         self._speaker: Member | None = None
         self._roster.admit(roster)
 
@@ -116,17 +124,17 @@ class Membership:
     def addresses(self, key: SiteKey) -> tuple[str, ...]:
         """Where a site can be dialled, newest knowledge first."""
         member = self._context.table.get(key)
-        return self._judge.addresses(member) if member is not None else ()
+        return self._transitions.addresses(member) if member is not None else ()
 
     @property
     def roster(self) -> tuple[SiteKey, ...]:
         """Keys of the other sites, sorted."""
         return self._context.table.keys
 
-    def standing(self, key: SiteKey) -> Standing | None:
-        """Where the facts held about another site stand in their order; it only ever grows within one run."""
+    def version(self, key: SiteKey) -> MemberVersion | None:
+        """What is held about another site; only ever grows within one run."""
         member = self._context.table.get(key)
-        return member.standing if member is not None else None
+        return member.version if member is not None else None
 
     @property
     def table_version(self) -> int:
@@ -135,7 +143,7 @@ class Membership:
 
     def members(self) -> list[MemberView]:
         """One line per other roster site, in key order, for `status`."""
-        lines = [view(m, self._judge.addresses(m), self._context.now) for m in self._context.table]
+        lines = [view(m, self._transitions.addresses(m), self._context.now) for m in self._context.table]
         return sorted(lines, key=lambda line: line.key)
 
     @property
@@ -150,7 +158,7 @@ class Membership:
     @property
     def waiting_facts(self) -> int:
         """Facts still to be told; never more than there are sites."""
-        return len(self._context.spread)
+        return len(self._context.queues)
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
@@ -168,14 +176,14 @@ class Membership:
         self._speaker = member
         if isinstance(message, Ping):
             self._take(member, message.facts, by_ping=True)
-            self._greeter.meet(member, message.generation, message.serial)
+            self._catch_up.compare(member, message.generation, message.serial)
             own = self._context.descriptor
             introduced = any(type(fact) is Descriptor and fact.key == sender for fact in message.facts)
             facts = self._context.cargo(member, introduce=introduced)
             self._context.send(sender, Ack(message.sequence, own.generation, own.serial, facts))
         elif isinstance(message, Ack):
             self._take(member, message.facts)
-            self._greeter.meet(member, message.generation, message.serial)
+            self._catch_up.compare(member, message.generation, message.serial)
             self._prober.acked(member, message.sequence)
         else:
             self._receive_rare(member, message)
@@ -198,7 +206,7 @@ class Membership:
         else:
             raise Bug(f"{type(message).__name__} is not a membership message")
         if member.state not in COUNTED:
-            self._greeter.answer(member)
+            self._catch_up.answer(member)
 
     def command(self, cmd: Any, now: Micros) -> None:
         """Take one of `membership.commands`.
@@ -235,18 +243,18 @@ class Membership:
         if self._context.left:
             self._advance_leave()
             return
-        self._judge.expire()
+        self._transitions.expire()
         self._prober.advance()
         self._syncer.advance()
-        self._dialler.advance()
+        self._dials.advance()
         self._gossiper.advance()
 
     def deadline(self) -> Micros | None:
         """When `advance` is wanted next."""
         due = self._compute_deadline()
         # A late confirmation may end a suspicion in the past: that is due now, not a timer that was served late.
-        self._wake = None if due is None else max(due, self._context.now)
-        return self._wake
+        self._wake_us = None if due is None else max(due, self._context.now)
+        return self._wake_us
 
     def poll(self) -> Effect | None:
         """The next effect to execute, or None."""
@@ -262,7 +270,7 @@ class Membership:
                 return self._leave_us
             return min(self._leave_us, gossip)
         soonest = min(self._prober.deadline, self._syncer.next_us)
-        for other in (self._judge.deadline, self._dialler.deadline, gossip):
+        for other in (self._transitions.deadline, self._dials.deadline, gossip):
             if other is not None and other < soonest:
                 soonest = other
         return soonest
@@ -270,23 +278,23 @@ class Membership:
     def _begin(self, now: Micros) -> None:
         """Set the clock, and notice when we were not served: whoever slept must not accuse."""
         context = self._context
-        wake = self._wake
+        wake = self._wake_us
         context.now = now
         self._speaker = None
-        if wake is None or now <= wake or self._late_for == wake:
+        if wake is None or now <= wake or self._late_for_us == wake:
             return
-        self._late_for = wake
+        self._late_for_us = wake
         self._late(now - wake)
 
-    def _late(self, micros: Micros) -> None:
+    def _late(self, late_us: Micros) -> None:
         context = self._context
-        if micros > context.settings.stall_us:
+        if late_us > context.settings.stall_us:
             context.health.change(+1)
-            self._judge.postpone(micros)
-            self._prober.abandon(micros)
-            self._dialler.postpone()
+            self._transitions.postpone(late_us)
+            self._prober.abandon(late_us)
+            self._dials.postpone()
             self._syncer.next_us = context.now
-        elif micros > context.settings.probe_timeout_us // 2:
+        elif late_us > context.settings.probe_timeout_us // 2:
             context.counters.late_timers += 1
             context.health.change(+1)
 
@@ -300,8 +308,8 @@ class Membership:
         by_ping: bool = False,
     ) -> None:
         if facts:
-            self._judge.vet(facts)
-            self._judge.apply(facts, member, by_sync, by_ping)
+            self._transitions.vet(facts)
+            self._transitions.apply(facts, member, by_sync, by_ping)
 
     def _on_change(self, member: Member, before: MemberState) -> None:
         arrived = member.state in COUNTED
@@ -310,10 +318,10 @@ class Membership:
             if member is self._speaker:
                 self._syncer.soon(member.key)
             if not member.linked:
-                self._dialler.hurry(member)
+                self._dials.hurry(member)
         if member.state is MemberState.SUSPECT:
             self._offer_second_opinion(member)
-        self._dialler.consider(member)
+        self._dials.consider(member)
 
     def _offer_second_opinion(self, member: Member) -> None:
         """Somebody accuses it: about twice as many members as are wanted probe it next instead of in their turn."""
@@ -329,7 +337,7 @@ class Membership:
         if member is None or member.linked:
             return
         member.linked = True
-        self._dialler.consider(member)
+        self._dials.consider(member)
         if member.state is not MemberState.ALIVE and not self._context.left:
             self._prober.contact(member)
 
@@ -340,7 +348,7 @@ class Membership:
         if member.linked and not self._context.settings.assume_links:
             member.linked = False
             self._prober.hurry(member)
-        self._dialler.consider(member)
+        self._dials.consider(member)
 
     # -- leaving -------------------------------------------------------------------------------------------------
 

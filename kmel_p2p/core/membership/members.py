@@ -7,16 +7,15 @@ the larger one, which is a join: order, grouping and repetition of messages do n
 from __future__ import annotations
 
 import enum
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.membership.descriptor import HANDLE_BYTES, Descriptor, RosterSite
-from kmel_p2p.core.membership.messages import Standing
-from kmel_p2p.core.membership.suspicion import Suspicion
+from kmel_p2p.core.membership.messages import MemberVersion
 from kmel_p2p.core.types import Micros
 
 
@@ -40,21 +39,8 @@ LEGAL_MOVES = {
     MemberState.LEFT: (MemberState.ALIVE,),
 }
 
-Place: TypeAlias = tuple[int, int, int]
-"""(generation, serial, state rank): facts about one site compare by it."""
-
 COUNTED = (MemberState.ALIVE, MemberState.SUSPECT)
 """States that count as alive: a suspect may still refute, and nobody should act on a mere suspicion."""
-
-
-def join(a: Standing, b: Standing) -> Standing:
-    """The larger of two facts about one site."""
-    return a if order(a) >= order(b) else b
-
-
-def order(standing: Standing) -> Place:
-    """Sort key of facts."""
-    return (standing.generation, standing.serial, standing.rank)
 
 
 def handle_of(key: SiteKey) -> bytes:
@@ -91,18 +77,12 @@ class Member:
         return self.site.key
 
     @property
-    def place(self) -> Place | None:
-        """This member's place in the order, or None while nothing is known in this run."""
+    def version(self) -> MemberVersion | None:
+        """What is held about it, or None while nothing is known in this run."""
         held = self.descriptor
         if held is None or self.state is MemberState.UNKNOWN:
             return None
-        return (held.generation, held.serial, self.rank)
-
-    @property
-    def standing(self) -> Standing | None:
-        """The same, as it travels."""
-        place = self.place
-        return None if place is None else Standing(*place)
+        return MemberVersion(held.generation, held.serial, self.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +201,9 @@ class MemberTable:
                 del self._alive[bisect_left(self._alive, key)]
 
 
-def fact_hash(key: SiteKey, place: Place) -> int:
+def fact_hash(key: SiteKey, version: MemberVersion) -> int:
     """64 bits that stand for one line of the table; XOR of them stands for a set of lines."""
-    return int.from_bytes(digest(key, b"%d.%d.%d" % place)[:8], "big")
+    return int.from_bytes(digest(key, b"%d.%d.%d" % version)[:8], "big")
 
 
 def view(member: Member, addresses: tuple[str, ...], now: Micros) -> MemberView:
@@ -250,3 +230,65 @@ def view(member: Member, addresses: tuple[str, ...], now: Micros) -> MemberView:
 def roster_without(roster: Mapping[SiteKey, RosterSite], own: SiteKey) -> list[RosterSite]:
     """The other sites in key order, so that nothing depends on how the roster was written."""
     return [roster[key] for key in sorted(roster) if key != own]
+
+
+def suspicion_duration_us(confirmations: int, wanted: int, shortest_us: Micros, longest_us: Micros) -> Micros:
+    """max - (max - min) * ln(n + 1) / ln(k + 1), never under min; min at once when no confirmation is wanted."""
+    if wanted == 0:
+        return shortest_us
+    # Millionths, so that the last bit of libm's logarithm cannot change a trace.
+    fraction = round(1_000_000 * math.log(confirmations + 1) / math.log(wanted + 1))
+    return max(shortest_us, longest_us - (longest_us - shortest_us) * fraction // 1_000_000)
+
+
+class Suspicion:
+    """One suspicion. Accusers count once each, and only `wanted` of them beyond the first.
+
+    It is kept after its subject was held dead (`finished`), because it still has to be answered to the subject.
+    """
+
+    __slots__ = ("_accusers", "_longest_us", "_shortest_us", "_wanted", "finished", "started_us")
+
+    def __init__(self, accuser: bytes, wanted: int, shortest_us: Micros, longest_us: Micros, now: Micros) -> None:
+        self._accusers = {accuser: None}
+        self._wanted = wanted
+        self._shortest_us = shortest_us
+        self._longest_us = longest_us
+        self.started_us = now
+        self.finished = False
+
+    @property
+    def first_accuser(self) -> bytes:
+        return next(iter(self._accusers))
+
+    @property
+    def accusers(self) -> tuple[bytes, ...]:
+        """Everybody counted, first accuser first."""
+        return tuple(self._accusers)
+
+    @property
+    def confirmations(self) -> int:
+        return len(self._accusers) - 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether further accusers change nothing."""
+        return self.confirmations >= self._wanted
+
+    @property
+    def deadline_us(self) -> Micros:
+        """When the subject is held dead. May lie in the past right after a confirmation."""
+        return self.started_us + suspicion_duration_us(
+            self.confirmations, self._wanted, self._shortest_us, self._longest_us
+        )
+
+    def confirm(self, accuser: bytes) -> bool:
+        """Count an accuser; False when it is not new or no more are wanted."""
+        if self.settled or accuser in self._accusers:
+            return False
+        self._accusers[accuser] = None
+        return True
+
+    def postpone(self, gap_us: Micros) -> None:
+        """We were suspended for `gap_us`: the subject had no chance to refute in that time."""
+        self.started_us += gap_us

@@ -6,7 +6,7 @@ Facts ride on every message: descriptors (signed) and accusations (unsigned, the
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import WireError
@@ -97,9 +97,8 @@ class SyncDigest(Message):
     digests: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A site's place in the order of facts: (generation, incarnation, state rank). See `members.py`."""
+class MemberVersion(NamedTuple):
+    """What is held about a site, ordered: alive (rank 0) < suspect < dead < left of one descriptor < a newer one."""
 
     generation: int
     serial: int
@@ -111,7 +110,7 @@ class SyncEntry:
     """One line of a table summary."""
 
     site: bytes
-    standing: Standing
+    version: MemberVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +176,8 @@ def _unpack_fact(value: Any) -> Fact:
 
 FACT = Field(_pack_fact, _unpack_fact, "fact")
 _FACTS = listing(FACT, MAX_FACTS)
-_STANDING = record(Standing, generation=_GENERATION, serial=_SERIAL, rank=uint(3))
-_ENTRY = record(SyncEntry, site=HANDLE, standing=_STANDING)
+_VERSION = record(MemberVersion, generation=_GENERATION, serial=_SERIAL, rank=uint(3))
+_ENTRY = record(SyncEntry, site=HANDLE, version=_VERSION)
 _ALIVE = {"sequence": _SEQUENCE, "generation": _GENERATION, "serial": _SERIAL, "facts": _FACTS}
 
 SCHEMAS: tuple[Schema, ...] = (

@@ -12,9 +12,9 @@ from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.events import DegradedLink, LinkRestored
-from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState
 from kmel_p2p.core.membership.messages import Ack, Nack, Ping, PingRequest
+from kmel_p2p.core.membership.transitions import Transitions
 from kmel_p2p.core.types import Micros
 
 MAX_RELAYS = 1024
@@ -65,13 +65,24 @@ class Prober:
     """Chooses, sends and judges probes."""
 
     __slots__ = (
-        "_context", "_index", "_judge", "_order", "_probe", "_relay_ends", "_relays", "_sequence", "_silent",
-        "_urgent", "heard_us", "next_us", "stage_us",
+        "_context",
+        "_index",
+        "_order",
+        "_probe",
+        "_relay_ends",
+        "_relays",
+        "_sequence",
+        "_silent",
+        "_transitions",
+        "_urgent",
+        "heard_us",
+        "next_us",
+        "stage_us",
     )  # fmt: skip
 
-    def __init__(self, context: Context, judge: Judge) -> None:
+    def __init__(self, context: Context, transitions: Transitions) -> None:
         self._context = context
-        self._judge = judge
+        self._transitions = transitions
         self._order: list[Member] = []
         self._index = 0
         self._urgent: dict[SiteKey, Member] = {}
@@ -222,7 +233,7 @@ class Prober:
         if self._blame_ourselves(probe):
             context.counters.probes_silent += 1
             return
-        self._judge.accuse(probe.member)
+        self._transitions.accuse(probe.member)
 
     def _blame_ourselves(self, probe: _Probe) -> bool:
         """Nobody could be asked, or nobody at all spoke since: rather our network than that member, for a while."""

@@ -17,23 +17,23 @@ from kmel_p2p.core.membership.descriptor import (
     is_authentic,
     loopback_federation,
 )
-from kmel_p2p.core.membership.dialler import Dialler
+from kmel_p2p.core.membership.dial_schedule import DialSchedule
 from kmel_p2p.core.membership.events import MemberRemoved
-from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import handle_of, roster_without
 from kmel_p2p.core.membership.prober import Prober
+from kmel_p2p.core.membership.transitions import Transitions
 
 
 class RosterKeeper:
     """Keeps the table of members equal to the roster, and what is known of each equal to what it signed."""
 
-    __slots__ = ("_context", "_dialler", "_judge", "_prober")
+    __slots__ = ("_context", "_dials", "_prober", "_transitions")
 
-    def __init__(self, context: Context, judge: Judge, prober: Prober, dialler: Dialler) -> None:
+    def __init__(self, context: Context, transitions: Transitions, prober: Prober, dials: DialSchedule) -> None:
         self._context = context
-        self._judge = judge
+        self._transitions = transitions
         self._prober = prober
-        self._dialler = dialler
+        self._dials = dials
 
     def admit(self, roster: Mapping[SiteKey, RosterSite]) -> None:
         """Enter every other site of the roster; those that are new are dialled."""
@@ -44,7 +44,7 @@ class RosterKeeper:
             known = context.table.get(site.key) is not None
             member = context.table.admit(site, context.now, context.settings.assume_links)
             if not known:
-                self._dialler.first(member)
+                self._dials.first(member)
 
     def replace(self, roster: Mapping[SiteKey, RosterSite]) -> None:
         """Exchange the roster: who is no longer in it is forgotten.
@@ -56,10 +56,10 @@ class RosterKeeper:
         context = self._context
         check_roster(context.key, roster)
         for member in [m for m in context.table if m.key not in roster]:
-            self._dialler.forget(member)
-            context.spread.discard(member.handle)
+            self._dials.forget(member)
+            context.queues.discard(member.handle)
             context.table.remove(member)
-            self._judge.forget(member)
+            self._transitions.forget(member)
             self._prober.forget(member)
             context.emit(MemberRemoved(member.key))
         self.admit(roster)

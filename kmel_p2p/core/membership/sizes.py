@@ -94,7 +94,7 @@ def message_size(message: Message, size_of: Callable[[Fact], int] = fact_size) -
 def _summary_size(message: SyncSummary) -> int:
     differing = list_size(len(message.differing)) + _sum(uint_size(b) for b in message.differing)
     entries = _sum(
-        1 + _HANDLE + 1 + uint_size(e.standing.generation) + uint_size(e.standing.serial) + 1 for e in message.entries
+        1 + _HANDLE + 1 + uint_size(e.version.generation) + uint_size(e.version.serial) + 1 for e in message.entries
     )
     return differing + list_size(len(message.entries)) + entries
 

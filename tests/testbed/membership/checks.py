@@ -8,7 +8,6 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect
 from kmel_p2p.core.membership import Membership, MemberState
-from kmel_p2p.core.membership.members import order
 from kmel_p2p.core.types import Micros
 from tests.testbed.membership.federation import Federation, membership_of
 from tests.testbed.network.host import Host
@@ -66,11 +65,11 @@ class Checks:
             self._fail(host, "lists members alive twice or unsorted")
 
     def _check_growth(self, host: Host, membership: Membership, key: SiteKey) -> None:
-        standing = membership.standing(key)
-        if standing is None:
+        version = membership.version(key)
+        if version is None:
             return
         index = (host.index, host.starts, key)
-        before, after = self._newest.get(index), order(standing)
+        before, after = self._newest.get(index), version
         if before is not None and after < before:
             self._fail(host, f"went back from {before} to {after} about {key[:4].hex()}")
         self._newest[index] = after

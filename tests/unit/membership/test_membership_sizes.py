@@ -6,10 +6,10 @@ from kmel_p2p.core.membership.messages import (
     Accusation,
     Ack,
     Gossip,
+    MemberVersion,
     Nack,
     Ping,
     PingRequest,
-    Standing,
     SyncDigest,
     SyncEntry,
     SyncFacts,
@@ -35,7 +35,7 @@ accusations = st.builds(
     Accusation, blobs(8), generations, serials, st.booleans(), st.lists(blobs(8), max_size=8).map(tuple)
 )
 facts = st.lists(descriptors | accusations, max_size=20).map(tuple)
-standings = st.builds(Standing, generations, serials, st.integers(0, 3))
+versions = st.builds(MemberVersion, generations, serials, st.integers(0, 3))
 messages = st.one_of(
     st.builds(Ping, serials, generations, serials, facts),
     st.builds(Ack, serials, generations, serials, facts),
@@ -47,7 +47,7 @@ messages = st.one_of(
         SyncSummary,
         st.integers(0, 256),
         st.lists(st.integers(0, 255), max_size=40).map(tuple),
-        st.lists(st.builds(SyncEntry, blobs(8), standings), max_size=20).map(tuple),
+        st.lists(st.builds(SyncEntry, blobs(8), versions), max_size=20).map(tuple),
     ),
     st.builds(SyncFacts, facts, st.lists(blobs(8), max_size=20).map(tuple)),
 )

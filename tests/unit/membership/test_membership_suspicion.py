@@ -1,6 +1,6 @@
 import pytest
 
-from kmel_p2p.core.membership.suspicion import Suspicion, suspicion_duration_us
+from kmel_p2p.core.membership.members import Suspicion, suspicion_duration_us
 from kmel_p2p.core.types import SECOND
 
 

@@ -13,9 +13,9 @@ from bisect import bisect_right
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.context import Context
-from kmel_p2p.core.membership.judge import Judge
 from kmel_p2p.core.membership.members import COUNTED, Member, MemberState
 from kmel_p2p.core.membership.prober import Prober
+from kmel_p2p.core.membership.transitions import Transitions
 from kmel_p2p.core.types import MILLISECOND, Micros
 
 FAST_ATTEMPTS = 6
@@ -24,14 +24,14 @@ FIRST_DIAL_SPACING_US = 50 * MILLISECOND
 """First dials of a large roster are spread out, one per this time, to spare accept queues and handshakes."""
 
 
-class Dialler:
+class DialSchedule:
     """Roster sites to reach, each with its next attempt."""
 
-    __slots__ = ("_attempts", "_context", "_due", "_judge", "_order", "_prober", "_when")
+    __slots__ = ("_attempts", "_context", "_due", "_order", "_prober", "_transitions", "_when")
 
-    def __init__(self, context: Context, judge: Judge, prober: Prober) -> None:
+    def __init__(self, context: Context, transitions: Transitions, prober: Prober) -> None:
         self._context = context
-        self._judge = judge
+        self._transitions = transitions
         self._prober = prober
         self._attempts: dict[SiteKey, int] = {}
         self._when: dict[SiteKey, Micros] = {}
@@ -117,7 +117,7 @@ class Dialler:
         if member.linked:
             self._prober.contact(member)
             return
-        addresses = self._judge.addresses(member)
+        addresses = self._transitions.addresses(member)
         if addresses:
             self._context.counters.dials += 1
             self._context.dial(member.key, addresses)

@@ -1,4 +1,4 @@
-"""Facts in, verdicts out: the only place where a member's state changes.
+"""Applies facts to the table of members: the only place where a member's state changes.
 
 Descriptors are believed when their owner signed them; accusations only start a suspicion, whoever sent them, and only
 about exactly the version that is held. So a member can be made to refute, never be made dead or be removed.
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.membership import settings as formulas
-from kmel_p2p.core.membership.allowance import Allowance
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import Descriptor, address_fault, is_authentic, usable_addresses
 from kmel_p2p.core.membership.events import (
@@ -26,9 +25,9 @@ from kmel_p2p.core.membership.events import (
     MemberSuspected,
     MemberUnreachable,
 )
-from kmel_p2p.core.membership.members import Member, MemberState
+from kmel_p2p.core.membership.fact_queues import TokenBucket
+from kmel_p2p.core.membership.members import Member, MemberState, Suspicion
 from kmel_p2p.core.membership.messages import Accusation, Fact, Gossip
-from kmel_p2p.core.membership.suspicion import Suspicion
 from kmel_p2p.core.types import Micros
 
 _ARRIVALS = {
@@ -39,7 +38,7 @@ _ARRIVALS = {
 }
 
 
-class Judge:
+class Transitions:
     """Applies facts to the table and runs the suspicions."""
 
     __slots__ = ("_allowances", "_context", "_deadlines", "_on_change", "_order", "_raises")
@@ -49,7 +48,7 @@ class Judge:
         self._on_change = on_change
         self._deadlines: list[tuple[Micros, int, Member, Suspicion]] = []
         self._order = 0
-        self._allowances: dict[SiteKey, Allowance] = {}
+        self._allowances: dict[SiteKey, TokenBucket] = {}
         self._raises = 0
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ class Judge:
                     quiet = by_sync and member.state is MemberState.UNKNOWN
                     self.learn(member, fact, spread=not quiet, teller=sender.handle)
                 else:
-                    context.spread.heard(member.handle, fact, context.limit, sender.handle)
+                    context.queues.heard(member.handle, fact, context.limit, sender.handle)
             elif fact.subject == context.handle:
                 self._hear_own_accusation(fact)
                 if not by_ping:
@@ -123,7 +122,7 @@ class Judge:
         if spread:
             # A newcomer introduces itself to everybody it meets, so others pass it on half as often.
             sent = self._context.limit // 2 if member.state is MemberState.UNKNOWN else 0
-            self._context.spread.put(member.handle, descriptor, self._context.now, sent, teller)
+            self._context.queues.put(member.handle, descriptor, self._context.now, sent, teller)
         self._move(member, MemberState.LEFT if descriptor.left else MemberState.ALIVE)
 
     def _note_addresses(self, member: Member, held: Descriptor | None, new: Descriptor) -> None:
@@ -185,7 +184,7 @@ class Judge:
             if member.state is MemberState.ALIVE:
                 self._question(member, accusers[:1])
         elif not self._suspect(member, accusers):
-            context.spread.heard(member.handle, fact, context.limit, sender.handle)
+            context.queues.heard(member.handle, fact, context.limit, sender.handle)
 
     def _question(self, member: Member, accusers: list[bytes]) -> None:
         """Another part of the federation lost a member that is alive to us, as after a partition.
@@ -210,7 +209,7 @@ class Judge:
         allowance = self._allowances.get(sender.key)
         if allowance is None:
             burst = max(16, len(context.table))
-            allowance = Allowance(1, context.settings.probe_interval_us, burst, context.now)
+            allowance = TokenBucket(1, context.settings.probe_interval_us, burst, context.now)
             self._allowances[sender.key] = allowance
         if allowance.available(context.now) < 1:
             return False
@@ -247,7 +246,7 @@ class Judge:
     def _tell_accusation(self, member: Member) -> None:
         fact = self._context.accusation_of(member)
         assert fact is not None
-        self._context.spread.put(member.handle, fact, self._context.now)
+        self._context.queues.put(member.handle, fact, self._context.now)
 
     def _arm(self, member: Member, suspicion: Suspicion) -> None:
         self._order += 1

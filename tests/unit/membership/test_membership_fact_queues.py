@@ -2,10 +2,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.core.membership import LAN, SCHEMAS, OwnDescription, make_descriptor
-from kmel_p2p.core.membership.allowance import Allowance
-from kmel_p2p.core.membership.fact_queue import FactQueue
+from kmel_p2p.core.membership.fact_queues import FactQueue, FactQueues, Receiver, TokenBucket
 from kmel_p2p.core.membership.messages import Accusation, Gossip, Ping
-from kmel_p2p.core.membership.spread import Receiver, Spread
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import Wire
 from tests.support.virtual_membership import identity
@@ -65,47 +63,47 @@ def test_what_others_tell_is_told_less_often_but_still_four_times():
 
 
 def test_a_fact_that_waited_longer_than_a_full_sync_takes_is_given_up():
-    spread = Spread(LAN, 0)
-    spread.put(bytes(8), accusation(0), 0)
-    spread.put(bytes(7) + b"1", accusation(1), LAN.sync_interval_us)
-    facts = spread.gossip(to(0), LAN.sync_interval_us + 1)
+    queues = FactQueues(LAN, 0)
+    queues.put(bytes(8), accusation(0), 0)
+    queues.put(bytes(7) + b"1", accusation(1), LAN.sync_interval_us)
+    facts = queues.gossip(to(0), LAN.sync_interval_us + 1)
     assert facts == (accusation(1),)
-    assert len(spread) == 1
+    assert len(queues) == 1
 
 
 def test_300_facts_all_leave_in_messages_within_the_budget():
-    spread, wire = Spread(LAN, 0), Wire(bytes(32), SCHEMAS)
-    spread.patience_us = 3600 * SECOND
+    queues, wire = FactQueues(LAN, 0), Wire(bytes(32), SCHEMAS)
+    queues.patience_us = 3600 * SECOND
     for number in range(300):
-        spread.put(number.to_bytes(8, "big"), accusation(number), 0)
+        queues.put(number.to_bytes(8, "big"), accusation(number), 0)
     seen, now, turn = set(), 0, 0
-    while spread and now < 3600 * SECOND:
+    while queues and now < 3600 * SECOND:
         now += SECOND // 5
         turn += 1
-        facts = spread.gossip(to(turn % 20, limit=4), now)
+        facts = queues.gossip(to(turn % 20, limit=4), now)
         assert len(wire.encode(Gossip(facts))) <= LAN.message_budget_bytes
-        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, spread.piggyback(to((turn + 7) % 20, limit=4), (), now))
+        probe = Ping(2**32 - 1, 2**53 - 1, 2**32 - 1, queues.piggyback(to((turn + 7) % 20, limit=4), (), now))
         assert len(wire.encode(probe)) <= LAN.message_budget_bytes
         seen.update(f.subject for f in facts + probe.facts)
-    assert not spread
+    assert not queues
     assert len(seen) == 300
 
 
 def test_a_refutation_is_not_held_back_by_the_allowance_of_accusations():
-    spread = Spread(LAN, 0)
+    queues = FactQueues(LAN, 0)
     for number in range(100):
-        spread.put(number.to_bytes(8, "big"), accusation(number), 0)
-    while spread.gossip(to(0), 0):
+        queues.put(number.to_bytes(8, "big"), accusation(number), 0)
+    while queues.gossip(to(0), 0):
         pass  # until the allowance of accusations is spent
     refutation = make_descriptor(identity(1), bytes(32), OwnDescription(1), 1)
-    spread.put(refutation.key[:8], refutation, 0)
-    assert spread.gossip(to(1), 0) == (refutation,)
+    queues.put(refutation.key[:8], refutation, 0)
+    assert queues.gossip(to(1), 0) == (refutation,)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 500)), max_size=40))
 def test_an_allowance_never_gives_more_than_burst_plus_rate_times_time(steps):
-    allowance, now, spent = Allowance(100, SECOND, 300, 0), 0, 0
+    allowance, now, spent = TokenBucket(100, SECOND, 300, 0), 0, 0
     for wait, units in steps:
         now += wait
         if allowance.available(now) >= units:
