@@ -1,8 +1,8 @@
 """Compression of one delta: chunked top-k, quantisation, position coding, residual.
 
-Guarantees: a payload decodes to exact integers, the same at every site; what is not sent stays in the residual;
-there is one spelling per delta; hostile bytes raise `WireError` within a memory bound that follows from the layout.
-Pure numpy: no compiler, no threads, no clock, no randomness.
+A payload decodes to exact integers, the same at every site. What is not sent stays in the residual. Every delta has one
+spelling. Hostile bytes raise `WireError` within a memory bound that follows from the layout. Pure numpy: no compiler,
+no threads, no clock, no randomness.
 """
 
 from kmel_p2p.delta.chunks import CodecParameters

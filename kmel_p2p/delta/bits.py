@@ -1,4 +1,4 @@
-"""Bit sections: arrays to bytes and back, without a Python loop over values.
+"""Sections of bits: arrays to bytes and back, without a Python loop over values.
 
 A section starts at a byte, holds its bits most significant first and ends with zero bits up to the next byte.
 """
@@ -49,7 +49,7 @@ def pack_varint(value: int) -> bytes:
 
 
 class BitReader:
-    """Reads sections in order; everything it allocates is bounded by the counts asked for and the bytes there are."""
+    """Reads sections in order. What it allocates is bounded by the counts asked for and by the length of the data."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data = np.frombuffer(data, np.uint8)
@@ -59,10 +59,10 @@ class BitReader:
         """The next `count` whole bytes.
 
         Raises:
-            WireError: the payload ends before.
+            WireError: the payload is too short.
         """
         if count > self._data.size - self._at:
-            raise WireError(f"payload ends at byte {self._data.size}, {count} more needed at {self._at}")
+            raise WireError(f"the payload ends at byte {self._data.size}; {count} more are needed at {self._at}")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -85,7 +85,7 @@ class BitReader:
         while found < count:
             block = np.unpackbits(self._data[at : at + _BLOCK]).view(np.bool_)
             if not block.size:
-                raise WireError(f"payload ends after {found} of {count} unary numbers")
+                raise WireError(f"the payload ends after {found} of {count} unary numbers")
             ones = np.flatnonzero(block)[: count - found]
             ends[found : found + ones.size] = ones + 8 * (at - self._at)
             found += ones.size
@@ -103,7 +103,7 @@ class BitReader:
         bits = int(counts @ widths)
         if bits == int(counts.sum()) and (widths[counts > 0] == 1).all():
             return self.flags(bits).astype(np.int64)
-        # Any value lies within three bytes; spare ones let the last windows reach beyond the section.
+        # Every value lies within three bytes; spare bytes let the last windows reach beyond the section.
         section = np.concatenate([self._section(bits), np.zeros(3, np.uint8)]).astype(np.int32)
         windows = section[:-2] << 16 | section[1:-1] << 8 | section[2:]
         width = np.repeat(widths.astype(np.int32), counts)
@@ -116,7 +116,7 @@ class BitReader:
         """A number written by `pack_varint`.
 
         Raises:
-            WireError: it is cut off, above `largest`, or longer than it need be.
+            WireError: it is cut off, above `largest`, or longer than necessary.
         """
         value = shift = 0
         while True:
@@ -128,7 +128,7 @@ class BitReader:
             if octet < 128:
                 break
         if octet == 0 and shift > 7:
-            raise WireError("a count is longer than it need be")
+            raise WireError("a count is longer than necessary")
         return value
 
     def _section(self, bits: int) -> NDArray[np.uint8]:

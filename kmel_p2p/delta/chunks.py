@@ -1,4 +1,4 @@
-"""How the flat trunk is cut into chunks, and how many values of each may be sent.
+"""How the flat trunk is divided into chunks, and how many values of each may be sent.
 
 Chunks never span two tensors. The last chunk of a tensor may be short and keeps proportionally fewer values.
 """

@@ -1,7 +1,8 @@
 """A site's delta to bytes and back: chunked top-k, few-bit values, Golomb-coded positions, error feedback.
 
-Format and reasons: docs/delta.md. Selection with error feedback follows SparseLoCo (Sarfi et al., 2025); positions
-are Golomb-coded instead of stored at fixed width, which is where the bytes go down without loss.
+Format and reasons: docs/delta.md. Selection with error feedback follows SparseLoCo (Sarfi et al., 2025); positions are
+Golomb-coded instead of stored at fixed width, which saves bytes without loss. Magnitudes of IEEE 754 floats order as
+their bit patterns do, so the selection compares integers, which numpy partitions with vector instructions.
 """
 
 from __future__ import annotations
@@ -45,34 +46,34 @@ class DeltaCodec:
         self.max_payload_bytes: int = max_bytes(self._plan)
 
     def encode(self, residual: NDArray[np.float32], norm_bound: float | None = None) -> bytes:
-        """Take the next payload out of `residual`, which loses exactly the decoded values (rounded to float32 once).
+        """Take the next payload out of `residual`, which loses exactly the decoded values (rounded once to float32).
 
         Args:
-            residual: float32[layout.size], what has not been sent yet; the sent values are subtracted in place.
-            norm_bound: largest L2 norm of the decoded delta; what is cut off stays in the residual.
+            residual: float32[layout.size], what has not been sent yet; sent values are subtracted in place.
+            norm_bound: largest L2 norm of the decoded delta; the excess stays in the residual.
 
         Raises:
-            LocalError: `residual` is not a contiguous, writable float32 vector of the layout's size, holds a value
-                that is not finite, or `norm_bound` is negative or not a number. The residual is untouched.
+            LocalError: `residual` is not a contiguous, writable float32 vector of the layout's size or has a value that
+                is not finite, or `norm_bound` is negative or not a number. The residual is then unchanged.
         """
         check_flat(residual, self.layout.size, "residual")
         if not residual.flags.writeable:
-            raise LocalError("residual is read-only; encode subtracts what it sends from it")
+            raise LocalError("the residual is read-only; encode subtracts what it sends from it")
         if norm_bound is not None and not norm_bound >= 0.0:
-            raise LocalError(f"norm bound is {norm_bound}; it must be a number of at least 0")
+            raise LocalError(f"the norm bound is {norm_bound}; it must be 0 or more")
         body = self._body(residual, norm_bound)
         payload = pack(body, self._plan, self.layout.hash)
         residual[body.positions] -= (body.units(self._plan) * 2.0**-UNIT_BITS).astype(np.float32)
         return payload
 
     def decode(self, payload: bytes | bytearray | memoryview) -> SparseDelta:
-        """Read a payload from anyone. Memory stays within a small multiple of `max_payload_bytes`.
+        """Read a payload from anybody. Memory stays within a small multiple of `max_payload_bytes`.
 
         Raises:
             WireError: not the one spelling of a delta of this layout under these parameters.
         """
         if len(payload) > self.max_payload_bytes:
-            raise WireError(f"payload of {len(payload)} bytes; this trunk needs at most {self.max_payload_bytes}")
+            raise WireError(f"a payload of {len(payload)} bytes; this trunk needs at most {self.max_payload_bytes}")
         body = parse(bytes(payload), self._plan, self.layout.hash)
         return SparseDelta(body.positions, body.units(self._plan), self.layout.heads_at(body.positions))
 
@@ -103,7 +104,7 @@ class DeltaCodec:
 def _in_lowest_tables(
     tables: NDArray[np.int64], codes: NDArray[np.int64], tensor: NDArray[np.int64], plan: ChunkPlan
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The lowest tables that hold the levels in use, and the codes that mean the same there."""
+    """The lowest tables that contain the levels in use, and the codes of those levels there."""
     lowest = np.zeros_like(tables)
     codes = codes.copy()
     levels = TABLES[plan.parameters.bits]
@@ -123,7 +124,7 @@ _BLOCK = 1 << 18
 def largest(residual: NDArray[np.float32], plan: ChunkPlan) -> NDArray[np.int64]:
     """Positions of the `kept` largest magnitudes of every chunk, increasing; zeros are never among them.
 
-    Of equal magnitudes the earlier ones are taken, so the choice does not depend on machine or version.
+    Of equal magnitudes the earlier one is taken, so the choice depends neither on the machine nor on a version.
 
     Raises:
         LocalError: a value is not finite; says where.
@@ -142,7 +143,7 @@ def largest(residual: NDArray[np.float32], plan: ChunkPlan) -> NDArray[np.int64]
 
 
 def _rectangles(plan: ChunkPlan) -> list[tuple[int, int, int, int]]:
-    """(position, chunks, length, kept) of runs of equal chunks that fit the scratch block."""
+    """(position, chunks, length, kept) of runs of equal chunks that fit the scratch block: the processor's cache."""
     runs: list[tuple[int, int]] = []
     per_block = max(1, _BLOCK // plan.parameters.chunk)
     for first, end in zip(plan.first[:-1].tolist(), plan.first[1:].tolist(), strict=True):
@@ -154,7 +155,7 @@ def _rectangles(plan: ChunkPlan) -> list[tuple[int, int, int, int]]:
 
 
 def _largest_per_row(magnitudes: NDArray[np.int32], kept: int) -> NDArray[np.int64]:
-    """Flat positions of each row's `kept` largest non-zero items, earlier ones first among equals."""
+    """Flat positions of each row's `kept` largest non-zero items; of equal ones the earlier."""
     rows, length = magnitudes.shape
     smallest = np.partition(magnitudes, length - kept, axis=1)[:, length - kept]
     np.maximum(smallest, 1, out=smallest)
@@ -169,7 +170,7 @@ def _largest_per_row(magnitudes: NDArray[np.int32], kept: int) -> NDArray[np.int
 def _without_late_ties(
     magnitudes: NDArray[np.int32], row: NDArray[np.int64], smallest: NDArray[np.int32], kept: int
 ) -> NDArray[np.bool_]:
-    """Which candidates stay when a row has more than `kept` of them because several equal its smallest."""
+    """Which candidates stay where a row has more than `kept` of them, because several equal its smallest."""
     tied = magnitudes == smallest[row]
     above = np.bincount(row[~tied], minlength=smallest.size)
     order = np.cumsum(tied)

@@ -1,4 +1,4 @@
-"""Golomb codes for gaps and scale steps, coded and read with whole-array operations.
+"""Golomb codes for gaps and scale steps, written and read with whole-array operations.
 
 Golomb (1966): a number is a quotient in unary and a remainder. Divisors are powers of two (Rice 1979) and three
 times powers of two; at 1 value in 64 the optimum is 44, and 48 costs 0.06 bits per number less than 32. Parameter
@@ -21,7 +21,7 @@ from kmel_p2p.delta.bits import BitReader, pack_fixed, pack_flags, pack_unary
 Ints = NDArray[np.int64]
 
 MAX_PARAMETER = 31
-"""Divisor 2**16; low bits then are 16 at most."""
+"""Its divisor is 2**16, so there are at most 16 low bits."""
 
 LOW_BITS: Ints = np.array([0] + [(n + 1) // 2 if n % 2 else n // 2 - 1 for n in range(1, MAX_PARAMETER + 1)])
 IS_TERNARY: NDArray[np.bool_] = np.arange(MAX_PARAMETER + 1) % 2 == 0
@@ -36,15 +36,15 @@ _ABOVE = 1
 
 
 def parameters(values: Ints, counts: Ints, largest: int = MAX_PARAMETER) -> Ints:
-    """The parameter each segment is written with, int64[segments]; 0 for an empty one.
+    """The parameter of each segment, int64[segments]; 0 for an empty one.
 
-    The rule is part of the format: of the numbers from 4 below to 1 above the one that suits geometric numbers of the
-    same mean, the cheapest, and the smallest among equals.
+    The rule is part of the format. A middle parameter suits geometric numbers of the same mean; of those from 4 below
+    to 1 above it the cheapest is taken, of equal ones the smallest.
 
     Args:
         values: the non-negative numbers of all segments, end to end.
         counts: int64[segments], numbers per segment.
-        largest: largest parameter there is room for.
+        largest: largest parameter that the format has room for.
     """
     best = np.zeros(counts.size, np.int64)
     start = 0
@@ -76,10 +76,10 @@ def pack_golomb(values: Ints, counts: Ints, parameter: Ints) -> bytes:
 
 
 def read_golomb(reader: BitReader, counts: Ints, parameter: Ints, largest: int = MAX_PARAMETER) -> Ints:
-    """The numbers of all segments, end to end; none is above 2**17 times the bits there are.
+    """The numbers of all segments, end to end; none exceeds 2**17 times the bits in the payload.
 
     Raises:
-        WireError: a parameter is not the one that the numbers ask for, or a section is not as it must be.
+        WireError: a parameter is not the one that its numbers require, or a section is malformed.
     """
     if int(parameter.max(initial=0)) > MAX_PARAMETER:
         raise WireError(f"Golomb parameter {int(parameter.max())} is above {MAX_PARAMETER}")
@@ -91,12 +91,12 @@ def read_golomb(reader: BitReader, counts: Ints, parameter: Ints, largest: int =
     low = reader.fixed(counts, LOW_BITS[parameter])
     values = (high << np.repeat(LOW_BITS[parameter], counts)) + low
     if (parameters(values, counts, largest) != parameter).any():
-        raise WireError("a Golomb parameter is not the one its numbers ask for")
+        raise WireError("a Golomb parameter is not the one that its numbers require")
     return values
 
 
 def worst_bits(count: int, total: int) -> int:
-    """Most bits that at most `count` numbers with a sum of at most `total` can take, cut into segments in any way.
+    """Most bits that at most `count` numbers with a sum of at most `total` can take, cut into any segments.
 
     A segment costs no more than under the divisor d that suits its mean m: n * (3 + log2 d) + n * m / d bits, where
     d <= 1 + m * ln 2 < 2 * d (beyond the largest divisor, n * m / 2**16). Written as n * f(m), f is concave and

@@ -1,7 +1,7 @@
 """The shape table of the trunk: ordered tensors laid end to end in one flat float32 vector.
 
-Everything that leaves a site is indexed by this vector, so its order, names and shapes are part of the protocol:
-`Layout.hash` names them, and every payload carries the hash's first bytes.
+Everything that leaves a site is indexed by this vector, so order, names and shapes are part of the protocol:
+`Layout.hash` covers them, and every payload carries its first bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MAX_VALUES = 2**32
 """Values one trunk may have: 16 GiB as float32. Positions stay far inside int64."""
 
 MAX_BOUND = 1024.0
-"""Largest half-width of initial values; keeps them well inside the accumulator's range."""
+"""Largest half-width of initial values; keeps them well within the accumulator's range."""
 
 NO_HEAD = -1
-"""In place of a head's number: the value belongs to the trunk."""
+"""In place of a head's number: the value belongs to no head."""
 
 _HASH_CONTEXT = b"kmel layout 1"
 _GRID_BITS = 30
@@ -40,8 +40,8 @@ class TensorSpec:
         name: unique within the layout; part of the layout's hash.
         shape: dimensions; `()` is a scalar, a zero makes the tensor empty.
         bound: half-width of the uniform initial values; 0.0 starts at zero. Not part of the hash.
-        heads_along: the dimension that counts shared heads: slice number h along it belongs to head h. None: all of
-            the tensor is trunk. Not part of the hash.
+        heads_along: the dimension that counts shared heads: slice h along it belongs to head h. None: the tensor
+            belongs to no head. Not part of the hash.
     """
 
     name: str
@@ -56,7 +56,7 @@ class TensorSpec:
 
     @property
     def heads(self) -> tuple[int, int]:
-        """Number of shared heads in it and values of one that lie side by side; zeros when trunk or empty."""
+        """Number of shared heads in it, and adjacent values of one head; zeros where there are none."""
         if self.heads_along is None or not self.size:
             return 0, 0
         return self.shape[self.heads_along], math.prod(self.shape[self.heads_along + 1 :])
@@ -94,13 +94,13 @@ class Layout:
         self.size: int = start
         self.slices: Mapping[str, slice] = MappingProxyType(slices)
         self.hash: bytes = _layout_hash(self.specs)
-        self._heads = _head_stretches(self.specs, self.slices)
+        self._heads = _head_runs(self.specs, self.slices)
 
     def __repr__(self) -> str:
         return f"Layout({len(self.specs)} tensors, {self.size} values, {self.hash[:4].hex()})"
 
     def heads_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Number of the shared head that each position belongs to, int64[positions]; `NO_HEAD` in the trunk.
+        """Number of the shared head that each position belongs to, int64[positions]; `NO_HEAD` outside.
 
         None where no tensor of this layout is divided by heads.
         """
@@ -137,10 +137,10 @@ class Layout:
 
         Args:
             tensors: exactly this layout's names, each float32 in its own shape.
-            out: where to write; a new vector when None.
+            out: where to write; None: a new vector.
 
         Raises:
-            LocalError: a name, shape or type differs, or `out` does not fit; `out` is untouched then.
+            LocalError: a name, shape or type differs, or `out` does not fit; `out` is then unchanged.
         """
         if tensors.keys() != self.slices.keys():
             odd = sorted(tensors.keys() ^ self.slices.keys())
@@ -176,10 +176,10 @@ def check_flat(flat: NDArray[np.float32], size: int, what: str) -> None:
 def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
     """The trunk every site starts from: uniform in [-bound, bound] per tensor, float32[layout.size].
 
-    Made from the raw 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), whose stream numpy fixes for good,
-    with exact or correctly rounded arithmetic only: the same bits on every machine and under every version. Each
-    tensor has its own stream, keyed by seed and position, so adding a tensor at the end leaves the others alone.
-    Values are multiples of 2**-30, which the accumulator holds exactly.
+    Made from the raw 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), whose stream numpy guarantees, with exact
+    or correctly rounded arithmetic only: the same bits on every machine and in every version. Each tensor has its own
+    stream, keyed by seed and position, so adding a tensor at the end leaves the others unchanged. Values are multiples
+    of 2**-30, which the accumulator holds exactly.
 
     Args:
         layout: shapes and bounds.
@@ -189,7 +189,7 @@ def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
         ConfigError: the seed is out of range.
     """
     if not 0 <= seed < 2**64:
-        raise ConfigError(f"model seed is {seed}; it must lie in [0, 2**64)")
+        raise ConfigError(f"the model seed is {seed}; it must lie in [0, 2**64)")
     flat = np.zeros(layout.size, np.float32)
     for index, spec in enumerate(layout.specs):
         if spec.bound == 0.0 or spec.size == 0:
@@ -203,10 +203,10 @@ def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
     return flat
 
 
-def _head_stretches(
+def _head_runs(
     specs: tuple[TensorSpec, ...], slices: Mapping[str, slice]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Where stretches of one head, or of none, start in the flat vector, and whose they are."""
+    """Where each run of values of one head, or of none, starts in the flat vector, and the head it belongs to."""
     if not any(spec.heads[0] for spec in specs):
         return None
     starts, owners = [0], [NO_HEAD]
@@ -214,9 +214,9 @@ def _head_stretches(
         place = slices[spec.name]
         heads, width = spec.heads
         if heads:
-            stretches = range(place.start, place.stop, width)
-            starts += stretches
-            owners += [at % heads for at in range(len(stretches))]
+            runs = range(place.start, place.stop, width)
+            starts += runs
+            owners += [at % heads for at in range(len(runs))]
         else:
             starts.append(place.start)
             owners.append(NO_HEAD)

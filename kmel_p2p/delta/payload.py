@@ -19,7 +19,7 @@ from kmel_p2p.delta.support import describe_support, max_directory_bytes, read_s
 FORMAT = 1
 _HEADER = struct.Struct(">BBHH8s")
 _SECTIONS = 16
-"""Bytes that padding may take: no payload has more sections."""
+"""Bytes that padding may take: at most one per section."""
 
 _MAX_STEP_PARAMETER = 15
 """Largest Golomb parameter of scale steps: it shares a byte with the level table."""
@@ -27,7 +27,7 @@ _MAX_STEP_PARAMETER = 15
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a payload says.
+    """The content of a payload.
 
     Attributes:
         counts: int64[chunks], values sent; 0 for a zero chunk.
@@ -55,13 +55,13 @@ class Body:
 
 
 def header(plan: ChunkPlan, layout_hash: bytes) -> bytes:
-    """The first bytes of every payload of this layout and these parameters."""
+    """The first bytes of every payload of this layout with these parameters."""
     p = plan.parameters
     return _HEADER.pack(FORMAT, p.bits, p.chunk - 1, p.kept - 1, layout_hash[:8])
 
 
 def max_bytes(plan: ChunkPlan) -> int:
-    """No valid payload is longer: the sum of the worst cases of all sections."""
+    """Length of the longest valid payload, or more: the sum of the worst cases of all sections."""
     octets = _HEADER.size + _SECTIONS
     bits = plan.tensors + plan.chunks + plan.parameters.bits * int(plan.kept.sum())
     for tensor, (rows, columns) in enumerate(plan.shapes):
@@ -77,7 +77,7 @@ def max_bytes(plan: ChunkPlan) -> int:
 
 
 def pack(body: Body, plan: ChunkPlan, layout_hash: bytes) -> bytes:
-    """The payload of `body`: the one spelling for what it says, as far as the body itself allows only one."""
+    """The payload of `body`. It is the one spelling of the delta if `body` has its canonical tables."""
     sent = body.counts > 0
     tensor = plan.tensor[sent]
     chunks_sent = np.bincount(tensor, minlength=plan.tensors)
@@ -116,7 +116,7 @@ def parse(payload: bytes, plan: ChunkPlan, layout_hash: bytes) -> Body:
 
 
 def canonical_table(codes: NDArray[np.int64], table: int, plan: ChunkPlan) -> int:
-    """The lowest table number that says the same as `codes` of `table`."""
+    """The lowest table that contains the levels which `codes` name in `table`."""
     bits = plan.parameters.bits
     used = np.bincount(codes, minlength=TABLES[bits].shape[1]) > 0
     return lowest_table(used, table, bits)
@@ -142,7 +142,7 @@ def _read(reader: BitReader, plan: ChunkPlan, layout_hash: bytes) -> Body:
     positions = read_support(reader, sent, active, plan)
     counts = np.diff(np.searchsorted(positions, plan.start), append=positions.size)
     if (counts > plan.kept).any() or ((counts > 0) != sent).any():
-        raise WireError("a chunk has more values than may be kept, or none although it is marked as sent")
+        raise WireError("a chunk has more values than may be sent, or none although it is marked as sent")
     negative = reader.flags(positions.size)
     codes = reader.fixed(np.array([positions.size]), np.array([plan.parameters.bits - 1]))
     reader.finish()
@@ -152,7 +152,7 @@ def _read(reader: BitReader, plan: ChunkPlan, layout_hash: bytes) -> Body:
 def _read_scales(
     reader: BitReader, first: NDArray[np.int64], parameter: NDArray[np.int64], chunks_sent: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Scale numbers from each tensor's first one and the Golomb-coded steps between its further ones."""
+    """Scale numbers, from the first one of each tensor and the Golomb-coded steps to its further ones."""
     steps = golomb.read_golomb(reader, chunks_sent - 1, parameter, _MAX_STEP_PARAMETER)
     starts = np.cumsum(chunks_sent) - chunks_sent
     change = np.zeros(int(chunks_sent.sum()), np.int64)
@@ -167,7 +167,7 @@ def _read_scales(
 
 
 def _check_levels(body: Body, plan: ChunkPlan) -> None:
-    """Every chunk uses the lowest level, and every tensor the lowest table that holds its levels."""
+    """Every chunk must use the lowest level, and every tensor the lowest table that contains its levels."""
     count = body.counts[body.counts > 0]
     if count.size and not np.logical_or.reduceat(body.codes == 0, np.cumsum(count) - count).all():
         raise WireError("a chunk does not use the lowest level")
@@ -186,7 +186,7 @@ def _check_header(found: bytes, expected: bytes) -> None:
     name, theirs, ours = next(pair for pair in pairs if pair[1] != pair[2])
     if isinstance(theirs, bytes) and isinstance(ours, bytes):
         theirs, ours = theirs.hex(), ours.hex()
-    raise WireError(f"payload header says {name} {theirs}; this trunk has {ours}")
+    raise WireError(f"the payload's header says {name} {theirs}; this trunk has {ours}")
 
 
 def _zigzag(steps: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
-"""From chosen magnitudes to levels: a table per tensor, a scale per chunk, a code per value, least squared error.
+"""Magnitudes to levels, with least squared error: a table per tensor, a scale per chunk, a code per value.
 
-The encoder may choose as it likes, receivers only see integers; so this part may use floats. What is not sent,
-because it is far below the lowest level or above the highest one, stays in the residual.
+Receivers only see integers and cannot check the encoder's choice, so this part may use floats. What is not sent,
+because it is far below the lowest level or above the highest, stays in the residual.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SEARCH_STEPS = 36
 """Grid steps searched downwards from a chunk's largest magnitude: four and a half octaves."""
 
 _TABLE_SCALES = np.exp2(np.arange(-32, 17) / 8.0)
-"""Lowest magnitude tried when a table is chosen, relative to a chunk's mean magnitude."""
+"""Lowest levels tried when a table is chosen, relative to a chunk's mean magnitude."""
 
 _ALMOST_ONE = 1.0 - 2.0**-20
 """Shrinking by at most this moves every scale down by one number at least."""
@@ -31,7 +31,7 @@ DROPPED = -1
 
 @dataclass(slots=True)
 class Fit:
-    """Rows are the non-empty chunks, columns their chosen values.
+    """The result of quantising. Rows are the non-empty chunks, columns their chosen values.
 
     Attributes:
         chunk: int64[rows], number of the chunk.
@@ -47,7 +47,7 @@ class Fit:
 
 
 def fit(magnitudes: NDArray[np.float32], chunk: NDArray[np.int64], plan: ChunkPlan) -> Fit:
-    """Quantise.
+    """Quantise the chosen magnitudes.
 
     Args:
         magnitudes: float32[rows, columns] in units of 2**-24; 0 where a row has fewer values.
@@ -84,7 +84,7 @@ def limit_norm(result: Fit, plan: ChunkPlan, bound: int) -> None:
     for code in range(levels.shape[1]):
         weights += levels[:, code] * np.count_nonzero(result.codes == code, axis=1)
     while (norm_squared := _norm_squared(weights, result.scale)) > bound * bound:
-        # Each scale rounds down, so one pass suffices unless this float ratio is a hair too large.
+        # Each scale rounds down, so one pass suffices unless this float ratio is slightly too large.
         shrink = min(_ALMOST_ONE, bound / math.sqrt(norm_squared))
         result.scale = np.where(result.scale < 0, -1, scale_index(SCALES[result.scale] * shrink))
     result.codes[result.scale < 0] = DROPPED
@@ -96,7 +96,7 @@ def _norm_squared(weights: NDArray[np.int64], scale: NDArray[np.int64]) -> int:
 
 
 def _best_table(magnitudes: NDArray[np.float32], tables: NDArray[np.int64]) -> int:
-    """The table of least squared error on a sample, chunks brought to one scale by their means.
+    """The table of least squared error on a sample, with chunks scaled by their means.
 
     Errors of all tables and scales come from prefix sums over the sorted sample.
     """
@@ -149,7 +149,7 @@ def _codes(magnitudes: NDArray[np.float32], levels: NDArray[np.float32], scale: 
 def _use_lowest_level(
     magnitudes: NDArray[np.float32], levels: NDArray[np.float32], scale: NDArray[np.int64], codes: NDArray[np.int8]
 ) -> None:
-    """The format wants the lowest level in every chunk: where none has it, rescale so that the smallest value does."""
+    """Make every chunk use the lowest level, as the format requires: rescale so that its smallest value does."""
     rows = np.flatnonzero((codes >= 0).any(axis=1) & ~(codes == 0).any(axis=1))
     if not rows.size:
         return
@@ -158,6 +158,6 @@ def _use_lowest_level(
     above = np.minimum(below + 1, MAX_SCALE_INDEX)
     scale[rows] = np.where(SCALES[above] - smallest < smallest - SCALES[below], above, below)
     codes[rows] = _codes(magnitudes[rows], levels[rows], scale[rows])
-    # The grid may be too coarse for that; then the smallest value takes the lowest level all the same.
+    # Where the grid is too coarse for that, the smallest value takes the lowest level all the same.
     column = np.where(codes[rows] >= 0, magnitudes[rows], np.inf).argmin(axis=1)
     codes[rows, column] = 0

@@ -31,8 +31,8 @@ TABLES: dict[int, NDArray[np.int64]] = {
         np.int64,
     ),
 }
-"""bits -> int64[tables, levels], increasing. The k largest of a chunk are a tail: dense near the lowest level, thin
-above, and the longer the tail, the larger the table number that fits."""
+"""bits -> int64[tables, levels], increasing. The largest values of a chunk are a tail: many near the lowest level, few
+above. The longer the tail, the larger the number of the table that fits."""
 
 _DENORMAL = 7
 _PER_OCTAVE = 8
@@ -46,12 +46,12 @@ SCALES: NDArray[np.int64] = np.array(
 
 
 def scale_index(scale: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Number of the largest scale that is not above `scale`; -1 when even the smallest one is."""
+    """Number of the largest scale that is at most `scale`; -1 when even the smallest is larger."""
     return np.searchsorted(SCALES, scale, side="right").astype(np.int64) - 1
 
 
 def lowest_table(used: NDArray[np.bool_], table: int, bits: int) -> int:
-    """The smallest table number that holds every level in use, so that a delta has one spelling only.
+    """The lowest table that contains every level in use, so that a delta has only one spelling.
 
     Args:
         used: bool[levels], codes in use.

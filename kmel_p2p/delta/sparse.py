@@ -14,7 +14,7 @@ UNIT_BITS = 24
 """A value is an integer times 2**-24."""
 
 MAX_UNIT_BITS = 44
-"""Magnitudes stay below 2**44 units; times a weight of at most 2**16 that fits int64."""
+"""Magnitudes stay below 2**44 units; times a weight of at most 2**16 they fit int64."""
 
 _LIMB_BITS = 22
 
@@ -25,13 +25,13 @@ class SparseDelta:
     Attributes:
         positions: int64[n], strictly increasing positions in the flat trunk.
         units: int64[n], never 0; the value is units * 2**-24.
-        heads: int64[n], the shared head that each value belongs to (`layout.NO_HEAD`: the trunk); None: all to the
-            trunk.
+        heads: int64[n], the shared head that each value belongs to (`layout.NO_HEAD`: to none); None: none belongs
+            to a head.
 
     Positions and units are read-only.
 
     Raises:
-        Bug: the arrays break what is said above.
+        Bug: the arrays are not as described above.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SparseDelta:
 
     @cached_property
     def norm_squared(self) -> int:
-        """Sum of squared units, exact (units of 2**-48): validity is decided on it, so it must not round."""
+        """Sum of squared units (units of 2**-48), exact: validity depends on it, so it must not be rounded."""
         magnitudes = np.abs(self.units)
         high = magnitudes >> _LIMB_BITS
         low = magnitudes & ((1 << _LIMB_BITS) - 1)
@@ -71,7 +71,7 @@ class SparseDelta:
 
     @property
     def norm(self) -> float:
-        """L2 norm as a float, for people and metrics."""
+        """L2 norm as a float, for display and metrics."""
         return math.ldexp(math.sqrt(self.norm_squared), -UNIT_BITS)
 
     def values(self) -> NDArray[np.float64]:

@@ -1,12 +1,17 @@
-"""Where the sent values of a matrix cluster: levels of its columns and rows.
+"""Where the sent values of a matrix cluster: levels of its columns and rows, and cells numbered class by class.
 
-Supports of real training deltas are far from random. A column of the first layer belongs to one input feature, and
-is as hot as that feature is frequent; rows of dead neurons stay cold. A *level* says by how many octaves a column (or
-row) is hotter than average; cells whose levels add up alike form a class with its own Golomb parameter. Describing the
-levels costs a few hundred bytes and saves up to 3 of 7.5 bits per position (docs/delta.md has the measurement).
+Supports of real training deltas are far from random. A column of the first layer belongs to one input feature, and has
+as many sent values as that feature is frequent; rows of dead neurons have few. A *level* says by how many octaves a
+column (or row) has more sent values than average; cells with equal sums of levels form a class with its own Golomb
+parameter. Describing the levels costs a few hundred bytes and saves up to 3 of 7.5 bits per position (docs/delta.md has
+the measurement).
 
-The rule below is part of the format: levels are a function of the support alone, in integer arithmetic, so a delta
-has one spelling.
+The rule is part of the format: levels are a function of the support alone, in integer arithmetic, so a delta has only
+one spelling.
+
+Cells of zero chunks are left out. The others are numbered row by row within their class; the sent ones are then a
+short increasing list per class, whose gaps are Golomb-coded. No code lists all cells: the work is on rows, columns,
+chunks and sent values.
 """
 
 from __future__ import annotations
@@ -25,20 +30,20 @@ MAX_LEVEL = 3
 LEVELS = 2 * MAX_LEVEL + 1
 
 _PRIOR = 2
-"""Counts added to every column, so that rare ones do not get extreme levels by chance."""
+"""Added to every count, so that rare columns do not get extreme levels by chance."""
 
 _HEADER_BITS = 128
-"""What describing an axis costs besides its levels."""
+"""Cost of describing an axis, besides its levels."""
 
 _INVERSE_LN2 = 23637
 """1 / ln 2 in units of 2**-14."""
 
 MIN_CELLS_PER_LINE = 16
-"""A matrix with fewer cells per row and column than this is not worth describing."""
+"""Fewest cells per row and column for which a matrix is worth describing."""
 
 
 Order: TypeAlias = tuple[int, ...]
-"""The seven levels plus 3, the most frequent one first."""
+"""The seven levels, each plus 3, the most frequent first."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +52,7 @@ class Axis:
 
     Attributes:
         levels: int64[lines], each in [-3, 3].
-        order: their frequency order, in which each level's place is written in unary.
+        order: levels by frequency; a line's level is written as its place here, in unary.
     """
 
     levels: NDArray[np.int64]
@@ -67,7 +72,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class MatrixStructure:
-    """What is known about a tensor's support; None where an axis is not described."""
+    """Levels of a matrix; None where an axis is not described."""
 
     rows: Axis | None
     columns: Axis | None
@@ -79,7 +84,7 @@ class MatrixStructure:
 
     @property
     def classes(self) -> range:
-        """Sums of levels that can occur."""
+        """The possible sums of levels."""
         return classes_of(self.rows is not None, self.columns is not None)
 
 
@@ -87,7 +92,7 @@ FLAT = MatrixStructure(None, None)
 
 
 def classes_of(rows: bool, columns: bool) -> range:
-    """Sums of levels that can occur when these axes are described."""
+    """The possible sums of levels when these axes are described."""
     reach = MAX_LEVEL * (rows + columns)
     return range(-reach, reach + 1)
 
@@ -98,7 +103,7 @@ def may_be_structured(rows: int, columns: int) -> bool:
 
 
 def describe(positions: NDArray[np.int64], rows: int, columns: int) -> MatrixStructure:
-    """The structure under which a support is written.
+    """The structure with which a support is written.
 
     Args:
         positions: int64[n], sent positions within the tensor, row by row.
@@ -115,7 +120,7 @@ def describe(positions: NDArray[np.int64], rows: int, columns: int) -> MatrixStr
 
 
 def _axis(counts: NDArray[np.int64]) -> Axis | None:
-    """Levels of the lines with these counts, or None when they do not pay."""
+    """Levels of the lines with these counts; None when describing them does not pay."""
     total, lines = int(counts.sum()), counts.size
     levels = np.searchsorted(_thresholds(total, lines), counts + _PRIOR, side="right") - MAX_LEVEL
     frequency = np.bincount(levels + MAX_LEVEL, minlength=LEVELS)
@@ -182,7 +187,7 @@ class Cells:
         self._level_start = np.cumsum(self._prefix[:, -1]) - self._prefix[:, -1]
 
     def numbers(self, positions: Ints) -> list[Ints]:
-        """Class by class, the numbers of the cells at `positions` (int64[n], increasing, none in a zero chunk)."""
+        """The numbers, class by class, of the cells at `positions` (int64[n], increasing, none in a zero chunk)."""
         piece = interval_of(positions, self._starts)
         if self._structure.is_flat:
             _, lengths, _ = self._pieces(0)
@@ -202,7 +207,7 @@ class Cells:
         """The positions of the cells with these numbers, int64[n], increasing; the inverse of `numbers`.
 
         Raises:
-            WireError: a class has no cell of that number.
+            WireError: a class has no cell with that number.
         """
         parts = [self._class_positions(*pair) for pair in zip(self._structure.classes, numbers, strict=True)]
         return parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
@@ -223,7 +228,7 @@ class Cells:
         return found
 
     def _pieces(self, number: int) -> tuple[Ints, Ints, Ints]:
-        """Per piece: the column level (plus 3) that makes up the class, its cells, and those of the row before it."""
+        """Per piece: the column level (plus 3) that gives the class, its cells, and those before it in the row."""
         if self._structure.is_flat:
             nothing = np.zeros_like(self._starts)
             return nothing, self._lengths, nothing

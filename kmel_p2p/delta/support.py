@@ -29,7 +29,7 @@ _COLUMNS = 2
 
 @dataclass(slots=True)
 class Support:
-    """A support in the terms of the format: per tensor its structure, per class the gaps between sent cells."""
+    """A support as the format has it: a structure per tensor, and the gaps between sent cells per class."""
 
     structures: list[MatrixStructure] = field(default_factory=list)
     gaps: list[NDArray[np.int64]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Support:
 def describe_support(
     positions: NDArray[np.int64], sent: NDArray[np.bool_], active: NDArray[np.int64], plan: ChunkPlan
 ) -> Support:
-    """The support of increasing positions; they lie in the chunks marked in `sent` and cover the `active` tensors."""
+    """The support of increasing positions, which lie in the chunks marked in `sent` and in all `active` tensors."""
     support = Support()
     edges = np.searchsorted(positions, plan.offsets)
     for tensor in active.tolist():
@@ -73,7 +73,7 @@ def describe_support(
 
 
 def max_directory_bytes(rows: int, columns: int, kept: int) -> int:
-    """Most bytes that one tensor takes in the directory."""
+    """Most bytes that one tensor can take in the directory."""
     both = may_be_structured(rows, columns)
     return 1 + 3 * 2 * both + len(classes_of(both, both)) * (len(pack_varint(kept)) + 1)
 
@@ -84,7 +84,7 @@ def read_support(
     """The positions, int64[n], increasing.
 
     Raises:
-        WireError: cut off, out of bounds, more values than the sent chunks may hold, or not in the one spelling.
+        WireError: cut off, out of bounds, more values than the sent chunks may have, or not the one spelling.
     """
     room = np.bincount(plan.tensor[sent], weights=plan.kept[sent], minlength=plan.tensors)
     listed = [_read_directory(reader, plan.shapes[tensor], int(room[tensor])) for tensor in active.tolist()]
@@ -98,7 +98,7 @@ def read_support(
         mine = [np.cumsum(next(numbers)) - 1 for _ in structure.classes]
         local = _cells(tensor, sent, structure, plan).positions(mine)
         if describe(local, *plan.shapes[tensor]) != structure:
-            raise WireError("a tensor's structure is not the one its support has")
+            raise WireError("a tensor's structure is not that of its support")
         parts.append(local + plan.offsets[tensor])
     return np.concatenate(parts)
 
@@ -115,7 +115,7 @@ class _Listed:
 def _read_directory(reader: BitReader, shape: tuple[int, int], room: int) -> _Listed:
     described = int(reader.octets(1)[0])
     if described > _ROWS | _COLUMNS or (described and not may_be_structured(*shape)):
-        raise WireError("a tensor has a structure that its shape does not allow")
+        raise WireError("a tensor of this shape cannot have a structure")
     rows = _read_order(reader) if described & _ROWS else None
     columns = _read_order(reader) if described & _COLUMNS else None
     counts, parameters = [], []
@@ -133,7 +133,7 @@ def _read_levels(reader: BitReader, listed: list[_Listed], shapes: list[tuple[in
     ]
     ranks = reader.unary(sum(lines for order, lines in pairs if order is not None))
     if int(ranks.max(initial=0)) >= LEVELS:
-        raise WireError("a level does not exist")
+        raise WireError("a level is out of range")
     axes: list[Axis | None] = []
     start = 0
     for order, lines in pairs:

@@ -81,7 +81,7 @@ class Figures:
         contradictions: (author, number) that were seen with two hashes.
         balances: site -> gap of its books (`site.state.own_state`), the worst of all looks.
         looks: how often the books of a stopped site were checked against all its entries.
-        unseen: looks that could not, for an own entry was folded away before any look.
+        unseen: looks that could not, for an own entry was compacted before any look.
         problems: everything that did not hold, in words.
         restart_s: per killed daemon, seconds from its start to its next answer.
     """

@@ -235,7 +235,7 @@ class LedgerAveraging(RoundMachine):
         if self._pacing.is_settling and any(t is None for t in told.values()):
             return HEARING
         if self.ledger.stale:
-            return "an amendment takes back entries that are folded away here; fetching a snapshot"
+            return "an amendment takes back entries that are compacted here; fetching a snapshot"
         if self.maintenance.fetcher.active:
             return self.maintenance.fetcher.progress
         training = self._training()

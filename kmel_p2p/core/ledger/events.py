@@ -1,4 +1,4 @@
-"""What the ledger tells its driver: facts for the operator, records for the store. Rounds are in `core.rounds`."""
+"""What the ledger reports: events for the operator, records for the store. Events of rounds are in `core.rounds`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kmel_p2p.core.types import Vector
 
 @dataclass(frozen=True, slots=True)
 class EntryPublished(Event):
-    """An own entry is durable, applied and on its way."""
+    """An own entry is durable, applied and being sent."""
 
     number: int
     entry_bytes: int
@@ -29,7 +29,7 @@ class EntriesApplied(Event):
 
 @dataclass(frozen=True, slots=True)
 class EntryRefused(Event):
-    """A remote peer handed over something that does not stand."""
+    """Another peer sent something that is not valid."""
 
     sender: SiteKey
     author: SiteKey | None
@@ -48,7 +48,7 @@ class LogEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class AmendmentRefused(Event):
-    """What was handed over is not the next amendment in force."""
+    """Another peer sent something that is not the next amendment in force."""
 
     sender: SiteKey
     reason: str
@@ -56,7 +56,7 @@ class AmendmentRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class LateFault(Event):
-    """An author's fault was proved when the entries in question were folded away: it changes nothing here."""
+    """An author's fault was proved when its entries were already compacted: it changes nothing here."""
 
     author: SiteKey
     number: int
@@ -65,21 +65,21 @@ class LateFault(Event):
 
 @dataclass(frozen=True, slots=True)
 class EntriesCompacted(Event):
-    """Entries up to here are in the snapshot now."""
+    """Entries up to here are now compacted into the snapshot."""
 
     until: Vector
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotProgress(Event):
-    """How far the fetching of a snapshot is, in words."""
+    """How far fetching a snapshot has come, in words."""
 
     stage: str
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRefused(Event):
-    """A site's snapshot was not taken over."""
+    """A site's snapshot was not adopted."""
 
     server: SiteKey
     reason: str
@@ -87,7 +87,7 @@ class SnapshotRefused(Event):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotAdopted(Event):
-    """This site goes on from an attested snapshot."""
+    """This site adopted an attested snapshot and goes on from it."""
 
     vector: Vector
 
@@ -104,18 +104,18 @@ class Divergence(Event):
 
 @dataclass(frozen=True, slots=True)
 class EntryRecord(Record):
-    """An entry to keep. Records are stored in the order they are given."""
+    """An entry to keep. Records are stored in the order in which they are given."""
 
     author: SiteKey
     number: int
     encoded: bytes
     own_state_file: str | None
-    """For an own entry: the trainer state that belongs to it, stored in the same transaction."""
+    """Of an own entry: the trainer state that belongs to it, stored in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetractionRecord(Record):
-    """An author's log ended: entries from `number` on are to be set aside as evidence."""
+    """An author's log ended: set entries from `number` on aside as evidence."""
 
     author: SiteKey
     number: int
@@ -138,21 +138,21 @@ class DivergenceRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class CompactionRecord(Record):
-    """Stored entries up to here are to be folded into the stored snapshot (or the initial trunk)."""
+    """Compact stored entries up to here into the stored snapshot (or the initial trunk)."""
 
     until: Vector
     withdrawn: Vector
-    """Author -> first sequence number whose contribution does not count."""
+    """Author -> first number whose contribution does not count."""
     amendments: tuple[bytes, ...]
     """Encoded amendments in force."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRecord(Record):
-    """An adopted snapshot takes the place of the stored one.
+    """An adopted snapshot replaces the stored one.
 
-    Of the stored entries those above the snapshot and up to `kept` stay, of the ended logs none: what still holds is
-    recorded anew after this.
+    Stored entries above the snapshot and up to `kept` stay; all ends of logs go: those that still hold are recorded
+    again after this.
     """
 
     snapshot: Snapshot

@@ -101,7 +101,7 @@ class Train:
     """Train from the trunk in shared memory and encode the delta of this round.
 
     Attributes:
-        round: sequence number the entry will have; one above the last committed round.
+        round: number that the entry will have; one above the last committed round.
         steps: optimiser steps to take.
         norm_bound: largest L2 norm the entry may have, or None.
     """

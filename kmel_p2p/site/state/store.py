@@ -19,7 +19,7 @@ from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.ledger.events import CompactionRecord
 from kmel_p2p.core.ledger.log.entry import decode
-from kmel_p2p.core.ledger.rules.proof import Decoder
+from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store_errors import explain
@@ -32,7 +32,7 @@ SNAPSHOT = "snapshot"
 AMENDMENT = "amendment "
 """Blobs that hold the amendments in force, by number."""
 OWN_STATE = "own_state_file"
-"""Blob that names the trainer state stored with the newest own entry, once that entry is folded away."""
+"""Blob that names the trainer state stored with the newest own entry, once that entry is compacted."""
 BUSY_TIMEOUT_S = 5.0
 ROWS_AT_ONCE = 16
 
@@ -105,7 +105,7 @@ class Store:
         self._files.sweep(self._snapshot_name())
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is folded in."""
+        """Close the file; merges the write-ahead log into it."""
         self._connection.close()
 
     @contextmanager
@@ -168,7 +168,7 @@ class Store:
                     yield StoredEntry(*row)
 
     def vector(self) -> dict[SiteKey, int]:
-        """Newest sequence number kept of each author, in an entry or in the snapshot."""
+        """Newest number kept of each author, in an entry or in the snapshot."""
         snapshot = self.snapshot()
         heads = snapshot.vector if snapshot is not None else {}
         rows = self._all("SELECT author, max(number) FROM entries GROUP BY author ORDER BY author")
@@ -205,15 +205,15 @@ class Store:
                     raise
 
     def compact(self, record: CompactionRecord, genesis: Callable[[], Snapshot], codec: Decoder) -> None:
-        """Fold entries into the snapshot (or into `genesis()`), and forget them.
+        """Compact entries into the snapshot (or into `genesis()`), and forget them.
 
         Raises:
             ConfigError: the store cannot take it; nothing was changed.
         """
         until = record.until
-        folded = (decode(e.encoded) for e in self.load_entries() if e.number <= until.get(e.author, 0))
+        compacted = (decode(e.encoded) for e in self.load_entries() if e.number <= until.get(e.author, 0))
         before = self.snapshot() or genesis()
-        snapshot = advance(before, folded, codec, record.withdrawn, record.amendments)
+        snapshot = advance(before, compacted, codec, record.withdrawn, record.amendments)
         self._replace_snapshot(snapshot, lambda author: (until.get(author, 0), None))
 
     def adopt(self, snapshot: Snapshot, kept: Mapping[SiteKey, int]) -> None:
@@ -282,12 +282,12 @@ class Store:
             )
 
     def log_ends(self) -> dict[SiteKey, tuple[int, str]]:
-        """Authors whose log was ended: author -> (first sequence number not accepted, reason)."""
+        """Authors whose log was ended: author -> (first number not accepted, reason)."""
         rows = self._all("SELECT author, number, reason FROM log_ends ORDER BY author")
         return {SiteKey(author): (number, reason) for author, number, reason in rows}
 
     def evidence(self, author: SiteKey) -> list[tuple[int, str, bytes]]:
-        """What was set aside of an author: (sequence number, "retracted" or "proof", bytes), oldest first."""
+        """What was set aside of an author: (number, "retracted" or "proof", bytes), oldest first."""
         return self._all("SELECT number, kind, body FROM evidence WHERE author = ? ORDER BY arrival", author)
 
     # amendments

@@ -21,7 +21,7 @@ from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.rules.proof import Decoder
+from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS

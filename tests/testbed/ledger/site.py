@@ -24,7 +24,8 @@ from kmel_p2p.core.ledger.events import AmendmentRecord, CompactionRecord, Entry
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
-from kmel_p2p.core.ledger.rules.proof import Decoder, FaultProof
+from kmel_p2p.core.ledger.rules.payload import Decoder
+from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.core.rounds import COMMANDS
 from kmel_p2p.core.types import Micros
@@ -135,10 +136,10 @@ class Disk:
                 self.ends[record.author] = record
                 self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.number}
             case CompactionRecord(until, withdrawn, amendments):
-                folded = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
+                compacted = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
                 before = self.snapshot or self._genesis
                 own = replace(before, accumulator=before.accumulator.copy())
-                self.snapshot = advance(own, folded, self._codec, withdrawn, amendments)
+                self.snapshot = advance(own, compacted, self._codec, withdrawn, amendments)
                 self.entries = {k: r for k, r in self.entries.items() if k[1] > until.get(k[0], 0)}
             case SnapshotRecord(snapshot, kept):
                 self.snapshot, floor = snapshot, snapshot.vector

@@ -27,7 +27,7 @@ LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=30 * MILLISECOND, loss
 
 
 def heads(federation: LedgerFederation, index: int) -> list[int]:
-    """Newest sequence numbers by author, as one site holds them."""
+    """Newest numbers by author, as one site holds them."""
     ledger = federation.averaging(index).ledger
     return [ledger.head(site.key) for site in federation.sites]
 

@@ -76,7 +76,7 @@ def test_dirty_padding_after_unary_and_fixed_is_refused() -> None:
 
 
 def test_cut_off_sections_are_refused() -> None:
-    with pytest.raises(WireError, match="1 more needed at 0"):
+    with pytest.raises(WireError, match="1 more are needed at 0"):
         BitReader(b"").flags(1)
     with pytest.raises(WireError, match="2 of 3 unary"):
         BitReader(bytes([0b00100100])).unary(3)

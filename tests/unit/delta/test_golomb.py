@@ -50,7 +50,7 @@ def test_every_divisor_round_trips(parameter: int) -> None:
             assert golomb.read_golomb(reader, ints([values.size]), ints([p])).tolist() == values.tolist()
             reader.finish()
         else:
-            with pytest.raises(WireError, match="not the one its numbers ask for"):
+            with pytest.raises(WireError, match="not the one that its numbers require"):
                 golomb.read_golomb(reader, ints([values.size]), ints([p]))
 
 

@@ -1,4 +1,4 @@
-"""What is folded away, and what is kept, by number and by size."""
+"""What is compacted into the snapshot, and what is kept, by number and by size."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_lost_round_or_an_empty_residual_unbalances_the_books(one: OneSite) ->
     assert str(one.file) in state.problem
 
 
-def test_where_entries_are_folded_away_nothing_is_claimed(one: OneSite) -> None:
+def test_where_entries_are_compacted_nothing_is_claimed(one: OneSite) -> None:
     entries = own_entries(one.site, one.store)
     del entries[1]
     state = own_state(one.site, one.store, entries)

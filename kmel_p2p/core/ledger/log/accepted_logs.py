@@ -13,45 +13,45 @@ from kmel_p2p.core.ledger.rules.validity import context_of
 from kmel_p2p.core.types import Vector
 
 KEPT_HEADERS = 1024
-"""Headers kept below the entries of one author: what later entries may still be judged by."""
+"""Headers kept of one author's compacted entries, to check later entries against."""
 
 
 class Log:
-    """Entries `first..head` of one author, contiguous and chained; what lies below `first` is in the snapshot."""
+    """One author's entries `first..head`, contiguous and chained; those below are in the snapshot."""
 
     __slots__ = ("_entries", "_headers", "first")
 
     def __init__(self, headers: Iterable[SignedHeader] = ()) -> None:
-        """Begin after `headers`, which are contiguous and chained (none: at the first entry)."""
+        """Start after `headers`, which are contiguous and chained (none: at the first entry)."""
         self._headers: deque[SignedHeader] = deque(headers, maxlen=KEPT_HEADERS)
         self._entries: list[Entry] = []
         self.first = self._headers[-1].number + 1 if self._headers else 1
 
     @property
     def head(self) -> int:
-        """Sequence number of the newest entry; 0 when there never was one."""
+        """Number of the newest entry; 0 before the first."""
         return self.first + len(self._entries) - 1
 
     @property
     def newest(self) -> SignedHeader | None:
-        """The header of the newest entry, held or folded away."""
+        """The header of the newest entry, held or compacted."""
         if self._entries:
             return self._entries[-1]
         return self._headers[-1] if self._headers else None
 
     @property
     def head_hash(self) -> bytes:
-        """What the next entry's `previous` must be."""
+        """The `previous` that the next entry must have."""
         newest = self.newest
         return newest.hash if newest else NO_PREVIOUS
 
     def get(self, number: int) -> Entry | None:
-        """The entry at `number`, or None where it is folded away or not here yet."""
+        """The entry at `number`; None where it is compacted or not here yet."""
         index = number - self.first
         return self._entries[index] if 0 <= index < len(self._entries) else None
 
     def header(self, number: int) -> SignedHeader | None:
-        """The header at `number`, or None where it is too old or not here yet."""
+        """The header at `number`; None where it is too old or not here yet."""
         held = self.get(number)
         if held is not None:
             return held
@@ -67,14 +67,14 @@ class Log:
         """Add the next entry.
 
         Raises:
-            Bug: not the next one; callers check before.
+            Bug: it does not follow the newest entry; callers check before.
         """
         if entry.number != self.head + 1 or entry.previous != self.head_hash:
             raise Bug(f"{entry} does not follow {self.head}")
         self._entries.append(entry)
 
     def after(self, number: int) -> Iterator[Entry]:
-        """Held entries with a sequence number above `number`, oldest first."""
+        """Held entries numbered above `number`, oldest first."""
         yield from self._entries[max(0, number - self.first + 1) :]
 
     def truncate(self, number: int) -> list[Entry]:
@@ -85,17 +85,17 @@ class Log:
         return taken[::-1]
 
     def compact(self, until: int) -> list[Entry]:
-        """Let go of the payloads up to and including `until`; returns the entries, oldest first."""
+        """Drop the payloads up to and including `until`; returns the entries, oldest first."""
         count = min(max(0, until - self.first + 1), len(self._entries))
-        folded = self._entries[:count]
+        compacted = self._entries[:count]
         del self._entries[:count]
-        self._headers.extend(entry.without_payload() for entry in folded)
+        self._headers.extend(entry.without_payload() for entry in compacted)
         self.first += count
-        return folded
+        return compacted
 
 
 ENDLESS = 2**62
-"""Above every sequence number."""
+"""Above every number of an entry."""
 
 
 class AcceptedLogs:
@@ -103,9 +103,9 @@ class AcceptedLogs:
 
     Attributes:
         faults: authors whose log has ended here, with the evidence.
-        late: faults proved when the entries in question were folded away already: they change nothing here.
-        retired: sites that an amendment retired: author -> first sequence number not accepted any more.
-        withdrawn: author -> first sequence number whose contribution an amendment took out of the trunk.
+        late: faults proved when the entries in question were already compacted: they change nothing here.
+        retired: sites that an amendment retired: author -> first number not accepted.
+        withdrawn: author -> first number whose contribution an amendment took out of the trunk.
         amendment: number of amendments in force.
         amendment_hash: hash of the newest amendment.
     """
@@ -119,11 +119,11 @@ class AcceptedLogs:
         self.amendment = 0
         self.amendment_hash = bytes(HASH_BYTES)
         self._used: dict[SiteKey, int] = {}
-        """Author -> the newest of its entries that any entry here was made on; never too low, see `doubtful`."""
+        """Author -> the newest of its entries in the base of any entry here; never too low, see `doubtful`."""
 
     @classmethod
     def following(cls, headers: Mapping[SiteKey, Sequence[SignedHeader]]) -> AcceptedLogs:
-        """The logs that go on after these headers, of each author oldest first."""
+        """Logs that go on after these headers, each author's oldest first."""
         accepted = cls()
         accepted.logs = {key: Log(held) for key, held in headers.items()}
         for held in headers.values():
@@ -134,20 +134,20 @@ class AcceptedLogs:
 
     @property
     def vector(self) -> dict[SiteKey, int]:
-        """author -> sequence number of the newest applied entry, in key order, without zeros."""
+        """author -> number of the newest applied entry, in key order, without zeros."""
         return {key: self.logs[key].head for key in sorted(self.logs) if self.logs[key].head}
 
     @property
     def floor(self) -> dict[SiteKey, int]:
-        """author -> newest sequence number that is folded away, in key order, without zeros."""
+        """author -> number of the newest compacted entry, in key order, without zeros."""
         return {key: self.logs[key].first - 1 for key in sorted(self.logs) if self.logs[key].first > 1}
 
     def log(self, author: SiteKey) -> Log:
-        """The log of an author, empty when there was none."""
+        """The log of an author; a new, empty one when there was none."""
         return self.logs.setdefault(author, Log())
 
     def head(self, author: SiteKey) -> int:
-        """Sequence number of the author's newest applied entry; 0 when none."""
+        """Number of the author's newest applied entry; 0 when none."""
         log = self.logs.get(author)
         return log.head if log else 0
 
@@ -162,7 +162,7 @@ class AcceptedLogs:
         return log.get(number) if log else None
 
     def header(self, author: SiteKey, number: int) -> SignedHeader | None:
-        """The header of an applied entry, as long as it is kept."""
+        """The header of an applied entry, if it is still kept."""
         log = self.logs.get(author)
         return log.header(number) if log else None
 
@@ -173,15 +173,18 @@ class AcceptedLogs:
             yield from log.after(log.first - 1)
 
     def reaches(self, vector: Vector) -> bool:
-        """Whether everything that `vector` names is applied here."""
+        """Whether every entry that `vector` names is applied here."""
         return all(self.head(key) >= number for key, number in vector.items())
 
     def holds_above(self, vector: Vector) -> bool:
-        """Whether `vector` is reached and every entry above it is still held, so that it can be gone back to."""
+        """Whether the ledger can go back to `vector`: it is reached, and every entry above it is still held."""
         return self.reaches(vector) and all(vector.get(key, 0) >= log.first - 1 for key, log in self.logs.items())
 
     def chains(self, vector: Vector) -> bytes | None:
-        """Hash of the headers that `vector` names; None when one is not held. Compare under equal amendments only."""
+        """Hash of the headers that `vector` names; None when one is not held.
+
+        Compare under equal amendments only.
+        """
         headers = [self.header(key, number) for key, number in vector.items() if number]
         held = [header for header in headers if header is not None]
         return context_of(held) if len(held) == len(headers) else None
@@ -190,49 +193,49 @@ class AcceptedLogs:
 
     @property
     def ended(self) -> dict[SiteKey, int]:
-        """Logs ended here: author -> first sequence number not accepted, in key order."""
+        """Ended logs: author -> first number not accepted, in key order."""
         ends = dict(self.retired)
         for key, fault in self.faults.items():
             ends[key] = min(fault.number, ends.get(key, fault.number))
         return dict(sorted(ends.items()))
 
     def is_ended(self, author: SiteKey, number: int) -> bool:
-        """Whether an entry with this number is not accepted any more."""
+        """Whether the author's log ends before this number."""
         return number >= self.end(author)
 
     def end(self, author: SiteKey) -> int:
-        """First sequence number of the author that is not accepted; beyond all numbers when its log goes on."""
+        """First number of the author that is not accepted; `ENDLESS` when its log goes on."""
         fault = self.faults.get(author)
         return min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS))
 
     def is_withdrawn(self, author: SiteKey, number: int) -> bool:
-        """Whether the entry stays in the log for judging others, but not in the trunk."""
+        """Whether the entry's contribution is not in the trunk, though it stays in the log for judging others."""
         return number >= self.withdrawn.get(author, ENDLESS)
 
     def proof_against(self, author: SiteKey) -> FaultProof | None:
-        """The earliest proved fault of an author, whether it changed anything here or came late."""
+        """The earliest proved fault of an author, including one that came too late to change anything."""
         found = [fault for fault in (self.faults.get(author), self.late.get(author)) if fault is not None]
         return min(found, key=lambda fault: fault.number, default=None)
 
     def is_proved(self, author: SiteKey, number: int) -> bool:
-        """Whether it is proved or amended here that the author's log ends before `number`, or earlier."""
+        """Whether a proof or an amendment here ends the author's log before `number` or earlier."""
         fault = self.proof_against(author)
         return min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number
 
     def usable(self, base: Vector) -> dict[SiteKey, int]:
-        """`base` without what a fault or an amendment took away."""
+        """`base`, cut where a fault or an amendment ended a log."""
         return {key: min(number, self.end(key) - 1) for key, number in base.items()}
 
     # ---- bases --------------------------------------------------------------------------------------------------
 
     def basis_for(self, author: SiteKey) -> Basis:
-        """What an entry of `author` made now would be made on."""
+        """The basis of an entry that `author` makes now."""
         vector = self.vector
         heads = (self.logs[key].newest for key in vector if key != author)
         return Basis(vector, context_of(head for head in heads if head is not None), self.ended, self.amendment)
 
     def at_base(self, author: SiteKey, base: Vector) -> tuple[list[SignedHeader], int]:
-        """Headers that `base` names, without the author's, and the number of those that cannot be told."""
+        """Headers that `base` names, without the author's, and how many others are unknown here."""
         heads: list[SignedHeader] = []
         unknown = 0
         for key, number in base.items():
@@ -246,10 +249,10 @@ class AcceptedLogs:
         return heads, unknown
 
     def doubtful(self, base: Vector) -> list[SiteKey]:
-        """Authors of whom an entry on `base` may lack what the headers that it names were made on.
+        """Authors whose entries `base` may lack although entries in `base` were made on them.
 
-        Of all others `base` holds everything that any entry here was made on. Bases of one log only grow, but for logs
-        that have ended: those are always doubtful.
+        Of every other author `base` holds all that any entry here was made on. The bases of one log only grow, except
+        over logs that have ended: those are always doubtful.
         """
         behind = [key for key, number in self._used.items() if base.get(key, 0) < number]
         return [*behind, *(self.faults.keys() | self.late.keys() | self.retired.keys())]

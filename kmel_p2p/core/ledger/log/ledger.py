@@ -1,7 +1,7 @@
 """All logs a peer holds and the trunk they sum to.
 
-Guarantees: an entry changes the trunk exactly once, only after its base is here and it is valid; the state is a
-function of the sets of entries and proofs, not of their order. Does not decide whom to send what: see `antientropy`.
+An entry changes the trunk exactly once, and only when its base is here and it is valid; the state depends on the sets
+of entries and proofs, not on their order. What to send to whom is decided elsewhere: see `antientropy`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
-from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS, AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.log.waiting import WaitingRoom
-from kmel_p2p.core.ledger.rules.entry_check import Hold, PayloadDecoder, check_entry
-from kmel_p2p.core.ledger.rules.proof import Decoder, FaultProof, fault_of, fork_of, prove
+from kmel_p2p.core.ledger.rules.entry_check import Hold, check_entry
+from kmel_p2p.core.ledger.rules.payload import CachingDecoder, Decoder
+from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of, fork_of, prove
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_origin, head_cap, norm_bound_squared
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, digest_context
@@ -32,16 +33,16 @@ class Ledger:
         self.accumulator = accumulator
         self.amended_rules = AmendedRules.first(rules)
         self.constitution: Constitution | None = None
-        """Charter and amendments; None where a ledger is used without a charter."""
+        """Charter and amendments; None when the ledger is used without a charter."""
         self.stale = False
-        """Whether an amendment took back what is folded away here: only a snapshot helps."""
+        """Whether an amendment took back entries that are compacted here: only a snapshot helps."""
         self.accepted = AcceptedLogs()
         self.turn_bytes: int | None = None
-        """Payload bytes judged in one call; what is left is done by `settle`. None: no limit."""
+        """Payload bytes judged in one call; `settle` does the rest. None: no limit."""
         self.unsettled = False
-        """Whether `settle` has something to do."""
+        """Whether `settle` has work left."""
         self._codec = codec
-        self._payloads = PayloadDecoder(codec)
+        self._decoder = CachingDecoder(codec)
         self._waiting = WaitingRoom()
         self._holds: dict[SiteKey, Hold] = {}
 
@@ -54,7 +55,7 @@ class Ledger:
 
     @property
     def vector(self) -> dict[SiteKey, int]:
-        """author -> sequence number of the newest applied entry, in key order, without zeros."""
+        """author -> number of the newest applied entry, in key order, without zeros."""
         return self.accepted.vector
 
     @property
@@ -64,15 +65,15 @@ class Ledger:
 
     @property
     def waiting(self) -> int:
-        """Entries held back until their base arrives."""
+        """Number of entries that wait to be judged."""
         return len(self._waiting)
 
     def head(self, author: SiteKey) -> int:
-        """Sequence number of the author's newest applied entry; 0 when none."""
+        """Number of the author's newest applied entry; 0 when none."""
         return self.accepted.head(author)
 
     def head_hash(self, author: SiteKey) -> bytes:
-        """What the author's next entry must chain to."""
+        """The hash that the author's next entry must chain to."""
         return self.accepted.log(author).head_hash
 
     def has(self, author: SiteKey, number: int) -> bool:
@@ -84,7 +85,7 @@ class Ledger:
         return self.accepted.entries()
 
     def held_up(self) -> Iterator[tuple[Entry, Hold]]:
-        """The next entry of each log that cannot go on, and why."""
+        """The next entry of each log that cannot go on here, and why."""
         for author, hold in self._holds.items():
             entry = self._waiting.get(author, self.head(author) + 1)
             if entry is not None:
@@ -96,7 +97,7 @@ class Ledger:
         return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
     def head_caps(self, author: SiteKey, base: Vector, heads: Iterable[int]) -> dict[int, int]:
-        """Largest weight that an entry of `author` on `base` may give to each of these shared heads."""
+        """Largest weight (units of 2**-16) that an entry of `author` on `base` may give to each of these heads."""
         known, _ = self.accepted.at_base(author, base)
         return {head: max(self.rules.weight_cap, head_cap(head, author, known, self.rules)) for head in heads}
 
@@ -118,7 +119,7 @@ class Ledger:
         )
 
     def digest_work(self, vector: Vector) -> Callable[[], bytes] | None:
-        """Work that computes `digest(vector)` on copies; None when the entries above are no longer held."""
+        """Work for another thread that computes `digest(vector)`; None when the entries above are no longer held."""
         if not self.accepted.holds_above(vector):
             return None
         above = (entry for key, log in self.accepted.logs.items() for entry in log.after(vector.get(key, 0)))
@@ -150,16 +151,19 @@ class Ledger:
 
     def measure(self, payload: bytes) -> int | None:
         """Squared norm of a payload's delta, units 2**-48; None when it does not decode."""
-        return self._payloads.measure(payload)
+        try:
+            return self._decoder.decode(payload).norm_squared
+        except WireError:
+            return None
 
     def examine(self, entry: Entry) -> str:
-        """What would be said against an own entry whose base is applied here, without taking it; empty when nothing."""
+        """What speaks against an own entry whose base is applied here, in words; changes nothing."""
         refusal = check_origin(entry, self.rules) or check_alone(entry, self.rules)
         if refusal is not None:
             return refusal.value
         if self.accepted.is_ended(entry.author, entry.number):
             return Verdict.ENDED.value
-        verdict = check_entry(entry, self.accepted, self.amended_rules, self._payloads)
+        verdict = check_entry(entry, self.accepted, self.amended_rules, self._decoder)
         if isinstance(verdict, FaultProof):
             return verdict.reason
         return verdict.value if isinstance(verdict, Hold) else ""
@@ -175,23 +179,23 @@ class Ledger:
         if refusal is not None:
             return Outcome(Verdict.REFUSED, refusal)
         if known is not None:
-            return self._convicted(Refusal.FORK, fork_of(known, entry))
+            return self._ended_by(Refusal.FORK, fork_of(known, entry))
         if self.accepted.is_ended(entry.author, entry.number):
             return Outcome(Verdict.ENDED)
         rules = self.amended_rules.at(entry.basis.amendment)
         refusal = check_alone(entry, rules) if rules is not None else None
         if refusal is not None:
-            return self._convicted(refusal, fault_of(refusal, entry))
+            return self._ended_by(refusal, fault_of(refusal, entry))
         if entry.number <= self.head(entry.author):
             return Outcome(Verdict.KNOWN)
         if not self._waiting.hold(entry, always=entry.number == self.head(entry.author) + 1):
             return Outcome(Verdict.DROPPED)
         outcome = Outcome(Verdict.WAITING)
         self._settle(outcome)
-        return self._judge(entry, outcome)
+        return self._result(entry, outcome)
 
     def settle(self) -> Outcome:
-        """Go on applying what waits, as far as one call may go."""
+        """Go on applying waiting entries, as far as one call may go."""
         outcome = Outcome(Verdict.WAITING)
         self._settle(outcome)
         return outcome
@@ -200,25 +204,24 @@ class Ledger:
         """Take evidence against an author from anywhere.
 
         Raises:
-            WireError: a part of it is no header and no entry.
+            WireError: a part of it is neither a header nor an entry.
         """
-        fault = prove(evidence, self.amended_rules, self._codec, max_payload_bytes)
+        fault = prove(evidence, self.amended_rules, self._decoder, max_payload_bytes)
         return Outcome(Verdict.REFUSED) if fault is None else self.end_log(fault)
 
     def end_log(self, fault: FaultProof) -> Outcome:
-        """End an author's log before `fault.number`, retracting what is beyond it exactly. The fault must be proved.
+        """End an author's log before `fault.number`, taking back exactly what is beyond it. The fault must be proved.
 
-        Entries of others stay, though their base reach beyond: their authors could not know.
+        Entries of others stand even if their base reaches beyond: their authors could not know.
         """
         outcome = Outcome(Verdict.REFUSED)
-        standing = self.accepted.proof_against(fault.author)
-        if (standing is not None and standing.number <= fault.number) or self.accepted.is_ended(
-            fault.author, fault.number
-        ):
+        earlier = self.accepted.proof_against(fault.author)
+        is_proved = earlier is not None and earlier.number <= fault.number
+        if is_proved or self.accepted.is_ended(fault.author, fault.number):
             outcome.verdict = Verdict.ENDED
             return outcome
         if fault.number < self.accepted.log(fault.author).first:
-            # What is folded away was attested by a majority; nothing here can be taken back any more.
+            # Compacted entries were attested by a majority; they cannot be taken back any more.
             self.accepted.late[fault.author] = fault
             outcome.late.append(fault)
             self._settle(outcome)
@@ -228,7 +231,7 @@ class Ledger:
         return outcome
 
     def amend(self, constitution: Constitution) -> Outcome:
-        """Go on under a constitution that continues the present one: sites come, go, and take back what they gave."""
+        """Go on under a constitution that continues the present one."""
         outcome = Outcome(Verdict.APPLIED)
         self.constitution = constitution
         self.amended_rules = AmendedRules.of(
@@ -246,14 +249,14 @@ class Ledger:
         return outcome
 
     def compact(self, until: Vector) -> None:
-        """Let go of the payloads of entries up to `until`; they must be in the stored snapshot."""
+        """Drop the payloads of entries up to `until`; they must be in the stored snapshot."""
         for author, number in until.items():
             self.accepted.log(author).compact(number)
 
     def adopt(self, snapshot: Snapshot) -> Outcome:
         """Go on from an attested snapshot; entries held beyond it are judged again on top of it.
 
-        `applied` of the outcome are entries that had not been applied before; `kept` tells which of the others stand.
+        The outcome's `applied` had not been applied before; `kept` names the others that still stand.
         """
         before = {entry.hash for entry in self.entries()}
         again = [*self.entries(), *self._waiting]
@@ -265,7 +268,9 @@ class Ledger:
         outcome = Outcome(Verdict.APPLIED)
         if self.constitution is not None:
             self.amend(self._longer(self.constitution, snapshot))
-        proved = [prove(evidence, self.amended_rules, self._codec, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence]
+        proved = [
+            prove(evidence, self.amended_rules, self._decoder, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence
+        ]
         for fault in (*proofs, *(fault for fault in proved if fault is not None)):
             outcome.faults += self.end_log(fault).faults
         for entry in again:
@@ -285,7 +290,7 @@ class Ledger:
         return self.accepted.header(entry.author, entry.number) or self._waiting.get(entry.author, entry.number)
 
     def _settle(self, outcome: Outcome) -> None:
-        """Apply waiting entries until none is ready. Author order makes the walk the same everywhere."""
+        """Apply waiting entries until none is ready, in the order of authors, which is the same everywhere."""
         left = self.turn_bytes
         self.unsettled, progressed = False, True
         while progressed:
@@ -296,7 +301,7 @@ class Ledger:
                     if left is not None and left <= 0:
                         self.unsettled = True
                         return
-                    verdict = check_entry(entry, self.accepted, self.amended_rules, self._payloads)
+                    verdict = check_entry(entry, self.accepted, self.amended_rules, self._decoder)
                     if isinstance(verdict, Hold):
                         self._holds[author] = verdict
                         break
@@ -326,31 +331,31 @@ class Ledger:
             self.stale = True
         for entry in self.accepted.log(author).truncate(end):
             if not self.accepted.is_withdrawn(author, entry.number):
-                self.accumulator.subtract(self._payloads.applied(entry), entry.weight, entry.head_weights)
+                self.accumulator.subtract(self._decoder.decode(entry.payload), entry.weight, entry.head_weights)
             outcome.retracted.append(entry)
 
     def _withdraw(self, author: SiteKey, start: int) -> None:
-        """Take an author's contributions from `start` on out of the trunk; its entries stay for judging others."""
+        """Take an author's contributions from `start` on out of the trunk; its entries stay, for judging others."""
         log = self.accepted.log(author)
         if start < log.first:
             self.stale = True
         for entry in log.after(start - 1):
-            self.accumulator.subtract(self._payloads.applied(entry), entry.weight, entry.head_weights)
+            self.accumulator.subtract(self._decoder.decode(entry.payload), entry.weight, entry.head_weights)
         self.accepted.withdrawn[author] = start
 
     def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:
-        """The constitution with what the snapshot brings beyond it; its amendments were checked."""
+        """The constitution continued by the snapshot's further amendments, which were checked."""
         for encoded in snapshot.amendments[constitution.number :]:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         return constitution
 
-    def _convicted(self, refusal: Refusal, fault: FaultProof) -> Outcome:
+    def _ended_by(self, refusal: Refusal, fault: FaultProof) -> Outcome:
         outcome = self.end_log(fault)
         outcome.refusal = refusal
         return outcome
 
-    def _judge(self, entry: Entry, outcome: Outcome) -> Outcome:
-        """The verdict on the offered entry itself, after settling."""
+    def _result(self, entry: Entry, outcome: Outcome) -> Outcome:
+        """The outcome for the offered entry itself, after settling."""
         standing = self.accepted.get(entry.author, entry.number)
         if standing is not None and standing.hash == entry.hash:
             outcome.verdict = Verdict.APPLIED

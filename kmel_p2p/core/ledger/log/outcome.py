@@ -1,4 +1,4 @@
-"""What became of an offered entry, a proof or a snapshot, and what the store and the operator are told of it."""
+"""What became of an offered entry, a proof or a snapshot, and what the store and the operator learn of it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Verdict(enum.Enum):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of an entry, a proof or a snapshot, and everything that changed through it.
+    """What became of an entry, a proof or a snapshot, and everything that it changed.
 
     Attributes:
-        late: faults that were proved too late to change anything.
-        kept: only of `adopt`: newest entry of each author that was applied before and still stands.
+        late: faults proved too late to change anything.
+        kept: only after `adopt`: author -> its newest entry that was applied before and still stands.
     """
 
     verdict: Verdict
@@ -45,17 +45,17 @@ class Outcome:
 
 
 RETIRED = "an amendment retired the site"
-"""Reason of an ended log that is nobody's fault."""
+"""Why a log ended through no fault of its author."""
 
 
 def changes(outcome: Outcome, accepted: AcceptedLogs, sender: SiteKey, known: Vector | None = None) -> list[Effect]:
-    """Effects of an outcome, retractions before what was applied after them.
+    """Effects of an outcome: retractions first, then what was applied.
 
     Args:
         outcome: what changed.
         accepted: the logs as they are now.
-        sender: through whom it changed.
-        known: logs that had ended before: recorded anew, but no news to the operator.
+        sender: who handed over what changed it.
+        known: logs that had ended before; recorded anew, but not reported to the operator again.
     """
     effects: list[Effect] = []
     for fault in outcome.faults:
@@ -63,7 +63,7 @@ def changes(outcome: Outcome, accepted: AcceptedLogs, sender: SiteKey, known: Ve
         if known is None or known.get(fault.author) != fault.number:
             count = sum(1 for entry in outcome.retracted if entry.author == fault.author)
             effects.append(Emit(LogEnded(fault.author, fault.number, fault.reason, count)))
-    # Taken back not for a fault, but because an amendment retired the site.
+    # Taken back without a fault: an amendment retired the site.
     without_fault = {entry.author for entry in outcome.retracted} - {fault.author for fault in outcome.faults}
     effects += [Store(RetractionRecord(key, accepted.end(key), RETIRED, ())) for key in sorted(without_fault)]
     effects += [Emit(LateFault(fault.author, fault.number, fault.reason)) for fault in outcome.late]

@@ -1,4 +1,4 @@
-"""Entries that cannot be judged yet: their base, a proof or an amendment they name is not here. Bounded."""
+"""Entries that cannot be judged yet: their base, or a proof or amendment that they name, is not here. Bounded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import Entry
 
 MAX_WAITING = 1024
-"""Entries held back in all. A pull asks for at most `MAX_BODIES` at a time, so this is several peers' answers; beyond
-it an entry is dropped and asked for again later."""
+"""Entries held back in all. A pull asks for at most `MAX_BODIES` at a time, so this is room for the answers of several
+peers; an entry beyond it is dropped and asked for again later."""
 
 MAX_WAITING_OF_AUTHOR = 128
-"""Entries held back of one author, so that none can crowd out the others."""
+"""Entries held back of one author, so that no author crowds out the others."""
 
 MAX_WAITING_BYTES = 256 * 1024 * 1024
 """Payload bytes held back in all."""
@@ -47,9 +47,9 @@ class WaitingRoom:
         yield from (held[number] for number in sorted(held))
 
     def hold(self, entry: Entry, always: bool = False) -> bool:
-        """Keep an entry back; False when there is no room. A lower number takes the place of the author's highest.
+        """Hold an entry back; False when there is no room. A lower number replaces the author's highest.
 
-        With `always` there is room: for the next entry of a log, so that no crowd keeps a log from going on.
+        `always`: there is room in any case. For the next entry of a log, so that a full room stops no log.
         """
         held = self._held.get(entry.author, {})
         if len(held) >= MAX_WAITING_OF_AUTHOR:
@@ -66,7 +66,7 @@ class WaitingRoom:
         return True
 
     def release(self, author: SiteKey, number: int) -> None:
-        """Let go of a held entry."""
+        """Drop a held entry."""
         held = self._held[author]
         self._bytes -= len(held.pop(number).payload)
         self._count -= 1
@@ -74,11 +74,11 @@ class WaitingRoom:
             del self._held[author]
 
     def release_from(self, author: SiteKey, number: int) -> None:
-        """Let go of everything of an author from `number` on."""
+        """Drop the entries of an author from `number` on."""
         for number in [n for n in self._held.get(author, {}) if n >= number]:
             self.release(author, number)
 
     def release_until(self, author: SiteKey, number: int) -> None:
-        """Let go of everything of an author up to and including `number`."""
+        """Drop the entries of an author up to and including `number`."""
         for number in [n for n in self._held.get(author, {}) if n <= number]:
             self.release(author, number)

@@ -1,41 +1,32 @@
-"""Proofs that an author broke the rules: what it signed, in a form that convinces anybody who has the charter.
+"""Proofs that an author broke the rules: its own signed headers, which convince anybody who has the charter.
 
-Evidence is a list of signed headers, the offending one first, each with nothing but the author's own words:
+Evidence is a list of signed headers, the offending one first:
 
     [header]                      it breaks a rule by itself
     [entry]                       its payload is not what the header says
     [header, other]               a fork: same number, other content
     [header, previous]            the chain is broken, or the base goes backward
-    [header, header, header, ...] with every header its base names: the base is stale, or the norm above the bound
+    [header, header, header, ...] with every header its base names: the base is stale, a weight or the norm is too large
 
-The last kind is complete when the headers hash to the context that the offender signed, so no other branch of anybody's
-log can be an excuse.
+The last kind is complete when the headers hash to the context that the offender signed: then no other branch of any log
+can be an excuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import Entry, SignedHeader, decode, decode_stub
+from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, check_origin, context_of
-from kmel_p2p.delta.sparse import SparseDelta
 
 MAX_EVIDENCE = MAX_SITES + 1
-"""The offender and every header its base can name."""
-
-
-class Decoder(Protocol):
-    """What the ledger needs of `delta.DeltaCodec`."""
-
-    @property
-    def codec_id(self) -> int: ...
-    def decode(self, payload: bytes) -> SparseDelta: ...
+"""The offending header and every header that its base can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +40,7 @@ class FaultProof:
 
 
 def fault_of(refusal: Refusal, offender: SignedHeader, *others: SignedHeader) -> FaultProof:
-    """The fault that these headers prove; payload faults keep the whole entry."""
+    """The fault that these headers prove. A fault of the payload needs the whole entry as evidence."""
     whole = refusal in (Refusal.PAYLOAD, Refusal.NORM_CLAIM)
     first = offender.encode() if whole and isinstance(offender, Entry) else offender.stub()
     evidence = (first, *(other.stub() for other in others))
@@ -57,7 +48,7 @@ def fault_of(refusal: Refusal, offender: SignedHeader, *others: SignedHeader) ->
 
 
 def fork_of(one: SignedHeader, other: SignedHeader) -> FaultProof:
-    """Two headers of one author and number."""
+    """The fork that two headers of one author and number prove."""
     first, second = sorted((one, other), key=lambda header: header.hash)
     return fault_of(Refusal.FORK, first, second)
 
@@ -65,10 +56,10 @@ def fork_of(one: SignedHeader, other: SignedHeader) -> FaultProof:
 def prove(
     evidence: Sequence[bytes], amended: AmendedRules, codec: Decoder, max_payload_bytes: int
 ) -> FaultProof | None:
-    """What the evidence proves, or None: nothing, or nothing that can be told before an amendment is here.
+    """What the evidence proves. None: nothing, or nothing that can be decided before an amendment is here.
 
     Raises:
-        WireError: a part is no header and no entry.
+        WireError: a part is neither a header nor an entry.
     """
     if not 1 <= len(evidence) <= MAX_EVIDENCE:
         return None
@@ -81,15 +72,6 @@ def prove(
         return None
     refusal = _refusal(offender, others, rules or amended.now, codec)
     return None if refusal is None else FaultProof(offender.author, offender.number, refusal.value, tuple(evidence))
-
-
-def check_payload(entry: Entry, codec: Decoder) -> SparseDelta | Refusal:
-    """The entry's delta, if its payload is what the header says."""
-    try:
-        delta = codec.decode(entry.payload)
-    except WireError:
-        return Refusal.PAYLOAD
-    return delta if delta.norm_squared == entry.norm_squared else Refusal.NORM_CLAIM
 
 
 def _refusal(offender: SignedHeader, others: list[SignedHeader], rules: Rules, codec: Decoder) -> Refusal | None:

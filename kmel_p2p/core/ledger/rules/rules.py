@@ -1,4 +1,4 @@
-"""What the charter lets an entry be, and what it let it be under each earlier amendment."""
+"""The charter's rules for entries, now and under each earlier amendment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SQUARES_AT_ONCE = 2**14
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the charter lets an entry be."""
+    """The charter's rules for entries, under one amendment."""
 
     charter_id: bytes
     roster: frozenset[SiteKey]
@@ -27,20 +27,21 @@ class Rules:
     weight_cap: int
     """Largest weight, in units of 2**-16."""
     norm_cap: float
-    """Times the median of the newest norms at an entry's base."""
+    """Largest norm, as a multiple of the median of the newest norms at the entry's base."""
     first_norm_squared: int
     """Bound on the squared norm, units 2**-48, of an entry whose base holds no entry of another site."""
     lone_entries: int | None = None
-    """Entries that a site may publish before it has seen one of another; None where one site may start alone."""
+    """Entries that a site may publish before it has seen one of another site; None: as many as it likes."""
     heads: int = 0
-    """Shared heads that the charter has."""
+    """Number of shared heads."""
     current: frozenset[SiteKey] = frozenset()
-    """Sites that are not retired; the weight cap is `cap_share` equal shares among them."""
+    """Sites that are not retired."""
     cap_share: float = 2.0
+    """Largest weight, in equal shares among the current sites."""
 
     @classmethod
     def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
-        """The rules of `charter`; a first entry may not move the trunk further than its initial length."""
+        """The rules of `charter`. The norm of a first entry may not exceed that of the initial trunk."""
         return cls(
             charter_id=charter.id,
             roster=frozenset(charter.roster),
@@ -57,13 +58,13 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class AmendedRules:
-    """What a ledger needs of a constitution.
+    """The rules under every amendment: an entry is judged by those under the amendment that it names.
 
     Attributes:
         rules: by number of amendments in force, the newest last.
-        head_hash: hash of the newest amendment, zeros when there is none.
-        retired: author -> first sequence number not accepted any more.
-        withdrawn: author -> first sequence number whose contribution is taken out of the trunk.
+        head_hash: hash of the newest amendment; zeros when there is none.
+        retired: author -> first number not accepted.
+        withdrawn: author -> first number whose contribution is taken out of the trunk.
     """
 
     rules: tuple[Rules, ...]
@@ -78,7 +79,7 @@ class AmendedRules:
 
     @classmethod
     def of(cls, constitution: Constitution, rules: Rules, share: float) -> AmendedRules:
-        """The law under a constitution.
+        """The rules under a constitution.
 
         Args:
             constitution: charter and amendments in force.
@@ -107,7 +108,7 @@ class AmendedRules:
         return self.rules[-1]
 
     def at(self, number: int) -> Rules | None:
-        """The rules under so many amendments; None when they are not here."""
+        """The rules under so many amendments; None when one of those is not here."""
         return self.rules[number] if number < len(self.rules) else None
 
 

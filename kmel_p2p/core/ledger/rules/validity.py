@@ -1,8 +1,8 @@
-"""Whether an entry may stand, decided from the entry, its chain and its base alone.
+"""Whether an entry is valid, decided from the entry, its chain and its base alone.
 
 Every honest peer that has applied an entry's base reaches the same verdict, whatever else it has seen. A refusal is
-either the *sender's* fault (anyone can forge bytes; the author is not blamed for a signature it did not make) or the
-*author's* (it signed something the charter does not allow; its log ends there, at everyone). Every blame rests on
+either the *sender's* fault (anyone can forge bytes; nobody is blamed for a signature that is not its own) or the
+*author's* (it signed something that the charter does not allow; its log ends there, at every peer). Blame rests on
 signed headers alone, so that it can be proved to anybody: see `proof`.
 """
 
@@ -18,7 +18,7 @@ from kmel_p2p.core.ledger.rules.weights import weight_cap
 
 
 class Refusal(enum.Enum):
-    """Why an entry does not stand; the value is the text an operator reads."""
+    """Why an entry is refused; the value is the text that an operator reads."""
 
     SIGNATURE = "the signature is not the author's"
     CHARTER = "it was made under another charter"
@@ -48,7 +48,7 @@ class Refusal(enum.Enum):
 
 
 def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:
-    """Whose entry it is: nobody is blamed for what it did not sign."""
+    """The checks of charter, author and signature. If one fails, the sender is to blame."""
     if header.charter_id != rules.charter_id:
         return Refusal.CHARTER
     if header.author not in rules.roster:
@@ -59,7 +59,7 @@ def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:
 
 
 def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
-    """The checks that need nothing but the header itself. `rules` are those under the amendment that it names."""
+    """The checks that need only the header. `rules` are those under the amendment that it names."""
     base, ended = header.base, header.basis.ended
     if header.author not in rules.roster:
         return Refusal.OUTSIDE
@@ -86,7 +86,7 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
 
 
 def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_hash: bytes) -> Refusal | None:
-    """The checks against the author's last entry (None when its header is not held or there is none)."""
+    """The checks against the header of the author's last entry (None: there is none, or it is not held)."""
     if header.previous != previous_hash:
         return Refusal.CHAIN
     if previous is None:
@@ -109,10 +109,10 @@ def check_base(
         header: the entry to judge.
         at_base: newest header of each other author at the base, without those that a fault took away.
         rules: the charter's.
-        unknown: others at the base whose header cannot be told (their log was ended below it, or it is no longer
-            held); their norms are taken as larger than any, so that no author is blamed for another's fork.
-        doubtful: the only authors of whom the base may lack entries that those headers were made on (None: any). With
-            n sites the headers name n authors each; a ledger knows for nearly all that the base lacks nothing.
+        unknown: others at the base whose header is unknown (their log was ended below it, or it is no longer held);
+            their norms count as larger than any, so that no author is blamed for another's fork.
+        doubtful: the only authors whose entries the base may lack although those headers were made on them (None:
+            any). Saves work: with n sites the headers name n authors each.
     """
     heads = list(at_base)
     if doubtful is None:
@@ -130,15 +130,15 @@ def check_base(
 def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> int:
     """Largest weight, in units of 2**-16, that an entry of `author` may give to a shared head.
 
-    The charter's cap among the sites that may train the head: all current ones but those whose newest entry at the base
-    says that they do not. Who has said nothing yet counts as one that may, so the cap starts at that of the trunk.
+    The charter's cap among the sites that may train the head: all current ones except those whose newest entry at the
+    base does not name it. A site without an entry counts as one that may, so the cap starts at the trunk's.
 
     Args:
         head: its number.
         author: whose entry it is.
         at_base: newest header of each other author at the base.
         rules: the charter's.
-        unknown: others at the base that cannot be told; taken as sites that do not train it.
+        unknown: others at the base whose header is unknown; counted as sites that do not train it.
     """
     without = sum(
         head not in other.head_weights for other in at_base if other.author in rules.current and other.author != author
@@ -147,7 +147,7 @@ def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules:
 
 
 def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], rules: Rules, unknown: int) -> bool:
-    # What the trunk's cap allows needs no count of sites.
+    # A weight within the trunk's cap is always allowed.
     heavy = {head: w for head, w in header.head_weights.items() if w > rules.weight_cap}
     return all(weight <= head_cap(head, header.author, heads, rules, unknown) for head, weight in heavy.items())
 
@@ -164,11 +164,11 @@ def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int 
     Args:
         norms_at_base: squared norm of the newest entry of each other author at the base.
         rules: the charter's.
-        unknown: further norms, taken as larger than any given; can only raise the bound.
+        unknown: further norms, counted as larger than any given; they can only raise the bound.
 
-    The author's own norm is left out: a site alone could otherwise raise its bound with every entry. The upper median
-    is taken, so that the bound is one of the given integers times a constant and never depends on rounding. Clipping to
-    the median of norms follows Templar's SparseLoCo aggregation (arXiv 2508.15706).
+    The author's own norm is left out: otherwise a site alone could raise its bound with every entry. The upper median
+    makes the bound one of the given integers times a constant, so it never depends on rounding. Clipping to the median
+    of norms follows Templar's SparseLoCo aggregation (arXiv 2508.15706).
     """
     norms = sorted(norms_at_base)
     if not norms:
@@ -179,11 +179,11 @@ def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int 
 
 
 def _reaches(header: SignedHeader, earlier: Mapping[SiteKey, int]) -> bool:
-    """Whether the base holds `earlier`, up to where the author says that logs have ended."""
+    """Whether the base holds `earlier`, disregarding what lies beyond the ends of logs that the header names."""
     base = header.base
     return all(base.get(key, 0) >= number or _covers(header, key, number) for key, number in earlier.items())
 
 
 def _covers(header: SignedHeader, key: SiteKey, number: int) -> bool:
-    """The same for one author; the entry's own author is another rule's."""
+    """The same for one author. The entry's own author is left to another rule."""
     return key == header.author or header.base.get(key, 0) >= min(number, header.basis.ended.get(key, number + 1) - 1)

@@ -1,8 +1,8 @@
-"""How heavy an entry is: a site's share of one exchange, by size class, among the sites that train the same.
+"""The weight of an entry: the site's share, by size class, among the sites that train the same.
 
-The trunk is trained by every site that publishes. A shared head is trained by the sites that have measurements of its
-assay endpoint, so its weight is the share among those alone: a head that two of six sites hold learns as if only the
-two existed. Everything is in whole units of 2**-16; the shares of sites that see each other add up to one exactly.
+Every site that publishes trains the trunk. A shared head is trained by the sites that have measurements of its assay
+endpoint, so its weight is the share among those alone: a head that two of six sites train learns as if only these two
+existed. Weights are whole units of 2**-16; the shares of sites that see each other add up to exactly one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 
 MAX_SIZE_CLASS = 40
-"""2**40 measurements; a claimed class above this is taken as this."""
+"""2**40 measurements; a larger class counts as this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Trains:
     """What a training site says about itself.
 
     Attributes:
-        size_class: log2 bucket of its measurement count (0 when unknown).
+        size_class: floor(log2(measurements)) + 1; 0 when unknown.
         heads: shared heads that it trains, by number.
     """
 
@@ -33,10 +33,10 @@ class Trains:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of one entry, in units of 2**-16.
+    """The weights of one entry, in units of 2**-16.
 
     Attributes:
-        trunk: of everything that is in no shared head.
+        trunk: of everything outside the shared heads.
         heads: of each shared head that the site trains, by head number.
     """
 
@@ -50,13 +50,12 @@ def weight_cap(sites: int, share: float) -> int:
 
 
 def shares(classes: Mapping[SiteKey, int], cap: int = WEIGHT_ONE) -> dict[SiteKey, int]:
-    """What each of these sites (at most 2**16) contributes, by size class: from 1 to `cap`, together exactly 2**16.
+    """The share of each of these sites (at most 2**16), by size class: from 1 to `cap`, together exactly 2**16.
 
-    One unit goes to every site, the rest in proportion to 2**class. Who would come above the cap gets the cap, and the
-    others have the rest among them: a site that claims a huge class makes no other's entries empty. (Where the cap is
-    too low for that, everybody has the cap.) What rounding leaves over goes to the sites in the order of their keys, by
-    rounding the running total instead of each share (as Bresenham's line does), so that every site computes its own
-    share alone and all fit together.
+    Every site gets one unit, and the rest is divided in proportion to 2**class. A site that would exceed the cap gets
+    the cap, and the others share what remains: a site that claims a huge class leaves no other with nothing. (Where the
+    cap is too low for that, everybody gets the cap.) Not each share is rounded but the running total in the order of
+    keys (as in Bresenham's line), so that every site computes its own share alone and all of them fit together.
 
     Args:
         classes: size class of each site.
@@ -66,7 +65,7 @@ def shares(classes: Mapping[SiteKey, int], cap: int = WEIGHT_ONE) -> dict[SiteKe
     given: dict[SiteKey, int] = {}
     total, rest = sum(sizes.values()), WEIGHT_ONE - len(sizes)
     for key in sorted(sizes, key=lambda key: (-sizes[key], key)):
-        # With the unit that each has and one that rounding may add.
+        # Two: the unit that each site has, and one that rounding may add.
         if 2 + rest * sizes[key] // total <= cap:
             break
         given[key] = cap
@@ -95,6 +94,6 @@ def weights_of(
     trunk = shares({key: site.size_class for key, site in training.items()}, cap)[own]
     heads: dict[int, int] = {}
     for head in sorted(training[own].heads):
-        holders = {key: site.size_class for key, site in training.items() if head in site.heads}
-        heads[head] = shares(holders, weight_cap(len(holders), cap_share))[own]
+        trainers = {key: site.size_class for key, site in training.items() if head in site.heads}
+        heads[head] = shares(trainers, weight_cap(len(trainers), cap_share))[own]
     return Weights(trunk, heads)

@@ -24,7 +24,8 @@ from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
 from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
-from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE, Decoder
+from kmel_p2p.core.ledger.rules.payload import Decoder
+from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
 from kmel_p2p.core.ledger.rules.validity import context_of
 from kmel_p2p.core.wire import HASH, VECTOR, Field, blob, listing, uint
 
@@ -55,12 +56,12 @@ class Snapshot:
     amendment_hash: bytes
     """Hash of the newest; zeros when there is none."""
     withdrawn: dict[SiteKey, int]
-    """Author -> first sequence number whose contribution is not in the sum."""
+    """Author -> first number whose contribution is not in the sum."""
     accumulator: Accumulator
 
     @property
     def vector(self) -> dict[SiteKey, int]:
-        """author -> sequence number of its newest entry, in key order."""
+        """author -> number of its newest entry, in key order."""
         return {key: self.headers[key][-1].number for key in sorted(self.headers)}
 
     @property
@@ -206,7 +207,7 @@ def advance(
         snapshot: what to start from. Its sum is changed in place: a copy would take as much memory as the ledger's.
         entries: applied entries that follow it, each author's in the order of their numbers.
         codec: decodes their payloads.
-        withdrawn: author -> first sequence number whose contribution does not count.
+        withdrawn: author -> first number whose contribution does not count.
         amendments: those in force, encoded.
     """
     accumulator = snapshot.accumulator

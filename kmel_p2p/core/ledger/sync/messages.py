@@ -15,11 +15,10 @@ from kmel_p2p.core.types import Vector
 from kmel_p2p.core.wire import HASH, KEY, SIGNATURE, VECTOR, Schema, blob, flag, listing, mapping, record, uint
 
 MAX_NEWS = 256
-"""Entries told of in one announcement."""
+"""Entries named in one announcement."""
 
 MAX_BODIES = 64
-"""Entries in one answer; also the most one pull asks for."""
-
+"""Entries in one answer; also the most that one pull asks for."""
 
 MAX_FAULTS = 64
 """Faults proved in one message."""
@@ -28,10 +27,10 @@ PART_BYTES = 256 * 1024
 """One part of a snapshot."""
 
 MAX_PARTS_ASKED = 8
-"""Parts on their way at once."""
+"""Parts asked for at the same time."""
 
 NO_SNAPSHOT = bytes(HASH_BYTES)
-"""In place of a snapshot's id: any."""
+"""In place of a snapshot's id: any snapshot."""
 
 MAX_AMENDMENTS = 16
 """Amendments in one message."""
@@ -42,20 +41,20 @@ MAX_STUBS = 256
 
 @dataclass(frozen=True, slots=True)
 class Have(Message):
-    """What the sender has applied. Sent to one random peer per interval and whenever its phase changes."""
+    """What the sender has applied. Sent to a random peer every interval, and whenever its phase changes."""
 
     vector: Vector
     chains: bytes
-    """Hash of the headers at the vector: shows a fork that numbers hide."""
+    """Hash of the headers at the vector: reveals a fork that numbers alone hide."""
     phase: int
     step_us: int
     """Microseconds that the sender takes per training step; 0 when unknown."""
     ended: dict[SiteKey, int]
-    """Authors whose log it holds ended, and before which sequence number."""
+    """Ended logs: author -> first number not accepted."""
     amendments: int
-    """How many amendments of the charter it holds."""
+    """How many amendments of the charter the sender holds."""
     heads: tuple[int, ...]
-    """Shared heads that it trains, by number."""
+    """Shared heads that the sender trains, by number."""
     reply: bool
     """Whether the sender wants a `Have` back."""
 
@@ -93,7 +92,7 @@ class EntryId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Announce(Message):
-    """Numbers of new entries that the sender holds; who lacks one asks for it."""
+    """Numbers of new entries that the sender holds; a site that lacks one asks for it."""
 
     items: tuple[EntryId, ...]
 
@@ -105,7 +104,7 @@ class Claim(Message):
     vector: Vector
     chains: bytes
     amendment: bytes
-    """Hash of the newest amendment: sums are comparable under equal ones only."""
+    """Hash of the newest amendment: sums are comparable only under the same amendments."""
     digest: bytes
     signature: bytes
 
@@ -128,7 +127,7 @@ class LogHead:
 
 @dataclass(frozen=True, slots=True)
 class Heads(Message):
-    """Asks the receiver to answer with its own headers where it holds others: somebody's log has two branches."""
+    """Asks for the receiver's own headers where they differ: somebody's log has two branches."""
 
     heads: tuple[LogHead, ...]
 
@@ -142,14 +141,14 @@ class Stubs(Message):
 
 @dataclass(frozen=True, slots=True)
 class Compacted(Message):
-    """The sender no longer holds entries up to here; who lacks them needs a snapshot."""
+    """The sender no longer holds entries up to here; a site that lacks them needs a snapshot."""
 
     floor: Vector
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotAsk(Message):
-    """Asks for an offer (`NO_SNAPSHOT`), or for parts of what was offered."""
+    """Asks for an offer (`NO_SNAPSHOT`), or for parts of the snapshot that was offered."""
 
     id: bytes
     first: int
@@ -158,7 +157,7 @@ class SnapshotAsk(Message):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOffer(Message):
-    """A snapshot that the sender keeps for a while."""
+    """A snapshot that the sender keeps available for a while."""
 
     id: bytes
     vector: Vector
