@@ -124,6 +124,13 @@ class Simulation(StrictModel):
         )
 
 
+def demo_config() -> Path:
+    """The settings of the demo: beside this module where the package is installed, under `configs` in a source tree."""
+    installed = Path(__file__).with_name("examples")
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "configs" / "sim"
+    return folder / "solubility.toml"
+
+
 def load_simulation(path: Path, seed: int | None = None) -> Simulation:
     """Read the settings; paths of data files are relative to the file.
 
@@ -134,7 +141,7 @@ def load_simulation(path: Path, seed: int | None = None) -> Simulation:
     Raises:
         ConfigError: names file and key.
     """
-    simulation = parse_toml(Simulation, read_text(path, "configs/sim/solubility.toml is an example"), str(path))
+    simulation = parse_toml(Simulation, read_text(path, f"{demo_config()} is an example"), str(path))
     base = path.absolute().parent
     data = simulation.data
     given = {name: getattr(data, name) for name in ("train", "test")}
