@@ -1,8 +1,20 @@
-# Sourced by demo and test. `prepare EXTRAS` makes sure that .venv holds this project with those extras, and does
-# nothing when neither pyproject.toml nor constraints.txt changed since; then no network is needed.
+# Sourced by demo and test. `prepare SET` makes sure that .venv holds the packages of requirements/SET.txt and this
+# project, and does nothing when neither the project's dependencies nor their pins changed since; then it needs no
+# network. The sets: demo (for the demo), dev (for all checks), light (for unit tests without torch).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+
+# The path of an interpreter, or nothing: interpreter 3.12
+interpreter() {
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python3; do
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
 
 find_python() {
     local candidate
@@ -18,34 +30,53 @@ find_python() {
     return 1
 }
 
+# What the content of an environment follows from: fingerprint SET PYTHON
 fingerprint() {
-    { echo "$1"; cat "$root/pyproject.toml" "$root/constraints.txt"; } | "$venv/bin/python" -c \
+    { echo "$1"; cat "$root/pyproject.toml" "$root/constraints.txt" "$root"/requirements/*.txt; } | "$2" -c \
         'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), *sys.version_info[:2])'
 }
 
+# Installs the packages of a set, and the project itself where the set is not `light`: install SET PYTHON
+install() {
+    local pip=("$2" -m pip install --quiet --disable-pip-version-check)
+    if [ "$(uname -sm)" != "Linux x86_64" ]; then
+        echo "requirements/ has pins for Linux on x86_64 only; installing the newest releases that fit" >&2
+        local extras=demo,dev,gnn
+        [ "$1" != demo ] || extras=demo
+        "${pip[@]}" -c "$root/constraints.txt" -e "$root[$extras]"
+        return
+    fi
+    "${pip[@]}" --require-hashes --no-deps -r "$root/requirements/$1.txt" || return
+    [ "$1" != light ] || return 0
+    # The package index serves torch's CUDA build, which needs more; this machine's pip may prefer one without.
+    if "$2" -c 'import sys, importlib.metadata as m; sys.exit("nvidia" not in str(m.requires("torch")))'; then
+        "${pip[@]}" --require-hashes --no-deps -r "$root/requirements/cuda.txt" || return
+    fi
+    "${pip[@]}" --no-deps --no-build-isolation -e "$root"
+}
+
+# prepare SET [VENV PYTHON]
 prepare() {
-    local extras=$1 python stamp
-    stamp=$venv/kmel-installed
-    if [ ! -x "$venv/bin/python" ]; then
-        python=$(find_python) || return 1
-        echo "making a virtual environment in $venv ($("$python" --version))" >&2
-        if ! "$python" -m venv "$venv"; then
-            rm -rf "$venv"
+    local set=$1 home=${2:-$venv} python=${3:-} have
+    if [ ! -x "$home/bin/python" ]; then
+        python=${python:-$(find_python)} || return 1
+        echo "making a virtual environment in $home ($("$python" --version))" >&2
+        if ! "$python" -m venv "$home"; then
+            rm -rf "$home"
             echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
             return 1
         fi
     fi
-    # The development extras include everything the demo needs.
-    for have in "$extras" demo,dev,gnn; do
-        if [ -f "$stamp" ] && grep -qxF "$(fingerprint "$have")" "$stamp"; then
+    # What the checks need includes all else.
+    for have in "$set" dev; do
+        if grep -qxF "$(fingerprint "$have" "$home/bin/python")" "$home/kmel-installed" 2>/dev/null; then
             return 0
         fi
     done
-    echo "installing kmel_p2p [$extras] (the first time, this downloads several hundred megabytes)" >&2
-    if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        -c "$root/constraints.txt" -e "$root[$extras]"; then
+    echo "installing what the $set set needs in $home (the first time, this downloads several hundred megabytes)" >&2
+    if ! install "$set" "$home/bin/python"; then
         echo "the installation failed; the lines above say why. Is the package index reachable?" >&2
         return 1
     fi
-    fingerprint "$extras" >"$stamp"
+    fingerprint "$set" "$home/bin/python" >"$home/kmel-installed"
 }
