@@ -41,13 +41,11 @@ from benchmarks.silos_plot import plot
 from benchmarks.silos_pooled import pooled_predictors
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
-from kmel_p2p.learn.evaluate.forest import forest_baseline
-from kmel_p2p.learn.evaluate.outputs import outputs_of
-from kmel_p2p.learn.evaluate.scores import Predict, median_baseline, scorable
+from kmel_p2p.learn.evaluate.scores import Predict, forest_baseline, median_baseline, scorable
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.predict.answer import CHOSEN, answers
 from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.predict.outputs import CHOSEN, answers, outputs_of
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings

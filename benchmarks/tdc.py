@@ -173,7 +173,13 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
         start_local(network, shape, seed, site_seed)
         settings = TrainingSettings(batch_size=BATCH, learning_rate=arguments.rate, weight_decay=0.01, seed=site_seed)
         train_with_checkpoints(
-            network, data, settings, steps=steps, every=max(1, steps // STOPS), scored=False, patience=PATIENCE
+            network,
+            data,
+            settings,
+            steps=steps,
+            every=max(1, steps // STOPS),
+            scored=False,
+            stops_without_gain=PATIENCE,
         )
         return test_score(data, network.predict, metric)
 

@@ -272,4 +272,14 @@ def _rules(charter: Charter) -> Table:
     for section in ("model", "features", "training", "averaging", "pace", "split"):
         values = getattr(charter, section).model_dump(mode="json")
         table.add_row(section, ", ".join(f"{key} {value}" for key, value in values.items() if value != ""))
+    table.add_row("trunk", _trunk(charter))
     return table
+
+
+def _trunk(charter: Charter) -> str:
+    from kmel_p2p.learn.models.layout import trunk_layout
+    from kmel_p2p.site.loaded_site import architecture_of
+
+    shape = architecture_of(charter)
+    kind, size = trunk_kind(shape.trunk), trunk_layout(shape).size
+    return f"reads {kind.summary}; {size:,} values, about {kind.cost(shape):,} multiplications per compound and pass"

@@ -1,4 +1,5 @@
-"""Trunk and heads, the trainer process and its messages, comparison of models, prediction.
+"""Trunk and heads, training, the trainer process and its messages, evaluation, prediction.
 
-`session`, `architecture` and `budget` import no torch, so that the daemon may use them.
+What the daemon uses imports neither torch nor RDKit: `worker.session`, `worker.process`, `models.layout`,
+`train.balance`, `predict.model_directory` and `predict.trunk_file`.
 """

@@ -1,8 +1,7 @@
-"""Where a trainer process computes: on the GPU if there is one, in bfloat16 there where that is as good.
+"""The device of this process: a GPU if there is one, with bfloat16 where it is as good as float32.
 
-One choice per process, made before the first network. On the CPU everything stays float32 and repeatable bit for bit;
-on a GPU sums may differ in their last bits between runs, which no other site depends on: entries carry what was
-computed, not how.
+Chosen once per process, before the first network. On the CPU everything is float32 and reproducible bit for bit. On a
+GPU sums may differ in their last bits between runs; no other site depends on that, as entries carry what was computed.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ _choice = _Choice(torch.device("cpu"), False)
 
 
 def use_device(name: DeviceName, mixed: bool | None = None) -> torch.device:
-    """Choose for this process.
+    """Choose the device of this process.
 
     Args:
-        name: `auto` takes a GPU that torch can use, else the CPU.
-        mixed: whether forward passes of training run in bfloat16 (automatic mixed precision); None: on a GPU with it.
+        name: `auto` means a GPU if torch can use one, else the CPU.
+        mixed: whether forward passes of training run in bfloat16 (automatic mixed precision); None means on GPUs that
+            support it.
 
     Raises:
-        ConfigError: there is no GPU, but one is asked for.
+        ConfigError: `cuda` was chosen, and there is no GPU.
     """
     present = torch.cuda.is_available()
     if name == "cuda" and not present:

@@ -1,4 +1,4 @@
-"""Tensors and a few plain facts in one safetensors file, written so that a crash leaves the old file or the new one."""
+"""Tensors and a few plain facts in one safetensors file; a crash leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tenso
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a state file: {error}") from error
     if not isinstance(facts, dict):
-        raise ConfigError(f"{path}: is no state file of this program: it has no facts")
+        raise ConfigError(f"{path}: is not a state file of this program: it has no facts")
     found = {name: tensor.shape for name, tensor in tensors.items() if tensor.dtype == np.float32}
     if found != dict(shapes):
-        raise ConfigError(f"{path}: belongs to another model: it has {found}, expected is {dict(shapes)}")
+        raise ConfigError(f"{path}: belongs to another model: it has {found} instead of {dict(shapes)}")
     return tensors, facts

@@ -1,13 +1,20 @@
-"""Was it worth it? Four models of one site under one budget, the validation fold choosing per assay endpoint.
+"""Was it worth it? Four models of one site on the same budget; the validation fold chooses one per assay endpoint.
 
     local         the charter's initial trunk, trained on this site's data alone
     federated     the trunk all sites made, with this site's private heads
     personalised  federated, then tuned on this site's data
     hybrid        mean of the outputs of local and personalised
 
-Every model gets the same number of optimiser steps at this site: those it took for its entries plus those of tuning.
-The training median and a random forest are printed beside them, and what the site predicts with: the chosen models, and
-the personalised one for compounds unlike the site's own (`learn.predict.answer`).
+Every model gets the same number of optimiser steps at this site: those taken for its entries plus those for tuning.
+The result also has the scores of the training median, of a random forest, and of what the site predicts with
+(`learn.predict.outputs.answers`).
+
+A validation fold of a few dozen compounds cannot rank models that differ by a few percent: whichever was lucky scores
+best. So the choice starts from the model that was best on average over sites and assay endpoints (docs/models.md), and
+leaves it only for one whose errors on the same compounds are smaller by more than `CONFIDENCE` standard errors of the
+paired difference. First, the measurements of all assay endpoints together decide which model this site starts from:
+they show when a federation ended too early, or fits none of the site's assay endpoints. Then each assay endpoint is
+checked for an exception.
 """
 
 from __future__ import annotations
@@ -16,14 +23,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.evaluate.choice import choose_all, compound_losses
-from kmel_p2p.learn.evaluate.forest import forest_baseline
-from kmel_p2p.learn.evaluate.outputs import MeanOf, outputs_of
 from kmel_p2p.learn.evaluate.scores import (
     FoldScores,
     Predict,
     fold_scores,
+    forest_baseline,
     median_baseline,
     metric,
     scorable,
@@ -32,24 +41,33 @@ from kmel_p2p.learn.evaluate.scores import (
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.predict.answer import ONLY_OTHERS, answers
 from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_of
 from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import LocalOptimiser
+from kmel_p2p.learn.train.optimise import HUBER_DELTA, LocalOptimiser
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
 HYBRID_OF = ("local", "personalised")
 
 PREDICTED = "predicted"
-"""In a result, scores of what the site predicts with: the chosen model, and `answer.FALLBACK` for foreign compounds."""
+"""In a result, the scores of what the site predicts with: the chosen models, or `FALLBACK` for foreign compounds."""
 
 TUNING_SHARE = 0.25
-"""Steps of tuning, relative to the federated steps."""
+"""Tuning steps as a share of the federated steps."""
 
 TUNING_RATE = 0.3
-"""Learning rate of tuning, relative to the charter's: the start is good already."""
+"""Learning rate of tuning as a share of the charter's: the start is already good."""
+
+PREFERRED = "hybrid"
+"""The mean of two models that make different mistakes is rarely the worst and on average the best."""
+
+CONFIDENCE = 2.0
+"""Standard errors by which another model must be better. With 2, an equal model passes once in 44 times."""
+
+MIN_CHOICE = 20
+"""With fewer validation values nothing is chosen: the standard error itself would be a guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +77,8 @@ class Comparison:
     Attributes:
         models: parameters of local, federated and personalised.
         result: plain dict, JSON-ready (see `session.Finished`).
-        forest: the random forest beside them.
-        neighbours: the training compounds, which tell whose compounds are unlike them.
+        forest: the random forest.
+        neighbours: the training compounds.
     """
 
     models: dict[str, Parameters]
@@ -86,7 +104,7 @@ def compare(
         federated: final trunk with the private heads as the rounds left them.
         steps: optimiser steps this site took for its entries.
         federated_history: (round, scores of the trunk it started from).
-        report: called with (steps done, steps in all); may raise to interrupt.
+        report: called with (steps done, total steps); may raise to interrupt.
     """
     tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
     total = steps + 2 * tuning
@@ -124,7 +142,7 @@ def compare(
 
 
 def start_local(network: Network, architecture: Architecture, model_seed: int, site_seed: int) -> None:
-    """The charter's initial trunk, and private heads of the site's own seed."""
+    """Load the charter's initial trunk, and private heads initialised from the site's own seed."""
     network.load(initial_trunk(trunk_layout(architecture), model_seed))
     network.load_private(initial_trunk(private_layout(architecture), site_seed))
 
@@ -137,7 +155,7 @@ def fit_private_heads(
     steps: int,
     tick: Callable[[], None],
 ) -> Parameters:
-    """Private heads follow the final trunk, which the others changed since this site's last round."""
+    """Fit private heads to the final trunk, which the other sites changed after this site's last round."""
     federated.load_into(network)
     if network.private.numel():
         LocalOptimiser(network, dataset, settings, private_only=True).train(steps, TUNING_RATE, tick)
@@ -145,9 +163,9 @@ def fit_private_heads(
 
 
 def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dict[str, Predict]:
-    """A function from inputs to outputs for each of the models, and for hybrid where both it is made of are there.
+    """A function from inputs to outputs for each model, and for hybrid if both of its parts are there.
 
-    To ask several of them for the same rows, see `outputs.outputs_of`.
+    To evaluate several on the same rows, use `outputs_of`.
     """
     networks = {}
     for name, parameters in models.items():
@@ -161,9 +179,9 @@ def predictors(architecture: Architecture, models: dict[str, Parameters]) -> dic
 
 
 def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
-    """Assay endpoint -> name of the model that the validation fold chooses (see `learn.evaluate.choice`).
+    """Assay endpoint -> name of the model that the validation fold chooses.
 
-    `ONLY_OTHERS` for assay endpoints without own training measurements, whose local model is as it was initialised.
+    `ONLY_OTHERS` for assay endpoints without training measurements of the site's own: their local head is untrained.
     """
     rows = dataset.valid
     outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
@@ -180,7 +198,7 @@ def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
 def _scores(
     dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[str, str], neighbours: Neighbours
 ) -> dict[str, FoldScores]:
-    """Scores of each model, and as `PREDICTED` of what the site predicts with."""
+    """Scores of each model, and under `PREDICTED` of what the site predicts with."""
     names = [chosen[endpoint.name] for endpoint in dataset.endpoints]
     found: dict[str, FoldScores] = {
         model: {endpoint.name: {} for endpoint in dataset.endpoints} for model in (*predict, PREDICTED)
@@ -233,3 +251,60 @@ def _result(
             ],
         },
     }
+
+
+def compound_losses(
+    endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Loss of each compound, float64[n]: Huber as in training (one outlier must not decide), log loss for classes.
+
+    Args:
+        outputs: float64[n], labels or logits.
+        labels: float32[n], all measured, none of them a bound.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        if endpoint.kind == "classification":
+            losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))
+            return losses
+        error = np.abs(outputs - labels)
+        losses = np.where(error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2))
+        return losses
+
+
+def choose_all(losses: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, str]:
+    """Assay endpoint -> name of the model that predicts it.
+
+    Args:
+        losses: assay endpoint -> model -> loss of each validation compound (see `choose`).
+    """
+    if not losses:
+        return {}
+    models = next(iter(losses.values()))
+    together = {name: np.concatenate([own[name] for own in losses.values()]) for name in models}
+    start = choose(together, PREFERRED)
+    return {endpoint: choose(own, start) for endpoint, own in losses.items()}
+
+
+def choose(losses: Mapping[str, NDArray[np.float64]], start: str) -> str:
+    """Name of the model to predict with.
+
+    Args:
+        losses: model -> loss of each validation compound, float64[n], in the same order; includes `start`. A model
+            whose losses are not finite is never chosen.
+        start: the model that is kept unless another is clearly better.
+    """
+    reference = losses[start]
+    if len(reference) < MIN_CHOICE:
+        return start
+    if not np.isfinite(reference).all():
+        finite = {name: float(own.mean()) for name, own in losses.items() if np.isfinite(own).all()}
+        return min(finite, key=finite.__getitem__, default=start)
+    best, lowest = start, 0.0
+    for name, own in losses.items():
+        if name == start or not np.isfinite(own).all():
+            continue
+        difference = own - reference
+        error = float(difference.std(ddof=1)) / len(difference) ** 0.5
+        if float(difference.mean()) < min(lowest, -CONFIDENCE * error):
+            best, lowest = name, float(difference.mean())
+    return best

@@ -1,10 +1,14 @@
-"""Was it worth it, with error bars: the four models and two baselines on a site's own test fold.
+"""Was it worth it, with error bars: four models and two baselines on a site's own test fold.
 
-`chosen` among the models is what `predict` gives with the same model directory: the chosen models, and the personalised
-one for compounds unlike the site's own, if the directory has training compounds to compare with.
+`chosen` among the models is what `predict` gives with the same model directory: the chosen models, or the personalised
+one for compounds unlike the site's own, provided the directory has training compounds to compare with.
 
 Gains are relative, (new - local) / local, and "relative improvement to perfect", (new - local) / (1 - local), for
 scores whose best value is 1, as MELLODDY reported them (Heyndrickx et al., J Chem Inf Model 2024, 64, 2331).
+
+Intervals, classes and probabilities are checked as aggregates. For values: the share inside the conformal intervals,
+level by level. For classes: the share whose true class is in the predicted set, per class, how often a set names a
+single class (conformal efficiency, as in MELLODDY), and a reliability curve of the probabilities.
 """
 
 from __future__ import annotations
@@ -17,17 +21,21 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.learn.evaluate.calibration_check import MIN_TEST, coverage, reliability
 from kmel_p2p.learn.evaluate.comparison import MODELS
-from kmel_p2p.learn.evaluate.forest import forest_baseline
-from kmel_p2p.learn.evaluate.scores import median_baseline, metric, scorable, score
-from kmel_p2p.learn.predict.answer import CHOSEN
+from kmel_p2p.learn.evaluate.scores import forest_baseline, median_baseline, metric, probability, scorable, score
+from kmel_p2p.learn.predict.outputs import CHOSEN
 from kmel_p2p.learn.predict.predict import Model
-from kmel_p2p.learn.predict.uncertainty import Calibration, disagreement
+from kmel_p2p.learn.predict.uncertainty import Calibration, class_sets, disagreement, intervals
 from kmel_p2p.learn.train.dataset import Dataset
 
 RESAMPLES = 1000
 Outputs = Mapping[str, NDArray[np.float64]]
+
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+MIN_TEST = 10
+"""With fewer test values no figure is given: it would mean little, and could reveal single compounds."""
+
+MAX_BINS = 10
 
 
 def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
@@ -37,10 +45,10 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
         seed: of the bootstrap and the forest.
 
     Returns:
-        the report (aggregates only, JSON-ready), and the outputs float64[len(test), E] by model, which stay.
+        the report (aggregates only, JSON-ready), and by model the outputs float64[len(test), E], which stay here.
 
     Raises:
-        ConfigError: model and data are of different assay endpoints.
+        ConfigError: model and data have different assay endpoints.
     """
     _require_same(model, dataset)
     inputs = dataset.inputs.rows(dataset.test)
@@ -76,7 +84,7 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             calibration = model.calibrations.get(endpoint.name, Calibration())
             report["coverage"] = coverage(endpoint, calibration, columns[CHOSEN], spread[known, place], labels)
             report["reliability"] = reliability(endpoint, columns[CHOSEN], labels)
-            # Whether compounds that chose nothing made the intervals; None where there are none.
+            # Whether the calibration compounds had no part in choosing the model; None without intervals.
             report["calibrated_apart"] = not calibration.chose if calibration else None
         endpoints.append(report)
     return {
@@ -93,14 +101,14 @@ def _require_same(model: Model, dataset: Dataset) -> None:
     if own != dataset.endpoints:
         names = [", ".join(endpoint.name for endpoint in endpoints) for endpoints in (own, dataset.endpoints)]
         raise ConfigError(
-            f"the model (assay endpoints: {names[0]}) was made under another charter than the site's present one "
-            f"({names[1]}; units, transforms and label constants count as well); evaluate it with its own charter, or "
+            f"the model (assay endpoints: {names[0]}) was made under a different charter than the site has now "
+            f"({names[1]}; units, transforms and label constants count too). Evaluate it with its own charter, or "
             "finish a run under this one"
         )
 
 
 def _bounds(dataset: Dataset, place: int, output: NDArray[np.float64]) -> dict[str, Any]:
-    """How many test values are bounds, which no score counts, and the share of them that predictions agree with."""
+    """How many test values are bounds, which are not scored, and the share that predictions agree with."""
     labels, relations = dataset.labels[dataset.test, place], dataset.relations[dataset.test, place]
     rows = np.isfinite(labels) & (relations != 0)
     count = int(rows.sum())
@@ -111,7 +119,7 @@ def _bounds(dataset: Dataset, place: int, output: NDArray[np.float64]) -> dict[s
 
 
 def _scores(endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """Scores with bootstrap intervals, and gains over the local model; every model meets the same resamples."""
+    """Scores with bootstrap intervals, and gains over the local model, all on the same resamples."""
     rng = np.random.default_rng([seed, len(labels)])
     truth = labels.astype(np.float32)
     found: dict[str, dict[str, Any]] = {}
@@ -168,3 +176,81 @@ def _to_perfect(local: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, f
         for name in ("r2", "spearman", "auroc", "average_precision")
         if local.get(name) is not None and new.get(name) is not None and local[name] < 1
     }
+
+
+def coverage(
+    endpoint: AssayEndpoint,
+    calibration: Calibration,
+    output: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    labels: NDArray[np.float64],
+) -> list[dict[str, float]]:
+    """For each level, the share of test compounds whose true value or class is inside; empty without calibration.
+
+    Args:
+        output: float64[n], what the site predicts, as labels or logits.
+        spread: float64[n], standard deviation of the models' outputs.
+        labels: float64[n], measured values.
+
+    Returns:
+        for each level `level` and `inside`; for values also `width`, the median in the reported unit, unless there are
+        too few calibration values for that level; for classes also `single`, the share of sets with one class, and
+        `inside_0` and `inside_1` for classes with at least `MIN_TEST` compounds.
+    """
+    if not calibration or not len(labels):
+        return []
+    if endpoint.kind == "classification":
+        return [_of_classes(calibration, output, labels, level) for level in LEVELS]
+    return [_of_values(endpoint, calibration, output, spread, labels, level) for level in LEVELS]
+
+
+def _of_values(
+    endpoint: AssayEndpoint,
+    calibration: Calibration,
+    output: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    level: float,
+) -> dict[str, float]:
+    ends = intervals(calibration, output, spread, level)
+    assert ends is not None
+    inside = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
+    width = float(np.median(ends[:, 1] - ends[:, 0])) * endpoint.scale
+    # JSON has no infinity.
+    return {"level": level, "inside": float(inside.mean()), **({"width": width} if np.isfinite(width) else {})}
+
+
+def _of_classes(
+    calibration: Calibration, output: NDArray[np.float64], labels: NDArray[np.float64], level: float
+) -> dict[str, float]:
+    sets = class_sets(calibration, output, level)
+    assert sets is not None
+    true = labels.round().astype(np.int64)
+    inside = sets[np.arange(len(true)), true]
+    found = {"level": level, "inside": float(inside.mean()), "single": float((sets.sum(axis=1) == 1).mean())}
+    for value in (0, 1):
+        if np.count_nonzero(true == value) >= MIN_TEST:
+            found[f"inside_{value}"] = float(inside[true == value].mean())
+    return found
+
+
+def reliability(
+    endpoint: AssayEndpoint, output: NDArray[np.float64], labels: NDArray[np.float64]
+) -> list[dict[str, float]]:
+    """Compounds sorted by predicted probability of class 1, in up to `MAX_BINS` groups of at least `MIN_TEST`.
+
+    Returns:
+        for each group `predicted` (mean probability), `observed` (share of class 1) and `count`; empty for values.
+    """
+    if endpoint.kind != "classification" or len(labels) < MIN_TEST:
+        return []
+    predicted = probability(output)
+    order = np.argsort(predicted, kind="stable")
+    return [
+        {
+            "predicted": float(predicted[rows].mean()),
+            "observed": float(labels[rows].mean()),
+            "count": len(rows),
+        }
+        for rows in np.array_split(order, min(MAX_BINS, len(order) // MIN_TEST))
+    ]

@@ -1,4 +1,4 @@
-"""The evaluation as one HTML file with plots, nothing loaded from elsewhere. Aggregates only: it may be shared."""
+"""The evaluation as one self-contained HTML file with plots. It has aggregates only, so it may be shared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from kmel_p2p.chem.report.check_page import png
-from kmel_p2p.learn.predict.answer import CHOSEN
+from kmel_p2p.learn.predict.outputs import CHOSEN
 
 SHOWN = {
     "local": "local",
@@ -44,7 +44,7 @@ def evaluation_page(report: Mapping[str, Any]) -> str:
 
 
 def _signed(value: float, digits: int = 1) -> str:
-    """With its sign; a minus that is as wide as a plus."""
+    """The value with its sign, using a minus as wide as a plus."""
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -53,7 +53,7 @@ def _figure(value: float | None) -> str:
 
 
 def _plot(endpoint: Mapping[str, Any]) -> str:
-    """Scores with intervals, and where there are intervals or classes whether they hold, as base64 PNG."""
+    """Scores with intervals, and how well predicted intervals, classes and probabilities hold, as base64 PNG."""
     from matplotlib.figure import Figure
 
     curve, groups = endpoint["coverage"], endpoint["reliability"]

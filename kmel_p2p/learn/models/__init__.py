@@ -1,1 +1,1 @@
-"""The networks: which tensors they have, how they compute, what they are trained on."""
+"""Kinds of trunk, the tensors of a model, and the network."""

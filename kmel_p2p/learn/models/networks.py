@@ -1,4 +1,4 @@
-"""The network: a trunk that every site shares and one output per assay endpoint, or an ensemble of such.
+"""The network: a trunk that all sites share, and one output per assay endpoint; or an ensemble of such networks.
 
 All parameters of the trunk are views of one flat vector in the order of `trunk_layout`, all private ones of another.
 Gradients are laid out the same way, so that optimiser, residual and codec work on flat vectors without copying.
@@ -70,12 +70,12 @@ class Network:
         return values
 
     def load(self, trunk: NDArray[np.float32]) -> None:
-        """Take over trunk and shared heads; private heads and any optimiser's state stay as they are."""
+        """Copy in trunk and shared heads; private heads and any optimiser's state are left alone."""
         with torch.no_grad():
             self.trunk.copy_(torch.from_numpy(trunk))
 
     def load_private(self, private: NDArray[np.float32]) -> None:
-        """Take over private heads."""
+        """Copy in private heads."""
         with torch.no_grad():
             self.private.copy_(torch.from_numpy(private))
 

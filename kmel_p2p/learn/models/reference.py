@@ -1,4 +1,4 @@
-"""One hash for everything a network sees of the reference molecules: the charter names it, every site checks it."""
+"""The hash of everything a network sees of the reference molecules. The charter names it; every site checks it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.version import VERSION
 
 MADE_WITH = "made_with"
-"""Label of a model's card: the versions that made it, for whoever cannot load it."""
+"""Label in a model's card: the versions it was made with, for when it cannot be loaded."""
 
 
 def installation(trunk: str) -> str:

@@ -53,8 +53,9 @@ class TrunkKind(Protocol):
         """Parameters in the order of the layout, without heads. Names start with `trunk.`."""
 
     def cost(self, architecture: Architecture) -> int:
-        """Multiplications for one typical compound and one pass without heads. A training step takes about three
-        passes for each compound of its batch.
+        """Multiplications for one typical compound in one pass, without heads.
+
+        A training step costs about three passes for each compound of its batch.
         """
 
     def body(self, architecture: Architecture, tensors: Mapping[str, Tensor]) -> TrunkBody:

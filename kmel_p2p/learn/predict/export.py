@@ -1,4 +1,4 @@
-"""Model directories for use elsewhere: a copy without what must stay, and ONNX graphs of the networks."""
+"""Exporting models: a copy of the model directory without what must stay at the site, and ONNX graphs."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ OPSET = 17
 
 
 def export_model(source: Path, target: Path) -> Card:
-    """Copy card and parameters, checked; the neighbours' file is left behind.
+    """Check and copy card and parameters; the neighbours' file stays behind.
 
     Raises:
-        ConfigError: there is no whole model in `source`, or `target` cannot be written.
+        ConfigError: there is no complete model in `source`, or `target` cannot be written.
     """
     card = read_card(source)
     return write_model(target, card, read_parameters(source, card))
 
 
 def require_onnx(source: Path) -> Card:
-    """The card of a model that `export_onnx` can write graphs of.
+    """The card of a model that `export_onnx` can export.
 
     Raises:
-        ConfigError: the extra `onnx` is not installed, there is no whole model in `source`, or it is no multilayer
-            perceptron.
+        ConfigError: the extra `onnx` is not installed, there is no complete model in `source`, or its trunk is not a
+            multilayer perceptron.
     """
     if importlib.util.find_spec("onnx") is None:
         raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'")
@@ -51,7 +51,7 @@ def require_onnx(source: Path) -> Card:
 def export_onnx(source: Path, target: Path) -> list[Path]:
     """One graph per stored model: `features` float32[n, width] to `outputs` float32[n, E], in labels or logits.
 
-    The order of features is log2(1 + count) of the fingerprint, then the descriptors, as metadata says.
+    Features are log2(1 + count) of the fingerprint, then the descriptors; the metadata describes them.
 
     Raises:
         ConfigError: as `require_onnx`, or `target` cannot be written.
@@ -95,11 +95,11 @@ def _graph(card: Card, trunk: np.ndarray, private: np.ndarray) -> Any:
 
 
 def _members(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any]) -> list[str]:
-    """Nodes of trunk and heads; gives the names of the outputs, shared before private, the mean over the members."""
+    """Add nodes for trunk and heads. Returns the outputs' names (means over the members), shared first."""
     from onnx import helper
 
     if shape.members > 1:
-        # A graph has plain matrices: each member's are taken apart.
+        # An ONNX graph has plain matrices, so the members' are separated.
         for name in [name for name in constants if not name.startswith("calibration.")]:
             stacked = constants.pop(name)
             constants |= {f"{member}.{name}": stacked[member] for member in range(shape.members)}
@@ -134,7 +134,7 @@ def _order(shape: Architecture) -> np.ndarray:
 
 
 def _facts(card: Card) -> dict[str, str]:
-    """What somebody needs to feed the graph and to read its outputs."""
+    """What a user needs to know about the graph's inputs and outputs."""
     policy = card.features
     return {
         "digest": card.digest,

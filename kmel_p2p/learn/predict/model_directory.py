@@ -1,7 +1,7 @@
-"""A model directory: `model.safetensors` with the parameters and `card.json` that says what they are.
+"""A model directory: `model.safetensors` with the parameters, and `card.json`, which says what they are.
 
     model.safetensors   <model>.trunk, <model>.private   for local, federated and personalised
-    card.json           assay endpoints, architecture, features, which model is chosen for which endpoint, scores
+    card.json           assay endpoints, architecture, features, the model chosen for each assay endpoint, scores
 
     neighbours_STAYS.safetensors   fingerprints of the training compounds; export leaves it out
 
@@ -36,16 +36,16 @@ NAMES = (*STORED, "hybrid")
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the parameters of a model directory are.
+    """What a model directory contains.
 
     Attributes:
-        reference_hash: hash of the reference molecules' features where the model was trained.
-        chosen: assay endpoint -> model used for predicting it.
-        labels: free facts such as federation and site.
+        reference_hash: hash of the reference molecules' features on the machine that trained the model.
+        chosen: assay endpoint -> model used to predict it.
+        labels: facts such as federation and site.
         result: the comparison (see `learn.evaluate.comparison`), without history.
-        digest: BLAKE2b-256 (hex) of the parameters; names the model.
-        uncertainty: assay endpoint -> what its intervals are made from (`learn.predict.uncertainty.Calibration`).
-        untrained: assay endpoints that the site had no training measurements of.
+        digest: BLAKE2b-256 (hex) of the parameters; identifies the model.
+        uncertainty: assay endpoint -> data for its intervals (`learn.predict.uncertainty.Calibration`).
+        untrained: assay endpoints without training measurements at this site.
         unlearned: assay endpoints whose shared head no site has trained.
     """
 
@@ -62,7 +62,7 @@ class Card:
 
 
 def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:
-    """Write a model directory; `card.json` last, so that a directory with a card is whole.
+    """Write a model directory; `card.json` last, so that a directory with a card is complete.
 
     Args:
         parameters: model -> (trunk float32[d], private float32[p]) for the three of `STORED`.
@@ -131,40 +131,40 @@ def read_card(folder: Path) -> Card:
                 "kmel-peer predict --model-dir read it, and it may be copied as it is"
             )
         if given != FORMAT:
-            raise ConfigError(f"{path}: is of another format than {FORMAT}; use the program version that wrote it")
+            raise ConfigError(f"{path}: has a format other than {FORMAT}; use the program version that wrote it")
         card = Card(**shapes_of(raw, path), **raw)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged: {error!r}") from None
     if card.architecture.inputs != card.features.width:
         raise ConfigError(
-            f"{path}: is of another version of this program: its trunk has {card.architecture.inputs} inputs"
+            f"{path}: was written by another version of this program: its trunk has {card.architecture.inputs} inputs"
         )
     _require_whole(path, card)
     return card
 
 
 def _require_whole(path: Path, card: Card) -> None:
-    """A card may come from anywhere: what is looked up in it later has to be there."""
+    """A card may come from anywhere: check that everything later looked up in it is there."""
     for endpoint in card.architecture.endpoints:
         chosen = card.chosen.get(endpoint.name) if isinstance(card.chosen, dict) else None
         if chosen not in NAMES:
             raise ConfigError(
-                f"{path}: is damaged: the model chosen for {endpoint.name!r} is {chosen!r:.40}, none of "
-                f"{', '.join(NAMES)}; copy the directory anew"
+                f"{path}: is damaged: the model chosen for {endpoint.name!r} is {chosen!r:.40}, not one of "
+                f"{', '.join(NAMES)}; copy the directory again"
             )
     labels, uncertainty = card.labels, card.uncertainty
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
-        raise ConfigError(f"{path}: is damaged: labels must be texts; copy the directory anew")
+        raise ConfigError(f"{path}: is damaged: labels must be text; copy the directory again")
     lists = isinstance(card.untrained, list) and isinstance(card.unlearned, list)
     if not isinstance(uncertainty, dict) or not isinstance(card.digest, str) or not lists:
-        raise ConfigError(f"{path}: is damaged: a field of it is of another kind; copy the directory anew")
+        raise ConfigError(f"{path}: is damaged: a field has the wrong type; copy the directory again")
 
 
 def read_parameters(folder: Path, card: Card) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Parameters by model.
 
     Raises:
-        ConfigError: they are missing or not those of the card.
+        ConfigError: they are missing, or not those of the card.
     """
     trunk, private = trunk_layout(card.architecture).size, private_layout(card.architecture).size
     shapes = {f"{name}.{part}": (size,) for name in STORED for part, size in (("trunk", trunk), ("private", private))}

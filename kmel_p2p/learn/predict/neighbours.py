@@ -1,7 +1,7 @@
-"""Is a compound like those a site trained on? Similarity to the nearest one, and what is usual.
+"""Whether a compound resembles those a site trained on: similarity to the nearest one, compared with what is usual.
 
-The fingerprints of the training compounds stay in the site's model directory in a file of their own that export leaves
-out: a fingerprint tells much about a structure.
+The fingerprints of the training compounds lie in a file of their own in the site's model directory, which export leaves
+out: a fingerprint reveals much about a structure.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ QUERY_VALUES, KNOWN_VALUES = 1 << 20, 1 << 23
 """Fingerprint positions of queries and training compounds compared at once: 512 and 4,096 compounds of 2,048 bits."""
 
 FOREIGN = 0.8
-"""A compound is foreign below this part of the least similarity of a validation compound: clearly beyond them all."""
+"""A compound is foreign if its similarity is below this share of the least similar validation compound's."""
 
 OUTSIDE, EDGE = 0.05, 0.25
-"""Quantiles of the validation compounds' similarity: below the first a compound counts as outside, below the second as
-at the edge."""
+"""Quantiles of the validation compounds' similarity. Below the first, a compound is outside; below the second, at the
+edge."""
 
 MIN_USUAL = 10
-"""Validation compounds from which the quantiles are told."""
+"""Validation compounds needed for the quantiles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Training compounds of a site as sets of Morgan environments.
+    """Training compounds of a site, as sets of Morgan environments.
 
     Attributes:
-        packed: uint8[n, ceil(width / 8)], eight environments to the byte.
+        packed: uint8[n, ceil(width / 8)], eight environments per byte.
         width: of the fingerprint.
-        usual: similarities below which a compound is foreign, outside, at the edge; None where too few compounds tell.
+        usual: similarities below which a compound is foreign, outside, at the edge; None with too few compounds.
     """
 
     packed: NDArray[np.uint8]
@@ -50,7 +50,7 @@ class Neighbours:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Neighbours:
-        """Of the training fold; what was held out of training, whose scaffolds are others, tells what is usual."""
+        """Neighbours from the training fold. Held-out compounds, whose scaffolds differ, define what is usual."""
         own = cls(_packed(dataset.inputs, dataset.train), dataset.inputs.width)
         held_out = np.union1d(dataset.valid, dataset.calibration)
         if len(held_out) < MIN_USUAL or not len(own):
@@ -61,7 +61,7 @@ class Neighbours:
 
     @classmethod
     def of_bits(cls, bits: NDArray[np.bool_], usual: tuple[float, float, float] | None = None) -> Neighbours:
-        """Of fingerprints bool[n, width]."""
+        """Neighbours with fingerprints bool[n, width]."""
         return cls(np.packbits(bits, axis=1), bits.shape[1], usual)
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Neighbours:
     def nearest(self, queries: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Tanimoto similarity to the nearest training compound, float64[len(queries)]; 0 without any.
 
-        Works on blocks of both sides, so that it takes some 80 MB beside the queries for any number of compounds.
+        Works in blocks of both sides: about 80 MB beside the queries, for any number of compounds.
         """
         found = np.zeros(len(queries))
         rows, asked = (max(1, values // self.width) for values in (KNOWN_VALUES, QUERY_VALUES))
@@ -88,7 +88,7 @@ class Neighbours:
     def foreign(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which queries are clearly less like the training compounds than any validation compound was, bool[n].
 
-        None of them where that is not known.
+        None of them if what is usual is not known.
         """
         return self.are_foreign(self.nearest(queries))
 
@@ -97,7 +97,7 @@ class Neighbours:
         return similarity < (self.usual[0] if self.usual is not None else 0.0)
 
     def applicability(self, similarity: float) -> str:
-        """`inside`, `edge` or `outside` of what the model was tried on; empty where that is not known."""
+        """`inside`, `edge` or `outside` of what the model was validated on; empty if that is not known."""
         if self.usual is None:
             return ""
         return "outside" if similarity < self.usual[1] else "edge" if similarity < self.usual[2] else "inside"
@@ -122,7 +122,7 @@ def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 def read_neighbours(folder: Path, width: int) -> Neighbours | None:
-    """Those of a model directory; None where it holds none (an exported one).
+    """The neighbours in a model directory; None if there are none, as in an exported one.
 
     Raises:
         ConfigError: the file is damaged.

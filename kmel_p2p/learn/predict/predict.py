@@ -19,13 +19,12 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.structures.described import describe_all, ignore_progress
 from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.evaluate.comparison import predictors
-from kmel_p2p.learn.evaluate.outputs import outputs_of
 from kmel_p2p.learn.evaluate.scores import Predict, probability
 from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_reference_hash
 from kmel_p2p.learn.models.registry import trunk_kind
-from kmel_p2p.learn.predict.answer import CHOSEN, FALLBACK, answers
 from kmel_p2p.learn.predict.model_directory import Card, read_card, read_parameters
 from kmel_p2p.learn.predict.neighbours import Neighbours, read_neighbours
+from kmel_p2p.learn.predict.outputs import CHOSEN, FALLBACK, answers, outputs_of
 from kmel_p2p.learn.predict.trunk_file import is_trunk, read_trunk
 from kmel_p2p.learn.predict.uncertainty import (
     MEMBERS,
@@ -40,13 +39,13 @@ from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Inputs
 
 DEFAULT_LEVEL = 0.9
-"""Of intervals: a value in ten lies outside."""
+"""Of intervals: one value in ten lies outside."""
 
 NOT_WITHOUT_OWN = ("local", "hybrid")
-"""Models that know nothing of an assay endpoint without own measurements, also if its head is shared."""
+"""Models that know nothing about an assay endpoint the site has not measured, even if its head is shared."""
 
 BLOCK_VALUES = 1 << 23
-"""Inputs laid out and predicted at once (some 3,700 compounds), so that a large table takes no more memory."""
+"""Inputs computed and predicted at once (some 3,700 compounds), so that large tables take no more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ class Value:
 
     Attributes:
         value: in the unit of the assay endpoint; the probability of class 1 for classes.
-        lower, upper: ends of the conformal interval in the same unit; None for classes, without calibration, and where
-            the calibration is too small for the level (`Model.without_intervals` says which).
+        lower, upper: ends of the conformal interval in the same unit. None for classes, and if there are too few
+            calibration values for the level (`Model.without_intervals` says for which assay endpoints).
         classes: classes that cannot be ruled out, such as (1,) or (0, 1); None for values and without calibration.
         model: name of the model that answered.
     """
@@ -70,16 +69,16 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One input, in its place.
+    """The prediction for one input.
 
     Attributes:
-        smiles: as given; empty for what was no text.
-        standardised: the structure predicted for; empty where there is none.
-        assays: assay endpoint -> prediction; empty where there is none. Assay endpoints that this model cannot predict
+        smiles: as given; empty for inputs that are not text.
+        standardised: the structure predicted for; empty if there is none.
+        assays: assay endpoint -> prediction; empty if there is none. Assay endpoints that this model cannot predict
             are left out (`Model.without_values` says why).
-        similarity: to the nearest training compound of this site (Tanimoto, 0 to 1); None where that is not known.
-        applicability: `inside`, `edge` or `outside` of what the model was tried on; empty where that is not known.
-        reason: why there is no prediction; empty where there is one.
+        similarity: to the nearest training compound of this site (Tanimoto, 0 to 1); None if not known.
+        applicability: `inside`, `edge` or `outside` of what the model was validated on; empty if not known.
+        reason: why there is no prediction; empty if there is one.
     """
 
     smiles: str
@@ -99,7 +98,7 @@ class Model:
     """A loaded model directory.
 
     Attributes:
-        card: what it is.
+        card: what the model directory contains.
         neighbours: training compounds of this site; None in an exported model.
     """
 
@@ -113,12 +112,12 @@ class Model:
 
     @property
     def predictors(self) -> Mapping[str, Predict]:
-        """The four models as functions from inputs to outputs; `outputs.outputs_of` asks several at once."""
+        """The four models as functions from inputs to outputs; `outputs.outputs_of` computes several at once."""
         return self._predictors
 
     @property
     def calibrations(self) -> Mapping[str, Calibration]:
-        """What intervals are made from, by assay endpoint."""
+        """What intervals are computed from, by assay endpoint."""
         return self._calibrations
 
     def predict(
@@ -130,20 +129,20 @@ class Model:
         workers: int = 1,
         progress: Callable[[int, int], None] = ignore_progress,
     ) -> list[Prediction]:
-        """One `Prediction` per input, in order, also for inputs that cannot be used.
+        """One `Prediction` per input, in order, including inputs that cannot be used.
 
         Args:
-            smiles: a list, array or column of SMILES; None and NaN, as tables have for empty cells, count as empty.
-            model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint; None for the chosen ones,
-                and the personalised one for compounds unlike any of this site's (`learn.predict.answer`). Intervals are
-                calibrated for the chosen ones only, so others come without.
-            level: share of compounds whose true value the interval is to hold, above 0 and below 1.
+            smiles: a list, array or column of SMILES; None and NaN (empty cells of a table) count as empty.
+            model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint. None means the chosen
+                ones, and the personalised one for compounds unlike any of this site's (`outputs.answers`); only these
+                have intervals.
+            level: share of compounds whose true value should lie in the interval, above 0 and below 1.
             workers: processes that prepare structures.
-            progress: called with (structures done, structures in all).
+            progress: called with (structures done, total structures).
 
         Raises:
-            TypeError: `smiles` is one text instead of several.
-            ConfigError: there is no model of that name, or the level is none.
+            TypeError: `smiles` is a single text.
+            ConfigError: there is no model of that name, or the level is out of range.
         """
         if isinstance(smiles, str):
             raise TypeError(f"predict takes several SMILES: predict([{smiles!r:.80}]), not predict({smiles!r:.80})")
@@ -166,7 +165,7 @@ class Model:
         ]
 
     def without_values(self, model: str | None = None) -> dict[str, str]:
-        """Assay endpoint -> why it is not predicted; for the others, none.
+        """Assay endpoint -> why it is not predicted, for those that are not.
 
         Args:
             model: as for `predict`.
@@ -183,7 +182,7 @@ class Model:
         return reasons
 
     def without_intervals(self, level: float = DEFAULT_LEVEL) -> dict[str, str]:
-        """Assay endpoint -> why predictions of it come without interval or classes at this level; for the others, none.
+        """Assay endpoint -> why its predictions have no interval or classes at this level, for those that have none.
 
         Args:
             level: as for `predict`.
@@ -210,7 +209,7 @@ class Model:
     def _rows(
         self, part: StructureTable, model: str | None, level: float
     ) -> Iterator[tuple[dict[str, Value], float | None]]:
-        """Values by assay endpoint, and similarity, of each compound."""
+        """For each compound, values by assay endpoint, and similarity."""
         molecules = trunk_kind(self.card.architecture.trunk).molecules(part.smiles)
         inputs = Inputs(part.counts, part.descriptors, molecules)
         every = np.arange(len(inputs))
@@ -240,7 +239,7 @@ class Model:
         return [self.card.chosen[endpoint.name] for endpoint in self.card.architecture.endpoints]
 
     def outputs(self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-        """Model -> labels or logits, float64[n, number of assay endpoints]; `answer.CHOSEN` is what the site predicts.
+        """Model -> labels or logits, float64[n, number of assay endpoints]; `outputs.CHOSEN` is the site's prediction.
 
         Args:
             inputs: rows of network inputs.
@@ -250,7 +249,7 @@ class Model:
         return found | {CHOSEN: answers(found, self.chosen, foreign, self._untrained)}
 
     def _needed(self, foreign: NDArray[np.bool_]) -> set[str]:
-        """Models that predicting with the chosen ones needs: a network nobody looks at is not computed."""
+        """The models needed for predicting with the chosen ones; others are not computed."""
         names = set(self.chosen)
         if foreign.any():
             names.add(FALLBACK)
@@ -291,7 +290,7 @@ def _values(
     spread: NDArray[np.float64] | None = None,
     level: float = DEFAULT_LEVEL,
 ) -> list[Value]:
-    """Values with what the calibration gives; `names` are the models that answered."""
+    """Values with intervals or classes from the calibration; `names` are the models that answered."""
     known = calibration or Calibration()
     if endpoint.kind == "classification":
         sets = class_sets(known, output, level)
@@ -312,10 +311,10 @@ def _values(
 
 
 def load_model(folder: Path) -> Model:
-    """Load a model directory, or a directory with the shared trunk alone.
+    """Load a model directory, or a directory with only the shared trunk.
 
     Raises:
-        ConfigError: it is missing, damaged, or features here differ from those it was made with.
+        ConfigError: it is missing or damaged, or features computed here differ from those it was made with.
     """
     if is_trunk(folder):
         return _load_trunk(folder)
@@ -336,8 +335,8 @@ def _load_trunk(folder: Path) -> Model:
     shared = tuple(shape.endpoints[place] for place in shape.shared)
     if not shared:
         raise ConfigError(
-            f"{folder}: every head of this federation is private, and a trunk alone predicts nothing; load the model "
-            "directory of a site (state/model), which has that site's heads"
+            f"{folder}: all heads of this federation are private, and a trunk alone predicts nothing; load a site's "
+            "model directory (state/model), which has that site's heads"
         )
     card = Card(
         architecture=shape.changed(endpoints=shared, calibrate=False),

@@ -3,9 +3,9 @@
     card.json               what it is: charter, vector, authors, digests; it names the file beside it
     trunk-<digest>.safetensors   its tensors, by name
 
-The card is renamed into place after the file is durable, so a directory with a card is whole. Nothing in it depends on
-the site, the moment or the machine that wrote it. `kmel_p2p.load` reads it: it predicts the assay endpoints whose heads
-are shared.
+The card is renamed into place once the file is durable, so a directory with a card is complete. Nothing in it depends
+on the site, time or machine that wrote it. `kmel_p2p.load` reads it and predicts the assay endpoints whose heads are
+shared.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ TRUNK_FORMAT = "kmel trunk 1"
 
 @dataclass(frozen=True, slots=True)
 class TrunkCard:
-    """What a trunk is, and whose work.
+    """What a trunk is, and who made it.
 
     Attributes:
         charter_id: hex.
         amendments: how many are in force; `amendment_hash` (hex) is the newest one's.
         vector: author key (hex) -> number of its newest entry in the sum.
-        authors: for each of these, `name`, `key`, `entries`, and `retracted_from` where entries were taken back.
-        ledger_digest: of the exact sum, hex, as `kmel-peer status` and `ledger verify` show it.
+        authors: for each of them `name`, `key`, `entries`, and `retracted_from` if entries were taken back.
+        ledger_digest: of the exact sum, hex; what `kmel-peer status` and `ledger verify` show.
         digest: BLAKE2b-256 of the tensors, hex; `digest_of` recomputes it from the file.
-        reference_hash: the charter's, of the reference molecules' features; empty if it names none.
+        reference_hash: the charter's hash of the reference molecules' features; empty if the charter has none.
         unlearned: assay endpoints whose shared head no site has trained.
     """
 
@@ -77,14 +77,14 @@ def digest_of(tensors: Mapping[str, NDArray[np.float32]]) -> str:
 
 
 def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bool:
-    """Write a trunk directory, unless it holds this trunk already. Returns whether it wrote.
+    """Write a trunk directory, unless it already holds this trunk. Returns whether it wrote.
 
     Args:
         card: `digest` is filled in.
         trunk: float32[d], laid out as `trunk_layout` says.
 
     Raises:
-        ConfigError: the disk is full or not writable; what was there before stays.
+        ConfigError: the disk is full or not writable; the previous trunk is kept.
     """
     tensors = trunk_layout(card.architecture).split(trunk)
     card = dataclasses.replace(card, digest=digest_of(tensors))
@@ -102,7 +102,7 @@ def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bo
 
 
 def is_trunk(folder: Path) -> bool:
-    """Whether a directory holds a trunk alone, rather than a site's models."""
+    """Whether a directory holds only a trunk, rather than a site's models."""
     try:
         found = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -126,13 +126,13 @@ def read_trunk(folder: Path) -> tuple[TrunkCard, NDArray[np.float32]]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: is damaged: {error!r}; copy the directory anew from a site") from None
+        raise ConfigError(f"{path}: is damaged: {error!r}; copy the directory again from a site") from None
     layout = trunk_layout(card.architecture)
     path = folder / card.file
     try:
         tensors = load(path.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; copy the directory anew from a site") from None
+        raise ConfigError(f"{path}: cannot be read: {error}; copy the directory again from a site") from None
     expected = {spec.name: spec.shape for spec in layout.specs}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected or digest_of(tensors) != card.digest:
         raise ConfigError(f"{folder}: {card.file} and {CARD} do not belong together; copy the directory as a whole")

@@ -1,12 +1,12 @@
-"""How far a prediction may be off: conformal intervals and classes (Vovk, Gammerman and Shafer 2005), through crepes.
+"""How far off a prediction may be: conformal intervals and classes (Vovk, Gammerman and Shafer 2005), with crepes.
 
-Calibrated on compounds that chose nothing: a half of the site's validation fold, by series, by which neither
-checkpoints nor models are chosen. Where the fold is too small to be divided, the whole of it calibrates; it then also
-chose checkpoint and model, so that intervals come out slightly too narrow, and `Calibration.chose` says so.
+They are calibrated on half of the site's validation fold, divided by series, which chooses neither checkpoints nor
+models. If the fold is too small to divide, all of it is used for both; intervals then come out slightly too narrow, and
+`Calibration.chose` says so.
 
-crepes was taken because it works on plain residuals of any model, with per-compound difficulty and per-class
-calibration, and needs nothing beyond numpy and pandas; MAPIE wraps scikit-learn estimators, which these networks are
-not. `kmel-peer evaluate` prints the coverage on the test fold.
+crepes works on plain residuals of any model, with difficulty per compound and calibration per class, and needs only
+numpy and pandas; MAPIE wraps scikit-learn estimators, which these networks are not. `kmel-peer evaluate` prints the
+coverage on the test fold.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.learn.evaluate.outputs import outputs_of
 from kmel_p2p.learn.evaluate.scores import Predict, probability, scorable
+from kmel_p2p.learn.predict.outputs import outputs_of
 from kmel_p2p.learn.train.dataset import Dataset
 
 MIN_CALIBRATION = 19
-"""Values below which no interval is given: 19 is what a level of 95 % needs."""
+"""With fewer values no interval is given; a level of 95 % needs 19."""
 
 MEMBERS = ("local", "federated", "personalised")
-"""Models whose disagreement is taken for difficulty."""
+"""Models whose disagreement measures difficulty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What intervals of one assay endpoint are made from; it goes into the model's card.
+    """What intervals of one assay endpoint are computed from; part of the model's card.
 
     Attributes:
         residuals: regressions: |error| / difficulty on the validation fold, ascending, in labels.
@@ -61,14 +61,14 @@ class Calibration:
             residuals, *classes = (tuple(map(float, raw[name])) for name in ("residuals", "class_0", "class_1"))
             floor, chose = float(raw["floor"]), bool(raw["chose"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"card.json is damaged: uncertainty: {error!r}; copy the directory anew") from None
+            raise ConfigError(f"card.json is damaged: uncertainty: {error!r}; copy the directory again") from None
         numbers = (floor, *residuals, *classes[0], *classes[1])
         if not all(math.isfinite(number) and number >= 0 for number in numbers) or (not classes[0]) != (not classes[1]):
-            raise ConfigError("card.json is damaged: uncertainty holds impossible values; copy the directory anew")
+            raise ConfigError("card.json is damaged: uncertainty holds impossible values; copy the directory again")
         return cls(residuals, floor, classes[0], classes[1], chose)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to make intervals or classes from."""
+        """Whether intervals or classes can be given."""
         return bool(self.residuals or self.class_0)
 
     def plain(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Calibration:
 
 
 def calibrate(dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[str, str]) -> dict[str, Calibration]:
-    """Calibrations of the chosen models by assay endpoint; empty ones where the compounds are too few."""
+    """Calibrations of the chosen models by assay endpoint; empty where there are too few compounds."""
     fresh = dict.fromkeys(chosen, Calibration())
     if len(dataset.calibration):
         fresh = _calibrations(dataset, dataset.calibration, predict, chosen)
@@ -88,7 +88,7 @@ def calibrate(dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[
 
 
 def disagreement(outputs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Standard deviation over those of `MEMBERS` that are among `outputs`, at least one, float64[n, E]."""
+    """Standard deviation over those of `MEMBERS` that `outputs` has (at least one), float64[n, E]."""
     spread: NDArray[np.float64] = np.std([outputs[name] for name in MEMBERS if name in outputs], axis=0)
     return spread
 
@@ -127,12 +127,12 @@ def _calibration(
 def intervals(
     calibration: Calibration, output: NDArray[np.float64], spread: NDArray[np.float64], level: float
 ) -> NDArray[np.float64] | None:
-    """Lower and upper end in labels, float64[n, 2]; None without calibration, infinite with fewer values than `needed`.
+    """Lower and upper ends in labels, float64[n, 2]; None without calibration, infinite below `needed` values.
 
     Args:
         output: float64[n] of the chosen model.
         spread: float64[n], standard deviation of the models' outputs.
-        level: share of compounds like those of the validation fold whose value lies inside.
+        level: share of compounds, if they resemble the validation fold, whose value lies inside.
     """
     if not calibration.residuals or not len(output):
         return None
@@ -147,14 +147,14 @@ def intervals(
 
 
 def needed(level: float) -> int:
-    """Calibration values that an interval with ends needs at this level, such as 19 at 95 % and 99 at 99 %."""
+    """Calibration values needed for a finite interval at this level: 19 at 95 %, 99 at 99 %."""
     return math.ceil(1 / (1 - level)) - 1
 
 
 def class_sets(calibration: Calibration, output: NDArray[np.float64], level: float) -> NDArray[np.bool_] | None:
     """Which classes (0, 1) cannot be ruled out at this level, bool[n, 2]; None without calibration.
 
-    Calibrated per class, so that a rare class is right as often as a frequent one.
+    Calibrated per class, so that sets for a rare class are right as often as for a frequent one.
     """
     if not calibration.class_0 or not len(output):
         return None
@@ -163,7 +163,7 @@ def class_sets(calibration: Calibration, output: NDArray[np.float64], level: flo
         classifier = ConformalClassifier()
         classifier.fit(np.array(known))
         unlike = 1 - _probability_of(np.full(len(output), float(value)), output)
-        # Without smoothing, so that the same compound always gets the same answer.
+        # No smoothing: the same compound must always get the same answer.
         columns.append(classifier.predict_set(unlike[:, None], confidence=level, smoothing=False)[:, 0] > 0)
     return np.stack(columns, axis=1)
 

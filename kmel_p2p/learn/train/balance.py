@@ -1,8 +1,8 @@
-"""Whether published plus residual is all that was learned, told from files: sums of values by their position.
+"""Sums of values by position, which show from files whether published plus residual is all that was learned.
 
-The sum of all drifts would be one more vector as long as the trunk in every round file. Its sums over the positions
-with one remainder modulo `BINS` are linear as well, so what they show of drift, entries and residual must add up in the
-same way: a lost or doubled round stands out in them, and rounding does not.
+Keeping the sum of all drifts would add a vector as long as the trunk to every round file. Its sums over positions with
+the same remainder modulo `BINS` are linear too, so those of the entries and the residual must add up to those of the
+drift. A lost or doubled round stands out; rounding does not.
 """
 
 from __future__ import annotations

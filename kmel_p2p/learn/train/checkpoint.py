@@ -1,4 +1,4 @@
-"""Training on the site's own data alone, keeping the parameters that did best on its validation fold."""
+"""Training on the site's own data alone, keeping the parameters that do best on its validation fold."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores
-from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserSettings, cosine_rate
+from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss, OptimiserSettings, cosine_rate
 
 MIN_VALID = 20
-"""Validation measurements below which choosing a checkpoint would be choosing by noise."""
+"""With fewer validation measurements, choosing a checkpoint would be choosing by noise."""
 
 
 @dataclass(slots=True)
@@ -33,7 +32,7 @@ class Parameters:
         return cls(network.trunk_values(), network.private_values())
 
     def load_into(self, network: Network) -> None:
-        """Make them the network's."""
+        """Load them into a network."""
         network.load(self.trunk)
         network.load_private(self.private)
 
@@ -61,21 +60,21 @@ def train_with_checkpoints(
     rate: float = 1.0,
     tick: Callable[[int], None] = lambda done: None,
     scored: bool = True,
-    patience: int = 0,
+    stops_without_gain: int = 0,
 ) -> TrainingRun:
-    """Train from the network's present parameters under the cosine schedule.
+    """Train from the network's present parameters with the cosine schedule.
 
-    The state with the lowest loss on the validation fold is kept, the start included; with fewer than `MIN_VALID`
-    validation measurements the last one.
+    The parameters with the lowest loss on the validation fold are kept, including those at the start; with fewer than
+    `MIN_VALID` validation measurements, the last ones are.
 
     Args:
-        steps: optimiser steps in all.
+        steps: total optimiser steps.
         every: steps between stops.
         rate: share of the settings' learning rate.
-        tick: called with the steps done at every stop and asked before each step by raising to interrupt.
-        scored: whether to keep the scores of every stop (False saves their time).
-        patience: stops without a lower validation loss after which training ends early; 0 goes on to the end. The
-            state that is kept comes from before either way.
+        tick: called with the steps done, before each step and at every stop; may raise to interrupt.
+        scored: whether to score every stop for the history; False saves that time.
+        stops_without_gain: stops without a lower validation loss after which training ends early; 0 trains to the end.
+            This does not change which parameters are kept.
     """
     optimiser = LocalOptimiser(network, dataset, settings)
     loss = MultiTaskLoss(dataset.endpoints)
@@ -96,7 +95,7 @@ def train_with_checkpoints(
         else:
             waited += 1
         tick(start + count)
-        if patience and waited >= patience:
+        if stops_without_gain and waited >= stops_without_gain:
             break
     course.best.load_into(network)
     return course

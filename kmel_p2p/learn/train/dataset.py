@@ -16,10 +16,10 @@ from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.models.registry import Molecules, trunk_kind
 
 MAX_DENSE_BYTES = 192 << 20
-"""Inputs up to this size are laid out once; larger tables are filled batch by batch."""
+"""Inputs up to this size are computed once; larger tables are filled batch by batch."""
 
 MIN_APART = 50
-"""Validation compounds that choosing a model and calibrating it each need, before the fold is divided between them."""
+"""Validation compounds that choosing and calibrating need each. With fewer, the fold is not divided."""
 
 
 def network_inputs(counts: NDArray[np.float32], descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -74,8 +74,8 @@ class Dataset:
         relations: int8[n, E]; -1: the true value is below the label, 1: above.
         train, valid, test: rows of each fold, int64.
         smiles: standardised structures, for the files that stay at the site.
-        calibration: rows kept out of `train` and `valid`, so that nothing was chosen by them: intervals are made from
-            them. Empty where too few compounds are left (see `with_calibration`).
+        calibration: rows kept out of `train` and `valid` for making intervals, so that nothing is chosen by them. Empty
+            if there are too few compounds (see `with_calibration`).
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -97,7 +97,7 @@ class Dataset:
         *,
         trunk: str = "mlp",
     ) -> Dataset:
-        """Own measurements by fold; those of a test file join the test fold.
+        """Own measurements by fold; those of a test file are added to the test fold.
 
         Args:
             trunk: kind of the trunk that will read the inputs.
@@ -119,7 +119,7 @@ class Dataset:
         )
 
     def trained_heads(self) -> tuple[int, ...]:
-        """Shared heads that learn from these measurements, by number: their place among the charter's shared ones."""
+        """Numbers of the shared heads that learn from these measurements: places among the charter's shared heads."""
         shared = [place for place, endpoint in enumerate(self.endpoints) if endpoint.head == "shared"]
         return tuple(
             head
@@ -137,7 +137,7 @@ class Dataset:
         return chosen
 
     def with_calibration(self, apart: NDArray[np.bool_]) -> Dataset:
-        """Move validation compounds into `calibration`, if both parts keep at least `MIN_APART` of them.
+        """Move validation compounds into `calibration`, if at least `MIN_APART` end up in either part.
 
         Args:
             apart: bool[at least the highest validation row + 1]: which compounds to move (`SplitRule.apart`).

@@ -1,33 +1,38 @@
-"""Local training: AdamW (Loshchilov and Hutter 2019) over batches that a seeded generator draws.
+"""Local training: the multi-task loss, and AdamW (Loshchilov and Hutter 2019) over batches drawn from a seed.
 
-Everything a restart needs is in `OptimiserState`, as flat vectors and plain numbers: the same state, the same trunk and
-the same data give the same next step, bit for bit on one machine.
+`OptimiserState` holds everything a restart needs, as flat vectors and plain numbers: the same state, trunk and data
+give the same next step, bit for bit on one machine.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.device import device, training_precision
-from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
 
 CLIP_NORM = 5.0
-"""Gradients are scaled down to this L2 norm: one odd batch must not ruin a round."""
+"""Gradients are scaled down to this L2 norm, so that one odd batch cannot ruin a round."""
 
 FINAL_RATE = 0.05
-"""Share of the learning rate that is left at the end of the schedule."""
+"""Share of the learning rate left at the end of the schedule."""
 
 Interrupted = Callable[[], None]
 """Called before each step; raises to stop the training."""
+
+HUBER_DELTA = 1.0
+"""In labels, that is in units of the charter's scale; larger errors count linearly (Huber 1964)."""
 
 
 class OptimiserSettings(Protocol):
@@ -45,7 +50,7 @@ class OptimiserSettings(Protocol):
 
 @dataclass(slots=True)
 class OptimiserState:
-    """Moments of AdamW and the place in the stream of batches.
+    """Moments of AdamW and the position in the stream of batches.
 
     Attributes:
         first, second: float32[d + p] moments, the trunk first.
@@ -102,7 +107,7 @@ class LocalOptimiser:
         return float(np.mean(losses)) if losses else math.nan
 
     def state(self) -> OptimiserState:
-        """A copy of everything the next step depends on, apart from the parameters."""
+        """A copy of everything but the parameters that the next step depends on."""
         if not self._steps:
             size = sum(parameter.numel() for parameter in self._parameters)
             return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
@@ -114,7 +119,7 @@ class LocalOptimiser:
         )
 
     def restore(self, state: OptimiserState) -> None:
-        """Go on from `state`."""
+        """Continue from `state`."""
         self._steps = state.steps
         self._adam.state.clear()
         if not state.steps:
@@ -137,7 +142,7 @@ class LocalOptimiser:
         with training_precision():
             members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)
         labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
-        # Each member is trained as if it were alone; a loss of their mean would let them lean on one another.
+        # Each member is trained as if it were alone. A loss of their mean would let them rely on one another.
         losses = [self._loss(outputs.float(), labels, relations) for outputs in members]
         loss = torch.stack(losses).sum()
         self._network.clear_gradients()
@@ -148,7 +153,7 @@ class LocalOptimiser:
         return float(loss.detach()) / len(losses)
 
     def _batch(self, step: int) -> NDArray[np.int64]:
-        """Rows of the batch of one step: epochs of permutations, drawn from the seed and the epoch's number alone."""
+        """Rows of the batch of one step. An epoch is a permutation drawn from the seed and the epoch's number alone."""
         rows = self._dataset.train
         size = min(self._settings.batch_size, len(rows))
         first = step * size
@@ -164,3 +169,46 @@ class LocalOptimiser:
 
 def _mix(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class MultiTaskLoss:
+    """Mean loss per measurement, weighted by assay endpoint.
+
+    Huber for values, on one side only where a value is a bound, and cross entropy for classes.
+    """
+
+    def __init__(self, endpoints: Sequence[AssayEndpoint]) -> None:
+        weights = [endpoint.weight for endpoint in endpoints]
+        self._weights = torch.tensor(weights, dtype=torch.float32, device=device())
+        self._classes = torch.tensor([e.kind == "classification" for e in endpoints], device=device())
+        self._any_class = bool(self._classes.any())
+        beyond = [endpoint.beyond_bound for endpoint in endpoints]
+        self._beyond_bound = torch.tensor(beyond, dtype=torch.float32, device=device())
+        positive = [endpoint.positive_weight for endpoint in endpoints]
+        self._positive = torch.tensor(positive, dtype=torch.float32, device=device())
+
+    def __call__(self, outputs: Tensor, labels: Tensor, relations: Tensor) -> Tensor:
+        """Scalar loss.
+
+        Args:
+            outputs: float32[n, E]; labels for regressions, logits for classifications.
+            labels: float32[n, E], NaN where nothing was measured.
+            relations: int8[n, E]. With -1 the true value is below the label: predicting higher is an error, predicting
+                lower costs only the assay endpoint's `beyond_bound`. With 1 the other way round.
+        """
+        outputs, labels, relations = (part.to(device()) for part in (outputs, labels, relations))
+        measured = torch.isfinite(labels)
+        targets = torch.where(measured, labels, outputs.detach())
+        error = outputs - targets
+        # A bound can be violated on one side only (Tobit-like hinge, as in SparseChem's censored regression).
+        satisfied = ((relations < 0) & (error < 0)) | ((relations > 0) & (error > 0))
+        terms = functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER_DELTA)
+        terms = torch.where(satisfied, terms * self._beyond_bound, terms)
+        if self._any_class:
+            classes = targets.clamp(0.0, 1.0)
+            entropy = functional.binary_cross_entropy_with_logits(
+                outputs, classes, pos_weight=self._positive, reduction="none"
+            )
+            terms = torch.where(self._classes, entropy, terms)
+        weights = measured * self._weights
+        return (terms * weights).sum() / weights.sum().clamp_min(1e-12)

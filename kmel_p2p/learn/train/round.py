@@ -1,11 +1,11 @@
-"""One publish round at a time: train from the trunk, add the drift to the residual, encode what is most worth sending.
+"""Rounds: train from the trunk, add the drift to the residual, encode the part most worth sending.
 
-In averaging mode `pushsum` there is no codec: the whole drift is handed to the daemon, which sends shares of its sum.
+Without a codec, the whole drift goes to the daemon, and there is no residual.
 
-With trunk φ, trained parameters θ and residual e (DESIGN section 5): e <- e + (θ - φ); payload = encode(e), which takes
-decode(payload) off e. Error feedback after Seide et al. 2014 and Karimireddy et al. 2019 (arXiv 1901.09847). So at any
-time the sum of all that was published plus e equals the sum of all drifts. Training always starts from φ alone:
-adding e to the parameters trained on was measured to diverge.
+With trunk φ, trained parameters θ and residual e: e <- e + (θ - φ); payload = encode(e), which subtracts
+decode(payload) from e. This is error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847): at any
+time, everything published plus e equals the sum of all drifts. Training always starts from φ alone; starting from φ + e
+was measured to diverge.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """What a round made; see `session.Trained`."""
+    """What a round produced; see `session.Trained`."""
 
     payload: bytes
     norm: float
@@ -48,7 +48,7 @@ class RoundResult:
 
 @dataclass(slots=True)
 class _Before:
-    """State to go back to when a round is abandoned."""
+    """State to return to when a round is abandoned."""
 
     round: int
     residual: NDArray[np.float32]
@@ -61,8 +61,8 @@ class Rounds:
     """The residual, private heads and optimiser of one site, from round to round.
 
     Attributes:
-        committed: last round whose entry is stored; None where none is known, then the first round may have any number
-            (a site that lost its trainer files goes on in its log with an empty residual).
+        committed: last round whose entry is stored. None if none is known; then the first round may have any number (a
+            site that lost its trainer files continues its log with an empty residual).
         history: (round, scores of the trunk it started from) of every round so far.
     """
 
@@ -81,7 +81,7 @@ class Rounds:
         self._size = layout.size
         self._settings, self._folder = settings, folder
         self._optimiser = LocalOptimiser(network, dataset, settings)
-        # Without a codec nothing is cut off, and there is nothing to keep.
+        # Without a codec nothing is left out, so there is no residual.
         self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
         self._drift: Sums = np.zeros(BINS)
         self._first: int | None = None
@@ -92,7 +92,7 @@ class Rounds:
 
     @property
     def residual(self) -> NDArray[np.float32]:
-        """What is not published yet, float32[d]; float32[0] without a codec. Not to be written to."""
+        """What is not published yet, float32[d]; float32[0] without a codec. Do not write to it."""
         return self._residual
 
     @property
@@ -105,7 +105,7 @@ class Rounds:
         return self._network.private_values()
 
     def resume(self, resume_file: str | None) -> None:
-        """Take up the state stored with the last published entry, and remove every other round file.
+        """Restore the state stored with the last published entry, and delete all other round files.
 
         Raises:
             ConfigError: the file is missing or damaged.
@@ -127,12 +127,12 @@ class Rounds:
 
         Raises:
             LocalError: a round is open, or the number is not the next one.
-            ConfigError: training diverged, or the file cannot be written. The state is that before the round.
+            ConfigError: training diverged, or the file cannot be written. The state is as before the round.
         """
         if self._before is not None:
             raise LocalError(f"round {self._before.round} is neither committed nor abandoned")
         if self.committed is not None and number != self.committed + 1:
-            raise LocalError(f"round {number} was asked for after round {self.committed}")
+            raise LocalError(f"round {number} cannot follow round {self.committed}")
         self._before = _Before(
             number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
         )
@@ -143,14 +143,14 @@ class Rounds:
             raise
 
     def commit(self, number: int) -> None:
-        """The entry of round `number` is stored; files of earlier rounds go."""
+        """The entry of round `number` is stored: delete the files of earlier rounds."""
         if self._before is None or self._before.round != number:
             raise LocalError(f"round {number} is not open; nothing to commit")
         self.committed, self._before = number, None
         self._remove_all_but(self._name(number))
 
     def abandon(self, number: int) -> None:
-        """Go back to the state before round `number`; its file goes."""
+        """Return to the state before round `number`, and delete its file."""
         before = self._before
         if before is None or before.round != number:
             raise LocalError(f"round {number} is not open; nothing to abandon")
@@ -185,7 +185,7 @@ class Rounds:
             report(Progress("training", done + 1, steps))
         drift = self._network.trunk_values() - trunk
         for place in self._idle:
-            # Weight decay alone moved it, and what this site sends of it counts nothing.
+            # Only weight decay moved these heads, and they carry no weight in this site's entries.
             drift[place] = 0.0
         if not np.isfinite(drift).all():
             raise ConfigError(
@@ -201,7 +201,7 @@ class Rounds:
         return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores)
 
     def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
-        """What this round hands over, and its L2 norm."""
+        """The payload of this round, and its L2 norm."""
         if self._codec is None:
             return drift.astype("<f4", copy=False).tobytes(), float(np.linalg.norm(drift))
         self._residual += drift
@@ -265,7 +265,7 @@ class Rounds:
 
 def check_layout(layout: Layout, expected: bytes) -> None:
     """Raises:
-    Bug: daemon and trainer do not build the same trunk.
+    Bug: daemon and trainer build different trunks.
     """
     if layout.hash != expected:
         raise Bug(f"layout is {layout.hash.hex()[:16]}, the daemon says {expected.hex()[:16]}")

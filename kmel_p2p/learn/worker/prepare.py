@@ -1,4 +1,4 @@
-"""From the plan's files to a dataset, with the account the daemon shows."""
+"""From the plan's files to a dataset, with the counts the daemon shows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Report = Callable[[Progress], None]
 
 
 def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
-    """Read, standardise, describe and split what the plan names; write `rejects.csv`.
+    """Read the plan's files, standardise and featurise the structures, split; write `rejects.csv`.
 
     Raises:
-        ConfigError: settings and files do not fit, or features here differ from the charter's.
+        ConfigError: settings and files do not match, or features here differ from the charter's.
         DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
     features_hash = check_reference(plan)
@@ -61,22 +61,22 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
             f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "
             f"{rejects_path} lists why each row was refused"
         )
-    # Not one by one in the first rounds: the pace is set by how long a step takes there.
+    # Now rather than in the first rounds, whose duration per step sets the pace.
     dataset.inputs.prepare(lambda done, total: report(Progress("structures", done, total)))
     return dataset, _account(own, dataset, plan, features_hash)
 
 
 def check_reference(plan: TrainerPlan) -> str:
-    """Hash of the reference molecules' features here.
+    """Hash of the reference molecules' features on this machine.
 
     Raises:
-        ConfigError: it is not the charter's.
+        ConfigError: it differs from the charter's.
     """
     own = trunk_reference_hash(plan.features, plan.architecture.trunk)
     if plan.reference_hash and plan.reference_hash != own:
         raise ConfigError(
             f"this installation ({installation(plan.architecture.trunk)}) computes different features than the charter "
-            f"says: features.reference_hash is {plan.reference_hash[:16]}, here it is {own[:16]}. "
+            f"says: features.reference_hash is {plan.reference_hash[:16]}, but {own[:16]} here. "
             "Install the versions the federation agreed on"
         )
     return own

@@ -1,6 +1,6 @@
-"""The trainer process: reads commands from its pipe, answers them in order, ends with its daemon.
+"""The trainer process: reads commands from its pipe, answers them in order, and ends when its daemon does.
 
-Importing this module is cheap; torch and RDKit are imported inside the process.
+Importing this module is cheap; the process itself imports torch and RDKit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Ended(Exception):
 
 
 class DaemonPipe:
-    """The pipe to the daemon: commands in, answers out, and a look in between whether to stop."""
+    """The pipe to the daemon: commands in, answers out, and checks in between whether to stop."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -38,7 +38,7 @@ class DaemonPipe:
         """Wait for the next command.
 
         Raises:
-            _Ended: there is none any more.
+            _Ended: there are no more.
         """
         if self._waiting:
             return self._waiting.popleft()
@@ -68,7 +68,7 @@ class DaemonPipe:
             raise _Ended from None
 
     def report(self, progress: Progress) -> None:
-        """Tell the daemon how far we are, at most a few times per second, and see whether to stop."""
+        """Report progress, at most a few times per second, and check whether to stop."""
         self.check()
         now = time.monotonic()
         if progress.done == progress.total or now - self._last_report >= REPORT_INTERVAL_S:
@@ -86,8 +86,8 @@ class DaemonPipe:
 
 
 def main(connection: Connection, plan: TrainerPlan) -> None:
-    """Run until the daemon stops us; the entry point of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle; it reaches the whole group
+    """Entry point of the process; runs until the daemon stops it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the daemon handles it
     signal.signal(signal.SIGTERM, _terminate)
     end_with_parent()
     pipe = DaemonPipe(connection)
@@ -105,7 +105,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _serve(pipe: DaemonPipe, plan: TrainerPlan) -> int:
-    """Answer commands; the exit code once one failed for good."""
+    """Answer commands until one fails; returns the exit code."""
     trainer = None
     with contextlib.ExitStack() as stack:
         while True:

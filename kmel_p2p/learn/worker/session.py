@@ -42,23 +42,23 @@ class TrainingSettings(TrainingRule):
 
 @dataclass(frozen=True, slots=True)
 class TrainerPlan:
-    """Everything a trainer process needs to know; see the fields' own types.
+    """Everything a trainer process needs to know.
 
     Attributes:
         model_seed: charter seed of the initial trunk.
         source: measurements to train on.
         test_source: further file used for scoring only, or None.
-        codec: how a round's delta is compressed; None: it is handed over as it is, without a residual.
+        codec: how a round's delta is compressed; None hands it over uncompressed, without a residual.
         layout_hash: what `trunk_layout(architecture).hash` must be.
-        reference_hash: the charter's hash of the reference molecules' features; empty if it names none.
+        reference_hash: the charter's hash of the reference molecules' features; empty if the charter has none.
         trunk_memory: name of the shared memory block that holds the trunk, float32[layout.size].
         state_dir: the site's; files go to `trainer/`, `model/`, `cache/` and `rejects.csv` in it.
         resume_file: name (in `trainer/`) of the round file stored with the last published entry; None at the start.
         threads: torch threads; 0 leaves the choice to torch.
         device: where to compute (`learn.device`).
         featurise_processes: 0 for all cores.
-        nice: priority given up, 0 to 19.
-        require_approval: train only on the dataset that was approved (`chem.dataset.manifest`).
+        nice: how much to lower the process's priority, 0 to 19.
+        require_approval: train only on an approved dataset (`chem.dataset.manifest`).
         labels: facts for the model's card, such as federation, charter id and site name.
     """
 
@@ -93,7 +93,7 @@ class TrainerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Read, standardise, describe and split the measurements."""
+    """Read the measurements, standardise and featurise the structures, split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,26 +113,26 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The entry of this round is stored: earlier round files are of no more use."""
+    """The entry of this round is stored: earlier round files are no longer needed."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The entry of this round was not stored: go back to the state before it."""
+    """The entry of this round was not stored: return to the state before it."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The run is complete: train the models of comparison, choose, and write the model directory.
+    """The run is complete: train the models to compare, choose, and write the model directory.
 
     Attributes:
-        total_steps: steps this site took over all its entries; the budget of every model compared.
+        total_steps: steps this site took for all its entries; the budget of every model compared.
         entries: entries this site published.
-        labels: facts for the model's card about the trunk, beside those of the plan.
+        labels: facts about the trunk for the model's card, in addition to those of the plan.
     """
 
     total_steps: int
@@ -154,7 +154,7 @@ Stage = Literal["reading", "structures", "training", "comparison"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the present command has come, at most a few times per second."""
+    """How far the current command is; sent at most a few times per second."""
 
     stage: Stage
     done: int
@@ -178,12 +178,12 @@ class Prepared:
 
     Attributes:
         rows_in: rows of the data file.
-        size_class: floor(log2(training measurements)) + 1; the only figure about the amount of data that may leave
-            the site; 0 when there are none.
-        heads: shared heads that there are training measurements for, by number; told to the others, whose entries
-            weigh accordingly (the non-zero parts of this site's own entries show the same).
-        rejects_path: the list of refused rows, written always.
-        features_hash: hash of the reference molecules' features here.
+        size_class: floor(log2(training measurements)) + 1, or 0 without any; the only figure about the amount of data
+            that may leave the site.
+        heads: numbers of the shared heads with training measurements. The other sites get them for weighting entries;
+            the non-zero parts of this site's entries reveal the same.
+        rejects_path: the list of refused rows; always written.
+        features_hash: hash of the reference molecules' features on this machine.
         dataset_hash: hash of what is used (structures, labels, folds).
     """
 
@@ -205,7 +205,7 @@ class Prepared:
 
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
 """Assay endpoint -> {"valid": score, "test": score}, lower is better: RMSE in the transformed unit for regressions,
-log loss for classifications. A fold without measurements is left out."""
+log loss for classifications. Folds without measurements are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +213,10 @@ class Trained:
     """A round's delta is encoded and its state is on disk.
 
     Attributes:
-        payload: the encoded delta; without a codec, the drift as little-endian float32[d].
-        norm: L2 norm of what it decodes to.
+        payload: the encoded delta, or without a codec the drift as little-endian float32[d].
+        norm: L2 norm of the decoded payload.
         steps: optimiser steps taken.
-        state_file: name (in `trainer/`) of the round file to store together with the entry.
+        state_file: name (in `trainer/`) of the round file to store with the entry.
         train_loss: mean loss over the steps.
         scores: of the trunk this round started from.
         seconds: time from command to answer.
@@ -246,7 +246,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last command could not be done.
+    """The last command failed.
 
     Attributes:
         kind: `data` (the site's measurements), `config` (its settings or the charter) or `bug`.

@@ -1,4 +1,4 @@
-"""Inside the trainer process: what each command does."""
+"""What each command does inside the trainer process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from kmel_p2p.learn.worker.session import (
 
 
 class Outlet(Protocol):
-    """How the trainer tells how far it is; both may raise to stop the work."""
+    """Where the trainer reports progress. Both methods may raise to stop the work."""
 
     def report(self, progress: Progress) -> None: ...
     def check(self) -> None: ...
@@ -65,14 +65,14 @@ class Trainer:
         self._rounds: Rounds | None = None
 
     def close(self) -> None:
-        """Let go of the shared memory."""
+        """Release the shared memory."""
         self._memory.close()
 
     def handle(self, command: Command) -> Answer | None:
-        """Do one command.
+        """Execute one command.
 
         Returns:
-            its answer, or None for those that have none.
+            its answer, or None for commands without one.
         """
         match command:
             case Prepare():
@@ -93,7 +93,7 @@ class Trainer:
         if self._prepared is None:
             plan = self._plan
             dataset, prepared = prepare(plan, self._outlet.report)
-            # Private heads and optimiser start from the site's seed; the trunk always comes from shared memory.
+            # Private heads and optimiser start from the site's seed. The trunk always comes from shared memory.
             start_local(self._network, plan.architecture, plan.model_seed, plan.training.seed)
             rounds = Rounds(
                 self._network,
@@ -142,7 +142,7 @@ class Trainer:
         chosen = {endpoint["name"]: endpoint["chosen"] for endpoint in result["endpoints"]}
         known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
         folder = plan.state_dir / "model"
-        # Before the card: a directory with a card is whole, and a restart leaves it as it is.
+        # Before the card: a directory with a card is complete, and a restart leaves it alone.
         comparison.neighbours.write(folder)
         card = write_model(
             folder,
@@ -165,7 +165,7 @@ class Trainer:
         self._outlet.report(Progress("comparison", done, total))
 
     def _trunk(self) -> NDArray[np.float32]:
-        """A copy of what the daemon laid into shared memory, float32[d]."""
+        """A copy of the trunk that the daemon put into shared memory, float32[d]."""
         shared = np.ndarray((self._layout.size,), np.float32, buffer=self._memory.buf)
         return shared.copy()
 
@@ -177,7 +177,7 @@ class Trainer:
 
 def _attach(name: str) -> multiprocessing.shared_memory.SharedMemory:
     if sys.version_info >= (3, 13):
-        # The daemon owns the block; tracking it here as well would remove it when this process ends.
+        # The daemon owns the block; if it were tracked here too, it would be removed when this process ends.
         return multiprocessing.shared_memory.SharedMemory(name=name, track=False)
-    # Before 3.13 a spawned child shares its parent's resource tracker, so registering twice is harmless.
+    # Before 3.13, a spawned child shares its parent's resource tracker, so registering twice is harmless.
     return multiprocessing.shared_memory.SharedMemory(name=name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kmel_p2p.learn.predict.answer import CHOSEN, answers
 from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.predict.outputs import CHOSEN, answers
 
 OUTPUTS = {"hybrid": np.full((3, 2), 1.0), "local": np.full((3, 2), 2.0), "personalised": np.full((3, 2), 3.0)}
 

@@ -14,14 +14,13 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.evaluate.choice import PREFERRED
-from kmel_p2p.learn.evaluate.comparison import MODELS, PREDICTED, choices, compare, predictors, start_local
+from kmel_p2p.learn.evaluate.comparison import MODELS, PREDICTED, PREFERRED, choices, compare, predictors, start_local
 from kmel_p2p.learn.evaluate.scores import Predict, fold_scores, median_baseline, score, scores_of
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.predict.answer import answers
 from kmel_p2p.learn.predict.model_directory import Card, write_model
+from kmel_p2p.learn.predict.outputs import answers
 from kmel_p2p.learn.predict.predict import load_model
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset

@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
-from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints, validation_loss
-from kmel_p2p.learn.train.optimise import LocalOptimiser
+from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss
 from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 
 THREE = architecture().changed(dropout=0.0, members=3, calibrate=True)
@@ -70,12 +69,12 @@ def test_an_ensemble_learns_better_than_its_members_do_on_the_mean() -> None:
 def test_training_ends_early_without_changing_what_is_kept() -> None:
     data = dataclasses.replace(dataset(200))
     runs = []
-    for patience in (0, 3):
+    for most in (0, 3):
         torch.manual_seed(0)
         network = started(ONE)
         stops: list[int] = []
         course = train_with_checkpoints(
-            network, data, SETTINGS, steps=600, every=10, tick=stops.append, scored=False, patience=patience
+            network, data, SETTINGS, steps=600, every=10, tick=stops.append, scored=False, stops_without_gain=most
         )
         runs.append((course.best, max(stops)))
     (patient, all_steps), (hasty, fewer) = runs

@@ -16,9 +16,8 @@ from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate import evaluation
-from kmel_p2p.learn.evaluate.calibration_check import LEVELS, coverage, reliability
 from kmel_p2p.learn.evaluate.comparison import compare, predictors
-from kmel_p2p.learn.evaluate.evaluation import evaluate, further_scores
+from kmel_p2p.learn.evaluate.evaluation import LEVELS, coverage, evaluate, further_scores, reliability
 from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
 from kmel_p2p.learn.evaluate.scores import scorable
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
@@ -72,7 +71,7 @@ def test_the_report_is_plain_json_and_holds_no_single_compound(evaluated: dict) 
     assert page.count('<tr class="chosen"><td>this site predicts with') == len(ENDPOINTS)
     gain = logd["gains"]["chosen"]["to_perfect"]["spearman"]
     assert f"({100 * gain:+.1f} %)".replace("-", "\N{MINUS SIGN}") in page
-    assert "Intervals at 90 % hold" in page
+    assert "Intervals at 90 % contain" in page
     assert "Sets of classes at 90 % hold" in page
     assert "also chose checkpoint and model" in page
 

@@ -27,8 +27,7 @@ from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.learn import device
 from kmel_p2p.learn.evaluate.comparison import MODELS, compare, start_local
-from kmel_p2p.learn.evaluate.forest import forest_baseline
-from kmel_p2p.learn.evaluate.scores import fold_scores, median_baseline
+from kmel_p2p.learn.evaluate.scores import fold_scores, forest_baseline, median_baseline
 from kmel_p2p.learn.models import dmpnn_graphs as graphs
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.dmpnn_graphs import GraphBatch, GraphRows, MessagePassing, MoleculeGraphs

@@ -18,14 +18,12 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
-from kmel_p2p.learn.evaluate.forest import forest_baseline
-from kmel_p2p.learn.evaluate.scores import fold_scores, median_baseline
+from kmel_p2p.learn.evaluate.scores import fold_scores, forest_baseline, median_baseline
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
-from kmel_p2p.learn.models.loss import MultiTaskLoss
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.registry import KINDS, TrunkKind
-from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
+from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss, cosine_rate
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 

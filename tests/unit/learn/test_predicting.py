@@ -14,7 +14,6 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
-from kmel_p2p.learn.evaluate.outputs import MeanOf, outputs_of
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
@@ -22,6 +21,7 @@ from kmel_p2p.learn.predict import neighbours
 from kmel_p2p.learn.predict import predict as predicting
 from kmel_p2p.learn.predict.model_directory import STORED, Card, read_card, read_parameters, write_model
 from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.predict.outputs import MeanOf, outputs_of
 from kmel_p2p.learn.predict.predict import Model
 from kmel_p2p.learn.predict.uncertainty import Calibration, intervals, needed
 from kmel_p2p.learn.train.checkpoint import Parameters
