@@ -72,7 +72,7 @@ def test_the_report_is_plain_json_and_holds_no_single_compound(evaluated: dict) 
     gain = logd["gains"]["chosen"]["to_perfect"]["spearman"]
     assert f"({100 * gain:+.1f} %)".replace("-", "\N{MINUS SIGN}") in page
     assert "Intervals at 90 % contain" in page
-    assert "Sets of classes at 90 % hold" in page
+    assert "Class sets at 90 % contain" in page
     assert "also chose checkpoint and model" in page
 
 
