@@ -95,8 +95,8 @@ def test_evaluate_scores_what_predict_gives_with_and_without_training_compounds(
     assert far.any()
     assert [e["foreign"] for e in both["endpoints"]] == [int(far[scorable(data, data.test, p)].sum()) for p in range(3)]
     assert np.array_equal(outputs["chosen"][far], outputs["personalised"][far])
-    assert "the personalised model answers" in evaluation_page(both)
-    assert "the chosen model answers throughout" in evaluation_page(alone)
+    assert "which the personalised model predicts" in evaluation_page(both)
+    assert "the chosen model predicts all compounds" in evaluation_page(alone)
 
 
 def test_bounds_are_counted_and_compared_with_what_is_predicted(
@@ -120,7 +120,7 @@ def test_bounds_are_counted_and_compared_with_what_is_predicted(
 
 def test_a_model_of_other_assay_endpoints_is_not_evaluated(evaluated: dict) -> None:
     data = dataclasses.replace(evaluated["data"], endpoints=(*ENDPOINTS[:2], ENDPOINTS[2].changed(name="x")))
-    with pytest.raises(ConfigError, match=r"logd, stays, herg.*another charter.*logd, stays, x"):
+    with pytest.raises(ConfigError, match=r"logd, stays, herg.*different charter.*logd, stays, x"):
         evaluate(Model(evaluated["card"], evaluated["found"].models), data, seed=0)
 
 

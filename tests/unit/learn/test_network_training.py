@@ -52,7 +52,7 @@ def test_impossible_architectures_are_refused(wrong: dict[str, object]) -> None:
 
 def test_the_daemon_side_imports_neither_torch_nor_rdkit() -> None:
     code = (
-        "import sys, kmel_p2p.learn.worker.session, kmel_p2p.learn.models.architecture, kmel_p2p.learn.worker.process;"
+        "import sys, kmel_p2p.learn.worker.session, kmel_p2p.learn.models.layout, kmel_p2p.learn.worker.process;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'rdkit', 'pint', 'pandas')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
