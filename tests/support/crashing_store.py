@@ -42,7 +42,7 @@ class StoreDisk(Disk):
         dead: whether the present life ended in a write.
     """
 
-    def __init__(self, folder: Path, charter: Charter, codec: DeltaCodec, key: SiteKey) -> None:
+    def __init__(self, folder: Path, charter: Charter, key: SiteKey) -> None:
         self.points: list[str] = []
         self.cuts: frozenset[int] = frozenset()
         self.dead = False
@@ -50,7 +50,7 @@ class StoreDisk(Disk):
         self.writes = 0
         self._path = folder / STORE_NAME
         self._key = key
-        parts = SimpleNamespace(charter=charter, codec=codec, layout=LAYOUT, constitution=Constitution(charter))
+        parts = SimpleNamespace(charter=charter, layout=LAYOUT, constitution=Constitution(charter))
         self._site = cast(Site, parts)
         self._store = self._opened()
 

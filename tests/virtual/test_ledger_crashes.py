@@ -29,7 +29,9 @@ class Run:
     """A federation of three whose site 0 stands on the real store, which fails at the given points."""
 
     def __init__(self, folder: Path, entries: int, cuts: Iterable[int] = ()) -> None:
-        averaging = {"entry_limit": entries, "retain_entries": RETAINED, "steps_per_entry": 5}
+        # The store opens its ledger with the charter's codec, so the charter names that of the virtual sites.
+        codec = {"chunk": PARAMETERS.chunk, "kept": PARAMETERS.kept, "bits": PARAMETERS.bits}
+        averaging = {"entry_limit": entries, "retain_entries": RETAINED, "steps_per_entry": 5, **codec}
         world, task = learning_world(3, 5, averaging, step_us=lambda index: SECOND // 25)
         model = world.charter.model.model_copy(update={"seed": SEED})
         files: dict[str, State] = {}
@@ -39,7 +41,7 @@ class Run:
             make_trainer=lambda i: TidyTrainer(task.train[i], CODEC, 5000 + i, files if i == 0 else {}),
         )
         self.federation = LedgerFederation(world, 1)
-        self.disk = StoreDisk(folder, world.charter, CODEC, world.identities[0].key)
+        self.disk = StoreDisk(folder, world.charter, world.identities[0].key)
         self.opening = len(self.disk.points)
         self.disk.cuts = frozenset(cuts)
         self.federation.sites[0].disk = self.disk
