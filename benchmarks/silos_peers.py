@@ -25,7 +25,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
-from kmel_p2p.simulate.config import CharterRules, DataSource, SimulatedEndpoint, Simulation, SitesSection
+from kmel_p2p.simulate.config import DataSource, SimulatedCharter, SimulatedEndpoint, Simulation, SitesSection
 from kmel_p2p.simulate.follow import collect, follow
 from kmel_p2p.simulate.sites import found
 from kmel_p2p.simulate.view import View
@@ -68,7 +68,7 @@ def _simulation(shape: Architecture, settings: TrainingSettings, seed: int, data
         seed=seed,
         data=DataSource(kind="csv", train=data, test=data),
         sites=SitesSection(names=SILOS, deadline_s=DEADLINE_S),
-        charter=CharterRules(
+        charter=SimulatedCharter(
             federation="silos",
             model=ModelRule(hidden=shape.hidden, dropout=shape.dropout, calibrate=shape.calibrate),
             assay_endpoints=endpoints,

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import pydantic
 import tomli_w
 
-from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule, PushSumRule
+from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule
 from kmel_p2p.agreement.canonical import canonical, plain
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError
@@ -79,18 +79,18 @@ class Charter(StrictModel):
             repeated = sorted({v for v in values if values.count(v) > 1})
             if repeated:
                 raise ValueError(f"{what} {repeated[0]!r} is listed twice")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _enough_sites_to_start(self) -> Charter:
         if self.pace.start_sites > len(self.sites):
             raise ValueError(f"pace.start_sites is {self.pace.start_sites}, but {len(self.sites)} sites are listed")
         return self
 
     @pydantic.model_validator(mode="after")
-    def _nobody_in_step_is_old(self) -> Charter:
-        rule = self.averaging
-        if isinstance(rule, PushSumRule) and rule.age_limit <= self.pace.max_lead:
-            raise ValueError(
-                f"averaging.age_limit is {rule.age_limit}; it must exceed pace.max_lead ({self.pace.max_lead}), or "
-                "sites in step with the others would be held for old"
-            )
+    def _pace_fits_averaging(self) -> Charter:
+        if problem := self.averaging.pace_problem(self.pace):
+            raise ValueError(problem)
         return self
 
     @property

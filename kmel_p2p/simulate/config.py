@@ -8,14 +8,10 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule
 from kmel_p2p.agreement.charter import Charter, SiteRule
 from kmel_p2p.agreement.columns import Location
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
-from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
 from kmel_p2p.site.config import read_text
 
 
@@ -62,17 +58,15 @@ class SimulatedEndpoint(AssayEndpoint):
     column: Annotated[str, pydantic.Field(min_length=1)]
 
 
-class CharterRules(StrictModel):
-    """The charter without its sites."""
+class SimulatedCharter(Charter):
+    """The charter before its sites have keys."""
 
-    federation: Name
-    model: ModelRule = ModelRule()
-    features: FeatureRule = FeatureRule()
+    sites: Annotated[tuple[SiteRule, ...], pydantic.Field(max_length=0)] = ()
     assay_endpoints: Annotated[tuple[SimulatedEndpoint, ...], pydantic.Field(min_length=1, max_length=1024)]
-    training: TrainingRule = TrainingRule()
-    averaging: AveragingRule = LedgerRule()
-    pace: PaceRule = PaceRule()
-    split: SplitRule = SplitRule()
+
+    @pydantic.model_validator(mode="after")
+    def _enough_sites_to_start(self) -> SimulatedCharter:
+        return self  # `Simulation` checks this, which knows the sites
 
 
 class Simulation(StrictModel):
@@ -83,7 +77,7 @@ class Simulation(StrictModel):
     """Divides the data, makes the sites' keys and the initial trunk."""
     data: DataSource
     sites: SitesSection
-    charter: CharterRules
+    charter: SimulatedCharter
 
     @pydantic.model_validator(mode="after")
     def _sites_and_charter_agree(self) -> Simulation:
@@ -108,19 +102,16 @@ class Simulation(StrictModel):
             reference_hash: of this machine's featuriser.
         """
         rules = self.charter
-        endpoints = tuple(
-            AssayEndpoint(**endpoint.model_dump(exclude={"column"})) for endpoint in rules.assay_endpoints
-        )
         return Charter(
-            federation=rules.federation,
-            sites=sites,
-            model=rules.model.model_copy(update={"seed": self.seed}),
-            features=rules.features.model_copy(update={"reference_hash": reference_hash}),
-            assay_endpoints=endpoints,
-            training=rules.training,
-            averaging=rules.averaging,
-            pace=rules.pace,
-            split=rules.split,
+            **{
+                **dict(rules),
+                "sites": sites,
+                "model": rules.model.changed(seed=self.seed),
+                "features": rules.features.changed(reference_hash=reference_hash),
+                "assay_endpoints": tuple(
+                    AssayEndpoint(**endpoint.model_dump(exclude={"column"})) for endpoint in rules.assay_endpoints
+                ),
+            }
         )
 
 
