@@ -25,7 +25,7 @@ from benchmarks.censoring import ENDPOINT, POLICY, scores, summary, table
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
-from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.chem.structures.table import CountMatrix
 from kmel_p2p.learn.train.dataset import Dataset
 
 Array = NDArray[np.float64]

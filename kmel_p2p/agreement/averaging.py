@@ -23,7 +23,7 @@ class CommonRule(StrictModel):
     """What both modes have. A round is the optimiser steps from one entry (mode pushsum: one exchange) to the next."""
 
     steps_per_entry: Annotated[int, pydantic.Field(ge=1)] = 20
-    """Optimiser steps of a round. More send fewer bytes per step, but sites drift further apart in between; 10 to 20 did
+    """Optimiser steps of a round. More send fewer bytes per step, but sites drift further apart meanwhile; 10 to 20 did
     well on public data. A slow site takes fewer, down to a sixteenth."""
     entry_limit: Annotated[int, pydantic.Field(ge=1, le=2**32)] = 200
     """Rounds after which a site trains no more. The learning rate falls over this many."""

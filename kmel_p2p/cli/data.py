@@ -34,7 +34,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     unit is likely wrong. The charter need not be signed yet.
     """
     from kmel_p2p.chem.dataset.manifest import write_json
-    from kmel_p2p.chem.dataset.rejects import Rejects
+    from kmel_p2p.chem.dataset.measurements import write_rejects
     from kmel_p2p.chem.report.check import check
     from kmel_p2p.chem.report.check_page import check_page
     from kmel_p2p.cli.exits import DoesNotHoldError
@@ -45,7 +45,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     charter, own, test = _read(config, quiet=as_json)
     report = check(config.data, own, charter.split, test)
     folder = out or config.site.state_dir / "data-check"
-    Rejects([*own.rejects, *(test.rejects if test else ())]).write(folder / "rejects.csv")
+    write_rejects(folder / "rejects.csv", [*own.rejects, *(test.rejects if test else ())])
     write_json(folder / "data_STAYS.json", report)
     write_whole(folder / "data_STAYS.html", check_page(report, own).encode(), mode=0o600)
     if as_json:

@@ -64,7 +64,7 @@ def _kind(source: Path, text: str, smiles_column: str) -> str:
 
 def _text(source: Path) -> str:
     """As UTF-8, with or without a byte order mark, whatever the locale says; as UTF-16 with such a mark."""
-    from kmel_p2p.chem.read.text_file import kind_of
+    from kmel_p2p.chem.read.table_file import kind_of
 
     try:
         raw = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
@@ -135,7 +135,7 @@ def _smiles(text: str) -> Table:
 
 
 def _sdf(text: str, source: Path) -> Table:
-    from kmel_p2p.chem.read.sdf import sdf_records
+    from kmel_p2p.chem.read.wide_table import sdf_records
 
     records = list(sdf_records(io.StringIO(text)))
     if not records:

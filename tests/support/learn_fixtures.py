@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.chem.structures.table import CountMatrix
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.worker.session import TrainingSettings

@@ -11,8 +11,7 @@ from rdkit.Chem import inchi
 from kmel_p2p.agreement.columns import EmbargoSection
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.scaffold import murcko_scaffold
-from kmel_p2p.chem.structures.standardise import StructureError, standardise
+from kmel_p2p.chem.structures.standardise import StructureError, murcko_scaffold, standardise
 
 _KEY = re.compile(r"^[A-Z]{14}(-[A-Z]{10}-[A-Z])?$")
 

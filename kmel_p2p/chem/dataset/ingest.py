@@ -1,7 +1,7 @@
-"""From a file of a site to `Measurements`, with an account of every value.
+"""From a site's file to `Measurements`, with an account of every value.
 
-Nothing is dropped in silence. A row or cell that cannot be used becomes a `Reject` with file, line, column, what was
-found and why; replicates are merged by rule and counted; found = used + rejected + aggregated always.
+Nothing disappears silently. A row or cell that cannot be used becomes a `RejectedRow` with file, line, column, content
+and reason. Replicates are merged by rule and counted. Always, found = used + rejected + aggregated.
 """
 
 from __future__ import annotations
@@ -20,18 +20,73 @@ from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.embargo import Embargo, load_embargo
 from kmel_p2p.chem.dataset.labels import CellReader, Readings
-from kmel_p2p.chem.dataset.measurements import Measurements
-from kmel_p2p.chem.dataset.rejects import Counts, Reject
-from kmel_p2p.chem.dataset.replicates import merge_classification, merge_regression
-from kmel_p2p.chem.read.cells import CellError, is_missing, is_missing_class
-from kmel_p2p.chem.read.dates import read_border, read_date
-from kmel_p2p.chem.read.long_table import read_long, read_tuner
+from kmel_p2p.chem.dataset.measurements import Counts, Measurements, RejectedRow
+from kmel_p2p.chem.read.cells import (
+    ABOVE,
+    BELOW,
+    EQUAL,
+    CellError,
+    is_missing,
+    is_missing_class,
+    read_border,
+    read_date,
+)
+from kmel_p2p.chem.read.kmelloddy import read_kmelloddy
 from kmel_p2p.chem.read.records import Mapped, RawCell, RawRecord, map_columns
-from kmel_p2p.chem.read.tuner_assays import with_expert_thresholds
+from kmel_p2p.chem.read.tuner import read_tuner, with_expert_thresholds
 from kmel_p2p.chem.read.wide_table import read_sdf, read_wide
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import Described, Progress, describe_all, ignore_progress
 from kmel_p2p.chem.structures.table import StructureTable
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One measurement made of several.
+
+    Attributes:
+        label: merged value, in labels.
+        relation: of the true value to `label`.
+        spread: standard deviation of the uncensored ones, in labels; 0 for fewer than two.
+    """
+
+    label: float
+    relation: int
+    spread: float
+
+
+def merge_regression(labels: Sequence[float], relations: Sequence[int]) -> Merged | None:
+    """Median of the uncensored values; without any, the tightest bound.
+
+    Bounds beside uncensored values are left out: the number says more. Two bounds that leave no or any room between
+    them (">3" and "<2", or ">1" and "<5") make no single one-sided value.
+
+    Returns:
+        None when the bounds contradict each other or enclose a range.
+    """
+    values, kinds = np.asarray(labels, float), np.asarray(relations)
+    exact = values[kinds == EQUAL]
+    if exact.size:
+        return Merged(float(np.median(exact)), EQUAL, float(exact.std(ddof=1)) if exact.size > 1 else 0.0)
+    lower, upper = values[kinds == ABOVE], values[kinds == BELOW]
+    if lower.size and upper.size:
+        return None
+    if lower.size:
+        return Merged(float(lower.max()), ABOVE, 0.0)
+    return Merged(float(upper.min()), BELOW, 0.0)
+
+
+def merge_classification(labels: Sequence[float]) -> Merged | None:
+    """The majority class.
+
+    Returns:
+        None when as many say one as the other.
+    """
+    share = float(np.mean(labels))
+    if share == 0.5:
+        return None
+    return Merged(float(share > 0.5), EQUAL, 0.0)
+
 
 MAX_CELL = 200
 """Characters of a refused value that go into the reject file."""
@@ -106,7 +161,7 @@ def records(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
 _READERS: Mapping[str, Callable[[Source, Sequence[Mapped]], Iterator[RawRecord]]] = {
     "wide": read_wide,
     "sdf": read_sdf,
-    "kmelloddy": read_long,
+    "kmelloddy": read_kmelloddy,
     "tuner": read_tuner,
 }
 
@@ -127,7 +182,7 @@ class _Rows:
     """Reads the file; keeps what can be read, rejects the rest."""
 
     def __init__(self, source: Source, mapped: Sequence[Mapped], embargo: Embargo, reader: CellReader) -> None:
-        self.rejects: list[Reject] = []
+        self.rejects: list[RejectedRow] = []
         self.counts = {column.place: Counts() for column in mapped}
         self.unnamed = Counts()
         """Rows that hold no measurement of an assay endpoint, one each."""
@@ -159,7 +214,7 @@ class _Rows:
 
     def _add(self, line: int, column: str, value: str, reason: str, measurements: int) -> None:
         shown = value if len(value) <= MAX_CELL else value[:MAX_CELL] + "..."
-        self.rejects.append(Reject(self._file, line, column, shown, reason, measurements))
+        self.rejects.append(RejectedRow(self._file, line, column, shown, reason, measurements))
 
     def _read(self, record: RawRecord) -> None:
         if record.fault:

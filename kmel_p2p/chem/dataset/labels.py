@@ -13,8 +13,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.catalogue import look_up
-from kmel_p2p.chem.dataset.mass import Scale
-from kmel_p2p.chem.dataset.units import Conversion, converter, log_sign
+from kmel_p2p.chem.dataset.units import Conversion, Scale, converter, log_sign
 from kmel_p2p.chem.read.cells import ABOVE, BELOW, EQUAL, CellError, Reading, read_class, read_number
 from kmel_p2p.chem.read.records import Mapped, RawCell
 from kmel_p2p.chem.structures.table import StructureTable

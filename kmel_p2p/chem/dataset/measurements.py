@@ -1,18 +1,87 @@
-"""The measurements of a site, ready for training: one row per compound, one column per assay endpoint."""
+"""The measurements of a site, ready for training, and the account of every value that was found."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.labels import Readings
-from kmel_p2p.chem.dataset.rejects import Counts, Reject
 from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.files import write_whole
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """One refused row (or one cell of it).
+
+    Attributes:
+        file: name of the input file.
+        row: line of the file where the row starts; the header is line 1.
+        column: the column at fault.
+        value: what was found there.
+        reason: why it cannot be used.
+        measurements: how many values of the row are lost by it.
+    """
+
+    file: str
+    row: int
+    column: str
+    value: str
+    reason: str
+    measurements: int = 1
+
+
+@dataclass(slots=True)
+class Counts:
+    """Where every measurement went: found = used + rejected + aggregated.
+
+    A measurement is a non-empty cell of an assay endpoint's column; a row without any counts as one, so that it
+    cannot vanish. `aggregated` ones are replicates that were merged into another measurement of the same compound.
+    """
+
+    found: int = 0
+    used: int = 0
+    rejected: int = 0
+    aggregated: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.found + other.found,
+            self.used + other.used,
+            self.rejected + other.rejected,
+            self.aggregated + other.aggregated,
+        )
+
+    def require_balance(self) -> None:
+        """Raises:
+        Bug: a measurement got lost or was counted twice.
+        """
+        if self.found != self.used + self.rejected + self.aggregated:
+            raise Bug(f"measurements do not add up: {self}")
+
+
+def write_rejects(path: Path, rejects: Iterable[RejectedRow]) -> None:
+    """Replace the file `path` (rejects.csv) by this list, in order of file, row and column.
+
+    Raises:
+        ConfigError: the disk is full or not writable.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["file", "row", "column", "value", "reason", "measurements"])
+    for row in sorted(rejects, key=lambda reject: (reject.file, reject.row, reject.column)):
+        writer.writerow([row.file, row.row, row.column, row.value, row.reason, row.measurements])
+    write_whole(path, text.getvalue().encode(), mode=0o600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +114,7 @@ class Measurements:
     rows_in: int
     counts: tuple[Counts, ...]
     total: Counts
-    rejects: tuple[Reject, ...]
+    rejects: tuple[RejectedRow, ...]
     readings: tuple[Readings, ...]
     embargo_unmatched: tuple[str, ...] = ()
 

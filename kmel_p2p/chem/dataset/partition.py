@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import DataError
-from kmel_p2p.chem.structures.counts import CountMatrix
-from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 LEADER_SIMILARITY = 0.5
 """Scaffolds at least this similar to a cluster's first one belong to it."""

@@ -1,10 +1,13 @@
-"""Reading one cell of an assay column: a relation and a number, a class, or nothing."""
+"""Reading one cell: a relation and a number, a class, a date, or nothing."""
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from kmel_p2p.agreement.errors import ConfigError
 
 MISSING = frozenset({"", "na", "n/a", "n.a.", "nan", "null", "none", "nd", "n.d.", "-", "--", "#n/a"})
 """Cells (lower case) that mean: not measured."""
@@ -128,3 +131,54 @@ def read_class(cell: str, classes: Mapping[str, int] | None = None) -> Reading:
             "or say what the table's words mean with 'classes'"
         )
     return Reading(value)
+
+
+_YEAR = re.compile(r"^(\d{4})(?:\.0)?$")
+_MONTH = re.compile(r"^(\d{4})-(\d{2})$")
+
+
+def read_date(cell: str, written: str = "") -> datetime.date | None:
+    """A day: ISO 8601 (`2024-05-31`, with or without a time), or a month (`2024-05`) or year, meaning its first day.
+
+    Args:
+        written: another way of writing, in `strptime`'s words: `%d/%m/%Y`. Then no other is read.
+
+    Returns:
+        None for an empty cell.
+
+    Raises:
+        CellError: it is neither; 03/04/2024 is not guessed at.
+    """
+    text = cell.strip()
+    if is_missing(text):
+        return None
+    if written:
+        try:
+            return datetime.datetime.strptime(text, written).date()
+        except ValueError:
+            raise CellError(f"not a date written as data.time.format says ({written})") from None
+    try:
+        if match := _YEAR.match(text):
+            return datetime.date(int(match[1]), 1, 1)
+        if match := _MONTH.match(text):
+            return datetime.date(int(match[1]), int(match[2]), 1)
+        return datetime.datetime.fromisoformat(text).date()
+    except ValueError:
+        raise CellError(
+            "not a date; write it as 2024-05-31, 2024-05 or 2024, or say how it is written with data.time.format"
+        ) from None
+
+
+def read_border(text: str, key: str) -> datetime.date:
+    """A date of the settings.
+
+    Raises:
+        ConfigError: it is none; names `key`.
+    """
+    try:
+        date = read_date(text)
+    except CellError as error:
+        raise ConfigError(f"{key} is {text!r}: {error}") from None
+    if date is None:
+        raise ConfigError(f"{key} is empty; write a date such as 2024-05-31")
+    return date

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.read.cells import RELATION_SIGNS, CellError, read_relation
-from kmel_p2p.chem.read.text_file import text_file
 
 UNMAPPED = "unmapped: no assay endpoint is mapped to it"
 """Why a row of a long table is not used that the settings do not mean."""
@@ -151,63 +149,3 @@ def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int |
     names = ((source.embargo.project_column, "data.embargo.project_column"), (source.time.column, "data.time.column"))
     project, date = (find_column(header, name, key, source.path) if name else None for name, key in names)
     return project, date
-
-
-def read_rows(path: Path, source: Source) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells as text) of every row of a CSV or Parquet file; the header is the first, at line 1.
-
-    Raises:
-        DataError: names the file and, where known, the line.
-    """
-    if path.suffix.lower() in (".parquet", ".pq"):
-        yield from _read_parquet(path)
-        return
-    line = 1
-    with text_file(path, source.encoding, newline="") as handle:
-        reader = csv.reader(handle, strict=True, delimiter=source.separator)
-        try:
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield line, cells
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(f"{path}: line {line} cannot be read as CSV: {error}") from None
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = [str(name) for name in file.schema_arrow.names]
-            yield 1, names
-            line = 2
-            for batch in file.iter_batches():
-                columns = [column.to_pylist() for column in batch.columns]
-                for cells in zip(*columns, strict=True):
-                    yield line, ["" if cell is None else str(cell) for cell in cells]
-                    line += 1
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file (data.path)") from None
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from None
-
-
-def table_rows(path: Path, source: Source) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Header (blanks at the ends removed) and the rows under it, without empty cells beyond the header.
-
-    Raises:
-        DataError: as `read_rows`; or the file is empty.
-    """
-    rows = read_rows(path, source)
-    try:
-        _, header = next(rows)
-    except StopIteration:
-        raise DataError(f"{path}: the file is empty") from None
-    return [name.strip() for name in header], ((line, _without_tail(cells, len(header))) for line, cells in rows)
-
-
-def _without_tail(cells: list[str], width: int) -> list[str]:
-    """Spreadsheets end lines with separators that no header stands above; empty cells there say nothing."""
-    return cells[:width] if len(cells) > width and not any(cell.strip() for cell in cells[width:]) else cells

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
-from kmel_p2p.chem.structures.counts import CountMatrix
-from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 FORMAT = "3"
 _TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "series", "reasons")

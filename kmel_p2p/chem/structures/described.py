@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
-from kmel_p2p.chem.structures.counts import CountMatrix
 from kmel_p2p.chem.structures.features import describe
 from kmel_p2p.chem.structures.parallel import map_chunks
-from kmel_p2p.chem.structures.scaffold import murcko_scaffold, series
-from kmel_p2p.chem.structures.standardise import Structure, StructureError, standardise
-from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.chem.structures.standardise import Structure, StructureError, murcko_scaffold, series, standardise
+from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 CHUNK = 256
 """Molecules per piece of work: about half a second, so that progress moves and the pool's overhead does not show."""

@@ -21,8 +21,7 @@ from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.split import SplitRule
-from kmel_p2p.chem.structures.scaffold import series
-from kmel_p2p.chem.structures.standardise import standardise
+from kmel_p2p.chem.structures.standardise import series, standardise
 
 SQUASH_LIMIT = 6.0
 """Largest magnitude a normalised descriptor can take."""

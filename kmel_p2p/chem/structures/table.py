@@ -2,14 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.features import descriptor_constants
-from kmel_p2p.chem.structures.counts import CountMatrix
+
+MAX_COUNT = 255
+
+
+@dataclass(frozen=True, slots=True)
+class CountMatrix:
+    """n rows of `width` counts.
+
+    Attributes:
+        offsets: int64[n + 1]; row i owns positions[offsets[i]:offsets[i + 1]].
+        positions: uint16[nnz], ascending within a row.
+        values: uint8[nnz], 1 to 255 (larger counts are clipped).
+        width: positions per row, at most 65,536.
+    """
+
+    offsets: NDArray[np.int64]
+    positions: NDArray[np.uint16]
+    values: NDArray[np.uint8]
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[NDArray[np.integer]], width: int) -> CountMatrix:
+        """From dense rows of non-negative integers, each of length `width`."""
+        lengths, positions, values = [0], [], []
+        for row in rows:
+            occupied = np.flatnonzero(row)
+            lengths.append(len(occupied))
+            positions.append(occupied.astype(np.uint16))
+            values.append(np.minimum(row[occupied], MAX_COUNT).astype(np.uint8))
+        return cls(
+            np.cumsum(lengths, dtype=np.int64),
+            np.concatenate(positions) if positions else np.empty(0, np.uint16),
+            np.concatenate(values) if values else np.empty(0, np.uint8),
+            width,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CountMatrix], width: int) -> CountMatrix:
+        """All rows of all parts, in order."""
+        lengths = [np.diff(part.offsets) for part in parts]
+        return cls(
+            np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))]).astype(np.int64),
+            np.concatenate([np.empty(0, np.uint16), *(part.positions for part in parts)]),
+            np.concatenate([np.empty(0, np.uint8), *(part.values for part in parts)]),
+            width,
+        )
+
+    def take(self, rows: NDArray[np.integer]) -> CountMatrix:
+        """The chosen rows, in the order given."""
+        lengths, source = self._sources(rows)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return CountMatrix(offsets, self.positions[source], self.values[source], self.width)
+
+    def dense(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32[len(rows), width] of the counts of the chosen rows."""
+        lengths, source = self._sources(rows)
+        filled = np.zeros((len(rows), self.width), np.float32)
+        filled[np.repeat(np.arange(len(rows)), lengths), self.positions[source]] = self.values[source]
+        return filled
+
+    def occupied(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """bool[len(rows), width]: which positions of the chosen rows are not zero."""
+        lengths, source = self._sources(rows)
+        filled = np.zeros((len(rows), self.width), np.bool_)
+        filled[np.repeat(np.arange(len(rows)), lengths), self.positions[source]] = True
+        return filled
+
+    def _sources(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rows = np.asarray(rows, np.int64)
+        begins = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - begins
+        ends = np.cumsum(lengths)
+        ramp = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+        return lengths, np.repeat(begins, lengths) + ramp
 
 
 @dataclass(frozen=True, slots=True)

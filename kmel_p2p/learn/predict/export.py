@@ -12,7 +12,7 @@ import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
-from kmel_p2p.chem.structures.counts import MAX_COUNT
+from kmel_p2p.chem.structures.table import MAX_COUNT
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.split import Fold
 from kmel_p2p.chem.dataset.measurements import Measurements
-from kmel_p2p.chem.structures.counts import CountMatrix
-from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 from kmel_p2p.learn.models.registry import Molecules, trunk_kind
 
 MAX_DENSE_BYTES = 192 << 20

@@ -11,8 +11,7 @@ import numpy as np
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
-from kmel_p2p.chem.dataset.measurements import Measurements
-from kmel_p2p.chem.dataset.rejects import Rejects
+from kmel_p2p.chem.dataset.measurements import Measurements, write_rejects
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
 from kmel_p2p.learn.train.dataset import Dataset
@@ -48,9 +47,8 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
 
     test = read(True, frozenset()) if plan.test_source is not None else None
     own = read(False, frozenset(test.structures.identities) if test else frozenset())
-    rejects = Rejects([*own.rejects, *(test.rejects if test else ())])
     rejects_path = plan.state_dir / "rejects.csv"
-    rejects.write(rejects_path)
+    write_rejects(rejects_path, [*own.rejects, *(test.rejects if test else ())])
     write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
     if plan.require_approval:
         require_approved(plan.state_dir, own.dataset_hash())

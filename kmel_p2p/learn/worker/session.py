@@ -174,7 +174,7 @@ class EndpointCounts:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The data are ready. Counts of measurements: found = used + rejected + aggregated (see `chem.dataset.rejects`).
+    """The data are ready. Of measurements, found = used + rejected + aggregated (`chem.dataset.measurements.Counts`).
 
     Attributes:
         rows_in: rows of the data file.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import censoring, censoring_kernel
-from kmel_p2p.chem.structures.counts import CountMatrix
+from kmel_p2p.chem.structures.table import CountMatrix
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
 COUNT = 60

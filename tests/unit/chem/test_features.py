@@ -13,7 +13,6 @@ from rdkit.Chem import Descriptors
 
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures import features
-from kmel_p2p.chem.structures.counts import CountMatrix
 from kmel_p2p.chem.structures.features import (
     REFERENCE_MOLECULES,
     SQUASH_LIMIT,
@@ -23,6 +22,7 @@ from kmel_p2p.chem.structures.features import (
     reference_hash,
 )
 from kmel_p2p.chem.structures.standardise import standardise
+from kmel_p2p.chem.structures.table import CountMatrix
 
 POLICY = FeatureRule()
 WIDTH = len(descriptor_constants())

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.scaffold import series
-from kmel_p2p.chem.structures.standardise import MAX_SMILES, StructureError, standardise
+from kmel_p2p.chem.structures.standardise import MAX_SMILES, StructureError, series, standardise
 
 POLICY = FeatureRule()
 

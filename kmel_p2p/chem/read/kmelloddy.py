@@ -1,6 +1,6 @@
-"""Long tables, one measurement per row: the K-MELLODDY standard format v4.6 and MELLODDY-TUNER's T0/T1/T2.
+"""Long tables, one measurement per row: the K-MELLODDY standard format v4.6 (github.com/HITS-AI/k-melloddy).
 
-K-MELLODDY: github.com/HITS-AI/k-melloddy. Names are compared whole, never by substring (`CYP1A2` is not in `CYP2A12`),
+ Names are compared whole, never by substring (`CYP1A2` is not in `CYP2A12`),
 but without case and with blanks and underscores alike, because tables in circulation use both.
 """
 
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from kmel_p2p.agreement.columns import Source
-from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.read.cells import CellError, is_missing, is_missing_class, read_relation
 from kmel_p2p.chem.read.records import (
     UNMAPPED,
@@ -22,10 +20,9 @@ from kmel_p2p.chem.read.records import (
     find_column,
     find_marks,
     joined_cell,
-    related_cell,
     same_text,
-    table_rows,
 )
+from kmel_p2p.chem.read.table_file import table_rows
 
 VALUE_COLUMN = "Measurement_Value"
 DESCRIBING = ("Test", "Test_Type", "Test_Subject", "Measurement_Type", "Measurement_Condition")
@@ -34,7 +31,7 @@ DESCRIBING = ("Test", "Test_Type", "Test_Subject", "Measurement_Type", "Measurem
 _LIST = re.compile(r"^\[\s*([^,\]]+?)\s*,\s*([^,\]]+?)\s*\]$")
 
 
-def read_long(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
+def read_kmelloddy(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
     """Records of a K-MELLODDY table; a row that no assay endpoint is mapped to is a record with a fault.
 
     Raises:
@@ -127,84 +124,6 @@ def _part(value: str, rule: Mapped) -> tuple[str, str]:
     if not ahead > 0:
         return value, "no ratio: AtoB is not above 0"
     return repr(back / ahead), ""
-
-
-def read_tuner(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
-    """Records of T1 with structures of T2.
-
-    Raises:
-        ConfigError: a column is missing. DataError: a file cannot be read, or T2 gives a compound two structures.
-    """
-    assert source.structures is not None  # the settings' own check
-    structures = {
-        key: row[0] for key, row in _table(source.structures, source, "input_compound_id", ("smiles",)).items()
-    }
-    known = set(_table(source.assays, source, "input_assay_id", ())) if source.assays else None
-    rules: dict[str, list[Mapped]] = {}
-    for rule in mapped:
-        rules.setdefault(rule.column.column, []).append(rule)
-    header, rows = table_rows(source.path, source)
-    at = _TunerColumns.of(header, source.path)
-    project_at, date_at = find_marks(header, source)
-    for line, cells in rows:
-        if len(cells) != len(header):
-            yield RawRecord(line, fault=f"{len(cells)} cells where the header has {len(header)}")
-            continue
-        assay, compound = cells[at.assay].strip(), cells[at.compound].strip()
-        fault, column = "", "input_assay_id"
-        if known is not None and assay not in known:
-            fault = f"the assay is not in {source.assays.name if source.assays else ''}"
-        elif assay not in rules:
-            fault = UNMAPPED
-        elif compound not in structures:
-            fault, column = f"the compound is not in {source.structures.name}", "input_compound_id"
-        if fault:
-            yield RawRecord(line, fault=fault, fault_column=column, fault_value=cells[header.index(column)])
-            continue
-        yield RawRecord(
-            line,
-            structures[compound],
-            "smiles",
-            tuple(_tuner_cell(rule, cells[at.qualifier], cells[at.value].strip()) for rule in rules[assay]),
-            cells[project_at] if project_at is not None else "",
-            date=cells[date_at] if date_at is not None else "",
-        )
-
-
-def _tuner_cell(rule: Mapped, qualifier: str, value: str) -> RawCell:
-    if is_missing(value):
-        return RawCell(rule.place, "standard_value", value, rule.column.unit, "no value in this row")
-    return related_cell(rule, "standard_value", value, "standard_qualifier", qualifier, rule.column.unit)
-
-
-@dataclass(frozen=True, slots=True)
-class _TunerColumns:
-    """Places of T1's columns."""
-
-    assay: int
-    compound: int
-    qualifier: int
-    value: int
-
-    @classmethod
-    def of(cls, header: list[str], path: Path) -> _TunerColumns:
-        names = ("input_assay_id", "input_compound_id", "standard_qualifier", "standard_value")
-        return cls(*(find_column(header, name, "MELLODDY-TUNER T1", path) for name in names))
-
-
-def _table(path: Path, source: Source, key: str, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Content of some columns by key."""
-    header, rows = table_rows(path, source)
-    key_at = find_column(header, key, "MELLODDY-TUNER", path)
-    places = [find_column(header, name, "MELLODDY-TUNER", path) for name in columns]
-    found: dict[str, list[str]] = {}
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise DataError(f"{path}: line {line} has {len(cells)} cells where the header has {len(header)}")
-        name, content = cells[key_at].strip(), [cells[at].strip() for at in places]
-        if found.setdefault(name, content) != content:
-            raise DataError(f"{path}: line {line} names {key} {name!r} a second time, with other content")
-    return found
 
 
 def _canonical(name: str) -> str:
