@@ -15,7 +15,7 @@ from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.manifest import reason_kind
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.dataset.units import converter
-from kmel_p2p.chem.report.findings import piles, replicate_suspicion, unit_suspicion, unusual_median
+from kmel_p2p.chem.report.findings import piles, replicate_finding, unit_finding, unusual_median
 
 QUORUM_CLASS = 25
 """Compounds of each class that training needs (MELLODDY-TUNER's and K-MELLODDY's rule)."""
@@ -95,12 +95,12 @@ def _endpoint(
         report["range"] = _range(values)
         report["valid_range"] = list(endpoint.valid_range)
         report["native_unit"] = endpoint.unit
-        suspicion = unit_suspicion(endpoint, readings)
-        problems += [suspicion] if suspicion else []
+        wrong_unit = unit_finding(endpoint, readings)
+        problems += [wrong_unit] if wrong_unit else []
         report["piles"] = piles(endpoint, readings)
         advice += [pile["advice"] for pile in report["piles"]]
-        advice += [text for text in (unusual_median(endpoint, values, relations[measured]) if not suspicion else "",
-                                     replicate_suspicion(own, place)) if text]  # fmt: skip
+        advice += [text for text in (unusual_median(endpoint, values, relations[measured]) if not wrong_unit else "",
+                                     replicate_finding(own, place)) if text]  # fmt: skip
     else:
         report["class_1"], report["class_0"] = int(labels[measured].sum()), int((1 - labels[measured]).sum())
     return {**report, "quorum": not quorum, "problems": problems, "advice": advice}

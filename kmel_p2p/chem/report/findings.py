@@ -91,7 +91,7 @@ def _declaration(
     )
 
 
-def unit_suspicion(endpoint: AssayEndpoint, readings: Readings) -> str:
+def unit_finding(endpoint: AssayEndpoint, readings: Readings) -> str:
     """A factor by which the values look wrong, against the charter's range and the catalogue; empty when they fit."""
     native = np.asarray(readings.native, np.float64)
     native = native[np.isfinite(native)]
@@ -145,7 +145,7 @@ def _native(endpoint: AssayEndpoint, value: float) -> str:
     return f"{10**value if endpoint.transform == 'log10' else value:.3g} {endpoint.unit}".strip()
 
 
-def replicate_suspicion(own: Measurements, place: int) -> str:
+def replicate_finding(own: Measurements, place: int) -> str:
     """Whether replicates differ as if several assays or species stood in one column; empty when not."""
     repeated = (own.replicates[:, place] > 1) & (own.relations[:, place] == 0)
     wide = int(np.count_nonzero(repeated & (own.spread[:, place] > WIDE_SPREAD)))

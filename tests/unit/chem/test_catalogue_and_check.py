@@ -17,7 +17,7 @@ from kmel_p2p.chem.dataset.labels import Readings
 from kmel_p2p.chem.dataset.units import converter
 from kmel_p2p.chem.report.check import check, quorum_problem
 from kmel_p2p.chem.report.check_page import check_page
-from kmel_p2p.chem.report.findings import piles, unit_suspicion
+from kmel_p2p.chem.report.findings import piles, unit_finding
 
 CHAIN = [f"{'C' * length}{end}" for length in range(1, 41) for end in ("O", "N", "Cl")]
 
@@ -71,10 +71,10 @@ def test_values_in_a_wrong_unit_are_suspected() -> None:
     entry = look_up("cyp3a4_ic50")
     assert entry is not None
     micromolar = list(np.random.default_rng(1).lognormal(1.5, 1.2, 200))
-    assert unit_suspicion(entry.endpoint, readings(micromolar)) == ""
-    assert "multiplied by 0.001" in unit_suspicion(entry.endpoint, readings([1000 * v for v in micromolar]))
+    assert unit_finding(entry.endpoint, readings(micromolar)) == ""
+    assert "multiplied by 0.001" in unit_finding(entry.endpoint, readings([1000 * v for v in micromolar]))
     logarithms = list(np.log10(micromolar) - 0.5)
-    assert "are they logarithms?" in unit_suspicion(entry.endpoint, readings(logarithms))
+    assert "are they logarithms?" in unit_finding(entry.endpoint, readings(logarithms))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.report import check_page as check_page_module
 from kmel_p2p.chem.report.check import check
 from kmel_p2p.chem.report.check_page import check_page
-from kmel_p2p.chem.report.findings import piles, unit_suspicion, unusual_median
+from kmel_p2p.chem.report.findings import piles, unit_finding, unusual_median
 
 POLICY = FeatureRule(bits=64)
 HLM = catalogue()["hlm_clint"].endpoint
@@ -58,7 +58,7 @@ def test_zeros_of_a_clearance_table_are_not_proposed_as_the_limit() -> None:
     assert pile["setting"] == "low_limit = 1.2"
     assert "164 of" in pile["advice"]
     assert "are 0, which has no logarithm" in pile["advice"]
-    assert unit_suspicion(HLM, readings(values)) == ""
+    assert unit_finding(HLM, readings(values)) == ""
 
 
 def test_the_limit_proposed_for_zeros_is_one_that_the_charter_takes(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_whole_numbers_are_no_piles() -> None:
 def test_shares_and_bound_parts_are_noticed() -> None:
     rng = np.random.default_rng(3)
     shares = [float(v) for v in rng.uniform(0.01, 0.99, 100)]
-    assert "unit is 'fraction'" in unit_suspicion(UNBOUND, readings(shares))
+    assert "unit is 'fraction'" in unit_finding(UNBOUND, readings(shares))
     bound = np.log10(100 - 100 * rng.beta(1, 12, 200))
     said = unusual_median(UNBOUND, bound, np.zeros(200, np.int8))
     assert "complement = true" in said
