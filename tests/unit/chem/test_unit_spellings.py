@@ -11,7 +11,7 @@ from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.dataset import mass
+from kmel_p2p.chem.dataset import units
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.units import converter
 from kmel_p2p.chem.structures.cache import StructureCache
@@ -65,7 +65,7 @@ def test_masses_come_from_the_structures_that_are_described_anyway(
     ksol = AssayEndpoint(name="ksol", unit="umol/L", transform="log10")
     columns = {"ksol": Column(column="S", unit="ug/mL"), "logd": Column(column="D")}
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(mass, "standardise", never)
+    monkeypatch.setattr(units, "standardise", never)
     got = ingest(
         Source(path=path, smiles_column="smiles", columns=columns),
         (ksol, AssayEndpoint(name="logd")),
