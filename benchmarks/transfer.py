@@ -30,7 +30,7 @@ import zmq
 from benchmarks.measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public
 from kmel_p2p.core.types import Lane, Micros
-from kmel_p2p.net.links import LinkEvent
+from kmel_p2p.net.link_events import LinkEvent
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.net.transport import Transport
 

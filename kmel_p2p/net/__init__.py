@@ -6,12 +6,12 @@ the event loop or makes memory grow past a setting. Not guaranteed: delivery. Se
 
 from kmel_p2p.net.address import Address, check_advertised, parse_address
 from kmel_p2p.net.driver import Driver
-from kmel_p2p.net.links import (
+from kmel_p2p.net.link_events import (
     AuthRejected,
     DialFailed,
     Egress,
-    Fault,
     LinkEvent,
+    LinkFault,
     LinkPhase,
     LinkState,
     PeerMisbehaved,
@@ -26,8 +26,8 @@ __all__ = [
     "DialFailed",
     "Driver",
     "Egress",
-    "Fault",
     "LinkEvent",
+    "LinkFault",
     "LinkPhase",
     "LinkState",
     "PeerMisbehaved",

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from kmel_p2p.agreement.identity import HASH_BYTES, digest
 from kmel_p2p.core.types import MILLISECOND, Micros
-from kmel_p2p.net.frames import Ask, Chunk, Done, Frame, Grant, Have, Refuse, encode
+from kmel_p2p.net.frames import Chunk, Done, Frame, Grant, HeldAnswer, HeldQuery, Refuse, encode
 from kmel_p2p.net.inbox import Budget, Inbox
-from kmel_p2p.net.outbox import Failure, Outbox, Transfer
+from kmel_p2p.net.outbox import BulkTransfer, Outbox, TransferFailure
 from kmel_p2p.net.wiring import Route, Wiring
 
 HASH_INLINE_MAX = 1024 * 1024
@@ -47,15 +47,15 @@ class BulkHost(Protocol):
         """A whole message came."""
         ...
 
-    def leaving(self, transfer: Transfer, data_digest: bytes) -> None:
+    def leaving(self, transfer: BulkTransfer, data_digest: bytes) -> None:
         """The first byte of a message is about to leave (only when egress is audited)."""
         ...
 
-    def transfer_done(self, transfer: Transfer) -> None:
+    def transfer_done(self, transfer: BulkTransfer) -> None:
         """The receiver has a message."""
         ...
 
-    def transfer_failed(self, failure: Failure) -> None:
+    def transfer_failed(self, failure: TransferFailure) -> None:
         """A message will not arrive."""
         ...
 
@@ -105,7 +105,7 @@ class Bulk:
         self.pump()
         return True
 
-    async def _hash_then_release(self, transfer: Transfer) -> None:
+    async def _hash_then_release(self, transfer: BulkTransfer) -> None:
         self._digests[transfer.id] = await asyncio.to_thread(digest, transfer.data)
         self.outbox.release(transfer)
         self.pump()
@@ -166,7 +166,7 @@ class Bulk:
             self._failed(failure)
         self.pump()
 
-    def have(self, have: Have) -> None:
+    def have(self, have: HeldAnswer) -> None:
         """How much of an interrupted message the peer holds.
 
         Raises:
@@ -178,7 +178,7 @@ class Bulk:
         else:
             self._spawn(self._compare_then_resume(*undecided, have), "compare resumed bytes")
 
-    async def _compare_then_resume(self, transfer: Transfer, prefix: memoryview, have: Have) -> None:
+    async def _compare_then_resume(self, transfer: BulkTransfer, prefix: memoryview, have: HeldAnswer) -> None:
         ours = await asyncio.to_thread(_digest_of, prefix)
         self.outbox.compared(transfer, have.offset, same=ours == have.digest)
         self.pump()
@@ -197,7 +197,7 @@ class Bulk:
         if intake.message is not None:
             self._host.deliver(intake.message)
 
-    def asked(self, ask: Ask) -> None:
+    def asked(self, ask: HeldQuery) -> None:
         """Answer what is held of a message.
 
         Raises:
@@ -216,7 +216,7 @@ class Bulk:
 
     async def _hash_then_answer(self, message_id: bytes, held: memoryview) -> None:
         try:
-            self._reply(Have(message_id, len(held), await asyncio.to_thread(_digest_of, held)))
+            self._reply(HeldAnswer(message_id, len(held), await asyncio.to_thread(_digest_of, held)))
         finally:
             self._answering = False
 
@@ -225,7 +225,7 @@ class Bulk:
         match frame:
             case Grant(session, _):
                 self._owe(frame, session)
-            case Done(message_id) | Have(message_id, _, _) | Refuse(message_id, _):
+            case Done(message_id) | HeldAnswer(message_id, _, _) | Refuse(message_id, _):
                 self._owe(frame, message_id)
             case _:
                 return
@@ -280,7 +280,7 @@ class Bulk:
         self._pay()
         self.pump()
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: TransferFailure) -> None:
         self._digests.pop(failure.transfer.id, None)
         self._host.transfer_failed(failure)
 

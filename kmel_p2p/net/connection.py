@@ -14,7 +14,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.types import Lane, Micros
-from kmel_p2p.net.explain import Loss, classify_handshake
+from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake
 from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.sockets import (
     MORE_NOWAIT,
@@ -57,7 +57,7 @@ class ConnectionOwner(Protocol):
         """It may take another message."""
         ...
 
-    def connection_ended(self, connection: Connection, loss: Loss) -> None:
+    def connection_ended(self, connection: Connection, failure: ConnectionFailure) -> None:
         """It failed or was lost; it is closed already."""
         ...
 
@@ -87,12 +87,12 @@ class Connection:
         """CURVE and the peer's gate let us in."""
         self.up = False
         """The peer welcomed us."""
-        self.dialled_at = now
-        self.heard_at = now
-        self.used_at = now
+        self.dialled_us = now
+        self.heard_us = now
+        self.used_us = now
         self.ping: Micros | None = None
         """When the unanswered ping left; also its token."""
-        self.pinged_at = now
+        self.pinged_us = now
         self._wiring = wiring
         self._owner = owner
         self._hello: bytes | None = encode(Hello(greeting))
@@ -108,7 +108,7 @@ class Connection:
         self._monitor_pump = Pump(wiring.loop, self._monitor, self._monitor_turn, self._fault)
         self._pump = Pump(wiring.loop, self._socket, self._turn, self._fault)
         self._deadline: asyncio.TimerHandle | None = wiring.later(
-            wiring.settings.dial_timeout, "connection", self._overdue
+            wiring.settings.dial_timeout_us, "connection", self._overdue
         )
 
     def _fault(self, error: BaseException) -> None:
@@ -128,7 +128,7 @@ class Connection:
                 self._socket.send(data, NOWAIT, copy=False, track=False)
         except zmq.Again:
             return False
-        self.used_at = self._wiring.clock()
+        self.used_us = self._wiring.clock()
         self._pump.nudge_if_readable()
         return True
 
@@ -140,7 +140,7 @@ class Connection:
 
     def _turn(self) -> bool:
         settings = self._wiring.settings
-        end = self._wiring.clock() + settings.drain
+        end = self._wiring.clock() + settings.drain_us
         while not self._closed:
             events = readiness(self._socket)
             if not events & READABLE:
@@ -150,9 +150,9 @@ class Connection:
                         self._owner.connection_writable(self)
                 return False
             parts, overflow = receive_parts(self._socket)
-            self.heard_at = self.used_at = self._wiring.clock()
+            self.heard_us = self.used_us = self._wiring.clock()
             self._owner.connection_parts(self, parts, overflow)
-            if self.heard_at >= end:
+            if self.heard_us >= end:
                 return True
         return False
 
@@ -192,31 +192,31 @@ class Connection:
         elif event == zmq.EVENT_DISCONNECTED:
             self.end(self._loss_of_connection())
         elif event == zmq.EVENT_CLOSED and not self.connected:
-            waited = self._wiring.clock() - self.dialled_at
-            slow = waited >= self._wiring.settings.connect_timeout * 9 // 10
-            self.end(Loss.NO_ANSWER if slow else Loss.NOBODY)
+            waited = self._wiring.clock() - self.dialled_us
+            slow = waited >= self._wiring.settings.connect_timeout_us * 9 // 10
+            self.end(ConnectionFailure.NO_ANSWER if slow else ConnectionFailure.NOBODY)
 
-    def _loss_of_connection(self) -> Loss:
-        silent = self._wiring.clock() - self.heard_at
-        if self.up and silent >= self._wiring.settings.heartbeat_timeout * 9 // 10:
-            return Loss.NO_HEARTBEAT
-        return Loss.CLOSED if self.authenticated else Loss.WRONG_KEY
+    def _loss_of_connection(self) -> ConnectionFailure:
+        silent = self._wiring.clock() - self.heard_us
+        if self.up and silent >= self._wiring.settings.heartbeat_timeout_us * 9 // 10:
+            return ConnectionFailure.NO_HEARTBEAT
+        return ConnectionFailure.CLOSED if self.authenticated else ConnectionFailure.WRONG_KEY
 
     def _overdue(self) -> None:
         self._deadline = None
-        self.end(Loss.STUCK_HANDSHAKE if self.connected else Loss.NO_ANSWER)
+        self.end(ConnectionFailure.STUCK_HANDSHAKE if self.connected else ConnectionFailure.NO_ANSWER)
 
     # -- ending ----------------------------------------------------------------------------------
 
-    def end(self, loss: Loss) -> None:
+    def end(self, failure: ConnectionFailure) -> None:
         """Close, and tell the owner."""
         if not self._closed:
             self.close()
-            self._owner.connection_ended(self, loss)
+            self._owner.connection_ended(self, failure)
 
     def cut(self) -> None:
         """End it because of what came over it."""
-        self.end(Loss.MISBEHAVED)
+        self.end(ConnectionFailure.MISBEHAVED)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close without telling anybody. `linger_ms`: how long what was handed over may take to leave."""

@@ -17,9 +17,9 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.connection import Connection
-from kmel_p2p.net.explain import NEEDS_OPERATOR, Loss, explain
+from kmel_p2p.net.connection_failure import NEEDS_OPERATOR, ConnectionFailure, explain
 from kmel_p2p.net.frames import Greeting
-from kmel_p2p.net.links import LinkPhase
+from kmel_p2p.net.link_events import LinkPhase
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.wiring import Wiring
 
@@ -33,7 +33,7 @@ NAMES_MAX = 16
 def pause(failures: int, settings: TransportSettings, rng: Randomness) -> Micros:
     """Time until the next dial after so many failures in a row: doubled each time, capped, jittered upwards."""
     doublings = min(max(failures - 1, 0), 40)
-    base = min(settings.backoff_first << doublings, settings.backoff_cap)
+    base = min(settings.backoff_first_us << doublings, settings.backoff_cap_us)
     return int(base * (1.0 + JITTER * rng.random()))
 
 
@@ -43,7 +43,9 @@ class DiallerOwner(Protocol):
     def dialler_parts(self, connection: Connection, parts: list[zmq.Frame], overflow: bool) -> None: ...
     def dialler_writable(self, connection: Connection) -> None: ...
     def dialler_lost(self, dialler: Dialler, connection: Connection, reason: str) -> None: ...
-    def dialler_failed(self, dialler: Dialler, loss: Loss, reason: str, retry_in: Micros) -> None: ...
+    def dialler_failed(
+        self, dialler: Dialler, failure: ConnectionFailure, reason: str, retry_in_us: Micros
+    ) -> None: ...
 
 
 class Dialler:
@@ -63,10 +65,10 @@ class Dialler:
         self.since: Micros = wiring.clock()
         self.address = ""
         self.failures = 0
-        self.next_dial: Micros | None = None
+        self.next_dial_us: Micros | None = None
         self.last_error = ""
         self.detail = ""
-        """What the text of the coming loss should mention."""
+        """What the text of the coming failure should mention."""
         self._wiring = wiring
         self._key = key
         self._server_key = server_key
@@ -107,7 +109,7 @@ class Dialler:
     def encourage(self) -> None:
         """The site was just heard from: it is worth trying now, unless it needs its operator first."""
         waited = self._wiring.clock() - self.since
-        if self.phase is LinkPhase.WAITING and waited >= self._wiring.settings.backoff_first:
+        if self.phase is LinkPhase.WAITING and waited >= self._wiring.settings.backoff_first_us:
             self._dial()
 
     def hang_up(self, linger_ms: int = 0) -> Connection | None:
@@ -133,7 +135,7 @@ class Dialler:
         try:
             address = parse_address(self.address)
         except LocalError as error:
-            self._failed(Loss.LOCAL, str(error))
+            self._failed(ConnectionFailure.LOCAL, str(error))
             return
         if _numeric(address.host):
             self._connect(address)
@@ -142,13 +144,13 @@ class Dialler:
 
     async def _resolve(self, address: Address) -> None:
         try:
-            async with asyncio.timeout(self._wiring.settings.dial_timeout / SECOND):
+            async with asyncio.timeout(self._wiring.settings.dial_timeout_us / SECOND):
                 found = await self._wiring.loop.getaddrinfo(
                     address.host, address.port, type=sockets.SOCK_STREAM, proto=sockets.IPPROTO_TCP
                 )
         except (OSError, UnicodeError, TimeoutError) as error:
             self._lookup = None
-            self._failed(Loss.NO_NAME, str(error) or "no answer from the name server")
+            self._failed(ConnectionFailure.NO_NAME, str(error) or "no answer from the name server")
             return
         self._lookup = None
         hosts = [str(entry[4][0]) for entry in found[:NAMES_MAX]]
@@ -161,10 +163,10 @@ class Dialler:
                 self._wiring, self._key, self._server_key, self._greet(self.lane), str(address), self
             )
         except zmq.ZMQError as error:
-            self._failed(Loss.LOCAL, error.strerror or str(error))
+            self._failed(ConnectionFailure.LOCAL, error.strerror or str(error))
         except Exception as error:  # a defect of ours must not end the dialling
             self._wiring.fault("dialler", error)
-            self._failed(Loss.LOCAL, str(error))
+            self._failed(ConnectionFailure.LOCAL, str(error))
 
     def welcomed(self, connection: Connection) -> bool:
         """The peer welcomed this connection. False when it is not ours any more."""
@@ -184,47 +186,47 @@ class Dialler:
         """See `ConnectionOwner`."""
         self._owner.dialler_writable(connection)
 
-    def connection_ended(self, connection: Connection, loss: Loss) -> None:
+    def connection_ended(self, connection: Connection, failure: ConnectionFailure) -> None:
         """See `ConnectionOwner`."""
         if connection is self._connection:
-            self._connection_gone(loss)
+            self._connection_gone(failure)
 
-    def _connection_gone(self, loss: Loss) -> None:
+    def _connection_gone(self, failure: ConnectionFailure) -> None:
         connection = self._connection
         was_up = self.phase is LinkPhase.UP
         self._connection = None
         if connection is None or not was_up:
-            self._failed(loss, self.detail)
+            self._failed(failure, self.detail)
             return
         now = self._wiring.clock()
-        silent = now - connection.heard_at
-        reason = self._explain(loss, self.detail, silent)
-        if now - self.since >= self._wiring.settings.stable_after:
+        silent = now - connection.heard_us
+        reason = self._explain(failure, self.detail, silent)
+        if now - self.since >= self._wiring.settings.stable_after_us:
             self.failures = 0
-        self._wait(loss, reason)
+        self._wait(failure, reason)
         self._owner.dialler_lost(self, connection, reason)
 
-    def _failed(self, loss: Loss, detail: str) -> None:
-        reason = self._explain(loss, detail, 0)
-        retry_in = self._wait(loss, reason)
-        self._owner.dialler_failed(self, loss, reason, retry_in)
+    def _failed(self, failure: ConnectionFailure, detail: str) -> None:
+        reason = self._explain(failure, detail, 0)
+        retry_in_us = self._wait(failure, reason)
+        self._owner.dialler_failed(self, failure, reason, retry_in_us)
 
-    def _wait(self, loss: Loss, reason: str) -> Micros:
+    def _wait(self, failure: ConnectionFailure, reason: str) -> Micros:
         self.last_error = reason
         self.failures += 1
-        self._set(LinkPhase.REFUSED if loss in NEEDS_OPERATOR else LinkPhase.WAITING)
-        retry_in = pause(self.failures, self._wiring.settings, self._wiring.rng)
-        self.next_dial = self._wiring.clock() + retry_in
-        self._timer = self._wiring.later(retry_in, "dialler", self._dial)
-        return retry_in
+        self._set(LinkPhase.REFUSED if failure in NEEDS_OPERATOR else LinkPhase.WAITING)
+        retry_in_us = pause(self.failures, self._wiring.settings, self._wiring.rng)
+        self.next_dial_us = self._wiring.clock() + retry_in_us
+        self._timer = self._wiring.later(retry_in_us, "dialler", self._dial)
+        return retry_in_us
 
-    def _explain(self, loss: Loss, detail: str, silent: Micros) -> str:
-        return explain(loss, self._key, self.address, self._wiring.own_key, silent, detail)
+    def _explain(self, failure: ConnectionFailure, detail: str, silent: Micros) -> str:
+        return explain(failure, self._key, self.address, self._wiring.own_key, silent, detail)
 
     def _set(self, phase: LinkPhase) -> None:
         self.phase = phase
         self.since = self._wiring.clock()
-        self.next_dial = None
+        self.next_dial_us = None
 
     def _stop_attempt(self, linger_ms: int = 0) -> None:
         if self._timer is not None:

@@ -37,8 +37,7 @@ from kmel_p2p.core.effects import (
 )
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire
-from kmel_p2p.net.links import DialFailed, LinkEvent
-from kmel_p2p.net.throttle import Throttle
+from kmel_p2p.net.link_events import DialFailed, LinkEvent, Throttle
 from kmel_p2p.net.transport import Transport
 
 LAG_SAMPLE = 100 * MILLISECOND
@@ -140,8 +139,8 @@ class Driver:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._writer = self._loop.create_task(self._write_records(), name="store records")
-        self._lag_due = self._lag_reported = self._clock()
-        self._lag_max: Micros = 0
+        self._lag_due_us = self._lag_reported_us = self._clock()
+        self._lag_max_us: Micros = 0
         self._sample_lag()
         self._pump()
 
@@ -331,13 +330,13 @@ class Driver:
         if self._loop is None:
             return
         now = self._clock()
-        lag = max(0, now - self._lag_due)
-        self._lag_max = max(self._lag_max, lag)
+        lag = max(0, now - self._lag_due_us)
+        self._lag_max_us = max(self._lag_max_us, lag)
         self.worst_lag_us = max(self.worst_lag_us, lag)
-        if now - self._lag_reported >= LAG_REPORT:
-            if self._lag_max >= LAG_WORTH_TELLING:
-                self.command(LoopLag(self._lag_max))
-            self._lag_max = 0
-            self._lag_reported = now
-        self._lag_due = now + LAG_SAMPLE
+        if now - self._lag_reported_us >= LAG_REPORT:
+            if self._lag_max_us >= LAG_WORTH_TELLING:
+                self.command(LoopLag(self._lag_max_us))
+            self._lag_max_us = 0
+            self._lag_reported_us = now
+        self._lag_due_us = now + LAG_SAMPLE
         self._sampler = self._loop.call_later(LAG_SAMPLE / SECOND, self._sample_lag)

@@ -2,18 +2,19 @@
 
 One message is one frame; only a chunk has a second one, so that its data go out and come in without a copy.
 
-    frame   := kind:u8 body
-    HELLO   := version:u8 lane:u8 boot:8 dial:u64 session:8 window:u64     first on a connection, from who dialled
-    WELCOME := version:u8 lane:u8 boot:8 dial:u64 session:8 window:u64     its answer, on the same connection
-    MESSAGE := control message
-    PING    := token:u64         PONG := token:u64                         answered by the event loop, not by ZeroMQ
-    CHUNK   := session:8 id:16 size:u64 offset:u64, then the data frame    bulk lane only
-    GRANT   := session:8 limit:u64                                         credit since the session began
-    DONE    := id:16
-    ASK     := id:16 size:u64 probe:u8                                     what do you hold of this message?
-    HAVE    := id:16 offset:u64 digest:32                                  this many bytes; see NO_DIGEST
-    REFUSE  := id:16 reason:u8
-    OPEN    :=                                                             please open your bulk connection to us
+    frame            := kind:u8 body
+    HELLO            := version:u8 lane:u8 boot:8 dial:u64 session:8 window:u64   first on a connection, by the dialler
+    WELCOME          := version:u8 lane:u8 boot:8 dial:u64 session:8 window:u64   its answer, on the same connection
+    MESSAGE          := control message
+    KEEPALIVE        := token:u64
+    KEEPALIVE_ANSWER := token:u64                                        given by the event loop, not by ZeroMQ
+    CHUNK            := session:8 id:16 size:u64 offset:u64, then the data frame   bulk lane only
+    GRANT            := session:8 limit:u64                              credit since the session began
+    DONE             := id:16
+    HELD_QUERY       := id:16 size:u64 probe:u8                          how much of this message do you hold?
+    HELD_ANSWER      := id:16 offset:u64 digest:32                       this many bytes; see NO_DIGEST
+    REFUSE           := id:16 reason:u8
+    OPEN             :=                                                  please open your bulk connection to us
 
 Numbers are big-endian. A message id is the sender's boot (8 random bytes) and a counter. `decode` raises `WireError`
 and nothing else.
@@ -42,7 +43,7 @@ SESSION_BYTES = 8
 ID_BYTES = 16
 NUMBER_MAX = 2**63 - 1
 NO_DIGEST = bytes(HASH_BYTES)
-"""In HAVE: the bytes came under the id asked about, so they are the asker's own and need no comparison."""
+"""In HELD_ANSWER: the bytes came under the id asked about, so they are the asker's own and need no comparison."""
 
 
 class Kind(enum.IntEnum):
@@ -51,13 +52,13 @@ class Kind(enum.IntEnum):
     HELLO = 1
     WELCOME = 2
     MESSAGE = 3
-    PING = 4
-    PONG = 5
+    KEEPALIVE = 4
+    KEEPALIVE_ANSWER = 5
     CHUNK = 6
     GRANT = 7
     DONE = 8
-    ASK = 9
-    HAVE = 10
+    HELD_QUERY = 9
+    HELD_ANSWER = 10
     REFUSE = 11
     OPEN = 12
 
@@ -107,12 +108,12 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
-class Ping:
+class Keepalive:
     token: int
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
+class KeepaliveAnswer:
     token: int
 
 
@@ -139,7 +140,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class HeldQuery:
     id: bytes
     size: int
     probe: bool
@@ -147,7 +148,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Have:
+class HeldAnswer:
     id: bytes
     offset: int
     digest: bytes
@@ -162,18 +163,31 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Ask an outbound-only peer for its bulk connection."""
+    """HeldQuery an outbound-only peer for its bulk connection."""
 
 
-Frame: TypeAlias = Hello | Welcome | Payload | Ping | Pong | Chunk | Grant | Done | Ask | Have | Refuse | Open
+Frame: TypeAlias = (
+    Hello
+    | Welcome
+    | Payload
+    | Keepalive
+    | KeepaliveAnswer
+    | Chunk
+    | Grant
+    | Done
+    | HeldQuery
+    | HeldAnswer
+    | Refuse
+    | Open
+)
 
 _GREETING = struct.Struct(f">BBB{BOOT_BYTES}sQ{SESSION_BYTES}sQ")
 _TOKEN = struct.Struct(">BQ")
 _CHUNK = struct.Struct(f">B{SESSION_BYTES}s{ID_BYTES}sQQ")
 _GRANT = struct.Struct(f">B{SESSION_BYTES}sQ")
 _DONE = struct.Struct(f">B{ID_BYTES}s")
-_ASK = struct.Struct(f">B{ID_BYTES}sQB")
-_HAVE = struct.Struct(f">B{ID_BYTES}sQ{HASH_BYTES}s")
+_HELD_QUERY = struct.Struct(f">B{ID_BYTES}sQB")
+_HELD_ANSWER = struct.Struct(f">B{ID_BYTES}sQ{HASH_BYTES}s")
 _REFUSE = struct.Struct(f">B{ID_BYTES}sB")
 _OPEN = struct.Struct(">B")
 
@@ -182,13 +196,13 @@ GREETING_BYTES = _GREETING.size
 _LAYOUT = {
     Kind.HELLO: _GREETING,
     Kind.WELCOME: _GREETING,
-    Kind.PING: _TOKEN,
-    Kind.PONG: _TOKEN,
+    Kind.KEEPALIVE: _TOKEN,
+    Kind.KEEPALIVE_ANSWER: _TOKEN,
     Kind.CHUNK: _CHUNK,
     Kind.GRANT: _GRANT,
     Kind.DONE: _DONE,
-    Kind.ASK: _ASK,
-    Kind.HAVE: _HAVE,
+    Kind.HELD_QUERY: _HELD_QUERY,
+    Kind.HELD_ANSWER: _HELD_ANSWER,
     Kind.REFUSE: _REFUSE,
     Kind.OPEN: _OPEN,
 }
@@ -210,18 +224,18 @@ def encode(frame: Frame) -> bytes:
             return _GRANT.pack(Kind.GRANT, session, limit)
         case Done(message_id):
             return _DONE.pack(Kind.DONE, message_id)
-        case Ping(token):
-            return _TOKEN.pack(Kind.PING, token)
-        case Pong(token):
-            return _TOKEN.pack(Kind.PONG, token)
+        case Keepalive(token):
+            return _TOKEN.pack(Kind.KEEPALIVE, token)
+        case KeepaliveAnswer(token):
+            return _TOKEN.pack(Kind.KEEPALIVE_ANSWER, token)
         case Hello(greeting):
             return _pack_greeting(Kind.HELLO, greeting)
         case Welcome(greeting):
             return _pack_greeting(Kind.WELCOME, greeting)
-        case Ask(message_id, size, probe):
-            return _ASK.pack(Kind.ASK, message_id, size, probe)
-        case Have(message_id, offset, digest):
-            return _HAVE.pack(Kind.HAVE, message_id, offset, digest)
+        case HeldQuery(message_id, size, probe):
+            return _HELD_QUERY.pack(Kind.HELD_QUERY, message_id, size, probe)
+        case HeldAnswer(message_id, offset, digest):
+            return _HELD_ANSWER.pack(Kind.HELD_ANSWER, message_id, offset, digest)
         case Refuse(message_id, reason):
             return _REFUSE.pack(Kind.REFUSE, message_id, reason)
         case Open():
@@ -299,16 +313,16 @@ def _build(kind: Kind, values: tuple[int | bytes, ...]) -> Frame:
             return Grant(session, limit)
         case Kind.DONE, (bytes(message_id),):
             return Done(message_id)
-        case Kind.PING, (int(token),):
-            return Ping(token)
-        case Kind.PONG, (int(token),):
-            return Pong(token)
-        case Kind.ASK, (bytes(message_id), int(size), int(probe)):
+        case Kind.KEEPALIVE, (int(token),):
+            return Keepalive(token)
+        case Kind.KEEPALIVE_ANSWER, (int(token),):
+            return KeepaliveAnswer(token)
+        case Kind.HELD_QUERY, (bytes(message_id), int(size), int(probe)):
             if probe > 1:
-                raise WireError(f"ASK with probe {probe}")
-            return Ask(message_id, size, probe == 1)
-        case Kind.HAVE, (bytes(message_id), int(offset), bytes(digest)):
-            return Have(message_id, offset, digest)
+                raise WireError(f"HELD_QUERY with probe {probe}")
+            return HeldQuery(message_id, size, probe == 1)
+        case Kind.HELD_ANSWER, (bytes(message_id), int(offset), bytes(digest)):
+            return HeldAnswer(message_id, offset, digest)
         case Kind.REFUSE, (bytes(message_id), int(reason)):
             if reason not in set(Reason):
                 raise WireError(f"REFUSE for unknown reason {reason}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.core.types import Micros
-from kmel_p2p.net.frames import BOOT_BYTES, NO_DIGEST, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
+from kmel_p2p.net.frames import BOOT_BYTES, NO_DIGEST, Chunk, Done, Frame, Grant, HeldAnswer, HeldQuery, Reason, Refuse
 from kmel_p2p.net.outbox import charge
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 
@@ -82,7 +82,7 @@ class Inbox:
         self._budget = budget
         self._sessions: dict[bytes, _Session] = {}
         self._partial: _Partial | None = None
-        self._partial_at: Micros = 0
+        self._partial_us: Micros = 0
         self._finished: deque[bytes] = deque(maxlen=DONE_REMEMBERED)
         self._adopted = False
         """The unfinished message began under an id of the sender's earlier life, and it has not gone on yet."""
@@ -148,7 +148,7 @@ class Inbox:
         partial.buffer[header.offset : end] = np.frombuffer(data, np.uint8)
         partial.received = end
         self._adopted = False
-        self._partial_at = now
+        self._partial_us = now
         if end == header.size:
             message = partial.buffer.data.toreadonly()
             self.drop()
@@ -180,7 +180,7 @@ class Inbox:
             intake.replies.append(Refuse(message_id, reason))
         self._refused = message_id
 
-    def asked(self, question: Ask) -> Frame | memoryview:
+    def asked(self, question: HeldQuery) -> Frame | memoryview:
         """The answer to "what do you hold?", or the bytes whose hash belongs into the answer.
 
         A sender that was restarted asks under a new id; what is held of a message of the same size is offered, and
@@ -199,19 +199,19 @@ class Inbox:
         if partial is None or partial.received == 0:
             if CHUNK_BYTES < question.size > self._budget.free:
                 return Refuse(question.id, Reason.BUSY)
-            return Have(question.id, 0, NO_DIGEST)
+            return HeldAnswer(question.id, 0, NO_DIGEST)
         same_size = len(partial.buffer) == question.size
         if partial.id == question.id:
             if not same_size:
                 raise ProtocolError(f"a message of {len(partial.buffer)} bytes now has {question.size}")
             if not self._adopted:
-                return Have(question.id, partial.received, NO_DIGEST)
+                return HeldAnswer(question.id, partial.received, NO_DIGEST)
             return partial.buffer.data.toreadonly()[: partial.received]
         if same_size and not question.probe and partial.id[:BOOT_BYTES] != question.id[:BOOT_BYTES]:
             partial.id = question.id
             self._adopted = True
             return partial.buffer.data.toreadonly()[: partial.received]
-        return Have(question.id, 0, NO_DIGEST)
+        return HeldAnswer(question.id, 0, NO_DIGEST)
 
     def grants(self) -> list[Grant]:
         """The present limits, for a sender that may have lost one."""
@@ -219,7 +219,7 @@ class Inbox:
 
     def expire(self, now: Micros) -> None:
         """Forget an unfinished message that has not grown for as long as its sender would keep it."""
-        if self._partial is not None and now - self._partial_at > self._settings.resume + self._settings.stall:
+        if self._partial is not None and now - self._partial_us > self._settings.resume_us + self._settings.stall_us:
             self.drop()
 
     def drop(self) -> None:

@@ -16,22 +16,22 @@ from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import SECOND, Lane, Micros
 from kmel_p2p.net.bulk import Bulk
 from kmel_p2p.net.connection import Connection
+from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.dialler import Dialler
-from kmel_p2p.net.explain import Loss
 from kmel_p2p.net.frames import (
     GREETING_BYTES,
-    Ask,
     Chunk,
     Done,
     Frame,
     Grant,
     Greeting,
-    Have,
+    HeldAnswer,
+    HeldQuery,
     Hello,
+    Keepalive,
+    KeepaliveAnswer,
     Open,
     Payload,
-    Ping,
-    Pong,
     Refuse,
     VersionError,
     Welcome,
@@ -39,11 +39,20 @@ from kmel_p2p.net.frames import (
     read,
 )
 from kmel_p2p.net.inbox import Budget
-from kmel_p2p.net.links import AuthRejected, DialFailed, Egress, LinkHost, LinkPhase, LinkState, PeerMisbehaved, Traffic
-from kmel_p2p.net.outbox import Failure, Transfer
+from kmel_p2p.net.link_events import (
+    AuthRejected,
+    DialFailed,
+    Egress,
+    LinkHost,
+    LinkPhase,
+    LinkState,
+    PeerMisbehaved,
+    Throttle,
+    Traffic,
+)
+from kmel_p2p.net.outbox import BulkTransfer, TransferFailure
 from kmel_p2p.net.port import InboundRoute
 from kmel_p2p.net.routes import Routes
-from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.wiring import Route, Wiring
 
 MISBEHAVIOUR_PER_CUT = 32
@@ -76,9 +85,9 @@ class Link:
         self._throttle = Throttle()
         self._control_seen: Route | None = None
         self._up = False
-        self._round_trip: Micros | None = None
-        self._heard_at: Micros | None = None
-        self._open_asked_at: Micros | None = None
+        self._round_trip_us: Micros | None = None
+        self._heard_us: Micros | None = None
+        self._open_asked_us: Micros | None = None
 
     # -- wishes ----------------------------------------------------------------------------------
 
@@ -122,9 +131,11 @@ class Link:
         if self.routes.want_bulk():
             return
         now = self._wiring.clock()
-        recently = self._open_asked_at is not None and now - self._open_asked_at < self._wiring.settings.backoff_first
+        recently = (
+            self._open_asked_us is not None and now - self._open_asked_us < self._wiring.settings.backoff_first_us
+        )
         if not recently and self.send_frame(Open()):
-            self._open_asked_at = now
+            self._open_asked_us = now
 
     def renew_bulk(self) -> None:
         """Replace a bulk connection that makes no progress."""
@@ -195,7 +206,7 @@ class Link:
     def _probe_doubtful(self) -> None:
         # A ping over a connection that has ended is refused at once; over a living one it does no harm.
         for route in self.routes.inbound.doubtful():
-            self._send(route, encode(Ping(0)))
+            self._send(route, encode(Keepalive(0)))
 
     def _inbound_gone(self, route: InboundRoute, reason: str) -> None:
         if self.routes.inbound.remove(route):
@@ -211,7 +222,7 @@ class Link:
             if overflow:
                 raise ProtocolError("a message of too many frames")
             frame, data = read(parts)
-            self._heard_at = self._wiring.clock()
+            self._heard_us = self._wiring.clock()
             self._handle(route, frame, data)
         except VersionError as error:
             self._other_version(route, error)
@@ -231,15 +242,15 @@ class Link:
                 self.transfers.granted(frame)
             case Done():
                 self.transfers.done(frame)
-            case Ask():
+            case HeldQuery():
                 self.transfers.asked(frame)
-            case Have():
+            case HeldAnswer():
                 self.transfers.have(frame)
             case Refuse():
                 self.transfers.refused(frame)
-            case Ping(token):
-                self._send(route, encode(Pong(token)))
-            case Pong(token):
+            case Keepalive(token):
+                self._send(route, encode(KeepaliveAnswer(token)))
+            case KeepaliveAnswer(token):
                 self._answered(route, token)
             case Hello(greeting) if isinstance(route, InboundRoute):
                 self._hello(route, greeting)
@@ -278,7 +289,7 @@ class Link:
 
     def _answered(self, route: Connection | InboundRoute, token: int) -> None:
         if isinstance(route, Connection) and route.ping == token:
-            self._round_trip = self._wiring.clock() - token
+            self._round_trip_us = self._wiring.clock() - token
             route.ping = None
 
     def _other_version(self, route: Connection | InboundRoute, error: VersionError) -> None:
@@ -287,7 +298,7 @@ class Link:
             self._send(route, encode(Welcome(self.routes.refusal())))
         else:
             self.routes.dialler(route.lane).detail = str(error)
-            route.end(Loss.OTHER_VERSION)
+            route.end(ConnectionFailure.OTHER_VERSION)
 
     def _misbehaved(self, route: Connection | InboundRoute, reason: str, *, cut: bool) -> None:
         self.traffic.misbehaviour += 1
@@ -317,13 +328,18 @@ class Link:
             dialler.hang_up()  # nobody needs it now
         self._review(reason)
 
-    def dialler_failed(self, dialler: Dialler, loss: Loss, reason: str, retry_in: Micros) -> None:
+    def dialler_failed(self, dialler: Dialler, failure: ConnectionFailure, reason: str, retry_in_us: Micros) -> None:
         """See `DiallerOwner`."""
         if dialler.lane is Lane.BULK:
             return
-        if loss in (Loss.NOT_ADMITTED, Loss.WRONG_KEY, Loss.NOT_CURVE, Loss.OTHER_VERSION):
+        if failure in (
+            ConnectionFailure.NOT_ADMITTED,
+            ConnectionFailure.WRONG_KEY,
+            ConnectionFailure.NOT_CURVE,
+            ConnectionFailure.OTHER_VERSION,
+        ):
             self._host.tell(AuthRejected(self.key, dialler.address, reason))
-        self._host.tell(DialFailed(self.key, dialler.address, reason, retry_in))
+        self._host.tell(DialFailed(self.key, dialler.address, reason, retry_in_us))
 
     # -- what the transfers tell -----------------------------------------------------------------
 
@@ -332,36 +348,36 @@ class Link:
         self.traffic.messages_in[Lane.BULK] += 1
         self._host.deliver(self.key, message, Lane.BULK)
 
-    def leaving(self, transfer: Transfer, data_digest: bytes) -> None:
+    def leaving(self, transfer: BulkTransfer, data_digest: bytes) -> None:
         """See `BulkHost`."""
         self._host.egress(Egress(self.key, Lane.BULK, transfer.label, len(transfer.data), data_digest))
 
-    def transfer_done(self, transfer: Transfer) -> None:
+    def transfer_done(self, transfer: BulkTransfer) -> None:
         """See `BulkHost`."""
         self.traffic.messages_out[Lane.BULK] += 1
 
-    def transfer_failed(self, failure: Failure) -> None:
+    def transfer_failed(self, failure: TransferFailure) -> None:
         """See `BulkHost`."""
         self._host.tell(SendFailed(self.key, Lane.BULK, failure.transfer.label, failure.reason))
 
     # -- time ------------------------------------------------------------------------------------
 
     def tick(self, now: Micros) -> None:
-        """Ping, notice silence, give up what does not move, close what is idle."""
+        """Keepalive, notice silence, give up what does not move, close what is idle."""
         settings = self._wiring.settings
         self._probe_doubtful()
         control = self.routes.control.connection
         if control is not None:
-            if now - control.heard_at >= settings.silence:
-                control.end(Loss.STUCK_PROGRAM)
-            elif now - control.pinged_at >= settings.keepalive:
-                control.ping = control.pinged_at = now
-                self._send(control, encode(Ping(now)))
-        for silent in self.routes.inbound.silent(now - settings.silence):
-            self._inbound_gone(silent, f"nothing heard for {settings.silence // SECOND} s on its connection")
+            if now - control.heard_us >= settings.silence_us:
+                control.end(ConnectionFailure.STUCK_PROGRAM)
+            elif now - control.pinged_us >= settings.keepalive_us:
+                control.ping = control.pinged_us = now
+                self._send(control, encode(Keepalive(now)))
+        for silent in self.routes.inbound.silent(now - settings.silence_us):
+            self._inbound_gone(silent, f"nothing heard for {settings.silence_us // SECOND} s on its connection")
         bulk = self.routes.bulk.connection
         unused = not self.transfers.outbox and self.routes.control.connection is not None
-        if bulk is not None and unused and now - bulk.used_at >= settings.bulk_idle:
+        if bulk is not None and unused and now - bulk.used_us >= settings.bulk_idle_us:
             self.routes.bulk.hang_up()
             self._session_over(bulk.session)
             self._review("")
@@ -379,9 +395,9 @@ class Link:
             inbound=inbound,
             address=control.address,
             attempts=control.failures,
-            next_dial_us=control.next_dial,
-            last_heard_us=self._heard_at,
-            round_trip_us=self._round_trip,
+            next_dial_us=control.next_dial_us,
+            last_heard_us=self._heard_us,
+            round_trip_us=self._round_trip_us,
             traffic=deepcopy(self.traffic),
             queue_bytes=self.transfers.outbox.queued_bytes,
             queue_messages=len(self.transfers.outbox),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.core.types import SECOND, Micros
-from kmel_p2p.net.frames import NO_DIGEST, Ask, Chunk, Have, Reason
+from kmel_p2p.net.frames import NO_DIGEST, Chunk, HeldAnswer, HeldQuery, Reason
 from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings
 
 PROBE_AFTER = 3 * SECOND
@@ -38,7 +38,7 @@ def charge(length: int) -> int:
     return max(length, CHUNK_CHARGE_MIN)
 
 
-class Stage(enum.Enum):
+class TransferStage(enum.Enum):
     """Where one message stands."""
 
     HELD = "held"
@@ -54,18 +54,18 @@ class Stage(enum.Enum):
 
 
 @dataclass(slots=True)
-class Transfer:
+class BulkTransfer:
     """One message on its way."""
 
     id: bytes
     data: bytes
     label: str
-    stage: Stage
+    stage: TransferStage
     sent: int = 0
     acknowledged: int = 0
     """The most bytes the receiver said it holds."""
     begun: bool = False
-    ask_at: Micros = 0
+    ask_us: Micros = 0
     misplaced: int = 0
 
 
@@ -73,16 +73,16 @@ class Transfer:
 class Part:
     """The next chunk to hand over; call `Outbox.commit` once the socket took it."""
 
-    transfer: Transfer
+    transfer: BulkTransfer
     header: Chunk
     data: memoryview
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class TransferFailure:
     """A transfer that was given up."""
 
-    transfer: Transfer
+    transfer: BulkTransfer
     reason: str
 
 
@@ -90,7 +90,7 @@ class Failure:
 class Expiry:
     """What a lack of progress calls for."""
 
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[TransferFailure] = field(default_factory=list)
     renew: bool = False
     """Replace the bulk connection: it may have lost something without breaking."""
 
@@ -101,12 +101,12 @@ class Outbox:
     def __init__(self, settings: TransportSettings, ids: Iterator[bytes], now: Micros) -> None:
         self._settings = settings
         self._ids = ids
-        self._queue: dict[bytes, Transfer] = {}  # in the order they were put
+        self._queue: dict[bytes, BulkTransfer] = {}  # in the order they were put
         self._session: bytes | None = None
         self._limit = 0
         self._session_sent = 0
-        self._progress_at = now
-        self._probed_at = now
+        self._progress_us = now
+        self._probed_us = now
         self._renewed = False
         self._first = True
         self.queued_bytes = 0
@@ -119,28 +119,28 @@ class Outbox:
         """The connection chunks go out on, if there is one."""
         return self._session
 
-    def put(self, data: bytes, label: str, now: Micros, *, held: bool = False) -> Transfer | None:
+    def put(self, data: bytes, label: str, now: Micros, *, held: bool = False) -> BulkTransfer | None:
         """Queue a message; None when the queue is full."""
         full = self.queued_bytes + len(data) > self._settings.queue
         if full or len(self._queue) >= self._settings.queue_messages:
             return None
         if not self._queue:
-            self._progress_at = now
-        transfer = Transfer(next(self._ids), data, label, Stage.HELD)
+            self._progress_us = now
+        transfer = BulkTransfer(next(self._ids), data, label, TransferStage.HELD)
         if not held:
             self.release(transfer)
         self._queue[transfer.id] = transfer
         self.queued_bytes += len(data)
         return transfer
 
-    def release(self, transfer: Transfer) -> None:
+    def release(self, transfer: BulkTransfer) -> None:
         """A held message may go.
 
         The first large one of our life is asked about first: an earlier life of ours may have sent a part of it.
         """
-        if transfer.stage is Stage.HELD:
+        if transfer.stage is TransferStage.HELD:
             ask = self._first and len(transfer.data) > CHUNK_BYTES
-            transfer.stage = Stage.ASK if ask else Stage.SENDING
+            transfer.stage = TransferStage.ASK if ask else TransferStage.SENDING
             self._first = self._first and not ask
 
     def open(self, session: bytes, window: int, now: Micros) -> None:
@@ -148,25 +148,25 @@ class Outbox:
         self._session = session
         self._limit = window
         self._session_sent = 0
-        self._progress_at = now
+        self._progress_us = now
         for transfer in self._queue.values():
             if transfer.begun:
-                transfer.stage = Stage.ASK
-                transfer.ask_at = now
+                transfer.stage = TransferStage.ASK
+                transfer.ask_us = now
 
     def close(self, now: Micros) -> None:
         """The bulk connection is gone; what was under way on it may be lost."""
         self._session = None
-        self._progress_at = now
+        self._progress_us = now
 
     def peek(self) -> Part | None:
         """The next chunk that may go now. Order is kept: an interrupted message holds back the ones behind it."""
         if self._session is None:
             return None
         for transfer in self._queue.values():
-            if transfer.stage is Stage.SENT:
+            if transfer.stage is TransferStage.SENT:
                 continue
-            if transfer.stage is not Stage.SENDING:
+            if transfer.stage is not TransferStage.SENDING:
                 return None
             size = len(transfer.data)
             length = min(CHUNK_BYTES, size - transfer.sent)
@@ -183,29 +183,31 @@ class Outbox:
         transfer.sent += len(part.data)
         self._session_sent += charge(len(part.data))
         if transfer.sent == len(transfer.data):
-            transfer.stage = Stage.SENT
+            transfer.stage = TransferStage.SENT
 
-    def asks(self, now: Micros) -> list[Ask]:
+    def asks(self, now: Micros) -> list[HeldQuery]:
         """The questions due now. Each is repeated until answered."""
         if self._session is None:
             return []
-        if self._queue and now - max(self._progress_at, self._probed_at) >= PROBE_AFTER:
+        if self._queue and now - max(self._progress_us, self._probed_us) >= PROBE_AFTER:
             return self._due(now) + self.probes(now)
         return self._due(now)
 
-    def probes(self, now: Micros) -> list[Ask]:
+    def probes(self, now: Micros) -> list[HeldQuery]:
         """Questions about the oldest messages under way that do not interrupt them."""
-        self._probed_at = now
-        under_way = [t for t in self._queue.values() if t.begun and t.stage in (Stage.SENDING, Stage.SENT)]
-        return [Ask(transfer.id, len(transfer.data), True) for transfer in under_way[:PROBES_MAX]]
+        self._probed_us = now
+        under_way = [
+            t for t in self._queue.values() if t.begun and t.stage in (TransferStage.SENDING, TransferStage.SENT)
+        ]
+        return [HeldQuery(transfer.id, len(transfer.data), True) for transfer in under_way[:PROBES_MAX]]
 
-    def _due(self, now: Micros) -> list[Ask]:
+    def _due(self, now: Micros) -> list[HeldQuery]:
         due = []
         for transfer in self._queue.values():
-            if transfer.stage in (Stage.ASK, Stage.ASKED) and transfer.ask_at <= now:
-                transfer.stage = Stage.ASKED
-                transfer.ask_at = now + ASK_AGAIN
-                due.append(Ask(transfer.id, len(transfer.data), False))
+            if transfer.stage in (TransferStage.ASK, TransferStage.ASKED) and transfer.ask_us <= now:
+                transfer.stage = TransferStage.ASKED
+                transfer.ask_us = now + ASK_AGAIN
+                due.append(HeldQuery(transfer.id, len(transfer.data), False))
         return due
 
     def granted(self, session: bytes, limit: int, now: Micros) -> None:
@@ -214,7 +216,7 @@ class Outbox:
             self._limit = limit
             self._progress(now)
 
-    def done(self, message_id: bytes, now: Micros) -> Transfer | None:
+    def done(self, message_id: bytes, now: Micros) -> BulkTransfer | None:
         """The receiver has the whole message."""
         transfer = self._queue.get(message_id)
         if transfer is None or not transfer.begun:
@@ -222,7 +224,7 @@ class Outbox:
         self._progress(now)
         return self._drop(transfer)
 
-    def held(self, have: Have, now: Micros) -> tuple[Transfer, memoryview] | None:
+    def held(self, have: HeldAnswer, now: Micros) -> tuple[BulkTransfer, memoryview] | None:
         """The receiver says how many bytes it holds.
 
         Returns:
@@ -239,17 +241,17 @@ class Outbox:
         if have.offset > transfer.acknowledged and have.digest == NO_DIGEST:
             transfer.acknowledged = have.offset
             self._progress(now)
-        if transfer.stage is not Stage.ASKED:
+        if transfer.stage is not TransferStage.ASKED:
             return None
-        transfer.stage = Stage.CHECKING
+        transfer.stage = TransferStage.CHECKING
         if have.digest == NO_DIGEST:
             self._resume(transfer, have.offset)
             return None
         return transfer, memoryview(transfer.data)[: have.offset]
 
-    def compared(self, transfer: Transfer, offset: int, *, same: bool) -> None:
+    def compared(self, transfer: BulkTransfer, offset: int, *, same: bool) -> None:
         """What the hashes said. Nothing changes if the connection broke meanwhile."""
-        if transfer.stage is not Stage.CHECKING or self._queue.get(transfer.id) is not transfer:
+        if transfer.stage is not TransferStage.CHECKING or self._queue.get(transfer.id) is not transfer:
             return
         if same:
             self._resume(transfer, offset)
@@ -258,14 +260,14 @@ class Outbox:
         self._queue = {queued.id: queued for queued in self._queue.values()}
         self._resume(transfer, 0)
 
-    def _resume(self, transfer: Transfer, offset: int) -> None:
+    def _resume(self, transfer: BulkTransfer, offset: int) -> None:
         transfer.sent = offset
-        transfer.stage = Stage.SENDING if offset < len(transfer.data) else Stage.SENT
+        transfer.stage = TransferStage.SENDING if offset < len(transfer.data) else TransferStage.SENT
 
-    def refused(self, message_id: bytes, reason: Reason, now: Micros) -> Failure | None:
+    def refused(self, message_id: bytes, reason: Reason, now: Micros) -> TransferFailure | None:
         """The receiver did not take a chunk. A transfer it will never take fails."""
         transfer = self._queue.get(message_id)
-        if transfer is None or not (transfer.begun or transfer.stage is Stage.ASKED):
+        if transfer is None or not (transfer.begun or transfer.stage is TransferStage.ASKED):
             return None
         if reason is Reason.TOO_LARGE:
             return self._fail(transfer, f"the peer takes no message of {len(transfer.data)} bytes")
@@ -273,9 +275,9 @@ class Outbox:
             transfer.misplaced += 1
             if transfer.misplaced > MISPLACED_MAX:
                 return self._fail(transfer, "the peer keeps losing its place")
-        if transfer.stage in (Stage.SENDING, Stage.SENT, Stage.ASKED):
-            transfer.stage = Stage.ASK
-            transfer.ask_at = now + (BUSY_PAUSE if reason is Reason.BUSY else 0)
+        if transfer.stage in (TransferStage.SENDING, TransferStage.SENT, TransferStage.ASKED):
+            transfer.stage = TransferStage.ASK
+            transfer.ask_us = now + (BUSY_PAUSE if reason is Reason.BUSY else 0)
         return None
 
     def expire(self, now: Micros) -> Expiry:
@@ -285,32 +287,32 @@ class Outbox:
         """
         if not self._queue:
             return Expiry()
-        silent = now - self._progress_at
+        silent = now - self._progress_us
         if self._session is None:
-            if silent < self._settings.resume:
+            if silent < self._settings.resume_us:
                 return Expiry()
             return Expiry(self.clear(f"no connection for {silent // SECOND} s"))
         head = next(iter(self._queue.values()))
-        if silent < self._settings.stall // 2 or head.stage is Stage.HELD:
+        if silent < self._settings.stall_us // 2 or head.stage is TransferStage.HELD:
             return Expiry()
-        self._progress_at = now
+        self._progress_us = now
         self._renewed = not self._renewed
         if self._renewed:
             return Expiry(renew=True)
-        return Expiry([self._fail(head, f"no progress for {self._settings.stall // SECOND} s")], renew=True)
+        return Expiry([self._fail(head, f"no progress for {self._settings.stall_us // SECOND} s")], renew=True)
 
     def _progress(self, now: Micros) -> None:
-        self._progress_at = now
+        self._progress_us = now
         self._renewed = False
 
-    def clear(self, reason: str) -> list[Failure]:
+    def clear(self, reason: str) -> list[TransferFailure]:
         """Give up everything."""
         return [self._fail(transfer, reason) for transfer in list(self._queue.values())]
 
-    def _fail(self, transfer: Transfer, reason: str) -> Failure:
-        return Failure(self._drop(transfer), reason)
+    def _fail(self, transfer: BulkTransfer, reason: str) -> TransferFailure:
+        return TransferFailure(self._drop(transfer), reason)
 
-    def _drop(self, transfer: Transfer) -> Transfer:
+    def _drop(self, transfer: BulkTransfer) -> BulkTransfer:
         del self._queue[transfer.id]
         self.queued_bytes -= len(transfer.data)
         return transfer

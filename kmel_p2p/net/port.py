@@ -53,7 +53,7 @@ class InboundRoute:
         self.boot = b""
         self.dial = 0
         self.window = 0
-        self.heard_at = now
+        self.heard_us = now
         self.gone = False
         """The connection had ended at the last attempt to send."""
         self.doubts = 0
@@ -127,7 +127,7 @@ class Port:
         self._wiring.fault("port", error)
 
     def _turn(self) -> bool:
-        end = self._wiring.clock() + self._wiring.settings.drain
+        end = self._wiring.clock() + self._wiring.settings.drain_us
         while not self._closed and readiness(self._socket) & READABLE:
             parts, overflow = receive_parts(self._socket)
             now = self._wiring.clock()

@@ -29,7 +29,7 @@ Size = Annotated[int, pydantic.Field(ge=1, le=2**40)]
 
 
 class TransportSettings(StrictModel):
-    """Limits and times of one transport. Times are microseconds, sizes bytes."""
+    """Limits and times of one transport. Sizes are bytes."""
 
     max_message: Size = 256 * MIB
     """Largest bulk message taken from anybody; the charter sets it. Checked before anything is allocated."""
@@ -52,40 +52,40 @@ class TransportSettings(StrictModel):
     bulk_high_water: Annotated[int, pydantic.Field(ge=1, le=1024)] = 8
     """Chunks waiting inside ZeroMQ per peer."""
 
-    dial_timeout: Duration = 10 * SECOND
+    dial_timeout_us: Duration = 10 * SECOND
     """One attempt: name, TCP connection, handshake and the peer's welcome."""
 
-    connect_timeout: Duration = 5 * SECOND
-    handshake_timeout: Duration = 5 * SECOND
+    connect_timeout_us: Duration = 5 * SECOND
+    handshake_timeout_us: Duration = 5 * SECOND
 
-    backoff_first: Duration = 1 * SECOND
-    backoff_cap: Duration = 30 * SECOND
+    backoff_first_us: Duration = 1 * SECOND
+    backoff_cap_us: Duration = 30 * SECOND
     """A dead site is dialled for ever, at most this far apart (times up to 1.25 of jitter)."""
 
-    stable_after: Duration = 10 * SECOND
+    stable_after_us: Duration = 10 * SECOND
     """A link that lived this long resets the back-off; a flapping one does not."""
 
-    heartbeat: Duration = 5 * SECOND
-    heartbeat_timeout: Duration = 15 * SECOND
-    """ZMTP heartbeats find dead machines and paths. A stopped Python answers them: see `silence`."""
+    heartbeat_us: Duration = 5 * SECOND
+    heartbeat_timeout_us: Duration = 15 * SECOND
+    """ZMTP heartbeats find dead machines and paths. A stopped Python answers them: see `silence_us`."""
 
-    keepalive: Duration = 5 * SECOND
+    keepalive_us: Duration = 5 * SECOND
     """Our own ping on an idle connection, answered by the peer's event loop."""
 
-    silence: Duration = 20 * SECOND
+    silence_us: Duration = 20 * SECOND
     """No answer from the peer's event loop for this long ends the link."""
 
-    stall: Duration = 60 * SECOND
+    stall_us: Duration = 60 * SECOND
     """A transfer without any progress for this long, over a working link, fails; after half of it the connection is
     replaced."""
 
-    resume: Duration = 120 * SECOND
+    resume_us: Duration = 120 * SECOND
     """An interrupted transfer waits this long for the link to return."""
 
-    bulk_idle: Duration = 60 * SECOND
+    bulk_idle_us: Duration = 60 * SECOND
     """Our bulk connection to a peer closes after this long without use."""
 
-    drain: Duration = 4 * MILLISECOND
+    drain_us: Duration = 4 * MILLISECOND
     """Longest turn of one socket on the event loop."""
 
     io_threads: Annotated[int, pydantic.Field(ge=1, le=8)] = 1
@@ -96,12 +96,12 @@ class TransportSettings(StrictModel):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.heartbeat_timeout < 2 * self.heartbeat:
-            raise ValueError("heartbeat_timeout must be at least twice heartbeat, or one lost packet ends a link")
-        if self.silence < 2 * self.keepalive:
-            raise ValueError("silence must be at least twice keepalive, or one late answer ends a link")
-        if self.backoff_cap < self.backoff_first:
-            raise ValueError("backoff_cap must not be below backoff_first")
+        if self.heartbeat_timeout_us < 2 * self.heartbeat_us:
+            raise ValueError("heartbeat_timeout_us must be at least twice heartbeat_us, or one lost packet ends a link")
+        if self.silence_us < 2 * self.keepalive_us:
+            raise ValueError("silence_us must be at least twice keepalive_us, or one late answer ends a link")
+        if self.backoff_cap_us < self.backoff_first_us:
+            raise ValueError("backoff_cap_us must not be below backoff_first_us")
         if self.reassembly < self.max_message:
             raise ValueError("reassembly must hold at least one message of max_message")
         if self.queue < self.max_message:

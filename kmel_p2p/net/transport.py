@@ -19,18 +19,15 @@ import zmq
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness
-from kmel_p2p.net.admission import Roster, Strangers
+from kmel_p2p.net.admission import AdmittedSites, Gate, Strangers, prove_strangers_are_refused, stranger_keys
 from kmel_p2p.net.frames import BOOT_BYTES
 from kmel_p2p.net.inbox import Budget
 from kmel_p2p.net.link import Link
-from kmel_p2p.net.links import Egress, Fault, LinkEvent, LinkState
+from kmel_p2p.net.link_events import Egress, LinkEvent, LinkFault, LinkState, Throttle
 from kmel_p2p.net.port import InboundRoute, Port
-from kmel_p2p.net.selftest import prove_strangers_are_refused, stranger_keys
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX, TransportSettings
 from kmel_p2p.net.sockets import CurveKeys, make_context
-from kmel_p2p.net.throttle import Throttle
 from kmel_p2p.net.wiring import Wiring
-from kmel_p2p.net.zap import Gate
 
 TICK_MAX = 250 * MILLISECOND
 """Longest time between two looks at clocks; a roster change cuts sessions within it."""
@@ -78,7 +75,7 @@ class Transport:
         self._clock = clock
         self._rng = rng
         self._entropy = entropy
-        self._roster = Roster(roster, identity.key, clock)
+        self._roster = AdmittedSites(roster, identity.key, clock)
         self._strangers = Strangers(self.tell, clock)
         self._links: dict[SiteKey, Link] = {}
         self._budget = Budget(settings.reassembly)
@@ -92,7 +89,7 @@ class Transport:
         self._gate: Gate | None = None
         self._self_test_key = b""
         self._ticker: asyncio.TimerHandle | None = None
-        self._ticked_at: Micros = 0
+        self._ticked_us: Micros = 0
         self._dropping: set[asyncio.Task[None]] = set()
         self._throttle = Throttle()
         self.faults = 0
@@ -140,7 +137,7 @@ class Transport:
         wishes, self._wishes = self._wishes, {}
         for key, addresses in wishes.items():
             self._guarded(functools.partial(self.dial, key, addresses))
-        self._ticked_at = self._clock()
+        self._ticked_us = self._clock()
         self._ticker = loop.call_later(self._tick_period() / SECOND, self._tick)
         return bound
 
@@ -336,7 +333,7 @@ class Transport:
         try:
             self._on_link(event)
         except Exception as error:
-            if isinstance(event, Fault):
+            if isinstance(event, LinkFault):
                 self.faults += 1
             else:
                 self._fault("on_link", error)
@@ -349,12 +346,12 @@ class Transport:
     def _fault(self, where: str, error: BaseException) -> None:
         self.faults += 1
         if self._throttle.passes((where, type(error)), self._clock()):
-            self.tell(Fault(where, error))
+            self.tell(LinkFault(where, error))
 
     # -- time ------------------------------------------------------------------------------------
 
     def _tick_period(self) -> Micros:
-        shortest = min(self._settings.keepalive, self._settings.silence, self._settings.stall)
+        shortest = min(self._settings.keepalive_us, self._settings.silence_us, self._settings.stall_us)
         return max(10 * MILLISECOND, min(TICK_MAX, shortest // 4))
 
     def _tick(self) -> None:
@@ -363,8 +360,8 @@ class Transport:
             return
         self._ticker = wiring.loop.call_later(self._tick_period() / SECOND, self._tick)
         now = self._clock()
-        overslept = now - self._ticked_at > self._settings.silence // 2
-        self._ticked_at = now
+        overslept = now - self._ticked_us > self._settings.silence_us // 2
+        self._ticked_us = now
         self._guarded(self._check_roster)
         for link in list(self._links.values()):
             if overslept:

@@ -32,7 +32,7 @@ from kmel_p2p.delta.layout import Layout
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker.process import main as trainer_main
 from kmel_p2p.net.driver import Driver
-from kmel_p2p.net.links import Egress
+from kmel_p2p.net.link_events import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.config import SiteConfig, load_config

@@ -20,7 +20,7 @@ import pytest_asyncio
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest
 from kmel_p2p.core.effects import LinkDown
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
-from kmel_p2p.net.links import DialFailed, LinkEvent, LinkState
+from kmel_p2p.net.link_events import DialFailed, LinkEvent, LinkState
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.net.transport import Transport
 
@@ -32,17 +32,17 @@ US, THEM = Identity(b"\x01" * 32), Identity(b"\x02" * 32)
 SETTINGS = TransportSettings(
     max_message=64 * MIB,
     window=2 * MIB,
-    backoff_first=50 * MILLISECOND,
-    backoff_cap=300 * MILLISECOND,
-    dial_timeout=1500 * MILLISECOND,
-    connect_timeout=1 * SECOND,
-    handshake_timeout=1 * SECOND,
-    heartbeat=200 * MILLISECOND,
-    heartbeat_timeout=1 * SECOND,
-    keepalive=200 * MILLISECOND,
-    silence=2 * SECOND,
-    stall=20 * SECOND,
-    resume=30 * SECOND,
+    backoff_first_us=50 * MILLISECOND,
+    backoff_cap_us=300 * MILLISECOND,
+    dial_timeout_us=1500 * MILLISECOND,
+    connect_timeout_us=1 * SECOND,
+    handshake_timeout_us=1 * SECOND,
+    heartbeat_us=200 * MILLISECOND,
+    heartbeat_timeout_us=1 * SECOND,
+    keepalive_us=200 * MILLISECOND,
+    silence_us=2 * SECOND,
+    stall_us=20 * SECOND,
+    resume_us=30 * SECOND,
 )
 
 

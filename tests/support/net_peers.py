@@ -15,7 +15,7 @@ import zmq
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.net.frames import Greeting, Hello, encode
-from kmel_p2p.net.links import Egress, LinkEvent, LinkState
+from kmel_p2p.net.link_events import Egress, LinkEvent, LinkState
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.net.transport import Transport
 
@@ -31,18 +31,18 @@ def short_settings(**changes: Any) -> TransportSettings:
         "window": 4 * CHUNK_BYTES,
         "reassembly": 16 * 1024 * 1024,
         "queue": 64 * 1024 * 1024,
-        "backoff_first": 50 * MILLISECOND,
-        "backoff_cap": 400 * MILLISECOND,
-        "stable_after": 100 * MILLISECOND,
-        "dial_timeout": 2 * SECOND,
-        "connect_timeout": 1 * SECOND,
-        "handshake_timeout": 1 * SECOND,
-        "heartbeat": 300 * MILLISECOND,
-        "heartbeat_timeout": 1200 * MILLISECOND,  # a busy machine must not end links
-        "keepalive": 200 * MILLISECOND,
-        "silence": 3 * SECOND,
-        "stall": 3 * SECOND,
-        "resume": 5 * SECOND,
+        "backoff_first_us": 50 * MILLISECOND,
+        "backoff_cap_us": 400 * MILLISECOND,
+        "stable_after_us": 100 * MILLISECOND,
+        "dial_timeout_us": 2 * SECOND,
+        "connect_timeout_us": 1 * SECOND,
+        "handshake_timeout_us": 1 * SECOND,
+        "heartbeat_us": 300 * MILLISECOND,
+        "heartbeat_timeout_us": 1200 * MILLISECOND,  # a busy machine must not end links
+        "keepalive_us": 200 * MILLISECOND,
+        "silence_us": 3 * SECOND,
+        "stall_us": 3 * SECOND,
+        "resume_us": 5 * SECOND,
     }
     values.update(changes)
     return TransportSettings(**values)

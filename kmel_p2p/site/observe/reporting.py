@@ -20,7 +20,7 @@ from kmel_p2p.core.rounds import (
 )
 from kmel_p2p.core.wire import ForeignCharterError
 from kmel_p2p.net.driver import BadMessage
-from kmel_p2p.net.links import AuthRejected, DialFailed, Fault, LinkEvent, PeerMisbehaved, StrangerRefused
+from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkEvent, LinkFault, PeerMisbehaved, StrangerRefused
 from kmel_p2p.site.modes import SiteMode
 from kmel_p2p.site.observe.activity import Activity
 
@@ -143,7 +143,7 @@ class Reporter:
                 self.warn("peer misbehaved", remote=self.name(key), reason=reason, cut=cut)
             case SendFailed(key=key, label=label, reason=reason):
                 self.warn("send failed", remote=self.name(key), kind=label, reason=reason)
-            case Fault(where=where, error=error):
+            case LinkFault(where=where, error=error):
                 self.activity.alarm(f"fault {where}", repr(error))
                 log.error("fault", where=where, error=repr(error), exc_info=error)
 

@@ -14,7 +14,7 @@ from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.driver import Driver
-from kmel_p2p.net.links import LinkPhase, LinkState
+from kmel_p2p.net.link_events import LinkPhase, LinkState
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.modes import mode_of

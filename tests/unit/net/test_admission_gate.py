@@ -14,7 +14,7 @@ from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.effects import LinkDown
 from kmel_p2p.core.types import MILLISECOND, Lane
 from kmel_p2p.net.frames import Chunk, Payload, encode
-from kmel_p2p.net.links import AuthRejected, DialFailed, Fault, LinkPhase, PeerMisbehaved, StrangerRefused
+from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkFault, LinkPhase, PeerMisbehaved, StrangerRefused
 from tests.support.net_peers import Federation, short_settings, until
 
 STRANGER = Identity(b"\x77" * 32)
@@ -28,8 +28,8 @@ async def test_a_peer_that_would_let_a_stranger_in_does_not_start(federation: Fe
 
 
 async def test_a_peer_whose_gate_is_dead_does_not_start(federation: Federation, monkeypatch) -> None:
-    monkeypatch.setattr("kmel_p2p.net.zap.Gate._answer", lambda self, request: None)
-    peer = await federation.add(1, start=False, settings=short_settings(handshake_timeout=200 * MILLISECOND))
+    monkeypatch.setattr("kmel_p2p.net.admission.Gate._answer", lambda self, request: None)
+    peer = await federation.add(1, start=False, settings=short_settings(handshake_timeout_us=200 * MILLISECOND))
     with pytest.raises(ConfigError, match="self-test failed"):
         await peer.transport.start()
 
@@ -65,7 +65,7 @@ async def test_a_roster_that_raises_refuses_and_later_admits(federation: Federat
     b = await federation.add(2, roster={a.key})
     broken = True
     b.dial(a)
-    await until(lambda: b.told(AuthRejected) and a.told(Fault))
+    await until(lambda: b.told(AuthRejected) and a.told(LinkFault))
     broken = False
     roster.append(b.key)
     await until(lambda: b.outbound(a))
@@ -82,7 +82,7 @@ async def test_the_gate_replaces_a_socket_that_died(federation: Federation) -> N
 
 
 async def test_late_authorisation_recovers_within_one_pause(federation: Federation) -> None:
-    settings = short_settings(backoff_first=100 * MILLISECOND, backoff_cap=500 * MILLISECOND)
+    settings = short_settings(backoff_first_us=100 * MILLISECOND, backoff_cap_us=500 * MILLISECOND)
     roster: set = set()
     a = await federation.add(1, roster=roster)
     b = await federation.add(2, settings=settings)
@@ -96,14 +96,14 @@ async def test_late_authorisation_recovers_within_one_pause(federation: Federati
 
 async def test_a_wrong_server_key_is_explained_and_dialled_ever_less(federation: Federation) -> None:
     a, b = await federation.add(1), await federation.add(2)
-    settings = short_settings(backoff_first=20 * MILLISECOND, backoff_cap=100_000 * MILLISECOND)
+    settings = short_settings(backoff_first_us=20 * MILLISECOND, backoff_cap_us=100_000 * MILLISECOND)
     c = await federation.add(3, settings=settings)
     c.dial(a, b.address)  # where b is, c expects a
     await until(lambda: len(c.told(DialFailed)) >= 5)
     rejected = c.told(AuthRejected)[-1]
     assert rejected.key == a.key
     assert a.key.hex() in rejected.explanation
-    pauses = [event.retry_in for event in c.told(DialFailed)]
+    pauses = [event.retry_in_us for event in c.told(DialFailed)]
     assert all(later > earlier * 1.5 for earlier, later in itertools.pairwise(pauses))
     state = c.link(a)
     assert state.phase is LinkPhase.REFUSED
@@ -228,7 +228,7 @@ async def test_malformed_messages_are_counted_against_their_sender_and_the_rest_
     assert a.messages == [(member.key, b"after", Lane.CONTROL)]
     assert a.transport.links()[member.key].traffic.misbehaviour == 1
     assert a.told(PeerMisbehaved)[0].key == member.key
-    assert a.told(Fault) == []
+    assert a.told(LinkFault) == []
 
 
 async def test_an_oversize_frame_never_reaches_us(federation: Federation, raw_dealer) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.types import SECOND
-from kmel_p2p.net.frames import NO_DIGEST, Ask, Chunk, Done, Frame, Grant, Have, Reason, Refuse
+from kmel_p2p.net.frames import NO_DIGEST, Chunk, Done, Frame, Grant, HeldAnswer, HeldQuery, Reason, Refuse
 from kmel_p2p.net.inbox import Budget, Inbox
 from kmel_p2p.net.outbox import PROBE_AFTER, Expiry, Outbox
 from kmel_p2p.net.settings import CHUNK_BYTES, CHUNK_CHARGE_MIN, TransportSettings
@@ -70,10 +70,10 @@ class Pipe:
         """Take one chunk or question at the receiver."""
         if self.control:
             question = self.control.popleft()
-            assert isinstance(question, Ask)
+            assert isinstance(question, HeldQuery)
             answer = self.inbox.asked(question)
             if isinstance(answer, memoryview):
-                answer = Have(question.id, len(answer), digest(bytes(answer)))
+                answer = HeldAnswer(question.id, len(answer), digest(bytes(answer)))
             self.back += [*self.inbox.grants(), answer]
             return True
         if self.forward:
@@ -96,7 +96,7 @@ class Pipe:
                 self.outbox.done(message_id, self.now)
             case Refuse(message_id, reason):
                 assert self.outbox.refused(message_id, reason, self.now) is None
-            case Have() as have:
+            case HeldAnswer() as have:
                 undecided = self.outbox.held(have, self.now)
                 if undecided is not None:
                     transfer, prefix = undecided
@@ -392,7 +392,7 @@ def test_lack_of_progress_ends_a_transfer_and_time_alone_does_not() -> None:
     pipe.outbox.put(bytes(8 * 1024 * 1024), "", 0)
     pipe.connect()
     for _ in range(16):  # as slow as can be: one grant a step
-        pipe.now += LIMITS.stall // 2 - 1
+        pipe.now += LIMITS.stall_us // 2 - 1
         pipe.send()
         pipe.send()
         pipe.receive()
@@ -400,7 +400,7 @@ def test_lack_of_progress_ends_a_transfer_and_time_alone_does_not() -> None:
         while pipe.answer():
             pass
         assert pipe.outbox.expire(pipe.now) == Expiry()
-    assert pipe.now > 5 * LIMITS.stall
+    assert pipe.now > 5 * LIMITS.stall_us
 
 
 def test_a_transfer_that_stops_gets_a_new_connection_and_then_fails() -> None:
@@ -408,7 +408,7 @@ def test_a_transfer_that_stops_gets_a_new_connection_and_then_fails() -> None:
     pipe.outbox.put(bytes(10), "", 0)
     pipe.connect()
     pipe.send()
-    half = LIMITS.stall // 2
+    half = LIMITS.stall_us // 2
     assert pipe.outbox.expire(half - 1) == Expiry()
     assert pipe.outbox.expire(half) == Expiry(renew=True)
     pipe.now = half
@@ -438,8 +438,8 @@ def test_what_a_living_connection_lost_is_sent_again_over_the_next() -> None:
 def test_an_interrupted_transfer_waits_for_the_link_and_then_gives_up() -> None:
     pipe = Pipe()
     pipe.outbox.put(bytes(1000), "", 0)
-    assert pipe.outbox.expire(LIMITS.resume - 1) == Expiry()
-    assert [f.reason for f in pipe.outbox.expire(LIMITS.resume).failures] == ["no connection for 5 s"]
+    assert pipe.outbox.expire(LIMITS.resume_us - 1) == Expiry()
+    assert [f.reason for f in pipe.outbox.expire(LIMITS.resume_us).failures] == ["no connection for 5 s"]
     assert len(pipe.outbox) == 0
 
 
@@ -458,7 +458,7 @@ def test_answers_about_messages_never_begun_change_nothing() -> None:
     assert transfer is not None
     assert outbox.done(transfer.id, 0) is None
     assert outbox.refused(transfer.id, Reason.TOO_LARGE, 0) is None
-    assert outbox.held(Have(transfer.id, 5, NO_DIGEST), 0) is None
+    assert outbox.held(HeldAnswer(transfer.id, 5, NO_DIGEST), 0) is None
     assert transfer.sent == 0
     assert outbox.done(b"?" * 16, 0) is None
     assert len(outbox) == 1
@@ -472,4 +472,4 @@ def test_a_receiver_that_claims_more_than_there_is_is_at_fault() -> None:
     outbox.open(b"s" * 8, LIMITS.window, 0)
     outbox.asks(0)
     with pytest.raises(ProtocolError, match="claims 1001 bytes"):
-        outbox.held(Have(transfer.id, 1001, NO_DIGEST), 0)
+        outbox.held(HeldAnswer(transfer.id, 1001, NO_DIGEST), 0)

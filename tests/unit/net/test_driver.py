@@ -34,7 +34,7 @@ from kmel_p2p.core.effects import (
 from kmel_p2p.core.types import MILLISECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
 from kmel_p2p.net.driver import BadMessage, Driver
-from kmel_p2p.net.links import DialFailed
+from kmel_p2p.net.link_events import DialFailed
 from tests.support.net_peers import Federation, monotonic, until
 
 

@@ -16,7 +16,7 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
-from kmel_p2p.net.links import DialFailed, Egress, Fault, LinkPhase, PeerMisbehaved
+from kmel_p2p.net.link_events import DialFailed, Egress, LinkFault, LinkPhase, PeerMisbehaved
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX
 from tests.support.net_peers import Federation, short_settings, until
 
@@ -68,7 +68,7 @@ async def test_a_site_that_only_dials_is_answered_over_its_own_connections(feder
 
 
 async def test_a_site_that_only_dials_is_known_to_be_gone_when_it_goes(federation: Federation) -> None:
-    a = await federation.add(1, settings=short_settings(silence=30 * SECOND))
+    a = await federation.add(1, settings=short_settings(silence_us=30 * SECOND))
     inner = await federation.add(2, bind="")
     inner.dial(a)
     await until(lambda: a.up(inner))
@@ -215,12 +215,12 @@ async def test_a_callback_that_raises_does_not_make_the_peer_deaf(federation: Fe
     for number in range(3):
         a.transport.send(b.key, b"%d" % number, Lane.CONTROL)
     await until(lambda: len(got) == 3)
-    assert [fault.where for fault in b.told(Fault)] == ["on_message"]
+    assert [fault.where for fault in b.told(LinkFault)] == ["on_message"]
     assert b.transport.faults == 3
 
 
 async def test_a_flood_neither_starves_the_loop_nor_loses_what_was_taken(federation: Federation) -> None:
-    patient = short_settings(heartbeat=5 * SECOND, heartbeat_timeout=60 * SECOND, silence=60 * SECOND)
+    patient = short_settings(heartbeat_us=5 * SECOND, heartbeat_timeout_us=60 * SECOND, silence_us=60 * SECOND)
     a, b = await federation.add(1, settings=patient), await federation.add(2, settings=patient)
     a.dial(b)
     await until(lambda: a.outbound(b))
@@ -334,7 +334,7 @@ async def test_a_peer_that_returns_on_its_port_is_found_again(federation: Federa
 
 
 async def test_hearing_from_a_site_ends_the_pause_before_dialling_it(federation: Federation) -> None:
-    patient = short_settings(backoff_first=100 * MILLISECOND, backoff_cap=3600 * SECOND)
+    patient = short_settings(backoff_first_us=100 * MILLISECOND, backoff_cap_us=3600 * SECOND)
     a = await federation.add(1, settings=patient)
     b = await federation.add(2, start=False)
     with socket.socket() as probe:
@@ -498,7 +498,7 @@ async def test_opening_and_closing_leaves_no_descriptor_and_no_task(federation: 
 
 
 async def test_an_idle_bulk_connection_is_closed_and_opened_again_when_needed(federation: Federation) -> None:
-    a = await federation.add(1, settings=short_settings(bulk_idle=200 * MILLISECOND))
+    a = await federation.add(1, settings=short_settings(bulk_idle_us=200 * MILLISECOND))
     b = await federation.add(2)
     a.dial(b)
     await until(lambda: a.outbound(b))
@@ -526,7 +526,7 @@ async def test_six_sites_exchange_bulk_all_with_all(federation: Federation) -> N
         assert {sender: data for sender, data, _ in peer.messages} == {
             key: data for key, data in body.items() if key != peer.key
         }
-        assert peer.told(Fault) == []
+        assert peer.told(LinkFault) == []
 
 
 async def test_a_transport_starts_once(federation: Federation) -> None:

@@ -12,7 +12,7 @@ import pytest
 from kmel_p2p.agreement.identity import digest
 from kmel_p2p.core.effects import SendFailed
 from kmel_p2p.core.types import SECOND, Lane
-from kmel_p2p.net.links import Fault, PeerMisbehaved
+from kmel_p2p.net.link_events import LinkFault, PeerMisbehaved
 from tests.support.net_peers import Federation, Peer, Proxy, short_settings, until
 
 STEPS = 250
@@ -66,7 +66,7 @@ class Storm:
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_a_storm_of_faults_loses_and_repeats_nothing(federation: Federation, proxy_before, seed: int) -> None:
     storm = Storm(seed)
-    limits = short_settings(stall=9 * SECOND, resume=30 * SECOND)
+    limits = short_settings(stall_us=9 * SECOND, resume_us=30 * SECOND)
     for number in range(1, 5):
         peer = await federation.add(number, settings=limits, bind="" if number == 4 else "tcp://127.0.0.1:0")
         storm.peers.append(peer)
@@ -86,7 +86,7 @@ async def test_a_storm_of_faults_loses_and_repeats_nothing(federation: Federatio
     await until(lambda: storm.got() == storm.sent, within=40)
     await until(lambda: all(one.link(other).queue_bytes == 0 for one, other in pairs), within=20)
     for peer in storm.peers:
-        assert peer.told(SendFailed) + peer.told(Fault) + peer.told(PeerMisbehaved) == []
+        assert peer.told(SendFailed) + peer.told(LinkFault) + peer.told(PeerMisbehaved) == []
         assert peer.transport._budget.free == limits.reassembly
     assert sum(storm.sent.values()) > STEPS // 4
     await asyncio.sleep(0)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import enum
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import LinkChange
-from kmel_p2p.core.types import Lane, Micros
+from kmel_p2p.core.types import SECOND, Lane, Micros
 
 
 @dataclass(frozen=True, slots=True)
 class DialFailed:
-    """One attempt to reach a site failed; the next one follows by itself after `retry_in`."""
+    """One attempt to reach a site failed; the next one follows by itself after `retry_in_us`."""
 
     key: SiteKey
     address: str
     reason: str
-    retry_in: Micros
+    retry_in_us: Micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,14 @@ class PeerMisbehaved:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class LinkFault:
     """A defect of ours was caught and the part goes on working; each kind is told once a second, counted always."""
 
     where: str
     error: BaseException
 
 
-LinkEvent: TypeAlias = LinkChange | DialFailed | AuthRejected | StrangerRefused | PeerMisbehaved | Fault
+LinkEvent: TypeAlias = LinkChange | DialFailed | AuthRejected | StrangerRefused | PeerMisbehaved | LinkFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +143,26 @@ class LinkHost(Protocol):
     def deliver(self, key: SiteKey, data: bytes | memoryview, lane: Lane) -> None: ...
     def tell(self, event: LinkEvent) -> None: ...
     def egress(self, record: Egress) -> None: ...
+
+
+SUBJECTS_MAX = 512
+"""Subjects remembered; beyond it the one told about longest ago is forgotten."""
+
+
+class Throttle:
+    """Lets one event per subject and interval pass."""
+
+    def __init__(self, interval: Micros = SECOND) -> None:
+        self._interval_us = interval
+        self._told_us: OrderedDict[Hashable, Micros] = OrderedDict()
+
+    def passes(self, subject: Hashable, now: Micros) -> bool:
+        """Whether an event about `subject` may be told now; if so, it counts as told."""
+        told_us = self._told_us.get(subject)
+        if told_us is not None and now - told_us < self._interval_us:
+            return False
+        self._told_us[subject] = now
+        self._told_us.move_to_end(subject)
+        if len(self._told_us) > SUBJECTS_MAX:
+            self._told_us.popitem(last=False)
+        return True

@@ -16,7 +16,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.types import SECOND, Micros
 
 
-class Loss(enum.Enum):
+class ConnectionFailure(enum.Enum):
     """How a connection ended or did not come about."""
 
     NOT_ADMITTED = "not-admitted"
@@ -34,24 +34,33 @@ class Loss(enum.Enum):
     LOCAL = "local"
 
 
-NEEDS_OPERATOR = frozenset({Loss.NOT_ADMITTED, Loss.WRONG_KEY, Loss.NOT_CURVE, Loss.OTHER_VERSION})
+NEEDS_OPERATOR = frozenset(
+    {
+        ConnectionFailure.NOT_ADMITTED,
+        ConnectionFailure.WRONG_KEY,
+        ConnectionFailure.NOT_CURVE,
+        ConnectionFailure.OTHER_VERSION,
+    }
+)
 """Losses that waiting does not heal."""
 
 
-def classify_handshake(event: int, value: int) -> Loss:
+def classify_handshake(event: int, value: int) -> ConnectionFailure:
     """What a failed-handshake event of a dealer's monitor means."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-        return Loss.NOT_ADMITTED
+        return ConnectionFailure.NOT_ADMITTED
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-        return Loss.NOT_CURVE
-    return Loss.STUCK_HANDSHAKE if value == errno.EAGAIN else Loss.WRONG_KEY
+        return ConnectionFailure.NOT_CURVE
+    return ConnectionFailure.STUCK_HANDSHAKE if value == errno.EAGAIN else ConnectionFailure.WRONG_KEY
 
 
-def explain(loss: Loss, key: SiteKey, address: str, own_key: SiteKey, silent: Micros = 0, detail: str = "") -> str:
+def explain(
+    failure: ConnectionFailure, key: SiteKey, address: str, own_key: SiteKey, silent: Micros = 0, detail: str = ""
+) -> str:
     """One sentence on what happened and what to do.
 
     Args:
-        loss: what happened.
+        failure: what happened.
         key: the site dialled.
         address: where.
         own_key: ours.
@@ -59,33 +68,33 @@ def explain(loss: Loss, key: SiteKey, address: str, own_key: SiteKey, silent: Mi
         detail: text of an exception, if there was one.
     """
     seconds = f"{silent / SECOND:.0f} s"
-    match loss:
-        case Loss.NOT_ADMITTED:
+    match failure:
+        case ConnectionFailure.NOT_ADMITTED:
             return f"the peer at {address} refused our key: ask its operator whether its charter lists {own_key.hex()}"
-        case Loss.WRONG_KEY:
+        case ConnectionFailure.WRONG_KEY:
             return (
                 f"the peer at {address} closed the connection during the handshake: most often it does not hold "
                 f"the key {key.hex()} that our charter gives this site; ask its operator for `kmel-peer init`'s key"
             )
-        case Loss.NOT_CURVE:
+        case ConnectionFailure.NOT_CURVE:
             return f"{address} does not speak CURVE: another program listens there; check the address"
-        case Loss.OTHER_VERSION:
+        case ConnectionFailure.OTHER_VERSION:
             return f"the peer at {address} runs an incompatible version: {detail}; one of the two must be updated"
-        case Loss.NO_NAME:
+        case ConnectionFailure.NO_NAME:
             return f"the name in {address} does not resolve: {detail}"
-        case Loss.NOBODY:
+        case ConnectionFailure.NOBODY:
             return f"nobody listens at {address}: the peer is not running, or its port differs"
-        case Loss.NO_ANSWER:
+        case ConnectionFailure.NO_ANSWER:
             return f"no answer from {address}: the machine is off, or a firewall drops the connection"
-        case Loss.STUCK_HANDSHAKE:
+        case ConnectionFailure.STUCK_HANDSHAKE:
             return f"{address} accepts connections but does not finish the handshake: its program is stuck or stopped"
-        case Loss.CLOSED:
+        case ConnectionFailure.CLOSED:
             return f"the peer at {address} closed the connection"
-        case Loss.NO_HEARTBEAT:
+        case ConnectionFailure.NO_HEARTBEAT:
             return f"no heartbeat from {address} for {seconds}: the machine is frozen or the path is down"
-        case Loss.STUCK_PROGRAM:
+        case ConnectionFailure.STUCK_PROGRAM:
             return f"{address} is connected, but its program has not answered for {seconds}"
-        case Loss.MISBEHAVED:
+        case ConnectionFailure.MISBEHAVED:
             return f"the connection with {address} was cut: {detail}"
-        case Loss.LOCAL:
+        case ConnectionFailure.LOCAL:
             return f"cannot dial {address}: {detail}"
