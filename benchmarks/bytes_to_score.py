@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Store
+from kmel_p2p.core.effects import Effect, Persist
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
@@ -40,7 +40,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.state import Minted, State
 from kmel_p2p.core.pushsum.transfers import LEAST_SHIFT
-from kmel_p2p.core.rounds import Trained
+from kmel_p2p.core.rounds import RoundTrained
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, initial_trunk
 
@@ -138,8 +138,8 @@ class LedgerMode(Scheme):
             self.residuals[n] += drift
             number, norm_bound = opened[n]
             payload = self.codec.encode(self.residuals[n], norm_bound)
-            self.publishers[n].store(Trained(number, payload, STEPS, ""))
-        tickets = [effect for effect in self.outbox if isinstance(effect, Store)]
+            self.publishers[n].store(RoundTrained(number, payload, STEPS, ""))
+        tickets = [effect for effect in self.outbox if isinstance(effect, Persist)]
         self.outbox.clear()
         for publisher, stored in zip(self.publishers, tickets, strict=True):
             entry = publisher.persisted(stored.ticket or 0)

@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Persist
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -41,7 +41,7 @@ from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.messages import SCHEMAS
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.state import State
-from kmel_p2p.core.rounds import COMMANDS, Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import COMMANDS, Ready, RoundOpened, RoundTrained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from tests.testbed.ledger.federation import LedgerFederation, SizeClass
@@ -145,8 +145,8 @@ def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect]
     outbox.clear()
     for at, publisher in enumerate(publishers):
         payload = ToyCodec.encode([at % VALUES % 16], [1000 + at])
-        publisher.store(Trained(number, payload, 10, ""))
-    tickets = [effect for effect in outbox if isinstance(effect, Store)]
+        publisher.store(RoundTrained(number, payload, 10, ""))
+    tickets = [effect for effect in outbox if isinstance(effect, Persist)]
     outbox.clear()
     encoded = []
     for publisher, stored in zip(publishers, tickets, strict=True):
@@ -261,7 +261,7 @@ class PushSumFederation:
             rng = np.random.default_rng([host.index, effect.event.number])
             # A common direction and each site's own: about what averaging is for.
             drift = (0.01 + 0.02 * rng.standard_normal(VALUES)).astype("<f4").tobytes()
-            done = Trained(effect.event.number, drift, 10, f"round-{effect.event.number}")
+            done = RoundTrained(effect.event.number, drift, 10, f"round-{effect.event.number}")
             self.network.call_at(now + ROUND_US, partial(self.network.command, host, done))
 
 

@@ -48,7 +48,7 @@ from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.membership import commands
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.settings import TransportSettings
@@ -145,7 +145,7 @@ class Puppet:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RoundOpened):
-            answer = Trained(event.number, self._payload, event.steps, f"round-{event.number}")
+            answer = RoundTrained(event.number, self._payload, event.steps, f"round-{event.number}")
             asyncio.get_running_loop().call_later(self._period_s, self.driver.command, answer)
 
 

@@ -67,7 +67,7 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Persist:
     """Persist `record`. When `ticket` is set, the driver answers `Persisted(ticket)` once it is durable."""
 
     record: Record
@@ -85,7 +85,7 @@ class Compute:
     work: Callable[[], bytes]
 
 
-Effect: TypeAlias = Send | Dial | Hangup | Emit | Store | Compute
+Effect: TypeAlias = Send | Dial | Hangup | Emit | Persist | Compute
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Runs one sans-IO machine on the event loop: feed, drain its effects, execute them in order, re-arm one timer.
 
-The machine decides; the driver only carries out. Effects after a `Store` are not held up by it: a machine that needs
+The machine decides; the driver only carries out. Effects after a `Persist` are not held up by it: a machine that needs
 durability first waits for `Persisted`. Records are stored one after another, in order, and after a failed one no
 other is: a gap in a log would be worse than a stop.
 """
@@ -33,7 +33,7 @@ from kmel_p2p.core.effects import (
     Record,
     Send,
     SendFailed,
-    Store,
+    Persist,
 )
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire
@@ -113,7 +113,7 @@ class Driver:
         self._turning = False
         self._more: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._records: asyncio.Queue[Store] = asyncio.Queue()
+        self._records: asyncio.Queue[Persist] = asyncio.Queue()
         self._writer: asyncio.Task[None] | None = None
         self._sampler: asyncio.TimerHandle | None = None
         self._encoded: tuple[Message, bytes] | None = None
@@ -283,7 +283,7 @@ class Driver:
                 transport.hangup(to, reason)
             case Emit(event):
                 self._on_emit(event)
-            case Store():
+            case Persist():
                 self._records.put_nowait(effect)
             case Compute():
                 self._compute(effect)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Compute, Computed, Emit, Event, Message, Persisted, Send, Store
+from kmel_p2p.core.effects import Compute, Computed, Emit, Event, Message, Persisted, Send, Persist
 from kmel_p2p.core.membership.events import MemberBack, MemberUnreachable
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
@@ -23,7 +23,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weig
 from kmel_p2p.core.pushsum.share import decode
 from kmel_p2p.core.pushsum.state import Minted, State, restore
 from kmel_p2p.core.pushsum.transfers import TransferSettings
-from kmel_p2p.core.rounds import Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 
@@ -302,7 +302,7 @@ class Mesh:
         match effect:
             case Send(to, message):
                 self._carry(n, self.index[to], message)
-            case Store(record, ticket):
+            case Persist(record, ticket):
                 self.at(self.now + 5 * MILLISECOND, lambda: self._durable(n, site, record, ticket))
             case Compute():
                 revision = site.state.holding.revision
@@ -310,7 +310,7 @@ class Mesh:
             case Emit(RoundOpened(number=number, steps=steps)):
                 self.events.append((n, effect.event))
                 drift = self.drift(n, number, site.trunk()).astype("<f4").tobytes()
-                done = Trained(number, drift, steps, f"round-{number}", self.validation(n, number))
+                done = RoundTrained(number, drift, steps, f"round-{number}", self.validation(n, number))
                 self.at(self.now + self.train_time(n), lambda: self._input(n, site, done))
             case Emit(event):
                 self.events.append((n, event))

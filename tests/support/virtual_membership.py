@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Emit, LinkUp, Send, Store
+from kmel_p2p.core.effects import Dial, Effect, Emit, LinkUp, Send, Persist
 from kmel_p2p.core.membership import LAN, SCHEMAS, Membership, MembershipSettings, OwnDescription, RosterSite
 from kmel_p2p.core.types import MILLISECOND
 from kmel_p2p.core.wire import Wire
@@ -108,5 +108,5 @@ class Virtual:
                 self._drain(a)
         elif isinstance(effect, Emit):
             self.events[number].append(effect.event)
-        elif isinstance(effect, Store):
+        elif isinstance(effect, Persist):
             self.records[number].append(effect.record)

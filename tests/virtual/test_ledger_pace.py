@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kmel_p2p.core.ledger.events import EntryPublished
-from kmel_p2p.core.rounds import Phase, PhaseChanged, Trained, Waiting
+from kmel_p2p.core.rounds import Phase, PhaseChanged, RoundTrained, Waiting
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.toy import ToyCodec, toy_world
@@ -39,7 +39,7 @@ def test_a_site_on_a_plateau_listens_and_the_others_go_on() -> None:
     def answer() -> None:
         number = federation.averaging(0).publisher.next_number
         payload = ToyCodec.encode([0], [1000])
-        federation.network.command(federation.host(0), Trained(number, payload, 10, f"round-{number}", 1.0))
+        federation.network.command(federation.host(0), RoundTrained(number, payload, 10, f"round-{number}", 1.0))
 
     for expected in (1, 2, 3):
         federation.run(8 * SECOND)

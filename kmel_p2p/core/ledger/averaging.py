@@ -30,7 +30,7 @@ from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
-from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, Trained
+from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, RoundTrained
 from kmel_p2p.core.rounds.machine import (
     HEARING,
     SETTLE_US,
@@ -194,10 +194,10 @@ class LedgerAveraging(RoundMachine):
         told = (self._told(key) for key in self._training())
         return [t.step_us for t in told if t is not None]
 
-    def _check_trained(self, result: Trained) -> int:
+    def _check_trained(self, result: RoundTrained) -> int:
         return len(result.payload)
 
-    def _store_round(self, result: Trained) -> None:
+    def _store_round(self, result: RoundTrained) -> None:
         problem = self.publisher.store(result)
         if problem:
             self._refuse(problem)

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.effects import Effect, Store
+from kmel_p2p.core.effects import Effect, Persist
 from kmel_p2p.core.ledger.events import EntryRecord
 from kmel_p2p.core.ledger.log.accumulator import NO_HEADS
 from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.rounds.contract import Trained
+from kmel_p2p.core.rounds.contract import RoundTrained
 
 NORM_MARGIN = 1.0 - 1e-6
 """Keeps the author's float clip strictly inside the receivers' integer bound."""
@@ -69,7 +69,7 @@ class Publisher:
         self._opened = _Opened(self.next_number, basis, capped, heads)
         return self._opened.number, bound
 
-    def store(self, result: Trained) -> str:
+    def store(self, result: RoundTrained) -> str:
         """Sign the trained delta and have it stored; returns why not, in words, or the empty string."""
         opened, self._opened = self._opened, None
         assert opened is not None, "a round is open"
@@ -97,7 +97,7 @@ class Publisher:
         self._tickets += 1
         self._entry = entry
         record = EntryRecord(self._identity.key, opened.number, entry.encode(), result.own_state_file)
-        self._outbox.append(Store(record, self._tickets))
+        self._outbox.append(Persist(record, self._tickets))
         return ""
 
     def persisted(self, ticket: int) -> Entry | None:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Message, Record, Send, Store
+from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Message, Record, Send, Persist
 from kmel_p2p.core.membership import settings as formulas
 from kmel_p2p.core.membership.descriptor import (
     GENERATION_MAX,
@@ -155,4 +155,4 @@ class Context:
         self.effects.append(Emit(event))
 
     def store(self, record: Record) -> None:
-        self.effects.append(Store(record))
+        self.effects.append(Persist(record))

@@ -29,7 +29,7 @@ from kmel_p2p.core.pushsum.spread import Spread
 from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import Minted, Moved, State
 from kmel_p2p.core.pushsum.transfers import Transfers
-from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Trained
+from kmel_p2p.core.rounds.contract import Amend, Members, Phase, RoundTrained
 from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundSettings, RoundState, Wait, size_class
 from kmel_p2p.core.types import Micros, Randomness
 
@@ -181,13 +181,13 @@ class PushSumAveraging(RoundMachine):
     def _step_times_us(self) -> Iterable[Micros]:
         return self.progress.step_times()
 
-    def _check_trained(self, result: Trained) -> int:
+    def _check_trained(self, result: RoundTrained) -> int:
         size = len(self.state.holding)
         if len(result.payload) != 4 * size:
             raise LocalError(f"the drift has {len(result.payload)} bytes; float32[{size}] is needed")
         return payload_bytes(size, self._rules.bits)
 
-    def _store_round(self, result: Trained) -> None:
+    def _store_round(self, result: RoundTrained) -> None:
         """The round counts from when it is durable; only then a share leaves."""
         drift = np.frombuffer(result.payload, "<f4").astype(np.float32, copy=False)
 
@@ -199,7 +199,7 @@ class PushSumAveraging(RoundMachine):
 
         self._coding.run(lambda: work, lambda moved: self._count_round(result, moved))
 
-    def _count_round(self, result: Trained, moved: Moved | LocalError) -> None:
+    def _count_round(self, result: RoundTrained, moved: Moved | LocalError) -> None:
         if isinstance(moved, LocalError):
             # The same training would end the same way: the driver decides when this site is ready again.
             self._refuse(str(moved))

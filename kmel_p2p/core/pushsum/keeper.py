@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from kmel_p2p.core.effects import Effect, Store
+from kmel_p2p.core.effects import Effect, Persist
 from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
 from kmel_p2p.core.pushsum.holding import Sums
 from kmel_p2p.core.pushsum.state import Change, State, encode_change
@@ -36,10 +36,10 @@ class Keeper:
             self._store_state(None, then)
             return
         self._since_state += 1
-        self._outbox.append(Store(JournalRecord(self.state.index, encode_change(change)), self._ticket(then)))
+        self._outbox.append(Persist(JournalRecord(self.state.index, encode_change(change)), self._ticket(then)))
 
     def checkpoint(self, own_state_file: str | None, copy: Sums, then: Continuation) -> None:
-        """Store the whole state; call `then(now)` once it is durable. `copy`: of the present sum."""
+        """Persist the whole state; call `then(now)` once it is durable. `copy`: of the present sum."""
         self.state.index += 1
         self._store_state(own_state_file, then, copy)
 
@@ -52,7 +52,7 @@ class Keeper:
     def _store_state(self, own_state_file: str | None, then: Continuation | None, copy: Sums | None = None) -> None:
         self._since_state = 0
         record = StateRecord(self.state.index, self.state.frozen(copy), own_state_file)
-        self._outbox.append(Store(record, self._ticket(then)))
+        self._outbox.append(Persist(record, self._ticket(then)))
 
     def _ticket(self, then: Continuation | None) -> int | None:
         if then is None:

@@ -18,7 +18,7 @@ from kmel_p2p.core.rounds.contract import (
     RoundFailed,
     RoundOpened,
     RunComplete,
-    Trained,
+    RoundTrained,
     Unready,
     Waiting,
 )
@@ -41,7 +41,7 @@ __all__ = [
     "RoundFailed",
     "RoundOpened",
     "RunComplete",
-    "Trained",
+    "RoundTrained",
     "Unready",
     "Waiting",
 ]

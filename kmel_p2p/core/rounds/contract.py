@@ -1,7 +1,7 @@
 """Training rounds as both averaging modes know them: phases, commands of the driver, events for it.
 
-A mode opens a round (`RoundOpened`); the driver trains and answers `Trained` or `RoundFailed`; what leaves the site is
-first stored (`effects.Store` with a ticket, answered by `Persisted`), then sent.
+A mode opens a round (`RoundOpened`); the driver trains and answers `RoundTrained` or `RoundFailed`; what leaves the site is
+first stored (`effects.Persist` with a ticket, answered by `Persisted`), then sent.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Unready:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class RoundTrained:
     """The trainer finished the open round."""
 
     number: int
@@ -100,7 +100,7 @@ class Listen:
     reason: str
 
 
-COMMANDS = (Ready, Unready, Trained, RoundFailed, Approve, Reject, Persisted, Computed, Amend, Listen)
+COMMANDS = (Ready, Unready, RoundTrained, RoundFailed, Approve, Reject, Persisted, Computed, Amend, Listen)
 
 
 # ---- events -----------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ COMMANDS = (Ready, Unready, Trained, RoundFailed, Approve, Reject, Persisted, Co
 
 @dataclass(frozen=True, slots=True)
 class RoundOpened(Event):
-    """Train now, from the newest trunk; answer with `Trained` or `RoundFailed`."""
+    """Train now, from the newest trunk; answer with `RoundTrained` or `RoundFailed`."""
 
     number: int
     steps: int

@@ -30,7 +30,7 @@ from kmel_p2p.core.rounds.contract import (
     RoundFailed,
     RoundOpened,
     RunComplete,
-    Trained,
+    RoundTrained,
     Unready,
     Waiting,
 )
@@ -137,7 +137,7 @@ class RoundMachine(ABC):
         self._state = RoundState.IDLE
         self._number: int | None = None
         """Of the round that is not committed yet."""
-        self._result: Trained | None = None
+        self._result: RoundTrained | None = None
         self._complete = False
         self._completed: object = None
 
@@ -171,7 +171,7 @@ class RoundMachine(ABC):
         """Time per step of the other training sites."""
 
     @abstractmethod
-    def _check_trained(self, result: Trained) -> int:
+    def _check_trained(self, result: RoundTrained) -> int:
         """Look at what the trainer hands over; returns the bytes that are to leave the site.
 
         Raises:
@@ -179,7 +179,7 @@ class RoundMachine(ABC):
         """
 
     @abstractmethod
-    def _store_round(self, result: Trained) -> None:
+    def _store_round(self, result: RoundTrained) -> None:
         """Have the round stored; `_refuse` or, once it is durable, `_commit` follows."""
 
     @abstractmethod
@@ -236,7 +236,7 @@ class RoundMachine(ABC):
                 self._unready(reason)
             case Listen(reason):
                 self._enter(Phase.LISTENING, reason)
-            case Trained():
+            case RoundTrained():
                 self._trained(cmd, now)
             case Approve(number):
                 self._move(Move.APPROVE, number)
@@ -294,7 +294,7 @@ class RoundMachine(ABC):
             self._move(Move.OPEN, number)
             self._outbox.append(Emit(RoundOpened(number, steps, norm_bound)))
 
-    def _trained(self, result: Trained, now: Micros) -> None:
+    def _trained(self, result: RoundTrained, now: Micros) -> None:
         self._require(Move.STORE, result.number)
         leaving = self._check_trained(result)
         self._pacing.trained(result, now)

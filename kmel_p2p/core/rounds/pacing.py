@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.rounds.contract import Trained
+from kmel_p2p.core.rounds.contract import RoundTrained
 from kmel_p2p.core.types import Micros
 
 STUCK_ROUNDS = 16
@@ -79,7 +79,7 @@ class Pacing:
         """A round was opened."""
         self._opened_at_us = now
 
-    def trained(self, result: Trained, now: Micros) -> None:
+    def trained(self, result: RoundTrained, now: Micros) -> None:
         """The open round was trained."""
         self._round_took_us = now - self._opened_at_us
         self._step_time.measured(self._round_took_us, result.steps)

@@ -12,7 +12,7 @@ import structlog
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
 from kmel_p2p.core.membership import commands as membership_commands
-from kmel_p2p.core.rounds import Ready, RoundFailed, Trained, Unready
+from kmel_p2p.core.rounds import Ready, RoundFailed, RoundTrained, Unready
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.final_models import FinalModels
 from kmel_p2p.site.observe.activity import Activity
@@ -79,7 +79,7 @@ class TrainerAnswers:
         }
         self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
         validation = _validation(answer.scores)
-        self._command(Trained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
+        self._command(RoundTrained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
 
     def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None:
         """The trainer died, in round `number` or between rounds (None); a new one starts by itself."""

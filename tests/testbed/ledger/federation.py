@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Persisted, Record, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Persisted, Record, Send, Persist
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
@@ -26,7 +26,7 @@ from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
-from kmel_p2p.core.rounds import Ready, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete, Trained
+from kmel_p2p.core.rounds import Ready, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete, RoundTrained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from tests.testbed.ledger.site import Disk, LedgerHost, MemberNews, SiteTrainer, VirtualSite
@@ -215,7 +215,7 @@ class LedgerFederation:
         if isinstance(effect, Emit):
             site.events.append((now, effect.event))
             self._on_event(site, host, effect.event)
-        elif isinstance(effect, Store):
+        elif isinstance(effect, Persist):
             self._on_store(site, host, effect)
         elif isinstance(effect, Send):
             self._count_bodies(effect)
@@ -271,9 +271,9 @@ class LedgerFederation:
         if host.starts != start or site.trainer is None:
             return
         payload, state_file = site.trainer.train(trunk, opened.number, opened.steps, opened.norm_bound)
-        self.network.command(host, Trained(opened.number, payload, opened.steps, state_file))
+        self.network.command(host, RoundTrained(opened.number, payload, opened.steps, state_file))
 
-    def _on_store(self, site: VirtualSite, host: Host, effect: Store) -> None:
+    def _on_store(self, site: VirtualSite, host: Host, effect: Persist) -> None:
         due = self.network.now + self.world.persist_us
         site.disk.settle(self.network.now)
         site.disk.write(effect.record, due)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Emit, Send, Store
+from kmel_p2p.core.effects import Dial, Effect, Emit, Send, Persist
 from kmel_p2p.core.membership import DescriptorLearned, MemberJoined, MemberState
 from kmel_p2p.core.membership.messages import Ack, Gossip, Ping
 from kmel_p2p.core.membership.settings import FRAME_OVERHEAD_BYTES
@@ -121,7 +121,7 @@ class Observer:
             self._emitted(host, effect.event, now)
         elif isinstance(effect, Dial):
             self.dials.append((now, host.index, self._index[effect.to]))
-        elif isinstance(effect, Store) and isinstance(effect.record, DescriptorLearned):
+        elif isinstance(effect, Persist) and isinstance(effect.record, DescriptorLearned):
             self.learned.append((now, host.index, self._index[effect.record.descriptor.key]))
 
     def _emitted(self, host: Host, event: object, now: Micros) -> None:

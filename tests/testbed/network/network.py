@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persisted, Send, SendFailed, Store
+from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persisted, Send, SendFailed, Persist
 from kmel_p2p.core.types import Lane, Micros
 from tests.testbed.network.carrier import Carrier
 from tests.testbed.network.connections import Connections, TransportModel
@@ -317,7 +317,7 @@ class Network:
             target = self.hosts.get(effect.to)
             if target is not None:
                 self.connections.unlink(host, target, effect.reason)
-        elif isinstance(effect, Store):
+        elif isinstance(effect, Persist):
             if effect.ticket is not None and self.transport.persist_us is not None:
                 self._command_later(host, Persisted(effect.ticket), self.transport.persist_us)
         elif isinstance(effect, Compute):

@@ -23,7 +23,7 @@ from kmel_p2p.core.rounds import (
     RoundFailed,
     RoundOpened,
     RunComplete,
-    Trained,
+    RoundTrained,
     Unready,
     Waiting,
 )
@@ -72,12 +72,12 @@ class PlainMode(RoundMachine):
     def _step_times_us(self) -> Iterable[Micros]:
         return ()
 
-    def _check_trained(self, result: Trained) -> int:
+    def _check_trained(self, result: RoundTrained) -> int:
         if not result.payload:
             raise LocalError("nothing was trained")
         return len(result.payload)
 
-    def _store_round(self, result: Trained) -> None:
+    def _store_round(self, result: RoundTrained) -> None:
         if self.refusal:
             self._refuse(self.refusal)
 
@@ -111,8 +111,8 @@ class PlainMode(RoundMachine):
         return events
 
 
-def trained(number: int, payload: bytes = b"delta") -> Trained:
-    return Trained(number, payload, 20, f"round-{number}")
+def trained(number: int, payload: bytes = b"delta") -> RoundTrained:
+    return RoundTrained(number, payload, 20, f"round-{number}")
 
 
 def test_a_round_goes_from_open_to_committed_and_the_next_one_opens() -> None:

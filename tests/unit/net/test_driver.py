@@ -29,7 +29,7 @@ from kmel_p2p.core.effects import (
     Record,
     Send,
     SendFailed,
-    Store,
+    Persist,
 )
 from kmel_p2p.core.types import MILLISECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
@@ -188,7 +188,7 @@ async def test_one_message_to_many_sites_is_encoded_once(bench) -> None:
 async def test_a_store_with_a_ticket_holds_up_nothing_and_is_answered_when_durable(bench) -> None:
     def answer(kind: str, what: Any) -> list[Effect]:
         if what == "go":
-            return [Store(Kept(1), 7), Emit(Told("at once")), Store(Kept(2)), Store(Kept(3), 8)]
+            return [Persist(Kept(1), 7), Emit(Told("at once")), Persist(Kept(2)), Persist(Kept(3), 8)]
         return [Emit(Told(f"{what}"))]
 
     b = bench(answer)
@@ -232,7 +232,7 @@ async def test_work_that_fails_is_a_defect_of_ours(bench) -> None:
 
 
 async def test_after_a_failed_store_nothing_more_is_stored_or_called_durable(bench) -> None:
-    b = bench(lambda kind, what: [Store(Kept(1), 1), Store(Kept(2), 2)] if what == "go" else [])
+    b = bench(lambda kind, what: [Persist(Kept(1), 1), Persist(Kept(2), 2)] if what == "go" else [])
     b.fail_store = OSError(28, "No space left on device")
     b.driver.command("go")
     await until(lambda: b.faults)
@@ -340,7 +340,7 @@ async def test_a_blocked_loop_is_measured_and_told(bench) -> None:
 
 
 async def test_nothing_is_fed_after_the_stop_and_stores_are_finished_first(bench) -> None:
-    b = bench(lambda kind, what: [Store(Kept(1), 1), Store(Kept(2))])
+    b = bench(lambda kind, what: [Persist(Kept(1), 1), Persist(Kept(2))])
     b.driver.command("go")
     await b.driver.stop()
     b.driver.command("late")

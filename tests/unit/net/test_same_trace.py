@@ -19,7 +19,7 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Send, Store
+from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Send, Persist
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -28,7 +28,7 @@ from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer, make_wire
-from kmel_p2p.core.rounds import Ready, RoundOpened, Trained
+from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
 from kmel_p2p.core.types import MILLISECOND, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.driver import Driver
@@ -96,7 +96,7 @@ def plain(effect: Effect, wire: Wire) -> tuple[Any, ...]:
     match effect:
         case Send(to, message, lane):
             return ("send", NAMES[to], lane, wire.encode(message))
-        case Store(record, ticket):
+        case Persist(record, ticket):
             return ("store", repr(record), ticket)
         case Emit(event):
             return ("emit", repr(event))
@@ -144,7 +144,7 @@ class Site:
     def _on_emit(self, event: Any) -> None:
         if isinstance(event, RoundOpened):
             payload, name = self._trainer.train(toy_trunk(), event.number, event.steps, event.norm_bound)
-            trained = Trained(event.number, payload, event.steps, name)
+            trained = RoundTrained(event.number, payload, event.steps, name)
             asyncio.get_running_loop().call_soon(self.driver.command, trained)
 
     async def _store(self, record: Any) -> None:
@@ -204,7 +204,7 @@ async def test_a_run_over_zeromq_is_repeated_effect_by_effect() -> None:
                 f"{NAMES[site.identity.key]}, input {number}: {site.machine.steps[number][:3]}"
             )
             kinds.update(type(effect).__name__ for effect in then)
-        assert {"Send", "Emit", "Store"} <= kinds.keys()
+        assert {"Send", "Emit", "Persist"} <= kinds.keys()
         dials += kinds["Dial"]
         assert kinds["Send"] > 2 * ENTRIES
     assert dials >= 2  # on a busy machine a site may be dialled by both others before its own turn comes

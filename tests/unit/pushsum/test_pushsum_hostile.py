@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.effects import Message, Send, Store
+from kmel_p2p.core.effects import Message, Send, Persist
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, PushSumRefused, Treatment
 from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
 from kmel_p2p.core.pushsum.messages import SCHEMAS, Ask, Hop, Inquiry, Progress, Receipt, Standings, Transfer, Verdict
@@ -288,4 +288,4 @@ def test_nothing_is_stored_for_what_is_not_taken() -> None:
         effects = []
         while (effect := site.poll()) is not None:
             effects.append(effect)
-        assert isinstance(message, Ask) or not [e for e in effects if isinstance(e, Store)]
+        assert isinstance(message, Ask) or not [e for e in effects if isinstance(e, Persist)]

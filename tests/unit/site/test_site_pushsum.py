@@ -24,7 +24,7 @@ from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import RoundCounted
 from kmel_p2p.core.pushsum.messages import Transfer
 from kmel_p2p.core.pushsum.state import State
-from kmel_p2p.core.rounds import Approve, EntryHeld, Ready, RoundAbandoned, RoundOpened, Trained
+from kmel_p2p.core.rounds import Approve, EntryHeld, Ready, RoundAbandoned, RoundOpened, RoundTrained
 from kmel_p2p.core.types import Lane
 from kmel_p2p.learn.worker.session import TrainerPlan
 from kmel_p2p.net.driver import BadMessage, Driver
@@ -188,9 +188,9 @@ class Rig:
             case Send():
                 raise AssertionError("there is nobody to send to")
 
-    def trained(self, number: int) -> Trained:
+    def trained(self, number: int) -> RoundTrained:
         drift = np.full(self.site.layout.size, 0.25, "<f4")
-        return Trained(number, drift.tobytes(), 20, f"round-{number}.safetensors")
+        return RoundTrained(number, drift.tobytes(), 20, f"round-{number}.safetensors")
 
 
 def test_a_held_round_moves_nothing_before_it_is_approved_and_survives_a_restart_after(

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Store
+from kmel_p2p.core.effects import Effect, Emit, Persist
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, LateFault, LogEnded, RetractionRecord
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.entry import Entry
@@ -59,15 +59,15 @@ def changes(outcome: Outcome, accepted: AcceptedLogs, sender: SiteKey, known: Ve
     """
     effects: list[Effect] = []
     for fault in outcome.faults:
-        effects.append(Store(RetractionRecord(fault.author, fault.number, fault.reason, fault.evidence)))
+        effects.append(Persist(RetractionRecord(fault.author, fault.number, fault.reason, fault.evidence)))
         if known is None or known.get(fault.author) != fault.number:
             count = sum(1 for entry in outcome.retracted if entry.author == fault.author)
             effects.append(Emit(LogEnded(fault.author, fault.number, fault.reason, count)))
     # Taken back without a fault: an amendment retired the site.
     without_fault = {entry.author for entry in outcome.retracted} - {fault.author for fault in outcome.faults}
-    effects += [Store(RetractionRecord(key, accepted.end(key), RETIRED, ())) for key in sorted(without_fault)]
+    effects += [Persist(RetractionRecord(key, accepted.end(key), RETIRED, ())) for key in sorted(without_fault)]
     effects += [Emit(LateFault(fault.author, fault.number, fault.reason)) for fault in outcome.late]
-    effects += [Store(EntryRecord(entry.author, entry.number, entry.encode(), None)) for entry in outcome.applied]
+    effects += [Persist(EntryRecord(entry.author, entry.number, entry.encode(), None)) for entry in outcome.applied]
     if outcome.applied:
         effects.append(Emit(EntriesApplied(tuple((entry.author, entry.number) for entry in outcome.applied), sender)))
     return effects

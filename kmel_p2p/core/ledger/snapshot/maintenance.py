@@ -9,7 +9,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.computing import Computing
-from kmel_p2p.core.effects import Effect, Emit, Message, Store
+from kmel_p2p.core.effects import Effect, Emit, Message, Persist
 from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
@@ -145,7 +145,7 @@ class Maintenance:
         self._digests.forget()
         self._hints.clear()
         self._antientropy.pull.active = True
-        self._outbox.append(Store(SnapshotRecord(snapshot, outcome.kept)))
+        self._outbox.append(Persist(SnapshotRecord(snapshot, outcome.kept)))
         self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
         self.amendments.tell(known)
         self._antientropy.record(outcome, ended)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Store
+from kmel_p2p.core.effects import Effect, Emit, Persist
 from kmel_p2p.core.ledger.events import CompactionRecord, EntriesCompacted
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.types import SECOND, Micros, Vector
@@ -85,7 +85,7 @@ class Retention:
         amended = self._ledger.constitution
         documents = amended.documents if amended is not None else ()
         encoded = tuple(document.encode() for document in documents)
-        self._outbox.append(Store(CompactionRecord(until, dict(self._ledger.accepted.withdrawn), encoded)))
+        self._outbox.append(Persist(CompactionRecord(until, dict(self._ledger.accepted.withdrawn), encoded)))
         self._outbox.append(Emit(EntriesCompacted(until)))
         self._ledger.compact(until)
 

@@ -11,7 +11,7 @@ from collections import deque
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Send, Persist
 from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
@@ -73,7 +73,7 @@ class AmendmentExchange:
     def tell(self, since: int) -> None:
         """Record and report the amendments in force above number `since`."""
         for document in self.constitution.documents[since:]:
-            self._outbox.append(Store(AmendmentRecord(document.amendment.number, document.encode())))
+            self._outbox.append(Persist(AmendmentRecord(document.amendment.number, document.encode())))
         if self.constitution.number > since:
             self._outbox.append(Emit(CharterAmended(self.constitution)))
 

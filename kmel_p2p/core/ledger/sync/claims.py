@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
 from kmel_p2p.core.computing import Answer, Computing
-from kmel_p2p.core.effects import Effect, Emit, Send, Store
+from kmel_p2p.core.effects import Effect, Emit, Send, Persist
 from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
@@ -213,5 +213,5 @@ class Claims:
             record = DivergenceRecord(
                 site, claim.vector, claim.chains, claim.amendment, found, claim.digest, claim.signature
             )
-            self._outbox.append(Store(record))
+            self._outbox.append(Persist(record))
             self._outbox.append(Emit(Divergence(site, claim.vector, found, claim.digest)))
