@@ -35,10 +35,10 @@ from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.rules import Rules, exact_norm_squared
 from kmel_p2p.core.ledger.rules.weights import shares, weight_cap
-from kmel_p2p.core.pushsum.messages import SCHEMAS, Transfer
+from kmel_p2p.core.pushsum.messages import SCHEMAS, MassTransfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
-from kmel_p2p.core.pushsum.state import Minted, State
+from kmel_p2p.core.pushsum.state import Minted, PushSumState
 from kmel_p2p.core.pushsum.transfers import LEAST_SHIFT
 from kmel_p2p.core.rounds import RoundTrained
 from kmel_p2p.core.wire import Wire
@@ -156,7 +156,7 @@ class PushSumMode(Scheme):
     def __init__(self, seed: int, bits: Bits) -> None:
         super().__init__(seed)
         self.bits = bits
-        self.states = [State.fresh(self.base, bytes([n]) * 8) for n in range(N)]
+        self.states = [PushSumState.fresh(self.base, bytes([n]) * 8) for n in range(N)]
         for n, state in enumerate(self.states):
             state.apply(Minted(size_weight(CLASSES[n], CLASSES[:n] + CLASSES[n + 1 :], 2.0)))
         self.wire = Wire(CHARTER_ID, SCHEMAS)
@@ -183,7 +183,7 @@ class PushSumMode(Scheme):
             payload, sums = encode(state.holding, mass, bits, int(self.rng.integers(2**63)))
             state.holding.take(sums, mass)
             shares.append((to, mass, payload))
-            sent += len(self.wire.encode(Transfer(1, bytes(8), bytes(8), mass, 1, True, payload)))
+            sent += len(self.wire.encode(MassTransfer(1, bytes(8), bytes(8), mass, 1, True, payload)))
         for to, mass, payload in shares:
             self.states[to].holding.put(decode(payload, D), mass)
         return sent / N

@@ -8,7 +8,7 @@ virtual time, links 15 to 25 ms. The trunk is small, so that the protocol is wha
               is given the entries that all others would make and checks and applies them, at the point where a round's
               entries name everybody (the dearest). `ledger_alone_cpu_s_<n>` is 20 (n - 1) times its time per entry.
 
-The periodic exchange of standings, whose size grows with n, is set to n / 50 seconds (at least 1, at most a round).
+The periodic exchange of statements, whose size grows with n, is set to n / 50 seconds (at least 1, at most a round).
 Processor times include the simulator (queue, disks, trainers), a small part. `--plot` draws bytes and processor time
 per peer against n.
 """
@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Machine, Send, Persist
+from kmel_p2p.core.effects import Effect, Emit, Machine, Persist, Send
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -40,7 +40,7 @@ from kmel_p2p.core.membership.events import MemberJoined
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.messages import SCHEMAS
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
-from kmel_p2p.core.pushsum.state import State
+from kmel_p2p.core.pushsum.state import PushSumState
 from kmel_p2p.core.rounds import COMMANDS, Ready, RoundOpened, RoundTrained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
@@ -247,7 +247,7 @@ class PushSumFederation:
                 self.views[n],
                 self.network.generator(f"pushsum {n}"),
                 self.settings,
-                State.fresh(self.base, n.to_bytes(8, "big")),
+                PushSumState.fresh(self.base, n.to_bytes(8, "big")),
                 1,
                 now,
             )

@@ -29,11 +29,11 @@ from kmel_p2p.core.effects import (
     LoopLag,
     Machine,
     Message,
+    Persist,
     Persisted,
     Record,
     Send,
     SendFailed,
-    Persist,
 )
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire

@@ -6,19 +6,17 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any, Protocol
 
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.simulate.errors import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from kmel_p2p.site.modes import MODES
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
-SHARE = "Transfer"
-"""Kind of message, in the egress log, that carries a share in mode pushsum."""
 POLL_S = 0.5
 RESULT_TIMEOUT_S = 10.0
 SILENCE_S = 60.0
@@ -78,8 +76,8 @@ class Final:
     Attributes:
         status: its last status document.
         result: its comparison of models (see `learn.evaluate.comparison`).
-        entries: own entries, or rounds in mode pushsum.
-        entry_bytes: size of each own entry kept, whole: header, vector, signature and payload; empty in mode pushsum.
+        entries: own entries, or rounds where sites keep no entries.
+        entry_bytes: size of each own entry kept, whole: header, vector, signature and payload; else empty.
         entry_bytes_mean: of own entries, or of the shares sent.
         steps: optimiser steps over all own entries.
         egress: (messages, bytes) that left, by kind.
@@ -172,34 +170,23 @@ def _late(federation: LocalFederation, documents: Mapping[str, StatusDocument | 
 
 
 def _final(site: SiteProcess, status: StatusDocument, result: dict[str, Any]) -> Final:
-    store = Store(site.state_dir / STORE_NAME, read_only=True)
-    try:
-        own = [entry for entry in store.load_entries() if entry.author.hex() == status.key]
-        rounds = store.history("round")
-    finally:
-        store.close()
     verdict = verify(site.state_dir / EGRESS_NAME)
     egress: dict[str, tuple[int, int]] = {}
     for (_, kind), total in verdict.totals.items():
         messages, size = egress.get(kind, (0, 0))
         egress[kind] = (messages + total.messages, size + total.bytes)
-    if status.mode == "ledger":
-        sizes = [len(entry.encoded) for entry in own]
-        entries, steps = len(own), sum(decode(entry.encoded).steps for entry in own)
-        mean = fmean(sizes) if sizes else 0.0
-    else:
-        # A round that a crash took back was trained again under its number.
-        taken = {row["number"]: row["steps"] for row in rounds}
-        shares, size = egress.get(SHARE, (0, 0))
-        sizes, mean = [], size / shares if shares else 0.0
-        entries, steps = status.averaging.published, sum(taken.values())
+    store = Store(site.state_dir / STORE_NAME, read_only=True)
+    try:
+        work = MODES[status.mode].own_work(SiteKey(bytes.fromhex(status.key)), store, status.averaging, egress)
+    finally:
+        store.close()
     return Final(
         status=status,
         result=result,
-        entries=entries,
-        entry_bytes=sizes,
-        entry_bytes_mean=mean,
-        steps=steps,
+        entries=work.entries,
+        entry_bytes=work.entry_bytes,
+        entry_bytes_mean=work.mean_bytes,
+        steps=work.steps,
         egress=egress,
         egress_problem=verdict.problem,
     )

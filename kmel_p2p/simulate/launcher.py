@@ -28,6 +28,7 @@ from kmel_p2p.simulate.report_pooled import pooled_model
 from kmel_p2p.simulate.report_spread import final_trunks, spread
 from kmel_p2p.simulate.sites import found
 from kmel_p2p.simulate.view import View
+from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.state.lockfile import holder
 
 MARKER = ".kmel-simulation"
@@ -74,7 +75,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
         pooled = pooled_model(
             simulation, charter, divided, finals, out, lambda done, total: shown.update(f"pooled model: {done}/{total}")
         )
-    apart = spread(final_trunks(state_dirs), charter) if charter.averaging.mode == "pushsum" else None
+    apart = None if mode_of(charter).one_trunk else spread(final_trunks(state_dirs), charter)
     wall_s = time.monotonic() - began
     outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, wall_s, out, apart)
     report, details = build_report(outcome), build_details(outcome)

@@ -48,7 +48,7 @@ class Outcome:
     """With the pooled model."""
     out: Path
     spread: float | None = None
-    """Mode pushsum: how far apart the sites' trunks are (`report_spread.spread`)."""
+    """Where each site has a trunk of its own: how far apart the sites' trunks are (`report_spread.spread`)."""
 
 
 def build_report(outcome: Outcome) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def build_report(outcome: Outcome) -> dict[str, Any]:
         "baseline_median": mean_test(outcome.pooled.baseline_median[e.name] for e in endpoints),
         "fp32_bytes_per_exchange": 4 * params,
         "sites": [_site(name, final) for name, final in outcome.finals.items()],
-        **({} if outcome.spread is None else {"mode": "pushsum", "spread": outcome.spread}),
+        **({} if outcome.spread is None else {"mode": outcome.charter.averaging.mode, "spread": outcome.spread}),
     }
 
 
@@ -157,7 +157,7 @@ def write_report(out: Path, report: Mapping[str, Any], details: Mapping[str, Any
 
 
 def require_agreement(report: Mapping[str, Any]) -> None:
-    """In mode ledger, all sites hold the same entries and the same trunk. In mode pushsum they never do.
+    """All sites must hold the same entries and the same trunk, unless the mode gives each a trunk of its own.
 
     Raises:
         SiteFailedError: they do not; shows vectors and digests.

@@ -37,7 +37,7 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         metric=plots.error_label(report),
         kinds=sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
         models=list(plots.MODEL_STYLE),
-        pushsum="spread" in report,
+        own_trunks="spread" in report,
         agreed=len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
         error_by_model=Markup(plots.error_by_model(report, details)),
         error_by_entry=Markup(plots.error_by_entry(report, details)),

@@ -1,4 +1,4 @@
-"""How far apart the sites' trunks are at the end of a run in averaging mode `pushsum`."""
+"""How far apart the sites' trunks are at the end of a run in which each has its own."""
 
 from __future__ import annotations
 

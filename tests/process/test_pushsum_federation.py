@@ -64,7 +64,7 @@ def test_a_killed_daemon_loses_no_mass_and_the_models_are_better_than_local_ones
         for site in federation:
             verdict = verify(site.state_dir / EGRESS_NAME)
             assert verdict.problem == ""
-            shares = [line for line in egress_lines(site.state_dir) if line["kind"] == "Transfer"]
+            shares = [line for line in egress_lines(site.state_dir) if line["kind"] == "MassTransfer"]
             assert shares
             assert all("trunk.0.weight" in line["what"] and line["messages"] == 1 for line in shares)
             assert len(log_times(site, "share sent")) > 0

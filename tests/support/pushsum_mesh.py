@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Compute, Computed, Emit, Event, Message, Persisted, Send, Persist
+from kmel_p2p.core.effects import Compute, Computed, Emit, Event, Message, Persist, Persisted, Send
 from kmel_p2p.core.membership.events import MemberBack, MemberUnreachable
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
-from kmel_p2p.core.pushsum.messages import SCHEMAS, Transfer
+from kmel_p2p.core.pushsum.journal import restore
+from kmel_p2p.core.pushsum.messages import SCHEMAS, MassTransfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
 from kmel_p2p.core.pushsum.share import decode
-from kmel_p2p.core.pushsum.state import Minted, State, restore
+from kmel_p2p.core.pushsum.state import Minted, PushSumState
 from kmel_p2p.core.pushsum.transfers import TransferSettings
 from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
@@ -144,9 +145,9 @@ class Mesh:
         for n in range(len(classes) if present is None else present):
             self.start(n)
 
-    def _minted(self, n: int, values: NDArray[np.float32]) -> State:
+    def _minted(self, n: int, values: NDArray[np.float32]) -> PushSumState:
         """A site that has its weight and differs from the initial trunk by `values`."""
-        state = State.fresh(self.base, bytes([n, 1]) * 4)
+        state = PushSumState.fresh(self.base, bytes([n, 1]) * 4)
         state.apply(Minted(size_weight(self.classes[n], (), 1.0)))
         state.holding.replace(state.holding.moved(values))
         self.inputs += state.holding.sums.astype(object)
@@ -161,7 +162,7 @@ class Mesh:
         self.starts[n] += 1
         if disk.state is None and not disk.journal:
             self.lives[n] += 1
-            state = State.fresh(self.base, bytes([n, self.lives[n]]) * 4)
+            state = PushSumState.fresh(self.base, bytes([n, self.lives[n]]) * 4)
         else:
             assert disk.state is not None
             state = restore(self.base, disk.state, disk.journal, "disk")
@@ -340,7 +341,7 @@ class Mesh:
 
     def _carry(self, n: int, to: int, message: Message) -> None:
         data = self.encode(message)
-        self.sent_bytes[n] += len(data) if isinstance(message, Transfer) else 0
+        self.sent_bytes[n] += len(data) if isinstance(message, MassTransfer) else 0
         copies = 1 + (self.rng.random() < self.faults.repeat)
         for _ in range(copies):
             if self.rng.random() >= self.faults.loss and not self.cut(n, to):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Emit, LinkUp, Send, Persist
+from kmel_p2p.core.effects import Dial, Effect, Emit, LinkUp, Persist, Send
 from kmel_p2p.core.membership import LAN, SCHEMAS, Membership, MembershipSettings, OwnDescription, RosterSite
 from kmel_p2p.core.types import MILLISECOND
 from kmel_p2p.core.wire import Wire

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Message, Record, Send, Persist
+from kmel_p2p.core.effects import Dial, Effect, Emit, Event, Message, Persist, Record, Send
 from kmel_p2p.core.membership import settings as formulas
 from kmel_p2p.core.membership.descriptor import (
     GENERATION_MAX,

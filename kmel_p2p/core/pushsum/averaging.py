@@ -19,15 +19,14 @@ from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persisted, Sen
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import PushSumRefused, RoundCounted
-from kmel_p2p.core.pushsum.keeper import Keeper
-from kmel_p2p.core.pushsum.messages import Ask, Inquiry, Progress, Receipt, Standings, Transfer
+from kmel_p2p.core.pushsum.journal import Journal
+from kmel_p2p.core.pushsum.messages import Inquiry, MassTransfer, ProgressReport, Receipt, ShareRequest, Statements
 from kmel_p2p.core.pushsum.mixing import Mixing
 from kmel_p2p.core.pushsum.progress import ProgressTable, Told
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
 from kmel_p2p.core.pushsum.share import payload_bytes
-from kmel_p2p.core.pushsum.spread import Spread
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable
-from kmel_p2p.core.pushsum.state import Minted, Moved, State
+from kmel_p2p.core.pushsum.state import Minted, Moved, PushSumState
+from kmel_p2p.core.pushsum.statements import Statement, StatementExchange, StatementTable
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, RoundTrained
 from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundSettings, RoundState, Wait, size_class
@@ -42,7 +41,7 @@ class PushSumAveraging(RoundMachine):
         generation: the site's persisted count of starts.
     """
 
-    messages: tuple[type[Message], ...] = (Standings, Progress, Transfer, Inquiry, Receipt, Ask)
+    messages: tuple[type[Message], ...] = (Statements, ProgressReport, MassTransfer, Inquiry, Receipt, ShareRequest)
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class PushSumAveraging(RoundMachine):
         members: Members,
         rng: Randomness,
         settings: PushSumSettings,
-        state: State,
+        state: PushSumState,
         generation: int,
         now: Micros,
     ) -> None:
@@ -60,13 +59,13 @@ class PushSumAveraging(RoundMachine):
         self._rules = rules
         self._resting = False
         self._stated = (self.phase, self._resting, state.offset, state.weight)
-        self._keeper = Keeper(state, self._outbox)
+        self._journal = Journal(state, self._outbox)
         self._coding = Coding(self._outbox, len(state.holding), settings.at_once)
-        self.table = StandingTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
+        self.table = StatementTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
         self.progress = ProgressTable(self._key, self.table, members.alive, rules.entry_limit)
         about = (identity, rules.charter_id, self.table, self._describe, generation)
-        self._spread = Spread(*about, members.alive, self._outbox, rng, settings.interval, now)
-        coded = (self._keeper, self._coding, self.table, self._is_alive, self._outbox, rng)
+        self._exchange = StatementExchange(*about, members.alive, self._outbox, rng, settings.interval, now)
+        coded = (self._journal, self._coding, self.table, self._is_alive, self._outbox, rng)
         self._transfers = Transfers(*coded, settings.transfers, rules.age_limit, now)
         self._transfers.trains = lambda: self.phase is Phase.TRAINING
         self._transfers.on_work = self._on_work
@@ -104,19 +103,19 @@ class PushSumAveraging(RoundMachine):
     def _on_message(self, sender: SiteKey, message: Message, now: Micros) -> None:
         try:
             match message:
-                case Standings():
-                    for standing in self._spread.on_standings(sender, message):
-                        self._note(standing, now)
-                case Progress():
+                case Statements():
+                    for statement in self._exchange.on_statements(sender, message):
+                        self._note(statement, now)
+                case ProgressReport():
                     self.progress.take(sender, Told(message.rounds, message.step_us))
-                case Transfer():
+                case MassTransfer():
                     self._transfers.on_transfer(sender, message, self._mixing.reached())
                 case Inquiry():
                     self._transfers.on_inquiry(sender, message)
                 case Receipt():
                     self._transfers.on_receipt(sender, message)
-                case Ask():
-                    self._mixing.on_ask(sender, now)
+                case ShareRequest():
+                    self._mixing.on_share_request(sender, now)
         except WireError as error:
             self._outbox.append(Emit(PushSumRefused(sender, str(error))))
 
@@ -130,16 +129,16 @@ class PushSumAveraging(RoundMachine):
             case Computed():
                 self._coding.computed(cmd.ticket, cmd.result)
             case Persisted():
-                self._keeper.persisted(cmd.ticket, now)
+                self._journal.persisted(cmd.ticket, now)
 
     def member_event(self, event: Event, now: Micros) -> None:
         """Membership's verdict on a site changed."""
         match event:
             case MemberJoined(key=key) | MemberBack(key=key):
-                self._spread.forget(key)
+                self._exchange.forget(key)
                 self._transfers.is_back(key, now)
                 if key in self.progress.watchers():
-                    self._spread.greet(key)
+                    self._exchange.greet(key)
                     self._tell_progress([key])
             case MemberUnreachable(key=key) | MemberLeft(key=key):
                 self.progress.forget(key)
@@ -150,11 +149,11 @@ class PushSumAveraging(RoundMachine):
         self._turn(now)
 
     def _on_time(self, now: Micros) -> None:
-        self._spread.advance(now)
+        self._exchange.advance(now)
         self._transfers.advance(now)
 
     def _deadlines_us(self) -> Iterable[Micros | None]:
-        return self._spread.deadline(), self._transfers.deadline(), self._mixing.deadline(self.phase)
+        return self._exchange.deadline(), self._transfers.deadline(), self._mixing.deadline(self.phase)
 
     def _before_round(self, now: Micros) -> None:
         """Nothing to do."""
@@ -162,13 +161,13 @@ class PushSumAveraging(RoundMachine):
     def _after_round(self, now: Micros) -> None:
         newer = self._mixing.ask_if_old(self.phase, now)
         if newer is not None:
-            self._outbox.append(Send(newer, Ask()))
+            self._outbox.append(Send(newer, ShareRequest()))
         self._mixing.wind_down(self.phase, now)
         self._resting = self._mixing.resting
         stated = (self.phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
         if stated != self._stated:
             self._stated = (*stated[:3], self._weight())
-            self._spread.announce()
+            self._exchange.announce()
 
     def _phase_changed(self) -> None:
         self._tell_progress(self.progress.watchers())
@@ -206,7 +205,7 @@ class PushSumAveraging(RoundMachine):
             self._unready(str(moved))
             return
         self.state.count(moved)
-        self._keeper.checkpoint(result.own_state_file, moved.copy, lambda now: self._round_stored(result.number))
+        self._journal.checkpoint(result.own_state_file, moved.copy, lambda now: self._round_stored(result.number))
 
     def _round_stored(self, number: int) -> None:
         self._commit()
@@ -222,7 +221,7 @@ class PushSumAveraging(RoundMachine):
         if reason or self._coding.is_busy:
             return Wait(reason)
         if not self.state.weight:
-            self._keeper.change(Minted(self._weight()))
+            self._journal.change(Minted(self._weight()))
         return self._limit(self.state.level) or self._plateau()
 
     def _why_wait(self, now: Micros) -> str:
@@ -249,25 +248,25 @@ class PushSumAveraging(RoundMachine):
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
-    def _note(self, standing: Standing, now: Micros) -> None:
+    def _note(self, statement: Statement, now: Micros) -> None:
         """A site stated something new."""
-        self._transfers.check_life(standing)
-        self.progress.note(standing)
+        self._transfers.check_life(statement)
+        self.progress.note(statement)
         # A share of early work that it missed while it was down would otherwise come after the last ones, to it alone.
-        if standing.generation > self._generations.get(standing.site, standing.generation):
-            self._transfers.is_back(standing.site, now)
-        self._generations[standing.site] = standing.generation
+        if statement.generation > self._generations.get(statement.site, statement.generation):
+            self._transfers.is_back(statement.site, now)
+        self._generations[statement.site] = statement.generation
 
     def _on_work(self, sender: SiteKey) -> None:
         if self.phase is Phase.LISTENING:
             self._mixing.answer(sender)
 
     def _tell_progress(self, sites: list[SiteKey]) -> None:
-        told = Progress(self.state.rounds, self._pacing.step_us)
+        told = ProgressReport(self.state.rounds, self._pacing.step_us)
         self._outbox.extend(Send(key, told) for key in sites)
 
-    def _describe(self, generation: int, counter: int) -> Standing:
-        return Standing(
+    def _describe(self, generation: int, counter: int) -> Statement:
+        return Statement(
             site=self._key,
             generation=generation,
             counter=counter,

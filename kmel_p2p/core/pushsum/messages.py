@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.pushsum.holding import MAX_MASS
-from kmel_p2p.core.pushsum.standing import LIFE_BYTES, MAX_ROUNDS, MAX_STANDING_BYTES
 from kmel_p2p.core.wire import Schema, blob, flag, listing, uint
 
 MAX_PAYLOAD_BYTES = 128 * 1024 * 1024
 MAX_NUMBER = 2**40
+MAX_ROUNDS = 2**33
+MAX_STATEMENT_BYTES = 256
+LIFE_BYTES = 8
+"""Size of a `life`: drawn when a site's store is made, so that a store that was replaced is told from it."""
 
 
-class Verdict(enum.IntEnum):
+class TransferVerdict(enum.IntEnum):
     """What became of a transfer at its receiver."""
 
     APPLIED = 0
@@ -26,7 +29,7 @@ class Verdict(enum.IntEnum):
 
 
 class Hop(enum.IntEnum):
-    """Where a message stands in an exchange of standings, so that exchanges end."""
+    """Where a message stands in an exchange of statements, so that exchanges end."""
 
     NOTICE = 0
     """Asks for nothing."""
@@ -37,18 +40,18 @@ class Hop(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standings(Message):
+class Statements(Message):
     """Where sites stand: the sender itself, and what else is news since it last told the receiver."""
 
-    standings: tuple[bytes, ...]
-    """As `standing.Standing.encoded`."""
+    statements: tuple[bytes, ...]
+    """As `statement.Statement.encoded`."""
     digest: int
     """Of all that the sender knows: equal ones need no further words."""
     hop: Hop
 
 
 @dataclass(frozen=True, slots=True)
-class Progress(Message):
+class ProgressReport(Message):
     """How far the sender has come. Sent to its watchers after every round."""
 
     rounds: int
@@ -57,7 +60,7 @@ class Progress(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer(Message):
+class MassTransfer(Message):
     """Mass on its way. Numbers rise per (life of the sender, receiver) and one is under way at a time."""
 
     number: int
@@ -87,11 +90,11 @@ class Receipt(Message):
 
     number: int
     life: bytes
-    verdict: Verdict
+    verdict: TransferVerdict
 
 
 @dataclass(frozen=True, slots=True)
-class Ask(Message):
+class ShareRequest(Message):
     """The sender's trunk is too old to train from: please send some mass."""
 
 
@@ -102,12 +105,12 @@ _ROUND = uint(MAX_ROUNDS)
 SCHEMAS = (
     Schema(
         40,
-        Standings,
-        {"standings": listing(blob(MAX_STANDING_BYTES), MAX_SITES), "digest": uint(2**64 - 1), "hop": uint(2)},
+        Statements,
+        {"statements": listing(blob(MAX_STATEMENT_BYTES), MAX_SITES), "digest": uint(2**64 - 1), "hop": uint(2)},
     ),
     Schema(
         41,
-        Transfer,
+        MassTransfer,
         {
             "number": _NUMBER,
             "sender_life": _LIFE,
@@ -120,6 +123,6 @@ SCHEMAS = (
     ),
     Schema(42, Inquiry, {"number": _NUMBER, "sender_life": _LIFE, "receiver_life": _LIFE}),
     Schema(43, Receipt, {"number": _NUMBER, "life": _LIFE, "verdict": uint(2)}),
-    Schema(44, Ask, {}),
-    Schema(45, Progress, {"rounds": _ROUND, "step_us": uint(2**40)}),
+    Schema(44, ShareRequest, {}),
+    Schema(45, ProgressReport, {"rounds": _ROUND, "step_us": uint(2**40)}),
 )

@@ -13,8 +13,8 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.pushsum.progress import ProgressTable
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.share import Bits
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable
-from kmel_p2p.core.pushsum.state import State
+from kmel_p2p.core.pushsum.state import PushSumState
+from kmel_p2p.core.pushsum.statements import Statement, StatementTable
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds import Members, Phase
 from kmel_p2p.core.types import Micros, Randomness
@@ -23,7 +23,7 @@ from kmel_p2p.core.types import Micros, Randomness
 class Unanimity:
     """Whether something holds for all of many sites. Asked on every input, so one exception is remembered."""
 
-    def __init__(self, table: StandingTable, holds: Callable[[Standing], bool]) -> None:
+    def __init__(self, table: StatementTable, holds: Callable[[Statement], bool]) -> None:
         self._table = table
         self._holds = holds
         self._sites: tuple[SiteKey, ...] = ()
@@ -48,8 +48,8 @@ class Unanimity:
         return self._exception is None
 
     def _is_so(self, site: SiteKey) -> bool:
-        standing = self._table.get(site)
-        return standing is not None and self._holds(standing)
+        statement = self._table.get(site)
+        return statement is not None and self._holds(statement)
 
 
 class Mixing:
@@ -57,11 +57,11 @@ class Mixing:
 
     def __init__(
         self,
-        state: State,
+        state: PushSumState,
         rules: PushSumRules,
         settings: PushSumSettings,
         members: Members,
-        table: StandingTable,
+        table: StatementTable,
         progress: ProgressTable,
         transfers: Transfers,
         weight: Callable[[], int],
@@ -117,11 +117,11 @@ class Mixing:
                 self._transfers.send(partner, weight, self._rules.last_bits)
                 return
 
-    def _takers_in_ring(self) -> list[Standing]:
+    def _takers_in_ring(self) -> list[Statement]:
         takers, own = self.takers(), self._progress.own
         return [s for s in takers if s.site > own] + [s for s in takers if s.site < own]
 
-    def takers(self) -> list[Standing]:
+    def takers(self) -> list[Statement]:
         """Reachable sites that take part and that we may send to, in key order."""
         near = self._settings.neighbours
         told = self._table.among(self._members.alive())
@@ -129,21 +129,21 @@ class Mixing:
 
     def answer(self, sender: SiteKey) -> None:
         """While we listen: give a training site back what its weight asks for."""
-        standing = self._table.get(sender)
-        if standing is not None:
-            self._send_to(standing)
+        statement = self._table.get(sender)
+        if statement is not None:
+            self._send_to(statement)
 
-    def on_ask(self, sender: SiteKey, now: Micros) -> None:
+    def on_share_request(self, sender: SiteKey, now: Micros) -> None:
         """A site with an old trunk asks for a share: at most one per retry period."""
-        standing = self._table.get(sender)
+        statement = self._table.get(sender)
         due = self._answered.get(sender, now)
-        if standing is not None and now >= due and not self.is_old():
-            self._answered[sender] = now + self._settings.transfers.retry_first
-            self._send_to(standing)
+        if statement is not None and now >= due and not self.is_old():
+            self._answered[sender] = now + self._settings.transfers.retry_first_us
+            self._send_to(statement)
 
-    def _send_to(self, standing: Standing) -> None:
-        if self._transfers.may_send(standing, self._weight()):
-            self._transfers.send(standing, self._weight(), self._rules.bits)
+    def _send_to(self, statement: Statement) -> None:
+        if self._transfers.may_send(statement, self._weight()):
+            self._transfers.send(statement, self._weight(), self._rules.bits)
 
     # ---- age ----------------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class Mixing:
         """Whom to ask for a share now, if anybody."""
         if phase is Phase.PREPARING or now < self._next_ask or not self.is_old():
             return None
-        self._next_ask = now + self._settings.transfers.retry_first
+        self._next_ask = now + self._settings.transfers.retry_first_us
         newer = self._progress.at_least(self.reached())
         return self._rng.choice(newer) if newer else None
 
@@ -180,7 +180,7 @@ class Mixing:
         if self._left is None:
             # Sites that come and go after the end do not start it over, unless one has trained since. Judged by what
             # all have stated, so that all judge alike: work of one alone would reach nobody else evenly.
-            self._work = self._state.rounds + sum(standing.rounds for standing in self._table)
+            self._work = self._state.rounds + sum(statement.rounds for statement in self._table)
             self._left = 0 if self._work == self._rested else self._rules.last_exchanges
             self._next_last = now
         while self._left and now >= self._next_last:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable
+from kmel_p2p.core.pushsum.statements import Statement, StatementTable
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Micros
 
@@ -33,7 +33,7 @@ class ProgressTable:
     """Progress of the sites that told us. Says nothing of sites that are not alive."""
 
     def __init__(
-        self, own: SiteKey, table: StandingTable, alive: Callable[[], tuple[SiteKey, ...]], round_limit: int
+        self, own: SiteKey, table: StatementTable, alive: Callable[[], tuple[SiteKey, ...]], round_limit: int
     ) -> None:
         self.own = own
         self._table = table
@@ -55,15 +55,15 @@ class ProgressTable:
             raise WireError(f"progress beyond the charter's {self._round_limit} entries")
         self._told[sender] = told
         self._version += 1
-        standing = self._table.get(sender)
-        if standing is not None:
-            self.note(standing)
+        statement = self._table.get(sender)
+        if statement is not None:
+            self.note(statement)
 
-    def note(self, standing: Standing) -> None:
+    def note(self, statement: Statement) -> None:
         """A site stated something new."""
-        told = self._told.get(standing.site)
-        rounds = max(standing.rounds, told.rounds) if told else standing.rounds
-        self._highest = max(self._highest, standing.offset + rounds)
+        told = self._told.get(statement.site)
+        rounds = max(statement.rounds, told.rounds) if told else statement.rounds
+        self._highest = max(self._highest, statement.offset + rounds)
 
     def forget(self, site: SiteKey) -> None:
         """A site went away or came up anew: it will tell again."""
@@ -123,8 +123,8 @@ class ProgressTable:
             self._ring = alive, (ring[:MAX_WATCHERS], ring[-MAX_WATCHERS:])
         return self._ring[1]
 
-    def _watched(self) -> list[Standing]:
-        """Standings of the sites that tell us their progress."""
+    def _watched(self) -> list[Statement]:
+        """Statements of the sites that tell us their progress."""
         return [s for s in map(self._table.get, self._ring_of_alive()[1]) if s is not None]
 
     def _levels(self) -> dict[SiteKey, int]:
@@ -138,5 +138,5 @@ class ProgressTable:
                 levels[s.site] = s.offset + s.rounds
         return levels
 
-    def _training(self) -> list[Standing]:
+    def _training(self) -> list[Statement]:
         return [s for s in self._watched() if s.phase == Phase.TRAINING and s.site in self._told]

@@ -104,7 +104,7 @@ class PushSumSettings:
         settle_us: how long a starting site waits to hear from every reachable site before its first round.
         neighbours: the only sites shares are sent to; empty for all. Lists should be mutual.
         stuck_after_us: how long a site that trains without progress holds this one back; at least 16 own rounds.
-        interval: between two exchanges of standings with a random site, microseconds.
+        interval: between two exchanges of statements with a random site, microseconds.
         at_once: values of a trunk up to which shares are coded at once, and not off the event loop.
         transfers: back-off of inquiries.
     """

@@ -146,10 +146,10 @@ def _dequantise(body: memoryview, size: int, bits: int) -> Sums:
     level = _unpack(levels, carried, bits)
     if carried and not -top <= int(level.min()) <= int(level.max()) <= top:
         raise WireError("level of a share out of range")
-    return _spread(level, mantissa << exponent, size)
+    return _exchange(level, mantissa << exponent, size)
 
 
-def _spread(level: NDArray[np.int16] | NDArray[np.int8], step: Sums, size: int) -> Sums:
+def _exchange(level: NDArray[np.int16] | NDArray[np.int8], step: Sums, size: int) -> Sums:
     """Levels of the chunks with a step, times it, at their places: int64[size]."""
     sums = np.zeros((step.size, CHUNK), np.int64)
     flat = sums.reshape(-1)

@@ -6,7 +6,6 @@ and when a journal is read back, so a restart arrives at the same integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -14,7 +13,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.errors import Bug, ConfigError, KmelError
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.pushsum.events import Treatment
 from kmel_p2p.core.pushsum.holding import Holding, Sums
@@ -89,8 +88,6 @@ MAX_ENDED = 8
 
 Change: TypeAlias = Minted | Debited | Credited | Settled
 
-_CODES: tuple[type[Any], ...] = (Minted, Debited, Credited, Settled)
-
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -103,11 +100,11 @@ class Moved:
 
 
 @dataclass(slots=True)
-class State:
+class PushSumState:
     """See the module docstring.
 
     Attributes:
-        life: names this store; see `standing.Standing.life`.
+        life: names this store; see `statement.Statement.life`.
         holding: sum and mass.
         velocity: outer momentum, float32[d].
         weight: starting mass once minted, 0 before.
@@ -133,7 +130,7 @@ class State:
     index: int = 0
 
     @classmethod
-    def fresh(cls, base: NDArray[np.float32], life: bytes) -> State:
+    def fresh(cls, base: NDArray[np.float32], life: bytes) -> PushSumState:
         """A site without history. `base`: initial trunk, float32[d]; `life`: 8 random bytes."""
         return cls(life, Holding(base), np.zeros(base.size, np.float32))
 
@@ -214,13 +211,13 @@ class State:
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 
-    def frozen(self, copy: Sums | None = None) -> Frozen:
+    def frozen(self, copy: Sums | None = None) -> StateCopy:
         """A copy that later changes do not touch; for another thread to encode.
 
         Args:
             copy: of the present sum, when there is one already.
         """
-        return Frozen(
+        return StateCopy(
             self.holding.sums.copy() if copy is None else copy,
             # Replaced by every round, never altered.
             self.velocity,
@@ -230,7 +227,7 @@ class State:
                 self.holding.mass,
                 [self.weight, self.rounds, self.offset, self.age, self.index],
                 [[to, number] for to, number in sorted(self.numbers.items())],
-                [_fields(owed) for _, owed in sorted(self.owed.items())],
+                [fields_of(owed) for _, owed in sorted(self.owed.items())],
                 [[sender, t.life, t.number, t.refused, t.ended] for sender, t in sorted(self.taken.items())],
             ],
         )
@@ -241,7 +238,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class StateCopy:
     """A state at one moment. Immutable."""
 
     sums: Sums
@@ -261,42 +258,7 @@ class Frozen:
         return out
 
 
-def encode_change(change: Change) -> bytes:
-    """The bytes of one journal record."""
-    packed: bytes = msgpack.packb([_CODES.index(type(change)), *_fields(change)], use_bin_type=True)
-    return packed
-
-
-def restore(base: NDArray[np.float32], state: bytes, journal: Iterable[tuple[int, bytes]], source: str) -> State:
-    """The state a store holds.
-
-    Args:
-        base: initial trunk, float32[d].
-        state: of the newest `StateRecord`.
-        journal: (index, body) of the journal records after it, in order.
-        source: the store's path, for the error.
-
-    Raises:
-        ConfigError: the store does not hold a state of this trunk.
-    """
-    try:
-        found = _decode_state(base, state)
-        for index, body in journal:
-            if index <= found.index:
-                continue
-            if index != found.index + 1:
-                raise Bug(f"record {found.index + 1} is missing")
-            found.apply(_decode_change(body))
-            found.index = index
-    except (KmelError, ValueError, TypeError, IndexError, KeyError, msgpack.exceptions.UnpackException) as error:
-        raise ConfigError(
-            f"{source}: the stored pushsum state does not stand ({type(error).__name__}: {error}); the store belongs "
-            "to another charter or was altered. Move it away and start again: this site then joins as a newcomer"
-        ) from error
-    return found
-
-
-def _decode_state(base: NDArray[np.float32], data: bytes) -> State:
+def decode_state(base: NDArray[np.float32], data: bytes) -> PushSumState:
     start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
     version, life, mass, numbers, sent, owed, taken = msgpack.unpackb(data[LENGTH_BYTES:start], raw=False)
     if version != STATE_VERSION:
@@ -308,7 +270,7 @@ def _decode_state(base: NDArray[np.float32], data: bytes) -> State:
     sums = np.frombuffer(data, "<i8", d, start).astype(np.int64)
     speed = np.frombuffer(data, "<f4", d, start + 8 * d).astype(np.float32)
     transfers = [Debited(*fields) for fields in owed]
-    return State(
+    return PushSumState(
         life=life,
         holding=Holding(base, sums, mass),
         velocity=speed,
@@ -326,14 +288,5 @@ def _decode_state(base: NDArray[np.float32], data: bytes) -> State:
     )
 
 
-def _decode_change(body: bytes) -> Change:
-    code, *fields = msgpack.unpackb(body, raw=False)
-    change: Change = _CODES[code](*fields)
-    if isinstance(change, Credited):
-        sender, number, life, mass, age, treatment, payload = fields
-        change = Credited(SiteKey(sender), number, life, mass, age, Treatment(treatment), payload)
-    return change
-
-
-def _fields(change: Change) -> list[Any]:
+def fields_of(change: Change) -> list[Any]:
     return [getattr(change, name) for name in type(change).__dataclass_fields__]

@@ -21,11 +21,11 @@ from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, Treatment
 from kmel_p2p.core.pushsum.holding import Sums, within_distance
-from kmel_p2p.core.pushsum.keeper import Keeper
-from kmel_p2p.core.pushsum.messages import Inquiry, Receipt, Transfer, Verdict
+from kmel_p2p.core.pushsum.journal import Journal
+from kmel_p2p.core.pushsum.messages import Inquiry, MassTransfer, Receipt, TransferVerdict
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
-from kmel_p2p.core.pushsum.standing import Standing, StandingTable
 from kmel_p2p.core.pushsum.state import Credited, Debited, Settled
+from kmel_p2p.core.pushsum.statements import Statement, StatementTable
 from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 
 LEAST_SHIFT = 4
@@ -36,9 +36,9 @@ LEAST_SHIFT = 4
 class TransferSettings:
     """What is done about overdue receipts; times in microseconds."""
 
-    retry_first: Micros = 20 * SECOND
+    retry_first_us: Micros = 20 * SECOND
     """Longer than a transfer usually takes, so that what is still on its way is not asked for again."""
-    retry_most: Micros = 600 * SECOND
+    retry_most_us: Micros = 600 * SECOND
     inquire_above: int = 64 * 1024
     """Payload bytes above which it is asked first whether the transfer arrived; smaller ones are simply sent again."""
 
@@ -66,9 +66,9 @@ class Transfers:
 
     def __init__(
         self,
-        keeper: Keeper,
+        journal: Journal,
         coding: Coding,
-        standings: StandingTable,
+        statements: StatementTable,
         is_alive: Callable[[SiteKey], bool],
         outbox: deque[Effect],
         rng: Randomness,
@@ -76,10 +76,10 @@ class Transfers:
         age_limit: int,
         now: Micros,
     ) -> None:
-        self._keeper = keeper
+        self._journal = journal
         self._coding = coding
-        self._state = keeper.state
-        self._standings = standings
+        self._state = journal.state
+        self._statements = statements
         self._is_alive = is_alive
         self._outbox = outbox
         self._rng = rng
@@ -87,7 +87,7 @@ class Transfers:
         self._age_limit = age_limit
         self._taking: dict[SiteKey, tuple[bytes, int]] = {}
         """Life and number of what is being decoded or stored, by sender."""
-        self._retries = {key: _Retry(now, settings.retry_first) for key in self._state.owed}
+        self._retries = {key: _Retry(now, settings.retry_first_us) for key in self._state.owed}
         self.trains: Callable[[], bool] = lambda: False
         """Whether this site goes on training."""
         self.on_work: Callable[[SiteKey], None] = lambda sender: None
@@ -95,19 +95,19 @@ class Transfers:
 
     # ---- sending ------------------------------------------------------------------------------------------------
 
-    def may_send(self, to: Standing, weight: int) -> bool:
+    def may_send(self, to: Statement, weight: int) -> bool:
         """Whether a transfer to that site can start now. `weight`: own starting mass."""
         return to.site not in self._state.owed and self._share_of_mass(to, weight) > 0
 
-    def send(self, to: Standing, weight: int, bits: Bits) -> None:
+    def send(self, to: Statement, weight: int, bits: Bits) -> None:
         """Debit a share for `to`, store it, and send it once it is durable; nothing if that cannot be any more."""
         seed = self._rng.randrange(2**64)
 
         def prepare() -> Callable[[], _Share] | None:
-            standing = self._standings.get(to.site)
-            if standing is None or not self.may_send(standing, weight):
+            statement = self._statements.get(to.site)
+            if statement is None or not self.may_send(statement, weight):
                 return None
-            mass, life, holding = self._share_of_mass(standing, weight), standing.life, self._state.holding
+            mass, life, holding = self._share_of_mass(statement, weight), statement.life, self._state.holding
             return lambda: _Share(life, mass, *encode(holding, mass, bits, seed))
 
         self._coding.run(prepare, lambda share: self._debit(to.site, share))
@@ -115,12 +115,12 @@ class Transfers:
     def _debit(self, to: SiteKey, share: _Share) -> None:
         number = self._state.numbers.get(to, 0) + 1
         transfer = Debited(to, number, share.life, share.mass, self._state.age, share.payload)
-        self._keeper.change(transfer, share.sums, then=lambda now: self._first_sending(transfer, now))
-        standing = self._standings.get(to)
-        if standing is not None:
-            self.check_life(standing)
+        self._journal.change(transfer, share.sums, then=lambda now: self._first_sending(transfer, now))
+        statement = self._statements.get(to)
+        if statement is not None:
+            self.check_life(statement)
 
-    def _share_of_mass(self, to: Standing, weight: int) -> int:
+    def _share_of_mass(self, to: Statement, weight: int) -> int:
         """Mass for `to`, 0 for none: such that masses settle in proportion to weights (detailed balance)."""
         held = self._state.holding.mass
         mass = held * to.weight // max(1, weight + to.weight)
@@ -129,7 +129,7 @@ class Transfers:
     def _first_sending(self, transfer: Debited, now: Micros) -> None:
         if self._state.owed.get(transfer.to) is not transfer:
             return
-        self._retries[transfer.to] = _Retry(now + self._settings.retry_first, self._settings.retry_first)
+        self._retries[transfer.to] = _Retry(now + self._settings.retry_first_us, self._settings.retry_first_us)
         self._outbox.append(Emit(MassSent(transfer.to, transfer.number, transfer.mass, len(transfer.payload))))
         self._send_body(transfer)
 
@@ -141,7 +141,7 @@ class Transfers:
             self._send_body(owed)
 
     def _send_body(self, transfer: Debited) -> None:
-        body = Transfer(
+        body = MassTransfer(
             transfer.number,
             self._state.life,
             transfer.life,
@@ -155,12 +155,12 @@ class Transfers:
     # ---- time and membership ------------------------------------------------------------------------------------
 
     def advance(self, now: Micros) -> None:
-        """Ask about, or send again, transfers whose receipts are overdue."""
+        """ShareRequest about, or send again, transfers whose receipts are overdue."""
         for key in sorted(self._retries):
             retry = self._retries[key]
             if now >= retry.at and self._is_alive(key):
                 retry.at = now + retry.delay
-                retry.delay = min(2 * retry.delay, self._settings.retry_most)
+                retry.delay = min(2 * retry.delay, self._settings.retry_most_us)
                 self._remind(self._state.owed[key], retry)
 
     def deadline(self) -> Micros | None:
@@ -170,17 +170,17 @@ class Transfers:
     def is_back(self, key: SiteKey, now: Micros) -> None:
         """A receiver is reachable again: ask at once."""
         if key in self._retries:
-            self._retries[key] = _Retry(now, self._settings.retry_first)
+            self._retries[key] = _Retry(now, self._settings.retry_first_us)
 
     def is_retired(self, key: SiteKey) -> None:
         """A site left the roster, and with it whatever mass it holds."""
         self._reclaim(key, "the site was retired")
 
-    def check_life(self, standing: Standing) -> None:
+    def check_life(self, statement: Statement) -> None:
         """A site told its present life: what was owed to an earlier one is lost with its store."""
-        owed = self._state.owed.get(standing.site)
-        if owed is not None and owed.life != standing.life:
-            self._reclaim(standing.site, "the site's store was replaced")
+        owed = self._state.owed.get(statement.site)
+        if owed is not None and owed.life != statement.life:
+            self._reclaim(statement.site, "the site's store was replaced")
 
     @property
     def is_pending(self) -> bool:
@@ -199,7 +199,7 @@ class Transfers:
 
         def put_back(sums: Sums) -> None:
             self._retries.pop(key, None)
-            self._keeper.change(Settled(key, owed.number, reclaimed=True), sums)
+            self._journal.change(Settled(key, owed.number, reclaimed=True), sums)
             self._outbox.append(Emit(MassReclaimed(key, owed.number, owed.mass, reason)))
 
         self._coding.run(prepare, put_back)
@@ -212,16 +212,16 @@ class Transfers:
         # A receipt before the first sending answers a transfer that does not exist yet.
         if owed is None or retry is None or receipt.number != owed.number or receipt.life != self._state.life:
             return
-        match Verdict(receipt.verdict):
-            case Verdict.APPLIED:
+        match TransferVerdict(receipt.verdict):
+            case TransferVerdict.APPLIED:
                 del self._retries[sender]
-                self._keeper.change(Settled(sender, owed.number, reclaimed=False))
-            case Verdict.REFUSED:
+                self._journal.change(Settled(sender, owed.number, reclaimed=False))
+            case TransferVerdict.REFUSED:
                 self._reclaim(sender, "the site refused it")
-            case Verdict.MISSING if retry.asked:
+            case TransferVerdict.MISSING if retry.asked:
                 retry.asked = False
                 self._send_body(owed)
-            case Verdict.MISSING:
+            case TransferVerdict.MISSING:
                 pass
 
     def on_inquiry(self, sender: SiteKey, inquiry: Inquiry) -> None:
@@ -230,7 +230,7 @@ class Transfers:
         if inquiry.receiver_life == self._state.life and taking != (inquiry.sender_life, inquiry.number):
             self._receipt(sender, inquiry.sender_life, inquiry.number)
 
-    def on_transfer(self, sender: SiteKey, transfer: Transfer, reached: int) -> None:
+    def on_transfer(self, sender: SiteKey, transfer: MassTransfer, reached: int) -> None:
         """Mass arrives: take it once, or refuse it for good.
 
         Args:
@@ -238,8 +238,8 @@ class Transfers:
             transfer: what arrived.
             reached: the round the federation has reached; bounds the age a transfer may claim.
         """
-        standing = self._standings.get(sender)
-        if transfer.receiver_life != self._state.life or standing is None or standing.life != transfer.sender_life:
+        statement = self._statements.get(sender)
+        if transfer.receiver_life != self._state.life or statement is None or statement.life != transfer.sender_life:
             # Of another store, or we do not know the sender's yet: it will ask, by then we do.
             return
         if sender in self._taking:
@@ -260,7 +260,7 @@ class Transfers:
             # As if it had been lost: it comes again.
             del self._taking[sender]
 
-    def _take(self, sender: SiteKey, transfer: Transfer, age: int, found: Sums | WireError) -> None:
+    def _take(self, sender: SiteKey, transfer: MassTransfer, age: int, found: Sums | WireError) -> None:
         """Credit what a transfer decoded to, or refuse it."""
         if not isinstance(found, WireError) and not self._state.holding.has_room(transfer.mass):
             found = WireError(f"transfer with a mass of {transfer.mass}")
@@ -270,7 +270,7 @@ class Transfers:
         else:
             sums, treatment, payload = found, self._treatment(age), transfer.payload
         credit = Credited(sender, transfer.number, transfer.sender_life, transfer.mass, age, treatment, payload)
-        self._keeper.change(credit, sums, then=lambda now: self._credited(credit, transfer.trains))
+        self._journal.change(credit, sums, then=lambda now: self._credited(credit, transfer.trains))
 
     def _treatment(self, age: int) -> Treatment:
         own = self._state.age
@@ -292,16 +292,16 @@ class Transfers:
         """Answer from what is stored: applied, refused, or not here."""
         taken = self._state.taken.get(sender)
         if taken is None or not taken.has(life, number):
-            verdict = Verdict.MISSING
+            verdict = TransferVerdict.MISSING
         elif taken.refused and taken.number == number:
-            verdict = Verdict.REFUSED
+            verdict = TransferVerdict.REFUSED
         else:
             # Numbers below the newest were settled before the sender could start the newest.
-            verdict = Verdict.APPLIED
+            verdict = TransferVerdict.APPLIED
         self._outbox.append(Send(sender, Receipt(number, life, verdict)))
 
 
-def _checked(transfer: Transfer, size: int) -> Sums | WireError:
+def _checked(transfer: MassTransfer, size: int) -> Sums | WireError:
     """What a transfer decodes to, int64[size], or why it does not stand."""
     if transfer.mass == 0:
         return WireError("transfer without mass")

@@ -17,8 +17,8 @@ from kmel_p2p.core.rounds.contract import (
     RoundCommitted,
     RoundFailed,
     RoundOpened,
-    RunComplete,
     RoundTrained,
+    RunComplete,
     Unready,
     Waiting,
 )
@@ -40,8 +40,8 @@ __all__ = [
     "RoundCommitted",
     "RoundFailed",
     "RoundOpened",
-    "RunComplete",
     "RoundTrained",
+    "RunComplete",
     "Unready",
     "Waiting",
 ]

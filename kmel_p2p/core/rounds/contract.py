@@ -1,7 +1,7 @@
-"""Training rounds as both averaging modes know them: phases, commands of the driver, events for it.
+"""Training rounds as every averaging mode knows them: phases, commands of the driver, events for it.
 
-A mode opens a round (`RoundOpened`); the driver trains and answers `RoundTrained` or `RoundFailed`; what leaves the site is
-first stored (`effects.Persist` with a ticket, answered by `Persisted`), then sent.
+A mode opens a round (`RoundOpened`); the driver trains and answers `RoundTrained` or `RoundFailed`; what leaves the
+site is first stored (`effects.Persist` with a ticket, answered by `Persisted`), then sent.
 """
 
 from __future__ import annotations

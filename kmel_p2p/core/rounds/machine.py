@@ -29,8 +29,8 @@ from kmel_p2p.core.rounds.contract import (
     RoundCommitted,
     RoundFailed,
     RoundOpened,
-    RunComplete,
     RoundTrained,
+    RunComplete,
     Unready,
     Waiting,
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from kmel_p2p.agreement.averaging import Mode
+from collections.abc import Mapping
+
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.site.modes.ledger import LedgerMode
 from kmel_p2p.site.modes.mode import Notes, OwnWork, SiteMode
 from kmel_p2p.site.modes.pushsum import PushSumMode
 
-MODES: dict[Mode, SiteMode] = {mode.name: mode for mode in (LedgerMode(), PushSumMode())}
+MODES: Mapping[str, SiteMode] = {mode.name: mode for mode in (LedgerMode(), PushSumMode())}
 
 __all__ = ["MODES", "Notes", "OwnWork", "SiteMode", "mode_of"]
 

@@ -23,11 +23,11 @@ from kmel_p2p.core.pushsum.events import (
     RoundCounted,
     StateRecord,
 )
-from kmel_p2p.core.pushsum.messages import MAX_PAYLOAD_BYTES, SCHEMAS, Transfer
+from kmel_p2p.core.pushsum.journal import restore
+from kmel_p2p.core.pushsum.messages import LIFE_BYTES, MAX_PAYLOAD_BYTES, SCHEMAS, MassTransfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings
 from kmel_p2p.core.pushsum.share import payload_bytes
-from kmel_p2p.core.pushsum.standing import LIFE_BYTES
-from kmel_p2p.core.pushsum.state import State, restore
+from kmel_p2p.core.pushsum.state import PushSumState
 from kmel_p2p.core.rounds import Averaging, Members
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
@@ -39,7 +39,7 @@ from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
 
-SHARE = Transfer.__name__
+SHARE = MassTransfer.__name__
 """Kind of message, in the egress log, that carries a share."""
 
 
@@ -75,7 +75,7 @@ class PushSumMode(SiteMode):
 
     # ---- store and protocol -------------------------------------------------------------------------------------
 
-    def open(self, site: Site, store: Store) -> State:
+    def open(self, site: Site, store: Store) -> PushSumState:
         """The state in the store; a fresh one gets its name here."""
         if store.vector():
             raise ConfigError(f"{store.path}: holds a run in mode ledger; this charter's mode is pushsum. {OTHER_RUN}")
@@ -83,7 +83,7 @@ class PushSumMode(SiteMode):
         stored = store.averaging.load()
         if stored is None:
             # The name of this store: a replaced one is told from it, and what was owed to the old one is taken back.
-            state = State.fresh(base, os.urandom(LIFE_BYTES))
+            state = PushSumState.fresh(base, os.urandom(LIFE_BYTES))
             store.averaging.put_state(site.charter.id, state.index, state.encode(), None)
             return state
         if stored.charter_id != site.charter.id:
@@ -96,7 +96,7 @@ class PushSumMode(SiteMode):
     def averaging(
         self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros
     ) -> PushSumAveraging:
-        """`history`: a `State`, altered in place."""
+        """`history`: a `PushSumState`, altered in place."""
         config, charter = site.config, site.charter
         neighbours = frozenset(charter.site_named(name).site_key for name in config.network.neighbours)
         settings = PushSumSettings(hold=config.ledger.hold, neighbours=neighbours)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Persisted, Record, Send, Persist
+from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Persist, Persisted, Record, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
@@ -26,7 +26,7 @@ from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable
-from kmel_p2p.core.rounds import Ready, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete, RoundTrained
+from kmel_p2p.core.rounds import Ready, RoundAbandoned, RoundCommitted, RoundOpened, RoundTrained, RunComplete
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from tests.testbed.ledger.site import Disk, LedgerHost, MemberNews, SiteTrainer, VirtualSite

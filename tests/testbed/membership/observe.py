@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Dial, Effect, Emit, Send, Persist
+from kmel_p2p.core.effects import Dial, Effect, Emit, Persist, Send
 from kmel_p2p.core.membership import DescriptorLearned, MemberJoined, MemberState
 from kmel_p2p.core.membership.messages import Ack, Gossip, Ping
 from kmel_p2p.core.membership.settings import FRAME_OVERHEAD_BYTES

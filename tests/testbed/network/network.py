@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persisted, Send, SendFailed, Persist
+from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persist, Persisted, Send, SendFailed
 from kmel_p2p.core.types import Lane, Micros
 from tests.testbed.network.carrier import Carrier
 from tests.testbed.network.connections import Connections, TransportModel

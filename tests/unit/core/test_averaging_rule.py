@@ -11,7 +11,7 @@ from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.agreement.strict import parse_toml
 from kmel_p2p.core.ledger.sync.messages import Want
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.pushsum.messages import Ask
+from kmel_p2p.core.pushsum.messages import ShareRequest
 from kmel_p2p.core.pushsum.rules import PushSumRules
 from kmel_p2p.core.wire import WireError
 from kmel_p2p.site.modes import MODES
@@ -88,7 +88,7 @@ def test_messages_of_the_other_mode_do_not_decode() -> None:
     charter_id = b"c" * 32
     ledger, pushsum = make_wire(charter_id, MODES["ledger"].messages), make_wire(charter_id, MODES["pushsum"].messages)
     with pytest.raises(WireError, match="unknown message type 44"):
-        ledger.decode(pushsum.encode(Ask()))
+        ledger.decode(pushsum.encode(ShareRequest()))
     with pytest.raises(WireError, match="unknown message type"):
         pushsum.decode(ledger.encode(Want((), ())))
-    assert pushsum.decode(pushsum.encode(Ask())) == Ask()
+    assert pushsum.decode(pushsum.encode(ShareRequest())) == ShareRequest()

@@ -22,8 +22,8 @@ from kmel_p2p.core.rounds import (
     RoundCommitted,
     RoundFailed,
     RoundOpened,
-    RunComplete,
     RoundTrained,
+    RunComplete,
     Unready,
     Waiting,
 )

@@ -25,11 +25,11 @@ from kmel_p2p.core.effects import (
     LinkUp,
     LoopLag,
     Message,
+    Persist,
     Persisted,
     Record,
     Send,
     SendFailed,
-    Persist,
 )
 from kmel_p2p.core.types import MILLISECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint

@@ -19,7 +19,7 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Send, Persist
+from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Persist, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.pushsum.events import MassReceived, MassSent
+from kmel_p2p.core.pushsum.journal import restore
 from kmel_p2p.core.pushsum.rules import PushSumSettings
-from kmel_p2p.core.pushsum.state import restore
 from kmel_p2p.core.rounds import RoundAbandoned
 from kmel_p2p.core.types import SECOND
 from tests.support.pushsum_mesh import APART, ASKING, FAST, Faults, Mesh, no_drift, start_values

@@ -11,12 +11,22 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.effects import Message, Send, Persist
+from kmel_p2p.core.effects import Message, Persist, Send
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, PushSumRefused, Treatment
 from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
-from kmel_p2p.core.pushsum.messages import SCHEMAS, Ask, Hop, Inquiry, Progress, Receipt, Standings, Transfer, Verdict
+from kmel_p2p.core.pushsum.messages import (
+    SCHEMAS,
+    Hop,
+    Inquiry,
+    MassTransfer,
+    ProgressReport,
+    Receipt,
+    ShareRequest,
+    Statements,
+    TransferVerdict,
+)
 from kmel_p2p.core.pushsum.share import EXACT, payload_bytes
-from kmel_p2p.core.pushsum.standing import Standing
+from kmel_p2p.core.pushsum.statements import Statement
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import Wire
@@ -46,20 +56,20 @@ def say(mesh: Mesh, message: Message) -> list[Message]:
     return answers
 
 
-def transfer(mesh: Mesh, **changes: object) -> Transfer:
+def transfer(mesh: Mesh, **changes: object) -> MassTransfer:
     """A transfer of site 1 to site 0 that stands, with changes."""
     to, own = mesh.site(0).state, mesh.site(1).state
-    good = Transfer(own.numbers.get(mesh.keys[0], 0) + 1, own.life, to.life, 2**10, own.age, True, EMPTY)
+    good = MassTransfer(own.numbers.get(mesh.keys[0], 0) + 1, own.life, to.life, 2**10, own.age, True, EMPTY)
     return dataclasses.replace(good, **changes)  # type: ignore[arg-type]
 
 
-def states(standing: Standing) -> Standings:
-    return Standings((standing.encoded,), 0, Hop.NOTICE)
+def states(statement: Statement) -> Statements:
+    return Statements((statement.encoded,), 0, Hop.NOTICE)
 
 
-def forged(standing: Standing) -> Standing:
+def forged(statement: Statement) -> Statement:
     """Its fields under nobody's signature."""
-    signed = standing.signed(Identity(b"f" * 32), CHARTER_ID)
+    signed = statement.signed(Identity(b"f" * 32), CHARTER_ID)
     return dataclasses.replace(signed, encoded=bytes(64) + signed.encoded[64:])
 
 
@@ -91,10 +101,10 @@ def test_transfers_that_do_not_stand_are_refused_for_good(changes: dict[str, obj
     mesh.run_for(SECOND // 10)
     # Also when the same number comes again with something that would stand.
     assert say(mesh, dataclasses.replace(bad, mass=2**10, payload=EMPTY)) == [
-        Receipt(bad.number, bad.sender_life, Verdict.REFUSED)
+        Receipt(bad.number, bad.sender_life, TransferVerdict.REFUSED)
     ]
     assert say(mesh, Inquiry(bad.number, bad.sender_life, bad.receiver_life)) == [
-        Receipt(bad.number, bad.sender_life, Verdict.REFUSED)
+        Receipt(bad.number, bad.sender_life, TransferVerdict.REFUSED)
     ]
     assert not [e for n, e in mesh.seen(MassReceived) if n == 0 and e.treatment is Treatment.REFUSED]
 
@@ -108,7 +118,7 @@ def test_what_stands_is_credited_once_and_receipted_only_when_durable() -> None:
     assert say(mesh, Inquiry(good.number, good.sender_life, good.receiver_life)) == []
     assert mesh.site(0).state.holding.mass == mass + 2**10
     mesh.run_for(SECOND // 50)
-    receipt = Receipt(good.number, good.sender_life, Verdict.APPLIED)
+    receipt = Receipt(good.number, good.sender_life, TransferVerdict.APPLIED)
     assert say(mesh, good) == [receipt]
     assert say(mesh, dataclasses.replace(good, number=1)) == [dataclasses.replace(receipt, number=1)]
     credits = [(e.sender, e.number) for n, e in mesh.seen(MassReceived) if n == 0]
@@ -133,7 +143,7 @@ def test_a_claimed_age_counts_no_further_than_the_federation_has_come() -> None:
 
 def test_one_liar_cannot_make_the_others_hold_their_trunk_for_old() -> None:
     mesh = running()
-    say(mesh, Progress(1000, 5))
+    say(mesh, ProgressReport(1000, 5))
     liar = next(s for s in mesh.site(0).table if s.site == mesh.keys[1])
     lie = dataclasses.replace(liar, counter=liar.counter + 10**6, phase=2, rounds=1000)
     say(mesh, states(lie.signed(mesh.identities[1], CHARTER_ID)))
@@ -145,7 +155,7 @@ def test_one_liar_cannot_make_the_others_hold_their_trunk_for_old() -> None:
 def test_progress_beyond_the_charters_limit_is_refused() -> None:
     mesh = running()
     before = dict(mesh.site(0).vector)
-    say(mesh, Progress(1001, 5))
+    say(mesh, ProgressReport(1001, 5))
     assert len(mesh.seen(PushSumRefused)) == 1
     assert mesh.site(0).vector == before
 
@@ -189,7 +199,7 @@ def test_receipts_nobody_waits_for_change_nothing() -> None:
     mesh = running()
     before = snapshot(mesh)
     life = mesh.site(0).state.life
-    for verdict in Verdict:
+    for verdict in TransferVerdict:
         assert say(mesh, Receipt(10**6, life, verdict)) == []
         assert say(mesh, Receipt(1, b"x" * 8, verdict)) == []
     assert snapshot(mesh) == before
@@ -203,7 +213,7 @@ def test_missing_makes_us_send_again_only_when_we_asked() -> None:
     mesh.run(lambda: mesh.keys[1] in mesh.site(0).state.owed, mesh.now + 30 * SECOND)
     mesh.run_for(SECOND // 10)
     owed = mesh.site(0).state.owed[mesh.keys[1]]
-    answer = Receipt(owed.number, mesh.site(0).state.life, Verdict.MISSING)
+    answer = Receipt(owed.number, mesh.site(0).state.life, TransferVerdict.MISSING)
     assert [say(mesh, answer) for _ in range(5)] == [[]] * 5
 
 
@@ -211,7 +221,7 @@ def test_asking_drains_a_site_no_further_than_its_least_mass() -> None:
     mesh = running()
     site = mesh.site(0)
     for _ in range(40):
-        say(mesh, Ask())
+        say(mesh, ShareRequest())
         mesh.run_for(SECOND)
         assert site.state.holding.mass >= site.state.weight >> 4
 
@@ -220,16 +230,18 @@ keys = st.sampled_from([bytes([n + 1, 0]) * 16 for n in range(3)])
 lives = st.binary(min_size=8, max_size=8)
 small = st.integers(0, 60)
 messages = st.one_of(
-    st.builds(Transfer, small, lives, lives, st.integers(0, MAX_MASS), small, st.booleans(), st.binary(max_size=80)),
-    st.builds(Inquiry, small, lives, lives),
-    st.builds(Receipt, small, lives, st.sampled_from(Verdict)),
-    st.builds(Ask),
-    st.builds(Progress, small, small),
     st.builds(
-        Standings,
+        MassTransfer, small, lives, lives, st.integers(0, MAX_MASS), small, st.booleans(), st.binary(max_size=80)
+    ),
+    st.builds(Inquiry, small, lives, lives),
+    st.builds(Receipt, small, lives, st.sampled_from(TransferVerdict)),
+    st.builds(ShareRequest),
+    st.builds(ProgressReport, small, small),
+    st.builds(
+        Statements,
         st.lists(
             st.builds(
-                Standing,
+                Statement,
                 keys,
                 small,
                 small,
@@ -239,7 +251,7 @@ messages = st.one_of(
                 small,
                 st.integers(0, 2),
                 st.booleans(),
-            ).map(lambda standing: forged(standing).encoded)
+            ).map(lambda statement: forged(statement).encoded)
             | st.binary(max_size=256),
             max_size=3,
         ).map(tuple),
@@ -263,7 +275,7 @@ def test_no_message_stops_a_site(said: list[Message], true_lives: bool) -> None:
     mesh.run_for(4 * SECOND)
     lives = {"sender_life": mesh.site(1).state.life, "receiver_life": mesh.site(0).state.life}
     for message in said:
-        if true_lives and isinstance(message, (Transfer, Inquiry)):
+        if true_lives and isinstance(message, (MassTransfer, Inquiry)):
             message = dataclasses.replace(message, **lives)
         elif true_lives and isinstance(message, Receipt):
             message = dataclasses.replace(message, life=lives["receiver_life"])
@@ -283,9 +295,9 @@ def test_random_bytes_are_no_message(data: bytes) -> None:
 def test_nothing_is_stored_for_what_is_not_taken() -> None:
     mesh = running()
     site = mesh.site(0)
-    for message in (Ask(), Inquiry(5, b"y" * 8, site.state.life), transfer(mesh, sender_life=b"y" * 8)):
+    for message in (ShareRequest(), Inquiry(5, b"y" * 8, site.state.life), transfer(mesh, sender_life=b"y" * 8)):
         site.receive(mesh.keys[1], message, mesh.now)
         effects = []
         while (effect := site.poll()) is not None:
             effects.append(effect)
-        assert isinstance(message, Ask) or not [e for e in effects if isinstance(e, Persist)]
+        assert isinstance(message, ShareRequest) or not [e for e in effects if isinstance(e, Persist)]

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.core.membership.events import MemberRemoved
 from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, Treatment
-from kmel_p2p.core.pushsum.messages import Transfer
-from kmel_p2p.core.pushsum.state import State, restore
+from kmel_p2p.core.pushsum.journal import restore
+from kmel_p2p.core.pushsum.messages import MassTransfer
+from kmel_p2p.core.pushsum.state import PushSumState
 from kmel_p2p.core.rounds import (
     Amend,
     Approve,
@@ -26,8 +27,8 @@ from kmel_p2p.core.rounds import (
     RoundCommitted,
     RoundFailed,
     RoundOpened,
-    RunComplete,
     RoundTrained,
+    RunComplete,
     Unready,
     Waiting,
 )
@@ -59,7 +60,7 @@ def test_sites_train_mix_listen_and_end_close_together() -> None:
         assert [e.number for who, e in mesh.seen(RoundCommitted) if who == n] == list(range(1, 31))
     assert {e.sites for _, e in mesh.seen(RunComplete)} == {5}
     assert len(mesh.seen(RunComplete)) == 5
-    # At rest nothing but standings moves.
+    # At rest nothing but statements moves.
     sent = len(mesh.seen(MassSent))
     mesh.run_for(60 * SECOND)
     assert len(mesh.seen(MassSent)) == sent
@@ -312,7 +313,7 @@ def test_a_failed_round_is_trained_again_when_the_site_is_ready() -> None:
 
 def test_a_damaged_or_foreign_store_is_named_with_the_remedy() -> None:
     base = np.zeros(SIZE, np.float32)
-    state = State.fresh(base, b"l" * 8)
+    state = PushSumState.fresh(base, b"l" * 8)
     good = state.encode()
     assert restore(base, good, [], "x").life == b"l" * 8
     for bad in (b"", good[:-5], good + b"\0", b"\xc0", good.replace(b"\x01", b"\x02", 1)):
@@ -334,7 +335,7 @@ def test_a_listener_sends_a_share_back_only_to_who_says_that_it_trains(trains: b
     mesh.crash(1)
     # The table says in both cases that site 1 trains: two listeners whose news is not round would go on for ever.
     number = own.numbers.get(mesh.keys[0], 0) + 1
-    share = Transfer(number, own.life, to.life, 2**10, own.age, trains, bytes([8, 0, 0, 0, 0]))
+    share = MassTransfer(number, own.life, to.life, 2**10, own.age, trains, bytes([8, 0, 0, 0, 0]))
     before = len(mesh.seen(MassSent))
     mesh.feed(0, lambda site: site.receive(mesh.keys[1], share, mesh.now))
     mesh.run_for(SECOND // 10)

@@ -17,13 +17,12 @@ from rich.console import Console
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.cli.status import status_view
-from kmel_p2p.core.effects import Compute, Computed, Effect, Emit, Persisted, Send
-from kmel_p2p.core.effects import Store as StoreEffect
+from kmel_p2p.core.effects import Compute, Computed, Effect, Emit, Persist, Persisted, Send
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import RoundCounted
-from kmel_p2p.core.pushsum.messages import Transfer
-from kmel_p2p.core.pushsum.state import State
+from kmel_p2p.core.pushsum.messages import MassTransfer
+from kmel_p2p.core.pushsum.state import PushSumState
 from kmel_p2p.core.rounds import Approve, EntryHeld, Ready, RoundAbandoned, RoundOpened, RoundTrained
 from kmel_p2p.core.types import Lane
 from kmel_p2p.learn.worker.session import TrainerPlan
@@ -141,9 +140,9 @@ def test_a_store_goes_on_where_it_was_and_belongs_to_one_charter(folders: dict[s
     site, other = load(folders["pushsum"]), load(folders["ledger"])
     store = opened(site)
     first = mode_of(site.charter).open(site, store)
-    assert isinstance(first, State)
+    assert isinstance(first, PushSumState)
     again = mode_of(site.charter).open(site, store)
-    assert isinstance(again, State)
+    assert isinstance(again, PushSumState)
     assert again.life == first.life
     assert mode_of(site.charter).own_state_file(site, store) is None
     with pytest.raises(ConfigError, match="holds a run in mode pushsum; this charter's mode is ledger"):
@@ -179,7 +178,7 @@ class Rig:
         match effect:
             case Emit(event):
                 self.events.append(event)
-            case StoreEffect(record, ticket) if stored:
+            case Persist(record, ticket) if stored:
                 work_of(record, self.site)(self.store)
                 if ticket is not None:
                     self.machine.command(Persisted(ticket), self.now)
@@ -315,7 +314,7 @@ async def test_a_share_that_reaches_a_ledger_site_is_refused_and_counted(folders
         on_bad_message=bad.append,
     )
     south = site.charter.site_named("south").site_key
-    share = Transfer(1, b"l" * 8, b"m" * 8, 5, 1, True, b"\x04")
+    share = MassTransfer(1, b"l" * 8, b"m" * 8, 5, 1, True, b"\x04")
     driver.message(south, make_wire(site.charter.id, MODES["pushsum"].messages).encode(share), Lane.BULK)
     assert driver.bad_messages[south] == 1
     assert isinstance(bad[0].error, WireError)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.core.pushsum.journal import encode_change, restore
 from kmel_p2p.core.pushsum.share import encode
-from kmel_p2p.core.pushsum.state import Debited, Minted, Settled, State, encode_change, restore
+from kmel_p2p.core.pushsum.state import Debited, Minted, PushSumState, Settled
 from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.stored_state import StoredState
@@ -97,7 +98,7 @@ def test_a_restart_at_any_moment_finds_the_same_integers(
 ) -> None:
     """Also with the mass under way: what is held and owed sums to what was minted."""
     path = tmp_path_factory.mktemp("store") / "s"
-    state = State.fresh(BASE, b"lifelife")
+    state = PushSumState.fresh(BASE, b"lifelife")
     store = Store(path)
     store.averaging.put_state(CHARTER, state.index, state.encode(), None)
 

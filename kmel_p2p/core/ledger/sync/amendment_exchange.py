@@ -11,7 +11,7 @@ from collections import deque
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Effect, Emit, Send, Persist
+from kmel_p2p.core.effects import Effect, Emit, Persist, Send
 from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
 from kmel_p2p.core.computing import Answer, Computing
-from kmel_p2p.core.effects import Effect, Emit, Send, Persist
+from kmel_p2p.core.effects import Effect, Emit, Persist, Send
 from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
