@@ -1,6 +1,6 @@
 """Bytes a peer sends until the sites' models reach a score: our two averaging modes beside published schemes.
 
-    python benchmarks/bytes_to_score.py [--json] [--seeds 2] [--rounds 60] [--target 0.84]
+    python benchmarks/bytes_to_score.py [--seeds 2] [--rounds 60] [--target 0.84]
 
 One task (`federated_task`), 12 sites, the same trainers for everyone, synchronous rounds of 20 steps. The score is the
 mean over sites of the AUROC of each site's own model on a common test set. Ours are the shipped parts: real signed
@@ -15,18 +15,18 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import json
-import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
+from benchmarks.parts.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
+from benchmarks.parts.measure import at_least, parse, publish, this_machine
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Persist
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
@@ -47,6 +47,8 @@ from kmel_p2p.delta import CodecParameters, DeltaCodec, initial_trunk
 N = len(SIZES)
 STEPS = 20
 EVALUATE_EVERY = 2
+GOALS = {"ratio": at_least(10.0)}
+SMOKE: dict[str, Any] = {"seeds": 1, "rounds": 2}
 CHARTER_ID = b"b" * 32
 CLASSES = [size.bit_length() for size in SIZES]
 FRACTIONS = np.array(SIZES, np.float32) / np.float32(sum(SIZES))
@@ -304,7 +306,7 @@ def mean_bytes(curves: list[Curve], target: float) -> float | None:
     return float(np.mean(reached)) if len(reached) == len(spent) else None
 
 
-def measure(seeds: int, rounds: int, target: float) -> dict[str, object]:
+def measure(seeds: int, rounds: int, target: float) -> dict[str, Any]:
     """All schemes over all seeds; see `main` for the keys."""
     schemes: dict[str, Callable[[int], Scheme]] = {OURS: LedgerMode, **PUSHSUM, **OTHERS}
     rows: dict[str, dict[str, float | None]] = {}
@@ -318,8 +320,8 @@ def measure(seeds: int, rounds: int, target: float) -> dict[str, object]:
                 ladder[step][name] = mean_bytes(curves, step)
             rows[name] = {
                 "bytes": mean_bytes(curves, target),
-                # Up to the last evaluation but one: the last includes what follows the rounds.
-                "bytes_per_round": float(np.mean([c.sent[-2] / c.rounds[-2] for c in curves])),
+                # Up to the last evaluation but one, if there is one: the last includes what follows the rounds.
+                "bytes_per_round": float(np.mean([c.sent[-2:][0] / c.rounds[-2:][0] for c in curves])),
                 "bytes_in_all": float(np.mean([c.sent[-1] for c in curves])),
                 "final": float(np.mean([c.scores[-1] for c in curves])),
                 "best": float(np.mean([max(c.scores) for c in curves])),
@@ -345,48 +347,41 @@ def measure(seeds: int, rounds: int, target: float) -> dict[str, object]:
     }
 
 
-def show(result: dict[str, object]) -> None:
-    """A table for people."""
-    console = Console()
-    table = Table(title="MB sent per peer to AUROC")
-    table.add_column("scheme")
-    for step in result["by_target"]:  # type: ignore[attr-defined]
-        table.add_column(str(step), justify="right")
-    for name in result["final_scores"]:  # type: ignore[attr-defined]
-        amounts = [row[name] for row in result["by_target"].values()]  # type: ignore[attr-defined]
-        table.add_row(name, *("–" if amount is None else f"{amount / 1e6:.2f}" for amount in amounts))
-    console.print(table)
+def tables(result: dict[str, Any]) -> list[Table]:
+    """By target score, and all about the chosen one."""
+    ladder = Table(title="MB sent per peer to AUROC")
+    ladder.add_column("scheme")
+    for step in result["by_target"]:
+        ladder.add_column(str(step), justify="right")
+    for name in result["final_scores"]:
+        amounts = [row[name] for row in result["by_target"].values()]
+        ladder.add_row(name, *("–" if amount is None else f"{amount / 1e6:.2f}" for amount in amounts))
     table = Table(title=f"bytes sent per peer to AUROC {result['target']}, {N} sites, {D} values")
     for heading in ("scheme", "MB to target", "kB per round", "MB in all", "final AUROC", "best AUROC"):
         table.add_column(heading, justify="left" if heading == "scheme" else "right")
-    spent = {OURS: result["ledger"], **result["pushsum"], **result["others"]}  # type: ignore[dict-item]
+    spent = {OURS: result["ledger"], **result["pushsum"], **result["others"]}
     for name, amount in spent.items():
         table.add_row(
             name,
             f"{amount / 1e6:.3f}" if amount is not None else "not reached",
-            f"{result['bytes_per_round'][name] / 1e3:.1f}",  # type: ignore[index]
-            f"{result['bytes_in_all'][name] / 1e6:.2f}",  # type: ignore[index]
-            f"{result['final_scores'][name]:.4f}",  # type: ignore[index]
-            f"{result['best_scores'][name]:.4f}",  # type: ignore[index]
+            f"{result['bytes_per_round'][name] / 1e3:.1f}",
+            f"{result['bytes_in_all'][name] / 1e6:.2f}",
+            f"{result['final_scores'][name]:.4f}",
+            f"{result['best_scores'][name]:.4f}",
         )
-    console.print(table)
-    ratio = result["ratio"]
-    console.print(f"ledger: {ratio:.1f} times fewer bytes than the best other" if ratio else "target not reached")
+    return [ladder, table]
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--target", type=float, default=0.84, help="AUROC; about the best of dense gossip")
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
+    machine = this_machine()
     result = measure(arguments.seeds, arguments.rounds, arguments.target)
-    if arguments.json:
-        sys.stdout.write(json.dumps(result, indent=1) + "\n")
-    else:
-        show(result)
+    publish("bytes to score", machine, result, GOALS, arguments.json, tables(result))
 
 
 if __name__ == "__main__":

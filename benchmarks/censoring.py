@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.parts.measure import parse, publish, say, this_machine
 from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeatureRule
@@ -57,6 +57,7 @@ STOPS = 20
 
 DRAWN_BACK = 0.3
 """`beyond_bound` of the treatment of that name: chosen on the validation folds of three seeds among 0.1 and 0.3."""
+SMOKE: dict[str, Any] = {"seeds": 1, "steps": 20, "hidden": "16", "limit": 80}
 
 
 def table(data: Path, target: Path, limit: int) -> Source:
@@ -141,7 +142,7 @@ def paired(own: list[dict[str, float]], other: list[dict[str, float]]) -> dict[s
     return {"mean": float(apart.mean()), "standard_error": error, "wins": int(np.count_nonzero(apart > 0))}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
@@ -152,8 +153,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="keeps structures for the next run")
     parser.add_argument("--only", default=",".join(TREATMENTS), help="treatments, separated by commas")
-    parser.add_argument("--json", action="store_true", help="every fold, not only the means")
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
+    machine = this_machine()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         source = table(arguments.data, Path(folder) / "cyp3a4.csv", arguments.limit)
@@ -170,18 +171,14 @@ def main() -> None:
             for state, network in trained(treated(data, name), seed, arguments.steps, hidden).items():
                 found[state][name].append(scores(data, network.predict(data.inputs.rows(data.test))[:, 0]))
                 progress = ", ".join(f"{key} {value:.3f}" for key, value in found[state][name][-1].items())
-                print(f"seed {seed}, {name}, {state}: {progress}", file=sys.stderr, flush=True)
-    result = {
+                say(f"seed {seed}, {name}, {state}: {progress}")
+    result: dict[str, Any] = {
         "compounds": len(own),
         "bounds": int(np.count_nonzero(own.relations)),
         **{state: summary(by_treatment) for state, by_treatment in found.items()},
     }
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-        return
-    for state in found:
-        means = pd.DataFrame(result[state]["mean"]).T.round(3)
-        print(f"{state}\n{means.to_string()}")
+    details = [f"{state}\n{pd.DataFrame(result[state]['mean']).T.round(3).to_string()}" for state in found]
+    publish("bounds in a network", machine, result, {}, arguments.json, details)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,19 @@ all treatments. A bound is learned through a stand-in for the value that nobody 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import norm
 
 from benchmarks.censoring import ENDPOINT, POLICY, scores, summary, table
+from benchmarks.parts.measure import parse, publish, this_machine
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
@@ -37,6 +39,7 @@ NOISE = 0.3
 """Standard deviation of a measurement in labels, for `expected`."""
 
 TURNS = 40
+SMOKE: dict[str, Any] = {"seeds": 2, "limit": 80}
 
 
 def expected(beyond: Array) -> Array:
@@ -91,16 +94,18 @@ def predicted(kernel: Array, data: Dataset) -> dict[str, Array]:
     return found
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--limit", type=int, default=0, help="rows to draw; 0: all")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="keeps structures for the next run")
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
+    machine = this_machine()
     with tempfile.TemporaryDirectory() as folder:
-        source = table(arguments.data, Path(folder) / "cyp3a4.csv", 0)
+        source = table(arguments.data, Path(folder) / "cyp3a4.csv", arguments.limit)
         cache = StructureCache(arguments.cache or Path(folder) / "cache")
         own = ingest(source, [ENDPOINT], POLICY, cache=cache, workers=arguments.workers)
     kernel = similarities(own.structures.counts)
@@ -109,7 +114,9 @@ def main() -> None:
         data = Dataset.build(own, own.folds(SplitRule(fold_key=f"censoring {seed}")))
         for name, output in predicted(kernel, data).items():
             found[name].append(scores(data, output))
-    print(json.dumps(summary(found), indent=1))
+    result = summary(found)
+    details = [pd.DataFrame(result["mean"]).T.round(3).to_string()]
+    publish("bounds in kernel ridge regression", machine, result, {}, arguments.json, details)
 
 
 if __name__ == "__main__":

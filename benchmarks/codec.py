@@ -1,4 +1,4 @@
-"""Speed and size of the delta codec: `python benchmarks/codec.py [--json] [--values N]`.
+"""Speed and size of the delta codec: `python benchmarks/codec.py [--json] [--values N] [--rounds N]`.
 
 Figures, all from one run on one thread:
 
@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Goal, add_output, at_least, at_most, median_seconds, publish, this_machine
+from benchmarks.parts.measure import Goal, at_least, at_most, median_seconds, parse, publish, this_machine
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec, initial_trunk
 from kmel_p2p.delta.chunks import ChunkPlan
@@ -67,7 +69,7 @@ def random_case(size: int, figures: dict[str, float]) -> None:
     figures["decode_ms"] = 1e3 * median_seconds(lambda: accumulator.add(codec.decode(payload), WEIGHT_ONE))
 
 
-def training_residuals() -> tuple[Layout, list[NDArray[np.float32]]]:
+def training_residuals(rounds: int) -> tuple[Layout, list[NDArray[np.float32]]]:
     """What `encode` is given in each round of a two-layer network on sparse counts with Zipf-like frequencies."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -90,7 +92,7 @@ def training_residuals() -> tuple[Layout, list[NDArray[np.float32]]]:
     residual = np.zeros(layout.size, np.float32)
     phi = flat()
     seen = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for _ in range(STEPS):
             batch = torch.from_numpy(rng.integers(0, len(features), 64))
             loss = torch.nn.functional.huber_loss(head(trunk(features[batch])), labels[batch])
@@ -107,9 +109,9 @@ def training_residuals() -> tuple[Layout, list[NDArray[np.float32]]]:
     return layout, seen
 
 
-def training_case(figures: dict[str, float]) -> None:
+def training_case(figures: dict[str, float], rounds: int = ROUNDS) -> None:
     """Structured supports."""
-    layout, seen = training_residuals()
+    layout, seen = training_residuals(rounds)
     for bits in (1, 2):
         codec = DeltaCodec(layout, CodecParameters(bits=bits))
         payloads = [codec.encode(residual.copy()) for residual in seen]
@@ -131,17 +133,18 @@ GOALS: dict[str, Goal] = {
     "training_ratio_2bit_worst": at_least(212.0),
     "training_index_bits_worst": at_most(7.55),
 }
+SMOKE: dict[str, Any] = {"values": 100000, "rounds": 2}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--values", type=int, default=10_000_000, help="size of the random trunk (default 10 M)")
-    add_output(parser)
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of training")
+    options = parse(parser, SMOKE, given)
     machine = this_machine()
     figures: dict[str, float] = {}
     random_case(options.values, figures)
-    training_case(figures)
+    training_case(figures, options.rounds)
     publish(f"delta codec, {options.values:,} values, 64 of 4096", machine, figures, GOALS, options.json)
 
 

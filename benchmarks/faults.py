@@ -3,8 +3,8 @@
 Twelve sites learn a non-IID task in virtual time (`tests.testbed.ledger.faults`), three of them three times slower.
 
   faults    the same run without and with 30 % loss, delays of up to two rounds, a power cut and a late site
-  hostile   the last site breaks the rules in one way (`sim.ledger_hostile.Malice`), against a run in which it takes no
-            part; figures are of the eleven others
+  hostile   the last site breaks the rules in one way (`tests.testbed.ledger.hostile.Malice`), against a run in which
+            it takes no part; figures are of the eleven others
 
 Per kind: runs in which all (honest) sites completed with one digest and nobody honest was blamed, and the difference of
 the final score (area under the ROC curve) from the calm run of the same seed: mean and worst.
@@ -13,14 +13,14 @@ the final score (area under the ROC curve) from the calm run of the same seed: m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.measure import Goal, add_output, at_least, publish, this_machine
+from benchmarks.parts.measure import Goal, at_least, parse, publish, this_machine
 from tests.testbed.ledger.faults import RunFigures, run_hostile, run_learning
 from tests.testbed.ledger.hostile import Malice
 
@@ -28,6 +28,7 @@ SITES = 12
 KINDS = ("faults", *(malice.name.lower() for malice in Malice))
 SCORE_LOSS, HOSTILE_SHARE = 0.02, 0.01
 RESIDUAL_GAP = 1e-6
+SMOKE: dict[str, Any] = {"seeds": 1, "kinds": ["faults"], "sites": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +59,16 @@ class Pair:
         return self.difference >= -lost
 
 
-def pairs(kinds: list[str], seeds: range) -> Iterator[Pair]:
+def pairs(sites: int, kinds: list[str], seeds: range) -> Iterator[Pair]:
     """Every kind for every seed."""
     for seed in seeds:
         if "faults" in kinds:
-            calm = run_learning(SITES, seed, faults=False)
-            yield Pair("faults", seed, calm, run_learning(SITES, seed, faults=True))
+            calm = run_learning(sites, seed, faults=False)
+            yield Pair("faults", seed, calm, run_learning(sites, seed, faults=True))
         hostile = [malice for malice in Malice if malice.name.lower() in kinds]
-        calm = run_hostile(SITES, seed, None) if hostile else calm
+        calm = run_hostile(sites, seed, None) if hostile else calm
         for malice in hostile:
-            yield Pair(malice.name.lower(), seed, calm, run_hostile(SITES, seed, malice))
+            yield Pair(malice.name.lower(), seed, calm, run_hostile(sites, seed, malice))
 
 
 def figures(found: list[Pair]) -> dict[str, Any]:
@@ -88,24 +89,26 @@ def figures(found: list[Pair]) -> dict[str, Any]:
     return values
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--sites", type=int, default=SITES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    add_output(parser)
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
     machine = this_machine()
     found: list[Pair] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("runs", total=arguments.seeds * len(arguments.kinds))
-        for pair in pairs(arguments.kinds, range(arguments.first, arguments.first + arguments.seeds)):
+        for pair in pairs(arguments.sites, arguments.kinds, range(arguments.first, arguments.first + arguments.seeds)):
             found.append(pair)
             progress.update(task, advance=1, description=f"{pair.kind}, seed {pair.seed}")
     goals: dict[str, Goal] = {f"{kind}_{what}": at_least(1.0) for kind in KINDS for what in ("sound", "score_kept")}
-    publish("faults and hostile authors, twelve learning sites", machine, figures(found), goals, arguments.json)
+    publish(
+        f"faults and hostile authors, {arguments.sites} learning sites", machine, figures(found), goals, arguments.json
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from rdkit.Chem import Descriptors, inchi, rdFingerprintGenerator
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from benchmarks.measure import add_output, at_least, publish, this_machine
+from benchmarks.parts.measure import at_least, parse, publish, this_machine
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import CHUNK, describe_all
@@ -42,6 +42,7 @@ from kmel_p2p.chem.structures.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
 
 POLICY = FeatureRule()
 GOALS = {"ratio": at_least(0.9)}
+SMOKE: dict[str, Any] = {"molecules": 60, "workers": 1, "slices": 1}
 SLICES = 4
 """Turns that the two take; each starts its pool anew, which is what a site does once."""
 
@@ -109,13 +110,13 @@ def plain(smiles: Sequence[str], workers: int) -> None:
             pass
 
 
-def compare(smiles: list[str], workers: int) -> dict[str, Any]:
+def compare(smiles: list[str], workers: int, slices: int = SLICES) -> dict[str, Any]:
     """Rates of both over the same molecules, in alternating slices."""
     seconds = {"ours": 0.0, "plain": 0.0}
-    step = -(-len(smiles) // SLICES)
+    step = -(-len(smiles) // slices)
     with tempfile.TemporaryDirectory() as folder:
         cache = StructureCache(Path(folder))
-        for turn in range(SLICES):
+        for turn in range(slices):
             part = smiles[turn * step : (turn + 1) * step]
             # Who goes first alternates too: the machine's other load may rise or fall within a turn.
             for who in ("ours", "plain") if turn % 2 else ("plain", "ours"):
@@ -141,17 +142,17 @@ def compare(smiles: list[str], workers: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--molecules", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--slices", type=int, default=SLICES, help="turns that the two take")
     parser.add_argument("--seed", type=int, default=0)
-    add_output(parser)
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
     machine = this_machine()
     smiles, enumerated = gather(arguments.data, arguments.molecules, arguments.seed)
-    figures = compare(smiles, arguments.workers) | {"enumerated": enumerated}
+    figures = compare(smiles, arguments.workers, arguments.slices) | {"enumerated": enumerated}
     publish("Standardising and describing", machine, figures, GOALS, arguments.json)
 
 

@@ -19,6 +19,7 @@ import argparse
 import gc
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
+from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Machine, Persist, Send
@@ -61,6 +62,7 @@ PEER_SIZES = (100, 300, 1000)
 PEER_SAMPLE = 100
 VALUES = 256
 GOALS: dict[str, Goal] = {"pushsum_wall_s_1000": at_most(600.0), "pushsum_agree_1000": at_least(1.0)}
+SMOKE: dict[str, Any] = {"largest": 4, "largest_ledger": 4, "largest_peer": 100}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +132,12 @@ def ledger_peer(sites: int, sample: int = PEER_SAMPLE) -> tuple[float, float]:
         for encoded in _publish(publishers, authors, outbox, number):
             _apply(peer, encoded)
     # The third round's entries are made against the same base, but the sample alone is made and applied.
-    encoded = _publish(publishers[: min(sample, sites - 1)], authors, outbox, 3)
+    measured = _publish(publishers[: min(sample, sites - 1)], authors, outbox, 3)
     gc.collect()
     began = time.process_time()
-    for each in encoded:
-        _apply(peer, each)
-    return (time.process_time() - began) / len(encoded), sum(map(len, encoded)) / len(encoded)
+    for encoded in measured:
+        _apply(peer, encoded)
+    return (time.process_time() - began) / len(measured), sum(map(len, measured)) / len(measured)
 
 
 def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect], number: int) -> list[bytes]:
@@ -307,7 +309,7 @@ def _note(figures: dict[str, Any], mode: str, cost: Cost) -> None:
     figures[f"{mode}_peer_bytes_{cost.sites}"] = cost.bytes_per_peer
     figures[f"{mode}_peer_messages_{cost.sites}"] = cost.messages_per_peer
     figures[f"{mode}_agree_{cost.sites}"] = int(cost.agree)
-    print(f"{mode} {cost}", flush=True)
+    say(f"{mode} {cost}")
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
@@ -337,14 +339,13 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", type=int, default=1000, help="whole federations of the pushsum mode")
     parser.add_argument("--largest-ledger", type=int, default=32, help="whole federations of the ledger mode")
     parser.add_argument("--largest-peer", type=int, default=1000, help="single peers of the ledger mode")
     parser.add_argument("--plot", type=Path, help="draw to this SVG file")
-    add_output(parser)
-    options = parser.parse_args()
+    options = parse(parser, SMOKE, given)
     machine = this_machine()
     figures = measure(options.largest, options.largest_ledger, options.largest_peer)
     if options.plot:

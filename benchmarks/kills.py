@@ -10,13 +10,15 @@ import argparse
 import math
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.daemons import found_federation
-from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
+from benchmarks.parts.daemons import found_federation
+from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, this_machine
 from tests.testbed.kills import KillPlan, kill_at_random
 
 SITES = 3
@@ -29,19 +31,20 @@ GOALS: dict[str, Goal] = {
     "books_checked": at_least(1),
     "worst_gap": at_most(1e-3),
 }
+SMOKE: dict[str, Any] = {"kills": 1, "pause": 0.5, "steps": 2, "sites": 2}
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run it; exit code 1 when something did not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--sites", type=int, default=SITES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps per entry")
     parser.add_argument("--pause", type=float, default=4.0, help="longest pause before a kill, seconds")
     parser.add_argument("--retain", type=int, default=1024, help="entries kept of each site; few: they fold, unseen")
     parser.add_argument("--out", type=Path, help="keep the sites' directories here")
-    add_output(parser)
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
     machine = this_machine()
     columns = (TextColumn("kills"), MofNCompleteColumn(), TimeElapsedColumn())
     with (
@@ -49,13 +52,14 @@ def main() -> int:
         Progress(*columns, console=Console(stderr=True)) as progress,
         found_federation(
             (arguments.out or Path(scratch)) / "run",
-            SITES,
+            arguments.sites,
             hidden=(64, 32),
             steps=arguments.steps,
             entries=1_000_000,
             seed=arguments.seed,
             preset="sim",
             retain=arguments.retain,
+            tiny=arguments.smoke,
         ) as federation,
     ):
         task = progress.add_task("kills", total=arguments.kills)
@@ -76,7 +80,7 @@ def main() -> int:
         "slowest_restart_s": max(found.restart_s, default=0.0),
         **{f"killed {kind}": count for kind, count in found.by_kind.items()},
     }
-    publish("kill -9 at random moments of three real peers", machine, figures, GOALS, arguments.json)
+    publish(f"kill -9 at random moments of {arguments.sites} real peers", machine, figures, GOALS, arguments.json)
     for problem in found.problems:
         Console(stderr=True).print(problem)
     return 0 if all(goal.met(float(figures[name])) for name, goal in GOALS.items()) else 1

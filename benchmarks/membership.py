@@ -13,17 +13,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
+from benchmarks.parts.measure import Goal, at_least, at_most, parse, percentile, publish, this_machine
 from kmel_p2p.core.types import SECOND
 from tests.testbed.membership.federation import Federation, membership_of
 from tests.testbed.membership.figures import measure
 from tests.testbed.membership.observe import Observer
-from tests.testbed.membership.run import load_scenario, play
-from tests.testbed.membership.scenario import Scenario
+from tests.testbed.membership.run import play
+from tests.testbed.membership.scenario import Scenario, load_scenario
 
 SIZES = (16, 64, 256, 1024)
 SETTLE_S = 300
@@ -35,6 +36,7 @@ GOALS: dict[str, Goal] = {
     "crash_lan_p99_s": at_most(32.0),
     "crash_wan_median_s": at_most(50.0),
 }
+SMOKE: dict[str, Any] = {"largest": 16, "seconds": 10, "seeds": 1}
 
 IDLE = """
 title = "Idle"
@@ -49,13 +51,12 @@ at_most = 1e9
 """
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", type=int, default=SIZES[-1], help="members of the largest federation")
     parser.add_argument("--seconds", type=int, default=120, help="virtual seconds of idle traffic")
     parser.add_argument("--seeds", type=int, default=50, help="runs of each crash")
-    add_output(parser)
-    options = parser.parse_args()
+    options = parse(parser, SMOKE, given)
     machine = this_machine()
     figures: dict[str, Any] = {}
     idle = []

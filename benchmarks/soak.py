@@ -31,13 +31,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.daemons import TEN_MILLION, FederationFailedError, found_federation, until
-from benchmarks.measure import (
+from benchmarks.parts.daemons import TEN_MILLION, FederationFailedError, found_federation, until
+from benchmarks.parts.measure import (
+    ROOT,
     Goal,
     ProcessSample,
-    add_output,
     at_least,
     at_most,
+    parse,
     publish,
     sample_process,
     slope,
@@ -72,6 +73,7 @@ GOALS: dict[str, Goal] = {
     "threads_slope_per_hour": at_most(1.0),
     "messages_lost_share": at_least(0.25),
 }
+SMOKE: dict[str, Any] = {"minutes": 0.05, "peers": 3, "period": 1.0, "hidden": (32, 16)}
 
 
 # ---- the other sites --------------------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ async def _tear(puppets: Sequence[Puppet], daemon: SiteKey) -> None:
 # ---- the daemon -------------------------------------------------------------------------------------------------
 
 
-def watch(site: SiteProcess, seconds: float) -> list[ProcessSample]:
+def watch(site: SiteProcess, seconds: float, every_s: float) -> list[ProcessSample]:
     """Samples of a daemon, at even times, until the time is over or it ends."""
     assert site.process is not None
     began = time.monotonic()
@@ -205,7 +207,7 @@ def watch(site: SiteProcess, seconds: float) -> list[ProcessSample]:
         if not site.running:
             raise FederationFailedError(f"the daemon ended with {site.exit_code}\n{site.last_lines()}")
         samples.append(sample_process(site.process.pid, elapsed))
-        time.sleep(SAMPLE_S)
+        time.sleep(every_s)
     return samples
 
 
@@ -220,25 +222,26 @@ def trends(samples: Sequence[ProcessSample]) -> dict[str, float]:
     }
 
 
-def measure(
-    folder: Path, peers: int, minutes: float, failing: float, period_s: float, hidden: tuple[int, ...]
-) -> dict[str, Any]:
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
-    federation = found_federation(folder, peers, hidden=hidden, steps=5, entries=FEW, max_lead=4)
+    federation = found_federation(
+        folder, options.peers, hidden=tuple(options.hidden), steps=5, entries=FEW, max_lead=4, tiny=options.smoke
+    )
     daemon, *others = federation
-    command = [sys.executable, __file__, "--puppets", *(str(site.folder / "site.toml") for site in others)]
+    command = [sys.executable, "-m", "benchmarks.soak", "--puppets"]
+    command += [str(site.folder / "site.toml") for site in others]
     command += ["--daemon", load_site(load_config(daemon.folder / "site.toml")).rule.key]
-    command += ["--failing", str(failing), "--period", str(period_s)]
+    command += ["--failing", str(options.failing), "--period", str(options.period)]
     with federation:
-        puppets = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        puppets = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert puppets.stdout is not None
         try:
             if puppets.stdout.readline().strip() != "ready":
                 raise SystemExit("the other sites did not start")
             daemon.start()
-            until("the daemon publishes", lambda: _applied(daemon) > peers, START_S, federation)
+            until("the daemon publishes", lambda: _applied(daemon) > options.peers, START_S, federation)
             before = _applied(daemon)
-            samples = watch(daemon, 60 * minutes)
+            samples = watch(daemon, 60 * options.minutes, 0.2 if options.smoke else SAMPLE_S)
             figures = _account(daemon, federation, samples, _applied(daemon) - before)
             assert puppets.stdin is not None
             puppets.stdin.close()
@@ -287,7 +290,7 @@ def _account(
     return figures
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--peers", type=int, default=16)
@@ -296,8 +299,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=TEN_MILLION, help="widths of the trunk's layers")
     parser.add_argument("--puppets", type=Path, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--daemon", help=argparse.SUPPRESS)
-    add_output(parser)
-    options = parser.parse_args()
+    options = parse(parser, SMOKE, given)
     if options.puppets:
         key = SiteKey(bytes.fromhex(options.daemon))
         asyncio.run(run_puppets(options.puppets, key, options.failing, options.period))
@@ -305,9 +307,7 @@ def main() -> None:
     machine = this_machine()
     folder = Path(tempfile.mkdtemp(prefix="kmel-soak-"))
     try:
-        figures = measure(
-            folder, options.peers, options.minutes, options.failing, options.period, tuple(options.hidden)
-        )
+        figures = measure(folder, options)
     finally:
         shutil.rmtree(folder)
     publish(f"a daemon among {options.peers} peers", machine, figures, GOALS, options.json)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from benchmarks.measure import Goal, add_output, at_most, percentile, publish, this_machine
+from benchmarks.parts.measure import Goal, at_most, parse, percentile, publish, this_machine
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
@@ -44,6 +46,7 @@ GOALS: dict[str, Goal] = {
     "lossy_rounds_mean": at_most(10.0),
     "lossy_bodies_per_receiver": at_most(1.5),
 }
+SMOKE: dict[str, Any] = {"sites": 6, "runs": 1}
 
 
 @dataclass(slots=True)
@@ -144,12 +147,11 @@ def measure(sites: int, runs: int) -> dict[str, float]:
     return figures
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=30)
     parser.add_argument("--runs", type=int, default=10, help=f"runs of {ENTRIES} entries each")
-    add_output(parser)
-    options = parser.parse_args()
+    options = parse(parser, SMOKE, given)
     machine = this_machine()
     figures = measure(options.sites, options.runs)
     publish(f"one entry to {options.sites} sites", machine, figures, GOALS, options.json)

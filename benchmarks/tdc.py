@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +28,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.inprocess import federate
-from benchmarks.measure import add_output, at_least, publish, this_machine
+from benchmarks.parts.inprocess import federate
+from benchmarks.parts.measure import at_least, parse, publish, say, this_machine
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.split import Fold, SplitRule
@@ -53,6 +52,15 @@ STOPS, PATIENCE = 50, 15
 """Stops at which the validation fold looks for a checkpoint, and those without a better one that end the training."""
 
 GOALS = {"beats_rdkit2d": at_least(16), "beats_chemprop": at_least(8), "mean_kept_pct": at_least(90)}
+SMOKE: dict[str, Any] = {
+    "only": "caco2_wang",
+    "seeds": 1,
+    "steps": 20,
+    "entries": 2,
+    "sites": 2,
+    "limit": 60,
+    "members": 1,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +227,7 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
     return scores
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--only", default="", help="splits, separated by commas; default: all")
@@ -237,8 +245,7 @@ def main() -> None:
     parser.add_argument("--centre-only", action="store_true")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-tdc-cache")
-    add_output(parser)
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
     machine = this_machine()
     torch.set_num_threads(1)
     names = arguments.only.split(",") if arguments.only else list(SPLITS)
@@ -247,10 +254,9 @@ def main() -> None:
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         runs = [run(arguments, name, seed, StructureCache(arguments.cache)) for seed in seeds]
         rows.append(summary(name, runs))
-        print(f"{name}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
-    if arguments.json != "-":
-        print(pd.DataFrame(rows).drop(columns="runs").round(3).to_string(index=False))
-    publish("TDC ADMET splits", machine, overall(rows), GOALS, arguments.json)
+        say(f"{name}: {json.dumps(rows[-1])}")
+    details = [pd.DataFrame(rows).drop(columns="runs").round(3).to_string(index=False)]
+    publish("TDC ADMET splits", machine, overall(rows), GOALS, arguments.json, details)
 
 
 def summary(name: str, runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -21,13 +21,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
 import zmq
 
-from benchmarks.measure import Goal, add_output, at_least, at_most, percentile, publish, this_machine
+from benchmarks.parts.measure import ROOT, Goal, at_least, at_most, parse, percentile, publish, this_machine
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.link_events import LinkEvent
@@ -41,6 +41,7 @@ REPORT = b"report"
 PING_EVERY_S = 0.005
 LAG_SAMPLE_S = 0.002
 GOALS: dict[str, Goal] = {"ratio": at_least(0.7), "ping_p99_ms": at_most(10.0), "loop_blocked_ms": at_most(50.0)}
+SMOKE: dict[str, Any] = {"megabytes": 1, "repeats": 1}
 
 
 def monotonic() -> Micros:
@@ -200,7 +201,8 @@ class OurSender:
 
 def start_receiver(kind: str, size: int) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(
-        [sys.executable, __file__, "--receive", kind, "--megabytes", str(size >> 20)],
+        [sys.executable, "-m", "benchmarks.transfer", "--receive", kind, "--megabytes", str(size >> 20)],
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -284,13 +286,12 @@ async def run_many(ours: OurSender, times: int) -> None:
         await ours.run()
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--receive", choices=("raw", "ours"), help=argparse.SUPPRESS)
-    add_output(parser)
-    arguments = parser.parse_args()
+    arguments = parse(parser, SMOKE, given)
     size = arguments.megabytes << 20
     if arguments.receive == "raw":
         receive_raw(size)

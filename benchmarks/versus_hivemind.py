@@ -7,7 +7,8 @@ schedule and rounds; one thread per peer, all four peers on this machine, in a n
 loopback interface counts the bytes. hivemind averages the whole trunk with all four peers after every round (fp16, then
 8-bit).
 Ours are four real daemons. The target is the best RMSE on the common test compounds that every system reached at every
-peer, plus 1 %. The script makes a virtual environment with hivemind 1.1.12 in `build/hivemind` on first use.
+peer, plus 1 %. The script makes a virtual environment with hivemind 1.1.12 in `build/hivemind` on first use, unless
+`--ours-only` (or `--smoke`) leaves hivemind out.
 
   <system>_bytes_per_peer     received by a peer until every peer is at the target, start-up left out
   <system>_seconds            from the first round's start until then
@@ -40,8 +41,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.daemons import all_published, found_federation, rounds_of, until
-from benchmarks.measure import Goal, add_output, at_least, at_most, publish, this_machine
+from benchmarks.parts.daemons import all_published, found_federation, rounds_of, until
+from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, this_machine
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.observe.status import StatusDocument
 from tests.testbed.hosts import Hosts
@@ -61,6 +62,7 @@ GOALS: dict[str, Goal] = {
     "kill_ours_gap_over_interval": at_most(2.0),
     "kill_ours_digests": at_most(1.0),
 }
+SMOKE: dict[str, Any] = {"rounds": 2, "steps": 2, "ours_only": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Course:
 
     def bytes_until(self, moment: float) -> float:
         """Received by a peer, on average, from the start until a moment."""
-        return (_at(self.traffic, moment) - _at(self.traffic, self.started)) / PEERS
+        return (_at(self.traffic, moment) - _at(self.traffic, self.started)) / len(self.curves)
 
 
 def _at(traffic: Sequence[tuple[float, int]], moment: float) -> float:
@@ -127,15 +129,15 @@ class Meter:
 # ---- ours -------------------------------------------------------------------------------------------------------
 
 
-def run_ours(folder: Path, rounds: int, steps: int) -> Course:
-    """Four daemons until they have exchanged all entries."""
-    federation = found_federation(folder, PEERS, hidden=HIDDEN, steps=steps, entries=rounds)
+def run_ours(folder: Path, peers: int, rounds: int, steps: int, tiny: bool) -> Course:
+    """Daemons until they have exchanged all entries."""
+    federation = found_federation(folder, peers, hidden=HIDDEN, steps=steps, entries=rounds, tiny=tiny)
     with Hosts(1) as hosts, Meter(hosts) as meter, federation:
         for site in federation:
             site.prefix = hosts.prefix(0)
         federation.start()
         sites = list(federation)
-        until("all entries are everywhere", lambda: all_published(sites, rounds, PEERS), DEADLINE_S, federation)
+        until("all entries are everywhere", lambda: all_published(sites, rounds, peers), DEADLINE_S, federation)
         history = [rounds_of(site) for site in sites]
     curves = [[(row["at"] - row["seconds"], _test_score(row["scores"])) for row in rows] for rows in history]
     started = min(curve[0][0] for curve in curves)
@@ -214,7 +216,7 @@ def hivemind_peers(
     peers = []
     try:
         for number, extra in enumerate(options):
-            program = [str(python), str(ROOT / "benchmarks" / "hivemind_peer.py"), what]
+            program = [str(python), str(ROOT / "benchmarks" / "parts" / "hivemind_peer.py"), what]
             command = [*prefix, *program, "--number", str(number), "--folder", str(folder), *extra]
             with (folder / f"peer{number}.jsonl").open("wb") as out, (folder / f"peer{number}.log").open("wb") as err:
                 peers.append(subprocess.Popen(command, stdout=out, stderr=err, env=environment, start_new_session=True))
@@ -310,15 +312,16 @@ def compare(courses: dict[str, Course]) -> dict[str, float]:
     return figures
 
 
-def measure(folder: Path, rounds: int, steps: int, kill_steps: int) -> dict[str, Any]:
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
-    courses = {"ours": run_ours(folder / "ours", rounds, steps)}
-    for codec in ("fp16", "8bit"):
+    rounds, steps = options.rounds, options.steps
+    courses = {"ours": run_ours(folder / "ours", 2 if options.smoke else PEERS, rounds, steps, options.smoke)}
+    for codec in () if options.ours_only else ("fp16", "8bit"):
         files = found_federation(folder / codec, PEERS, hidden=HIDDEN, steps=steps, entries=rounds)
         courses[f"hivemind_{codec}"] = run_hivemind(folder / codec / "peers", codec, files, rounds)
     figures: dict[str, Any] = compare(courses)
-    if kill_steps:
-        figures |= kill_ours(folder / "kill", KILL_ROUNDS, kill_steps)
+    if options.kill_steps and not (options.no_kill or options.ours_only):
+        figures |= kill_ours(folder / "kill", KILL_ROUNDS, options.kill_steps)
         for timeouts in ("default", "short"):
             for number, after_s in enumerate(KILL_AFTER_S):
                 name = f"kill_hivemind_{timeouts}_{number}"
@@ -331,7 +334,7 @@ def measure(folder: Path, rounds: int, steps: int, kill_steps: int) -> dict[str,
     return figures
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps per round")
@@ -339,14 +342,15 @@ def main() -> None:
         "--kill-steps", type=int, default=100, help="optimiser steps per round of ours in the kill test"
     )
     parser.add_argument("--no-kill", action="store_true", help="leave the kill test out")
+    parser.add_argument("--ours-only", action="store_true", help="only our four daemons: hivemind is not needed")
     parser.add_argument("--keep", type=Path, help="directory for the runs' files, kept")
-    add_output(parser)
-    options = parser.parse_args()
-    prepare_environment()
+    options = parse(parser, SMOKE, given)
+    if not options.ours_only:
+        prepare_environment()
     machine = this_machine()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="kmel-versus-"))
     try:
-        figures = measure(folder, options.rounds, options.steps, 0 if options.no_kill else options.kill_steps)
+        figures = measure(folder, options)
     finally:
         if options.keep is None:
             shutil.rmtree(folder)

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.daemons import TEN_MILLION, all_published, found_federation, rounds_of, until
-from benchmarks.measure import Goal, add_output, at_most, publish, this_machine
+from benchmarks.parts.daemons import TEN_MILLION, all_published, found_federation, rounds_of, until
+from benchmarks.parts.measure import Goal, at_most, parse, publish, this_machine
 from kmel_p2p.site.observe.status import StatusDocument
 from tests.testbed.hosts import Hosts
 
@@ -34,14 +34,7 @@ PILOT_STEPS = 3
 PILOT_ROUNDS = 2
 START_S = 300.0
 GOALS: dict[str, Goal] = {"communication_share": at_most(0.05), "worst_share": at_most(0.08)}
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """What joins each site to the others."""
-
-    megabits: int
-    delay_ms: int
+SMOKE: dict[str, Any] = {"sites": 2, "steps": 3, "rounds": 2, "hidden": (32, 16)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +57,20 @@ def idle_share(rows: Sequence[dict[str, Any]]) -> float:
     return 1.0 - sum(row["seconds"] for row in rows) / wall
 
 
-def run(
-    folder: Path, sites: int, link: Link, steps: int, rounds: int, deadline_s: float, hidden: tuple[int, ...]
-) -> Run:
+def run(folder: Path, options: argparse.Namespace, steps: int, rounds: int, deadline_s: float) -> Run:
     """A federation from its start until all entries are everywhere."""
-    with Hosts(sites, link.megabits, link.delay_ms) as hosts:
+    sites = options.sites
+    with Hosts(sites, options.megabits, options.delay) as hosts:
         addresses = [f"tcp://{hosts.address(n)}:{PORT}" for n in range(sites)]
         federation = found_federation(
-            folder, sites, hidden=hidden, steps=steps, entries=rounds, addresses=addresses, preset="wan"
+            folder,
+            sites,
+            hidden=tuple(options.hidden),
+            steps=steps,
+            entries=rounds,
+            addresses=addresses,
+            preset="wan",
+            tiny=options.smoke,
         )
         for number, site in enumerate(federation):
             site.prefix = hosts.prefix(number)
@@ -85,29 +84,33 @@ def run(
             return Run([rounds_of(site) for site in processes], received, status)
 
 
-def measure(
-    folder: Path, sites: int, link: Link, train_s: float, rounds: int, hidden: tuple[int, ...]
-) -> dict[str, float]:
-    """All figures."""
-    pilot = run(folder / "pilot", sites, link, PILOT_STEPS, PILOT_ROUNDS, START_S, hidden)
+def steps_in(folder: Path, options: argparse.Namespace) -> int:
+    """How many steps take `--train-seconds` here."""
+    pilot = run(folder, options, PILOT_STEPS, PILOT_ROUNDS, START_S)
     # The last round: by then nobody is still preparing data or warming up.
     step_s = statistics.median(rows[-1]["seconds"] for rows in pilot.rounds) / PILOT_STEPS
-    steps = max(1, round(train_s / step_s))
+    return max(1, round(options.train_seconds / step_s))
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """All figures."""
+    steps = options.steps or steps_in(folder / "pilot", options)
     began = time.monotonic()
-    main = run(folder / "main", sites, link, steps, rounds, START_S + 3 * rounds * train_s, hidden)
+    deadline_s = START_S + 3 * options.rounds * options.train_seconds
+    main = run(folder / "main", options, steps, options.rounds, deadline_s)
     elapsed = time.monotonic() - began
     seconds = [row["seconds"] for rows in main.rounds for row in rows]
     first = min(rows[0]["at"] - rows[0]["seconds"] for rows in main.rounds)
     wall = max(rows[-1]["at"] for rows in main.rounds) - first
     return {
-        "sites": sites,
+        "sites": options.sites,
         "steps_per_round": steps,
         "train_s_mean": statistics.mean(seconds),
         "wall_s": wall,
         "run_s": elapsed,
         "communication_share": statistics.mean(main.shares()),
         "worst_share": max(main.shares()),
-        "link_share": 8 * max(main.received) / (wall * link.megabits * 1e6),
+        "link_share": 8 * max(main.received) / (wall * options.megabits * 1e6),
         "received_per_site_mb": statistics.mean(main.received) / 1e6,
         "entry_bytes": statistics.mean(row["payload_bytes"] for rows in main.rounds for row in rows),
         "digests": len({document.averaging.digest for document in main.status}),
@@ -115,21 +118,20 @@ def measure(
     }
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--megabits", type=int, default=50)
     parser.add_argument("--delay", type=int, default=0, help="latency of each link, ms each way (netem)")
     parser.add_argument("--train-seconds", type=float, default=20.0)
+    parser.add_argument("--steps", type=int, help="optimiser steps per round; default: found by a first run")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--hidden", type=int, nargs="+", default=TEN_MILLION, help="widths of the trunk's layers")
-    add_output(parser)
-    options = parser.parse_args()
+    options = parse(parser, SMOKE, given)
     machine = this_machine()
     folder = Path(tempfile.mkdtemp(prefix="kmel-wan-"))
-    link = Link(options.megabits, options.delay)
     try:
-        figures = measure(folder, options.sites, link, options.train_seconds, options.rounds, tuple(options.hidden))
+        figures = measure(folder, options)
     finally:
         shutil.rmtree(folder)
     publish(f"{options.sites} sites at {options.megabits} Mbit/s", machine, figures, GOALS, options.json)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import federation, measure, spread
+from benchmarks import federation, spread
+from benchmarks.parts import measure
 
 
 def test_a_body_moves_once_and_its_author_sends_a_small_part() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from benchmarks import silos, silos_data, silos_peers
-from benchmarks.inprocess import site_weights
+from benchmarks import silos
+from benchmarks.parts import silos_data, silos_peers
+from benchmarks.parts.inprocess import site_weights
 from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
@@ -17,49 +17,12 @@ from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.train.dataset import Dataset
-
-RINGS = ("c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1", "C1CCCCC1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1cnc2ccccc2c1")
-MOLECULES = [f"{'C' * chain}{ring}" for ring in RINGS for chain in range(1, 6)]
-
-
-def write(path: Path, **columns: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(columns).to_csv(path, index=False)
+from tests.support.public_files import MOLECULES, write_public_files
 
 
 @pytest.fixture(scope="module")
 def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files laid out as the public ones, with some of their oddities."""
-    root = tmp_path_factory.mktemp("public")
-    count = len(MOLECULES)
-    ramp = np.linspace(0.7, 2.5, count)
-    write(
-        root / "biogen/ADME_public_set_3521.csv",
-        SMILES=MOLECULES,
-        **{
-            "LOG HLM_CLint (mL/min/kg)": [silos_data.BIOGEN_HLM_FLOOR, *ramp[1:]],
-            "LOG MDR1-MDCK ER (B-A/A-B)": ramp,
-            "LOG SOLUBILITY PH 6.8 (ug/mL)": [np.nan, *ramp[1:]],
-        },
-    )
-    write(
-        root / "expansionrx/expansion_data_train.csv",
-        SMILES=MOLECULES,
-        LogD=ramp,
-        KSOL=[0.0, *10 ** ramp[1:]],
-        **{"HLM CLint": [0.0, *10 ** ramp[1:]], "Caco-2 Permeability Efflux": 10**ramp},
-    )
-    half = count // 2
-    for part, rows in (("train_val", slice(0, half)), ("test", slice(half, half + 5))):
-        folder = root / "tdc_admet_group"
-        write(folder / f"lipophilicity_astrazeneca/{part}.csv", Drug=MOLECULES[rows], Y=ramp[rows])
-        limited = np.clip(10 ** ramp[rows], 6.0, 140.0)
-        limited[:2] = 3.0, 150.0
-        write(folder / f"clearance_microsome_az/{part}.csv", Drug=MOLECULES[rows], Y=limited)
-    bench = root / "pharmabench/final_datasets"
-    write(bench / "logd_reg_final_data.csv", Smiles_unify=MOLECULES, value=ramp)
-    write(bench / "hum_mic_cl_reg_final_data.csv", Smiles_unify=MOLECULES, value=[6.4, *ramp[1:]])
-    return root
+    return write_public_files(tmp_path_factory.mktemp("public"))
 
 
 @pytest.fixture(scope="module")

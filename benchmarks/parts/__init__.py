@@ -1,0 +1,1 @@
+"""What several benchmarks share: command line and output, federations of daemons, tasks and data."""

@@ -1,0 +1,76 @@
+"""Every benchmark runs at its smallest size and writes the JSON that docs/benchmarks.md was read from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.parts.measure import ROOT
+from tests.support.namespaces import require_namespaces
+from tests.support.public_files import write_public_files
+
+KEYS = {
+    "accumulate": {"signatures_per_s", "entries_per_s", "digest_over_blake2b", "trunk_ms"},
+    "bytes_to_score": {"ledger", "others", "ratio", "final_scores", "best_scores", "bytes_per_round", "by_target"},
+    "censoring": {"compounds", "bounds", "chosen", "last"},
+    "censoring_kernel": {"mean", "folds", "against_as_values"},
+    "codec": {"ratio_1bit", "ratio_2bit", "index_bits", "encode_over_copy", "decode_ms", "training_ratio_2bit_worst"},
+    "faults": {"faults_seeds", "faults_sound", "faults_score_kept", "faults_mean_difference", "runs"},
+    "featurise": {"molecules", "per_second", "rdkit_per_second", "ratio", "cached_per_second", "enumerated"},
+    "federation": {"ledger_peer_bytes_4", "ledger_alone_bytes_100", "pushsum_agree_4", "pushsum_apart_4"},
+    "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
+    "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
+    "silos": {"pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"},
+    "soak": {"rss_over_accumulator", "rss_slope_mb_per_hour", "files_slope_per_hour", "messages_lost_share"},
+    "spread": {"rounds_mean", "bodies_per_receiver", "lossy_rounds_mean", "eager_author_share"},
+    "tdc": {"splits", "beats_rdkit2d", "beats_chemprop", "kept_of_all_pct"},
+    "transfer": {"ratio", "ping_p99_ms", "loop_blocked_ms", "audited_ratio", "ours_cpu_s"},
+    "versus_hivemind": {"target_rmse", "ours_bytes_per_peer", "ours_seconds", "ours_bytes_per_round", "curves"},
+    "wan": {"communication_share", "worst_share", "link_share", "entry_bytes", "digests"},
+}
+"""Benchmark -> figures that its JSON has at least, beside those that all have."""
+COMMON = {"missed", "under_load", "machine"}
+PUBLIC_FILES = {"censoring", "censoring_kernel", "featurise", "silos", "tdc"}
+NAMESPACES = {"versus_hivemind", "wan"}
+
+
+def test_every_benchmark_is_listed() -> None:
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == KEYS.keys() | {"__init__"}
+
+
+@pytest.fixture(scope="module")
+def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_public_files(tmp_path_factory.mktemp("public"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_a_benchmark_runs_at_its_smallest_size(name: str, public_files: Path, tmp_path: Path) -> None:
+    if name in NAMESPACES:
+        require_namespaces()
+    given = ["--smoke", "--json", str(tmp_path / "figures.json")]
+    if name in PUBLIC_FILES:
+        given.insert(0, str(public_files))
+    if name in PUBLIC_FILES - {"featurise"}:
+        given += ["--cache", str(tmp_path / "cache")]
+    importlib.import_module(f"benchmarks.{name}").main(given)
+    assert json.loads((tmp_path / "figures.json").read_text()).keys() >= KEYS[name] | COMMON
+
+
+@pytest.mark.parametrize("how", [["benchmarks/spread.py"], ["-m", "benchmarks.spread"]])
+def test_a_benchmark_runs_by_path_and_by_name_and_prints_json_alone(how: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *how, "--smoke", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout).keys() >= KEYS["spread"] | COMMON
