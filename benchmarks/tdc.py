@@ -41,6 +41,7 @@ from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.evaluation import further_scores
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.worker.session import TrainingSettings
@@ -100,11 +101,11 @@ SPLITS = {
 
 
 def load(
-    data: Path, name: str, cache: StructureCache, workers: int, limit: int, graphs: bool = False
+    data: Path, name: str, cache: StructureCache, workers: int, limit: int, trunk: str = "mlp"
 ) -> tuple[AssayEndpoint, Dataset, StructureTable]:
     """Assay endpoint, dataset (train_val in the train fold, then the test file) and structures in the same order.
 
-    `graphs`: whether inputs carry molecular graphs (trunk `dmpnn`).
+    `trunk`: kind of trunk that reads the inputs.
     """
     parts = [pd.read_csv(data / "tdc_admet_group" / name / f"{part}.csv") for part in ("train_val", "test")]
     if limit:
@@ -125,7 +126,7 @@ def load(
         endpoint = AssayEndpoint(name=name, center=center, scale=scale, head="shared")
     labels = endpoint.label(values).astype(np.float32)[:, None]
     dataset = Dataset(
-        (endpoint,), Inputs(table.counts, table.descriptors, table.smiles if graphs else None), labels,
+        (endpoint,), Inputs(table.counts, table.descriptors, trunk_kind(trunk).molecules(table.smiles)), labels,
         np.zeros(labels.shape, np.int8), np.flatnonzero(~test), np.empty(0, np.int64), np.flatnonzero(test),
     )  # fmt: skip
     return endpoint, dataset, table
@@ -170,9 +171,7 @@ def test_score(dataset: Dataset, predict: Callable[..., Any], metric: str) -> fl
 
 def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCache) -> dict[str, float]:
     """Scores of one split and seed."""
-    endpoint, dataset, table = load(
-        arguments.data, name, cache, arguments.workers, arguments.limit, arguments.trunk == "dmpnn"
-    )
+    endpoint, dataset, table = load(arguments.data, name, cache, arguments.workers, arguments.limit, arguments.trunk)
     metric = SPLITS[name].metric
     shape = shape_of(arguments, endpoint)
 
