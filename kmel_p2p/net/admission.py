@@ -109,7 +109,7 @@ class _Stranger:
 
 
 class Strangers:
-    """Counts those turned away, and tells of each once a minute however often it knocks."""
+    """Counts refused connections, and reports each once a minute however often it tries."""
 
     def __init__(self, tell: Callable[[StrangerRefused], None], clock: Callable[[], Micros]) -> None:
         self._tell = tell
@@ -119,8 +119,8 @@ class Strangers:
         self._told_this_minute = 0
         self.refused = 0
 
-    def knocked(self, address: str, curve_key: str, explanation: str) -> None:
-        """Somebody was turned away. `curve_key` is empty when none was shown."""
+    def note(self, address: str, curve_key: str, explanation: str) -> None:
+        """A connection was refused. `curve_key` is empty when none was shown."""
         self.refused += 1
         now = self._clock()
         stranger = self._seen.pop(curve_key, None) or _Stranger(address, 0, None)

@@ -85,7 +85,7 @@ class Bulk:
         self._digests: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._retry: asyncio.Handle | None = None
-        self._owed: dict[tuple[type[Frame], bytes], Frame] = {}
+        self._unsent: dict[tuple[type[Frame], bytes], Frame] = {}
         self._answering = False
         self._closed = False
 
@@ -141,8 +141,8 @@ class Bulk:
 
     def _send_asks(self) -> None:
         for ask in self.outbox.asks(self._wiring.clock()):
-            self._owe(ask, ask.id)
-        self._pay()
+            self._queue_frame(ask, ask.id)
+        self._send_queued()
 
     # -- what the peer says about our messages ---------------------------------------------------
 
@@ -224,23 +224,23 @@ class Bulk:
         """Send an answer, now or when the control lane has room: a lost GRANT would stop the peer for good."""
         match frame:
             case Grant(session, _):
-                self._owe(frame, session)
+                self._queue_frame(frame, session)
             case Done(message_id) | HeldAnswer(message_id, _, _) | Refuse(message_id, _):
-                self._owe(frame, message_id)
+                self._queue_frame(frame, message_id)
             case _:
                 return
-        self._pay()
+        self._send_queued()
 
-    def _owe(self, frame: Frame, about: bytes) -> None:
+    def _queue_frame(self, frame: Frame, about: bytes) -> None:
         # One per kind and message: a newer grant replaces an older one, so this stays as small as what it is about.
-        self._owed[type(frame), about] = frame
+        self._unsent[type(frame), about] = frame
 
-    def _pay(self) -> None:
-        while self._owed:
-            what = next(iter(self._owed))
-            if not self._host.send_frame(self._owed[what]):
+    def _send_queued(self) -> None:
+        while self._unsent:
+            what = next(iter(self._unsent))
+            if not self._host.send_frame(self._unsent[what]):
                 return
-            del self._owed[what]
+            del self._unsent[what]
 
     # -- sessions and time -----------------------------------------------------------------------
 
@@ -259,15 +259,15 @@ class Bulk:
         """Control messages now go over another connection: what was under way on the old one may be lost."""
         if self.outbox.session is not None:
             for ask in self.outbox.probes(self._wiring.clock()):
-                self._owe(ask, ask.id)
+                self._queue_frame(ask, ask.id)
         for grant in self.inbox.grants():
-            self._owe(grant, grant.session)
-        self._pay()
+            self._queue_frame(grant, grant.session)
+        self._send_queued()
 
     def session_ended(self, session: bytes) -> None:
-        """A bulk connection is gone: what is owed about it is void."""
+        """A bulk connection is gone: frames queued for it are dropped."""
         self.inbox.close(session)
-        self._owed.pop((Grant, session), None)
+        self._unsent.pop((Grant, session), None)
 
     def tick(self, now: Micros) -> None:
         """Repeat what was not answered, give up what does not move."""
@@ -277,7 +277,7 @@ class Bulk:
             self._failed(failure)
         if expiry.renew:
             self._host.renew_bulk()
-        self._pay()
+        self._send_queued()
         self.pump()
 
     def _failed(self, failure: TransferFailure) -> None:
@@ -302,7 +302,7 @@ class Bulk:
         for failure in self.outbox.clear(reason):
             self._failed(failure)
         self.inbox.drop()
-        self._owed.clear()
+        self._unsent.clear()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -47,7 +47,7 @@ ROUTING_ID_RANDOM_BYTES = 15
 
 
 class ConnectionOwner(Protocol):
-    """Who dialled."""
+    """The owner of a connection."""
 
     def connection_parts(self, connection: Connection, parts: list[zmq.Frame], overflow: bool) -> None:
         """A message came over it."""
@@ -82,9 +82,9 @@ class Connection:
         self.session = greeting.session
         self.numeric_address = numeric_address
         self.connected = False
-        """TCP stands."""
+        """TCP is connected."""
         self.authenticated = False
-        """CURVE and the peer's gate let us in."""
+        """CURVE and the peer's gate admitted us."""
         self.up = False
         """The peer welcomed us."""
         self.dialled_us = now

@@ -42,7 +42,7 @@ NEEDS_OPERATOR = frozenset(
         ConnectionFailure.OTHER_VERSION,
     }
 )
-"""Losses that waiting does not heal."""
+"""Failures that only an operator can resolve."""
 
 
 def classify_handshake(event: int, value: int) -> ConnectionFailure:

@@ -42,14 +42,14 @@ class Budget:
         return self._free
 
     def reserve(self, size: int) -> bool:
-        """Take `size` bytes if there are as many."""
+        """Take `size` bytes if that many are free."""
         if size > self._free:
             return False
         self._free -= size
         return True
 
     def release(self, size: int) -> None:
-        """Give them back."""
+        """Return them."""
         self._free += size
 
 
@@ -85,7 +85,7 @@ class Inbox:
         self._partial_us: Micros = 0
         self._finished: deque[bytes] = deque(maxlen=DONE_REMEMBERED)
         self._adopted = False
-        """The unfinished message began under an id of the sender's earlier life, and it has not gone on yet."""
+        """The unfinished message began under an id of the sender's earlier run, and it has not gone on yet."""
         self._refused: bytes | None = None
 
     @property
@@ -175,7 +175,7 @@ class Inbox:
         intake.replies.append(Done(message_id))
 
     def _refuse(self, message_id: bytes, reason: Reason, intake: Intake) -> None:
-        """Say no once; the chunks already under way get no answer each."""
+        """Refuse once; the chunks already under way get no answer each."""
         if self._refused != message_id or reason is not Reason.MISPLACED:
             intake.replies.append(Refuse(message_id, reason))
         self._refused = message_id

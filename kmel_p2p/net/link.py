@@ -16,7 +16,7 @@ from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import SECOND, Lane, Micros
 from kmel_p2p.net.bulk import Bulk
 from kmel_p2p.net.connection import Connection
-from kmel_p2p.net.connection_failure import ConnectionFailure
+from kmel_p2p.net.connection_failure import NEEDS_OPERATOR, ConnectionFailure
 from kmel_p2p.net.dialler import Dialler
 from kmel_p2p.net.frames import (
     GREETING_BYTES,
@@ -112,7 +112,7 @@ class Link:
         self.hang_up(reason)
 
     async def close(self, reason: str, linger_ms: int) -> None:
-        """Release everything. `linger_ms`: how long control messages already handed over may take to leave."""
+        """Free all resources. `linger_ms`: how long control messages already handed over may take to leave."""
         await self.transfers.close(reason)
         await self.routes.close(linger_ms)
 
@@ -325,19 +325,14 @@ class Link:
         """See `DiallerOwner`."""
         self._session_over(connection.session)
         if dialler.lane is Lane.BULK and not self.transfers.outbox and self.routes.control.connection is not None:
-            dialler.hang_up()  # nobody needs it now
+            dialler.hang_up()  # no longer needed
         self._review(reason)
 
     def dialler_failed(self, dialler: Dialler, failure: ConnectionFailure, reason: str, retry_in_us: Micros) -> None:
         """See `DiallerOwner`."""
         if dialler.lane is Lane.BULK:
             return
-        if failure in (
-            ConnectionFailure.NOT_ADMITTED,
-            ConnectionFailure.WRONG_KEY,
-            ConnectionFailure.NOT_CURVE,
-            ConnectionFailure.OTHER_VERSION,
-        ):
+        if failure in NEEDS_OPERATOR:
             self._host.tell(AuthRejected(self.key, dialler.address, reason))
         self._host.tell(DialFailed(self.key, dialler.address, reason, retry_in_us))
 
@@ -384,7 +379,7 @@ class Link:
         self.transfers.tick(now)
 
     def state(self) -> LinkState:
-        """How the link stands, for `status`."""
+        """The state of the link, for `status`."""
         control = self.routes.control
         outbound = control.connection is not None
         inbound = self.routes.inbound.get(Lane.CONTROL) is not None

@@ -34,7 +34,7 @@ class AuthRejected:
 
 @dataclass(frozen=True, slots=True)
 class StrangerRefused:
-    """Somebody whose key is not in the roster knocked (or something that does not speak our protocol).
+    """Somebody whose key is not in the roster tried to connect (or something that does not speak our protocol).
 
     The same stranger is reported once a minute; `attempts` counts since the last report.
     """
@@ -81,7 +81,7 @@ class Egress:
 
 
 class LinkPhase(enum.Enum):
-    """How a link stands."""
+    """The state of a link."""
 
     IDLE = "idle"
     """Nobody asked for it, or it was hung up."""
@@ -134,7 +134,7 @@ class LinkState:
     queue_bytes: int
     queue_messages: int
     last_error: str
-    """For people; empty when there never was one."""
+    """For the operator; empty if there was none."""
 
 
 class LinkHost(Protocol):

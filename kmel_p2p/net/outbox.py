@@ -2,7 +2,7 @@
 
 Messages leave in order, cut into chunks, under the bytes the receiver granted. A message stays here until the receiver
 says DONE. When the connection breaks, each message already begun is asked about on the next one; the receiver answers
-how many bytes it holds, and sending goes on from there. If it holds them from an earlier life of ours it adds their
+how many bytes it holds, and sending goes on from there. If it holds them from an earlier run of this peer it adds their
 BLAKE2b-256, and sending starts anew unless our bytes have the same hash. Only a lack of progress ends a transfer.
 """
 
@@ -39,7 +39,7 @@ def charge(length: int) -> int:
 
 
 class TransferStage(enum.Enum):
-    """Where one message stands."""
+    """The state of one message."""
 
     HELD = "held"
     """Not released by the caller yet (its digest is being computed)."""
@@ -136,7 +136,7 @@ class Outbox:
     def release(self, transfer: BulkTransfer) -> None:
         """A held message may go.
 
-        The first large one of our life is asked about first: an earlier life of ours may have sent a part of it.
+        The first large one after a start is asked about first: an earlier run of this peer may have sent a part of it.
         """
         if transfer.stage is TransferStage.HELD:
             ask = self._first and len(transfer.data) > CHUNK_BYTES

@@ -35,7 +35,7 @@ STRANGE_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_F
 
 
 class Sent(enum.Enum):
-    """What became of an answer."""
+    """The outcome of sending an answer."""
 
     TAKEN = "taken"
     FULL = "full"

@@ -236,7 +236,7 @@ class Transport:
         return sent
 
     def links(self) -> Mapping[SiteKey, LinkState]:
-        """How the link to each site stands that was dialled or heard from."""
+        """The state of the link to each site that was dialled or heard from."""
         return {key: link.state() for key, link in self._links.items()}
 
     @property
@@ -290,7 +290,7 @@ class Transport:
         if site is not None:
             return site.hex()
         if curve_key != self._self_test_key:
-            self._strangers.knocked(
+            self._strangers.note(
                 address.removeprefix("::ffff:"),
                 curve_key.hex(),
                 "its key is not in the roster; if it should be, amend the charter",
@@ -299,7 +299,7 @@ class Transport:
 
     def _strange_handshake(self) -> None:
         if not self._self_test_key:
-            self._strangers.knocked(
+            self._strangers.note(
                 "",
                 "",
                 "a connection to our port broke off in the handshake: a port scanner, a program without CURVE, or a "

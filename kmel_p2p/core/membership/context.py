@@ -103,7 +103,7 @@ class Context:
         self.queues.put(self.handle, self.descriptor, self.now)
 
     def renew(self, own: OwnDescription) -> None:
-        """Say `own` from now on, in a descriptor newer than all before."""
+        """Describe ourselves as `own` from now on, in a newer descriptor than any before."""
         serial = self.descriptor.serial + 1
         if serial > SERIAL_MAX:
             self.raise_generation(self.descriptor.generation + 1)
@@ -111,7 +111,7 @@ class Context:
             self.redescribe(own, serial)
 
     def raise_generation(self, generation: int) -> None:
-        """Outbid an earlier life of ours, or a serial that is used up."""
+        """Outrank an earlier run of this site, or move on when the serials are used up."""
         if generation > GENERATION_MAX:
             self.counters.generation_exhausted += 1
             return

@@ -111,8 +111,8 @@ class DialSchedule:
         attempts = self._attempts.get(member.key, 0)
         self._attempts[member.key] = attempts + 1
         missing = member.state not in COUNTED  # a broken link to a live member is ours alone to mend
-        tired = attempts >= FAST_ATTEMPTS or member.state is MemberState.DEAD
-        if missing and tired and not self._our_turn(member):
+        throttled = attempts >= FAST_ATTEMPTS or member.state is MemberState.DEAD
+        if missing and throttled and not self._our_turn(member):
             return
         if member.linked:
             self._prober.contact(member)

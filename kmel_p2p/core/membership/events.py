@@ -1,4 +1,4 @@
-"""What membership tells the operator, each once per change, and what it asks the store to keep."""
+"""What membership reports to the operator, once per change, and what it asks the store to keep."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class MemberCleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class MemberUnreachable(Event):
-    """Held dead: not reachable now. It stays in the roster and is contacted for ever."""
+    """Declared dead: not reachable now. It stays in the roster, and we keep trying to reach it."""
 
     key: SiteKey
 
 
 @dataclass(frozen=True, slots=True)
 class MemberBack(Event):
-    """Reachable again after it was held dead or had left."""
+    """Reachable again after it was declared dead or had left."""
 
     key: SiteKey
 

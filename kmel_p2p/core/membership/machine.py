@@ -1,4 +1,4 @@
-"""Membership as one state machine: who of the roster is reachable now, where, and since when.
+"""Membership as one state machine: which sites of the roster are reachable now, where, and since when.
 
 What it promises: every crash is noticed by every live member within the bounds of docs/membership.md; a healed
 partition needs nobody's help; no member can forge another's presence, absence or address, only suspect it.
@@ -157,7 +157,7 @@ class Membership:
 
     @property
     def waiting_facts(self) -> int:
-        """Facts still to be told; never more than there are sites."""
+        """Facts still to be sent; never more than there are sites."""
         return len(self._context.queues)
 
     # -- the machine ---------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Membership:
         """Take a message from an authenticated sender.
 
         Raises:
-            ProtocolError: sender outside the roster, forged descriptor, or nonsense; nothing was altered.
+            ProtocolError: sender outside the roster, forged descriptor, or nonsense; nothing changed.
         """
         member = self._context.table.get(sender)
         if member is None:
@@ -212,7 +212,7 @@ class Membership:
         """Take one of `membership.commands`.
 
         Raises:
-            ConfigError: `DescribeSelf` with unusable values, or a roster with clashing keys; nothing was altered.
+            ConfigError: `DescribeSelf` with unusable values, or a roster with clashing keys; nothing changed.
             LocalError: not a membership command, or our key is missing from a new roster.
         """
         self._begin(now)

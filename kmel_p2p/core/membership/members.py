@@ -20,7 +20,7 @@ from kmel_p2p.core.types import Micros
 
 
 class MemberState(enum.Enum):
-    """What is held about a site."""
+    """What this peer believes about a site."""
 
     UNKNOWN = "unknown"
     ALIVE = "alive"
@@ -49,7 +49,7 @@ def handle_of(key: SiteKey) -> bytes:
 
 
 class Member:
-    """What this peer holds about one other site."""
+    """What this peer knows about one other site."""
 
     __slots__ = (
         "answered_us", "changed_us", "degraded", "descriptor", "fact_hash", "handle", "indirect_streak",

@@ -1,4 +1,4 @@
-"""Who belongs to the federation: the charter's roster brought in, exchanged after an amendment, and described."""
+"""Who belongs to the federation: the charter's roster, its replacement after an amendment, and our own description."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class RosterKeeper:
                 self._dials.first(member)
 
     def replace(self, roster: Mapping[SiteKey, RosterSite]) -> None:
-        """Exchange the roster: who is no longer in it is forgotten.
+        """Replace the roster: sites no longer in it are forgotten.
 
         Raises:
-            ConfigError: clashing keys; nothing was altered.
-            LocalError: our key is missing; nothing was altered.
+            ConfigError: clashing keys; nothing changed.
+            LocalError: our key is missing; nothing changed.
         """
         context = self._context
         check_roster(context.key, roster)
@@ -77,10 +77,10 @@ class RosterKeeper:
                 context.counters.recalled_forgeries += 1
 
     def describe_own(self, change: DescribeSelf) -> None:
-        """Sign and tell a changed description of this site.
+        """Sign and announce a changed description of this site.
 
         Raises:
-            ConfigError: values others could not use; nothing was altered.
+            ConfigError: values others could not use; nothing changed.
         """
         context, own = self._context, self._context.own
         changed = OwnDescription(
@@ -96,7 +96,7 @@ class RosterKeeper:
 
 
 def check_roster(own: SiteKey, roster: Mapping[SiteKey, RosterSite]) -> None:
-    """Look before anything is altered.
+    """Check a roster before anything changes.
 
     Raises:
         ConfigError: two keys share their leading bytes, which honest key generation never produces.

@@ -61,7 +61,7 @@ class MembershipSettings(StrictModel):
     accusation_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 160
     """Accusations at once after quiet, so that a single death is known fast."""
     descriptor_rate_bytes: Annotated[int, pydantic.Field(ge=16)] = 600
-    """The same for arrivals, refutations and departures: the wronged must be heard before the suspicion ends."""
+    """The same for arrivals, refutations and departures: the accused must be heard before the suspicion runs out."""
     descriptor_burst_bytes: Annotated[int, pydantic.Field(ge=0)] = 2400
     assume_links: bool = False
     """Every member is reachable without dialling (datagrams, large simulations)."""

@@ -57,7 +57,7 @@ class Transitions:
         """Check what is new and signed, before anything is applied.
 
         Raises:
-            ProtocolError: a descriptor that its owner did not sign; nothing was altered.
+            ProtocolError: a descriptor that its owner did not sign; nothing changed.
         """
         context = self._context
         for fact in facts:
@@ -120,7 +120,7 @@ class Transitions:
         self._context.table.describe(member, descriptor)
         self._note_addresses(member, held, descriptor)
         if spread:
-            # A newcomer introduces itself to everybody it meets, so others pass it on half as often.
+            # A newcomer introduces itself to everybody it meets, so others need to pass it on only half as often.
             sent = self._context.limit // 2 if member.state is MemberState.UNKNOWN else 0
             self._context.queues.put(member.handle, descriptor, self._context.now, sent, teller)
         self._move(member, MemberState.LEFT if descriptor.left else MemberState.ALIVE)
@@ -178,7 +178,7 @@ class Transitions:
             return
         if fact.dead and context.settings.believe_dead and member.state in (MemberState.ALIVE, MemberState.SUSPECT):
             self._suspect(member, accusers)
-            self._bury(member)
+            self._declare_dead(member)
             return
         if by_sync:
             if member.state is MemberState.ALIVE:
@@ -254,11 +254,11 @@ class Transitions:
 
     @property
     def deadline(self) -> Micros | None:
-        """When the next suspicion ends (or was re-armed to end)."""
+        """When the next suspicion may end."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def expire(self) -> None:
-        """Hold dead whose suspicion ended."""
+        """Declare sites dead whose suspicion has run out."""
         now = self._context.now
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, member, suspicion = heapq.heappop(self._deadlines)
@@ -268,9 +268,9 @@ class Transitions:
             if suspicion.deadline_us > now:
                 self._arm(member, suspicion)  # postponed meanwhile
             else:
-                self._bury(member)
+                self._declare_dead(member)
 
-    def _bury(self, member: Member) -> None:
+    def _declare_dead(self, member: Member) -> None:
         assert member.suspicion is not None
         member.suspicion.finished = True
         self._move(member, MemberState.DEAD)
@@ -312,7 +312,7 @@ class Transitions:
         said, held = (fact.generation, fact.serial), (own.generation, own.serial)
         if said < held or fact == own:
             return
-        # We signed this, but not in this run: an earlier life whose disk is lost, or a second process with our key.
+        # We signed this, but not in this run: an earlier run whose disk is lost, or a second process with our key.
         # The former happens once; whoever keeps answering is the latter.
         self._raises += 1
         if self._raises > 1:
