@@ -208,7 +208,7 @@ class PushSumFederation:
         self.rules = PushSumRules(
             charter_id=b"p" * 32, roster=frozenset(keys), entry_limit=rounds, steps_per_entry=10, start_sites=1
         )
-        self.settings = PushSumSettings(interval=min(ROUND_US, SECOND * max(1, sites // 50)))
+        self.settings = PushSumSettings(interval_us=min(ROUND_US, SECOND * max(1, sites // 50)))
         self.views = [Everybody(keys, key) for key in keys]
         self.base = np.linspace(-1, 1, VALUES, dtype=np.float32)
         wire = Wire(self.rules.charter_id, SCHEMAS)

@@ -30,7 +30,7 @@ from kmel_p2p.core.wire import Wire
 
 CHARTER_ID = b"p" * 32
 SIZE = 300
-FAST = PushSumSettings(settle_us=1 * SECOND, interval=2 * SECOND, transfers=TransferSettings(SECOND, 4 * SECOND))
+FAST = PushSumSettings(settle_us=1 * SECOND, interval_us=2 * SECOND, transfers=TransferSettings(SECOND, 4 * SECOND))
 ASKING = replace(FAST, transfers=TransferSettings(SECOND, 4 * SECOND, inquire_above=0))
 """Asks before it sends again, as with large trunks."""
 

@@ -64,7 +64,7 @@ class PushSumAveraging(RoundMachine):
         self.table = StatementTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
         self.progress = ProgressTable(self._key, self.table, members.alive, rules.entry_limit)
         about = (identity, rules.charter_id, self.table, self._describe, generation)
-        self._exchange = StatementExchange(*about, members.alive, self._outbox, rng, settings.interval, now)
+        self._exchange = StatementExchange(*about, members.alive, self._outbox, rng, settings.interval_us, now)
         coded = (self._journal, self._coding, self.table, self._is_alive, self._outbox, rng)
         self._transfers = Transfers(*coded, settings.transfers, rules.age_limit, now)
         self._transfers.trains = lambda: self.phase is Phase.TRAINING
@@ -178,7 +178,7 @@ class PushSumAveraging(RoundMachine):
         return self.state.rounds + 1, math.inf
 
     def _step_times_us(self) -> Iterable[Micros]:
-        return self.progress.step_times()
+        return self.progress.step_times_us()
 
     def _check_trained(self, result: RoundTrained) -> int:
         size = len(self.state.holding)

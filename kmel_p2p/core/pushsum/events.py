@@ -21,7 +21,7 @@ class Treatment(enum.IntEnum):
     REFUSED = 3
 
 
-class StateCopy(Protocol):
+class EncodableState(Protocol):
     """A state of this mode that nothing alters any more."""
 
     def encode(self) -> bytearray: ...
@@ -78,7 +78,7 @@ class StateRecord(Record):
     """The whole state: replaces every earlier record of this mode, in one transaction."""
 
     index: int
-    frozen: StateCopy
+    frozen: EncodableState
     own_state_file: str | None
     """Trainer state that belongs to it; None keeps the one stored before."""
 

@@ -78,15 +78,15 @@ class Mixing:
         self._rng = rng
         self._left: int | None = None
         """Last shares still to send; None while somebody alive trains."""
-        self._next_last: Micros = 0
+        self._next_last_us: Micros = 0
         self._listen = Unanimity(table, lambda s: s.phase == Phase.LISTENING)
         self._rest = Unanimity(table, lambda s: s.phase == Phase.LISTENING and s.resting)
         self._work = 0
         """Rounds trained by everybody, as stated when the last shares began."""
         self._rested = -1
         """The same at the last rest."""
-        self._next_ask: Micros = 0
-        self._answered: dict[SiteKey, Micros] = {}
+        self._next_ask_us: Micros = 0
+        self._answered_us: dict[SiteKey, Micros] = {}
 
     # ---- shares -------------------------------------------------------------------------------------------------
 
@@ -136,9 +136,9 @@ class Mixing:
     def on_share_request(self, sender: SiteKey, now: Micros) -> None:
         """A site with an old trunk asks for a share: at most one per retry period."""
         statement = self._table.get(sender)
-        due = self._answered.get(sender, now)
-        if statement is not None and now >= due and not self.is_old():
-            self._answered[sender] = now + self._settings.transfers.retry_first_us
+        due_us = self._answered_us.get(sender, now)
+        if statement is not None and now >= due_us and not self.is_old():
+            self._answered_us[sender] = now + self._settings.transfers.retry_first_us
             self._send_to(statement)
 
     def _send_to(self, statement: Statement) -> None:
@@ -157,9 +157,9 @@ class Mixing:
 
     def ask_if_old(self, phase: Phase, now: Micros) -> SiteKey | None:
         """Whom to ask for a share now, if anybody."""
-        if phase is Phase.PREPARING or now < self._next_ask or not self.is_old():
+        if phase is Phase.PREPARING or now < self._next_ask_us or not self.is_old():
             return None
-        self._next_ask = now + self._settings.transfers.retry_first_us
+        self._next_ask_us = now + self._settings.transfers.retry_first_us
         newer = self._progress.at_least(self.reached())
         return self._rng.choice(newer) if newer else None
 
@@ -182,22 +182,22 @@ class Mixing:
             # all have stated, so that all judge alike: work of one alone would reach nobody else evenly.
             self._work = self._state.rounds + sum(statement.rounds for statement in self._table)
             self._left = 0 if self._work == self._rested else self._rules.last_exchanges
-            self._next_last = now
-        while self._left and now >= self._next_last:
+            self._next_last_us = now
+        while self._left and now >= self._next_last_us:
             self._send_last(self._rules.last_exchanges - self._left)
             self._left -= 1
-            self._next_last = now + self._settings.interval
+            self._next_last_us = now + self._settings.interval_us
         if self._left == 0:
             self._rested = self._work
 
     def deadline(self, phase: Phase) -> Micros | None:
         """When `ask_if_old` or `wind_down` has something to do."""
-        moments = []
+        moments_us = []
         if self._left:
-            moments.append(self._next_last)
+            moments_us.append(self._next_last_us)
         if phase is not Phase.PREPARING and self.is_old():
-            moments.append(self._next_ask)
-        return min(moments, default=None)
+            moments_us.append(self._next_ask_us)
+        return min(moments_us, default=None)
 
     def all_rest(self) -> bool:
         """Whether every reachable site says that it rests."""

@@ -76,7 +76,7 @@ class ProgressTable:
         known.update({key: max(known.get(key, 0), told.rounds) for key, told in self._told.items()})
         return {key: known[key] for key in sorted(known) if known[key]}
 
-    def step_times(self) -> list[Micros]:
+    def step_times_us(self) -> list[Micros]:
         """Time per step of the training sites that told theirs."""
         return [self._told[s.site].step_us for s in self._training()]
 

@@ -104,7 +104,7 @@ class PushSumSettings:
         settle_us: how long a starting site waits to hear from every reachable site before its first round.
         neighbours: the only sites shares are sent to; empty for all. Lists should be mutual.
         stuck_after_us: how long a site that trains without progress holds this one back; at least 16 own rounds.
-        interval: between two exchanges of statements with a random site, microseconds.
+        interval_us: between two exchanges of statements with a random site.
         at_once: values of a trunk up to which shares are coded at once, and not off the event loop.
         transfers: back-off of inquiries.
     """
@@ -113,7 +113,7 @@ class PushSumSettings:
     settle_us: Micros = SETTLE_US
     neighbours: frozenset[SiteKey] = frozenset()
     stuck_after_us: Micros = STUCK_AFTER_US
-    interval: Micros = 1 * SECOND
+    interval_us: Micros = 1 * SECOND
     at_once: int = AT_ONCE
     transfers: TransferSettings = field(default_factory=TransferSettings)
 

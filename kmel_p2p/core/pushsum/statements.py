@@ -216,7 +216,7 @@ class StatementExchange:
         alive: Callable[[], Iterable[SiteKey]],
         outbox: deque[Effect],
         rng: Randomness,
-        interval: Micros,
+        interval_us: Micros,
         now: Micros,
     ) -> None:
         self.table = table
@@ -227,8 +227,8 @@ class StatementExchange:
         self._alive = alive
         self._outbox = outbox
         self._rng = rng
-        self._interval = interval
-        self._next = now + self._jittered()
+        self._interval_us = interval_us
+        self._next_us = now + self._jittered_us()
         self._own: Statement | None = None
         self._told: dict[SiteKey, int] = {}
 
@@ -252,7 +252,7 @@ class StatementExchange:
     def on_statements(self, sender: SiteKey, message: Statements) -> list[Statement]:
         """Take what another site knows; returns what was news. What follows something that does not stand is left."""
         news: list[Statement] = []
-        own = self._statement().encoded
+        own = self._own_statement().encoded
         try:
             # Our own newest statement comes back from everybody: it is no claim that needs to be exceeded.
             for encoded in message.statements:
@@ -268,16 +268,16 @@ class StatementExchange:
 
     def advance(self, now: Micros) -> None:
         """Send the periodic exchange when it is due."""
-        if now < self._next:
+        if now < self._next_us:
             return
-        self._next = now + self._jittered()
+        self._next_us = now + self._jittered_us()
         alive = sorted(self._alive())
         if alive:
             self.greet(self._rng.choice(alive))
 
     def deadline(self) -> Micros:
         """When `advance` has something to do."""
-        return self._next
+        return self._next_us
 
     def _tell(self, to: SiteKey, hop: Hop) -> None:
         """What `to` does not know, as far as we can tell; also of itself (`StatementTable.own_order`)."""
@@ -286,18 +286,18 @@ class StatementExchange:
         self._outbox.append(Send(to, self._message(news, hop)))
 
     def _message(self, news: Iterable[Statement], hop: Hop) -> Statements:
-        encoded = (self._statement().encoded, *(s.encoded for s in news))
+        encoded = (self._own_statement().encoded, *(s.encoded for s in news))
         return Statements(encoded, self._digest(), hop)
 
     def _digest(self) -> int:
-        return self.table.digest ^ self._statement().mark
+        return self.table.digest ^ self._own_statement().mark
 
-    def _statement(self) -> Statement:
+    def _own_statement(self) -> Statement:
         if self._own is None:
             generation, counter = max(self._order, self.table.own_order)
             self._order = (generation, counter + 1)
             self._own = self._describe(*self._order).signed(self._identity, self._charter_id)
         return self._own
 
-    def _jittered(self) -> Micros:
-        return self._interval // 2 + self._rng.randrange(self._interval)
+    def _jittered_us(self) -> Micros:
+        return self._interval_us // 2 + self._rng.randrange(self._interval_us)

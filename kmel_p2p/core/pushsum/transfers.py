@@ -34,7 +34,7 @@ LEAST_SHIFT = 4
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
-    """What is done about overdue receipts; times in microseconds."""
+    """What is done about overdue receipts."""
 
     retry_first_us: Micros = 20 * SECOND
     """Longer than a transfer usually takes, so that what is still on its way is not asked for again."""
@@ -45,8 +45,8 @@ class TransferSettings:
 
 @dataclass(slots=True)
 class _Retry:
-    at: Micros
-    delay: Micros
+    at_us: Micros
+    delay_us: Micros
     asked: bool = False
     """An inquiry is out: only then may a `MISSING` make us send the body again."""
 
@@ -158,14 +158,14 @@ class Transfers:
         """ShareRequest about, or send again, transfers whose receipts are overdue."""
         for key in sorted(self._retries):
             retry = self._retries[key]
-            if now >= retry.at and self._is_alive(key):
-                retry.at = now + retry.delay
-                retry.delay = min(2 * retry.delay, self._settings.retry_most_us)
+            if now >= retry.at_us and self._is_alive(key):
+                retry.at_us = now + retry.delay_us
+                retry.delay_us = min(2 * retry.delay_us, self._settings.retry_most_us)
                 self._remind(self._state.owed[key], retry)
 
     def deadline(self) -> Micros | None:
         """When `advance` has something to do. A receiver out of reach is waited for without a timer."""
-        return min((r.at for key, r in self._retries.items() if self._is_alive(key)), default=None)
+        return min((r.at_us for key, r in self._retries.items() if self._is_alive(key)), default=None)
 
     def is_back(self, key: SiteKey, now: Micros) -> None:
         """A receiver is reachable again: ask at once."""

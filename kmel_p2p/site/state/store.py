@@ -21,8 +21,7 @@ from kmel_p2p.core.ledger.events import CompactionRecord
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
-from kmel_p2p.site.state import schema
-from kmel_p2p.site.state.store_errors import explain
+from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
 from kmel_p2p.site.state.stored_state import StateRecords
 
@@ -68,10 +67,10 @@ class Store:
     """The open store. Every write is one transaction; calls inside `transaction()` share one."""
 
     def __init__(self, path: Path, *, fault: Fault = no_fault, read_only: bool = False) -> None:
-        """Open, create or migrate the file.
+        """Open or create the file.
 
         Raises:
-            ConfigError: missing (read-only), locked, damaged, of a newer schema, or not writable; names the
+            ConfigError: missing (read-only), locked, damaged, of another version, or not writable; names the
                 path and the remedy.
         """
         self.path = path
@@ -94,14 +93,14 @@ class Store:
         if read_only:
             self._connection.execute("PRAGMA query_only = ON")
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
-            if application != schema.APPLICATION_ID:
+            if application != APPLICATION_ID:
                 raise ConfigError(f"{self.path}: not the store of a site")
             return
         self.path.chmod(0o600)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
-        with self.transaction("migrate"):
-            schema.migrate(self._connection, str(self.path))
+        with self.transaction("prepare"):
+            prepare(self._connection, str(self.path))
         self._files.sweep(self._snapshot_name())
 
     def close(self) -> None:

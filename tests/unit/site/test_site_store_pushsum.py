@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.core.pushsum.journal import encode_change, restore
 from kmel_p2p.core.pushsum.share import encode
 from kmel_p2p.core.pushsum.state import Debited, Minted, PushSumState, Settled
-from kmel_p2p.site.state import schema
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.stored_state import StoredState
 from tests.support.stored_entries import A, Crash
@@ -126,25 +124,3 @@ def test_a_restart_at_any_moment_finds_the_same_integers(
         again = restore(BASE, found.state, found.journal, "s")
         assert again.encode() == state.encode()
     store.close()
-
-
-def test_a_store_of_the_first_schema_is_migrated_with_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    connection.execute(
-        "CREATE TABLE migrations (version INTEGER PRIMARY KEY, description TEXT NOT NULL) STRICT",
-    )
-    description, statements = schema.MIGRATIONS[0]
-    for statement in statements:
-        connection.execute(statement)
-    connection.execute("INSERT INTO migrations VALUES (1, ?)", (description,))
-    connection.execute("INSERT INTO counters VALUES ('generation', 4)")
-    connection.commit()
-    connection.close()
-    store = Store(path)
-    assert store.bump_generation() == 5
-    assert store.averaging.load() is None
-    store.averaging.put_state(CHARTER, 0, b"zero", None)
-    store.close()
-    assert loaded(path) == StoredState(CHARTER, b"zero", ())
