@@ -1,8 +1,8 @@
 """Amendments of a charter: add, retire or re-key a site, change the quorum; signed by a quorum of the current sites.
 
-Amendments are numbered from 1 and chained by hash. One is in force when so many of the sites of the roster before it
-signed as the quorum in force before it asks for; whoever has the charter can check the whole chain. Entries name the
-amendment they were made under, so that every peer judges them by the same roster (DESIGN section 5).
+Amendments are numbered from 1 and chained by hash. An amendment is in force once enough sites of the roster before it
+have signed, as the quorum before it requires; anyone with the charter can check the whole chain. Entries name the
+amendment they were made under, so that every peer judges them by the same roster.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ MAX_AMENDMENT_BYTES = 2 * 1024 * 1024
 """Encoded, with a signature of every site a charter may list."""
 
 Hash = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
-Seq = Annotated[int, pydantic.Field(ge=0, le=2**40)]
+Number = Annotated[int, pydantic.Field(ge=0, le=2**40)]
 
 
 class RetireRule(StrictModel):
     """A site leaves. Its entries up to `last` stay in the log, and in the trunk unless they are retracted."""
 
     name: Name
-    last: Seq
-    retract_from: Annotated[int, pydantic.Field(ge=0, le=2**40)] = 0
-    """First entry whose contribution is taken out of the trunk; 0: none is."""
+    last: Number
+    retract_from: Number = 0
+    """First entry whose contribution is subtracted from the trunk; 0: none."""
 
     @pydantic.model_validator(mode="after")
     def _retracts_what_there_is(self) -> RetireRule:
@@ -49,29 +49,29 @@ class RetireRule(StrictModel):
 
 
 class RekeyRule(StrictModel):
-    """A site gets a new key under its old name; entries under the old key count up to `last`."""
+    """A site keeps its name and gets a new key; entries under the old key count up to `last`."""
 
     name: Name
     key: Key
-    last: Seq
+    last: Number
 
 
 class Amendment(StrictModel):
     """One change that the sites agree on. See the module docstring."""
 
     charter: Hash
-    """Id of the charter that is amended, always the first one's."""
+    """Id of the founding charter."""
     number: Annotated[int, pydantic.Field(ge=1, le=2**32)]
     previous: Hash = NO_AMENDMENT
     add: Annotated[tuple[SiteRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     retire: Annotated[tuple[RetireRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     rekey: Annotated[tuple[RekeyRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     quorum: Quorum | Literal[""] = ""
-    """New quorum for later amendments; empty leaves it."""
+    """Quorum of later amendments; empty leaves it unchanged."""
 
     @property
     def hash(self) -> bytes:
-        """BLAKE2b-256 of the canonical msgpack: what is signed and what the next amendment follows, 32 bytes."""
+        """BLAKE2b-256 of the canonical msgpack: what sites sign and what the next amendment follows; 32 bytes."""
         return digest(b"kmel amendment hash 1", canonical(self.model_dump(mode="python")))
 
 
@@ -135,7 +135,7 @@ class Constitution:
     """A charter with the amendments in force. Immutable."""
 
     def __init__(self, genesis: Charter, documents: tuple[AmendmentDocument, ...] = ()) -> None:
-        """Begin with a charter; `documents` must be in force one after another (see `followed_by`)."""
+        """`documents` are in force one after another (see `followed_by`)."""
         self.genesis = genesis
         self.documents = documents
         self.roster: dict[SiteKey, SiteRule] = dict(genesis.roster)
@@ -149,7 +149,7 @@ class Constitution:
 
     @property
     def id(self) -> bytes:
-        """Id of the first charter: it stays what entries and messages name."""
+        """Id of the founding charter, which entries and messages name throughout."""
         found: bytes = self.genesis.id
         return found
 
@@ -165,7 +165,7 @@ class Constitution:
 
     @property
     def signatures_needed(self) -> int:
-        """Signatures of current sites that put the next amendment in force."""
+        """Signatures of current sites that the next amendment needs."""
         return signatures_needed(len(self.roster), self.quorum)
 
     def site_named(self, name: str) -> SiteRule | None:
@@ -206,7 +206,7 @@ class Constitution:
         return self._change_problem(amendment)
 
     def require_fitting(self, amendment: Amendment) -> None:
-        """Raises ConfigError when `problem` has something to say."""
+        """Raises ConfigError where `problem` names one."""
         problem = self.problem(amendment)
         if problem:
             raise ConfigError(f"amendment {amendment.number}: {problem}")
@@ -221,7 +221,7 @@ class Constitution:
         ]
 
     def why_not_in_force(self, document: AmendmentDocument) -> str:
-        """What keeps a document from being in force next, in words; empty when it is."""
+        """Why a document is not the next amendment in force, in words; empty when it is."""
         problem = self.problem(document.amendment)
         if problem:
             return problem
@@ -248,7 +248,7 @@ class Constitution:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _numbering(self, amendment: Amendment) -> str:
-        """What to do about a number that is not the next one."""
+        """What to do about a number out of turn."""
         if amendment.number > self.number:
             return ". Those before it are not here yet: let the peer run until it has heard of them"
         if amendment.hash == self.documents[amendment.number - 1].amendment.hash:
@@ -257,7 +257,7 @@ class Constitution:
 
     def _change_problem(self, amendment: Amendment) -> str:
         if not (amendment.add or amendment.retire or amendment.rekey or amendment.quorum):
-            return "it changes nothing; name a site to add, retire or re-key, or a quorum"
+            return "it changes nothing; name a site to add, retire or re-key, or a new quorum"
         leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
         for name in leaving:
             if self.site_named(name) is None:
@@ -305,7 +305,7 @@ class Constitution:
 
 
 def signatures_needed(sites: int, quorum: Quorum) -> int:
-    """Sites that make a quorum; more than half in any case, so that two quorums always share a site."""
+    """Sites that make a quorum: always more than half, so that any two quorums share a site."""
     match quorum:
         case "majority":
             return sites // 2 + 1

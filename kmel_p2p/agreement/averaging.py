@@ -16,7 +16,7 @@ from kmel_p2p.agreement.training import PaceRule
 Mode: TypeAlias = Literal["ledger", "pushsum"]
 
 MAX_MOMENTUM = 0.9
-"""Outer momentum above which a steady drift overshoots by more than a run can make up for."""
+"""With more outer momentum, a steady drift overshoots further than a run can recover from."""
 
 
 class CommonRule(StrictModel):
@@ -109,4 +109,4 @@ AveragingRule: TypeAlias = Annotated[
         custom_error_message="'mode' must be 'ledger' or 'pushsum'",
     ),
 ]
-"""Either mode's settings, told apart by `mode`."""
+"""The settings of one mode; `mode` says which."""

@@ -1,7 +1,7 @@
 """The charter: who takes part, which model, which assay endpoints, which rules; signed by every founder.
 
 A charter file is TOML. Its id is BLAKE2b-256 of the canonical msgpack of everything but the signatures, so comments
-and layout do not matter. A charter is in force when every founding site signed it (DESIGN section 4).
+and layout do not matter. A charter is in force when every founding site has signed it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
 SIGNING_CONTEXT = b"kmel charter 1"
 
 MAX_SITES = 4096
-"""Sites that one charter may list; bounds every mapping by site on the wire."""
+"""Most sites that a charter may list; bounds every mapping by site on the wire."""
 
 Key = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 """An Ed25519 public key in hex."""
 
 Quorum = Literal["majority", "two-thirds", "all"]
-"""Share of the current sites that put an amendment in force."""
+"""Share of the current sites that must sign an amendment."""
 
 
 class SiteRule(StrictModel):
@@ -49,7 +49,7 @@ class SiteRule(StrictModel):
 
 
 class AmendmentsRule(StrictModel):
-    """Who may change the roster later; see `agreement.amendment`."""
+    """How the roster may change later; see `agreement.amendment`."""
 
     quorum: Quorum = "majority"
 
@@ -186,7 +186,7 @@ class CharterDocument(StrictModel):
         return lines
 
     def require_in_force(self, source: str) -> Charter:
-        """The charter, if every founder signed it.
+        """The charter, if every founder has signed it.
 
         Raises:
             ConfigError: lists what is missing.

@@ -34,9 +34,9 @@ class Column(StrictModel):
     factor: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)] = 1.0
     """Multiplies the written numbers to give `unit` (of logarithms, the quantities behind them)."""
     complement: bool = False
-    """The numbers are what is missing to the whole: % bound where the charter counts % unbound."""
+    """The numbers are the complement to 100 %: % bound where the charter counts % unbound."""
     threshold: float | None = None
-    """Makes classes of numbers, for assay endpoints that the charter takes as classes; in the column's unit."""
+    """Turns numbers into classes, for assay endpoints that are classes in the charter; in the column's unit."""
     positive: Literal["above", "below"] = "above"
     """Which side of the threshold, the threshold included, is class 1."""
     match: Mapping[str, str] = {}
@@ -52,7 +52,7 @@ class Column(StrictModel):
     expert_threshold: Annotated[int, pydantic.Field(ge=1, le=5)] = 1
     """MELLODDY-TUNER: which threshold of T0 makes classes where `threshold` is not given."""
     mass_of: Literal["parent", "written"] = "parent"
-    """Where ug/mL becomes umol/L or alike: mass of the compound, or of the form as written, counter-ions included."""
+    """Which mass converts ug/mL to umol/L: of the compound, or of the form as written, counter-ions included."""
 
     @pydantic.model_validator(mode="after")
     def _limits_are_ordered(self) -> Column:
@@ -64,27 +64,27 @@ class Column(StrictModel):
 
 
 class EmbargoSection(StrictModel):
-    """What is in the file but must not be used."""
+    """What the file holds but nobody may use."""
 
     compounds: Location | None = None
     """Text file, one SMILES, InChIKey or first block of an InChIKey per line."""
     scaffolds: Location | None = None
-    """Text file, one SMILES per line; every compound with the scaffold of one of them is kept back."""
+    """Text file, one SMILES per line; every compound with one of their scaffolds is withheld."""
     project_column: str = ""
     """Column (property) that names the project of a row."""
     projects: tuple[str, ...] = ()
-    """Those that are kept back."""
+    """Projects to withhold."""
 
 
 class TimeSection(StrictModel):
-    """What this site measured last is for testing."""
+    """The newest measurements of this site are for testing."""
 
     column: str = ""
     """Column (property) with the date of a row; empty: no time split."""
     test_from: str = ""
     """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
     format: str = ""
-    """How the column writes dates, where not as test_from does: %d/%m/%Y, %d-%b-%Y, ..."""
+    """How the column writes dates, unless like test_from: %d/%m/%Y, %d-%b-%Y, ..."""
 
     @pydantic.model_validator(mode="after")
     def _both_or_none(self) -> TimeSection:
@@ -92,7 +92,7 @@ class TimeSection(StrictModel):
             raise ValueError("'column' and 'test_from' go together; give both or none")
         if self.format and not _tells_days(self.format):
             raise ValueError(
-                f'data.time.format is {self.format!r}; it must tell day, month and year: "%d/%m/%Y" reads 31/05/2024, '
+                f'data.time.format is {self.format!r}; it must give day, month and year: "%d/%m/%Y" reads 31/05/2024, '
                 '"%d-%b-%Y" reads 31-May-2024'
             )
         return self
@@ -140,11 +140,11 @@ class Source(StrictModel):
                 raise ValueError(f"columns.{name}: format 'tuner' has no 'match', its 'column' is the assay; remove it")
             if self.format in ("tuner", "kmelloddy") and (rule.relation_column or rule.unit_column):
                 raise ValueError(
-                    f"columns.{name}: format {self.format!r} says itself where relations and units are; "
+                    f"columns.{name}: format {self.format!r} has columns of its own for relations and units; "
                     "remove 'relation_column' and 'unit_column'"
                 )
         if self.separator == self.decimal:
-            raise ValueError("'separator' and 'decimal' are the same character; which one is it?")
+            raise ValueError("'separator' and 'decimal' are the same character; they must differ")
         return self
 
     @pydantic.field_validator("encoding")
@@ -158,7 +158,7 @@ class Source(StrictModel):
 
 
 def text_encoding(name: str) -> str:
-    """The codec to open files with; a byte order mark of UTF-8 is never a part of the text.
+    """The codec to open files with; a UTF-8 byte order mark is never part of the text.
 
     Raises:
         ConfigError: Python knows no such encoding of text.
@@ -170,13 +170,13 @@ def text_encoding(name: str) -> str:
             raise LookupError
     except (LookupError, TypeError, AttributeError):
         raise ConfigError(
-            f'data.encoding is {name!r}, no encoding of text; common ones: "utf-8", "cp949", "cp1252", "utf-16"'
+            f'data.encoding is {name!r}, which is not a text encoding; usual are "utf-8", "cp949", "cp1252", "utf-16"'
         ) from None
     return "utf-8-sig" if codec.name == "utf-8" else codec.name
 
 
 def _tells_days(written: str) -> bool:
-    """Whether dates written like this, in `strptime`'s words, can be told apart to the day."""
+    """Whether dates in this `strptime` format identify the day."""
     day = datetime.datetime(2023, 11, 28)
     # The same weekday of the same week in another year. Since Python 3.13, strptime warns of formats without a year.
     years_later = day.replace(year=2051)

@@ -1,4 +1,4 @@
-"""Whose fault it is, as types.
+"""Errors, by whose fault they are.
 
 KmelError
 ├── ConfigError      a file or setting of this site is wrong; the text says which, what was found and what to do
@@ -7,9 +7,9 @@ KmelError
 │   ├── WireError        bytes that do not decode, or values out of bounds
 │   └── ProtocolError    well-formed, but not allowed now
 ├── LocalError       the caller asked for something that is not possible in this state; nothing was changed
-└── Bug              an invariant of ours does not hold
+└── Bug              an invariant of this program does not hold
 
-Remote input raises only `RemoteError`; anything else on that path is a defect of ours.
+Remote input raises only `RemoteError`; anything else on that path is a bug.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class PaceRule(StrictModel):
     """When rounds may start, and how far a site may run ahead of the slowest one that membership calls alive."""
 
     max_lead: Annotated[int, pydantic.Field(ge=1, le=1000)] = 4
-    """Entries or rounds that a site may be ahead of the slowest one. Small keeps sites in step; large
-    spares fast sites waiting, but they train on an older trunk."""
+    """Entries or rounds that a site may be ahead of the slowest one. Small keeps sites in step; large spares fast
+    sites the wait, but they train on an older trunk."""
     start_sites: Annotated[int, pydantic.Field(ge=0)] = 0
     """Sites ready to train before anyone publishes its first entry; 0 means a majority of the roster."""
     patience: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0

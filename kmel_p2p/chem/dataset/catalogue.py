@@ -26,7 +26,7 @@ class CatalogueEntry:
         typical: native values that most compounds of a project lie between; None for classes.
         thresholds: usual class borders, native.
         note: what exactly is measured.
-        border: of classes that are usually made of numbers: value and unit; empty where assays give classes.
+        border: value and unit that usually divide numbers into classes; empty where assays give classes.
         positive: which side of it is class 1.
     """
 
@@ -48,7 +48,7 @@ def catalogue() -> Mapping[str, CatalogueEntry]:
 
 
 def look_up(name: str) -> CatalogueEntry | None:
-    """The entry of that name or synonym; case, blanks, hyphens and underscores do not matter."""
+    """The entry of that name or synonym; case, blanks, hyphens and underscores are ignored."""
     plain = _plain(name)
     for entry in catalogue().values():
         if plain in {_plain(other) for other in (entry.endpoint.name, *entry.synonyms)}:

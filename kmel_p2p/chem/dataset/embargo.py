@@ -1,4 +1,4 @@
-"""Compounds that are in the file but must not be used: unpublished series, licensed or collaboration compounds."""
+"""Compounds in the file that nobody may use: unpublished series, licensed or collaboration compounds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _KEY = re.compile(r"^[A-Z]{14}(-[A-Z]{10}-[A-Z])?$")
 
 @dataclass(frozen=True, slots=True)
 class Embargo:
-    """The lists, ready to ask.
+    """The lists, ready for use.
 
     Attributes:
-        skeletons: first blocks of InChIKeys; stereoisomers and salts of a listed compound are kept back with it.
+        skeletons: first blocks of InChIKeys; stereoisomers and salts of a listed compound are withheld with it.
         others: identities of listed compounds that InChI cannot name.
         scaffolds: Murcko scaffolds (canonical SMILES).
         projects: names of projects, lower case.
-        met: members of the four sets that something was kept back for.
+        met: members of the four sets that withheld something.
     """
 
     skeletons: frozenset[str] = frozenset()
@@ -35,7 +35,7 @@ class Embargo:
     met: set[str] = field(default_factory=set)
 
     def refusal(self, identity: str, scaffold: str) -> str:
-        """Why a compound is kept back; empty when it is not."""
+        """Why a compound is withheld; empty when it is not."""
         if identity in self.others or identity[:14] in self.skeletons:
             self.met.add(identity if identity in self.others else identity[:14])
             return "embargo: the compound is on the list"
@@ -45,7 +45,7 @@ class Embargo:
         return ""
 
     def project_refusal(self, project: str) -> str:
-        """Why a project's rows are kept back; empty when they are not."""
+        """Why a project's rows are withheld; empty when they are not."""
         name = project.strip().lower()
         if name not in self.projects:
             return ""
@@ -53,7 +53,7 @@ class Embargo:
         return "embargo: the project is on the list"
 
     def unmatched(self) -> tuple[str, ...]:
-        """What of the lists kept nothing back, in words; a misspelt name must not go unnoticed."""
+        """Entries of the lists that withheld nothing, in words; a misspelt name must not go unnoticed."""
         found = [f"project {name!r} is on the list, and no row that could be used names it"
                  for name in sorted(self.projects - self.met)]  # fmt: skip
         for listed, what in ((self.skeletons | self.others, "compounds"), (self.scaffolds, "scaffolds")):
@@ -72,7 +72,7 @@ def load_embargo(source: EmbargoSection, policy: FeatureRule) -> Embargo:
     if source.projects and not source.project_column:
         raise ConfigError("data.embargo.projects needs data.embargo.project_column: which column names the project?")
     if source.project_column and not source.projects:
-        raise ConfigError("data.embargo.project_column needs data.embargo.projects: which projects are kept back?")
+        raise ConfigError("data.embargo.project_column needs data.embargo.projects: which projects are withheld?")
     skeletons, others, scaffolds = set(), set(), set()
     for number, text in _lines(source.compounds, "data.embargo.compounds"):
         if _KEY.match(text):
@@ -103,7 +103,7 @@ def load_embargo(source: EmbargoSection, policy: FeatureRule) -> Embargo:
 
 
 def _lines(path: Path | None, key: str) -> list[tuple[int, str]]:
-    """Lines that say something; `#` starts a comment line."""
+    """Lines that are neither blank nor comments (`#`)."""
     if path is None:
         return []
     try:
@@ -115,4 +115,4 @@ def _lines(path: Path | None, key: str) -> list[tuple[int, str]]:
 
 
 def _unreadable(path: Path | None, number: int, text: str, wanted: str, error: Exception) -> DataError:
-    return DataError(f"{path}: line {number}: {text[:80]!r} is no {wanted} ({error}); correct or remove it")
+    return DataError(f"{path}: line {number}: {text[:80]!r} is not a {wanted} ({error}); correct or remove it")

@@ -19,12 +19,12 @@ from kmel_p2p.chem.read.records import Mapped, RawCell
 from kmel_p2p.chem.structures.table import StructureTable
 
 LIMIT_TOLERANCE = 1e-6
-"""Relative distance within which a value sits on a declared limit; files round differently from the settings."""
+"""Relative distance within which a value equals a declared limit; files and settings may round differently."""
 
 
 @dataclass(slots=True)
 class Readings:
-    """What the cells of one assay endpoint held, before compounds were merged; for the data report.
+    """What the cells of one assay endpoint held before compounds were merged; for the data report.
 
     Attributes:
         written: numbers in the unit of their column, without a relation of their own.
@@ -46,7 +46,7 @@ class Readings:
 
 
 class CellReader:
-    """Reads cells of the mapped assay endpoints and remembers what they held."""
+    """Reads cells of the mapped assay endpoints and records what they held."""
 
     def __init__(
         self, mapped: Sequence[Mapped], path: str, strict_units: bool, policy: FeatureRule, decimal: str = "."
@@ -108,7 +108,7 @@ class CellReader:
         return float(rule.endpoint.label(native)[0]), relation
 
     def may_need_masses(self) -> bool:
-        """Whether a number of this file may have to be converted with the mass of its compound."""
+        """Whether converting a number of this file may take the mass of its compound."""
         return any(
             rule.endpoint.kind == "regression"
             and rule.column.mass_of == "parent"
@@ -127,11 +127,11 @@ class CellReader:
             return False
 
     def learn_masses(self, table: StructureTable) -> None:
-        """Take the masses of structures that are standardised already."""
+        """Take over the masses of structures that are standardised already."""
         self._scale.learn(table)
 
     def _limited(self, rule: Mapped, reading: Reading, unit: str) -> Reading:
-        """A value without a relation that sits on a declared limit is a bound."""
+        """A value without a relation that equals a declared limit is a bound."""
         readings = self.readings[rule.place]
         if reading.relation != EQUAL:
             return reading
@@ -174,7 +174,7 @@ class CellReader:
         above = reading.value >= threshold if rule.column.positive == "above" else reading.value > threshold
         undecided_above = reading.relation == ABOVE and not above
         if undecided_above or (reading.relation == BELOW and reading.value > threshold):
-            raise CellError(f"the bound does not tell on which side of the threshold {threshold:g} the value is")
+            raise CellError(f"the bound does not say on which side of the threshold {threshold:g} the value lies")
         return float(above if rule.column.positive == "above" else not above)
 
     def _in_unit(self, rule: Mapped, setting: float | None, unit: str) -> float | None:

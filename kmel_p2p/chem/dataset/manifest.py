@@ -54,7 +54,7 @@ def manifest(source: Source, measurements: Measurements) -> dict[str, Any]:
 
 
 def _settings(source: Source) -> dict[str, Any]:
-    """How the files were read, what was declared about their columns, and what was kept back; defaults are left out."""
+    """How the files were read, what was declared about columns, and what was withheld; defaults are left out."""
     return {
         "columns": {name: column.model_dump(exclude_defaults=True) for name, column in source.columns.items()},
         "text": source.model_dump(include={"separator", "decimal", "encoding"}),
@@ -64,7 +64,7 @@ def _settings(source: Source) -> dict[str, Any]:
 
 
 def reason_kind(reason: str) -> str:
-    """A reason without the value in it, so that alike ones count together."""
+    """A reason without its value, so that similar ones count together."""
     if match := _LEADING_NUMBER.match(reason):
         return f"... {reason[match.end() :]}".split(" (", 1)[0].split("; ", 1)[0]
     if reason.startswith(("SMILES is no valid structure", "RDKit cannot standardise")):
@@ -96,7 +96,7 @@ def require_approved(state_dir: Path, dataset_hash: str) -> None:
         raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
     if approved != dataset_hash:
         raise DataError(
-            f"the dataset changed since its approval (now {dataset_hash[:16]}, then {str(approved)[:16]}); {remedy}"
+            f"the dataset has changed since its approval (now {dataset_hash[:16]}, then {str(approved)[:16]}); {remedy}"
         )
 
 

@@ -30,7 +30,7 @@ class RejectedRow:
         column: the column at fault.
         value: what was found there.
         reason: why it cannot be used.
-        measurements: how many values of the row are lost by it.
+        measurements: how many values of the row are lost.
     """
 
     file: str
@@ -46,7 +46,7 @@ class Counts:
     """Where every measurement went: found = used + rejected + aggregated.
 
     A measurement is a non-empty cell of an assay endpoint's column; a row without any counts as one, so that it
-    cannot vanish. `aggregated` ones are replicates that were merged into another measurement of the same compound.
+    cannot disappear. `aggregated` ones are replicates that were merged into another measurement of the same compound.
     """
 
     found: int = 0
@@ -101,7 +101,7 @@ class Measurements:
         total: all counts together.
         rejects: refused rows.
         readings: per assay endpoint, what its cells held before merging.
-        embargo_unmatched: what the embargo lists name and no row held; a name misspelt keeps nothing back.
+        embargo_unmatched: what the embargo lists name but no row holds; a misspelt name withholds nothing.
     """
 
     endpoints: tuple[AssayEndpoint, ...]
@@ -122,7 +122,7 @@ class Measurements:
         return len(self.structures)
 
     def folds(self, split: SplitRule) -> NDArray[np.int8]:
-        """Fold of every compound, int8[n]: by its series; those that are new by their date are for testing too.
+        """Fold of every compound, int8[n]: by its series; those that are new by date are for testing, too.
 
         Dates only ever move a compound out of training, so what the charter's key holds out stays held out everywhere.
         """
@@ -131,7 +131,7 @@ class Measurements:
         return folds
 
     def dataset_hash(self) -> str:
-        """BLAKE2b-256 (hex) of structures, labels, relations and what dates hold out, in an order of their own."""
+        """BLAKE2b-256 (hex) of structures, labels, relations and what dates hold out, in any order of rows."""
         order = sorted(range(len(self)), key=lambda row: self.structures.identities[row])
         state = hashlib.blake2b(digest_size=32, person=b"kmel dataset 1")
         for row in order:

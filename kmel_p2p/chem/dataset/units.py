@@ -1,4 +1,4 @@
-"""Units of measurements: converted where they are known and fit, refused where not."""
+"""Units of measurements: converted where known and compatible, refused otherwise; with molar masses where needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PER_CELLS = re.compile(
     r"/\s*\(?(?:10\s*(?:\^|\*\*)?\s*6|1[eE]6|million)\s*(?:cells?|hepatocytes?)?\)?"
     r"|[.·*\s]*\(?10\^?6\s*(?:cells?|hepatocytes?)\)?\s*\^?-1"
 )
-"""Hepatocyte clearance is per million cells, and often written as a bare `/10^6`: not a number to divide by."""
+"""Hepatocyte clearance is per million cells, often written as a bare `/10^6`, which is not a number to divide by."""
 
 _ALIASES = dict.fromkeys(("pIC50", "pEC50", "pKi", "pKd", "pXC50"), "-log10(mol/L)")
 
@@ -124,7 +124,7 @@ def _factor(found: str, wanted: str, where: str) -> tuple[float, int]:
         raise ConfigError(
             f"{where}: unit {found!r} cannot be converted to the charter's {wanted!r}: only one of them is per kg of "
             "body weight, the other per mass of protein. If you know how much protein a kg holds, give the charter's "
-            "unit as 'unit' and what your values are multiplied by as 'factor' (docs/data.md)"
+            "unit as 'unit' and the multiplier of your values as 'factor' (docs/data.md)"
         )
     for unit, power in (("dimensionless", 0), ("g/mol", -1), ("mol/g", 1)):
         try:
@@ -156,7 +156,7 @@ def _registry() -> Any:
 
 
 class _OddUnit(ValueError):
-    """A way of writing that could mean two things."""
+    """A spelling that could mean two things."""
 
 
 def _quantity(text: str) -> Any:
@@ -180,7 +180,7 @@ MassOf = Literal["parent", "written"]
 
 
 class Scale:
-    """Average molar masses (g/mol) of structures as they stand in a file.
+    """Average molar masses (g/mol) of structures as written, for units that count mass where the charter counts moles.
 
     `parent` is the mass of the standardised structure, without counter-ions: what an assay that quantifies the compound
     itself (by mass spectrometry or absorption) reports. `written` is that of the whole record, salt and solvent

@@ -25,7 +25,7 @@ RELATIONS = {
 RELATION_SIGNS = frozenset("<>=≤≥≦≧⩽⩾＜＞＝")
 
 _SAME = str.maketrans({"−": "-", "–": "-", "＜": "<", "＞": ">", "＝": "=", "\u00a0": " ", "\u202f": " "})
-"""Characters that word processors and East Asian keyboards put for plain ones, and that mean nothing else here."""
+"""Characters that word processors and East Asian keyboards write in place of plain ones."""
 
 _NUMBERS = {
     "." : re.compile(r"^([<>=≤≥≦≧⩽⩾]*)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$"),
@@ -56,7 +56,7 @@ def is_missing(cell: str) -> bool:
 
 
 def is_missing_class(cell: str) -> bool:
-    """As `is_missing`, for classes: there a lone `-` may as well mean "negative", so it counts as something written."""
+    """As `is_missing`, for classes: a lone `-` may mean "negative" there, so it does not count as missing."""
     return is_missing(cell) and cell.translate(_SAME).strip() != "-"
 
 
@@ -92,7 +92,7 @@ def read_number(cell: str, decimal: str = ".") -> Reading:
 
 
 def _hint(text: str, decimal: str) -> str:
-    """What to do about text that is no number, where that can be told; nothing of it is guessed at."""
+    """What to do about text that is not a number, where known; nothing is guessed."""
     bare = text.lstrip("<>=≤≥ ")
     if re.match(r"^[+-]?\d*,\d+$", bare) and decimal == ".":
         return "; write decimals with a point, or set data.decimal = ',' if the whole file has commas"
@@ -105,7 +105,7 @@ def _hint(text: str, decimal: str) -> str:
     if re.match(r"^[+-]?\d+(?:[.,]\d+)?\s*(?:-|\.\.|to)\s*\d", bare):
         return "; a range: write one number, or a bound"
     if re.match(r"^[+-]?[\d.,]+(?:[eE][+-]?\d+)?\s*[%A-Za-zµμ]", bare):
-        return "; the unit belongs into the settings, or a column of its own (unit_column)"
+        return "; the unit belongs in the settings or in a column of its own (unit_column)"
     return ""
 
 
@@ -113,7 +113,7 @@ def read_class(cell: str, classes: Mapping[str, int] | None = None) -> Reading:
     """A class: 1/0, true/false, yes/no, positive/negative, active/inactive.
 
     Args:
-        classes: words of the table, in lower case, and the class each means; they go before the usual ones.
+        classes: words of the table, in lower case, and the class each means; they take precedence over the usual ones.
 
     Raises:
         CellError: with the reason.
@@ -141,13 +141,13 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
     """A day: ISO 8601 (`2024-05-31`, with or without a time), or a month (`2024-05`) or year, meaning its first day.
 
     Args:
-        written: another way of writing, in `strptime`'s words: `%d/%m/%Y`. Then no other is read.
+        written: a `strptime` format, such as `%d/%m/%Y`; then no other is read.
 
     Returns:
         None for an empty cell.
 
     Raises:
-        CellError: it is neither; 03/04/2024 is not guessed at.
+        CellError: it is none of these; 03/04/2024 is ambiguous and not guessed at.
     """
     text = cell.strip()
     if is_missing(text):
@@ -156,7 +156,7 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
         try:
             return datetime.datetime.strptime(text, written).date()
         except ValueError:
-            raise CellError(f"not a date written as data.time.format says ({written})") from None
+            raise CellError(f"not a date in the form of data.time.format ({written})") from None
     try:
         if match := _YEAR.match(text):
             return datetime.date(int(match[1]), 1, 1)
@@ -165,7 +165,7 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
         return datetime.datetime.fromisoformat(text).date()
     except ValueError:
         raise CellError(
-            "not a date; write it as 2024-05-31, 2024-05 or 2024, or say how it is written with data.time.format"
+            "not a date; write it as 2024-05-31, 2024-05 or 2024, or give its form in data.time.format"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Raw records, the form every input format is brought to before anything is judged."""
+"""Raw records: what every input format is read into before values are judged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.read.cells import RELATION_SIGNS, CellError, read_relation
 
 UNMAPPED = "unmapped: no assay endpoint is mapped to it"
-"""Why a row of a long table is not used that the settings do not mean."""
+"""Why a row is not used that belongs to no mapped assay endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RawCell:
         column: where it was found.
         text: relation and number, or class.
         unit: of the number.
-        fault: why it cannot be used, where the reader sees that already.
+        fault: why it cannot be used, where the reader knows already.
     """
 
     place: int
@@ -45,7 +45,7 @@ class RawRecord:
         smiles_column: where it was found.
         project: content of the embargo's project column.
         date: content of the date column.
-        fault: why nothing of the row can be used; then `cells` holds what is lost by it, as far as that can be told.
+        fault: why nothing of the row can be used; then `cells` holds the measurements lost with it, as far as known.
         fault_column: the column at fault.
         fault_value: what was found there.
     """
@@ -73,7 +73,7 @@ class Mapped:
 def related_cell(
     rule: Mapped, value_column: str, value: str, relation_column: str, relation: str, unit: str
 ) -> RawCell:
-    """A measurement whose relation stands in a column of its own; at fault is whichever of the two cannot be used.
+    """A measurement whose relation has a column of its own; the fault names whichever of the two cannot be used.
 
     Args:
         value: not missing.
@@ -136,12 +136,12 @@ def _remedy(header: Sequence[str], name: str) -> str:
 
 
 def same_text(text: str) -> str:
-    """What is compared of names: without case, blanks and underscores alike, because tables use both."""
+    """A name for comparison: case does not matter, and blanks and underscores count as equal, as tables use both."""
     return text.strip().replace("_", " ").lower()
 
 
 def find_marks(header: Sequence[str], source: Source) -> tuple[int | None, int | None]:
-    """Places of the columns that name project and date of a row, where the settings have such.
+    """Places of the columns that name project and date of a row, where the settings name them.
 
     Raises:
         ConfigError: one of them is missing or occurs twice.

@@ -19,15 +19,15 @@ _MAGIC = (
     (b"\xff\xfe", 'UTF-16 text; set data.encoding = "utf-16", or export it as UTF-8'),
     (b"\xfe\xff", 'UTF-16 text; set data.encoding = "utf-16", or export it as UTF-8'),
 )
-"""How files begin that are often given for text."""
+"""First bytes of files that are often mistaken for text."""
 
 
 @contextlib.contextmanager
 def text_file(path: Path, encoding: str, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a file for reading; errors while it is read in the `with` block become readable, too.
+    """Open a file for reading; errors inside the `with` block become readable, too.
 
     Raises:
-        DataError: it is missing, cannot be read, or is no text in this encoding; names the line.
+        DataError: it is missing, cannot be read, or is not text in this encoding; names the line.
     """
     codec = text_encoding(encoding)
     try:
@@ -43,7 +43,7 @@ def text_file(path: Path, encoding: str, newline: str | None = None) -> Iterator
 
 
 def kind_of(start: bytes) -> str:
-    """What a file that begins like this is, and what to do about it; empty if it may be text.
+    """What kind of file begins like this, and what to do about it; empty if it may be text.
 
     Args:
         start: its first eight bytes or more.
@@ -60,8 +60,8 @@ def _what_it_is(path: Path, codec: str, encoding: str, reason: str) -> str:
         line = next((number for number, text in enumerate(file, start=1) if not _decodes(text, codec)), 0)
     where = f" in line {line}" if line else ""
     return (
-        f"not {encoding.upper()} text ({reason}{where}); export it as UTF-8, or set data.encoding to what it is "
-        'written in, such as "cp949" or "cp1252"'
+        f"not {encoding.upper()} text ({reason}{where}); export it as UTF-8, or set data.encoding to its "
+        'encoding, such as "cp949" or "cp1252"'
     )
 
 
@@ -129,5 +129,5 @@ def table_rows(path: Path, source: Source) -> tuple[list[str], Iterator[tuple[in
 
 
 def _without_tail(cells: list[str], width: int) -> list[str]:
-    """Spreadsheets end lines with separators that no header stands above; empty cells there say nothing."""
+    """Spreadsheets add separators beyond the last header; empty cells there mean nothing."""
     return cells[:width] if len(cells) > width and not any(cell.strip() for cell in cells[width:]) else cells

@@ -61,7 +61,7 @@ def sdf_records(lines: Iterable[str]) -> Iterator[SdfRecord]:
 
 
 def _properties(block: str) -> dict[str, str]:
-    """Data items of a record whose structure RDKit refuses: without them nobody could tell which compound it was."""
+    """Data items of a record whose structure RDKit refuses: they say which compound it was."""
     found: dict[str, str] = {}
     lines = iter(block.splitlines())
     for text in lines:
@@ -78,7 +78,7 @@ def _properties(block: str) -> dict[str, str]:
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """(number of the first line, text) of each record, also of a last one without its end mark."""
+    """(number of the first line, text) of each record, including a last one without end mark."""
     block: list[str] = []
     start = 1
     for number, text in enumerate(lines, start=1):

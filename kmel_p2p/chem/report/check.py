@@ -23,7 +23,7 @@ QUORUM_VALUES, QUORUM_UNCENSORED = 50, 25
 """Values in all, and values that are no bounds."""
 
 THIN_FOLD = 10
-"""Compounds of a fold below which it says next to nothing."""
+"""A fold with fewer compounds says next to nothing."""
 
 
 def check(source: Source, own: Measurements, split: SplitRule, test: Measurements | None = None) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _endpoint(
 def _thin_folds(report: dict[str, Any]) -> list[str]:
     """Folds that are too small to choose a model with or to say how good it is."""
     return [
-        f"only {report[fold]} compounds to {purpose} it (series stay together, so that a large one decides alone)"
+        f"only {report[fold]} compounds to {purpose} it (series stay together, so a large one decides alone)"
         for fold, purpose in (("train", "train"), ("valid", "choose a model for"), ("test", "test"))
         if report[fold] < THIN_FOLD
     ]
@@ -145,7 +145,7 @@ def quorum_problem(endpoint: AssayEndpoint, labels: NDArray[np.float64], relatio
 
 
 def _replicates(own: Measurements, place: int) -> dict[str, Any]:
-    """How often and how well compounds were measured again; the five that differ most by structure."""
+    """How many compounds have replicates and how these differ; the five compounds that differ most."""
     endpoint = own.endpoints[place]
     several = own.replicates[:, place] > 1
     exact = np.flatnonzero(several & (own.relations[:, place] == 0) & np.isfinite(own.labels[:, place]))
@@ -197,7 +197,7 @@ def _folds(own: Measurements, folds: NDArray[np.int8], test: Measurements | None
 
 
 def _own_only(own: Measurements, split: SplitRule, test: Measurements | None) -> int:
-    """Compounds tested on here, by date or by the test file, that the charter's key does not hold out elsewhere."""
+    """Test compounds by date or test file that the charter's key does not hold out at other sites."""
     by_date = np.flatnonzero(own.late)
     series = [own.structures.series[row] for row in by_date] + (list(test.structures.series) if test else [])
     return int(np.count_nonzero(split.folds(series) != Fold.TEST))
@@ -209,13 +209,13 @@ def _advice(folds: dict[str, Any], own: Measurements) -> list[str]:
     if folds["held_out_here_only"]:
         found.append(
             f"{folds['held_out_here_only']} of {folds['test']} test compounds are held out here alone, by date or test "
-            "file, not by the charter's key: a site that has them too may train on them, and scores would flatter"
+            "file, not by the charter's key: another site may train on them, and scores would flatter"
         )
     return found
 
 
 def _shared_columns(source: Source, own: Measurements) -> list[str]:
-    """Assay endpoints of one kind that take the same values: hardly meant, unless one is a value and one a class."""
+    """Assay endpoints of one kind that take the same values, which is hardly intended."""
     taken: dict[tuple[str, ...], list[str]] = {}
     for endpoint in own.endpoints:
         if (column := source.columns.get(endpoint.name)) is not None:

@@ -1,4 +1,4 @@
-"""The data report as one HTML file: tables, and a range plot per assay endpoint, nothing loaded from elsewhere."""
+"""The data report as one HTML file: tables, and a range plot per assay endpoint, self-contained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kmel_p2p.chem.dataset.measurements import Measurements
 VALUES, BOUNDS, REFUSED, PILE, TYPICAL = "#3b6ea5", "#d9a441", "#b23b3b", "#7a4d00", "#e8f1e6"
 BINS = 48
 MAX_ROUNDED = 400
-"""Distinct values up to which it is asked whether they are rounded."""
+"""With more distinct values, rounding is not looked for."""
 
 
 def check_page(report: Mapping[str, Any], own: Measurements) -> str:
@@ -39,7 +39,7 @@ def check_page(report: Mapping[str, Any], own: Measurements) -> str:
 
 
 def _range_plot(endpoint: AssayEndpoint, readings: Readings, piles: list[dict[str, Any]]) -> str:
-    """Every number of the file (used or refused) where it lies, as base64 PNG; empty for classes and for no numbers.
+    """Every number of the file (used or refused) where it lies, as base64 PNG; empty for classes and without numbers.
 
     Shaded: what is typical by the catalogue. Dashed: the charter's range. Numbers far outside stand at the edge.
     """

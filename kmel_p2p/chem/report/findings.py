@@ -14,20 +14,20 @@ from kmel_p2p.chem.dataset.labels import Readings
 from kmel_p2p.chem.dataset.measurements import Measurements
 
 PILE_SHARE, PILE_COUNT = 0.02, 10
-"""Equal values near an end of the range that make a pile: share of all values, and at least so many."""
+"""Equal values near an end of the range make a pile: as a share of all values, and at least this many."""
 PILE_BEYOND = 0.01
 """Share of values that may lie beyond a pile: a few assays reported more than the usual limit."""
 PILE_PROMINENCE, PILE_NEIGHBOURS = 3.0, 5
-"""A pile is so many times as high as each of the next values inwards; coarse rounding makes heaps everywhere."""
+"""A pile is this many times as high as each of the next values inwards; coarse rounding makes heaps everywhere."""
 
 UNIT_FACTORS = (1e-9, 1e-6, 1e-3, 0.01, 1 / 60, 60.0, 100.0, 1e3, 1e6, 1e9)
-"""Between nM, uM, mM and M, and alike; shares and percent; hours, minutes and seconds."""
+"""Between nM, uM, mM, M and the like; shares and percent; hours, minutes and seconds."""
 
 UNUSUAL_MEDIAN = 1.5
 """In labels: this far from 0 the median is unlike the catalogue's."""
 
 WIDE_SPREAD, WIDE_SHARE, WIDE_COUNT = 0.5, 0.1, 5
-"""In labels: a standard deviation of replicates that is no noise any more; at which share, and how many compounds."""
+"""In labels: a standard deviation of replicates beyond noise; the share and number of compounds worth reporting."""
 
 
 def piles(endpoint: AssayEndpoint, readings: Readings) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def piles(endpoint: AssayEndpoint, readings: Readings) -> list[dict[str, Any]]:
         return []
     values, counts = np.unique(written, return_counts=True)
     found = []
-    # Zeros where logarithms are taken are refused, so that even one is worth a word.
+    # Zeros have no logarithm and are refused, so even one is worth mentioning.
     zeros = bool(endpoint.transform == "log10" and values[0] == 0 and 0.0 in readings.native)
     ends = (
         ("low_limit", 0 if zeros else _pile(counts, len(written))),

@@ -1,6 +1,6 @@
-"""Structures computed once are kept: a file per feature policy, found by the hash of each SMILES as written.
+"""Structures computed before: one file per feature rule.
 
-A cache never decides anything: a missing, damaged or foreign file means computing again.
+The cache never changes a result: a missing, damaged or foreign file means computing again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class StructureCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.damaged = 0
-        """How many times a file could not be used and was computed again."""
+        """Files that could not be used, so that their structures were computed again."""
 
     def path(self, policy: FeatureRule) -> Path:
-        """File of one policy under this RDKit version (another version may describe differently)."""
+        """File of one policy under this RDKit version (another version may compute different features)."""
         version = hashlib.blake2b(f"{FORMAT} {rdBase.rdkitVersion}".encode(), digest_size=4).hexdigest()
         return self._folder / f"structures-{policy.tag}-{version}.safetensors"
 
@@ -47,7 +47,7 @@ class StructureCache:
         return table.take(rows), [text for text in smiles if text not in place]
 
     def add(self, fresh: StructureTable, policy: FeatureRule) -> None:
-        """Keep these rows too. A full disk is no reason to fail: then nothing is kept."""
+        """Keep these rows too. A full disk does not fail the run: then nothing is kept."""
         table = self._load(policy)
         if table is not None:
             known = set(table.sources)

@@ -17,7 +17,7 @@ from kmel_p2p.chem.structures.standardise import Structure, StructureError, murc
 from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 CHUNK = 256
-"""Molecules per piece of work: about half a second, so that progress moves and the pool's overhead does not show."""
+"""Molecules per piece of work: half a second, short enough for progress and long enough to hide the overhead."""
 
 Progress = Callable[[int, int], None]
 """Called with (molecules done, molecules in all)."""

@@ -40,7 +40,7 @@ REFERENCE_MOLECULES = (
     "O=c1[nH]c(=O)n([C@@H]2O[C@H](CO)[C@@H](O)[C@H]2O)cc1Br",
     "N#Cc1ccc(cc1)C(c1ccc(cc1)C#N)n1cncn1",
 )
-"""Public drugs that exercise salts, charges, stereo, ring systems and hetero atoms."""
+"""Public drugs that cover salts, charges, stereo, ring systems and hetero atoms."""
 
 _OF_ESTATE_INDICES: Mapping[Callable[[Chem.Mol], float], Callable[[NDArray[np.float64]], float]] = {
     EState.MaxEStateIndex: np.max,
@@ -73,7 +73,7 @@ def raw_descriptors(molecule: Chem.Mol) -> NDArray[np.float64]:
     """RDKit's values, float64[number of descriptors]; NaN where RDKit fails."""
     values = np.full(len(_functions()), np.nan)
     with rdBase.BlockLogs():
-        # Four descriptors would each compute these anew; a tenth of the time for a molecule.
+        # Four descriptors would each compute these again, a tenth of the time per molecule.
         indices = _or_nan(EState.EStateIndices, molecule)
         for place, function in enumerate(_functions()):
             of = _OF_ESTATE_INDICES.get(function)
@@ -89,7 +89,7 @@ def _or_nan(function: Callable[[Any], Any], argument: Any) -> Any:
 
 
 def normalise(raw: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(value - center) / scale, bent by asinh so that a steroid dimer is far but not out of sight."""
+    """(value - center) / scale, compressed by asinh so that outliers stay within reach."""
     center, scale = _constants()
     with np.errstate(over="ignore", invalid="ignore"):
         bent = np.arcsinh((raw - center) / scale)
@@ -100,8 +100,8 @@ def normalise(raw: NDArray[np.float64]) -> NDArray[np.float32]:
 def reference_hash(policy: FeatureRule) -> str:
     """BLAKE2b-256 (hex) of the reference molecules' features, series, and places in a split by a fixed key.
 
-    Two sites with equal hashes describe molecules equally and put them into the same folds; a differing RDKit version
-    shows here before it can poison the trunk (MELLODDY's `ref_hash.json`).
+    Sites with equal hashes compute the same features and the same folds; a deviating RDKit version is noticed here
+    before it can spoil the trunk (as MELLODDY's `ref_hash.json` does).
     """
     state = hashlib.blake2b(digest_size=32, person=b"kmel features 3")
     state.update(policy.tag.encode())

@@ -1,4 +1,4 @@
-"""Many molecules on all cores, in child processes that never outlive us."""
+"""Many molecules on all cores, in child processes that never outlive this one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 def end_with_parent() -> None:
     """End this process at once when the process that started it is gone, however it went.
 
-    A pool's children otherwise wait for ever for work from a parent that was killed.
+    Otherwise, the children of a pool wait forever for work from a parent that was killed.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,8 +1,8 @@
-"""From a SMILES as somebody wrote it to the one structure the federation means by it.
+"""From a SMILES as written to the one structure the federation means by it, with its scaffold and its series.
 
 Steps: parse; RDKit clean-up (disconnect metals, normalise, reionise); largest organic fragment; neutralise; isotopes
-to natural; stereo and tautomers by the charter's policy; then parse our own canonical SMILES once more, so that every
-later figure is a function of that string alone.
+to natural; stereo and tautomers as the charter says; then parse our own canonical SMILES again, so that every later
+figure depends on that string alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
 
 MAX_HEAVY_ATOMS = 150
-"""Above this a record is a biologic or a polymer; descriptors mean nothing there."""
+"""A larger record is a biologic or a polymer, for which descriptors mean nothing."""
 
 MAX_SMILES = 4000
 """Characters; longer cells are not small molecules."""
@@ -91,7 +91,7 @@ def _parse(smiles: str) -> Chem.Mol:
     if molecule.GetNumHeavyAtoms() == 0:
         raise StructureError("no heavy atom")
     if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
-        raise StructureError("an atom that is not told (* or R): a family of compounds, not one")
+        raise StructureError("an unspecified atom (* or R): a family of compounds, not one")
     return molecule
 
 
@@ -163,15 +163,15 @@ def murcko_scaffold(molecule: Chem.Mol) -> str:
 
 
 def series(structure: Structure, molecule: Chem.Mol) -> str:
-    """What decides the fold of a compound (`split.SplitRule`): compounds of one series stay together.
+    """What decides the fold of a compound (`SplitRule`): compounds of one series stay together.
 
     The scaffold without bond orders, charges and hydrogens: SMILES of the heavy atoms of rings and linkers, all bonds
-    single. Two drawings of one compound (tautomers, charged forms) agree in nothing else for certain: their heavy atoms
-    and how these are connected are what the first block of the InChIKey holds them equal by. A scaffold with its double
-    bonds would put hypoxanthine drawn as lactam and as lactim into two folds.
+    single. Two drawings of one compound (tautomers, charged forms) certainly share nothing else: heavy atoms and their
+    connections are what the first block of the InChIKey compares. A scaffold with double bonds would put hypoxanthine
+    drawn as lactam and as lactim into different folds.
 
-    Acyclic compounds and those of a single ring of up to six atoms (benzene, pyridine) form no series in a
-    chemist's sense; each stands for itself. Otherwise benzene alone would decide how large a fold is.
+    Acyclic compounds and those with a single ring of up to six atoms (benzene, pyridine) form no series in a chemist's
+    sense; each is its own series. Otherwise benzene alone would decide how large a fold is.
     """
     rings = molecule.GetRingInfo().AtomRings()
     if len(rings) == 0 or (len(rings) == 1 and len(rings[0]) <= 6):
@@ -180,7 +180,7 @@ def series(structure: Structure, molecule: Chem.Mol) -> str:
 
 
 def _bare_framework(molecule: Chem.Mol) -> str:
-    """SMILES of the heavy atoms that are left when ends are taken off until there are none, all bonds single."""
+    """SMILES of the heavy atoms left after removing terminal atoms repeatedly, all bonds single."""
     degrees = [atom.GetDegree() for atom in molecule.GetAtoms()]
     ends = [place for place, degree in enumerate(degrees) if degree <= 1]
     while ends:

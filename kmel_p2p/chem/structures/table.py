@@ -97,7 +97,7 @@ class StructureTable:
         smiles: canonical SMILES after standardising, empty where `reasons` says why not.
         identities: what makes two records one compound (see `standardise.Structure`).
         scaffolds: Murcko scaffold, empty for acyclic compounds.
-        series: what decides the fold (see `scaffold.series`).
+        series: what decides the fold (see `standardise.series`).
         reasons: why a structure cannot be used; empty where it can.
         counts: Morgan counts, n rows.
         descriptors: float32[n, number of descriptors], normalised.

@@ -120,12 +120,12 @@ def test_dates_may_be_written_as_the_settings_say(tmp_path: Path) -> None:
     got = site(tmp_path, rows, TimeSection(column="when", test_from="2024-04-01", format="%d/%m/%Y"))
     assert got.late.tolist() == [True, False, False]
     assert [(reject.row, reject.reason) for reject in got.rejects] == [
-        (4, "not a date written as data.time.format says (%d/%m/%Y)")
+        (4, "not a date in the form of data.time.format (%d/%m/%Y)")
     ]
     unsaid = site(tmp_path, rows, TimeSection(column="when", test_from="2024-04-01"))
     assert [reject.row for reject in unsaid.rejects] == [2, 3]
     for written in ("%d/%m", "dd/mm/yyyy", "%Q"):
-        with pytest.raises(ValidationError, match=r"data\.time\.format is .* must tell day, month and year"):
+        with pytest.raises(ValidationError, match=r"data\.time\.format is .* must give day, month and year"):
             TimeSection(column="when", test_from="2024", format=written)
 
 

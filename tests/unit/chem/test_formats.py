@@ -210,5 +210,5 @@ def test_an_embargo_keeps_compounds_scaffolds_and_projects_back(tmp_path: Path) 
     assert account["refused_for"]["embargo: the compound is on the list"] == 3
     assert len(account["files"]) == 3
     listed.write_text("nonsense\n")
-    with pytest.raises(DataError, match="line 1: 'nonsense' is no SMILES or InChIKey"):
+    with pytest.raises(DataError, match="line 1: 'nonsense' is not a SMILES or InChIKey"):
         ingest(source, (LOGD,), POLICY)
