@@ -46,7 +46,7 @@ LEAVE_TELLS = 32
 
 
 class Membership:
-    """A `core.effects.Machine`. See the module docstring and DESIGN section 7."""
+    """A `core.effects.Machine`. See the module docstring and docs/membership.md."""
 
     __slots__ = (
         "_catch_up",

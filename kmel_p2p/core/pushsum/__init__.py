@@ -1,4 +1,4 @@
-"""The second averaging mode: weighted push-sum with transfers that never lose mass (DESIGN section 8).
+"""The second averaging mode: weighted push-sum with transfers that never lose mass (docs/averaging.md).
 
 Every site holds `(sum, mass)`; its trunk is their quotient. Training moves the sum, transfers move a share of both to
 another site. What one site is debited is to the last bit what the other is credited, once, so the federation's
