@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.parts.measure import Goal, at_least, at_most, median_seconds, parse, publish, this_machine
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log import entry
-from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
 from kmel_p2p.delta import DeltaCodec, Layout, TensorSpec, initial_trunk
 
 DISTINCT = 50
@@ -51,7 +51,7 @@ def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
             number=number // AUTHORS + 1,
             previous=heads[author.key],
             basis=entry.Basis(base, bytes(32), {}, 0),
-            weight=entry.WEIGHT_ONE // AUTHORS,
+            weight=WEIGHT_ONE // AUTHORS,
             steps=20,
             norm_squared=norms[number % DISTINCT],
             codec_id=codec.codec_id,

@@ -11,6 +11,7 @@ their best: float32 without any overhead, ring all-reduce, one tensor per exchan
 from __future__ import annotations
 
 import os
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,7 +19,6 @@ import argparse
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from rich.console import Console

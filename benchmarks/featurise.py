@@ -54,8 +54,8 @@ def gather(data: Path, wanted: int, seed: int) -> tuple[list[str], int]:
         header = pd.read_csv(path, nrows=0).columns
         for column in header:
             if column.lower() in ("smiles", "drug", "smiles_structure_parent", "canonical_smiles"):
-                texts = pd.read_csv(path, usecols=[column], dtype=str)[column].dropna()
-                distinct.update(dict.fromkeys(text.strip() for text in texts))
+                cells = pd.read_csv(path, usecols=[column], dtype=str)[column].dropna()
+                distinct.update(dict.fromkeys(text.strip() for text in cells))
                 break
     rng = np.random.default_rng(seed)
     texts = [text for text in distinct if 0 < len(text) <= MAX_SMILES and _usable(text)]

@@ -36,6 +36,13 @@ fingerprint() {
         'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest(), *sys.version_info[:2])'
 }
 
+# Whether an interpreter has the release of torch that constraints.txt names, whatever the build: torch_is_pinned PYTHON
+torch_is_pinned() {
+    local version
+    version=$("$1" -c 'import importlib.metadata as m; print(m.version("torch").partition("+")[0])' 2>/dev/null) &&
+        grep -qxF "torch==$version" "$root/constraints.txt"
+}
+
 # Installs the packages of a set, and the project itself where the set is not `light`: install SET PYTHON
 install() {
     local pip=("$2" -m pip install --quiet --disable-pip-version-check)
@@ -48,9 +55,10 @@ install() {
     fi
     "${pip[@]}" --require-hashes --no-deps -r "$root/requirements/$1.txt" || return
     [ "$1" != light ] || return 0
-    # The package index serves torch's CUDA build, which needs more; this machine's pip may prefer one without.
-    if "$2" -c 'import sys, importlib.metadata as m; sys.exit("nvidia" not in str(m.requires("torch")))'; then
-        "${pip[@]}" --require-hashes --no-deps -r "$root/requirements/cuda.txt" || return
+    # The package index serves torch's CUDA build, several GB in all; this machine's pip may know one without CUDA.
+    "${pip[@]}" --require-hashes --no-deps -r "$root/requirements/torch-cpu.txt" 2>/dev/null || true
+    if ! torch_is_pinned "$2"; then
+        "${pip[@]}" --require-hashes --no-deps -r "$root/requirements/torch-cuda.txt" || return
     fi
     "${pip[@]}" --no-deps --no-build-isolation -e "$root"
 }

@@ -50,7 +50,7 @@ def make_task(seed: int, sizes: tuple[int, ...] = SIZES) -> Task:
     popularity = 1.0 / (1.0 + np.arange(BITS)) ** 0.7
     popularity = rng.permutation(popularity / popularity.sum())
     scaffolds = [rng.choice(BITS, 16, replace=False) for _ in range(24)]
-    teacher = _Teacher(rng, popularity)
+    teacher = _Teacher(rng, popularity.astype(np.float64))
 
     def draw(count: int, preference: NDArray[np.float64]) -> Site:
         inputs = np.zeros((count, BITS), np.float32)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rdkit import Chem
-from rdkit.Chem import Descriptors
+from rdkit.Chem.Descriptors import MolWt  # type: ignore[attr-defined]
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeatureRule
@@ -61,7 +61,7 @@ def read_silos(data: Path) -> dict[str, dict[str, Table]]:
     expansion = data / "expansionrx/expansion_data_train.csv"
     bench = data / "pharmabench/final_datasets"
     solubility = _table(pd.read_csv(biogen), "SMILES", "LOG SOLUBILITY PH 6.8 (ug/mL)")
-    weights = [Descriptors.MolWt(Chem.MolFromSmiles(smiles)) for smiles in solubility["smiles"]]
+    weights = [MolWt(Chem.MolFromSmiles(smiles)) for smiles in solubility["smiles"]]
     solubility["label"] += 3 - np.log10(weights)
     return {
         "az": {"logd": _table(_tdc(data, "lipophilicity_astrazeneca"), "Drug", "Y"), "hlm": _az_hlm(data)},
@@ -174,12 +174,12 @@ def _dataset(
     for column, endpoint in enumerate(ENDPOINTS):
         values = _aggregated(everything[everything["endpoint"] == endpoint.name])
         folds = rows.loc[values.index, "fold"]
-        for fold, size in sizes.items():
-            members = values[folds == fold]
+        for number, size in sizes.items():
+            members = values[folds == number]
             chosen = members.iloc[rng.permutation(len(members))[:size]]
-            at = [place[identity] for identity in chosen.index]
-            labels[at, column] = (chosen["label"] - endpoint.center) / endpoint.scale
-            relations[at, column] = chosen["relation"]
+            cells = [place[identity] for identity in chosen.index]
+            labels[cells, column] = (chosen["label"] - endpoint.center) / endpoint.scale
+            relations[cells, column] = chosen["relation"]
     used = np.flatnonzero(np.isfinite(labels).any(axis=1))
     part = table.take(rows["row"].to_numpy()[used])
     fold = rows["fold"].to_numpy()[used]

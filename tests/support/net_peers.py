@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class Peer:
     """A transport that records what it is told."""
 
     identity: Identity
-    roster: set[SiteKey]
+    roster: Collection[SiteKey]
     transport: Transport = field(init=False)
     address: str = ""
     messages: list[tuple[SiteKey, bytes, Lane]] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Federation:
         *,
         bind: str = "tcp://127.0.0.1:0",
         settings: TransportSettings | None = None,
-        roster: set[SiteKey] | None = None,
+        roster: Collection[SiteKey] | None = None,
         audited: bool = False,
         start: bool = True,
         **overrides: Any,
@@ -258,8 +258,8 @@ class RawDealer:
         return await until(lambda: self.socket.poll(0) and self.socket.recv_multipart(), within)
 
     def hello(self, lane: Lane = Lane.CONTROL, **changes: Any) -> bytes:
-        values = {"lane": lane, "boot": b"B" * 8, "dial": 1, "session": b"S" * 8, "window": 2**20} | changes
-        return encode(Hello(Greeting(**values)))
+        usual: dict[str, Any] = {"lane": lane, "boot": b"B" * 8, "dial": 1, "session": b"S" * 8, "window": 2**20}
+        return encode(Hello(Greeting(**(usual | changes))))
 
     def close(self) -> None:
         self._context.destroy(0)

@@ -62,7 +62,7 @@ class Disk:
     def keep(self, record: Any) -> None:
         match record:
             case StateRecord():
-                self.state, self.journal = record.state, []
+                self.state, self.journal = bytes(record.state), []
                 self.own_state_file = record.own_state_file or self.own_state_file
             case JournalRecord():
                 self.journal.append((record.index, record.body))

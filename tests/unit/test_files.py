@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p import files
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.files import BY_UMASK, write_new, write_whole
 
@@ -41,7 +40,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, failing, full)
+    monkeypatch.setattr(os, failing, full)
     with pytest.raises(ConfigError, match=r"round-1\.safetensors: cannot be written: No space left on device"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"

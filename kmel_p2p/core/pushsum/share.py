@@ -9,7 +9,7 @@ leaves stays with the sender. All numbers are integers, so both sides compute th
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from kmel_p2p.core.pushsum.holding import Holding, Sums
 CHUNK = 256
 BLOCK = 256 * CHUNK
 
-EXACT = 64
+EXACT: Final = 64
 """Bits per value of a share that is not quantised."""
 
 Bits: TypeAlias = Literal[4, 8, 16, 64]

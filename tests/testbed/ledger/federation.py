@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +38,20 @@ from tests.testbed.network.links import Conditions
 from tests.testbed.network.network import Network
 
 
+class Codec(Decoder, Protocol):
+    """Decodes payloads; entries carry its number."""
+
+    @property
+    def codec_id(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerWorld:
     """What a virtual ledger federation is made of."""
 
     charter: Charter
     identities: Sequence[Identity]
-    codec: Decoder
+    codec: Codec
     initial_trunk: NDArray[np.float32]
     make_trainer: Callable[[int], SiteTrainer]
     max_payload_bytes: int

@@ -33,7 +33,6 @@ class TransportModel:
 class Wires(Protocol):
     """What connections need of the network they belong to."""
 
-    reports: Any
     transport: TransportModel
     now: Micros
     trace: Trace

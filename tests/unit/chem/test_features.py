@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -97,7 +99,7 @@ def test_reference_values_keep_clear_of_the_edges_of_their_cells() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"radius": 7}, {"radius": -1}, {"bits": 10}, {"bits": 70_000}])
-def test_impossible_policies_are_refused(wrong: dict[str, int]) -> None:
+def test_impossible_policies_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         FeatureRule(**wrong)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def table(tmp_path: Path, rows: list[str], header: str = "smiles,D", name: str =
     return path
 
 
-def read(path: Path, endpoint: AssayEndpoint = LOGD, column: Column = WRITTEN, **source: object) -> Measurements:
+def read(path: Path, endpoint: AssayEndpoint = LOGD, column: Column = WRITTEN, **source: Any) -> Measurements:
     return ingest(
         Source(path=path, smiles_column="smiles", columns={endpoint.name: column}, **source), (endpoint,), POLICY
     )  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def test_the_cache_answers_what_it_knows(tmp_path) -> None:  # type: ignore[no-u
         assert again.table.reasons[left] == fresh.table.reasons[right]
         assert again.table.series[left] == fresh.table.series[right]
         assert np.array_equal(again.table.descriptors[left], fresh.table.descriptors[right])
-        assert np.array_equal(again.table.counts.dense([left]), fresh.table.counts.dense([right]))
+        assert np.array_equal(again.table.counts.dense(np.array([left])), fresh.table.counts.dense(np.array([right])))
     assert describe_all(INPUTS, FeatureRule(bits=128), cache=cache).computed == 5
 
 

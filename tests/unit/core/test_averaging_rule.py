@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from kmel_p2p.agreement.averaging import LedgerRule, PushSumRule
-from kmel_p2p.agreement.charter import Charter, CharterDocument, canonical
-from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.canonical import canonical
+from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.errors import Bug, ConfigError, WireError
 from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.agreement.strict import parse_toml
 from kmel_p2p.core.ledger.sync.messages import Want
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.messages import ShareRequest
 from kmel_p2p.core.pushsum.rules import PushSumRules
-from kmel_p2p.core.wire import WireError
 from kmel_p2p.site.modes import MODES
 
 SITE = f'sites = [{{ name = "a", key = "{Identity(b"a" * 32).key.hex()}" }}]'

@@ -14,6 +14,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
+from kmel_p2p.learn.evaluate.scores import Predict
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
@@ -84,8 +85,8 @@ def test_each_network_that_is_needed_is_computed_once(
 
 
 def test_a_mean_of_models_is_the_same_whether_asked_alone_or_with_its_parts() -> None:
-    parts = {"one": lambda x: np.full((len(x), 1), 0.1), "two": lambda x: np.full((len(x), 1), 0.7)}
-    predict = {**parts, "both": MeanOf(parts), "other": lambda x: np.zeros((len(x), 1))}
+    parts: dict[str, Predict] = {"one": lambda x: np.full((len(x), 1), 0.1), "two": lambda x: np.full((len(x), 1), 0.7)}
+    predict: dict[str, Predict] = {**parts, "both": MeanOf(parts), "other": lambda x: np.zeros((len(x), 1))}
     rows = np.zeros((3, 2), np.float32)
     together = outputs_of(predict, ["both", "two", "other"], rows)
     assert list(together) == ["both", "two", "other"]

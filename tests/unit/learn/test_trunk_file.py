@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file
 
 import kmel_p2p
-from kmel_p2p import files
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.delta.layout import initial_trunk
@@ -111,8 +111,8 @@ def test_a_crash_at_any_rename_or_sync_leaves_the_old_trunk_or_the_new_one(
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", crashing(files.os.replace))
-        patch.setattr(files.os, "fsync", crashing(files.os.fsync))
+        patch.setattr(os, "replace", crashing(os.replace))
+        patch.setattr(os, "fsync", crashing(os.fsync))
         with pytest.raises(Crash):
             write_trunk(tmp_path, card(ledger_digest="00" * 32), trunk(2))
     found, values = read_trunk(tmp_path)

@@ -22,7 +22,7 @@ STRANGER = Identity(b"\x77" * 32)
 
 async def test_a_peer_that_would_let_a_stranger_in_does_not_start(federation: Federation) -> None:
     peer = await federation.add(1, start=False)
-    peer.transport._decide = lambda key, address: "00" * 32  # type: ignore[method-assign]
+    peer.transport._decide = lambda key, address: "00" * 32  # type: ignore[method-assign,assignment]
     with pytest.raises(ConfigError, match="a key outside the roster was let in"):
         await peer.transport.start()
 

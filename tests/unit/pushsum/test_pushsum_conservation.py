@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tests.support.pushsum_mesh import APART, ASKING, FAST, Faults, Mesh, no_dri
 
 CLASSES = [10, 12, 11, 13, 10, 11]
 SIZE = 40
-ROUGH = {"repeat": 0.3, "most_delay": 2 * SECOND}
+ROUGH: dict[str, Any] = {"repeat": 0.3, "most_delay": 2 * SECOND}
 
 
 def wandering(site: int, number: int, trunk: np.ndarray) -> np.ndarray:
@@ -45,7 +46,7 @@ def test_mass_is_exact_at_every_moment_under_loss_repetition_and_reordering(
     loss: float, bits: int, means: PushSumSettings
 ) -> None:
     mesh = Mesh(CLASSES, wandering, 1, Faults(loss, **ROUGH), settings=means, size=SIZE, bits=bits, age_limit=10**6)
-    mesh.run(lambda: weights(mesh).all(), 60 * SECOND)
+    mesh.run(lambda: bool(weights(mesh).all()), 60 * SECOND)
     for _ in range(12):
         mesh.run_for(4 * SECOND)
         assert_conserved(mesh)
@@ -108,7 +109,7 @@ def test_crashes_at_any_moment_lose_rounds_but_no_mass(data: st.DataObject) -> N
         age_limit=10**6,
         entry_limit=8,
     )
-    mesh.run(lambda: weights(mesh).all(), 60 * SECOND)
+    mesh.run(lambda: bool(weights(mesh).all()), 60 * SECOND)
     # Let the mints become durable: mass that a crash unmakes before anyone saw it is no loss.
     mesh.run_for(3 * SECOND)
     for _ in range(data.draw(st.integers(1, 6))):

@@ -276,7 +276,7 @@ def test_no_message_stops_a_site(said: list[Message], true_lives: bool) -> None:
     lives = {"sender_life": mesh.site(1).state.life, "receiver_life": mesh.site(0).state.life}
     for message in said:
         if true_lives and isinstance(message, (MassTransfer, Inquiry)):
-            message = dataclasses.replace(message, **lives)
+            message = dataclasses.replace(message, **lives)  # type: ignore[arg-type]
         elif true_lives and isinstance(message, Receipt):
             message = dataclasses.replace(message, life=lives["receiver_life"])
         say(mesh, message)

@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.pushsum.holding import MAX_MASS, Holding
-from kmel_p2p.core.pushsum.share import BLOCK, CHUNK, EXACT, decode, encode, payload_bytes
+from kmel_p2p.core.pushsum.share import BLOCK, CHUNK, EXACT, Bits, decode, encode, payload_bytes
 
-BITS = (4, 8, 16, EXACT)
+BITS: tuple[Bits, ...] = (4, 8, 16, EXACT)
 sums = hnp.arrays(
     np.int64, st.integers(0, 600), elements=st.integers(-(2**61), 2**61) | st.integers(-9, 9) | st.just(0)
 )

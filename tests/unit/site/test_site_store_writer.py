@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from tests.support.stored_entries import A, Crash, encoded
 
 
-def heads(path: Path) -> dict[bytes, int]:
+def heads(path: Path) -> dict[SiteKey, int]:
     store = Store(path)
     try:
         return dict(store.vector())
