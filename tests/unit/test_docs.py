@@ -1,0 +1,53 @@
+"""The pages name files that exist, fit a screen, and use the words of the glossary."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+WIDTH = 120
+
+NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|toml|md|csv|html|sh))`")
+"""A path of the repository, or of the package, in backticks."""
+
+
+def _prose(page: Path) -> list[str]:
+    """Lines that can be wrapped: neither code, tables, pictures nor single links."""
+    lines, code = [], False
+    for line in page.read_text("utf-8").splitlines():
+        if line.lstrip().startswith("```"):
+            code = not code
+        elif not code and not line.lstrip().startswith(("|", "!", "<")) and " " in line.strip():
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_fits_a_screen(page: Path) -> None:
+    assert [line for line in _prose(page) if len(line) > WIDTH] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = {name for name in NAMED_FILE.findall(page.read_text("utf-8")) if not name.startswith(("state/", "north/"))}
+    roots = (ROOT, ROOT / "kmel_p2p", ROOT / "docs")
+    missing = {name for name in named if not any((root / name).exists() for root in roots)}
+    assert missing - GENERATED == set()
+
+
+GENERATED = {"runs/trial/sites/north/site.toml", "cli/NAME.py", "benchmarks/NAME.py", "site/modes/NAME.py"}
+"""Paths that stand for something a run writes or a reader chooses."""
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
