@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import divide
-from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
 from kmel_p2p.site.observe.status import StatusDocument
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ def found_federation(
     )
     policy = simulation.charter.features
     divided = divide(simulation, policy, out)
-    return found(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
+    return create_federation(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
 
 
 def tiny_data(folder: Path) -> dict[str, Any]:

@@ -26,9 +26,8 @@ from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.simulate.config import DataSource, SimulatedCharter, SimulatedEndpoint, Simulation, SitesSection
-from kmel_p2p.simulate.follow import collect, follow
-from kmel_p2p.simulate.sites import found
-from kmel_p2p.simulate.view import View
+from kmel_p2p.simulate.follow import View, collect, follow
+from kmel_p2p.simulate.sites import create_federation
 
 DEADLINE_S = 3600.0
 
@@ -49,7 +48,7 @@ def federate_peers(
     folder.mkdir(parents=True)
     parts = [_write(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
     simulation = _simulation(shape, settings, seed, parts[0])
-    with found(simulation, folder, parts, None, reference_hash(FeatureRule())) as federation:
+    with create_federation(simulation, folder, parts, None, reference_hash(FeatureRule())) as federation:
         federation.start()
         follow(federation, View(Console(file=sys.stderr)), DEADLINE_S)
         finals = collect(federation)

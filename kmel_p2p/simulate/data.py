@@ -1,6 +1,6 @@
-"""The data of a simulated federation: whole scaffold clusters go to one site, the scoring file to nobody.
+"""The data of a simulated federation: each scaffold cluster goes to one site, the test file to none.
 
-Silos (`data.kind = "silos"`) are divided already: every site keeps the file it came with.
+Silos (`data.kind = "silos"`) are already divided: every site keeps its own file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class DividedData:
 
     Attributes:
         train: every compound of the sites, for the pooled model.
-        test: the compounds that belong to nobody.
+        test: the compounds that no site holds.
         parts: one file per site, in the order of the sites.
         figures: how different the sites' chemistry is, in the same order.
-        unusable: rows whose structure cannot be read; they go to the first site, which will reject them.
+        unusable: rows whose structure cannot be read. They go to the first site, which rejects them.
     """
 
     train: Path

@@ -1,4 +1,4 @@
-"""Follows the daemons of a simulation until all are complete, and asks each for its results."""
+"""Follow the daemons of a simulation until all are complete, show how far they are, and ask each for its results."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.simulate.errors import SiteFailedError
+from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.modes import MODES
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
@@ -18,13 +23,14 @@ from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
 POLL_S = 0.5
+LINE_EVERY_S = 5.0
 RESULT_TIMEOUT_S = 10.0
 SILENCE_S = 60.0
-"""A daemon that is alive but gave no answer for this long has failed."""
+"""A daemon that is alive but has not answered for this long has failed."""
 
 
 class Watcher(Protocol):
-    """Shows the run to people."""
+    """Shows the run on screen."""
 
     def __enter__(self) -> Watcher: ...
     def __exit__(self, *reason: object) -> None: ...
@@ -45,8 +51,8 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Course:
-    """What was seen of a run: samples by site, and the largest memory of daemon and trainer, bytes."""
+class RunRecord:
+    """What was observed: samples by site, and the peak memory of each daemon and trainer in bytes."""
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     daemon_rss: dict[str, int] = field(default_factory=dict)
@@ -94,22 +100,22 @@ class Final:
     egress_problem: str
 
 
-def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> Course:
+def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> RunRecord:
     """Watch until every site is complete.
 
     Raises:
         SiteFailedError: a daemon ended, fell silent, reports failure, or time is up; names the site.
     """
     began = time.monotonic()
-    course = Course()
+    record = RunRecord()
     heard = {site.name: began for site in federation}
     with watcher:
         while True:
-            documents = {site.name: _look(site, course, began, heard) for site in federation}
+            documents = {site.name: _look(site, record, began, heard) for site in federation}
             now = time.monotonic()
             watcher.show(documents, now - began)
             if all(document is not None and document.phase is SitePhase.COMPLETE for document in documents.values()):
-                return course
+                return record
             _require_progress(federation, documents, heard, now)
             if now - began > deadline_s:
                 raise SiteFailedError(_late(federation, documents, deadline_s))
@@ -117,7 +123,7 @@ def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> 
 
 
 def collect(federation: LocalFederation) -> dict[str, Final]:
-    """Results of every site, in order; daemons have to be running and complete.
+    """Results of every site, in order; the daemons must be running and complete.
 
     Raises:
         SiteFailedError: a site does not answer.
@@ -128,18 +134,18 @@ def collect(federation: LocalFederation) -> dict[str, Final]:
             result = site.request("result", timeout_s=RESULT_TIMEOUT_S)
             status = StatusDocument.parse(site.request("status", timeout_s=RESULT_TIMEOUT_S))
         except LocalError as error:
-            raise SiteFailedError(f"site {site.name!r} gave no result: {error}\n{site.last_lines()}") from error
+            raise SiteFailedError(f"site {site.name!r} returned no result: {error}\n{site.last_lines()}") from error
         finals[site.name] = _final(site, status, result)
     return finals
 
 
-def _look(site: SiteProcess, course: Course, began: float, heard: dict[str, float]) -> StatusDocument | None:
+def _look(site: SiteProcess, record: RunRecord, began: float, heard: dict[str, float]) -> StatusDocument | None:
     asked = time.monotonic()
     document = site.status()
     if document is not None:
         now = heard[site.name] = time.monotonic()
-        course.longest_answer_s = max(course.longest_answer_s, now - asked)
-        course.note(site.name, now - began, document)
+        record.longest_answer_s = max(record.longest_answer_s, now - asked)
+        record.note(site.name, now - began, document)
     return document
 
 
@@ -157,7 +163,7 @@ def _require_progress(
         if document is not None and document.phase is SitePhase.FAILED:
             raise SiteFailedError(f"site {site.name!r} failed: {document.reason}\n{site.last_lines()}")
         if now - heard[site.name] > SILENCE_S:
-            raise SiteFailedError(f"site {site.name!r} gave no answer for {SILENCE_S:g} s\n{site.last_lines()}")
+            raise SiteFailedError(f"site {site.name!r} has not answered for {SILENCE_S:g} s\n{site.last_lines()}")
 
 
 def _late(federation: LocalFederation, documents: Mapping[str, StatusDocument | None], deadline_s: float) -> str:
@@ -192,6 +198,79 @@ def _final(site: SiteProcess, status: StatusDocument, result: dict[str, Any]) ->
     )
 
 
-def sample_rows(course: Course) -> dict[str, list[dict[str, Any]]]:
+def sample_rows(record: RunRecord) -> dict[str, list[dict[str, Any]]]:
     """Samples as plain data, by site."""
-    return {name: [dataclasses.asdict(sample) for sample in samples] for name, samples in course.samples.items()}
+    return {name: [dataclasses.asdict(sample) for sample in samples] for name, samples in record.samples.items()}
+
+
+class View:
+    """Shows the sites of a run. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._last_line_s = -LINE_EVERY_S
+
+    def __enter__(self) -> View:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+    def show(self, documents: Mapping[str, StatusDocument | None], elapsed_s: float) -> None:
+        """Show the newest status documents; None for a site that does not answer."""
+        if self._live is not None:
+            self._live.update(_table(documents, elapsed_s), refresh=True)
+        elif elapsed_s - self._last_line_s >= LINE_EVERY_S:
+            self._last_line_s = elapsed_s
+            parts = [f"{name} {_brief(document)}" for name, document in documents.items()]
+            self._console.print(f"{elapsed_s:6.1f} s  " + "   ".join(parts), soft_wrap=True, highlight=False)
+
+
+def _table(documents: Mapping[str, StatusDocument | None], elapsed_s: float) -> Table:
+    table = Table(title=f"federation, {elapsed_s:.0f} s", title_justify="left")
+    table.add_column("site", style="bold")
+    table.add_column("phase", min_width=24)
+    for column in ("published", "applied", "loss", "test", "out", "in", "alive", "digest"):
+        table.add_column(column, justify="right")
+    for name, document in documents.items():
+        if document is None:
+            table.add_row(name, Text("no answer yet", "dim"), *[""] * 8)
+            continue
+        averaging, egress = document.averaging, document.egress
+        table.add_row(
+            name,
+            _phase(document),
+            f"{averaging.published}/{averaging.entry_limit}",
+            str(averaging.applied),
+            "" if document.loss is None else f"{document.loss:.4f}",
+            _test_score(document),
+            f"{egress.bytes_out / 1e6:.2f} MB",
+            f"{egress.bytes_in / 1e6:.2f} MB",
+            f"{document.reachable}/{len(document.members)}",
+            averaging.digest[:8],
+        )
+    return table
+
+
+def _phase(document: StatusDocument) -> Text:
+    phase, progress = document.phase, document.trainer.progress
+    text = Text(phase.value, phase.style)
+    if progress and phase in (SitePhase.PREPARING, SitePhase.LISTENING):
+        text.append(f" {progress[0]} {progress[1]}/{progress[2]}", "dim")
+    return text
+
+
+def _brief(document: StatusDocument | None) -> str:
+    if document is None:
+        return "no answer yet"
+    averaging = document.averaging
+    return f"{document.phase} {averaging.published}/{averaging.entry_limit}+{averaging.applied}"
+
+
+def _test_score(document: StatusDocument) -> str:
+    values = [scores["test"] for scores in document.scores.values() if "test" in scores]
+    return f"{sum(values) / len(values):.3f}" if values else ""

@@ -1,6 +1,6 @@
 """A whole federation on this machine: real daemons, real sockets, one report.
 
-`simulate` divides the data, founds the federation, starts one daemon per site, follows them until all are complete,
+`simulate` divides the data, sets up the federation, starts one daemon per site, follows them until all are complete,
 trains the pooled model for comparison, and writes `report.json`, `details.json` and `report.html`.
 """
 
@@ -20,52 +20,50 @@ from rich.table import Table
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.models.reference import trunk_reference_hash
+from kmel_p2p.simulate.comparison import final_trunks, pooled_model, spread
 from kmel_p2p.simulate.config import Simulation, load_simulation
 from kmel_p2p.simulate.data import DividedData, divide
-from kmel_p2p.simulate.follow import collect, follow
-from kmel_p2p.simulate.report import Outcome, build_details, build_report, require_agreement, summary, write_report
-from kmel_p2p.simulate.report_pooled import pooled_model
-from kmel_p2p.simulate.report_spread import final_trunks, spread
-from kmel_p2p.simulate.sites import found
-from kmel_p2p.simulate.view import View
+from kmel_p2p.simulate.follow import View, collect, follow
+from kmel_p2p.simulate.report import RunOutcome, build_details, build_report, require_agreement, summary, write_report
+from kmel_p2p.simulate.sites import create_federation
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.state.lockfile import holder
 
 MARKER = ".kmel-simulation"
-"""In a directory that an earlier simulation made: it may be replaced by the next one."""
+"""Marks a directory that a simulation made, which the next one may replace."""
 
 
 def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dict[str, Any]:
     """Run the federation of `config` and report.
 
     Args:
-        config: settings, see `launcher_config`.
-        out: directory of the run; one that an earlier run made is replaced.
+        config: settings, see `simulate.config`.
+        out: directory of the run; that of an earlier run is replaced.
         seed: replaces the one of the file.
         console: where progress is shown.
 
     Returns:
-        the report, as written to `out/report.json`.
+        The report, as written to `out/report.json`.
 
     Raises:
-        ConfigError, DataError: settings or data cannot be used; nothing was started.
-        SiteFailedError: a site ended early, or the sites did not agree; names it and shows its last lines.
+        ConfigError, DataError: settings or data cannot be used; nothing has been started.
+        SiteFailedError: a site ended early or the sites did not agree; shows the last lines of its log.
         KeyboardInterrupt: interrupted; every process of the run has ended.
     """
     began = time.monotonic()
     simulation = load_simulation(config, seed)
     policy = simulation.charter.features
-    # First, so that a missing package is told before an earlier run is replaced and structures are prepared.
+    # First: a missing package must be reported before an earlier run is replaced.
     reference = trunk_reference_hash(policy, simulation.charter.model.trunk)
     prepare_directory(out, simulation)
     names = simulation.sites.names
     console.print(f"[bold]{simulation.task}[/]: {len(names)} sites, seed {simulation.seed}, in {out}")
     divided = divide(simulation, policy, out)
     console.print(division_table(simulation, divided))
-    founded = found(simulation, out, divided.parts, divided.test, reference)
-    with _sigterm_interrupts(), founded as federation:
+    federation_files = create_federation(simulation, out, divided.parts, divided.test, reference)
+    with _sigterm_interrupts(), federation_files as federation:
         federation.start()
-        course = follow(federation, View(console), simulation.sites.deadline_s)
+        record = follow(federation, View(console), simulation.sites.deadline_s)
         finals = collect(federation)
         state_dirs = {site.name: site.state_dir for site in federation}
     run_s = time.monotonic() - began
@@ -77,7 +75,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
         )
     apart = None if mode_of(charter).one_trunk else spread(final_trunks(state_dirs), charter)
     wall_s = time.monotonic() - began
-    outcome = Outcome(simulation, charter, divided, course, finals, pooled, run_s, wall_s, out, apart)
+    outcome = RunOutcome(simulation, charter, divided, record, finals, pooled, run_s, wall_s, out, apart)
     report, details = build_report(outcome), build_details(outcome)
     write_report(out, report, details)
     console.print(summary(report, details))
@@ -90,10 +88,10 @@ def prepare_directory(out: Path, simulation: Simulation) -> None:
     """An empty directory for the run.
 
     Raises:
-        ConfigError: it holds something that no simulation made, or a daemon of an earlier run is alive in it.
+        ConfigError: it holds files that no simulation made, or a daemon of an earlier run is still running.
     """
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file; choose another --out")
+        raise ConfigError(f"{out} is a file; choose another --out")
     if out.exists() and any(out.iterdir()):
         if not (out / MARKER).exists():
             raise ConfigError(f"{out}: holds files that no simulation made; choose another --out, or empty it")
@@ -112,7 +110,7 @@ def prepare_directory(out: Path, simulation: Simulation) -> None:
 
 
 def division_table(simulation: Simulation, divided: DividedData) -> Table:
-    """Sizes of the sites' data, and how disjoint their chemistry is."""
+    """How much data each site has, and how different the sites' chemistry is."""
     table = Table(title="who holds what", title_justify="left")
     table.add_column("site")
     for column in ("compounds", "scaffolds", "elsewhere too", "nearest own", "nearest elsewhere"):

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
@@ -22,24 +24,26 @@ from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.files import write_whole
 from kmel_p2p.learn.evaluate.pooled import Pooled
 from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.simulate import SiteFailedError
+from kmel_p2p.simulate import report_plots as plots
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
-from kmel_p2p.simulate.errors import SiteFailedError
-from kmel_p2p.simulate.follow import Course, Final, sample_rows
+from kmel_p2p.simulate.follow import Final, RunRecord, sample_rows
 from kmel_p2p.site.loaded_site import architecture_of
 from kmel_p2p.version import VERSION
 
+TEMPLATE = "report.html.j2"
 MODELS = ("local", "federated", "personalised", "hybrid")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Everything a finished simulation knows."""
+class RunOutcome:
+    """Everything known about a finished simulation."""
 
     simulation: Simulation
     charter: Charter
     divided: DividedData
-    course: Course
+    record: RunRecord
     finals: Mapping[str, Final]
     pooled: Pooled
     run_s: float
@@ -51,7 +55,7 @@ class Outcome:
     """Where each site has a trunk of its own: how far apart the sites' trunks are (`report_spread.spread`)."""
 
 
-def build_report(outcome: Outcome) -> dict[str, Any]:
+def build_report(outcome: RunOutcome) -> dict[str, Any]:
     """The figures of a run. Scores are means over the assay endpoints, on the compounds that belong to nobody.
 
     Those of a site are means over what it has measurements to train on, of the pooled model over all.
@@ -107,8 +111,8 @@ def _own(final: Final) -> list[dict[str, Any]]:
     return [endpoint for endpoint in final.result["endpoints"] if endpoint["train"]]
 
 
-def build_details(outcome: Outcome) -> dict[str, Any]:
-    """What the report's plots are drawn from, and where it was measured."""
+def build_details(outcome: RunOutcome) -> dict[str, Any]:
+    """What the plots are drawn from, and the machine it was measured on."""
     return {
         "version": VERSION,
         "machine": {
@@ -117,7 +121,7 @@ def build_details(outcome: Outcome) -> dict[str, Any]:
             "cores": os.cpu_count(),
         },
         "run_s": round(outcome.run_s, 2),
-        "longest_status_answer_s": round(outcome.course.longest_answer_s, 4),
+        "longest_status_answer_s": round(outcome.record.longest_answer_s, 4),
         "charter_id": outcome.charter.id.hex(),
         "charter": outcome.charter.model_dump(mode="json"),
         "sites": {name: _details(outcome, at, name) for at, name in enumerate(outcome.finals)},
@@ -125,7 +129,7 @@ def build_details(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
+def _details(outcome: RunOutcome, at: int, name: str) -> dict[str, Any]:
     final = outcome.finals[name]
     endpoints = _own(final)
     return {
@@ -140,17 +144,15 @@ def _details(outcome: Outcome, at: int, name: str) -> dict[str, Any]:
         "steps": final.steps,
         "egress": {kind: list(total) for kind, total in final.egress.items()},
         "egress_problem": final.egress_problem,
-        "daemon_rss_max": outcome.course.daemon_rss.get(name, 0),
-        "trainer_rss_max": outcome.course.trainer_rss.get(name, 0),
+        "daemon_rss_max": outcome.record.daemon_rss.get(name, 0),
+        "trainer_rss_max": outcome.record.trainer_rss.get(name, 0),
         "alarms": [dataclasses.asdict(alarm) for alarm in final.status.alarms],
-        "samples": sample_rows(outcome.course).get(name, []),
+        "samples": sample_rows(outcome.record).get(name, []),
     }
 
 
 def write_report(out: Path, report: Mapping[str, Any], details: Mapping[str, Any]) -> None:
     """Write `report.json`, `details.json` and `report.html` into `out`."""
-    from kmel_p2p.simulate.report_html import render_html
-
     write_whole(out / "report.json", _json(report), mode=0o644)
     write_whole(out / "details.json", _json(details), mode=0o644)
     write_whole(out / "report.html", render_html(report, details).encode(), mode=0o644)
@@ -197,13 +199,77 @@ def summary(report: Mapping[str, Any], details: Mapping[str, Any]) -> Group:
         f"{name} {site['predicts']:.3f} ({site['chosen']}; a forest {site['forest']:.3f})"
         for name, site in details["sites"].items()
     )
-    answer = Text(f"what each site predicts with: {predicts}")
+    answer = Text(f"each site predicts with: {predicts}")
     if "spread" in report:
-        apart = f"the sites' trunks lie within {100 * report['spread']:.2g} % of the way that training moved them"
+        share = f"{100 * report['spread']:.2g} %"
+        apart = f"the sites' trunks differ by at most {share} of the distance that training moved them"
         return Group(table, answer, Text(line), Text(apart))
     digests = sorted({site["digest"][:16] for site in report["sites"]})
     same = "all sites hold the same trunk: digest" if len(digests) == 1 else "the sites hold different trunks: digests"
     return Group(table, answer, Text(line), Text(f"{same} {' '.join(digests)}"))
+
+
+def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        report: as in `report.json`.
+        details: as in `details.json`.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kmel_p2p.simulate", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["size"] = _size
+    environment.filters["percent"] = _percent
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        details=details,
+        headline=_headline(report),
+        metric=plots.error_label(report),
+        kinds=sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
+        models=list(plots.MODEL_STYLE),
+        own_trunks="spread" in report,
+        agreed=len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
+        error_by_model=Markup(plots.error_by_model(report, details)),
+        error_by_entry=Markup(plots.error_by_entry(report, details)),
+        vectors=Markup(plots.vectors_over_time(report, details)),
+        traffic=Markup(plots.bytes_over_time(report, details)),
+    )
+
+
+def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Means over the sites, and their ratios."""
+    sites = report["sites"]
+    local, federated = fmean(site["local"] for site in sites), fmean(site["federated"] for site in sites)
+    entry = fmean(site["payload_bytes_mean"] for site in sites)
+    return {
+        "local": local,
+        "federated": federated,
+        "change": federated / local - 1,
+        "to_pooled": federated / report["pooled"] - 1,
+        "entry_bytes": entry,
+        "smaller": report["fp32_bytes_per_exchange"] / entry if entry else 0.0,
+        "least_gain": max(site["federated"] / site["local"] - 1 for site in sites),
+    }
+
+
+def _percent(share: float, digits: int) -> str:
+    """A relative change with its sign."""
+    return f"{100 * share:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def _size(count: float) -> str:
+    """A byte count with its unit."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
 
 
 def _json(value: Any) -> bytes:

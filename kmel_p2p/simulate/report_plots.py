@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 SITE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B5EA7", "#8C8C00")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, with two more."""
+"""Okabe and Ito's palette, safe for colour-blind readers, and two more."""
 
 MODEL_STYLE = {
     "local": ("#8A939C", "o"),
@@ -99,7 +99,7 @@ def error_by_entry(report: Mapping[str, Any], details: Mapping[str, Any]) -> str
         for axes, site in zip(grid.flat, sites, strict=False):
             history = details["sites"][site["site"]]["comparison"]["history"]
             for model in ("local", "federated"):
-                line = _course(history[model])
+                line = _curve(history[model])
                 colour, _ = MODEL_STYLE[model]
                 axes.plot(*line, color=colour, linewidth=1.8, label=model if axes is grid.flat[0] else None)
             pooled_label = "pooled" if axes is grid.flat[0] else None
@@ -123,23 +123,23 @@ def error_by_entry(report: Mapping[str, Any], details: Mapping[str, Any]) -> str
 
 
 def vectors_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    """Every author's newest entry as each site knew it: lines of one colour that part show entries on their way."""
+    """Newest entry of each author as each site knew it. Where lines of one colour part, entries are under way."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         names = [site["site"] for site in report["sites"]]
         colours = colour_of(names)
-        for holder in names:
-            samples = details["sites"][holder]["samples"]
+        for observer in names:
+            samples = details["sites"][observer]["samples"]
             for author in names:
                 axes.step(
                     [sample["at_s"] for sample in samples],
                     [sample["vector"].get(author, 0) for sample in samples],
                     where="post",
                     color=colours[author],
-                    linewidth=2.2 if author == holder else 0.9,
-                    alpha=1.0 if author == holder else 0.6,
-                    label=author if author == holder else None,
+                    linewidth=2.2 if author == observer else 0.9,
+                    alpha=1.0 if author == observer else 0.6,
+                    label=author if author == observer else None,
                 )
         axes.set_xlabel("seconds since the start")
         axes.set_ylabel("rounds trained" if "spread" in report else "newest entry in the ledger")
@@ -149,7 +149,7 @@ def vectors_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> 
 
 
 def bytes_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    """Bytes each site sent, all included."""
+    """Bytes each site sent, all traffic included."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -173,7 +173,7 @@ def bytes_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> st
     return _svg(draw, 4.7, 3.4)
 
 
-def _course(history: Sequence[Any]) -> tuple[list[float], list[float]]:
+def _curve(history: Sequence[Any]) -> tuple[list[float], list[float]]:
     """(entries, mean test score over the assay endpoints)."""
     points = [(at, [fold["test"] for fold in scores.values() if "test" in fold]) for at, scores in history]
     known = [(at, fmean(values)) for at, values in points if values]

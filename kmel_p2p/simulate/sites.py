@@ -1,4 +1,4 @@
-"""Real peers on this machine: one directory, key, port and process per site; none outlives the simulation."""
+"""Real peers on this machine: a directory, key, port and process per site. No process outlives the simulation."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ class SiteProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the daemon's process is there."""
+        """Whether the daemon's process is alive."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """How the daemon ended; None while it runs, or before it was started."""
+        """Exit code of the daemon; None before it starts and while it runs."""
         return None if self.process is None else self.process.poll()
 
     def start(self) -> None:
         """Start (or restart) the daemon, with its output in the site's directory.
 
         Raises:
-            LocalError: it runs already.
+            LocalError: it is already running.
         """
         if self.running:
-            raise LocalError(f"site {self.name!r} runs already")
+            raise LocalError(f"site {self.name!r} is already running")
         program = [sys.executable, "-m", "kmel_p2p.cli.main", "run", "--config", str(self.folder / "site.toml")]
         command = [*self.prefix, *program]
         with (self.folder / OUTPUT_NAME).open("ab") as output:
@@ -80,7 +80,7 @@ class SiteProcess:
             )
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the daemon; harmless when it is gone."""
+        """Send a signal to the daemon, if it is still alive."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -111,7 +111,7 @@ class SiteProcess:
             return None
 
     def last_lines(self, count: int = LAST_LINES) -> str:
-        """The end of what the daemon wrote."""
+        """The last lines of the daemon's output."""
         try:
             with (self.folder / OUTPUT_NAME).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
@@ -122,7 +122,7 @@ class SiteProcess:
 
 
 class LocalFederation:
-    """Sites with their files written and the charter signed by all. Leaving the context ends every daemon."""
+    """Sites whose files are written and whose charter all have signed. Leaving the context ends every daemon."""
 
     def __init__(self, sites: Sequence[SiteProcess], document: CharterDocument) -> None:
         self.sites = tuple(sites)
@@ -148,7 +148,7 @@ class LocalFederation:
             site.start()
 
     def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """End every daemon: asked first, killed at the deadline."""
+        """End every daemon: ask first, kill after the grace period."""
         for site in self.sites:
             if site.running:
                 site.signal(signal.SIGTERM)
@@ -159,7 +159,7 @@ class LocalFederation:
                 site.wait(5.0)
 
 
-def found(
+def create_federation(
     simulation: Simulation,
     out: Path,
     parts: Sequence[Path],
@@ -174,8 +174,8 @@ def found(
         simulation: settings.
         out: directory of the run; sites go to `out/sites/<name>`.
         parts: measurements of each site, in order.
-        test: measurements for scoring only, the same at every site; None where the sites' own test folds are enough.
-        reference_hash: of this machine's featuriser.
+        test: measurements used for scoring only, the same at every site; None: the sites' own test folds are used.
+        reference_hash: of what this machine's featuriser computes.
         on_complete: what a peer does after the run.
         addresses: of each site, in order; free ports of the loopback interface when empty.
     """
@@ -205,7 +205,7 @@ def found(
 
 
 def simulated_seed(seed: int, name: str) -> bytes:
-    """The secret of a simulated site: made from the run's seed, so that a run can be repeated. Guards nothing."""
+    """Secret key of a simulated site, derived from the seed of the run so that it can be repeated. Protects nothing."""
     return digest(b"kmel simulated site 1", seed.to_bytes(8, "big"), name.encode())
 
 
@@ -215,7 +215,7 @@ def simulated_identity(seed: int, name: str) -> Identity:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody uses at this moment."""
+    """Ports of the loopback interface that are free at this moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -239,10 +239,10 @@ def _site_config(simulation: Simulation, name: str, address: str, test: Path | N
 
 
 def _relative(path: Path, folder: Path) -> Path:
-    """So that a run's directory can be moved."""
+    """Relative, so that a run's directory can be moved."""
     return Path(os.path.relpath(path, folder))
 
 
 def _end_with_parent() -> None:
-    """In the child: be asked to end when the simulation's process is gone, however it went."""
+    """In the child: get SIGTERM when the simulation's process ends, however it ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

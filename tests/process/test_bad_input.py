@@ -19,7 +19,7 @@ from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.simulate.config import Simulation
-from kmel_p2p.simulate.sites import LocalFederation, found, simulated_identity
+from kmel_p2p.simulate.sites import LocalFederation, create_federation, simulated_identity
 from kmel_p2p.site.state.lockfile import SiteLock
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -50,7 +50,7 @@ def make(tmp_path: Path, rows: list[str] | None = None, header: str = "smiles,SO
     """Two founded sites; both have the same measurements."""
     data = tmp_path / "rows.csv"
     data.write_text("\n".join([header, *(GOOD if rows is None else rows)]) + "\n")
-    return found(simulation(), tmp_path, [data, data], data, hash_ or reference_hash(FeatureRule(bits=64)))
+    return create_federation(simulation(), tmp_path, [data, data], data, hash_ or reference_hash(FeatureRule(bits=64)))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation
-from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
 from tests.support.local_run import SETTINGS, complete, published, until
 
 pytestmark = [
@@ -50,7 +50,7 @@ def federation(tmp_path: Path) -> LocalFederation:
     sites = {**SETTINGS["sites"], "names": SITES}
     simulation = Simulation.model_validate({**SETTINGS, "sites": sites, "charter": charter})
     reference = trunk_reference_hash(FeatureRule(bits=simulation.charter.features.bits), "dmpnn")
-    return found(simulation, tmp_path, files[:-1], files[-1], reference)
+    return create_federation(simulation, tmp_path, files[:-1], files[-1], reference)
 
 
 def training_pid(site: SiteProcess) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kmel_p2p.simulate.report_spread import final_trunks, spread
+from kmel_p2p.simulate.comparison import final_trunks, spread
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
 from tests.support.local_run import complete, log_times, published, small_federation, until
 

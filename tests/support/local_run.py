@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import divide
-from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
 SITES = ("north", "south", "east")
@@ -61,7 +61,7 @@ def small_federation(
     simulation = Simulation.model_validate(settings)
     policy = simulation.charter.features
     divided = divide(simulation, policy, out)
-    return found(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
+    return create_federation(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
 
 
 def until(what: str, probe: Callable[[], T | None], deadline_s: float, federation: LocalFederation) -> T:

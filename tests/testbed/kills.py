@@ -20,7 +20,7 @@ from typing import Any
 from kmel_p2p.agreement.errors import KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import Entry
-from kmel_p2p.simulate.errors import SiteFailedError
+from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site

@@ -28,7 +28,7 @@ from kmel_p2p.core.types import Lane
 from kmel_p2p.learn.worker.session import TrainerPlan
 from kmel_p2p.net.driver import BadMessage, Driver
 from kmel_p2p.simulate.config import Simulation
-from kmel_p2p.simulate.sites import found
+from kmel_p2p.simulate.sites import create_federation
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.daemon import describe_tensors
 from kmel_p2p.site.loaded_site import load_site, trainer_plan
@@ -69,7 +69,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     made = {}
     for mode in ("ledger", "pushsum"):
         out = tmp_path / mode
-        found(simulation(mode), out, [tmp_path / "t.csv"] * 3, tmp_path / "t.csv", "0" * 64)
+        create_federation(simulation(mode), out, [tmp_path / "t.csv"] * 3, tmp_path / "t.csv", "0" * 64)
         made[mode] = out / "sites" / "north"
     return made
 

@@ -1,18 +1,26 @@
-"""The model that nobody is allowed to train, for the report: all partitions in one place, the same total budget."""
+"""What the federation is compared with: one model on all data, and how far apart the sites' trunks are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.columns import Column, Source
+from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.pooled import Pooled, train_pooled
+from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.learn.predict.model_directory import read_card, read_parameters
 from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final
 from kmel_p2p.site.loaded_site import architecture_of
+
+MODEL_FOLDER = "model"
 
 
 def pooled_model(
@@ -23,7 +31,7 @@ def pooled_model(
     out: Path,
     progress: Callable[[int, int], None],
 ) -> Pooled:
-    """Train it with as many optimiser steps as all sites took together.
+    """Train one model on the data of all sites, with as many optimiser steps as they took together.
 
     Args:
         progress: called with (steps done, steps in all).
@@ -51,3 +59,25 @@ def pooled_model(
         cache_dir=out / "data" / "cache",
         threads=simulation.sites.threads,
     )
+
+
+def final_trunks(state_dirs: Mapping[str, Path]) -> dict[str, NDArray[np.float32]]:
+    """The trunk that each site wrote with its models, float32[d], by site.
+
+    Raises:
+        ConfigError: a site has no whole model.
+    """
+    folders = {name: folder / MODEL_FOLDER for name, folder in state_dirs.items()}
+    return {name: read_parameters(folder, read_card(folder))["federated"][0] for name, folder in folders.items()}
+
+
+def spread(trunks: Mapping[str, NDArray[np.float32]], charter: Charter) -> float:
+    """Largest distance of a site's trunk from the sites' mean, relative to the distance that training moved that mean.
+
+    0: all trunks are equal; 1: as far apart as one of them is from the initial trunk.
+    """
+    base = initial_trunk(trunk_layout(architecture_of(charter)), charter.model.seed).astype(np.float64)
+    mean = np.mean([trunk.astype(np.float64) for trunk in trunks.values()], axis=0)
+    moved = float(np.linalg.norm(mean - base))
+    apart = max(float(np.linalg.norm(trunk - mean)) for trunk in trunks.values())
+    return apart / moved if moved else 0.0

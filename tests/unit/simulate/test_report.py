@@ -18,10 +18,9 @@ from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.layout import trunk_layout
-from kmel_p2p.simulate.errors import SiteFailedError
-from kmel_p2p.simulate.report import mean_test, require_agreement, summary
-from kmel_p2p.simulate.report_html import render_html
-from kmel_p2p.simulate.report_spread import spread
+from kmel_p2p.simulate import SiteFailedError
+from kmel_p2p.simulate.comparison import spread
+from kmel_p2p.simulate.report import mean_test, render_html, require_agreement, summary
 from kmel_p2p.site.loaded_site import architecture_of
 from tests.support.report_sample import sample_details, sample_report
 
@@ -157,14 +156,14 @@ def test_a_pushsum_run_is_shown_as_what_it_is() -> None:
     report["sites"][1]["digest"] = "cd" * 32
     require_agreement(report)  # sites of this mode never hold the same state
     text = page_text(render_html(report, sample_details()))
-    for words in ("Averaging mode pushsum", "within 1.2 % of the way", "bytes per share", "Rounds trained"):
+    for words in ("Averaging mode pushsum", "at most 1.2 % of the distance", "bytes per share", "Rounds trained"):
         assert words in text
     assert "bit for bit" not in text
     assert "signed entry" not in text
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(summary(report, sample_details()))
     shown = console.export_text()
-    assert "trunks lie within 1.2 % of the way that training moved them" in shown
+    assert "trunks differ by at most 1.2 % of the distance that training moved them" in shown
     assert "a share is 200 times smaller" in shown
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, LocalError
+from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.config import load_simulation
 from kmel_p2p.simulate.data import divide
-from kmel_p2p.simulate.errors import SiteFailedError
 from kmel_p2p.simulate.follow import follow
 from kmel_p2p.simulate.launcher import MARKER, prepare_directory
-from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, found, free_ports
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation, free_ports
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.state.lockfile import SiteLock
@@ -54,7 +54,7 @@ def small(config: Path, out: Path) -> LocalFederation:
     simulation = load_simulation(config)
     policy = simulation.charter_of((rule("north"),), "").features
     divided = divide(simulation, policy, out)
-    return found(simulation, out, divided.parts, divided.test, "")
+    return create_federation(simulation, out, divided.parts, divided.test, "")
 
 
 def rule(name: str) -> Any:
@@ -209,7 +209,7 @@ def test_time_is_limited_and_nothing_stays_behind(config: Path, tmp_path: Path) 
         end = time.monotonic() + 20
         while "deaf" not in federation["south"].last_lines() and time.monotonic() < end:
             time.sleep(0.02)
-        with pytest.raises(LocalError, match="runs already"):
+        with pytest.raises(LocalError, match="is already running"):
             federation["north"].start()
         with pytest.raises(SiteFailedError, match=r"not complete after 0.1 s(.|\n)*'north': no answer"):
             follow(federation, Silent(), 0.1)
