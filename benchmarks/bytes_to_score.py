@@ -27,7 +27,9 @@ from rich.table import Table
 
 from benchmarks.parts.federated_task import SIZES, Matrix, Trainer, auroc, make_layout, make_task, predict
 from benchmarks.parts.measure import at_least, parse, publish, this_machine
+from kmel_p2p.agreement.averaging import PushSumRule
 from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.effects import Effect, Persist
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -54,7 +56,8 @@ CLASSES = [size.bit_length() for size in SIZES]
 FRACTIONS = np.array(SIZES, np.float32) / np.float32(sum(SIZES))
 LAYOUT = make_layout()
 D = LAYOUT.size
-RULES = PushSumRules(CHARTER_ID, frozenset(SiteKey(bytes([n]) * 32) for n in range(N)), 60, STEPS, 1)
+ROSTER = frozenset(SiteKey(bytes([n]) * 32) for n in range(N))
+RULES = PushSumRules(CHARTER_ID, ROSTER, 1, PushSumRule(entry_limit=60, steps_per_entry=STEPS), PaceRule())
 
 
 @dataclass
@@ -168,7 +171,7 @@ class PushSumMode(Scheme):
 
     def round(self) -> float:
         for state, drift in zip(self.states, self.drifts(self.models()), strict=True):
-            state.trained(drift, RULES.momentum, RULES.outer_step)
+            state.trained(drift, RULES.averaging.momentum, RULES.averaging.outer_step)
         return self._exchange(self.bits)
 
     def finish(self) -> float:

@@ -28,8 +28,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, this_machine
+from kmel_p2p.agreement.averaging import PushSumRule
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.effects import Effect, Emit, Machine, Persist, Send
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
@@ -206,7 +208,11 @@ class PushSumFederation:
         self.identities = [Identity((n + 1).to_bytes(4, "big") * 8) for n in range(sites)]
         keys = [identity.key for identity in self.identities]
         self.rules = PushSumRules(
-            charter_id=b"p" * 32, roster=frozenset(keys), entry_limit=rounds, steps_per_entry=10, start_sites=1
+            charter_id=b"p" * 32,
+            roster=frozenset(keys),
+            start_sites=1,
+            averaging=PushSumRule(entry_limit=rounds, steps_per_entry=10),
+            pace=PaceRule(),
         )
         self.settings = PushSumSettings(interval_us=min(ROUND_US, SECOND * max(1, sites // 50)))
         self.views = [Everybody(keys, key) for key in keys]

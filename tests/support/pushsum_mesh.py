@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.averaging import PushSumRule
 from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.effects import Compute, Computed, Emit, Event, Message, Persist, Persisted, Send
 from kmel_p2p.core.membership.events import MemberBack, MemberUnreachable
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
@@ -21,7 +23,7 @@ from kmel_p2p.core.pushsum.events import JournalRecord, StateRecord
 from kmel_p2p.core.pushsum.journal import restore
 from kmel_p2p.core.pushsum.messages import SCHEMAS, MassTransfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
-from kmel_p2p.core.pushsum.share import decode
+from kmel_p2p.core.pushsum.share import Bits, decode
 from kmel_p2p.core.pushsum.state import Minted, PushSumState
 from kmel_p2p.core.pushsum.transfers import TransferSettings
 from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
@@ -88,6 +90,15 @@ class View:
         return Descriptor(self._mesh.classes[self._mesh.index[key]])
 
 
+def rules_of(
+    keys: Iterable[SiteKey], *, start_sites: int = 1, bits: Bits = 8, last_bits: Bits = 16, **charter: Any
+) -> PushSumRules:
+    """Rules with some of the charter's settings, by name, from `[averaging]` and `[pace]`; 64 bits are exact."""
+    pace = {name: charter.pop(name) for name in ("max_lead", "patience") if name in charter}
+    rule = PushSumRule(**{"entry_limit": 20, "steps_per_entry": 5, **charter})
+    return PushSumRules(CHARTER_ID, frozenset(keys), start_sites, rule, PaceRule(**pace), bits, last_bits)
+
+
 class Mesh:
     """Sites 0..n-1. Times in microseconds."""
 
@@ -109,11 +120,7 @@ class Mesh:
         self.keys = [identity.key for identity in self.identities]
         self.index = {key: n for n, key in enumerate(self.keys)}
         self.base = np.linspace(-1, 1, size, dtype=np.float32)
-        self.rules = PushSumRules(
-            charter_id=CHARTER_ID,
-            roster=frozenset(self.keys),
-            **{"entry_limit": 20, "steps_per_entry": 5, "start_sites": 1, **rules},
-        )
+        self.rules = rules_of(self.keys, **rules)
         self.settings = settings
         self.faults = faults or Faults()
         self.drift = drift

@@ -61,12 +61,12 @@ class PushSumAveraging(RoundMachine):
         self._stated = (self.phase, self._resting, state.offset, state.weight)
         self._journal = Journal(state, self._outbox)
         self._coding = Coding(self._outbox, len(state.holding), settings.at_once)
-        self.table = StatementTable(self._key, rules.charter_id, rules.roster, rules.entry_limit)
-        self.progress = ProgressTable(self._key, self.table, members.alive, rules.entry_limit)
+        self.table = StatementTable(self._key, rules.charter_id, rules.roster, rules.averaging.entry_limit)
+        self.progress = ProgressTable(self._key, self.table, members.alive, rules.averaging.entry_limit)
         about = (identity, rules.charter_id, self.table, self._describe, generation)
         self._exchange = StatementExchange(*about, members.alive, self._outbox, rng, settings.interval_us, now)
         coded = (self._journal, self._coding, self.table, self._is_alive, self._outbox, rng)
-        self._transfers = Transfers(*coded, settings.transfers, rules.age_limit, now)
+        self._transfers = Transfers(*coded, settings.transfers, rules.averaging.age_limit, now)
         self._transfers.trains = lambda: self.phase is Phase.TRAINING
         self._transfers.on_work = self._on_work
         self._generations: dict[SiteKey, int] = {}
@@ -192,7 +192,7 @@ class PushSumAveraging(RoundMachine):
 
         def work() -> Moved | LocalError:
             try:
-                return self.state.moved(drift, self._rules.momentum, self._rules.outer_step)
+                return self.state.moved(drift, self._rules.averaging.momentum, self._rules.averaging.outer_step)
             except LocalError as error:
                 return error
 
@@ -234,7 +234,7 @@ class PushSumAveraging(RoundMachine):
         reason = "" if self.vector else self._start(1 + sum(1 for s in told if s.phase == Phase.TRAINING))
         if reason or self._limit(self.state.level) or self._plateau():
             return reason
-        levels = self.progress.training_levels(self._mixing.reached() - self._rules.age_limit)
+        levels = self.progress.training_levels(self._mixing.reached() - self._rules.averaging.age_limit)
         return self._too_far_ahead(levels, self.state.level, now)
 
     # ---- the end of the run -------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class PushSumAveraging(RoundMachine):
             return self.state.weight
         members = self._members
         others = [c for c in (size_class(members, key) for key in members.alive()) if c]
-        return size_weight(size_class(members, self._key), others, self._rules.weight_cap)
+        return size_weight(size_class(members, self._key), others, self._rules.averaging.weight_cap)
 
     def _is_alive(self, key: SiteKey) -> bool:
         return key in self._members.alive()
@@ -292,11 +292,11 @@ class PushSumAveraging(RoundMachine):
 
 def _round_settings(rules: PushSumRules, settings: PushSumSettings) -> RoundSettings:
     return RoundSettings(
-        entry_limit=rules.entry_limit,
-        steps_per_entry=rules.steps_per_entry,
+        entry_limit=rules.averaging.entry_limit,
+        steps_per_entry=rules.averaging.steps_per_entry,
         start_sites=rules.start_sites,
-        max_lead=rules.max_lead,
-        patience=rules.patience,
+        max_lead=rules.pace.max_lead,
+        patience=rules.pace.patience,
         hold=settings.hold,
         settle_us=settings.settle_us,
         stuck_after_us=settings.stuck_after_us,

@@ -153,7 +153,7 @@ class Mixing:
 
     def is_old(self) -> bool:
         """Whether the trunk here misses too much of the others' work to count."""
-        return self._progress.has_passed(self._state.age + self._rules.age_limit, self._state.level)
+        return self._progress.has_passed(self._state.age + self._rules.averaging.age_limit, self._state.level)
 
     def ask_if_old(self, phase: Phase, now: Micros) -> SiteKey | None:
         """Whom to ask for a share now, if anybody."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kmel_p2p.agreement.averaging import MAX_MOMENTUM, PushSumRule
+from kmel_p2p.agreement.averaging import PushSumRule
 from kmel_p2p.agreement.charter import Charter
-from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.pushsum.coding import AT_ONCE
 from kmel_p2p.core.pushsum.holding import MASS_BITS
 from kmel_p2p.core.pushsum.share import Bits
@@ -27,67 +28,28 @@ class PushSumRules:
     Attributes:
         charter_id: 32 bytes.
         roster: keys of all sites.
-        entry_limit: round of the federation after which sites listen.
-        steps_per_entry: optimiser steps of a round.
         start_sites: sites ready before the first round.
-        max_lead: rounds a site may be ahead of the slowest training one.
-        patience: rounds without a better validation score after which a site listens; 0 means never.
-        weight_cap: largest weight, as a multiple of the mean weight.
+        averaging: the charter's, of this mode.
+        pace: the charter's.
         bits: per value of a share.
-        momentum: of the outer step, on local drift only.
-        outer_step: factor of the drift; outer_step / (1 - momentum) is what a steady drift gains.
-        age_limit: rounds a trunk may miss of others' work before it no longer counts.
         last_bits: per value in the exchanges after everybody's last round, which nothing corrects afterwards.
-
-    Raises:
-        ConfigError: a value is out of its range.
     """
 
     charter_id: bytes
     roster: frozenset[SiteKey]
-    entry_limit: int
-    steps_per_entry: int
     start_sites: int
-    max_lead: int = 4
-    patience: int = 0
-    weight_cap: float = 2.0
+    averaging: PushSumRule
+    pace: PaceRule
     bits: Bits = 8
-    momentum: float = 0.5
-    outer_step: float = 0.5
-    age_limit: int = 16
     last_bits: Bits = 16
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.momentum <= MAX_MOMENTUM:
-            raise ConfigError(f"averaging.momentum is {self.momentum}; it must lie in [0, {MAX_MOMENTUM}]")
-        if not 0.0 < self.outer_step <= 1.0:
-            raise ConfigError(f"averaging.outer_step is {self.outer_step}; it must lie in (0, 1]")
-        if self.age_limit <= self.max_lead:
-            raise ConfigError(
-                f"averaging.age_limit is {self.age_limit}; it must exceed pace.max_lead ({self.max_lead}), or sites "
-                "in step with the others would be held for old"
-            )
 
     @classmethod
     def of(cls, charter: Charter) -> PushSumRules:
         """The rules of a charter of this mode."""
-        rule, pace = charter.averaging, charter.pace
+        rule = charter.averaging
         if not isinstance(rule, PushSumRule):
             raise Bug("the charter's averaging mode is not pushsum")
-        return cls(
-            charter_id=charter.id,
-            roster=frozenset(charter.roster),
-            entry_limit=rule.entry_limit,
-            steps_per_entry=rule.steps_per_entry,
-            start_sites=charter.start_sites,
-            max_lead=pace.max_lead,
-            patience=pace.patience,
-            weight_cap=rule.weight_cap,
-            bits=rule.bits,
-            momentum=rule.momentum,
-            outer_step=rule.outer_step,
-            age_limit=rule.age_limit,
-        )
+        return cls(charter.id, frozenset(charter.roster), charter.start_sites, rule, charter.pace, rule.bits)
 
     @property
     def last_exchanges(self) -> int:

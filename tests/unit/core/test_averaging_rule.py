@@ -54,7 +54,8 @@ def test_pushsum_is_read_signed_and_written() -> None:
     again = CharterDocument.parse(document.render(), "charter.toml")
     assert again.require_in_force("charter.toml").id == made.id != charter("").id
     rules = PushSumRules.of(again.charter)
-    assert (rules.bits, rules.momentum, rules.outer_step, rules.age_limit, rules.entry_limit) == (4, 0.3, 0.7, 9, 5)
+    assert rules.bits == 4
+    assert rules.averaging == PushSumRule(bits=4, momentum=0.3, outer_step=0.7, age_limit=9, entry_limit=5)
     assert rules.charter_id == made.id
     with pytest.raises(Bug):
         _ = made.ledger

@@ -45,7 +45,7 @@ def assert_conserved(mesh: Mesh) -> None:
 def test_mass_is_exact_at_every_moment_under_loss_repetition_and_reordering(
     loss: float, bits: int, means: PushSumSettings
 ) -> None:
-    mesh = Mesh(CLASSES, wandering, 1, Faults(loss, **ROUGH), settings=means, size=SIZE, bits=bits, age_limit=10**6)
+    mesh = Mesh(CLASSES, wandering, 1, Faults(loss, **ROUGH), settings=means, size=SIZE, bits=bits, age_limit=10**5)
     mesh.run(lambda: bool(weights(mesh).all()), 60 * SECOND)
     for _ in range(12):
         mesh.run_for(4 * SECOND)
@@ -70,7 +70,7 @@ def test_the_weighted_mean_is_exact_under_loss(loss: float) -> None:
         initial=initial,
         bits=64,
         last_bits=64,
-        age_limit=10**6,
+        age_limit=10**5,
         entry_limit=80,
         train_time=lambda site: 3 * SECOND,
     )
@@ -87,7 +87,7 @@ def test_the_weighted_mean_is_exact_under_loss(loss: float) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantisation_moves_sites_but_not_the_mean(bits: int) -> None:
     initial = start_values(len(CLASSES), SIZE)
-    mesh = Mesh(CLASSES, no_drift, 3, Faults(0.3, **ROUGH), size=SIZE, initial=initial, bits=bits, age_limit=10**6)
+    mesh = Mesh(CLASSES, no_drift, 3, Faults(0.3, **ROUGH), size=SIZE, initial=initial, bits=bits, age_limit=10**5)
     mesh.run(mesh.all_complete, 900 * SECOND)
     w = weights(mesh)
     expected = (w[:, None] * initial.astype(np.float64)).sum(axis=0) / w.sum()
@@ -106,7 +106,7 @@ def test_crashes_at_any_moment_lose_rounds_but_no_mass(data: st.DataObject) -> N
         Faults(0.2, repeat=0.2, most_delay=SECOND),
         size=8,
         settings=data.draw(st.sampled_from([FAST, ASKING, APART])),
-        age_limit=10**6,
+        age_limit=10**5,
         entry_limit=8,
     )
     mesh.run(lambda: bool(weights(mesh).all()), 60 * SECOND)

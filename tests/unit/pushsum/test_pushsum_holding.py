@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.averaging import PushSumRule
+from kmel_p2p.agreement.errors import Bug, LocalError
+from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.pushsum.holding import MAX_MASS, OWN_DISTANCE, VALUE_BITS, Holding, within_distance
-from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
+from kmel_p2p.core.pushsum.rules import size_weight
 
 BASE = np.linspace(-2, 2, 50, dtype=np.float32)
 CHANGE = np.linspace(-0.1, 0.2, 50, dtype=np.float32)
@@ -88,8 +91,13 @@ def test_weights_follow_the_size_class_up_to_the_cap() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"momentum": 0.95}, {"momentum": -0.1}, {"outer_step": 0.0}, {"outer_step": 1.1}, {"age_limit": 4}]
+    "wrong", [{"momentum": 0.95}, {"momentum": -0.1}, {"outer_step": 0.0}, {"outer_step": 1.1}, {"age_limit": 1}]
 )
 def test_rules_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        PushSumRules(b"c" * 32, frozenset(), 20, 5, 1, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(pydantic.ValidationError, match=next(iter(wrong))):
+        PushSumRule.model_validate(wrong)
+
+
+def test_a_site_in_step_with_the_others_never_counts_as_old() -> None:
+    assert "averaging.age_limit is 4" in PushSumRule(age_limit=4).pace_problem(PaceRule(max_lead=4))
+    assert not PushSumRule(age_limit=5).pace_problem(PaceRule(max_lead=4))

@@ -177,7 +177,7 @@ def test_the_last_shares_reach_everybody_whatever_the_dice_say(sites: int, most:
         return (0.05 + 0.05 * rng.standard_normal(trunk.size)).astype(np.float32)
 
     for seed in range(3):
-        rules: dict[str, Any] = {"entry_limit": 6, "bits": 4, "age_limit": 10**6, "start_sites": sites}
+        rules: dict[str, Any] = {"entry_limit": 6, "bits": 4, "age_limit": 10**5, "start_sites": sites}
         mesh = Mesh([10] * sites, differing, seed, size=64, **rules)
         mesh.run(mesh.all_complete, 300 * SECOND)
         ways = np.array([mesh.site(n).trunk() for n in range(sites)]) - mesh.base
