@@ -90,7 +90,7 @@ class Connection:
         self.dialled_us = now
         self.heard_us = now
         self.used_us = now
-        self.ping: Micros | None = None
+        self.ping_us: Micros | None = None
         """When the unanswered ping left; also its token."""
         self.pinged_us = now
         self._wiring = wiring

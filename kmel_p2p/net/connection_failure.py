@@ -55,7 +55,7 @@ def classify_handshake(event: int, value: int) -> ConnectionFailure:
 
 
 def explain(
-    failure: ConnectionFailure, key: SiteKey, address: str, own_key: SiteKey, silent: Micros = 0, detail: str = ""
+    failure: ConnectionFailure, key: SiteKey, address: str, own_key: SiteKey, silent_us: Micros = 0, detail: str = ""
 ) -> str:
     """One sentence on what happened and what to do.
 
@@ -64,10 +64,10 @@ def explain(
         key: the site dialled.
         address: where.
         own_key: ours.
-        silent: how long nothing was heard.
+        silent_us: how long nothing was heard.
         detail: text of an exception, if there was one.
     """
-    seconds = f"{silent / SECOND:.0f} s"
+    seconds = f"{silent_us / SECOND:.0f} s"
     match failure:
         case ConnectionFailure.NOT_ADMITTED:
             return f"the peer at {address} refused our key: ask its operator whether its charter lists {own_key.hex()}"

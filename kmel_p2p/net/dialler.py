@@ -62,7 +62,7 @@ class Dialler:
     ) -> None:
         self.lane = lane
         self.phase = LinkPhase.IDLE
-        self.since: Micros = wiring.clock()
+        self.since_us: Micros = wiring.clock()
         self.address = ""
         self.failures = 0
         self.next_dial_us: Micros | None = None
@@ -108,7 +108,7 @@ class Dialler:
 
     def encourage(self) -> None:
         """The site was just heard from: it is worth trying now, unless it needs its operator first."""
-        waited = self._wiring.clock() - self.since
+        waited = self._wiring.clock() - self.since_us
         if self.phase is LinkPhase.WAITING and waited >= self._wiring.settings.backoff_first_us:
             self._dial()
 
@@ -199,9 +199,9 @@ class Dialler:
             self._failed(failure, self.detail)
             return
         now = self._wiring.clock()
-        silent = now - connection.heard_us
-        reason = self._explain(failure, self.detail, silent)
-        if now - self.since >= self._wiring.settings.stable_after_us:
+        silent_us = now - connection.heard_us
+        reason = self._explain(failure, self.detail, silent_us)
+        if now - self.since_us >= self._wiring.settings.stable_after_us:
             self.failures = 0
         self._wait(failure, reason)
         self._owner.dialler_lost(self, connection, reason)
@@ -220,12 +220,12 @@ class Dialler:
         self._timer = self._wiring.later(retry_in_us, "dialler", self._dial)
         return retry_in_us
 
-    def _explain(self, failure: ConnectionFailure, detail: str, silent: Micros) -> str:
-        return explain(failure, self._key, self.address, self._wiring.own_key, silent, detail)
+    def _explain(self, failure: ConnectionFailure, detail: str, silent_us: Micros) -> str:
+        return explain(failure, self._key, self.address, self._wiring.own_key, silent_us, detail)
 
     def _set(self, phase: LinkPhase) -> None:
         self.phase = phase
-        self.since = self._wiring.clock()
+        self.since_us = self._wiring.clock()
         self.next_dial_us = None
 
     def _stop_attempt(self, linger_ms: int = 0) -> None:

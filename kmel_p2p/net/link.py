@@ -288,9 +288,9 @@ class Link:
             self.transfers.inbox.open(greeting.session)
 
     def _answered(self, route: Connection | InboundRoute, token: int) -> None:
-        if isinstance(route, Connection) and route.ping == token:
+        if isinstance(route, Connection) and route.ping_us == token:
             self._round_trip_us = self._wiring.clock() - token
-            route.ping = None
+            route.ping_us = None
 
     def _other_version(self, route: Connection | InboundRoute, error: VersionError) -> None:
         if isinstance(route, InboundRoute):
@@ -366,7 +366,7 @@ class Link:
             if now - control.heard_us >= settings.silence_us:
                 control.end(ConnectionFailure.STUCK_PROGRAM)
             elif now - control.pinged_us >= settings.keepalive_us:
-                control.ping = control.pinged_us = now
+                control.ping_us = control.pinged_us = now
                 self._send(control, encode(Keepalive(now)))
         for silent in self.routes.inbound.silent(now - settings.silence_us):
             self._inbound_gone(silent, f"nothing heard for {settings.silence_us // SECOND} s on its connection")
@@ -385,7 +385,7 @@ class Link:
         inbound = self.routes.inbound.get(Lane.CONTROL) is not None
         return LinkState(
             phase=LinkPhase.UP if outbound or inbound else control.shown_phase,
-            since_us=control.since,
+            since_us=control.since_us,
             outbound=outbound,
             inbound=inbound,
             address=control.address,

@@ -152,8 +152,8 @@ SUBJECTS_MAX = 512
 class Throttle:
     """Lets one event per subject and interval pass."""
 
-    def __init__(self, interval: Micros = SECOND) -> None:
-        self._interval_us = interval
+    def __init__(self, interval_us: Micros = SECOND) -> None:
+        self._interval_us = interval_us
         self._told_us: OrderedDict[Hashable, Micros] = OrderedDict()
 
     def passes(self, subject: Hashable, now: Micros) -> bool:

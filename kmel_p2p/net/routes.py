@@ -164,7 +164,7 @@ class InboundRoutes:
             route.doubts -= 1
         return found
 
-    def silent(self, since: Micros) -> list[InboundRoute]:
-        """All of them when the control one was not heard after `since`: bulk connections carry no keepalive."""
+    def silent(self, since_us: Micros) -> list[InboundRoute]:
+        """All of them when the control one was not heard after `since_us`: bulk connections carry no keepalive."""
         control = self._routes.get(Lane.CONTROL)
-        return list(self._routes.values()) if control is not None and control.heard_us <= since else []
+        return list(self._routes.values()) if control is not None and control.heard_us <= since_us else []

@@ -31,8 +31,8 @@ class Wiring:
     fault: Callable[[str, BaseException], None]
     """Takes the name of a part and what went wrong in it."""
 
-    def later(self, delay: Micros, where: str, work: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call `work` after `delay`; what it raises becomes a fault instead of an entry in the loop's log."""
+    def later(self, delay_us: Micros, where: str, work: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call `work` after `delay_us`; what it raises becomes a fault instead of an entry in the loop's log."""
 
         def guarded() -> None:
             try:
@@ -40,7 +40,7 @@ class Wiring:
             except Exception as error:
                 self.fault(where, error)
 
-        return self.loop.call_later(delay / SECOND, guarded)
+        return self.loop.call_later(delay_us / SECOND, guarded)
 
 
 class Route(Protocol):
