@@ -143,7 +143,7 @@ class LedgerMode(Scheme):
             self.residuals[n] += drift
             number, norm_bound = opened[n]
             payload = self.codec.encode(self.residuals[n], norm_bound)
-            self.publishers[n].store(RoundTrained(number, payload, STEPS, ""))
+            self.publishers[n].store(RoundTrained(number, payload, STEPS, 1, ""))
         tickets = [effect for effect in self.outbox if isinstance(effect, Persist)]
         self.outbox.clear()
         for publisher, stored in zip(self.publishers, tickets, strict=True):

@@ -101,7 +101,7 @@ def trained(data: Dataset, seed: int, steps: int, hidden: tuple[int, ...]) -> di
             Parameters.of(chosen).load_into(last)
 
     every = max(1, steps // STOPS)
-    train_with_checkpoints(chosen, data, settings, steps=steps, every=every, tick=keep_last, scored=False)
+    train_with_checkpoints(chosen, data, settings, steps=steps, every=every, tick=keep_last)
     return {"chosen": chosen, "last": last}
 
 

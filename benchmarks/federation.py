@@ -149,7 +149,7 @@ def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect]
     outbox.clear()
     for at, publisher in enumerate(publishers):
         payload = ToyCodec.encode([at % VALUES % 16], [1000 + at])
-        publisher.store(RoundTrained(number, payload, 10, ""))
+        publisher.store(RoundTrained(number, payload, 10, ROUND_US, ""))
     tickets = [effect for effect in outbox if isinstance(effect, Persist)]
     outbox.clear()
     encoded = []
@@ -269,7 +269,7 @@ class PushSumFederation:
             rng = np.random.default_rng([host.index, effect.event.number])
             # A common direction and each site's own: about what averaging is for.
             drift = (0.01 + 0.02 * rng.standard_normal(VALUES)).astype("<f4").tobytes()
-            done = RoundTrained(effect.event.number, drift, 10, f"round-{effect.event.number}")
+            done = RoundTrained(effect.event.number, drift, 10, ROUND_US, f"round-{effect.event.number}")
             self.network.call_at(now + ROUND_US, partial(self.network.command, host, done))
 
 

@@ -194,7 +194,7 @@ def _control(shape: Architecture, site: Site, settings: TrainingSettings, seed: 
     settings = settings.changed(seed=settings.seed + OTHER_SEED)
     start_local(second, shape, seed + OTHER_SEED, settings.seed)
     every = settings.steps_per_entry
-    train_with_checkpoints(second, site.data, settings, steps=budget, every=every, scored=False)
+    train_with_checkpoints(second, site.data, settings, steps=budget, every=every)
     local = site.predict["local"]
     return lambda inputs: (local(inputs) + second.predict(inputs)) / 2
 

@@ -147,7 +147,8 @@ class Puppet:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RoundOpened):
-            answer = RoundTrained(event.number, self._payload, event.steps, f"round-{event.number}")
+            training_us = round(self._period_s * 1e6)
+            answer = RoundTrained(event.number, self._payload, event.steps, training_us, f"round-{event.number}")
             asyncio.get_running_loop().call_later(self._period_s, self.driver.command, answer)
 
 

@@ -185,7 +185,6 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
             settings,
             steps=steps,
             every=max(1, steps // STOPS),
-            scored=False,
             stops_without_gain=PATIENCE,
         )
         return test_score(data, network.predict, metric)

@@ -44,7 +44,7 @@ def pooled_predictors(
     wide = shape.changed(endpoints=joined.endpoints, calibrate=False)
     network = Network(wide)
     start_local(network, wide, seed, settings.seed)
-    train_with_checkpoints(network, joined, settings, steps=steps, every=max(1, steps // STOPS), scored=False)
+    train_with_checkpoints(network, joined, settings, steps=steps, every=max(1, steps // STOPS))
     return [lambda inputs, own=own: network.predict(inputs)[:, own] for own in places]  # type: ignore[misc]
 
 

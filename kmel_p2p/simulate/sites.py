@@ -230,6 +230,7 @@ def _site_config(simulation: Simulation, name: str, address: str, test: Path | N
         data=DataSection(
             path=Path(DATA_NAME),
             test=test,
+            test_in_rounds=True,
             smiles_column=simulation.data.smiles_column,
             columns={e.name: Column(column=e.column, unit=e.unit) for e in simulation.charter.assay_endpoints},
         ),

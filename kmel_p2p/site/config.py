@@ -67,6 +67,8 @@ class DataSection(Source):
 
     test: Location | None = None
     """Optional further file of the same layout, used for scoring only."""
+    test_in_rounds: bool = False
+    """True: every round is scored on the test fold, too, for a plot; otherwise it is scored once, at the end."""
     require_approval: bool = False
     """True: training starts only on the dataset that `kmel-peer data approve` was given."""
 

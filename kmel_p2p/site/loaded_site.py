@@ -85,6 +85,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
             seed=reproducible_seed,
             entry_limit=charter.averaging.entry_limit,
             steps_per_entry=charter.averaging.steps_per_entry,
+            test_in_rounds=config.data.test_in_rounds,
         ),
         codec=mode_of(charter).codec(charter),
         layout_hash=site.layout.hash,

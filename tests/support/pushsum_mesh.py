@@ -318,8 +318,9 @@ class Mesh:
             case Emit(RoundOpened(number=number, steps=steps)):
                 self.events.append((n, effect.event))
                 drift = self.drift(n, number, site.trunk()).astype("<f4").tobytes()
-                done = RoundTrained(number, drift, steps, f"round-{number}", self.validation(n, number))
-                self.at(self.now + self.train_time(n), lambda: self._input(n, site, done))
+                took_us = self.train_time(n)
+                done = RoundTrained(number, drift, steps, took_us, f"round-{number}", self.validation(n, number))
+                self.at(self.now + took_us, lambda: self._input(n, site, done))
             case Emit(event):
                 self.events.append((n, event))
 

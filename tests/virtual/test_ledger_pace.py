@@ -30,6 +30,22 @@ def test_stragglers_take_fewer_steps_and_publish_at_the_same_pace() -> None:
     assert len(waits) <= 1
 
 
+def test_a_site_whose_scoring_is_slow_keeps_all_its_steps() -> None:
+    world = toy_world(
+        4,
+        {"entry_limit": 20, "steps_per_entry": 12},
+        {"max_lead": 4},
+        step_us=lambda index: SECOND // 12,
+        scoring_us=lambda index: 5 * SECOND if index == 3 else 0,
+    )
+    federation = LedgerFederation(world, 3)
+    federation.start_all()
+    assert federation.run(300 * SECOND, until=federation.all_complete)
+    for site in federation.sites:
+        taken = [entry.steps for entry in federation.averaging(0).ledger.entries() if entry.author == site.key]
+        assert taken == [12] * 20
+
+
 def test_a_site_on_a_plateau_listens_and_the_others_go_on() -> None:
     federation = LedgerFederation(toy_world(3, {"entry_limit": 10}, {"patience": 2}), 2)
     federation.start_all()
@@ -39,7 +55,9 @@ def test_a_site_on_a_plateau_listens_and_the_others_go_on() -> None:
     def answer() -> None:
         number = federation.averaging(0).publisher.next_number
         payload = ToyCodec.encode([0], [1000])
-        federation.network.command(federation.host(0), RoundTrained(number, payload, 10, f"round-{number}", 1.0))
+        federation.network.command(
+            federation.host(0), RoundTrained(number, payload, 10, SECOND, f"round-{number}", 1.0)
+        )
 
     for expected in (1, 2, 3):
         federation.run(8 * SECOND)

@@ -67,10 +67,19 @@ class CountMatrix:
 
     def dense(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32[len(rows), width] of the counts of the chosen rows."""
-        lengths, source = self._sources(rows)
         filled = np.zeros((len(rows), self.width), np.float32)
-        filled[np.repeat(np.arange(len(rows)), lengths), self.positions[source]] = self.values[source]
+        self.fill(filled, rows, np.arange(MAX_COUNT + 1, dtype=np.float32))
         return filled
+
+    def fill(self, out: NDArray[np.float32], rows: NDArray[np.integer], levels: NDArray[np.float32]) -> None:
+        """Write levels[count] for every count of the chosen rows that is not zero.
+
+        Args:
+            out: float32[len(rows), `width` or more]; other values are left alone.
+            levels: float32[`MAX_COUNT` + 1].
+        """
+        lengths, source = self._sources(rows)
+        out[np.repeat(np.arange(len(rows)), lengths), self.positions[source]] = levels[self.values[source]]
 
     def occupied(self, rows: NDArray[np.integer]) -> NDArray[np.bool_]:
         """bool[len(rows), width]: which positions of the chosen rows are not zero."""

@@ -58,6 +58,8 @@ class RoundTrained:
     number: int
     payload: bytes
     steps: int
+    training_us: Micros
+    """What the steps took, without scoring and writing: it sets the pace."""
     own_state_file: str
     validation: float | None = None
     """How good the trunk was that the round started from; lower is better, differences are relative (logarithms)."""

@@ -82,7 +82,7 @@ class Pacing:
     def trained(self, result: RoundTrained, now: Micros) -> None:
         """The open round was trained."""
         self._round_took_us = now - self._opened_at_us
-        self._step_time.measured(self._round_took_us, result.steps)
+        self._step_time.measured(result.training_us, result.steps)
         self.enough = self._plateau.seen(result.validation)
 
     def steps(self, charter_steps: int, others_us: Iterable[Micros]) -> int:
@@ -183,16 +183,19 @@ def steps_for(charter_steps: int, own_step_us: Micros, other_steps_us: Iterable[
 
 
 class StepTime:
-    """Time per step of this site: smoothed, without the first round, in which compilers and caches warm up."""
+    """Time per step of this site: smoothed, without the first round, in which compilers and caches warm up.
+
+    Only the steps count: if scoring did, too, the site with most data would get the fewest steps.
+    """
 
     def __init__(self) -> None:
         self.value_us: Micros = 0
         self._rounds = 0
 
-    def measured(self, took_us: Micros, steps: int) -> None:
-        """A round of `steps` steps took so long."""
+    def measured(self, training_us: Micros, steps: int) -> None:
+        """The `steps` steps of a round took so long."""
         self._rounds += 1
-        step_us = max(1, took_us // max(1, steps))
+        step_us = max(1, training_us // max(1, steps))
         if self._rounds <= 2:
             self.value_us = step_us
         else:

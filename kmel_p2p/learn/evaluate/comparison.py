@@ -35,6 +35,7 @@ from kmel_p2p.learn.evaluate.scores import (
     forest_baseline,
     median_baseline,
     metric,
+    sampled,
     scorable,
     scores_of,
 )
@@ -42,7 +43,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
-from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_of
+from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_on
 from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import HUBER_DELTA, LocalOptimiser
@@ -114,7 +115,13 @@ def compare(
     every = max(1, settings.steps_per_entry)
     start_local(network, architecture, model_seed, settings.seed)
     local = train_with_checkpoints(
-        network, dataset, settings, steps=steps + tuning, every=every, tick=lambda done: report(done, total)
+        network,
+        dataset,
+        settings,
+        steps=steps + tuning,
+        every=every,
+        tick=lambda done: report(done, total),
+        scored=sampled(dataset, settings.seed, test=settings.test_in_rounds),
     )
     fitted.load_into(network)
     personalised = train_with_checkpoints(
@@ -125,7 +132,6 @@ def compare(
         every=max(1, tuning // 8),
         rate=TUNING_RATE,
         tick=lambda done: report(steps + tuning + done, total),
-        scored=False,
     )
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
     predict = predictors(architecture, models)
@@ -184,7 +190,7 @@ def choices(dataset: Dataset, predict: Mapping[str, Predict]) -> dict[str, str]:
     `ONLY_OTHERS` for assay endpoints without training measurements of the site's own: their local head is untrained.
     """
     rows = dataset.valid
-    outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
+    outputs = outputs_on(dataset, rows, predict, predict)
     losses = {}
     for place, endpoint in enumerate(dataset.endpoints):
         known = scorable(dataset, rows, place)
@@ -204,7 +210,7 @@ def _scores(
         model: {endpoint.name: {} for endpoint in dataset.endpoints} for model in (*predict, PREDICTED)
     }
     for fold, rows in (("valid", dataset.valid), ("test", dataset.test)):
-        outputs = outputs_of(predict, predict, dataset.inputs.rows(rows))
+        outputs = outputs_on(dataset, rows, predict, predict)
         foreign = neighbours.foreign(dataset.inputs.bits(rows))
         outputs[PREDICTED] = answers(outputs, names, foreign, dataset.untrained())
         for model, output in outputs.items():

@@ -19,7 +19,7 @@ from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import ignore_progress
 from kmel_p2p.learn.evaluate.comparison import start_local
-from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores, median_baseline
+from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores, median_baseline, sampled
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
@@ -85,6 +85,7 @@ def train_pooled(
         steps=steps,
         every=max(1, steps // STOPS),
         tick=lambda done: progress(done, steps),
+        scored=sampled(dataset, training.seed, test=True),
     )
     return Pooled(
         fold_scores(dataset, network.predict),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,12 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 FoldScores = dict[str, dict[str, float]]
 """Assay endpoint -> fold ("valid", "test") -> score; lower is better."""
+
+MAX_SCORED = 1000
+"""Compounds per fold that a round is scored on, so that scoring takes the same time however many a site has."""
+
+BLOCK_ROWS = 1024
+"""Compounds laid out at a time: 10 MB of features."""
 
 TREES = 100
 FEATURE_SHARE = 0.1
@@ -64,9 +71,51 @@ def fold_scores(dataset: Dataset, predict: Predict) -> FoldScores:
     for fold, rows in (("valid", dataset.valid), ("test", dataset.test)):
         if not len(rows):
             continue
-        for name, found in scores_of(dataset, rows, predict(dataset.inputs.rows(rows))).items():
+        for name, found in scores_of(dataset, rows, outputs_in_blocks(dataset, rows, predict)).items():
             scores[name][fold] = found
     return scores
+
+
+def outputs_in_blocks(dataset: Dataset, rows: NDArray[np.int64], predict: Predict) -> NDArray[np.float64]:
+    """A model's outputs for compounds of the dataset, float64[len(rows), E], in bounded memory."""
+    parts = [predict(dataset.inputs.rows(block)) for block in blocks(rows)]
+    return np.concatenate(parts) if parts else np.empty((0, len(dataset.endpoints)))
+
+
+def blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """`rows` in order, in parts of `BLOCK_ROWS`."""
+    return [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+
+
+def sampled(dataset: Dataset, seed: int, *, test: bool) -> Dataset:
+    """The dataset with at most `MAX_SCORED` compounds in each scored fold, for scores along the way.
+
+    The same seed always chooses the same compounds, so that scores can be compared.
+
+    Args:
+        test: whether to keep the test fold; else it is empty.
+    """
+    none = np.empty(0, np.int64)
+    return replace(
+        dataset,
+        valid=_sample(dataset, dataset.valid, seed),
+        test=_sample(dataset, dataset.test, seed) if test else none,
+    )
+
+
+def _sample(dataset: Dataset, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """At most `MAX_SCORED` of `rows`; of every assay endpoint at least its share of values, if there are so many."""
+    if len(rows) <= MAX_SCORED:
+        return rows
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    places = range(len(dataset.endpoints))
+    share = MAX_SCORED // len(places)
+    first = [shuffled[scorable(dataset, shuffled, place)][:share] for place in places]
+    order = np.concatenate([*first, shuffled])
+    # `unique` gives the first place of each compound: endpoints' shares come before the rest.
+    _, earliest = np.unique(order, return_index=True)
+    chosen: NDArray[np.int64] = np.sort(order[np.sort(earliest)[:MAX_SCORED]])
+    return chosen
 
 
 def scores_of(dataset: Dataset, rows: NDArray[np.int64], outputs: NDArray[np.float64]) -> dict[str, float]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.evaluate.scores import Predict
+from kmel_p2p.learn.evaluate.scores import Predict, blocks
+from kmel_p2p.learn.train.dataset import Dataset
 
 FALLBACK = "personalised"
 """The model that answers for compounds unlike the site's own."""
@@ -73,6 +74,16 @@ def outputs_of(
         return known[name]
 
     return {name: ask(name, predict[name]) for name in names}
+
+
+def outputs_on(
+    dataset: Dataset, rows: NDArray[np.int64], predict: Mapping[str, Predict], names: Iterable[str]
+) -> dict[str, NDArray[np.float64]]:
+    """`outputs_of` for compounds of a dataset, in bounded memory."""
+    names = tuple(names)
+    parts = [outputs_of(predict, names, dataset.inputs.rows(block)) for block in blocks(rows)]
+    nothing = np.empty((0, len(dataset.endpoints)))
+    return {name: np.concatenate([nothing, *(part[name] for part in parts)]) for name in names}
 
 
 def answers(

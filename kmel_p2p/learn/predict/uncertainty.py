@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.scores import Predict, probability, scorable
-from kmel_p2p.learn.predict.outputs import outputs_of
+from kmel_p2p.learn.predict.outputs import outputs_on
 from kmel_p2p.learn.train.dataset import Dataset
 
 MIN_CALIBRATION = 19
@@ -96,8 +96,7 @@ def disagreement(outputs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float
 def _calibrations(
     dataset: Dataset, rows: NDArray[np.int64], predict: Mapping[str, Predict], chosen: Mapping[str, str]
 ) -> dict[str, Calibration]:
-    inputs = dataset.inputs.rows(rows)
-    outputs = outputs_of(predict, {*MEMBERS, *chosen.values()}, inputs)
+    outputs = outputs_on(dataset, rows, predict, {*MEMBERS, *chosen.values()})
     spread = disagreement(outputs)
     found = {}
     for place, endpoint in enumerate(dataset.endpoints):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores
+from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores, outputs_in_blocks
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss, OptimiserSettings, cosine_rate
@@ -43,7 +43,7 @@ class TrainingRun:
 
     Attributes:
         best: the parameters chosen.
-        history: (steps taken, scores) at every stop.
+        history: (steps taken, scores) at every stop, if asked for.
     """
 
     best: Parameters
@@ -59,7 +59,7 @@ def train_with_checkpoints(
     every: int,
     rate: float = 1.0,
     tick: Callable[[int], None] = lambda done: None,
-    scored: bool = True,
+    scored: Dataset | None = None,
     stops_without_gain: int = 0,
 ) -> TrainingRun:
     """Train from the network's present parameters with the cosine schedule.
@@ -72,7 +72,7 @@ def train_with_checkpoints(
         every: steps between stops.
         rate: share of the settings' learning rate.
         tick: called with the steps done, before each step and at every stop; may raise to interrupt.
-        scored: whether to score every stop for the history; False saves that time.
+        scored: what every stop is scored on for the history (`scores.sampled`); None: there is no history.
         stops_without_gain: stops without a lower validation loss after which training ends early; 0 trains to the end.
             This does not change which parameters are kept.
     """
@@ -81,15 +81,15 @@ def train_with_checkpoints(
     choosing = int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
     course = TrainingRun(Parameters.of(network))
     lowest = validation_loss(network, dataset, loss) if choosing else np.inf
-    if scored:
-        course.history.append((0, fold_scores(dataset, network.predict)))
+    if scored is not None:
+        course.history.append((0, fold_scores(scored, network.predict)))
     waited = 0
     for start in range(0, steps, every):
         count = min(every, steps - start)
         optimiser.train(count, rate * cosine_rate(start / steps), functools.partial(tick, start))
         present = validation_loss(network, dataset, loss) if choosing else -np.inf
-        if scored:
-            course.history.append((start + count, fold_scores(dataset, network.predict)))
+        if scored is not None:
+            course.history.append((start + count, fold_scores(scored, network.predict)))
         if present < lowest or not choosing:
             lowest, course.best, waited = present, Parameters.of(network), 0
         else:
@@ -105,5 +105,5 @@ def train_with_checkpoints(
 def validation_loss(network: Network, dataset: Dataset, loss: MultiTaskLoss) -> float:
     """Loss on the validation fold, in labels."""
     rows = dataset.valid
-    outputs = torch.from_numpy(network.predict(dataset.inputs.rows(rows))).float()
+    outputs = torch.from_numpy(outputs_in_blocks(dataset, rows, network.predict)).float()
     return float(loss(outputs, torch.from_numpy(dataset.labels[rows]), torch.from_numpy(dataset.relations[rows])))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.split import Fold
 from kmel_p2p.chem.dataset.measurements import Measurements
-from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
+from kmel_p2p.chem.structures.table import MAX_COUNT, CountMatrix, StructureTable
 from kmel_p2p.learn.models.registry import Molecules, trunk_kind
 
 MAX_DENSE_BYTES = 192 << 20
@@ -21,9 +21,8 @@ MIN_APART = 50
 """Validation compounds that choosing and calibrating need each. With fewer, the fold is not divided."""
 
 
-def network_inputs(counts: NDArray[np.float32], descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32[n, width]: log2(1 + count), so that a second occurrence matters less than the first, then descriptors."""
-    return np.concatenate([np.log2(1.0 + counts), descriptors], axis=1)
+LEVELS = np.log2(np.arange(1, MAX_COUNT + 2, dtype=np.float32))
+"""Input for each count, log2(1 + count): a second occurrence matters less than the first."""
 
 
 class Inputs:
@@ -42,7 +41,7 @@ class Inputs:
         return len(self._counts)
 
     def rows(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32[len(rows), width], with what the trunk reads beside the features attached."""
+        """float32[len(rows), width]: `LEVELS` of counts, then descriptors, then what else the trunk reads."""
         features = self._dense[rows] if self._dense is not None else self._fill(rows)
         return features if self._molecules is None else self._molecules.attach(features, rows)
 
@@ -61,7 +60,11 @@ class Inputs:
         return self._counts.width
 
     def _fill(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
-        return network_inputs(self._counts.dense(rows), self._descriptors[rows])
+        width, descriptors = self._counts.width, self._descriptors
+        filled = np.zeros((len(rows), width + descriptors.shape[1]), np.float32)
+        self._counts.fill(filled, rows, LEVELS)
+        filled[:, width:] = descriptors[rows]
+        return filled
 
 
 @dataclass(frozen=True, slots=True)

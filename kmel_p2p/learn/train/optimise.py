@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.learn.device import device, training_precision
+from kmel_p2p.learn.device import device, seed_generator, training_precision
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
 
@@ -137,7 +137,7 @@ class LocalOptimiser:
     def _step(self) -> float:
         rows = self._batch(self._steps)
         # One seed per step: dropout is the same after a restart, without saving torch's generator.
-        torch.manual_seed(_mix(self._settings.seed, self._steps))
+        seed_generator(_mix(self._settings.seed, self._steps))
         data = self._dataset
         with training_precision():
             members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)

@@ -11,6 +11,7 @@ was measured to diverge.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
-from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores
+from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores, sampled
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
@@ -44,6 +45,7 @@ class RoundResult:
     state_file: str
     train_loss: float
     scores: FoldScores
+    training_us: int
 
 
 @dataclass(slots=True)
@@ -63,7 +65,7 @@ class Rounds:
     Attributes:
         committed: last round whose entry is stored. None if none is known; then the first round may have any number (a
             site that lost its trainer files continues its log with an empty residual).
-        history: (round, scores of the trunk it started from) of every round so far.
+        history: (round, scores of the trunk it started from, see `scores.sampled`) of every round so far.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Rounds:
         self.committed: int | None = None
         self.history: list[tuple[int, FoldScores]] = []
         self._network, self._dataset, self._codec = network, dataset, codec
+        self._scored = sampled(dataset, settings.seed, test=settings.test_in_rounds)
         self._size = layout.size
         self._settings, self._folder = settings, folder
         self._optimiser = LocalOptimiser(network, dataset, settings)
@@ -174,15 +177,17 @@ class Rounds:
         interrupted: Callable[[], None] | None,
     ) -> RoundResult:
         self._network.load(trunk)
-        scores = fold_scores(self._dataset, self._network.predict)
+        scores = fold_scores(self._scored, self._network.predict)
         self.history.append((number, scores))
         rate = cosine_rate((number - 1) / self._settings.entry_limit)
         losses = []
+        began_ns = time.monotonic_ns()
         for done in range(steps):
             if interrupted is not None:
                 interrupted()
             losses.append(self._optimiser.train(1, rate))
             report(Progress("training", done + 1, steps))
+        training_us = (time.monotonic_ns() - began_ns) // 1000
         drift = self._network.trunk_values() - trunk
         for place in self._idle:
             # Only weight decay moved these heads, and they carry no weight in this site's entries.
@@ -198,7 +203,7 @@ class Rounds:
         payload, norm = self._encode(drift, norm_bound)
         name = self._name(number)
         write_state(self._folder / name, self._tensors(), self._facts(number))
-        return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores)
+        return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores, training_us)
 
     def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
         """The payload of this round, and its L2 norm."""

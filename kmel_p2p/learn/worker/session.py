@@ -38,6 +38,8 @@ class TrainingSettings(TrainingRule):
     """Entries the learning rate is scheduled over (cosine, down to `optimise.FINAL_RATE`, a twentieth)."""
     steps_per_entry: int = 20
     """Usual steps of a round; sets the budget of the models trained for comparison."""
+    test_in_rounds: bool = False
+    """Whether rounds are scored on the test fold, too. Otherwise it is scored once, at the end of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,8 @@ class Prepared:
 
 
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
-"""Assay endpoint -> {"valid": score, "test": score}, lower is better: RMSE in the transformed unit for regressions,
-log loss for classifications. Folds without measurements are left out."""
+"""Assay endpoint -> {"valid": score}, with "test" too where rounds are scored on it. Lower is better: RMSE in the
+transformed unit for regressions, log loss for classifications. Folds without measurements are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +220,9 @@ class Trained:
         steps: optimiser steps taken.
         state_file: name (in `trainer/`) of the round file to store with the entry.
         train_loss: mean loss over the steps.
-        scores: of the trunk this round started from.
+        scores: of the trunk this round started from, on a sample (`learn.evaluate.scores.sampled`).
         seconds: time from command to answer.
+        training_us: time of the steps alone, without scoring and writing.
     """
 
     round: int
@@ -230,6 +233,7 @@ class Trained:
     train_loss: float
     scores: Scores
     seconds: float
+    training_us: int
 
 
 @dataclass(frozen=True, slots=True)

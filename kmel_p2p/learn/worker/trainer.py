@@ -121,6 +121,7 @@ class Trainer:
             train_loss=result.train_loss,
             scores=result.scores,
             seconds=time.monotonic() - started,
+            training_us=result.training_us,
         )
 
     def _finish(self, command: Finish) -> Finished:

@@ -76,10 +76,20 @@ class TrainerAnswers:
             "payload_bytes": len(answer.payload),
             "norm": answer.norm,
             "seconds": answer.seconds,
+            "training_us": answer.training_us,
         }
         self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
         validation = _validation(answer.scores)
-        self._command(RoundTrained(answer.round, answer.payload, answer.steps, answer.state_file, validation))
+        self._command(
+            RoundTrained(
+                number=answer.round,
+                payload=answer.payload,
+                steps=answer.steps,
+                training_us=answer.training_us,
+                own_state_file=answer.state_file,
+                validation=validation,
+            )
+        )
 
     def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None:
         """The trainer died, in round `number` or between rounds (None); a new one starts by itself."""

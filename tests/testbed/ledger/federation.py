@@ -57,6 +57,8 @@ class LedgerWorld:
     max_payload_bytes: int
     make_host: Callable[[int, LedgerAveraging], LedgerHost] = lambda index, averaging: LedgerHost(averaging)
     step_us: Callable[[int], Micros] = lambda index: 10 * MILLISECOND
+    scoring_us: Callable[[int], Micros] = lambda index: 0
+    """What a round takes at a site beside its steps."""
     heads: Callable[[int], tuple[int, ...] | None] = lambda index: None
     """Shared heads that a site trains (None: all)."""
     settings: LedgerSettings = field(default_factory=LedgerSettings)
@@ -265,7 +267,7 @@ class LedgerFederation:
             case RoundOpened():
                 trunk = self.averaging(site.index).trunk()
                 done = partial(self._train, site, host, host.starts, event, trunk)
-                self._later(event.steps * site.step_us, done)
+                self._later(self.world.scoring_us(site.index) + event.steps * site.step_us, done)
             case RoundCommitted(number=number):
                 trainer.commit(number)
             case RoundAbandoned(number=number):
@@ -279,7 +281,8 @@ class LedgerFederation:
         if host.starts != start or site.trainer is None:
             return
         payload, state_file = site.trainer.train(trunk, opened.number, opened.steps, opened.norm_bound)
-        self.network.command(host, RoundTrained(opened.number, payload, opened.steps, state_file))
+        training_us = opened.steps * site.step_us
+        self.network.command(host, RoundTrained(opened.number, payload, opened.steps, training_us, state_file))
 
     def _on_store(self, site: VirtualSite, host: Host, effect: Persist) -> None:
         due = self.network.now + self.world.persist_us

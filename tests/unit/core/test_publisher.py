@@ -18,7 +18,7 @@ def test_a_trainers_bad_delta_is_abandoned_before_it_is_signed() -> None:
     reasons = []
     for payload in (b"nonsense", PlainCodec.encode([0], [2**40])):
         publisher.open(weight=1000)
-        reasons.append(publisher.store(RoundTrained(1, payload, 10, "round-1.safetensors")))
+        reasons.append(publisher.store(RoundTrained(1, payload, 10, 1000, "round-1.safetensors")))
     assert reasons == [
         "the trainer's delta would not stand: its payload does not decode",
         "the trainer's delta would not stand: its norm is above the bound that its base allows",

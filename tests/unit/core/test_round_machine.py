@@ -112,7 +112,7 @@ class PlainMode(RoundMachine):
 
 
 def trained(number: int, payload: bytes = b"delta") -> RoundTrained:
-    return RoundTrained(number, payload, 20, f"round-{number}")
+    return RoundTrained(number, payload, 20, 1000, f"round-{number}")
 
 
 def test_a_round_goes_from_open_to_committed_and_the_next_one_opens() -> None:

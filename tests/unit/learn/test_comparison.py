@@ -15,7 +15,7 @@ from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import MODELS, PREDICTED, PREFERRED, choices, compare, predictors, start_local
-from kmel_p2p.learn.evaluate.scores import Predict, fold_scores, median_baseline, score, scores_of
+from kmel_p2p.learn.evaluate.scores import Predict, fold_scores, median_baseline, sampled, score, scores_of
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
@@ -95,7 +95,7 @@ def test_local_training_keeps_the_best_checkpoint() -> None:
     shape, data = architecture(), dataset()
     network = Network(shape)
     start_local(network, shape, 3, 4)
-    course = train_with_checkpoints(network, data, SETTINGS, steps=300, every=10)
+    course = train_with_checkpoints(network, data, SETTINGS, steps=300, every=10, scored=data)
     reached = [scores["logd"]["valid"] for _, scores in course.history]
     assert fold_scores(data, network.predict)["logd"]["valid"] < reached[0]
     assert [steps for steps, _ in course.history] == list(range(0, 301, 10))
@@ -120,6 +120,40 @@ def test_the_choice_meets_only_measured_values() -> None:
     assert choices(data, predict) == {"logd": "local", "stays": "local", "herg": "hybrid"}
     few = dataclasses.replace(data, valid=data.valid[:0])
     assert set(choices(few, dict.fromkeys(MODELS, lambda inputs: np.zeros((0, 3)))).values()) == {PREFERRED}
+
+
+def test_rounds_are_scored_on_the_same_bounded_sample_with_every_endpoint_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = dataset(400)
+    rare = data.valid[:12]
+    data.labels[np.setdiff1d(data.valid, rare), 1] = np.nan
+    assert sampled(data, 1, test=True).valid is data.valid
+    monkeypatch.setattr("kmel_p2p.learn.evaluate.scores.MAX_SCORED", 30)
+    some = sampled(data, 1, test=True)
+    assert [len(fold) for fold in (some.train, some.valid, some.test)] == [200, 30, 30]
+    assert len(some.measured(some.valid, 1)) == min(10, len(data.measured(rare, 1)))
+    assert set(some.valid) <= set(data.valid)
+    assert np.array_equal(sampled(data, 1, test=True).valid, some.valid)
+    assert not np.array_equal(sampled(data, 2, test=True).valid, some.valid)
+    assert not len(sampled(data, 1, test=False).test)
+
+
+def test_no_more_than_a_block_is_laid_out_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, network = dataset(), Network(architecture())
+    start_local(network, architecture(), 3, 4)
+    whole = fold_scores(data, network.predict)
+    monkeypatch.setattr("kmel_p2p.learn.evaluate.scores.BLOCK_ROWS", 7)
+    laid_out = []
+
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        laid_out.append(len(inputs))
+        return network.predict(inputs)
+
+    in_blocks = fold_scores(data, predict)
+    assert max(laid_out) == 7
+    for name, scores in whole.items():
+        assert in_blocks[name] == pytest.approx(scores, rel=1e-5)
 
 
 def test_scores_are_in_the_unit_users_read_and_leave_bounds_out() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.evaluate.scores import FoldScores, Predict, fold_scores
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.balance import sums
+from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import Progress
+from kmel_p2p.learn.worker.session import Progress, TrainingSettings
 from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 
 LAYOUT = trunk_layout(architecture())
@@ -31,10 +34,10 @@ def quiet(progress: Progress) -> None:
     """Nobody listens."""
 
 
-def rounds(folder: Path, resume: str | None = None) -> Rounds:
+def rounds(folder: Path, resume: str | None = None, settings: TrainingSettings = SETTINGS) -> Rounds:
     network = Network(architecture())
     start_local(network, architecture(), 3, 4)
-    made = Rounds(network, dataset(), LAYOUT, CODEC, SETTINGS, folder)
+    made = Rounds(network, dataset(), LAYOUT, CODEC, settings, folder)
     made.resume(resume)
     return made
 
@@ -197,6 +200,23 @@ def test_a_damaged_round_file_is_named(tmp_path: Path, damage: str) -> None:
         path.write_bytes(content.replace(b'"residual"', b'"residuum"'))
     with pytest.raises(ConfigError, match=r"round-1\.safetensors"):
         rounds(tmp_path, "round-1.safetensors")
+
+
+def test_only_the_steps_are_timed_and_the_test_fold_waits_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(data: Dataset, predict: Predict) -> FoldScores:
+        time.sleep(0.4)
+        return fold_scores(data, predict)
+
+    monkeypatch.setattr("kmel_p2p.learn.train.round.fold_scores", slow)
+    site, trunk = rounds(tmp_path / "a"), initial_trunk(LAYOUT, 3)
+    began = time.monotonic()
+    result = site.train(1, 2, None, trunk, quiet)
+    assert 0 < result.training_us / 1e6 < time.monotonic() - began - 0.4
+    assert set(result.scores["logd"]) == {"valid"}
+    shown = rounds(tmp_path / "b", settings=SETTINGS.changed(test_in_rounds=True))
+    assert set(shown.train(1, 2, None, trunk, quiet).scores["logd"]) == {"valid", "test"}
 
 
 def test_a_full_disk_leaves_the_state_before_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,7 +144,7 @@ class Site:
     def _on_emit(self, event: Any) -> None:
         if isinstance(event, RoundOpened):
             payload, name = self._trainer.train(toy_trunk(), event.number, event.steps, event.norm_bound)
-            trained = RoundTrained(event.number, payload, event.steps, name)
+            trained = RoundTrained(event.number, payload, event.steps, event.steps, name)
             asyncio.get_running_loop().call_soon(self.driver.command, trained)
 
     async def _store(self, record: Any) -> None:

@@ -308,7 +308,7 @@ def test_a_failed_round_is_trained_again_when_the_site_is_ready() -> None:
     mesh.train_time = lambda n: SECOND
     mesh.feed(0, lambda site: site.command(Ready(), mesh.now))
     with pytest.raises(LocalError, match=r"float32\[24\] is needed"):
-        mesh.feed(0, lambda site: site.command(RoundTrained(1, b"short", 5, "round-1"), mesh.now))
+        mesh.feed(0, lambda site: site.command(RoundTrained(1, b"short", 5, SECOND, "round-1"), mesh.now))
     mesh.run(lambda: mesh.site(0).state.rounds == 1, mesh.now + 5 * SECOND)
 
 

@@ -189,7 +189,7 @@ class Rig:
 
     def trained(self, number: int) -> RoundTrained:
         drift = np.full(self.site.layout.size, 0.25, "<f4")
-        return RoundTrained(number, drift.tobytes(), 20, f"round-{number}.safetensors")
+        return RoundTrained(number, drift.tobytes(), 20, SECOND, f"round-{number}.safetensors")
 
 
 def test_a_held_round_moves_nothing_before_it_is_approved_and_survives_a_restart_after(
