@@ -74,7 +74,7 @@ def test_training_ends_early_without_changing_what_is_kept() -> None:
         network = started(ONE)
         stops: list[int] = []
         course = train_with_checkpoints(
-            network, data, SETTINGS, steps=600, every=10, tick=stops.append, scored=False, stops_without_gain=most
+            network, data, SETTINGS, steps=600, every=10, tick=stops.append, stops_without_gain=most
         )
         runs.append((course.best, max(stops)))
     (patient, all_steps), (hasty, fewer) = runs
