@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import resource
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from benchmarks.parts.measure import at_least, parse, publish, this_machine
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import CHUNK, describe_all
+from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.chem.structures.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
 
 POLICY = FeatureRule()
@@ -146,7 +146,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--molecules", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--slices", type=int, default=SLICES, help="turns that the two take")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(parser, SMOKE, given)

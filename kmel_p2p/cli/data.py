@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,11 +103,12 @@ def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measu
     """Charter and measurements, those of the test file last."""
     from kmel_p2p.chem.dataset.ingest import ingest
     from kmel_p2p.chem.structures.cache import StructureCache
+    from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.charter import load_charter
 
     charter = load_charter(config.site.charter).charter
     cache = StructureCache(config.site.state_dir / "cache")
-    workers = config.resources.featurise_processes or os.cpu_count() or 1
+    workers = config.resources.featurise_processes or usable_cores()
 
     def read(source: Source, excluded: frozenset[str]) -> Measurements:
         with progress_bar("structures", quiet) as progress:

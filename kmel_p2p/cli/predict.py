@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,7 @@ def predict(
     Every row and column of IN is kept, in order. A row that cannot be predicted says why in the column kmel_reason;
     the exit code is 4 if there are rows, and none of them could be predicted.
     """
+    from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.prediction_output import as_csv, as_json_text, require_room
     from kmel_p2p.cli.structure_input import read_input
     from kmel_p2p.files import write_whole
@@ -67,7 +67,7 @@ def predict(
     require_room(table, loaded, as_json)
     smiles = [row[table.smiles_at] for row in table.rows]
     with progress_bar("structures", False) as progress:
-        predictions = loaded.predict(smiles, model=model, level=level, workers=os.cpu_count() or 1, progress=progress)
+        predictions = loaded.predict(smiles, model=model, level=level, workers=usable_cores(), progress=progress)
     text = as_json_text(table, predictions, loaded, model, level) if as_json else as_csv(table, predictions, loaded)
     if output is None:
         click.echo(text, nl=False)

@@ -6,7 +6,6 @@ Silos (`data.kind = "silos"`) are already divided: every site keeps its own file
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.partition import Disjointness, disjointness, scaffold_partition
 from kmel_p2p.chem.structures.described import describe_all
+from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.simulate.config import DataSource, Simulation
 
 
@@ -49,7 +49,7 @@ def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedDat
     folder.mkdir(parents=True, exist_ok=True)
     header, rows, test_rows, silos = _read(simulation)
     at = header.index(simulation.data.smiles_column)
-    described = describe_all([row[at] for row in rows], policy, workers=os.cpu_count() or 1)
+    described = describe_all([row[at] for row in rows], policy, workers=usable_cores())
     usable = np.flatnonzero([not reason for reason in described.table.reasons])
     table = described.table.take(usable)
     count = len(simulation.sites.names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +12,7 @@ from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.dataset.measurements import Measurements, write_rejects
 from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress, TrainerPlan
@@ -29,7 +29,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     """
     features_hash = check_reference(plan)
     cache = StructureCache(plan.state_dir / "cache")
-    workers = plan.featurise_processes or os.cpu_count() or 1
+    workers = plan.featurise_processes or usable_cores()
 
     def read(source_is_test: bool, excluded: frozenset[str]) -> Measurements:
         source = plan.test_source if source_is_test else plan.source

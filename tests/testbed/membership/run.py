@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import statistics
 from collections.abc import Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.chem.structures.parallel import usable_cores
 from tests.testbed.membership.action import micros
 from tests.testbed.membership.checks import Checks
 from tests.testbed.membership.federation import Federation
@@ -122,7 +122,7 @@ def run_scenario(path: Path, seed: int | None = None, executor: Executor | None 
     else:
         # Spawned, not forked: the caller may have threads.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(WORKERS, os.cpu_count() or 1), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(WORKERS, usable_cores()), mp_context=context) as pool:
             runs = _run_many(path, seeds, pool)
     return judge(scenario, path, runs)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,6 +40,17 @@ def test_several_processes_give_what_one_gives() -> None:
     assert alone.table.reasons == together.table.reasons
     assert np.array_equal(alone.table.descriptors, together.table.descriptors)
     assert np.array_equal(alone.table.counts.positions, together.table.counts.positions)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_cores_that_this_process_may_not_use_do_not_count() -> None:
+    code = (
+        "import os\n"
+        "from kmel_p2p.chem.structures.parallel import usable_cores\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "print(usable_cores())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "1\n"
 
 
 def test_the_cache_answers_what_it_knows(tmp_path) -> None:  # type: ignore[no-untyped-def]

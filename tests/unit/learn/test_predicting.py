@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +84,15 @@ def test_each_network_that_is_needed_is_computed_once(
     monkeypatch.setattr(Network, "forward", counted)
     found.predict(["CCO", "c1ccccc1", "CCO", "bad("], model=asked)
     assert rows == [2] * passes
+
+
+def test_prediction_and_trainer_start_without_what_they_do_not_use() -> None:
+    code = (
+        "import sys, kmel_p2p.learn.worker.trainer, kmel_p2p.learn.predict.predict\n"
+        "print(*{'crepes', 'matplotlib', 'pandas', 'pint', 'scipy', 'sklearn'} & set(sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert loaded.strip() == ""
 
 
 def test_a_mean_of_models_is_the_same_whether_asked_alone_or_with_its_parts() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from crepes import ConformalClassifier, ConformalRegressor
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.split import SplitRule
-from kmel_p2p.learn.evaluate.scores import Predict, scorable
+from kmel_p2p.learn.evaluate.scores import Predict, probability, scorable
 from kmel_p2p.learn.predict.neighbours import FILE, Neighbours, read_neighbours
 from kmel_p2p.learn.predict.uncertainty import MEMBERS, MIN_CALIBRATION, Calibration, calibrate, class_sets, intervals
 from kmel_p2p.learn.train.dataset import Dataset
@@ -56,6 +58,30 @@ def test_intervals_and_classes_hold_their_level_on_new_compounds(level: float) -
     truth = fresh.labels[rows[measured], 2].astype(int)
     for value in (0, 1):
         assert abs(sets[measured][truth == value, value].mean() - level) < 0.06
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("count", [19, 20, 99, 100, 333])
+def test_intervals_and_classes_are_those_of_crepes(level: float, count: int) -> None:
+    rng = np.random.default_rng(count)
+    # Two digits, so that values tie.
+    residuals, zero, one = (np.sort(rng.random(count).round(2)) for _ in range(3))
+    known = Calibration(residuals=tuple(residuals), floor=0.5)
+    output, spread = rng.normal(size=200), rng.random(200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        regressor = ConformalRegressor().fit(residuals, sigmas=np.ones(count))
+        expected = regressor.predict_int(output, 0.5 + spread, confidence=level)
+    assert intervals(known, output, spread, level) == pytest.approx(expected)
+    classes = Calibration(class_0=tuple(zero), class_1=tuple(one))
+    logits = np.concatenate([output, np.log(zero[zero > 0] / (1.001 - zero[zero > 0])), [50.0, -50.0]])
+    sets = [
+        ConformalClassifier().fit(own).predict_set(each[:, None], confidence=level, smoothing=False)[:, 0] > 0
+        for own, each in zip((zero, one), ((1 - probability(-logits)), (1 - probability(logits))), strict=True)
+    ]
+    found = class_sets(classes, logits, level)
+    assert found is not None
+    assert np.array_equal(found, np.stack(sets, axis=1))
 
 
 def test_too_few_compounds_give_no_interval() -> None:
