@@ -30,6 +30,8 @@ class FeatureRule(StrictModel):
     """Whether stereochemistry is part of a compound's identity and of its features."""
     tautomers: Literal["keep", "canonical"] = "keep"
     """`canonical` maps every tautomer to RDKit's canonical one (slow); `keep` takes the one that is drawn."""
+    mixtures: Literal["refuse", "largest"] = "refuse"
+    """A record of several parts that are no counter-ions: refuse it, or keep the largest part."""
     reference_hash: Annotated[str, pydantic.Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Hash of the reference molecules' features, which every site must reproduce; empty: not checked."""
 
@@ -41,7 +43,7 @@ class FeatureRule(StrictModel):
     @property
     def tag(self) -> str:
         """Sixteen hex digits that differ whenever the features or the descriptor constants do."""
-        text = f"{self.radius}|{self.bits}|{self.stereo}|{self.tautomers}|{descriptor_constants()!r}"
+        text = f"{self.radius}|{self.bits}|{self.stereo}|{self.tautomers}|{self.mixtures}|{descriptor_constants()!r}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

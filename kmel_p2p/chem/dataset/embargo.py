@@ -11,7 +11,9 @@ from rdkit.Chem import inchi
 from kmel_p2p.agreement.columns import EmbargoSection
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.standardise import StructureError, murcko_scaffold, standardise
+from kmel_p2p.chem.structures.parent import StructureError
+from kmel_p2p.chem.structures.series import murcko_scaffold
+from kmel_p2p.chem.structures.standardise import standardise
 
 _KEY = re.compile(r"^[A-Z]{14}(-[A-Z]{10}-[A-Z])?$")
 

@@ -16,7 +16,8 @@ from rdkit.Chem import Descriptors
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.read.cells import CellError
-from kmel_p2p.chem.structures.standardise import StructureError, standardise
+from kmel_p2p.chem.structures.parent import StructureError
+from kmel_p2p.chem.structures.standardise import standardise
 from kmel_p2p.chem.structures.table import StructureTable
 
 _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")

@@ -20,8 +20,8 @@ from safetensors.numpy import save_file
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
-FORMAT = "3"
-_TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "series", "reasons")
+FORMAT = "4"
+_TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "series", "reasons", "changes")
 
 
 class StructureCache:

@@ -13,7 +13,9 @@ from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.features import describe
 from kmel_p2p.chem.structures.parallel import map_chunks
-from kmel_p2p.chem.structures.standardise import Structure, StructureError, murcko_scaffold, series, standardise
+from kmel_p2p.chem.structures.parent import StructureError
+from kmel_p2p.chem.structures.series import murcko_scaffold, series
+from kmel_p2p.chem.structures.standardise import Structure, standardise
 from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 CHUNK = 256
@@ -95,7 +97,7 @@ def describe_chunk(smiles: Sequence[str], policy: FeatureRule) -> StructureTable
         reasons.append("")
         scaffold = murcko_scaffold(molecule)
         scaffolds.append(scaffold)
-        kinships.append(series(structure, molecule))
+        kinships.append(series(molecule))
         row_counts, row_descriptors = describe(molecule, policy)
         counts.append(row_counts)
         descriptors.append(row_descriptors)
@@ -106,6 +108,7 @@ def describe_chunk(smiles: Sequence[str], policy: FeatureRule) -> StructureTable
         scaffolds=scaffolds,
         series=kinships,
         reasons=reasons,
+        changes=["; ".join(map(str, structure.changes)) if structure else "" for structure in structures],
         counts=CountMatrix.from_rows(counts, policy.bits),
         descriptors=np.array(descriptors, np.float32).reshape(len(smiles), len(empty)),
     )

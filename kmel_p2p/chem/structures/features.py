@@ -21,7 +21,8 @@ from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.split import SplitRule
-from kmel_p2p.chem.structures.standardise import series, standardise
+from kmel_p2p.chem.structures.series import series
+from kmel_p2p.chem.structures.standardise import standardise
 
 SQUASH_LIMIT = 6.0
 """Largest magnitude a normalised descriptor can take."""
@@ -103,14 +104,14 @@ def reference_hash(policy: FeatureRule) -> str:
     Sites with equal hashes compute the same features and the same folds; a deviating RDKit version is noticed here
     before it can spoil the trunk (as MELLODDY's `ref_hash.json` does).
     """
-    state = hashlib.blake2b(digest_size=32, person=b"kmel features 3")
+    state = hashlib.blake2b(digest_size=32, person=b"kmel features 4")
     state.update(policy.tag.encode())
     split = SplitRule(fold_key="reference")
     for smiles in REFERENCE_MOLECULES:
         structure, molecule = standardise(smiles, policy)
         counts, descriptors = describe(molecule, policy)
         occupied = np.flatnonzero(counts)
-        kin = series(structure, molecule)
+        kin = series(molecule)
         state.update(f"{structure.smiles} {structure.identity} {kin} {split.place(kin).hex()}\n".encode())
         state.update(occupied.astype("<u4").tobytes() + counts[occupied].astype("<u4").tobytes())
         state.update(np.floor(reference_cells(descriptors)).astype("<i4").tobytes())

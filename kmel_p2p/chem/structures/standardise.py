@@ -1,23 +1,25 @@
-"""From a SMILES as written to the one structure the federation means by it, with its scaffold and its series.
+"""From a SMILES as written to the one structure the federation means by it, with every change on the way.
 
-Steps: parse; RDKit clean-up (disconnect metals, normalise, reionise); largest organic fragment; neutralise; isotopes
-to natural; stereo and tautomers as the charter says; then parse our own canonical SMILES again, so that every later
-figure depends on that string alone.
+Steps: parse; choose the parent (`parent.choose_parent`); isotopes to natural; RDKit clean-up (normalise, reionise) and
+neutralise; stereo and tautomers as the charter says; then parse our own canonical SMILES again, so that every later
+figure depends on that string alone. No step may change the heavy atoms, nor hydrogens less formal charge: protons may
+come and go with their charge, and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import inchi
 from rdkit.Chem.MolStandardize import rdMolStandardize
-from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.chem.structures.parent import Change, StructureError, choose_parent, clear_labels, parts_of
 
 MAX_HEAVY_ATOMS = 150
 """A larger record is a biologic or a polymer, for which descriptors mean nothing."""
@@ -28,10 +30,6 @@ MAX_SMILES = 4000
 MAX_TAUTOMERS = 256
 
 
-class StructureError(DataError):
-    """This SMILES cannot be used; the text is the reason for `rejects.csv`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Structure:
     """A standardised compound.
@@ -39,10 +37,12 @@ class Structure:
     Attributes:
         smiles: canonical SMILES of the standardised structure.
         identity: what makes two records one compound: the InChIKey's first block, or the whole key when stereo counts.
+        changes: what was done to get from the record to `smiles`, in order.
     """
 
     smiles: str
     identity: str
+    changes: tuple[Change, ...] = field(default=(), compare=False)
 
 
 def standardise(smiles: str, policy: FeatureRule) -> tuple[Structure, Chem.Mol]:
@@ -55,27 +55,32 @@ def standardise(smiles: str, policy: FeatureRule) -> tuple[Structure, Chem.Mol]:
         StructureError: with the reason.
     """
     with rdBase.BlockLogs():
-        molecule = _parse(smiles)
         try:
-            molecule = _neutral_parent(molecule)
+            molecule, changes = choose_parent(
+                parts_of(parse(smiles)), policy.mixtures == "largest", policy.stereo == "keep"
+            )
+            # Before tautomers: which one RDKit takes for canonical depends on stereo elsewhere in the molecule.
+            changes += _drop_stereo(molecule) if policy.stereo == "drop" else []
+            canonical, molecule, own = _neutral(molecule)
+            changes += own
             if policy.tautomers == "canonical":
-                molecule = _canonical_tautomer(molecule)
+                canonical, molecule, own = _canonical_tautomer(canonical, molecule, policy)
+                changes += own
         except StructureError:
             raise
         except Exception as error:  # RDKit raises many types here, among them plain RuntimeError
             raise StructureError(f"RDKit cannot standardise it: {_first_line(error)}") from None
-        if policy.stereo == "drop":
-            Chem.RemoveStereochemistry(molecule)
-        canonical = Chem.MolToSmiles(molecule)
-        again = _read(canonical)
-        if again is None:
-            raise StructureError(f"its standardised form {canonical!r:.120} is no valid structure")
-        if again.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
-            raise StructureError(f"{again.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
-        return Structure(canonical, _identity(again, canonical, policy)), again
+        if molecule.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
+            raise StructureError(f"{molecule.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
+        return Structure(canonical, _identity(molecule, canonical, policy), tuple(changes)), molecule
 
 
-def _parse(smiles: str) -> Chem.Mol:
+def parse(smiles: str) -> Chem.Mol:
+    """The molecule of a cell.
+
+    Raises:
+        StructureError: it is not one SMILES of a definite structure.
+    """
     text = smiles.strip()
     if not text:
         raise StructureError("no SMILES")
@@ -121,24 +126,109 @@ def _cleanup_parameters() -> Any:
 
 _PARAMETERS = _cleanup_parameters()
 _UNCHARGER = rdMolStandardize.Uncharger()
+_NORMALIZER = rdMolStandardize.Normalizer()
+_REIONIZER = rdMolStandardize.Reionizer()
 
 
-def _neutral_parent(molecule: Chem.Mol) -> Chem.Mol:
-    rdMolStandardize.CleanupInPlace(molecule, _PARAMETERS)
-    if len(Chem.GetMolFrags(molecule)) > 1:
-        rdMolStandardize.FragmentParentInPlace(molecule, _PARAMETERS, skipStandardize=True)
-    _UNCHARGER.unchargeInPlace(molecule)
+def _neutral(molecule: Chem.Mol) -> tuple[str, Chem.Mol, list[Change]]:
+    """The parent with natural isotopes, redrawn as RDKit normalises it, and neutral where protons alone can do that.
+
+    Returns:
+        canonical SMILES, the molecule that it parses to, and the changes.
+
+    Raises:
+        StructureError: the parent would become another substance.
+    """
+    isotopes = clear_labels(molecule)
+    molecule = Chem.RemoveHs(molecule)  # hydrogens that only carried an isotope are ordinary now
+    expected = _composition(molecule)
+    for redrawn, neutral in _ways(molecule):
+        canonical = Chem.MolToSmiles(neutral)
+        read = _read(canonical)
+        if read is not None and _composition(read) == expected:
+            changes = [Change("isotope merged")] if isotopes else []
+            changes += [Change("group redrawn")] if _charges(redrawn) != _charges(molecule) else []
+            changes += [Change("charge neutralised")] if _charges(neutral) != _charges(redrawn) else []
+            return canonical, read, changes
+    raise StructureError("standardising would change its hydrogens beyond its charge: it would be another substance")
+
+
+def _ways(molecule: Chem.Mol) -> Iterator[tuple[Chem.Mol, Chem.Mol]]:
+    """(normalised, neutralised), the best way first.
+
+    RDKit's normalising in place is the fastest, but it leaves mesoionic rings short of hydrogens; its copying form
+    checks each step. What neither can do is only neutralised, or stays as it is drawn.
+    """
+    for clean in (_clean_in_place, _clean_checked, Chem.Mol):
+        try:
+            redrawn = clean(molecule)
+            yield redrawn, _UNCHARGER.uncharge(redrawn)
+        except Exception:  # RDKit raises many types here; the next way may do
+            continue
+    yield molecule, molecule
+
+
+def _clean_in_place(molecule: Chem.Mol) -> Chem.Mol:
+    copy = Chem.Mol(molecule)
+    rdMolStandardize.CleanupInPlace(copy, _PARAMETERS)
+    return copy
+
+
+def _clean_checked(molecule: Chem.Mol) -> Chem.Mol:
+    return _REIONIZER.reionize(_NORMALIZER.normalize(molecule))
+
+
+def _composition(molecule: Chem.Mol) -> tuple[Counter[int], int, int]:
+    """(heavy atoms by element, hydrogens less formal charge, unpaired electrons): what must not change."""
+    heavy: Counter[int] = Counter()
+    balance = unpaired = 0
     for atom in molecule.GetAtoms():
-        atom.SetIsotope(0)
-        atom.SetAtomMapNum(0)
-    if molecule.GetNumHeavyAtoms() == 0:
-        raise StructureError("no heavy atom is left after standardising")
-    # Explicit hydrogens that only carried an isotope are ordinary hydrogens now.
-    return Chem.RemoveHs(molecule)
+        number = atom.GetAtomicNum()
+        balance += atom.GetTotalNumHs() - atom.GetFormalCharge() + (number == 1)
+        unpaired += atom.GetNumRadicalElectrons()
+        if number > 1:
+            heavy[number] += 1
+    return heavy, balance, unpaired
 
 
-def _canonical_tautomer(molecule: Chem.Mol) -> Chem.Mol:
-    return rdMolStandardize.CanonicalTautomer(molecule, _PARAMETERS)
+def _charges(molecule: Chem.Mol) -> list[int]:
+    return [atom.GetFormalCharge() for atom in molecule.GetAtoms()]
+
+
+def _drop_stereo(molecule: Chem.Mol) -> list[Change]:
+    """Remove stereo in place."""
+    tetrahedral = Chem.ChiralType.CHI_UNSPECIFIED
+    known = (Chem.BondStereo.STEREONONE, Chem.BondStereo.STEREOANY)
+    had = any(atom.GetChiralTag() != tetrahedral for atom in molecule.GetAtoms()) or any(
+        bond.GetStereo() not in known for bond in molecule.GetBonds()
+    )
+    Chem.RemoveStereochemistry(molecule)
+    return [Change("stereo dropped")] if had else []
+
+
+def _canonical_tautomer(drawn: str, molecule: Chem.Mol, policy: FeatureRule) -> tuple[str, Chem.Mol, list[Change]]:
+    """RDKit's canonical tautomer, as `_neutral` returns it. A centre that takes part in a shift loses its stereo.
+
+    Raises:
+        StructureError: RDKit's tautomer is another substance.
+    """
+    found = rdMolStandardize.CanonicalTautomer(molecule, _PARAMETERS)
+    if policy.stereo == "drop":
+        Chem.RemoveStereochemistry(found)  # of a double bond that the shift made
+    canonical = Chem.MolToSmiles(found)
+    read = _read(canonical)
+    if read is None or _composition(read) != _composition(molecule):
+        raise StructureError("its canonical tautomer would have other hydrogens: it would be another substance")
+    moved = Chem.MolToSmiles(read, isomericSmiles=False) != Chem.MolToSmiles(molecule, isomericSmiles=False)
+    changes = [Change("tautomer changed")] if moved else []
+    if _marks(canonical) < _marks(drawn):
+        changes.append(Change("stereo dropped"))
+    return canonical, read, changes
+
+
+def _marks(canonical: str) -> int:
+    """Stereo centres and double bonds with stereo, as a canonical SMILES marks them."""
+    return canonical.replace("@@", "@").count("@") + canonical.count("/") + canonical.count("\\")
 
 
 def _identity(molecule: Chem.Mol, canonical: str, policy: FeatureRule) -> str:
@@ -152,56 +242,3 @@ def _identity(molecule: Chem.Mol, canonical: str, policy: FeatureRule) -> str:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
-
-
-def murcko_scaffold(molecule: Chem.Mol) -> str:
-    """Canonical SMILES of ring systems and linkers, without stereochemistry; empty for acyclic compounds."""
-    if molecule.GetRingInfo().NumRings() == 0:
-        return ""
-    scaffold = MurckoScaffold.GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call]
-    return str(Chem.MolToSmiles(scaffold, isomericSmiles=False))
-
-
-def series(structure: Structure, molecule: Chem.Mol) -> str:
-    """What decides the fold of a compound (`SplitRule`): compounds of one series stay together.
-
-    The scaffold without bond orders, charges and hydrogens: SMILES of the heavy atoms of rings and linkers, all bonds
-    single. Two drawings of one compound (tautomers, charged forms) certainly share nothing else: heavy atoms and their
-    connections are what the first block of the InChIKey compares. A scaffold with double bonds would put hypoxanthine
-    drawn as lactam and as lactim into different folds.
-
-    Acyclic compounds and those with a single ring of up to six atoms (benzene, pyridine) form no series in a chemist's
-    sense; each is its own series. Otherwise benzene alone would decide how large a fold is.
-    """
-    rings = molecule.GetRingInfo().AtomRings()
-    if len(rings) == 0 or (len(rings) == 1 and len(rings[0]) <= 6):
-        return structure.identity[:14]
-    return _bare_framework(molecule)
-
-
-def _bare_framework(molecule: Chem.Mol) -> str:
-    """SMILES of the heavy atoms left after removing terminal atoms repeatedly, all bonds single."""
-    degrees = [atom.GetDegree() for atom in molecule.GetAtoms()]
-    ends = [place for place, degree in enumerate(degrees) if degree <= 1]
-    while ends:
-        place = ends.pop()
-        degrees[place] = 0
-        for neighbour in molecule.GetAtomWithIdx(place).GetNeighbors():
-            at = neighbour.GetIdx()
-            degrees[at] -= 1
-            if degrees[at] == 1:
-                ends.append(at)
-    bare = Chem.RWMol()
-    places = {}
-    for atom in molecule.GetAtoms():
-        if degrees[atom.GetIdx()] > 0:
-            plain = Chem.Atom(atom.GetAtomicNum())
-            plain.SetNoImplicit(True)
-            places[atom.GetIdx()] = bare.AddAtom(plain)
-    for bond in molecule.GetBonds():
-        pair = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if all(at in places for at in pair):
-            bare.AddBond(places[pair[0]], places[pair[1]], Chem.BondType.SINGLE)
-    # Without bond orders many atoms have a valence that RDKit would refuse to sanitise.
-    bare.UpdatePropertyCache(strict=False)
-    return str(Chem.MolToSmiles(bare))

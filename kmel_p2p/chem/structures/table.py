@@ -106,8 +106,9 @@ class StructureTable:
         smiles: canonical SMILES after standardising, empty where `reasons` says why not.
         identities: what makes two records one compound (see `standardise.Structure`).
         scaffolds: Murcko scaffold, empty for acyclic compounds.
-        series: what decides the fold (see `standardise.series`).
+        series: what decides the fold (see `series.series`).
         reasons: why a structure cannot be used; empty where it can.
+        changes: what standardising changed (`parent.Change` as text), joined by "; "; empty where nothing was.
         counts: Morgan counts, n rows.
         descriptors: float32[n, number of descriptors], normalised.
     """
@@ -118,6 +119,7 @@ class StructureTable:
     scaffolds: list[str]
     series: list[str]
     reasons: list[str]
+    changes: list[str]
     counts: CountMatrix
     descriptors: NDArray[np.float32]
 
@@ -135,6 +137,7 @@ class StructureTable:
             [text for part in parts for text in part.scaffolds],
             [text for part in parts for text in part.series],
             [text for part in parts for text in part.reasons],
+            [text for part in parts for text in part.changes],
             CountMatrix.concatenate([part.counts for part in parts], bits),
             np.concatenate([empty, *(part.descriptors for part in parts)]),
         )
@@ -149,6 +152,7 @@ class StructureTable:
             [self.scaffolds[row] for row in chosen],
             [self.series[row] for row in chosen],
             [self.reasons[row] for row in chosen],
+            [self.changes[row] for row in chosen],
             self.counts.take(chosen),
             self.descriptors[chosen],
         )

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.standardise import MAX_SMILES, StructureError, series, standardise
+from kmel_p2p.chem.structures.parent import StructureError
+from kmel_p2p.chem.structures.series import series
+from kmel_p2p.chem.structures.standardise import MAX_SMILES, standardise
 
 POLICY = FeatureRule()
 
@@ -103,5 +105,4 @@ def test_series_is_the_same_for_every_stereoisomer() -> None:
 
 
 def kinship(smiles: str, policy: FeatureRule = POLICY) -> str:
-    structure, molecule = standardise(smiles, policy)
-    return series(structure, molecule)
+    return series(standardise(smiles, policy)[1])
