@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 REASONS = 8
 """Kinds of refusal that are shown; the page and rejects.csv have all."""
 
+SHOWN_SMILES = 60
+"""Characters of a structure that are shown."""
 
 MASSES = {"parent": " (mass of the compound)", "written": " (mass of the form as written)"}
 
@@ -41,6 +43,11 @@ def data_view(report: Mapping[str, Any]) -> Iterator[Table | str]:
         f"folds: {folds['train']:,} compounds train, {folds['valid']:,} choose, {folds['test']:,} test; "
         f"in train and test: {both}"
     )
+    for kind, changed in report["structures_changed"].items():
+        first = changed["examples"][0]
+        what = f", {first['removed']}" if first["removed"] else ""
+        shown = f"line {first['row']}{what}: {_short(first['written'])} became {_short(first['standardised'])}"
+        yield f"structures: {changed['rows']:,} rows: {kind} (first: {shown})"
     for reason, rows in list(report["refused_for"].items())[:REASONS]:
         first = report["examples"][reason][0]
         shown = f": {first['value']}" if first["value"] else ""
@@ -49,6 +56,10 @@ def data_view(report: Mapping[str, Any]) -> Iterator[Table | str]:
         yield f"refused: and {len(report['refused_for']) - REASONS} reasons more"
     for text in report["advice"]:
         yield f"advice: {text}"
+
+
+def _short(smiles: str) -> str:
+    return smiles if len(smiles) <= SHOWN_SMILES else smiles[:SHOWN_SMILES] + "..."
 
 
 def _counts(report: Mapping[str, Any]) -> Table:

@@ -35,11 +35,11 @@ def require_room(table: Table, loaded: Model, as_json: bool) -> None:
 def added_columns(loaded: Model) -> list[str]:
     """Names of the columns that predictions add to a CSV table."""
     names = [name for endpoint in loaded.card.architecture.endpoints for name in _names(endpoint)]
-    return [*names, "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason"]
+    return [*names, "kmel_standardised", "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason"]
 
 
 def as_csv(table: Table, predictions: Sequence[Prediction], loaded: Model) -> str:
-    """The table with columns per assay endpoint, then similarity, applicability, model and reason."""
+    """The table with columns per assay endpoint, then structure, similarity, applicability, model and reason."""
     endpoints = loaded.card.architecture.endpoints
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -51,6 +51,7 @@ def as_csv(table: Table, predictions: Sequence[Prediction], loaded: Model) -> st
             [
                 *row,
                 *cells,
+                prediction.standardised,
                 similarity,
                 prediction.applicability,
                 _made_by(prediction, loaded),

@@ -20,7 +20,7 @@ from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.embargo import Embargo, load_embargo
 from kmel_p2p.chem.dataset.labels import CellReader, Readings
-from kmel_p2p.chem.dataset.measurements import Counts, Measurements, RejectedRow
+from kmel_p2p.chem.dataset.measurements import ChangedRows, Counts, Measurements, RejectedRow
 from kmel_p2p.chem.read.cells import (
     ABOVE,
     BELOW,
@@ -122,6 +122,7 @@ def ingest(
     table = described.table
     groups: dict[str, list[_Row]] = {}
     representative: dict[str, int] = {}
+    changes: dict[str, ChangedRows] = {}
     for row, at in zip(rows.kept, described.row_of, strict=True):
         reason = table.reasons[at] or embargo.refusal(table.identities[at], table.scaffolds[at])
         if not reason and table.identities[at] in excluded:
@@ -129,10 +130,18 @@ def ingest(
         if reason:
             rows.reject_row(row, row.smiles_column, row.smiles, reason)
             continue
+        details: dict[str, list[str]] = {}
+        for change in filter(None, table.changes[at].split("; ")):
+            kind, _, detail = change.partition(": ")
+            details.setdefault(kind, []).append(detail)
+        for kind, removed in details.items():
+            changes.setdefault(kind, ChangedRows()).add(row.line, row.smiles, table.smiles[at], ", ".join(removed))
         groups.setdefault(table.identities[at], []).append(row)
         representative.setdefault(table.identities[at], int(at))
     return dataclasses.replace(
-        _merge(rows, endpoints, groups, table, representative), embargo_unmatched=embargo.unmatched()
+        _merge(rows, endpoints, groups, table, representative),
+        changes=changes,
+        embargo_unmatched=embargo.unmatched(),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,29 @@ def write_rejects(path: Path, rejects: Iterable[RejectedRow]) -> None:
     write_whole(path, text.getvalue().encode(), mode=0o600)
 
 
+@dataclass(slots=True)
+class ChangedRows:
+    """Rows whose structures standardising changed in one way.
+
+    Attributes:
+        rows: how many.
+        examples: the first ones: (line of the file, SMILES as written, standardised SMILES, what was removed).
+    """
+
+    rows: int = 0
+    examples: list[tuple[int, str, str, str]] = field(default_factory=list)
+
+    def add(self, line: int, written: str, standardised: str, detail: str) -> None:
+        """Count a row, and keep it if it is among the first."""
+        self.rows += 1
+        if len(self.examples) < SHOWN_CHANGES:
+            self.examples.append((line, written, standardised, detail))
+
+
+SHOWN_CHANGES = 3
+"""Examples kept of each kind of change."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measurements:
     """n compounds by E assay endpoints.
@@ -101,6 +124,7 @@ class Measurements:
         total: all counts together.
         rejects: refused rows.
         readings: per assay endpoint, what its cells held before merging.
+        changes: kind of change (`structures.parent.Kind`) -> the used rows that it was made to.
         embargo_unmatched: what the embargo lists name but no row holds; a misspelt name withholds nothing.
     """
 
@@ -116,6 +140,7 @@ class Measurements:
     total: Counts
     rejects: tuple[RejectedRow, ...]
     readings: tuple[Readings, ...]
+    changes: Mapping[str, ChangedRows] = field(default_factory=dict)
     embargo_unmatched: tuple[str, ...] = ()
 
     def __len__(self) -> int:

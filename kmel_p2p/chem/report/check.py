@@ -13,7 +13,7 @@ from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.manifest import reason_kind
-from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.dataset.measurements import SHOWN_CHANGES, Measurements
 from kmel_p2p.chem.dataset.units import converter
 from kmel_p2p.chem.report.findings import piles, replicate_finding, unit_finding, unusual_median
 
@@ -52,6 +52,7 @@ def check(source: Source, own: Measurements, split: SplitRule, test: Measurement
         "endpoints": mapped,
         "not_measured_here": [e.name for e in own.endpoints if e.name not in source.columns],
         "folds": shared,
+        "structures_changed": _changes(own, test),
         "examples": _examples(own),
         "refused_for": dict(Counter(reason_kind(reject.reason) for reject in own.rejects).most_common()),
         "problems": problems,
@@ -223,6 +224,20 @@ def _shared_columns(source: Source, own: Measurements) -> list[str]:
             taken.setdefault((endpoint.kind, column.column, column.part, *rows), []).append(endpoint.name)
     return [f"{' and '.join(names)} take the same values: is one of them mapped to the wrong column?"
             for names in taken.values() if len(names) > 1]  # fmt: skip
+
+
+def _changes(own: Measurements, test: Measurements | None) -> dict[str, dict[str, Any]]:
+    """What standardising changed, by kind: rows of both files, and the first ones."""
+    report: dict[str, dict[str, Any]] = {}
+    for found in (own, test) if test else (own,):
+        for kind, changed in found.changes.items():
+            entry = report.setdefault(kind, {"rows": 0, "examples": []})
+            entry["rows"] += changed.rows
+            entry["examples"] += [
+                {"row": line, "written": written, "standardised": standardised, "removed": detail}
+                for line, written, standardised, detail in changed.examples[: SHOWN_CHANGES - len(entry["examples"])]
+            ]
+    return dict(sorted(report.items(), key=lambda item: -item[1]["rows"]))
 
 
 def _examples(own: Measurements) -> dict[str, list[dict[str, Any]]]:

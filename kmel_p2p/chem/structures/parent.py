@@ -68,7 +68,7 @@ class Listed:
     Attributes:
         solvent: whether it is a solvent rather than a counter-ion.
         drug: whether it is also a compound of interest, and so the compound among listed parts alone.
-        organic: False for those that contain carbon and are inorganic all the same (carbonate, cyanide, ...).
+        organic: False for those without carbon, and for carbonate, cyanide and their like.
     """
 
     name: str
@@ -89,8 +89,8 @@ def counter_ions() -> dict[str, Listed]:
         molecule = Chem.MolFromSmiles(row["smiles"])
         if molecule is None or row["role"] not in ("acid", "base", "solvent"):
             raise Bug(f"counter_ions.csv of the package is damaged at {row['name']}: install kmel_p2p again")
-        name = row["name"]
-        found[part_key(molecule)] = Listed(name, row["role"] == "solvent", row["drug"] == "yes", name not in _INORGANIC)
+        organic = row["name"] not in _INORGANIC and any(atom.GetAtomicNum() == 6 for atom in molecule.GetAtoms())
+        found[part_key(molecule)] = Listed(row["name"], row["role"] == "solvent", row["drug"] == "yes", organic)
     return found
 
 
@@ -195,7 +195,7 @@ _LARGEST_INORGANIC = 4
 
 
 def _candidates(pairs: Sequence[tuple[Chem.Mol, Listed | None]]) -> tuple[list[Chem.Mol], str]:
-    """Parts that may be the compound: those not listed; else drugs among the listed; else all but solvents; else all."""
+    """What may be the compound: parts not listed; else listed drugs; else all but solvents; else all."""
     choices = (
         ([part for part, listed in pairs if listed is None], "none of them a known counter-ion"),
         ([part for part, listed in pairs if listed and listed.drug], "each may be the drug or the counter-ion"),

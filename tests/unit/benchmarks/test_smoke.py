@@ -30,6 +30,7 @@ KEYS = {
     "silos": {"pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"},
     "soak": {"rss_over_accumulator", "rss_slope_mb_per_hour", "files_slope_per_hour", "messages_lost_share"},
     "spread": {"rounds_mean", "bodies_per_receiver", "lossy_rounds_mean", "eager_author_share"},
+    "structures": {"cases", "wrong", "identity_changed", "structures", "changed"},
     "tdc": {"splits", "beats_rdkit2d", "beats_chemprop", "kept_of_all_pct"},
     "transfer": {"ratio", "ping_p99_ms", "loop_blocked_ms", "audited_ratio", "ours_cpu_s"},
     "versus_hivemind": {"target_rmse", "ours_bytes_per_peer", "ours_seconds", "ours_bytes_per_round", "curves"},
@@ -37,7 +38,7 @@ KEYS = {
 }
 """Benchmark -> figures that its JSON has at least, beside those that all have."""
 COMMON = {"missed", "under_load", "machine"}
-PUBLIC_FILES = {"censoring", "censoring_kernel", "featurise", "silos", "tdc"}
+PUBLIC_FILES = {"censoring", "censoring_kernel", "featurise", "silos", "structures", "tdc"}
 NAMESPACES = {"versus_hivemind", "wan"}
 
 
@@ -58,7 +59,7 @@ def test_a_benchmark_runs_at_its_smallest_size(name: str, public_files: Path, tm
     given = ["--smoke", "--json", str(tmp_path / "figures.json")]
     if name in PUBLIC_FILES:
         given.insert(0, str(public_files))
-    if name in PUBLIC_FILES - {"featurise"}:
+    if name in PUBLIC_FILES - {"featurise", "structures"}:
         given += ["--cache", str(tmp_path / "cache")]
     importlib.import_module(f"benchmarks.{name}").main(given)
     assert json.loads((tmp_path / "figures.json").read_text()).keys() >= KEYS[name] | COMMON

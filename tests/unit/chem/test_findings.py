@@ -21,6 +21,7 @@ from kmel_p2p.chem.report import check_page as check_page_module
 from kmel_p2p.chem.report.check import check
 from kmel_p2p.chem.report.check_page import check_page
 from kmel_p2p.chem.report.findings import piles, unit_finding, unusual_median
+from kmel_p2p.cli.data_view import data_view
 
 POLICY = FeatureRule(bits=64)
 HLM = catalogue()["hlm_clint"].endpoint
@@ -210,3 +211,27 @@ def test_bars_of_rounded_values_hold_equally_many_steps() -> None:
 )  # fmt: skip
 def test_reasons_count_together_whatever_the_number(reason: str, kind: str) -> None:
     assert reason_kind(reason) == kind
+
+
+def test_changes_of_structures_are_counted_and_shown(tmp_path: Path) -> None:
+    path = tmp_path / "salts.csv"
+    path.write_text("smiles,D\nCC[NH3+].[Cl-].[Cl-].[Na+],1\nCCO.O,2\nC[C@H](F)Cl,3\n[2H]OC,4\nCCCC.CCF,5\n")
+    own = read(path)
+    assert {kind: changed.rows for kind, changed in own.changes.items()} == {
+        "salt removed": 1,
+        "charge neutralised": 1,
+        "solvent removed": 1,
+        "stereo dropped": 1,
+        "isotope merged": 1,
+    }
+    report = check(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), own, SPLIT)
+    assert report["structures_changed"]["salt removed"]["examples"] == [
+        {
+            "row": 2,
+            "written": "CC[NH3+].[Cl-].[Cl-].[Na+]",
+            "standardised": "CCN",
+            "removed": "chloride, chloride, sodium",
+        }
+    ]
+    assert any("solvent removed (first: line 3, water: CCO.O became CCO)" in str(line) for line in data_view(report))
+    assert "CC[NH3+].[Cl-].[Cl-].[Na+] became CCN" in check_page(report, own)

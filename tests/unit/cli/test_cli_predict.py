@@ -63,7 +63,8 @@ def test_rows_and_columns_stay_in_order(tmp_path: Path, run: Run, model_dir: Pat
     rows = table(output.read_text())
     assert rows[0] == [
         "name", "smiles", "note", "kmel_logS [log10(mol/L)]", "kmel_logS_lower", "kmel_logS_upper", "kmel_logD",
-        "kmel_logD_lower", "kmel_logD_upper", "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason",
+        "kmel_logD_lower", "kmel_logD_upper", "kmel_standardised",
+        "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason",
     ]  # fmt: skip
     assert [row[0] for row in rows[1:]] == ["a", "b", "c", "", "d", "e"]
     assert rows[2][2:] == ["x, y", *[""] * 9, "SMILES does not parse"]

@@ -1,0 +1,56 @@
+"""standardise: structures in, what a federation makes of them out, without charter or settings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from kmel_p2p.cli.exits import ExitCode
+from tests.support.cli_harness import Run
+
+TABLE = "smiles,n\nCC(=O)O[Na],1\nc1ccccc1O.Cc1ccccc1N,2\nC[C@H](N)C(=O)O.Cl,3\n,4\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "table.csv"
+    found.write_text(TABLE)
+    return found
+
+
+def test_every_row_and_column_stays_and_refusals_say_why(run: Run, path: Path) -> None:
+    done = run("standardise", path)
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert [row["n"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["kmel_standardised"] for row in rows] == ["CC(=O)O", "", "CC(N)C(=O)O", ""]
+    assert rows[0]["kmel_changes"] == "salt removed: sodium; charge neutralised"
+    assert rows[0]["kmel_identity"] == "QTBSBXVTEAMEQO"
+    assert rows[1]["kmel_reason"].startswith("a mixture of 2 organic parts")
+    assert rows[3]["kmel_reason"] == "no SMILES"
+    assert "2 of 4 structures standardised, 2 refused" in done.err
+    assert "2 rows: salt removed" in done.err
+
+
+def test_json_has_changes_and_counts_and_settings_are_the_charters(run: Run, path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    run("standardise", path, "--json", "--stereo", "keep", "--mixtures", "largest", "--output", out)
+    document = json.loads(out.read_text())
+    assert document["refused"] == 1
+    assert document["counts"]["smaller part removed"] == 1
+    second, third = document["rows"][1:3]
+    assert second["input"] == {"smiles": "c1ccccc1O.Cc1ccccc1N", "n": "2"}
+    assert second["changes"] == [{"kind": "smaller part removed", "detail": "Oc1ccccc1"}]
+    assert third["standardised"] == "C[C@H](N)C(=O)O"
+    assert third["identity"].startswith("QNAYBMKLOCPYGJ-")
+
+
+def test_a_table_with_such_a_column_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "again.csv"
+    path.write_text("smiles,kmel_reason\nCCO,\n")
+    done = run("standardise", path)
+    assert done.code == ExitCode.DATA
+    assert "already" in done.err
