@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Literal, NamedTuple
 
 from rdkit import Chem, rdBase
-from rdkit.Chem import inchi
+from rdkit.Chem import inchi, rdqueries
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from kmel_p2p.agreement.errors import Bug, DataError
@@ -22,6 +22,10 @@ _ALKALI = frozenset((3, 11, 19, 37, 55, 87))
 _ALKALINE_EARTH = frozenset((4, 12, 20, 38, 56, 88))
 METALS = frozenset((*_ALKALI, *_ALKALINE_EARTH, 13, *range(21, 32), *range(39, 52), *range(57, 85), *range(89, 119)))
 """Atomic numbers. B, Si, Ge, As, Se and Te form ordinary covalent compounds and are no metals here."""
+
+# RDKit's queries look at all atoms in a fraction of the time that a loop in Python takes.
+_METAL = Chem.MolFromSmarts(f"[{','.join(f'#{number}' for number in sorted(METALS))}]").GetAtomWithIdx(0)
+_LABELLED = rdqueries.IsotopeGreaterQueryAtom(0)
 
 _COUNTER_METALS = _ALKALI | _ALKALINE_EARTH | frozenset((13, 30, 47, 83))
 """Metals whose separate ions are counter-ions: those two groups, Al, Zn, Ag and Bi (as in ChEMBL's list)."""
@@ -100,7 +104,7 @@ def part_key(molecule: Chem.Mol) -> str:
     Canonical SMILES where InChI cannot name it.
     """
     plain = Chem.Mol(molecule)
-    clear_labels(plain)
+    clear_isotopes(plain)
     try:
         with rdBase.BlockLogs():
             plain = rdMolStandardize.Uncharger().uncharge(Chem.RemoveHs(plain))
@@ -110,14 +114,12 @@ def part_key(molecule: Chem.Mol) -> str:
     return key[:14] or str(Chem.MolToSmiles(plain, isomericSmiles=False))
 
 
-def clear_labels(molecule: Chem.Mol) -> bool:
-    """Make all isotopes natural and remove atom maps, in place; whether there was an isotope."""
-    labelled = False
-    for atom in molecule.GetAtoms():
-        labelled |= atom.GetIsotope() != 0
+def clear_isotopes(molecule: Chem.Mol) -> bool:
+    """Make all isotopes natural, in place; whether any was not."""
+    labelled = list(molecule.GetAtomsMatchingQuery(_LABELLED))
+    for atom in labelled:
         atom.SetIsotope(0)
-        atom.SetAtomMapNum(0)
-    return labelled
+    return bool(labelled)
 
 
 def parts_of(molecule: Chem.Mol) -> list[Chem.Mol]:
@@ -126,7 +128,7 @@ def parts_of(molecule: Chem.Mol) -> list[Chem.Mol]:
     Raises:
         StructureError: a metal is bound to carbon or in a complex.
     """
-    if any(atom.GetAtomicNum() in METALS for atom in molecule.GetAtoms()):
+    if len(molecule.GetAtomsMatchingQuery(_METAL)):
         molecule = _ionic(molecule)
     return list(Chem.GetMolFrags(molecule, asMols=True))
 
@@ -224,7 +226,7 @@ def _one_of(
 def _stereo_of(part: Chem.Mol) -> str:
     """Stereo as canonical SMILES of the neutral part."""
     plain = Chem.Mol(part)
-    clear_labels(plain)
+    clear_isotopes(plain)
     return str(Chem.MolToSmiles(rdMolStandardize.Uncharger().uncharge(Chem.RemoveHs(plain))))
 
 
