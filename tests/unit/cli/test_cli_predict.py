@@ -67,15 +67,15 @@ def test_rows_and_columns_stay_in_order(tmp_path: Path, run: Run, model_dir: Pat
         "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason",
     ]  # fmt: skip
     assert [row[0] for row in rows[1:]] == ["a", "b", "c", "", "d", "e"]
-    assert rows[2][2:] == ["x, y", *[""] * 9, "SMILES does not parse"]
-    assert rows[3][3:] == [*[""] * 9, "no SMILES"]
-    assert rows[4] == [*[""] * 12, "no SMILES"]  # a blank line keeps its place
+    assert rows[2][2:] == ["x, y", *[""] * 10, "SMILES does not parse"]
+    assert rows[3][3:] == [*[""] * 10, "no SMILES"]
+    assert rows[4] == [*[""] * 13, "no SMILES"]  # a blank line keeps its place
     assert rows[1][3:9] == rows[6][3:9] != rows[5][3:9]
     low, value, high = float(rows[1][4]), float(rows[1][3]), float(rows[1][5])
     assert low < value < high
     assert np.isfinite(float(rows[1][6]))
     assert rows[1][7:9] == ["", ""]  # not calibrated
-    assert rows[1][11].startswith("federated/local@")
+    assert rows[1][12].startswith("federated/local@")
     wider = table(run("predict", source, "--model-dir", model_dir, "--level", "0.95").out)
     assert float(wider[1][4]) < low
     assert float(wider[1][5]) > high
