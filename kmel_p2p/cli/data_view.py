@@ -48,6 +48,8 @@ def data_view(report: Mapping[str, Any]) -> Iterator[Table | str]:
         what = f", {first['removed']}" if first["removed"] else ""
         shown = f"line {first['row']}{what}: {_short(first['written'])} became {_short(first['standardised'])}"
         yield f"structures: {changed['rows']:,} rows: {kind} (first: {shown})"
+    for entry, withheld in report["embargo_withheld"].items():
+        yield f"embargo: {withheld:,} rows withheld by {entry}"
     for reason, rows in list(report["refused_for"].items())[:REASONS]:
         first = report["examples"][reason][0]
         shown = f": {first['value']}" if first["value"] else ""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rdkit.Chem import inchi
+from rdkit import Chem, rdBase
 
 from kmel_p2p.agreement.columns import EmbargoSection
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.parent import StructureError
-from kmel_p2p.chem.structures.series import murcko_scaffold
-from kmel_p2p.chem.structures.standardise import standardise
+from kmel_p2p.chem.structures.parent import StructureError, counter_ions, neutral_part, part_key, parts_of
+from kmel_p2p.chem.structures.series import murcko_scaffold, skeleton
+from kmel_p2p.chem.structures.standardise import parse, standardise
 
 _KEY = re.compile(r"^[A-Z]{14}(-[A-Z]{10}-[A-Z])?$")
 
@@ -22,45 +24,59 @@ _KEY = re.compile(r"^[A-Z]{14}(-[A-Z]{10}-[A-Z])?$")
 class Embargo:
     """The lists, ready for use.
 
+    A record is withheld if any part of it, as written or standardised, is on the list: the part itself, a stereoisomer,
+    a charged form or a tautomer (`parent.part_key`, `series.skeleton`).
+
     Attributes:
-        skeletons: first blocks of InChIKeys; stereoisomers and salts of a listed compound are withheld with it.
-        others: identities of listed compounds that InChI cannot name.
-        scaffolds: Murcko scaffolds (canonical SMILES).
+        compounds: key or skeleton of a part -> the line of the list, in words.
+        scaffolds: Murcko scaffold (canonical SMILES) -> the line of the list, in words.
         projects: names of projects, lower case.
-        met: members of the four sets that withheld something.
+        withheld: line or project -> rows that it withheld.
     """
 
-    skeletons: frozenset[str] = frozenset()
-    others: frozenset[str] = frozenset()
-    scaffolds: frozenset[str] = frozenset()
+    compounds: Mapping[str, str] = field(default_factory=dict)
+    scaffolds: Mapping[str, str] = field(default_factory=dict)
     projects: frozenset[str] = frozenset()
-    met: set[str] = field(default_factory=set)
+    withheld: Counter[str] = field(default_factory=Counter)
 
-    def refusal(self, identity: str, scaffold: str) -> str:
-        """Why a compound is withheld; empty when it is not."""
-        if identity in self.others or identity[:14] in self.skeletons:
-            self.met.add(identity if identity in self.others else identity[:14])
-            return "embargo: the compound is on the list"
-        if scaffold and scaffold in self.scaffolds:
-            self.met.add(scaffold)
-            return "embargo: the scaffold is on the list"
+    def refusal(self, written: str, standardised: str, scaffold: str) -> str:
+        """Why a row is withheld; empty if it is not.
+
+        Args:
+            written: SMILES of the record.
+            standardised: SMILES of its parent; empty if the record cannot be used anyway.
+            scaffold: Murcko scaffold of the parent.
+        """
+        if not self.compounds and not self.scaffolds:
+            return ""
+        parts = _parts(written) + (_parts(standardised) if standardised else [])
+        for part in parts if self.compounds else ():
+            for key in _keys(part):
+                if key in self.compounds:
+                    return self._withhold(self.compounds[key], "compound")
+        for own in (scaffold, *(_scaffold(part) for part in parts if self.scaffolds)):
+            if own and own in self.scaffolds:
+                return self._withhold(self.scaffolds[own], "scaffold")
         return ""
 
     def project_refusal(self, project: str) -> str:
-        """Why a project's rows are withheld; empty when they are not."""
+        """Why a project's rows are withheld; empty if they are not."""
         name = project.strip().lower()
-        if name not in self.projects:
-            return ""
-        self.met.add(name)
-        return "embargo: the project is on the list"
+        return self._withhold(name, "project") if name in self.projects else ""
+
+    def _withhold(self, entry: str, what: str) -> str:
+        self.withheld[entry] += 1
+        return f"embargo: the {what} is on the list ({entry})"
 
     def unmatched(self) -> tuple[str, ...]:
         """Entries of the lists that withheld nothing, in words; a misspelt name must not go unnoticed."""
         found = [f"project {name!r} is on the list, and no row that could be used names it"
-                 for name in sorted(self.projects - self.met)]  # fmt: skip
-        for listed, what in ((self.skeletons | self.others, "compounds"), (self.scaffolds, "scaffolds")):
-            if missing := len(listed - self.met):
-                found.append(f"{missing} of {len(listed)} {what} on the list kept nothing (more) back")
+                 for name in sorted(self.projects) if not self.withheld[name]]  # fmt: skip
+        for listed, what in ((self.compounds, "compounds"), (self.scaffolds, "scaffolds")):
+            entries = dict.fromkeys(listed.values())
+            if missing := [entry for entry in entries if not self.withheld[entry]]:
+                shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+                found.append(f"{len(missing)} of {len(entries)} {what} on the list withheld nothing ({shown})")
         return tuple(found)
 
 
@@ -75,20 +91,20 @@ def load_embargo(source: EmbargoSection, policy: FeatureRule) -> Embargo:
         raise ConfigError("data.embargo.projects needs data.embargo.project_column: which column names the project?")
     if source.project_column and not source.projects:
         raise ConfigError("data.embargo.project_column needs data.embargo.projects: which projects are withheld?")
-    skeletons, others, scaffolds = set(), set(), set()
+    compounds: dict[str, str] = {}
+    scaffolds: dict[str, str] = {}
     for number, text in _lines(source.compounds, "data.embargo.compounds"):
+        entry = f"line {number}: {text[:60]}"
         if _KEY.match(text):
-            skeletons.add(text[:14])
+            compounds.setdefault(text[:14], entry)
             continue
         try:
-            structure, molecule = standardise(text, policy)
+            parts = _listed(text, policy)
         except StructureError as error:
             raise _unreadable(source.compounds, number, text, "SMILES or InChIKey", error) from None
-        key = str(inchi.MolToInchiKey(molecule) or "")  # type: ignore[no-untyped-call]
-        if key:
-            skeletons.add(key[:14])
-        else:
-            others.add(structure.identity)
+        for part in parts:
+            for key in _keys(part):
+                compounds.setdefault(key, entry)
     for number, text in _lines(source.scaffolds, "data.embargo.scaffolds"):
         try:
             _, molecule = standardise(text, policy)
@@ -99,9 +115,48 @@ def load_embargo(source: EmbargoSection, policy: FeatureRule) -> Embargo:
             raise DataError(
                 f"{source.scaffolds}: line {number}: {text!r} has no ring, so no scaffold; list it as a compound"
             )
-        scaffolds.add(scaffold)
+        scaffolds.setdefault(scaffold, f"line {number}: {text[:60]}")
     projects = frozenset(name.strip().lower() for name in source.projects)
-    return Embargo(frozenset(skeletons), frozenset(others), frozenset(scaffolds), projects)
+    return Embargo(compounds, scaffolds, projects)
+
+
+def _listed(text: str, policy: FeatureRule) -> list[Chem.Mol]:
+    """The parts of a line that are on the list: its parent; without one (a metal complex, a mixture), all that are no
+    counter-ions.
+
+    Raises:
+        StructureError: it is not a structure, or all of it is counter-ions.
+    """
+    molecule = parse(text)
+    try:
+        return [standardise(text, policy)[1]]
+    except StructureError as error:
+        parts = [part for part in Chem.GetMolFrags(molecule, asMols=True) if part_key(part) not in counter_ions()]
+        parts = [part for part in parts if part.GetNumHeavyAtoms() > 1]
+        if not parts:
+            raise error
+        return parts
+
+
+def _parts(smiles: str) -> list[Chem.Mol]:
+    """The parts of a record as it is written; none if it cannot be read."""
+    with rdBase.BlockLogs():
+        try:
+            molecule = parse(smiles)
+        except StructureError:
+            return []
+        try:
+            return parts_of(molecule)
+        except StructureError:  # a metal complex: it may be on the list as it is
+            return list(Chem.GetMolFrags(molecule, asMols=True))
+
+
+def _keys(part: Chem.Mol) -> tuple[str, str]:
+    return part_key(part), skeleton(part)
+
+
+def _scaffold(part: Chem.Mol) -> str:
+    return murcko_scaffold(neutral_part(part))
 
 
 def _lines(path: Path | None, key: str) -> list[tuple[int, str]]:

@@ -124,7 +124,7 @@ def ingest(
     representative: dict[str, int] = {}
     changes: dict[str, ChangedRows] = {}
     for row, at in zip(rows.kept, described.row_of, strict=True):
-        reason = table.reasons[at] or embargo.refusal(table.identities[at], table.scaffolds[at])
+        reason = embargo.refusal(row.smiles, table.smiles[at], table.scaffolds[at]) or table.reasons[at]
         if not reason and table.identities[at] in excluded:
             reason = "the compound is in the test file too; it is used for scoring only"
         if reason:
@@ -141,6 +141,7 @@ def ingest(
     return dataclasses.replace(
         _merge(rows, endpoints, groups, table, representative),
         changes=changes,
+        embargo_withheld=dict(embargo.withheld),
         embargo_unmatched=embargo.unmatched(),
     )
 

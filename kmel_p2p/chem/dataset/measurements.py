@@ -125,6 +125,7 @@ class Measurements:
         rejects: refused rows.
         readings: per assay endpoint, what its cells held before merging.
         changes: kind of change (`structures.parent.Kind`) -> the used rows that it was made to.
+        embargo_withheld: entry of the embargo lists, in words -> rows that it withheld.
         embargo_unmatched: what the embargo lists name but no row holds; a misspelt name withholds nothing.
     """
 
@@ -141,6 +142,7 @@ class Measurements:
     rejects: tuple[RejectedRow, ...]
     readings: tuple[Readings, ...]
     changes: Mapping[str, ChangedRows] = field(default_factory=dict)
+    embargo_withheld: Mapping[str, int] = field(default_factory=dict)
     embargo_unmatched: tuple[str, ...] = ()
 
     def __len__(self) -> int:

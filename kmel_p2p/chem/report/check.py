@@ -53,6 +53,7 @@ def check(source: Source, own: Measurements, split: SplitRule, test: Measurement
         "not_measured_here": [e.name for e in own.endpoints if e.name not in source.columns],
         "folds": shared,
         "structures_changed": _changes(own, test),
+        "embargo_withheld": dict(own.embargo_withheld),
         "examples": _examples(own),
         "refused_for": dict(Counter(reason_kind(reject.reason) for reject in own.rejects).most_common()),
         "problems": problems,

@@ -103,15 +103,21 @@ def part_key(molecule: Chem.Mol) -> str:
 
     Canonical SMILES where InChI cannot name it.
     """
+    neutral = neutral_part(molecule)
+    with rdBase.BlockLogs():
+        key = str(inchi.MolToInchiKey(neutral) or "")  # type: ignore[no-untyped-call]
+    return key[:14] or str(Chem.MolToSmiles(neutral, isomericSmiles=False))
+
+
+def neutral_part(molecule: Chem.Mol) -> Chem.Mol:
+    """A part with natural isotopes, neutral where protons alone can do that; as it is drawn where RDKit fails."""
     plain = Chem.Mol(molecule)
     clear_isotopes(plain)
     try:
         with rdBase.BlockLogs():
-            plain = rdMolStandardize.Uncharger().uncharge(Chem.RemoveHs(plain))
-            key = str(inchi.MolToInchiKey(plain) or "")  # type: ignore[no-untyped-call]
-    except Exception:  # RDKit raises many types here; the part stays as it is drawn
-        key = ""
-    return key[:14] or str(Chem.MolToSmiles(plain, isomericSmiles=False))
+            return rdMolStandardize.Uncharger().uncharge(Chem.RemoveHs(plain))
+    except Exception:  # RDKit raises many types here
+        return plain
 
 
 def clear_isotopes(molecule: Chem.Mol) -> bool:
@@ -225,9 +231,7 @@ def _one_of(
 
 def _stereo_of(part: Chem.Mol) -> str:
     """Stereo as canonical SMILES of the neutral part."""
-    plain = Chem.Mol(part)
-    clear_isotopes(plain)
-    return str(Chem.MolToSmiles(rdMolStandardize.Uncharger().uncharge(Chem.RemoveHs(plain))))
+    return str(Chem.MolToSmiles(neutral_part(part)))
 
 
 def _order(part: Chem.Mol) -> tuple[int, float, str]:

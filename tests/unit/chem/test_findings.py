@@ -144,7 +144,7 @@ def test_an_embargo_that_meets_nothing_is_reported(tmp_path: Path) -> None:
     own = read(path, embargo=embargo)
     assert own.embargo_unmatched == (
         "project 'p117' is on the list, and no row that could be used names it",
-        "1 of 2 compounds on the list kept nothing (more) back",
+        "1 of 2 compounds on the list withheld nothing (line 2: CCCCl)",
     )
     report = check(
         Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}, embargo=embargo), own, SPLIT

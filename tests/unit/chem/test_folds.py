@@ -19,6 +19,8 @@ from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.structures.features import reference_hash
+from kmel_p2p.chem.structures.series import series
+from kmel_p2p.chem.structures.standardise import standardise
 
 POLICY = FeatureRule(bits=64)
 LOGD = AssayEndpoint(name="logd")
@@ -32,6 +34,39 @@ DRAWINGS = (
     ("[O-][n+]1ccccc1-c1ccccc1", "O=n1ccccc1-c1ccccc1"),
     ("CC(C)Cc1ccc(cc1)C(C)C(=O)O", "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"),
 )
+
+
+PAIRS = (
+    ("CC(=O)CC(C)=O", "CC(O)=CC(C)=O"),
+    ("CC(C)=O", "CC(O)=C"),
+    ("CC(C)N=O", "CC(C)=NO"),
+    ("CC(C)=NC", "CC(=C)NC"),
+    ("CC=NNc1ccccc1", "CCN=Nc1ccccc1"),
+    ("CC[N+](=O)[O-]", "CC=[N+](O)[O-]"),
+    ("CC1=NN(C)C(=O)C1", "Cc1cc(O)n(C)n1"),
+    ("O=C1Cc2ccccc2N1", "Oc1cc2ccccc2[nH]1"),
+    ("CC(=O)CC(c1ccccc1)C1=C(O)c2ccccc2OC1=O", "CC(=O)CC(c1ccccc1)C1C(=O)c2ccccc2OC1=O"),
+)
+"""Tautomers that are two compounds to InChI."""
+
+
+@pytest.mark.parametrize(("first", "second"), [*PAIRS, *DRAWINGS[:3]])
+@pytest.mark.parametrize("stereo", ["keep", "drop"])
+@pytest.mark.parametrize("tautomers", ["keep", "canonical"])
+def test_tautomers_never_stand_in_two_folds(first: str, second: str, stereo: str, tautomers: str) -> None:
+    policy = FeatureRule.model_validate({"stereo": stereo, "tautomers": tautomers})
+    assert series(standardise(first, policy)[1]) == series(standardise(second, policy)[1])
+
+
+def test_stereo_is_dropped_before_the_tautomer_is_chosen() -> None:
+    policy = FeatureRule(tautomers="canonical")
+    for drawn in (
+        "C[C@]12CC[C@H]3[C@@H](CCC4=CC(=O)CC[C@]34C)[C@@H]1CC[C@@H]2O",
+        "C=C(C)[C@@H]1CC[C@@]2(C)CCC(=O)C(C)=C2C1",
+        "C[C@H](N)C(=O)/C=C/c1ccccc1",
+    ):
+        flat = Chem.MolToSmiles(Chem.MolFromSmiles(drawn), isomericSmiles=False)
+        assert standardise(drawn, policy)[0] == standardise(flat, policy)[0]
 
 
 UNDATED = TimeSection()
