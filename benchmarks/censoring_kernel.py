@@ -39,7 +39,7 @@ NOISE = 0.3
 """Standard deviation of a measurement in labels, for `expected`."""
 
 TURNS = 40
-SMOKE: dict[str, Any] = {"seeds": 2, "limit": 80}
+SMOKE: dict[str, Any] = {"seeds": 2, "first": 3, "limit": 80}
 
 
 def expected(beyond: Array) -> Array:

@@ -87,5 +87,8 @@ prepare() {
         echo "the installation failed; the lines above say why. Is the package index reachable?" >&2
         return 1
     fi
+    # pip compiles with one core. Without this, every process would compile what it imports wherever Python is told not to
+    # write bytecode, and start seconds later. Some packages carry files that are no Python of this version.
+    "$home/bin/python" -m compileall -q -j 0 "$home"/lib/python*/site-packages >/dev/null 2>&1 || true
     fingerprint "$set" "$home/bin/python" >"$home/kmel-installed"
 }

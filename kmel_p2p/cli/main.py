@@ -22,10 +22,7 @@ COMMANDS = {
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "approve": ("kmel_p2p.cli.run:approve", "Let a held entry leave the site."),
     "reject": ("kmel_p2p.cli.run:reject", "Reject a held entry for good."),
-    "amendment": (
-        "kmel_p2p.cli.amendment:amendment",
-        "Add or retire a site of a running federation, or change its key.",
-    ),
+    "amendment": ("kmel_p2p.cli.amendment:amendment", "Add, retire or re-key a site of a running federation."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),
