@@ -106,7 +106,7 @@ def without(site: Site, ledger: Ledger, author: bytes) -> np.ndarray:
     sum_ = Accumulator.from_trunk(initial_trunk(site.layout, site.charter.model.seed))
     for entry in ledger.entries():
         if entry.author != author:
-            sum_.add(codec_of(site).decode(entry.payload), entry.weight)
+            sum_.add(codec_of(site).decode(entry.payload), entry.weight, entry.head_weights)
     return sum_.trunk()
 
 
