@@ -45,7 +45,7 @@ torch_is_pinned() {
 
 # Installs the packages of a set, and the project itself where the set is not `light`: install SET PYTHON
 install() {
-    # Compiling everything beforehand would take as long as installing it.
+    # `prepare` compiles what was installed, with all cores.
     local pip=("$2" -m pip install --quiet --no-compile --disable-pip-version-check)
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
         echo "requirements/ has pins for Linux on x86_64 only; installing the newest releases that fit" >&2
