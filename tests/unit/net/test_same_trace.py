@@ -29,7 +29,7 @@ from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, pre
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer, make_wire
 from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
-from kmel_p2p.core.types import MILLISECOND, Micros
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.transport import Transport
@@ -128,7 +128,9 @@ class Site:
             self.identity,
             NAMES.keys,
             addresses[self.identity.key],
-            settings=short_settings(),
+            settings=short_settings(
+                dial_timeout_us=10 * SECOND, connect_timeout_us=5 * SECOND, handshake_timeout_us=5 * SECOND
+            ),
             on_message=self.driver.message,
             on_link=self.driver.link,
             clock=monotonic,
