@@ -13,6 +13,7 @@ from kmel_p2p.core.ledger.events import EntryPublished
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.rounds import Amend, CharterAmended, Phase, RunComplete
+from kmel_p2p.core.rounds.machine import RoundState
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
@@ -98,6 +99,20 @@ def test_retraction_takes_exactly_the_sites_contribution_out_and_survives_a_rest
     assert ledger.accepted.get(key, 4) is not None
     kept = [decode(record.encoded).number for who, record in federation.sites[2].disk.entries.items() if who[0] == key]
     assert kept == [1, 2, 3, 4, 5]
+
+
+def test_a_site_retired_while_it_stores_an_entry_does_not_keep_it() -> None:
+    federation = LedgerFederation(toy_world(4, {"entry_limit": 20}, step_us=slowly), 6)
+    federation.start_all()
+    key = federation.sites[3].key
+    federation.run(60 * SECOND, until=lambda: federation.averaging(3).ledger.head(key) >= 4)
+    averaging = federation.averaging(3)
+    assert federation.run(60 * SECOND, lambda: averaging._state is RoundState.STORING, step=MILLISECOND)
+    last = federation.averaging(3).ledger.head(key)
+    amend(federation, 3, agreed(federation, [0, 1, 2], retire=[{"name": "site3", "last": last}]))
+    federation.run(5 * SECOND)
+    assert federation.averaging(3).ledger.head(key) == last
+    assert max(number for who, number in federation.sites[3].disk.entries if who == key) == last
 
 
 def test_a_retraction_after_the_end_concludes_the_run_anew_everywhere() -> None:

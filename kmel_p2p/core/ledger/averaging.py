@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persisted
-from kmel_p2p.core.ledger.events import EntryPublished
+from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted
+from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
 from kmel_p2p.core.ledger.snapshot import maintenance
@@ -211,6 +211,9 @@ class LedgerAveraging(RoundMachine):
         if outcome.verdict is Verdict.APPLIED:
             self._outbox.append(Emit(EntryPublished(entry.number, len(entry.encode()), entry.weight)))
             self.antientropy.push.own(entry, now)
+        elif outcome.verdict is Verdict.ENDED:
+            # An amendment retired this site while its entry was being stored: the store must not count it.
+            self._outbox.append(Persist(RetractionRecord(self._key, entry.number, RETIRED, ())))
 
     # ---- when the next round may open ---------------------------------------------------------------------------
 

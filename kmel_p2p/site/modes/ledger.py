@@ -40,7 +40,7 @@ from kmel_p2p.core.ledger.events import (
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
@@ -96,7 +96,12 @@ class LedgerMode(SiteMode):
         """The ledger as the store holds it."""
         if store.averaging.load() is not None:
             raise ConfigError(f"{store.path}: holds a run in mode pushsum; this charter's mode is ledger. {OTHER_RUN}")
-        return open_ledger(site, store)
+        ledger = open_ledger(site, store)
+        for author, number in store.vector().items():
+            # A crash, or an amendment that came as a file, can leave entries behind that no longer count.
+            if number > ledger.head(author) and ledger.accepted.is_ended(author, ledger.head(author) + 1):
+                store.retract(author, ledger.head(author) + 1, RETIRED, ())
+        return ledger
 
     def averaging(
         self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros

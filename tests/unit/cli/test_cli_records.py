@@ -20,6 +20,7 @@ from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, create
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.modes.ledger import LedgerMode
 from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog, keep_head
 from kmel_p2p.site.site import names_of, stored_constitution
 from kmel_p2p.site.state.signed_amendments import SIGNED_NAME
@@ -207,6 +208,22 @@ def test_sites_that_amendments_brought_have_their_names_and_former_keys_are_told
         constitution = constitution.followed_by(document)
     former = f"south (former key {south.key.hex()[:8]})"
     assert names_of(constitution) == {north.key: "north", south.key: former, new.key: "south", west.key: "west"}
+
+
+def test_entries_that_an_amendment_in_a_file_ends_are_set_aside_at_the_next_start(filled: Path, tmp_path: Path) -> None:
+    config = load_config(filled)
+    made = load_site(config).constitution
+    document = made.draft(retire=[{"name": "north", "last": 0}])
+    for signer in (load_key(filled.parent / "site.key"), Identity(bytes(32))):
+        document = document.signed_by(signer, made)
+    (tmp_path / "leave.toml").write_text(document.render())
+    listed = config.site.model_copy(update={"amendments": (tmp_path / "leave.toml",)})
+    site = load_site(config.model_copy(update={"site": listed}))
+    north = load_key(filled.parent / "site.key").key
+    with contextlib.closing(Store(config.site.state_dir / STORE_NAME)) as store:
+        assert store.vector() == {north: 2}
+        assert LedgerMode().open(site, store).vector == store.vector() == {}
+        assert [(number, kind) for number, kind, _ in store.evidence(north)] == [(1, "retracted"), (2, "retracted")]
 
 
 def test_what_the_files_list_is_continued_by_what_the_store_heard_later(filled: Path, run: Run, tmp_path: Path) -> None:
