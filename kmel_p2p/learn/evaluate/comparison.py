@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.evaluate.losses import compound_losses
 from kmel_p2p.learn.evaluate.scores import (
     FoldScores,
     Predict,
@@ -46,7 +46,7 @@ from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_on
 from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import HUBER_DELTA, LocalOptimiser
+from kmel_p2p.learn.train.optimise import LocalOptimiser
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -257,24 +257,6 @@ def _result(
             ],
         },
     }
-
-
-def compound_losses(
-    endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Loss of each compound, float64[n]: Huber as in training (one outlier must not decide), log loss for classes.
-
-    Args:
-        outputs: float64[n], labels or logits.
-        labels: float32[n], all measured, none of them a bound.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        if endpoint.kind == "classification":
-            losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))
-            return losses
-        error = np.abs(outputs - labels)
-        losses = np.where(error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2))
-        return losses
 
 
 def choose_all(losses: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, str]:
