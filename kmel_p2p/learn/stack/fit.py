@@ -70,7 +70,7 @@ def fit_stack(
         report: called with (learners done, learners in all); may raise to interrupt.
     """
     site = _Site(dataset, networks_of(architecture, models), read_by(models), seed)
-    total, done = len(dataset.endpoints) * len(site.readers) * len(KINDS), 0
+    total, done = learners_in_all(dataset, models), 0
 
     def tick() -> None:
         nonlocal done
@@ -84,6 +84,11 @@ def fit_stack(
         left.append(held_out)
     report(total, total)
     return FittedStack(SiteStack(architecture, dataset.inputs.width, models, site.known, tuple(endpoints)), tuple(left))
+
+
+def learners_in_all(dataset: Dataset, networks: Collection[str]) -> int:
+    """How many learners `fit_stack` fits with these networks, at most: what it reports progress in."""
+    return len(dataset.endpoints) * len(read_by(networks)) * len(KINDS)
 
 
 class _Site:
