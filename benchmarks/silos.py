@@ -137,12 +137,12 @@ def _errors(
     inputs, labels = data.inputs.rows(data.test), data.labels[data.test]
     known = [scorable(data, data.test, place) for place in range(len(data.endpoints))]
     outputs = outputs_of(predict, predict, inputs)
-    foreign = own.foreign(data.inputs.bits(data.test))
+    bits = data.inputs.bits(data.test)
     if stack is None:
-        outputs[CHOSEN] = answers(outputs, chosen, foreign)
+        outputs[CHOSEN] = answers(outputs, chosen, own.foreign(bits))
     else:
         outputs |= stack.sides(inputs)
-        outputs[CHOSEN] = stack.chosen(outputs, foreign)
+        outputs[CHOSEN] = stack.chosen(outputs, own.unusual(bits))
     found = {}
     for name, output in outputs.items():
         off = np.abs(output - labels)

@@ -34,7 +34,7 @@ class HeldOut:
     Attributes:
         rows: int64[n] of the dataset, ascending.
         labels: float64[n].
-        sides: `BEST_LOCAL` and `STACK`, float64[n] each.
+        sides: those of `sides.SIDES`, float64[n] each.
     """
 
     rows: NDArray[np.int64]
@@ -134,7 +134,7 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     weighed = weigh(endpoint, outputs, labels, site.networks, site.seed) if trained else only_others(outputs)
     needed = {name for side in weighed.sides.values() for name in side.names}
     kept = {name: learner for name, learner in learners.items() if name in needed}
-    stack = EndpointStack(kept, site.of_known[place], weighed.sides, weighed.own, weighed.foreign)
+    stack = EndpointStack(kept, site.of_known[place], weighed.sides, weighed.own, weighed.unusual)
     return stack, HeldOut(asked, labels, weighed.crossed)
 
 

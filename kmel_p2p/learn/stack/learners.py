@@ -24,8 +24,18 @@ from kmel_p2p.learn.stack.trees import TreeEnsemble
 
 KINDS = ("trees", "boosting", "gp")
 
-TREES, TREE_FEATURES, TREE_LEAF = 100, 0.1, 2
-STAGES, STAGE_FEATURES, STAGE_ROWS, STAGE_DEPTH, STAGE_RATE = 400, 0.03, 0.7, 4, 0.05
+SMALL = 500
+"""Training compounds up to which trees are grown with more care; above, fewer trees and features do as well."""
+
+TREES, TREE_FEATURES, TREE_LEAF = (150, 60), 0.1, 2
+STAGES, STAGE_FEATURES, STAGE_ROWS, STAGE_DEPTH, STAGE_RATE = 400, (0.03, 0.02), 0.7, 4, 0.05
+"""Pairs are for `SMALL` sets and for larger ones."""
+
+ABSURD = 3.0
+"""A learner whose held-out loss is this many times that of a constant does not enter."""
+
+VOTES = 100
+"""Trees that a share of class 1 counts as when it becomes a logit."""
 
 Labels = NDArray[np.float64]
 """float64[n]; 0 and 1 for classes."""
@@ -135,18 +145,16 @@ def sane(
     ]
 
 
-ABSURD = 3.0
-
-
 def _extra_trees(columns: NDArray[np.float32], labels: Labels, classes: bool, seed: int) -> TreeEnsemble:
     """Classes as 0 and 1: the variance of such labels is half the Gini impurity, so the splits are a classifier's."""
     from sklearn.ensemble import ExtraTreesRegressor
 
+    count = TREES[len(labels) > SMALL]
     forest = ExtraTreesRegressor(
-        TREES, max_features=TREE_FEATURES, min_samples_leaf=TREE_LEAF, random_state=seed, n_jobs=1
+        count, max_features=TREE_FEATURES, min_samples_leaf=TREE_LEAF, random_state=seed, n_jobs=1
     )
     forest.fit(columns, labels)
-    return TreeEnsemble.of((tree.tree_ for tree in forest.estimators_), 0.0, 1 / TREES)
+    return TreeEnsemble.of((tree.tree_ for tree in forest.estimators_), 0.0, 1 / count)
 
 
 def _boosting(columns: NDArray[np.float32], labels: Labels, classes: bool, seed: int) -> TreeEnsemble:
@@ -157,7 +165,7 @@ def _boosting(columns: NDArray[np.float32], labels: Labels, classes: bool, seed:
         n_estimators=STAGES,
         learning_rate=STAGE_RATE,
         max_depth=STAGE_DEPTH,
-        max_features=STAGE_FEATURES,
+        max_features=STAGE_FEATURES[len(labels) > SMALL],
         subsample=STAGE_ROWS,
         random_state=seed,
     )
@@ -170,6 +178,6 @@ def _boosting(columns: NDArray[np.float32], labels: Labels, classes: bool, seed:
 
 def _logit(share: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log odds, kept finite as if half a tree more had voted for each class."""
-    smooth = (share * TREES + 0.5) / (TREES + 1)
+    smooth = (share * VOTES + 0.5) / (VOTES + 1)
     odds: NDArray[np.float64] = np.log(smooth / (1 - smooth))
     return odds

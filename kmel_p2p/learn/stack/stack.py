@@ -1,8 +1,8 @@
-"""The stack of a site: per assay endpoint a best local side and a federated side, and which of the two answers.
+"""The stack of a site: per assay endpoint what is best alone and with the federation, and which of them answers.
 
 made = fit_stack(architecture, dataset, models, seed)        # learn.stack.fit
-made.stack.sides(inputs)["stack"]                            # float64[n, E]; also "best_local"
-made.stack.answers(inputs, foreign)                          # what the site predicts with
+made.stack.sides(inputs)["stack"]                            # float64[n, E]; also "best_local", "foreign"
+made.stack.answers(inputs, neighbours.unusual(bits))         # what the site predicts with
 write_state(path, made.stack.tensors(), made.stack.facts())  # one safetensors file, which stays at the site
 SiteStack.from_tensors(tensors, facts, architecture, models)
 """
@@ -21,12 +21,11 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.stack.learners import Learner, read_learner
 from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Similar
-from kmel_p2p.learn.stack.sides import BEST_LOCAL, LOCAL_NETWORKS, LOCALS, STACK, Mixture
+from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, LOCALS, SIDES, Mixture
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
 from kmel_p2p.learn.stack.weights import mixed
 from kmel_p2p.learn.train.checkpoint import Parameters
 
-SIDES = (BEST_LOCAL, STACK)
 STORED_ELSEWHERE = ("local", "federated", "personalised")
 """Networks that the model directory holds already."""
 
@@ -43,15 +42,15 @@ class EndpointStack:
     Attributes:
         learners: trees, boosting and Gaussian processes by name.
         rows: int64[m] of the site's `Known`, what the Gaussian processes were fitted to.
-        sides: `BEST_LOCAL` and `STACK`.
-        own, foreign: which side answers for compounds like the site's own, and for those unlike them.
+        sides: those of `SIDES`.
+        own, unusual: which side answers for compounds like the site's own, and for those that are less so.
     """
 
     learners: Mapping[str, Learner]
     rows: NDArray[np.int64]
     sides: Mapping[str, Mixture]
     own: str
-    foreign: str
+    unusual: str
 
 
 class SiteStack:
@@ -80,7 +79,7 @@ class SiteStack:
         self._networks = networks_of(architecture, models)
 
     def sides(self, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
-        """Outputs float64[n, E] of `BEST_LOCAL` and `STACK`: labels, or logits.
+        """Outputs float64[n, E] of each of `SIDES`: labels, or logits.
 
         Args:
             inputs: rows of network inputs (`dataset.Inputs.rows`).
@@ -101,18 +100,18 @@ class SiteStack:
                     found[side][block, place] = mixture_of(endpoint, mixture, outputs)
         return found
 
-    def answers(self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def answers(self, inputs: NDArray[np.float32], unusual: NDArray[np.bool_]) -> NDArray[np.float64]:
         """What the site predicts, float64[n, E].
 
         Args:
-            foreign: bool[n], compounds unlike the site's own (`Neighbours.foreign`).
+            unusual: bool[n], compounds less like the site's own than most held-out ones (`Neighbours.unusual`).
         """
-        return self.chosen(self.sides(inputs), foreign)
+        return self.chosen(self.sides(inputs), unusual)
 
-    def chosen(self, sides: Mapping[str, NDArray[np.float64]], foreign: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def chosen(self, sides: Mapping[str, NDArray[np.float64]], unusual: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The same from what `sides` gave."""
         columns = [
-            np.where(foreign, sides[stack.foreign][:, place], sides[stack.own][:, place])
+            np.where(unusual, sides[stack.unusual][:, place], sides[stack.own][:, place])
             for place, stack in enumerate(self.endpoints)
         ]
         return np.stack(columns, axis=1)
@@ -139,7 +138,7 @@ class SiteStack:
                 "learners": list(stack.learners),
                 "sides": {side: list(stack.sides[side].names) for side in SIDES},
                 "own": stack.own,
-                "foreign": stack.foreign,
+                "unusual": stack.unusual,
             }
             for endpoint, stack in zip(self.architecture.endpoints, self.endpoints, strict=True)
         ]
@@ -247,7 +246,7 @@ def _read(
             ):
                 raise damaged(where, "a side has other learners or impossible weights")
             sides[side] = Mixture(mixing, weights)
-        if not {told["own"], told["foreign"]} <= set(SIDES):
+        if not {told["own"], told["unusual"]} <= set(SIDES):
             raise damaged(where, "no such side")
-        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["foreign"]))
+        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"]))
     return SiteStack(architecture, bits, every, known, tuple(endpoints))

@@ -11,16 +11,17 @@ from kmel_p2p.learn.evaluate.losses import compound_losses
 from kmel_p2p.learn.evaluate.scores import blocks, scorable, score
 from kmel_p2p.learn.stack.fit import FittedStack
 from kmel_p2p.learn.stack.guard import difference
-from kmel_p2p.learn.stack.sides import BEST_LOCAL, STACK
+from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES, STACK
 from kmel_p2p.learn.train.dataset import Dataset
 
 
 def compare_sides(dataset: Dataset, fitted: FittedStack) -> list[dict[str, Any]]:
     """One document for each assay endpoint of the dataset:
 
-    own, foreign        the side that answers for the site's own chemistry, and for other
+    own, unusual        the side that answers for compounds like the site's own, and for those that are less so
     held_out            compounds that decided
-    best_local, stack   {"held_out": score, "test": score}, as `scores.score`; without a fold that has no values
+    best_local, stack, foreign
+                        {"held_out": score, "test": score}, as `scores.score`; without a fold that has no values
     difference          [mean, standard error] of the losses on held-out compounds, stack - best local; None if few
     """
     tests = _test_outputs(dataset, fitted)
@@ -29,8 +30,8 @@ def compare_sides(dataset: Dataset, fitted: FittedStack) -> list[dict[str, Any]]
         held, stack = fitted.held_out[place], fitted.stack.endpoints[place]
         asked = scorable(dataset, dataset.test, place)
         labels = dataset.labels[dataset.test[asked], place]
-        told: dict[str, Any] = {"own": stack.own, "foreign": stack.foreign, "held_out": len(held.rows)}
-        for side in (BEST_LOCAL, STACK):
+        told: dict[str, Any] = {"own": stack.own, "unusual": stack.unusual, "held_out": len(held.rows)}
+        for side in SIDES:
             scores = {}
             if len(held.rows):
                 scores["held_out"] = score(endpoint, held.sides[side], held.labels.astype(np.float32))
@@ -47,4 +48,4 @@ def _test_outputs(dataset: Dataset, fitted: FittedStack) -> dict[str, NDArray[np
     """Side -> float64[len(test), E], in bounded memory."""
     parts = [fitted.stack.sides(dataset.inputs.rows(block)) for block in blocks(dataset.test)]
     nothing = np.empty((0, len(dataset.endpoints)))
-    return {side: np.concatenate([nothing, *(part[side] for part in parts)]) for side in (BEST_LOCAL, STACK)}
+    return {side: np.concatenate([nothing, *(part[side] for part in parts)]) for side in SIDES}
