@@ -91,6 +91,15 @@ class Network:
         parts = [self.forward(self.read(part)).double().cpu().numpy() for part in self._body.parts(inputs, batch)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
 
+    @torch.no_grad()
+    def activations(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float32]:
+        """float32[n, hidden[-1]]: the last layer below the heads, without dropout; the mean over members."""
+        parts = [
+            self._body(self.read(part), training=False).mean(dim=0).float().cpu().numpy()
+            for part in self._body.parts(inputs, batch)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.architecture.hidden[-1]), np.float32)
+
 
 def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     """A flat leaf tensor and named leaf views of it whose gradients are views of the flat gradient."""
