@@ -180,10 +180,12 @@ def _in_process(
     for at, (silo, part, setting) in enumerate(zip(SILOS, data, settings, strict=True)):
         own = compare(
             shape, blind[at], setting, seed, together.parameters(at), steps=steps,
-            federated_history=[], report=lambda done, total: None, others=together.others(at),
+            federated_history=[], report=lambda done, total: None, stacking=True, others=together.others(at),
         )  # fmt: skip
         chosen = {e["name"]: e["chosen"] for e in own.result["endpoints"]}
-        sites.append(Site(silo, part, predictors(shape, own.models), chosen, own.forest, own.stacked.stack))
+        stacked = own.stacked
+        assert stacked is not None, "asked for"
+        sites.append(Site(silo, part, predictors(shape, own.models), chosen, own.forest, stacked.stack))
         budget = own.result["steps"] + own.result["tuning_steps"]
     return sites, budget
 

@@ -86,8 +86,11 @@ def test_an_installed_wheel_runs_the_demo_without_the_source_tree(installed: Pat
 def test_the_source_distribution_can_run_its_tests(packages: Path, tmp_path: Path) -> None:
     (archive,) = packages.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
-        # Python 3.11 has filters from 3.11.4 on only.
-        opened.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        if hasattr(tarfile, "data_filter"):
+            opened.extractall(tmp_path, filter="data")
+        else:
+            # Python 3.11 has filters from 3.11.4 on only.
+            opened.extractall(tmp_path)
     (tree,) = tmp_path.iterdir()
     ours, theirs = ({path.relative_to(folder) for path in (folder / "tests").rglob("*.py")} for folder in (ROOT, tree))
     assert ours == theirs

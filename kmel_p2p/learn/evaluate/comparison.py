@@ -48,9 +48,9 @@ from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
 from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, OTHERS
 from kmel_p2p.learn.stack.verdict import compare_sides
-from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
+from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints, validation_loss
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import LocalOptimiser
+from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -87,14 +87,16 @@ class Comparison:
         result: plain dict, JSON-ready (see `session.Finished`).
         forest: the random forest.
         neighbours: the training compounds.
-        stacked: the site's stack, and its outputs on held-out compounds.
+        took_prefix: whether the personalised model started from an earlier trunk than the final one.
+        stacked: the site's stack, and its outputs on held-out compounds; None unless asked for.
     """
 
     models: dict[str, Parameters]
     result: dict[str, Any]
     forest: Predict
     neighbours: Neighbours
-    stacked: FittedStack
+    took_prefix: bool = False
+    stacked: FittedStack | None = None
 
 
 def compare(
@@ -107,6 +109,8 @@ def compare(
     steps: int,
     federated_history: Sequence[tuple[int, FoldScores]],
     report: Callable[[int, int], None],
+    prefix: Parameters | None = None,
+    stacking: bool = False,
     others: NDArray[np.float32] | None = None,
 ) -> Comparison:
     """Train local and personalised models, score all, choose, and fit the stack.
@@ -117,11 +121,14 @@ def compare(
         steps: optimiser steps this site took for its entries.
         federated_history: (round, scores of the trunk it started from).
         report: called with (steps done, total steps); may raise to interrupt.
+        prefix: the earlier trunk that did best on the validation fold, with the private heads of that time. The
+            personalised model starts from it if it does better there than the final one.
     """
     tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
-    names = (*LOCAL_NETWORKS, "federated", "personalised", *([OTHERS] if others is not None else []))
-    trained = 3 * steps + 4 * tuning
-    total = trained + learners_in_all(dataset, names)
+    total = steps + 2 * tuning
+    if stacking:
+        names = (*LOCAL_NETWORKS, "federated", "personalised", *([OTHERS] if others is not None else []))
+        total += 2 * (steps + tuning) + learners_in_all(dataset, names)
     network = Network(architecture)
 
     fitted = fit_private_heads(network, dataset, settings, federated, tuning, lambda: report(0, total))
@@ -136,7 +143,8 @@ def compare(
         tick=lambda done: report(done, total),
         scored=sampled(dataset, settings.seed, test=settings.test_in_rounds),
     )
-    fitted.load_into(network)
+    start = _better_start(network, dataset, fitted, prefix)
+    start.load_into(network)
     personalised = train_with_checkpoints(
         network,
         dataset,
@@ -147,18 +155,12 @@ def compare(
         tick=lambda done: report(steps + tuning + done, total),
     )
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
-    further = {}
-    for number, name in enumerate(LOCAL_NETWORKS[1:], start=1):
-        before = number * (steps + tuning) + tuning
-        further[name] = train_local(
-            architecture, dataset, settings, model_seed, number, steps=steps + tuning,
-            tick=lambda done, before=before: report(before + done, total),  # type: ignore[misc]
+    stacked = None
+    if stacking:
+        stacked = _stacked(
+            architecture, dataset, settings, model_seed, models, others, steps + tuning,
+            lambda done: report(steps + 2 * tuning + done, total),
         )  # fmt: skip
-    if others is not None:
-        further[OTHERS] = Parameters(others, fitted.private)
-    stacked = fit_stack(
-        architecture, dataset, {**models, **further}, settings.seed, lambda done, _: report(trained + done, total)
-    )
     predict = predictors(architecture, models)
     chosen = choices(dataset, predict)
     neighbours = Neighbours.of(dataset)
@@ -169,9 +171,52 @@ def compare(
         "forest": fold_scores(dataset, forest),
     }
     result = _result(dataset, scores, chosen, local, federated_history, every)
-    for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked), strict=True):
-        endpoint["stacked"] = told
-    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning}, forest, neighbours, stacked)
+    if stacked is not None:
+        for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked), strict=True):
+            endpoint["stacked"] = told
+    result |= {"steps": steps, "tuning_steps": tuning}
+    return Comparison(models, result, forest, neighbours, start is prefix, stacked)
+
+
+def _stacked(
+    architecture: Architecture,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    model_seed: int,
+    models: dict[str, Parameters],
+    others: NDArray[np.float32] | None,
+    steps: int,
+    report: Callable[[int], None],
+) -> FittedStack:
+    """Train further local networks, and fit the stack.
+
+    Args:
+        steps: optimiser steps of each network.
+        report: called with what is done: steps, then learners.
+    """
+    further = {}
+    for number, name in enumerate(LOCAL_NETWORKS[1:], start=1):
+        before = (number - 1) * steps
+        further[name] = train_local(
+            architecture, dataset, settings, model_seed, number, steps=steps,
+            tick=lambda done, before=before: report(before + done),  # type: ignore[misc]
+        )  # fmt: skip
+    if others is not None:
+        further[OTHERS] = Parameters(others, models["federated"].private)
+    return fit_stack(
+        architecture, dataset, {**models, **further}, settings.seed, lambda done, _: report(2 * steps + done)
+    )
+
+
+def _better_start(network: Network, dataset: Dataset, final: Parameters, prefix: Parameters | None) -> Parameters:
+    """Which of the two has the lower loss on the validation fold; the final one, unless the prefix has."""
+    if prefix is None:
+        return final
+    loss, found = MultiTaskLoss(dataset.endpoints), []
+    for parameters in (final, prefix):
+        parameters.load_into(network)
+        found.append(validation_loss(network, dataset, loss))
+    return prefix if found[1] < found[0] or not np.isfinite(found[0]) else final
 
 
 def train_local(
