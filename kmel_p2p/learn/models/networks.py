@@ -6,6 +6,7 @@ Gradients are laid out the same way, so that optimiser, residual and codec work 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,10 @@ class Network:
     def read(self, rows: NDArray[np.float32]) -> Any:
         """The trunk's input for rows of features (`dataset.Inputs.rows`)."""
         return self._body.read(rows)
+
+    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+        """All rows of inputs in order, at most `most` at a time, with what the trunk reads beside the features."""
+        return self._body.parts(rows, most)
 
     def forward(self, inputs: Any, training: bool = False) -> Tensor:
         """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes).

@@ -34,7 +34,7 @@ class LearnerInputs:
         """
         self._inputs, self.networks, self._bits = inputs, networks, bits
         width = next(iter(networks.values())).architecture.inputs
-        self.features = inputs[:, :width]
+        self.features = np.asarray(inputs)[:, :width]
         self._activations: dict[str, NDArray[np.float32]] = {}
         self._outputs: dict[str, NDArray[np.float64]] = {}
 

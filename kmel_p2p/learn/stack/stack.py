@@ -85,9 +85,11 @@ class SiteStack:
             inputs: rows of network inputs (`dataset.Inputs.rows`).
         """
         found = {side: np.empty((len(inputs), len(self.endpoints))) for side in SIDES}
-        for start in range(0, len(inputs), BLOCK):
-            block = slice(start, start + BLOCK)
-            readings = LearnerInputs(inputs[block], self._networks, self._bits)
+        stop = 0
+        for part in next(iter(self._networks.values())).parts(inputs, BLOCK):
+            block = slice(stop, stop + len(part))
+            stop = block.stop
+            readings = LearnerInputs(part, self._networks, self._bits)
             for place, endpoint in enumerate(self.architecture.endpoints):
                 stack = self.endpoints[place]
                 similar = Similar(readings, self._known, stack.rows)
