@@ -15,7 +15,9 @@ means over seeds. Beside the product's models:
     control   mean of two local models of different seeds, which a hybrid has to beat
     pooled    one model on the data of all silos, with a head for each silo: what nobody may train
 
-`cross_silo` scores each silo's models on the other silos' test folds.
+`best_local` is the strongest stack a silo can make alone, `stack` the same with the federation's learners
+(`learn.stack`), and `chosen` what sites predict with: the stack where held-out compounds do not contradict it, else the
+best local. `cross_silo` scores each silo's models on the other silos' test folds.
 """
 
 from __future__ import annotations
@@ -38,13 +40,13 @@ from benchmarks.parts.silos_data import ENDPOINTS, POLICY, SILOS, datasets, read
 from benchmarks.parts.silos_peers import federate_peers
 from benchmarks.parts.silos_pooled import pooled_predictors
 from kmel_p2p.chem.structures.cache import StructureCache
-from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
+from kmel_p2p.learn.evaluate.comparison import compare, predictors, train_local
 from kmel_p2p.learn.evaluate.scores import Predict, forest_baseline, median_baseline, scorable
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import CHOSEN, answers, outputs_of
-from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
+from kmel_p2p.learn.stack.stack import SiteStack
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
 
@@ -54,6 +56,10 @@ GOALS = {
     "logd_mean_change_pct": at_most(-4.0),
     "logd_worst_change_pct": at_most(-2.5),
     "cross_silo_federated_change_pct": at_most(-15.0),
+    "mean_change_vs_best_local_pct": at_most(-4.0),
+    "worst_change_vs_best_local_pct": at_most(0.5),
+    "logd_change_vs_best_local_pct": at_most(-6.0),
+    "cross_silo_change_vs_best_local_pct": at_most(-12.0),
 }
 """For 300 compounds and shared heads."""
 SMOKE: dict[str, Any] = {"per_silo": 20, "pool": 60, "seeds": 1, "steps": 8, "entries": 2, "hidden": [8]}
@@ -63,22 +69,21 @@ ENDPOINT_NAMES = {"logd": "logD", "hlm": "HLM clearance", "efflux": "efflux", "s
 MARKS = {
     "control": ("two local models, averaged", "o", "0.6"),
     "federated": ("federated", "s", "tab:orange"),
+    "best_local": ("best local stack", "^", "tab:green"),
     "chosen": ("what the site predicts with", "D", "tab:blue"),
 }
-
-OTHER_SEED = 7919
-"""Added to the seeds of the second local model of the control."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One silo after the federation: its models, and which the validation fold chose."""
+    """One silo after the federation: its models, which the validation fold chose, and the stack where there is one."""
 
     silo: str
     data: Dataset
     predict: Mapping[str, Predict]
     chosen: Mapping[str, str]
     forest: Predict | None = None
+    stack: SiteStack | None = None
 
 
 def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> di
             predict["median"] = median_baseline(site.data)
             predict["forest"] = site.forest or forest_baseline(site.data, seed)
         names = [site.chosen[endpoint.name] for endpoint in endpoints]
-        errors = [_errors(other.data, predict, names, Neighbours.of(site.data)) for other in sites]
+        errors = [_errors(other.data, predict, names, Neighbours.of(site.data), site.stack) for other in sites]
         for place, endpoint in enumerate(endpoints):
             if not len(site.data.measured(site.data.train, place)):
                 continue
@@ -123,7 +128,7 @@ def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> di
 
 
 def _errors(
-    data: Dataset, predict: Mapping[str, Predict], chosen: Sequence[str], own: Neighbours
+    data: Dataset, predict: Mapping[str, Predict], chosen: Sequence[str], own: Neighbours, stack: SiteStack | None
 ) -> dict[str, list[float]]:
     """MAE on the test fold of each model, and of what a site with these neighbours predicts, by assay endpoint.
 
@@ -132,7 +137,12 @@ def _errors(
     inputs, labels = data.inputs.rows(data.test), data.labels[data.test]
     known = [scorable(data, data.test, place) for place in range(len(data.endpoints))]
     outputs = outputs_of(predict, predict, inputs)
-    outputs[CHOSEN] = answers(outputs, chosen, own.foreign(data.inputs.bits(data.test)))
+    bits = data.inputs.bits(data.test)
+    if stack is None:
+        outputs[CHOSEN] = answers(outputs, chosen, own.foreign(bits))
+    else:
+        outputs |= stack.sides(inputs)
+        outputs[CHOSEN] = stack.chosen(outputs, own.unusual(bits))
     found = {}
     for name, output in outputs.items():
         off = np.abs(output - labels)
@@ -170,10 +180,12 @@ def _in_process(
     for at, (silo, part, setting) in enumerate(zip(SILOS, data, settings, strict=True)):
         own = compare(
             shape, blind[at], setting, seed, together.parameters(at), steps=steps,
-            federated_history=[], report=lambda done, total: None,
+            federated_history=[], report=lambda done, total: None, stacking=True, others=together.others(at),
         )  # fmt: skip
         chosen = {e["name"]: e["chosen"] for e in own.result["endpoints"]}
-        sites.append(Site(silo, part, predictors(shape, own.models), chosen, own.forest))
+        stacked = own.stacked
+        assert stacked is not None, "asked for"
+        sites.append(Site(silo, part, predictors(shape, own.models), chosen, own.forest, stacked.stack))
         budget = own.result["steps"] + own.result["tuning_steps"]
     return sites, budget
 
@@ -191,10 +203,7 @@ def _peers(
 
 def _control(shape: Architecture, site: Site, settings: TrainingSettings, seed: int, budget: int) -> Predict:
     second = Network(shape)
-    settings = settings.changed(seed=settings.seed + OTHER_SEED)
-    start_local(second, shape, seed + OTHER_SEED, settings.seed)
-    every = settings.steps_per_entry
-    train_with_checkpoints(second, site.data, settings, steps=budget, every=every)
+    train_local(shape, site.data, settings, seed, 1, steps=budget).load_into(second)
     local = site.predict["local"]
     return lambda inputs: (local(inputs) + second.predict(inputs)) / 2
 
@@ -213,10 +222,26 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "mean_change_pct_by_seed": [float(change) for change in by_seed],
         "logd_mean_change_pct": float(np.mean(logd)),
         "logd_worst_change_pct": float(np.max(logd)),
+        **_against_best_local(pairs, crossed),
         **{f"mean_{name}_change_pct": _change(pairs, name) for name in _compared(pairs) if name != "chosen"},
         **{f"cross_silo_{name}_change_pct": _change(crossed, name) for name in _compared(crossed)},
         "cross_silo": crossed,
         "pairs_by_seed": [_rows([r["pairs"]]) for r in runs],
+    }
+
+
+def _against_best_local(pairs: Sequence[Mapping[str, Any]], crossed: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Changes of what sites predict with against the best local stack, %; nothing where there is no stack."""
+    if "best_local" not in pairs[0]:
+        return {}
+    changes = [100 * (pair["chosen"] / pair["best_local"] - 1) for pair in pairs]
+    logd = [change for change, pair in zip(changes, pairs, strict=True) if pair["endpoint"] == "logd"]
+    cross = [100 * (pair["chosen"] / pair["best_local"] - 1) for pair in crossed]
+    return {
+        "mean_change_vs_best_local_pct": float(np.mean(changes)),
+        "worst_change_vs_best_local_pct": float(np.max(changes)),
+        "logd_change_vs_best_local_pct": float(np.mean(logd)) if logd else np.nan,
+        "cross_silo_change_vs_best_local_pct": float(np.mean(cross)),
     }
 
 

@@ -32,15 +32,25 @@ from kmel_p2p.learn.worker.session import TrainingSettings
 
 @dataclass(frozen=True)
 class Federated:
-    """The final trunk and each site's rounds; `bytes_sent` is what one site published."""
+    """The final trunk and each site's rounds.
+
+    Attributes:
+        bytes_sent: what one site published.
+        added: float64[d] for each site: the sum of its entries, weighted.
+    """
 
     trunk: NDArray[np.float32]
     rounds: list[Rounds]
     bytes_sent: int
+    added: list[NDArray[np.float64]]
 
     def parameters(self, site: int) -> Parameters:
         """The federated model of one site."""
         return Parameters(self.trunk.copy(), self.rounds[site].private())
+
+    def others(self, site: int) -> NDArray[np.float32]:
+        """The final trunk without that site's own entries, float32[d]."""
+        return (self.trunk - self.added[site]).astype(np.float32)
 
 
 def federate(
@@ -69,22 +79,24 @@ def federate(
         start_local(network, architecture, model_seed, setting.seed)
         sites.append((network, Rounds(network, dataset, layout, codec, setting, folder / f"site-{at}")))
     shares = site_weights(layout, datasets)
-    sent = 0
+    sent, added = 0, [np.zeros(layout.size, np.float64) for _ in sites]
     for entry in range(1, entries + 1):
         total = np.zeros(layout.size, np.float64)
-        for (network, rounds), setting, weight in zip(sites, settings, shares, strict=True):
+        for (network, rounds), setting, weight, own in zip(sites, settings, shares, added, strict=True):
             result = rounds.train(entry, setting.steps_per_entry, None, trunk, lambda progress: None)
             rounds.commit(entry)
             if dense:
                 # What the round reached, whole; its payload and the residual that the codec keeps are not used.
-                total += weight * (network.trunk.detach().numpy().astype(np.float64) - trunk)
+                change = network.trunk.detach().numpy().astype(np.float64) - trunk
                 sent += 4 * layout.size
             else:
-                total += weight * codec.decode(result.payload).dense(layout.size).astype(np.float64)
+                change = codec.decode(result.payload).dense(layout.size).astype(np.float64)
                 sent += len(result.payload)
+            total += weight * change
+            own += weight * change
         trunk = (trunk + total).astype(np.float32)
         tick(entry)
-    return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites))
+    return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites), added)
 
 
 def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) -> list[NDArray[np.float32]]:

@@ -6,6 +6,7 @@
     hybrid        mean of the outputs of local and personalised
 
 Every model gets the same number of optimiser steps at this site: those taken for its entries plus those for tuning.
+Two more local networks from other seeds are trained for the stack (`learn.stack`), which is fitted at the end.
 The result also has the scores of the training median, of a random forest, and of what the site predicts with
 (`learn.predict.outputs.answers`).
 
@@ -26,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.evaluate.losses import compound_losses
 from kmel_p2p.learn.evaluate.scores import (
     FoldScores,
     Predict,
@@ -44,9 +45,12 @@ from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_on
-from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
+from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
+from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, OTHERS
+from kmel_p2p.learn.stack.verdict import compare_sides
+from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints, validation_loss
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import HUBER_DELTA, LocalOptimiser
+from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -67,6 +71,9 @@ PREFERRED = "hybrid"
 CONFIDENCE = 2.0
 """Standard errors by which another model must be better. With 2, an equal model passes once in 44 times."""
 
+OTHER_SEED = 7919
+"""Added to the seeds of a further local network, once for `local-2`, twice for `local-3`."""
+
 MIN_CHOICE = 20
 """With fewer validation values nothing is chosen: the standard error itself would be a guess."""
 
@@ -80,12 +87,16 @@ class Comparison:
         result: plain dict, JSON-ready (see `session.Finished`).
         forest: the random forest.
         neighbours: the training compounds.
+        took_prefix: whether the personalised model started from an earlier trunk than the final one.
+        stacked: the site's stack, and its outputs on held-out compounds; None unless asked for.
     """
 
     models: dict[str, Parameters]
     result: dict[str, Any]
     forest: Predict
     neighbours: Neighbours
+    took_prefix: bool = False
+    stacked: FittedStack | None = None
 
 
 def compare(
@@ -98,17 +109,26 @@ def compare(
     steps: int,
     federated_history: Sequence[tuple[int, FoldScores]],
     report: Callable[[int, int], None],
+    prefix: Parameters | None = None,
+    stacking: bool = False,
+    others: NDArray[np.float32] | None = None,
 ) -> Comparison:
-    """Train local and personalised models, score all, choose.
+    """Train local and personalised models, score all, choose, and fit the stack.
 
     Args:
         federated: final trunk with the private heads as the rounds left them.
+        others: the final trunk without this site's own entries, float32[d], where it is known.
         steps: optimiser steps this site took for its entries.
         federated_history: (round, scores of the trunk it started from).
         report: called with (steps done, total steps); may raise to interrupt.
+        prefix: the earlier trunk that did best on the validation fold, with the private heads of that time. The
+            personalised model starts from it if it does better there than the final one.
     """
     tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
     total = steps + 2 * tuning
+    if stacking:
+        names = (*LOCAL_NETWORKS, "federated", "personalised", *([OTHERS] if others is not None else []))
+        total += 2 * (steps + tuning) + learners_in_all(dataset, names)
     network = Network(architecture)
 
     fitted = fit_private_heads(network, dataset, settings, federated, tuning, lambda: report(0, total))
@@ -123,7 +143,8 @@ def compare(
         tick=lambda done: report(done, total),
         scored=sampled(dataset, settings.seed, test=settings.test_in_rounds),
     )
-    fitted.load_into(network)
+    start = _better_start(network, dataset, fitted, prefix)
+    start.load_into(network)
     personalised = train_with_checkpoints(
         network,
         dataset,
@@ -134,6 +155,12 @@ def compare(
         tick=lambda done: report(steps + tuning + done, total),
     )
     models = {"local": local.best, "federated": fitted, "personalised": personalised.best}
+    stacked = None
+    if stacking:
+        stacked = _stacked(
+            architecture, dataset, settings, model_seed, models, others, steps + tuning,
+            lambda done: report(steps + 2 * tuning + done, total),
+        )  # fmt: skip
     predict = predictors(architecture, models)
     chosen = choices(dataset, predict)
     neighbours = Neighbours.of(dataset)
@@ -144,7 +171,75 @@ def compare(
         "forest": fold_scores(dataset, forest),
     }
     result = _result(dataset, scores, chosen, local, federated_history, every)
-    return Comparison(models, result | {"steps": steps, "tuning_steps": tuning}, forest, neighbours)
+    if stacked is not None:
+        for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked), strict=True):
+            endpoint["stacked"] = told
+    result |= {"steps": steps, "tuning_steps": tuning}
+    return Comparison(models, result, forest, neighbours, start is prefix, stacked)
+
+
+def _stacked(
+    architecture: Architecture,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    model_seed: int,
+    models: dict[str, Parameters],
+    others: NDArray[np.float32] | None,
+    steps: int,
+    report: Callable[[int], None],
+) -> FittedStack:
+    """Train further local networks, and fit the stack.
+
+    Args:
+        steps: optimiser steps of each network.
+        report: called with what is done: steps, then learners.
+    """
+    further = {}
+    for number, name in enumerate(LOCAL_NETWORKS[1:], start=1):
+        before = (number - 1) * steps
+        further[name] = train_local(
+            architecture, dataset, settings, model_seed, number, steps=steps,
+            tick=lambda done, before=before: report(before + done),  # type: ignore[misc]
+        )  # fmt: skip
+    if others is not None:
+        further[OTHERS] = Parameters(others, models["federated"].private)
+    return fit_stack(
+        architecture, dataset, {**models, **further}, settings.seed, lambda done, _: report(2 * steps + done)
+    )
+
+
+def _better_start(network: Network, dataset: Dataset, final: Parameters, prefix: Parameters | None) -> Parameters:
+    """Which of the two has the lower loss on the validation fold; the final one, unless the prefix has."""
+    if prefix is None:
+        return final
+    loss, found = MultiTaskLoss(dataset.endpoints), []
+    for parameters in (final, prefix):
+        parameters.load_into(network)
+        found.append(validation_loss(network, dataset, loss))
+    return prefix if found[1] < found[0] or not np.isfinite(found[0]) else final
+
+
+def train_local(
+    architecture: Architecture,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    model_seed: int,
+    number: int,
+    *,
+    steps: int,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Parameters:
+    """A further local network: as `local`, from other seeds.
+
+    Args:
+        number: 1 for `local-2`, 2 for `local-3`.
+        tick: called with the steps done; may raise to interrupt.
+    """
+    network = Network(architecture)
+    settings = settings.changed(seed=settings.seed + number * OTHER_SEED)
+    start_local(network, architecture, model_seed + number * OTHER_SEED, settings.seed)
+    every = max(1, settings.steps_per_entry)
+    return train_with_checkpoints(network, dataset, settings, steps=steps, every=every, tick=tick).best
 
 
 def start_local(network: Network, architecture: Architecture, model_seed: int, site_seed: int) -> None:
@@ -257,24 +352,6 @@ def _result(
             ],
         },
     }
-
-
-def compound_losses(
-    endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Loss of each compound, float64[n]: Huber as in training (one outlier must not decide), log loss for classes.
-
-    Args:
-        outputs: float64[n], labels or logits.
-        labels: float32[n], all measured, none of them a bound.
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        if endpoint.kind == "classification":
-            losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))
-            return losses
-        error = np.abs(outputs - labels)
-        losses = np.where(error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2))
-        return losses
 
 
 def choose_all(losses: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> dict[str, str]:

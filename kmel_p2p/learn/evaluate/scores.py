@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -67,12 +67,22 @@ def probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def fold_scores(dataset: Dataset, predict: Predict) -> FoldScores:
     """Scores of a model on the validation and test folds; bounds (censored values) are not scored."""
+    return scores_by_fold(dataset, fold_outputs(dataset, predict))
+
+
+def fold_outputs(dataset: Dataset, predict: Predict) -> dict[str, NDArray[np.float64]]:
+    """Fold ("valid", "test") -> a model's outputs, float64[rows of the fold, E]; empty folds are left out."""
+    folds = {"valid": dataset.valid, "test": dataset.test}
+    return {fold: outputs_in_blocks(dataset, rows, predict) for fold, rows in folds.items() if len(rows)}
+
+
+def scores_by_fold(dataset: Dataset, outputs: Mapping[str, NDArray[np.float64]]) -> FoldScores:
+    """Scores of what `fold_outputs` found."""
     scores: FoldScores = {endpoint.name: {} for endpoint in dataset.endpoints}
-    for fold, rows in (("valid", dataset.valid), ("test", dataset.test)):
-        if not len(rows):
-            continue
-        for name, found in scores_of(dataset, rows, outputs_in_blocks(dataset, rows, predict)).items():
-            scores[name][fold] = found
+    for fold, found in outputs.items():
+        rows = dataset.valid if fold == "valid" else dataset.test
+        for name, value in scores_of(dataset, rows, found).items():
+            scores[name][fold] = value
     return scores
 
 

@@ -6,6 +6,7 @@ Gradients are laid out the same way, so that optimiser, residual and codec work 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,10 @@ class Network:
     def read(self, rows: NDArray[np.float32]) -> Any:
         """The trunk's input for rows of features (`dataset.Inputs.rows`)."""
         return self._body.read(rows)
+
+    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+        """All rows of inputs in order, at most `most` at a time, with what the trunk reads beside the features."""
+        return self._body.parts(rows, most)
 
     def forward(self, inputs: Any, training: bool = False) -> Tensor:
         """float32[n, E] outputs in the charter's order of assay endpoints (labels, or logits for classes).
@@ -90,6 +95,15 @@ class Network:
         """float64[n, E] outputs without dropout."""
         parts = [self.forward(self.read(part)).double().cpu().numpy() for part in self._body.parts(inputs, batch)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
+
+    @torch.no_grad()
+    def activations(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float32]:
+        """float32[n, hidden[-1]]: the last layer below the heads, without dropout; the mean over members."""
+        parts = [
+            self._body(self.read(part), training=False).mean(dim=0).float().cpu().numpy()
+            for part in self._body.parts(inputs, batch)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, self.architecture.hidden[-1]), np.float32)
 
 
 def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:

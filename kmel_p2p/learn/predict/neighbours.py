@@ -92,6 +92,13 @@ class Neighbours:
         """
         return self.are_foreign(self.nearest(queries))
 
+    def unusual(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which queries are less like the training compounds than three in four validation compounds were, bool[n].
+
+        None of them if what is usual is not known.
+        """
+        return self.nearest(queries) < (self.usual[2] if self.usual is not None else 0.0)
+
     def are_foreign(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
         """The same for similarities to the nearest training compound, float64[n]."""
         return similarity < (self.usual[0] if self.usual is not None else 0.0)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores, outputs_in_blocks
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss, OptimiserSettings, cosine_rate
+from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss, OptimiserSettings, cosine_rate, loss_of
 
 MIN_VALID = 20
 """With fewer validation measurements, choosing a checkpoint would be choosing by noise."""
@@ -101,9 +100,7 @@ def train_with_checkpoints(
     return course
 
 
-@torch.no_grad()
 def validation_loss(network: Network, dataset: Dataset, loss: MultiTaskLoss) -> float:
     """Loss on the validation fold, in labels."""
     rows = dataset.valid
-    outputs = torch.from_numpy(outputs_in_blocks(dataset, rows, network.predict)).float()
-    return float(loss(outputs, torch.from_numpy(dataset.labels[rows]), torch.from_numpy(dataset.relations[rows])))
+    return loss_of(dataset, rows, outputs_in_blocks(dataset, rows, network.predict), loss)

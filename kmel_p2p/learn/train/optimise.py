@@ -212,3 +212,10 @@ class MultiTaskLoss:
             terms = torch.where(self._classes, entropy, terms)
         weights = measured * self._weights
         return (terms * weights).sum() / weights.sum().clamp_min(1e-12)
+
+
+@torch.no_grad()
+def loss_of(dataset: Dataset, rows: NDArray[np.int64], outputs: NDArray[np.float64], loss: MultiTaskLoss) -> float:
+    """Loss of a model's outputs for compounds of the dataset, float64[len(rows), E], in labels."""
+    given = torch.from_numpy(outputs).float()
+    return float(loss(given, torch.from_numpy(dataset.labels[rows]), torch.from_numpy(dataset.relations[rows])))

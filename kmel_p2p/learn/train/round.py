@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
-from kmel_p2p.learn.evaluate.scores import FoldScores, fold_scores, sampled
+from kmel_p2p.learn.evaluate.scores import FoldScores, fold_outputs, sampled, scores_by_fold
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState, cosine_rate
+from kmel_p2p.learn.train.prefix import BestPrefix
 from kmel_p2p.learn.worker.session import Progress, TrainingSettings
 
 PATTERN = "round-*.safetensors*"
@@ -66,6 +67,7 @@ class Rounds:
         committed: last round whose entry is stored. None if none is known; then the first round may have any number (a
             site that lost its trainer files continues its log with an empty residual).
         history: (round, scores of the trunk it started from, see `scores.sampled`) of every round so far.
+        prefix: the best of those trunks.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Rounds:
         self.history: list[tuple[int, FoldScores]] = []
         self._network, self._dataset, self._codec = network, dataset, codec
         self._scored = sampled(dataset, settings.seed, test=settings.test_in_rounds)
+        self.prefix = BestPrefix(folder, self._scored)
         self._size = layout.size
         self._settings, self._folder = settings, folder
         self._optimiser = LocalOptimiser(network, dataset, settings)
@@ -115,6 +118,9 @@ class Rounds:
         """
         if resume_file is not None:
             self._load(self._folder / resume_file)
+            self.prefix.resume(self._size, self._network.private.numel())
+        else:
+            self.prefix.forget()
         self._remove_all_but(resume_file)
 
     def train(
@@ -177,8 +183,11 @@ class Rounds:
         interrupted: Callable[[], None] | None,
     ) -> RoundResult:
         self._network.load(trunk)
-        scores = fold_scores(self._scored, self._network.predict)
+        outputs = fold_outputs(self._scored, self._network.predict)
+        scores = scores_by_fold(self._scored, outputs)
         self.history.append((number, scores))
+        if "valid" in outputs:
+            self.prefix.offer(number, outputs["valid"], trunk, self.private())
         rate = cosine_rate((number - 1) / self._settings.entry_limit)
         losses = []
         began_ns = time.monotonic_ns()

@@ -138,8 +138,11 @@ class Trainer:
             steps=command.total_steps,
             federated_history=rounds.history,
             report=self._comparison_progress,
+            prefix=rounds.prefix.parameters,
         )
         result: dict[str, Any] = {"entries": command.entries, **comparison.result}
+        # The trunk that a round started from has the entries before it.
+        result["prefix"] = rounds.prefix.number - 1 if comparison.took_prefix else command.entries
         chosen = {endpoint["name"]: endpoint["chosen"] for endpoint in result["endpoints"]}
         known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
         folder = plan.state_dir / "model"

@@ -27,7 +27,11 @@ KEYS = {
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "round_cost": {"training_share", "steps_kept"},
-    "silos": {"pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"},
+    "silos": {
+        *("pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"),
+        *("mean_change_vs_best_local_pct", "worst_change_vs_best_local_pct"),
+        *("logd_change_vs_best_local_pct", "cross_silo_change_vs_best_local_pct"),
+    },
     "soak": {"rss_over_accumulator", "rss_slope_mb_per_hour", "files_slope_per_hour", "messages_lost_share"},
     "spread": {"rounds_mean", "bodies_per_receiver", "lossy_rounds_mean", "eager_author_share"},
     "structures": {"cases", "wrong", "identity_changed", "structures", "changed"},

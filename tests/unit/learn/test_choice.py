@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.learn.evaluate.comparison import CONFIDENCE, MIN_CHOICE, PREFERRED, choose, choose_all, compound_losses
+from kmel_p2p.learn.evaluate.comparison import CONFIDENCE, MIN_CHOICE, PREFERRED, choose, choose_all
+from kmel_p2p.learn.evaluate.losses import compound_losses
 
 MODELS = ("local", "federated", "personalised", "hybrid")
 

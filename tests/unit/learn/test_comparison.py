@@ -236,3 +236,22 @@ def test_a_model_directory_that_does_not_fit_is_refused(model_dir: Path) -> None
     tensors.write_bytes(content)
     with pytest.raises(ConfigError, match="do not belong together"):
         load_model(model_dir)
+
+
+def test_tuning_starts_from_an_earlier_trunk_where_the_final_one_is_worse() -> None:
+    shape, data = architecture(), dataset()
+    earlier = compare(
+        shape, data, SETTINGS, 3, parameters(shape, 3), steps=40, federated_history=[], report=lambda *_: None
+    ).models["personalised"]
+    ruined = Parameters(earlier.trunk + np.float32(0.5), earlier.private)
+
+    def personalised(final: Parameters, prefix: Parameters | None) -> tuple[bool, float]:
+        got = compare(
+            shape, data, SETTINGS, 3, final, steps=40, federated_history=[], report=lambda *_: None, prefix=prefix
+        )
+        return got.took_prefix, got.result["endpoints"][0]["models"]["personalised"]["valid"]
+
+    alone, helped = personalised(ruined, None), personalised(ruined, earlier)
+    assert (alone[0], helped[0]) == (False, True)
+    assert helped[1] < alone[1]
+    assert personalised(earlier, ruined)[0] is False

@@ -17,11 +17,12 @@ from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
-from kmel_p2p.learn.evaluate.scores import FoldScores, Predict, fold_scores
+from kmel_p2p.learn.evaluate.scores import Predict, fold_outputs
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.balance import sums
 from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.prefix import PREFIX_NAME
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.session import Progress, TrainingSettings
 from tests.support.learn_fixtures import SETTINGS, architecture, dataset
@@ -121,7 +122,7 @@ def test_a_restart_from_the_stored_file_goes_on_bit_for_bit(tmp_path: Path) -> N
     assert (tmp_path / "b" / "round-4.safetensors").exists()
     again = rounds(tmp_path / "b", "round-3.safetensors")
     assert np.array_equal(trunk, at_three)
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["round-3.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "b").glob("round-*")) == ["round-3.safetensors"]
     assert again.committed == 3
     assert run(again, trunk, range(4, 6)) == later
     assert again.steps == straight.steps == 25
@@ -137,7 +138,7 @@ def test_an_abandoned_round_leaves_no_trace(tmp_path: Path) -> None:
     assert np.array_equal(site.residual, residual)
     assert np.array_equal(site.private(), private)
     assert (site.steps, site.history, site.committed) == (10, history, 2)
-    assert [path.name for path in tmp_path.iterdir()] == ["round-2.safetensors"]
+    assert [path.name for path in tmp_path.glob("round-*")] == ["round-2.safetensors"]
     assert site.train(3, 5, None, trunk, quiet).payload == first.payload
 
 
@@ -205,11 +206,11 @@ def test_a_damaged_round_file_is_named(tmp_path: Path, damage: str) -> None:
 def test_only_the_steps_are_timed_and_the_test_fold_waits_for_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(data: Dataset, predict: Predict) -> FoldScores:
+    def slow(data: Dataset, predict: Predict) -> dict[str, np.ndarray]:
         time.sleep(0.4)
-        return fold_scores(data, predict)
+        return fold_outputs(data, predict)
 
-    monkeypatch.setattr("kmel_p2p.learn.train.round.fold_scores", slow)
+    monkeypatch.setattr("kmel_p2p.learn.train.round.fold_outputs", slow)
     site, trunk = rounds(tmp_path / "a"), initial_trunk(LAYOUT, 3)
     began = time.monotonic()
     result = site.train(1, 2, None, trunk, quiet)
@@ -249,3 +250,29 @@ def test_a_shared_head_without_measurements_stays_where_it_is(tmp_path: Path) ->
     assert not sent[idle].any()
     assert not site.residual[idle].any()
     assert site.residual[np.concatenate([np.arange(LAYOUT.size)[p] for p in LAYOUT.places_of_head(0)])].any()
+
+
+def test_the_best_trunk_that_a_round_started_from_outlives_a_restart(tmp_path: Path) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 5))
+    best = site.prefix.number
+    assert best > 1, "training helps at first"
+    kept, loss = site.prefix.parameters, site.prefix.loss
+    assert kept is not None
+    # From here on the others ruin the trunk.
+    ruined = trunk + np.random.default_rng(0).normal(0, 3, LAYOUT.size).astype(np.float32)
+    again = rounds(tmp_path, "round-4.safetensors")
+    for life in (site, again):
+        life.train(5, 5, None, ruined, quiet)
+        life.abandon(5)
+        assert (life.prefix.number, life.prefix.loss) == (best, loss)
+        assert life.prefix.parameters is not None
+        np.testing.assert_array_equal(life.prefix.parameters.trunk, kept.trunk)
+        np.testing.assert_array_equal(life.prefix.parameters.private, kept.private)
+    whole = (tmp_path / PREFIX_NAME).read_bytes()
+    (tmp_path / PREFIX_NAME).write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match=PREFIX_NAME):
+        rounds(tmp_path, "round-4.safetensors")
+    (tmp_path / PREFIX_NAME).write_bytes(whole)
+    assert rounds(tmp_path).prefix.parameters is None, "a site that starts anew knows no earlier trunk"
+    assert not (tmp_path / PREFIX_NAME).exists()

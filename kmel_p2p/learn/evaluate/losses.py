@@ -1,0 +1,27 @@
+"""The loss of each compound, by which models of one site are compared on the same compounds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.learn.train.optimise import HUBER_DELTA
+
+
+def compound_losses(
+    endpoint: AssayEndpoint, outputs: NDArray[np.float64], labels: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Loss of each compound, float64[n]: Huber as in training (one outlier must not decide), log loss for classes.
+
+    Args:
+        outputs: float64[n], labels or logits.
+        labels: float[n], all measured, none of them a bound.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        if endpoint.kind == "classification":
+            losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))
+            return losses
+        error = np.abs(outputs - labels)
+        losses = np.where(error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2))
+        return losses

@@ -1,0 +1,254 @@
+"""The stack of a site: per assay endpoint what is best alone and with the federation, and which of them answers.
+
+made = fit_stack(architecture, dataset, models, seed)        # learn.stack.fit
+made.stack.sides(inputs)["stack"]                            # float64[n, E]; also "best_local", "foreign"
+made.stack.answers(inputs, neighbours.unusual(bits))         # what the site predicts with
+write_state(path, made.stack.tensors(), made.stack.facts())  # one safetensors file, which stays at the site
+SiteStack.from_tensors(tensors, facts, architecture, models)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.stack.learners import Learner, read_learner
+from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Similar
+from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, LOCALS, SIDES, Mixture
+from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
+from kmel_p2p.learn.stack.weights import mixed
+from kmel_p2p.learn.train.checkpoint import Parameters
+
+STORED_ELSEWHERE = ("local", "federated", "personalised")
+"""Networks that the model directory holds already."""
+
+BLOCK = 1024
+"""Compounds predicted at a time."""
+
+WHERE = "the site's stack"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStack:
+    """What predicts one assay endpoint.
+
+    Attributes:
+        learners: trees, boosting and Gaussian processes by name.
+        rows: int64[m] of the site's `Known`, what the Gaussian processes were fitted to.
+        sides: those of `SIDES`.
+        own, unusual: which side answers for compounds like the site's own, and for those that are less so.
+    """
+
+    learners: Mapping[str, Learner]
+    rows: NDArray[np.int64]
+    sides: Mapping[str, Mixture]
+    own: str
+    unusual: str
+
+
+class SiteStack:
+    """All networks and learners of a site.
+
+    Attributes:
+        architecture: of the networks.
+        endpoints: in the charter's order.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        bits: int,
+        models: Mapping[str, Parameters],
+        known: Known,
+        endpoints: tuple[EndpointStack, ...],
+    ) -> None:
+        """
+        Args:
+            bits: width of the fingerprint.
+            models: parameters of the networks; `sides` has their names.
+        """
+        self.architecture, self.endpoints = architecture, endpoints
+        self._bits, self._models, self._known = bits, dict(models), known
+        self._networks = networks_of(architecture, models)
+
+    def sides(self, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+        """Outputs float64[n, E] of each of `SIDES`: labels, or logits.
+
+        Args:
+            inputs: rows of network inputs (`dataset.Inputs.rows`).
+        """
+        found = {side: np.empty((len(inputs), len(self.endpoints))) for side in SIDES}
+        stop = 0
+        for part in next(iter(self._networks.values())).parts(inputs, BLOCK):
+            block = slice(stop, stop + len(part))
+            stop = block.stop
+            readings = LearnerInputs(part, self._networks, self._bits)
+            for place, endpoint in enumerate(self.architecture.endpoints):
+                stack = self.endpoints[place]
+                similar = Similar(readings, self._known, stack.rows)
+                outputs: dict[str, NDArray[np.float64]] = {}
+                for side in SIDES:
+                    mixture = stack.sides[side]
+                    for name in mixture.names:
+                        if name not in outputs:
+                            outputs[name] = output_of(name, stack.learners, readings, similar, place)
+                    found[side][block, place] = mixture_of(endpoint, mixture, outputs)
+        return found
+
+    def answers(self, inputs: NDArray[np.float32], unusual: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """What the site predicts, float64[n, E].
+
+        Args:
+            unusual: bool[n], compounds less like the site's own than most held-out ones (`Neighbours.unusual`).
+        """
+        return self.chosen(self.sides(inputs), unusual)
+
+    def chosen(self, sides: Mapping[str, NDArray[np.float64]], unusual: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The same from what `sides` gave."""
+        columns = [
+            np.where(unusual, sides[stack.unusual][:, place], sides[stack.own][:, place])
+            for place, stack in enumerate(self.endpoints)
+        ]
+        return np.stack(columns, axis=1)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Everything but facts and the networks of `STORED_ELSEWHERE`, as named arrays. They reveal structures."""
+        found = under("known", self._known.tensors())
+        for name, model in self._models.items():
+            if name not in STORED_ELSEWHERE:
+                found |= under(f"network/{name}", {"trunk": model.trunk, "private": model.private})
+        for place, stack in enumerate(self.endpoints):
+            found[f"{place}/rows"] = stack.rows
+            for name, learner in stack.learners.items():
+                found |= under(f"{place}/learner/{name}", learner.tensors())
+            for side in SIDES:
+                found[f"{place}/weights/{side}"] = stack.sides[side].weights
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What is no array, ready for JSON: names of networks and learners, and which side answers."""
+        endpoints = [
+            {
+                "name": endpoint.name,
+                "learners": list(stack.learners),
+                "sides": {side: list(stack.sides[side].names) for side in SIDES},
+                "own": stack.own,
+                "unusual": stack.unusual,
+            }
+            for endpoint, stack in zip(self.architecture.endpoints, self.endpoints, strict=True)
+        ]
+        return {"bits": self._bits, "networks": list(self._models), "endpoints": endpoints}
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Tensors, facts: Mapping[str, Any], architecture: Architecture, models: Mapping[str, Parameters]
+    ) -> SiteStack:
+        """What `tensors` and `facts` gave.
+
+        Args:
+            models: parameters of the networks in `STORED_ELSEWHERE`.
+
+        Raises:
+            ConfigError: something is damaged, or belongs to other networks.
+        """
+        try:
+            return _read(tensors, facts, architecture, models)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise damaged(WHERE, repr(error)) from None
+
+
+def networks_of(architecture: Architecture, models: Mapping[str, Parameters]) -> dict[str, Network]:
+    """A network for each set of parameters."""
+    networks = {name: Network(architecture) for name in models}
+    for name, network in networks.items():
+        models[name].load_into(network)
+    return networks
+
+
+def output_of(
+    name: str, learners: Mapping[str, Learner], readings: LearnerInputs, similar: Similar, place: int
+) -> NDArray[np.float64]:
+    """One learner's outputs for the assay endpoint at `place`, float64[n]."""
+    if name in learners:
+        return learners[name](readings, similar)
+    if name == LOCALS:
+        parts = [readings.outputs(network)[:, place] for network in LOCAL_NETWORKS if network in readings.networks]
+        mean: NDArray[np.float64] = np.mean(parts, axis=0)
+        return mean
+    return readings.outputs(name)[:, place]
+
+
+def mixture_of(
+    endpoint: AssayEndpoint, mixture: Mixture, outputs: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """A side's outputs from those of its learners, float64[n]."""
+    return mixed(endpoint, np.stack([outputs[name] for name in mixture.names], axis=1), mixture.weights)
+
+
+def _read(
+    tensors: Tensors, facts: Mapping[str, Any], architecture: Architecture, models: Mapping[str, Parameters]
+) -> SiteStack:
+    bits, names = facts["bits"], facts["networks"]
+    if not isinstance(bits, int) or not 0 < bits <= architecture.inputs or not isinstance(names, list):
+        raise damaged(WHERE, "bits or networks")
+    every = {}
+    for name in names:
+        own = below(tensors, f"network/{name}")
+        sizes = len(models["local"].trunk), len(models["local"].private)
+        parts = (
+            [
+                require(own, part, np.float32, (size,), WHERE)
+                for part, size in zip(("trunk", "private"), sizes, strict=True)
+            ]
+            if own
+            else []
+        )
+        every[name] = Parameters(*parts) if own else models[name]
+    hidden = architecture.hidden[-1]
+    known = Known.from_tensors(below(tensors, "known"), bits, architecture.inputs, hidden, WHERE)
+    if len(facts["endpoints"]) != len(architecture.endpoints):
+        raise damaged(WHERE, "it has other assay endpoints")
+    widths = {
+        "": architecture.inputs,
+        **dict.fromkeys(every, architecture.inputs + hidden + len(architecture.endpoints)),
+    }
+    endpoints = []
+    for place, endpoint in enumerate(architecture.endpoints):
+        told, where = facts["endpoints"][place], f"{WHERE}: {endpoint.name}"
+        rows = require(tensors, f"{place}/rows", np.int64, (None,), where)
+        if (len(rows) and not 0 <= rows.min() <= rows.max() < len(known)) or told["name"] != endpoint.name:
+            raise damaged(where, "it refers to other compounds or another assay endpoint")
+        learners = {
+            name: read_learner(
+                name,
+                below(tensors, f"{place}/learner/{name}"),
+                widths.__getitem__,
+                len(rows),
+                endpoint.kind == "classification",
+                where,
+            )
+            for name in told["learners"]
+        }
+        sides = {}
+        for side in SIDES:
+            mixing = tuple(told["sides"][side])
+            weights = require(tensors, f"{place}/weights/{side}", np.float64, (len(mixing),), where)
+            if (
+                not set(mixing) <= {LOCALS, *every, *learners}
+                or not len(mixing)
+                or (weights < 0).any()
+                or abs(weights.sum() - 1) > 1e-6
+            ):
+                raise damaged(where, "a side has other learners or impossible weights")
+            sides[side] = Mixture(mixing, weights)
+        if not {told["own"], told["unusual"]} <= set(SIDES):
+            raise damaged(where, "no such side")
+        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"]))
+    return SiteStack(architecture, bits, every, known, tuple(endpoints))

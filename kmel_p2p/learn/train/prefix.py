@@ -1,0 +1,87 @@
+"""The best prefix: the trunk, among all that rounds started from, that the validation fold likes best.
+
+Every prefix of the ledger is a model. A federation with too high a learning rate or too many entries ends with a trunk
+that has overfitted; a site then tunes an earlier one instead, which is early stopping after the fact (Prechelt 1998).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.tensor_file import read_state, write_state
+from kmel_p2p.learn.train.checkpoint import MIN_VALID, Parameters
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.train.optimise import MultiTaskLoss, loss_of
+
+PREFIX_NAME = "best-prefix.safetensors"
+
+
+class BestPrefix:
+    """Kept in memory and in one file of the trainer's folder.
+
+    Attributes:
+        number: the round that started from it; 0 while there is none.
+        parameters: its trunk, and the private heads of that moment; None while there is none.
+        loss: on the validation fold, in labels.
+    """
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        self._path = folder / PREFIX_NAME
+        self._dataset, self._loss = dataset, MultiTaskLoss(dataset.endpoints)
+        # With fewer values, the choice would be noise.
+        self._choosing = int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
+        self.number, self.loss = 0, math.inf
+        self.parameters: Parameters | None = None
+
+    def offer(
+        self, number: int, valid: NDArray[np.float64], trunk: NDArray[np.float32], private: NDArray[np.float32]
+    ) -> None:
+        """Keep this trunk if it is the best so far.
+
+        Args:
+            number: the round that starts from it.
+            valid: its outputs on the validation fold, float64[len(dataset.valid), E].
+
+        Raises:
+            ConfigError: the disk is full or not writable.
+        """
+        if not self._choosing:
+            return
+        loss = self.loss_of(valid)
+        if not loss < self.loss:
+            return
+        write_state(self._path, {"trunk": trunk, "private": private}, {"number": number, "loss": loss})
+        self.number, self.loss, self.parameters = number, loss, Parameters(trunk.copy(), private.copy())
+
+    def loss_of(self, valid: NDArray[np.float64]) -> float:
+        """Loss of outputs on the validation fold, in labels."""
+        return loss_of(self._dataset, self._dataset.valid, valid, self._loss)
+
+    def resume(self, trunk: int, private: int) -> None:
+        """Read what an earlier trainer of this run left, if anything.
+
+        Args:
+            trunk, private: numbers of values.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not self._path.exists():
+            return
+        tensors, facts = read_state(self._path, {"trunk": (trunk,), "private": (private,)})
+        try:
+            self.number, self.loss = int(facts["number"]), float(facts["loss"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{self._path}: is damaged: {error}; remove it") from error
+        self.parameters = Parameters(tensors["trunk"], tensors["private"])
+
+    def forget(self) -> None:
+        """Remove what another run left."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
