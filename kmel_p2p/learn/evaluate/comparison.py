@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.delta.layout import initial_trunk
-from kmel_p2p.learn.evaluate.losses import compound_losses
+from kmel_p2p.learn.evaluate.losses import compound_losses, difference
 from kmel_p2p.learn.evaluate.scores import (
     FoldScores,
     Predict,
@@ -386,8 +386,7 @@ def choose(losses: Mapping[str, NDArray[np.float64]], start: str) -> str:
     for name, own in losses.items():
         if name == start or not np.isfinite(own).all():
             continue
-        difference = own - reference
-        error = float(difference.std(ddof=1)) / len(difference) ** 0.5
-        if float(difference.mean()) < min(lowest, -CONFIDENCE * error):
-            best, lowest = name, float(difference.mean())
+        mean, error = difference(own, reference)
+        if mean < min(lowest, -CONFIDENCE * error):
+            best, lowest = name, mean
     return best

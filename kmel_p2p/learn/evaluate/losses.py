@@ -25,3 +25,13 @@ def compound_losses(
         error = np.abs(outputs - labels)
         losses = np.where(error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2))
         return losses
+
+
+def difference(losses: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of losses - reference, and its standard error.
+
+    Args:
+        losses, reference: of the same compounds in the same order, float64[n]; at least two.
+    """
+    apart = losses - reference
+    return float(apart.mean()), float(apart.std(ddof=1)) / len(apart) ** 0.5

@@ -149,15 +149,19 @@ def median_baseline(dataset: Dataset) -> Predict:
     constants = np.zeros(len(dataset.endpoints))
     for place, endpoint in enumerate(dataset.endpoints):
         labels = dataset.labels[dataset.measured(dataset.train, place), place].astype(np.float64)
-        if not len(labels):
-            continue
-        if endpoint.kind == "regression":
-            constants[place] = np.median(labels)
-        else:
-            # One pseudo-count of each class keeps the odds finite.
-            positive = float(labels.sum())
-            constants[place] = np.log((positive + 1) / (len(labels) - positive + 1))
+        constants[place] = best_constant(endpoint, labels)
     return lambda inputs: np.tile(constants, (len(inputs), 1))
+
+
+def best_constant(endpoint: AssayEndpoint, labels: NDArray[np.float64]) -> float:
+    """The one output that suits these labels best: their median, or the log odds of class 1; 0 without labels."""
+    if not len(labels):
+        return 0.0
+    if endpoint.kind == "regression":
+        return float(np.median(labels))
+    # One pseudo-count of each class keeps the odds finite.
+    positive = float(labels.sum())
+    return float(np.log((positive + 1) / (len(labels) - positive + 1)))
 
 
 def forest_baseline(dataset: Dataset, seed: int) -> Predict:
@@ -174,15 +178,12 @@ def forest_baseline(dataset: Dataset, seed: int) -> Predict:
 def _forest(dataset: Dataset, place: int, seed: int) -> Predict:
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-    rows = dataset.measured(dataset.train, place)
-    rows = rows[dataset.relations[rows, place] == 0]
-    if len(rows) > MAX_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_ROWS, replace=False))
+    rows = some_of(dataset.train[scorable(dataset, dataset.train, place)], MAX_ROWS, seed)
     labels = dataset.labels[rows, place].astype(np.float64)
     classification = dataset.endpoints[place].kind == "classification"
-    if len(rows) < MIN_ROWS or labels.min() == labels.max():
+    if too_little(labels):
         mean = float(labels.mean()) if len(rows) else 0.0
-        constant = _logit(np.array([mean]))[0] if classification and len(rows) else mean
+        constant = logit_of(np.array([mean]), TREES)[0] if classification and len(rows) else mean
         return lambda inputs: np.full(len(inputs), constant)
     kind = RandomForestClassifier if classification else RandomForestRegressor
     # One job: the machine has other work to do, and several sites on one machine would compete for cores.
@@ -193,15 +194,28 @@ def _forest(dataset: Dataset, place: int, seed: int) -> Predict:
         if not len(inputs):
             return np.empty(0)
         if classification:
-            return _logit(forest.predict_proba(inputs)[:, 1])
+            return logit_of(forest.predict_proba(inputs)[:, 1], TREES)
         values: NDArray[np.float64] = forest.predict(inputs)
         return values
 
     return predict
 
 
-def _logit(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log odds, kept finite as if half a tree more had voted for each class."""
-    smooth = (share * TREES + 0.5) / (TREES + 1)
+def some_of(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """At most `most` of ascending rows, ascending; the same ones for the same seed."""
+    if len(rows) <= most:
+        return rows
+    chosen: NDArray[np.int64] = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return chosen
+
+
+def too_little(labels: NDArray[np.floating]) -> bool:
+    """Whether trees have nothing to learn from these values: fewer than `MIN_ROWS`, or all the same."""
+    return len(labels) < MIN_ROWS or bool(labels.min() == labels.max())
+
+
+def logit_of(share: NDArray[np.float64], votes: int) -> NDArray[np.float64]:
+    """Log odds of a share of votes, kept finite as if half a tree more had voted for each class."""
+    smooth = (share * votes + 0.5) / (votes + 1)
     odds: NDArray[np.float64] = np.log(smooth / (1 - smooth))
     return odds

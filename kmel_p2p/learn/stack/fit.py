@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.evaluate.scores import blocks, scorable
+from kmel_p2p.learn.evaluate.scores import MAX_ROWS, blocks, scorable, some_of, too_little
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.stack.gaussian_process import MAX_ROWS as MAX_KNOWN
@@ -19,12 +19,6 @@ from kmel_p2p.learn.stack.stack import EndpointStack, SiteStack, networks_of, ou
 from kmel_p2p.learn.stack.weigh import only_others, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
-
-MIN_ROWS = 10
-"""With fewer training values, or a single class, there are only networks."""
-
-MAX_ROWS = 5000
-"""Training rows of trees and boosting; more cost more than they gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +100,7 @@ class _Site:
         self.held = np.union1d(dataset.valid, dataset.calibration)
         places = range(len(dataset.endpoints))
         self.rows = [_training_rows(dataset, place, seed) for place in places]
-        self.chosen = [_some(rows, MAX_KNOWN, seed) for rows in self.rows]
+        self.chosen = [some_of(rows, MAX_KNOWN, seed) for rows in self.rows]
         together = np.unique(np.concatenate(self.chosen))
         self.of_known = [np.searchsorted(together, chosen) for chosen in self.chosen]
         parts = (self.read(block) for block in blocks(together)) if len(together) else iter([self.read(together)])
@@ -157,17 +151,5 @@ def _learners(site: _Site, place: int, tick: Callable[[], None]) -> dict[str, Le
 
 def _training_rows(dataset: Dataset, place: int, seed: int) -> NDArray[np.int64]:
     """Rows that trees are fitted to: training values without bounds; none where they would not do."""
-    rows = dataset.measured(dataset.train, place)
-    rows = rows[dataset.relations[rows, place] == 0]
-    labels = dataset.labels[rows, place]
-    too_little = len(rows) < MIN_ROWS or labels.min() == labels.max()
-    return np.empty(0, np.int64) if too_little else _some(rows, MAX_ROWS, seed)
-
-
-def _some(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
-    """At most `most` of them, ascending; the same ones for the same seed."""
-    if len(rows) <= most:
-        return rows
-    some = np.random.default_rng(seed).choice(len(rows), most, replace=False)
-    chosen: NDArray[np.int64] = rows[np.sort(some)]
-    return chosen
+    rows = dataset.train[scorable(dataset, dataset.train, place)]
+    return np.empty(0, np.int64) if too_little(dataset.labels[rows, place]) else some_of(rows, MAX_ROWS, seed)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.learn.evaluate.losses import difference
+
 MIN_HELD_OUT = 20
 """With fewer held-out values, nothing speaks for the federation, and the best local side answers."""
 
@@ -35,13 +37,3 @@ def answers(federated: NDArray[np.float64], local: NDArray[np.float64], limit: f
         return True
     mean, error = difference(federated, local)
     return mean <= limit * error
-
-
-def difference(federated: NDArray[np.float64], local: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean of federated - local, and its standard error.
-
-    Args:
-        federated, local: as in `answers`; at least two compounds.
-    """
-    apart = federated - local
-    return float(apart.mean()), float(apart.std(ddof=1)) / len(apart) ** 0.5

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.learn.evaluate.scores import logit_of
 from kmel_p2p.learn.stack.gaussian_process import GaussianProcess
 from kmel_p2p.learn.stack.readings import LearnerInputs, Similar
 from kmel_p2p.learn.stack.stored import Tensors, damaged
@@ -69,7 +70,7 @@ class Learner:
         if isinstance(self.model, GaussianProcess):
             return self.model(similar.to(self.network))
         found = self.model(readings.columns(self.network))
-        return _logit(found) if self.votes else found
+        return logit_of(found, VOTES) if self.votes else found
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The model as named arrays."""
@@ -177,10 +178,3 @@ def _boosting(columns: NDArray[np.float32], labels: Labels, classes: bool, seed:
     # What the first stage starts from: the mean, or the log odds of the mean.
     base = float(np.log(mean / (1 - mean))) if classes else mean
     return TreeEnsemble.of((stage[0].tree_ for stage in model.estimators_), base, STAGE_RATE)
-
-
-def _logit(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log odds, kept finite as if half a tree more had voted for each class."""
-    smooth = (share * VOTES + 0.5) / (VOTES + 1)
-    odds: NDArray[np.float64] = np.log(smooth / (1 - smooth))
-    return odds

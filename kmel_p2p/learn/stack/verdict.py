@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.evaluate.losses import compound_losses
+from kmel_p2p.learn.evaluate.losses import compound_losses, difference
 from kmel_p2p.learn.evaluate.scores import blocks, scorable, score
 from kmel_p2p.learn.stack.fit import FittedStack
-from kmel_p2p.learn.stack.guard import difference
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES, STACK
 from kmel_p2p.learn.train.dataset import Dataset
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.evaluate.losses import compound_losses
+from kmel_p2p.learn.evaluate.scores import best_constant
 from kmel_p2p.learn.stack.guard import CONTRADICTED, CONTRADICTED_ELSEWHERE, answers
 from kmel_p2p.learn.stack.learners import sane
 from kmel_p2p.learn.stack.sides import (
@@ -56,7 +57,7 @@ def weigh(
         seed: of the folds.
     """
     losses = {name: compound_losses(endpoint, output, labels) for name, output in outputs.items()}
-    usual = compound_losses(endpoint, np.full(len(labels), _constant(endpoint, labels)), labels)
+    usual = compound_losses(endpoint, np.full(len(labels), best_constant(endpoint, labels)), labels)
     able = sane(outputs, losses, float(usual.mean()) if len(usual) else 0.0)
 
     def side(names: list[str]) -> tuple[Mixture, NDArray[np.float64], NDArray[np.float64]]:
@@ -88,13 +89,3 @@ def only_others(outputs: Outputs) -> Weighed:
     names = {BEST_LOCAL: LOCALS, STACK: "federated", FOREIGN: "federated"}
     sides = {side: Mixture((name,), np.ones(1)) for side, name in names.items()}
     return Weighed(sides, {side: outputs[name] for side, name in names.items()}, STACK, FOREIGN)
-
-
-def _constant(endpoint: AssayEndpoint, labels: NDArray[np.float64]) -> float:
-    """The best constant output for these labels."""
-    if not len(labels):
-        return 0.0
-    if endpoint.kind == "regression":
-        return float(np.median(labels))
-    share = (float(labels.sum()) + 1) / (len(labels) + 2)
-    return float(np.log(share / (1 - share)))
