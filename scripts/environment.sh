@@ -89,7 +89,7 @@ prepare() {
     fi
     # pip compiles with one core. Without this, every process would compile what it imports wherever Python is told not to
     # write bytecode, and start seconds later. Some packages carry files that are no Python of this version.
-    "$home/bin/python" -m compileall -q -j 0 "$home"/lib/python*/site-packages >/dev/null 2>&1 || true
-    "$home/bin/python" -m compileall -q -j 0 "$root"/{kmel_p2p,tests,benchmarks} >/dev/null 2>&1 || true
+    "$home/bin/python" -m compileall -q -j 0 "$home"/lib/python*/site-packages "$root"/{kmel_p2p,tests,benchmarks} \
+        >/dev/null 2>&1 || true
     fingerprint "$set" "$home/bin/python" >"$home/kmel-installed"
 }

@@ -77,7 +77,7 @@ def train_with_checkpoints(
     """
     optimiser = LocalOptimiser(network, dataset, settings)
     loss = MultiTaskLoss(dataset.endpoints)
-    choosing = int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
+    choosing = can_choose(dataset)
     course = TrainingRun(Parameters.of(network))
     lowest = validation_loss(network, dataset, loss) if choosing else np.inf
     if scored is not None:
@@ -98,6 +98,11 @@ def train_with_checkpoints(
             break
     course.best.load_into(network)
     return course
+
+
+def can_choose(dataset: Dataset) -> bool:
+    """Whether the validation fold has enough measurements to choose parameters by."""
+    return int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
 
 
 def validation_loss(network: Network, dataset: Dataset, loss: MultiTaskLoss) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.tensor_file import read_state, write_state
-from kmel_p2p.learn.train.checkpoint import MIN_VALID, Parameters
+from kmel_p2p.learn.train.checkpoint import Parameters, can_choose
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import MultiTaskLoss, loss_of
 
@@ -34,8 +34,7 @@ class BestPrefix:
     def __init__(self, folder: Path, dataset: Dataset) -> None:
         self._path = folder / PREFIX_NAME
         self._dataset, self._loss = dataset, MultiTaskLoss(dataset.endpoints)
-        # With fewer values, the choice would be noise.
-        self._choosing = int(np.isfinite(dataset.labels[dataset.valid]).sum()) >= MIN_VALID
+        self._choosing = can_choose(dataset)
         self.number, self.loss = 0, math.inf
         self.parameters: Parameters | None = None
 
@@ -53,15 +52,11 @@ class BestPrefix:
         """
         if not self._choosing:
             return
-        loss = self.loss_of(valid)
+        loss = loss_of(self._dataset, self._dataset.valid, valid, self._loss)
         if not loss < self.loss:
             return
         write_state(self._path, {"trunk": trunk, "private": private}, {"number": number, "loss": loss})
         self.number, self.loss, self.parameters = number, loss, Parameters(trunk.copy(), private.copy())
-
-    def loss_of(self, valid: NDArray[np.float64]) -> float:
-        """Loss of outputs on the validation fold, in labels."""
-        return loss_of(self._dataset, self._dataset.valid, valid, self._loss)
 
     def resume(self, trunk: int, private: int) -> None:
         """Read what an earlier trainer of this run left, if anything.

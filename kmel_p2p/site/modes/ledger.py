@@ -97,10 +97,13 @@ class LedgerMode(SiteMode):
         if store.averaging.load() is not None:
             raise ConfigError(f"{store.path}: holds a run in mode pushsum; this charter's mode is ledger. {OTHER_RUN}")
         ledger = open_ledger(site, store)
-        for author, number in store.vector().items():
+        retired = ledger.accepted.retired
+        # The vector reads the whole snapshot again.
+        stored = store.vector() if retired else {}
+        for author, end in retired.items():
             # A crash, or an amendment that came as a file, can leave entries behind that no longer count.
-            if number > ledger.head(author) and ledger.accepted.is_ended(author, ledger.head(author) + 1):
-                store.retract(author, ledger.head(author) + 1, RETIRED, ())
+            if stored.get(author, 0) > ledger.head(author):
+                store.retract(author, end, RETIRED, ())
         return ledger
 
     def averaging(
