@@ -6,7 +6,7 @@
     hybrid        mean of the outputs of local and personalised
 
 Every model gets the same number of optimiser steps at this site: those taken for its entries plus those for tuning.
-Two more local networks from other seeds are trained for the stack (`learn.stack`), which is fitted at the end.
+On request, two more local networks from other seeds are trained, and the stack (`learn.stack`) is fitted at the end.
 The result also has the scores of the training median, of a random forest, and of what the site predicts with
 (`learn.predict.outputs.answers`).
 
