@@ -77,6 +77,8 @@ def settings(tables: Path, tmp_path: Path, entries: int) -> Path:
 
 def start(config: Path, out: Path) -> subprocess.Popen[str]:
     script = Path(__file__).parents[2] / "scripts" / "simulate.py"
+    # A shell that runs the tests in the background ignores SIGINT, and the run would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, str(script), str(config), "--out", str(out), "--seed", "4"],
         stdout=subprocess.PIPE,
