@@ -34,13 +34,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.parts.inprocess import federate
 from benchmarks.parts.measure import at_most, parse, publish, say, this_machine
 from benchmarks.parts.silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
 from benchmarks.parts.silos_peers import federate_peers
 from benchmarks.parts.silos_pooled import pooled_predictors
+from benchmarks.parts.stacked import stacked_sites
 from kmel_p2p.chem.structures.cache import StructureCache
-from kmel_p2p.learn.evaluate.comparison import compare, predictors, train_local
+from kmel_p2p.learn.evaluate.comparison import predictors, train_local
 from kmel_p2p.learn.evaluate.scores import Predict, forest_baseline, median_baseline, scorable
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
@@ -169,23 +169,12 @@ def _in_process(
     arguments: argparse.Namespace, seed: int, shape: Architecture, data: Sequence[Dataset]
 ) -> tuple[list[Site], int]:
     settings = [_settings(arguments, seed, at) for at in range(len(data))]
-    steps = settings[0].steps_per_entry * arguments.entries
-    # Rounds and comparison score test folds only to show them; here they are scored at the end.
-    blind = [dataclasses.replace(part, test=part.test[:0]) for part in data]
-    with tempfile.TemporaryDirectory() as folder:
-        together = federate(
-            shape, blind, settings, arguments.entries, Path(folder), model_seed=seed, dense=arguments.dense
-        )
+    stacked = stacked_sites(shape, data, settings, seed, dense=arguments.dense)
     sites = []
-    for at, (silo, part, setting) in enumerate(zip(SILOS, data, settings, strict=True)):
-        own = compare(
-            shape, blind[at], setting, seed, together.parameters(at), steps=steps,
-            federated_history=[], report=lambda done, total: None, stacking=True, others=together.others(at),
-        )  # fmt: skip
+    for silo, site in zip(SILOS, stacked, strict=True):
+        own = site.comparison
         chosen = {e["name"]: e["chosen"] for e in own.result["endpoints"]}
-        stacked = own.stacked
-        assert stacked is not None, "asked for"
-        sites.append(Site(silo, part, predictors(shape, own.models), chosen, own.forest, stacked.stack))
+        sites.append(Site(silo, site.data, predictors(shape, own.models), chosen, own.forest, site.stack))
         budget = own.result["steps"] + own.result["tuning_steps"]
     return sites, budget
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.core.ledger.rules.weights import Trains, weight_cap, weights_of
+from kmel_p2p.core.rounds.pacing import Plateau
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
@@ -28,6 +29,7 @@ from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.site.trainer.answers import validation_figure
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,16 @@ class Federated:
     """The final trunk and each site's rounds.
 
     Attributes:
-        bytes_sent: what one site published.
+        bytes_sent: what one site published, on average.
         added: float64[d] for each site: the sum of its entries, weighted.
+        entries: what each site published; fewer than asked for where its patience ended.
     """
 
     trunk: NDArray[np.float32]
     rounds: list[Rounds]
     bytes_sent: int
     added: list[NDArray[np.float64]]
+    entries: list[int]
 
     def parameters(self, site: int) -> Parameters:
         """The federated model of one site."""
@@ -62,6 +66,7 @@ def federate(
     *,
     model_seed: int = 0,
     dense: bool = False,
+    patience: int = 0,
     tick: Callable[[int], None] = lambda entry: None,
 ) -> Federated:
     """Train together.
@@ -69,6 +74,7 @@ def federate(
     Args:
         entries: of each site.
         dense: exchange float32 deltas instead of encoded ones, for comparison.
+        patience: the charter's `pace.patience`: entries without a better validation score after which a site stops.
     """
     layout = trunk_layout(architecture)
     codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=64, bits=2))
@@ -78,12 +84,15 @@ def federate(
         network = Network(architecture)
         start_local(network, architecture, model_seed, setting.seed)
         sites.append((network, Rounds(network, dataset, layout, codec, setting, folder / f"site-{at}")))
+    plateaus, training = [Plateau(patience) for _ in sites], list(range(len(sites)))
     shares = site_weights(layout, datasets)
-    sent, added = 0, [np.zeros(layout.size, np.float64) for _ in sites]
+    sent, added, published = 0, [np.zeros(layout.size, np.float64) for _ in sites], [0 for _ in sites]
     for entry in range(1, entries + 1):
         total = np.zeros(layout.size, np.float64)
-        for (network, rounds), setting, weight, own in zip(sites, settings, shares, added, strict=True):
-            result = rounds.train(entry, setting.steps_per_entry, None, trunk, lambda progress: None)
+        stopped = []
+        for at, weight in zip(training, shares, strict=True):
+            network, rounds = sites[at]
+            result = rounds.train(entry, settings[at].steps_per_entry, None, trunk, lambda progress: None)
             rounds.commit(entry)
             if dense:
                 # What the round reached, whole; its payload and the residual that the codec keeps are not used.
@@ -93,10 +102,18 @@ def federate(
                 change = codec.decode(result.payload).dense(layout.size).astype(np.float64)
                 sent += len(result.payload)
             total += weight * change
-            own += weight * change
+            added[at] += weight * change
+            published[at] = entry
+            if plateaus[at].seen(validation_figure(result.scores)):
+                stopped.append(at)
         trunk = (trunk + total).astype(np.float32)
         tick(entry)
-    return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites), added)
+        if stopped:
+            training = [at for at in training if at not in stopped]
+            if not training:
+                break
+            shares = site_weights(layout, [datasets[at] for at in training])
+    return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites), added, published)
 
 
 def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) -> list[NDArray[np.float32]]:

@@ -60,51 +60,59 @@ def read_silos(data: Path) -> dict[str, dict[str, Table]]:
     biogen = data / "biogen/ADME_public_set_3521.csv"
     expansion = data / "expansionrx/expansion_data_train.csv"
     bench = data / "pharmabench/final_datasets"
-    solubility = _table(pd.read_csv(biogen), "SMILES", "LOG SOLUBILITY PH 6.8 (ug/mL)")
+    solubility = labelled(pd.read_csv(biogen), "SMILES", "LOG SOLUBILITY PH 6.8 (ug/mL)")
     weights = [MolWt(Chem.MolFromSmiles(smiles)) for smiles in solubility["smiles"]]
     solubility["label"] += 3 - np.log10(weights)
     return {
-        "az": {"logd": _table(_tdc(data, "lipophilicity_astrazeneca"), "Drug", "Y"), "hlm": _az_hlm(data)},
+        "az": {"logd": labelled(tdc_rows(data, "lipophilicity_astrazeneca"), "Drug", "Y"), "hlm": _az_hlm(data)},
         "biogen": {
             "hlm": _biogen_hlm(biogen),
-            "efflux": _table(pd.read_csv(biogen), "SMILES", "LOG MDR1-MDCK ER (B-A/A-B)"),
+            "efflux": labelled(pd.read_csv(biogen), "SMILES", "LOG MDR1-MDCK ER (B-A/A-B)"),
             "solubility": solubility,
         },
         "expansion": {
-            "logd": _table(pd.read_csv(expansion), "SMILES", "LogD"),
+            "logd": labelled(pd.read_csv(expansion), "SMILES", "LogD"),
             "hlm": _expansion_hlm(expansion),
-            "efflux": _table(pd.read_csv(expansion), "SMILES", "Caco-2 Permeability Efflux", _log),
-            "solubility": _table(pd.read_csv(expansion), "SMILES", "KSOL", _log),
+            "efflux": labelled(pd.read_csv(expansion), "SMILES", "Caco-2 Permeability Efflux", log10),
+            "solubility": labelled(pd.read_csv(expansion), "SMILES", "KSOL", log10),
         },
         "chembl": {
-            "logd": _table(pd.read_csv(bench / "logd_reg_final_data.csv"), "Smiles_unify", "value"),
-            "hlm": _in_range(_table(pd.read_csv(bench / "hum_mic_cl_reg_final_data.csv"), "Smiles_unify", "value")),
+            "logd": labelled(pd.read_csv(bench / "logd_reg_final_data.csv"), "Smiles_unify", "value"),
+            "hlm": in_range(labelled(pd.read_csv(bench / "hum_mic_cl_reg_final_data.csv"), "Smiles_unify", "value")),
         },
     }
 
 
-def _log(values: pd.Series) -> pd.Series:
+def log10(values: pd.Series) -> pd.Series:
+    """NaN where there is no logarithm."""
     return np.log10(values.where(values > 0))
 
 
-def _table(
+def labelled(
     frame: pd.DataFrame, smiles: str, column: str, label: Callable[[pd.Series], pd.Series] = lambda values: values
 ) -> Table:
+    """The measured rows of a file, none of them a bound.
+
+    Args:
+        label: from the column's values to labels; what it makes NaN is left out.
+    """
     values = pd.to_numeric(frame[column], errors="coerce")
     made = pd.DataFrame({"smiles": frame[smiles], "label": label(values.where(np.isfinite(values))), "relation": 0})
     return made.dropna().reset_index(drop=True)
 
 
-def _tdc(data: Path, name: str) -> pd.DataFrame:
+def tdc_rows(data: Path, name: str) -> pd.DataFrame:
+    """Both files of a TDC split, one after the other."""
     return pd.concat(pd.read_csv(data / f"tdc_admet_group/{name}/{part}.csv") for part in ("train_val", "test"))
 
 
-def _in_range(table: Table) -> Table:
+def in_range(table: Table) -> Table:
+    """The clearances that a microsome can reach."""
     return table[table["label"].between(*HLM_RANGE)].reset_index(drop=True)
 
 
 def _az_hlm(data: Path) -> Table:
-    table = _table(_tdc(data, "clearance_microsome_az"), "Drug", "Y")
+    table = labelled(tdc_rows(data, "clearance_microsome_az"), "Drug", "Y")
     low, high = AZ_HLM_LIMITS
     table["relation"] = np.select([table["label"] <= low, table["label"] >= high], [-1, 1], 0)
     table["label"] = np.log10(table["label"])
@@ -112,10 +120,10 @@ def _az_hlm(data: Path) -> Table:
 
 
 def _biogen_hlm(path: Path) -> Table:
-    table = _table(pd.read_csv(path), "SMILES", "LOG HLM_CLint (mL/min/kg)")
+    table = labelled(pd.read_csv(path), "SMILES", "LOG HLM_CLint (mL/min/kg)")
     table["relation"] = np.where(table["label"] <= BIOGEN_HLM_FLOOR + 1e-6, -1, 0)
     table["label"] -= BODY_PER_PROTEIN
-    return _in_range(table)
+    return in_range(table)
 
 
 def _expansion_hlm(path: Path) -> Table:
@@ -124,16 +132,22 @@ def _expansion_hlm(path: Path) -> Table:
     values = pd.to_numeric(frame["HLM CLint"], errors="coerce")
     lowest = max(float(values[values > 0].min()), 10 ** (HLM_RANGE[0] + BODY_PER_PROTEIN))
     frame["HLM CLint"] = values.clip(lower=lowest)
-    table = _table(frame, "SMILES", "HLM CLint", _log)
+    table = labelled(frame, "SMILES", "HLM CLint", log10)
     table["relation"] = np.where(table["label"] <= np.log10(lowest) + 1e-6, -1, 0)
     table["label"] -= BODY_PER_PROTEIN
-    return _in_range(table)
+    return in_range(table)
 
 
 def datasets(
-    silos: dict[str, dict[str, Table]], per_silo: int, pool: int, seed: int, cache: StructureCache, workers: int = 1
+    silos: dict[str, dict[str, Table]],
+    per_silo: int,
+    pool: int,
+    seed: int,
+    cache: StructureCache,
+    workers: int = 1,
+    endpoints: tuple[AssayEndpoint, ...] = ENDPOINTS,
 ) -> list[Dataset]:
-    """One dataset per silo, in the order of `SILOS`. Compounds of AstraZeneca are no compounds of ChEMBL's.
+    """One dataset per silo, in the order of `silos`. Compounds of AstraZeneca are no compounds of ChEMBL's.
 
     Args:
         per_silo: compounds per silo and assay endpoint in the training and validation folds together (four to one; of
@@ -144,7 +158,7 @@ def datasets(
     split = SplitRule(fold_key=fold_key(seed), valid_fraction=VALID_FRACTION, test_fraction=TEST_FRACTION)
     made: list[Dataset] = []
     taken: set[str] = set()
-    for silo in SILOS:
+    for silo in silos:
         everything = pd.concat(
             [frame.sample(min(pool, len(frame)), random_state=0).assign(endpoint=name)
              for name, frame in silos[silo].items()]
@@ -159,20 +173,26 @@ def datasets(
         if silo == "az":
             taken = set(everything["identity"])
         everything["fold"] = split.folds([table.series[row] for row in everything["row"]])
-        made.append(_dataset(everything, table, per_silo, split, np.random.default_rng([seed, len(made)])))
+        rng = np.random.default_rng([seed, len(made)])
+        made.append(_dataset(everything, table, per_silo, split, rng, endpoints))
     return made
 
 
 def _dataset(
-    everything: pd.DataFrame, table: StructureTable, per_silo: int, split: SplitRule, rng: np.random.Generator
+    everything: pd.DataFrame,
+    table: StructureTable,
+    per_silo: int,
+    split: SplitRule,
+    rng: np.random.Generator,
+    endpoints: tuple[AssayEndpoint, ...],
 ) -> Dataset:
     sizes = {0: per_silo - per_silo // 5, 1: per_silo // 5, 2: MAX_TEST}
     rows = everything.drop_duplicates("identity").set_index("identity")
     place = {identity: at for at, identity in enumerate(rows.index)}
-    labels = np.full((len(rows), len(ENDPOINTS)), np.nan, np.float32)
-    relations = np.zeros((len(rows), len(ENDPOINTS)), np.int8)
-    for column, endpoint in enumerate(ENDPOINTS):
-        values = _aggregated(everything[everything["endpoint"] == endpoint.name])
+    labels = np.full((len(rows), len(endpoints)), np.nan, np.float32)
+    relations = np.zeros((len(rows), len(endpoints)), np.int8)
+    for column, endpoint in enumerate(endpoints):
+        values = aggregated(everything[everything["endpoint"] == endpoint.name])
         folds = rows.loc[values.index, "fold"]
         for number, size in sizes.items():
             members = values[folds == number]
@@ -185,11 +205,11 @@ def _dataset(
     fold = rows["fold"].to_numpy()[used]
     train, valid, test = (np.flatnonzero(fold == number) for number in (0, 1, 2))
     inputs = Inputs(part.counts, part.descriptors)
-    dataset = Dataset(ENDPOINTS, inputs, labels[used], relations[used], train, valid, test, tuple(part.smiles))
+    dataset = Dataset(endpoints, inputs, labels[used], relations[used], train, valid, test, tuple(part.smiles))
     return dataset.with_calibration(split.apart(part.series))
 
 
-def _aggregated(measurements: Table) -> pd.DataFrame:
+def aggregated(measurements: Table) -> pd.DataFrame:
     """Median of replicates by identity; a bound only where every replicate is one."""
     groups = measurements.groupby("identity")
     low, high = groups["relation"].min(), groups["relation"].max()

@@ -61,29 +61,46 @@ def charter() -> None:
     show_default=True,
     help="; ".join(map(_trunk_help, KINDS.values())) + ".",
 )
+@click.option(
+    "--compounds",
+    type=click.IntRange(min=1),
+    help="Compounds that a usual site announces to train on, roughly; size of the networks, learning rate, steps and "
+    "patience are drafted for them. Default: a small site's.",
+)
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
 def new(
-    federation: str, sites: tuple[str, ...], endpoints: tuple[str, ...], seed: int, trunk: str, output: Path
+    federation: str,
+    sites: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    seed: int,
+    trunk: str,
+    compounds: int | None,
+    output: Path,
 ) -> None:
     """Draft a charter with default rules, and with the reference hash of this machine's featuriser.
 
     Edit the file as the consortium wishes, then let every site sign it. Any later change invalidates all signatures.
     """
     from kmel_p2p.agreement.charter import Charter, CharterDocument
+    from kmel_p2p.agreement.drafted import USUAL, suggested
     from kmel_p2p.agreement.strict import build
     from kmel_p2p.files import write_new
 
+    suggestion = suggested(compounds or USUAL)
     raw: dict[str, Any] = {
+        **suggestion.sections(perceptron=trunk == "mlp"),
         "federation": federation,
         "sites": [site_of(text) for text in sites],
         "assay_endpoints": [_endpoint(text) for text in endpoints],
-        "model": {"seed": seed, "trunk": trunk},
     }
+    raw["model"] |= {"seed": seed, "trunk": trunk}
     draft = with_reference_hash(build(Charter, raw, "command line"))
     document = CharterDocument(charter=draft)
     CharterDocument.parse(document.render(), "command line")
-    write_new(output, document.render().encode(), 0o644)
+    reason = suggestion.reason(compounds or USUAL, announced=compounds is not None)
+    write_new(output, (remarks(reason) + document.render()).encode(), 0o644)
     click.echo(f"Wrote {output}, charter {draft.id.hex()[:16]}, unsigned.")
+    click.echo("\n".join(reason))
     click.echo(f"Every site now runs: kmel-peer charter sign {output} --key site.key")
 
 
@@ -94,12 +111,14 @@ def new(
 def sign(path: Path, key: Path, output: Path | None) -> None:
     """Add this site's signature. Read the charter first (charter show): it binds the site."""
     from kmel_p2p.files import write_whole
+    from kmel_p2p.site.config import read_text
     from kmel_p2p.site.keys import load_key
 
     document = load_charter(path)
     identity = load_key(key)
     signed = document.signed_by(identity)
-    write_whole(output or path, signed.render().encode(), mode=0o644)
+    heading = _heading(read_text(path, ""))
+    write_whole(output or path, (heading + signed.render()).encode(), mode=0o644)
     name = signed.charter.roster[identity.key].name
     click.echo(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")
     for problem in signed.problems():
@@ -154,6 +173,18 @@ def show(path: Path, as_json: bool) -> None:
         echo_json({"id": document.charter.id.hex(), **document.model_dump(mode="json")})
         return
     Console().print(charter_view(document))
+
+
+def remarks(lines: list[str]) -> str:
+    """TOML comments and an empty line."""
+    return "".join(f"# {line}\n" for line in lines) + "\n"
+
+
+def _heading(text: str) -> str:
+    """The comments that a charter file begins with: why its settings are what they are."""
+    lines = text.splitlines()
+    end = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    return "".join(f"{line}\n" for line in lines[:end])
 
 
 def load_charter(path: Path) -> CharterDocument:

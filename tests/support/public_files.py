@@ -36,7 +36,10 @@ def write_public_files(root: Path) -> Path:
         SMILES=MOLECULES,
         LogD=ramp,
         KSOL=[0.0, *10 ** ramp[1:]],
-        **{"HLM CLint": [0.0, *10 ** ramp[1:]], "Caco-2 Permeability Efflux": 10**ramp},
+        **{"Molecule Name": [f"E-{number:07}" for number in reversed(range(count))]},
+        **{"HLM CLint": [0.0, *10 ** ramp[1:]], "MLM CLint": 10**ramp},
+        **{"Caco-2 Permeability Papp A>B": 10**ramp, "Caco-2 Permeability Efflux": 10**ramp},
+        **dict.fromkeys(("MPPB", "MBPB", "MGMB"), 10**ramp),
     )
     half = count // 2
     for part, rows in (("train_val", slice(0, half)), ("test", slice(half, half + 5))):
@@ -60,6 +63,9 @@ def write_public_files(root: Path) -> Path:
             "Standard Value": values,
         },
     )
+    for name in ("cyp_2c9", "cyp_2d6", "cyp_3a4", "mou_mic_cl", "rat_mic_cl", "water_sol"):
+        write(bench / f"{name}_reg_final_data.csv", Smiles_unify=MOLECULES, value=ramp)
+    write(bench / "ppb_reg_final_data.csv", Smiles_unify=MOLECULES, value=ramp / 2.6)
     for part, rows in (("train_val", slice(0, count - 8)), ("test", slice(count - 8, count))):
         write(root / f"tdc_admet_group/caco2_wang/{part}.csv", Drug=MOLECULES[rows], Y=ramp[rows])
     return root

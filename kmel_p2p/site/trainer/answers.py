@@ -79,7 +79,7 @@ class TrainerAnswers:
             "training_us": answer.training_us,
         }
         self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
-        validation = _validation(answer.scores)
+        validation = validation_figure(answer.scores)
         self._command(
             RoundTrained(
                 number=answer.round,
@@ -106,7 +106,7 @@ class TrainerAnswers:
         self._fail(DataError(text) if kind == "data" else ConfigError(text))
 
 
-def _validation(scores: session.Scores) -> float | None:
+def validation_figure(scores: session.Scores) -> float | None:
     """One figure over all assay endpoints, whatever their units: the mean logarithm of the validation scores."""
     valid = [folds["valid"] for folds in scores.values() if folds.get("valid", 0.0) > 0.0]
     return math.fsum(math.log(score) for score in valid) / len(valid) if valid else None

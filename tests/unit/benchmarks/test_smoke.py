@@ -21,11 +21,14 @@ KEYS = {
     "censoring": {"compounds", "bounds", "chosen", "last"},
     "censoring_kernel": {"mean", "folds", "against_as_values"},
     "codec": {"ratio_1bit", "ratio_2bit", "index_bits", "encode_over_copy", "decode_ms", "training_ratio_2bit_worst"},
+    "defaults": {"worst_vs_best_local_pct", "mean_vs_best_local_pct", "by_case", "sites"},
+    "expansionrx": {"endpoints", "best_local_rae", "stack_rae", "chosen_rae", "change_vs_best_local_pct", "settings"},
     "faults": {"faults_seeds", "faults_sound", "faults_score_kept", "faults_mean_difference", "runs"},
     "featurise": {"molecules", "per_second", "rdkit_per_second", "ratio", "cached_per_second", "enumerated"},
     "federation": {"ledger_peer_bytes_4", "ledger_alone_bytes_100", "pushsum_agree_4", "pushsum_apart_4"},
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
+    "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
     "round_cost": {"training_share", "steps_kept"},
     "silos": {
         *("pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"),
@@ -42,7 +45,17 @@ KEYS = {
 }
 """Benchmark -> figures that its JSON has at least, beside those that all have."""
 COMMON = {"missed", "under_load", "machine"}
-PUBLIC_FILES = {"censoring", "censoring_kernel", "featurise", "silos", "structures", "tdc"}
+PUBLIC_FILES = {
+    "censoring",
+    "censoring_kernel",
+    "defaults",
+    "expansionrx",
+    "featurise",
+    "partners",
+    "silos",
+    "structures",
+    "tdc",
+}
 NAMESPACES = {"versus_hivemind", "wan"}
 
 

@@ -48,6 +48,27 @@ def test_a_chain_of_signatures_puts_it_in_force(run: Run, path: Path, founders: 
     assert json.loads(run("charter", "verify", path, "--json").out)["in_force"] is True
 
 
+def test_a_draft_says_why_its_settings_suit_the_announced_size(run: Run, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.toml", tmp_path / "large.toml"
+    assert run("init", tmp_path / "north", "--name", "north").code == 0
+    key = tmp_path / "north" / "site.key"
+    site = f"--site=north={load_key(key).key.hex()}"
+    new = ("charter", "new", "--federation", "demo", site, "--endpoint=logd,head=shared")
+    told = run(*new, "-o", small).out
+    assert "300 compounds (nothing was announced)" in told
+    assert run(*new, "--compounds", 5000, "-o", large).code == 0
+    few, many = (json.loads(run("charter", "show", path, "--json").out)["charter"] for path in (small, large))
+    steps = [at["averaging"]["entry_limit"] * at["averaging"]["steps_per_entry"] for at in (few, many)]
+    assert steps[0] < steps[1]
+    assert few["pace"]["patience"] > 0
+    assert few["model"]["hidden"] < many["model"]["hidden"]
+    heading = [line for line in small.read_text().splitlines() if line.startswith("#")]
+    assert len(heading) == 4
+    assert all(line.removeprefix("# ") in told for line in heading)
+    assert run("charter", "sign", small, "--key", key).code == 0
+    assert [line for line in small.read_text().splitlines() if line.startswith("#")] == heading
+
+
 def test_separate_signatures_are_merged(run: Run, path: Path, founders: dict[str, Path], tmp_path: Path) -> None:
     copies = [tmp_path / f"{name}.toml" for name in founders]
     for copy, key in zip(copies, founders.values(), strict=True):
