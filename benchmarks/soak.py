@@ -58,7 +58,7 @@ from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.modes import mode_of
-from kmel_p2p.site.modes.ledger import codec_of, fresh_ledger
+from kmel_p2p.site.modes.stored_ledger import codec_of, fresh_ledger
 from kmel_p2p.site.peer_machine import make_peer
 from kmel_p2p.site.site import Site
 

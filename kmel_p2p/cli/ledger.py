@@ -206,7 +206,7 @@ def _hashes(store: Store) -> dict[SiteKey, dict[int, bytes]]:
 def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str, Any]:
     """Recompute the ledger from the stored entries, and list what is wrong with them."""
     from kmel_p2p.agreement.errors import ConfigError, WireError
-    from kmel_p2p.site.modes.ledger import open_ledger
+    from kmel_p2p.site.modes.stored_ledger import open_ledger
     from kmel_p2p.site.state.own_state import own_entries, own_state
 
     kept = store.vector()

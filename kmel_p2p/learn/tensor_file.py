@@ -1,8 +1,9 @@
-"""Tensors and a few plain facts in one safetensors file; a crash leaves the old file or the new one."""
+"""Tensors and a few plain facts in one safetensors file, or one bare vector; a crash leaves the old file or the new."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,34 @@ def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tenso
     if found != dict(shapes):
         raise ConfigError(f"{path}: belongs to another model: it has {found} instead of {dict(shapes)}")
     return tensors, facts
+
+
+def write_vector(path: Path, values: NDArray[np.float32]) -> None:
+    """Write float32[d] as its little-endian bytes and nothing else.
+
+    Raises:
+        ConfigError: the disk is full or not writable.
+    """
+    write_whole(path, np.ascontiguousarray(values, "<f4").tobytes())
+
+
+def read_vector(path: Path, size: int) -> NDArray[np.float32]:
+    """float32[size] of a file that `write_vector` wrote.
+
+    Raises:
+        ConfigError: the file is missing, of another size, or has values that are not finite.
+    """
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != 4 * size:
+                raise ConfigError(
+                    f"{path}: has {found} bytes where {4 * size} are needed: it was cut off or is of another model; "
+                    "delete it and start again"
+                )
+            values = np.fromfile(file, "<f4").astype(np.float32, copy=False)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; start again") from error
+    if not np.isfinite(values).all():
+        raise ConfigError(f"{path}: has values that are not finite: it is damaged; delete it and start again")
+    return values

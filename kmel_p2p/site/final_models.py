@@ -11,23 +11,29 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds import Averaging
 from kmel_p2p.learn.predict.model_directory import read_card
+from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site
-from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 
 log = structlog.get_logger()
 
 TRUNK_DIRECTORY, MODEL_DIRECTORY = "trunk", "model"
+OTHERS_NAME = "others-trunk.f32"
+"""The final trunk without this site's own entries, float32[d]; the trainer reads it."""
 BLOB_NAME = "final models"
 """Under this name the store keeps what the models were last made from, and the result of their comparison."""
 
@@ -159,6 +165,7 @@ class FinalModels:
                 if work is not None and await asyncio.to_thread(work):
                     log.info("trunk written", trunk_dir=str(folder))
                 await self._digest.refresh()
+                others = None if self._still_valid() else await self._write_others(site)
                 if self._digest.text and averaging.revision == revision:
                     break
         except ConfigError as error:
@@ -176,7 +183,15 @@ class FinalModels:
         site = self._site()
         entries = averaging.vector.get(site.identity.key, 0)
         total_steps = entries * site.charter.averaging.steps_per_entry
-        self._trainer.finish(total_steps, entries, self._labels(averaging.vector), averaging.trunk)
+        self._trainer.finish(total_steps, entries, self._labels(averaging.vector), averaging.trunk, others)
+
+    async def _write_others(self, site: Site) -> Path | None:
+        """The trunk without this site's own entries, for the trainer; None where it is not known."""
+        folder = site.config.site.state_dir
+        work = mode_of(site.charter).others_trunk(site, self._averaging, folder / STORE_NAME)
+        if work is None:
+            log.info("the others' trunk is not known", mode=site.charter.averaging.mode)
+        return await asyncio.to_thread(_write_others, folder / OTHERS_NAME, work)
 
     def _still_valid(self) -> bool:
         """Whether the models of an earlier life were made from this trunk and these data, and are still there."""
@@ -195,3 +210,13 @@ class FinalModels:
             "state_digest": self._digest.text,
             "vector": " ".join(f"{names.get(key, key.hex())}:{number}" for key, number in vector.items()),
         }
+
+
+def _write_others(path: Path, work: Callable[[], NDArray[np.float32] | None] | None) -> Path | None:
+    """Runs in a thread. A file of an earlier trunk does not stay."""
+    values = work() if work is not None else None
+    if values is None:
+        path.unlink(missing_ok=True)
+        return None
+    write_vector(path, values)
+    return path

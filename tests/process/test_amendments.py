@@ -23,7 +23,7 @@ from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, free_ports
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
-from kmel_p2p.site.modes.ledger import codec_of, open_ledger
+from kmel_p2p.site.modes.stored_ledger import codec_of, open_ledger
 from kmel_p2p.site.observe.status import SitePhase
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import STORE_NAME, Store

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import kmel_p2p
 from kmel_p2p.cli.main import invoke
+from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.predict.trunk_file import digest_of
+from kmel_p2p.learn.tensor_file import read_vector
+from kmel_p2p.site.config import load_config
+from kmel_p2p.site.loaded_site import load_site
 from tests.support.local_run import log_times, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -45,6 +50,14 @@ def test_every_site_writes_the_same_trunk_once_and_exits_as_configured(
         assert card["charter_id"] == federation.document.charter.id.hex()
         assert card["vector"] == {rule.key: ENTRIES for rule in rules}
         assert {(author["name"], author["key"]) for author in card["authors"]} == {(r.name, r.key) for r in rules}
+        # The others' trunks of three sites hold each contribution twice, and the initial trunk three times.
+        config = load_config(north.folder / "site.toml")
+        layout, tensors = load_site(config).layout, load_file(folders[0] / card["file"])
+        trunk = np.concatenate([tensors[spec.name].ravel() for spec in layout.specs])
+        others = [read_vector(site.state_dir / "others-trunk.f32", layout.size) for site in federation]
+        initial = initial_trunk(layout, federation.document.charter.model.seed)
+        np.testing.assert_allclose(sum(others), 2 * trunk + initial, atol=1e-5)
+        assert all(np.abs(values - trunk).max() > 1e-3 for values in others)
         capsys.readouterr()
         assert invoke(["ledger", "verify", "--json", "-c", str(north.folder / "site.toml")]) == 0
         assert json.loads(capsys.readouterr().out)["digest"] == card["ledger_digest"]

@@ -28,6 +28,7 @@ from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import process as worker
 from kmel_p2p.learn.worker.session import (
     Abandon,
@@ -133,7 +134,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     made.close()
 
 
-def test_a_whole_run_with_a_crash_in_the_middle(daemon: Daemon) -> None:
+def test_a_whole_run_with_a_crash_in_the_middle(daemon: Daemon, tmp_path: Path) -> None:
     daemon.start(daemon.plan())
     prepared = daemon.ask(Prepare())
     assert isinstance(prepared, Prepared), prepared
@@ -164,7 +165,8 @@ def test_a_whole_run_with_a_crash_in_the_middle(daemon: Daemon) -> None:
     assert daemon.ask(Train(3, 3)).payload == expected.payload
     daemon.connection.send(Commit(3))
 
-    finished = daemon.ask(Finish(total_steps=9, entries=3))
+    write_vector(tmp_path / "others-trunk.f32", daemon.trunk)
+    finished = daemon.ask(Finish(total_steps=9, entries=3, others_file=tmp_path / "others-trunk.f32"))
     assert isinstance(finished, Finished), finished
     assert len(finished.result["history"]["federated"]) == 4
     assert (finished.model_dir / "card.json").exists()

@@ -19,7 +19,7 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.types import Micros
 from kmel_p2p.delta import DeltaCodec
-from kmel_p2p.site.modes.ledger import open_ledger
+from kmel_p2p.site.modes.stored_ledger import open_ledger
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.recording import work_of
 from kmel_p2p.site.state.store import STORE_NAME, Store
@@ -50,7 +50,12 @@ class StoreDisk(Disk):
         self.writes = 0
         self._path = folder / STORE_NAME
         self._key = key
-        parts = SimpleNamespace(charter=charter, layout=LAYOUT, constitution=Constitution(charter))
+        parts = SimpleNamespace(
+            charter=charter,
+            layout=LAYOUT,
+            constitution=Constitution(charter),
+            identity=SimpleNamespace(key=key),
+        )
         self._site = cast(Site, parts)
         self._store = self._opened()
 

@@ -135,11 +135,13 @@ class Finish:
         total_steps: steps this site took for all its entries; the budget of every model compared.
         entries: entries this site published.
         labels: facts about the trunk for the model's card, in addition to those of the plan.
+        others_file: the trunk without this site's own entries (`tensor_file.read_vector`); None where it is not known.
     """
 
     total_steps: int
     entries: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    others_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

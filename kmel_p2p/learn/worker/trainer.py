@@ -21,6 +21,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.uncertainty import calibrate
+from kmel_p2p.learn.tensor_file import read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds, check_layout
@@ -139,6 +140,7 @@ class Trainer:
             federated_history=rounds.history,
             report=self._comparison_progress,
             prefix=rounds.prefix.parameters,
+            others=None if command.others_file is None else read_vector(command.others_file, self._layout.size),
         )
         result: dict[str, Any] = {"entries": command.entries, **comparison.result}
         # The trunk that a round started from has the entries before it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
-from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError, WireError
-from kmel_p2p.agreement.identity import SiteKey, short
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.events import (
@@ -37,14 +37,10 @@ from kmel_p2p.core.ledger.events import (
     SnapshotRecord,
     SnapshotRefused,
 )
-from kmel_p2p.core.ledger.log.accumulator import Accumulator
-from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
-from kmel_p2p.core.ledger.rules.proof import FaultProof
-from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.log.outcome import RETIRED
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
-from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.rounds import Averaging, Members
 from kmel_p2p.core.types import Micros, Randomness
@@ -55,14 +51,12 @@ from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
+from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compression, open_ledger
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
-from kmel_p2p.site.site import Site, stored_constitution
+from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.own_sum import others_trunk
 from kmel_p2p.site.state.store import Store
-
-REPLACE_STORE = (
-    "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
-)
 
 
 class LedgerMode(SiteMode):
@@ -83,8 +77,7 @@ class LedgerMode(SiteMode):
 
     def codec(self, charter: Charter) -> CodecParameters:
         """The charter's compression of deltas."""
-        rule = charter.ledger
-        return CodecParameters(chunk=rule.chunk, kept=rule.kept, bits=rule.bits)
+        return compression(charter)
 
     def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
         """Of an entry."""
@@ -124,9 +117,9 @@ class LedgerMode(SiteMode):
             case AmendmentRecord(number=number, encoded=encoded):
                 return lambda store: store.add_amendment(number, encoded)
             case CompactionRecord():
-                return lambda store: store.compact(record, lambda: genesis(site), codec_of(site))
+                return lambda store: compact(site, store, record)
             case SnapshotRecord(snapshot=snapshot, kept=kept):
-                return lambda store: store.adopt(snapshot, kept)
+                return lambda store: adopt(site, store, snapshot, kept)
             case DivergenceRecord():
                 row = {
                     "site": record.site,
@@ -260,6 +253,19 @@ class LedgerMode(SiteMode):
 
         return work
 
+    def others_trunk(
+        self, site: Site, averaging: Averaging, store: Path
+    ) -> Callable[[], NDArray[np.float32] | None] | None:
+        """The sum without the own entries. None where others' proofs or amendments ended this site's log, or where a
+        former key of this site has entries: their contribution is not ours to take out."""
+        ledger, own = _of(averaging).ledger, site.identity.key
+        former = [key for key, rule in site.constitution.everyone.items() if rule.name == site.rule.name and key != own]
+        accepted = ledger.accepted
+        if own in accepted.ended or own in accepted.withdrawn or any(ledger.head(key) for key in former):
+            return None
+        newest = (ledger.head(own), ledger.head_hash(own))
+        return others_trunk(ledger.accumulator.copy(), store, own, newest, codec_of(site))
+
     def own_work(
         self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]
     ) -> OwnWork:
@@ -268,65 +274,6 @@ class LedgerMode(SiteMode):
         sizes = [len(encoded) for encoded in own]
         steps = sum(decode(encoded).steps for encoded in own)
         return OwnWork(len(own), steps, sizes, fmean(sizes) if sizes else 0.0)
-
-
-def codec_of(site: Site) -> DeltaCodec:
-    """How this site's deltas are compressed."""
-    return DeltaCodec(site.layout, LedgerMode().codec(site.charter))
-
-
-def genesis(site: Site) -> Snapshot:
-    """The charter's initial trunk, before the first entry."""
-    trunk = initial_trunk(site.layout, site.charter.model.seed)
-    return empty_snapshot(site.charter.id, Accumulator.from_trunk(trunk))
-
-
-def fresh_ledger(site: Site) -> Ledger:
-    """A ledger without entries: the charter's initial trunk."""
-    trunk, codec = initial_trunk(site.layout, site.charter.model.seed), codec_of(site)
-    return Ledger(Accumulator.from_trunk(trunk), codec, Rules.of(site.charter, codec.codec_id, trunk))
-
-
-def open_ledger(site: Site, store: Store) -> Ledger:
-    """The ledger as the store holds it.
-
-    Raises:
-        ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
-    """
-    ledger = fresh_ledger(site)
-    snapshot = store.snapshot()
-    if snapshot is not None:
-        problem = snapshot.problem()
-        if snapshot.charter_id != site.charter.id or len(snapshot.accumulator) != site.layout.size:
-            problem = "it belongs to another charter"
-        if problem:
-            raise ConfigError(
-                f"{store.path}: the snapshot it stands on cannot be used: {problem}. "
-                "Move the state directory away and start again: the others will send the ledger"
-            )
-        ledger.adopt(snapshot)
-    ledger.amend(stored_constitution(site, store))
-    for author, (number, reason) in store.log_ends().items():
-        evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
-        ledger.end_log(FaultProof(author, number, reason, evidence))
-    replay(ledger, _stored_entries(store), str(store.path))
-    return ledger
-
-
-def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
-    """Offer stored entries in their order of arrival; returns how many were applied.
-
-    Raises:
-        ConfigError: one does not stand.
-    """
-    count = 0
-    for entry in entries:
-        outcome = ledger.offer(entry)
-        if outcome.verdict is Verdict.REFUSED:
-            reason = outcome.refusal.value if outcome.refusal else "it was refused"
-            raise ConfigError(f"{source}: stored {entry} does not stand: {reason}; {REPLACE_STORE}")
-        count += len(outcome.applied)
-    return count
 
 
 def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> TrunkCard:
@@ -354,15 +301,6 @@ def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> Tr
         reference_hash=site.charter.features.reference_hash,
         unlearned=unlearned(site.architecture, trunk, initial_trunk(site.layout, site.charter.model.seed)),
     )
-
-
-def _stored_entries(store: Store) -> Iterator[Entry]:
-    for stored in store.load_entries("arrival"):
-        try:
-            yield decode(stored.encoded)
-        except WireError as error:
-            where = f"{store.path}: stored entry {stored.number} of {short(stored.author)}"
-            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
 
 
 def _of(averaging: Averaging) -> LedgerAveraging:

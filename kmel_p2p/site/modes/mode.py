@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
@@ -134,6 +137,18 @@ class SiteMode(ABC):
 
         The work raises ConfigError when the disk does not take it.
         """
+
+    def others_trunk(
+        self, site: Site, averaging: Averaging, store: Path
+    ) -> Callable[[], NDArray[np.float32] | None] | None:
+        """Work for another thread: the final trunk without this site's own contribution, float32[d].
+
+        None, here or from the work, where it cannot be told exactly; a mode that sums no entries never can.
+
+        Args:
+            store: its path.
+        """
+        return None
 
     @abstractmethod
     def own_work(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.learn.train.balance import Sums, sums, sums_of
-from kmel_p2p.site.modes.ledger import codec_of
+from kmel_p2p.site.modes.stored_ledger import codec_of
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store, StoredEntry
 

@@ -154,13 +154,20 @@ class Store:
                 (author, number, digest(header), header, signature, payload, own_state_file),
             )
 
-    def load_entries(self, order: Literal["author", "arrival"] = "author") -> Iterator[StoredEntry]:
-        """Every entry kept, by (author, number) or in the order of arrival; never all in memory."""
+    def load_entries(
+        self, order: Literal["author", "arrival"] = "author", *, of: SiteKey | None = None, above: int = 0
+    ) -> Iterator[StoredEntry]:
+        """Every entry kept, by (author, number) or in the order of arrival; never all in memory.
+
+        `of`, `above`: one author's only, numbered above that.
+        """
         columns = "author, number" if order == "author" else "arrival"
+        which, values = ("WHERE author = ? AND number > ?", (of, above)) if of is not None else ("", ())
         with explain(self.path):
             cursor = self._connection.execute(
                 "SELECT arrival, author, number, hash, header, signature, payload, own_state_file"
-                f" FROM entries ORDER BY {columns}"
+                f" FROM entries {which} ORDER BY {columns}",
+                values,
             )
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
                 for row in rows:

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import enum
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,11 +127,12 @@ class TrainerSupervisor:
         entries: int,
         labels: Mapping[str, str],
         write_trunk: Callable[[NDArray[np.float32]], Any],
+        others_file: Path | None = None,
     ) -> None:
-        """Have the models compared and written. `labels`: facts about the trunk, for the model's card."""
+        """Have the models compared and written; the arguments but `write_trunk` are those of `session.Finish`."""
         write_trunk(self._trunk.values)
         self.state = TrainerState.FINISHING
-        self._send(session.Finish(total_steps, entries, labels))
+        self._send(session.Finish(total_steps, entries, labels, others_file))
 
     async def stop(self) -> None:
         """End the trainer and release the shared memory."""

@@ -8,13 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.learn.predict import model_directory as model
+from kmel_p2p.learn.tensor_file import read_vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site import final_models as module
-from kmel_p2p.site.final_models import FinalModels
+from kmel_p2p.site.final_models import OTHERS_NAME, FinalModels
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.trainer.supervisor import TrainerState
 
@@ -51,6 +53,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder / STORE_NAME)
         self.asked: list[tuple[int, dict[str, str]]] = []
+        self.others: list[np.ndarray | None] = []
         self.ends = 0
         self.errors: list[Exception] = []
         self.averaging = Averaging()
@@ -80,9 +83,12 @@ class Bench:
     def _written(self) -> None:
         self.ends += 1
 
-    def _finish(self, total_steps: int, entries: int, labels: dict[str, str], trunk: Any) -> None:
+    def _finish(
+        self, total_steps: int, entries: int, labels: dict[str, str], trunk: Any, others_file: Path | None
+    ) -> None:
         self.trainer.state = TrainerState.FINISHING
         self.asked.append((total_steps, labels))
+        self.others.append(None if others_file is None else read_vector(others_file, 3))
 
     def answered(self) -> bool:
         """The trainer is done; whether that was the end of it."""
@@ -173,3 +179,33 @@ async def test_models_that_are_gone_are_made_again(bench: Bench, monkeypatch: py
     monkeypatch.setattr(module, "read_card", model.read_card)
     await complete(bench)
     assert len(bench.asked) == 2
+
+
+async def test_the_trainer_is_handed_the_others_trunk_of_the_trunk_it_compares(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[np.ndarray | None] = [np.array([0.5, -1, 2], np.float32), np.array([7, 8, 9], np.float32), None]
+
+    def others_trunk(site: Any, averaging: Any, store: Path) -> Any:
+        assert store == tmp_path / STORE_NAME
+        made = others[averaging.revision - 1]
+        if averaging.revision == 1:
+            # An entry comes in late, while the work is waiting for its thread.
+            bench.averaging.revision = 2
+        return lambda: made
+
+    mode = SimpleNamespace(trunk_writer=lambda *given: None, others_trunk=others_trunk)
+    monkeypatch.setattr(module, "mode_of", lambda charter: mode)
+    await complete(bench)
+    bench.answered()
+    assert [found.tolist() for found in bench.others if found is not None] == [[7, 8, 9]]
+    bench.averaging.revision = 3
+    await complete(bench)
+    assert bench.others[1:] == [None]
+    assert not (tmp_path / OTHERS_NAME).exists()
+
+
+async def test_without_an_others_trunk_the_trainer_is_told_so(bench: Bench, tmp_path: Path) -> None:
+    await complete(bench)
+    assert bench.others == [None]
+    assert not (tmp_path / OTHERS_NAME).exists()

@@ -93,6 +93,16 @@ class Accumulator:
         """Undo `add` of the same delta and weights exactly. Raises as `add` does."""
         self._sum[self._checked(delta)] -= delta.units * _weights_at(delta, weight, heads)
 
+    def remove(self, other: Accumulator) -> None:
+        """Subtract a sum made with the same weights, exactly: as if its entries had never been added.
+
+        Raises:
+            Bug: it has another size.
+        """
+        if len(other) != len(self):
+            raise Bug(f"a sum of {len(other)} values taken from one of {len(self)}")
+        self._sum -= other._sum
+
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The trunk, float32[d]: each value rounded to float64, then to float32; equal sums give equal bits.
 

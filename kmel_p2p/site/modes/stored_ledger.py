@@ -1,0 +1,115 @@
+"""The ledger of a site in its store: opened, compacted, replaced by an adopted snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.agreement.identity import SiteKey, short
+from kmel_p2p.core.ledger.events import CompactionRecord
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.proof import FaultProof
+from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
+from kmel_p2p.delta import CodecParameters, DeltaCodec
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.site.site import Site, stored_constitution
+from kmel_p2p.site.state.own_sum import keep_own_sum
+from kmel_p2p.site.state.store import Store
+
+REPLACE_STORE = (
+    "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
+)
+
+
+def compression(charter: Charter) -> CodecParameters:
+    """The charter's compression of deltas."""
+    rule = charter.ledger
+    return CodecParameters(chunk=rule.chunk, kept=rule.kept, bits=rule.bits)
+
+
+def codec_of(site: Site) -> DeltaCodec:
+    """How this site's deltas are compressed."""
+    return DeltaCodec(site.layout, compression(site.charter))
+
+
+def compact(site: Site, store: Store, record: CompactionRecord) -> None:
+    """Compact entries into the stored snapshot, own ones into their own sum as well. Raises ConfigError."""
+    own, codec = site.identity.key, codec_of(site)
+    keep_own_sum(store, own, site.layout.size, record.until.get(own, 0), codec)
+    store.compact(record, lambda: genesis(site), codec)
+
+
+def adopt(site: Site, store: Store, snapshot: Snapshot, kept: Mapping[SiteKey, int]) -> None:
+    """Go on from an attested snapshot, and count the own entries that it takes the place of. Raises ConfigError."""
+    own = site.identity.key
+    keep_own_sum(store, own, site.layout.size, snapshot.vector.get(own, 0), codec_of(site))
+    store.adopt(snapshot, kept)
+
+
+def genesis(site: Site) -> Snapshot:
+    """The charter's initial trunk, before the first entry."""
+    trunk = initial_trunk(site.layout, site.charter.model.seed)
+    return empty_snapshot(site.charter.id, Accumulator.from_trunk(trunk))
+
+
+def fresh_ledger(site: Site) -> Ledger:
+    """A ledger without entries: the charter's initial trunk."""
+    trunk, codec = initial_trunk(site.layout, site.charter.model.seed), codec_of(site)
+    return Ledger(Accumulator.from_trunk(trunk), codec, Rules.of(site.charter, codec.codec_id, trunk))
+
+
+def open_ledger(site: Site, store: Store) -> Ledger:
+    """The ledger as the store holds it.
+
+    Raises:
+        ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
+    """
+    ledger = fresh_ledger(site)
+    snapshot = store.snapshot()
+    if snapshot is not None:
+        problem = snapshot.problem()
+        if snapshot.charter_id != site.charter.id or len(snapshot.accumulator) != site.layout.size:
+            problem = "it belongs to another charter"
+        if problem:
+            raise ConfigError(
+                f"{store.path}: the snapshot it stands on cannot be used: {problem}. "
+                "Move the state directory away and start again: the others will send the ledger"
+            )
+        ledger.adopt(snapshot)
+    ledger.amend(stored_constitution(site, store))
+    for author, (number, reason) in store.log_ends().items():
+        evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
+        ledger.end_log(FaultProof(author, number, reason, evidence))
+    replay(ledger, _stored_entries(store), str(store.path))
+    return ledger
+
+
+def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
+    """Offer stored entries in their order of arrival; returns how many were applied.
+
+    Raises:
+        ConfigError: one does not stand.
+    """
+    count = 0
+    for entry in entries:
+        outcome = ledger.offer(entry)
+        if outcome.verdict is Verdict.REFUSED:
+            reason = outcome.refusal.value if outcome.refusal else "it was refused"
+            raise ConfigError(f"{source}: stored {entry} does not stand: {reason}; {REPLACE_STORE}")
+        count += len(outcome.applied)
+    return count
+
+
+def _stored_entries(store: Store) -> Iterator[Entry]:
+    for stored in store.load_entries("arrival"):
+        try:
+            yield decode(stored.encoded)
+        except WireError as error:
+            where = f"{store.path}: stored entry {stored.number} of {short(stored.author)}"
+            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
