@@ -61,6 +61,9 @@ class LedgerSettings:
     """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
     catch_up_us: Micros = 15 * SECOND
     """A site far behind trains only when nothing came in for so long: an entry made on old ground helps nobody."""
+    catch_up_limit_us: Micros = 600 * SECOND
+    """However much comes in, it trains again after so long: an author that gives out its log drop by drop must not
+    keep others from training."""
     claims: ClaimSettings = field(default_factory=ClaimSettings)
     antientropy: AntiEntropySettings = field(default_factory=AntiEntropySettings)
 
@@ -99,6 +102,7 @@ class LedgerAveraging(RoundMachine):
         )
         self._announced: dict[SiteKey, int] = {}
         self._grew = (0, now)
+        self._behind_since_us: Micros | None = None
 
     @property
     def vector(self) -> Mapping[SiteKey, int]:
@@ -164,7 +168,7 @@ class LedgerAveraging(RoundMachine):
 
     def _before_round(self, now: Micros) -> None:
         self.antientropy.step_us = self._pacing.step_us
-        self.maintenance.turn(self._state is not RoundState.STORING)
+        self.maintenance.turn(self._state is not RoundState.STORING, now)
 
     def _after_round(self, now: Micros) -> None:
         if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
@@ -228,7 +232,7 @@ class LedgerAveraging(RoundMachine):
     def _why_wait(self, now: Micros) -> str:
         told = {key: self._told(key) for key in self._members.alive()}
         next_number = self.publisher.next_number
-        if any(t is not None and t.vector.get(self._key, 0) >= next_number for t in told.values()):
+        if any(self.antientropy.credible(key).get(self._key, 0) >= next_number for key in told):
             return "others hold entries of this site that its store lost; fetching them"
         lone = self.ledger.rules.lone_entries
         if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
@@ -255,7 +259,13 @@ class LedgerAveraging(RoundMachine):
             self._grew = (entries, now)
         usual = 2 * self._charter.pace.max_lead * (1 + training)
         behind = self.antientropy.behind
-        return behind if behind > usual and now < self._grew[1] + self._settings.catch_up_us else 0
+        if behind <= usual:
+            self._behind_since_us = None
+            return 0
+        if self._behind_since_us is None:
+            self._behind_since_us = now
+        comes_in = now < self._grew[1] + self._settings.catch_up_us
+        return behind if comes_in and now < self._behind_since_us + self._settings.catch_up_limit_us else 0
 
     def _training(self) -> list[SiteKey]:
         """Alive sites that publish, without us and without those whose log has ended."""
@@ -287,7 +297,7 @@ class LedgerAveraging(RoundMachine):
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
                 continue
             told = self._told(key)
-            if told is None or told.phase is not Phase.LISTENING or dict(told.vector) != mine:
+            if told is None or told.phase is not Phase.LISTENING or self.antientropy.credible(key) != mine:
                 return False
         return True
 

@@ -37,6 +37,25 @@ class EntryRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HeadUnproved(Event):
+    """A site said that a log goes as far as `number` and showed neither entries nor a signed header in time.
+
+    Its word about that log counts for nothing from now on.
+    """
+
+    site: SiteKey
+    author: SiteKey
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShown(Event):
+    """All that a site said about logs is proved by now."""
+
+    site: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
 class LogEnded(Event):
     """An author broke the rules: its log ends before `number` at every honest peer."""
 

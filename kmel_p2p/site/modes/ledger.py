@@ -29,6 +29,8 @@ from kmel_p2p.core.ledger.events import (
     EntryPublished,
     EntryRecord,
     EntryRefused,
+    HeadShown,
+    HeadUnproved,
     LateFault,
     LogEnded,
     RetractionRecord,
@@ -158,6 +160,16 @@ class LedgerMode(SiteMode):
                 text = f"entry of {name(author)} handed over by {name(sender)} was refused: {reason}"
                 activity.alarm(f"refused from {name(sender)}", text)
                 notes.warn("entry refused", sender=name(sender), author=name(author), reason=reason)
+            case HeadUnproved(site=site, author=author, number=number):
+                text = (
+                    f"site {name(site)} says that the log of {name(author)} goes as far as entry {number} and cannot "
+                    "show it; its word counts for nothing there. Ask its operator"
+                )
+                activity.alarm(f"unproved head {name(site)}", text)
+                notes.warn("head unproved", remote=name(site), author=name(author), number=number)
+            case HeadShown(site=site):
+                activity.clear(f"unproved head {name(site)}")
+                notes.say("head shown", remote=name(site))
             case LogEnded(author=author, number=number, reason=reason, retracted=retracted):
                 text = f"log of {name(author)} ends before entry {number}: {reason}"
                 activity.alarm(f"log ended {name(author)}", text)

@@ -83,12 +83,12 @@ class SnapshotFetcher:
         size: int,
         constitution: Callable[[], Constitution],
         alive: Callable[[], Iterable[SiteKey]],
-        told: Callable[[SiteKey], Vector | None],
+        told: Callable[[SiteKey], Vector],
         computing: Computing,
         outbox: deque[Effect],
         rng: Randomness,
     ) -> None:
-        """`size`: values of the trunk; `told`: the vector that a site last told us."""
+        """`size`: values of the trunk; `told`: how far a site is known to be."""
         self.stage = FetchStage.IDLE
         self._size = size
         self._constitution = constitution
@@ -231,7 +231,7 @@ class SnapshotFetcher:
 
     def _seek(self, now: Micros) -> None:
         """Ask the site that is furthest ahead, of those that have not failed."""
-        known = {key: sum((self._told(key) or {}).values()) for key in sorted(self._alive())}
+        known = {key: sum(self._told(key).values()) for key in sorted(self._alive())}
         left = [key for key in known if key not in self._failed and known[key]]
         if not left:
             self._failed.clear()

@@ -35,6 +35,10 @@ from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
 BELIEVED_AFTER: Micros = 5 * SECOND
 """When a site says that entries are compacted, a snapshot is fetched if they are still missing after so long."""
 
+AGAIN_FIRST: Micros = 60 * SECOND
+AGAIN_MOST: Micros = 3600 * SECOND
+"""After a snapshot was adopted, another is fetched no sooner than this; the pause doubles with each."""
+
 FAR_BEHIND = 64
 """Entries that may be on their way at any time in a busy federation; a site less far behind fetches no snapshot."""
 
@@ -89,6 +93,8 @@ class Maintenance:
         retain = charter.ledger.retain_entries
         keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
         self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
+        self._adopted = 0
+        self._again_us = now
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
         self._next_us = now + BELIEVED_AFTER
 
@@ -103,6 +109,8 @@ class Maintenance:
             case Compacted(floor):
                 since_us = self._hints[sender][1] if sender in self._hints else now
                 self._hints[sender] = (floor, since_us)
+                self._antientropy.statements.said(sender, floor, now)
+                self._antientropy.statements.ask(sender, now)
             case WantAmendments():
                 self.amendments.on_want(sender, message)
             case Amendments():
@@ -133,12 +141,14 @@ class Maintenance:
         parts = (self.claims, self.fetcher, self._server, self.retention)
         return min([self._next_us, *(m for m in (part.deadline() for part in parts) if m is not None)])
 
-    def turn(self, may_adopt: bool) -> None:
+    def turn(self, may_adopt: bool, now: Micros) -> None:
         """After every input: adopt a snapshot that is attested, unless an own entry is being stored."""
         self._antientropy.pull.active = not self.fetcher.active
         if self.fetcher.stage is not FetchStage.READY or not may_adopt:
             return
         snapshot = self.fetcher.take()
+        self._again_us = now + min(AGAIN_FIRST << min(self._adopted, 8), AGAIN_MOST)
+        self._adopted += 1
         known = self.amendments.constitution.number
         ended = dict(self._ledger.accepted.ended)
         outcome = self._ledger.adopt(snapshot)
@@ -164,17 +174,28 @@ class Maintenance:
         self._digests.forget()
         self._antientropy.record(outcome, {})
 
-    def _told(self, site: SiteKey) -> Vector | None:
-        told = self._antientropy.other_peer(site)
-        return told.vector if told is not None else None
+    def _told(self, site: SiteKey) -> Vector:
+        return self._antientropy.credible(site)
 
     def _look_behind(self, now: Micros) -> None:
         """Fetch a snapshot where entries alone cannot help or would take more bytes."""
         for site, (floor, since_us) in sorted(self._hints.items()):
             if self._ledger.accepted.reaches(floor):
                 del self._hints[site]
-            elif now >= since_us + BELIEVED_AFTER:
-                self.fetcher.want(now)
-        far = self._antientropy.behind >= FAR_BEHIND
-        if self._ledger.stale or (far and self._antientropy.bytes_behind() > 8 * len(self._ledger.accumulator)):
+            elif now >= since_us + BELIEVED_AFTER and self._is_proved(floor):
+                self._want(now)
+        behind = self._antientropy.statements.proved_behind()
+        if self._ledger.stale:
+            self.fetcher.want(now)
+        elif behind >= FAR_BEHIND and self._antientropy.bytes_of(behind) > 8 * len(self._ledger.accumulator):
+            self._want(now)
+
+    def _is_proved(self, floor: Vector) -> bool:
+        """Whether some log certainly goes further than here, and entries up to `floor` are what is missing of it."""
+        head, proved = self._ledger.head, self._antientropy.statements.proved
+        return any(head(author) < number <= proved(author) for author, number in floor.items())
+
+    def _want(self, now: Micros) -> None:
+        """Fetch a snapshot, but not one after the other: what others say is all that speaks for it."""
+        if now >= self._again_us:
             self.fetcher.want(now)

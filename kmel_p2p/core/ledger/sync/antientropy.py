@@ -16,7 +16,7 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message, Send
 from kmel_p2p.core.ledger.events import EntryRefused
-from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.entry import decode, decode_stub
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict, changes
 from kmel_p2p.core.ledger.rules.entry_check import Hold
@@ -37,6 +37,7 @@ from kmel_p2p.core.ledger.sync.messages import (
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer, OtherPeers
 from kmel_p2p.core.ledger.sync.pull import Pull, answers
 from kmel_p2p.core.ledger.sync.push import Push
+from kmel_p2p.core.ledger.sync.statements import LogStatements
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
 
@@ -99,7 +100,8 @@ class AntiEntropy:
         self._rng = rng
         self._interval_us = settings.interval_us
         self._max_payload_bytes = max_payload_bytes
-        self._other_peers = OtherPeers(ledger, forks)
+        self.statements = LogStatements(own, ledger, outbox)
+        self._other_peers = OtherPeers(ledger, forks, self.statements)
         self._held_since_us: dict[SiteKey, Micros] = {}
         self._next_summary_us = now + self._jittered()
         self._seen_entries = 0
@@ -111,13 +113,17 @@ class AntiEntropy:
         """What `key` last told us, if anything since it last came up."""
         return self._other_peers.get(key)
 
+    def credible(self, key: SiteKey) -> Vector:
+        """The vector that `key` last told us, as far as it is to be believed."""
+        return self._other_peers.credible(key)
+
     def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
         return self._other_peers.agreed_with(key)
 
-    def bytes_behind(self) -> int:
-        """Estimated bytes of the entries counted in `behind`; 0 before any entry arrived."""
-        return self.behind * self._seen_bytes // self._seen_entries if self._seen_entries else 0
+    def bytes_of(self, entries: int) -> int:
+        """Estimated bytes of so many entries; 0 before any entry arrived."""
+        return entries * self._seen_bytes // self._seen_entries if self._seen_entries else 0
 
     def forget(self, key: SiteKey) -> None:
         """A site went away or came back: what it told us before no longer holds."""
@@ -144,7 +150,7 @@ class AntiEntropy:
             case Heads():
                 self._forks.on_heads(sender, message)
             case Stubs():
-                self._on_stubs(sender, message)
+                self._on_stubs(sender, message, now)
 
     def advance(self, now: Micros) -> None:
         """Go on applying, announce, repeat what got no answer, send the periodic summary: whatever is due."""
@@ -156,6 +162,7 @@ class AntiEntropy:
         if now < self._next_summary_us:
             return
         self._next_summary_us = now + self._jittered()
+        self.statements.advance(alive, now)
         self.behind = self._other_peers.missing()
         if alive:
             self.greet(self._rng.choice(alive))
@@ -223,7 +230,7 @@ class AntiEntropy:
             return
         is_proved = self._ledger.accepted.is_proved
         evidence = tuple(key for key, number in sorted(told.ended.items()) if not is_proved(key, number))
-        self.pull.ask(site, sorted(told.vector.items()), now, evidence)
+        self.pull.ask(site, sorted(self.credible(site).items()), now, evidence)
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
         gaps: list[EntryId] = []
@@ -261,13 +268,15 @@ class AntiEntropy:
             if outcome.verdict is Verdict.REFUSED and not outcome.faults:
                 self._refuse(sender, None, "its evidence against an author proves nothing")
 
-    def _on_stubs(self, sender: SiteKey, stubs: Stubs) -> None:
+    def _on_stubs(self, sender: SiteKey, stubs: Stubs, now: Micros) -> None:
         try:
-            found = self._forks.proofs(stubs)
+            headers = [decode_stub(stub) for stub in stubs.stubs]
         except WireError as error:
             self._refuse(sender, None, str(error))
             return
-        for fault in found:
+        for header in headers:
+            self.statements.shown(header, now)
+        for fault in self._forks.proofs(headers):
             self._take(sender, self._ledger.offer_proof(fault.evidence, self._max_payload_bytes))
 
     def _help_held_up(self, alive: list[SiteKey]) -> None:

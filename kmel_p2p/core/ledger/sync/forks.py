@@ -9,14 +9,15 @@ number prove the fork to everybody.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
-from kmel_p2p.core.ledger.log.entry import SignedHeader, decode_stub
+from kmel_p2p.core.ledger.log.entry import SignedHeader
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fork_of
-from kmel_p2p.core.ledger.sync.messages import MAX_STUBS, Heads, LogHead, Stubs
-from kmel_p2p.core.types import Vector
+from kmel_p2p.core.ledger.sync.messages import ANY_HASH, MAX_STUBS, Heads, LogHead, Stubs
+from kmel_p2p.core.types import Lane, Vector
 
 DEPTH = 64
 """Headers sent of one log. The fork is at the lowest that differ; a deeper one takes several exchanges."""
@@ -44,22 +45,19 @@ class ForkFinder:
         stubs: list[bytes] = []
         for head in message.heads:
             mine = self._ledger.accepted.header(head.author, head.number)
-            if mine is not None and mine.hash != head.hash:
+            if mine is not None and head.hash == ANY_HASH:
+                stubs.append(mine.stub())
+            elif mine is not None and mine.hash != head.hash:
                 first = max(1, head.number - DEPTH + 1)
                 branch = (self._ledger.accepted.header(head.author, number) for number in range(first, head.number + 1))
                 stubs += [header.stub() for header in branch if header is not None]
         for start in range(0, min(len(stubs), 4 * MAX_STUBS), MAX_STUBS):
-            self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS]))))
+            self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS])), Lane.BULK))
 
-    def proofs(self, message: Stubs) -> list[FaultProof]:
-        """The forks that these headers and ours prove together, the earliest of each author.
-
-        Raises:
-            WireError: one of them is not a signed header.
-        """
+    def proofs(self, headers: Iterable[SignedHeader]) -> list[FaultProof]:
+        """The forks that these headers and ours prove together, the earliest of each author."""
         earliest: dict[SiteKey, tuple[SignedHeader, SignedHeader]] = {}
-        for stub in message.stubs:
-            theirs = decode_stub(stub)
+        for theirs in headers:
             mine = self._ledger.accepted.header(theirs.author, theirs.number)
             if mine is None or mine.hash == theirs.hash:
                 continue

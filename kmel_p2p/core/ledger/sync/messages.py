@@ -32,6 +32,9 @@ MAX_PARTS_ASKED = 8
 NO_SNAPSHOT = bytes(HASH_BYTES)
 """In place of a snapshot's id: any snapshot."""
 
+ANY_HASH = bytes(HASH_BYTES)
+"""In place of a header's hash: asks for that one header, whatever it is."""
+
 MAX_AMENDMENTS = 16
 """Amendments in one message."""
 
@@ -127,7 +130,10 @@ class LogHead:
 
 @dataclass(frozen=True, slots=True)
 class Heads(Message):
-    """Asks for the receiver's own headers where they differ: somebody's log has two branches."""
+    """Asks for the receiver's own headers where they differ: somebody's log has two branches.
+
+    With `ANY_HASH` it asks for that header alone: the proof that a log goes so far.
+    """
 
     heads: tuple[LogHead, ...]
 

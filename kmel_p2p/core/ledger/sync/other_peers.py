@@ -8,6 +8,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Have
+from kmel_p2p.core.ledger.sync.statements import LogStatements
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Micros, Vector
 
@@ -32,9 +33,10 @@ class OtherPeer:
 class OtherPeers:
     """The last `Have` of every other peer since it last came up."""
 
-    def __init__(self, ledger: Ledger, forks: ForkFinder) -> None:
+    def __init__(self, ledger: Ledger, forks: ForkFinder, statements: LogStatements) -> None:
         self._ledger = ledger
         self._forks = forks
+        self._statements = statements
         self._told: dict[SiteKey, OtherPeer] = {}
 
     def get(self, key: SiteKey) -> OtherPeer | None:
@@ -48,8 +50,14 @@ class OtherPeers:
         if before is not None:
             told.agreed_at_us, told.agreed_vector = before.agreed_at_us, before.agreed_vector
         self._told[key] = told
+        self._statements.said(key, have.vector, now)
         self._agree(key, now)
         return before is None
+
+    def credible(self, key: SiteKey) -> Vector:
+        """The vector that `key` last told us, as far as it is to be believed; empty when it told nothing."""
+        told = self._told.get(key)
+        return self._statements.credible(key, told.vector) if told is not None else {}
 
     def forget(self, key: SiteKey) -> None:
         """What `key` told us before no longer holds."""
@@ -71,8 +79,8 @@ class OtherPeers:
         """Entries missing here, by the peer that is furthest ahead; without logs that cannot go on here."""
         stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.accepted.ended.keys()
         missing = [
-            sum(max(0, number - self._ledger.head(key)) for key, number in told.vector.items() if key not in stuck)
-            for told in self._told.values()
+            sum(max(0, number - self._ledger.head(key)) for key, number in vector.items() if key not in stuck)
+            for vector in (self.credible(site) for site in self._told)
         ]
         return max(missing, default=0)
 
