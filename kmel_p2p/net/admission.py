@@ -123,8 +123,9 @@ class Strangers:
         """A connection was refused. `curve_key` is empty when none was shown."""
         self.refused += 1
         now = self._clock()
-        stranger = self._seen.pop(curve_key, None) or _Stranger(address, 0, None)
-        self._seen[curve_key] = stranger
+        who = curve_key or address
+        stranger = self._seen.pop(who, None) or _Stranger(address, 0, None)
+        self._seen[who] = stranger
         while len(self._seen) > STRANGERS_MAX:
             self._seen.popitem(last=False)
         stranger.attempts += 1

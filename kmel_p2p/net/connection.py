@@ -15,6 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake
+from kmel_p2p.net.doorkeeper import Unfinished
 from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.sockets import (
     MORE_NOWAIT,
@@ -87,6 +88,7 @@ class Connection:
         """CURVE and the peer's gate admitted us."""
         self.up = False
         """The peer welcomed us."""
+        self._unfinished: Unfinished | None = None
         self.dialled_us = now
         self.heard_us = now
         self.used_us = now
@@ -151,6 +153,8 @@ class Connection:
                 return False
             parts, overflow = receive_parts(self._socket)
             self.heard_us = self.used_us = self._wiring.clock()
+            if self._unfinished is not None:
+                self._unfinished.heard()
             self._owner.connection_parts(self, parts, overflow)
             if self.heard_us >= end:
                 return True
@@ -168,7 +172,11 @@ class Connection:
             self._deadline = None
 
     def poke(self) -> None:
-        """Look at both sockets even if no edge was seen."""
+        """Look at both sockets even if no edge was seen; end the connection if a message comes in without an end."""
+        idle = not self._closed and not readiness(self._socket) & READABLE
+        if idle and self._unfinished is not None and self._unfinished.is_endless():
+            self.cut()
+            return
         self._monitor_pump.nudge()
         self._pump.nudge()
 
@@ -183,6 +191,7 @@ class Connection:
     def _happened(self, event: int, value: int) -> None:
         if event == zmq.EVENT_CONNECTED:
             self.connected = True
+            self._unfinished = Unfinished(value)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.authenticated = True
             self._send_hello()

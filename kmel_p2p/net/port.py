@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import errno
 import os
-import socket as sockets
 from collections.abc import Callable
 
 import zmq
@@ -18,6 +17,8 @@ from zmq.utils.monitor import parse_monitor_message
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.address import Address, parse_address
+from kmel_p2p.net.descriptors import shut_down
+from kmel_p2p.net.doorkeeper import Doorkeeper
 from kmel_p2p.net.sockets import (
     MORE_NOWAIT,
     NOWAIT,
@@ -32,6 +33,9 @@ from kmel_p2p.net.wiring import Wiring
 
 STRANGE_HANDSHAKES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 """What does not get as far as the gate: port scanners, programs without CURVE, and dials with a wrong server key."""
+
+
+WATCHED = STRANGE_HANDSHAKES | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 
 class Sent(enum.Enum):
@@ -81,6 +85,7 @@ class Port:
         on_parts: user id, route, frames after the routing id, and whether there were too many.
         on_strange: told of each handshake that failed before a key was seen.
         on_disconnected: told the descriptor of each connection that ended; it may be in use again.
+        on_cut: told host, site (hex key, or empty) and reason of each connection that the doorkeeper ended.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Port:
         on_parts: Callable[[str, InboundRoute, list[zmq.Frame], bool], None],
         on_strange: Callable[[], None],
         on_disconnected: Callable[[int], None],
+        on_cut: Callable[[str, str, str], None],
     ) -> None:
         self._wiring = wiring
         self._on_parts = on_parts
@@ -100,7 +106,8 @@ class Port:
         self.gone_away = 0
         """Answers whose connection had ended."""
         self._socket = make_router(wiring.context, wiring.keys, wiring.settings)
-        self._monitor = make_monitor(wiring.context, self._socket, STRANGE_HANDSHAKES | zmq.EVENT_DISCONNECTED)
+        self._monitor = make_monitor(wiring.context, self._socket, WATCHED)
+        self._doorkeeper = Doorkeeper(wiring.loop, wiring.settings, wiring.clock, on_cut, self._is_idle)
 
     def bind(self, address: str) -> str:
         """Bind and start receiving. Returns the address with the port filled in.
@@ -121,6 +128,7 @@ class Port:
         self.number = int(endpoint.rstrip(b"\0").rpartition(b":")[2])
         self._monitor_pump = Pump(self._wiring.loop, self._monitor, self._monitor_turn, self._fault)
         self._pump = Pump(self._wiring.loop, self._socket, self._turn, self._fault)
+        self._doorkeeper.open(self.number)
         return str(Address(parsed.host, self.number))
 
     def _fault(self, error: BaseException) -> None:
@@ -136,6 +144,7 @@ class Port:
                 user_id = parts[1].get("User-Id")
                 descriptor = parts[1].get(zmq.SRCFD)
                 route = InboundRoute(self, parts[0].bytes, int(descriptor), now)
+                self._doorkeeper.heard(int(descriptor), str(user_id))
                 self._on_parts(str(user_id), route, parts[1:], overflow)
             if now >= end:
                 return True
@@ -144,8 +153,14 @@ class Port:
     def _monitor_turn(self) -> bool:
         while not self._closed and readiness(self._monitor) & READABLE:
             happened = parse_monitor_message(self._monitor.recv_multipart(NOWAIT))
-            if happened["event"] == zmq.EVENT_DISCONNECTED:
-                self._on_disconnected(int(happened["value"]))
+            event, value = int(happened["event"]), int(happened["value"])
+            if event == zmq.EVENT_ACCEPTED:
+                self._doorkeeper.accepted(value)
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._doorkeeper.ended(value)
+                self._on_disconnected(value)
+            elif event == zmq.EVENT_CLOSED:
+                self._doorkeeper.ended(value)
             else:
                 self._on_strange()
         return False
@@ -172,27 +187,16 @@ class Port:
         return Sent.TAKEN
 
     def cut(self, descriptor: int) -> None:
-        """Shut down the TCP connection with this descriptor, which ZeroMQ has no call for.
+        """Shut down the TCP connection with this descriptor, if it is one to our port."""
+        shut_down(descriptor, self.number)
 
-        The descriptor may have been closed and reused since, so it must still be a connection to our own port; the
-        worst that is left is that another peer has to dial again.
-        """
-        try:
-            duplicate = os.dup(descriptor)
-        except OSError:
-            return
-        try:
-            connection = sockets.socket(fileno=duplicate)
-        except OSError:
-            os.close(duplicate)
-            return
-        with connection:
-            try:
-                local = connection.getsockname()
-                if isinstance(local, tuple) and len(local) >= 2 and local[1] == self.number:
-                    connection.shutdown(sockets.SHUT_RDWR)
-            except OSError:
-                return  # it ended by itself
+    @property
+    def connections(self) -> int:
+        """Connections that others have opened to us."""
+        return len(self._doorkeeper)
+
+    def _is_idle(self) -> bool:
+        return self._closed or not readiness(self._socket) & READABLE
 
     def poke(self) -> None:
         """Look at the sockets even if no edge was seen."""
@@ -204,6 +208,7 @@ class Port:
         if self._closed:
             return
         self._closed = True
+        self._doorkeeper.close()
         if self.number:
             self._pump.close()
             self._monitor_pump.close()

@@ -23,7 +23,7 @@ from kmel_p2p.net.admission import AdmittedSites, Gate, Strangers, prove_strange
 from kmel_p2p.net.frames import BOOT_BYTES
 from kmel_p2p.net.inbox import Budget
 from kmel_p2p.net.link import Link
-from kmel_p2p.net.link_events import Egress, LinkEvent, LinkFault, LinkState, Throttle
+from kmel_p2p.net.link_events import Egress, LinkEvent, LinkFault, LinkState, PeerMisbehaved, Throttle
 from kmel_p2p.net.port import InboundRoute, Port
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX, TransportSettings
 from kmel_p2p.net.sockets import CurveKeys, make_context
@@ -143,7 +143,7 @@ class Transport:
 
     async def _listen(self, wiring: Wiring) -> str:
         self._gate = Gate(wiring.context, wiring.loop, self._decide, lambda error: self._fault("gate", error))
-        self._port = Port(wiring, self._received, self._strange_handshake, self._disconnected)
+        self._port = Port(wiring, self._received, self._strange_handshake, self._disconnected, self._cut)
         bound = self._port.bind(self._bind)
         stranger = stranger_keys(wiring)
         self._self_test_key = stranger.public
@@ -316,6 +316,16 @@ class Transport:
     def _disconnected(self, descriptor: int) -> None:
         for link in list(self._links.values()):
             link.doubt(descriptor)
+
+    def _cut(self, host: str, site: str, reason: str) -> None:
+        if not site:
+            self._strangers.note(host, "", reason)
+            return
+        key = SiteKey(bytes.fromhex(site))
+        if key in self._links:
+            self._links[key].traffic.misbehaviour += 1
+        if self._throttle.passes((key, reason), self._clock()):
+            self.tell(PeerMisbehaved(key, reason, cut=True))
 
     # -- what links tell (LinkHost) --------------------------------------------------------------
 

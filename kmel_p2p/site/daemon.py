@@ -337,22 +337,33 @@ class Daemon:
         """Sample for the report and flush the egress log."""
         while True:
             await asyncio.sleep(TICK_S)
-            status = self._status.build()
-            row = {
-                "phase": status.phase.value,
-                "vector": dict(status.averaging.vector),
-                "bytes_out": status.egress.bytes_out,
-                "bytes_in": status.egress.bytes_in,
-                "alive": status.reachable,
-            }
-            self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
             try:
-                head = self._egress.write_sums(time.time())
-                await asyncio.to_thread(self._egress.sync)
-            except ConfigError as error:
-                self._fail(error)
+                await self._sample()
+            except OSError as error:
+                # Descriptors may be short for a moment: a peer that only missed a sample goes on.
+                text = f"this peer could not look at itself: {error}; does it have enough descriptors (ulimit -n)?"
+                self._activity.alarm("short of resources", text)
+                log.warning("sample missed", error=repr(error))
             else:
-                self._note(partial(keep_head, head=head))
+                self._activity.clear("short of resources")
+
+    async def _sample(self) -> None:
+        status = self._status.build()
+        row = {
+            "phase": status.phase.value,
+            "vector": dict(status.averaging.vector),
+            "bytes_out": status.egress.bytes_out,
+            "bytes_in": status.egress.bytes_in,
+            "alive": status.reachable,
+        }
+        self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
+        try:
+            head = self._egress.write_sums(time.time())
+            await asyncio.to_thread(self._egress.sync)
+        except ConfigError as error:
+            self._fail(error)
+        else:
+            self._note(partial(keep_head, head=head))
 
 
 def now_us() -> Micros:

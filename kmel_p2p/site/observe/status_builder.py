@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import time
 from collections.abc import Callable
 
@@ -34,6 +35,14 @@ from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 from kmel_p2p.version import VERSION
 
 SECOND_US = 1e6
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except (psutil.Error, OSError):
+        # No descriptor left to read /proc with: the peak is better than no status.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,11 +104,10 @@ class StatusBuilder:
         return SitePhase.WAITING if averaging.waiting else SitePhase.TRAINING
 
     def _process(self) -> ProcessStatus:
-        process = psutil.Process()
-        times = process.cpu_times()
+        times = os.times()
         return ProcessStatus(
             pid=os.getpid(),
-            rss_bytes=process.memory_info().rss,
+            rss_bytes=_resident_bytes(),
             uptime_s=time.monotonic() - self.activity.started_at,
             cpu_s=times.user + times.system,
             loop_lag_ms=self.driver.worst_lag_us / 1000,

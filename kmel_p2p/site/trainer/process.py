@@ -78,7 +78,7 @@ class TrainerProcess:
         """Resident memory; 0 when it is gone."""
         try:
             return int(psutil.Process(self._process.pid).memory_info().rss)
-        except (psutil.Error, ValueError):
+        except (psutil.Error, OSError, ValueError):
             return 0
 
     def send(self, command: Any) -> None:

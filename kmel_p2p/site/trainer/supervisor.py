@@ -202,9 +202,15 @@ class TrainerSupervisor:
         self._restart = asyncio.get_running_loop().create_task(self._start_later(), name="trainer-restart")
 
     async def _start_later(self) -> None:
-        await asyncio.sleep(self._backoff_s)
-        self._backoff_s = min(RESTART_MAX_S, 2 * self._backoff_s)
-        await self._launch()
+        while True:
+            await asyncio.sleep(self._backoff_s)
+            self._backoff_s = min(RESTART_MAX_S, 2 * self._backoff_s)
+            try:
+                await self._launch()
+            except OSError as error:
+                log.error("trainer not started", reason=str(error), restart_in_s=self._backoff_s)
+            else:
+                return
 
 
 def _exit_text(code: int | None) -> str:

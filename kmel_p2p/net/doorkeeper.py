@@ -1,0 +1,205 @@
+"""Bounds what connections to our port may cost: their number, their age without a word, and bytes that end nothing.
+
+ZeroMQ accepts whoever comes, keeps a connection whose handshake never ends for seconds, and keeps every part of a
+multipart message until the last one is there. It tells the descriptor of each connection, though, and that is enough to
+count them, to see how many bytes came in, and to end them. A connection is *silent* until its first whole message: an
+honest peer says HELLO as soon as its key was admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
+from kmel_p2p.net.descriptors import bytes_received, open_files_limit, remote_host, shut_down
+from kmel_p2p.net.settings import MIB, TransportSettings
+
+RESERVED_FILES = 256
+"""Descriptors that no connection to our port may take: store, logs, trainer, control socket, our own dials."""
+
+SILENT_MAX = 512
+"""Connections without a message, from all hosts. A federation of 300 sites that starts at once stays below it."""
+
+SILENT_OF_ONE_HOST = 128
+"""The same from one host: sites behind one address, not a program that connects in a loop."""
+
+CONNECTIONS_OF_ONE_SITE = 16
+"""Two are in use, and some may be on their way out."""
+
+UNFINISHED_SILENT = 1 * MIB
+"""Bytes that may arrive before the first whole message, which is a HELLO of a few hundred bytes."""
+
+UNFINISHED_MAX = 8 * MIB
+"""Bytes that may arrive without completing a message. The largest has two frames of 260 KiB; the rest is what the
+kernel may hold that ZeroMQ has not read."""
+
+LOOK_EVERY: Micros = 50 * MILLISECOND
+"""Between two looks at the bytes of all connections; longer where there are many (`PER_CONNECTION`)."""
+
+PER_CONNECTION: Micros = MILLISECOND // 2
+"""A look at one takes about 5 microseconds: this keeps all looks at a hundredth of the processor."""
+
+TOO_MANY = "it opened too many connections and said nothing on them"
+TOO_QUIET = "its connection said nothing for too long"
+ENDLESS = "it sent a message without an end"
+CROWDED = "this site keeps too many connections open at once"
+
+
+@dataclass(slots=True)
+class Guest:
+    """One connection to our port."""
+
+    descriptor: int
+    host: str
+    since_us: Micros
+    site: str = ""
+    """Hex key, once a message came."""
+    messages: int = 0
+    counted: int = 0
+    """`messages` at the last look."""
+    base_bytes: int = 0
+    """Bytes that had arrived at the last look that found new messages."""
+
+
+class Unfinished:
+    """Watches one connection of ours for a message without an end; `Doorkeeper` watches those that others opened."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.guest = Guest(descriptor, "", 0, site="own")
+
+    def heard(self) -> None:
+        """A whole message came."""
+        self.guest.messages += 1
+
+    def is_endless(self) -> bool:
+        """Whether more bytes came since the last message than a message has."""
+        return _unfinished(self.guest) > UNFINISHED_MAX
+
+
+class Doorkeeper:
+    """See the module docstring.
+
+    Args:
+        loop: looks happen on it.
+        settings: how long a connection may take to say its first word (`dial_timeout_us`).
+        clock: monotonic microseconds.
+        on_cut: told host, site (hex key, empty when unknown) and reason of each connection that was ended.
+        is_idle: whether everything that arrived whole has been taken from the socket.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: TransportSettings,
+        clock: Callable[[], Micros],
+        on_cut: Callable[[str, str, str], None],
+        is_idle: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._clock = clock
+        self._on_cut = on_cut
+        self._is_idle = is_idle
+        self._guests: dict[int, Guest] = {}
+        self._port = 0
+        self._timer: asyncio.TimerHandle | None = None
+        limit = open_files_limit()
+        self._room = max(limit - RESERVED_FILES, limit // 2)
+        self._silent_max = min(SILENT_MAX, limit // 4)
+        self._silent_of_one = min(SILENT_OF_ONE_HOST, self._silent_max // 2)
+        self.cuts: Counter[str] = Counter()
+        """Connections ended, by reason."""
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    def open(self, port: int) -> None:
+        """Begin: our port is bound."""
+        self._port = port
+        self._arm()
+
+    def close(self) -> None:
+        """End."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ---- what the port tells ------------------------------------------------------------------------------------
+
+    def accepted(self, descriptor: int) -> None:
+        """Somebody connected."""
+        self._guests.pop(descriptor, None)  # the number is in use again: the newest comes last
+        host = remote_host(descriptor, self._port)
+        if host is None:
+            return
+        self._guests[descriptor] = Guest(descriptor, host, self._clock())
+        silent = [guest for guest in self._guests.values() if not guest.messages]
+        same = [guest for guest in silent if guest.host == host]
+        # The oldest goes: an honest peer is through in a moment, and whoever floods has the most old ones.
+        if len(same) > self._silent_of_one:
+            self._cut(same[0], TOO_MANY)
+        elif len(silent) > self._silent_max or len(self._guests) > self._room:
+            self._cut(silent[0], TOO_MANY)
+
+    def heard(self, descriptor: int, site: str) -> None:
+        """A whole message came over a connection that is authenticated as `site`'s."""
+        guest = self._guests.get(descriptor)
+        if guest is None:
+            return
+        guest.messages += 1
+        if guest.messages > 1:
+            return
+        guest.site = site
+        same = [other for other in self._guests.values() if other.site == site]
+        if len(same) > CONNECTIONS_OF_ONE_SITE:
+            self._cut(same[0], CROWDED)
+
+    def ended(self, descriptor: int) -> None:
+        """A connection is gone."""
+        self._guests.pop(descriptor, None)
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """End what has been silent for too long, and what sends a message without an end."""
+        now = self._clock()
+        idle = self._is_idle()
+        for guest in list(self._guests.values()):
+            if not guest.messages and now - guest.since_us > self._settings.dial_timeout_us:
+                self._cut(guest, TOO_QUIET)
+                continue
+            unfinished = _unfinished(guest)
+            # Whole messages that wait in the socket are bounded by its high-water mark and the window.
+            waiting = 0 if idle else 2 * self._settings.window + UNFINISHED_MAX
+            if unfinished > (UNFINISHED_MAX if guest.messages else UNFINISHED_SILENT) + waiting:
+                self._cut(guest, ENDLESS)
+
+    def _arm(self) -> None:
+        pause = max(LOOK_EVERY, PER_CONNECTION * len(self._guests))
+        self._timer = self._loop.call_later(pause / SECOND, self._due)
+
+    def _due(self) -> None:
+        try:
+            self.look()
+        finally:
+            self._arm()
+
+    def _cut(self, guest: Guest, reason: str) -> None:
+        self._guests.pop(guest.descriptor, None)
+        shut_down(guest.descriptor, self._port)
+        self.cuts[reason] += 1
+        self._on_cut(guest.host, guest.site, reason)
+
+
+def _unfinished(guest: Guest) -> int:
+    """Bytes that arrived since the last look that found a new message."""
+    received = bytes_received(guest.descriptor)
+    if received is None:
+        return 0
+    if guest.messages != guest.counted:
+        guest.counted, guest.base_bytes = guest.messages, received
+        return 0
+    return received - guest.base_bytes
