@@ -1,8 +1,9 @@
 """Bytes on the wire: msgpack arrays checked against a table.
 
 Each message is `[protocol, charter tag, type id, field, field, ...]`. A `Schema` lists a message's fields with a
-codec that bounds every length and range, so nothing is allocated for a value that is not allowed. Decoding hostile
-bytes raises `WireError`, whatever they are. Type ids are append-only: membership 1-19, averaging modes 20-59
+codec that bounds every length and range. A message is read field by field: a list tells its length before any of its
+items is decoded, and where a number is expected no list is, so nothing is allocated for what is not allowed. Decoding
+hostile bytes raises `WireError`, whatever they are. Type ids are append-only: membership 1-19, averaging modes 20-59
 (20 for each).
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.canonical import reader
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES
@@ -31,13 +32,34 @@ MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """A message larger than this is refused before it is decoded: 2 bits of 1.5 % of ten billion values fit."""
 
 
+NUMBER_BYTES = 9
+"""Of the largest integer."""
+
+LENGTH_BYTES = 5
+"""In front of the longest list, string or byte string."""
+
+HEAD_BYTES = LENGTH_BYTES + NUMBER_BYTES + LENGTH_BYTES + CHARTER_TAG_BYTES + NUMBER_BYTES
+"""Before the fields of a message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
-    """How one value travels. `pack` gives msgpack-able data; `unpack` checks type, length and range."""
+    """How one value travels. `pack` gives msgpack-able data; `unpack` checks type, length and range.
+
+    Attributes:
+        max_bytes: no value takes more.
+        read: of a container: takes it from a `canonical.reader`, item by item. None: a single value.
+    """
 
     pack: Callable[[Any], Any]
     unpack: Callable[[Any], Any]
     describe: str
+    max_bytes: int
+    read: Callable[[Any], Any] | None = None
+
+    def take(self, unpacker: Any) -> Any:
+        """The next value of a `canonical.reader`, checked."""
+        return self.read(unpacker) if self.read is not None else self.unpack(unpacker.unpack())
 
 
 def _same(value: Any) -> Any:
@@ -52,7 +74,7 @@ def uint(maximum: int = 2**63 - 1) -> Field:
             raise WireError(f"expected an integer in [0, {maximum}]")
         return value
 
-    return Field(_same, unpack, f"uint<={maximum}")
+    return Field(_same, unpack, f"uint<={maximum}", NUMBER_BYTES)
 
 
 def blob(maximum: int, minimum: int = 0) -> Field:
@@ -63,7 +85,7 @@ def blob(maximum: int, minimum: int = 0) -> Field:
             raise WireError(f"expected {minimum} to {maximum} bytes")
         return value
 
-    return Field(_same, unpack, f"bytes[{minimum}..{maximum}]")
+    return Field(_same, unpack, f"bytes[{minimum}..{maximum}]", LENGTH_BYTES + maximum)
 
 
 def text(maximum: int) -> Field:
@@ -74,7 +96,7 @@ def text(maximum: int) -> Field:
             raise WireError(f"expected at most {maximum} characters")
         return value
 
-    return Field(_same, unpack, f"text<={maximum}")
+    return Field(_same, unpack, f"text<={maximum}", LENGTH_BYTES + 4 * maximum)
 
 
 def flag() -> Field:
@@ -85,15 +107,16 @@ def flag() -> Field:
             raise WireError("expected a boolean")
         return value
 
-    return Field(_same, unpack, "bool")
+    return Field(_same, unpack, "bool", 1)
 
 
 def optional(inner: Field) -> Field:
-    """`inner`, or nil."""
+    """`inner`, a single value, or nil."""
     return Field(
         lambda v: None if v is None else inner.pack(v),
         lambda v: None if v is None else inner.unpack(v),
         f"{inner.describe}?",
+        inner.max_bytes,
     )
 
 
@@ -105,7 +128,14 @@ def listing(inner: Field, maximum: int) -> Field:
             raise WireError(f"expected a list of at most {maximum} items")
         return tuple(inner.unpack(item) for item in value)
 
-    return Field(lambda v: [inner.pack(item) for item in v], unpack, f"[{inner.describe}]<={maximum}")
+    def read(unpacker: Any) -> tuple[Any, ...]:
+        count = unpacker.read_array_header()
+        if count > maximum:
+            raise WireError(f"expected a list of at most {maximum} items")
+        return tuple(inner.take(unpacker) for _ in range(count))
+
+    size = LENGTH_BYTES + maximum * inner.max_bytes
+    return Field(lambda v: [inner.pack(item) for item in v], unpack, f"[{inner.describe}]<={maximum}", size, read)
 
 
 def mapping(key: Field, value: Field, maximum: int) -> Field:
@@ -117,12 +147,25 @@ def mapping(key: Field, value: Field, maximum: int) -> Field:
     def unpack(flat: Any) -> dict[Any, Any]:
         if type(flat) is not list or len(flat) % 2 or len(flat) > 2 * maximum:
             raise WireError(f"expected at most {maximum} pairs")
-        keys = [key.unpack(k) for k in flat[::2]]
+        return joined([key.unpack(k) for k in flat[::2]], [value.unpack(v) for v in flat[1::2]])
+
+    def read(unpacker: Any) -> dict[Any, Any]:
+        count = unpacker.read_array_header()
+        if count % 2 or count > 2 * maximum:
+            raise WireError(f"expected at most {maximum} pairs")
+        keys, values = [], []
+        for _ in range(count // 2):
+            keys.append(key.take(unpacker))
+            values.append(value.take(unpacker))
+        return joined(keys, values)
+
+    def joined(keys: list[Any], values: list[Any]) -> dict[Any, Any]:
         if any(a >= b for a, b in pairwise(keys)):
             raise WireError("mapping keys are not strictly increasing")
-        return dict(zip(keys, (value.unpack(v) for v in flat[1::2]), strict=True))
+        return dict(zip(keys, values, strict=True))
 
-    return Field(pack, unpack, f"{{{key.describe}: {value.describe}}}<={maximum}")
+    size = LENGTH_BYTES + maximum * (key.max_bytes + value.max_bytes)
+    return Field(pack, unpack, f"{{{key.describe}: {value.describe}}}<={maximum}", size, read)
 
 
 def record(cls: Callable[..., Any], **fields: Field) -> Field:
@@ -138,7 +181,43 @@ def record(cls: Callable[..., Any], **fields: Field) -> Field:
             raise WireError(f"expected {len(codecs)} fields")
         return cls(**{n: c.unpack(v) for n, c, v in zip(names, codecs, value, strict=True)})
 
-    return Field(pack, unpack, getattr(cls, "__name__", "record"))
+    def read(unpacker: Any) -> Any:
+        if unpacker.read_array_header() != len(codecs):
+            raise WireError(f"expected {len(codecs)} fields")
+        return cls(**{name: codec.take(unpacker) for name, codec in fields.items()})
+
+    size = LENGTH_BYTES + sum(codec.max_bytes for codec in codecs)
+    return Field(pack, unpack, getattr(cls, "__name__", "record"), size, read)
+
+
+def either(*kinds: tuple[Callable[..., Any], dict[str, Field]]) -> Field:
+    """One of several records, told apart by their numbers of fields, so that no tag is spent on each.
+
+    Args:
+        kinds: class and fields of each record.
+    """
+    by_count = {len(fields): (cls, fields) for cls, fields in kinds}
+    records = {cls: record(cls, **fields) for cls, fields in kinds}
+    if len(by_count) != len(kinds):
+        raise Bug("records that are told apart by their numbers of fields have equal ones")
+    names = " or ".join(codec.describe for codec in records.values())
+
+    def kind(count: int) -> tuple[Callable[..., Any], dict[str, Field]]:
+        if count not in by_count:
+            raise WireError(f"expected {names}")
+        return by_count[count]
+
+    def unpack(value: Any) -> Any:
+        if type(value) is not list:
+            raise WireError(f"expected {names}")
+        return records[kind(len(value))[0]].unpack(value)
+
+    def read(unpacker: Any) -> Any:
+        cls, fields = kind(unpacker.read_array_header())
+        return cls(**{name: codec.take(unpacker) for name, codec in fields.items()})
+
+    size = max(codec.max_bytes for codec in records.values())
+    return Field(lambda value: records[type(value)].pack(value), unpack, names, size, read)
 
 
 KEY = blob(KEY_BYTES, KEY_BYTES)
@@ -155,21 +234,28 @@ class Schema:
     cls: type[Message]
     fields: dict[str, Field]
 
+    @property
+    def max_bytes(self) -> int:
+        """No message of this type is larger: checked before any of its fields is decoded."""
+        return min(MAX_MESSAGE_BYTES, HEAD_BYTES + sum(field.max_bytes for field in self.fields.values()))
+
 
 class Wire:
     """Encodes and decodes the messages of one protocol version for one charter."""
 
-    __slots__ = ("_by_class", "_by_id", "charter_tag")
+    __slots__ = ("_by_class", "_by_id", "_max_bytes", "charter_tag")
 
     def __init__(self, charter_id: bytes, schemas: Iterable[Schema]) -> None:
         self.charter_tag = charter_id[:CHARTER_TAG_BYTES]
         self._by_id: dict[int, Schema] = {}
         self._by_class: dict[type[Message], Schema] = {}
+        self._max_bytes: dict[int, int] = {}
         for schema in schemas:
             if schema.type_id in self._by_id:
                 raise Bug(f"message type id {schema.type_id} is used twice")
             self._by_id[schema.type_id] = schema
             self._by_class[schema.cls] = schema
+            self._max_bytes[schema.type_id] = schema.max_bytes
 
     def encode(self, message: Message) -> bytes:
         """The bytes of `message`."""
@@ -188,23 +274,37 @@ class Wire:
             WireError: not a message of this protocol version.
             ForeignCharterError: a message of another federation; its tag is in the error.
         """
-        parts = unpack_bounded(data, MAX_MESSAGE_BYTES)
-        if type(parts) is not list or len(parts) < 3:
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise WireError(f"{len(data)} bytes where at most {MAX_MESSAGE_BYTES} are allowed")
+        unpacker = reader(data)
+        try:
+            message = self._read(unpacker, len(data))
+            if unpacker.tell() != len(data):
+                raise WireError("bytes follow the message")
+        except (msgpack.exceptions.UnpackException, ValueError, TypeError) as error:
+            raise WireError(f"not a message: {type(error).__name__}") from None
+        return message
+
+    def _read(self, unpacker: Any, size: int) -> Message:
+        count = unpacker.read_array_header()
+        if count < 3:
             raise WireError("not a message")
-        protocol, tag, type_id = parts[:3]
+        protocol, tag = unpacker.unpack(), unpacker.unpack()
         if protocol != PROTOCOL:
             raise WireError(f"protocol {protocol!r:.12} instead of {PROTOCOL}")
         if type(tag) is not bytes or len(tag) != CHARTER_TAG_BYTES:
             raise WireError("no charter tag")
         if tag != self.charter_tag:
             raise ForeignCharterError(tag)
+        type_id = unpacker.unpack()
         schema = self._by_id.get(type_id) if type(type_id) is int else None
         if schema is None:
             raise WireError(f"unknown message type {type_id!r:.12}")
-        if len(parts) - 3 != len(schema.fields):
-            raise WireError(f"{schema.cls.__name__} has {len(schema.fields)} fields, not {len(parts) - 3}")
-        values = {n: f.unpack(v) for (n, f), v in zip(schema.fields.items(), parts[3:], strict=True)}
-        return schema.cls(**values)
+        if count - 3 != len(schema.fields):
+            raise WireError(f"{schema.cls.__name__} has {len(schema.fields)} fields, not {count - 3}")
+        if size > self._max_bytes[type_id]:
+            raise WireError(f"{schema.cls.__name__} of {size} bytes; it has at most {self._max_bytes[type_id]}")
+        return schema.cls(**{name: field.take(unpacker) for name, field in schema.fields.items()})
 
 
 class ForeignCharterError(WireError):

@@ -5,11 +5,10 @@ Facts ride on every message: descriptors (signed) and accusations (unsigned, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from kmel_p2p.agreement.charter import MAX_SITES
-from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.membership.descriptor import (
     GENERATION_MAX,
@@ -21,7 +20,7 @@ from kmel_p2p.core.membership.descriptor import (
     SERIAL_MAX,
     Descriptor,
 )
-from kmel_p2p.core.wire import KEY, SIGNATURE, Field, Schema, blob, flag, listing, record, text, uint
+from kmel_p2p.core.wire import KEY, SIGNATURE, Schema, blob, either, flag, listing, record, text, uint
 
 MAX_FACTS = 256
 """Facts in one message; a full sync is cut into pages."""
@@ -135,46 +134,25 @@ _GENERATION = uint(GENERATION_MAX)
 _SERIAL = uint(SERIAL_MAX)
 _SEQUENCE = uint(2**32 - 1)
 
-_DESCRIPTOR = record(
-    Descriptor,
-    key=KEY,
-    generation=_GENERATION,
-    serial=_SERIAL,
-    left=flag(),
-    addresses=listing(text(MAX_ADDRESS_CHARS), MAX_ADDRESSES),
-    size_class=uint(MAX_SIZE_CLASS),
-    outbound_only=flag(),
-    software=text(MAX_SOFTWARE_CHARS),
-    signature=SIGNATURE,
-)
-_ACCUSATION = record(
-    Accusation,
-    subject=HANDLE,
-    generation=_GENERATION,
-    serial=_SERIAL,
-    dead=flag(),
-    accusers=listing(HANDLE, MAX_ACCUSERS),
-)
-_DESCRIPTOR_FIELDS = len(fields(Descriptor))
-_ACCUSATION_FIELDS = len(fields(Accusation))
-
-
-def _pack_fact(fact: Fact) -> Any:
-    return (_DESCRIPTOR if isinstance(fact, Descriptor) else _ACCUSATION).pack(fact)
-
-
-def _unpack_fact(value: Any) -> Fact:
-    # The two kinds differ in their number of fields, so no tag is spent on every fact.
-    if type(value) is list and len(value) == _DESCRIPTOR_FIELDS:
-        descriptor: Descriptor = _DESCRIPTOR.unpack(value)
-        return descriptor
-    if type(value) is list and len(value) == _ACCUSATION_FIELDS:
-        accusation: Accusation = _ACCUSATION.unpack(value)
-        return accusation
-    raise WireError("expected a descriptor or an accusation")
-
-
-FACT = Field(_pack_fact, _unpack_fact, "fact")
+_DESCRIPTOR_FIELDS = {
+    "key": KEY,
+    "generation": _GENERATION,
+    "serial": _SERIAL,
+    "left": flag(),
+    "addresses": listing(text(MAX_ADDRESS_CHARS), MAX_ADDRESSES),
+    "size_class": uint(MAX_SIZE_CLASS),
+    "outbound_only": flag(),
+    "software": text(MAX_SOFTWARE_CHARS),
+    "signature": SIGNATURE,
+}
+_ACCUSATION_FIELDS = {
+    "subject": HANDLE,
+    "generation": _GENERATION,
+    "serial": _SERIAL,
+    "dead": flag(),
+    "accusers": listing(HANDLE, MAX_ACCUSERS),
+}
+FACT = either((Descriptor, _DESCRIPTOR_FIELDS), (Accusation, _ACCUSATION_FIELDS))
 _FACTS = listing(FACT, MAX_FACTS)
 _VERSION = record(MemberVersion, generation=_GENERATION, serial=_SERIAL, rank=uint(3))
 _ENTRY = record(SyncEntry, site=HANDLE, version=_VERSION)

@@ -29,7 +29,7 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SIGNATURE_BYTES, Identity, SiteKey, digest, verify
 from kmel_p2p.core.ledger.log.accumulator import NO_HEADS, WEIGHT_ONE
 from kmel_p2p.core.types import Vector
-from kmel_p2p.core.wire import HASH, KEY, VECTOR, Field, mapping, uint
+from kmel_p2p.core.wire import HASH, KEY, LENGTH_BYTES, VECTOR, Field, mapping, uint
 
 FORMAT = 2
 
@@ -62,7 +62,7 @@ def _big() -> Field:
             raise WireError(f"expected an integer of at most {MAX_NORM_BYTES} bytes, without leading zeros")
         return int.from_bytes(value, "big")
 
-    return Field(pack, unpack, "big integer")
+    return Field(pack, unpack, "big integer", LENGTH_BYTES + MAX_NORM_BYTES)
 
 
 _FIELDS: dict[str, Field] = {
@@ -236,7 +236,7 @@ def _parse(header: bytes, signature: bytes) -> SignedHeader:
 
 
 def _parts(data: bytes | memoryview, maximum: int, count: int) -> list[bytes]:
-    parts = unpack_bounded(data, maximum + 32)
+    parts = unpack_bounded(data, maximum + 32, containers=1, length=3)
     if type(parts) is not list or len(parts) != count or any(type(part) is not bytes for part in parts):
         raise WireError("not an entry")
     if len(parts[1]) != SIGNATURE_BYTES:
@@ -245,7 +245,7 @@ def _parts(data: bytes | memoryview, maximum: int, count: int) -> list[bytes]:
 
 
 def _values(header: bytes) -> dict[str, Any]:
-    raw = unpack_bounded(header, MAX_HEADER_BYTES)
+    raw = unpack_bounded(header, MAX_HEADER_BYTES, containers=4, length=2 * MAX_SITES)
     if type(raw) is not dict:
         raise WireError("an entry header must be a map")
     if raw.get("v") != FORMAT:

@@ -48,6 +48,11 @@ MAX_TOLD = 32
 """Sites told at once about a change; the periodic summaries reach the rest."""
 
 
+REFUSED_AT_ONCE = 4
+"""After so many refused entries the rest of a message is not looked at: judging costs time, and telling it a log line.
+What was honest among the rest comes again from somebody else."""
+
+
 @dataclass(frozen=True, slots=True)
 class AntiEntropySettings:
     """Periods and sizes of the exchange."""
@@ -234,11 +239,15 @@ class AntiEntropy:
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
         gaps: list[EntryId] = []
+        refused = 0
         for encoded in bodies.entries:
             try:
                 entry = decode(encoded, max_payload_bytes=self._max_payload_bytes)
             except WireError as error:
+                refused += 1
                 self._refuse(sender, None, str(error))
+                if refused == REFUSED_AT_ONCE:
+                    break
                 continue
             self.pull.arrived(EntryId(entry.author, entry.number), sender, now)
             self._seen_entries += 1
@@ -247,7 +256,10 @@ class AntiEntropy:
             self._take(sender, outcome)
             if outcome.refusal is not None or outcome.verdict in (Verdict.REFUSED, Verdict.DROPPED):
                 reason = outcome.refusal.value if outcome.refusal else outcome.verdict.value
+                refused += outcome.verdict is Verdict.REFUSED
                 self._refuse(sender, entry.author, reason)
+                if refused == REFUSED_AT_ONCE:
+                    break
             if outcome.verdict in (Verdict.APPLIED, Verdict.WAITING):
                 self.push.received(sender, entry, len(encoded), now)
             if outcome.verdict is Verdict.WAITING:
@@ -263,10 +275,11 @@ class AntiEntropy:
                 outcome = self._ledger.offer_proof(evidence, self._max_payload_bytes)
             except WireError as error:
                 self._refuse(sender, None, str(error))
-                continue
+                return
             self._take(sender, outcome)
             if outcome.verdict is Verdict.REFUSED and not outcome.faults:
                 self._refuse(sender, None, "its evidence against an author proves nothing")
+                return
 
     def _on_stubs(self, sender: SiteKey, stubs: Stubs, now: Micros) -> None:
         try:
