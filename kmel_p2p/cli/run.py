@@ -76,6 +76,18 @@ def listen(config_path: Path, reason: str) -> None:
 
 
 @click.command()
+@click.option("--reason", default="concluded by the operator", show_default=True, help="Kept in the log.")
+@config_option
+def conclude(config_path: Path, reason: str) -> None:
+    """End the run at this site with what is here: publish nothing more, wait for no other site, write the models.
+
+    Entries that come later are still applied, and the models are then written anew.
+    """
+    ask(config_path, "conclude", {"reason": reason})
+    click.echo("concluding")
+
+
+@click.command()
 @click.argument("number", type=click.IntRange(min=1))
 @config_option
 def approve(config_path: Path, number: int) -> None:

@@ -31,17 +31,8 @@ from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Pr
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, RoundTrained
-from kmel_p2p.core.rounds.machine import (
-    HEARING,
-    SETTLE_US,
-    STUCK_AFTER_US,
-    End,
-    RoundMachine,
-    RoundSettings,
-    RoundState,
-    Wait,
-    size_class,
-)
+from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundState, Wait, size_class
+from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
 from kmel_p2p.core.types import SECOND, Micros, Randomness
 
 
@@ -289,17 +280,22 @@ class LedgerAveraging(RoundMachine):
         self.maintenance.claims.tell_all()
 
     def _is_complete(self) -> bool:
-        if self.phase is not Phase.LISTENING or self._state is not RoundState.IDLE:
-            return False
+        return self.phase is Phase.LISTENING and self._state is RoundState.IDLE and not self._ending.is_waiting()
+
+    def _rounds_published(self) -> Mapping[SiteKey, int]:
+        return self.ledger.vector
+
+    def _behind(self) -> dict[SiteKey, int]:
         mine, ended = self.ledger.vector, self.ledger.accepted.ended
+        behind = {}
         for key in self._members.alive():
             if key in ended or key in self.antientropy.stuck:
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
                 continue
             told = self._told(key)
             if told is None or told.phase is not Phase.LISTENING or self.antientropy.credible(key) != mine:
-                return False
-        return True
+                behind[key] = self.ledger.head(key)
+        return behind
 
 
 def _round_settings(charter: Charter, settings: LedgerSettings) -> RoundSettings:

@@ -29,7 +29,8 @@ from kmel_p2p.core.pushsum.state import Minted, Moved, PushSumState
 from kmel_p2p.core.pushsum.statements import Statement, StatementExchange, StatementTable
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, RoundTrained
-from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundSettings, RoundState, Wait, size_class
+from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundState, Wait, size_class
+from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.types import Micros, Randomness
 
 
@@ -159,6 +160,7 @@ class PushSumAveraging(RoundMachine):
         """Nothing to do."""
 
     def _after_round(self, now: Micros) -> None:
+        self._mixing.without = self._ending.given_up()
         newer = self._mixing.ask_if_old(self.phase, now)
         if newer is not None:
             self._outbox.append(Send(newer, ShareRequest()))
@@ -242,6 +244,14 @@ class PushSumAveraging(RoundMachine):
     def _final_state(self) -> object:
         """The same whatever comes in afterwards: the end is told once."""
         return "rest" if self._resting and self._state is RoundState.IDLE and self._mixing.all_rest() else None
+
+    def _rounds_published(self) -> Mapping[SiteKey, int]:
+        return self.progress.rounds() if self.phase is Phase.LISTENING else {}
+
+    def _behind(self) -> dict[SiteKey, int]:
+        restless = self._mixing.restless()
+        rounds = self.progress.rounds() if restless else {}
+        return {key: rounds.get(key, 0) for key in restless}
 
     def _run_completed(self) -> None:
         """Nothing to do."""

@@ -47,6 +47,10 @@ class Unanimity:
         self._sites, self._version = sites, self._table.version
         return self._exception is None
 
+    def holds_for(self, site: SiteKey) -> bool:
+        """Whether it holds for one site."""
+        return self._is_so(site)
+
     def _is_so(self, site: SiteKey) -> bool:
         statement = self._table.get(site)
         return statement is not None and self._holds(statement)
@@ -85,6 +89,9 @@ class Mixing:
         """Rounds trained by everybody, as stated when the last shares began."""
         self._rested = -1
         """The same at the last rest."""
+        self.without: frozenset[SiteKey] = frozenset()
+        """Sites that the end of the run waits for no longer."""
+        self._restless: tuple[object, tuple[SiteKey, ...]] = (None, ())
         self._next_ask_us: Micros = 0
         self._answered_us: dict[SiteKey, Micros] = {}
 
@@ -200,8 +207,19 @@ class Mixing:
         return min(moments_us, default=None)
 
     def all_rest(self) -> bool:
-        """Whether every reachable site says that it rests."""
-        return self._rest.of_all(self._members.alive())
+        """Whether every reachable site that is waited for says that it rests."""
+        return self._rest.of_all(self._awaited())
+
+    def restless(self) -> tuple[SiteKey, ...]:
+        """Reachable sites that do not say that they rest."""
+        now = (self._members.alive(), self._table.version)
+        if self._restless[0] != now:
+            self._restless = now, tuple(key for key in now[0] if not self._rest.holds_for(key))
+        return self._restless[1]
 
     def _all_listen(self) -> bool:
-        return self._listen.of_all(self._members.alive())
+        return self._listen.of_all(self._awaited())
+
+    def _awaited(self) -> tuple[SiteKey, ...]:
+        alive = self._members.alive()
+        return tuple(key for key in alive if key not in self.without) if self.without else alive

@@ -14,7 +14,7 @@ from kmel_p2p.core.pushsum.coding import AT_ONCE
 from kmel_p2p.core.pushsum.holding import MASS_BITS
 from kmel_p2p.core.pushsum.share import Bits
 from kmel_p2p.core.pushsum.transfers import TransferSettings
-from kmel_p2p.core.rounds.machine import SETTLE_US, STUCK_AFTER_US
+from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US
 from kmel_p2p.core.types import SECOND, Micros
 
 MAX_SIZE_CLASS = 24

@@ -6,6 +6,7 @@ from kmel_p2p.core.rounds.contract import (
     Approve,
     Averaging,
     CharterAmended,
+    Conclude,
     EntryHeld,
     Listen,
     Members,
@@ -22,6 +23,7 @@ from kmel_p2p.core.rounds.contract import (
     Unready,
     Waiting,
 )
+from kmel_p2p.core.rounds.ending import RunHeldUp, RunNotAwaiting
 
 __all__ = [
     "COMMANDS",
@@ -29,6 +31,7 @@ __all__ = [
     "Approve",
     "Averaging",
     "CharterAmended",
+    "Conclude",
     "EntryHeld",
     "Listen",
     "Members",
@@ -42,6 +45,8 @@ __all__ = [
     "RoundOpened",
     "RoundTrained",
     "RunComplete",
+    "RunHeldUp",
+    "RunNotAwaiting",
     "Unready",
     "Waiting",
 ]

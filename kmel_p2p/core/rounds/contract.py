@@ -102,7 +102,14 @@ class Listen:
     reason: str
 
 
-COMMANDS = (Ready, Unready, RoundTrained, RoundFailed, Approve, Reject, Persisted, Computed, Amend, Listen)
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """The run ends here with what is here: publish nothing more and wait for nobody."""
+
+    reason: str
+
+
+COMMANDS = (Ready, Unready, RoundTrained, RoundFailed, Approve, Reject, Persisted, Computed, Amend, Listen, Conclude)
 
 
 # ---- events -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.rounds.contract import (
     Approve,
+    Conclude,
     EntryHeld,
     Listen,
     Members,
@@ -34,11 +35,10 @@ from kmel_p2p.core.rounds.contract import (
     Unready,
     Waiting,
 )
+from kmel_p2p.core.rounds.ending import Ending
 from kmel_p2p.core.rounds.pacing import Pacing
-from kmel_p2p.core.types import SECOND, Micros
-
-SETTLE_US: Micros = 5 * SECOND
-STUCK_AFTER_US: Micros = 30 * SECOND
+from kmel_p2p.core.rounds.settings import RoundSettings
+from kmel_p2p.core.types import Micros
 
 HEARING = "hearing from every reachable site before the first round"
 
@@ -80,33 +80,6 @@ TRANSITIONS: Mapping[Move, tuple[RoundState, RoundState]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class RoundSettings:
-    """What charter and site say about rounds.
-
-    Attributes:
-        entry_limit: rounds after which a site trains no more.
-        steps_per_entry: optimiser steps of a round, at most.
-        start_sites: sites that must be ready before the first round.
-        max_lead: rounds a site may be ahead of the slowest training one.
-        patience: rounds without a better validation figure after which a site listens; 0: never.
-        hold: keep each round back until the operator approves it.
-        settle_us: how long a starting site waits to hear from every reachable site before its first round.
-        stuck_after_us: how long a site that trains without progress holds this one back.
-        unit: what a round gives, in the plural, for the operator.
-    """
-
-    entry_limit: int
-    steps_per_entry: int
-    start_sites: int
-    max_lead: int
-    patience: int
-    hold: bool
-    settle_us: Micros
-    stuck_after_us: Micros
-    unit: str
-
-
-@dataclass(frozen=True, slots=True)
 class Wait:
     """No round now; why, in words for the operator (empty for a moment that needs none)."""
 
@@ -131,6 +104,7 @@ class RoundMachine(ABC):
         self._round_settings = settings
         self._outbox: deque[Effect] = deque()
         self._pacing = Pacing(settings.max_lead, settings.patience, settings.settle_us, settings.stuck_after_us, now)
+        self._ending = Ending(settings.concludes_after_us)
         self._phase = Phase.PREPARING
         self._waiting = ""
         self._ready = False
@@ -211,6 +185,14 @@ class RoundMachine(ABC):
         """After every input and after that look."""
 
     @abstractmethod
+    def _rounds_published(self) -> Mapping[SiteKey, int]:
+        """Rounds that each site has published, as far as known here."""
+
+    @abstractmethod
+    def _behind(self) -> dict[SiteKey, int]:
+        """Alive sites that keep the run from ending, with their rounds."""
+
+    @abstractmethod
     def _final_state(self) -> object:
         """Names what the run ended with, as soon as it has ended; until then None."""
 
@@ -236,6 +218,9 @@ class RoundMachine(ABC):
                 self._unready(reason)
             case Listen(reason):
                 self._enter(Phase.LISTENING, reason)
+            case Conclude(reason):
+                self._ending.concluded = True
+                self._enter(Phase.LISTENING, reason)
             case RoundTrained():
                 self._trained(cmd, now)
             case Approve(number):
@@ -257,7 +242,7 @@ class RoundMachine(ABC):
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments_us = (*self._deadlines_us(), *self._pacing.deadlines_us)
+        moments_us = (*self._deadlines_us(), *self._pacing.deadlines_us, self._ending.deadline())
         return min((moment for moment in moments_us if moment is not None), default=None)
 
     def poll(self) -> Effect | None:
@@ -272,12 +257,19 @@ class RoundMachine(ABC):
         self._before_round(now)
         self._maybe_open(now)
         self._after_round(now)
+        self._look_to_the_end(now)
         final = self._final_state()
         if final is not None and (not self._complete or final != self._completed):
             self._completed = final
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
             self._run_completed()
         self._complete = final is not None
+
+    def _look_to_the_end(self, now: Micros) -> None:
+        """See whom the end of the run waits for, and tell when that lasts."""
+        self._ending.note(self._rounds_published(), now)
+        behind = self._behind() if self._phase is Phase.LISTENING and self._state is RoundState.IDLE else {}
+        self._outbox.extend(Emit(event) for event in self._ending.look(behind, now))
 
     def _maybe_open(self, now: Micros) -> None:
         if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:

@@ -169,13 +169,13 @@ def steps_for(charter_steps: int, own_step_us: Micros, other_steps_us: Iterable[
         other_steps_us: what the other training sites say about theirs; 0 is unknown.
 
     Returns:
-        From 1 to `charter_steps`. The fastest of up to four known sites sets the pace, or the lower quartile of more,
-        so that one site's claim does not set it alone.
+        From 1 to `charter_steps`. Among three or more known sites the second fastest sets the pace, or the lower
+        quartile of many, so that one site's claim does not set it alone.
     """
     known_us = sorted([own_step_us, *(step_us for step_us in other_steps_us if step_us > 0)])
     if not own_step_us:
         return charter_steps
-    fast_us = known_us[(len(known_us) - 1) // 4]
+    fast_us = known_us[max(int(len(known_us) > 2), (len(known_us) - 1) // 4)]
     if own_step_us <= TOLERANCE * fast_us:
         return charter_steps
     least = math.ceil(charter_steps / MAX_REDUCTION)

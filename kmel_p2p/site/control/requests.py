@@ -8,7 +8,7 @@ from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.core.rounds import Amend, Approve, Averaging, Listen, Reject
+from kmel_p2p.core.rounds import Amend, Approve, Averaging, Conclude, Listen, Reject
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import StatusDocument
@@ -76,6 +76,9 @@ class OperatorRequests:
                 return None
             case "listen":
                 self._command(Listen(str(arguments.get("reason", "asked by the operator"))))
+                return None
+            case "conclude":
+                self._command(Conclude(str(arguments.get("reason", "concluded by the operator"))))
                 return None
             case "approve" | "reject":
                 return self._decide(name, arguments)

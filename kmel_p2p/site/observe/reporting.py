@@ -16,8 +16,11 @@ from kmel_p2p.core.rounds import (
     RoundAbandoned,
     RoundOpened,
     RunComplete,
+    RunHeldUp,
+    RunNotAwaiting,
     Waiting,
 )
+from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import ForeignCharterError
 from kmel_p2p.net.driver import BadMessage
 from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkEvent, LinkFault, PeerMisbehaved, StrangerRefused
@@ -81,6 +84,17 @@ class Reporter:
             case Waiting(reason=reason):
                 if reason:
                     self.say("waiting", reason=reason)
+            case RunHeldUp(site=site, waited_us=waited_us, left_us=left_us):
+                name = self.name(site)
+                text = (
+                    f"the run is over but for site {name}, whose log does not grow. It is waited for at most "
+                    f"{left_us // SECOND // 60} minutes more; kmel-peer conclude ends the run here without it"
+                )
+                self.activity.alarm(f"run held up {name}", text)
+                self.warn("run held up", remote=name, waited_s=waited_us // SECOND, left_s=left_us // SECOND)
+            case RunNotAwaiting(site=site, given_up=given_up):
+                self.activity.clear(f"run held up {self.name(site)}")
+                self.say("run not held up", remote=self.name(site), given_up=given_up)
             case RunComplete(sites=sites):
                 self.say("run complete", sites=sites)
             case _:

@@ -27,7 +27,8 @@ from kmel_p2p.core.rounds import (
     Unready,
     Waiting,
 )
-from kmel_p2p.core.rounds.machine import TRANSITIONS, End, Move, RoundMachine, RoundSettings, RoundState, Wait
+from kmel_p2p.core.rounds.machine import TRANSITIONS, End, Move, RoundMachine, RoundState, Wait
+from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.types import SECOND, Micros
 
 OWN = SiteKey(b"o" * 32)
@@ -95,6 +96,12 @@ class PlainMode(RoundMachine):
 
     def _before_round(self, now: Micros) -> None: ...
     def _after_round(self, now: Micros) -> None: ...
+
+    def _rounds_published(self) -> dict[SiteKey, int]:
+        return {}
+
+    def _behind(self) -> dict[SiteKey, int]:
+        return {}
 
     def _final_state(self) -> object:
         return self.done if self.phase is Phase.LISTENING and self._state is RoundState.IDLE else None

@@ -21,6 +21,8 @@ def test_a_site_three_times_slower_takes_a_third_of_the_steps() -> None:
 def test_one_site_that_claims_great_speed_does_not_set_the_pace_of_many() -> None:
     honest = [100] * 6
     assert steps_for(32, 100, [1, *honest]) == 32
+    assert steps_for(32, 100, [1, 100]) == 32
+    assert steps_for(32, 100, [1, 100, 100]) == 32
     assert steps_for(32, 100, [1]) == 2
 
 

@@ -1,0 +1,123 @@
+"""Whom the end of a run waits for, since when, and until when at most.
+
+A run is over when every reachable site listens and holds the same. A site that says for ever that it trains, or that
+never gets to what the others hold, would keep everybody from a model: so it is waited for while its log grows, then for
+a limited time, and the operator may end the wait at once (`Conclude`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Event
+from kmel_p2p.core.types import SECOND, Micros
+
+ALARM_AFTER: Micros = 60 * SECOND
+"""A wait for one site that lasts longer is told to the operator, with the site's name."""
+
+ROUNDS_WAITED = 16
+"""A slow site is waited for at least this many times the longest pause between two of its rounds so far."""
+
+LONGEST_FACTOR = 4
+"""But at most this many times the usual limit, however slow it showed itself to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeldUp(Event):
+    """The end of the run has waited `waited_us` for this site, and goes on for `left_us` if its log does not grow."""
+
+    site: SiteKey
+    waited_us: Micros
+    left_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class RunNotAwaiting(Event):
+    """The end of the run waits for this site no longer: it is done, gone, or had its time (`given_up`)."""
+
+    site: SiteKey
+    given_up: bool
+
+
+@dataclass(slots=True)
+class _Awaited:
+    since_us: Micros
+    """When its log last grew, or the wait began."""
+    rounds: int
+    told: bool = False
+    given_up: bool = False
+
+
+class Ending:
+    """See the module docstring.
+
+    Args:
+        limit_us: how long a site is waited for whose log does not grow.
+    """
+
+    def __init__(self, limit_us: Micros) -> None:
+        self.concluded = False
+        """The operator has ended the wait."""
+        self._limit_us = limit_us
+        self._awaited: dict[SiteKey, _Awaited] = {}
+        self._rounds: dict[SiteKey, tuple[int, Micros]] = {}
+        """Site -> its rounds, and when they last grew."""
+        self._longest_us: dict[SiteKey, Micros] = {}
+        """Longest pause between two rounds of a site."""
+
+    def note(self, rounds: Mapping[SiteKey, int], now: Micros) -> None:
+        """Take in how many rounds each site has published."""
+        for site, count in rounds.items():
+            before, at_us = self._rounds.get(site, (count, now))
+            if count > before > 0:
+                self._longest_us[site] = max(self._longest_us.get(site, 0), now - at_us)
+            if count != before or site not in self._rounds:
+                self._rounds[site] = (count, now)
+
+    def look(self, behind: Mapping[SiteKey, int], now: Micros) -> list[Event]:
+        """Look whom the end waits for; returns what to tell.
+
+        Args:
+            behind: sites that keep the run from ending, with their rounds; empty while this site trains itself.
+            now: monotonic time.
+        """
+        events: list[Event] = []
+        done = {site: self._awaited.pop(site) for site in list(self._awaited) if site not in behind}
+        events += [RunNotAwaiting(site, given_up=False) for site, awaited in done.items() if awaited.told]
+        for site, rounds in behind.items():
+            awaited = self._awaited.setdefault(site, _Awaited(now, rounds))
+            if rounds > awaited.rounds:
+                awaited.rounds, awaited.since_us = rounds, now
+            until_us = self._until(site, awaited)
+            if not awaited.given_up and now >= until_us:
+                awaited.given_up = True
+                events.append(RunNotAwaiting(site, given_up=True))
+            elif not awaited.told and now >= awaited.since_us + ALARM_AFTER:
+                awaited.told = True
+                events.append(RunHeldUp(site, now - awaited.since_us, until_us - now))
+        return events
+
+    def given_up(self) -> frozenset[SiteKey]:
+        """Sites that are behind and not waited for: they had their time, or the operator ended the wait."""
+        return frozenset(site for site, awaited in self._awaited.items() if awaited.given_up or self.concluded)
+
+    def is_waiting(self) -> bool:
+        """Whether the end still waits for a site that `look` was told of."""
+        return len(self._awaited) > len(self.given_up())
+
+    def deadline(self) -> Micros | None:
+        """When time alone may change something."""
+        if self.concluded:
+            return None
+        moments = (
+            self._until(site, awaited) if awaited.told else awaited.since_us + ALARM_AFTER
+            for site, awaited in self._awaited.items()
+            if not awaited.given_up
+        )
+        return min(moments, default=None)
+
+    def _until(self, site: SiteKey, awaited: _Awaited) -> Micros:
+        slow_us = min(ROUNDS_WAITED * self._longest_us.get(site, 0), LONGEST_FACTOR * self._limit_us)
+        return awaited.since_us + max(self._limit_us, slow_us)

@@ -1,0 +1,85 @@
+"""A site that never finishes keeps the others from the end of the run for a limited time, and is named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Effect, Send
+from kmel_p2p.core.ledger.sync.messages import Have
+from kmel_p2p.core.rounds import Conclude, Phase, RunComplete, RunHeldUp, RunNotAwaiting
+from kmel_p2p.core.rounds.ending import ALARM_AFTER, LONGEST_FACTOR, Ending
+from kmel_p2p.core.rounds.settings import CONCLUDES_AFTER_US
+from kmel_p2p.core.types import SECOND
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.site import LedgerHost
+from tests.testbed.ledger.toy import toy_world
+
+LIAR = 2
+
+
+class NeverDone(LedgerHost):
+    """Says for ever that it trains, or that it holds nothing."""
+
+    says: dict[str, object]
+
+    def poll(self) -> Effect | None:
+        effect = super().poll()
+        if isinstance(effect, Send) and isinstance(effect.message, Have):
+            return dataclasses.replace(effect, message=dataclasses.replace(effect.message, **self.says))  # type: ignore[arg-type]
+        return effect
+
+
+def federation(**says: object) -> LedgerFederation:
+    def host(index: int, averaging) -> LedgerHost:  # type: ignore[no-untyped-def]
+        made = NeverDone(averaging) if index == LIAR else LedgerHost(averaging)
+        if isinstance(made, NeverDone):
+            made.says = says
+        return made
+
+    made = LedgerFederation(toy_world(3, make_host=host), seed=3)
+    made.start_all()
+    return made
+
+
+@pytest.mark.parametrize("says", [{"phase": int(Phase.TRAINING)}, {"phase": 0}, {"vector": {}, "chains": bytes(32)}])
+def test_who_never_finishes_is_named_and_then_waited_for_no_longer(says: dict[str, object]) -> None:
+    made = federation(**says)
+    liar = made.sites[LIAR].key
+    assert made.run(120 * SECOND, until=lambda: made.averaging(0).phase is Phase.LISTENING)
+    assert made.run(2 * ALARM_AFTER, until=lambda: bool(made.events(0, RunHeldUp)))
+    told = made.events(0, RunHeldUp)
+    assert [event.site for event in told] == [liar]  # type: ignore[attr-defined]
+    assert not made.events(0, RunComplete)
+    assert made.run(CONCLUDES_AFTER_US, until=lambda: made.averaging(0).complete, step=10 * SECOND)
+    assert made.events(0, RunNotAwaiting) == [RunNotAwaiting(liar, given_up=True)]
+    assert len(made.events(0, RunComplete)) == 1
+
+
+def test_the_operator_ends_the_wait_at_once() -> None:
+    made = federation(phase=int(Phase.TRAINING))
+    assert made.run(120 * SECOND, until=lambda: made.averaging(0).phase is Phase.LISTENING)
+    made.network.command(made.host(0), Conclude("asked by the operator"))
+    assert made.averaging(0).complete
+    assert not made.averaging(1).complete
+
+
+def test_a_site_that_is_slow_by_its_own_history_is_waited_for_within_bounds() -> None:
+    ending, site, limit = Ending(100 * SECOND), SiteKey(b"s" * 32), 100 * SECOND
+    ending.note({site: 1}, 0)
+    ending.note({site: 2}, 20 * SECOND)
+    ending.look({site: 2}, 20 * SECOND)
+    ending.look({site: 2}, 20 * SECOND + 16 * 20 * SECOND - 1)
+    assert ending.is_waiting()
+    ending.look({site: 3}, 20 * SECOND + 16 * 20 * SECOND - 1)
+    ending.look({site: 3}, 20 * SECOND + 16 * 20 * SECOND)
+    assert ending.is_waiting()
+    ending.note({site: 4}, 10_000 * SECOND)
+    ending.look({site: 4}, 10_000 * SECOND)
+    ending.look({site: 4}, 10_000 * SECOND + LONGEST_FACTOR * limit)
+    assert ending.given_up() == {site}
+    assert ending.deadline() is None
+    ending.look({}, 20_000 * SECOND)
+    assert not ending.given_up()
