@@ -19,6 +19,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
+from kmel_p2p.agreement.shown import PRINTABLE
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
 from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
@@ -27,6 +28,9 @@ SIGNING_CONTEXT = b"kmel charter 1"
 
 MAX_SITES = 4096
 """Most sites that a charter may list; bounds every mapping by site on the wire."""
+
+AddressText = Annotated[str, pydantic.Field(max_length=512, pattern=PRINTABLE)]
+"""Where a site is reached; the transport reads it (`net.address`)."""
 
 Key = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 """An Ed25519 public key in hex."""
@@ -40,7 +44,7 @@ class SiteRule(StrictModel):
 
     name: Name
     key: Key
-    addresses: Annotated[tuple[str, ...], pydantic.Field(max_length=8)] = ()
+    addresses: Annotated[tuple[AddressText, ...], pydantic.Field(max_length=8)] = ()
 
     @property
     def site_key(self) -> SiteKey:

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import pydantic
 
+from kmel_p2p.agreement.shown import CONTROL, PRINTABLE
 from kmel_p2p.agreement.strict import StrictModel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+LABEL = rf"^[\p{{L}}\p{{N}}][^{CONTROL}]*$"
+"""Of the name of an assay endpoint: it heads columns and stands in tables, reports and logs."""
 
 Kind: TypeAlias = Literal["regression", "classification"]
 
@@ -24,9 +28,10 @@ class AssayEndpoint(StrictModel):
     (transformed - center) / scale, with constants from the charter, never from a site's data.
     """
 
-    name: Annotated[str, pydantic.Field(min_length=1, max_length=64)]
+    name: Annotated[str, pydantic.Field(min_length=1, max_length=64, pattern=LABEL)]
+    """Begins with a letter or digit; no control characters."""
     kind: Kind = "regression"
-    unit: Annotated[str, pydantic.Field(max_length=32)] = ""
+    unit: Annotated[str, pydantic.Field(max_length=32, pattern=PRINTABLE)] = ""
     transform: Literal["identity", "log10"] = "identity"
     valid_range: tuple[float, float] = (-1e9, 1e9)
     """Lowest and highest credible native value, inclusive; sites refuse values outside it."""

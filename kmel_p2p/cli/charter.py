@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from kmel_p2p.cli.options import FILE, echo_json, json_option
+from kmel_p2p.cli.screen import Screen
 from kmel_p2p.learn.models.registry import KINDS, TrunkKind, trunk_kind
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def show(path: Path, as_json: bool) -> None:
     if as_json:
         echo_json({"id": document.charter.id.hex(), **document.model_dump(mode="json")})
         return
-    Console().print(charter_view(document))
+    Screen().print(charter_view(document))
 
 
 def remarks(lines: list[str]) -> str:

@@ -127,11 +127,10 @@ def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measu
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
     from kmel_p2p.cli.data_view import data_view
+    from kmel_p2p.cli.screen import Screen
 
-    console = Console()
+    console = Screen()
     for part in data_view(report):
         console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
     console.print(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv", markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.agreement.shown import cell
 from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -89,17 +90,18 @@ def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray], untrained:
             found = [float(reported(endpoint, column[at : at + 1, place])[0]) for column in outputs.values()]
             measured = float(endpoint.transformed(np.array([label]))[0])
             relation = signs[int(dataset.relations[row, place])]
-            writer.writerow(
-                [dataset.smiles[row], endpoint.name, relation, f"{measured:.6g}", *(f"{v:.6g}" for v in found)]
-            )
+            figures = [f"{value:.6g}" for value in (measured, *found)]
+            # The relation "=" alone is no formula.
+            writer.writerow([cell(dataset.smiles[row]), cell(endpoint.name), relation, *figures])
     return out.getvalue()
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:
     """Scores and changes as two narrow tables: a terminal of 80 columns holds them."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
+
+    from kmel_p2p.cli.screen import Screen
 
     columns = ("median", "forest", "local", "federated", "pers.", "hybrid", "predicts")
     keys = ("baseline_median", "baseline_forest", "local", "federated", "personalised", "hybrid", "chosen")
@@ -127,7 +129,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         gains.add_row(
             e["name"], score, e["chosen"], f"{change['change_pct']:+.1f} %", f"[{low:+.1f}, {high:+.1f}]", _held(e)
         )
-    console = Console()
+    console = Screen()
     console.print(scores)
     console.print(gains)
     for name, reason in report["without_intervals"].items():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from kmel_p2p.cli.exits import ExitCode, report
+from kmel_p2p.cli.plain_streams import plain_streams
 from kmel_p2p.version import VERSION
 
 COMMANDS = {
@@ -66,6 +67,11 @@ def cli() -> None:
 
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
+    with plain_streams():
+        return _invoke(arguments)
+
+
+def _invoke(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(args=list(arguments), prog_name="kmel-peer", standalone_mode=False)
     except click.ClickException as error:

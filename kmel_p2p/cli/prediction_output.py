@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.shown import cell
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
@@ -43,21 +44,18 @@ def as_csv(table: Table, predictions: Sequence[Prediction], loaded: Model) -> st
     endpoints = loaded.card.architecture.endpoints
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*table.header, *added_columns(loaded)])
+    writer.writerow(map(cell, [*table.header, *added_columns(loaded)]))
     for at, (row, prediction) in enumerate(zip(table.rows, predictions, strict=True)):
         cells = [cell for endpoint in endpoints for cell in _cells(endpoint, prediction.assays.get(endpoint.name))]
         similarity = "" if prediction.similarity is None else f"{prediction.similarity:.3f}"
-        writer.writerow(
-            [
-                *row,
-                *cells,
-                prediction.standardised,
-                similarity,
-                prediction.applicability,
-                _made_by(prediction, loaded),
-                _reason(table, at, prediction),
-            ]
+        facts = (
+            prediction.standardised,
+            similarity,
+            prediction.applicability,
+            _made_by(prediction, loaded),
+            _reason(table, at, prediction),
         )
+        writer.writerow(map(cell, [*row, *cells, *facts]))
     return out.getvalue()
 
 

@@ -20,15 +20,14 @@ def simulate(config: Path | None, out: Path | None, seed: int | None, as_json: b
 
     Without CONFIG, run the demo: four sites train one model of aqueous solubility (extra demo).
     """
-    from rich.console import Console
-
+    from kmel_p2p.cli.screen import Screen
     from kmel_p2p.simulate.config import demo_config
     from kmel_p2p.simulate.launcher import simulate as run
 
-    console = Console(stderr=as_json)
+    console = Screen(stderr=as_json)
     if not console.is_terminal:
         # A log file has no width; tables must not be cut at 80 columns there.
-        console = Console(stderr=as_json, width=120)
+        console = Screen(stderr=as_json, width=120)
     config = config or demo_config()
     report = run(config, out or Path("runs") / config.stem, seed, console)
     if as_json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.agreement.shown import cell
 from kmel_p2p.cli.options import FILE, progress_bar
 
 if TYPE_CHECKING:
@@ -123,10 +124,10 @@ def _counts(rows: Sequence[dict[str, Any]]) -> Counter[str]:
 def _csv(table: Table, rows: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*table.header, *COLUMNS])
+    writer.writerow(map(cell, [*table.header, *COLUMNS]))
     for cells, row in zip(table.rows, rows, strict=True):
         changes = "; ".join(": ".join(filter(None, change.values())) for change in row["changes"])
-        writer.writerow([*cells, row["standardised"], row["identity"], changes, row["reason"]])
+        writer.writerow(map(cell, [*cells, row["standardised"], row["identity"], changes, row["reason"]]))
     return out.getvalue()
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from kmel_p2p.cli.options import config_option, echo_json, json_option
+from kmel_p2p.cli.screen import Screen
 from kmel_p2p.site.observe.status import MembershipStatus, MemberStatus, StatusDocument, TrainerStatus, age_text
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def _show(document: StatusDocument, as_json: bool) -> None:
     if as_json:
         echo_json(document.as_dict())
         return
-    Console().print(status_view(document))
+    Screen().print(status_view(document))
 
 
 def _watch(client: ControlClient, every: float) -> None:
-    with Live(status_view(client.status()), console=Console(), auto_refresh=False) as live:
+    with Live(status_view(client.status()), console=Screen(), auto_refresh=False) as live:
         while True:
             time.sleep(every)
             live.update(status_view(client.status()), refresh=True)

@@ -65,6 +65,8 @@ MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
 MAX_NAMES = 2000
 """Characters of tensor names in a line of the egress log."""
+QUEUED_FOR_ONE_SITE = 32 * 1024 * 1024
+"""Bytes of bulk that wait for one site at most, unless two of the largest messages are more."""
 GOODBYE_LINGER_MS = 500
 """How long the transport keeps trying to deliver the last messages."""
 LEAVE_GRACE_S = 2.0
@@ -235,9 +237,7 @@ class Daemon:
         """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""
         charter = self._site.charter
         largest = max(MAX_ANSWER_BYTES, self._mode.max_payload_bytes(charter, self._site.layout)) + MESSAGE_SLACK_BYTES
-        limits = {"max_message": largest}
-        for name in ("queue", "reassembly"):
-            limits[name] = max(largest, TransportSettings.model_fields[name].default)
+        settings = transport_settings(largest)
         self._driver = Driver(
             self._peer,
             make_wire(charter.id, self._mode.messages),
@@ -252,7 +252,7 @@ class Daemon:
             self._site.identity,
             lambda: self._site.constitution.roster.keys(),
             "" if self._config.network.outbound_only else self._config.network.bind,
-            settings=TransportSettings(**limits),
+            settings=settings,
             on_message=self._on_message,
             on_link=self._driver.link,
             on_egress=self._on_egress,
@@ -364,6 +364,19 @@ class Daemon:
             self._fail(error)
         else:
             self._note(partial(keep_head, head=head))
+
+
+def transport_settings(largest: int) -> TransportSettings:
+    """The transport's limits where `largest` bytes is the largest message.
+
+    What waits for one site is bounded to a few messages: a site that asks for entries and never takes them costs no
+    more. What does not fit is asked for again.
+    """
+    return TransportSettings(
+        max_message=largest,
+        queue=max(QUEUED_FOR_ONE_SITE, 2 * largest),
+        reassembly=max(largest, TransportSettings.model_fields["reassembly"].default),
+    )
 
 
 def now_us() -> Micros:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.shown import cell
 from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.labels import Readings
 from kmel_p2p.chem.structures.table import StructureTable
@@ -80,7 +81,7 @@ def write_rejects(path: Path, rejects: Iterable[RejectedRow]) -> None:
     writer = csv.writer(text)
     writer.writerow(["file", "row", "column", "value", "reason", "measurements"])
     for row in sorted(rejects, key=lambda reject: (reject.file, reject.row, reject.column)):
-        writer.writerow([row.file, row.row, row.column, row.value, row.reason, row.measurements])
+        writer.writerow(map(cell, (row.file, row.row, row.column, row.value, row.reason, row.measurements)))
     write_whole(path, text.getvalue().encode(), mode=0o600)
 
 

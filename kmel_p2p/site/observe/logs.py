@@ -11,6 +11,7 @@ from typing import Any, Literal
 import structlog
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.shown import shown
 
 LOG_NAME = "peer.log"
 FILE_BYTES = 16 * 1024 * 1024
@@ -78,12 +79,17 @@ def configure_logging(
         structlog.contextvars.bind_contextvars(site=site)
 
 
+def _written_out(_logger: Any, _method: str, record: Any) -> Any:
+    """Control characters of what others say must not reach the terminal. JSON escapes them by itself."""
+    return {key: shown(value) if isinstance(value, str) else value for key, value in record.items()}
+
+
 def _formatter(style: Literal["json", "console"]) -> logging.Formatter:
     render: list[Any]
     if style == "json":
         render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        render = [_written_out, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],

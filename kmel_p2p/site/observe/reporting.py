@@ -26,6 +26,7 @@ from kmel_p2p.net.driver import BadMessage
 from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkEvent, LinkFault, PeerMisbehaved, StrangerRefused
 from kmel_p2p.site.modes import SiteMode
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.line_budget import LineBudget
 
 log = structlog.get_logger()
 
@@ -44,6 +45,7 @@ class Reporter:
         self._mode = mode
         self._names = names
         self._publish = publish
+        self._budget = LineBudget(activity.clock)
 
     def name(self, key: SiteKey | None) -> str:
         """A site's name, or the short form of a key that is on no roster."""
@@ -52,14 +54,24 @@ class Reporter:
         return self._names().get(key, short(key))
 
     def say(self, what: str, **facts: object) -> None:
-        """Log a fact, and tell subscribers."""
-        log.info(what, **facts)
+        """Log a fact, and tell subscribers. What concerns one site is logged within a budget (`LineBudget`)."""
+        self._write(log.info, what, facts)
         self._publish({"what": what, **facts})
 
     def warn(self, what: str, **facts: object) -> None:
-        """Log a warning, and tell subscribers."""
-        log.warning(what, **facts)
+        """As `say`, for what needs attention."""
+        self._write(log.warning, what, facts)
         self._publish({"what": what, **facts})
+
+    def _write(self, write: Callable[..., None], what: str, facts: dict[str, object]) -> None:
+        site = facts.get("remote") or facts.get("sender")
+        left_out = self._budget.take(what, str(site)) if site is not None else 0
+        if left_out is None:
+            self.activity.events["LineLeftOut"] += 1
+        elif left_out:
+            write(what, **facts, left_out=left_out)
+        else:
+            write(what, **facts)
 
     def report(self, event: Event) -> None:
         """Note one event of the protocol."""

@@ -35,7 +35,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     WantAmendments,
 )
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer, OtherPeers
-from kmel_p2p.core.ledger.sync.pull import Pull, answers
+from kmel_p2p.core.ledger.sync.pull import AnswerBudget, Pull, answers
 from kmel_p2p.core.ledger.sync.push import Push
 from kmel_p2p.core.ledger.sync.statements import LogStatements
 from kmel_p2p.core.rounds import Phase
@@ -109,6 +109,7 @@ class AntiEntropy:
         self._other_peers = OtherPeers(ledger, forks, self.statements)
         self._held_since_us: dict[SiteKey, Micros] = {}
         self._next_summary_us = now + self._jittered()
+        self._budget = AnswerBudget()
         self._seen_entries = 0
         self._seen_bytes = 0
 
@@ -143,7 +144,7 @@ class AntiEntropy:
             case Have():
                 self._on_have(sender, message, now)
             case Want():
-                self._outbox += answers(message, self._ledger.accepted, sender)
+                self._answer(sender, message, now)
             case Bodies():
                 self._on_bodies(sender, message, now)
             case Announce(ids):
@@ -236,6 +237,12 @@ class AntiEntropy:
         is_proved = self._ledger.accepted.is_proved
         evidence = tuple(key for key, number in sorted(told.ended.items()) if not is_proved(key, number))
         self.pull.ask(site, sorted(self.credible(site).items()), now, evidence)
+
+    def _answer(self, sender: SiteKey, want: Want, now: Micros) -> None:
+        if self._budget.left(sender, now) > 0:
+            effects = answers(want, self._ledger.accepted, sender)
+            self._budget.spend(sender, effects, now)
+            self._outbox += effects
 
     def _on_bodies(self, sender: SiteKey, bodies: Bodies, now: Micros) -> None:
         gaps: list[EntryId] = []

@@ -21,11 +21,35 @@ from kmel_p2p.core.ledger.sync.messages import (
     Want,
 )
 from kmel_p2p.core.ledger.sync.open_requests import OpenRequests
-from kmel_p2p.core.types import Lane, Micros, Randomness
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 """Bodies in one answer, unless a single entry is larger. Small enough that a pull from one slow site does not hold up
 the rest; the asker comes back at once for more."""
+
+
+ANSWERED_AT_ONCE = 4 * MAX_ANSWER_BYTES
+ANSWERED_PER_SECOND = 64 * 1024 * 1024
+"""Bytes of bodies that one site is answered with: a burst, and then as much as a fast link carries. A `Want` is small
+and its answer large, and whoever asks again and again without taking anything must not keep this site busy."""
+
+
+class AnswerBudget:
+    """How many bytes each site may still be answered with."""
+
+    def __init__(self) -> None:
+        self._left: dict[SiteKey, tuple[int, Micros]] = {}
+
+    def left(self, site: SiteKey, now: Micros) -> int:
+        """Bytes that `site` may have now; not above 0 when it had its share."""
+        bytes_left, at_us = self._left.get(site, (ANSWERED_AT_ONCE, now))
+        return min(ANSWERED_AT_ONCE, bytes_left + (now - at_us) * ANSWERED_PER_SECOND // SECOND)
+
+    def spend(self, site: SiteKey, effects: Iterable[Effect], now: Micros) -> None:
+        """These answers go to `site`."""
+        bodies = (e.message for e in effects if isinstance(e, Send) and isinstance(e.message, Bodies))
+        spent = sum(len(encoded) for message in bodies for encoded in message.entries)
+        self._left[site] = self.left(site, now) - spent, now
 
 
 class Pull:
