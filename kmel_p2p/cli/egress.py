@@ -48,7 +48,8 @@ def verify(config_path: Path, as_json: bool) -> None:
     """Check the chain from its first record on, and its end against the head kept in the store."""
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.observe.egress import EGRESS_NAME, kept_head, verify
+    from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+    from kmel_p2p.site.observe.egress_head import kept_head
 
     state_dir = load_config(config_path).site.state_dir
     path = state_dir / EGRESS_NAME

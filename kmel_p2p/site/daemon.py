@@ -42,7 +42,8 @@ from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.loaded_site import load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog, keep_head
+from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
+from kmel_p2p.site.observe.egress_head import HeadKeeper
 from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
@@ -130,7 +131,8 @@ class Daemon:
         self._site = dataclasses.replace(self._site, constitution=constitution)
         history = await writer.call(lambda store: self._mode.open(self._site, store))
         self._egress = EgressLog(state_dir / EGRESS_NAME, time.time())
-        parts.callback(lambda: self._egress.close(time.time()))
+        self._heads = HeadKeeper(self._egress, writer, self._note)
+        parts.push_async_callback(lambda: self._heads.close(time.time()))
         rng = random.Random(secrets.randbits(64))
         addresses = self._config.network.advertise or self._site.rule.addresses
         self._peer = make_peer(self._site, history, generation, addresses, rng, now_us())
@@ -312,6 +314,7 @@ class Daemon:
         self._activity.sent_at = self._activity.clock()
         if egress.lane is Lane.BULK:
             self._egress.record(time.time(), name, egress.label, self._tensors, egress.size_bytes, egress.digest)
+            self._heads.note()
         else:
             self._egress.add(name, egress.label, egress.size_bytes, egress.digest)
 
@@ -358,12 +361,11 @@ class Daemon:
         }
         self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
         try:
-            head = self._egress.write_sums(time.time())
-            await asyncio.to_thread(self._egress.sync)
+            self._egress.write_sums(time.time())
         except ConfigError as error:
             self._fail(error)
         else:
-            self._note(partial(keep_head, head=head))
+            self._heads.note()
 
 
 def transport_settings(largest: int) -> TransportSettings:

@@ -5,7 +5,7 @@
 
 `previous` is BLAKE2b-256 of the previous line without its newline, so that a changed, removed or inserted line
 breaks the chain at that place. Removing lines from the end is found by comparing with a head kept elsewhere
-(`verify(expected=...)`; the daemon keeps it in the store). A line cut short by a crash is cut off, and the next
+(`verify(expected=...)`; `egress_head` keeps it in the store). A line cut short by a crash is cut off, and the next
 line records that. Frequent small messages are summed per destination and kind between flushes.
 
 Times and bytes are those at the socket; encryption and TCP overhead come on top.
@@ -20,14 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import digest
-from kmel_p2p.site.state.store import STORE_NAME, Store
 
 EGRESS_NAME = "egress.jsonl"
-HEAD_BLOB_NAME = "egress head"
 START = digest(b"kmel egress 1").hex()
 MAX_LINE_BYTES = 64 * 1024
 FIELDS = {"n": int, "time": float, "to": str, "kind": str, "what": str, "bytes": int, "messages": int,
@@ -265,24 +261,6 @@ def verify(path: Path, expected: EgressHead | None = None) -> EgressVerdict:
     if not problem and not met and expected is not None:
         problem = f"line {expected.number} with hash {expected.hash[:16]}… was noted in the store but is not here"
     return EgressVerdict(head, totals, problem, torn)
-
-
-def keep_head(store: Store, head: EgressHead) -> None:
-    """Note in the store a head whose line is durable, so that lines cannot be cut off the log's end unseen."""
-    store.put_blob(HEAD_BLOB_NAME, msgpack.packb([head.number, head.hash]))
-
-
-def kept_head(state_dir: Path) -> EgressHead | None:
-    """The head noted last; None when there is no store yet."""
-    path = state_dir / STORE_NAME
-    if not path.exists():
-        return None
-    store = Store(path, read_only=True)
-    try:
-        value = store.get_blob(HEAD_BLOB_NAME)
-    finally:
-        store.close()
-    return None if value is None else EgressHead(*msgpack.unpackb(value))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

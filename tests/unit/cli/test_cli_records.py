@@ -21,7 +21,8 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.modes.ledger import LedgerMode
-from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog, keep_head
+from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
+from kmel_p2p.site.observe.egress_head import keep_head
 from kmel_p2p.site.site import names_of, stored_constitution
 from kmel_p2p.site.state.signed_amendments import SIGNED_NAME
 from kmel_p2p.site.state.store import STORE_NAME, Store
