@@ -97,6 +97,35 @@ def test_a_false_snapshot_is_not_attested_and_not_used() -> None:
     assert federation.averaging(4).ledger.digest() in {federation.averaging(i).ledger.digest() for i in others}
 
 
+def test_one_giver_alone_convinces_nobody_while_the_others_are_away() -> None:
+    federation = busy(4, 6)
+    for index in range(3):
+        federation.start(index)
+    federation.run(60 * SECOND)
+    federation.averaging(0).ledger.accumulator._sum[8] += 10**9
+    for index in (1, 2):
+        federation.crash(index)
+    federation.run(5 * SECOND)
+    federation.start(3, ready=False)
+    federation.run(200 * SECOND)
+    assert not federation.events(3, SnapshotAdopted)
+    assert federation.averaging(3).maintenance.fetcher.progress.endswith("(1 of 2 needed)")
+    for index in (1, 2):
+        federation.start(index)
+    assert federation.run(300 * SECOND, until=lambda: bool(federation.events(3, SnapshotAdopted)))
+    refused = [event.server for event in federation.events(3, SnapshotRefused)]  # type: ignore[attr-defined]
+    assert set(refused) == {federation.sites[0].key}
+    federation.run(10 * SECOND)
+    assert federation.averaging(3).ledger.digest() in {federation.averaging(i).ledger.digest() for i in (1, 2)}
+
+
+@pytest.mark.parametrize(("sites", "attested"), [(2, 1), (3, 2), (4, 2), (5, 3), (6, 3)])
+def test_more_than_half_of_the_other_sites_of_the_roster_attest(sites: int, attested: int) -> None:
+    federation = busy(sites, 7)
+    federation.start(0)
+    assert federation.averaging(0).maintenance.fetcher._needed() == attested
+
+
 class ChooseLast:
     """Randomness that always takes the last."""
 

@@ -1,8 +1,13 @@
 """Fetches a snapshot when entries alone cannot bring this site up to date: find, fetch, check, have attested, adopt.
 
-Nothing of a snapshot is used before a majority of the other alive sites (at least one) signed that they hold the same
-headers and the same sum at its vector; they reach that vector by exact subtraction. Lost parts are asked for again, and
-after an interruption fetching resumes where it stopped, as long as the server still has the copy.
+Nothing of a snapshot is used before more than half of the *other sites of the roster* signed that they hold the same
+headers and the same sum at its vector; they reach that vector by exact subtraction. Sites that are away count as not
+having signed: a site that gives a false snapshot while the others are off would otherwise be its only witness. The
+giver is one of those others and counts once; the receiver, who knows nothing, does not count. So of two sites the giver
+alone decides, because nobody else could know better; of three, both others must agree.
+
+Lost parts are asked for again, and after an interruption fetching resumes where it stopped, as long as the server still
+has the copy.
 """
 
 from __future__ import annotations
@@ -80,6 +85,7 @@ class SnapshotFetcher:
 
     def __init__(
         self,
+        own: SiteKey,
         size: int,
         constitution: Callable[[], Constitution],
         alive: Callable[[], Iterable[SiteKey]],
@@ -88,8 +94,9 @@ class SnapshotFetcher:
         outbox: deque[Effect],
         rng: Randomness,
     ) -> None:
-        """`size`: values of the trunk; `told`: how far a site is known to be."""
+        """`own`: this site; `size`: values of the trunk; `told`: how far a site is known to be."""
         self.stage = FetchStage.IDLE
+        self._own = own
         self._size = size
         self._constitution = constitution
         self._alive = alive
@@ -114,6 +121,8 @@ class SnapshotFetcher:
         attempt = self._attempt
         if self.stage is FetchStage.FETCHING and attempt is not None and attempt.offer is not None:
             return f"{self.stage.value} ({100 * len(attempt.parts) // attempt.offer.parts} %)"
+        if self.stage is FetchStage.ATTESTING and attempt is not None:
+            return f"{self.stage.value} ({len(attempt.attested & self._others())} of {self._needed()} needed)"
         return self.stage.value if self.active else ""
 
     # ---- machine ------------------------------------------------------------------------------------------------
@@ -193,6 +202,10 @@ class SnapshotFetcher:
         """Ask again for what did not arrive; give up an attempt that stalls."""
         if self._due_us is None or now < self._due_us:
             return
+        if self.stage is FetchStage.ATTESTING:
+            self._count(now)
+        if self._due_us is None or self.stage is FetchStage.IDLE:
+            return
         if now >= self._stalls_at_us:
             self._fail("it stopped answering", now)
         elif self.stage is FetchStage.SEEKING:
@@ -201,7 +214,6 @@ class SnapshotFetcher:
             self._ask_parts(now)
         elif self.stage is FetchStage.ATTESTING:
             self._ask_attestations(now)
-            self._count(now)
 
     def deadline(self) -> Micros | None:
         """When `advance` has something to do."""
@@ -313,13 +325,23 @@ class SnapshotFetcher:
         self._due_us = now + ASK_PERIOD
 
     def _count(self, now: Micros) -> None:
-        """A majority of the other alive sites decides."""
+        """More than half of the other sites of the roster decide."""
         attempt = self._attempt
         assert attempt is not None
-        alive = set(self._alive())
-        needed = len(alive) // 2 + 1
-        if alive and len(attempt.attested & alive) >= needed:
+        others, needed = self._others(), self._needed()
+        if len(attempt.attested & others) >= needed:
             self._enter(FetchStage.READY, now)
             self._due_us = None
-        elif len(attempt.denied & alive) > len(alive) - needed:
+        elif len(attempt.denied & others) > len(others) - needed:
             self._fail("other sites hold something else at its vector", now)
+        elif len(others & (set(self._alive()) | attempt.attested)) < needed:
+            # Too many are away to tell: fetching from another giver would not help.
+            self._stalls_at_us = now + STALLED
+
+    def _others(self) -> set[SiteKey]:
+        """The sites of the roster without this one."""
+        return set(self._constitution().roster) - {self._own}
+
+    def _needed(self) -> int:
+        """Sites that must attest: more than half of the others."""
+        return len(self._others()) // 2 + 1

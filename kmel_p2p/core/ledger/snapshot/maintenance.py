@@ -81,6 +81,7 @@ class Maintenance:
         self._digests = Digests(ledger, self.computing)
         self.claims = Claims(identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
         self.fetcher = SnapshotFetcher(
+            identity.key,
             len(ledger.accumulator),
             lambda: self.amendments.constitution,
             alive,
