@@ -23,7 +23,7 @@ from kmel_p2p.core.pushsum.journal import Journal
 from kmel_p2p.core.pushsum.messages import Inquiry, MassTransfer, ProgressReport, Receipt, ShareRequest, Statements
 from kmel_p2p.core.pushsum.mixing import Mixing
 from kmel_p2p.core.pushsum.progress import ProgressTable, Told
-from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, size_weight
+from kmel_p2p.core.pushsum.rules import PushSumRules, PushSumSettings, credible_weight, size_weight
 from kmel_p2p.core.pushsum.share import payload_bytes
 from kmel_p2p.core.pushsum.state import Minted, Moved, PushSumState
 from kmel_p2p.core.pushsum.statements import Statement, StatementExchange, StatementTable
@@ -70,6 +70,7 @@ class PushSumAveraging(RoundMachine):
         self._transfers = Transfers(*coded, settings.transfers, rules.averaging.age_limit, now)
         self._transfers.trains = lambda: self.phase is Phase.TRAINING
         self._transfers.on_work = self._on_work
+        self._transfers.credible = self._credible
         self._generations: dict[SiteKey, int] = {}
         self._mixing = Mixing(
             state, rules, settings, members, self.table, self.progress, self._transfers, self._weight, rng
@@ -295,6 +296,12 @@ class PushSumAveraging(RoundMachine):
         members = self._members
         others = [c for c in (size_class(members, key) for key in members.alive()) if c]
         return size_weight(size_class(members, self._key), others, self._rules.averaging.weight_cap)
+
+    def _credible(self, statement: Statement) -> int:
+        """How much of the weight that a site states counts beside what the others state."""
+        others = [other.weight for other in self.table if other.site != statement.site]
+        sites, cap = len(self._rules.roster), self._rules.averaging.weight_cap
+        return credible_weight(statement.weight, [*others, self._weight()], sites, cap)
 
     def _is_alive(self, key: SiteKey) -> bool:
         return key in self._members.alive()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.averaging import PushSumRule
@@ -11,11 +11,14 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.pushsum.coding import AT_ONCE
-from kmel_p2p.core.pushsum.holding import MASS_BITS
+from kmel_p2p.core.pushsum.holding import MASS_BITS, MAX_MASS
 from kmel_p2p.core.pushsum.share import Bits
 from kmel_p2p.core.pushsum.transfers import TransferSettings
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US
 from kmel_p2p.core.types import SECOND, Micros
+
+WEIGHT_TOLERANCE = 4
+"""Sites state their weights at different times and see different sites: one this far above the cap still stands."""
 
 MAX_SIZE_CLASS = 24
 """2**24 measurements; a larger site weighs no more, so that the federation's mass stays within its bound."""
@@ -86,12 +89,42 @@ def size_weight(own_class: int, other_classes: Iterable[int], cap: float) -> int
     Args:
         own_class: log2 bucket of its measurement count (0 when unknown).
         other_classes: those of the sites it sees.
-        cap: largest weight, as a multiple of the mean.
+        cap: largest weight, as a multiple of the mean weight.
 
     Returns:
         2**10 times the bucket's size, or less by the cap; at least 1. Independent of the others below the cap, so
         sites that see different ones still agree on what a measurement weighs.
     """
-    sizes = [1 << min(c, MAX_SIZE_CLASS) for c in (own_class, *other_classes)]
-    largest = int(cap * sum(sizes) / len(sizes) * 2**MASS_BITS)
-    return max(1, min(sizes[0] << MASS_BITS, largest))
+    own, *others = [(1 << min(c, MAX_SIZE_CLASS)) << MASS_BITS for c in (own_class, *other_classes)]
+    mean = sum(others) / len(others) if others else own
+    return max(1, min(own, largest_weight(mean, 1 + len(others), cap)))
+
+
+def largest_weight(mean: float, sites: int, cap: float) -> int:
+    """The largest weight that a site may have, so that it is `cap` times the mean of all.
+
+    Args:
+        mean: mean weight of the other sites.
+        sites: how many there are, with the site itself.
+        cap: the charter's `weight_cap`.
+
+    Returns:
+        w = cap * (w + others) / sites, solved for w. Where `cap` is not below `sites`, as with two sites and 2, the
+        charter sets no limit, and neither does this.
+    """
+    if sites <= cap:
+        return MAX_MASS
+    return min(MAX_MASS, max(1, int(cap * mean * (sites - 1) / (sites - cap))))
+
+
+def credible_weight(stated: int, others: Sequence[int], sites: int, cap: float) -> int:
+    """How much of the weight that a site states counts.
+
+    Args:
+        stated: what the site states.
+        others: the weights that other sites state, this one's own among them. Those who have not stated one yet count
+            with the mean: a liar gains nothing by coming first.
+        sites: on the roster.
+        cap: the charter's `weight_cap`.
+    """
+    return min(stated, WEIGHT_TOLERANCE * largest_weight(sum(others) / len(others), sites, cap))

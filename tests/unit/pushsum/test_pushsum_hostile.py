@@ -25,6 +25,7 @@ from kmel_p2p.core.pushsum.messages import (
     Statements,
     TransferVerdict,
 )
+from kmel_p2p.core.pushsum.rules import credible_weight, largest_weight
 from kmel_p2p.core.pushsum.share import EXACT, payload_bytes
 from kmel_p2p.core.pushsum.statements import Statement
 from kmel_p2p.core.rounds import Phase
@@ -107,6 +108,44 @@ def test_transfers_that_do_not_stand_are_refused_for_good(changes: dict[str, obj
         Receipt(bad.number, bad.sender_life, TransferVerdict.REFUSED)
     ]
     assert not [e for n, e in mesh.seen(MassReceived) if n == 0 and e.treatment is Treatment.REFUSED]
+
+
+def test_one_transfer_of_huge_mass_captures_nothing() -> None:
+    mesh = running()
+    before = snapshot(mesh)
+    say(mesh, transfer(mesh, mass=2**43))
+    assert snapshot(mesh) == before
+    refused = mesh.seen(PushSumRefused)[-1][1]
+    assert isinstance(refused, PushSumRefused)
+    assert "more than the site can honestly hold" in refused.reason
+
+
+def test_a_huge_stated_weight_counts_for_no_more_than_the_charter_allows() -> None:
+    mesh = running()
+    site, liar = mesh.site(0), mesh.keys[1]
+    true = site.table.get(liar)
+    assert true is not None
+    lie = dataclasses.replace(true, weight=2**43, counter=true.counter + 1).signed(mesh.identities[1], CHARTER_ID)
+    say(mesh, states(lie))
+    assert site.table.get(liar).weight == 2**43  # type: ignore[union-attr]
+    before = snapshot(mesh)
+    say(mesh, transfer(mesh, mass=2**43))
+    assert snapshot(mesh) == before
+    # Nor does it draw the others' mass to itself.
+    kept = site._transfers._share_of_mass(lie, site.state.weight)
+    assert kept < site.state.holding.mass * 24 // 25
+
+
+@given(st.integers(1, 2**40), st.lists(st.integers(1, 2**40), min_size=2, max_size=9), st.sampled_from([1.0, 2.0]))
+def test_an_honest_weight_counts_in_full_and_a_lie_within_the_charters_cap(
+    stated: int, others: list[int], cap: float
+) -> None:
+    sites, mean = 1 + len(others), sum(others) / len(others)
+    allowed = largest_weight(mean, sites, cap)
+    assert credible_weight(min(stated, allowed), others, sites, cap) == min(stated, allowed)
+    assert credible_weight(2**44, others, sites, cap) <= 4 * allowed
+    if sites > cap:
+        assert allowed <= max(1, cap * (allowed + sum(others)) / sites + 1)
 
 
 def test_what_stands_is_credited_once_and_receipted_only_when_durable() -> None:
