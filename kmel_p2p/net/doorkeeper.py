@@ -104,6 +104,9 @@ class Doorkeeper:
         self._on_cut = on_cut
         self._is_idle = is_idle
         self._guests: dict[int, Guest] = {}
+        self._silent: dict[int, Guest] = {}
+        """Those without a message yet, the oldest first."""
+        self._silent_from: Counter[str] = Counter()
         self._port = 0
         self._timer: asyncio.TimerHandle | None = None
         limit = open_files_limit()
@@ -131,18 +134,17 @@ class Doorkeeper:
 
     def accepted(self, descriptor: int) -> None:
         """Somebody connected."""
-        self._guests.pop(descriptor, None)  # the number is in use again: the newest comes last
+        self.ended(descriptor)  # the number is in use again: the newest comes last
         host = remote_host(descriptor, self._port)
         if host is None:
             return
-        self._guests[descriptor] = Guest(descriptor, host, self._clock())
-        silent = [guest for guest in self._guests.values() if not guest.messages]
-        same = [guest for guest in silent if guest.host == host]
+        guest = self._guests[descriptor] = self._silent[descriptor] = Guest(descriptor, host, self._clock())
+        self._silent_from[host] += 1
         # The oldest goes: an honest peer is through in a moment, and whoever floods has the most old ones.
-        if len(same) > self._silent_of_one:
-            self._cut(same[0], TOO_MANY)
-        elif len(silent) > self._silent_max or len(self._guests) > self._room:
-            self._cut(silent[0], TOO_MANY)
+        if self._silent_from[host] > self._silent_of_one:
+            self._cut(next(other for other in self._silent.values() if other.host == guest.host), TOO_MANY)
+        elif len(self._silent) > self._silent_max or len(self._guests) > self._room:
+            self._cut(next(iter(self._silent.values())), TOO_MANY)
 
     def heard(self, descriptor: int, site: str) -> None:
         """A whole message came over a connection that is authenticated as `site`'s."""
@@ -152,6 +154,7 @@ class Doorkeeper:
         guest.messages += 1
         if guest.messages > 1:
             return
+        self._heard_of(guest)
         guest.site = site
         same = [other for other in self._guests.values() if other.site == site]
         if len(same) > CONNECTIONS_OF_ONE_SITE:
@@ -159,7 +162,16 @@ class Doorkeeper:
 
     def ended(self, descriptor: int) -> None:
         """A connection is gone."""
-        self._guests.pop(descriptor, None)
+        guest = self._guests.pop(descriptor, None)
+        if guest is not None:
+            self._heard_of(guest)
+
+    def _heard_of(self, guest: Guest) -> None:
+        """It is silent no longer, or gone."""
+        if self._silent.pop(guest.descriptor, None) is not None:
+            self._silent_from[guest.host] -= 1
+            if not self._silent_from[guest.host]:
+                del self._silent_from[guest.host]
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +200,7 @@ class Doorkeeper:
             self._arm()
 
     def _cut(self, guest: Guest, reason: str) -> None:
-        self._guests.pop(guest.descriptor, None)
+        self.ended(guest.descriptor)
         shut_down(guest.descriptor, self._port)
         self.cuts[reason] += 1
         self._on_cut(guest.host, guest.site, reason)

@@ -151,7 +151,10 @@ class Port:
         return False
 
     def _monitor_turn(self) -> bool:
+        end = self._wiring.clock() + self._wiring.settings.drain_us
         while not self._closed and readiness(self._monitor) & READABLE:
+            if self._wiring.clock() >= end:
+                return True
             happened = parse_monitor_message(self._monitor.recv_multipart(NOWAIT))
             event, value = int(happened["event"]), int(happened["value"])
             if event == zmq.EVENT_ACCEPTED:
