@@ -184,7 +184,7 @@ def _peers(
 ) -> tuple[list[Site], int]:
     models, budget = federate_peers(shape, data, _settings(arguments, seed, 0), seed, arguments.out)
     sites = [
-        Site(silo, part, model.predictors, model.card.chosen)
+        Site(silo, part, model.predictors, model.chosen, stack=model.stack)
         for silo, part, model in zip(SILOS, data, models, strict=True)
     ]
     return sites, budget

@@ -14,7 +14,8 @@ from kmel_p2p.version import VERSION
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
     from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError, LocalError
-    from kmel_p2p.learn.predict.predict import Model, Prediction, Value
+    from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.predict.values import Prediction, Value
 
 __all__ = [
     "AssayEndpoint",
@@ -38,8 +39,8 @@ _HOMES = {
     "KmelError": "kmel_p2p.agreement.errors",
     "LocalError": "kmel_p2p.agreement.errors",
     "Model": "kmel_p2p.learn.predict.predict",
-    "Prediction": "kmel_p2p.learn.predict.predict",
-    "Value": "kmel_p2p.learn.predict.predict",
+    "Prediction": "kmel_p2p.learn.predict.values",
+    "Value": "kmel_p2p.learn.predict.values",
 }
 """Where a name is defined. It is imported when first used: `import kmel_p2p` must not load torch."""
 

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from kmel_p2p.learn.train.dataset import Dataset
 
 
+COLOUR = {"use it": "bold green", "no evidence either way": "bold yellow", "use your local model": "bold red"}
+"""Of the advice (`learn.evaluate.advice`), on a terminal that has colours."""
+
+
 @click.command()
 @config_option
 @click.option("--out", type=DIRECTORY, help="Where to write; default: evaluation in the state directory.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of bootstrap and forest.")
 @json_option
 def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> None:
-    """Score local, federated, personalised and hybrid model beside a forest and the median.
+    """Say whether the federation is worth using, and score all models beside a forest and the median.
 
     Writes evaluation.html and evaluation.json (aggregates, may be shared) and predictions_STAYS.csv.
     """
@@ -97,14 +101,24 @@ def _predictions(dataset: Dataset, outputs: Mapping[str, np.ndarray], untrained:
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:
-    """Scores and changes as two narrow tables: a terminal of 80 columns holds them."""
+    """Advice in words, then scores and changes as two narrow tables: a terminal of 80 columns holds them."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     from kmel_p2p.cli.screen import Screen
+    from kmel_p2p.learn.evaluate.advice import in_words
+    from kmel_p2p.learn.evaluate.evaluation_page import METRICS
 
-    columns = ("median", "forest", "local", "federated", "pers.", "hybrid", "predicts")
-    keys = ("baseline_median", "baseline_forest", "local", "federated", "personalised", "hybrid", "chosen")
+    shown = {
+        "baseline_median": "median", "baseline_forest": "forest", "local": "local", "federated": "feder- ated",
+        "personalised": "pers.", "hybrid": "hybrid", "best_local": "best local", "chosen": "pre- dicts",
+    }  # fmt: skip
+    if not report["stacked"]:
+        del shown["best_local"]
+    columns, keys = tuple(shown.values()), tuple(shown)
     scores = Table(title="test fold; lower is better", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     gains = Table(
         title="what this site predicts with, against local", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
@@ -130,6 +144,15 @@ def _show(report: dict[str, Any], folder: Path) -> None:
             e["name"], score, e["chosen"], f"{change['change_pct']:+.1f} %", f"[{low:+.1f}, {high:+.1f}]", _held(e)
         )
     console = Screen()
+    for e in report["endpoints"]:
+        if "verdict" in e:
+            told = e["verdict"]
+            console.print(
+                f"[bold]{escape(e['name'])}[/]: [{COLOUR[told['advice']]}]{told['advice']}[/]", highlight=False
+            )
+            console.print(Padding(Text(in_words(told, METRICS[e["metric"]])), (0, 0, 0, 2)), highlight=False)
+    if report["warning"]:
+        console.print(f"Warning: {report['warning']}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(scores)
     console.print(gains)
     for name, reason in report["without_intervals"].items():

@@ -12,7 +12,8 @@ from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, progress_bar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kmel_p2p.learn.predict.predict import Model, Prediction
+    from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.predict.values import Prediction
 
 
 @click.command()
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--model",
-    type=click.Choice(["local", "federated", "personalised", "hybrid"]),
-    help="For every assay endpoint, without intervals; default: the one its validation fold chose.",
+    type=click.Choice(["local", "federated", "personalised", "hybrid", "best_local", "stack", "foreign"]),
+    help="For every assay endpoint, without intervals; default: what held-out compounds chose for this site.",
 )
 @click.option(
     "--level",
@@ -90,6 +91,9 @@ def _tell(
     classes = {e.name for e in loaded.card.architecture.endpoints if e.kind == "classification"}
     for name, reason in loaded.without_intervals(level).items() if model is None else ():
         click.echo(f"{name} has no {'sets of classes' if name in classes else 'intervals'}: {reason}", err=True)
+    warning = loaded.shift(predictions) if model is None else None
+    if warning is not None:
+        click.echo(f"Warning: {warning}", err=True)
     if loaded.neighbours is None:
         click.echo("no similarities: this model directory has no training compounds to compare with", err=True)
 
@@ -117,10 +121,11 @@ def _model_dir(config_path: Path) -> Path:
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
 @config_option
 def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Path) -> None:
-    """Copy the model directory to OUTPUT, without the fingerprints of training compounds.
+    """Copy the model directory to OUTPUT, without what reveals training compounds: fingerprints and learners.
 
-    Load it with kmel_p2p.load(OUTPUT).predict(["CCO"]). The parameters were trained on this site's data: give them
-    only to those who may draw conclusions from it.
+    The copy predicts with the networks alone, not with this site's stack. Load it with
+    kmel_p2p.load(OUTPUT).predict(["CCO"]). The parameters were trained on this site's data: give them only to those
+    who may draw conclusions from it.
     """
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.learn.predict.export import export_model, export_onnx, require_onnx
@@ -133,6 +138,9 @@ def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Pat
         require_onnx(source)  # before anything is written
     card = export_model(source, output)
     click.echo(f"Wrote model {card.digest[:16]} to {output}.")
+    left = [path.name for path in sorted(source.glob("*_STAYS*"))]
+    if left:
+        click.echo(f"Left out, as they reveal training compounds: {', '.join(left)}. The copy predicts with networks.")
     if as_onnx:
         for path in export_onnx(source, output):
             click.echo(f"Wrote {path}.")

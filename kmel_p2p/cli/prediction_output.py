@@ -14,7 +14,8 @@ from kmel_p2p.agreement.shown import cell
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
     from kmel_p2p.cli.structure_input import Table
-    from kmel_p2p.learn.predict.predict import Model, Prediction, Value
+    from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.predict.values import Prediction, Value
 
 
 def require_room(table: Table, loaded: Model, as_json: bool) -> None:
@@ -65,16 +66,18 @@ def as_json_text(
     """The model used, and for each row everything that is known about it."""
     card = loaded.card
     unknown, missing = loaded.without_values(model), loaded.without_intervals(level)
+    warning = loaded.shift(predictions) if model is None else None
     document = {
         "digest": card.digest,
         "labels": dict(card.labels),
         "level": level if model is None else None,
+        "warning": str(warning) if warning is not None else "",
         "assay_endpoints": [
             {
                 "name": e.name,
                 "kind": e.kind,
                 "unit": e.unit,
-                "model": model or card.chosen[e.name],
+                "model": model or loaded.chosen[e.name],
                 "no_values": unknown.get(e.name, ""),
                 "no_intervals": "asked for one model" if model is not None else missing.get(e.name, ""),
             }

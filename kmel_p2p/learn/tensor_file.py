@@ -19,13 +19,18 @@ from kmel_p2p.files import BY_UMASK, write_whole
 Tensors = dict[str, NDArray[Any]]
 
 
-def write_state(path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
+def write_state(
+    path: Path, tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any], *, mode: int = BY_UMASK
+) -> None:
     """Write `path` in one step (`files.write_whole`).
+
+    Args:
+        mode: of the file.
 
     Raises:
         ConfigError: the disk is full or not writable; nothing is left behind.
     """
-    write_whole(path, save(dict(tensors), metadata={"facts": json.dumps(facts, sort_keys=True)}), mode=BY_UMASK)
+    write_whole(path, save(dict(tensors), metadata={"facts": json.dumps(facts, sort_keys=True)}), mode=mode)
 
 
 def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, Any]]:

@@ -196,7 +196,7 @@ def summary(report: Mapping[str, Any], details: Mapping[str, Any]) -> Group:
         f"smaller than the trunk in float32 ({report['params']:,} values); {report['wall_s']:.0f} s"
     )
     predicts = ", ".join(
-        f"{name} {site['predicts']:.3f} ({site['chosen']}; a forest {site['forest']:.3f})"
+        f"{name} {site['predicts']:.3f} ({site['chosen'].replace('_', ' ')}; a forest {site['forest']:.3f})"
         for name, site in details["sites"].items()
     )
     answer = Text(f"each site predicts with: {predicts}")

@@ -57,7 +57,7 @@ MODELS = ("local", "federated", "personalised", "hybrid")
 HYBRID_OF = ("local", "personalised")
 
 PREDICTED = "predicted"
-"""In a result, the scores of what the site predicts with: the chosen models, or `FALLBACK` for foreign compounds."""
+"""In a result, scores of what the site predicts with; on the validation fold, from weights fitted to others of it."""
 
 TUNING_SHARE = 0.25
 """Tuning steps as a share of the federated steps."""
@@ -162,18 +162,21 @@ def compare(
             lambda done: report(steps + 2 * tuning + done, total),
         )  # fmt: skip
     predict = predictors(architecture, models)
-    chosen = choices(dataset, predict)
+    networks = choices(dataset, predict)
     neighbours = Neighbours.of(dataset)
     forest = forest_baseline(dataset, settings.seed)
     scores = {
-        **_scores(dataset, predict, chosen, neighbours),
+        **_scores(dataset, predict, networks, neighbours),
         "median": fold_scores(dataset, median_baseline(dataset)),
         "forest": fold_scores(dataset, forest),
     }
-    result = _result(dataset, scores, chosen, local, federated_history, every)
+    result = _result(dataset, scores, networks, local, federated_history, every)
     if stacked is not None:
-        for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked), strict=True):
+        for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked, neighbours), strict=True):
+            endpoint[PREDICTED] = told.pop("answers")
             endpoint["stacked"] = told
+            if endpoint["train"]:
+                endpoint["chosen"] = told["own"]
     result |= {"steps": steps, "tuning_steps": tuning}
     return Comparison(models, result, forest, neighbours, start is prefix, stacked)
 
@@ -338,6 +341,7 @@ def _result(
                 "baseline_forest": scores["forest"][endpoint.name],
                 "models": models,
                 "chosen": chosen[endpoint.name],
+                "network": chosen[endpoint.name],
                 PREDICTED: scores[PREDICTED][endpoint.name],
             }
         )

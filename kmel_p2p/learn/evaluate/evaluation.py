@@ -1,14 +1,16 @@
 """Was it worth it, with error bars: four models and two baselines on a site's own test fold.
 
-`chosen` among the models is what `predict` gives with the same model directory: the chosen models, or the personalised
-one for compounds unlike the site's own, provided the directory has training compounds to compare with.
+`chosen` among the models is what `predict` gives with the same model directory (`learn.predict.answering`): the site's
+stack, or the chosen networks in an exported model; for compounds unlike the site's own another model, provided the
+directory has training compounds to compare with.
 
 Gains are relative, (new - local) / local, and "relative improvement to perfect", (new - local) / (1 - local), for
 scores whose best value is 1, as MELLODDY reported them (Heyndrickx et al., J Chem Inf Model 2024, 64, 2331).
 
 Intervals, classes and probabilities are checked as aggregates. For values: the share inside the conformal intervals,
 level by level. For classes: the share whose true class is in the predicted set, per class, how often a set names a
-single class (conformal efficiency, as in MELLODDY), and a reliability curve of the probabilities.
+single class (conformal efficiency, as in MELLODDY), and a reliability curve of the probabilities. Both are told for
+compounds like the site's own and for others, too.
 """
 
 from __future__ import annotations
@@ -21,11 +23,16 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.evaluate.advice import advise
 from kmel_p2p.learn.evaluate.comparison import MODELS
 from kmel_p2p.learn.evaluate.scores import forest_baseline, median_baseline, metric, probability, scorable, score
+from kmel_p2p.learn.predict.answering import Answer, parts_of
 from kmel_p2p.learn.predict.outputs import CHOSEN
 from kmel_p2p.learn.predict.predict import Model
-from kmel_p2p.learn.predict.uncertainty import Calibration, class_sets, disagreement, intervals
+from kmel_p2p.learn.predict.shift import shift
+from kmel_p2p.learn.predict.uncertainty import Parts, class_sets_of, intervals_of
+from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
+from kmel_p2p.learn.stack.sides import BEST_LOCAL
 from kmel_p2p.learn.train.dataset import Dataset
 
 RESAMPLES = 1000
@@ -52,15 +59,15 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
     """
     _require_same(model, dataset)
     inputs = dataset.inputs.rows(dataset.test)
-    foreign = np.zeros(len(inputs), bool)
-    if model.neighbours is not None:
-        foreign = model.neighbours.foreign(dataset.inputs.bits(dataset.test))
+    near = None if model.neighbours is None else model.neighbours.nearest(dataset.inputs.bits(dataset.test))
+    answer = model.answering.answer(inputs, near)
     outputs = {
-        **model.outputs(inputs, foreign),
+        **model.outputs(inputs, MODELS),
+        **(answer.outputs if model.stack is not None else {}),
+        CHOSEN: answer.output,
         "baseline_median": median_baseline(dataset)(inputs),
         "baseline_forest": forest_baseline(dataset, seed)(inputs),
     }
-    spread = disagreement(outputs)
     endpoints = []
     for place, endpoint in enumerate(dataset.endpoints):
         known = scorable(dataset, dataset.test, place)
@@ -71,7 +78,8 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             "metric": metric(endpoint),
             "train": len(dataset.measured(dataset.train, place)),
             "test": int(known.sum()),
-            "chosen": model.card.chosen[endpoint.name],
+            "chosen": model.chosen[endpoint.name],
+            "far_model": model.answering.names[place][1],
             **_bounds(dataset, place, outputs[CHOSEN][:, place]),
         }
         if endpoint.name in model.card.untrained:
@@ -80,17 +88,21 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
             columns = {name: output[known, place] for name, output in outputs.items()}
             report |= _scores(endpoint, columns, labels, seed)
-            report["foreign"] = int(foreign[known].sum())
-            calibration = model.calibrations.get(endpoint.name, Calibration())
-            report["coverage"] = coverage(endpoint, calibration, columns[CHOSEN], spread[known, place], labels)
-            report["reliability"] = reliability(endpoint, columns[CHOSEN], labels)
-            # Whether the calibration compounds had no part in choosing the model; None without intervals.
-            report["calibrated_apart"] = not calibration.chose if calibration else None
+            report |= _uncertainty(endpoint, model, answer, known, labels, place)
+            if model.stack is not None:
+                sides = set(model.answering.names[place])
+                rejected = sides == {BEST_LOCAL} and model.stack.endpoints[place].held_out >= MIN_HELD_OUT
+                report["verdict"] = advise(
+                    endpoint, columns[CHOSEN], columns[BEST_LOCAL], labels, rejected=rejected, seed=seed
+                )
         endpoints.append(report)
+    warning = shift(near, model.neighbours.held_out) if near is not None and model.neighbours is not None else None
     return {
         "digest": model.card.digest,
         "labels": dict(model.card.labels),
         "compared_with_own": model.neighbours is not None,
+        "stacked": model.stack is not None,
+        "warning": str(warning) if warning is not None else "",
         "without_intervals": model.without_intervals(),
         "endpoints": endpoints,
     }, outputs
@@ -105,6 +117,39 @@ def _require_same(model: Model, dataset: Dataset) -> None:
             f"({names[1]}; units, transforms and label constants count too). Evaluate it with its own charter, or "
             "finish a run under this one"
         )
+
+
+def _uncertainty(
+    endpoint: AssayEndpoint,
+    model: Model,
+    answer: Answer,
+    known: NDArray[np.bool_],
+    labels: NDArray[np.float64],
+    place: int,
+) -> dict[str, Any]:
+    """Whether intervals, classes and probabilities hold, for all test compounds and for those far from the site's own.
+
+    Args:
+        known: bool[len(test)], compounds with a value.
+        labels: of those.
+    """
+    output, spread, far = answer.output[known, place], answer.spread[known, place], answer.far[known]
+    calibration = model.answering.calibration(endpoint.name)
+    # By similarity, as coverage: whether what holds on the whole holds for compounds unlike the site's own.
+    groups = {"coverage": np.ones(len(far), bool), "coverage_own": ~far, "coverage_far": far}
+    return {
+        "foreign": int(far.sum()),
+        **{
+            name: coverage(endpoint, parts_of(calibration, far[rows]), output[rows], spread[rows], labels[rows])
+            for name, rows in groups.items()
+            if name == "coverage" or min(far.sum(), (~far).sum()) >= MIN_TEST
+        },
+        "reliability": reliability(endpoint, output, labels),
+        # Whether the calibration compounds had no part in choosing the model; None without intervals.
+        "calibrated_apart": not calibration.own.chose if calibration.own else None,
+        # Whether they were predicted with weights that were fitted to others of them.
+        "calibrated_crosswise": calibration.own.crossed,
+    }
 
 
 def _bounds(dataset: Dataset, place: int, output: NDArray[np.float64]) -> dict[str, Any]:
@@ -137,7 +182,7 @@ def _scores(endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float6
         }
     local = found["local"]["score"]
     gains = {}
-    for name in (*MODELS[1:], CHOSEN):
+    for name in (name for name in columns if name != "local" and not name.startswith("baseline")):
         change = sampled[name] / np.maximum(sampled["local"], 1e-12) - 1
         low, high = np.quantile(change, [0.025, 0.975])
         gains[name] = {
@@ -180,7 +225,7 @@ def _to_perfect(local: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, f
 
 def coverage(
     endpoint: AssayEndpoint,
-    calibration: Calibration,
+    parts: Parts,
     output: NDArray[np.float64],
     spread: NDArray[np.float64],
     labels: NDArray[np.float64],
@@ -188,6 +233,7 @@ def coverage(
     """For each level, the share of test compounds whose true value or class is inside; empty without calibration.
 
     Args:
+        parts: the compounds by what they are calibrated with.
         output: float64[n], what the site predicts, as labels or logits.
         spread: float64[n], standard deviation of the models' outputs.
         labels: float64[n], measured values.
@@ -197,23 +243,22 @@ def coverage(
         too few calibration values for that level; for classes also `single`, the share of sets with one class, and
         `inside_0` and `inside_1` for classes with at least `MIN_TEST` compounds.
     """
-    if not calibration or not len(labels):
+    if not all(calibration for _, calibration in parts) or not len(labels):
         return []
     if endpoint.kind == "classification":
-        return [_of_classes(calibration, output, labels, level) for level in LEVELS]
-    return [_of_values(endpoint, calibration, output, spread, labels, level) for level in LEVELS]
+        return [_of_classes(parts, output, labels, level) for level in LEVELS]
+    return [_of_values(endpoint, parts, output, spread, labels, level) for level in LEVELS]
 
 
 def _of_values(
     endpoint: AssayEndpoint,
-    calibration: Calibration,
+    parts: Parts,
     output: NDArray[np.float64],
     spread: NDArray[np.float64],
     labels: NDArray[np.float64],
     level: float,
 ) -> dict[str, float]:
-    ends = intervals(calibration, output, spread, level)
-    assert ends is not None
+    ends = intervals_of(parts, output, spread, level)
     inside = (ends[:, 0] <= labels) & (labels <= ends[:, 1])
     width = float(np.median(ends[:, 1] - ends[:, 0])) * endpoint.scale
     # JSON has no infinity.
@@ -221,10 +266,9 @@ def _of_values(
 
 
 def _of_classes(
-    calibration: Calibration, output: NDArray[np.float64], labels: NDArray[np.float64], level: float
+    parts: Parts, output: NDArray[np.float64], labels: NDArray[np.float64], level: float
 ) -> dict[str, float]:
-    sets = class_sets(calibration, output, level)
-    assert sets is not None
+    sets, _ = class_sets_of(parts, output, level)
     true = labels.round().astype(np.int64)
     inside = sets[np.arange(len(true)), true]
     found = {"level": level, "inside": float(inside.mean()), "single": float((sets.sum(axis=1) == 1).mean())}

@@ -9,13 +9,18 @@ from typing import Any
 import jinja2
 
 from kmel_p2p.chem.report.check_page import png
+from kmel_p2p.learn.evaluate.advice import LOCAL, NO_EVIDENCE, USE, in_words
 from kmel_p2p.learn.predict.outputs import CHOSEN
+from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, STACK
 
 SHOWN = {
     "local": "local",
     "federated": "federated",
     "personalised": "personalised",
     "hybrid": "hybrid",
+    BEST_LOCAL: "best local",
+    STACK: "stack with the federation",
+    FOREIGN: "federation's learners, unweighted",
     CHOSEN: "this site predicts with",
     "baseline_forest": "forest",
     "baseline_median": "median",
@@ -28,6 +33,9 @@ FURTHER = {
 }
 METRICS = {"rmse": "RMSE", "log_loss": "log loss"}
 
+ADVICE_STYLE = {USE: "use", NO_EVIDENCE: "none", LOCAL: "local"}
+"""Class of the style sheet."""
+
 BLUE, GREY, LIGHT = "#0072B2", "#8A939C", "#C5CED6"
 
 
@@ -38,8 +46,9 @@ def evaluation_page(report: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["signed"] = _signed
     environment.filters["figure"] = _figure
+    environment.filters["in_words"] = in_words
     return environment.from_string(template).render(
-        r=report, plots=plots, shown=SHOWN, further=FURTHER, metrics=METRICS, chosen=CHOSEN
+        r=report, plots=plots, shown=SHOWN, further=FURTHER, metrics=METRICS, chosen=CHOSEN, advice_style=ADVICE_STYLE
     )
 
 
@@ -58,7 +67,7 @@ def _plot(endpoint: Mapping[str, Any]) -> str:
 
     curve, groups = endpoint["coverage"], endpoint["reliability"]
     ratios = [2.2, *([1] if curve else []), *([1] if groups else [])]
-    figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+    figure = Figure(figsize=(9.6, 1.1 + 0.26 * len(endpoint["models"])), layout="constrained")
     panels = list(figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0])
     _scores(panels.pop(0), endpoint)
     if curve:
@@ -71,14 +80,15 @@ def _plot(endpoint: Mapping[str, Any]) -> str:
 
 
 def _scores(axes: Any, endpoint: Mapping[str, Any]) -> None:
-    for height, name in enumerate(reversed(SHOWN)):
+    shown = [name for name in SHOWN if name in endpoint["models"]]
+    for height, name in enumerate(reversed(shown)):
         found = endpoint["models"][name]
         low, high = found["interval"]
         colour = BLUE if name == CHOSEN else GREY
         axes.plot([low, high], [height, height], color=colour, linewidth=3 if name == CHOSEN else 2)
         axes.plot(found["score"], height, "o", color=colour)
     axes.axvline(endpoint["models"]["local"]["score"], color=LIGHT, linewidth=1, zorder=0)
-    axes.set_yticks(range(len(SHOWN)), list(reversed(SHOWN.values())))
+    axes.set_yticks(range(len(shown)), [SHOWN[name] for name in reversed(shown)])
     axes.set_xlabel(" ".join(part for part in (METRICS[endpoint["metric"]], endpoint["unit"]) if part))
 
 

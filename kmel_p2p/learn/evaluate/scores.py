@@ -33,6 +33,9 @@ MAX_ROWS = 5000
 MIN_ROWS = 10
 MIN_LEAF = 2
 
+SURE = 1 - 1e-6
+"""The highest probability that is told."""
+
 
 def metric(endpoint: AssayEndpoint) -> str:
     """Name of the score used to compare models."""
@@ -60,8 +63,9 @@ def reported(endpoint: AssayEndpoint, outputs: NDArray[np.float64]) -> NDArray[n
 
 
 def probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of class 1, float64[n]; logits are clipped where the exponential would overflow."""
-    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+    """Of class 1, float64[n]; at most `SURE`, at least 1 - `SURE`: no number of measurements makes one certain."""
+    limit = np.log(SURE / (1 - SURE))
+    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -limit, limit)))
     return found
 
 

@@ -57,7 +57,10 @@ class Network:
 
     def member_outputs(self, inputs: Any, training: bool = False) -> Tensor:
         """float32[members, n, E]: `forward` of each member."""
-        hidden, members = self._body(inputs, training), self.architecture.members
+        return self._read_out(self._body(inputs, training))
+
+    def _read_out(self, hidden: Tensor) -> Tensor:
+        members = self.architecture.members
         outputs = [linear(self._tensors, f"head.{whose}", hidden, members) for whose in self._heads]
         if "calibration.gain" in self._tensors:
             # Shared heads come first.
@@ -97,13 +100,20 @@ class Network:
         return np.concatenate(parts) if parts else np.empty((0, len(self.architecture.endpoints)))
 
     @torch.no_grad()
-    def activations(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float32]:
-        """float32[n, hidden[-1]]: the last layer below the heads, without dropout; the mean over members."""
-        parts = [
-            self._body(self.read(part), training=False).mean(dim=0).float().cpu().numpy()
-            for part in self._body.parts(inputs, batch)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, self.architecture.hidden[-1]), np.float32)
+    def activations(
+        self, inputs: NDArray[np.float32], batch: int = 1024
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """What learners read of the network, in one pass without dropout.
+
+        Returns:
+            float32[n, hidden[-1]], the last layer below the heads (the mean over members), and what `predict` gives.
+        """
+        last, outputs = [np.empty((0, self.architecture.hidden[-1]), np.float32)], [self.predict(inputs[:0])]
+        for part in self._body.parts(inputs, batch):
+            hidden = self._body(self.read(part), training=False)
+            last.append(hidden.mean(dim=0).float().cpu().numpy())
+            outputs.append(self._read_out(hidden).mean(dim=0).double().cpu().numpy())
+        return np.concatenate(last), np.concatenate(outputs)
 
 
 def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:

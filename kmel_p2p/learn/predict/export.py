@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ OPSET = 17
 
 
 def export_model(source: Path, target: Path) -> Card:
-    """Check and copy card and parameters; the neighbours' file stays behind.
+    """Check and copy card and parameters; the files with the neighbours and the stack stay behind.
+
+    So the copy predicts with the networks alone.
 
     Raises:
         ConfigError: there is no complete model in `source`, or `target` cannot be written.
     """
     card = read_card(source)
-    return write_model(target, card, read_parameters(source, card))
+    return write_model(target, replace(card, stack_digest=""), read_parameters(source, card))
 
 
 def require_onnx(source: Path) -> Card:

@@ -3,7 +3,8 @@
     model.safetensors   <model>.trunk, <model>.private   for local, federated and personalised
     card.json           assay endpoints, architecture, features, the model chosen for each assay endpoint, scores
 
-    neighbours_STAYS.safetensors   fingerprints of the training compounds; export leaves it out
+    neighbours_STAYS.safetensors   fingerprints of the training compounds (`neighbours`); export leaves it out
+    learners_STAYS.safetensors     the site's stack (`stack_file`); export leaves it out
 
 Nothing in it is code, and nothing in card or parameters is a structure or a measurement of the site.
 """
@@ -40,13 +41,14 @@ class Card:
 
     Attributes:
         reference_hash: hash of the reference molecules' features on the machine that trained the model.
-        chosen: assay endpoint -> model used to predict it.
+        chosen: assay endpoint -> the one of `NAMES` used to predict it where there is no stack.
         labels: facts such as federation and site.
         result: the comparison (see `learn.evaluate.comparison`), without history.
         digest: BLAKE2b-256 (hex) of the parameters; identifies the model.
         uncertainty: assay endpoint -> data for its intervals (`learn.predict.uncertainty.Calibration`).
         untrained: assay endpoints without training measurements at this site.
         unlearned: assay endpoints whose shared head no site has trained.
+        stack_digest: of the file with the site's stack, which then predicts; empty without one.
     """
 
     architecture: Architecture
@@ -59,6 +61,19 @@ class Card:
     uncertainty: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     untrained: Sequence[str] = ()
     unlearned: Sequence[str] = ()
+    stack_digest: str = ""
+
+
+def withdraw_card(folder: Path) -> None:
+    """Remove the card before any file beside it changes: a directory without one is incomplete.
+
+    Raises:
+        ConfigError: not writable.
+    """
+    try:
+        (folder / CARD).unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder / CARD}: cannot be written: {error.strerror}") from error
 
 
 def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:
@@ -78,10 +93,7 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
         tensors[f"{name}.trunk"], tensors[f"{name}.private"] = parameters[name]
     card = dataclasses.replace(card, digest=_digest(tensors))
     text = json.dumps({"format": FORMAT, **card_values(card)}, indent=1)
-    try:
-        (folder / CARD).unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder / CARD}: cannot be written: {error.strerror}") from error
+    withdraw_card(folder)
     write_state(folder / TENSORS, tensors, {"digest": card.digest})
     write_whole(folder / CARD, text.encode(), mode=BY_UMASK)
     return card
@@ -156,7 +168,8 @@ def _require_whole(path: Path, card: Card) -> None:
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise ConfigError(f"{path}: is damaged: labels must be text; copy the directory again")
     lists = isinstance(card.untrained, list) and isinstance(card.unlearned, list)
-    if not isinstance(uncertainty, dict) or not isinstance(card.digest, str) or not lists:
+    texts = isinstance(card.digest, str) and isinstance(card.stack_digest, str)
+    if not isinstance(uncertainty, dict) or not texts or not lists:
         raise ConfigError(f"{path}: is damaged: a field has the wrong type; copy the directory again")
 
 

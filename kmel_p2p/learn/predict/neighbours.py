@@ -6,7 +6,7 @@ out: a fingerprint reveals much about a structure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ edge."""
 MIN_USUAL = 10
 """Validation compounds needed for the quantiles."""
 
+MAX_HELD_OUT = 1000
+"""Similarities of held-out compounds that are kept, evenly among the sorted ones."""
+
+
+def _nothing() -> NDArray[np.float64]:
+    return np.empty(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
@@ -42,11 +49,13 @@ class Neighbours:
         packed: uint8[n, ceil(width / 8)], eight environments per byte.
         width: of the fingerprint.
         usual: similarities below which a compound is foreign, outside, at the edge; None with too few compounds.
+        held_out: similarities of held-out compounds, at most `MAX_HELD_OUT`, ascending; empty where they are not known.
     """
 
     packed: NDArray[np.uint8]
     width: int
     usual: tuple[float, float, float] | None = None
+    held_out: NDArray[np.float64] = field(default_factory=_nothing)
 
     @classmethod
     def of(cls, dataset: Dataset) -> Neighbours:
@@ -55,9 +64,11 @@ class Neighbours:
         held_out = np.union1d(dataset.valid, dataset.calibration)
         if len(held_out) < MIN_USUAL or not len(own):
             return own
-        similarity = own.nearest(dataset.inputs.bits(held_out))
+        similarity = np.sort(own.nearest(dataset.inputs.bits(held_out)))
         outside, edge = np.quantile(similarity, [OUTSIDE, EDGE])
-        return replace(own, usual=(FOREIGN * float(similarity.min()), float(outside), float(edge)))
+        evenly = np.linspace(0, len(similarity) - 1, min(len(similarity), MAX_HELD_OUT)).round().astype(np.int64)
+        usual = FOREIGN * float(similarity[0]), float(outside), float(edge)
+        return replace(own, usual=usual, held_out=similarity[evenly])
 
     @classmethod
     def of_bits(cls, bits: NDArray[np.bool_], usual: tuple[float, float, float] | None = None) -> Neighbours:
@@ -97,7 +108,11 @@ class Neighbours:
 
         None of them if what is usual is not known.
         """
-        return self.nearest(queries) < (self.usual[2] if self.usual is not None else 0.0)
+        return self.are_unusual(self.nearest(queries))
+
+    def are_unusual(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The same for similarities to the nearest training compound, float64[n]."""
+        return similarity < (self.usual[2] if self.usual is not None else 0.0)
 
     def are_foreign(self, similarity: NDArray[np.float64]) -> NDArray[np.bool_]:
         """The same for similarities to the nearest training compound, float64[n]."""
@@ -117,6 +132,7 @@ class Neighbours:
         tensors: dict[str, NDArray[Any]] = {
             "packed": self.packed,
             "usual": np.array(usual, np.float64),
+            "held_out": self.held_out,
         }
         write_state(folder / FILE, tensors, {"width": self.width})
 
@@ -139,7 +155,7 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
         return None
     try:
         tensors = load_file(path)
-        packed, usual = tensors["packed"], tensors["usual"]
+        packed, usual, held_out = tensors["packed"], tensors["usual"], tensors.get("held_out", _nothing())
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; remove it to predict without similarities") from None
     if (
@@ -147,6 +163,9 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
         or packed.ndim != 2
         or packed.shape[1] != -(-width // 8)
         or usual.shape not in ((0,), (3,))
+        or held_out.dtype != np.float64
+        or held_out.ndim != 1
     ):
         raise ConfigError(f"{path}: belongs to another model; remove it to predict without similarities")
-    return Neighbours(packed, width, (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None)
+    known = (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None
+    return Neighbours(packed, width, known, held_out)

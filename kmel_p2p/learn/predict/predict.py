@@ -7,91 +7,37 @@ for row in model.predict(["CCO", "c1ccccc1"]):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.structures.described import describe_all, ignore_progress
 from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.evaluate.comparison import predictors
-from kmel_p2p.learn.evaluate.scores import Predict, probability
+from kmel_p2p.learn.evaluate.scores import Predict
 from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_reference_hash
 from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.learn.predict.answering import Answering, ByNetworks, ByStack, Similarity, parts_of
 from kmel_p2p.learn.predict.model_directory import Card, read_card, read_parameters
 from kmel_p2p.learn.predict.neighbours import Neighbours, read_neighbours
-from kmel_p2p.learn.predict.outputs import CHOSEN, FALLBACK, answers, outputs_of
+from kmel_p2p.learn.predict.outputs import outputs_of
+from kmel_p2p.learn.predict.shift import Shift, shift
+from kmel_p2p.learn.predict.stack_file import StoredStack, read_stack
 from kmel_p2p.learn.predict.trunk_file import is_trunk, read_trunk
-from kmel_p2p.learn.predict.uncertainty import (
-    MEMBERS,
-    MIN_CALIBRATION,
-    Calibration,
-    class_sets,
-    disagreement,
-    intervals,
-    needed,
-)
+from kmel_p2p.learn.predict.uncertainty import MIN_CALIBRATION, MIN_OF_CLASS, Calibration, needed
+from kmel_p2p.learn.predict.values import DEFAULT_LEVEL, Prediction, Value, values_of
+from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Inputs
 
-DEFAULT_LEVEL = 0.9
-"""Of intervals: one value in ten lies outside."""
-
-NOT_WITHOUT_OWN = ("local", "hybrid")
+NOT_WITHOUT_OWN = ("local", "hybrid", BEST_LOCAL)
 """Models that know nothing about an assay endpoint the site has not measured, even if its head is shared."""
 
 BLOCK_VALUES = 1 << 23
 """Inputs computed and predicted at once (some 3,700 compounds), so that large tables take no more memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """Prediction of one assay endpoint.
-
-    Attributes:
-        value: in the unit of the assay endpoint; the probability of class 1 for classes.
-        lower, upper: ends of the conformal interval in the same unit. None for classes, and if there are too few
-            calibration values for the level (`Model.without_intervals` says for which assay endpoints).
-        classes: classes that cannot be ruled out, such as (1,) or (0, 1); None for values and without calibration.
-        model: name of the model that answered.
-    """
-
-    value: float
-    lower: float | None = None
-    upper: float | None = None
-    classes: tuple[int, ...] | None = None
-    model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The prediction for one input.
-
-    Attributes:
-        smiles: as given; empty for inputs that are not text.
-        standardised: the structure predicted for; empty if there is none.
-        assays: assay endpoint -> prediction; empty if there is none. Assay endpoints that this model cannot predict
-            are left out (`Model.without_values` says why).
-        similarity: to the nearest training compound of this site (Tanimoto, 0 to 1); None if not known.
-        applicability: `inside`, `edge` or `outside` of what the model was validated on; empty if not known.
-        reason: why there is no prediction; empty if there is one.
-    """
-
-    smiles: str
-    standardised: str
-    assays: Mapping[str, Value]
-    similarity: float | None
-    applicability: str
-    reason: str
-
-    @property
-    def values(self) -> dict[str, float]:
-        """Assay endpoint -> value."""
-        return {name: value.value for name, value in self.assays.items()}
 
 
 class Model:
@@ -100,15 +46,30 @@ class Model:
     Attributes:
         card: what the model directory contains.
         neighbours: training compounds of this site; None in an exported model.
+        stack: the learners of this site; None in an exported model.
+        answering: what predicts: the site's stack, or the networks where there is none.
     """
 
-    def __init__(self, card: Card, parameters: Mapping[str, Parameters], neighbours: Neighbours | None = None) -> None:
+    def __init__(
+        self,
+        card: Card,
+        parameters: Mapping[str, Parameters],
+        neighbours: Neighbours | None = None,
+        stack: StoredStack | None = None,
+    ) -> None:
         self.card = card
         self.neighbours = neighbours
+        self.stack = None if stack is None else stack.stack
         self._predictors = predictors(card.architecture, dict(parameters))
         names = [endpoint.name for endpoint in card.architecture.endpoints]
         self._untrained = frozenset(place for place, name in enumerate(names) if name in card.untrained)
-        self._calibrations = {name: Calibration.read(raw) for name, raw in card.uncertainty.items()}
+        self.answering: Answering
+        if stack is not None:
+            self.answering = ByStack(stack, self._untrained, neighbours)
+        else:
+            known = {name: Calibration.read(raw) for name, raw in card.uncertainty.items()}
+            chosen = [card.chosen[name] for name in names]
+            self.answering = ByNetworks(self._predictors, chosen, self._untrained, known, neighbours)
 
     @property
     def predictors(self) -> Mapping[str, Predict]:
@@ -116,9 +77,9 @@ class Model:
         return self._predictors
 
     @property
-    def calibrations(self) -> Mapping[str, Calibration]:
-        """What intervals are computed from, by assay endpoint."""
-        return self._calibrations
+    def names(self) -> list[str]:
+        """All models that may be asked for."""
+        return [*self._predictors, *self.answering.models]
 
     def predict(
         self,
@@ -133,9 +94,9 @@ class Model:
 
         Args:
             smiles: a list, array or column of SMILES; None and NaN (empty cells of a table) count as empty.
-            model: `local`, `federated`, `personalised` or `hybrid` for every assay endpoint. None means the chosen
-                ones, and the personalised one for compounds unlike any of this site's (`outputs.answers`); only these
-                have intervals.
+            model: one of `names` for every assay endpoint: `local`, `federated`, `personalised` or `hybrid`, and with a
+                stack `best_local`, `stack` or `foreign`. None means what the site predicts with (`answering`); only
+                that has intervals.
             level: share of compounds whose true value should lie in the interval, above 0 and below 1.
             workers: processes that prepare structures.
             progress: called with (structures done, total structures).
@@ -146,8 +107,11 @@ class Model:
         """
         if isinstance(smiles, str):
             raise TypeError(f"predict takes several SMILES: predict([{smiles!r:.80}]), not predict({smiles!r:.80})")
-        if model is not None and model not in self._predictors:
-            raise ConfigError(f"there is no model {model!r}; there are: {', '.join(self._predictors)}")
+        if model is not None and model not in self.names:
+            raise ConfigError(
+                f"there is no model {model!r}; there are: {', '.join(self.names)}"
+                + ("" if model not in SIDES else ". An exported model has no learners: predict at the site")
+            )
         if not 0 < level < 1:
             raise ConfigError(f"the level is {level}; it must be above 0 and below 1")
         texts = [text if isinstance(text, str) else "" for text in smiles]
@@ -163,6 +127,12 @@ class Model:
             self._prediction(text, table.smiles[row], table.reasons[row], found.get(row))
             for text, row in zip(texts, map(int, described.row_of), strict=True)
         ]
+
+    def shift(self, predictions: Sequence[Prediction]) -> Shift | None:
+        """What to warn of if these compounds, together, differ from those that intervals were calibrated on."""
+        known = [row.similarity for row in {row.standardised: row for row in predictions}.values()]
+        batch = np.array([similarity for similarity in known if similarity is not None])
+        return None if self.neighbours is None else shift(batch, self.neighbours.held_out)
 
     def without_values(self, model: str | None = None) -> dict[str, str]:
         """Assay endpoint -> why it is not predicted, for those that are not.
@@ -191,18 +161,21 @@ class Model:
         for endpoint in self.card.architecture.endpoints:
             if endpoint.name in silent:
                 continue
-            known = self._calibrations.get(endpoint.name, Calibration())
+            both = self.answering.calibration(endpoint.name)
+            known = min(both.own, both.unusual, key=lambda calibration: calibration.values)
+            classes = endpoint.kind == "classification"
             if not known and endpoint.name in self.card.untrained:
                 reasons[endpoint.name] = "this site had no measurements of it to calibrate with"
             elif not known:
                 reasons[endpoint.name] = (
-                    f"the model's validation fold had fewer than {MIN_CALIBRATION} values"
-                    f"{' of each class' if endpoint.kind == 'classification' else ''} to calibrate with"
+                    f"the model's validation fold had fewer than {MIN_OF_CLASS if classes else MIN_CALIBRATION} values"
+                    f"{' of each class' if classes else ''} to calibrate with"
                 )
-            elif known.residuals and len(known.residuals) < needed(level):
+            elif known.values < needed(level):
                 reasons[endpoint.name] = (
-                    f"a level of {level:g} needs {needed(level)} values to calibrate with, "
-                    f"there were {len(known.residuals)}; a lower level has intervals"
+                    f"a level of {level:g} needs {needed(level)} values{' of each class' if classes else ''} to "
+                    f"calibrate with, there were {known.values}; a lower level has "
+                    f"{'sets of classes' if classes else 'intervals'}"
                 )
         return reasons
 
@@ -213,11 +186,8 @@ class Model:
         molecules = trunk_kind(self.card.architecture.trunk).molecules(part.smiles)
         inputs = Inputs(part.counts, part.descriptors, molecules)
         every = np.arange(len(inputs))
-        near, foreign = None, np.zeros(len(inputs), bool)
-        if self.neighbours is not None:
-            near = self.neighbours.nearest(inputs.bits(every))
-            foreign = self.neighbours.are_foreign(near)
-        columns = self._columns(inputs.rows(every), foreign, model, level)
+        near = None if self.neighbours is None else self.neighbours.nearest(inputs.bits(every))
+        columns = self._columns(inputs.rows(every), near, model, level)
         for at in range(len(inputs)):
             values = {name: column[at] for name, column in columns.items()}
             yield values, float(near[at]) if near is not None else None
@@ -234,80 +204,43 @@ class Model:
         return Prediction(text, standardised, values, similarity, applicability, reason)
 
     @property
-    def chosen(self) -> list[str]:
-        """Name of the chosen model of each assay endpoint, in the architecture's order."""
-        return [self.card.chosen[endpoint.name] for endpoint in self.card.architecture.endpoints]
+    def chosen(self) -> dict[str, str]:
+        """Assay endpoint -> the model that answers for compounds like the site's own."""
+        names = (name for name, _ in self.answering.names)
+        return {endpoint.name: name for endpoint, name in zip(self.card.architecture.endpoints, names, strict=True)}
 
-    def outputs(self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-        """Model -> labels or logits, float64[n, number of assay endpoints]; `outputs.CHOSEN` is the site's prediction.
+    def outputs(self, inputs: NDArray[np.float32], names: Collection[str]) -> dict[str, NDArray[np.float64]]:
+        """Model -> labels or logits, float64[n, number of assay endpoints], of the models called `names`.
 
         Args:
             inputs: rows of network inputs.
-            foreign: bool[n], compounds unlike the site's own.
         """
-        found = outputs_of(self._predictors, self._predictors, inputs)
-        return found | {CHOSEN: answers(found, self.chosen, foreign, self._untrained)}
-
-    def _needed(self, foreign: NDArray[np.bool_]) -> set[str]:
-        """The models needed for predicting with the chosen ones; others are not computed."""
-        names = set(self.chosen)
-        if foreign.any():
-            names.add(FALLBACK)
-        if any(calibration.residuals for calibration in self._calibrations.values()):
-            names.update(MEMBERS)
-        return names & self._predictors.keys()
+        found = outputs_of(self._predictors, [name for name in names if name in self._predictors], inputs)
+        if set(names) <= found.keys():
+            return found
+        return found | {name: output for name, output in self.answering.outputs(inputs).items() if name in names}
 
     def _columns(
-        self, inputs: NDArray[np.float32], foreign: NDArray[np.bool_], model: str | None, level: float
+        self, inputs: NDArray[np.float32], near: Similarity, model: str | None, level: float
     ) -> dict[str, list[Value]]:
         """Predictions by assay endpoint, one per row of `inputs`."""
         missing = self.without_values(model)
         endpoints = {p: e for p, e in enumerate(self.card.architecture.endpoints) if e.name not in missing}
         if model is not None:
-            output = outputs_of(self._predictors, [model], inputs)[model]
+            output = self.outputs(inputs, [model])[model]
             return {
-                endpoint.name: _values(endpoint, output[:, place], [model] * len(output))
+                endpoint.name: values_of(endpoint, output[:, place], [model] * len(output))
                 for place, endpoint in endpoints.items()
             }
-        outputs = outputs_of(self._predictors, self._needed(foreign), inputs)
-        answer = answers(outputs, self.chosen, foreign, self._untrained)
-        spread = disagreement(outputs) if outputs.keys() & set(MEMBERS) else np.zeros_like(answer)
+        answer = self.answering.answer(inputs, near)
         columns = {}
         for place, endpoint in endpoints.items():
-            settled = FALLBACK not in outputs or place in self._untrained
-            fallback = self.chosen[place] if settled else FALLBACK
-            names = [fallback if far else self.chosen[place] for far in foreign]
-            calibration = self._calibrations.get(endpoint.name, Calibration())
-            columns[endpoint.name] = _values(endpoint, answer[:, place], names, calibration, spread[:, place], level)
+            names = [self.answering.names[place][int(far)] for far in answer.far]
+            parts = parts_of(self.answering.calibration(endpoint.name), answer.far)
+            columns[endpoint.name] = values_of(
+                endpoint, answer.output[:, place], names, parts, answer.spread[:, place], level
+            )
         return columns
-
-
-def _values(
-    endpoint: AssayEndpoint,
-    output: NDArray[np.float64],
-    names: Sequence[str],
-    calibration: Calibration | None = None,
-    spread: NDArray[np.float64] | None = None,
-    level: float = DEFAULT_LEVEL,
-) -> list[Value]:
-    """Values with intervals or classes from the calibration; `names` are the models that answered."""
-    known = calibration or Calibration()
-    if endpoint.kind == "classification":
-        sets = class_sets(known, output, level)
-        probabilities = probability(output)
-        classes = [None] * len(output) if sets is None else [tuple(map(int, np.flatnonzero(row))) for row in sets]
-        return [
-            Value(float(p), classes=c, model=name) for p, c, name in zip(probabilities, classes, names, strict=True)
-        ]
-    native = endpoint.native(output)
-    ends = intervals(known, output, np.zeros(len(output)) if spread is None else spread, level)
-    if ends is None or len(known.residuals) < needed(level):
-        return [Value(float(value), model=name) for value, name in zip(native, names, strict=True)]
-    lower, upper = endpoint.native(ends[:, 0]), endpoint.native(ends[:, 1])
-    return [
-        Value(float(v), float(a), float(b), model=name)
-        for v, a, b, name in zip(native, lower, upper, names, strict=True)
-    ]
 
 
 def load_model(folder: Path) -> Model:
@@ -322,8 +255,9 @@ def load_model(folder: Path) -> Model:
     _check_features(folder, card)
     parameters = {name: Parameters(*pair) for name, pair in read_parameters(folder, card).items()}
     neighbours = read_neighbours(folder, card.features.bits)
+    stack = read_stack(folder, card, parameters)
     try:
-        return Model(card, parameters, neighbours)
+        return Model(card, parameters, neighbours, stack)
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from None
 

@@ -1,8 +1,12 @@
 """How far off a prediction may be: conformal intervals and classes (Vovk, Gammerman and Shafer 2005).
 
-They are calibrated on half of the site's validation fold, divided by series, which chooses neither checkpoints nor
-models. If the fold is too small to divide, all of it is used for both; intervals then come out slightly too narrow, and
-`Calibration.chose` says so.
+Those of a site's stack are cross-conformal (Vovk 2015): every held-out compound calibrates, each predicted with weights
+that were fitted to others of them, so none is kept for calibrating alone. Compounds like the site's own and those less
+so have calibrations of their own where there are enough of both.
+
+Those of the networks alone, in an exported model, come from half of the site's validation fold, divided by series,
+which chooses neither checkpoints nor models. If the fold is too small to divide, all of it is used for both; intervals
+then come out slightly too narrow, and `Calibration.chose` says so.
 
 Given calibrated residuals, an interval is one order statistic and a class one count, so no package is imported for
 them: crepes, which the tests compare them with, would double the time that `predict` takes to start. `kmel-peer
@@ -12,7 +16,7 @@ evaluate` prints the coverage on the test fold.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,11 +26,19 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.scores import Predict, probability, scorable
+from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import outputs_on
+from kmel_p2p.learn.stack.fit import FittedStack
 from kmel_p2p.learn.train.dataset import Dataset
 
 MIN_CALIBRATION = 19
 """With fewer values no interval is given; a level of 95 % needs 19."""
+
+MIN_OF_CLASS = 10
+"""With fewer values of either class no sets are given. Of 10, a set can leave a class out at levels up to 0.9."""
+
+MIN_APART = 40
+"""Values (of each class) that compounds like the site's own, and those less so, need for calibrations of their own."""
 
 MEMBERS = ("local", "federated", "personalised")
 """Models whose disagreement measures difficulty."""
@@ -41,6 +53,7 @@ class Calibration:
         floor: regressions: difficulty is floor + disagreement of the models.
         class_0, class_1: classifications: 1 - probability of the true class, ascending, for each true class.
         chose: whether the same compounds also chose checkpoint and model.
+        crossed: whether each compound was predicted with weights that were fitted to others.
     """
 
     residuals: tuple[float, ...] = ()
@@ -48,6 +61,7 @@ class Calibration:
     class_0: tuple[float, ...] = ()
     class_1: tuple[float, ...] = ()
     chose: bool = False
+    crossed: bool = False
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Calibration:
@@ -58,7 +72,7 @@ class Calibration:
         """
         try:
             residuals, *classes = (tuple(map(float, raw[name])) for name in ("residuals", "class_0", "class_1"))
-            floor, chose = float(raw["floor"]), bool(raw["chose"])
+            floor, chose, crossed = float(raw["floor"]), bool(raw["chose"]), bool(raw.get("crossed", False))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"card.json is damaged: uncertainty: {error!r}; copy the directory again") from None
         numbers = (floor, *residuals, *classes[0], *classes[1])
@@ -66,15 +80,57 @@ class Calibration:
         in_order = all(tuple(sorted(part)) == part for part in (residuals, *classes))
         if not possible or not in_order or (not classes[0]) != (not classes[1]):
             raise ConfigError("card.json is damaged: uncertainty holds impossible values; copy the directory again")
-        return cls(residuals, floor, classes[0], classes[1], chose)
+        return cls(residuals, floor, classes[0], classes[1], chose, crossed)
 
     def __bool__(self) -> bool:
         """Whether intervals or classes can be given."""
         return bool(self.residuals or self.class_0)
 
+    @property
+    def values(self) -> int:
+        """How many values it has; for classes, of the rarer one."""
+        return len(self.residuals) if self.residuals else min(len(self.class_0), len(self.class_1))
+
     def plain(self) -> dict[str, Any]:
         """For a card."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCalibration:
+    """What the intervals of a site's stack are made from, for one assay endpoint.
+
+    Attributes:
+        own: for compounds like the site's own.
+        unusual: for those that are less so (`Neighbours.unusual`).
+    """
+
+    own: Calibration
+    unusual: Calibration
+
+
+def calibrate_stack(dataset: Dataset, fitted: FittedStack, neighbours: Neighbours) -> dict[str, SiteCalibration]:
+    """Calibrations of the sides that answer, by assay endpoint; empty where there are too few compounds."""
+    found = {}
+    for endpoint, held, stack in zip(dataset.endpoints, fitted.held_out, fitted.stack.endpoints, strict=True):
+        unusual = neighbours.unusual(dataset.inputs.bits(held.rows))
+        parts = [~unusual, unusual]
+        if min(_smallest(endpoint, held.labels[part]) for part in parts) < MIN_APART:
+            parts = [np.ones(len(held.rows), bool)] * 2
+        own, far = (
+            replace(_calibration(endpoint, held.sides[side][part], held.labels[part], held.spread[part]), crossed=True)
+            for side, part in zip((stack.own, stack.unusual), parts, strict=True)
+        )
+        found[endpoint.name] = SiteCalibration(own, far)
+    return found
+
+
+def _smallest(endpoint: AssayEndpoint, labels: NDArray[np.float64]) -> int:
+    """How many values there are; for classes, of the rarer one."""
+    if endpoint.kind == "regression":
+        return len(labels)
+    positive = int(np.count_nonzero(labels > 0.5))
+    return min(positive, len(labels) - positive)
 
 
 def calibrate(dataset: Dataset, predict: Mapping[str, Predict], chosen: Mapping[str, str]) -> dict[str, Calibration]:
@@ -114,7 +170,7 @@ def _calibration(
     if endpoint.kind == "classification":
         unlike = 1 - _probability_of(labels, output)
         zero, one = (np.sort(unlike[labels.round() == value]) for value in (0, 1))
-        if min(len(zero), len(one)) < MIN_CALIBRATION:
+        if min(len(zero), len(one)) < MIN_OF_CLASS:
             return Calibration()
         return Calibration(class_0=_rounded(zero), class_1=_rounded(one))
     if len(labels) < MIN_CALIBRATION:
@@ -145,8 +201,39 @@ def intervals(
     return np.stack([output - half, output + half], axis=1)
 
 
+Parts = Sequence[tuple[NDArray[np.bool_], Calibration]]
+"""Compounds, bool[n], and what they are calibrated with; each compound in one part."""
+
+
+def intervals_of(
+    parts: Parts, output: NDArray[np.float64], spread: NDArray[np.float64], level: float
+) -> NDArray[np.float64]:
+    """`intervals` of all parts, float64[n, 2]; NaN without calibration, infinite with too few values for the level."""
+    ends = np.full((len(output), 2), np.nan)
+    for rows, calibration in parts:
+        found = intervals(calibration, output[rows], spread[rows], level)
+        if found is not None:
+            ends[rows] = found
+    return ends
+
+
+def class_sets_of(
+    parts: Parts, output: NDArray[np.float64], level: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """`class_sets` of all parts, bool[n, 2], and which compounds have one, bool[n]."""
+    sets, known = np.zeros((len(output), 2), bool), np.zeros(len(output), bool)
+    for rows, calibration in parts:
+        found = class_sets(calibration, output[rows], level)
+        if found is not None:
+            sets[rows], known[rows] = found, True
+    return sets, known
+
+
 def needed(level: float) -> int:
-    """Calibration values needed for a finite interval at this level: 19 at 95 %, 99 at 99 %."""
+    """Calibration values needed for a finite interval at this level: 19 at 95 %, 99 at 99 %.
+
+    As many of each class are needed for a set that leaves a class out.
+    """
     return math.ceil(1 / (1 - level)) - 1
 
 

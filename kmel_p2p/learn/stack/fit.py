@@ -12,11 +12,13 @@ from kmel_p2p.learn.evaluate.scores import MAX_ROWS, blocks, scorable, some_of, 
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.stack.gaussian_process import MAX_ROWS as MAX_KNOWN
+from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
 from kmel_p2p.learn.stack.learners import KINDS, Learner, fit_learner, name_of
+from kmel_p2p.learn.stack.out_of_fold import out_of_fold
 from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Similar
 from kmel_p2p.learn.stack.sides import LOCALS, OTHERS, read_by
 from kmel_p2p.learn.stack.stack import EndpointStack, SiteStack, networks_of, output_of
-from kmel_p2p.learn.stack.weigh import only_others, weigh
+from kmel_p2p.learn.stack.weigh import Evidence, only_others, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 
@@ -29,11 +31,13 @@ class HeldOut:
         rows: int64[n] of the dataset, ascending.
         labels: float64[n].
         sides: those of `sides.SIDES`, float64[n] each.
+        spread: how much the learners of the federation's stack disagree, float64[n].
     """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.float64]
     sides: Mapping[str, NDArray[np.float64]]
+    spread: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +129,20 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     outputs = {name: output_of(name, learners, readings, similar, place) for name in names}
     labels = site.labels(asked, place)
     trained = bool(len(dataset.measured(dataset.train, place)))
-    weighed = weigh(endpoint, outputs, labels, site.networks, site.seed) if trained else only_others(outputs)
+    more = _more_evidence(site, place) if learners and len(labels) < MIN_HELD_OUT else None
+    weighed = weigh(endpoint, outputs, labels, site.networks, site.seed, more) if trained else only_others(outputs)
     needed = {name for side in weighed.sides.values() for name in side.names}
     kept = {name: learner for name, learner in learners.items() if name in needed}
-    stack = EndpointStack(kept, site.of_known[place], weighed.sides, weighed.own, weighed.unusual)
-    return stack, HeldOut(asked, labels, weighed.crossed)
+    stack = EndpointStack(kept, site.of_known[place], weighed.sides, weighed.own, weighed.unusual, len(asked))
+    return stack, HeldOut(asked, labels, weighed.crossed, weighed.spread)
+
+
+def _more_evidence(site: _Site, place: int) -> Evidence | None:
+    """From training compounds. None without the others' trunk, or where the head is private: own values made it."""
+    endpoint, rows = site.dataset.endpoints[place], site.chosen[place]
+    if OTHERS not in site.networks or endpoint.head == "private":
+        return None
+    return out_of_fold(endpoint, site.read, site.known, rows, site.of_known[place], site.labels(rows, place), site.seed)
 
 
 def _learners(site: _Site, place: int, tick: Callable[[], None]) -> dict[str, Learner]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kmel_p2p.learn.evaluate.losses import difference
 
 MIN_HELD_OUT = 20
-"""With fewer held-out values, nothing speaks for the federation, and the best local side answers."""
+"""With fewer held-out values, training values decide as well (`out_of_fold`). With fewer of both together, nothing
+speaks for the federation, and the best local side answers."""
 
 CONTRADICTED = 1.0
 """Standard errors by which the stack may be worse on held-out compounds and still answer."""

@@ -35,23 +35,23 @@ class LearnerInputs:
         self._inputs, self.networks, self._bits = inputs, networks, bits
         width = next(iter(networks.values())).architecture.inputs
         self.features = np.asarray(inputs)[:, :width]
-        self._activations: dict[str, NDArray[np.float32]] = {}
-        self._outputs: dict[str, NDArray[np.float64]] = {}
+        self._read: dict[str, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
 
     def __len__(self) -> int:
         return len(self.features)
 
     def outputs(self, network: str) -> NDArray[np.float64]:
         """float64[n, E]."""
-        if network not in self._outputs:
-            self._outputs[network] = self.networks[network].predict(self._inputs)
-        return self._outputs[network]
+        return self._of(network)[1]
 
     def activations(self, network: str) -> NDArray[np.float32]:
         """float32[n, hidden[-1]]."""
-        if network not in self._activations:
-            self._activations[network] = self.networks[network].activations(self._inputs)
-        return self._activations[network]
+        return self._of(network)[0]
+
+    def _of(self, network: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        if network not in self._read:
+            self._read[network] = self.networks[network].activations(self._inputs)
+        return self._read[network]
 
     def columns(self, network: str) -> NDArray[np.float32]:
         """float32[n, ...] for trees: features, then activations and outputs of a network; "" for features alone."""

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.learn.stack.learners import KINDS, name_of
+from kmel_p2p.learn.stack.logits import UNCHANGED, LogitMap
 
 LOCALS = "locals"
 """The learner that is the mean of the local networks."""
@@ -45,10 +46,12 @@ class Mixture:
     Attributes:
         names: of the learners; networks by their own names, and `LOCALS`.
         weights: float64[k], not negative, sum 1.
+        logits: what makes a class's mean logit a calibrated one; changes nothing for values.
     """
 
     names: tuple[str, ...]
     weights: NDArray[np.float64]
+    logits: LogitMap = UNCHANGED
 
 
 def read_by(networks: Collection[str]) -> tuple[str, ...]:

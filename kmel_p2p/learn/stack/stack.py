@@ -20,9 +20,11 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.stack.learners import Learner, read_learner
+from kmel_p2p.learn.stack.logits import LogitMap
 from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Similar
-from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, LOCALS, SIDES, Mixture
+from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, LOCALS, SIDES, STACK, Mixture
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
+from kmel_p2p.learn.stack.weigh import spread_of
 from kmel_p2p.learn.stack.weights import mixed
 from kmel_p2p.learn.train.checkpoint import Parameters
 
@@ -44,6 +46,7 @@ class EndpointStack:
         rows: int64[m] of the site's `Known`, what the Gaussian processes were fitted to.
         sides: those of `SIDES`.
         own, unusual: which side answers for compounds like the site's own, and for those that are less so.
+        held_out: how many compounds decided that.
     """
 
     learners: Mapping[str, Learner]
@@ -51,6 +54,20 @@ class EndpointStack:
     sides: Mapping[str, Mixture]
     own: str
     unusual: str
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class SideOutputs:
+    """What the sides give for some compounds.
+
+    Attributes:
+        sides: each of `SIDES`, float64[n, E]: labels, or logits.
+        spread: how much the learners of the federation's stack disagree (`weigh.spread_of`), float64[n, E].
+    """
+
+    sides: Mapping[str, NDArray[np.float64]]
+    spread: NDArray[np.float64]
 
 
 class SiteStack:
@@ -78,13 +95,18 @@ class SiteStack:
         self._bits, self._models, self._known = bits, dict(models), known
         self._networks = networks_of(architecture, models)
 
-    def sides(self, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    def sides(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float64]]:
         """Outputs float64[n, E] of each of `SIDES`: labels, or logits.
 
         Args:
             inputs: rows of network inputs (`dataset.Inputs.rows`).
         """
+        return self.outputs(inputs).sides
+
+    def outputs(self, inputs: NDArray[np.float32]) -> SideOutputs:
+        """The same, and how much the learners disagree."""
         found = {side: np.empty((len(inputs), len(self.endpoints))) for side in SIDES}
+        spread = np.empty((len(inputs), len(self.endpoints)))
         stop = 0
         for part in next(iter(self._networks.values())).parts(inputs, BLOCK):
             block = slice(stop, stop + len(part))
@@ -100,7 +122,8 @@ class SiteStack:
                         if name not in outputs:
                             outputs[name] = output_of(name, stack.learners, readings, similar, place)
                     found[side][block, place] = mixture_of(endpoint, mixture, outputs)
-        return found
+                spread[block, place] = spread_of(endpoint, stack.sides[STACK], outputs)
+        return SideOutputs(found, spread)
 
     def answers(self, inputs: NDArray[np.float32], unusual: NDArray[np.bool_]) -> NDArray[np.float64]:
         """What the site predicts, float64[n, E].
@@ -130,6 +153,7 @@ class SiteStack:
                 found |= under(f"{place}/learner/{name}", learner.tensors())
             for side in SIDES:
                 found[f"{place}/weights/{side}"] = stack.sides[side].weights
+                found[f"{place}/logits/{side}"] = stack.sides[side].logits.rows()
         return found
 
     def facts(self) -> dict[str, Any]:
@@ -141,6 +165,7 @@ class SiteStack:
                 "sides": {side: list(stack.sides[side].names) for side in SIDES},
                 "own": stack.own,
                 "unusual": stack.unusual,
+                "held_out": stack.held_out,
             }
             for endpoint, stack in zip(self.architecture.endpoints, self.endpoints, strict=True)
         ]
@@ -189,7 +214,7 @@ def mixture_of(
     endpoint: AssayEndpoint, mixture: Mixture, outputs: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
     """A side's outputs from those of its learners, float64[n]."""
-    return mixed(endpoint, np.stack([outputs[name] for name in mixture.names], axis=1), mixture.weights)
+    return mixture.logits(mixed(endpoint, np.stack([outputs[name] for name in mixture.names], axis=1), mixture.weights))
 
 
 def _read(
@@ -247,8 +272,10 @@ def _read(
                 or abs(weights.sum() - 1) > 1e-6
             ):
                 raise damaged(where, "a side has other learners or impossible weights")
-            sides[side] = Mixture(mixing, weights)
+            rows_of_map = require(tensors, f"{place}/logits/{side}", np.float64, (None, 2), where)
+            sides[side] = Mixture(mixing, weights, LogitMap.from_rows(rows_of_map, where))
         if not {told["own"], told["unusual"]} <= set(SIDES):
             raise damaged(where, "no such side")
-        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"]))
+        held_out = int(told["held_out"])
+        endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"], held_out))
     return SiteStack(architecture, bits, every, known, tuple(endpoints))

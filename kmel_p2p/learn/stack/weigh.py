@@ -1,4 +1,8 @@
-"""From outputs on held-out compounds to the sides of an assay endpoint, and to which of them answers."""
+"""From outputs on held-out compounds to the sides of an assay endpoint, and to which of them answers.
+
+With few held-out values, training values decide as well: `Evidence` has losses of learners that were refitted without
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from kmel_p2p.learn.evaluate.losses import compound_losses
 from kmel_p2p.learn.evaluate.scores import best_constant
 from kmel_p2p.learn.stack.guard import CONTRADICTED, CONTRADICTED_ELSEWHERE, answers
 from kmel_p2p.learn.stack.learners import sane
+from kmel_p2p.learn.stack.logits import UNCHANGED, calibrated
 from kmel_p2p.learn.stack.sides import (
     BEST_LOCAL,
     FOREIGN,
@@ -31,23 +36,43 @@ Outputs = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Losses of training compounds that the learners were not fitted to, float64[n] each, in the same order.
+
+    Attributes:
+        federated: of what the federation takes part in.
+        local: of what the site can do alone.
+    """
+
+    federated: NDArray[np.float64]
+    local: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class Weighed:
     """The sides of an assay endpoint.
 
     Attributes:
         sides: those of `sides.SIDES`.
         crossed: their outputs on the held-out compounds, each from weights fitted to others of them, float64[n].
+        spread: standard deviation of the learners of the federation's stack on the held-out compounds, float64[n].
         own, unusual: the side that answers for compounds like the site's own, and for those that are less so.
     """
 
     sides: Mapping[str, Mixture]
     crossed: Outputs
+    spread: NDArray[np.float64]
     own: str
     unusual: str
 
 
 def weigh(
-    endpoint: AssayEndpoint, outputs: Outputs, labels: NDArray[np.float64], networks: Collection[str], seed: int
+    endpoint: AssayEndpoint,
+    outputs: Outputs,
+    labels: NDArray[np.float64],
+    networks: Collection[str],
+    seed: int,
+    more: Evidence | None = None,
 ) -> Weighed:
     """Weigh the learners of all sides.
 
@@ -55,37 +80,69 @@ def weigh(
         labels: float64[n], all measured, none of them a bound.
         networks: names of the site's networks.
         seed: of the folds.
+        more: what decides beside the held-out compounds, where those are few.
     """
     losses = {name: compound_losses(endpoint, output, labels) for name, output in outputs.items()}
     usual = compound_losses(endpoint, np.full(len(labels), best_constant(endpoint, labels)), labels)
     able = sane(outputs, losses, float(usual.mean()) if len(usual) else 0.0)
 
-    def side(names: list[str]) -> tuple[Mixture, NDArray[np.float64], NDArray[np.float64]]:
+    def side(names: list[str], *, equal: bool = False) -> _Side:
         names = names or [LOCALS]
         columns = np.stack([outputs[name] for name in names], axis=1)
-        crossed = cross_fitted(endpoint, columns, labels, seed)
-        mixture = Mixture(tuple(names), fit_weights(endpoint, columns, labels))
-        return mixture, crossed, compound_losses(endpoint, crossed, labels)
+        if equal:
+            weights = np.full(len(names), 1 / len(names))
+            crossed = mixed(endpoint, columns, weights)
+        else:
+            weights, crossed = fit_weights(endpoint, columns, labels), cross_fitted(endpoint, columns, labels, seed)
+        logits = UNCHANGED
+        if endpoint.kind == "classification":
+            logits, crossed = calibrated(crossed, labels, seed)
+        return _Side(Mixture(tuple(names), weights, logits), crossed, compound_losses(endpoint, crossed, labels))
+
+    def better(federated: _Side, limit: float) -> bool:
+        pairs = federated.losses, local.losses
+        if more is not None:
+            pairs = np.concatenate([pairs[0], more.federated]), np.concatenate([pairs[1], more.local])
+        return answers(*pairs, limit)
 
     small, large = side(alone(able)), side(with_local_networks(able, networks))
-    local = large if len(labels) and large[2].mean() < small[2].mean() else small
+    local = large if len(labels) and large.losses.mean() < small.losses.mean() else small
     stack = side(with_federation(able, networks))
-    own = STACK if answers(stack[2], local[2], CONTRADICTED) else BEST_LOCAL
+    own = STACK if better(stack, CONTRADICTED) else BEST_LOCAL
     names = of_federation(able, networks)
     if not names:
         foreign, unusual = stack, own
     else:
-        mixture = Mixture(tuple(names), np.full(len(names), 1 / len(names)))
-        crossed = mixed(endpoint, np.stack([outputs[name] for name in names], axis=1), mixture.weights)
-        foreign = mixture, crossed, compound_losses(endpoint, crossed, labels)
-        unusual = FOREIGN if answers(foreign[2], local[2], CONTRADICTED_ELSEWHERE) else BEST_LOCAL
+        foreign = side(names, equal=True)
+        unusual = FOREIGN if better(foreign, CONTRADICTED_ELSEWHERE) else BEST_LOCAL
     found = {BEST_LOCAL: local, STACK: stack, FOREIGN: foreign}
-    sides = {name: part[0] for name, part in found.items()}
-    return Weighed(sides, {name: part[1] for name, part in found.items()}, own, unusual)
+    sides = {name: part.mixture for name, part in found.items()}
+    crossed = {name: part.crossed for name, part in found.items()}
+    return Weighed(sides, crossed, spread_of(endpoint, stack.mixture, outputs), own, unusual)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Attributes:
+    crossed, losses: on the held-out compounds, float64[n].
+    """
+
+    mixture: Mixture
+    crossed: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+
+def spread_of(endpoint: AssayEndpoint, mixture: Mixture, outputs: Outputs) -> NDArray[np.float64]:
+    """Standard deviation of a side's learners, by their weights: how much they disagree, float64[n]."""
+    columns = np.stack([outputs[name] for name in mixture.names], axis=1)
+    mean = mixed(endpoint, columns, mixture.weights)
+    spread: NDArray[np.float64] = np.sqrt((columns - mean[:, None]) ** 2 @ mixture.weights)
+    return spread
 
 
 def only_others(outputs: Outputs) -> Weighed:
     """For an assay endpoint without training values of the site's own: only the federated network knows it."""
     names = {BEST_LOCAL: LOCALS, STACK: "federated", FOREIGN: "federated"}
     sides = {side: Mixture((name,), np.ones(1)) for side, name in names.items()}
-    return Weighed(sides, {side: outputs[name] for side, name in names.items()}, STACK, FOREIGN)
+    crossed = {side: outputs[name] for side, name in names.items()}
+    return Weighed(sides, crossed, np.zeros(len(crossed[STACK])), STACK, FOREIGN)

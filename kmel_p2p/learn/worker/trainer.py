@@ -19,8 +19,9 @@ from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
-from kmel_p2p.learn.predict.model_directory import Card, write_model
-from kmel_p2p.learn.predict.uncertainty import calibrate
+from kmel_p2p.learn.predict.model_directory import Card, withdraw_card, write_model
+from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
+from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
 from kmel_p2p.learn.tensor_file import read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
@@ -141,15 +142,21 @@ class Trainer:
             report=self._comparison_progress,
             prefix=rounds.prefix.parameters,
             others=None if command.others_file is None else read_vector(command.others_file, self._layout.size),
+            stacking=True,
         )
+        stacked = comparison.stacked
+        assert stacked is not None, "asked for"
         result: dict[str, Any] = {"entries": command.entries, **comparison.result}
         # The trunk that a round started from has the entries before it.
         result["prefix"] = rounds.prefix.number - 1 if comparison.took_prefix else command.entries
-        chosen = {endpoint["name"]: endpoint["chosen"] for endpoint in result["endpoints"]}
+        chosen = {endpoint["name"]: endpoint["network"] for endpoint in result["endpoints"]}
         known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
+        stored = StoredStack(stacked.stack, calibrate_stack(self._dataset, stacked, comparison.neighbours))
         folder = plan.state_dir / "model"
-        # Before the card: a directory with a card is complete, and a restart leaves it alone.
+        # A directory with a card is complete, and a restart leaves it alone.
+        withdraw_card(folder)
         comparison.neighbours.write(folder)
+        stack_digest = write_stack(folder, stored)
         card = write_model(
             folder,
             Card(
@@ -162,6 +169,7 @@ class Trainer:
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
                 unlearned=unlearned(plan.architecture, trunk, initial_trunk(self._layout, plan.model_seed)),
+                stack_digest=stack_digest,
             ),
             {name: (model.trunk, model.private) for name, model in comparison.models.items()},
         )

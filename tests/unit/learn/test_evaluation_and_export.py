@@ -143,11 +143,12 @@ def test_classes_are_checked_by_class_and_by_probability(evaluated: dict) -> Non
     # Few of a class: its share would be a statement about single compounds.
     rare = np.zeros(60)
     rare[:3] = 1
-    points = coverage(ENDPOINTS[2], evaluated["known"]["herg"], np.zeros(60), np.zeros(60), rare)
+    every = np.ones(60, bool)
+    points = coverage(ENDPOINTS[2], [(every, evaluated["known"]["herg"])], np.zeros(60), np.zeros(60), rare)
     assert len(points) == len(LEVELS)
     for point in points:
         assert point.keys() == {"level", "inside", "single", "inside_0"}
-    assert coverage(ENDPOINTS[2], Calibration(), np.zeros(60), np.zeros(60), rare) == []
+    assert coverage(ENDPOINTS[2], [(every, Calibration())], np.zeros(60), np.zeros(60), rare) == []
 
 
 def test_too_few_test_values_give_no_score(evaluated: dict) -> None:

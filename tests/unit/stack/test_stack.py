@@ -14,6 +14,7 @@ from safetensors.numpy import load, save
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.losses import compound_losses
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT, answers
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, LOCALS, SIDES, STACK, of_federation, with_local_networks
@@ -58,7 +59,7 @@ def fitted(data: Dataset, models: dict[str, Parameters]) -> FittedStack:
 
 
 def test_every_side_learns_each_assay_endpoint(data: Dataset, fitted: FittedStack) -> None:
-    told = compare_sides(data, fitted)
+    told = compare_sides(data, fitted, Neighbours.of(data))
     assert json.loads(json.dumps(told)) == told
     for place, endpoint in enumerate(ENDPOINTS):
         labels = data.labels[data.train, place]

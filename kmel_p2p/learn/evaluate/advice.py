@@ -1,0 +1,113 @@
+"""Whether to predict with what the federation had a part in, for one assay endpoint, in words and numbers.
+
+What the site predicts with is compared, on the test fold, with *best local*: the strongest models it can make alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.chem.dataset.catalogue import look_up
+from kmel_p2p.learn.evaluate.scores import score
+
+USE, NO_EVIDENCE, LOCAL = "use it", "no evidence either way", "use your local model"
+
+RESAMPLES = 1000
+
+
+def advise(
+    endpoint: AssayEndpoint,
+    answers: NDArray[np.float64],
+    best_local: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    *,
+    rejected: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """The advice, ready for JSON.
+
+    Args:
+        answers: float64[n], what the site predicts with, as labels or logits.
+        best_local: float64[n], the same of best local.
+        labels: float64[n], measured, none of them a bound.
+        rejected: whether held-out compounds contradicted the federation, so that best local answers everywhere.
+        seed: of the bootstrap.
+
+    Returns:
+        `advice`, one of `USE`, `NO_EVIDENCE` and `LOCAL`; `score` and `best_local`, RMSE or log loss; `change_pct`, and
+        its 95 % bootstrap `interval_pct`; where labels are logarithms `fold_error`, the factor by which both are off;
+        where the catalogue has thresholds `decisions`: `threshold`, `unit`, and how many of `of` compounds are on the
+        wrong side, `wrong` and `wrong_best_local`; `rejected`.
+    """
+    truth = labels.astype(np.float32)
+    scores = [score(endpoint, output, truth) for output in (answers, best_local)]
+    rng = np.random.default_rng([seed, len(labels)])
+    changes = np.empty(RESAMPLES)
+    for draw in range(RESAMPLES):
+        rows = rng.integers(0, len(labels), len(labels))
+        new, old = (score(endpoint, output[rows], truth[rows]) for output in (answers, best_local))
+        changes[draw] = new / max(old, 1e-12) - 1
+    low, high = (100 * float(end) for end in np.quantile(changes, [0.025, 0.975]))
+    found: dict[str, Any] = {
+        "advice": LOCAL if rejected or low > 0 else USE if high < 0 else NO_EVIDENCE,
+        "score": scores[0],
+        "best_local": scores[1],
+        "change_pct": 100 * (scores[0] / max(scores[1], 1e-12) - 1),
+        "interval_pct": [low, high],
+        "rejected": rejected,
+    }
+    if endpoint.transform == "log10":
+        found["fold_error"] = [10.0 ** min(error, 300.0) for error in scores]
+    decisions = _decisions(endpoint, answers, best_local, labels)
+    return found | ({"decisions": decisions} if decisions else {})
+
+
+def _decisions(
+    endpoint: AssayEndpoint, answers: NDArray[np.float64], best_local: NDArray[np.float64], labels: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    entry = look_up(endpoint.name)
+    if endpoint.kind != "regression" or entry is None or entry.endpoint.reported_unit != endpoint.reported_unit:
+        return []
+    found = []
+    for threshold in entry.thresholds:
+        border = endpoint.label(np.array([threshold]))[0]
+        above = labels >= border
+        wrong, wrong_local = (int(np.count_nonzero((output >= border) != above)) for output in (answers, best_local))
+        found.append(
+            {
+                "threshold": threshold,
+                "unit": entry.endpoint.unit,
+                "of": len(labels),
+                "wrong": wrong,
+                "wrong_best_local": wrong_local,
+            }
+        )
+    return found
+
+
+def in_words(advice: Mapping[str, Any], metric: str) -> str:
+    """The reasons, in a few sentences."""
+    if advice["rejected"]:
+        return (
+            "Held-out compounds contradicted the federation, so the site predicts with its best local model already "
+            f"({metric} {advice['score']:.3f})."
+        )
+    change, (low, high) = advice["change_pct"], advice["interval_pct"]
+    words = [
+        f"The {metric} is {advice['score']:.3f}, {abs(change):.1f} % {'lower' if change < 0 else 'higher'} than the "
+        f"best local model's {advice['best_local']:.3f} (95 %: {low:+.1f} to {high:+.1f} %)."
+    ]
+    if "fold_error" in advice:
+        own, local = advice["fold_error"]
+        words.append(f"Values are off by a factor of {own:.2f} instead of {local:.2f}.")
+    for decision in advice.get("decisions", ()):
+        fewer = decision["wrong_best_local"] - decision["wrong"]
+        said = f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'}" if fewer else "as many"
+        where = f"{decision['threshold']:g} {decision['unit']}".strip()
+        words.append(f"At {where}, {said} of {decision['of']} decisions are wrong ({decision['wrong']}).")
+    return " ".join(words)

@@ -1,0 +1,116 @@
+"""Calibrated probabilities: a monotone map from a side's logits to logits whose probabilities come true.
+
+With few held-out values it is a line (Platt 1999), with many a monotone curve (isotonic regression, Zadrozny and Elkan
+2002). It is kept only if it lowers the log loss of held-out compounds that it was not fitted to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.learn.stack.gaussian_process import platt
+from kmel_p2p.learn.stack.stored import damaged
+from kmel_p2p.learn.stack.weights import folds
+
+MIN_VALUES, MIN_OF_CLASS = 20, 5
+"""Held-out values, and values of either class, below which logits stay as they are."""
+
+MIN_CURVE = 1000
+"""Held-out values from which on the map is a curve."""
+
+Logits = NDArray[np.float64]
+"""float64[n]."""
+
+
+def _no_knots() -> NDArray[np.float64]:
+    return np.empty((0, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMap:
+    """A line, or with knots a curve that is straight between them and constant outside.
+
+    Attributes:
+        slope, shift: of the line; slope above 0.
+        knots: float64[k, 2], logit before and after, both ascending; empty for a line.
+    """
+
+    slope: float = 1.0
+    shift: float = 0.0
+    knots: NDArray[np.float64] = field(default_factory=_no_knots)
+
+    def __call__(self, logits: Logits) -> Logits:
+        """float64[n] logits."""
+        if len(self.knots):
+            return np.interp(logits, self.knots[:, 0], self.knots[:, 1])
+        return self.slope * logits + self.shift
+
+    def rows(self) -> NDArray[np.float64]:
+        """As one array, float64[1 + k, 2]."""
+        return np.concatenate([[[self.slope, self.shift]], self.knots])
+
+    @classmethod
+    def from_rows(cls, rows: NDArray[np.float64], where: str) -> LogitMap:
+        """What `rows` gave.
+
+        Args:
+            where: what it belongs to, for the error.
+
+        Raises:
+            ConfigError: the map would turn the order of compounds around.
+        """
+        if not len(rows) or rows[0, 0] <= 0 or (np.diff(rows[1:], axis=0) < 0).any():
+            raise damaged(where, "its probabilities fall where its evidence grows")
+        return cls(float(rows[0, 0]), float(rows[0, 1]), rows[1:].copy())
+
+
+UNCHANGED = LogitMap()
+
+
+def calibrated(logits: Logits, labels: NDArray[np.float64], seed: int) -> tuple[LogitMap, Logits]:
+    """The map for new compounds, and the logits of these ones from maps that were fitted to others of them.
+
+    Args:
+        logits: float64[n], of held-out compounds.
+        labels: float64[n], 0 or 1.
+        seed: of the folds.
+    """
+    crossed = logits.copy()
+    for fold in folds(len(labels), seed):
+        others = np.setdiff1d(np.arange(len(labels)), fold)
+        crossed[fold] = fit_map(logits[others], labels[others])(logits[fold])
+    if _log_loss(crossed, labels) >= _log_loss(logits, labels):
+        return UNCHANGED, logits
+    return fit_map(logits, labels), crossed
+
+
+def fit_map(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
+    """A curve with `MIN_CURVE` values, a line with `MIN_VALUES`, no change with fewer."""
+    positive = np.count_nonzero(labels > 0.5)
+    if len(labels) < MIN_VALUES or min(positive, len(labels) - positive) < MIN_OF_CLASS:
+        return UNCHANGED
+    if len(labels) >= MIN_CURVE:
+        return _curve(logits, labels)
+    slope, shift = platt(logits, labels)
+    return LogitMap(slope, shift) if slope > 0 else UNCHANGED
+
+
+def _curve(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
+    from sklearn.isotonic import isotonic_regression
+
+    order = np.argsort(logits, kind="stable")
+    steps = isotonic_regression(labels[order])
+    starts = np.flatnonzero(np.diff(steps, prepend=-1.0))
+    counts = np.diff(starts, append=len(order))
+    before = np.add.reduceat(logits[order], starts) / counts
+    # Half a compound more of each class keeps the odds finite; this may disturb the order of small steps.
+    positive = np.add.reduceat(labels[order], starts)
+    after = np.maximum.accumulate(np.log((positive + 0.5) / (counts - positive + 0.5)))
+    return LogitMap(knots=np.stack([before, after], axis=1))
+
+
+def _log_loss(logits: Logits, labels: NDArray[np.float64]) -> float:
+    return float(np.logaddexp(0, np.where(labels > 0.5, -logits, logits)).mean()) if len(labels) else 0.0

@@ -1,0 +1,61 @@
+"""The advice on constructed cases: clearly better, clearly worse, no evidence, contradicted by held-out compounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.learn.evaluate.advice import LOCAL, NO_EVIDENCE, USE, advise, in_words
+
+SOLUBILITY = AssayEndpoint(name="solubility", unit="mol/L", transform="log10", center=-4.0, scale=1.5)
+RNG = np.random.default_rng(3)
+TRUTH = RNG.normal(size=200)
+GOOD, POOR = TRUTH + 0.3 * RNG.normal(size=200), TRUTH + 0.9 * RNG.normal(size=200)
+OTHER_GOOD = TRUTH + 0.3 * RNG.normal(size=200)
+
+
+@pytest.mark.parametrize(
+    ("answers", "best_local", "advice"),
+    [(GOOD, POOR, USE), (POOR, GOOD, LOCAL), (GOOD, OTHER_GOOD, NO_EVIDENCE), (GOOD, GOOD, NO_EVIDENCE)],
+)
+def test_advice_follows_the_interval(answers: np.ndarray, best_local: np.ndarray, advice: str) -> None:
+    found = advise(SOLUBILITY, answers, best_local, TRUTH, rejected=False, seed=1)
+    low, high = found["interval_pct"]
+    assert found["advice"] == advice
+    assert low <= found["change_pct"] <= high
+    assert (high < 0, low > 0) == (advice == USE, advice == LOCAL)
+
+
+def test_a_federation_that_held_out_compounds_contradict_is_not_advised() -> None:
+    found = advise(SOLUBILITY, GOOD, GOOD, TRUTH, rejected=True, seed=1)
+    assert found["advice"] == LOCAL
+    assert "predicts with its best local model already" in in_words(found, "RMSE")
+
+
+def test_errors_are_told_as_factors_and_as_wrong_decisions() -> None:
+    found = advise(SOLUBILITY, GOOD, POOR, TRUTH, rejected=False, seed=1)
+    assert found["fold_error"] == [pytest.approx(10 ** found["score"]), pytest.approx(10 ** found["best_local"])]
+    border = (np.log10(1e-4) + 4.0) / 1.5
+    told = {decision["threshold"]: decision for decision in found["decisions"]}
+    assert told[1e-4]["wrong"] == np.count_nonzero((border <= GOOD) != (border <= TRUTH))
+    assert told[1e-4]["wrong_best_local"] == np.count_nonzero((border <= POOR) != (border <= TRUTH))
+    words = in_words(found, "RMSE")
+    fewer = told[1e-4]["wrong_best_local"] - told[1e-4]["wrong"]
+    assert f"At 0.0001 mol/L, {fewer} fewer of 200 decisions are wrong ({told[1e-4]['wrong']})." in words
+    assert "lower than the best local model's" in words
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        AssayEndpoint(name="solubility", unit="ug/mL", transform="log10"),  # another unit than the catalogue's borders
+        AssayEndpoint(name="our own assay"),
+        AssayEndpoint(name="herg", kind="classification"),
+    ],
+)
+def test_no_threshold_is_made_up(endpoint: AssayEndpoint) -> None:
+    labels = (TRUTH > 0).astype(float) if endpoint.kind == "classification" else TRUTH
+    found = advise(endpoint, GOOD, POOR, labels, rejected=False, seed=1)
+    assert "decisions" not in found
+    assert ("fold_error" in found) == (endpoint.transform == "log10")
