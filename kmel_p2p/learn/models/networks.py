@@ -108,7 +108,8 @@ class Network:
         Returns:
             float32[n, hidden[-1]], the last layer below the heads (the mean over members), and what `predict` gives.
         """
-        last, outputs = [np.empty((0, self.architecture.hidden[-1]), np.float32)], [self.predict(inputs[:0])]
+        shape = self.architecture
+        last, outputs = [np.empty((0, shape.hidden[-1]), np.float32)], [np.empty((0, len(shape.endpoints)))]
         for part in self._body.parts(inputs, batch):
             hidden = self._body(self.read(part), training=False)
             last.append(hidden.mean(dim=0).float().cpu().numpy())

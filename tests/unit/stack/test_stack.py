@@ -17,8 +17,9 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT, answers
+from kmel_p2p.learn.stack.readings import LearnerInputs
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, LOCALS, SIDES, STACK, of_federation, with_local_networks
-from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack
+from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack, networks_of
 from kmel_p2p.learn.stack.verdict import compare_sides
 from kmel_p2p.learn.stack.weigh import weigh
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
@@ -71,6 +72,41 @@ def test_every_side_learns_each_assay_endpoint(data: Dataset, fitted: FittedStac
         held = fitted.held_out[place]
         assert len(held.labels) == told[place]["held_out"] == len(held.sides[STACK])
         assert set(held.rows) <= {*data.valid, *data.calibration}
+
+
+def test_fitting_can_be_interrupted_between_learners(data: Dataset, models: dict[str, Parameters]) -> None:
+    class StoppedError(Exception):
+        """What a report raises when the work is no longer wanted."""
+
+    seen: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        seen.append(done)
+        if done == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fit_stack(SHAPE, data, models, 1, report)
+    assert seen == [0, 1, 2]
+
+
+def test_each_network_is_run_once_for_what_learners_read(
+    data: Dataset, models: dict[str, Parameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks, inputs = networks_of(SHAPE, models), data.inputs.rows(data.test)
+    expected = networks["federated"].predict(inputs)
+    read: list[int] = []
+    whole = Network.read
+
+    def counted(self: Network, rows: np.ndarray) -> object:
+        read.append(len(rows))
+        return whole(self, rows)
+
+    monkeypatch.setattr(Network, "read", counted)
+    readings = LearnerInputs(inputs, networks, data.inputs.width)
+    assert np.array_equal(readings.outputs("federated"), expected)
+    assert readings.activations("federated").shape == (len(inputs), SHAPE.hidden[-1])
+    assert read == [len(inputs)]
 
 
 def test_local_sides_know_nothing_of_the_federation(fitted: FittedStack, models: dict[str, Parameters]) -> None:
