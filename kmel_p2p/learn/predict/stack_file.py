@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -54,20 +53,6 @@ def write_stack(folder: Path, stored: StoredStack) -> str:
     }
     write_state(path, stored.stack.tensors(), {"stack": stored.stack.facts(), "calibrations": known}, mode=0o600)
     return _digest(path)
-
-
-def remove_stack(folder: Path) -> None:
-    """Remove the file, if there is one: the models beside it have none.
-
-    Raises:
-        ConfigError: not writable.
-    """
-    path = folder / STACK_FILE
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be removed: {error.strerror}") from error
 
 
 def read_stack(folder: Path, card: Card, parameters: Mapping[str, Parameters]) -> StoredStack | None:
