@@ -19,17 +19,17 @@ SIZE = 16
 
 
 class PlainCodec:
-    """Payload = msgpack of positions and units."""
+    """Payload = msgpack of positions and units, and of something that makes equal deltas different payloads."""
 
     codec_id = 7
 
     @staticmethod
-    def encode(positions: list[int], units: list[int]) -> bytes:
-        return bytes(msgpack.packb([positions, units]))
+    def encode(positions: list[int], units: list[int], mark: bytes = b"") -> bytes:
+        return bytes(msgpack.packb([positions, units, mark]))
 
     def decode(self, payload: bytes) -> SparseDelta:
         try:
-            positions, units = msgpack.unpackb(payload)
+            positions, units, _ = msgpack.unpackb(payload)
             return SparseDelta(np.array(positions, dtype=np.int64), np.array(units, dtype=np.int64))
         except Exception as error:
             raise WireError("not a plain delta") from error
@@ -63,7 +63,8 @@ def next_entry(
     **changes: object,
 ) -> Entry:
     """The entry `site` would make on everything `ledger` holds; `base`, `ended` and the like change its basis."""
-    payload = PlainCodec.encode([position], [units])
+    number = ledger.head(site.key) + 1
+    payload = PlainCodec.encode([position], [units], site.key[:4] + number.to_bytes(4, "big"))
     mine = ledger.accepted.basis_for(site.key)
     basis = Basis(
         changes.pop("base", mine.vector),  # type: ignore[arg-type]
@@ -73,7 +74,7 @@ def next_entry(
     )
     values: dict[str, object] = {
         "charter_id": CHARTER_ID,
-        "number": ledger.head(site.key) + 1,
+        "number": number,
         "previous": ledger.head_hash(site.key),
         "basis": basis,
         "weight": 1000,

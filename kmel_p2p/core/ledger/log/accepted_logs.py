@@ -118,6 +118,8 @@ class AcceptedLogs:
         self.withdrawn: dict[SiteKey, int] = {}
         self.amendment = 0
         self.amendment_hash = bytes(HASH_BYTES)
+        self._payloads: dict[bytes, tuple[SiteKey, int]] = {}
+        """Payload hash -> author and number of an applied entry that has it."""
         self._used: dict[SiteKey, int] = {}
         """Author -> the newest of its entries in the base of any entry here; never too low, see `doubtful`."""
 
@@ -128,6 +130,8 @@ class AcceptedLogs:
         accepted.logs = {key: Log(held) for key, held in headers.items()}
         for held in headers.values():
             accepted._note_base(held[-1])
+            for header in held:
+                accepted._note_payload(header)
         return accepted
 
     # ---- logs ---------------------------------------------------------------------------------------------------
@@ -155,6 +159,13 @@ class AcceptedLogs:
         """Add the next entry of a log."""
         self.log(entry.author).append(entry)
         self._note_base(entry)
+        self._note_payload(entry)
+
+    def same_payload(self, header: SignedHeader) -> SignedHeader | None:
+        """The header of an applied entry with the same payload; None when there is none that is still held."""
+        found = self._payloads.get(header.payload_hash)
+        earlier = self.header(*found) if found is not None else None
+        return earlier if earlier is not None and earlier.payload_hash == header.payload_hash else None
 
     def get(self, author: SiteKey, number: int) -> Entry | None:
         """An applied entry that is still held."""
@@ -256,6 +267,14 @@ class AcceptedLogs:
         """
         behind = [key for key, number in self._used.items() if base.get(key, 0) < number]
         return [*behind, *(self.faults.keys() | self.late.keys() | self.retired.keys())]
+
+    def _note_payload(self, header: SignedHeader) -> None:
+        # The first stays: whoever replays it later is the second.
+        found = self._payloads.get(header.payload_hash)
+        if found is None or self.header(*found) is None:
+            self._payloads[header.payload_hash] = (header.author, header.number)
+        if len(self._payloads) > 4 * KEPT_HEADERS * max(1, len(self.logs)):
+            self._payloads = {mark: at for mark, at in self._payloads.items() if self.header(*at) is not None}
 
     def _note_base(self, header: SignedHeader) -> None:
         used = self._used

@@ -9,7 +9,7 @@ from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of
 from kmel_p2p.core.ledger.rules.rules import AmendedRules
-from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, context_of
+from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, context_of, is_replay
 from kmel_p2p.delta.sparse import SparseDelta
 
 
@@ -45,6 +45,9 @@ def check_entry(
     if refusal is not None:
         # The author may have seen an unknown header that excuses it: the entry waits, and nobody is blamed.
         return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)
+    replayed = accepted.same_payload(entry)
+    if replayed is not None and is_replay(entry, replayed):
+        return fault_of(Refusal.REPLAY, entry, replayed)
     checked = check_payload(entry, decoder)
     return fault_of(checked, entry) if isinstance(checked, Refusal) else checked
 

@@ -6,6 +6,7 @@ Evidence is a list of signed headers, the offending one first:
     [entry]                       its payload is not what the header says
     [header, other]               a fork: same number, other content
     [header, previous]            the chain is broken, or the base goes backward
+    [header, earlier]             the payload is that of an earlier entry, anybody's, that the author had
     [header, header, header, ...] with every header its base names: the base is stale, a weight or the norm is too large
 
 The last kind is complete when the headers hash to the context that the offender signed: then no other branch of any log
@@ -23,7 +24,15 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import Entry, SignedHeader, decode, decode_stub
 from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
-from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, check_origin, context_of
+from kmel_p2p.core.ledger.rules.validity import (
+    Refusal,
+    check_alone,
+    check_base,
+    check_chain,
+    check_origin,
+    context_of,
+    is_replay,
+)
 
 MAX_EVIDENCE = MAX_SITES + 1
 """The offending header and every header that its base can name."""
@@ -80,6 +89,8 @@ def _refusal(offender: SignedHeader, others: list[SignedHeader], rules: Rules, c
     if not others:
         return _by_itself(offender, rules, codec)
     second = others[0]
+    if len(others) == 1 and is_replay(offender, second):
+        return Refusal.REPLAY
     if len(others) == 1 and second.author == offender.author:
         if second.number == offender.number:
             return Refusal.FORK if second.hash != offender.hash else None

@@ -16,6 +16,10 @@ from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, SignedHeader, context_ha
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.rules.weights import weight_cap
 
+REPLAY_WINDOW = 512
+"""Newest entries of each author at a base in which a payload must not occur. Half of the headers that are kept, so that
+a site which came by a snapshot judges like all others."""
+
 
 class Refusal(enum.Enum):
     """Why an entry is refused; the value is the text that an operator reads."""
@@ -38,6 +42,7 @@ class Refusal(enum.Enum):
     BASE_STALE = "its base leaves out entries that entries in it were made on"
     NORM = "its norm is above the bound that its base allows"
     PAYLOAD = "its payload does not decode"
+    REPLAY = "its payload is that of an earlier entry which it was made on"
     NORM_CLAIM = "its payload has another norm than its header says"
     FORK = "its author signed two different entries with one number"
 
@@ -125,6 +130,17 @@ def check_base(
         return Refusal.HEAD_WEIGHT
     bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
     return Refusal.NORM if header.norm_squared > bound else None
+
+
+def is_replay(header: SignedHeader, earlier: SignedHeader) -> bool:
+    """Whether the entry has the payload of an earlier one, anybody's, that its author had before it.
+
+    A delta has one spelling, so that equal payloads are equal deltas; those of zeros alone are nobody's work. Only the
+    `REPLAY_WINDOW` newest entries of each author at the base count: every peer holds the headers of those.
+    """
+    age = header.base.get(earlier.author, 0) - earlier.number
+    same = header.payload_hash == earlier.payload_hash and header.norm_squared > 0
+    return same and 0 <= age < REPLAY_WINDOW
 
 
 def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> int:
