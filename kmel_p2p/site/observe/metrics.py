@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping
 
@@ -29,6 +30,14 @@ READ_BYTES = 4096
 REQUEST_TIMEOUT_S = 5.0
 MAX_HEAD_BYTES = 16 * 1024
 """Of one request, as h11 enforces it."""
+
+
+GUARDS = [
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+]
+"""Sent with every answer: whatever text got onto the page, a browser runs and loads nothing for it."""
 
 
 class StatusCollector(Collector):
@@ -150,13 +159,15 @@ class MetricsServer:
         if not isinstance(event, h11.Request):
             return
         code, kind, body = self._answer(event)
-        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close")]
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("Connection", "close"), *GUARDS]
         for part in (h11.Response(status_code=code, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             writer.write(connection.send(part) or b"")
         await writer.drain()
 
     def _answer(self, request: h11.Request) -> tuple[int, str, bytes]:
         path = request.target.split(b"?", 1)[0]
+        if not _is_meant_for_us(request):
+            return 421, "text/plain; charset=utf-8", b"ask for localhost or an address, not for a name\n"
         if request.method != b"GET":
             return 405, "text/plain; charset=utf-8", b"only GET\n"
         if path == b"/metrics":
@@ -164,6 +175,23 @@ class MetricsServer:
         if path == b"/":
             return 200, "text/html; charset=utf-8", status_page(self._status()).encode()
         return 404, "text/plain; charset=utf-8", b"/ and /metrics are here\n"
+
+
+def _is_meant_for_us(request: h11.Request) -> bool:
+    """Whether the request names this machine by address, by `localhost`, or not at all.
+
+    A page on the web can have its own name resolve to loopback (DNS rebinding) and read what a browser fetches from
+    there; but then the request carries that name.
+    """
+    hosts = [value.decode("latin-1") for name, value in request.headers if name == b"host"]
+    for host in hosts:
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            if name.lower() != "localhost":
+                return False
+    return True
 
 
 def status_page(status: StatusDocument) -> str:

@@ -63,7 +63,7 @@ async def exchange(port: int, request: bytes) -> bytes:
 
 
 async def test_metrics_say_what_the_status_document_says(port: int) -> None:
-    answer = await exchange(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await exchange(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 200")
     samples = {
@@ -82,7 +82,7 @@ async def test_metrics_say_what_the_status_document_says(port: int) -> None:
 
 
 async def test_the_page_escapes_what_others_wrote(port: int) -> None:
-    answer = await exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await exchange(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"&lt;trial&gt;" in answer
     assert b"<trial>" not in answer
 
@@ -90,10 +90,10 @@ async def test_the_page_escapes_what_others_wrote(port: int) -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "beginning"),
     [
-        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 405"),
-        (b"GET /etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 404"),
+        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 405"),
+        (b"GET /etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n", b"HTTP/1.1 404"),
         (b"\x16\x03\x01 not http\r\n\r\n", b""),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 100_000, b""),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000, b""),
         (b"", b""),
     ],
 )
@@ -106,7 +106,26 @@ async def test_other_requests_are_refused_and_the_server_stays(
         answer = b""
     assert answer.startswith(beginning)
     assert (len(answer) == 0) == (beginning == b"")
-    assert (await exchange(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert (await exchange(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        (b"evil.example", 421),
+        (b"evil.example:9477", 421),
+        (b"localhost.evil.example", 421),
+        (b"", 421),
+        (b"localhost:9477", 200),
+        (b"127.0.0.1:9477", 200),
+        (b"[::1]:9477", 200),
+    ],
+)
+async def test_a_name_that_resolves_to_this_machine_gets_nothing(port: int, host: bytes, code: int) -> None:
+    answer = await exchange(port, b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d" % code)
+    assert (b"north" in answer) == (code == 200)
+    assert b"default-src 'none'" in answer.split(b"\r\n\r\n")[0]
 
 
 async def test_a_taken_port_is_named(port: int) -> None:
