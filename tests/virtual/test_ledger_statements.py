@@ -12,8 +12,8 @@ from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import HeadShown, HeadUnproved, SnapshotAdopted
 from kmel_p2p.core.ledger.log.entry import create
-from kmel_p2p.core.ledger.sync.messages import Compacted, Have
-from kmel_p2p.core.ledger.sync.statements import MOVES_WITHIN, TRUSTED_FOR
+from kmel_p2p.core.ledger.sync.messages import Compacted, Have, Heads
+from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, TRUSTED_FOR
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.site import Delivered, LedgerHost
@@ -169,3 +169,18 @@ def test_a_header_that_no_entries_lead_to_counts_only_while_its_log_moves() -> N
     statements.advance([], now + MOVES_WITHIN)
     assert statements.credible(liar.key, vector) == {liar.key: ledger.head(liar.key)}
     assert statements.proved_behind() == 0
+
+
+def test_who_says_much_and_shows_nothing_is_not_the_only_one_asked() -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
+    averaging, now = made.averaging(0), made.network.now
+    statements, others = averaging.antientropy.statements, sorted(site.key for site in made.sites[1:])
+    asked: list[SiteKey] = []
+    for sayer in others:
+        statements.said(sayer, {made.sites[1].key: FAR}, now)
+    for step in range(12):
+        statements.advance(others, now + step * ASK_AFTER)
+        sent = [effect for effect in iter(averaging.poll, None) if isinstance(effect, Send)]
+        asked += [effect.to for effect in sent if isinstance(effect.message, Heads)]
+    assert [asked.count(sayer) for sayer in others] == [4, 4, 4]

@@ -75,6 +75,8 @@ class LogStatements:
         self._shown: dict[SiteKey, _Shown] = {}
         self._asked_us: dict[SiteKey, Micros] = {}
         """Author -> when a header of it was last asked for, of whomever."""
+        self._turn = 0
+        """Counts who was asked: the next is asked first the next time."""
 
     def said(self, sayer: SiteKey, vector: Vector, now: Micros) -> None:
         """`sayer` says that logs go this far."""
@@ -116,8 +118,8 @@ class LogStatements:
         numbers = {author: self._cut(said.get(author), author, number) for author, number in vector.items()}
         return {author: number for author, number in numbers.items() if number}
 
-    def ask(self, sayer: SiteKey, now: Micros) -> None:
-        """Ask `sayer` for the headers that would prove what it said, where nobody was asked lately."""
+    def ask(self, sayer: SiteKey, now: Micros) -> bool:
+        """Ask `sayer` for the headers that would prove what it said, where nobody was asked lately; whether it did."""
         asked: list[LogHead] = []
         for author, said in self._said.get(sayer, {}).items():
             if now >= self._asked_us.get(author, -ASK_AFTER) + ASK_AFTER and len(asked) < MAX_HEADS_ASKED:
@@ -125,6 +127,7 @@ class LogStatements:
                 asked.append(LogHead(author, said.number, ANY_HASH))
         if asked:
             self._outbox.append(Send(sayer, Heads(tuple(sorted(asked, key=lambda head: head.author)))))
+        return bool(asked)
 
     def advance(self, alive: list[SiteKey], now: Micros) -> None:
         """Drop what is proved by now, ask for what is not, and stop believing what had its time."""
@@ -136,9 +139,11 @@ class LogStatements:
         self._shown = {author: shown for author, shown in self._shown.items() if shown.number > shown.head}
         for sayer, said in self._said.items():
             self._settle(sayer, said, now)
-        for sayer in alive:
+        # Each in turn: who says much and shows nothing must not be the only one that is ever asked.
+        first = self._turn % len(alive) if alive else 0
+        for sayer in (*alive[first:], *alive[:first]):
             if any(self._is_due(author, said, now) for author, said in self._said.get(sayer, {}).items()):
-                self.ask(sayer, now)
+                self._turn += self.ask(sayer, now)
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
