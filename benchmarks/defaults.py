@@ -31,7 +31,7 @@ from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.site.loaded_site import architecture_of
 
 GOALS = {"worst_vs_best_local_pct": at_most(2.0)}
-SMOKE: dict[str, Any] = {"only": "caco2", "seeds": 1, "entries": 2}
+SMOKE: dict[str, Any] = {"only": "caco2", "seeds": 1, "entries": 2, "scored": 1}
 
 
 def run(arguments: argparse.Namespace, case: Case, seed: int, cache: StructureCache) -> list[dict[str, Any]]:
@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace, case: Case, seed: int, cache: StructureCa
         settings,
         seed,
         patience=charter.pace.patience,
+        scored=range(min(len(data), arguments.scored or len(data))),
         tick=lambda text: say(f"{case.name}, seed {seed}: {text}"),
     )
     rows = []
@@ -100,6 +101,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="federations, separated by semicolons; default: all")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0, help="settings were chosen on seeds from 100 on")
+    parser.add_argument("--scored", type=int, default=0, help="compare only the first so many sites of each; 0: all")
     parser.add_argument("--entries", type=int, default=0, help="instead of the draft's, for a trial")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos-cache")
@@ -114,7 +116,9 @@ def main(given: Sequence[str] | None = None) -> None:
     for name in names:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             rows += run(arguments, known[name], seed, StructureCache(arguments.cache))
-    figures = {**summary(rows), "seeds": arguments.seeds, "first_seed": arguments.first_seed}
+    skipped = ("data", "cache", "json", "workers")
+    settings = {key: value for key, value in vars(arguments).items() if key not in skipped}
+    figures = {**summary(rows), "settings": settings}
     details = [pd.DataFrame(rows).round(3).to_string(index=False)]
     publish("drafted settings", machine, figures, GOALS, arguments.json, details)
 

@@ -35,7 +35,7 @@ from kmel_p2p.learn.worker.session import TrainingSettings
 
 GOALS: dict[str, Goal] = {"gain_of_12_over_4": at_least(2.0)}
 SMOKE: dict[str, Any] = {
-    "sizes": [2, 8],
+    "sizes": [8],
     "only": "az",
     "seeds": 1,
     "steps": 8,

@@ -87,12 +87,13 @@ def new(
     from kmel_p2p.agreement.strict import build
     from kmel_p2p.files import write_new
 
-    suggestion = suggested(compounds or USUAL)
+    rules = [_endpoint(text) for text in endpoints]
+    suggestion = suggested(compounds or USUAL, any(rule.get("kind") == "classification" for rule in rules))
     raw: dict[str, Any] = {
         **suggestion.sections(perceptron=trunk == "mlp"),
         "federation": federation,
         "sites": [site_of(text) for text in sites],
-        "assay_endpoints": [_endpoint(text) for text in endpoints],
+        "assay_endpoints": rules,
     }
     raw["model"] |= {"seed": seed, "trunk": trunk}
     draft = with_reference_hash(build(Charter, raw, "command line"))
