@@ -76,6 +76,10 @@ class EmbargoSection(StrictModel):
     """Projects to withhold."""
 
 
+EXCEL_DAYS = "excel"
+"""Form of dates that a spreadsheet wrote as numbers."""
+
+
 class TimeSection(StrictModel):
     """The newest measurements of this site are for testing."""
 
@@ -84,36 +88,62 @@ class TimeSection(StrictModel):
     test_from: str = ""
     """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
     format: str = ""
-    """How the column writes dates, unless like test_from: %d/%m/%Y, %d-%b-%Y, ..."""
+    """How the column writes dates, unless like test_from: %d/%m/%Y, %d-%b-%Y, ...; `excel`: days from 1899-12-30."""
 
     @pydantic.model_validator(mode="after")
     def _both_or_none(self) -> TimeSection:
         if bool(self.column) != bool(self.test_from):
             raise ValueError("'column' and 'test_from' go together; give both or none")
-        if self.format and not _tells_days(self.format):
+        if self.format not in ("", EXCEL_DAYS) and not _tells_days(self.format):
             raise ValueError(
                 f'data.time.format is {self.format!r}; it must give day, month and year: "%d/%m/%Y" reads 31/05/2024, '
-                '"%d-%b-%Y" reads 31-May-2024'
+                f'"%d-%b-%Y" reads 31-May-2024, "{EXCEL_DAYS}" reads 45443'
             )
         return self
 
 
-class Source(StrictModel):
+class TableForm(StrictModel):
+    """How a file of text or cells is written, whatever it holds."""
+
+    separator: Literal[",", ";", "\t", "|"] = ","
+    """Between the cells of CSV files; a first line such as `sep=;` in the file says so, too."""
+    decimal: Literal[".", ","] = "."
+    """Before the decimals of numbers."""
+    encoding: str = "utf-8"
+    """Of text files, by a name that Python knows: utf-8, cp949, cp1252, utf-16, ..."""
+    header_line: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 1
+    """Line of a CSV file, or row of a sheet, that holds the names of the columns; titles above it are passed over."""
+    sheet: str = ""
+    """Of an Excel workbook (.xlsx); may be left out where there is only one."""
+
+    @pydantic.model_validator(mode="after")
+    def _separator_is_no_decimal(self) -> TableForm:
+        if self.separator == self.decimal:
+            raise ValueError("'separator' and 'decimal' are the same character; they must differ")
+        return self
+
+    @pydantic.field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        try:
+            text_encoding(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+class Source(TableForm):
     """A file of measurements and how to read it."""
 
     format: Literal["wide", "kmelloddy", "tuner", "sdf"] = "wide"
     """`wide`: CSV or Parquet, one column per assay endpoint; `kmelloddy`: standard data format v4.6, one measurement
     per row; `tuner`: MELLODDY-TUNER's tables; `sdf`: properties of an SDF file."""
     path: Location
-    """The file; `.parquet` is read as Parquet, other tables as CSV with a header in the first line."""
+    """The file; `.parquet` is read as Parquet, `.xlsx` as an Excel workbook, other tables as CSV."""
     smiles_column: str = "smiles"
     """Format wide: column that holds structures."""
-    separator: Literal[",", ";", "\t", "|"] = ","
-    """Between the cells of CSV files."""
-    decimal: Literal[".", ","] = "."
-    """Before the decimals of numbers."""
-    encoding: str = "utf-8"
-    """Of text files, by a name that Python knows: utf-8, cp949, cp1252, utf-16, ..."""
+    missing: tuple[Annotated[str, pydantic.Field(min_length=1)], ...] = ()
+    """Words of the table, in any case, that mean "not measured", beside the usual ones."""
     structures: Location | None = None
     """MELLODDY-TUNER's T2; `path` is T1."""
     assays: Location | None = None
@@ -143,18 +173,11 @@ class Source(StrictModel):
                     f"columns.{name}: format {self.format!r} has columns of its own for relations and units; "
                     "remove 'relation_column' and 'unit_column'"
                 )
-        if self.separator == self.decimal:
-            raise ValueError("'separator' and 'decimal' are the same character; they must differ")
+        absent = {word.strip().lower() for word in self.missing}
+        for name, rule in self.columns.items():
+            if both := absent & {word.strip().lower() for word in rule.classes}:
+                raise ValueError(f"columns.{name}.classes and 'missing' both have {min(both)!r}; remove it from one")
         return self
-
-    @pydantic.field_validator("encoding")
-    @classmethod
-    def _encoding_is_known(cls, name: str) -> str:
-        try:
-            text_encoding(name)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return name
 
 
 def text_encoding(name: str) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, progress_bar
+from kmel_p2p.cli.structure_input import input_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kmel_p2p.cli.structure_input import InputForm
     from kmel_p2p.learn.predict.predict import Model
     from kmel_p2p.learn.predict.values import Prediction
 
@@ -19,13 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="IN")
 @click.option("--output", "-o", type=FILE, help="Where to write; default: standard output.")
-@click.option("--smiles-column", default="smiles", show_default=True, help="Column of a CSV file with structures.")
-@click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["csv", "smi", "sdf"]),
-    help="Of IN; default: by its name. Standard input is CSV if its first line names the SMILES column.",
-)
+@input_options
 @click.option(
     "--model",
     type=click.Choice(["local", "federated", "personalised", "hybrid", "best_local", "stack", "foreign"]),
@@ -44,15 +40,16 @@ if TYPE_CHECKING:
 def predict(
     source: Path,
     output: Path | None,
-    smiles_column: str,
-    kind: str | None,
+    form: InputForm,
     model: str | None,
     level: float,
     model_dir: Path | None,
     as_json: bool,
     config_path: Path,
 ) -> None:
-    """Predict assay endpoints for the structures in IN (CSV, SDF or SMILES; - for standard input), as CSV or JSON.
+    """Predict assay endpoints for the structures in IN, as CSV or JSON.
+
+    IN is a table (CSV, Parquet, .xlsx), SDF or a list of SMILES; - is standard input.
 
     Every row and column of IN is kept, in order. A row that cannot be predicted says why in the column kmel_reason;
     the exit code is 4 if there are rows, and none of them could be predicted.
@@ -63,7 +60,7 @@ def predict(
     from kmel_p2p.files import write_whole
     from kmel_p2p.learn.predict.predict import load_model
 
-    table = read_input(source, smiles_column, kind)
+    table = read_input(source, form)
     loaded = load_model(model_dir or _model_dir(config_path))
     require_room(table, loaded, as_json)
     smiles = [row[table.smiles_at] for row in table.rows]

@@ -15,12 +15,13 @@ import click
 
 from kmel_p2p.agreement.shown import cell
 from kmel_p2p.cli.options import FILE, progress_bar
+from kmel_p2p.cli.structure_input import input_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kmel_p2p.agreement.features import FeatureRule
-    from kmel_p2p.cli.structure_input import Table
+    from kmel_p2p.cli.structure_input import InputForm, Table
 
 COLUMNS = ("kmel_standardised", "kmel_identity", "kmel_changes", "kmel_reason")
 CHUNK = 256
@@ -29,8 +30,7 @@ CHUNK = 256
 @click.command()
 @click.argument("source", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="IN")
 @click.option("--output", "-o", type=FILE, help="Where to write; default: standard output.")
-@click.option("--smiles-column", default="smiles", show_default=True, help="Column of a CSV file with structures.")
-@click.option("--format", "kind", type=click.Choice(["csv", "smi", "sdf"]), help="Of IN; default: by its name.")
+@input_options
 @click.option(
     "--stereo", type=click.Choice(["drop", "keep"]), default="drop", show_default=True, help="As in the charter."
 )
@@ -52,14 +52,15 @@ CHUNK = 256
 def standardise(
     source: Path,
     output: Path | None,
-    smiles_column: str,
-    kind: str | None,
+    form: InputForm,
     stereo: str,
     tautomers: str,
     mixtures: str,
     as_json: bool,
 ) -> None:
-    """Standardise the structures in IN (CSV, SDF or SMILES; - for standard input), as CSV or JSON.
+    """Standardise the structures in IN, as CSV or JSON.
+
+    IN is a table (CSV, Parquet, .xlsx), SDF or a list of SMILES; - is standard input.
 
     Every row and column of IN is kept, in order. A row without a standardised structure says why in kmel_reason.
     """
@@ -70,7 +71,7 @@ def standardise(
     from kmel_p2p.files import write_whole
 
     policy = FeatureRule.model_validate({"stereo": stereo, "tautomers": tautomers, "mixtures": mixtures})
-    table = read_input(source, smiles_column, kind)
+    table = read_input(source, form)
     taken = [name for name in COLUMNS if name in table.header]
     if taken and not as_json:
         raise DataError(f"the input has the column {taken[0]!r} already; rename or remove it")

@@ -1,16 +1,23 @@
-"""Reads the structures to predict: CSV, SDF or a list of SMILES, from a file or standard input."""
+"""The structures that commands are given: a table, SDF or a list of SMILES, from a file or standard input."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
+import contextlib
+import functools
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 from kmel_p2p.agreement.errors import DataError
+
+if TYPE_CHECKING:
+    from kmel_p2p.agreement.columns import TableForm
+    from kmel_p2p.chem.read.table_file import InputFile
 
 SMILES_SUFFIXES = (".smi", ".smiles", ".ism")
 SDF_SUFFIXES = (".sdf", ".sd")
@@ -20,6 +27,8 @@ SEPARATORS = (",", ";", "\t")
 
 TITLE_NAMES = ("name", "title", "sdf_title")
 """Column for the title line of SDF records: the first of these names that no property has."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +46,105 @@ class Table:
     refused: dict[int, str] = field(default_factory=dict)
 
 
-def read_input(source: Path, smiles_column: str, kind: str | None) -> Table:
-    """Read `source` (`-` for standard input).
+@dataclass(frozen=True, slots=True)
+class InputForm:
+    """How the input is written; the options of `input_options`.
 
-    Args:
-        kind: `csv`, `smi` or `sdf`; None to tell by the name, or by the content of standard input.
+    Attributes:
+        smiles_column: of a table.
+        kind: `csv` (any table), `smi` or `sdf`; None to tell by the name, or by the content of standard input.
+        separator: of a CSV file; None to tell by the header.
+        encoding, header_line, sheet: as `TableForm`.
+    """
+
+    smiles_column: str = "smiles"
+    kind: str | None = None
+    separator: str | None = None
+    encoding: str = "utf-8"
+    header_line: int = 1
+    sheet: str = ""
+
+    def table(self, separator: str | None = None) -> TableForm:
+        """The same for a reader of tables.
+
+        Raises:
+            ConfigError: there is no such encoding.
+        """
+        from kmel_p2p.agreement.columns import TableForm, text_encoding
+
+        text_encoding(self.encoding)
+        chosen = separator or self.separator or SEPARATORS[0]
+        decimal = "." if chosen == "," else ","
+        written = {"separator": chosen, "decimal": decimal, "encoding": self.encoding}
+        return TableForm.model_validate({**written, "header_line": self.header_line, "sheet": self.sheet})
+
+
+def input_options(command: Command) -> Command:
+    """Options of a command that reads structures; the command gets them as one argument, `form`."""
+    separators = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
+
+    @click.option("--smiles-column", default="smiles", show_default=True, help="Column of a table with structures.")
+    @click.option(
+        "--format",
+        "kind",
+        type=click.Choice(["csv", "smi", "sdf"]),
+        help="Of IN, csv being any table; default: by its name. Standard input is a table if its header names the "
+        "SMILES column.",
+    )
+    @click.option("--separator", type=click.Choice(list(separators)), help="Of a CSV file; default: by its header.")
+    @click.option("--encoding", default="utf-8", show_default=True, help="Of a text file: cp949, cp1252, utf-16, ...")
+    @click.option(
+        "--header-line",
+        type=click.IntRange(1, 10_000),
+        default=1,
+        show_default=True,
+        help="Line or row of a table with the names of its columns, where titles stand above it.",
+    )
+    @click.option("--sheet", default="", help="Of an Excel workbook with several.")
+    @functools.wraps(command)
+    def wrapped(
+        *arguments: Any,
+        smiles_column: str,
+        kind: str | None,
+        separator: str | None,
+        encoding: str,
+        header_line: int,
+        sheet: str,
+        **options: Any,
+    ) -> Any:
+        chosen = separators[separator] if separator else None
+        form = InputForm(smiles_column, kind, chosen, encoding, header_line, sheet)
+        return command(*arguments, form=form, **options)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def read_input(source: Path, form: InputForm) -> Table:
+    """Read `source` (`-` for standard input).
 
     Raises:
         DataError: missing, empty, not of that kind, or without that column; names file and remedy.
+        ConfigError: the form does not fit, such as a sheet that is not there.
     """
-    text = _text(source)
-    kind = kind or _kind(source, text, smiles_column)
+    from kmel_p2p.chem.read.table_file import InputFile
+
+    file = InputFile(source, sys.stdin.buffer.read() if str(source) == "-" else None)
+    kind = form.kind or _kind(file, form)
     if kind == "sdf":
-        return _sdf(text, source)
-    return _smiles(text) if kind == "smi" else _csv(text, source, smiles_column)
+        return _sdf(file, form)
+    return _smiles(file, form) if kind == "smi" else _table(file, form)
 
 
-def _kind(source: Path, text: str, smiles_column: str) -> str:
-    suffix = source.suffix.lower()
-    if str(source) != "-":
+def _kind(file: InputFile, form: InputForm) -> str:
+    from kmel_p2p.chem.read.table_file import text_file
+
+    suffix = file.path.suffix.lower()
+    if file.content is None:
         return "sdf" if suffix in SDF_SUFFIXES else "smi" if suffix in SMILES_SUFFIXES else "csv"
-    if any(line.rstrip() in ("$$$$", "M  END") for line in text.splitlines()):
-        return "sdf"
-    return "csv" if _separator(text, smiles_column) else "smi"
-
-
-def _text(source: Path) -> str:
-    """As UTF-8, with or without a byte order mark, whatever the locale says; as UTF-16 with such a mark."""
-    from kmel_p2p.chem.read.table_file import kind_of
-
-    try:
-        raw = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
-        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return raw.decode("utf-16")
-        if kind := kind_of(raw[:8]):
-            raise DataError(f"{source}: is {kind}")
-        return raw.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    with text_file(file, form.encoding) as lines:
+        if any(line.rstrip() in ("$$$$", "M  END") for line in lines):
+            return "sdf"
+    return "csv" if _separated(file, form) else "smi"
 
 
 def _places(header: Sequence[str], column: str) -> list[int]:
@@ -87,59 +153,73 @@ def _places(header: Sequence[str], column: str) -> list[int]:
     return exact or [at for at, name in enumerate(header) if name.strip().lower() == column.lower()]
 
 
-def _separator(text: str, smiles_column: str) -> str:
-    """What separates the columns of a table with such a column in its first line; empty if there is none."""
-    first = text.split("\n", 1)[0].rstrip("\r")
-    for separator in SEPARATORS:
-        try:
-            header = next(csv.reader([first], delimiter=separator), [])
-        except csv.Error:
-            continue
-        if _places(header, smiles_column):
-            return separator
-    return ""
+def _separated(file: InputFile, form: InputForm) -> TableForm | None:
+    """The form of a table with such a column in its header, found by trying separators; None if there is none."""
+    return next((tried for tried, line in _headers(file, form, rows=1)), None)
 
 
-def _csv(text: str, source: Path, smiles_column: str) -> Table:
-    separator = _separator(text, smiles_column) or ","
-    try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-    except csv.Error as error:
-        raise DataError(f"{source}: not CSV: {error}") from None
-    # Files may end with blank lines; one in between is a row without a structure, and keeps its place.
-    while rows and not rows[-1]:
-        rows.pop()
-    if not rows:
-        raise DataError(f"{source}: is empty; expected a header line with the column {smiles_column!r}")
-    header = rows[0]
-    places = _places(header, smiles_column)
+def _headers(file: InputFile, form: InputForm, rows: int) -> Iterator[tuple[TableForm, int]]:
+    """(form, line) of each row that has such a column, among the first `rows` and with any separator."""
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.chem.read.table_file import read_rows
+
+    for separator in (form.separator,) if form.separator else SEPARATORS:
+        tried = form.table(separator)
+        with contextlib.suppress(ConfigError, DataError):
+            for line, cells in itertools.islice(read_rows(file, tried), rows):
+                if _places(cells, form.smiles_column):
+                    yield tried, line
+
+
+def _table(file: InputFile, form: InputForm) -> Table:
+    """A table; a blank line in between is a row without a structure, and keeps its place."""
+    from kmel_p2p.chem.read.table_file import SEARCHED_ROWS, read_rows, without_tail
+
+    source, column = file.path, form.smiles_column
+    numbered = list(read_rows(file, _separated(file, form) or form.table(), blank=True))
+    while numbered and not any(numbered[-1][1]):
+        numbered.pop()
+    if not numbered:
+        raise DataError(f"{source}: is empty; expected a header line with the column {column!r}")
+    header = numbered[0][1]
+    places = _places(header, column)
     if len(places) > 1:
-        raise DataError(f"{source}: has the column {smiles_column!r} {len(places)} times; rename all but one")
+        raise DataError(f"{source}: has the column {column!r} {len(places)} times; rename all but one")
     if not places:
+        under = next((line for _, line in _headers(file, form, SEARCHED_ROWS)), None)
+        hint = f" Line {under} has it: if the lines above are titles, --header-line {under}." if under else ""
         raise DataError(
-            f"{source}: has no column {smiles_column!r}; it has: {', '.join(header)}. Use --smiles-column to name it"
+            f"{source}: has no column {column!r}; it has: {', '.join(header)}. Use --smiles-column to name it.{hint}"
         )
     width = len(header)
-    for number, row in enumerate(rows[1:], start=2):
+    rows = []
+    for line, cells in numbered[1:]:
+        row = without_tail(cells, width)
         if len(row) > width:
-            raise DataError(f"{source}: row {number} has {len(row)} fields, the header has {width}")
-    return Table(header, [row + [""] * (width - len(row)) for row in rows[1:]], places[0])
+            raise DataError(f"{source}: row {line} has {len(row)} fields, the header has {width}")
+        rows.append(row + [""] * (width - len(row)))
+    return Table(header, rows, places[0])
 
 
-def _smiles(text: str) -> Table:
+def _smiles(file: InputFile, form: InputForm) -> Table:
     """One structure per line, then a blank and a name; an empty line in between is a row without a structure."""
-    lines = [line.strip() for line in text.split("\n")]
+    from kmel_p2p.chem.read.table_file import text_file
+
+    with text_file(file, form.encoding) as handle:
+        lines = [line.strip() for line in handle]
     while lines and not lines[-1]:
         lines.pop()
     return Table(["smiles", "name"], [[*line.split(None, 1), "", ""][:2] for line in lines], 0)
 
 
-def _sdf(text: str, source: Path) -> Table:
+def _sdf(file: InputFile, form: InputForm) -> Table:
+    from kmel_p2p.chem.read.table_file import text_file
     from kmel_p2p.chem.read.wide_table import sdf_records
 
-    records = list(sdf_records(io.StringIO(text)))
+    with text_file(file, form.encoding) as handle:
+        records = list(sdf_records(handle))
     if not records:
-        raise DataError(f"{source}: is empty; expected SDF records that end with $$$$")
+        raise DataError(f"{file.path}: is empty; expected SDF records that end with $$$$")
     names = list(dict.fromkeys(name for record in records for name in record.properties))
     titles = [next(name for name in TITLE_NAMES if name not in names)] if any(r.title for r in records) else []
     rows = [

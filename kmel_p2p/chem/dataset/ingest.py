@@ -26,8 +26,6 @@ from kmel_p2p.chem.read.cells import (
     BELOW,
     EQUAL,
     CellError,
-    is_missing,
-    is_missing_class,
     read_border,
     read_date,
 )
@@ -113,7 +111,7 @@ def ingest(
         DataError: the file is missing, empty or no text; or an embargo list cannot be understood.
     """
     embargo = load_embargo(source.embargo, policy)
-    mapped = map_columns(dict(source.columns), endpoints)
+    mapped = map_columns(source, endpoints)
     if source.format == "tuner":
         mapped = with_expert_thresholds(source, mapped)
     describe = functools.partial(describe_all, policy=policy, cache=cache, workers=workers, progress=progress)
@@ -153,10 +151,13 @@ def _cell_reader(
     # Long tables name a unit per row, so a wrong one is that row's fault; elsewhere it is a setting's.
     reader = CellReader(mapped, str(source.path), source.format != "kmelloddy", policy, source.decimal)
     if reader.may_need_masses():
+        by_place = {rule.place: rule for rule in mapped}
         weighed = {
             record.smiles: None
             for record in records(source, mapped)
-            if any(not is_missing(cell.text) and reader.needs_mass(cell) for cell in record.cells)
+            if any(
+                not by_place[cell.place].says_missing(cell.text) and reader.needs_mass(cell) for cell in record.cells
+            )
         }
         if weighed:
             reader.learn_masses(describe(list(weighed)).table)
@@ -199,7 +200,7 @@ class _Rows:
         self.kept: list[_Row] = []
         self.rows_in = 0
         self._file = source.path.name
-        self._classes = {rule.place for rule in mapped if rule.endpoint.kind == "classification"}
+        self._mapped = {rule.place: rule for rule in mapped}
         self._embargo = embargo
         self._time = source.time
         self.test_from = read_border(source.time.test_from, "data.time.test_from") if source.time.column else None
@@ -262,7 +263,7 @@ class _Rows:
             self._refuse_unnamed(record.line, record.fault_column, record.fault_value, record.fault)
 
     def _is_missing(self, cell: RawCell) -> bool:
-        return (is_missing_class if cell.place in self._classes else is_missing)(cell.text)
+        return self._mapped[cell.place].says_missing(cell.text)
 
     def _keep(self, row: _Row, record: RawRecord) -> None:
         """Keep a row unless its project or date is against it."""

@@ -57,7 +57,7 @@ def _settings(source: Source) -> dict[str, Any]:
     """How the files were read, what was declared about columns, and what was withheld; defaults are left out."""
     return {
         "columns": {name: column.model_dump(exclude_defaults=True) for name, column in source.columns.items()},
-        "text": source.model_dump(include={"separator", "decimal", "encoding"}),
+        "text": source.model_dump(include={"separator", "decimal", "encoding", "header_line", "sheet", "missing"}),
         "time": source.time.model_dump(),
         "embargo": {"project_column": source.embargo.project_column, "projects": list(source.embargo.projects)},
     }

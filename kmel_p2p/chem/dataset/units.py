@@ -29,7 +29,7 @@ _PER_CELLS = re.compile(
 )
 """Hepatocyte clearance is per million cells, often written as a bare `/10^6`, which is not a number to divide by."""
 
-_ALIASES = dict.fromkeys(("pIC50", "pEC50", "pKi", "pKd", "pXC50"), "-log10(mol/L)")
+_ALIASES = dict.fromkeys(("pIC50", "pEC50", "pAC50", "pKi", "pKd", "pXC50", "pChEMBL"), "-log10(mol/L)")
 
 _PER_BODY = re.compile(r"/\s*kg\b|\bkg\s*(\^|\*\*)?\s*-\s*1")
 """Per kilogram: in a clearance, of body weight; per mg or g is of protein or liver. pint would convert the two."""

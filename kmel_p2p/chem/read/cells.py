@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.columns import EXCEL_DAYS
 from kmel_p2p.agreement.errors import ConfigError
 
 MISSING = frozenset({"", "na", "n/a", "n.a.", "nan", "null", "none", "nd", "n.d.", "-", "--", "#n/a"})
@@ -31,7 +32,17 @@ _NUMBERS = {
     "." : re.compile(r"^([<>=≤≥≦≧⩽⩾]*)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$"),
     "," : re.compile(r"^([<>=≤≥≦≧⩽⩾]*)\s*([+-]?(?:\d+,?\d*|,\d+)(?:[eE][+-]?\d+)?)$"),
 }  # fmt: skip
-_LIMIT_WORDS = re.compile(r"^[<>]?\s*(b?ll?oq|bql|u?loq|lod|bdl|aloq|aql)$", re.IGNORECASE)
+_LIMIT_WORDS = re.compile(r"^[<>]?\s*(b?ll?oq|b[lqd]l|blo?[qd]|u?loq|lod|a?ulo?q|aloq|aql)$", re.IGNORECASE)
+_NUMBER = r"[+-]?[\d.,]*\d[\d.,]*(?:[eE][+-]?\d+)?"
+_HINTS = (
+    (rf"{_NUMBER}\s*\+", "if it is a bound, write it as >= and the number"),
+    (rf"{_NUMBER}\s*(?:±|\+/?-)\s*[\d.,]+", "write the value alone; replicates in rows of their own show the spread"),
+    (rf"{_NUMBER}\s*\(.*", "write the value alone, and repeated measurements in rows of their own"),
+    (r"[+-]?\d{1,3}(?:,\d{3})+\.\d*|[+-]?\d{1,3}(?:,\d{3}){2,}", "write it without separators between the thousands"),
+    (r"[+-]?\d{1,3}(?:\.\d{3})+,\d*|[+-]?\d{1,3}(?:\.\d{3}){2,}", "write it without separators between the thousands"),
+    (r"[+-]?\d{1,3}(?:[ '’]\d{3})+(?:[.,]\d*)?", "write it without separators between the thousands"),
+)
+"""What else is found in place of a number, and what to do about it."""
 _CLASSES = {
     **dict.fromkeys(("1", "1.0", "true", "yes", "positive", "active", "pos", "toxic"), 1.0),
     **dict.fromkeys(("0", "0.0", "false", "no", "negative", "inactive", "neg", "non-toxic"), 0.0),
@@ -50,14 +61,15 @@ class Reading:
     relation: int = EQUAL
 
 
-def is_missing(cell: str) -> bool:
-    """Whether the cell says that nothing was measured."""
-    return cell.translate(_SAME).strip().lower() in MISSING
+def is_missing(cell: str, words: Collection[str] = ()) -> bool:
+    """Whether the cell says that nothing was measured; `words`: others that say so, in lower case."""
+    text = cell.translate(_SAME).strip().lower()
+    return text in MISSING or text in words
 
 
-def is_missing_class(cell: str) -> bool:
-    """As `is_missing`, for classes: a lone `-` may mean "negative" there, so it does not count as missing."""
-    return is_missing(cell) and cell.translate(_SAME).strip() != "-"
+def is_missing_class(cell: str, words: Collection[str] = ()) -> bool:
+    """As `is_missing`, for classes: a lone `-` may mean "negative" there, so it does not count as missing by itself."""
+    return is_missing(cell, words) and (cell.translate(_SAME).strip() != "-" or "-" in words)
 
 
 def read_relation(cell: str) -> str:
@@ -101,11 +113,17 @@ def _hint(text: str, decimal: str) -> str:
     if re.match(r"^[~≈]|^ca?\.", text):
         return "; an approximate value counts only if it is written as a plain number"
     if _LIMIT_WORDS.match(text):
-        return "; write the assay's limit itself, as < or > and a number"
+        limit = "write the assay's limit itself, as < or > and a number"
+        return f'; {limit}; if it means "not measured", list it in data.missing'
+    for spelling, hint in _HINTS:
+        if re.fullmatch(spelling, bare):
+            return f"; {hint}"
     if re.match(r"^[+-]?\d+(?:[.,]\d+)?\s*(?:-|\.\.|to)\s*\d", bare):
         return "; a range: write one number, or a bound"
     if re.match(r"^[+-]?[\d.,]+(?:[eE][+-]?\d+)?\s*[%A-Za-zµμ]", bare):
         return "; the unit belongs in the settings or in a column of its own (unit_column)"
+    if text and not any(character.isdigit() for character in text):
+        return '; if it means "not measured", list it in data.missing'
     return ""
 
 
@@ -135,13 +153,16 @@ def read_class(cell: str, classes: Mapping[str, int] | None = None) -> Reading:
 
 _YEAR = re.compile(r"^(\d{4})(?:\.0)?$")
 _MONTH = re.compile(r"^(\d{4})-(\d{2})$")
+_DAYS = re.compile(r"^\d{5}(?:\.\d*)?$")
+_FIRST_DAY = datetime.date(1899, 12, 30)
+"""Day 0 of Excel, as it counts from March 1900 on."""
 
 
 def read_date(cell: str, written: str = "") -> datetime.date | None:
     """A day: ISO 8601 (`2024-05-31`, with or without a time), or a month (`2024-05`) or year, meaning its first day.
 
     Args:
-        written: a `strptime` format, such as `%d/%m/%Y`; then no other is read.
+        written: a `strptime` format, such as `%d/%m/%Y`, or `excel` (days since 1899-12-30); then no other is read.
 
     Returns:
         None for an empty cell.
@@ -152,6 +173,10 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
     text = cell.strip()
     if is_missing(text):
         return None
+    if written == EXCEL_DAYS:
+        if not _DAYS.match(text):
+            raise CellError("not a number of days with five digits, as data.time.format = 'excel' wants it")
+        return _FIRST_DAY + datetime.timedelta(days=int(float(text)))
     if written:
         try:
             return datetime.datetime.strptime(text, written).date()
@@ -164,8 +189,9 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
             return datetime.date(int(match[1]), int(match[2]), 1)
         return datetime.datetime.fromisoformat(text).date()
     except ValueError:
+        days = "; five digits may be a spreadsheet's days: data.time.format = 'excel'" if _DAYS.match(text) else ""
         raise CellError(
-            "not a date; write it as 2024-05-31, 2024-05 or 2024, or give its form in data.time.format"
+            f"not a date; write it as 2024-05-31, 2024-05 or 2024, or give its form in data.time.format{days}"
         ) from None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.chem.read.cells import CellError, is_missing, is_missing_class, read_relation
+from kmel_p2p.chem.read.cells import CellError, read_relation
 from kmel_p2p.chem.read.records import (
     UNMAPPED,
     Mapped,
@@ -89,18 +89,18 @@ class _LongTable:
         written = cells[self._relation] if self._relation is not None else ""
         unit = cells[self._unit] if self._unit is not None else ""
         is_class = rule.endpoint.kind == "classification"
-        if is_class and is_missing_class(value) and unit.lower() in ("positive", "negative"):
+        if is_class and rule.says_missing(value) and unit.lower() in ("positive", "negative"):
             value, unit = unit, ""
         try:
             relation = read_relation(written)
         except CellError as error:
-            if not (is_class and is_missing_class(value)):
+            if not (is_class and rule.says_missing(value)):
                 return RawCell(rule.place, "Measurement_Relation", written, unit, str(error))
             value, relation = written, ""
         if unit in ("", "-"):
             unit = rule.column.unit
         value, fault = _part(value, rule)
-        if (is_missing_class if is_class else is_missing)(value):
+        if rule.says_missing(value):
             return RawCell(rule.place, name, value, unit, "no value in this row")
         return joined_cell(rule, name, relation, value, unit, fault)
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmel_p2p.agreement.columns import Column, Source
+from kmel_p2p.agreement.columns import Column, Source, TableForm
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.chem.read.cells import RELATION_SIGNS, CellError, read_relation
+from kmel_p2p.chem.read.cells import RELATION_SIGNS, CellError, is_missing, is_missing_class, read_relation
+from kmel_p2p.chem.read.table_file import later_header
 
 UNMAPPED = "unmapped: no assay endpoint is mapped to it"
 """Why a row is not used that belongs to no mapped assay endpoint."""
@@ -68,6 +69,12 @@ class Mapped:
     place: int
     endpoint: AssayEndpoint
     column: Column
+    missing: frozenset[str] = frozenset()
+    """Words of the table, in lower case, that mean "not measured", beside the usual ones."""
+
+    def says_missing(self, cell: str) -> bool:
+        """Whether a cell of its column says that nothing was measured."""
+        return (is_missing_class if self.endpoint.kind == "classification" else is_missing)(cell, self.missing)
 
 
 def related_cell(
@@ -92,33 +99,41 @@ def joined_cell(rule: Mapped, column: str, relation: str, value: str, unit: str,
     return RawCell(rule.place, column, relation + value, unit, fault)
 
 
-def map_columns(columns: dict[str, Column], endpoints: Sequence[AssayEndpoint]) -> tuple[Mapped, ...]:
+def map_columns(source: Source, endpoints: Sequence[AssayEndpoint]) -> tuple[Mapped, ...]:
     """The mapping with places.
 
     Raises:
         ConfigError: a name is not one of the charter's.
     """
+    missing = frozenset(word.strip().lower() for word in source.missing)
     places = {endpoint.name: place for place, endpoint in enumerate(endpoints)}
     mapped = []
-    for name, column in columns.items():
+    for name, column in source.columns.items():
         if name not in places:
             near = difflib.get_close_matches(name, places, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(places)}"
             raise ConfigError(f"data.columns.{name}: the charter has no such assay endpoint; {hint}")
-        mapped.append(Mapped(places[name], endpoints[places[name]], column))
+        mapped.append(Mapped(places[name], endpoints[places[name]], column, missing))
     return tuple(mapped)
 
 
-def find_column(header: Sequence[str], name: str, key: str, path: Path) -> int:
+def find_column(header: Sequence[str], name: str, key: str, path: Path, form: TableForm | None = None) -> int:
     """Place of a column.
 
+    Args:
+        key: the setting that names it.
+        form: how the file is written, to look for the header further down.
+
     Raises:
-        ConfigError: it is missing or occurs twice; `key` is the setting that names it.
+        ConfigError: it is missing or occurs twice.
     """
     if header.count(name) == 1:
         return header.index(name)
     if name in header:
         raise ConfigError(f"{path}: column {name!r} ({key}) occurs {header.count(name)} times")
+    if form is not None and (line := later_header(path, form, name)):
+        raise ConfigError(f"{path}: no column {name!r} ({key}) in line {form.header_line}; line {line} has one: set "
+                          f"data.header_line = {line} if the lines above are titles")  # fmt: skip
     raise ConfigError(f"{path}: no column {name!r} ({key}); {_remedy(header, name)}")
 
 

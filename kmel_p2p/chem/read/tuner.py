@@ -57,7 +57,7 @@ def read_tuner(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
 
 
 def _tuner_cell(rule: Mapped, qualifier: str, value: str) -> RawCell:
-    if is_missing(value):
+    if is_missing(value, rule.missing):
         return RawCell(rule.place, "standard_value", value, rule.column.unit, "no value in this row")
     return related_cell(rule, "standard_value", value, "standard_qualifier", qualifier, rule.column.unit)
 

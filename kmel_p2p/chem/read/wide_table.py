@@ -95,16 +95,16 @@ STRUCTURE_PROPERTY = "structure"
 
 
 def read_wide(source: Source, mapped: Sequence[Mapped]) -> Iterator[RawRecord]:
-    """Records of a CSV or Parquet table.
+    """Records of a CSV or Parquet table or of a sheet.
 
     Raises:
         ConfigError: a column is missing. DataError: the file cannot be read.
     """
     header, rows = table_rows(source.path, source)
-    smiles_at = find_column(header, source.smiles_column, "data.smiles_column", source.path)
+    smiles_at = find_column(header, source.smiles_column, "data.smiles_column", source.path, source)
     for rule in mapped:
         for name, key in _named(rule):
-            find_column(header, name, key, source.path)
+            find_column(header, name, key, source.path, source)
     project_at, date_at = find_marks(header, source)
     for line, cells in rows:
         if len(cells) != len(header):
@@ -149,7 +149,7 @@ def _is_meant(row: Mapping[str, str], rule: Mapped) -> bool:
 def _cell(row: Mapping[str, str], rule: Mapped) -> RawCell:
     column = rule.column
     text, unit = row.get(column.column, ""), column.unit
-    if is_missing(text):
+    if is_missing(text, rule.missing):
         return RawCell(rule.place, column.column, text, unit)
     if column.unit_column:
         unit = row.get(column.unit_column, "").strip() or unit

@@ -16,7 +16,7 @@ from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.measurements import Measurements
-from kmel_p2p.chem.read.cells import ABOVE, BELOW, CellError, read_number, read_relation
+from kmel_p2p.chem.read.cells import ABOVE, BELOW, CellError, read_date, read_number, read_relation
 
 POLICY = FeatureRule(bits=64)
 LOGD = AssayEndpoint(name="logd")
@@ -53,6 +53,7 @@ def test_other_encodings_are_named_not_guessed(tmp_path: Path) -> None:
         wide(tmp_path, table.encode("cp949"), Column(column="D"))
     assert len(wide(tmp_path, table.encode("cp949"), Column(column="D"), encoding="cp949")) == 2
     assert len(wide(tmp_path, table.encode("utf-16"), Column(column="D"), encoding="utf-16")) == 2
+    assert len(wide(tmp_path, table.encode("utf-16"), Column(column="D"))) == 2  # it begins with a mark that says so
     with pytest.raises(DataError, match=r"in line 3\)"):
         wide(tmp_path, b"smiles,D\nCCO,1\nCC\xff,2\n", Column(column="D"))
     with pytest.raises(ValidationError, match=r"data\.encoding is 'latin-17'"):
@@ -61,7 +62,7 @@ def test_other_encodings_are_named_not_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"PK\x03\x04\xff", "Excel workbook"), (b"\x1f\x8b\x08\xff", "gzip"), ("a,b\n".encode("utf-16"), "UTF-16 text")],
+    [(b"PK\x03\x04\xff", "Excel workbook"), (b"PK\x03\x04", "Excel workbook"), (b"\x1f\x8b\x08\xff", "gzip")],
 )
 def test_files_that_are_no_csv_are_called_what_they_are(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
@@ -94,11 +95,60 @@ def test_relations_as_people_type_them(written: str) -> None:
 @pytest.mark.parametrize(
     ("written", "hint"),
     [("~5", "approximate"), ("5.0 uM", "unit_column"), ("BLOQ", "limit itself"), ("1-2", "a range"),
-     ("1,000", "data.decimal"), ("<>5", "not a number"), ("5 5", "not a number")],
+     ("1,000", "data.decimal"), ("<>5", "not a number"), ("5 5", "not a number"), ("10+", "write it as >="),
+     ("1,234.5", "between the thousands"), ("1.234,5", "between the thousands"), ("1,234,567", "between the thousands"),
+     ("1 234", "between the thousands"), ("10 ± 2", "the value alone"), ("10 +/- 2", "the value alone"),
+     ("10 (n=2)", "the value alone"), ("BLQ", "limit itself"), ("<LLOQ", "limit itself"), ("ALOQ", "limit itself"),
+     ("no data", "data.missing"), ("BLQ", "data.missing")],
 )  # fmt: skip
 def test_other_cells_are_refused_with_what_to_do(written: str, hint: str) -> None:
     with pytest.raises(CellError, match=hint):
         read_number(written)
+
+
+def test_titles_above_the_header_are_passed_over_when_told_so(tmp_path: Path) -> None:
+    table = "Assay report\n\nsmiles,D\nCCO,1\nCCN,x\n"
+    with pytest.raises(ConfigError, match=r"'smiles'.* in line 1; line 3 has one: set data\.header_line = 3"):
+        wide(tmp_path, table, Column(column="D"))
+    got = wide(tmp_path, table, Column(column="D"), header_line=3)
+    assert got.labels[:, 0].tolist() == [1]
+    assert [reject.row for reject in got.rejects] == [5]
+    with pytest.raises(DataError, match="empty from line 9"):
+        wide(tmp_path, table, Column(column="D"), header_line=9)
+
+
+def test_a_first_line_may_say_what_separates_the_cells(tmp_path: Path) -> None:
+    got = wide(tmp_path, "sep=;\r\nsmiles;D\r\nCCO;1\r\nCCN;x\r\n", Column(column="D"))
+    assert got.labels[:, 0].tolist() == [1]
+    assert [reject.row for reject in got.rejects] == [4]
+    titled = wide(tmp_path, '"sep=\t"\nA title\nsmiles\tD\nCCO\t1\n', Column(column="D"), header_line=3)
+    assert len(titled) == 1
+    with pytest.raises(ConfigError, match=r"says that ';' separates its cells, the settings say '\|'"):
+        wide(tmp_path, "sep=;\nsmiles;D\nCCO;1\n", Column(column="D"), separator="|")
+
+
+def test_own_words_may_mean_not_measured(tmp_path: Path) -> None:
+    table = "smiles,D\nCCO,1\nCCN,No Data\nCCC,BLQ\nCCF,failed\n"
+    got = wide(tmp_path, table, Column(column="D"), missing=("no data", "BLQ"))
+    assert (got.total.found, got.total.used) == (4, 1)
+    assert [(reject.row, reject.reason.split(";")[0]) for reject in got.rejects] == [
+        (3, "no measurement in this row"), (4, "no measurement in this row"), (5, "not a number"),
+    ]  # fmt: skip
+    classes = wide(tmp_path, "smiles,A\nCCO,1\nCCN,-\n", Column(column="A"), AMES, missing=("-",))
+    assert [reject.reason for reject in classes.rejects] == ["no measurement in this row"]
+    with pytest.raises(ValidationError, match=r"classes and 'missing' both have '-'"):
+        wide(tmp_path, table, Column(column="A", classes={"-": 0}), AMES, missing=("-",))
+
+
+@pytest.mark.parametrize(
+    ("written", "day"), [("45443", "2024-05-31"), ("45443.75", "2024-05-31"), ("36526", "2000-01-01")]
+)
+def test_a_spreadsheets_days_are_dates_when_told_so(written: str, day: str) -> None:
+    assert str(read_date(written, "excel")) == day
+    with pytest.raises(CellError, match=r"data\.time\.format = 'excel'"):
+        read_date(written)
+    with pytest.raises(CellError, match="five digits"):
+        read_date("2024-05-31", "excel")
 
 
 def test_a_minus_in_a_class_column_is_never_taken_for_not_measured(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from kmel_p2p.chem.structures.cache import StructureCache
     ("found", "wanted", "one"),
     [
         ("µM", "umol/L", 1), ("μM", "umol/L", 1), ("nmol/l", "umol/L", 0.001), ("pIC50", "umol/L", 1e5),
+        ("pChEMBL", "umol/L", 1e5),
         ("ug.mL-1", "umol/L", 4), ("ug mL-1", "umol/L", 4), ("mg/L", "umol/L", 4),
         ("10^-6 cm/s", "10-6 cm/s", 1), ("×10⁻⁶ cm/s", "10-6 cm/s", 1), ("10'-6 cm/s", "10-6 cm/s", 1),
         ("10-6cm/s", "10-6 cm/s", 1), ("E-6 cm/s", "10-6 cm/s", 1), ("1e-6 cm/s", "10-6 cm/s", 1),

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rdkit import Chem
 
@@ -112,6 +113,35 @@ def test_a_table_on_standard_input_is_told_by_its_header(
     done = run("predict", "-", "--model-dir", model_dir)
     assert done.code == 0, done.err
     assert table(done.out)[1][: len(first)] == first
+
+
+def test_a_table_is_read_as_the_options_say(tmp_path: Path, run: Run, model_dir: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_bytes("A title;\r\nid;smiles\r\n가;CCO\r\n".encode("cp949"))
+    told = run("predict", source, "--model-dir", model_dir, "--encoding", "cp949", "--header-line", "2")
+    assert table(told.out)[1][:2] == ["가", "CCO"]
+    for given, said in (
+        ((), "--encoding"),
+        (("--encoding", "cp949"), "Line 2 has it: if the lines above are titles, --header-line 2"),
+        (("--encoding", "latin-17"), "not a text encoding"),
+        (("--encoding", "cp949", "--sheet", "a"), "no Excel workbook"),
+    ):
+        refused = run("predict", source, "--model-dir", model_dir, *given)
+        assert refused.code in (ExitCode.DATA, ExitCode.CONFIG)
+        assert said in refused.err
+    bars = tmp_path / "bars.csv"
+    bars.write_text("sep=|\nid|smiles\n7|CCO\n")
+    assert table(run("predict", bars, "--model-dir", model_dir).out)[1][:2] == ["7", "CCO"]
+    bars.write_text("id|smiles\n7|CCO\n")
+    assert table(run("predict", bars, "--model-dir", model_dir, "--separator", "bar").out)[1][:2] == ["7", "CCO"]
+
+
+def test_a_parquet_table_is_predicted_for(tmp_path: Path, run: Run, model_dir: Path) -> None:
+    source = tmp_path / "in.parquet"
+    pd.DataFrame({"id": [7, 8], "smiles": ["CCO", None]}).to_parquet(source)
+    rows = table(run("predict", source, "--model-dir", model_dir).out)
+    assert [row[:2] for row in rows] == [["id", "smiles"], ["7", "CCO"], ["8", ""]]
+    assert rows[2][-1] == "no SMILES"
 
 
 BROKEN = "lost one\n\n\nnothing\nM  END\n> 25 <batch> (2)\nB7\nand more\n\n>  <yield>\n12\n\n$$$$\n"
@@ -222,7 +252,7 @@ def test_one_model_can_be_asked_for(tmp_path: Path, run: Run, model_dir: Path, m
         (b"smiles\n\xff\n", "not UTF-8"),
         (b"smiles\nCCO,extra\n", "row 2 has 2 fields"),
         (b"smi;id\nCCO;1\n", "has no column 'smiles'; it has: smi;id"),
-        (b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook or ZIP archive; save the sheet as CSV"),
+        (b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook or ZIP archive; name a workbook .xlsx"),
         (b"smiles,smiles\nCCO,C\n", "'smiles' 2 times"),
         (None, "no such file"),
     ],
