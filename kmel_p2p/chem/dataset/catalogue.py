@@ -49,19 +49,19 @@ def catalogue() -> Mapping[str, CatalogueEntry]:
 
 def look_up(name: str) -> CatalogueEntry | None:
     """The entry of that name or synonym; case, blanks, hyphens and underscores are ignored."""
-    plain = _plain(name)
+    wanted = plain(name)
     for entry in catalogue().values():
-        if plain in {_plain(other) for other in (entry.endpoint.name, *entry.synonyms)}:
+        if wanted in {plain(other) for other in (entry.endpoint.name, *entry.synonyms)}:
             return entry
     return None
 
 
 def nearest(name: str) -> str:
     """The entry whose name or synonym is most like this one; empty when none is."""
-    names = {_plain(other): entry.endpoint.name for entry in catalogue().values()
+    names = {plain(other): entry.endpoint.name for entry in catalogue().values()
              for other in (entry.endpoint.name, *entry.synonyms)}  # fmt: skip
-    near = difflib.get_close_matches(_plain(name), names, n=1, cutoff=0.6)
-    starts = [entry for plain, entry in names.items() if plain.startswith(_plain(name)) and len(name) > 2]
+    near = difflib.get_close_matches(plain(name), names, n=1, cutoff=0.6)
+    starts = [entry for known, entry in names.items() if known.startswith(plain(name)) and len(name) > 2]
     return names[near[0]] if near else starts[0] if starts else ""
 
 
@@ -98,5 +98,6 @@ def _entry(raw: Mapping[str, Any]) -> CatalogueEntry:
     )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name for comparison: without case, blanks, hyphens and underscores."""
     return re.sub(r"[\s_\-]+", "", name).lower()

@@ -86,6 +86,9 @@ def merge_classification(labels: Sequence[float]) -> Merged | None:
     return Merged(float(share > 0.5), EQUAL, 0.0)
 
 
+IN_TEST_FILE = "the compound is in the test file too"
+"""How the reason begins for which such a row is not trained on."""
+
 MAX_CELL = 200
 """Characters of a refused value that go into the reject file."""
 
@@ -124,7 +127,7 @@ def ingest(
     for row, at in zip(rows.kept, described.row_of, strict=True):
         reason = embargo.refusal(row.smiles, table.smiles[at], table.scaffolds[at]) or table.reasons[at]
         if not reason and table.identities[at] in excluded:
-            reason = "the compound is in the test file too; it is used for scoring only"
+            reason = f"{IN_TEST_FILE}; it is used for scoring only"
         if reason:
             rows.reject_row(row, row.smiles_column, row.smiles, reason)
             continue
@@ -141,6 +144,7 @@ def ingest(
         changes=changes,
         embargo_withheld=dict(embargo.withheld),
         embargo_unmatched=embargo.unmatched(),
+        dates=(min(dates), max(dates)) if (dates := [row.date for row in rows.kept if row.date]) else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import hashlib
 import io
 from collections.abc import Iterable, Mapping
@@ -127,6 +128,7 @@ class Measurements:
         readings: per assay endpoint, what its cells held before merging.
         changes: kind of change (`structures.parent.Kind`) -> the used rows that it was made to.
         embargo_withheld: entry of the embargo lists, in words -> rows that it withheld.
+        dates: the first and the last one of rows that could be read; None where there are none.
         embargo_unmatched: what the embargo lists name but no row holds; a misspelt name withholds nothing.
     """
 
@@ -145,6 +147,7 @@ class Measurements:
     changes: Mapping[str, ChangedRows] = field(default_factory=dict)
     embargo_withheld: Mapping[str, int] = field(default_factory=dict)
     embargo_unmatched: tuple[str, ...] = ()
+    dates: tuple[datetime.date, datetime.date] | None = None
 
     def __len__(self) -> int:
         return len(self.structures)

@@ -146,7 +146,8 @@ def _csv_rows(file: InputFile, form: TableForm) -> Iterator[tuple[int, list[str]
         first = above[0] if above else handle.readline()
         if kind := kind_of(first[:8].encode("latin-1", "replace")):
             raise DataError(f"{file.path}: is {kind}")
-        separator, line = form.separator, form.header_line
+        separator: str = form.separator
+        line = form.header_line
         rest = handle if above else itertools.chain([first], handle)
         if match := _SEPARATOR_LINE.match(first):
             if separator not in (match[1], TableForm().separator):

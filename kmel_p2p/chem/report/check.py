@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,17 @@ from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.manifest import reason_kind
 from kmel_p2p.chem.dataset.measurements import SHOWN_CHANGES, Measurements
 from kmel_p2p.chem.dataset.units import converter
-from kmel_p2p.chem.report.findings import piles, replicate_finding, unit_finding, unusual_median
+from kmel_p2p.chem.report.findings import (
+    constant_finding,
+    copies,
+    noise_finding,
+    noise_of,
+    piles,
+    replicate_finding,
+    unit_finding,
+    unusual_median,
+)
+from kmel_p2p.chem.report.overlooked import odd_dates, test_overlap, unmapped
 
 QUORUM_CLASS = 25
 """Compounds of each class that training needs (MELLODDY-TUNER's and K-MELLODDY's rule)."""
@@ -26,11 +37,18 @@ THIN_FOLD = 10
 """A fold with fewer compounds says next to nothing."""
 
 
-def check(source: Source, own: Measurements, split: SplitRule, test: Measurements | None = None) -> dict[str, Any]:
+def check(
+    source: Source,
+    own: Measurements,
+    split: SplitRule,
+    test: Measurements | None = None,
+    today: datetime.date | None = None,
+) -> dict[str, Any]:
     """The report, JSON-ready.
 
     Args:
         test: measurements of the separate test file, if there is one.
+        today: dates after it are odd; by default this machine's date.
     """
     folds = own.folds(split)
     endpoints = [_endpoint(own, place, folds, source, test) for place in range(len(own.endpoints))]
@@ -57,7 +75,14 @@ def check(source: Source, own: Measurements, split: SplitRule, test: Measurement
         "examples": _examples(own),
         "refused_for": dict(Counter(reason_kind(reject.reason) for reject in own.rejects).most_common()),
         "problems": problems,
-        "advice": advice + _shared_columns(source, own) + _advice(shared, own),
+        "advice": [
+            *advice,
+            *_shared_columns(source, own),
+            *_advice(shared, own),
+            *unmapped(source, own),
+            *test_overlap(own, test, folds),
+            *odd_dates(own, today or datetime.date.today()),
+        ],
         "holds": not problems,
     }
 
@@ -92,6 +117,8 @@ def _endpoint(
         problems.append("no value can be used")
     elif not quorum:
         advice += _thin_folds(report)
+        constant = constant_finding(endpoint, labels[measured], relations[measured])
+        advice += [constant] if constant else []
     if endpoint.kind == "regression":
         values = endpoint.transformed(labels[measured])
         report["range"] = _range(values)
@@ -102,7 +129,7 @@ def _endpoint(
         report["piles"] = piles(endpoint, readings)
         advice += [pile["advice"] for pile in report["piles"]]
         advice += [text for text in (unusual_median(endpoint, values, relations[measured]) if not wrong_unit else "",
-                                     replicate_finding(own, place)) if text]  # fmt: skip
+                                     replicate_finding(own, place), noise_finding(own, place)) if text]  # fmt: skip
     else:
         report["class_1"], report["class_0"] = int(labels[measured].sum()), int((1 - labels[measured]).sum())
     return {**report, "quorum": not quorum, "problems": problems, "advice": advice}
@@ -150,6 +177,7 @@ def _replicates(own: Measurements, place: int) -> dict[str, Any]:
     """How many compounds have replicates and how these differ; the five compounds that differ most."""
     endpoint = own.endpoints[place]
     several = own.replicates[:, place] > 1
+    noise = noise_of(own, place) if endpoint.kind == "regression" else None
     exact = np.flatnonzero(several & (own.relations[:, place] == 0) & np.isfinite(own.labels[:, place]))
     spread = own.spread[exact, place] * endpoint.scale
     widest = exact[np.argsort(-spread, kind="stable")[:5]] if endpoint.kind == "regression" else exact[:0]
@@ -157,6 +185,7 @@ def _replicates(own: Measurements, place: int) -> dict[str, Any]:
         "compounds": int(np.count_nonzero(several)),
         "most": int(own.replicates[:, place].max(initial=0)),
         "median_spread": float(np.median(spread)) if len(spread) else None,
+        "pooled_spread": noise[0] * endpoint.scale if noise else None,
         "widest_spread": float(spread.max()) if len(spread) else None,
         "widest": [
             {
@@ -223,8 +252,9 @@ def _shared_columns(source: Source, own: Measurements) -> list[str]:
         if (column := source.columns.get(endpoint.name)) is not None:
             rows = (f"{name}={value}" for name, value in sorted(column.match.items()))
             taken.setdefault((endpoint.kind, column.column, column.part, *rows), []).append(endpoint.name)
-    return [f"{' and '.join(names)} take the same values: is one of them mapped to the wrong column?"
-            for names in taken.values() if len(names) > 1]  # fmt: skip
+    found = [f"{' and '.join(names)} take the same values: is one of them mapped to the wrong column?"
+             for names in taken.values() if len(names) > 1]  # fmt: skip
+    return found or copies(own)
 
 
 def _changes(own: Measurements, test: Measurements | None) -> dict[str, dict[str, Any]]:

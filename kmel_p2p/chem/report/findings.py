@@ -1,4 +1,4 @@
-"""What looks wrong with measurements: assay limits written as values, units, mixed assays. Advice, never a change."""
+"""What looks wrong with measurements: limits written as values, units, noise, copies. Advice, never a change."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ UNIT_FACTORS = (1e-9, 1e-6, 1e-3, 0.01, 1 / 60, 60.0, 100.0, 1e3, 1e6, 1e9)
 
 UNUSUAL_MEDIAN = 1.5
 """In labels: this far from 0 the median is unlike the catalogue's."""
+
+SAME_SHARE, FLAT_SPREAD, RARE_SHARE = 0.9, 0.1, 0.02
+"""A target is near-constant where so many of its values are one, or their standard deviation is so small (in labels); a
+class is rare where so few compounds are of it."""
+
+NOISE_SHARE, NOISE_COUNT = 0.5, 10
+"""Replicates that explain so much of the variance are worth reporting, from so many compounds with replicates on."""
+
+COPY_SHARE, COPY_COUNT = 0.95, 10
+"""Two assay endpoints are copies where so many of the compounds with both have one value, from so many compounds on."""
 
 WIDE_SPREAD, WIDE_SHARE, WIDE_COUNT = 0.5, 0.1, 5
 """In labels: a standard deviation of replicates beyond noise; the share and number of compounds worth reporting."""
@@ -157,3 +167,83 @@ def replicate_finding(own: Measurements, place: int) -> str:
         f"{WIDE_SPREAD * own.endpoints[place].scale:.2g} {own.endpoints[place].reported_unit}".rstrip()
         + ": are several assays or species in one column? 'match' chooses rows"
     )
+
+
+def constant_finding(endpoint: AssayEndpoint, labels: NDArray[np.float64], relations: NDArray[np.int8]) -> str:
+    """Whether there is hardly anything to learn, because nearly all values are one; empty when not.
+
+    Args:
+        labels: of the measured compounds. relations: likewise.
+    """
+    if endpoint.kind == "classification":
+        ones = int(labels.sum())
+        few, name = min((ones, "1"), (len(labels) - ones, "0"))
+        return f"only {few} of {len(labels)} compounds are of class {name}" if few < RARE_SHARE * len(labels) else ""
+    exact = labels[relations == 0]
+    if len(exact) < PILE_COUNT:
+        return ""
+    values, counts = np.unique(exact, return_counts=True)
+    most = int(counts.max())
+    if most >= SAME_SHARE * len(exact):
+        value = endpoint.transformed(values[[counts.argmax()]])[0]
+        return f"{most} of {len(exact)} values are {_native(endpoint, float(value))}: hardly anything differs"
+    if (spread := float(exact.std())) < FLAT_SPREAD:
+        return (
+            f"the values hardly differ: their standard deviation is {_scaled(endpoint, spread)}, {spread:.2g} of the "
+            "charter's scale; is it the right column?"
+        )
+    return ""
+
+
+def noise_of(own: Measurements, place: int) -> tuple[float, float] | None:
+    """Standard deviations, in labels: of replicates of one compound (pooled), and of all values.
+
+    None where too few compounds were measured several times.
+    """
+    exact = np.isfinite(own.labels[:, place]) & (own.relations[:, place] == 0)
+    repeated = exact & (own.replicates[:, place] > 1)
+    if np.count_nonzero(repeated) < NOISE_COUNT:
+        return None
+    freedom = own.replicates[repeated, place] - 1.0
+    within = float(np.sqrt(np.sum(freedom * own.spread[repeated, place].astype(np.float64) ** 2) / freedom.sum()))
+    return within, float(own.labels[exact, place].astype(np.float64).std())
+
+
+def noise_finding(own: Measurements, place: int) -> str:
+    """Whether replicates of one compound differ nearly as much as compounds do; empty when not."""
+    noise = noise_of(own, place)
+    if noise is None or noise[0] ** 2 <= NOISE_SHARE * noise[1] ** 2:
+        return ""
+    endpoint, (within, total) = own.endpoints[place], noise
+    explained = max(0.0, 1 - within**2 / total**2) if total else 0.0
+    return (
+        f"replicates of one compound differ by {_scaled(endpoint, within)}, all values by {_scaled(endpoint, total)} "
+        f"(standard deviations): no model can explain more than about {explained:.0%} of the variance"
+    )
+
+
+def copies(own: Measurements) -> list[str]:
+    """Assay endpoints with one value for the same compounds, although they have columns of their own."""
+    found = []
+    values = [_charter_values(own, place) for place in range(len(own.endpoints))]
+    for one in range(len(values)):
+        for other in range(one + 1, len(values)):
+            if own.endpoints[one].kind != own.endpoints[other].kind:
+                continue
+            both = np.isfinite(values[one]) & np.isfinite(values[other])
+            count = int(np.count_nonzero(both))
+            same = int(np.count_nonzero(np.isclose(values[one][both], values[other][both], rtol=1e-4, atol=1e-6)))
+            if count >= COPY_COUNT and same >= COPY_SHARE * count and np.ptp(values[one][both]) > 0:
+                names = f"{own.endpoints[one].name} and {own.endpoints[other].name}"
+                found.append(f"{names} have the same value for {same} of {count} compounds: is one column a copy?")
+    return found
+
+
+def _charter_values(own: Measurements, place: int) -> NDArray[np.float64]:
+    """Transformed values, NaN where nothing was measured."""
+    labels: NDArray[np.float64] = own.labels[:, place].astype(np.float64)
+    return labels if own.endpoints[place].kind == "classification" else own.endpoints[place].transformed(labels)
+
+
+def _scaled(endpoint: AssayEndpoint, labels: float) -> str:
+    return f"{labels * endpoint.scale:.2g} {endpoint.reported_unit}".strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.report import check_page as check_page_module
 from kmel_p2p.chem.report.check import check
 from kmel_p2p.chem.report.check_page import check_page
-from kmel_p2p.chem.report.findings import piles, unit_finding, unusual_median
+from kmel_p2p.chem.report.findings import constant_finding, piles, unit_finding, unusual_median
 from kmel_p2p.cli.data_view import data_view
 
 POLICY = FeatureRule(bits=64)
@@ -235,3 +236,87 @@ def test_changes_of_structures_are_counted_and_shown(tmp_path: Path) -> None:
     ]
     assert any("solvent removed (first: line 3, water: CCO.O became CCO)" in str(line) for line in data_view(report))
     assert "CC[NH3+].[Cl-].[Cl-].[Na+] became CCN" in check_page(report, own)
+
+
+def report_of(
+    tmp_path: Path, rows: list[str], header: str, columns: dict[str, str], endpoints: tuple[AssayEndpoint, ...],
+    test: list[str] | None = None, today: datetime.date = datetime.date(2026, 1, 1), **source: Any,
+) -> dict[str, Any]:  # fmt: skip
+    mapped = {name: Column(column=column) for name, column in columns.items()}
+    made = Source(path=table(tmp_path, rows, header), columns=mapped, **source)
+    scored = made.model_copy(update={"path": table(tmp_path, test or [], header, "t.csv")})
+    held_out = ingest(scored, endpoints, POLICY) if test else None
+    excluded = held_out.structures.identities if held_out else ()
+    return check(made, ingest(made, endpoints, POLICY, excluded=excluded), SPLIT, held_out, today)
+
+
+def said(report: dict[str, Any], *parts: str) -> bool:
+    return any(all(part in text for part in parts) for text in report["advice"])
+
+
+def test_a_target_that_hardly_varies_is_reported(tmp_path: Path) -> None:
+    def of(values: list[float], endpoint: AssayEndpoint = LOGD) -> dict[str, Any]:
+        rows = [f"{smiles},{value}" for smiles, value in zip(CHAIN, values, strict=True)]
+        return report_of(tmp_path, rows, "smiles,D", {endpoint.name: "D"}, (endpoint,))
+
+    assert said(of([2.0] * 110 + [3.0] * 10), "logd: 110 of 120 values are 2: hardly anything differs")
+    assert said(of([2 + at / 1000 for at in range(120)]), "the values hardly differ: their standard deviation is 0.035")
+    assert not said(of([at / 30 for at in range(120)]), "hardly")
+    ames = AssayEndpoint(name="ames", kind="classification")
+    few = constant_finding(ames, np.array([1.0] * 1 + [0.0] * 119), np.zeros(120, np.int8))
+    assert few == "only 1 of 120 compounds are of class 1"
+    assert constant_finding(ames, np.array([1.0] * 30 + [0.0] * 90), np.zeros(120, np.int8)) == ""
+
+
+def test_noise_of_replicates_is_held_against_the_spread_of_compounds(tmp_path: Path) -> None:
+    def of(apart: float) -> dict[str, Any]:
+        rows = [f"{smiles},{at / 60 + sign * apart}" for at, smiles in enumerate(CHAIN[:60]) for sign in (-1, 1)]
+        return report_of(tmp_path, rows, "smiles,D", {"logd": "D"}, (LOGD,))
+
+    noisy, clean = of(0.25), of(0.02)
+    assert said(noisy, "replicates of one compound differ by 0.35, all values by 0.29", "more than about 0% of")
+    assert noisy["endpoints"][0]["replicates"]["pooled_spread"] == pytest.approx(0.25 * 2**0.5, rel=1e-5)
+    assert not said(clean, "of the variance")
+
+
+def test_a_column_that_is_a_copy_of_another_is_reported(tmp_path: Path) -> None:
+    endpoints = (LOGD, AssayEndpoint(name="logp", center=2.0, scale=3.0))
+
+    def of(shift: float) -> dict[str, Any]:
+        rows = [f"{smiles},{at / 30},{at / 30 + shift}" for at, smiles in enumerate(CHAIN)]
+        return report_of(tmp_path, rows, "smiles,D,P", {"logd": "D", "logp": "P"}, endpoints)
+
+    assert said(of(0.0), "logd and logp have the same value for 120 of 120 compounds")
+    assert not said(of(0.1), "same value")
+
+
+def test_what_is_not_mapped_is_told_with_the_column_that_may_be_meant(tmp_path: Path) -> None:
+    endpoints = (LOGD, HLM, AssayEndpoint(name="odd_one"))
+    rows = [f"{smiles},{at / 30},5,1" for at, smiles in enumerate(CHAIN)]
+    report = report_of(tmp_path, rows, "smiles,D,HLM CLint,note", {"logd": "D"}, endpoints)
+    assert said(report, "hlm_clint is not mapped; column 'HLM CLint' may be it")
+    assert said(report, "not mapped, so nothing of them is used: odd_one;")
+    report = report_of(tmp_path, rows, "smiles,D,HLM CLint,note", {"logd": "D"}, (LOGD,))
+    assert not said(report, "not mapped")
+
+
+def test_tested_compounds_and_scaffolds_that_are_trained_on_are_counted(tmp_path: Path) -> None:
+    rings = [f"{'C' * n}c1ccc2ccccc2c1" for n in range(1, 6)]
+    rows = [*(f"{smiles},{at / 30}" for at, smiles in enumerate(CHAIN)), *(f"{smiles},1" for smiles in rings)]
+    trained = read(table(tmp_path, rows)).folds(SPLIT)[-1] == Fold.TRAIN
+    report = report_of(tmp_path, rows, "smiles,D", {"logd": "D"}, (LOGD,), ["CCO,1", "CCCCCCc1ccc2ccccc2c1,1", "CCN,1"])
+    assert said(report, "2 rows are of compounds of the test file and not trained on")
+    assert trained
+    assert said(report, "1 of 3 compounds of the test file have a scaffold that is trained on")
+    assert not said(report_of(tmp_path, rows, "smiles,D", {"logd": "D"}, (LOGD,)), "test file")
+
+
+@pytest.mark.parametrize(
+    ("day", "text"), [("1900-01-01", "the first date is 1900-01-01"), ("2106-05-01", "the last date is 2106-05-01")]
+)
+def test_dates_that_cannot_be_are_reported(tmp_path: Path, day: str, text: str) -> None:
+    rows = [f"{smiles},{at / 30},{day if at == 7 else '2020'}" for at, smiles in enumerate(CHAIN)]
+    time = TimeSection(column="when", test_from="2022")
+    assert said(report_of(tmp_path, rows, "smiles,D,when", {"logd": "D"}, (LOGD,), time=time), text)
+    usual = [row.replace(day, "2020") for row in rows]
+    assert not said(report_of(tmp_path, usual, "smiles,D,when", {"logd": "D"}, (LOGD,), time=time), "date is")
