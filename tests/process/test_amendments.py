@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 STEPS = 60
 LONGEST_GAP_S = 10.0
-JOIN_S = 60.0
+JOIN_S = 100.0
 LISTENING = (SitePhase.LISTENING, SitePhase.COMPLETE)
 
 

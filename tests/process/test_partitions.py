@@ -14,7 +14,7 @@ from tests.support.local_run import published, settled, small_federation, until
 from tests.support.namespaces import require_namespaces
 from tests.testbed.hosts import Hosts
 
-pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.namespace, pytest.mark.timeout(400)]
 
 ENTRY_LIMIT = 100_000
 """Out of reach: the test ends the run when it has seen enough."""

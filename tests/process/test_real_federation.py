@@ -16,7 +16,7 @@ from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError
 from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
 from tests.support.local_run import complete, log_times, published, small_federation, until
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(240)]
 
 ENTRY_LIMIT = 40
 STEPS = 40

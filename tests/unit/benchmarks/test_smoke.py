@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.kills
 from benchmarks.parts.measure import ROOT
 from tests.support.namespaces import require_namespaces
 from tests.support.public_files import write_public_files
+from tests.testbed.kills import Figures, Kill
 
 KEYS = {
     "accumulate": {"signatures_per_s", "entries_per_s", "digest_over_blake2b", "trunk_ms"},
@@ -57,6 +60,8 @@ PUBLIC_FILES = {
     "tdc",
 }
 NAMESPACES = {"versus_hivemind", "wan"}
+KILLING = {"kills"}
+"""tests/process/test_kills.py kills real peers as this benchmark does; what it makes of them is shown below."""
 
 
 def test_every_benchmark_is_listed() -> None:
@@ -69,7 +74,7 @@ def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", sorted(KEYS))
+@pytest.mark.parametrize("name", sorted(KEYS.keys() - KILLING))
 def test_a_benchmark_runs_at_its_smallest_size(name: str, public_files: Path, tmp_path: Path) -> None:
     if name in NAMESPACES:
         require_namespaces()
@@ -80,6 +85,22 @@ def test_a_benchmark_runs_at_its_smallest_size(name: str, public_files: Path, tm
         given += ["--cache", str(tmp_path / "cache")]
     importlib.import_module(f"benchmarks.{name}").main(given)
     assert json.loads((tmp_path / "figures.json").read_text()).keys() >= KEYS[name] | COMMON
+
+
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["north: a gap"], 1)])
+def test_kills_writes_what_a_run_showed(
+    problems: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kills = [Kill(0.5, "north", "daemon", "training", "training"), Kill(1.5, "south", "trainer", "training", "idle")]
+    found = Figures(kills, entries=9, digests=1, vectors=1, balances={"north": 1e-7, "south": 2e-7}, looks=3,
+                    problems=problems, restart_s=[1.5, 2.5])  # fmt: skip
+    monkeypatch.setattr(benchmarks.kills, "found_federation", lambda *given, **settings: contextlib.nullcontext())
+    monkeypatch.setattr(benchmarks.kills, "kill_at_random", lambda *given: found)
+    assert benchmarks.kills.main(["--smoke", "--json", str(tmp_path / "figures.json")]) == code
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.keys() >= KEYS["kills"] | COMMON
+    assert (figures["kills"], figures["worst_gap"], figures["slowest_restart_s"]) == (2, 2e-7, 2.5)
+    assert (figures["killed daemon while training"], figures["killed trainer while idle"]) == (1, 1)
 
 
 @pytest.mark.parametrize("how", [["benchmarks/spread.py"], ["-m", "benchmarks.spread"]])

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rdkit import Chem
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, LocalError
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.config import load_simulation
-from kmel_p2p.simulate.data import divide
+from kmel_p2p.simulate.data import _read, divide
 from kmel_p2p.simulate.follow import follow
 from kmel_p2p.simulate.launcher import MARKER, prepare_directory
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation, free_ports
@@ -85,6 +86,14 @@ def test_every_compound_goes_to_one_site_and_every_site_is_ready_to_run(config: 
         assert ready.config.data.test == tmp_path / "out" / "data" / "test.csv"
         assert ready.config.network.bind == ready.rule.addresses[0]
     assert len({site.folder for site in federation}) == 2
+
+
+def test_the_table_of_the_demo_is_whole() -> None:
+    header, train, scored, owners = _read(load_simulation(ROOT / "configs" / "sim" / "solubility.toml"))
+    assert (header, owners) == (["smiles", "SOL"], None)
+    assert (len(train), len(scored)) == (1025, 257)
+    assert {len(row) for row in train + scored} == {2}
+    assert all(Chem.MolFromSmiles(smiles) and float(value) < 5 for smiles, value in train + scored)
 
 
 def test_silos_keep_the_files_they_came_with(config: Path, tmp_path: Path) -> None:
