@@ -45,7 +45,7 @@ torch_is_pinned() {
 
 # Installs the packages of a set, and the project itself where the set is not `light`: install SET PYTHON
 install() {
-    # `prepare` compiles what was installed, with all cores.
+    # What is imported is compiled then, and the rest never; for the demo, `prepare` compiles with all cores.
     local pip=("$2" -m pip install --quiet --no-compile --disable-pip-version-check)
     if [ "$(uname -sm)" != "Linux x86_64" ]; then
         echo "requirements/ has pins for Linux on x86_64 only; installing the newest releases that fit" >&2
@@ -87,9 +87,10 @@ prepare() {
         echo "the installation failed; the lines above say why. Is the package index reachable?" >&2
         return 1
     fi
-    # pip compiles with one core. Without this, every process would compile what it imports wherever Python is told not to
-    # write bytecode, and start seconds later. Some packages carry files that are no Python of this version.
-    "$home/bin/python" -m compileall -q -j 0 "$home"/lib/python*/site-packages "$root"/{kmel_p2p,tests,benchmarks} \
-        >/dev/null 2>&1 || true
+    # pip compiles with one core. Without this, every process of the demo would compile what it imports wherever Python is
+    # told not to write bytecode, and start seconds later. Some packages carry files that are no Python of this version.
+    if [ "$set" = demo ]; then
+        "$home/bin/python" -m compileall -q -j 0 "$home"/lib/python*/site-packages "$root/kmel_p2p" >/dev/null 2>&1 || true
+    fi
     fingerprint "$set" "$home/bin/python" >"$home/kmel-installed"
 }
