@@ -20,7 +20,7 @@ SHOWN = {
     "hybrid": "hybrid",
     BEST_LOCAL: "best local",
     STACK: "stack with the federation",
-    FOREIGN: "federation's learners, unweighted",
+    FOREIGN: "federation's learners alone",
     CHOSEN: "this site predicts with",
     "baseline_forest": "forest",
     "baseline_median": "median",

@@ -4,7 +4,8 @@
     networks    those, and the same three on activations of one or two local networks
     stack       all of those, the personalised and the federated network, and the three on activations of the
                 federated trunk and, where it is known, of the others' trunk
-    foreign     those of the stack that the federation takes part in, all with the same weight
+    foreign     those of the stack that the federation takes part in, with weights that nothing is fitted to: the two
+                networks have half of it, the learners on them the other half
 
 *Best local* is the better of `alone` and `networks` on held-out rows, fitted on the same rows as the stack. The stack
 holds the learners of both and its own, up to 20 against 12, so a part of its gain is that of having more: with 12
@@ -13,7 +14,9 @@ worse.
 
 Held-out rows are the site's own chemistry and cannot tell how far to trust the site's own learners elsewhere. There an
 unweighted mean is better: on the silos of `benchmarks/silos.py` (seeds 100 and 101) it is 16 % better than the best
-local stack on other silos' compounds, the weighed stack 12 %.
+local stack on other silos' compounds, the weighed stack 12 %. In the demo, whose sites have 200 compounds of one
+chemistry each, the networks are better alone (RMSE 0.59) than in an unweighted mean (0.60 to 0.77), because learners
+fitted to so few compounds are wrong elsewhere; with half of the weight it is 0.58 to 0.65.
 """
 
 from __future__ import annotations

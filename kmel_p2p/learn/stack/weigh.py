@@ -86,14 +86,13 @@ def weigh(
     usual = compound_losses(endpoint, np.full(len(labels), best_constant(endpoint, labels)), labels)
     able = sane(outputs, losses, float(usual.mean()) if len(usual) else 0.0)
 
-    def side(names: list[str], *, equal: bool = False) -> _Side:
+    def side(names: list[str], weights: NDArray[np.float64] | None = None) -> _Side:
         names = names or [LOCALS]
         columns = np.stack([outputs[name] for name in names], axis=1)
-        if equal:
-            weights = np.full(len(names), 1 / len(names))
-            crossed = mixed(endpoint, columns, weights)
-        else:
+        if weights is None:
             weights, crossed = fit_weights(endpoint, columns, labels), cross_fitted(endpoint, columns, labels, seed)
+        else:
+            crossed = mixed(endpoint, columns, weights)
         logits = UNCHANGED
         if endpoint.kind == "classification":
             logits, crossed = calibrated(crossed, labels, seed)
@@ -113,12 +112,21 @@ def weigh(
     if not names:
         foreign, unusual = stack, own
     else:
-        foreign = side(names, equal=True)
+        foreign = side(names, for_foreign(names, networks))
         unusual = FOREIGN if better(foreign, CONTRADICTED_ELSEWHERE) else BEST_LOCAL
     found = {BEST_LOCAL: local, STACK: stack, FOREIGN: foreign}
     sides = {name: part.mixture for name, part in found.items()}
     crossed = {name: part.crossed for name, part in found.items()}
     return Weighed(sides, crossed, spread_of(endpoint, stack.mixture, outputs), own, unusual)
+
+
+def for_foreign(names: list[str], networks: Collection[str]) -> NDArray[np.float64]:
+    """Weights float64[k] that nothing is fitted to: half for the networks, half for the learners on them."""
+    own = np.array([name in networks for name in names])
+    if own.all() or not own.any():
+        return np.full(len(names), 1 / len(names))
+    weights: NDArray[np.float64] = np.where(own, 0.5 / own.sum(), 0.5 / (~own).sum())
+    return weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from kmel_p2p.learn.stack.readings import LearnerInputs
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, LOCALS, SIDES, STACK, of_federation, with_local_networks
 from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack, networks_of
 from kmel_p2p.learn.stack.verdict import compare_sides
-from kmel_p2p.learn.stack.weigh import weigh
+from kmel_p2p.learn.stack.weigh import for_foreign, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
@@ -215,3 +215,11 @@ def test_the_guard_asks_for_evidence() -> None:
     assert not answers(local[: MIN_HELD_OUT - 1] - 0.1, local[: MIN_HELD_OUT - 1], 1.0), "too few"
     assert not answers(np.full(100, np.inf), local, 1.0)
     assert answers(local, np.full(100, np.nan), 1.0)
+
+
+def test_elsewhere_the_networks_have_half_of_the_weight() -> None:
+    names = ["personalised", "federated", "trees.federated", "gp.federated", "trees.others", "gp.others"]
+    weights = for_foreign(names, ("local", "federated", "personalised", "others"))
+    assert weights.tolist() == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+    assert for_foreign(names[:2], names[:2]).tolist() == [0.5, 0.5]
+    assert for_foreign(names[2:], ("local",)).tolist() == [0.25] * 4
