@@ -113,11 +113,11 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from kmel_p2p.learn.evaluate.evaluation_page import METRICS
 
     shown = {
-        "baseline_median": "median", "baseline_forest": "forest", "local": "local", "federated": "feder- ated",
-        "personalised": "pers.", "hybrid": "hybrid", "best_local": "best local", "chosen": "pre- dicts",
+        "baseline_median": "median", "baseline_forest": "forest", "local": "local", "federated": "federated",
+        "personalised": "pers.", "hybrid": "hybrid", "best_local": "best local", "chosen": "predicts",
     }  # fmt: skip
-    if not report["stacked"]:
-        del shown["best_local"]
+    # The site predicts with one of the two; eight columns would leave too little for names.
+    del shown["hybrid" if report["stacked"] else "best_local"]
     columns, keys = tuple(shown.values()), tuple(shown)
     scores = Table(title="test fold; lower is better", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     gains = Table(

@@ -109,5 +109,5 @@ def in_words(advice: Mapping[str, Any], metric: str) -> str:
         fewer = decision["wrong_best_local"] - decision["wrong"]
         said = f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'}" if fewer else "as many"
         where = f"{decision['threshold']:g} {decision['unit']}".strip()
-        words.append(f"At {where}, {said} of {decision['of']} decisions are wrong ({decision['wrong']}).")
+        words.append(f"At {where}, {decision['wrong']} of {decision['of']} decisions are wrong: {said}.")
     return " ".join(words)

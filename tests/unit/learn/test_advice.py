@@ -42,7 +42,7 @@ def test_errors_are_told_as_factors_and_as_wrong_decisions() -> None:
     assert told[1e-4]["wrong_best_local"] == np.count_nonzero((border <= POOR) != (border <= TRUTH))
     words = in_words(found, "RMSE")
     fewer = told[1e-4]["wrong_best_local"] - told[1e-4]["wrong"]
-    assert f"At 0.0001 mol/L, {fewer} fewer of 200 decisions are wrong ({told[1e-4]['wrong']})." in words
+    assert f"At 0.0001 mol/L, {told[1e-4]['wrong']} of 200 decisions are wrong: {fewer} fewer." in words
     assert "lower than the best local model's" in words
 
 
