@@ -113,7 +113,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from kmel_p2p.learn.evaluate.evaluation_page import METRICS
 
     shown = {
-        "baseline_median": "median", "baseline_forest": "forest", "local": "local", "federated": "federated",
+        "baseline_median": "median", "baseline_forest": "forest", "local": "local", "federated": "fed.",
         "personalised": "pers.", "hybrid": "hybrid", "best_local": "best local", "chosen": "predicts",
     }  # fmt: skip
     # The site predicts with one of the two; eight columns would leave too little for names.

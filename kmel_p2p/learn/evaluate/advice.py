@@ -107,7 +107,7 @@ def in_words(advice: Mapping[str, Any], metric: str) -> str:
         words.append(f"Values are off by a factor of {own:.2f} instead of {local:.2f}.")
     for decision in advice.get("decisions", ()):
         fewer = decision["wrong_best_local"] - decision["wrong"]
-        said = f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'}" if fewer else "as many"
+        said = f"{abs(fewer)} {'fewer' if fewer > 0 else 'more'}" if fewer else "as many as with the latter"
         where = f"{decision['threshold']:g} {decision['unit']}".strip()
         words.append(f"At {where}, {decision['wrong']} of {decision['of']} decisions are wrong: {said}.")
     return " ".join(words)
