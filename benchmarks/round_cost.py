@@ -10,9 +10,11 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,9 +30,11 @@ from kmel_p2p.core.rounds.pacing import Pacing
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.first_layer import SparseRows
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
+from kmel_p2p.learn.train.optimise import LocalOptimiser
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.session import Progress, TrainingSettings
 
@@ -66,12 +70,19 @@ def made_up(compounds: int) -> Dataset:
     )
 
 
+def network_shape(dataset: Dataset, hidden: tuple[int, ...]) -> Architecture:
+    """As a charter describes it."""
+    described = len(descriptor_constants())
+    return Architecture(
+        inputs=BITS + described, descriptors=described, hidden=hidden, endpoints=dataset.endpoints, dropout=0.1
+    )
+
+
 class Site:
     """A site that trains beside one other."""
 
     def __init__(self, dataset: Dataset, hidden: tuple[int, ...], steps: int, folder: Path) -> None:
-        width = BITS + len(descriptor_constants())
-        architecture = Architecture(inputs=width, hidden=hidden, endpoints=dataset.endpoints, dropout=0.1)
+        architecture = network_shape(dataset, hidden)
         layout = trunk_layout(architecture)
         network = Network(architecture)
         start_local(network, architecture, 0, 0)
@@ -101,6 +112,22 @@ class Site:
         self.shares.append(result.training_us / took_us)
         trained = RoundTrained(self._number, result.payload, steps, result.training_us, result.state_file)
         self._pacing.trained(trained, round(took_us))
+
+
+def step_speedup(dataset: Dataset, hidden: tuple[int, ...], steps: int) -> float:
+    """Processor time of a step whose first layer multiplies by every input, over that of the product's; they take
+    turns."""
+    shape = network_shape(dataset, hidden)
+    optimisers = [LocalOptimiser(Network(shape), dataset, TrainingSettings()) for _ in range(2)]
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(steps):
+        for optimiser, took in zip(optimisers, times, strict=True):
+            dense = patch.object(SparseRows, "of", return_value=None) if took is times[0] else nullcontext()
+            with dense:
+                began = process_time()
+                optimiser.train(1, 1.0)
+                took.append(process_time() - began)
+    return statistics.median(times[0]) / statistics.median(times[1])
 
 
 def _quiet(progress: Progress) -> None:
@@ -140,7 +167,9 @@ def main(given: Sequence[str] | None = None) -> None:
     options = parse(parser, SMOKE, given)
     torch.set_num_threads(1)
     machine = this_machine()
-    figures = measure(options.compounds, options.rounds, options.steps, tuple(options.hidden))
+    hidden = tuple(options.hidden)
+    figures = measure(options.compounds, options.rounds, options.steps, hidden)
+    figures["step_speedup"] = step_speedup(made_up(options.compounds[0]), hidden, 2 * options.steps)
     title = f"rounds of {options.steps} steps; largest site: {options.compounds[-1]:,} compounds"
     publish(title, machine, figures, GOALS, options.json)
 

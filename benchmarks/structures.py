@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from rdkit import Chem
 from benchmarks.parts.former_rules import former_identity
 from benchmarks.parts.measure import ROOT, at_most, parse, publish, say, this_machine
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.parallel import map_chunks
+from kmel_p2p.chem.structures.parallel import map_chunks, usable_cores
 from kmel_p2p.chem.structures.parent import StructureError
 from kmel_p2p.chem.structures.series import skeleton
 from kmel_p2p.chem.structures.standardise import standardise
@@ -158,7 +157,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--cases", type=Path, default=SHARED_CASES if SHARED_CASES.exists() else None)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--examples", type=int, default=3)
     arguments = parse(parser, SMOKE, given)
     machine = this_machine()

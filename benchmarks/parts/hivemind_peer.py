@@ -86,7 +86,7 @@ def train(options: argparse.Namespace) -> None:
     network = Network(plan.architecture)
     network.load(initial_trunk(site.layout, plan.model_seed))
     optimiser = LocalOptimiser(network, dataset, plan.training)
-    shared = network.trunk.detach().clone()
+    shared = torch.from_numpy(network.trunk_values())
     dht = join(options.folder / "address", options.number == 0)
     averager = make_averager(options, shared, dht)
     wait_for_all(options.folder, site.rule.name, options.peers)
@@ -96,7 +96,7 @@ def train(options: argparse.Namespace) -> None:
         say("round", number=number, scores=scores)
         optimiser.train(plan.training.steps_per_entry, cosine_rate((number - 1) / plan.training.entry_limit))
         with averager.get_tensors() as (tensor,):
-            tensor.copy_(network.trunk.detach())
+            tensor.copy_(torch.from_numpy(network.trunk_values()))
         group = averager.step(weight=float(len(dataset.train)), timeout=GROUP_TIMEOUT_S)
         with averager.get_tensors() as (tensor,):
             network.load(tensor.detach().numpy().copy())

@@ -96,7 +96,7 @@ def federate(
             rounds.commit(entry)
             if dense:
                 # What the round reached, whole; its payload and the residual that the codec keeps are not used.
-                change = network.trunk.detach().numpy().astype(np.float64) - trunk
+                change = network.trunk_values().astype(np.float64) - trunk
                 sent += 4 * layout.size
             else:
                 change = codec.decode(result.payload).dense(layout.size).astype(np.float64)

@@ -6,7 +6,6 @@ import csv
 import functools
 import io
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +65,7 @@ def standardise(
     """
     from kmel_p2p.agreement.errors import DataError
     from kmel_p2p.agreement.features import FeatureRule
-    from kmel_p2p.chem.structures.parallel import map_chunks
+    from kmel_p2p.chem.structures.parallel import map_chunks, usable_cores
     from kmel_p2p.cli.structure_input import read_input
     from kmel_p2p.files import write_whole
 
@@ -80,7 +79,7 @@ def standardise(
     done = 0
     with progress_bar("structures", False) as progress:
         work = functools.partial(standardise_chunk, policy=policy)
-        for index, part in map_chunks(work, smiles, chunk=CHUNK, workers=os.cpu_count() or 1):
+        for index, part in map_chunks(work, smiles, chunk=CHUNK, workers=usable_cores()):
             found[index] = part
             done += len(part)
             progress(done, len(smiles))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.files import write_whole
 from kmel_p2p.learn.evaluate.pooled import Pooled
 from kmel_p2p.learn.models.layout import trunk_layout
@@ -118,7 +118,7 @@ def build_details(outcome: RunOutcome) -> dict[str, Any]:
         "machine": {
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
         },
         "run_s": round(outcome.run_s, 2),
         "longest_status_answer_s": round(outcome.record.longest_answer_s, 4),

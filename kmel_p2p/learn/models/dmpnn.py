@@ -29,6 +29,7 @@ class Dmpnn:
     extra: str = "gnn"
     packages: tuple[str, ...] = ("chemprop",)
     keys: frozenset[str] = frozenset({"message_width", "depth"})
+    by_input: frozenset[str] = frozenset()
 
     def check(self, architecture: Architecture) -> None:
         if not 0 <= architecture.descriptors <= architecture.inputs:

@@ -50,6 +50,7 @@ class Mlp:
     extra: str = ""
     packages: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset({"members"})
+    by_input: frozenset[str] = frozenset({"trunk.0.weight"})
 
     def check(self, architecture: Architecture) -> None:
         """Any architecture will do."""

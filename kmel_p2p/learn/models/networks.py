@@ -1,7 +1,8 @@
 """The network: a trunk that all sites share, and one output per assay endpoint; or an ensemble of such networks.
 
-All parameters of the trunk are views of one flat vector in the order of `trunk_layout`, all private ones of another.
-Gradients are laid out the same way, so that optimiser, residual and codec work on flat vectors without copying.
+All parameters of the trunk are views of one flat vector, all private ones of another. Gradients are laid out the same
+way, so that the optimiser works on flat vectors without copying. Tensors come in the order of `trunk_layout`, but the
+values of those that are kept by input (`TrunkKind.by_input`) do not: `trunk_values` and `load` translate.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kmel_p2p.delta.layout import Layout
+from kmel_p2p.delta.layout import Layout, TensorSpec
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
@@ -26,18 +27,21 @@ class Network:
     """Trunk and heads with flat parameter vectors.
 
     Attributes:
-        trunk: float32[d] leaf tensor of the trunk and the shared heads; its `.grad` is filled by `backward`.
+        trunk: float32[d] leaf tensor of the trunk and the shared heads; its `.grad` is filled by `backward`. In the
+            network's own order: see `trunk_values`.
         private: float32[p] leaf tensor of the private heads.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self.trunk, shared = _flat(trunk_layout(architecture))
+        kind, layout = trunk_kind(architecture.trunk), trunk_layout(architecture)
+        self.trunk, shared = _flat(layout, kind.by_input)
         self.private, private = _flat(private_layout(architecture))
+        self._by_input = [(layout.slices[spec.name], spec.shape) for spec in layout.specs if spec.name in kind.by_input]
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
         self._order = torch.tensor([order.index(place) for place in range(len(order))], device=device())
-        self._body = trunk_kind(architecture.trunk).body(architecture, self._tensors)
+        self._body = kind.body(architecture, self._tensors)
         self._heads = [whose for whose in ("shared", "private") if f"head.{whose}.weight" in self._tensors]
 
     def read(self, rows: NDArray[np.float32]) -> Any:
@@ -68,9 +72,22 @@ class Network:
         return torch.cat(outputs, dim=2)[:, :, self._order]
 
     def trunk_values(self) -> NDArray[np.float32]:
-        """A copy of trunk and shared heads, float32[d], in main memory."""
-        values: NDArray[np.float32] = self.trunk.detach().cpu().numpy().copy()
-        return values
+        """A copy of trunk and shared heads, float32[d] as `trunk_layout` says, in main memory."""
+        return self.laid_out(self.trunk)
+
+    def laid_out(self, values: Tensor) -> NDArray[np.float32]:
+        """A copy of values in the order of `trunk`, float32[d] as `trunk_layout` says, in main memory."""
+        found: NDArray[np.float32] = values.detach().cpu().numpy().copy()
+        for place, shape in self._by_input:
+            found[place] = np.moveaxis(found[place].reshape(shape[-1:] + shape[:-1]), 0, -1).ravel()
+        return found
+
+    def own_order(self, values: NDArray[np.float32]) -> Tensor:
+        """What `laid_out` took, from what it gave; a copy in main memory."""
+        found = values.copy()
+        for place, shape in self._by_input:
+            found[place] = np.moveaxis(values[place].reshape(shape), -1, 0).ravel()
+        return torch.from_numpy(found)
 
     def private_values(self) -> NDArray[np.float32]:
         """A copy of the private parameters, float32[p], in main memory."""
@@ -80,7 +97,7 @@ class Network:
     def load(self, trunk: NDArray[np.float32]) -> None:
         """Copy in trunk and shared heads; private heads and any optimiser's state are left alone."""
         with torch.no_grad():
-            self.trunk.copy_(torch.from_numpy(trunk))
+            self.trunk.copy_(self.own_order(trunk))
 
     def load_private(self, private: NDArray[np.float32]) -> None:
         """Copy in private heads."""
@@ -117,14 +134,17 @@ class Network:
         return np.concatenate(last), np.concatenate(outputs)
 
 
-def _flat(layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
+def _flat(layout: Layout, by_input: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, Tensor]]:
     """A flat leaf tensor and named leaf views of it whose gradients are views of the flat gradient."""
+
+    def view(values: Tensor, spec: TensorSpec) -> Tensor:
+        part, shape = values[layout.slices[spec.name]], spec.shape
+        return part.view(shape[-1:] + shape[:-1]).movedim(0, -1) if spec.name in by_input else part.view(shape)
+
     flat = torch.zeros(layout.size, requires_grad=True, device=device())
     flat.grad = torch.zeros(layout.size, device=device())
     named = {}
     for spec in layout.specs:
-        place = layout.slices[spec.name]
-        view = flat.detach()[place].view(spec.shape).requires_grad_()
-        view.grad = flat.grad[place].view(spec.shape)
-        named[spec.name] = view
+        named[spec.name] = view(flat.detach(), spec).requires_grad_()
+        named[spec.name].grad = view(flat.grad, spec)
     return flat, named

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.first_layer import SparseLinear, SparseRows
 
 
 def linear(tensors: Mapping[str, Tensor], name: str, inputs: Tensor, members: int) -> Tensor:
@@ -21,7 +22,7 @@ def linear(tensors: Mapping[str, Tensor], name: str, inputs: Tensor, members: in
         return functional.linear(inputs.view(-1, inputs.shape[-1]), weight, bias)[None]
     if inputs.dim() == 2:
         # One wide product for what all members read.
-        wide = functional.linear(inputs, weight.view(-1, weight.shape[-1]), bias.view(-1))
+        wide = functional.linear(inputs, weight.flatten(0, 1), bias.view(-1))
         return wide.view(len(inputs), members, -1).transpose(0, 1)
     return torch.baddbmm(bias[:, None, :], inputs, weight.transpose(1, 2))
 
@@ -34,19 +35,41 @@ class Perceptron:
 
     def __call__(self, inputs: Tensor, training: bool) -> Tensor:
         """float32[members, n, hidden[-1]] from float32[n, inputs]."""
-        shape, hidden = self._architecture, inputs
+        return self._further(linear(self._tensors, "trunk.0", inputs, self._architecture.members), training)
+
+    def _further(self, hidden: Tensor, training: bool) -> Tensor:
+        """Everything above the first product, float32[members, n, hidden[0]]."""
+        shape = self._architecture
         for layer in range(len(shape.hidden)):
-            hidden = functional.relu(linear(self._tensors, f"trunk.{layer}", hidden, shape.members))
-            hidden = functional.dropout(hidden, shape.dropout, training)
+            if layer:
+                hidden = linear(self._tensors, f"trunk.{layer}", hidden, shape.members)
+            hidden = functional.dropout(functional.relu(hidden), shape.dropout, training)
         return hidden
 
 
 class PerceptronBody(Perceptron):
     """The body of trunk `mlp`; see `registry.TrunkBody`."""
 
+    def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(architecture, tensors)
+        self._width = architecture.inputs - architecture.descriptors
+        self._first = SparseLinear(tensors["trunk.0.weight"], tensors["trunk.0.bias"])
+
     def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
         for start in range(0, len(rows), most):
             yield rows[start : start + most]
 
-    def read(self, rows: NDArray[np.float32]) -> Tensor:
+    def read(self, rows: NDArray[np.float32]) -> SparseRows | Tensor:
+        # A GPU multiplies faster than it gathers.
+        sparse = SparseRows.of(rows, self._width) if device().type == "cpu" else None
+        return sparse if sparse is not None else self._dense(rows)
+
+    def __call__(self, inputs: SparseRows | Tensor, training: bool) -> Tensor:
+        if not isinstance(inputs, SparseRows):
+            return super().__call__(inputs, training)
+        wide = self._first(inputs)
+        hidden = wide.view(len(wide), self._architecture.members, -1).transpose(0, 1)
+        return self._further(hidden, training)
+
+    def _dense(self, rows: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(rows)).to(device())

@@ -31,6 +31,7 @@ class TrunkKind(Protocol):
         extra: optional dependencies that every site installs (`pip install 'kmel-p2p[EXTRA]'`); empty for none.
         packages: installed packages, beside RDKit, whose versions decide what the trunk sees of a molecule.
         keys: keys of the charter's `[model]` that not every kind has. Set for another kind, they are an error.
+        by_input: weights whose memory a network orders by input, so that those of one input lie together.
     """
 
     @property
@@ -43,6 +44,8 @@ class TrunkKind(Protocol):
     def packages(self) -> tuple[str, ...]: ...
     @property
     def keys(self) -> frozenset[str]: ...
+    @property
+    def by_input(self) -> frozenset[str]: ...
 
     def check(self, architecture: Architecture) -> None:
         """Raises:

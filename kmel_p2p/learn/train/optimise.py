@@ -85,6 +85,8 @@ class LocalOptimiser:
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self._steps = 0
+        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        """The last permutation drawn, and its epoch: drawing one in every step is slow for a large site."""
 
     @property
     def steps(self) -> int:
@@ -111,10 +113,10 @@ class LocalOptimiser:
         if not self._steps:
             size = sum(parameter.numel() for parameter in self._parameters)
             return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
-        states = [self._adam.state[parameter] for parameter in self._parameters]
+        states = [(parameter, self._adam.state[parameter]) for parameter in self._parameters]
         return OptimiserState(
-            np.concatenate([state["exp_avg"].cpu().numpy() for state in states]),
-            np.concatenate([state["exp_avg_sq"].cpu().numpy() for state in states]),
+            np.concatenate([self._laid_out(of, state["exp_avg"]) for of, state in states]),
+            np.concatenate([self._laid_out(of, state["exp_avg_sq"]) for of, state in states]),
             self._steps,
         )
 
@@ -129,10 +131,19 @@ class LocalOptimiser:
             stop = start + parameter.numel()
             self._adam.state[parameter] = {
                 "step": torch.tensor(float(state.steps)).to(device()),
-                "exp_avg": torch.from_numpy(state.first[start:stop].copy()).to(device()),
-                "exp_avg_sq": torch.from_numpy(state.second[start:stop].copy()).to(device()),
+                "exp_avg": self._own_order(parameter, state.first[start:stop]),
+                "exp_avg_sq": self._own_order(parameter, state.second[start:stop]),
             }
             start = stop
+
+    def _laid_out(self, parameter: Tensor, values: Tensor) -> NDArray[np.float32]:
+        """A copy of what belongs to a parameter, as the layouts say."""
+        return self._network.laid_out(values) if parameter is self._network.trunk else values.cpu().numpy().copy()
+
+    def _own_order(self, parameter: Tensor, values: NDArray[np.float32]) -> Tensor:
+        """The opposite of `_laid_out`, on the device."""
+        trunk = parameter is self._network.trunk
+        return (self._network.own_order(values) if trunk else torch.from_numpy(values.copy())).to(device())
 
     def _step(self) -> float:
         rows = self._batch(self._steps)
@@ -147,10 +158,18 @@ class LocalOptimiser:
         loss = torch.stack(losses).sum()
         self._network.clear_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM * math.sqrt(len(losses)))
+        self._clip(CLIP_NORM * math.sqrt(len(losses)))
         self._adam.step()
         self._steps += 1
         return float(loss.detach()) / len(losses)
+
+    def _clip(self, most: float) -> None:
+        """Scale the gradients down to an L2 norm of `most`. Most steps need no scaling, and then none is done."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = math.sqrt(sum(float(torch.dot(gradient, gradient)) for gradient in gradients))
+        if norm > most:
+            for gradient in gradients:
+                gradient.mul_(most / norm)
 
     def _batch(self, step: int) -> NDArray[np.int64]:
         """Rows of the batch of one step. An epoch is a permutation drawn from the seed and the epoch's number alone."""
@@ -164,7 +183,10 @@ class LocalOptimiser:
         return chosen
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self._settings.seed, epoch]).permutation(len(self._dataset.train))
+        if self._epoch[0] != epoch:
+            drawn = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self._dataset.train))
+            self._epoch = epoch, drawn
+        return self._epoch[1]
 
 
 def _mix(seed: int, step: int) -> int:

@@ -32,7 +32,7 @@ KEYS = {
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
-    "round_cost": {"training_share", "steps_kept"},
+    "round_cost": {"training_share", "steps_kept", "step_speedup"},
     "silos": {
         *("pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"),
         *("mean_change_vs_best_local_pct", "worst_change_vs_best_local_pct"),

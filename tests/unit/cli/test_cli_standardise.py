@@ -6,9 +6,11 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kmel_p2p.chem.structures import parallel
 from kmel_p2p.cli.exits import ExitCode
 from tests.support.cli_harness import Run
 
@@ -54,3 +56,18 @@ def test_a_table_with_such_a_column_is_refused(run: Run, tmp_path: Path) -> None
     done = run("standardise", path)
     assert done.code == ExitCode.DATA
     assert "already" in done.err
+
+
+def test_no_more_processes_than_cores_that_may_be_used(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    plain = parallel.map_chunks
+
+    def map_chunks(work: Any, items: Any, *, chunk: int, workers: int) -> Any:
+        asked.append(workers)
+        return plain(work, items, chunk=chunk, workers=1)
+
+    monkeypatch.setattr(parallel, "map_chunks", map_chunks)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    run("standardise", path)
+    assert asked == [3]

@@ -25,10 +25,10 @@ def alone(network: Network, member: int) -> Network:
     """A network with the parameters of one member."""
     found = Network(ONE)
     for layout, of, source, load in (
-        (trunk_layout(THREE), trunk_layout(ONE), network.trunk, found.load),
-        (private_layout(THREE), private_layout(ONE), network.private, found.load_private),
+        (trunk_layout(THREE), trunk_layout(ONE), network.trunk_values(), found.load),
+        (private_layout(THREE), private_layout(ONE), network.private_values(), found.load_private),
     ):
-        parts = layout.split(source.detach().numpy().copy())
+        parts = layout.split(source)
         load(of.join({n: t if n.startswith("calibration") else t[member].copy() for n, t in parts.items()}))
     return found
 
@@ -53,8 +53,8 @@ def test_members_are_trained_as_if_each_were_alone() -> None:
     LocalOptimiser(network, data, SETTINGS).train(1, 1.0)
     for member, one in enumerate(lonely):
         LocalOptimiser(one, data, SETTINGS).train(1, 1.0)
-        theirs = trunk_layout(THREE).split(network.trunk.detach().numpy())["trunk.0.weight"][member]
-        own = trunk_layout(ONE).split(one.trunk.detach().numpy())["trunk.0.weight"]
+        theirs = trunk_layout(THREE).split(network.trunk_values())["trunk.0.weight"][member]
+        own = trunk_layout(ONE).split(one.trunk_values())["trunk.0.weight"]
         assert theirs == pytest.approx(own, abs=2e-5)
 
 

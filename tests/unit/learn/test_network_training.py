@@ -81,12 +81,12 @@ def test_gradients_arrive_in_the_flat_vectors() -> None:
     inputs = torch.from_numpy(np.random.default_rng(0).normal(size=(5, shape.inputs)).astype(np.float32))
     network.forward(inputs).sum().backward()
     assert network.trunk.grad is not None
-    gradient = network.trunk.grad.numpy().copy()
+    gradient = network.laid_out(network.trunk.grad)
     step = np.zeros_like(gradient)
     place = trunk_layout(shape).slices["trunk.1.weight"].start + 5
     step[place] = 1e-2
     before = network.predict(inputs.numpy()).sum()
-    network.load(network.trunk.detach().numpy() + step)
+    network.load(network.trunk_values() + step)
     assert (network.predict(inputs.numpy()).sum() - before) / 1e-2 == pytest.approx(gradient[place], rel=0.05, abs=1e-3)
     network.clear_gradients()
     assert not network.trunk.grad.any()
@@ -142,7 +142,7 @@ def test_training_learns_and_a_restart_changes_nothing() -> None:
 
     network, straight = fresh()
     first = straight.train(12, 1.0)
-    middle = network.trunk.detach().numpy().copy(), network.private.detach().numpy().copy(), straight.state()
+    middle = network.trunk_values(), network.private.detach().numpy().copy(), straight.state()
     straight.train(20, 1.0)
 
     other, resumed = fresh()
@@ -151,7 +151,7 @@ def test_training_learns_and_a_restart_changes_nothing() -> None:
     resumed.restore(middle[2])
     resumed.train(20, 1.0)
     assert resumed.steps == straight.steps == 32
-    assert np.array_equal(other.trunk.detach().numpy(), network.trunk.detach().numpy())
+    assert np.array_equal(other.trunk_values(), network.trunk_values())
     assert np.array_equal(other.private.detach().numpy(), network.private.detach().numpy())
     straight.train(150, 1.0)
     assert straight.train(10, 1.0) < 0.6 * first
@@ -170,9 +170,9 @@ def test_private_heads_can_be_trained_alone() -> None:
     shape, data = architecture(), dataset()
     network = Network(shape)
     start_local(network, shape, 3, 4)
-    trunk, heads = network.trunk.detach().numpy().copy(), network.private.detach().numpy().copy()
+    trunk, heads = network.trunk_values(), network.private.detach().numpy().copy()
     LocalOptimiser(network, data, SETTINGS, private_only=True).train(5, 1.0)
-    assert np.array_equal(network.trunk.detach().numpy(), trunk)
+    assert np.array_equal(network.trunk_values(), trunk)
     assert not np.array_equal(network.private.detach().numpy(), heads)
 
 
