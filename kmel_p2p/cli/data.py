@@ -102,12 +102,12 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
 def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
     """Charter and measurements, those of the test file last."""
     from kmel_p2p.chem.dataset.ingest import ingest
-    from kmel_p2p.chem.structures.cache import StructureCache
+    from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
     from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.charter import load_charter
 
     charter = load_charter(config.site.charter).charter
-    cache = StructureCache(config.site.state_dir / "cache")
+    cache = StructureCache(config.site.state_dir / FOLDER)
     workers = config.resources.featurise_processes or usable_cores()
 
     def read(source: Source, excluded: frozenset[str]) -> Measurements:

@@ -56,7 +56,7 @@ def pooled_model(
         ),
         model_seed=charter.model.seed,
         steps=sum(final.steps for final in finals.values()),
-        cache_dir=out / "data" / "cache",
+        cache_dir=divided.cache,
         threads=simulation.sites.threads,
     )
 

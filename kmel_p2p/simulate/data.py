@@ -6,6 +6,7 @@ Silos (`data.kind = "silos"`) are already divided: every site keeps its own file
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,11 @@ import numpy as np
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.partition import Disjointness, disjointness, scaffold_partition
+from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.parallel import usable_cores
+from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.files import private_directory
 from kmel_p2p.simulate.config import DataSource, Simulation
 
 
@@ -29,6 +33,8 @@ class DividedData:
         parts: one file per site, in the order of the sites.
         figures: how different the sites' chemistry is, in the same order.
         unusable: rows whose structure cannot be read. They go to the first site, which rejects them.
+        structures: those in each site's file and in the test file, described, in the order of the sites.
+        cache: folder that keeps all of them.
     """
 
     train: Path
@@ -36,6 +42,8 @@ class DividedData:
     parts: tuple[Path, ...]
     figures: tuple[Disjointness, ...]
     unusable: int
+    structures: tuple[StructureTable, ...]
+    cache: Path
 
 
 def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedData:
@@ -49,7 +57,12 @@ def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedDat
     folder.mkdir(parents=True, exist_ok=True)
     header, rows, test_rows, silos = _read(simulation)
     at = header.index(simulation.data.smiles_column)
-    described = describe_all([row[at] for row in rows], policy, workers=usable_cores())
+    # The test file's, too: what is described here, nobody in this run describes again.
+    cache = folder / FOLDER
+    everything = describe_all(
+        [row[at] for row in (*rows, *test_rows)], policy, cache=StructureCache(cache), workers=usable_cores()
+    )
+    described, of_test = everything.part(len(rows)), everything.row_of[len(rows) :]
     usable = np.flatnonzero([not reason for reason in described.table.reasons])
     table = described.table.take(usable)
     count = len(simulation.sites.names)
@@ -72,7 +85,27 @@ def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedDat
         parts=tuple(parts),
         figures=tuple(disjointness(table, site_of, count)),
         unusable=int(np.count_nonzero(~np.isin(described.row_of, usable))),
+        structures=tuple(
+            everything.table.take(
+                np.unique(np.concatenate([everything.row_of[: len(rows)][np.array(site_of_row) == site], of_test]))
+            )
+            for site in range(count)
+        ),
+        cache=cache,
     )
+
+
+def hand_out(divided: DividedData, policy: FeatureRule, state_dirs: Sequence[Path]) -> None:
+    """Put into the cache of each site what it would compute, and nothing of the others.
+
+    Args:
+        state_dirs: of the sites, in order; made if they are not there.
+
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    for state_dir, own in zip(state_dirs, divided.structures, strict=True):
+        StructureCache(private_directory(state_dir) / FOLDER).add(own, policy)
 
 
 def _read(simulation: Simulation) -> tuple[list[str], list[list[str]], list[list[str]], list[int] | None]:

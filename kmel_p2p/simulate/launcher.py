@@ -22,7 +22,7 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.comparison import final_trunks, pooled_model, spread
 from kmel_p2p.simulate.config import Simulation, load_simulation
-from kmel_p2p.simulate.data import DividedData, divide
+from kmel_p2p.simulate.data import DividedData, divide, hand_out
 from kmel_p2p.simulate.follow import View, collect, follow
 from kmel_p2p.simulate.report import RunOutcome, build_details, build_report, require_agreement, summary, write_report
 from kmel_p2p.simulate.sites import create_federation
@@ -61,6 +61,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     divided = divide(simulation, policy, out)
     console.print(division_table(simulation, divided))
     federation_files = create_federation(simulation, out, divided.parts, divided.test, reference)
+    hand_out(divided, policy, [site.state_dir for site in federation_files])
     with _sigterm_interrupts(), federation_files as federation:
         federation.start()
         record = follow(federation, View(console), simulation.sites.deadline_s)

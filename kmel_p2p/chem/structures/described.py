@@ -40,6 +40,13 @@ class Described:
     computed: int
     """How many distinct SMILES had to be computed, the rest came from the cache."""
 
+    def part(self, count: int) -> Described:
+        """The answer for the first `count` inputs alone, its table in the order of their first appearance."""
+        rows = list(dict.fromkeys(self.row_of[:count].tolist()))
+        place = {row: at for at, row in enumerate(rows)}
+        row_of = np.array([place[row] for row in self.row_of[:count].tolist()], np.int64)
+        return Described(self.table.take(rows), row_of, self.computed)
+
 
 def describe_all(
     smiles: Sequence[str],

@@ -11,7 +11,7 @@ from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.dataset.measurements import Measurements, write_rejects
-from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
 from kmel_p2p.learn.train.dataset import Dataset
@@ -28,7 +28,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
         DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
     features_hash = check_reference(plan)
-    cache = StructureCache(plan.state_dir / "cache")
+    cache = StructureCache(plan.state_dir / FOLDER)
     workers = plan.featurise_processes or usable_cores()
 
     def read(source_is_test: bool, excluded: frozenset[str]) -> Measurements:

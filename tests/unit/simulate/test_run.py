@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,19 @@ import pytest
 from rdkit import Chem
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, LocalError
+from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.chem.structures import described as described_module
+from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
+from kmel_p2p.chem.structures.table import StructureTable
+from kmel_p2p.learn.worker.prepare import prepare
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.config import load_simulation
-from kmel_p2p.simulate.data import _read, divide
+from kmel_p2p.simulate.data import _read, divide, hand_out
 from kmel_p2p.simulate.follow import follow
 from kmel_p2p.simulate.launcher import MARKER, prepare_directory
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation, free_ports
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.loaded_site import load_site, trainer_plan
 from kmel_p2p.site.state.lockfile import SiteLock
 
 ROOT = Path(__file__).parents[3]
@@ -225,3 +233,35 @@ def test_time_is_limited_and_nothing_stays_behind(config: Path, tmp_path: Path) 
         federation.stop(grace_s=0.3)
         assert federation["north"].exit_code == -signal.SIGTERM
         assert federation["south"].exit_code == -signal.SIGKILL
+
+
+def test_every_molecule_is_described_once_in_a_run(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: Counter[str] = Counter()
+    plain = described_module.describe_chunk
+
+    def describe_chunk(smiles: Sequence[str], policy: FeatureRule) -> StructureTable:
+        described.update(smiles)
+        return plain(smiles, policy)
+
+    monkeypatch.setattr(described_module, "describe_chunk", describe_chunk)
+    simulation, out = load_simulation(config), tmp_path / "out"
+    policy = simulation.charter_of((rule("north"),), "").features
+    divided = divide(simulation, policy, out)
+    federation = create_federation(simulation, out, divided.parts, divided.test, "")
+    hand_out(divided, policy, [site.state_dir for site in federation])
+    once = dict.fromkeys({line.split(",")[0] for line in TRAIN.splitlines()[1:]} | {"CCO"}, 1)
+    assert dict(described) == once
+    for site in federation:
+        plan = trainer_plan(load_site(load_config(site.folder / "site.toml")), reproducible_seed=1)
+        # Whose part has too few compounds says so; only the structures matter here.
+        with contextlib.suppress(DataError):
+            prepare(plan, lambda progress: None)
+        cached = StructureCache(site.state_dir / FOLDER).look_up(list(once), policy)[0]
+        assert cached is not None
+        own = {line.split(",")[0] for line in (site.folder / "measurements.csv").read_text().splitlines()[1:]}
+        assert set(cached.sources) == own | {"CCO"}
+    assert StructureCache(divided.cache).look_up(list(once), policy)[1] == []
+    assert dict(described) == once
+    assert all(site.state_dir.stat().st_mode & 0o077 == 0 for site in federation)
