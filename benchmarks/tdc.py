@@ -33,7 +33,7 @@ from benchmarks.parts.measure import at_least, parse, publish, say, this_machine
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.split import Fold, SplitRule
-from kmel_p2p.chem.dataset.partition import scaffold_partition
+from kmel_p2p.chem.dataset.partition import series_partition
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.table import StructureTable
@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace, name: str, seed: int, cache: StructureCac
     scores = {"centre": trained(held_out(dataset, table, dataset.train, seed), seed, steps)}
     if arguments.centre_only:
         return scores
-    site_of = scaffold_partition(table.take(dataset.train), arguments.sites, seed)
+    site_of = series_partition(table.take(dataset.train), arguments.sites, seed)
     parts = [
         held_out(dataset, table, dataset.train[site_of == site], seed)
         for site in range(arguments.sites)

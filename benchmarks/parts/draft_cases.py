@@ -16,7 +16,7 @@ from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.split import Fold, SplitRule
-from kmel_p2p.chem.dataset.partition import scaffold_partition
+from kmel_p2p.chem.dataset.partition import series_partition
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.table import StructureTable
@@ -109,7 +109,7 @@ def site_datasets(
         values = values.iloc[rng.permutation(len(values))[: case.sites * case.compounds]]
         taken |= set(values.index)
         table = described.table.take(np.array([first[identity] for identity in values.index]))
-        site_of = scaffold_partition(table, case.sites, seed) if case.sites > 1 else np.zeros(len(table), np.int64)
+        site_of = series_partition(table, case.sites, seed) if case.sites > 1 else np.zeros(len(table), np.int64)
         for site in range(case.sites):
             rows = np.flatnonzero(site_of == site)
             labels = values["label"].to_numpy(np.float64)[rows]

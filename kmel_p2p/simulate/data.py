@@ -1,4 +1,4 @@
-"""The data of a simulated federation: each scaffold cluster goes to one site, the test file to none.
+"""The data of a simulated federation: each cluster of series goes to one site, the test file to none.
 
 Silos (`data.kind = "silos"`) are already divided: every site keeps its own file.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.dataset.partition import Disjointness, disjointness, scaffold_partition
+from kmel_p2p.chem.dataset.partition import Disjointness, disjointness, series_partition
 from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.parallel import usable_cores
@@ -51,7 +51,7 @@ def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedDat
 
     Raises:
         ConfigError: the data package is not installed.
-        DataError: a file cannot be used, or has fewer scaffold clusters than sites.
+        DataError: a file cannot be used, or has fewer clusters of series than sites.
     """
     folder = out / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def divide(simulation: Simulation, policy: FeatureRule, out: Path) -> DividedDat
     table = described.table.take(usable)
     count = len(simulation.sites.names)
     if silos is None:
-        site_of = scaffold_partition(table, count, simulation.seed)
+        site_of = series_partition(table, count, simulation.seed)
         by_structure = {int(row): int(site) for row, site in zip(usable, site_of, strict=True)}
         site_of_row = [by_structure.get(int(row), 0) for row in described.row_of]
     else:

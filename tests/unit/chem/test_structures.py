@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from pydantic import ValidationError
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.split import Fold, SplitRule
-from kmel_p2p.chem.dataset.partition import disjointness, scaffold_partition
+from kmel_p2p.chem.dataset.partition import disjointness, series_partition
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import CHUNK, describe_all
+from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 POLICY = FeatureRule(bits=64)
 INPUTS = ["CCO", "bad(", "c1ccccc1C", "CCO", "OCC", ""]
@@ -115,23 +117,67 @@ def test_impossible_splits_are_refused(fractions: tuple[float, float]) -> None:
         SplitRule(valid_fraction=fractions[0], test_fraction=fractions[1])
 
 
-def test_partition_keeps_scaffolds_whole_and_sites_apart() -> None:
+def test_partition_keeps_series_whole_and_sites_apart() -> None:
     rings = ["c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccc2ccccc2c1", "c1ccoc1", "c1ccsc1", "C1CCNCC1", "c1c[nH]cn1"]
     many = [f"{'C' * n}{ring}" for ring in rings for n in range(1, 13)] + ["C" * n for n in range(2, 12)]
     table = describe_all(many, FeatureRule()).table
-    sites = scaffold_partition(table, 3, seed=1)
-    assert np.array_equal(sites, scaffold_partition(table, 3, seed=1))
+    sites = series_partition(table, 3, seed=1)
+    assert np.array_equal(sites, series_partition(table, 3, seed=1))
     assert set(sites) == {0, 1, 2}
-    for scaffold in set(table.scaffolds):
-        assert len({int(s) for s, own in zip(sites, table.scaffolds, strict=True) if own == scaffold}) == 1
+    for series in set(table.series):
+        assert len({int(s) for s, own in zip(sites, table.series, strict=True) if own == series}) == 1
     report = disjointness(table, sites, 3)
     assert sum(site.compounds for site in report) == len(many)
-    assert all(site.shared_scaffolds == 0 for site in report)
     assert all(site.similarity_within > site.similarity_across for site in report)
     assert max(site.compounds for site in report) <= 1.5 * len(many) / 3
 
 
-def test_too_few_scaffolds_cannot_be_partitioned() -> None:
-    table = describe_all(["CCO", "CCN"], POLICY).table
-    with pytest.raises(DataError, match="1 scaffold clusters cannot be divided over 2 sites"):
-        scaffold_partition(table, 2)
+def test_acyclic_compounds_are_divided_as_the_folds_divide_them() -> None:
+    """They had one scaffold, none, so that one site got them all."""
+    acyclic = [
+        "CCO",
+        "NCCN",
+        "CC(=O)OC",
+        "CS(C)(=O)=O",
+        "ClC(Cl)Cl",
+        "CC(C)(C)C#N",
+        "OCC(O)CO",
+        "CSSC",
+        "C=CC=C",
+        "BrCCBr",
+    ]
+    table = describe_all(acyclic, FeatureRule()).table
+    assert set(series_partition(table, 2)) == {0, 1}
+
+
+def made_up(rows: int) -> StructureTable:
+    """Compounds of three to a series, on average, with 24 of 512 environments each."""
+    rng = np.random.default_rng(rows)
+    series = rng.integers(rows // 3, size=rows)
+    parts = [np.random.default_rng(int(one)).choice(512, 16, replace=False) for one in series]
+    positions = [np.unique(np.concatenate([part, rng.choice(512, 8)])).astype(np.uint16) for part in parts]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in positions])])
+    joined = np.concatenate(positions)
+    counts = CountMatrix(offsets, joined, np.ones(len(joined), np.uint8), 512)
+    names, empty = [f"series {one}" for one in series], [""] * rows
+    return StructureTable(empty, empty, empty, names, names, empty, empty, counts, np.zeros((rows, 1), np.float32))
+
+
+def test_partition_takes_no_memory_for_pairs_of_compounds() -> None:
+    table = made_up(6000)
+    tracemalloc.start()
+    try:
+        sites = series_partition(table, 4)
+        report = disjointness(table, sites, 4)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6000 * 6000  # a quarter of one matrix of all similarities
+    assert [site.shared_scaffolds for site in report] == [0] * 4
+    assert min(site.compounds for site in report) > 1000
+
+
+def test_too_few_series_cannot_be_partitioned() -> None:
+    table = describe_all(["Cc1ccc2ccccc2c1", "CCc1ccc2ccccc2c1"], POLICY).table
+    with pytest.raises(DataError, match="1 clusters of series cannot be divided over 2 sites"):
+        series_partition(table, 2)
