@@ -291,7 +291,7 @@ class Wire:
             raise WireError("not a message")
         protocol, tag = unpacker.unpack(), unpacker.unpack()
         if protocol != PROTOCOL:
-            raise WireError(f"protocol {protocol!r:.12} instead of {PROTOCOL}")
+            raise WireError(f"protocol {_short(protocol)} instead of {PROTOCOL}")
         if type(tag) is not bytes or len(tag) != CHARTER_TAG_BYTES:
             raise WireError("no charter tag")
         if tag != self.charter_tag:
@@ -299,12 +299,17 @@ class Wire:
         type_id = unpacker.unpack()
         schema = self._by_id.get(type_id) if type(type_id) is int else None
         if schema is None:
-            raise WireError(f"unknown message type {type_id!r:.12}")
+            raise WireError(f"unknown message type {_short(type_id)}")
         if count - 3 != len(schema.fields):
             raise WireError(f"{schema.cls.__name__} has {len(schema.fields)} fields, not {count - 3}")
         if size > self._max_bytes[type_id]:
             raise WireError(f"{schema.cls.__name__} of {size} bytes; it has at most {self._max_bytes[type_id]}")
         return schema.cls(**{name: field.take(unpacker) for name, field in schema.fields.items()})
+
+
+def _short(value: Any) -> str:
+    """What stands where a number belongs. Bytes are not written out: they may be as many as the message has."""
+    return str(value) if type(value) is int else f"of type {type(value).__name__}"
 
 
 class ForeignCharterError(WireError):

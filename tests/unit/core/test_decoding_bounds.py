@@ -91,3 +91,13 @@ def test_every_type_has_a_size_of_its_own(schema: Any) -> None:
 def test_a_message_larger_than_its_type_is_refused_before_its_fields_are_read() -> None:
     with pytest.raises(WireError, match="it has at most"):
         WIRE.decode(message(33, 1, b"\x01" + bytes(BULK)))
+
+
+@pytest.mark.parametrize("place", ["protocol", "type id"])
+def test_bytes_where_a_small_number_belongs_are_not_written_out(place: str) -> None:
+    large = msgpack.packb(b"\xff" * BULK)
+    head, tag = (large, b"\xc4\x08" + bytes(8)) if place == "protocol" else (b"\x01", b"\xc4\x08" + bytes(8) + large)
+    data = b"\x94" + head + tag + b"\x01\x01"
+    took, peak = cost(lambda: WIRE.decode(data))
+    assert took < 0.03
+    assert peak < 3 * len(data) + 200_000
