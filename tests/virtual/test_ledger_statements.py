@@ -12,9 +12,11 @@ from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import HeadShown, HeadUnproved, SnapshotAdopted
 from kmel_p2p.core.ledger.log.entry import create
+from kmel_p2p.core.ledger.snapshot import maintenance
+from kmel_p2p.core.ledger.sync import statements as statements_module
 from kmel_p2p.core.ledger.sync.messages import Compacted, Have, Heads
-from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, TRUSTED_FOR
-from kmel_p2p.core.types import MILLISECOND, SECOND
+from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, TRUSTED_FOR, LogStatements
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.site import Delivered, LedgerHost
 from tests.testbed.ledger.toy import toy_world
@@ -67,6 +69,77 @@ def until_trained(made: LedgerFederation) -> int:
     return made.network.now
 
 
+def test_naming_a_few_entries_more_each_time_delays_a_site_once() -> None:
+    honest = until_trained(federation(None))
+    there: list[LedgerFederation] = []
+
+    def one_more(own: SiteKey, to: SiteKey) -> dict[SiteKey, int]:
+        heads = [made.averaging(site.index).ledger.head(to) for made in there for site in made.sites if site.key == to]
+        return {to: heads[0] + 3} if heads else {}
+
+    made = federation(one_more)
+    there.append(made)
+    assert until_trained(made) <= honest + TRUSTED_FOR + 5 * SECOND
+
+
+def test_a_lie_told_behind_a_true_number_counts_no_longer_than_others() -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
+    averaging, now = made.averaging(0), made.network.now
+    statements, sayer, own = averaging.antientropy.statements, made.sites[1].key, made.sites[0].key
+    statements.said(sayer, {own: averaging.ledger.head(own) + 1}, now)
+    statements.said(sayer, {own: FAR}, now)  # and then not a word more
+    made.partition([0], [1, 2, 3])
+    head = averaging.ledger.head(own)
+    made.run(60 * SECOND, until=lambda: averaging.ledger.head(own) > head)
+    now = wait(statements, [sayer], made.network.now, TRUSTED_FOR + SECOND)
+    assert statements.credible(sayer, {own: FAR})[own] == averaging.ledger.head(own)
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["after a long sleep", "out of reach"])
+def test_nobody_is_named_for_time_in_which_it_could_prove_nothing(alive: bool) -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
+    averaging, now = made.averaging(0), made.network.now
+    statements, sayer = averaging.antientropy.statements, made.sites[1].key
+    ahead = {sayer: averaging.ledger.head(sayer) + 1}
+    statements.advance([sayer], now)
+    statements.said(sayer, ahead, now)
+    if alive:
+        statements.advance([sayer], now + 3600 * SECOND)
+    else:
+        wait(statements, [], now, 100 * SECOND)
+    assert statements.credible(sayer, ahead) == ahead
+    assert not any(isinstance(getattr(e, "event", None), HeadUnproved) for e in iter(averaging.poll, None))
+
+
+def test_an_entry_that_was_taken_back_need_not_be_shown() -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
+    averaging, now = made.averaging(0), made.network.now
+    statements, sayer, author = averaging.antientropy.statements, made.sites[1].key, made.sites[2].key
+    statements.said(sayer, {author: averaging.ledger.head(author) + 2}, now)
+    averaging.ledger.accepted.retired[author] = averaging.ledger.head(author) + 1
+    wait(statements, [sayer], now, 2 * TRUSTED_FOR)
+    assert not any(isinstance(getattr(e, "event", None), HeadUnproved) for e in iter(averaging.poll, None))
+
+
+def test_who_says_all_the_time_that_entries_were_dropped_is_not_the_only_one_asked() -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
+    averaging, now = made.averaging(0), made.network.now
+    loud, quiet, author = made.sites[LIAR].key, made.sites[1].key, made.sites[2].key
+    averaging.antientropy.statements.said(quiet, {author: FAR - 1}, now)
+    asked: set[SiteKey] = set()
+    for _ in range(40):
+        now += SECOND // 2
+        averaging.maintenance.receive(loud, Compacted({author: FAR}), now)
+        averaging.antientropy.statements.advance([loud, quiet], now)
+        sent = [effect for effect in iter(averaging.poll, None) if isinstance(effect, Send)]
+        asked |= {effect.to for effect in sent if isinstance(effect.message, Heads)}
+    assert asked == {loud, quiet}
+
+
 LIES: list[Lie] = [lambda own, to: {to: FAR}, lambda own, to: {own: FAR}, lambda own, to: {SiteKey(b"\xee" * 32): FAR}]
 
 
@@ -90,6 +163,22 @@ def test_a_site_that_says_entries_were_dropped_makes_nobody_fetch_a_snapshot() -
         made.run(SECOND)
     assert not made.events(0, SnapshotAdopted)
     assert not made.averaging(0).maintenance.fetcher.active
+
+
+def test_a_newcomer_whose_first_tries_are_in_vain_still_comes_to_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs is compacted, so no log moves there, however true the headers are."""
+    monkeypatch.setattr(statements_module, "MOVES_WITHIN", 30 * SECOND)
+    monkeypatch.setattr(maintenance, "AGAIN_MOST", 60 * SECOND)
+    made = LedgerFederation(toy_world(3, {"entry_limit": LIMIT, "retain_entries": 8}), seed=4)
+    made.start(0)
+    made.start(1)
+    made.run(600 * SECOND, until=lambda: made.averaging(0).ledger.accepted.floor.get(made.sites[0].key, 0) > 8)
+    made.start(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(made.averaging(2).maintenance.fetcher, "want", lambda now: None)
+        made.run(60 * SECOND)
+    assert not made.averaging(2).ledger.vector
+    assert made.run(90 * SECOND, until=lambda: bool(made.events(2, SnapshotAdopted)))
 
 
 def test_what_a_site_lost_is_waited_for_although_its_entries_are_slow_to_come() -> None:
@@ -123,7 +212,7 @@ def test_a_site_whose_word_lapsed_is_believed_again_when_it_shows_the_header() -
     now = made.network.now
     ahead = made.averaging(0).ledger.vector
     statements.said(made.sites[0].key, ahead, now)
-    statements.advance([], now + TRUSTED_FOR)
+    wait(statements, [made.sites[0].key], now, TRUSTED_FOR)
     here = made.averaging(2).ledger.vector
     assert statements.credible(made.sites[0].key, ahead) == {key: min(here[key], ahead[key]) for key in here}
     assert any(ahead[key] > here[key] for key in here)
@@ -137,6 +226,13 @@ def test_a_site_whose_word_lapsed_is_believed_again_when_it_shows_the_header() -
     host = made.averaging(2)
     told = [effect.event for effect in iter(host.poll, None) if hasattr(effect, "event")]
     assert HeadShown(made.sites[0].key) in told
+
+
+def wait(statements: LogStatements, alive: list[SiteKey], now: Micros, for_us: Micros) -> Micros:
+    """Let time pass second by second; returns the time then."""
+    for second in range(0, for_us + 1, SECOND):
+        statements.advance(alive, now + second)
+    return now + for_us
 
 
 def test_a_header_that_no_entries_lead_to_counts_only_while_its_log_moves() -> None:
@@ -169,6 +265,8 @@ def test_a_header_that_no_entries_lead_to_counts_only_while_its_log_moves() -> N
     statements.advance([], now + MOVES_WITHIN)
     assert statements.credible(liar.key, vector) == {liar.key: ledger.head(liar.key)}
     assert statements.proved_behind() == 0
+    # But who has it is still asked for it: after an interruption nothing else would make the log move.
+    assert statements.offered(liar.key, vector) == vector
 
 
 def test_who_says_much_and_shows_nothing_is_not_the_only_one_asked() -> None:

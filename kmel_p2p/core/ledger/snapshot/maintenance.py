@@ -96,6 +96,7 @@ class Maintenance:
         self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
         self._adopted = 0
         self._again_us = now
+        self._last_resort_us = now
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
         self._next_us = now + BELIEVED_AFTER
 
@@ -110,8 +111,8 @@ class Maintenance:
             case Compacted(floor):
                 since_us = self._hints[sender][1] if sender in self._hints else now
                 self._hints[sender] = (floor, since_us)
+                # Not asked for its headers at once: who sends this all the time would be the only one ever asked.
                 self._antientropy.statements.said(sender, floor, now)
-                self._antientropy.statements.ask(sender, now)
             case WantAmendments():
                 self.amendments.on_want(sender, message)
             case Amendments():
@@ -176,25 +177,34 @@ class Maintenance:
         self._antientropy.record(outcome, {})
 
     def _told(self, site: SiteKey) -> Vector:
-        return self._antientropy.credible(site)
+        return self._antientropy.offered(site)
 
     def _look_behind(self, now: Micros) -> None:
         """Fetch a snapshot where entries alone cannot help or would take more bytes."""
         for site, (floor, since_us) in sorted(self._hints.items()):
             if self._ledger.accepted.reaches(floor):
                 del self._hints[site]
-            elif now >= since_us + BELIEVED_AFTER and self._is_proved(floor):
-                self._want(now)
+            elif now >= since_us + BELIEVED_AFTER:
+                self._want_up_to(floor, now)
         behind = self._antientropy.statements.proved_behind()
         if self._ledger.stale:
             self.fetcher.want(now)
         elif behind >= FAR_BEHIND and self._antientropy.bytes_of(behind) > 8 * len(self._ledger.accumulator):
             self._want(now)
 
-    def _is_proved(self, floor: Vector) -> bool:
-        """Whether some log certainly goes further than here, and entries up to `floor` are what is missing of it."""
-        head, proved = self._ledger.head, self._antientropy.statements.proved
-        return any(head(author) < number <= proved(author) for author, number in floor.items())
+    def _want_up_to(self, floor: Vector, now: Micros) -> None:
+        """Fetch a snapshot if some log certainly goes further than here, and what is missing of it is below `floor`.
+
+        A log that stands still here in spite of a signed header may be a lie of its author. But it also stands still
+        where a snapshot was tried in vain: so that is tried again now and then.
+        """
+        head, statements = self._ledger.head, self._antientropy.statements
+        missing = [(author, number) for author, number in floor.items() if head(author) < number]
+        if any(number <= statements.proved(author) for author, number in missing):
+            self._want(now)
+        elif now >= self._last_resort_us and any(number <= statements.known(author) for author, number in missing):
+            self._last_resort_us = now + AGAIN_MOST
+            self._want(now)
 
     def _want(self, now: Micros) -> None:
         """Fetch a snapshot, but not one after the other: what others say is all that speaks for it."""

@@ -123,6 +123,10 @@ class AntiEntropy:
         """The vector that `key` last told us, as far as it is to be believed."""
         return self._other_peers.credible(key)
 
+    def offered(self, key: SiteKey) -> Vector:
+        """How far `key` may be asked for entries, or for a snapshot."""
+        return self._other_peers.offered(key)
+
     def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
         return self._other_peers.agreed_with(key)
@@ -168,7 +172,7 @@ class AntiEntropy:
         if now < self._next_summary_us:
             return
         self._next_summary_us = now + self._jittered()
-        self.statements.advance(alive, now)
+        self.statements.advance(alive, now, comes=self.pull.active)
         self.behind = self._other_peers.missing()
         if alive:
             self.greet(self._rng.choice(alive))
@@ -236,7 +240,7 @@ class AntiEntropy:
             return
         is_proved = self._ledger.accepted.is_proved
         evidence = tuple(key for key, number in sorted(told.ended.items()) if not is_proved(key, number))
-        self.pull.ask(site, sorted(self.credible(site).items()), now, evidence)
+        self.pull.ask(site, sorted(self.offered(site).items()), now, evidence)
 
     def _answer(self, sender: SiteKey, want: Want, now: Micros) -> None:
         if self._budget.left(sender, now) > 0:

@@ -59,6 +59,11 @@ class OtherPeers:
         told = self._told.get(key)
         return self._statements.credible(key, told.vector) if told is not None else {}
 
+    def offered(self, key: SiteKey) -> Vector:
+        """The vector that `key` last told us, as far as it may be asked for what is in it."""
+        told = self._told.get(key)
+        return self._statements.offered(key, told.vector) if told is not None else {}
+
     def forget(self, key: SiteKey) -> None:
         """What `key` told us before no longer holds."""
         self._told.pop(key, None)
