@@ -83,3 +83,17 @@ def test_a_site_that_is_slow_by_its_own_history_is_waited_for_within_bounds() ->
     assert ending.deadline() is None
     ending.look({}, 20_000 * SECOND)
     assert not ending.given_up()
+
+
+def test_sites_that_hold_the_run_up_by_turns_are_named_and_given_up() -> None:
+    ending, sites = Ending(300 * SECOND), (SiteKey(b"s" * 32), SiteKey(b"t" * 32))
+    told = []
+    for now in range(0, 620 * SECOND, 10 * SECOND):
+        told += ending.look({sites[now // (10 * SECOND) % 2]: 3}, now)
+        if not ending.is_waiting():
+            break
+    assert {event.site for event in told if isinstance(event, RunHeldUp)} == set(sites)
+    assert not ending.is_waiting()
+    ending.look({}, 630 * SECOND)
+    ending.look({sites[0]: 4}, 640 * SECOND)
+    assert ending.is_waiting()

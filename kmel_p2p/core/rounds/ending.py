@@ -2,7 +2,8 @@
 
 A run is over when every reachable site listens and holds the same. A site that says for ever that it trains, or that
 never gets to what the others hold, would keep everybody from a model: so it is waited for while its log grows, then for
-a limited time, and the operator may end the wait at once (`Conclude`).
+a limited time, and the operator may end the wait at once (`Conclude`). Waits without growth add up: sites that hold the
+run up by turns, each for a moment, gain nothing.
 """
 
 from __future__ import annotations
@@ -50,6 +51,14 @@ class _Awaited:
     given_up: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """An earlier wait for a site."""
+
+    waited_us: Micros
+    rounds: int
+
+
 class Ending:
     """See the module docstring.
 
@@ -62,6 +71,8 @@ class Ending:
         """The operator has ended the wait."""
         self._limit_us = limit_us
         self._awaited: dict[SiteKey, _Awaited] = {}
+        self._past: dict[SiteKey, _Past] = {}
+        """Sites that were waited for and are not now; their waits count again until their logs grow."""
         self._rounds: dict[SiteKey, tuple[int, Micros]] = {}
         """Site -> its rounds, and when they last grew."""
         self._longest_us: dict[SiteKey, Micros] = {}
@@ -85,9 +96,13 @@ class Ending:
         """
         events: list[Event] = []
         done = {site: self._awaited.pop(site) for site in list(self._awaited) if site not in behind}
+        self._past |= {site: _Past(now - awaited.since_us, awaited.rounds) for site, awaited in done.items()}
         events += [RunNotAwaiting(site, given_up=False) for site, awaited in done.items() if awaited.told]
         for site, rounds in behind.items():
-            awaited = self._awaited.setdefault(site, _Awaited(now, rounds))
+            if site not in self._awaited:
+                past = self._past.pop(site, _Past(0, rounds))
+                self._awaited[site] = _Awaited(now - past.waited_us, past.rounds)
+            awaited = self._awaited[site]
             if rounds > awaited.rounds:
                 awaited.rounds, awaited.since_us = rounds, now
             until_us = self._until(site, awaited)
