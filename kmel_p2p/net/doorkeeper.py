@@ -9,6 +9,7 @@ honest peer says HELLO as soon as its key was admitted.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ SILENT_MAX = 512
 """Connections without a message, from all hosts. A federation of 300 sites that starts at once stays below it."""
 
 SILENT_OF_ONE_HOST = 128
-"""The same from one host: sites behind one address, not a program that connects in a loop."""
+"""The same from one host: sites behind one address, not a program that connects in a loop. Of IPv6 it is one network,
+because every host has a whole /64 of addresses."""
+
+IPV6_NETWORK_BITS = 64
 
 CONNECTIONS_OF_ONE_SITE = 16
 """Two are in use, and some may be on their way out."""
@@ -54,6 +58,8 @@ class Guest:
 
     descriptor: int
     host: str
+    network: str
+    """What counts as one host: see `SILENT_OF_ONE_HOST`."""
     since_us: Micros
     site: str = ""
     """Hex key, once a message came."""
@@ -68,7 +74,7 @@ class Unfinished:
     """Watches one connection of ours for a message without an end; `Doorkeeper` watches those that others opened."""
 
     def __init__(self, descriptor: int) -> None:
-        self.guest = Guest(descriptor, "", 0, site="own")
+        self.guest = Guest(descriptor, "", "", 0, site="own")
 
     def heard(self) -> None:
         """A whole message came."""
@@ -138,13 +144,14 @@ class Doorkeeper:
         host = remote_host(descriptor, self._port)
         if host is None:
             return
-        guest = self._guests[descriptor] = self._silent[descriptor] = Guest(descriptor, host, self._clock())
-        self._silent_from[host] += 1
-        # The oldest goes: an honest peer is through in a moment, and whoever floods has the most old ones.
-        if self._silent_from[host] > self._silent_of_one:
-            self._cut(next(other for other in self._silent.values() if other.host == guest.host), TOO_MANY)
+        network = _network(host)
+        self._guests[descriptor] = self._silent[descriptor] = Guest(descriptor, host, network, self._clock())
+        self._silent_from[network] += 1
+        # The oldest of the crowd goes: an honest peer is through in a moment, and whoever floods has the most old ones.
+        if self._silent_from[network] > self._silent_of_one:
+            self._cut_oldest(network)
         elif len(self._silent) > self._silent_max or len(self._guests) > self._room:
-            self._cut(next(iter(self._silent.values())), TOO_MANY)
+            self._cut_oldest(max(self._silent_from, key=self._silent_from.__getitem__))
 
     def heard(self, descriptor: int, site: str) -> None:
         """A whole message came over a connection that is authenticated as `site`'s."""
@@ -169,9 +176,9 @@ class Doorkeeper:
     def _heard_of(self, guest: Guest) -> None:
         """It is silent no longer, or gone."""
         if self._silent.pop(guest.descriptor, None) is not None:
-            self._silent_from[guest.host] -= 1
-            if not self._silent_from[guest.host]:
-                del self._silent_from[guest.host]
+            self._silent_from[guest.network] -= 1
+            if not self._silent_from[guest.network]:
+                del self._silent_from[guest.network]
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
@@ -199,11 +206,26 @@ class Doorkeeper:
         finally:
             self._arm()
 
+    def _cut_oldest(self, network: str) -> None:
+        """End the connection of this network that has been silent for longest."""
+        self._cut(next(guest for guest in self._silent.values() if guest.network == network), TOO_MANY)
+
     def _cut(self, guest: Guest, reason: str) -> None:
         self.ended(guest.descriptor)
         shut_down(guest.descriptor, self._port)
         self.cuts[reason] += 1
         self._on_cut(guest.host, guest.site, reason)
+
+
+def _network(host: str) -> str:
+    """What counts as one host."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    return str(ipaddress.ip_network((int(address) >> IPV6_NETWORK_BITS << IPV6_NETWORK_BITS, IPV6_NETWORK_BITS)))
 
 
 def _unfinished(guest: Guest) -> int:

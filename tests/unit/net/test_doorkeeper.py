@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -12,10 +13,12 @@ import zmq
 
 from kmel_p2p.core.types import MILLISECOND, Lane
 from kmel_p2p.net import doorkeeper
-from kmel_p2p.net.doorkeeper import CROWDED, ENDLESS, TOO_MANY, TOO_QUIET
+from kmel_p2p.net.doorkeeper import CROWDED, ENDLESS, SILENT_MAX, SILENT_OF_ONE_HOST, TOO_MANY, TOO_QUIET, Doorkeeper
 from kmel_p2p.net.link_events import LinkFault, PeerMisbehaved, StrangerRefused
-from kmel_p2p.net.settings import CHUNK_BYTES, MIB
+from kmel_p2p.net.settings import CHUNK_BYTES, MIB, TransportSettings
 from tests.support.net_peers import Federation, Peer, short_settings, until
+
+HONEST = "192.0.2.1"
 
 
 @pytest.fixture
@@ -68,6 +71,29 @@ async def test_silent_connections_are_bounded_and_a_site_still_gets_in(
     assert told[0].address == "127.0.0.1"
     assert a.transport.strangers_refused >= 52
     assert not a.told(LinkFault)
+
+
+FLOODS = {
+    "one host": ["198.51.100.1" for _ in range(2000)],
+    "some hosts": [f"198.51.100.{number % 8}" for number in range(2000)],
+    "one IPv6 network": [f"2001:db8:0:1::{number:x}" for number in range(2000)],
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_ends_its_own_connections_and_no_honest_one(flood: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = {0: HONEST, **dict(enumerate(FLOODS[flood], start=1))}
+    monkeypatch.setattr(doorkeeper, "remote_host", lambda descriptor, port: hosts[descriptor])
+    monkeypatch.setattr(doorkeeper, "shut_down", lambda descriptor, port: None)
+    cut: list[str] = []
+    loop = asyncio.get_running_loop()
+    keeper = Doorkeeper(loop, TransportSettings(), lambda: 0, lambda host, site, why: cut.append(host), lambda: True)
+    for descriptor in hosts:
+        keeper.accepted(descriptor)
+    assert HONEST not in cut
+    most = SILENT_MAX if flood == "some hosts" else SILENT_OF_ONE_HOST + 1
+    assert len(keeper) <= most
+    assert len(cut) + len(keeper) == len(hosts)
 
 
 async def test_a_connection_without_a_word_ends(federation: Federation, strangers: list[socket.socket]) -> None:
