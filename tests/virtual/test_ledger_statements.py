@@ -13,10 +13,11 @@ from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import HeadShown, HeadUnproved, SnapshotAdopted
 from kmel_p2p.core.ledger.log.entry import create
 from kmel_p2p.core.ledger.snapshot import maintenance
+from kmel_p2p.core.ledger.sync import forks
 from kmel_p2p.core.ledger.sync import statements as statements_module
-from kmel_p2p.core.ledger.sync.messages import Compacted, Have, Heads
+from kmel_p2p.core.ledger.sync.messages import ANY_HASH, Compacted, Have, Heads, LogHead, Stubs
 from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, TRUSTED_FOR, LogStatements
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.site import Delivered, LedgerHost
 from tests.testbed.ledger.toy import toy_world
@@ -138,6 +139,23 @@ def test_who_says_all_the_time_that_entries_were_dropped_is_not_the_only_one_ask
         sent = [effect for effect in iter(averaging.poll, None) if isinstance(effect, Send)]
         asked |= {effect.to for effect in sent if isinstance(effect.message, Heads)}
     assert asked == {loud, quiet}
+
+
+def test_headers_asked_for_as_proof_do_not_wait_behind_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 20)
+    averaging, asker, author = made.averaging(0), made.sites[2].key, made.sites[1].key
+    monkeypatch.setattr(forks, "PROOF_BYTES", 2000)
+    asked = tuple(LogHead(author, number, ANY_HASH) for number in range(1, 21))
+    averaging.antientropy._forks.on_heads(asker, Heads(asked))
+    sent = [effect for effect in iter(averaging.poll, None) if isinstance(effect, Send)]
+    answers = [(effect.lane, effect.message) for effect in sent if isinstance(effect.message, Stubs)]
+    told = [(lane, stub) for lane, message in answers for stub in message.stubs]
+    headers = [averaging.ledger.accepted.header(author, number) for number in range(1, 21)]
+    assert [stub for _, stub in told] == [header.stub() for header in headers if header is not None]
+    quick = [message for lane, message in answers if lane is Lane.CONTROL]
+    assert 1 < len(quick) <= forks.PROOFS_AT_ONCE
+    assert all(sum(map(len, message.stubs)) <= 2000 for message in quick)
 
 
 LIES: list[Lie] = [lambda own, to: {to: FAR}, lambda own, to: {own: FAR}, lambda own, to: {SiteKey(b"\xee" * 32): FAR}]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import accumulate
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
@@ -21,6 +22,13 @@ from kmel_p2p.core.types import Lane, Vector
 
 DEPTH = 64
 """Headers sent of one log. The fork is at the lowest that differ; a deeper one takes several exchanges."""
+
+PROOF_BYTES = 32 * 1024
+"""Headers that are asked for as proof go over the control lane in messages of so many bytes: behind the bodies that
+wait on the bulk lane of a slow link they would come too late, and this site would be named."""
+
+PROOFS_AT_ONCE = 8
+"""So many such messages answer one request; what is left goes over the bulk lane."""
 
 
 class ForkFinder:
@@ -43,16 +51,29 @@ class ForkFinder:
     def on_heads(self, sender: SiteKey, message: Heads) -> None:
         """Answer with our branch of every log where the headers differ."""
         stubs: list[bytes] = []
+        shown: list[bytes] = []
         for head in message.heads:
             mine = self._ledger.accepted.header(head.author, head.number)
             if mine is not None and head.hash == ANY_HASH:
-                stubs.append(mine.stub())
+                shown.append(mine.stub())
             elif mine is not None and mine.hash != head.hash:
                 first = max(1, head.number - DEPTH + 1)
                 branch = (self._ledger.accepted.header(head.author, number) for number in range(first, head.number + 1))
                 stubs += [header.stub() for header in branch if header is not None]
+        stubs += self._show(sender, shown)
         for start in range(0, min(len(stubs), 4 * MAX_STUBS), MAX_STUBS):
             self._outbox.append(Send(sender, Stubs(tuple(stubs[start : start + MAX_STUBS])), Lane.BULK))
+
+    def _show(self, to: SiteKey, stubs: list[bytes]) -> list[bytes]:
+        """Send what fits on the control lane; returns the rest."""
+        for _ in range(PROOFS_AT_ONCE):
+            sizes = accumulate(len(stub) for stub in stubs[:MAX_STUBS])
+            count = sum(size <= PROOF_BYTES for size in sizes)
+            if not count:
+                break
+            self._outbox.append(Send(to, Stubs(tuple(stubs[:count]))))
+            stubs = stubs[count:]
+        return stubs
 
     def proofs(self, headers: Iterable[SignedHeader]) -> list[FaultProof]:
         """The forks that these headers and ours prove together, the earliest of each author."""
