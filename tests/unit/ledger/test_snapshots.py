@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+from collections import deque
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.core.effects import Effect, Emit
+from kmel_p2p.core.ledger.events import LateFault
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance, decode, genesis
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy, AntiEntropySettings
+from kmel_p2p.core.ledger.sync.forks import ForkFinder
+from kmel_p2p.core.ledger.sync.messages import Proofs
 from tests.support.plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 SITES = identities(3)
@@ -88,6 +96,32 @@ def test_a_fork_below_the_floor_is_late_and_changes_nothing() -> None:
     # Whoever acted on the proof is understood, and whoever did not goes on.
     assert ledger.offer(next_entry(SITES[1], ledger)).verdict is Verdict.APPLIED
     assert ledger.offer(next_entry(SITES[0], ledger)).verdict is Verdict.APPLIED
+
+
+def test_who_hands_over_evidence_that_is_true_is_not_accused_and_costs_little() -> None:
+    ledger, _ = history(9)
+    witness, _ = history(9)
+    fault = witness.offer(next_entry(SITES[0], history(0)[0], units=77)).faults[0]
+    ledger.compact({site.key: 2 for site in SITES})
+    outbox: deque[Effect] = deque()
+    exchange = AntiEntropy(
+        SITES[1].key,
+        ledger,
+        ForkFinder(ledger, outbox),
+        lambda: (),
+        outbox,
+        random.Random(1),
+        AntiEntropySettings(),
+        1000,
+        0,
+    )
+    looked_at: list[Sequence[bytes]] = []
+    offer = ledger.offer_proof
+    ledger.offer_proof = lambda *of: (looked_at.append(of[0]), offer(*of))[1]  # type: ignore[method-assign]
+    exchange.receive(SITES[2].key, Proofs((fault.evidence,) * 64), 0)
+    told = [type(effect.event) for effect in outbox if isinstance(effect, Emit)]
+    assert told == [LateFault]
+    assert len(looked_at) == 2
 
 
 def test_adopting_turns_what_was_taken_back_into_what_the_majority_holds() -> None:

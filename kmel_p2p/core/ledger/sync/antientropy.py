@@ -288,9 +288,12 @@ class AntiEntropy:
                 self._refuse(sender, None, str(error))
                 return
             self._take(sender, outcome)
-            if outcome.verdict is Verdict.REFUSED and not outcome.faults:
+            if outcome.faults or outcome.late:
+                continue
+            if outcome.verdict is Verdict.REFUSED:
                 self._refuse(sender, None, "its evidence against an author proves nothing")
-                return
+            # Known already, or worth nothing. Only what is missing is asked for, and looking at it costs signatures.
+            return
 
     def _on_stubs(self, sender: SiteKey, stubs: Stubs, now: Micros) -> None:
         try:
