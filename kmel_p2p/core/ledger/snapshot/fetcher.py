@@ -51,6 +51,9 @@ ASK_PERIOD: Micros = 3 * SECOND
 """Between two requests for an offer, or to the sites that have not attested yet: messages may be lost, and some sites
 must first reach the vector."""
 
+MAX_OFFERS = 4
+"""A giver that restarts, or whose copy expired, offers another snapshot; one that never stops doing so is left."""
+
 SITES_TO_COME = 64
 """Sites that amendments unknown here may have added; bounds the size of a snapshot."""
 
@@ -72,6 +75,8 @@ class Attempt:
 
     server: SiteKey
     offer: SnapshotOffer | None = None
+    offers: int = 0
+    """How many different ones came."""
     parts: dict[int, bytes] = field(default_factory=dict)
     asked_us: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
     """Part -> (when it was asked for, when it is due)."""
@@ -142,6 +147,10 @@ class SnapshotFetcher:
             self._fail("its size does not fit our trunk", now)
             return
         if attempt.offer is None or attempt.offer.id != offer.id:
+            attempt.offers += 1
+            if attempt.offers > MAX_OFFERS:
+                self._fail("it offers another one again and again", now)
+                return
             attempt.offer, attempt.parts, attempt.asked_us = offer, {}, {}
         self._enter(FetchStage.FETCHING, now)
         self._ask_parts(now)
@@ -185,8 +194,9 @@ class SnapshotFetcher:
         if claim.amendment != attempt.snapshot.amendment_hash:
             return
         same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
+        if site not in attempt.attested | attempt.denied:
+            self._stalls_at_us = now + STALLED
         (attempt.attested if same else attempt.denied).add(site)
-        self._stalls_at_us = now + STALLED
         self._count(now)
 
     def forget(self, site: SiteKey, now: Micros) -> None:

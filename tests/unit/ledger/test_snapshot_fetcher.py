@@ -1,0 +1,73 @@
+"""No giver and no witness keeps a newcomer waiting for a snapshot for ever."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+from kmel_p2p.core.computing import Computing
+from kmel_p2p.core.effects import Effect, Emit
+from kmel_p2p.core.ledger.events import SnapshotRefused
+from kmel_p2p.core.ledger.snapshot.fetcher import STALLED, Attempt, FetchStage, SnapshotFetcher
+from kmel_p2p.core.ledger.sync.messages import PART_BYTES, Claim, SnapshotOffer, SnapshotPart
+from kmel_p2p.core.types import SECOND
+from tests.support.plain_ledgers import identities, new_ledger, next_entry
+
+OWN, LIAR, *OTHERS = (site.key for site in identities(5))
+SIZE = 4 * PART_BYTES // 8
+
+
+class Roster:
+    """What the fetcher asks of a constitution."""
+
+    roster = everyone = dict.fromkeys((OWN, LIAR, *OTHERS))
+    number = 0
+
+
+def fetcher() -> tuple[SnapshotFetcher, deque[Effect]]:
+    outbox: deque[Effect] = deque()
+    constitution: Any = Roster()
+    made = SnapshotFetcher(
+        OWN,
+        SIZE,
+        lambda: constitution,
+        lambda: (LIAR, *OTHERS),
+        lambda site: {LIAR: 9} if site == LIAR else {},
+        Computing(outbox),
+        outbox,
+        random.Random(1),
+    )
+    made.want(0)
+    return made, outbox
+
+
+def refused(outbox: deque[Effect]) -> set[bytes]:
+    events = [effect.event for effect in outbox if isinstance(effect, Emit)]
+    return {event.server for event in events if isinstance(event, SnapshotRefused)}
+
+
+def test_a_witness_that_repeats_itself_buys_no_time() -> None:
+    made, outbox = fetcher()
+    ledger = new_ledger(identities(5))
+    ledger.offer(next_entry(identities(5)[0], ledger))
+    snapshot = ledger.snapshot()
+    vector = snapshot.vector
+    made._attempt = Attempt(LIAR, SnapshotOffer(bytes(32), vector, 8 * SIZE + 1, bytes(32)), snapshot=snapshot)
+    made._enter(FetchStage.ATTESTING, 0)
+    made._due_us = 0
+    claim = Claim(vector, snapshot.chains, snapshot.amendment_hash, b"\x01" * 32, bytes(64))
+    for now in range(0, 4 * STALLED, SECOND):
+        made.on_claim(LIAR, claim, now)
+        made.advance(now)
+    assert refused(outbox) == {LIAR}
+
+
+def test_a_giver_that_changes_what_it_offers_buys_no_time() -> None:
+    made, outbox = fetcher()
+    for number, now in enumerate(range(0, 4 * STALLED, SECOND)):
+        offer = SnapshotOffer(number.to_bytes(32, "big"), {LIAR: 9}, 8 * SIZE + 100, bytes(32))
+        made.on_offer(LIAR, offer, now)
+        made.on_part(LIAR, SnapshotPart(offer.id, 0, bytes(PART_BYTES)), now)
+        made.advance(now)
+    assert refused(outbox) == {LIAR}
