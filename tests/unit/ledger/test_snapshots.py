@@ -17,7 +17,7 @@ from kmel_p2p.core.ledger.events import LateFault
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance, decode, genesis
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy, AntiEntropySettings
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
@@ -98,7 +98,7 @@ def test_a_fork_below_the_floor_is_late_and_changes_nothing() -> None:
     assert ledger.offer(next_entry(SITES[0], ledger)).verdict is Verdict.APPLIED
 
 
-def test_who_hands_over_evidence_that_is_true_is_not_accused_and_costs_little() -> None:
+def test_true_evidence_accuses_nobody_who_hands_it_over_and_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, _ = history(9)
     witness, _ = history(9)
     fault = witness.offer(next_entry(SITES[0], history(0)[0], units=77)).faults[0]
@@ -117,7 +117,12 @@ def test_who_hands_over_evidence_that_is_true_is_not_accused_and_costs_little() 
     )
     looked_at: list[Sequence[bytes]] = []
     offer = ledger.offer_proof
-    ledger.offer_proof = lambda *of: (looked_at.append(of[0]), offer(*of))[1]  # type: ignore[method-assign]
+
+    def counted(evidence: Sequence[bytes], limit: int) -> Outcome:
+        looked_at.append(evidence)
+        return offer(evidence, limit)
+
+    monkeypatch.setattr(ledger, "offer_proof", counted)
     exchange.receive(SITES[2].key, Proofs((fault.evidence,) * 64), 0)
     told = [type(effect.event) for effect in outbox if isinstance(effect, Emit)]
     assert told == [LateFault]
