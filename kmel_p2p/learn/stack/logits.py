@@ -6,6 +6,7 @@ With few held-out values it is a line (Platt 1999), with many a monotone curve (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -71,29 +72,36 @@ UNCHANGED = LogitMap()
 
 
 def calibrated(logits: Logits, labels: NDArray[np.float64], seed: int) -> tuple[LogitMap, Logits]:
-    """The map for new compounds, and the logits of these ones from maps that were fitted to others of them.
+    """The map for new compounds, and the logits of these ones from maps of its kind that were fitted to others of them.
 
     Args:
         logits: float64[n], of held-out compounds.
         labels: float64[n], 0 or 1.
         seed: of the folds.
     """
+    fit = _kind_for(labels)
     crossed = logits.copy()
     for fold in folds(len(labels), seed):
         others = np.setdiff1d(np.arange(len(labels)), fold)
-        crossed[fold] = fit_map(logits[others], labels[others])(logits[fold])
+        crossed[fold] = fit(logits[others], labels[others])(logits[fold])
     if _log_loss(crossed, labels) >= _log_loss(logits, labels):
         return UNCHANGED, logits
-    return fit_map(logits, labels), crossed
+    return fit(logits, labels), crossed
 
 
 def fit_map(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
     """A curve with `MIN_CURVE` values, a line with `MIN_VALUES`, no change with fewer."""
+    return _kind_for(labels)(logits, labels)
+
+
+def _kind_for(labels: NDArray[np.float64]) -> Callable[[Logits, NDArray[np.float64]], LogitMap]:
     positive = np.count_nonzero(labels > 0.5)
     if len(labels) < MIN_VALUES or min(positive, len(labels) - positive) < MIN_OF_CLASS:
-        return UNCHANGED
-    if len(labels) >= MIN_CURVE:
-        return _curve(logits, labels)
+        return lambda logits, labels: UNCHANGED
+    return _curve if len(labels) >= MIN_CURVE else _line
+
+
+def _line(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
     slope, shift = platt(logits, labels)
     return LogitMap(slope, shift) if slope > 0 else UNCHANGED
 
@@ -101,15 +109,18 @@ def fit_map(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
 def _curve(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
     from sklearn.isotonic import isotonic_regression
 
-    order = np.argsort(logits, kind="stable")
-    steps = isotonic_regression(labels[order])
-    starts = np.flatnonzero(np.diff(steps, prepend=-1.0))
-    counts = np.diff(starts, append=len(order))
-    before = np.add.reduceat(logits[order], starts) / counts
-    # Half a compound more of each class keeps the odds finite; this may disturb the order of small steps.
-    positive = np.add.reduceat(labels[order], starts)
-    after = np.maximum.accumulate(np.log((positive + 0.5) / (counts - positive + 0.5)))
-    return LogitMap(knots=np.stack([before, after], axis=1))
+    # Compounds with the same logit get the same probability, in whatever order they come.
+    at, group = np.unique(logits, return_inverse=True)
+    counts = np.bincount(group).astype(np.float64)
+    positive = np.bincount(group, labels)
+    starts = np.flatnonzero(np.diff(isotonic_regression(positive / counts, sample_weight=counts), prepend=-1.0))
+    before = np.add.reduceat(at * counts, starts)
+    counts, positive = np.add.reduceat(counts, starts), np.add.reduceat(positive, starts)
+    # Half a compound more of each class keeps the odds finite. A small step may then lie above the next one: both are
+    # pooled by their weight, so that a single compound does not lift all that follow.
+    shares = isotonic_regression((positive + 0.5) / (counts + 1), sample_weight=counts + 1)
+    after = np.log(shares / (1 - shares))
+    return LogitMap(knots=np.stack([np.maximum.accumulate(before / counts), after], axis=1))
 
 
 def _log_loss(logits: Logits, labels: NDArray[np.float64]) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.scores import probability
-from kmel_p2p.learn.stack.logits import MIN_CURVE, UNCHANGED, LogitMap, calibrated, fit_map
+from kmel_p2p.learn.stack.logits import MIN_CURVE, MIN_VALUES, UNCHANGED, LogitMap, calibrated, fit_map
 
 
 def sample(count: int, boast: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +40,40 @@ def test_probabilities_without_evidence_against_them_stay() -> None:
     assert fit_map(sample(100, 4.0)[0], one_class) is UNCHANGED
     backwards, labels = sample(300, -1.0)
     assert calibrated(backwards, labels, 1)[0] is UNCHANGED, "a map that turns the order around is none"
+
+
+def test_a_single_compound_at_the_low_end_does_not_lift_the_probabilities_of_the_rest() -> None:
+    logits, labels = np.linspace(-6, 6, MIN_CURVE), np.zeros(MIN_CURVE)
+    labels[[1, *range(60, 500, 60)]] = 1
+    labels[700:] = 1
+    found = fit_map(logits, labels)
+    assert len(found.knots)
+    low = slice(0, 450)
+    told = probability(found(logits[low])).mean()
+    assert told == pytest.approx(labels[low].mean(), abs=0.01), "the first compound alone is a step of its own"
+
+
+def test_equal_logits_get_one_probability_whatever_their_order() -> None:
+    labels = (np.arange(MIN_CURVE) % 4 == 0).astype(float)
+    found = [fit_map(np.full(MIN_CURVE, 0.1), some) for some in (labels, np.sort(labels))]
+    for one in found:
+        assert probability(one(np.array([0.1])))[0] == pytest.approx(0.25, abs=0.001)
+        LogitMap.from_rows(one.rows(), "here")
+
+
+@pytest.mark.parametrize("count", [MIN_VALUES, MIN_CURVE])
+def test_the_map_that_is_kept_is_of_the_kind_that_was_tried(count: int) -> None:
+    """Four fifths of the values are too few for the kind that all of them get."""
+    rng = np.random.default_rng(3)
+    labels = (np.arange(count) % 2).astype(float)
+    logits = 8.0 * (labels - 0.5) + 6.0 * rng.normal(size=count)
+    found, crossed = calibrated(logits, labels, 1)
+    assert found is not UNCHANGED
+    assert not np.array_equal(crossed, logits)
+    if count == MIN_CURVE:
+        # A line would be steeper or flatter everywhere; a curve is constant beyond its last step.
+        assert len(np.unique(crossed)) < count
+    assert np.abs(found(logits) - crossed).mean() < 0.5
 
 
 @given(st.integers(0, 10**6), st.sampled_from([30, 300, MIN_CURVE]), st.floats(0.1, 9.0))
