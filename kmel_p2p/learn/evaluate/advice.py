@@ -6,6 +6,7 @@ What the site predicts with is compared, on the test fold, with *best local*: th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from kmel_p2p.learn.evaluate.scores import score
 USE, NO_EVIDENCE, LOCAL = "use it", "no evidence either way", "use your local model"
 
 RESAMPLES = 1000
+INTERVAL = 0.95
 
 
 def advise(
@@ -40,9 +42,10 @@ def advise(
 
     Returns:
         `advice`, one of `USE`, `NO_EVIDENCE` and `LOCAL`; `score` and `best_local`, RMSE or log loss; `change_pct`, and
-        its 95 % bootstrap `interval_pct`; where labels are logarithms `fold_error`, the factor by which both are off;
-        where the catalogue has thresholds `decisions`: `threshold`, `unit`, and how many of `of` compounds are on the
-        wrong side, `wrong` and `wrong_best_local`; `rejected`.
+        its 95 % bootstrap `interval_pct` (see `_ends`); `same`, whether best local answers for all of these compounds;
+        where labels are logarithms `fold_error`, the factor by which both are off; where the catalogue has thresholds
+        `decisions`: `threshold`, `unit`, and how many of `of` compounds are on the wrong side, `wrong` and
+        `wrong_best_local`; `rejected`.
     """
     truth = labels.astype(np.float32)
     scores = [score(endpoint, output, truth) for output in (answers, best_local)]
@@ -52,7 +55,7 @@ def advise(
         rows = rng.integers(0, len(labels), len(labels))
         new, old = (score(endpoint, output[rows], truth[rows]) for output in (answers, best_local))
         changes[draw] = new / max(old, 1e-12) - 1
-    low, high = (100 * float(end) for end in np.quantile(changes, [0.025, 0.975]))
+    low, high = (100 * float(end) for end in np.quantile(changes, _ends(len(labels))))
     found: dict[str, Any] = {
         "advice": LOCAL if rejected or low > 0 else USE if high < 0 else NO_EVIDENCE,
         "score": scores[0],
@@ -60,11 +63,25 @@ def advise(
         "change_pct": 100 * (scores[0] / max(scores[1], 1e-12) - 1),
         "interval_pct": [low, high],
         "rejected": rejected,
+        "same": bool(np.array_equal(answers, best_local)),
     }
     if endpoint.transform == "log10":
         found["fold_error"] = [10.0 ** min(error, 300.0) for error in scores]
     decisions = _decisions(endpoint, answers, best_local, labels)
     return found | ({"decisions": decisions} if decisions else {})
+
+
+def _ends(compounds: int) -> tuple[float, float]:
+    """Quantiles of resamples that make a 95 % interval: further out the fewer compounds there are.
+
+    Resamples of few compounds vary too little: at 2.5 and 97.5 %, ten compounds gave advice for no reason in 13 cases
+    of 100 instead of 5, twenty in 9. With the "expanded percentile" (Hesterberg, Am Stat 2015, 69, 371), in 8 and 6.
+    """
+    z, free = NormalDist().inv_cdf((1 - INTERVAL) / 2), compounds - 1
+    # Student's quantile by its expansion (Abramowitz and Stegun 26.7.5), right to 0.01 from 10 compounds on.
+    student = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    outside = NormalDist().cdf((compounds / free) ** 0.5 * student)
+    return outside, 1 - outside
 
 
 def _decisions(
@@ -75,7 +92,8 @@ def _decisions(
         return []
     found = []
     for threshold in entry.thresholds:
-        border = endpoint.label(np.array([threshold]))[0]
+        # As labels are kept, so that a compound measured at the very threshold is on its side.
+        border = np.float64(np.float32(endpoint.label(np.array([threshold]))[0]))
         above = labels >= border
         wrong, wrong_local = (int(np.count_nonzero((output >= border) != above)) for output in (answers, best_local))
         found.append(
@@ -96,6 +114,11 @@ def in_words(advice: Mapping[str, Any], metric: str) -> str:
         return (
             "Held-out compounds contradicted the federation, so the site predicts with its best local model already "
             f"({metric} {advice['score']:.3f})."
+        )
+    if advice["same"]:
+        return (
+            "Nothing speaks for the federation, so the site predicts all of these compounds with its best local model "
+            f"already ({metric} {advice['score']:.3f})."
         )
     change, (low, high) = advice["change_pct"], advice["interval_pct"]
     words = [
