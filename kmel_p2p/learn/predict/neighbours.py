@@ -134,7 +134,7 @@ class Neighbours:
             "usual": np.array(usual, np.float64),
             "held_out": self.held_out,
         }
-        write_state(folder / FILE, tensors, {"width": self.width})
+        write_state(folder / FILE, tensors, {"width": self.width}, mode=0o600)
 
 
 def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -172,8 +172,10 @@ class Model:
                     f"{' of each class' if classes else ''} to calibrate with"
                 )
             elif known.values < needed(level):
+                # Those like the site's own may have enough.
+                some = "for compounds less like this site's own, " if both.own.values >= needed(level) else ""
                 reasons[endpoint.name] = (
-                    f"a level of {level:g} needs {needed(level)} values{' of each class' if classes else ''} to "
+                    f"{some}a level of {level:g} needs {needed(level)} values{' of each class' if classes else ''} to "
                     f"calibrate with, there were {known.values}; a lower level has "
                     f"{'sets of classes' if classes else 'intervals'}"
                 )

@@ -1,8 +1,9 @@
 """How far off a prediction may be: conformal intervals and classes (Vovk, Gammerman and Shafer 2005).
 
 Those of a site's stack are cross-conformal (Vovk 2015): every held-out compound calibrates, each predicted with weights
-that were fitted to others of them, so none is kept for calibrating alone. Compounds like the site's own and those less
-so have calibrations of their own where there are enough of both.
+that were fitted to others of them, so none is kept for calibrating alone. The same compounds chose the networks'
+checkpoints and which side answers, so intervals may come out slightly too narrow. Compounds like the site's own and
+those less so have calibrations of their own where there are enough of both.
 
 Those of the networks alone, in an exported model, come from half of the site's validation fold, divided by series,
 which chooses neither checkpoints nor models. If the fold is too small to divide, all of it is used for both; intervals
@@ -52,7 +53,7 @@ class Calibration:
         residuals: regressions: |error| / difficulty on the validation fold, ascending, in labels.
         floor: regressions: difficulty is floor + disagreement of the models.
         class_0, class_1: classifications: 1 - probability of the true class, ascending, for each true class.
-        chose: whether the same compounds also chose checkpoint and model.
+        chose: whether the same compounds also chose checkpoint and model, or the side of the stack.
         crossed: whether each compound was predicted with weights that were fitted to others.
     """
 
@@ -118,11 +119,16 @@ def calibrate_stack(dataset: Dataset, fitted: FittedStack, neighbours: Neighbour
         if min(_smallest(endpoint, held.labels[part]) for part in parts) < MIN_APART:
             parts = [np.ones(len(held.rows), bool)] * 2
         own, far = (
-            replace(_calibration(endpoint, held.sides[side][part], held.labels[part], held.spread[part]), crossed=True)
+            _crossed(_calibration(endpoint, held.sides[side][part], held.labels[part], held.spread[part]))
             for side, part in zip((stack.own, stack.unusual), parts, strict=True)
         )
         found[endpoint.name] = SiteCalibration(own, far)
     return found
+
+
+def _crossed(known: Calibration) -> Calibration:
+    """Weights were fitted to other compounds; checkpoints and the side that answers were chosen by the same ones."""
+    return replace(known, chose=True, crossed=True) if known else known
 
 
 def _smallest(endpoint: AssayEndpoint, labels: NDArray[np.float64]) -> int:

@@ -17,8 +17,10 @@ from kmel_p2p.learn.evaluate.evaluation import evaluate
 from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
 from kmel_p2p.learn.predict import predict as predicting
 from kmel_p2p.learn.predict.export import export_model
+from kmel_p2p.learn.predict.model_directory import Card
 from kmel_p2p.learn.predict.predict import Model, load_model
-from kmel_p2p.learn.predict.stack_file import STACK_FILE, read_stack
+from kmel_p2p.learn.predict.stack_file import STACK_FILE, StoredStack, read_stack
+from kmel_p2p.learn.predict.uncertainty import Calibration, SiteCalibration
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES
 from kmel_p2p.learn.train.dataset import Inputs
 from tests.support.stacked_site import ELSEWHERE, ENDPOINTS, POLICY, SHAPE, SMILES, Site, make_site
@@ -56,7 +58,29 @@ def test_the_calibrations_come_back_as_they_were(site: Site, folder: Path) -> No
     again = read_stack(folder, load_model(folder).card, site.models)
     assert again is not None
     assert again.calibrations == site.stored.calibrations
-    assert all(both.own.crossed and not both.own.chose for both in again.calibrations.values())
+    assert all(both.own.crossed and both.own.chose for both in again.calibrations.values())
+
+
+def test_files_that_stay_are_their_owners_alone(folder: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.glob("*_STAYS*")}
+    assert modes == {STACK_FILE: 0o600, "neighbours_STAYS.safetensors": 0o600}
+
+
+def test_a_level_that_only_unusual_compounds_lack_values_for_is_said_to_lack_theirs(site: Site) -> None:
+    enough = Calibration(residuals=tuple(np.arange(1, 101) / 100.0), floor=0.1, chose=True, crossed=True)
+    few = dataclasses.replace(enough, residuals=enough.residuals[:40])
+    calibrations = {endpoint.name: SiteCalibration(enough, few) for endpoint in ENDPOINTS[:1]}
+    stored = StoredStack(site.stored.stack, {**site.stored.calibrations, **calibrations})
+    chosen = {endpoint.name: "hybrid" for endpoint in ENDPOINTS}
+    card = Card(SHAPE, POLICY, "", chosen, {}, {})
+    model = Model(card, site.models, site.neighbours, stored)
+    reason = model.without_intervals(0.99)["solubility"]
+    assert reason.startswith("for compounds less like this site's own, a level of 0.99 needs 99 values")
+    assert "there were 40" in reason
+    assert "solubility" not in model.without_intervals(0.9)
+    asked = [text for text, row in zip(SMILES, model.predict(SMILES, level=0.99), strict=True)
+             if row.assays["solubility"].lower is not None]  # fmt: skip
+    assert asked, "those like the site's own have intervals"
 
 
 @pytest.mark.parametrize("name", SIDES)
@@ -132,6 +156,7 @@ def test_evaluation_compares_with_best_local_in_words_and_numbers(site: Site, fo
     assert [d["threshold"] for d in solubility["verdict"]["decisions"]] == [1e-5, 1e-4]
     assert "decisions" not in herg["verdict"]
     assert herg["calibrated_crosswise"] is True
+    assert herg["calibrated_apart"] is False, "held-out compounds chose checkpoints and sides"
     page = evaluation_page(report)
     assert "Is the federation worth using?" in page
     assert page.count('class="advice ') == 4  # in the table, and beside the plots
