@@ -113,6 +113,11 @@ class _Site:
     def read(self, rows: NDArray[np.int64]) -> LearnerInputs:
         return LearnerInputs(self.dataset.inputs.rows(rows), self.networks, self.dataset.inputs.width)
 
+    def read_out_of_fold(self, rows: NDArray[np.int64]) -> LearnerInputs:
+        """Training rows without what private heads say: they were fitted to the same rows' values."""
+        private = [place for place, endpoint in enumerate(self.dataset.endpoints) if endpoint.head == "private"]
+        return LearnerInputs(self.dataset.inputs.rows(rows), self.networks, self.dataset.inputs.width, private)
+
     def labels(self, rows: NDArray[np.int64], place: int) -> NDArray[np.float64]:
         labels: NDArray[np.float64] = self.dataset.labels[rows, place].astype(np.float64)
         return labels
@@ -142,7 +147,9 @@ def _more_evidence(site: _Site, place: int) -> Evidence | None:
     endpoint, rows = site.dataset.endpoints[place], site.chosen[place]
     if OTHERS not in site.networks or endpoint.head == "private":
         return None
-    return out_of_fold(endpoint, site.read, site.known, rows, site.of_known[place], site.labels(rows, place), site.seed)
+    return out_of_fold(
+        endpoint, site.read_out_of_fold, site.known, rows, site.of_known[place], site.labels(rows, place), site.seed
+    )
 
 
 def _learners(site: _Site, place: int, tick: Callable[[], None]) -> dict[str, Learner]:

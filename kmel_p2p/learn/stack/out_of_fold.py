@@ -1,8 +1,9 @@
 """Evidence from training compounds, where few are held out: learners are refitted without a part of them at a time.
 
 The networks are not: what they say about their own training compounds is no evidence. The others' trunk never saw a
-compound of this site, so its activations are what they would be for new ones. So trees and Gaussian processes on
-features alone stand for what the site can do alone, the same two on the others' trunk for what the federation adds.
+compound of this site, so its activations are what they would be for new ones; what private heads make of them is not,
+and is left out. So trees and Gaussian processes on features alone stand for what the site can do alone, the same two on
+the others' trunk for what the federation adds.
 """
 
 from __future__ import annotations

@@ -25,14 +25,22 @@ class LearnerInputs:
         networks: by name.
     """
 
-    def __init__(self, inputs: NDArray[np.float32], networks: Mapping[str, Network], bits: int) -> None:
+    def __init__(
+        self,
+        inputs: NDArray[np.float32],
+        networks: Mapping[str, Network],
+        bits: int,
+        withheld: Collection[int] = (),
+    ) -> None:
         """
         Args:
             inputs: rows of network inputs (`dataset.Inputs.rows`).
             networks: by name.
             bits: width of the fingerprint.
+            withheld: places of assay endpoints whose outputs trees read as 0.
         """
         self._inputs, self.networks, self._bits = inputs, networks, bits
+        self._withheld = list(withheld)
         width = next(iter(networks.values())).architecture.inputs
         self.features = np.asarray(inputs)[:, :width]
         self._read: dict[str, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
@@ -58,6 +66,7 @@ class LearnerInputs:
         if not network:
             return self.features
         outputs = self.outputs(network).astype(np.float32)
+        outputs[:, self._withheld] = 0
         return np.concatenate([self.features, self.activations(network), outputs], axis=1)
 
     def counts(self) -> NDArray[np.uint8]:

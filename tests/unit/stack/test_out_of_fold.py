@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.stack import fit, learners
+from kmel_p2p.learn.stack import fit, learners, out_of_fold
 from kmel_p2p.learn.stack.fit import fit_stack
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
-from kmel_p2p.learn.stack.sides import BEST_LOCAL, STACK
+from kmel_p2p.learn.stack.readings import LearnerInputs
+from kmel_p2p.learn.stack.sides import BEST_LOCAL, OTHERS, STACK
 from kmel_p2p.learn.stack.weigh import Evidence, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
@@ -64,6 +66,25 @@ def test_a_private_head_gives_no_evidence(data: Dataset, networks: dict[str, Par
     made = fit_stack(SHAPE, data, networks, 1)
     assert ENDPOINTS[1].head == "private"
     assert made.stack.endpoints[1].own == BEST_LOCAL
+
+
+def test_what_private_heads_say_of_their_own_training_compounds_is_not_read(
+    data: Dataset, networks: dict[str, Parameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private head was fitted to this site's values, of an assay endpoint that may be much like the one asked for."""
+    read = []
+    plain = learners.fit_learner
+
+    def fit_learner(kind: str, network: str, readings: LearnerInputs, *rest: Any, **more: Any) -> Any:
+        if network == OTHERS:
+            read.append(readings.columns(network)[:, -len(ENDPOINTS) :])
+        return plain(kind, network, readings, *rest, **more)
+
+    monkeypatch.setattr(out_of_fold, "fit_learner", fit_learner)
+    fit_stack(SHAPE, data, networks, 1)
+    assert read
+    assert [endpoint.head for endpoint in ENDPOINTS[:2]] == ["shared", "private"]
+    assert all(columns[:, 0].any() and not columns[:, 1].any() for columns in read)
 
 
 def test_training_values_are_not_asked_where_enough_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
