@@ -216,7 +216,10 @@ def _write_others(path: Path, work: Callable[[], NDArray[np.float32] | None] | N
     """Runs in a thread. A file of an earlier trunk does not stay."""
     values = work() if work is not None else None
     if values is None:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be removed: {error.strerror}") from error
         return None
     write_vector(path, values)
     return path
