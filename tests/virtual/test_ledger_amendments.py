@@ -72,6 +72,19 @@ def test_a_retired_site_stops_counting_at_the_same_entry_everywhere() -> None:
         assert all(ledger.head(site.key) == 20 for site in federation.sites[:4])
 
 
+def test_a_retired_site_is_told_before_nobody_answers_it_any_more() -> None:
+    conditions = Conditions(latency_us=20 * MILLISECOND)
+    federation = LedgerFederation(toy_world(4, {"entry_limit": 40}, step_us=slowly, conditions=conditions), 1)
+    federation.start_all()
+    key = federation.sites[3].key
+    federation.run(60 * SECOND, until=lambda: federation.averaging(0).ledger.head(key) >= 3)
+    amend(federation, 0, agreed(federation, [0, 1, 2], retire=[{"name": "site3", "last": 2}]))
+    federation.run(30 * MILLISECOND)
+    federation.partition([3], range(3))
+    federation.run(5 * SECOND)
+    assert federation.averaging(3).phase is Phase.LISTENING
+
+
 def test_retraction_takes_exactly_the_sites_contribution_out_and_survives_a_restart() -> None:
     federation = LedgerFederation(toy_world(4, {"entry_limit": 12}, step_us=slowly), 2)
     federation.start_all()

@@ -73,7 +73,7 @@ class Maintenance:
         def roster() -> int:
             return len(self.amendments.constitution.roster)
 
-        self.amendments = AmendmentExchange(ledger, outbox)
+        self.amendments = AmendmentExchange(ledger, alive, outbox)
         self.computing = Computing(outbox)
         self._ledger = ledger
         self._antientropy = antientropy

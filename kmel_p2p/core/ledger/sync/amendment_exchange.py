@@ -2,11 +2,14 @@
 
 Two different amendments with one number cannot both be in force as long as every honest site signs only one of them:
 two quorums share a site. Should it happen, each site keeps the one it had first and tells the operator.
+
+Whoever leaves the roster by an amendment is sent it unasked: a moment later nobody answers that key any more.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import ConfigError, WireError
@@ -22,8 +25,9 @@ from kmel_p2p.core.rounds import CharterAmended
 class AmendmentExchange:
     """See the module docstring. Effects go to the shared `outbox`."""
 
-    def __init__(self, ledger: Ledger, outbox: deque[Effect]) -> None:
+    def __init__(self, ledger: Ledger, alive: Callable[[], tuple[SiteKey, ...]], outbox: deque[Effect]) -> None:
         self._ledger = ledger
+        self._alive = alive
         self._outbox = outbox
 
     @property
@@ -65,8 +69,11 @@ class AmendmentExchange:
         Raises:
             ConfigError: it is not valid as the next one; says why.
         """
-        constitution = self.constitution.followed_by(document)
+        before, constitution = self.constitution.roster, self.constitution.followed_by(document)
         outcome = self._ledger.amend(constitution)
+        for key in self._alive():
+            if key in before and key not in constitution.roster:
+                self._outbox.append(Send(key, Amendments((document.encode(),))))
         self.tell(constitution.number - 1)
         return outcome
 
