@@ -148,7 +148,7 @@ def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect]
         publisher.open(1)
     outbox.clear()
     for at, publisher in enumerate(publishers):
-        payload = ToyCodec.encode([at % VALUES % 16], [1000 + at])
+        payload = ToyCodec.encode([at % VALUES % 16], [1000 + number * len(publishers) + at])  # no two alike
         publisher.store(RoundTrained(number, payload, 10, ROUND_US, ""))
     tickets = [effect for effect in outbox if isinstance(effect, Persist)]
     outbox.clear()
