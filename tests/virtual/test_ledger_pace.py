@@ -54,7 +54,7 @@ def test_a_site_on_a_plateau_listens_and_the_others_go_on() -> None:
 
     def answer() -> None:
         number = federation.averaging(0).publisher.next_number
-        payload = ToyCodec.encode([0], [1000])
+        payload = ToyCodec.encode([0], [1000 + number])
         federation.network.command(
             federation.host(0), RoundTrained(number, payload, 10, SECOND, f"round-{number}", 1.0)
         )
