@@ -15,7 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake
-from kmel_p2p.net.doorkeeper import Unfinished
+from kmel_p2p.net.doorkeeper import UNFINISHED_MAX, Unfinished
 from kmel_p2p.net.frames import Greeting, Hello, encode
 from kmel_p2p.net.sockets import (
     MORE_NOWAIT,
@@ -174,7 +174,7 @@ class Connection:
     def poke(self) -> None:
         """Look at both sockets even if no edge was seen; end the connection if a message comes in without an end."""
         idle = not self._closed and not readiness(self._socket) & READABLE
-        if idle and self._unfinished is not None and self._unfinished.is_endless():
+        if idle and self._unfinished is not None and self._unfinished.is_endless(UNFINISHED_MAX):
             self.cut()
             return
         self._monitor_pump.nudge()

@@ -52,6 +52,32 @@ ENDLESS = "it sent a message without an end"
 CROWDED = "this site keeps too many connections open at once"
 
 
+class Unfinished:
+    """Watches the bytes of one connection for a message without an end: ours, or one that others opened."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.messages = 0
+        self._descriptor = descriptor
+        self._counted = 0
+        """`messages` at the last look."""
+        self._base_bytes = 0
+        """Bytes that had arrived at the last look that found new messages."""
+
+    def heard(self) -> None:
+        """A whole message came."""
+        self.messages += 1
+
+    def is_endless(self, most: int) -> bool:
+        """Whether more than `most` bytes came since the last look that found a new message."""
+        received = bytes_received(self._descriptor)
+        if received is None:
+            return False
+        if self.messages != self._counted:
+            self._counted, self._base_bytes = self.messages, received
+            return False
+        return received - self._base_bytes > most
+
+
 @dataclass(slots=True)
 class Guest:
     """One connection to our port."""
@@ -61,28 +87,9 @@ class Guest:
     network: str
     """What counts as one host: see `SILENT_OF_ONE_HOST`."""
     since_us: Micros
+    unfinished: Unfinished
     site: str = ""
     """Hex key, once a message came."""
-    messages: int = 0
-    counted: int = 0
-    """`messages` at the last look."""
-    base_bytes: int = 0
-    """Bytes that had arrived at the last look that found new messages."""
-
-
-class Unfinished:
-    """Watches one connection of ours for a message without an end; `Doorkeeper` watches those that others opened."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.guest = Guest(descriptor, "", "", 0, site="own")
-
-    def heard(self) -> None:
-        """A whole message came."""
-        self.guest.messages += 1
-
-    def is_endless(self) -> bool:
-        """Whether more bytes came since the last message than a message has."""
-        return _unfinished(self.guest) > UNFINISHED_MAX
 
 
 class Doorkeeper:
@@ -145,7 +152,9 @@ class Doorkeeper:
         if host is None:
             return
         network = _network(host)
-        self._guests[descriptor] = self._silent[descriptor] = Guest(descriptor, host, network, self._clock())
+        self._guests[descriptor] = self._silent[descriptor] = Guest(
+            descriptor, host, network, self._clock(), Unfinished(descriptor)
+        )
         self._silent_from[network] += 1
         # The oldest of the crowd goes: an honest peer is through in a moment, and whoever floods has the most old ones.
         if self._silent_from[network] > self._silent_of_one:
@@ -158,8 +167,8 @@ class Doorkeeper:
         guest = self._guests.get(descriptor)
         if guest is None:
             return
-        guest.messages += 1
-        if guest.messages > 1:
+        guest.unfinished.heard()
+        if guest.unfinished.messages > 1:
             return
         self._heard_of(guest)
         guest.site = site
@@ -187,13 +196,13 @@ class Doorkeeper:
         now = self._clock()
         idle = self._is_idle()
         for guest in list(self._guests.values()):
-            if not guest.messages and now - guest.since_us > self._settings.dial_timeout_us:
+            silent = not guest.unfinished.messages
+            if silent and now - guest.since_us > self._settings.dial_timeout_us:
                 self._cut(guest, TOO_QUIET)
                 continue
-            unfinished = _unfinished(guest)
             # Whole messages that wait in the socket are bounded by its high-water mark and the window.
             waiting = 0 if idle else 2 * self._settings.window + UNFINISHED_MAX
-            if unfinished > (UNFINISHED_MAX if guest.messages else UNFINISHED_SILENT) + waiting:
+            if guest.unfinished.is_endless((UNFINISHED_SILENT if silent else UNFINISHED_MAX) + waiting):
                 self._cut(guest, ENDLESS)
 
     def _arm(self) -> None:
@@ -226,14 +235,3 @@ def _network(host: str) -> str:
     if address.version == 4:
         return host
     return str(ipaddress.ip_network((int(address) >> IPV6_NETWORK_BITS << IPV6_NETWORK_BITS, IPV6_NETWORK_BITS)))
-
-
-def _unfinished(guest: Guest) -> int:
-    """Bytes that arrived since the last look that found a new message."""
-    received = bytes_received(guest.descriptor)
-    if received is None:
-        return 0
-    if guest.messages != guest.counted:
-        guest.counted, guest.base_bytes = guest.messages, received
-        return 0
-    return received - guest.base_bytes
