@@ -18,27 +18,27 @@ from kmel_p2p.learn.evaluate.scores import score
 
 USE, NO_EVIDENCE, LOCAL = "use it", "no evidence either way", "use your local model"
 
-RESAMPLES = 1000
 INTERVAL = 0.95
+
+Resampled = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Outputs float64[n], as labels or logits, and their scores on bootstrap resamples (`scores.resampled`)."""
 
 
 def advise(
     endpoint: AssayEndpoint,
-    answers: NDArray[np.float64],
-    best_local: NDArray[np.float64],
+    answers: Resampled,
+    best_local: Resampled,
     labels: NDArray[np.float64],
     *,
     rejected: bool,
-    seed: int,
 ) -> dict[str, Any]:
     """The advice, ready for JSON.
 
     Args:
-        answers: float64[n], what the site predicts with, as labels or logits.
-        best_local: float64[n], the same of best local.
+        answers: what the site predicts with.
+        best_local: the same of best local, on the same resamples.
         labels: float64[n], measured, none of them a bound.
         rejected: whether held-out compounds contradicted the federation, so that best local answers everywhere.
-        seed: of the bootstrap.
 
     Returns:
         `advice`, one of `USE`, `NO_EVIDENCE` and `LOCAL`; `score` and `best_local`, RMSE or log loss; `change_pct`, and
@@ -47,14 +47,9 @@ def advise(
         `decisions`: `threshold`, `unit`, and how many of `of` compounds are on the wrong side, `wrong` and
         `wrong_best_local`; `rejected`.
     """
-    truth = labels.astype(np.float32)
-    scores = [score(endpoint, output, truth) for output in (answers, best_local)]
-    rng = np.random.default_rng([seed, len(labels)])
-    changes = np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
-        rows = rng.integers(0, len(labels), len(labels))
-        new, old = (score(endpoint, output[rows], truth[rows]) for output in (answers, best_local))
-        changes[draw] = new / max(old, 1e-12) - 1
+    outputs, (new, old) = (answers[0], best_local[0]), (answers[1], best_local[1])
+    scores = [score(endpoint, output, labels.astype(np.float32)) for output in outputs]
+    changes = new / np.maximum(old, 1e-12) - 1
     low, high = (100 * float(end) for end in np.quantile(changes, _ends(len(labels))))
     found: dict[str, Any] = {
         "advice": LOCAL if rejected or low > 0 else USE if high < 0 else NO_EVIDENCE,
@@ -63,11 +58,11 @@ def advise(
         "change_pct": 100 * (scores[0] / max(scores[1], 1e-12) - 1),
         "interval_pct": [low, high],
         "rejected": rejected,
-        "same": bool(np.array_equal(answers, best_local)),
+        "same": bool(np.array_equal(*outputs)),
     }
     if endpoint.transform == "log10":
         found["fold_error"] = [10.0 ** min(error, 300.0) for error in scores]
-    decisions = _decisions(endpoint, answers, best_local, labels)
+    decisions = _decisions(endpoint, *outputs, labels)
     return found | ({"decisions": decisions} if decisions else {})
 
 

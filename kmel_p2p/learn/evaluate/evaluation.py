@@ -25,7 +25,15 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.advice import advise
 from kmel_p2p.learn.evaluate.comparison import MODELS
-from kmel_p2p.learn.evaluate.scores import forest_baseline, median_baseline, metric, probability, scorable, score
+from kmel_p2p.learn.evaluate.scores import (
+    forest_baseline,
+    median_baseline,
+    metric,
+    probability,
+    resampled,
+    scorable,
+    score,
+)
 from kmel_p2p.learn.predict.answering import Answer, parts_of
 from kmel_p2p.learn.predict.outputs import CHOSEN
 from kmel_p2p.learn.predict.predict import Model
@@ -87,14 +95,14 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
         elif known.sum() >= MIN_TEST:
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
             columns = {name: output[known, place] for name, output in outputs.items()}
-            report |= _scores(endpoint, columns, labels, seed)
+            sampled = resampled(endpoint, columns, labels, seed, RESAMPLES)
+            report |= _scores(endpoint, columns, labels, sampled)
             report |= _uncertainty(endpoint, model, answer, known, labels, place)
             if model.stack is not None:
                 sides = set(model.answering.names[place])
                 rejected = sides == {BEST_LOCAL} and model.stack.endpoints[place].held_out >= MIN_HELD_OUT
-                report["verdict"] = advise(
-                    endpoint, columns[CHOSEN], columns[BEST_LOCAL], labels, rejected=rejected, seed=seed
-                )
+                own, local = ((columns[name], sampled[name]) for name in (CHOSEN, BEST_LOCAL))
+                report["verdict"] = advise(endpoint, own, local, labels, rejected=rejected)
         endpoints.append(report)
     warning = shift(near, model.neighbours.held_out) if near is not None and model.neighbours is not None else None
     return {
@@ -163,16 +171,12 @@ def _bounds(dataset: Dataset, place: int, output: NDArray[np.float64]) -> dict[s
     return {"bounds": count, "bounds_agree": float(agree.mean())}
 
 
-def _scores(endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    """Scores with bootstrap intervals, and gains over the local model, all on the same resamples."""
-    rng = np.random.default_rng([seed, len(labels)])
+def _scores(
+    endpoint: AssayEndpoint, columns: Outputs, labels: NDArray[np.float64], sampled: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Any]:
+    """Scores with bootstrap intervals, and gains over the local model, all on the same resamples (`sampled`)."""
     truth = labels.astype(np.float32)
     found: dict[str, dict[str, Any]] = {}
-    sampled = {name: np.empty(RESAMPLES) for name in columns}
-    for draw in range(RESAMPLES):
-        rows = rng.integers(0, len(labels), len(labels))
-        for name, output in columns.items():
-            sampled[name][draw] = score(endpoint, output[rows], truth[rows])
     for name, output in columns.items():
         low, high = np.quantile(sampled[name], [0.025, 0.975])
         found[name] = {

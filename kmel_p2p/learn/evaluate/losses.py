@@ -20,11 +20,18 @@ def compound_losses(
     """
     with np.errstate(invalid="ignore", over="ignore"):
         if endpoint.kind == "classification":
-            losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels > 0.5, -outputs, outputs))
-            return losses
+            return log_losses(outputs, labels)
         error = np.abs(outputs - labels)
-        losses = np.where(error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2))
-        return losses
+        huber: NDArray[np.float64] = np.where(
+            error <= HUBER_DELTA, error**2 / 2, HUBER_DELTA * (error - HUBER_DELTA / 2)
+        )
+        return huber
+
+
+def log_losses(logits: NDArray[np.float64], labels: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Log loss of each compound, float64[n], from logits float64[n] and classes float[n]."""
+    losses: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels > 0.5, -logits, logits))
+    return losses
 
 
 def difference(losses: NDArray[np.float64], reference: NDArray[np.float64]) -> tuple[float, float]:

@@ -205,6 +205,29 @@ def _forest(dataset: Dataset, place: int, seed: int) -> Predict:
     return predict
 
 
+def resampled(
+    endpoint: AssayEndpoint,
+    columns: Mapping[str, NDArray[np.float64]],
+    labels: NDArray[np.float64],
+    seed: int,
+    draws: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Scores float64[draws] of each model's outputs on bootstrap resamples of the compounds, the same for all models.
+
+    Args:
+        columns: model -> labels or logits, float64[n].
+        labels: float64[n], measured, none of them a bound.
+    """
+    rng = np.random.default_rng([seed, len(labels)])
+    truth = labels.astype(np.float32)
+    found = {name: np.empty(draws) for name in columns}
+    for draw in range(draws):
+        rows = rng.integers(0, len(labels), len(labels))
+        for name, output in columns.items():
+            found[name][draw] = score(endpoint, output[rows], truth[rows])
+    return found
+
+
 def some_of(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
     """At most `most` of ascending rows, ascending; the same ones for the same seed."""
     if len(rows) <= most:

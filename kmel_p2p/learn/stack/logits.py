@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.learn.evaluate.losses import log_losses
 from kmel_p2p.learn.stack.gaussian_process import platt
 from kmel_p2p.learn.stack.stored import damaged
 from kmel_p2p.learn.stack.weights import folds
@@ -84,7 +85,7 @@ def calibrated(logits: Logits, labels: NDArray[np.float64], seed: int) -> tuple[
     for fold in folds(len(labels), seed):
         others = np.setdiff1d(np.arange(len(labels)), fold)
         crossed[fold] = fit(logits[others], labels[others])(logits[fold])
-    if _log_loss(crossed, labels) >= _log_loss(logits, labels):
+    if log_losses(crossed, labels).sum() >= log_losses(logits, labels).sum():
         return UNCHANGED, logits
     return fit(logits, labels), crossed
 
@@ -121,7 +122,3 @@ def _curve(logits: Logits, labels: NDArray[np.float64]) -> LogitMap:
     shares = isotonic_regression((positive + 0.5) / (counts + 1), sample_weight=counts + 1)
     after = np.log(shares / (1 - shares))
     return LogitMap(knots=np.stack([np.maximum.accumulate(before / counts), after], axis=1))
-
-
-def _log_loss(logits: Logits, labels: NDArray[np.float64]) -> float:
-    return float(np.logaddexp(0, np.where(labels > 0.5, -logits, logits)).mean()) if len(labels) else 0.0

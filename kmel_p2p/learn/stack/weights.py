@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.learn.evaluate.losses import log_losses
 
 PULL = 30.0
 """Rows that the pull towards equal weights counts as, each with an error of one standard deviation of the labels."""
@@ -76,9 +77,7 @@ def _for_classes(logits: NDArray[np.float64], labels: NDArray[np.float64]) -> ND
         shares = 1 / (1 + np.exp(-at))
         variances = np.maximum(shares * (1 - shares), CERTAIN)
         pull = PULL * float(variances.mean())
-        loss = float(np.logaddexp(0, np.where(labels > 0.5, -at, at)).sum()) + pull / 2 * float(
-            ((weights - equal) ** 2).sum()
-        )
+        loss = float(log_losses(at, labels).sum()) + pull / 2 * float(((weights - equal) ** 2).sum())
         if loss >= lowest - 1e-9:
             break
         lowest, kept = loss, weights

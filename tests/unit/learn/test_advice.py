@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.evaluate import advice
-from kmel_p2p.learn.evaluate.advice import LOCAL, NO_EVIDENCE, USE, advise, in_words
+from kmel_p2p.learn.evaluate.advice import LOCAL, NO_EVIDENCE, USE, in_words
+from kmel_p2p.learn.evaluate.scores import resampled
 
 SOLUBILITY = AssayEndpoint(name="solubility", unit="mol/L", transform="log10", center=-4.0, scale=1.5)
 RNG = np.random.default_rng(3)
 TRUTH = RNG.normal(size=200)
 GOOD, POOR = TRUTH + 0.3 * RNG.normal(size=200), TRUTH + 0.9 * RNG.normal(size=200)
 OTHER_GOOD = TRUTH + 0.3 * RNG.normal(size=200)
+
+
+def advise(
+    endpoint: AssayEndpoint,
+    answers: np.ndarray,
+    best_local: np.ndarray,
+    labels: np.ndarray,
+    *,
+    rejected: bool,
+    seed: int,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    sampled = resampled(endpoint, {"answers": answers, "best local": best_local}, labels, seed, draws)
+    pairs = (answers, sampled["answers"]), (best_local, sampled["best local"])
+    return advice.advise(endpoint, *pairs, labels, rejected=rejected)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +59,6 @@ def test_where_best_local_answers_already_no_change_is_told() -> None:
 
 
 def test_few_compounds_give_less_advice_for_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advice, "RESAMPLES", 200)
     rng = np.random.default_rng(0)
     cases = []
     for _ in range(150):
@@ -51,7 +68,8 @@ def test_few_compounds_give_less_advice_for_no_reason(monkeypatch: pytest.Monkey
 
     def told() -> int:
         endpoint = AssayEndpoint(name="x")
-        found = [advise(endpoint, *case, rejected=False, seed=draw)["advice"] for draw, case in enumerate(cases)]
+        every = [advise(endpoint, *case, rejected=False, seed=draw, draws=200) for draw, case in enumerate(cases)]
+        found = [one["advice"] for one in every]
         return len(found) - found.count(NO_EVIDENCE)
 
     widened = told()
