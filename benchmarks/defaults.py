@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from benchmarks.parts.draft_cases import CASES, Case, drafted, site_datasets
-from benchmarks.parts.measure import at_most, parse, publish, say, this_machine
+from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.stacked import change_pct, stacked_sites
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.scores import score
@@ -116,9 +116,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for name in names:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             rows += run(arguments, known[name], seed, StructureCache(arguments.cache))
-    skipped = ("data", "cache", "json", "workers")
-    settings = {key: value for key, value in vars(arguments).items() if key not in skipped}
-    figures = {**summary(rows), "settings": settings}
+    figures = {**summary(rows), "settings": settings_of(arguments)}
     details = [pd.DataFrame(rows).round(3).to_string(index=False)]
     publish("drafted settings", machine, figures, GOALS, arguments.json, details)
 

@@ -25,16 +25,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.parts.measure import at_most, parse, publish, say, this_machine
+from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.silos_data import POLICY, datasets, labelled, read_silos
-from benchmarks.parts.stacked import SHOWN, change_pct, stacked_sites
+from benchmarks.parts.stacked import SHOWN, change_pct, stacked_sites, training_settings
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
-from kmel_p2p.learn.worker.session import TrainingSettings
 
 GOALS = {"best_local_rae": at_most(0.62), "change_vs_best_local_pct": at_most(-3.0)}
 SMOKE: dict[str, Any] = {
@@ -144,13 +143,7 @@ def run(arguments: argparse.Namespace, seed: int, silos: Mapping[str, Any], cach
         inputs=POLICY.width, hidden=tuple(arguments.hidden), endpoints=endpoints, dropout=arguments.dropout,
         calibrate=True,
     )  # fmt: skip
-    settings = [
-        TrainingSettings(
-            batch_size=arguments.batch, learning_rate=arguments.rate, weight_decay=0.01, seed=1000 * seed + at,
-            entry_limit=arguments.entries, steps_per_entry=arguments.steps // arguments.entries,
-        )
-        for at in range(len(others) + 1)
-    ]  # fmt: skip
+    settings = [training_settings(arguments, seed, at) for at in range(len(others) + 1)]
     (site,) = stacked_sites(
         shape, [own, *others], settings, seed, scored=[0], tick=lambda text: say(f"seed {seed}: {text}")
     )
@@ -202,10 +195,9 @@ def main(given: Sequence[str] | None = None) -> None:
     silos, cache = read_silos(arguments.data), StructureCache(arguments.cache)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     figures = summary([run(arguments, seed, silos, cache) for seed in seeds])
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "cache", "json", "workers")}
     details = [pd.DataFrame(figures["endpoints"]).round(3).to_string(index=False)]
     publish(
-        "ExpansionRx by time, nine assay endpoints", machine, {**figures, "settings": settings}, GOALS,
+        "ExpansionRx by time, nine assay endpoints", machine, {**figures, "settings": settings_of(arguments)}, GOALS,
         arguments.json, details,
     )  # fmt: skip
 

@@ -24,14 +24,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.parts.measure import Goal, at_least, parse, publish, say, this_machine
+from benchmarks.parts.measure import Goal, at_least, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.partners_data import ENDPOINTS, FEDERATIONS, PARTNERS, read_partners
 from benchmarks.parts.silos_data import POLICY, SILOS, datasets, read_silos
-from benchmarks.parts.stacked import change_pct, mean_absolute, stacked_sites
+from benchmarks.parts.stacked import change_pct, mean_absolute, stacked_sites, training_settings
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
 
 GOALS: dict[str, Goal] = {"gain_of_12_over_4": at_least(2.0)}
 SMOKE: dict[str, Any] = {
@@ -68,18 +67,8 @@ def run(arguments: argparse.Namespace, seed: int, data: Mapping[str, Dataset], s
             dropout=arguments.dropout,
             calibrate=True,
         )
-        settings = [
-            TrainingSettings(
-                batch_size=arguments.batch,
-                learning_rate=arguments.rate,
-                weight_decay=0.01,
-                # A site has the same seed in every federation, and so the same local networks.
-                seed=1000 * seed + list(data).index(name),
-                entry_limit=arguments.entries,
-                steps_per_entry=arguments.steps // arguments.entries,
-            )
-            for name in names
-        ]
+        # A site has the same seed in every federation, and so the same local networks.
+        settings = [training_settings(arguments, seed, list(data).index(name)) for name in names]
         sites = stacked_sites(
             shape, parts, settings, seed, scored=scored, tick=lambda text: say(f"seed {seed}, {size} sites: {text}")
         )
@@ -189,9 +178,7 @@ def main(given: Sequence[str] | None = None) -> None:
         data = dict(zip(tables, parts, strict=True))
         for size in arguments.sizes:
             rows += run(arguments, seed, data, size)
-    skipped = ("data", "cache", "json", "plot", "workers")
-    settings = {key: value for key, value in vars(arguments).items() if key not in skipped}
-    figures = {**summary(rows), "settings": settings}
+    figures = {**summary(rows), "settings": settings_of(arguments)}
     if arguments.plot:
         plot(figures, f"What joining is worth ({arguments.per_site:,} compounds per site and assay)", arguments.plot)
     table = pd.DataFrame(figures["pairs"])[["sites", "site", "endpoint", "local", "best_local", "chosen", "gain_pct"]]

@@ -34,11 +34,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.parts.measure import at_most, parse, publish, say, this_machine
+from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
 from benchmarks.parts.silos_peers import federate_peers
 from benchmarks.parts.silos_pooled import pooled_predictors
-from benchmarks.parts.stacked import stacked_sites
+from benchmarks.parts.stacked import change_pct, stacked_sites, training_settings
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.comparison import predictors, train_local
 from kmel_p2p.learn.evaluate.scores import Predict, forest_baseline, median_baseline, scorable
@@ -154,15 +154,7 @@ def _errors(
 
 
 def _settings(arguments: argparse.Namespace, seed: int, at: int) -> TrainingSettings:
-    steps = arguments.steps // arguments.entries
-    return TrainingSettings(
-        batch_size=arguments.batch,
-        learning_rate=arguments.rate,
-        weight_decay=arguments.decay,
-        seed=1000 * seed + at,
-        entry_limit=arguments.entries,
-        steps_per_entry=steps,
-    )
+    return training_settings(arguments, seed, at, arguments.decay)
 
 
 def _in_process(
@@ -201,7 +193,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over seeds, and changes against local in percent."""
     pairs = _rows([r["pairs"] for r in runs])
     changes = [pair["change_pct"] for pair in pairs]
-    by_seed = [np.mean([100 * (pair["chosen"] / pair["local"] - 1) for pair in r["pairs"].values()]) for r in runs]
+    by_seed = [np.mean([change_pct(pair["chosen"], pair["local"]) for pair in r["pairs"].values()]) for r in runs]
     logd = [pair["change_pct"] for pair in pairs if pair["endpoint"] == "logd"]
     crossed = _rows([r["cross"] for r in runs])
     return {
@@ -223,9 +215,9 @@ def _against_best_local(pairs: Sequence[Mapping[str, Any]], crossed: Sequence[Ma
     """Changes of what sites predict with against the best local stack, %; nothing where there is no stack."""
     if "best_local" not in pairs[0]:
         return {}
-    changes = [100 * (pair["chosen"] / pair["best_local"] - 1) for pair in pairs]
+    changes = [change_pct(pair["chosen"], pair["best_local"]) for pair in pairs]
     logd = [change for change, pair in zip(changes, pairs, strict=True) if pair["endpoint"] == "logd"]
-    cross = [100 * (pair["chosen"] / pair["best_local"] - 1) for pair in crossed]
+    cross = [change_pct(pair["chosen"], pair["best_local"]) for pair in crossed]
     return {
         "mean_change_vs_best_local_pct": float(np.mean(changes)),
         "worst_change_vs_best_local_pct": float(np.max(changes)),
@@ -239,7 +231,7 @@ def _rows(by_seed: Sequence[Mapping[tuple[str, str], Mapping[str, float]]]) -> l
     for silo, endpoint in by_seed[0]:
         scores = [r[silo, endpoint] for r in by_seed]
         mean = {name: float(np.mean([score[name] for score in scores])) for name in scores[0]}
-        change = 100 * (mean["chosen"] / mean["local"] - 1)
+        change = change_pct(mean["chosen"], mean["local"])
         rows.append({"silo": silo, "endpoint": endpoint, **mean, "change_pct": change})
     return rows
 
@@ -249,7 +241,7 @@ def _compared(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _change(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    return float(np.mean([100 * (row[name] / row["local"] - 1) for row in rows]))
+    return float(np.mean([change_pct(row[name], row["local"]) for row in rows]))
 
 
 def plot(figures: Mapping[str, Any], title: str, path: Path) -> None:
@@ -277,7 +269,7 @@ def plot(figures: Mapping[str, Any], title: str, path: Path) -> None:
 def _pane(axis: Any, rows: Sequence[Mapping[str, Any]], where: str) -> None:
     axis.axvline(0.0, color="black", linewidth=1)
     for place, row in enumerate(rows):
-        changes = {name: 100 * (row[name] / row["local"] - 1) for name in MARKS if name in row}
+        changes = {name: change_pct(row[name], row["local"]) for name in MARKS if name in row}
         axis.plot([0.0, changes["chosen"]], [place, place], color="tab:blue", linewidth=2, alpha=0.5)
         for name, change in changes.items():
             text, mark, color = MARKS[name]
@@ -328,10 +320,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         data = datasets(silos, arguments.per_silo, arguments.pool, seed, cache, arguments.workers)
         runs.append(run(arguments, seed, data))
-    settings = {
-        k: v for k, v in vars(arguments).items() if k not in ("data", "cache", "out", "json", "plot", "workers")
-    }
-    figures = {**summary(runs), "settings": settings}
+    figures = {**summary(runs), "settings": settings_of(arguments)}
     if arguments.plot:
         title = f"Error against the model each silo can train alone ({arguments.per_silo:,} compounds each)"
         plot(figures, title, arguments.plot)

@@ -11,7 +11,7 @@ import click.testing
 import numpy as np
 import pandas as pd
 
-from benchmarks.parts.silos_data import Table, aggregated, labelled, log10, tdc_rows
+from benchmarks.parts.silos_data import Table, aggregated, log10, tdc_reader
 from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.identity import Identity
@@ -45,10 +45,6 @@ class Case:
     compounds: int
 
 
-def _split(name: str, label: Callable[[pd.Series], pd.Series] = lambda values: values) -> Callable[[Path], Table]:
-    return lambda data: labelled(tdc_rows(data, name), "Drug", "Y", label)
-
-
 def _literature_cyp3a4(data: Path) -> Table:
     """ChEMBL's CYP3A4 IC50s as classes; bounds that lie across the border are left out."""
     raw = pd.read_csv(data / "pharmabench/raw/chembl_cyp_raw_data.csv", low_memory=False)
@@ -61,14 +57,14 @@ def _literature_cyp3a4(data: Path) -> Table:
 
 
 CASES = (
-    Case("dili", "dili", (_split("dili"),), 4, 100),
-    Case("caco2", "caco2_papp", (_split("caco2_wang", lambda values: values + 6),), 4, 200),
-    Case("vdss", "vdss", (_split("vdss_lombardo", log10),), 4, 250),
-    Case("herg", "herg_block", (_split("herg"),), 2, 300),
-    Case("cyp3a4, two laboratories", "cyp3a4_inhibitor", (_split("cyp3a4_veith"), _literature_cyp3a4), 2, 400),
-    Case("logd", "logd", (_split("lipophilicity_astrazeneca"),), 4, 1000),
-    Case("ames", "ames", (_split("ames"),), 4, 1500),
-    Case("solubility", "solubility", (_split("solubility_aqsoldb"),), 2, 5000),
+    Case("dili", "dili", (tdc_reader("dili"),), 4, 100),
+    Case("caco2", "caco2_papp", (tdc_reader("caco2_wang", lambda values: values + 6),), 4, 200),
+    Case("vdss", "vdss", (tdc_reader("vdss_lombardo", log10),), 4, 250),
+    Case("herg", "herg_block", (tdc_reader("herg"),), 2, 300),
+    Case("cyp3a4, two laboratories", "cyp3a4_inhibitor", (tdc_reader("cyp3a4_veith"), _literature_cyp3a4), 2, 400),
+    Case("logd", "logd", (tdc_reader("lipophilicity_astrazeneca"),), 4, 1000),
+    Case("ames", "ames", (tdc_reader("ames"),), 4, 1500),
+    Case("solubility", "solubility", (tdc_reader("solubility_aqsoldb"),), 2, 5000),
 )
 
 

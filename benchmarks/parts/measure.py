@@ -96,6 +96,15 @@ def parse(
     return parser.parse_args(given)
 
 
+ELSEWHERE = ("data", "cache", "out", "json", "plot", "workers")
+"""Options that say where things are and how many processes work, not what is measured."""
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What figures were measured with, for the published document."""
+    return {name: value for name, value in vars(arguments).items() if name not in ELSEWHERE}
+
+
 def say(text: str) -> None:
     """A line of progress, on standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.parts import silos_data
-from benchmarks.parts.silos_data import SILOS, Table, in_range, labelled, log10, tdc_rows
+from benchmarks.parts.silos_data import SILOS, Table, in_range, labelled, log10, tdc_reader
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 
 
@@ -26,10 +26,6 @@ def _bench(name: str, label: Callable[[pd.Series], pd.Series]) -> Callable[[Path
 def _clearance(name: str) -> Callable[[Path], Table]:
     read = _bench(name, lambda values: values)
     return lambda data: in_range(read(data))
-
-
-def _split(name: str, label: Callable[[pd.Series], pd.Series] = lambda values: values) -> Callable[[Path], Table]:
-    return lambda data: labelled(tdc_rows(data, name), "Drug", "Y", label)
 
 
 def _unbound(values: pd.Series) -> pd.Series:
@@ -47,9 +43,9 @@ PARTNERS: dict[str, dict[str, Callable[[Path], Table]]] = {
     "rodent": {"mlm": _clearance("mou_mic_cl"), "rlm": _clearance("rat_mic_cl")},
     "ppb": {"ppb": _bench("ppb", _unbound)},
     "aqueous": {"solubility": _bench("water_sol", lambda values: values - 3)},
-    "caco2": {"papp": _split("caco2_wang", lambda values: values + 6)},
-    "kinetics": {"vdss": _split("vdss_lombardo", log10), "half_life": _split("half_life_obach", log10)},
-    "toxicity": {"ld50": _split("ld50_zhu", lambda values: -values)},
+    "caco2": {"papp": tdc_reader("caco2_wang", lambda values: values + 6)},
+    "kinetics": {"vdss": tdc_reader("vdss_lombardo", log10), "half_life": tdc_reader("half_life_obach", log10)},
+    "toxicity": {"ld50": tdc_reader("ld50_zhu", lambda values: -values)},
     "barrier": {"bbb": _barrier},
 }
 """Site -> assay endpoint -> reader of its measurements. Solubility in nmol/L becomes umol/L, as in the silos."""

@@ -106,6 +106,11 @@ def tdc_rows(data: Path, name: str) -> pd.DataFrame:
     return pd.concat(pd.read_csv(data / f"tdc_admet_group/{name}/{part}.csv") for part in ("train_val", "test"))
 
 
+def tdc_reader(name: str, label: Callable[[pd.Series], pd.Series] = lambda values: values) -> Callable[[Path], Table]:
+    """What reads a TDC split, given the directory of all data."""
+    return lambda data: labelled(tdc_rows(data, name), "Drug", "Y", label)
+
+
 def in_range(table: Table) -> Table:
     """The clearances that a microsome can reach."""
     return table[table["label"].between(*HLM_RANGE)].reset_index(drop=True)

@@ -10,6 +10,7 @@ best local.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
@@ -81,6 +82,20 @@ class StackedSite:
             ]
             for name, output in self.outputs().items()
         }
+
+
+def training_settings(
+    arguments: argparse.Namespace, seed: int, site: int, weight_decay: float = 0.01
+) -> TrainingSettings:
+    """Of one site, from a benchmark's command line."""
+    return TrainingSettings(
+        batch_size=arguments.batch,
+        learning_rate=arguments.rate,
+        weight_decay=weight_decay,
+        seed=1000 * seed + site,
+        entry_limit=arguments.entries,
+        steps_per_entry=arguments.steps // arguments.entries,
+    )
 
 
 def stacked_sites(
