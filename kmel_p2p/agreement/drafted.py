@@ -21,7 +21,7 @@ CLASS_RATE = 0.1
 """Learning rate as a share of what numbers take, where an assay endpoint has classes. On CYP3A4 in two laboratories,
 600 steps, the trunk's validation log loss was best after 90 steps with 1e-3 and after 210 with 3e-4, and then rose."""
 
-FEW = 0.1
+ENOUGH = 0.1
 """Validation fraction of sites that have many compounds. With 300 compounds it leaves about 20 values to choose by, too
 few to keep out a stack that is worse than best local; twice as many cost less in training than they save."""
 
@@ -76,16 +76,16 @@ class Suggestion:
             f"Learning rate {self.learning_rate:g}: {CLASSES if self.classes else NUMBERS}.",
             f"Patience {self.patience}: a site stops after so many entries without a better validation score.",
             f"{self.valid_fraction:.0%} of the series choose between models: "
-            f"{'a smaller share of so few says too little' if self.valid_fraction > FEW else 'enough of so many'}.",
+            f"{'a smaller share of so few says too little' if self.valid_fraction > ENOUGH else 'enough of so many'}.",
         ]
 
 
 SUGGESTIONS = (
     Suggestion(150, (256, 128), 0.2, 32, 1e-3, 30, 10, 10, 0.2),
     Suggestion(500, (256, 128), 0.2, 32, 1e-3, 40, 15, 12, 0.2),
-    Suggestion(2000, (256, 128), 0.2, 32, 1e-3, 60, 20, 15, FEW),
-    Suggestion(10_000, (512, 256), 0.2, 64, 1e-3, 100, 20, 20, FEW),
-    Suggestion(None, (512, 256), 0.1, 64, 1e-3, 200, 20, 20, FEW),
+    Suggestion(2000, (256, 128), 0.2, 32, 1e-3, 60, 20, 15, ENOUGH),
+    Suggestion(10_000, (512, 256), 0.2, 64, 1e-3, 100, 20, 20, ENOUGH),
+    Suggestion(None, (512, 256), 0.1, 64, 1e-3, 200, 20, 20, ENOUGH),
 )
 """By size."""
 
