@@ -116,7 +116,7 @@ class Charter(StrictModel):
     @property
     def start_sites(self) -> int:
         """Sites that must be ready before the first entry."""
-        return self.pace.start_sites or len(self.sites) // 2 + 1
+        return self.pace.start_sites or len(self.sites)
 
     @property
     def roster(self) -> dict[SiteKey, SiteRule]:

@@ -53,6 +53,7 @@ class PaceRule(StrictModel):
     """Entries or rounds that a site may be ahead of the slowest one. Small keeps sites in step; large spares fast
     sites the wait, but they train on an older trunk."""
     start_sites: Annotated[int, pydantic.Field(ge=0)] = 0
-    """Sites ready to train before anyone publishes its first entry; 0 means a majority of the roster."""
+    """Sites ready to train before anyone publishes its first entry; 0 means all founders. With fewer, whoever comes
+    late finds a part of the run over. An operator who must not wait any longer says `kmel-peer begin`."""
     patience: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
     """Entries without a better validation score after which a site stops publishing and listens; 0 means never."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 BESIDE_CATALOGUE = ("head", "weight", "beyond_bound", "positive_weight")
 """Keys of `--endpoint` that leave what is measured, and so the catalogue's rules, as they are."""
 
+START_ADVICE = (
+    "The run begins when all founders are ready (pace.start_sites); kmel-peer begin starts without those who are late."
+)
+
 NUMBERS = ("center", "scale", "weight", "low", "high", "beyond_bound", "positive_weight")
 """Keys of `--endpoint` whose value is a number."""
 
@@ -96,10 +100,11 @@ def new(
         "assay_endpoints": rules,
     }
     raw["model"] |= {"seed": seed, "trunk": trunk}
+    raw["pace"] |= {"start_sites": len(sites)}
     draft = with_reference_hash(build(Charter, raw, "command line"))
     document = CharterDocument(charter=draft)
     CharterDocument.parse(document.render(), "command line")
-    reason = suggestion.reason(compounds or USUAL, announced=compounds is not None)
+    reason = [*suggestion.reason(compounds or USUAL, announced=compounds is not None), START_ADVICE]
     write_new(output, (remarks(reason) + document.render()).encode(), 0o644)
     click.echo(f"Wrote {output}, charter {draft.id.hex()[:16]}, unsigned.")
     click.echo("\n".join(reason))

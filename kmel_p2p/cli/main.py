@@ -21,6 +21,7 @@ COMMANDS = {
     "status": ("kmel_p2p.cli.status:status", "Show what the running peer is doing."),
     "stop": ("kmel_p2p.cli.run:stop", "Stop the running peer in order."),
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
+    "begin": ("kmel_p2p.cli.run:begin", "Begin the run with the sites that are ready."),
     "conclude": ("kmel_p2p.cli.run:conclude", "End the run here without waiting for other sites."),
     "approve": ("kmel_p2p.cli.run:approve", "Let a held entry leave the site."),
     "reject": ("kmel_p2p.cli.run:reject", "Reject a held entry for good."),

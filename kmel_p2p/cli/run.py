@@ -76,6 +76,18 @@ def listen(config_path: Path, reason: str) -> None:
 
 
 @click.command()
+@click.option("--reason", default="begun by the operator", show_default=True, help="Kept in the log.")
+@config_option
+def begin(config_path: Path, reason: str) -> None:
+    """Begin the run with the sites that are ready, without waiting for the others.
+
+    One site is enough: the others that are ready begin when they see its first entry. Who comes later joins the run.
+    """
+    ask(config_path, "begin", {"reason": reason})
+    click.echo("beginning with the sites that are ready")
+
+
+@click.command()
 @click.option("--reason", default="concluded by the operator", show_default=True, help="Kept in the log.")
 @config_option
 def conclude(config_path: Path, reason: str) -> None:

@@ -103,13 +103,33 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """The first round of all opens with the sites that are ready; the others follow when they see an entry."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conclude:
     """The run ends here with what is here: publish nothing more and wait for nobody."""
 
     reason: str
 
 
-COMMANDS = (Ready, Unready, RoundTrained, RoundFailed, Approve, Reject, Persisted, Computed, Amend, Listen, Conclude)
+COMMANDS = (
+    Ready,
+    Unready,
+    RoundTrained,
+    RoundFailed,
+    Approve,
+    Reject,
+    Persisted,
+    Computed,
+    Amend,
+    Begin,
+    Listen,
+    Conclude,
+)
 
 
 # ---- events -----------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.rounds.contract import (
     Approve,
+    Begin,
     Conclude,
     EntryHeld,
     Listen,
@@ -108,6 +109,8 @@ class RoundMachine(ABC):
         self._phase = Phase.PREPARING
         self._waiting = ""
         self._ready = False
+        self._begun = False
+        """The operator waits for no more sites before the first round."""
         self._state = RoundState.IDLE
         self._number: int | None = None
         """Of the round that is not committed yet."""
@@ -216,6 +219,8 @@ class RoundMachine(ABC):
                 self._enter(Phase.TRAINING, "data prepared")
             case Unready(reason):
                 self._unready(reason)
+            case Begin():
+                self._begun = True
             case Listen(reason):
                 self._enter(Phase.LISTENING, reason)
             case Conclude(reason):
@@ -366,7 +371,9 @@ class RoundMachine(ABC):
     def _start(self, ready: int) -> str:
         """Why the first round of all has to wait while only `ready` sites can train; empty when it need not."""
         needed = self._round_settings.start_sites
-        return f"{ready} of {needed} sites are ready to start" if ready < needed else ""
+        if self._begun or ready >= needed:
+            return ""
+        return f"{ready} of {needed} sites are ready to start; kmel-peer begin starts without the others"
 
     def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> str:
         """Why to wait for slower sites. `numbers`: how far those are that train beside this one."""

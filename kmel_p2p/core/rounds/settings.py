@@ -18,7 +18,7 @@ class RoundSettings:
     Attributes:
         entry_limit: rounds after which a site trains no more.
         steps_per_entry: optimiser steps of a round, at most.
-        start_sites: sites that must be ready before the first round.
+        start_sites: sites that must be ready before the first round, unless an operator begins without the others.
         max_lead: rounds a site may be ahead of the slowest training one.
         patience: rounds without a better validation figure after which a site listens; 0: never.
         hold: keep each round back until the operator approves it.

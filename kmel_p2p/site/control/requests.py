@@ -8,7 +8,7 @@ from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.core.rounds import Amend, Approve, Averaging, Conclude, Listen, Reject
+from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Conclude, Listen, Phase, Reject
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import StatusDocument
@@ -74,6 +74,9 @@ class OperatorRequests:
             case "stop":
                 self._stop()
                 return None
+            case "begin":
+                self._begin(str(arguments.get("reason", "begun by the operator")))
+                return None
             case "listen":
                 self._command(Listen(str(arguments.get("reason", "asked by the operator"))))
                 return None
@@ -83,6 +86,13 @@ class OperatorRequests:
             case "approve" | "reject":
                 return self._decide(name, arguments)
         raise LocalError(f"this peer knows no request {name!r}")
+
+    def _begin(self, reason: str) -> None:
+        if self._averaging.vector:
+            raise LocalError("the run has begun: sites that come now join it by themselves")
+        if self._averaging.phase is Phase.LISTENING:
+            raise LocalError("this site listens and begins nothing; give the order at one that trains")
+        self._command(Begin(reason))
 
     async def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Put an amendment in force that a quorum has signed; it reaches the other peers by itself."""

@@ -89,14 +89,14 @@ def toy_identities(count: int) -> list[Identity]:
 def toy_charter(
     identities: list[Identity], averaging: Mapping[str, Any] | None = None, pace: Mapping[str, Any] | None = None
 ) -> Charter:
-    """A charter of these sites; sections are given as keyword settings of their rules."""
+    """A charter of these sites, of which more than half start the run; sections are keyword settings of their rules."""
     sites = tuple(SiteRule(name=f"site{index}", key=who.key.hex()) for index, who in enumerate(identities))
     return Charter(
         federation="toy",
         sites=sites,
         assay_endpoints=(AssayEndpoint(name="toy"),),
         averaging=LedgerRule(**{"steps_per_entry": 10, "entry_limit": 6, **(averaging or {})}),
-        pace=PaceRule(**(pace or {})),
+        pace=PaceRule(**{"start_sites": len(identities) // 2 + 1, **(pace or {})}),
     )
 
 

@@ -61,13 +61,14 @@ def test_a_draft_says_why_its_settings_suit_the_announced_size(run: Run, tmp_pat
     steps = [at["averaging"]["entry_limit"] * at["averaging"]["steps_per_entry"] for at in (few, many)]
     assert steps[0] < steps[1]
     assert few["pace"]["patience"] > 0
+    assert few["pace"]["start_sites"] == 1
     assert few["split"]["valid_fraction"] > many["split"]["valid_fraction"]
     assert few["model"]["hidden"] < many["model"]["hidden"]
     assert "there are classes" in run(*new[:-1], "--endpoint=ames,head=shared", "-o", tmp_path / "classes.toml").out
     sure = json.loads(run("charter", "show", tmp_path / "classes.toml", "--json").out)["charter"]
     assert sure["training"]["learning_rate"] < few["training"]["learning_rate"]
     heading = [line for line in small.read_text().splitlines() if line.startswith("#")]
-    assert len(heading) == 5
+    assert len(heading) == 6
     assert all(line.removeprefix("# ") in told for line in heading)
     assert run("charter", "sign", small, "--key", key).code == 0
     assert [line for line in small.read_text().splitlines() if line.startswith("#")] == heading
