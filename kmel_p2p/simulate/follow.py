@@ -257,18 +257,26 @@ def _table(documents: Mapping[str, StatusDocument | None], elapsed_s: float) -> 
 
 
 def _phase(document: StatusDocument) -> Text:
-    phase, progress = document.phase, document.trainer.progress
-    text = Text(phase.value, phase.style)
-    if progress and phase in (SitePhase.PREPARING, SitePhase.LISTENING):
-        text.append(f" {progress[0]} {progress[1]}/{progress[2]}", "dim")
+    text = Text(document.phase.value, document.phase.style)
+    text.append(_work(document), "dim")
     return text
+
+
+def _work(document: StatusDocument) -> str:
+    """How far the trainer is with what a phase waits for, if it waits; begins with a space."""
+    progress = document.trainer.progress
+    if not progress or document.phase not in (SitePhase.PREPARING, SitePhase.LISTENING):
+        return ""
+    stage, done, total = progress
+    return f" {stage} {done}/{total}"
 
 
 def _brief(document: StatusDocument | None) -> str:
     if document is None:
         return "no answer yet"
     averaging = document.averaging
-    return f"{document.phase} {averaging.published}/{averaging.entry_limit}+{averaging.applied}"
+    entries = f"{averaging.published}/{averaging.entry_limit}+{averaging.applied}"
+    return f"{document.phase} {entries}{_work(document)}"
 
 
 def _test_score(document: StatusDocument) -> str:
