@@ -14,16 +14,22 @@ from kmel_p2p.version import VERSION
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
     from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError, LocalError
+    from kmel_p2p.learn.predict.explain import AssayExplanation, Explanation, Neighbour
+    from kmel_p2p.learn.predict.own_compounds import Measured
     from kmel_p2p.learn.predict.predict import Model
     from kmel_p2p.learn.predict.values import Prediction, Value
 
 __all__ = [
     "AssayEndpoint",
+    "AssayExplanation",
     "ConfigError",
     "DataError",
+    "Explanation",
     "KmelError",
     "LocalError",
+    "Measured",
     "Model",
+    "Neighbour",
     "Prediction",
     "Value",
     "__version__",
@@ -34,11 +40,15 @@ __version__ = VERSION
 
 _HOMES = {
     "AssayEndpoint": "kmel_p2p.agreement.endpoint",
+    "AssayExplanation": "kmel_p2p.learn.predict.explain",
     "ConfigError": "kmel_p2p.agreement.errors",
     "DataError": "kmel_p2p.agreement.errors",
+    "Explanation": "kmel_p2p.learn.predict.explain",
     "KmelError": "kmel_p2p.agreement.errors",
     "LocalError": "kmel_p2p.agreement.errors",
+    "Measured": "kmel_p2p.learn.predict.own_compounds",
     "Model": "kmel_p2p.learn.predict.predict",
+    "Neighbour": "kmel_p2p.learn.predict.explain",
     "Prediction": "kmel_p2p.learn.predict.values",
     "Value": "kmel_p2p.learn.predict.values",
 }

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 )
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of CSV.")
+@click.option(
+    "--explain",
+    "report",
+    type=FILE,
+    help="Also write why, as HTML: nearest own compounds and atom contributions, for the first 50 rows.",
+)
 @config_option
 def predict(
     source: Path,
@@ -45,6 +51,7 @@ def predict(
     level: float,
     model_dir: Path | None,
     as_json: bool,
+    report: Path | None,
     config_path: Path,
 ) -> None:
     """Predict assay endpoints for the structures in IN, as CSV or JSON.
@@ -55,6 +62,7 @@ def predict(
     the exit code is 4 if there are rows, and none of them could be predicted.
     """
     from kmel_p2p.chem.structures.parallel import usable_cores
+    from kmel_p2p.cli.explanation_report import write_report
     from kmel_p2p.cli.prediction_output import as_csv, as_json_text, require_room
     from kmel_p2p.cli.structure_input import read_input
     from kmel_p2p.files import write_whole
@@ -71,6 +79,8 @@ def predict(
         click.echo(text, nl=False)
     else:
         write_whole(output, text.encode(), mode=0o644)
+    if report is not None:
+        write_report(report, source, table, loaded, predictions, model, level)
     _tell(predictions, loaded, model, level, output)
     _require_one(source, predictions)
 

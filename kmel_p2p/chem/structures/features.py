@@ -65,7 +65,7 @@ def describe(molecule: Chem.Mol, policy: FeatureRule) -> tuple[NDArray[np.uint32
         counts: uint32[policy.bits] of the folded Morgan environments.
         descriptors: float32[number of descriptors], each within ±SQUASH_LIMIT; 0 where RDKit gives no finite value.
     """
-    generator = _morgan_generator(policy.radius, policy.bits, policy.stereo == "keep")
+    generator = morgan_generator(policy.radius, policy.bits, policy.stereo == "keep")
     counts = generator.GetCountFingerprintAsNumPy(molecule)
     return counts, normalise(raw_descriptors(molecule))
 
@@ -124,7 +124,8 @@ def reference_cells(descriptors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @functools.cache
-def _morgan_generator(radius: int, bits: int, stereo: bool) -> Any:
+def morgan_generator(radius: int, bits: int, stereo: bool) -> Any:
+    """RDKit's generator of the fingerprint; its folded counts are the first features."""
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits, includeChirality=stereo)
 
 

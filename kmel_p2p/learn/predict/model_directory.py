@@ -3,7 +3,7 @@
     model.safetensors   <model>.trunk, <model>.private   for local, federated and personalised
     card.json           assay endpoints, architecture, features, the model chosen for each assay endpoint, scores
 
-    neighbours_STAYS.safetensors   fingerprints of the training compounds (`neighbours`); export leaves it out
+    neighbours_STAYS.safetensors   training compounds with measured values (`neighbours`); export leaves it out
     learners_STAYS.safetensors     the site's stack (`stack_file`); export leaves it out
 
 Nothing in it is code, and nothing in card or parameters is a structure or a measurement of the site.

@@ -1,11 +1,12 @@
 """Whether a compound resembles those a site trained on: similarity to the nearest one, compared with what is usual.
 
-The fingerprints of the training compounds lie in a file of their own in the site's model directory, which export leaves
-out: a fingerprint reveals much about a structure.
+The fingerprints of the training compounds lie in a file of their own in the site's model directory, with structures and
+measured values (`own_compounds`). Export leaves it out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.predict.own_compounds import OwnCompounds
 from kmel_p2p.learn.tensor_file import write_state
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 
@@ -50,17 +52,20 @@ class Neighbours:
         width: of the fingerprint.
         usual: similarities below which a compound is foreign, outside, at the edge; None with too few compounds.
         held_out: similarities of held-out compounds, at most `MAX_HELD_OUT`, ascending; empty where they are not known.
+        compounds: the same compounds with structures and measured values; None in a file of an earlier version.
     """
 
     packed: NDArray[np.uint8]
     width: int
     usual: tuple[float, float, float] | None = None
     held_out: NDArray[np.float64] = field(default_factory=_nothing)
+    compounds: OwnCompounds | None = None
 
     @classmethod
     def of(cls, dataset: Dataset) -> Neighbours:
         """Neighbours from the training fold. Held-out compounds, whose scaffolds differ, define what is usual."""
-        own = cls(_packed(dataset.inputs, dataset.train), dataset.inputs.width)
+        packed = _packed(dataset.inputs, dataset.train)
+        own = cls(packed, dataset.inputs.width, compounds=OwnCompounds.of(dataset))
         held_out = np.union1d(dataset.valid, dataset.calibration)
         if len(held_out) < MIN_USUAL or not len(own):
             return own
@@ -84,17 +89,25 @@ class Neighbours:
         Works in blocks of both sides: about 80 MB beside the queries, for any number of compounds.
         """
         found = np.zeros(len(queries))
-        rows, asked = (max(1, values // self.width) for values in (KNOWN_VALUES, QUERY_VALUES))
-        for known in range(0, len(self), rows):
-            own = np.unpackbits(self.packed[known : known + rows], axis=1, count=self.width).astype(np.float32)
-            sizes = own.sum(axis=1)
+        asked = max(1, QUERY_VALUES // self.width)
+        for _, own in self._blocks():
             for start in range(0, len(queries), asked):
-                block = queries[start : start + asked].astype(np.float32)
-                common = block @ own.T
-                union = block.sum(axis=1)[:, None] + sizes[None, :] - common
-                nearest = (common / np.maximum(union, 1)).max(axis=1)
+                nearest = _tanimoto(queries[start : start + asked], own).max(axis=1)
                 found[start : start + asked] = np.maximum(found[start : start + asked], nearest)
         return found
+
+    def similarities(self, query: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Tanimoto similarity of one compound, bool[width], to every training compound, float64[n]."""
+        found = np.zeros(len(self))
+        for start, own in self._blocks():
+            found[start : start + len(own)] = _tanimoto(query[None, :], own)[0]
+        return found
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first row, float32[some rows, width]) of all training compounds."""
+        rows = max(1, KNOWN_VALUES // self.width)
+        for start in range(0, len(self), rows):
+            yield start, np.unpackbits(self.packed[start : start + rows], axis=1, count=self.width).astype(np.float32)
 
     def foreign(self, queries: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which queries are clearly less like the training compounds than any validation compound was, bool[n].
@@ -133,8 +146,18 @@ class Neighbours:
             "packed": self.packed,
             "usual": np.array(usual, np.float64),
             "held_out": self.held_out,
+            **({} if self.compounds is None else self.compounds.tensors()),
         }
         write_state(folder / FILE, tensors, {"width": self.width}, mode=0o600)
+
+
+def _tanimoto(queries: NDArray[np.bool_], own: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32[n, m] for bool[n, width] and float32[m, width]."""
+    block = queries.astype(np.float32)
+    common = block @ own.T
+    union = block.sum(axis=1)[:, None] + own.sum(axis=1)[None, :] - common
+    similar: NDArray[np.float32] = common / np.maximum(union, 1)
+    return similar
 
 
 def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -144,8 +167,12 @@ def _packed(inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.concatenate(blocks) if blocks else np.empty((0, -(-inputs.width // 8)), np.uint8)
 
 
-def read_neighbours(folder: Path, width: int) -> Neighbours | None:
+def read_neighbours(folder: Path, width: int, endpoints: int) -> Neighbours | None:
     """The neighbours in a model directory; None if there are none, as in an exported one.
+
+    Args:
+        width: of the fingerprint.
+        endpoints: how many assay endpoints the model has.
 
     Raises:
         ConfigError: the file is damaged.
@@ -156,7 +183,8 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
     try:
         tensors = load_file(path)
         packed, usual, held_out = tensors["packed"], tensors["usual"], tensors.get("held_out", _nothing())
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        compounds = OwnCompounds.from_tensors(tensors, len(packed))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; remove it to predict without similarities") from None
     if (
         packed.dtype != np.uint8
@@ -165,7 +193,8 @@ def read_neighbours(folder: Path, width: int) -> Neighbours | None:
         or usual.shape not in ((0,), (3,))
         or held_out.dtype != np.float64
         or held_out.ndim != 1
+        or (compounds is not None and compounds.labels.shape[1] != endpoints)
     ):
         raise ConfigError(f"{path}: belongs to another model; remove it to predict without similarities")
     known = (float(usual[0]), float(usual[1]), float(usual[2])) if len(usual) else None
-    return Neighbours(packed, width, known, held_out)
+    return Neighbours(packed, width, known, held_out, compounds)

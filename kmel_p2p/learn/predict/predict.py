@@ -21,6 +21,7 @@ from kmel_p2p.learn.evaluate.scores import Predict
 from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_reference_hash
 from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.predict.answering import Answering, ByNetworks, ByStack, Similarity, parts_of
+from kmel_p2p.learn.predict.explain import Explanation, explain
 from kmel_p2p.learn.predict.model_directory import Card, read_card, read_parameters
 from kmel_p2p.learn.predict.neighbours import Neighbours, read_neighbours
 from kmel_p2p.learn.predict.outputs import outputs_of
@@ -127,6 +128,17 @@ class Model:
             self._prediction(text, table.smiles[row], table.reasons[row], found.get(row))
             for text, row in zip(texts, map(int, described.row_of), strict=True)
         ]
+
+    def explain(self, smiles: str, *, model: str | None = None, level: float = DEFAULT_LEVEL) -> Explanation:
+        """Why one compound is predicted as it is: nearest own compounds with measured values, and atom contributions.
+
+        Args:
+            model, level: as for `predict`.
+
+        Raises:
+            ConfigError: as `predict`.
+        """
+        return explain(self, self.predict([smiles], model=model, level=level), model)[0]
 
     def shift(self, predictions: Sequence[Prediction]) -> Shift | None:
         """What to warn of if these compounds, together, differ from those that intervals were calibrated on."""
@@ -256,7 +268,7 @@ def load_model(folder: Path) -> Model:
     card = read_card(folder)
     _check_features(folder, card)
     parameters = {name: Parameters(*pair) for name, pair in read_parameters(folder, card).items()}
-    neighbours = read_neighbours(folder, card.features.bits)
+    neighbours = read_neighbours(folder, card.features.bits, len(card.architecture.endpoints))
     stack = read_stack(folder, card, parameters)
     try:
         return Model(card, parameters, neighbours, stack)

@@ -62,6 +62,13 @@ class Prediction:
         return {name: value.value for name, value in self.assays.items()}
 
 
+def in_digits(value: float, endpoint: AssayEndpoint) -> str:
+    """A value as people read it: three digits; no probability is told as 0 or 1, however few its digits."""
+    if endpoint.kind == "classification":
+        return "<0.001" if value < 0.001 else ">0.999" if value > 0.999 else f"{value:.3f}"
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def values_of(
     endpoint: AssayEndpoint,
     output: NDArray[np.float64],

@@ -140,14 +140,14 @@ def test_nearness_is_told_and_survives_the_disk(tmp_path: Path) -> None:
     assert near.nearest(np.zeros((1, 64), bool))[0] == 0
     assert near.usual is not None
     assert [near.applicability(s) for s in (1.0, sum(near.usual[1:]) / 2, 0.0)] == ["inside", "edge", "outside"]
-    assert read_neighbours(tmp_path, 64) is None
+    assert read_neighbours(tmp_path, 64, 3) is None
     near.write(tmp_path)
-    again = read_neighbours(tmp_path, 64)
+    again = read_neighbours(tmp_path, 64, 3)
     assert again is not None
     assert np.array_equal(again.packed, near.packed)
     assert again.usual == near.usual
     with pytest.raises(ConfigError, match="another model"):
-        read_neighbours(tmp_path, 128)
+        read_neighbours(tmp_path, 128, 3)
     (tmp_path / FILE).write_bytes(b"garbage")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_neighbours(tmp_path, 64)
+        read_neighbours(tmp_path, 64, 3)

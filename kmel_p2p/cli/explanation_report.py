@@ -1,0 +1,70 @@
+"""The report of `kmel-peer predict --explain`: why the first rows of the input are predicted as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kmel_p2p.cli.options import progress_bar
+
+if TYPE_CHECKING:
+    from kmel_p2p.cli.structure_input import Table
+    from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.predict.values import Prediction
+
+NAME_COLUMNS = ("name", "title", "sdf_title", "id", "compound", "compound_id", "compound id", "molecule", "molecule_id")
+"""Columns, in any case, whose cell heads a compound: the first of them in the input."""
+
+
+def write_report(
+    report: Path,
+    source: Path,
+    table: Table,
+    loaded: Model,
+    predictions: Sequence[Prediction],
+    model: str | None,
+    level: float,
+) -> None:
+    """Write the report, its owner's alone where it shows own compounds, and say how many rows it explains.
+
+    Raises:
+        ConfigError: the disk is full or not writable.
+    """
+    from kmel_p2p.files import BY_UMASK, write_whole
+    from kmel_p2p.learn.predict.explain import explain
+    from kmel_p2p.learn.predict.explanation_page import MOST, explanation_page
+    from kmel_p2p.learn.predict.explanation_view import compound_view
+
+    shown = predictions[:MOST]
+    endpoints = loaded.card.architecture.endpoints
+    at = _name_column(table.header)
+    compounds = []
+    with progress_bar("explanations", False) as progress:
+        for row, prediction in enumerate(shown):
+            made = explain(loaded, [prediction], model)[0]
+            name = table.rows[row][at].strip() if at is not None else ""
+            compounds.append(compound_view(made, endpoints, name, reason=table.refused.get(row, "")))
+            progress(row + 1, len(shown))
+    warning = loaded.shift(predictions) if model is None else None
+    page = explanation_page(
+        loaded,
+        compounds,
+        source="standard input" if str(source) == "-" else source.name,
+        total=len(predictions),
+        level=level if model is None else None,
+        warning="" if warning is None else str(warning),
+    )
+    secret = any(compound.neighbours for compound in compounds)
+    write_whole(report, page.encode(), mode=0o600 if secret else BY_UMASK)
+    stays = "; it shows own compounds with measured values, so it stays at the site" if secret else ""
+    click.echo(f"{len(shown)} of {len(predictions)} rows explained in {report}{stays}", err=True)
+    for note in dict.fromkeys(note for compound in compounds for note in compound.notes):
+        click.echo(f"{report.name}: {note}", err=True)
+
+
+def _name_column(header: Sequence[str]) -> int | None:
+    lowered = [name.strip().lower() for name in header]
+    return next((lowered.index(name) for name in NAME_COLUMNS if name in lowered), None)
