@@ -23,6 +23,8 @@ COMMANDS = {
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "begin": ("kmel_p2p.cli.run:begin", "Begin the run with the sites that are ready."),
     "conclude": ("kmel_p2p.cli.run:conclude", "End the run here without waiting for other sites."),
+    "block": ("kmel_p2p.cli.block:block", "Stop listening to a site, whatever it sends."),
+    "unblock": ("kmel_p2p.cli.block:unblock", "Listen to a site again."),
     "approve": ("kmel_p2p.cli.run:approve", "Let a held entry leave the site."),
     "reject": ("kmel_p2p.cli.run:reject", "Reject a held entry for good."),
     "amendment": ("kmel_p2p.cli.amendment:amendment", "Add, retire or re-key a site of a running federation."),

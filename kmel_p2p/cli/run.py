@@ -93,7 +93,7 @@ def begin(config_path: Path, reason: str) -> None:
 def conclude(config_path: Path, reason: str) -> None:
     """End the run at this site with what is here: publish nothing more, wait for no other site, write the models.
 
-    Entries that come later are still applied, and the models are then written anew.
+    Entries that come later are still applied, and the models are then written anew. A restart does not undo it.
     """
     ask(config_path, "conclude", {"reason": reason})
     click.echo("concluding")

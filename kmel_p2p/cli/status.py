@@ -21,7 +21,14 @@ from kmel_p2p.site.observe.status import MembershipStatus, MemberStatus, StatusD
 if TYPE_CHECKING:
     from kmel_p2p.site.control.client import ControlClient
 
-STATE_STYLE = {"alive": "green", "suspect": "yellow", "dead": "red", "left": "magenta", "unknown": "dim"}
+STATE_STYLE = {
+    "alive": "green",
+    "suspect": "yellow",
+    "dead": "red",
+    "left": "magenta",
+    "blocked": "bold red",
+    "unknown": "dim",
+}
 
 
 @click.command()
@@ -95,6 +102,8 @@ def _facts(document: StatusDocument) -> Table:
     table.add_column()
     phase = document.phase
     table.add_row("phase", Text.assemble((phase.value, phase.style), f"  {document.reason}"))
+    for wait in document.waits:
+        table.add_row("waits", wait.text)
     for name, text in (("mode", document.mode), *document.averaging.summary):
         table.add_row(name, text)
     loss = "-" if document.loss is None else f"{document.loss:.4f}"

@@ -1,4 +1,8 @@
-"""One site's whole protocol: membership and one averaging mode behind the contract of `effects.Machine`."""
+"""One site's whole protocol: membership and one averaging mode behind the contract of `effects.Machine`.
+
+Whom the operator blocks is treated as if it were not on the roster: its messages are dropped, nothing is sent to it,
+and nothing waits for it. What it signed still counts where others hand it on: without it, sites would hold other sums.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
+from kmel_p2p.core.membership.events import MemberLeft, MemberRemoved
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
-from kmel_p2p.core.rounds import COMMANDS, Averaging, CharterAmended
+from kmel_p2p.core.rounds import COMMANDS, Averaging, Blocked, CharterAmended, SiteBlocked, SiteUnblocked
 from kmel_p2p.core.types import Micros
 from kmel_p2p.core.wire import Schema, Wire
 
@@ -23,14 +28,18 @@ def make_wire(charter_id: bytes, averaging: tuple[Schema, ...]) -> Wire:
 class Peer:
     """Routes messages, commands and time to its two parts; tells each what the other decided."""
 
-    def __init__(self, own: SiteKey, membership: Membership, averaging: Averaging) -> None:
+    def __init__(self, own: SiteKey, membership: Membership, averaging: Averaging, constitution: Constitution) -> None:
         self._own = own
         self.membership = membership
         self.averaging = averaging
+        self._constitution = constitution
+        self._blocked: frozenset[SiteKey] = frozenset()
         self._outbox: deque[Effect] = deque()
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a message from an authenticated sender."""
+        if sender in self._blocked:
+            return
         if isinstance(message, self.averaging.messages):
             self.averaging.receive(sender, message, now)
         else:
@@ -39,6 +48,11 @@ class Peer:
 
     def command(self, cmd: Any, now: Micros) -> None:
         """Feed a command of the driver; what is not about rounds is membership's."""
+        if isinstance(cmd, Blocked):
+            before, self._blocked = self._blocked, cmd.sites
+            self._outbox.extend(Emit(SiteBlocked(key)) for key in sorted(cmd.sites - before))
+            self._outbox.extend(Emit(SiteUnblocked(key)) for key in sorted(before - cmd.sites))
+            self.membership.command(SetRoster(self._roster()), now)
         if isinstance(cmd, COMMANDS):
             self.averaging.command(cmd, now)
         else:
@@ -66,17 +80,22 @@ class Peer:
         while progressed:
             progressed = False
             while (effect := self.membership.poll()) is not None:
-                self._outbox.append(effect)
                 if isinstance(effect, Emit):
+                    # A blocked site may come back: for averaging it left, it is not retired.
+                    match effect.event:
+                        case MemberRemoved(key=key) if key in self._blocked:
+                            effect = Emit(MemberLeft(key))
                     self.averaging.member_event(effect.event, now)
+                self._outbox.append(effect)
             while (effect := self.averaging.poll()) is not None:
                 self._outbox.append(effect)
                 if isinstance(effect, Emit) and isinstance(effect.event, CharterAmended):
-                    self.membership.command(SetRoster(self._roster(effect.event.constitution)), now)
+                    self._constitution = effect.event.constitution
+                    self.membership.command(SetRoster(self._roster()), now)
                     progressed = True
 
-    def _roster(self, constitution: Constitution) -> dict[SiteKey, RosterSite]:
-        """The current sites; a retired one still knows itself."""
-        sites = dict(constitution.roster)
-        sites.setdefault(self._own, constitution.everyone[self._own])
+    def _roster(self) -> dict[SiteKey, RosterSite]:
+        """The current sites without the blocked ones; a retired one still knows itself."""
+        sites = {key: rule for key, rule in self._constitution.roster.items() if key not in self._blocked}
+        sites.setdefault(self._own, self._constitution.everyone[self._own])
         return {key: RosterSite(key, rule.name, rule.addresses) for key, rule in sorted(sites.items())}

@@ -44,12 +44,18 @@ REREAD_EVERY = 10 * MILLISECOND
 
 
 class AdmittedSites:
-    """The sites admitted now. Read from a callable, so that an amendment needs no restart."""
+    """The sites admitted now: the roster without blocked ones. A change of either needs no restart."""
 
     def __init__(
-        self, source: Callable[[], Collection[SiteKey]], own_key: SiteKey, clock: Callable[[], Micros]
+        self,
+        source: Callable[[], Collection[SiteKey]],
+        own_key: SiteKey,
+        clock: Callable[[], Micros],
+        blocked: Callable[[], Collection[SiteKey]] = tuple,
     ) -> None:
         self._source = source
+        self._blocked = blocked
+        self._blocked_curves: dict[SiteKey, bytes] = {}
         self._own_key = own_key
         self._clock = clock
         self._curve_of: dict[SiteKey, bytes] = {}
@@ -62,7 +68,9 @@ class AdmittedSites:
     def refresh(self) -> list[SiteKey]:
         """Read the roster again. Returns the sites that are not in it any more."""
         self._read_us = self._clock()
-        wanted = set(self._source()) - {self._own_key}
+        listed, blocked = set(self._source()) - {self._own_key}, set(self._blocked())
+        wanted = listed - blocked
+        self._blocked_curves = {key: self._curve_of_blocked(key) for key in listed & blocked}
         self._revoked &= wanted  # a revocation is void once the roster agrees
         wanted -= self._revoked
         gone = [key for key in self._curve_of if key not in wanted]
@@ -84,6 +92,19 @@ class AdmittedSites:
         curve = self._curve_of.pop(key, None)
         if curve is not None:
             del self._site_of[curve]
+
+    def is_blocked(self, curve_key: bytes) -> bool:
+        """Whether this is the CURVE key of a site that the operator has blocked."""
+        return curve_key in self._blocked_curves.values()
+
+    def _curve_of_blocked(self, key: SiteKey) -> bytes:
+        known = self._blocked_curves.get(key) or self._curve_of.get(key)
+        if known is not None:
+            return known
+        try:
+            return curve_public(key)
+        except LocalError:
+            return b""
 
     def __contains__(self, key: object) -> bool:
         return key in self._curve_of

@@ -27,6 +27,9 @@ FRAME_OVERHEAD_MAX = 4 * KIB
 Duration = Annotated[int, pydantic.Field(ge=MILLISECOND, le=86_400 * SECOND)]
 Size = Annotated[int, pydantic.Field(ge=1, le=2**40)]
 
+QUEUED_FOR_ONE_SITE = 32 * MIB
+"""Bytes of bulk that wait for one site at most, unless two of the largest messages are more."""
+
 
 class TransportSettings(StrictModel):
     """Limits and times of one transport. Sizes are bytes."""
@@ -93,6 +96,16 @@ class TransportSettings(StrictModel):
 
     max_sockets: Annotated[int, pydantic.Field(ge=64, le=65536)] = 16384
     """ZeroMQ's limit; its default of 1023 ends at about 170 peers."""
+
+    @classmethod
+    def carrying(cls, largest: int) -> Self:
+        """The limits where `largest` bytes is the largest message.
+
+        What waits for one site is bounded to a few messages: a site that asks for entries and never takes them costs
+        no more. What does not fit is asked for again.
+        """
+        reassembly = max(largest, cls.model_fields["reassembly"].default)
+        return cls(max_message=largest, queue=max(QUEUED_FOR_ONE_SITE, 2 * largest), reassembly=reassembly)
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -32,6 +32,8 @@ from kmel_p2p.net.wiring import Wiring
 TICK_MAX = 250 * MILLISECOND
 """Longest time between two looks at clocks; a roster change cuts sessions within it."""
 
+NOT_ADMITTED = "the site is blocked here, or not in the roster any more"
+
 CLOSE_MAX_MS = 1_500
 """Longest linger at the end."""
 
@@ -49,6 +51,7 @@ class Transport:
         clock: monotonic microseconds.
         rng: jitter of the pauses between dials.
         on_egress: told of each message before its first byte leaves; hashing costs a pass over each message.
+        blocked: sites of the roster that are not admitted all the same, because the operator says so.
         entropy: unguessable bytes.
     """
 
@@ -64,6 +67,7 @@ class Transport:
         clock: Callable[[], Micros],
         rng: Randomness,
         on_egress: Callable[[Egress], None] | None = None,
+        blocked: Callable[[], Collection[SiteKey]] = tuple,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._identity = identity
@@ -75,7 +79,7 @@ class Transport:
         self._clock = clock
         self._rng = rng
         self._entropy = entropy
-        self._roster = AdmittedSites(roster, identity.key, clock)
+        self._roster = AdmittedSites(roster, identity.key, clock, blocked)
         self._strangers = Strangers(self.tell, clock)
         self._links: dict[SiteKey, Link] = {}
         self._budget = Budget(settings.reassembly)
@@ -253,8 +257,8 @@ class Transport:
         link = self._links.pop(key, None)
         if link is None or self._wiring is None:
             return
-        link.cut("the site is not in the roster any more")
-        task = self._wiring.loop.create_task(link.close("the site is not in the roster any more", 0), name="drop link")
+        link.cut(NOT_ADMITTED)
+        task = self._wiring.loop.create_task(link.close(NOT_ADMITTED, 0), name="drop link")
         self._dropping.add(task)
         task.add_done_callback(self._dropping.discard)
 
@@ -289,7 +293,9 @@ class Transport:
         site = self._roster.site(curve_key)
         if site is not None:
             return site.hex()
-        if curve_key != self._self_test_key:
+        if self._roster.is_blocked(curve_key):
+            self._strangers.refused += 1  # the operator knows; telling it once a minute would bury what is new
+        elif curve_key != self._self_test_key:
             self._strangers.note(
                 address.removeprefix("::ffff:"),
                 curve_key.hex(),

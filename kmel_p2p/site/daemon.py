@@ -26,9 +26,17 @@ from kmel_p2p.core.ledger.sync.pull import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import CharterAmended, Listen, RoundAbandoned, RoundCommitted, RoundOpened, RunComplete
+from kmel_p2p.core.rounds import (
+    Blocked,
+    CharterAmended,
+    Conclude,
+    Listen,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundOpened,
+    RunComplete,
+)
 from kmel_p2p.core.types import Lane, Micros
-from kmel_p2p.delta.layout import Layout
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker.process import main as trainer_main
 from kmel_p2p.net.driver import Driver
@@ -39,7 +47,7 @@ from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
-from kmel_p2p.site.loaded_site import load_site, trainer_plan
+from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
@@ -52,6 +60,7 @@ from kmel_p2p.site.observe.status_builder import StatusBuilder
 from kmel_p2p.site.peer_machine import make_peer
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
+from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.state.recording import Recorder, known_descriptors
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
@@ -64,10 +73,6 @@ TICK_S = 2.0
 """Between two samples for the history, and between two flushes of the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
-MAX_NAMES = 2000
-"""Characters of tensor names in a line of the egress log."""
-QUEUED_FOR_ONE_SITE = 32 * 1024 * 1024
-"""Bytes of bulk that wait for one site at most, unless two of the largest messages are more."""
 GOODBYE_LINGER_MS = 500
 """How long the transport keeps trying to deliver the last messages."""
 LEAVE_GRACE_S = 2.0
@@ -98,6 +103,7 @@ class Daemon:
         self._mode = mode_of(self._site.charter)
         self._tensors = describe_tensors(self._site.layout)
         self._activity = Activity(time.monotonic)
+        self._orders = OrderBook(config.site.state_dir)
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
         self._stop = asyncio.Event()
         self._left = asyncio.Event()
@@ -161,6 +167,7 @@ class Daemon:
             averaging=averaging,
             activity=self._activity,
             writer=writer,
+            orders=self._orders,
             command=lambda command: self._driver.command(command),
             status=lambda: self._status_with_digest(digest),
             result=lambda: self._final_models.result,
@@ -179,13 +186,17 @@ class Daemon:
             transport=self._transport,
             driver=self._driver,
             egress=self._egress,
+            orders=self._orders,
             clock=now_us,
             generation=generation,
             address=address,
         )
         self._driver.command(membership_commands.Recall(await writer.call(known_descriptors)))
+        self._driver.command(Blocked(self._orders.blocked))
         if self._final_models.were_written:
             self._driver.command(Listen("the run was complete before this start"))
+        if self._orders.orders.concluded is not None:
+            self._driver.command(Conclude(self._orders.orders.concluded))
         await control.start()
         parts.push_async_callback(control.close)
         await self._open_metrics(parts)
@@ -239,7 +250,7 @@ class Daemon:
         """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""
         charter = self._site.charter
         largest = max(MAX_ANSWER_BYTES, self._mode.max_payload_bytes(charter, self._site.layout)) + MESSAGE_SLACK_BYTES
-        settings = transport_settings(largest)
+        settings = TransportSettings.carrying(largest)
         self._driver = Driver(
             self._peer,
             make_wire(charter.id, self._mode.messages),
@@ -258,6 +269,7 @@ class Daemon:
             on_message=self._on_message,
             on_link=self._driver.link,
             on_egress=self._on_egress,
+            blocked=lambda: self._orders.blocked,
             clock=now_us,
             rng=random.Random(secrets.randbits(64)),
         )
@@ -368,29 +380,9 @@ class Daemon:
             self._heads.note()
 
 
-def transport_settings(largest: int) -> TransportSettings:
-    """The transport's limits where `largest` bytes is the largest message.
-
-    What waits for one site is bounded to a few messages: a site that asks for entries and never takes them costs no
-    more. What does not fit is asked for again.
-    """
-    return TransportSettings(
-        max_message=largest,
-        queue=max(QUEUED_FOR_ONE_SITE, 2 * largest),
-        reassembly=max(largest, TransportSettings.model_fields["reassembly"].default),
-    )
-
-
 def now_us() -> Micros:
     """Monotonic time in microseconds: the clock of transport, protocol and status."""
     return time.monotonic_ns() // 1000
-
-
-def describe_tensors(layout: Layout) -> str:
-    """What an entry or a share is made from, for the egress log: names of all tensors, cut where they are many."""
-    names = ", ".join(spec.name for spec in layout.specs)
-    text = names if len(names) <= MAX_NAMES else f"{names[:MAX_NAMES]}... ({len(layout.specs)} tensors)"
-    return f"{text} (layout {layout.hash.hex()[:16]})"
 
 
 async def _end(task: asyncio.Task[None]) -> None:

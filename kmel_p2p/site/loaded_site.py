@@ -12,6 +12,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
+from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.worker.session import TrainerPlan, TrainingSettings
@@ -19,6 +20,9 @@ from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site
+
+MAX_NAMES = 2000
+"""Characters of tensor names in a line of the egress log."""
 
 
 def load_site(config: SiteConfig) -> Site:
@@ -104,6 +108,13 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
             "averaging": site.mode,
         },
     )
+
+
+def describe_tensors(layout: Layout) -> str:
+    """What an entry or a share is made from, for the egress log: names of all tensors, cut where they are many."""
+    names = ", ".join(spec.name for spec in layout.specs)
+    text = names if len(names) <= MAX_NAMES else f"{names[:MAX_NAMES]}... ({len(layout.specs)} tensors)"
+    return f"{text} (layout {layout.hash.hex()[:16]})"
 
 
 def _check_columns(config: SiteConfig, charter: Charter) -> None:

@@ -37,4 +37,4 @@ def make_peer(
     settings = preset(site.config.network.preset)
     membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)
     averaging = mode_of(site.charter).averaging(site, history, membership, rng, generation, now)
-    return Peer(site.identity.key, membership, averaging)
+    return Peer(site.identity.key, membership, averaging, site.constitution)

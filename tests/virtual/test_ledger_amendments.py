@@ -13,7 +13,7 @@ from kmel_p2p.core.ledger.events import EntryPublished
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.rounds import Amend, CharterAmended, Phase, RunComplete
-from kmel_p2p.core.rounds.machine import RoundState
+from kmel_p2p.core.rounds.states import RoundState
 from kmel_p2p.core.types import MILLISECOND, SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world

@@ -31,8 +31,9 @@ from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Pr
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, RoundTrained
-from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundState, Wait, size_class
+from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
+from kmel_p2p.core.rounds.states import End, RoundState, Wait
 from kmel_p2p.core.types import SECOND, Micros, Randomness
 
 
@@ -89,7 +90,17 @@ class LedgerAveraging(RoundMachine):
             identity.key, ledger, forks, alive, outbox, rng, settings.antientropy, max_payload_bytes, now
         )
         self.maintenance = Maintenance(
-            identity, charter, ledger, self.antientropy, forks, alive, outbox, rng, settings.claims, now
+            identity,
+            charter,
+            ledger,
+            self.antientropy,
+            forks,
+            alive,
+            outbox,
+            rng,
+            settings.claims,
+            now,
+            lambda: self._blocked,
         )
         self._announced: dict[SiteKey, int] = {}
         self._grew = (0, now)
@@ -217,34 +228,44 @@ class LedgerAveraging(RoundMachine):
         end = self._limit(self.publisher.next_number - 1) or retired or self._plateau()
         if end is not None:
             return end
-        reason = self._why_wait(now)
-        return Wait(reason) if reason else None
+        return self._wait_for_own_log() or self._wait_for_others(now)
 
-    def _why_wait(self, now: Micros) -> str:
-        told = {key: self._told(key) for key in self._members.alive()}
+    def _wait_for_own_log(self) -> Wait | None:
+        """What rules out an own entry now, whatever the others do."""
         next_number = self.publisher.next_number
-        if any(self.antientropy.credible(key).get(self._key, 0) >= next_number for key in told):
-            return "others hold entries of this site that its store lost; fetching them"
+        holders = [k for k in self._members.alive() if self.antientropy.credible(k).get(self._key, 0) >= next_number]
+        if holders:
+            return Wait("others hold entries of this site that its store lost; fetching them", tuple(holders))
         lone = self.ledger.rules.lone_entries
         if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
-            return "no other site has published yet"
+            others = self.ledger.rules.current - self._blocked - {self._key}
+            return Wait("no other site has published yet", tuple(sorted(others)))
         if self._key in self.ledger.faults:
-            return "this site's log was ended by the others; its key must be replaced by an amendment"
-        if self._pacing.is_settling and any(t is None for t in told.values()):
-            return HEARING
-        if self.ledger.stale:
-            return "an amendment takes back entries that are compacted here; fetching a snapshot"
-        if self.maintenance.fetcher.active:
-            return self.maintenance.fetcher.progress
-        training = self._training()
-        missing = self._catching_up(len(training), now)
-        if missing:
-            return f"catching up: {missing} entries of the others are not here yet"
-        reason = "" if self.ledger.vector else self._start(1 + len(training))
-        return reason or self._too_far_ahead({key: self.ledger.head(key) for key in training}, next_number - 1, now)
+            return Wait("this site's log was ended by the others; its key must be replaced by an amendment")
+        return None
 
-    def _catching_up(self, training: int, now: Micros) -> int:
-        """Entries missing here, if that is more than pace explains and they are coming in; else 0."""
+    def _wait_for_others(self, now: Micros) -> Wait | None:
+        """What has to come in before the next round."""
+        silent = [key for key in self._members.alive() if self._told(key) is None]
+        if self._pacing.is_settling and silent:
+            return Wait(HEARING, tuple(silent), self._pacing.settled_at_us)
+        fetcher = self.maintenance.fetcher
+        if self.ledger.stale:
+            reason = "an amendment takes back entries that are compacted here; fetching a snapshot"
+            return Wait(reason, fetcher.awaited, fetcher.until_us)
+        if fetcher.active:
+            return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, "snapshot")
+        training = self._training()
+        missing, until_us = self._catching_up(len(training), now)
+        if missing:
+            reason = f"catching up: {missing} entries of the others are not here yet"
+            return Wait(reason, self.antientropy.ahead(), until_us, "catching up")
+        start = None if self.ledger.vector else self._start(training, self.ledger.rules.current)
+        number = self.publisher.next_number - 1
+        return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)
+
+    def _catching_up(self, training: int, now: Micros) -> tuple[int, Micros]:
+        """Entries missing here, if that is more than pace explains and they come in, else 0; until when at most."""
         entries = sum(self.ledger.vector.values())
         if entries != self._grew[0]:
             self._grew = (entries, now)
@@ -252,11 +273,12 @@ class LedgerAveraging(RoundMachine):
         behind = self.antientropy.behind
         if behind <= usual:
             self._behind_since_us = None
-            return 0
+            return 0, now
         if self._behind_since_us is None:
             self._behind_since_us = now
-        comes_in = now < self._grew[1] + self._settings.catch_up_us
-        return behind if comes_in and now < self._behind_since_us + self._settings.catch_up_limit_us else 0
+        settings = self._settings
+        until_us = min(self._grew[1] + settings.catch_up_us, self._behind_since_us + settings.catch_up_limit_us)
+        return (behind if now < until_us else 0), until_us
 
     def _training(self) -> list[SiteKey]:
         """Alive sites that publish, without us and without those whose log has ended."""

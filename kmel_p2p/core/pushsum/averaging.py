@@ -29,8 +29,9 @@ from kmel_p2p.core.pushsum.state import Minted, Moved, PushSumState
 from kmel_p2p.core.pushsum.statements import Statement, StatementExchange, StatementTable
 from kmel_p2p.core.pushsum.transfers import Transfers
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, RoundTrained
-from kmel_p2p.core.rounds.machine import HEARING, End, RoundMachine, RoundState, Wait, size_class
+from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
 from kmel_p2p.core.rounds.settings import RoundSettings
+from kmel_p2p.core.rounds.states import End, RoundState, Wait
 from kmel_p2p.core.types import Micros, Randomness
 
 
@@ -219,24 +220,29 @@ class PushSumAveraging(RoundMachine):
     # ---- when the next round may open ---------------------------------------------------------------------------
 
     def _obstacle(self, now: Micros) -> Wait | End | None:
-        reason = self._why_wait(now)
-        # What is being coded goes on before the round does: the round is to start from it.
-        if reason or self._coding.is_busy:
-            return Wait(reason)
+        wait = self._why_wait(now)
+        if wait is not None:
+            return wait
+        if self._coding.is_busy:
+            # What is being coded goes on before the round does: the round is to start from it.
+            return Wait("")
         if not self.state.weight:
             self._journal.change(Minted(self._weight()))
         return self._limit(self.state.level) or self._plateau()
 
-    def _why_wait(self, now: Micros) -> str:
+    def _why_wait(self, now: Micros) -> Wait | None:
         alive = self._members.alive()
         told = self.table.among(alive)
         if self._pacing.is_settling and (len(told) < len(alive) or self.progress.is_unheard()):
-            return HEARING
+            silent = set(alive) - {statement.site for statement in told}
+            return Wait(HEARING, tuple(sorted(silent)), self._pacing.settled_at_us)
         if self._mixing.is_old():
-            return "this site's trunk is too old to train from; fetching a newer one from the others"
-        reason = "" if self.vector else self._start(1 + sum(1 for s in told if s.phase == Phase.TRAINING))
-        if reason or self._limit(self.state.level) or self._plateau():
-            return reason
+            newer = tuple(self.progress.at_least(self._mixing.reached()))
+            return Wait("this site's trunk is too old to train from; fetching a newer one from the others", newer)
+        training = [statement.site for statement in told if statement.phase == Phase.TRAINING]
+        start = None if self.vector else self._start(training, self._rules.roster)
+        if start or self._limit(self.state.level) or self._plateau():
+            return start
         levels = self.progress.training_levels(self._mixing.reached() - self._rules.averaging.age_limit)
         return self._too_far_ahead(levels, self.state.level, now)
 

@@ -116,6 +116,13 @@ class Conclude:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The sites that the operator has blocked, all of them: they count as if they were not on the roster."""
+
+    sites: frozenset[SiteKey]
+
+
 COMMANDS = (
     Ready,
     Unready,
@@ -129,7 +136,26 @@ COMMANDS = (
     Begin,
     Listen,
     Conclude,
+    Blocked,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentWait:
+    """What this site waits for now.
+
+    Attributes:
+        reason: in words for the operator.
+        sites: for whom; empty when it is for nobody in particular.
+        since_us: when it began.
+        until_us: when it ends at the latest if nothing changes; None: only when what is awaited comes, or the operator
+            ends it.
+    """
+
+    reason: str
+    sites: tuple[SiteKey, ...]
+    since_us: Micros
+    until_us: Micros | None
 
 
 # ---- events -----------------------------------------------------------------------------------------------------
@@ -178,9 +204,10 @@ class PhaseChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Event):
-    """Why no round is open, in words for the operator; empty when one is."""
+    """Why no round is open, in words for the operator, and for whom it waits; empty when one is."""
 
     reason: str
+    sites: tuple[SiteKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +215,20 @@ class RunComplete(Event):
     """All alive sites listen and hold the same state."""
 
     sites: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteBlocked(Event):
+    """The operator blocked this site: nothing is heard from it or sent to it."""
+
+    site: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class SiteUnblocked(Event):
+    """The operator listens to this site again."""
+
+    site: SiteKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +261,8 @@ class Averaging(Protocol):
     def phase(self) -> Phase: ...
     @property
     def waiting(self) -> str: ...
+    @property
+    def waits(self) -> tuple[CurrentWait, ...]: ...
     @property
     def complete(self) -> bool: ...
     @property

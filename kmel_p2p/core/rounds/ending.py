@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event
+from kmel_p2p.core.rounds.contract import CurrentWait
 from kmel_p2p.core.types import SECOND, Micros
 
 ALARM_AFTER: Micros = 60 * SECOND
@@ -47,6 +48,7 @@ class _Awaited:
     since_us: Micros
     """When its log last grew, or the wait began."""
     rounds: int
+    began_us: Micros
     told: bool = False
     given_up: bool = False
 
@@ -101,7 +103,7 @@ class Ending:
         for site, rounds in behind.items():
             if site not in self._awaited:
                 past = self._past.pop(site, _Past(0, rounds))
-                self._awaited[site] = _Awaited(now - past.waited_us, past.rounds)
+                self._awaited[site] = _Awaited(now - past.waited_us, past.rounds, now)
             awaited = self._awaited[site]
             if rounds > awaited.rounds:
                 awaited.rounds, awaited.since_us = rounds, now
@@ -121,6 +123,16 @@ class Ending:
     def is_waiting(self) -> bool:
         """Whether the end still waits for a site that `look` was told of."""
         return len(self._awaited) > len(self.given_up())
+
+    def waits(self) -> tuple[CurrentWait, ...]:
+        """Each site that the end waits for, since when, and until when if its log does not grow."""
+        if self.concluded:
+            return ()
+        return tuple(
+            CurrentWait("the run ends when it is done", (site,), awaited.began_us, self._until(site, awaited))
+            for site, awaited in self._awaited.items()
+            if not awaited.given_up
+        )
 
     def deadline(self) -> Micros | None:
         """When time alone may change something."""

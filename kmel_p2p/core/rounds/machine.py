@@ -6,11 +6,9 @@ the way of a round, how a round is begun and stored, and all exchange with the o
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kmel_p2p.agreement.errors import LocalError
@@ -19,7 +17,9 @@ from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.rounds.contract import (
     Approve,
     Begin,
+    Blocked,
     Conclude,
+    CurrentWait,
     EntryHeld,
     Listen,
     Members,
@@ -39,59 +39,10 @@ from kmel_p2p.core.rounds.contract import (
 from kmel_p2p.core.rounds.ending import Ending
 from kmel_p2p.core.rounds.pacing import Pacing
 from kmel_p2p.core.rounds.settings import RoundSettings
+from kmel_p2p.core.rounds.states import TRANSITIONS, End, Move, RoundState, Wait
 from kmel_p2p.core.types import Micros
 
 HEARING = "hearing from every reachable site before the first round"
-
-
-class RoundState(enum.Enum):
-    """Where this site's next round is."""
-
-    IDLE = "idle"
-    TRAINING = "training"
-    HELD = "held for approval"
-    STORING = "storing"
-
-
-class Move(enum.Enum):
-    """What happens to a round."""
-
-    OPEN = enum.auto()
-    FAIL = enum.auto()
-    HOLD = enum.auto()
-    REJECT = enum.auto()
-    APPROVE = enum.auto()
-    STORE = enum.auto()
-    REFUSE = enum.auto()
-    """What was trained cannot be stored."""
-    COMMIT = enum.auto()
-
-
-TRANSITIONS: Mapping[Move, tuple[RoundState, RoundState]] = {
-    Move.OPEN: (RoundState.IDLE, RoundState.TRAINING),
-    Move.FAIL: (RoundState.TRAINING, RoundState.IDLE),
-    Move.HOLD: (RoundState.TRAINING, RoundState.HELD),
-    Move.REJECT: (RoundState.HELD, RoundState.IDLE),
-    Move.APPROVE: (RoundState.HELD, RoundState.STORING),
-    Move.STORE: (RoundState.TRAINING, RoundState.STORING),
-    Move.REFUSE: (RoundState.STORING, RoundState.IDLE),
-    Move.COMMIT: (RoundState.STORING, RoundState.IDLE),
-}
-"""Each move: the state that it is possible in, and the one it leads to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """No round now; why, in words for the operator (empty for a moment that needs none)."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """No round any more: this site listens from now on."""
-
-    reason: str
 
 
 class RoundMachine(ABC):
@@ -107,7 +58,10 @@ class RoundMachine(ABC):
         self._pacing = Pacing(settings.max_lead, settings.patience, settings.settle_us, settings.stuck_after_us, now)
         self._ending = Ending(settings.concludes_after_us)
         self._phase = Phase.PREPARING
+        self._blocked: frozenset[SiteKey] = frozenset()
         self._waiting = ""
+        self._wait: tuple[Wait, Micros] | None = None
+        """What the next round waits for, and since when."""
         self._ready = False
         self._begun = False
         """The operator waits for no more sites before the first round."""
@@ -127,6 +81,14 @@ class RoundMachine(ABC):
     def waiting(self) -> str:
         """Why no round is open, for the operator; empty when one is."""
         return self._waiting
+
+    @property
+    def waits(self) -> tuple[CurrentWait, ...]:
+        """What this site waits for: before its next round, or at the end of the run."""
+        if self._wait is None:
+            return self._ending.waits()
+        wait, since_us = self._wait
+        return CurrentWait(wait.reason, wait.sites, since_us, wait.until_us), *self._ending.waits()
 
     @property
     def complete(self) -> bool:
@@ -226,6 +188,8 @@ class RoundMachine(ABC):
             case Conclude(reason):
                 self._ending.concluded = True
                 self._enter(Phase.LISTENING, reason)
+            case Blocked(sites):
+                self._blocked = sites
             case RoundTrained():
                 self._trained(cmd, now)
             case Approve(number):
@@ -278,10 +242,10 @@ class RoundMachine(ABC):
 
     def _maybe_open(self, now: Micros) -> None:
         if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:
-            self._say("")
+            self._say(None, now)
             return
         obstacle = self._obstacle(now)
-        self._say(obstacle.reason if isinstance(obstacle, Wait) else "")
+        self._say(obstacle if isinstance(obstacle, Wait) else None, now)
         if isinstance(obstacle, End):
             self._enter(Phase.LISTENING, obstacle.reason)
         elif obstacle is None:
@@ -352,10 +316,17 @@ class RoundMachine(ABC):
         self._ready = False
         self._enter(Phase.PREPARING, reason)
 
-    def _say(self, reason: str) -> None:
+    def _say(self, wait: Wait | None, now: Micros) -> None:
+        if wait is None or not wait.reason:
+            self._wait = None
+        elif self._wait is not None and (self._wait[0].kind or self._wait[0].reason) == (wait.kind or wait.reason):
+            self._wait = wait, self._wait[1]
+        else:
+            self._wait = wait, now
+        reason, sites = (wait.reason, wait.sites) if wait is not None else ("", ())
         if reason != self._waiting:
             self._waiting = reason
-            self._outbox.append(Emit(Waiting(reason)))
+            self._outbox.append(Emit(Waiting(reason, sites)))
 
     def _limit(self, done: int) -> End | None:
         """The charter allows no more after `done` rounds."""
@@ -368,19 +339,30 @@ class RoundMachine(ABC):
         reason = f"validation has not improved over {settings.patience} {settings.unit}"
         return End(reason) if self._pacing.enough else None
 
-    def _start(self, ready: int) -> str:
-        """Why the first round of all has to wait while only `ready` sites can train; empty when it need not."""
-        needed = self._round_settings.start_sites
-        if self._begun or ready >= needed:
-            return ""
-        return f"{ready} of {needed} sites are ready to start; kmel-peer begin starts without the others"
+    def _start(self, training: Sequence[SiteKey], roster: Iterable[SiteKey]) -> Wait | None:
+        """The wait before the first round of all, while too few sites can train.
 
-    def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> str:
-        """Why to wait for slower sites. `numbers`: how far those are that train beside this one."""
+        Args:
+            training: the other sites that can.
+            roster: the sites that take part. Blocked ones are not waited for, whatever number the charter wants.
+        """
+        others = frozenset(roster) - self._blocked - {self._key}
+        needed, ready = min(self._round_settings.start_sites, 1 + len(others)), 1 + len(training)
+        if self._begun or ready >= needed:
+            return None
+        missing = tuple(sorted(others - frozenset(training)))
+        reason = f"{ready} of {needed} sites are ready to start; kmel-peer begin starts without the others"
+        return Wait(reason, missing, kind="start")
+
+    def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> Wait | None:
+        """The wait for slower sites. `numbers`: how far those are that train beside this one."""
         settings = self._round_settings
-        if not self._pacing.holds_back(numbers, own_number, now):
-            return ""
-        return f"{settings.max_lead} {settings.unit} ahead of the slowest training site"
+        slow = self._pacing.held_back_by(numbers, own_number, now)
+        if not slow:
+            return None
+        # The soonest moment: then one of them counts as stuck, and whether the next is worth waiting for is looked at.
+        reason = f"{settings.max_lead} {settings.unit} ahead of the slowest training site"
+        return Wait(reason, tuple(sorted(slow)), min(slow.values()))
 
 
 def size_class(members: Members, key: SiteKey) -> int:

@@ -61,6 +61,11 @@ class Pacing:
         return self._settled_at_us is not None
 
     @property
+    def settled_at_us(self) -> Micros | None:
+        """Until when it waits to hear from every reachable site; None when it does not."""
+        return self._settled_at_us
+
+    @property
     def deadlines_us(self) -> tuple[Micros | None, Micros | None]:
         """When time alone may change whether a round opens."""
         return self._settled_at_us, self._wait_ends_us
@@ -89,12 +94,19 @@ class Pacing:
         """Optimiser steps of the next round. `others_us`: time per step of the other training sites."""
         return steps_for(charter_steps, self.step_us, others_us)
 
-    def holds_back(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> bool:
-        """Whether this site is too far ahead. `numbers`: how far the sites are that train beside it."""
+    def held_back_by(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> dict[SiteKey, Micros]:
+        """The sites that this one is too far ahead of, and until when it waits for each at most.
+
+        Args:
+            numbers: how far the sites are that train beside it.
+            own_number: of this site's newest entry or round.
+            now: monotonic time.
+        """
         self._lead.note(numbers, own_number, now)
         stuck_after_us = max(self._stuck_after_us, STUCK_ROUNDS * self._round_took_us)
-        self._wait_ends_us = self._lead.wait_until(own_number, stuck_after_us, now)
-        return self._wait_ends_us is not None
+        slow = self._lead.slow(own_number, stuck_after_us, now)
+        self._wait_ends_us = min(slow.values(), default=None)
+        return slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +145,17 @@ class Lead:
         """Take in where the training sites stand; sites not named are forgotten."""
         self._others = {key: self._noted(key, number, own_number, now) for key, number in numbers.items()}
 
-    def wait_until(self, own_number: int, stuck_after_us: Micros, now: Micros) -> Micros | None:
-        """Until when this site waits before its next round; None when it need not.
+    def slow(self, own_number: int, stuck_after_us: Micros, now: Micros) -> dict[SiteKey, Micros]:
+        """For whom this site waits before its next round, and until when at most unless their logs move.
 
         Args:
             own_number: of this site's newest entry or round.
             stuck_after_us: how long without progress until another site counts as stuck.
             now: monotonic time.
         """
-        far = (other for other in self._others.values() if other.lead(own_number) >= self._max_lead)
-        ends_us = (other.moved_at_us + stuck_after_us for other in far)
-        return min((end for end in ends_us if end > now), default=None)
+        far = {key: other for key, other in self._others.items() if other.lead(own_number) >= self._max_lead}
+        ends_us = {key: other.moved_at_us + stuck_after_us for key, other in far.items()}
+        return {key: end_us for key, end_us in ends_us.items() if end_us > now}
 
     def _noted(self, key: SiteKey, number: int, own_number: int, now: Micros) -> _OtherSite:
         known = self._others.get(key)

@@ -8,11 +8,13 @@ from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Conclude, Listen, Phase, Reject
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Blocked, Conclude, Listen, Phase, Reject
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 
@@ -28,6 +30,7 @@ class OperatorRequests:
         averaging: the averaging machine, to be read.
         activity: knows which entry is held for approval.
         writer: the store.
+        orders: what outlives a restart.
         command: feeds a command to the protocol.
         status: makes the status document.
         result: the comparison of the final models; None until it is there.
@@ -41,6 +44,7 @@ class OperatorRequests:
         averaging: Averaging,
         activity: Activity,
         writer: StoreWriter,
+        orders: OrderBook,
         command: Callable[[Any], None],
         status: Callable[[], Awaitable[StatusDocument]],
         result: Callable[[], Mapping[str, Any] | None],
@@ -50,6 +54,7 @@ class OperatorRequests:
         self._averaging = averaging
         self._activity = activity
         self._writer = writer
+        self._orders = orders
         self._command = command
         self._status = status
         self._result = result
@@ -81,8 +86,12 @@ class OperatorRequests:
                 self._command(Listen(str(arguments.get("reason", "asked by the operator"))))
                 return None
             case "conclude":
-                self._command(Conclude(str(arguments.get("reason", "concluded by the operator"))))
+                reason = str(arguments.get("reason", "concluded by the operator"))
+                self._orders.conclude(reason)
+                self._command(Conclude(reason))
                 return None
+            case "block" | "unblock":
+                return self._block(name, arguments)
             case "approve" | "reject":
                 return self._decide(name, arguments)
         raise LocalError(f"this peer knows no request {name!r}")
@@ -114,6 +123,17 @@ class OperatorRequests:
             "kmel-peer amendment show tells when it is in force here"
         )
 
+    def _block(self, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Stop listening to a site, or begin again; kept before it takes force."""
+        site = str(arguments.get("site", ""))
+        key = blockable(self._site(), site)
+        if name == "block":
+            self._orders.block(key, str(arguments.get("reason", "")))
+        else:
+            self._orders.unblock(key)
+        self._command(Blocked(self._orders.blocked))
+        return {"site": site, "key": key.hex(), "entries": self._averaging.vector.get(key, 0)}
+
     def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
         activity = self._activity
         number = arguments.get("number")
@@ -123,3 +143,18 @@ class OperatorRequests:
         activity.held = 0
         reason = str(arguments.get("reason", "rejected by the operator"))
         self._command(Approve(number) if name == "approve" else Reject(number, reason))
+
+
+def blockable(site: Site, name: str) -> SiteKey:
+    """The key of the site called `name`, which an operator may block.
+
+    Raises:
+        LocalError: there is no such site on the roster, or it is this one.
+    """
+    rule = site.constitution.site_named(name)
+    if rule is None:
+        known = ", ".join(sorted(other.name for other in site.constitution.roster.values()))
+        raise LocalError(f"no site {name!r} is on the roster; it lists: {known}")
+    if rule.site_key == site.identity.key:
+        raise LocalError(f"{name!r} is this site itself; kmel-peer listen or stop ends its own part")
+    return rule.site_key

@@ -72,6 +72,8 @@ def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
         *((f"kmel_{name}", value) for name, value in status.averaging.figures.items()),
         ("kmel_membership_health", status.membership.health),
         ("kmel_alarms", len(status.alarms)),
+        ("kmel_waits", len(status.waits)),
+        ("kmel_sites_blocked", sum(member.state == "blocked" for member in status.members)),
         ("kmel_trainer_restarts", status.trainer.restarts),
         ("kmel_daemon_resident_bytes", status.process.rss_bytes),
         ("kmel_trainer_resident_bytes", status.trainer.rss_bytes or 0),
@@ -202,6 +204,7 @@ def status_page(status: StatusDocument) -> str:
         for m in status.members
     )
     alarms = "".join(f"<li>{html.escape(a.text)} ({a.age_s:.0f} s ago)</li>" for a in status.alarms)
+    waits = "".join(f"<li>{html.escape(wait.text)}</li>" for wait in status.waits)
     summary = "".join(
         f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>"
         for label, text in (("mode", status.mode), *status.averaging.summary)
@@ -214,6 +217,7 @@ def status_page(status: StatusDocument) -> str:
         "overflow:auto}</style>"
         f"<h1>{html.escape(status.site)} <small>{html.escape(status.federation)}</small></h1>"
         f'<p><b title="{html.escape(status.phase.meaning)}">{status.phase}</b> {html.escape(status.reason)}</p>'
+        f"{'<h2>Waits</h2><ul>' + waits + '</ul>' if waits else ''}"
         f"<table>{summary}</table>"
         f"{'<h2>Alarms</h2><ul>' + alarms + '</ul>' if alarms else ''}"
         "<h2>Sites</h2><table><tr><th>site</th><th>state</th><th>entries</th><th>round trip</th><th>problem</th></tr>"

@@ -18,6 +18,8 @@ from kmel_p2p.core.rounds import (
     RunComplete,
     RunHeldUp,
     RunNotAwaiting,
+    SiteBlocked,
+    SiteUnblocked,
     Waiting,
 )
 from kmel_p2p.core.types import SECOND
@@ -93,9 +95,13 @@ class Reporter:
                 self.warn("round abandoned", number=number, reason=reason)
             case PhaseChanged(phase=phase, reason=reason):
                 self.say("phase", phase=phase.name.lower(), reason=reason)
-            case Waiting(reason=reason):
+            case Waiting(reason=reason, sites=sites):
                 if reason:
-                    self.say("waiting", reason=reason)
+                    self.say("waiting", reason=reason, sites=[self.name(site) for site in sites])
+            case SiteBlocked(site=site):
+                self.warn("site blocked", remote=self.name(site))
+            case SiteUnblocked(site=site):
+                self.say("site unblocked", remote=self.name(site))
             case RunHeldUp(site=site, waited_us=waited_us, left_us=left_us):
                 name = self.name(site)
                 text = (

@@ -49,7 +49,8 @@ class MemberStatus:
 
     name: str
     key: str
-    state: Literal["unknown", "alive", "suspect", "dead", "left"]
+    state: Literal["unknown", "alive", "suspect", "dead", "left", "blocked"]
+    """`blocked`: this site's operator does not listen to it; `problem` says why."""
     state_age_s: float
     heard_age_s: float | None = None
     rtt_ms: float | None = None
@@ -67,6 +68,26 @@ class MemberStatus:
     def reachable(self) -> bool:
         """Whether the site counts as alive."""
         return self.state in ("alive", "suspect")
+
+
+@dataclass(frozen=True, slots=True)
+class WaitStatus:
+    """Something that this site waits for now."""
+
+    reason: str
+    sites: tuple[str, ...]
+    """For whom, by name; empty when for nobody in particular."""
+    since_s: float
+    """For how long already."""
+    until_s: float | None = None
+    """For how much longer at most, if nothing changes; None: until what is awaited comes, or an operator ends it."""
+
+    @property
+    def text(self) -> str:
+        """In one line, for people."""
+        whom = " ".join(self.sites) or "nobody in particular"
+        left = "without a limit" if self.until_s is None else f"at most {span_text(self.until_s)} more"
+        return f"for {whom} since {span_text(self.since_s)}, {left}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +203,8 @@ class StatusDocument:
     egress: EgressStatus = EgressStatus()
     members: tuple[MemberStatus, ...] = ()
     """The other sites."""
+    waits: tuple[WaitStatus, ...] = ()
+    """What this site waits for: before its next round, or at the end of the run."""
     membership: MembershipStatus = MembershipStatus()
     address: str = ""
     """Where this peer listens."""
@@ -237,11 +260,14 @@ def _reader() -> pydantic.TypeAdapter[StatusDocument]:
 
 def age_text(seconds: float | None) -> str:
     """An age in words."""
-    if seconds is None:
-        return "never"
+    return "never" if seconds is None else f"{span_text(seconds)} ago"
+
+
+def span_text(seconds: float) -> str:
+    """A length of time in words."""
     if seconds < 120:
-        return f"{seconds:.1f} s ago" if seconds < 10 else f"{seconds:.0f} s ago"
-    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def vector_text(vector: Mapping[str, int]) -> str:

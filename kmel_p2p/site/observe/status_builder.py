@@ -29,8 +29,10 @@ from kmel_p2p.site.observe.status import (
     SitePhase,
     StatusDocument,
     TrainerStatus,
+    WaitStatus,
 )
 from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 from kmel_p2p.version import VERSION
 
@@ -58,6 +60,7 @@ class StatusBuilder:
     transport: Transport
     driver: Driver
     egress: EgressLog
+    orders: OrderBook
     clock: Callable[[], Micros]
     generation: int
     address: str
@@ -79,7 +82,8 @@ class StatusBuilder:
             averaging=mode.status(site, self.peer.averaging, activity, self.digest.text),
             ages=activity.ages,
             egress=self._egress(),
-            members=self._members(site),
+            members=(*self._members(site), *self._blocked(site)),
+            waits=self._waits(site),
             membership=MembershipStatus(
                 self.peer.membership.health, dataclasses.asdict(self.peer.membership.counters())
             ),
@@ -157,6 +161,34 @@ class StatusBuilder:
                 )
             )
         return tuple(members)
+
+    def _blocked(self, site: Site) -> tuple[MemberStatus, ...]:
+        """The sites that the operator has blocked, as far as they are on the roster."""
+        vector = self.peer.averaging.vector
+        return tuple(
+            MemberStatus(
+                name=site.names[key],
+                key=key.hex(),
+                state="blocked",
+                state_age_s=max(0.0, time.time() - block.at),
+                entries_applied=vector.get(key, 0),
+                problem=block.reason or "blocked by the operator",
+            )
+            for key, block in self.orders.orders.blocked.items()
+            if key in site.constitution.roster
+        )
+
+    def _waits(self, site: Site) -> tuple[WaitStatus, ...]:
+        now, names = self.clock(), site.names
+        return tuple(
+            WaitStatus(
+                reason=wait.reason,
+                sites=tuple(names.get(key, key.hex()) for key in wait.sites),
+                since_s=max(0, now - wait.since_us) / SECOND_US,
+                until_s=None if wait.until_us is None else max(0, wait.until_us - now) / SECOND_US,
+            )
+            for wait in self.peer.averaging.waits
+        )
 
     def _heard(self, link: LinkState | None) -> float | None:
         if link is None or link.last_heard_us is None:

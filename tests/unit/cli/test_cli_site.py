@@ -71,6 +71,7 @@ def test_status_shows_what_an_operator_needs(site: Path, run: Run, daemon: FakeD
         "alive",
         "little space left",
         "probes 3 times slower, dials 3",
+        "for south since 3.0 s, without a limit",
     ):
         assert text in done.out
     assert json.loads(run("status", "-c", site, "--json").out) == STATUS

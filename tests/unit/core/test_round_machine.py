@@ -27,8 +27,9 @@ from kmel_p2p.core.rounds import (
     Unready,
     Waiting,
 )
-from kmel_p2p.core.rounds.machine import TRANSITIONS, End, Move, RoundMachine, RoundState, Wait
+from kmel_p2p.core.rounds.machine import RoundMachine
 from kmel_p2p.core.rounds.settings import RoundSettings
+from kmel_p2p.core.rounds.states import TRANSITIONS, End, Move, RoundState, Wait
 from kmel_p2p.core.types import SECOND, Micros
 
 OWN = SiteKey(b"o" * 32)

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import LinkDown
 from kmel_p2p.core.types import MILLISECOND, Lane
 from kmel_p2p.net.frames import Chunk, Payload, encode
@@ -299,3 +299,23 @@ async def test_strangers_do_not_grow_memory_or_the_log(federation: Federation) -
     assert len(a.told(StrangerRefused)) <= 20
     assert a.transport.strangers_refused == 2000
     await asyncio.sleep(0)
+
+
+async def test_a_blocked_site_is_cut_and_turned_away_without_an_alarm_until_it_is_unblocked(
+    federation: Federation,
+) -> None:
+    blocked: set[SiteKey] = set()
+    a = await federation.add(1, blocked=lambda: blocked)
+    b = await federation.add(2)
+    b.dial(a)
+    await until(lambda: b.outbound(a) and a.up(b))
+    for peer in (a, b):
+        peer.events.clear()
+    blocked.add(b.key)
+    await until(lambda: not b.outbound(a))
+    await until(lambda: bool(b.told(AuthRejected)))
+    assert a.link(b) is None
+    assert a.transport.strangers_refused > 0
+    assert not a.told(StrangerRefused)
+    blocked.clear()
+    await until(lambda: b.outbound(a) and a.up(b))

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Persist, Send
@@ -54,7 +55,7 @@ def machine(identity: Identity, addresses: dict[SiteKey, str], now: Micros) -> P
     membership = Membership(identity, CHARTER.id, roster, own, preset("sim"), rng, now)
     settings = LedgerSettings(settle_us=200 * MILLISECOND)
     averaging = LedgerAveraging(identity, CHARTER, ledger, membership, rng, settings, 1 << 16, now)
-    return Peer(identity.key, membership, averaging)
+    return Peer(identity.key, membership, averaging, Constitution(CHARTER))
 
 
 @dataclass

@@ -9,8 +9,7 @@ from structlog.testing import capture_logs
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.events import EntryRefused
-from kmel_p2p.net.settings import MIB
-from kmel_p2p.site.daemon import transport_settings
+from kmel_p2p.net.settings import MIB, TransportSettings
 from kmel_p2p.site.modes.ledger import LedgerMode
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.line_budget import BURST, REFILL_S, SUBJECTS, LineBudget
@@ -56,6 +55,6 @@ def test_a_budget_fills_up_again_and_remembers_a_bounded_number_of_subjects() ->
 
 
 def test_what_waits_for_one_site_is_bounded() -> None:
-    assert transport_settings(8 * MIB).queue == 32 * MIB
-    assert transport_settings(100 * MIB).queue == 200 * MIB
-    assert transport_settings(8 * MIB).reassembly == 1024 * MIB
+    assert TransportSettings.carrying(8 * MIB).queue == 32 * MIB
+    assert TransportSettings.carrying(100 * MIB).queue == 200 * MIB
+    assert TransportSettings.carrying(8 * MIB).reassembly == 1024 * MIB

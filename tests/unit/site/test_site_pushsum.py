@@ -30,8 +30,7 @@ from kmel_p2p.net.driver import BadMessage, Driver
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import create_federation
 from kmel_p2p.site.config import load_config
-from kmel_p2p.site.daemon import describe_tensors
-from kmel_p2p.site.loaded_site import load_site, trainer_plan
+from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import MODES, mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.metrics import StatusCollector, status_page

@@ -98,8 +98,10 @@ class SnapshotFetcher:
         computing: Computing,
         outbox: deque[Effect],
         rng: Randomness,
+        blocked: Callable[[], frozenset[SiteKey]] = frozenset,
     ) -> None:
-        """`own`: this site; `size`: values of the trunk; `told`: how far a site is known to be."""
+        """`own`: this site; `size`: values of the trunk; `told`: how far a site is known to be; `blocked`: whose word
+        the operator does not want."""
         self.stage = FetchStage.IDLE
         self._own = own
         self._size = size
@@ -109,6 +111,7 @@ class SnapshotFetcher:
         self._computing = computing
         self._outbox = outbox
         self._rng = rng
+        self._blocked = blocked
         self._response_time = ResponseTime(PART_FLOOR, PART_CEILING)
         self._attempt: Attempt | None = None
         self._failed: set[SiteKey] = set()
@@ -129,6 +132,26 @@ class SnapshotFetcher:
         if self.stage is FetchStage.ATTESTING and attempt is not None:
             return f"{self.stage.value} ({len(attempt.attested & self._others())} of {self._needed()} needed)"
         return self.stage.value if self.active else ""
+
+    @property
+    def awaited(self) -> tuple[SiteKey, ...]:
+        """For whom it waits: the giver, or those who have not attested yet."""
+        attempt = self._attempt
+        if attempt is None:
+            return ()
+        if self.stage is FetchStage.ATTESTING:
+            return tuple(sorted(self._others() - attempt.attested - attempt.denied))
+        return (attempt.server,)
+
+    @property
+    def until_us(self) -> Micros | None:
+        """When another giver is tried, unless something comes in; None while too many sites are away to attest."""
+        attempt = self._attempt
+        if attempt is None or self.stage is FetchStage.READY:
+            return None
+        reachable = self._others() & (set(self._alive()) | attempt.attested)
+        too_few = self.stage is FetchStage.ATTESTING and len(reachable) < self._needed()
+        return None if too_few else self._stalls_at_us
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
@@ -349,8 +372,8 @@ class SnapshotFetcher:
             self._stalls_at_us = now + STALLED
 
     def _others(self) -> set[SiteKey]:
-        """The sites of the roster without this one."""
-        return set(self._constitution().roster) - {self._own}
+        """The sites of the roster without this one and those that the operator has blocked."""
+        return set(self._constitution().roster) - self._blocked() - {self._own}
 
     def _needed(self) -> int:
         """Sites that must attest: more than half of the others."""

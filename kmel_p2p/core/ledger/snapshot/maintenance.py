@@ -69,9 +69,10 @@ class Maintenance:
         rng: Randomness,
         claims: ClaimSettings,
         now: Micros,
+        blocked: Callable[[], frozenset[SiteKey]] = frozenset,
     ) -> None:
         def roster() -> int:
-            return len(self.amendments.constitution.roster)
+            return len(self.amendments.constitution.roster.keys() - blocked())
 
         self.amendments = AmendmentExchange(ledger, alive, outbox)
         self.computing = Computing(outbox)
@@ -89,6 +90,7 @@ class Maintenance:
             self.computing,
             outbox,
             rng,
+            blocked,
         )
         self._server = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries

@@ -127,6 +127,10 @@ class AntiEntropy:
         """How far `key` may be asked for entries, or for a snapshot."""
         return self._other_peers.offered(key)
 
+    def ahead(self) -> tuple[SiteKey, ...]:
+        """Sites that hold entries which are missing here."""
+        return self._other_peers.ahead()
+
     def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
         return self._other_peers.agreed_with(key)

@@ -89,6 +89,15 @@ class OtherPeers:
         ]
         return max(missing, default=0)
 
+    def ahead(self) -> tuple[SiteKey, ...]:
+        """Peers that hold entries which are missing here."""
+        head = self._ledger.head
+        return tuple(
+            site
+            for site in sorted(self._told)
+            if any(number > head(author) for author, number in self.credible(site).items())
+        )
+
     def _agree(self, key: SiteKey, now: Micros) -> None:
         """Compare headers with what a peer told us, as soon as we have reached its vector."""
         told = self._told[key]

@@ -1,0 +1,131 @@
+"""What the operator ordered and a restart must not undo: blocked sites, and that the run is concluded here.
+
+Kept in a file of its own beside the store, written whole before an order takes force.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pydantic
+
+from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.identity import KEY_BYTES, SiteKey
+from kmel_p2p.files import private_directory, write_whole
+
+ORDERS_NAME = "orders.json"
+
+MAX_REASON = 200
+"""Characters kept of a reason: it stands in one line of `status`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Why the operator blocked a site, and when (seconds since 1970)."""
+
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """See the module docstring.
+
+    Attributes:
+        blocked: by site.
+        concluded: why the run is concluded here; None: it is not.
+    """
+
+    blocked: Mapping[SiteKey, Block] = field(default_factory=dict)
+    concluded: str | None = None
+
+
+class _Document(pydantic.BaseModel):
+    """The file: hex keys."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    blocked: dict[str, Block] = {}
+    concluded: str | None = None
+
+
+class OrderBook:
+    """The orders of one state directory: read once, written whole at each change.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something else.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / ORDERS_NAME
+        self.orders = self._read()
+
+    @property
+    def blocked(self) -> frozenset[SiteKey]:
+        """Sites that are blocked."""
+        return frozenset(self.orders.blocked)
+
+    def block(self, site: SiteKey, reason: str) -> None:
+        """Keep that a site is blocked; the reason of one that is blocked already is replaced.
+
+        Raises:
+            ConfigError: the file cannot be written; nothing changed.
+        """
+        at = self.orders.blocked[site].at if site in self.orders.blocked else time.time()
+        block = Block(reason[:MAX_REASON], at)
+        self._keep(replace(self.orders, blocked={**self.orders.blocked, site: block}))
+
+    def unblock(self, site: SiteKey) -> None:
+        """Keep that a site is blocked no longer.
+
+        Raises:
+            LocalError: it is not blocked.
+            ConfigError: the file cannot be written; nothing changed.
+        """
+        if site not in self.orders.blocked:
+            raise LocalError("that site is not blocked here; kmel-peer status shows which are")
+        self._keep(replace(self.orders, blocked={k: b for k, b in self.orders.blocked.items() if k != site}))
+
+    def conclude(self, reason: str) -> None:
+        """Keep that the run is concluded here.
+
+        Raises:
+            ConfigError: the file cannot be written; nothing changed.
+        """
+        self._keep(replace(self.orders, concluded=reason[:MAX_REASON]))
+
+    def _read(self) -> Orders:
+        try:
+            document = _Document.model_validate_json(self._path.read_bytes())
+            return Orders({_key(text): block for text, block in document.blocked.items()}, document.concluded)
+        except FileNotFoundError:
+            return Orders()
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self._path}: cannot be read: {_problem(error)}. It says which sites are blocked here and "
+                "whether the run is concluded; restore it, or move it away and give those orders again"
+            ) from None
+
+    def _keep(self, orders: Orders) -> None:
+        blocked = {key.hex(): {"reason": block.reason, "at": block.at} for key, block in sorted(orders.blocked.items())}
+        private_directory(self._path.parent)
+        write_whole(self._path, json.dumps({"blocked": blocked, "concluded": orders.concluded}, indent=1).encode())
+        self.orders = orders
+
+
+def _problem(error: OSError | ValueError) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
+    return str(error)
+
+
+def _key(text: str) -> SiteKey:
+    key = bytes.fromhex(text)
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"a site's key has {KEY_BYTES} bytes, not {len(key)}")
+    return SiteKey(key)
