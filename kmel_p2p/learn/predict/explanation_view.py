@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-
-import jinja2
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.learn.predict.drawing import SIZE, as_image, draw, draw_contributions, full_colour
+from kmel_p2p.learn.predict.drawing import as_image, draw, draw_contributions, full_colour
 from kmel_p2p.learn.predict.explain import AssayExplanation, Explanation, contribution_unit
 from kmel_p2p.learn.predict.own_compounds import Measured
 from kmel_p2p.learn.predict.values import Value, in_digits
@@ -109,18 +106,6 @@ def compound_view(
     )
 
 
-def page(package: str, template: str, values: Mapping[str, object]) -> str:
-    """A page made from a template of a package. It may import `explanation_card.html`; everything is escaped."""
-    return environment_of(package).get_template(template).render(**values)
-
-
-def environment_of(package: str) -> jinja2.Environment:
-    """Templates of a package, and those that explanations share."""
-    folders = [str(resources.files(name)) for name in dict.fromkeys((package, "kmel_p2p.learn.predict"))]
-    loader = jinja2.FileSystemLoader(folders)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-
-
 def in_words(measured: Measured, endpoint: AssayEndpoint) -> str:
     """A measured value, with its relation."""
     if endpoint.kind == "classification":
@@ -192,7 +177,3 @@ def _image(smiles: str) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
-
-
-PICTURE = SIZE
-"""Width and height of the coloured structures, for the template."""

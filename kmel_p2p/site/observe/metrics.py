@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping
 
@@ -20,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.local_pages import guards, name_this_machine
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 
 log = structlog.get_logger()
@@ -32,12 +32,7 @@ MAX_HEAD_BYTES = 16 * 1024
 """Of one request, as h11 enforces it."""
 
 
-GUARDS = [
-    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-]
-"""Sent with every answer: whatever text got onto the page, a browser runs and loads nothing for it."""
+GUARDS = guards("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 
 
 class StatusCollector(Collector):
@@ -168,7 +163,7 @@ class MetricsServer:
 
     def _answer(self, request: h11.Request) -> tuple[int, str, bytes]:
         path = request.target.split(b"?", 1)[0]
-        if not _is_meant_for_us(request):
+        if not name_this_machine(value.decode("latin-1") for name, value in request.headers if name == b"host"):
             return 421, "text/plain; charset=utf-8", b"ask for localhost or an address, not for a name\n"
         if request.method != b"GET":
             return 405, "text/plain; charset=utf-8", b"only GET\n"
@@ -177,23 +172,6 @@ class MetricsServer:
         if path == b"/":
             return 200, "text/html; charset=utf-8", status_page(self._status()).encode()
         return 404, "text/plain; charset=utf-8", b"/ and /metrics are here\n"
-
-
-def _is_meant_for_us(request: h11.Request) -> bool:
-    """Whether the request names this machine by address, by `localhost`, or not at all.
-
-    A page on the web can have its own name resolve to loopback (DNS rebinding) and read what a browser fetches from
-    there; but then the request carries that name.
-    """
-    hosts = [value.decode("latin-1") for name, value in request.headers if name == b"host"]
-    for host in hosts:
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            if name.lower() != "localhost":
-                return False
-    return True
 
 
 def status_page(status: StatusDocument) -> str:
