@@ -22,6 +22,7 @@ from benchmarks.parts.measure import Goal, at_least, at_most, median_seconds, pa
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log import entry
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE, Accumulator
+from kmel_p2p.core.roster_vector import RosterOrder
 from kmel_p2p.delta import DeltaCodec, Layout, TensorSpec, initial_trunk
 
 DISTINCT = 50
@@ -40,6 +41,7 @@ def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
     norms = [codec.decode(payload).norm_squared for payload in payloads]
     identities = [Identity(bytes([n]) * 32) for n in range(AUTHORS)]
     charter_id = bytes(32)
+    order = RosterOrder(sorted(identity.key for identity in identities))
     heads = {identity.key: entry.NO_PREVIOUS for identity in identities}
     encoded = []
     for number in range(count):
@@ -50,7 +52,7 @@ def make_entries(codec: DeltaCodec, count: int) -> list[bytes]:
             charter_id=charter_id,
             number=number // AUTHORS + 1,
             previous=heads[author.key],
-            basis=entry.Basis(base, bytes(32), {}, 0),
+            basis=entry.Basis(order.vector(base), bytes(32), {}, 0),
             weight=WEIGHT_ONE // AUTHORS,
             steps=20,
             norm_squared=norms[number % DISTINCT],

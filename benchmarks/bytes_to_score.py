@@ -42,6 +42,7 @@ from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.state import Minted, PushSumState
 from kmel_p2p.core.pushsum.transfers import LEAST_SHIFT
+from kmel_p2p.core.roster_vector import RosterOrder
 from kmel_p2p.core.rounds import RoundTrained
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, initial_trunk
@@ -118,7 +119,7 @@ class LedgerMode(Scheme):
         identities = [Identity(bytes([n + 1]) * 32) for n in range(N)]
         rules = Rules(
             charter_id=CHARTER_ID,
-            roster=frozenset(i.key for i in identities),
+            roster=RosterOrder(sorted(i.key for i in identities)),
             codec_id=self.codec.codec_id,
             weight_cap=weight_cap(N, 2.0),
             norm_cap=4.0,

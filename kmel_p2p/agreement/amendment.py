@@ -142,6 +142,8 @@ class Constitution:
         """Current sites, in key order."""
         self.everyone: dict[SiteKey, SiteRule] = dict(genesis.roster)
         """Every site there ever was, in key order."""
+        self.order: tuple[SiteKey, ...] = tuple(self.everyone)
+        """The same in roster order: founders by key, then what each amendment added, by key. Only grows at the end."""
         self.retired: dict[SiteKey, RetireRule] = {}
         self.quorum: Quorum = genesis.amendments.quorum
         for document in documents:
@@ -160,8 +162,12 @@ class Constitution:
 
     @property
     def head_hash(self) -> bytes:
-        """Hash of the newest amendment; zeros when there is none."""
-        return self.documents[-1].amendment.hash if self.documents else bytes(HASH_BYTES)
+        """Hash of the newest amendment; zeros when there is none. Each names the one before: it stands for all."""
+        return self.hash_at(self.number)
+
+    def hash_at(self, number: int) -> bytes:
+        """Hash of amendment `number`, which is in force here; zeros for 0."""
+        return self.documents[number - 1].amendment.hash if number else bytes(HASH_BYTES)
 
     @property
     def signatures_needed(self) -> int:
@@ -278,6 +284,8 @@ class Constitution:
                 return f"{key.hex()} is no Ed25519 public key"
         if not names:
             return "no site would be left"
+        if len(self.everyone) + len(keys) > MAX_SITES:
+            return f"{len(self.everyone)} sites took part so far; with former ones there may be {MAX_SITES} in all"
         return ""
 
     def _apply(self, amendment: Amendment) -> None:
@@ -290,6 +298,8 @@ class Constitution:
             self._add(SiteRule(name=rekey.name, key=rekey.key, addresses=old.addresses))
         for site in amendment.add:
             self._add(site)
+        added = self.everyone.keys() - set(self.order)
+        self.order = (*self.order, *sorted(added))
         if amendment.quorum:
             self.quorum = amendment.quorum
 

@@ -14,6 +14,7 @@ from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 if TYPE_CHECKING:
     from kmel_p2p.agreement.identity import SiteKey
     from kmel_p2p.core.ledger.log.entry import Entry
+    from kmel_p2p.core.roster_vector import RosterOrder
     from kmel_p2p.site.config import SiteConfig
     from kmel_p2p.site.site import Site
     from kmel_p2p.site.state.store import Store, StoredEntry
@@ -31,10 +32,10 @@ def ledger() -> None:
 @json_option
 def log(config_path: Path, only: str | None, arrival: bool, as_json: bool) -> None:
     """List the entries: author, number, base, weight, steps, bytes, hash."""
-    config, names = _open(config_path)
+    config, names, order = _open(config_path)
     store = _store(config)
     try:
-        for row in _rows(store, names, arrival):
+        for row in _rows(store, names, order, arrival):
             if only not in (None, row["author"]):
                 continue
             if as_json:
@@ -58,7 +59,7 @@ def show(author: str, number: int, config_path: Path, as_json: bool) -> None:
     """Show entry NUMBER of site AUTHOR in full, without its values."""
     from kmel_p2p.agreement.errors import LocalError
 
-    config, names = _open(config_path)
+    config, names, order = _open(config_path)
     store = _store(config)
     try:
         found = next(
@@ -77,7 +78,7 @@ def show(author: str, number: int, config_path: Path, as_json: bool) -> None:
         "charter": entry.charter_id.hex(),
         "hash": entry.hash.hex(),
         "previous": entry.previous.hex(),
-        "base": _named(entry.base, names),
+        "base": _named(order.named(entry.base), names),
         "weight": _weight(entry.weight),
         "head_weights": _head_weights(entry),
         "steps": entry.steps,
@@ -107,7 +108,7 @@ def verify(config_path: Path, as_json: bool) -> None:
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.loaded_site import load_site
 
-    config, names = _open(config_path)
+    config, names, _ = _open(config_path)
     site = load_site(config)
     store = _store(config)
     try:
@@ -136,7 +137,7 @@ def verify(config_path: Path, as_json: bool) -> None:
 @json_option
 def faults(config_path: Path, as_json: bool) -> None:
     """List the authors whose log was ended: before which entry, why, and what evidence is kept."""
-    config, names = _open(config_path)
+    config, names, _ = _open(config_path)
     store = _store(config)
     try:
         rows = [
@@ -172,7 +173,7 @@ def diff(other: Path, config_path: Path, as_json: bool) -> None:
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.state.store import Store
 
-    config, names = _open(config_path)
+    config, names, _ = _open(config_path)
     here, there = _store(config), Store(other, read_only=True)
     try:
         ours, theirs = _hashes(here), _hashes(there)
@@ -233,9 +234,10 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
     }
 
 
-def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
-    """Settings, and site names by key, including those that amendments added."""
+def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str], RosterOrder]:
+    """Settings, site names by key, including those that amendments added, and the order in which bases count."""
     from kmel_p2p.agreement.errors import LocalError
+    from kmel_p2p.core.roster_vector import RosterOrder
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.loaded_site import load_site
     from kmel_p2p.site.modes import mode_of
@@ -251,7 +253,8 @@ def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str]]:
         )
     store = _store(config)
     try:
-        return config, names_of(stored_constitution(site, store))
+        constitution = stored_constitution(site, store)
+        return config, names_of(constitution), RosterOrder(constitution.order)
     finally:
         store.close()
 
@@ -262,7 +265,7 @@ def _store(config: SiteConfig) -> Store:
     return Store(config.site.state_dir / STORE_NAME, read_only=True)
 
 
-def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[dict[str, Any]]:
+def _rows(store: Store, names: dict[SiteKey, str], order: RosterOrder, arrival: bool) -> Iterator[dict[str, Any]]:
     for stored in store.load_entries("arrival" if arrival else "author"):
         entry = _decoded(store, stored)
         yield {
@@ -272,7 +275,7 @@ def _rows(store: Store, names: dict[SiteKey, str], arrival: bool) -> Iterator[di
             "steps": entry.steps,
             "bytes": len(stored.encoded),
             "hash": entry.hash.hex(),
-            "base": _named(entry.base, names),
+            "base": _named(order.named(entry.base), names),
             "arrival": stored.arrival,
         }
 

@@ -17,12 +17,12 @@ from typing import Any
 import msgpack
 
 from kmel_p2p.agreement.canonical import reader
-from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES
 from kmel_p2p.core.effects import Message
+from kmel_p2p.core.roster_vector import MAX_VECTOR_BYTES, RosterVector
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the message encoding. A peer speaking another one is refused with both numbers."""
 
 CHARTER_TAG_BYTES = 8
@@ -223,7 +223,7 @@ def either(*kinds: tuple[Callable[..., Any], dict[str, Field]]) -> Field:
 KEY = blob(KEY_BYTES, KEY_BYTES)
 HASH = blob(HASH_BYTES, HASH_BYTES)
 SIGNATURE = blob(SIGNATURE_BYTES, SIGNATURE_BYTES)
-VECTOR = mapping(KEY, uint(2**40), MAX_SITES)
+VECTOR = Field(lambda vector: vector.packed, RosterVector.read, "vector", LENGTH_BYTES + MAX_VECTOR_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,9 @@ class Wire:
             raise WireError("not a message")
         protocol, tag = unpacker.unpack(), unpacker.unpack()
         if protocol != PROTOCOL:
-            raise WireError(f"protocol {_short(protocol)} instead of {PROTOCOL}")
+            raise WireError(
+                f"it speaks protocol {_short(protocol)}, this site {PROTOCOL}: both need the same version of kmel-peer"
+            )
         if type(tag) is not bytes or len(tag) != CHARTER_TAG_BYTES:
             raise WireError("no charter tag")
         if tag != self.charter_tag:

@@ -33,10 +33,12 @@ import zmq
 from kmel_p2p.agreement.errors import ProtocolError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES
 from kmel_p2p.core.types import Lane
+from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX
 
-VERSION = 1
-"""Version of these frames. A peer with another one is told, and the link stays down."""
+VERSION = PROTOCOL
+"""The protocol's version, of which these frames are a part. A peer with another one is told, and the link stays down.
+"""
 
 BOOT_BYTES = 8
 SESSION_BYTES = 8
@@ -332,8 +334,8 @@ def _build(kind: Kind, values: tuple[int | bytes, ...]) -> Frame:
 
 
 class VersionError(WireError):
-    """A greeting of another version of the transport."""
+    """A greeting of another version of the protocol."""
 
     def __init__(self, version: int) -> None:
-        super().__init__(f"the peer speaks transport version {version}, this one {VERSION}")
+        super().__init__(f"the peer speaks protocol {version}, this one {VERSION}")
         self.version = version

@@ -39,6 +39,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     Want,
     WantAmendments,
 )
+from kmel_p2p.core.roster_vector import RosterOrder
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec
 
@@ -47,6 +48,7 @@ GOLDEN = Path(__file__).parent / "golden" / "formats.toml"
 CHARTER_ID = bytes(range(32, 64))
 ALICE = Identity(bytes(range(32)))
 BOB = Identity(bytes(range(1, 33)))
+ORDER = RosterOrder(sorted((ALICE.key, BOB.key)))
 LAYOUT = Layout([TensorSpec("w", (2, 12)), TensorSpec("b", (3,))])
 CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=16, kept=4, bits=2))
 PAYLOAD = bytes.fromhex("0102000f0003874901fb198e98d5c0e04a8000662000d0000602000100e5a0c4e04884")
@@ -56,8 +58,8 @@ WIRE = Wire(CHARTER_ID, SCHEMAS)
 
 
 def _basis(vector: dict[Identity, int], others: list[Entry]) -> Basis:
-    named = sorted((entry.author, entry.hash) for entry in others)
-    return Basis({who.key: number for who, number in vector.items()}, context_hash(named), {}, 0)
+    context = context_hash(entry.hash for entry in sorted(others, key=lambda entry: entry.author))
+    return Basis(ORDER.vector({who.key: number for who, number in vector.items()}), context, {}, 0)
 
 
 def _entry(who: Identity, number: int, previous: bytes, basis: Basis, heads: dict[int, int], steps: int) -> Entry:
@@ -82,7 +84,7 @@ OF_BOB = _entry(BOB, 1, NO_PREVIOUS, _basis({ALICE: 1}, [FIRST]), {}, 20)
 PREVIOUS = bytes.fromhex("daa278bf09a8833367034a52d9ad201b5517ae1c9cdd15d2d263232f530f0ff3")
 CONTEXT = bytes.fromhex("f9ec7039bbe0c19e085ca70135dfb8e61c67035f6fa101f1862a853e9cdc9890")
 """Hashes of two entries of an earlier format, on which the stored example was made."""
-BASIS = Basis({ALICE.key: 1, BOB.key: 1}, CONTEXT, {}, 0)
+BASIS = Basis(ORDER.vector({ALICE.key: 1, BOB.key: 1}), CONTEXT, {}, 0)
 SECOND = _entry(ALICE, 2, PREVIOUS, BASIS, {0: 32768, 2: 65535}, 20)
 """The worked example of docs/ledger.md."""
 OTHER_SECOND = _entry(ALICE, 2, PREVIOUS, BASIS, {0: 32768, 2: 65535}, 21)
@@ -118,22 +120,22 @@ def _snapshot() -> Snapshot:
 SNAPSHOT = _snapshot()
 OFFER_ID = digest(b"kmel snapshot 1", SNAPSHOT.prefix(), SNAPSHOT.digest())
 FORK = fork_of(SECOND, OTHER_SECOND)
-VECTOR = dict(SNAPSHOT.vector)
+VECTOR = ORDER.vector(SNAPSHOT.vector)
 
 MESSAGES: dict[str, Message] = {
-    "have": Have(VECTOR, SNAPSHOT.chains, 1, 12500, {BOB.key: 2}, 1, (0, 2), True),
+    "have": Have(1, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, 1, 12500, {1: 2}, (0, 2), True),
     "want": Want((EntryRange(ALICE.key, 2, 3),), (BOB.key,)),
     "bodies": Bodies((FIRST.encode(),)),
     "announce": Announce((EntryId(ALICE.key, 2),)),
-    "claim": sign_claim(BOB, CHARTER_ID, VECTOR, SNAPSHOT.chains, AMENDMENT.amendment.hash, SNAPSHOT.digest()),
+    "claim": sign_claim(BOB, CHARTER_ID, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, SNAPSHOT.digest()),
     "proofs": Proofs((FORK.evidence,)),
     "heads": Heads((LogHead(ALICE.key, 1, FIRST.hash),)),
     "stubs": Stubs((FIRST.stub(),)),
-    "compacted": Compacted(VECTOR),
+    "compacted": Compacted(AMENDMENT.amendment.hash, VECTOR),
     "snapshot_ask": SnapshotAsk(OFFER_ID, 0, 1),
-    "snapshot_offer": SnapshotOffer(OFFER_ID, VECTOR, len(SNAPSHOT.encode()), SNAPSHOT.digest()),
+    "snapshot_offer": SnapshotOffer(OFFER_ID, len(SNAPSHOT.encode()), SNAPSHOT.digest()),
     "snapshot_part": SnapshotPart(OFFER_ID, 0, SNAPSHOT.encode()),
-    "attest": Attest(VECTOR),
+    "attest": Attest(AMENDMENT.amendment.hash, VECTOR),
     "want_amendments": WantAmendments(1),
     "amendments": Amendments((AMENDMENT.encode(),)),
 }

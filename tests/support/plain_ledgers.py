@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgpack
 import numpy as np
 
@@ -12,6 +15,7 @@ from kmel_p2p.core.ledger.log.entry import Basis, Entry, create
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.rules.weights import weight_cap
+from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 from kmel_p2p.delta.sparse import SparseDelta
 
 CHARTER_ID = b"c" * 32
@@ -42,7 +46,7 @@ def identities(count: int) -> list[Identity]:
 def rules(sites: list[Identity], norm_cap: float = 4.0) -> Rules:
     return Rules(
         charter_id=CHARTER_ID,
-        roster=frozenset(s.key for s in sites),
+        roster=RosterOrder(sorted(s.key for s in sites)),
         codec_id=PlainCodec.codec_id,
         weight_cap=weight_cap(len(sites), 2.0),
         norm_cap=norm_cap,
@@ -66,11 +70,15 @@ def next_entry(
     number = ledger.head(site.key) + 1
     payload = PlainCodec.encode([position], [units], site.key[:4] + number.to_bytes(4, "big"))
     mine = ledger.accepted.basis_for(site.key)
+    order = ledger.accepted.order
+    base: Any = changes.pop("base", mine.vector)
+    ended: Any = changes.pop("ended", None)
     basis = Basis(
-        changes.pop("base", mine.vector),  # type: ignore[arg-type]
+        base if isinstance(base, RosterVector) else vector_of(order, base),
         changes.pop("context", mine.context),  # type: ignore[arg-type]
-        changes.pop("ended", mine.ended),  # type: ignore[arg-type]
+        mine.ended if ended is None else {order.place(key): number for key, number in ended.items()},
         changes.pop("amendment", mine.amendment),  # type: ignore[arg-type]
+        mine.amendment_hash,
     )
     values: dict[str, object] = {
         "charter_id": CHARTER_ID,
@@ -85,6 +93,14 @@ def next_entry(
     }
     values.setdefault("norm_squared", ledger.measure(values["payload"]) or 0)  # type: ignore[arg-type]
     return create(site, **values)  # type: ignore[arg-type]
+
+
+def vector_of(order: RosterOrder, numbers: Mapping[SiteKey, int]) -> RosterVector:
+    """A vector that may name a stranger, in the place after the last."""
+    by_place = np.zeros(len(order) + 1, np.int64)
+    for key, number in numbers.items():
+        by_place[order.place(key) if key in order else len(order)] = number
+    return RosterVector.of(by_place)
 
 
 def names(ledger: Ledger, sites: list[Identity]) -> list[int]:

@@ -54,7 +54,7 @@ def test_a_damaged_sum_is_alarmed_once_with_the_signed_claim_as_evidence() -> No
         records = [r for r in federation.sites[index].disk.others if isinstance(r, DivergenceRecord)]
         assert len(records) == 1
         record = records[0]
-        evidence = Claim(dict(record.vector), record.chains, record.amendment, record.claimed_digest, record.signature)
+        evidence = Claim(record.amendment, record.vector, record.chains, record.claimed_digest, record.signature)
         assert claim_is_signed(damaged, federation.world.charter.id, evidence)
         assert record.own_digest != record.claimed_digest
 
@@ -66,13 +66,13 @@ def test_a_claim_in_anothers_name_is_refused_and_one_of_the_future_waits() -> No
     one, other = federation.world.identities[:2]
     host = federation.host(2)
     ledger = federation.averaging(2).ledger
-    chains = ledger.accepted.chains(ledger.vector)
+    chains = ledger.accepted.chains(ledger.accepted.held)
     assert chains is not None
-    lie = sign_claim(one, federation.world.charter.id, ledger.vector, chains, bytes(32), b"x" * 32)
+    lie = sign_claim(one, federation.world.charter.id, bytes(32), ledger.accepted.held, chains, b"x" * 32)
     federation.network.command(host, Delivered(other.key, lie))
     assert [e.sender for e in federation.events(2, EntryRefused) if isinstance(e, EntryRefused)] == [other.key]
-    ahead = {**ledger.vector, one.key: 9}
-    early = sign_claim(one, federation.world.charter.id, ahead, chains, bytes(32), b"x" * 32)
+    ahead = ledger.accepted.order.vector({**ledger.vector, one.key: 9})
+    early = sign_claim(one, federation.world.charter.id, bytes(32), ahead, chains, b"x" * 32)
     federation.network.command(host, Delivered(one.key, early))
     federation.run(60 * SECOND)
     assert not divergences(federation)

@@ -9,6 +9,7 @@ import pytest
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.sync.messages import Have
+from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds import Conclude, Phase, RunComplete, RunHeldUp, RunNotAwaiting
 from kmel_p2p.core.rounds.ending import ALARM_AFTER, LONGEST_FACTOR, Ending
 from kmel_p2p.core.rounds.settings import CONCLUDES_AFTER_US
@@ -44,7 +45,9 @@ def federation(**says: object) -> LedgerFederation:
     return made
 
 
-@pytest.mark.parametrize("says", [{"phase": int(Phase.TRAINING)}, {"phase": 0}, {"vector": {}, "chains": bytes(32)}])
+@pytest.mark.parametrize(
+    "says", [{"phase": int(Phase.TRAINING)}, {"phase": 0}, {"vector": NOTHING, "chains": bytes(32)}]
+)
 def test_who_never_finishes_is_named_and_then_waited_for_no_longer(says: dict[str, object]) -> None:
     made = federation(**says)
     liar = made.sites[LIAR].key

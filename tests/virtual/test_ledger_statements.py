@@ -10,13 +10,14 @@ import pytest
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.events import HeadShown, HeadUnproved, SnapshotAdopted
-from kmel_p2p.core.ledger.log.entry import create
+from kmel_p2p.core.ledger.events import EntryRefused, HeadShown, HeadUnproved, SnapshotAdopted
+from kmel_p2p.core.ledger.log.entry import NO_AMENDMENTS, create
 from kmel_p2p.core.ledger.snapshot import maintenance
 from kmel_p2p.core.ledger.sync import forks
 from kmel_p2p.core.ledger.sync import statements as statements_module
 from kmel_p2p.core.ledger.sync.messages import ANY_HASH, Compacted, Have, Heads, LogHead, Stubs
 from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, TRUSTED_FOR, LogStatements
+from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.site import Delivered, LedgerHost
@@ -42,7 +43,11 @@ class LyingHost(LedgerHost):
         effect = super().poll()
         if isinstance(effect, Send) and isinstance(effect.message, Have):
             lies = self._lie(self.averaging.antientropy._own, effect.to)
-            vector = {**effect.message.vector, **lies}
+            order = self.averaging.ledger.accepted.order
+            numbers = effect.message.vector.padded(len(order) + 1)
+            for key, number in lies.items():
+                numbers[order.place(key) if key in order else len(order)] = number
+            vector = RosterVector.of(numbers)
             return dataclasses.replace(effect, message=dataclasses.replace(effect.message, vector=vector))
         return effect
 
@@ -134,7 +139,8 @@ def test_who_says_all_the_time_that_entries_were_dropped_is_not_the_only_one_ask
     asked: set[SiteKey] = set()
     for _ in range(40):
         now += SECOND // 2
-        averaging.maintenance.receive(loud, Compacted({author: FAR}), now)
+        floor = averaging.ledger.accepted.order.vector({author: FAR})
+        averaging.maintenance.receive(loud, Compacted(NO_AMENDMENTS, floor), now)
         averaging.antientropy.statements.advance([loud, quiet], now)
         sent = [effect for effect in iter(averaging.poll, None) if isinstance(effect, Send)]
         asked |= {effect.to for effect in sent if isinstance(effect.message, Heads)}
@@ -158,10 +164,21 @@ def test_headers_asked_for_as_proof_do_not_wait_behind_bodies(monkeypatch: pytes
     assert all(sum(map(len, message.stubs)) <= 2000 for message in quick)
 
 
-LIES: list[Lie] = [lambda own, to: {to: FAR}, lambda own, to: {own: FAR}, lambda own, to: {SiteKey(b"\xee" * 32): FAR}]
+def test_a_number_of_nobodys_log_delays_nobody() -> None:
+    honest = until_trained(federation(None))
+    made = federation(lambda own, to: {SiteKey(b"\xee" * 32): FAR})
+    assert until_trained(made) == honest
+    for index in range(LIAR):
+        refused = [e for e in made.events(index, EntryRefused) if isinstance(e, EntryRefused)]
+        assert {(event.sender, event.reason) for event in refused} == {
+            (made.sites[LIAR].key, "its vector counts sites that were never on the roster")
+        }
 
 
-@pytest.mark.parametrize("lie", LIES, ids=["of the receiver's log", "of its own log", "of nobody's log"])
+LIES: list[Lie] = [lambda own, to: {to: FAR}, lambda own, to: {own: FAR}]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=["of the receiver's log", "of its own log"])
 def test_a_number_that_nobody_proves_delays_the_others_for_as_long_as_it_is_trusted(lie: Lie) -> None:
     honest = until_trained(federation(None))
     made = federation(lie)
@@ -177,7 +194,8 @@ def test_a_site_that_says_entries_were_dropped_makes_nobody_fetch_a_snapshot() -
     made = federation(lambda own, to: {own: FAR})
     liar = made.sites[LIAR].key
     for _ in range(60):
-        made.network.command(made.host(0), Delivered(liar, Compacted({liar: FAR, made.sites[0].key: FAR})))
+        floor = made.averaging(0).ledger.accepted.order.vector({liar: FAR, made.sites[0].key: FAR})
+        made.network.command(made.host(0), Delivered(liar, Compacted(NO_AMENDMENTS, floor)))
         made.run(SECOND)
     assert not made.events(0, SnapshotAdopted)
     assert not made.averaging(0).maintenance.fetcher.active
@@ -258,7 +276,8 @@ def test_a_header_that_no_entries_lead_to_counts_only_while_its_log_moves() -> N
     made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[LIAR].key) >= 3)
     liar, statements, now = made.sites[LIAR], made.averaging(0).antientropy.statements, made.network.now
     ledger = made.averaging(0).ledger
-    basis = dataclasses.replace(ledger.accepted.basis_for(liar.key), vector={liar.key: FAR - 1})
+    vector = ledger.accepted.order.vector({liar.key: FAR - 1})
+    basis = dataclasses.replace(ledger.accepted.basis_for(liar.key), vector=vector)
     header = create(
         made.world.identities[LIAR],
         charter_id=made.world.charter.id,
@@ -271,20 +290,20 @@ def test_a_header_that_no_entries_lead_to_counts_only_while_its_log_moves() -> N
         codec_id=made.world.codec.codec_id,
         payload=b"",
     )
-    vector = {liar.key: FAR}
-    statements.said(liar.key, vector, now)
+    far = {liar.key: FAR}
+    statements.said(liar.key, far, now)
     statements.ask(liar.key, now)
     statements.shown(dataclasses.replace(header, signature=bytes(64)), now)
     assert statements.proved(liar.key) == ledger.head(liar.key)
     statements.shown(header, now)
     assert statements.proved(liar.key) == FAR
     statements.advance([], now + MOVES_WITHIN - 1)
-    assert statements.credible(liar.key, vector) == vector
+    assert statements.credible(liar.key, far) == far
     statements.advance([], now + MOVES_WITHIN)
-    assert statements.credible(liar.key, vector) == {liar.key: ledger.head(liar.key)}
+    assert statements.credible(liar.key, far) == {liar.key: ledger.head(liar.key)}
     assert statements.proved_behind() == 0
     # But who has it is still asked for it: after an interruption nothing else would make the log move.
-    assert statements.offered(liar.key, vector) == vector
+    assert statements.offered(liar.key, far) == far
 
 
 def test_who_says_much_and_shows_nothing_is_not_the_only_one_asked() -> None:

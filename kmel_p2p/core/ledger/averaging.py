@@ -30,6 +30,7 @@ from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
+from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, RoundTrained
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
@@ -102,7 +103,7 @@ class LedgerAveraging(RoundMachine):
             now,
             lambda: self._blocked,
         )
-        self._announced: dict[SiteKey, int] = {}
+        self._announced = NOTHING
         self._grew = (0, now)
         self._behind_since_us: Micros | None = None
 
@@ -114,11 +115,11 @@ class LedgerAveraging(RoundMachine):
     @property
     def revision(self) -> object:
         """Newest amendment and vector: they name the trunk, for an amendment may take entries back."""
-        return self.ledger.amended_rules.head_hash, dict(self.ledger.vector)
+        return self.ledger.amended_rules.head_hash, self.ledger.accepted.held
 
     def digest_work(self) -> Callable[[], bytes] | None:
         """Work for another thread: digest of the trunk at `vector`."""
-        return self.ledger.digest_work(self.ledger.vector)
+        return self.ledger.digest_work(self.ledger.accepted.held)
 
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The trunk at `vector`, float32[d]."""
@@ -150,7 +151,7 @@ class LedgerAveraging(RoundMachine):
         else:
             self.antientropy.receive(sender, message, now)
             if isinstance(message, Have):
-                self.maintenance.amendments.told(sender, message.amendments)
+                self.maintenance.amendments.told(sender, message.amendments, message.amendment)
 
     def _on_command(self, cmd: Any, now: Micros) -> None:
         match cmd:
@@ -173,9 +174,9 @@ class LedgerAveraging(RoundMachine):
         self.maintenance.turn(self._state is not RoundState.STORING, now)
 
     def _after_round(self, now: Micros) -> None:
-        if self.phase is Phase.LISTENING and self.ledger.vector != self._announced:
+        if self.phase is Phase.LISTENING and self.ledger.accepted.held != self._announced:
             # The others cannot see the end before they know what we hold.
-            self._announced = self.ledger.vector
+            self._announced = self.ledger.accepted.held
             self.antientropy.announce()
 
     def _phase_changed(self) -> None:
@@ -233,7 +234,7 @@ class LedgerAveraging(RoundMachine):
     def _wait_for_own_log(self) -> Wait | None:
         """What rules out an own entry now, whatever the others do."""
         next_number = self.publisher.next_number
-        holders = [k for k in self._members.alive() if self.antientropy.credible(k).get(self._key, 0) >= next_number]
+        holders = [k for k in self._members.alive() if self.antientropy.holds(k, self._key) >= next_number]
         if holders:
             return Wait("others hold entries of this site that its store lost; fetching them", tuple(holders))
         lone = self.ledger.rules.lone_entries
@@ -308,14 +309,14 @@ class LedgerAveraging(RoundMachine):
         return self.ledger.vector
 
     def _behind(self) -> dict[SiteKey, int]:
-        mine, ended = self.ledger.vector, self.ledger.accepted.ended
+        ended = self.ledger.accepted.ended
         behind = {}
         for key in self._members.alive():
-            if key in ended or key in self.antientropy.stuck:
+            if key in ended or key in self.antientropy.stuck or key in self.maintenance.amendments.conflicts:
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
                 continue
             told = self._told(key)
-            if told is None or told.phase is not Phase.LISTENING or self.antientropy.credible(key) != mine:
+            if told is None or told.phase is not Phase.LISTENING or not self.antientropy.ends_with_us(key):
                 behind[key] = self.ledger.head(key)
         return behind
 

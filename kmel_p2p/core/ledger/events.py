@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.types import Vector
 
 
@@ -74,6 +75,25 @@ class AmendmentRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AmendmentConflict(Event):
+    """A site goes by another amendment with a number that is in force here: one of the two should never have been.
+
+    Until the consortium decides, the two exchange no vectors, and each holds the other's later entries back.
+    """
+
+    site: SiteKey
+    number: int
+    """Of the newest amendment that both could have: the two differ there or earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class AmendmentsAgree(Event):
+    """A site with which there was a conflict goes by the amendments in force here."""
+
+    site: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
 class LateFault(Event):
     """An author's fault was proved when its entries were already compacted: it changes nothing here."""
 
@@ -116,7 +136,6 @@ class Divergence(Event):
     """A site claims another sum of the same entries: its ledger or ours is damaged."""
 
     site: SiteKey
-    vector: Vector
     own_digest: bytes
     claimed_digest: bytes
 
@@ -147,9 +166,9 @@ class DivergenceRecord(Record):
     """A signed claim that does not hold here, to keep as evidence."""
 
     site: SiteKey
-    vector: Vector
-    chains: bytes
     amendment: bytes
+    vector: RosterVector
+    chains: bytes
     own_digest: bytes
     claimed_digest: bytes
     signature: bytes

@@ -19,8 +19,10 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.events import (
+    AmendmentConflict,
     AmendmentRecord,
     AmendmentRefused,
+    AmendmentsAgree,
     CompactionRecord,
     Divergence,
     DivergenceRecord,
@@ -125,7 +127,7 @@ class LedgerMode(SiteMode):
             case DivergenceRecord():
                 row = {
                     "site": record.site,
-                    "vector": dict(record.vector),
+                    "vector": record.vector.packed,
                     "chains": record.chains,
                     "amendment": record.amendment,
                     "own_digest": record.own_digest,
@@ -177,6 +179,17 @@ class LedgerMode(SiteMode):
             case AmendmentRefused(sender=sender, reason=reason):
                 activity.alarm(f"amendment from {name(sender)}", f"site {name(sender)}: {reason}")
                 notes.warn("amendment refused", sender=name(sender), reason=reason)
+            case AmendmentConflict(site=site, number=number):
+                text = (
+                    f"site {name(site)} goes by another amendment {number} than this one, or by another before it: two "
+                    "amendments with one number were signed, and entries of the two sides do not count together. "
+                    "Compare kmel-peer amendment show at both, and have the consortium decide"
+                )
+                activity.alarm(f"amendments of {name(site)}", text)
+                notes.warn("amendment conflict", remote=name(site), number=number)
+            case AmendmentsAgree(site=site):
+                activity.clear(f"amendments of {name(site)}")
+                notes.say("amendments agree", remote=name(site))
             case LateFault(author=author, number=number, reason=reason):
                 text = (
                     f"site {name(author)} broke the rules at entry {number}, found out too late to take it back: "

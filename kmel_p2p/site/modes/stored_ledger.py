@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey, short
@@ -81,6 +82,8 @@ def open_ledger(site: Site, store: Store) -> Ledger:
                 f"{store.path}: the snapshot it stands on cannot be used: {problem}. "
                 "Move the state directory away and start again: the others will send the ledger"
             )
+        # The sites that amendments added have their headers in it.
+        ledger.amend(Constitution(site.charter))
         ledger.adopt(snapshot)
     ledger.amend(stored_constitution(site, store))
     for author, (number, reason) in store.log_ends().items():

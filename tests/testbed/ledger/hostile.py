@@ -107,7 +107,9 @@ class Hostile:
         if self.frozen is None:
             self.frozen = now
             self.frozen_trunk = self.ledger.accumulator.trunk()
-        return dataclasses.replace(self.frozen, vector={**self.frozen.vector, author: number - 1})
+        return dataclasses.replace(
+            self.frozen, vector=books.order.vector({**self._named(self.frozen), author: number - 1})
+        )
 
     def trunk(self) -> Floats:
         """What is trained from: with STALE always the trunk of the frozen base."""
@@ -115,12 +117,17 @@ class Hostile:
 
     def _partial(self, entry: Entry) -> Basis:
         """The newest entry of one other site, and nothing of all the rest that it was made on."""
-        others = [key for key in entry.base if key != entry.author]
-        newest = max(others, key=lambda key: entry.base[key])
-        base = {newest: entry.base[newest]}
+        named = self._named(entry.basis)
+        others = [key for key in named if key != entry.author]
+        newest = max(others, key=lambda key: named[key])
+        base = {newest: named[newest]}
         heads = [self.ledger.accepted.header(key, number) for key, number in base.items()]
         context = context_of(head for head in heads if head is not None)
-        return dataclasses.replace(entry.basis, vector={**base, entry.author: entry.number - 1}, context=context)
+        vector = self.ledger.accepted.order.vector({**base, entry.author: entry.number - 1})
+        return dataclasses.replace(entry.basis, vector=vector, context=context)
+
+    def _named(self, basis: Basis) -> dict[SiteKey, int]:
+        return self.ledger.accepted.order.named(basis.vector)
 
     def _noise(self, codec: DeltaCodec) -> bytes:
         return codec.encode(100 * np.random.default_rng(1).standard_normal(LAYOUT.size).astype(np.float32))

@@ -109,9 +109,10 @@ class Disk:
         Raises:
             Bug: a stored entry does not stand.
         """
+        constitution = Constitution(charter)
+        ledger.amend(constitution)
         if self.snapshot is not None:
             ledger.adopt(self.snapshot)
-        constitution = Constitution(charter)
         for encoded in self.amendments:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         ledger.amend(constitution)

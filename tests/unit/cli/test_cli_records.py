@@ -17,6 +17,7 @@ from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, create
+from kmel_p2p.core.roster_vector import RosterOrder
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
@@ -44,11 +45,11 @@ def filled(site: Path) -> Path:
     (site.parent / "charter.toml").write_text(document.render())
     state = site.parent / "state"
     store = Store(state / STORE_NAME)
-    previous = NO_PREVIOUS
+    previous, order = NO_PREVIOUS, RosterOrder(sorted((north.key, south.key)))
     for number in (1, 2):
         entry = create(
             north, charter_id=charter.id, number=number, previous=previous,
-            basis=Basis({south.key: 3} if number == 2 else {}, bytes(32), {}, 0), weight=2**15, steps=20,
+            basis=Basis(order.vector({south.key: 3} if number == 2 else {}), bytes(32), {}, 0), weight=2**15, steps=20,
             norm_squared=1, codec_id=1, payload=bytes(9),
         )  # fmt: skip
         store.append_entry(north.key, number, entry.encode(), f"round-{number}.safetensors")

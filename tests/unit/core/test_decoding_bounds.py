@@ -17,7 +17,7 @@ from kmel_p2p.core.ledger.log.entry import decode, decode_stub
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP
 from kmel_p2p.core.pushsum.messages import SCHEMAS as PUSHSUM
-from kmel_p2p.core.wire import Wire
+from kmel_p2p.core.wire import PROTOCOL, Wire
 
 WIRE = Wire(bytes(32), (*MEMBERSHIP, *SCHEMAS))
 PUSHSUM_WIRE = Wire(bytes(32), PUSHSUM)
@@ -33,7 +33,8 @@ def nested(width: int, size: int) -> bytes:
 
 
 def message(type_id: int, fields: int, body: bytes) -> bytes:
-    return b"\xdc" + (3 + fields).to_bytes(2, "big") + b"\x01\xc4\x08" + bytes(8) + msgpack.packb(type_id) + body
+    head = b"\xdc" + (3 + fields).to_bytes(2, "big") + bytes([PROTOCOL, 0xC4, 8])
+    return head + bytes(8) + msgpack.packb(type_id) + body
 
 
 def cost(work: Callable[[], Any]) -> tuple[float, int]:

@@ -65,7 +65,7 @@ def test_a_past_vectors_digest_is_reached_by_subtraction(draws, data) -> None:  
     early = new_ledger(SITES)
     for entry in made[:cut]:
         early.offer(entry)
-    vector, digest = early.vector, early.digest()
+    vector, digest = early.accepted.held, early.digest()
     for entry in made[cut:]:
         early.offer(entry)
     assert early.digest(vector) == digest
@@ -195,7 +195,7 @@ def test_the_norm_bound_is_the_median_of_the_newest_norms_at_the_base() -> None:
     ledger = new_ledger(SITES, norm_cap=2.0)
     for site, units in zip(SITES[:3], (100, 200, 1000), strict=True):
         ledger.offer(next_entry(site, ledger, units=units, base={}))
-    assert ledger.norm_bound_squared(SITES[3].key, ledger.vector) == (2 * 200) ** 2
+    assert ledger.norm_bound_squared(SITES[3].key, ledger.accepted.held) == (2 * 200) ** 2
     within = next_entry(SITES[3], ledger, units=400)
     above = next_entry(SITES[3], ledger, units=401)
     assert ledger.offer(above).refusal is Refusal.NORM

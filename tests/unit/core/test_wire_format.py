@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,22 +35,25 @@ from kmel_p2p.core.ledger.sync.messages import (
     Want,
     WantAmendments,
 )
+from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.wire import ForeignCharterError, Schema, Wire, uint
 
 WIRE = Wire(bytes(range(32)), SCHEMAS)
+HASH = bytes(32)
 
 keys = st.binary(min_size=32, max_size=32)
 seqs = st.integers(0, 2**40)
-vectors = st.dictionaries(keys, seqs, max_size=8)
+vectors = st.lists(seqs, max_size=8).map(lambda numbers: RosterVector.of(np.array(numbers, np.int64)))
 messages = st.one_of(
     st.builds(
         Have,
+        amendments=st.integers(0, 2**32),
+        amendment=keys,
         vector=vectors,
         chains=keys,
         phase=st.integers(0, 2),
         step_us=st.integers(0, 2**40),
-        ended=vectors,
-        amendments=st.integers(0, 2**32),
+        ended=st.dictionaries(st.integers(0, 4095), seqs, max_size=5),
         heads=st.lists(st.integers(0, 1023), max_size=9).map(tuple),
         reply=st.booleans(),
     ),
@@ -62,17 +66,17 @@ messages = st.one_of(
     st.builds(Announce, items=st.lists(st.builds(EntryId, author=keys, number=seqs), max_size=5).map(tuple)),
     st.builds(
         Claim,
+        amendment=keys,
         vector=vectors,
         chains=keys,
-        amendment=keys,
         digest=keys,
         signature=st.binary(min_size=64, max_size=64),
     ),
-    st.builds(Compacted, floor=vectors),
+    st.builds(Compacted, amendment=keys, floor=vectors),
     st.builds(SnapshotAsk, id=keys, first=st.integers(0, 2**32), count=st.integers(0, 8)),
-    st.builds(SnapshotOffer, id=keys, vector=vectors, size_bytes=st.integers(0, 2**48), digest=keys),
+    st.builds(SnapshotOffer, id=keys, size_bytes=st.integers(0, 2**48), digest=keys),
     st.builds(SnapshotPart, id=keys, index=st.integers(0, 2**32), data=st.binary(max_size=99)),
-    st.builds(Attest, vector=vectors),
+    st.builds(Attest, amendment=keys, vector=vectors),
     st.builds(WantAmendments, first=st.integers(0, 2**32)),
     st.builds(Amendments, amendments=st.lists(st.binary(max_size=99), max_size=3).map(tuple)),
     st.builds(Proofs, faults=st.lists(st.lists(st.binary(max_size=99), max_size=3).map(tuple), max_size=3).map(tuple)),
@@ -115,27 +119,32 @@ def test_another_charters_message_is_told_apart_from_garbage() -> None:
 
 
 def test_another_protocol_version_names_both_numbers() -> None:
-    encoded = msgpack.packb([2, WIRE.charter_tag, 22, []])
-    with pytest.raises(WireError, match="protocol 2 instead of 1"):
+    encoded = msgpack.packb([1, WIRE.charter_tag, 22, []])
+    with pytest.raises(WireError, match=r"it speaks protocol 1, this site 2: both need the same version"):
         WIRE.decode(encoded)
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        [[b"k" * 32, 5, b"a" * 32, 5], 0, [], False],  # unsorted vector keys
-        [[b"k" * 32, 5, b"k" * 32, 5], 0, [], False],  # a key twice
-        [[b"k" * 31, 5], 0, [], False],
-        [[b"k" * 32, -1], 0, [], False],
-        [[b"k" * 32, True], 0, [], False],
-        [[], 3, [], False],
-        [[], 0, [], 1],
-        [[], 0, []],
+        [0, HASH, b"", HASH, 1, 0, [4, 5, 2, 5], [], False],  # unsorted places
+        [0, HASH, b"", HASH, 1, 0, [4, 5, 4, 5], [], False],  # a place twice
+        [0, HASH, b"", HASH, 1, 0, [4096, 5], [], False],
+        [0, HASH, b"", HASH, 1, 0, [4, -1], [], False],
+        [0, HASH, b"", HASH, 1, 0, [4, True], [], False],
+        [0, HASH, [1], HASH, 1, 0, [], [], False],
+        [0, HASH, b"", HASH, 3, 0, [], [], False],
+        [0, HASH, b"", HASH, 1, 0, [], [], 1],
+        [0, HASH, b"", HASH, 1, 0, [], []],
     ],
 )
 def test_values_out_of_bounds_are_refused(body: list[object]) -> None:
     with pytest.raises(WireError):
-        WIRE.decode(msgpack.packb([1, WIRE.charter_tag, 20, *body]))
+        WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 20, *body]))
+
+
+def test_what_is_refused_above_is_not_refused_for_its_length() -> None:
+    WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 20, 0, HASH, b"", HASH, 1, 0, [2, 5, 4, 5], [], False]))
 
 
 def test_deep_nesting_is_refused_without_recursion_error() -> None:

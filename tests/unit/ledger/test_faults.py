@@ -110,7 +110,7 @@ def test_breaches_against_the_chain_and_the_base_are_proved_by_headers(
 def context(ledger: Ledger, base: dict[Identity, int]) -> bytes:
     """The context hash of a base."""
     heads = sorted((site.key, ledger.accepted.header(site.key, number)) for site, number in base.items())
-    return context_hash((key, header.hash) for key, header in heads if header is not None)
+    return context_hash(header.hash for _, header in heads if header is not None)
 
 
 def test_running_ahead_alone_is_bounded_until_another_site_was_seen() -> None:
@@ -172,8 +172,9 @@ def test_an_author_that_saw_the_proof_may_go_back_and_one_that_names_an_unknown_
     left.offer(other)
     assert left.faults[A.key].number == 3
     after = next_entry(B, left)
-    assert after.base[A.key] == 2
-    assert after.basis.ended == {A.key: 3}
+    order = left.accepted.order
+    assert order.named(after.base)[A.key] == 2
+    assert after.basis.ended == {order.place(A.key): 3}
     left.offer(after)
     for entry in left.entries():
         right.offer(entry)

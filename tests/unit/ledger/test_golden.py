@@ -53,7 +53,7 @@ def test_the_stored_snapshot_is_read() -> None:
     found = snapshot.decode(STORED["snapshot"], samples.LAYOUT.size)
     assert found.problem() == ""
     assert found.digest() == samples.SNAPSHOT.digest()
-    assert (found.vector, found.chains) == (samples.VECTOR, samples.SNAPSHOT.chains)
+    assert (samples.ORDER.vector(found.vector), found.chains) == (samples.VECTOR, samples.SNAPSHOT.chains)
     assert found.encode() == STORED["snapshot"]
 
 
@@ -64,8 +64,7 @@ def test_the_stored_amendment_claim_and_fork_hold() -> None:
     claim = samples.WIRE.decode(STORED["message_claim"])
     assert isinstance(claim, Claim)
     assert claim_is_signed(samples.BOB.key, samples.CHARTER_ID, claim)
-    roster = frozenset((samples.ALICE.key, samples.BOB.key))
-    rules = Rules(samples.CHARTER_ID, roster, samples.CODEC.codec_id, 2**16, 4.0, 2**48)
+    rules = Rules(samples.CHARTER_ID, samples.ORDER, samples.CODEC.codec_id, 2**16, 4.0, 2**48)
     evidence = [STORED["fork_proof_first"], STORED["fork_proof_second"]]
     fault = prove(evidence, AmendedRules.first(rules), samples.CODEC, 1000)
     assert fault is not None

@@ -29,7 +29,7 @@ def kept(ledger: Ledger, retain: int, keep_bytes: int) -> set[int]:
     """Entries of each author after one look, everybody else holding everything."""
     others = [site.key for site in SITES[1:]]
     outbox: deque[Effect] = deque()
-    agreed = dict(ledger.vector)
+    agreed = ledger.accepted.held
     retention = Retention(
         ledger, lambda: 3, lambda: others, lambda key: (agreed, 9 * SECOND), retain, keep_bytes, outbox, 0
     )

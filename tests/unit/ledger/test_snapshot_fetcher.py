@@ -52,11 +52,11 @@ def test_a_witness_that_repeats_itself_buys_no_time() -> None:
     ledger = new_ledger(identities(5))
     ledger.offer(next_entry(identities(5)[0], ledger))
     snapshot = ledger.snapshot()
-    vector = snapshot.vector
-    made._attempt = Attempt(LIAR, SnapshotOffer(bytes(32), vector, 8 * SIZE + 1, bytes(32)), snapshot=snapshot)
+    vector = ledger.accepted.held
+    made._attempt = Attempt(LIAR, SnapshotOffer(bytes(32), 8 * SIZE + 1, bytes(32)), snapshot=snapshot, vector=vector)
     made._enter(FetchStage.ATTESTING, 0)
     made._due_us = 0
-    claim = Claim(vector, snapshot.chains, snapshot.amendment_hash, b"\x01" * 32, bytes(64))
+    claim = Claim(snapshot.amendment_hash, vector, snapshot.chains, b"\x01" * 32, bytes(64))
     for now in range(0, 4 * STALLED, SECOND):
         made.on_claim(LIAR, claim, now)
         made.advance(now)
@@ -66,7 +66,7 @@ def test_a_witness_that_repeats_itself_buys_no_time() -> None:
 def test_a_giver_that_changes_what_it_offers_buys_no_time() -> None:
     made, outbox = fetcher()
     for number, now in enumerate(range(0, 4 * STALLED, SECOND)):
-        offer = SnapshotOffer(number.to_bytes(32, "big"), {LIAR: 9}, 8 * SIZE + 100, bytes(32))
+        offer = SnapshotOffer(number.to_bytes(32, "big"), 8 * SIZE + 100, bytes(32))
         made.on_offer(LIAR, offer, now)
         made.on_part(LIAR, SnapshotPart(offer.id, 0, bytes(PART_BYTES)), now)
         made.advance(now)

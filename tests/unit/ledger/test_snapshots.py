@@ -50,7 +50,7 @@ def test_a_snapshot_and_the_rest_is_as_good_as_everything(before: int, after: in
     snapshot = decode(part.snapshot().encode(), len(whole.accumulator))
     assert snapshot.problem() == ""
     assert snapshot.digest() == part.digest()
-    assert snapshot.chains == part.accepted.chains(part.vector)
+    assert snapshot.chains == part.accepted.chains(part.accepted.held)
     joined = new_ledger(SITES)
     assert joined.adopt(snapshot).verdict is Verdict.APPLIED
     for entry in made:
@@ -59,7 +59,9 @@ def test_a_snapshot_and_the_rest_is_as_good_as_everything(before: int, after: in
     assert joined.vector == whole.vector
     # The newcomer judges as one who was there all along.
     for site in SITES:
-        assert joined.norm_bound_squared(site.key, joined.vector) == whole.norm_bound_squared(site.key, whole.vector)
+        assert joined.norm_bound_squared(site.key, joined.accepted.held) == whole.norm_bound_squared(
+            site.key, whole.accepted.held
+        )
 
 
 @given(st.integers(1, 30), st.data())
@@ -172,7 +174,11 @@ def test_damaged_bytes_are_refused_or_change_the_digest(data: st.DataObject) -> 
         read = decode(bytes(encoded), 16)
     except WireError:
         return
-    assert read.problem() or read.digest() != ledger.digest() or read.chains != ledger.accepted.chains(ledger.vector)
+    assert (
+        read.problem()
+        or read.digest() != ledger.digest()
+        or read.chains != ledger.accepted.chains(ledger.accepted.held)
+    )
 
 
 @pytest.mark.parametrize("size", [0, 7, 8, 100])

@@ -82,7 +82,7 @@ def test_a_damaged_frame_is_another_frame_or_a_wire_error(one, data) -> None:
 
 def test_golden_bytes_of_a_greeting_and_a_chunk() -> None:
     hello = Hello(Greeting(Lane.BULK, b"bootboot", 7, b"sessions", 4194304))
-    assert encode(hello).hex() == "010101626f6f74626f6f7400000000000000077365737369 6f6e730000000000400000".replace(
+    assert encode(hello).hex() == "010201626f6f74626f6f7400000000000000077365737369 6f6e730000000000400000".replace(
         " ", ""
     )
     header = Chunk(b"sessions", b"i" * 16, 1000, 256)
@@ -90,8 +90,8 @@ def test_golden_bytes_of_a_greeting_and_a_chunk() -> None:
 
 
 def test_another_version_is_recognised_whatever_else_it_changed() -> None:
-    with pytest.raises(VersionError, match="version 2"):
-        decode(b"\x01\x02and then something we do not know")
+    with pytest.raises(VersionError, match="speaks protocol 1, this one 2"):
+        decode(b"\x01\x01and then something we do not know")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, create
+from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, TensorSpec
 from kmel_p2p.learn.tensor_file import read_state, write_state
@@ -57,8 +58,8 @@ class OneSite:
     @staticmethod
     def entry(number: int, previous: bytes, payload: bytes) -> Entry:
         return create(
-            NORTH, charter_id=bytes(32), number=number, previous=previous, basis=Basis({}, bytes(32), {}, 0), weight=1,
-            steps=7, norm_squared=1, codec_id=1, payload=payload,
+            NORTH, charter_id=bytes(32), number=number, previous=previous,
+            basis=Basis(NOTHING, bytes(32), {}, 0), weight=1, steps=7, norm_squared=1, codec_id=1, payload=payload,
         )  # fmt: skip
 
     def write(self) -> None:

@@ -23,6 +23,7 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
+from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.delta import SparseDelta
 from kmel_p2p.site.modes import ledger as mode_module
 from kmel_p2p.site.modes import stored_ledger
@@ -312,7 +313,7 @@ def test_weights_of_shared_heads_are_taken_out_as_they_were_added(
             continue
         entry = create(
             Identity(bytes(32)), charter_id=bytes(32), number=len(entries) + 1, previous=previous,
-            basis=Basis({}, bytes(32), {}, 0), weight=weight, steps=1, norm_squared=1, codec_id=1,
+            basis=Basis(NOTHING, bytes(32), {}, 0), weight=weight, steps=1, norm_squared=1, codec_id=1,
             payload=str(at).encode(), head_weights=heads,
         )  # fmt: skip
         entries.append(decode(entry.encode()))

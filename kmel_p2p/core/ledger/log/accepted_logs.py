@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
-from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, SignedHeader
+from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, SignedHeader, context_hash
+from kmel_p2p.core.ledger.log.head_table import HeadTable
 from kmel_p2p.core.ledger.rules.proof import FaultProof
-from kmel_p2p.core.ledger.rules.validity import context_of
-from kmel_p2p.core.types import Vector
+from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 
 KEPT_HEADERS = 1024
 """Headers kept of one author's compacted entries, to check later entries against."""
@@ -31,6 +34,11 @@ class Log:
     def head(self) -> int:
         """Number of the newest entry; 0 before the first."""
         return self.first + len(self._entries) - 1
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest entry whose header is held; that of the next entry when there is none."""
+        return self.first - len(self._headers)
 
     @property
     def newest(self) -> SignedHeader | None:
@@ -84,12 +92,12 @@ class Log:
         del self._entries[index:]
         return taken[::-1]
 
-    def compact(self, until: int) -> list[Entry]:
-        """Drop the payloads up to and including `until`; returns the entries, oldest first."""
+    def compact(self, until: int) -> list[SignedHeader]:
+        """Drop the payloads up to and including `until`; returns the headers that remain of them, oldest first."""
         count = min(max(0, until - self.first + 1), len(self._entries))
-        compacted = self._entries[:count]
+        compacted = [entry.without_payload() for entry in self._entries[:count]]
         del self._entries[:count]
-        self._headers.extend(entry.without_payload() for entry in compacted)
+        self._headers.extend(compacted)
         self.first += count
         return compacted
 
@@ -110,7 +118,8 @@ class AcceptedLogs:
         amendment_hash: hash of the newest amendment.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, order: RosterOrder) -> None:
+        """`order`: every site that is or was on the roster."""
         self.logs: dict[SiteKey, Log] = {}
         self.faults: dict[SiteKey, FaultProof] = {}
         self.late: dict[SiteKey, FaultProof] = {}
@@ -120,26 +129,44 @@ class AcceptedLogs:
         self.amendment_hash = bytes(HASH_BYTES)
         self._payloads: dict[bytes, tuple[SiteKey, int]] = {}
         """Payload hash -> author and number of an applied entry that has it."""
-        self._used: dict[SiteKey, int] = {}
-        """Author -> the newest of its entries in the base of any entry here; never too low, see `doubtful`."""
+        self._table = HeadTable(order)
 
     @classmethod
-    def following(cls, headers: Mapping[SiteKey, Sequence[SignedHeader]]) -> AcceptedLogs:
+    def following(cls, headers: Mapping[SiteKey, Sequence[SignedHeader]], order: RosterOrder) -> AcceptedLogs:
         """Logs that go on after these headers, each author's oldest first."""
-        accepted = cls()
+        accepted = cls(order)
         accepted.logs = {key: Log(held) for key, held in headers.items()}
         for held in headers.values():
-            accepted._note_base(held[-1])
             for header in held:
+                accepted._table.holds(header)
                 accepted._note_payload(header)
         return accepted
+
+    @property
+    def order(self) -> RosterOrder:
+        """The sites by place."""
+        return self._table.order
+
+    def grow(self, order: RosterOrder) -> None:
+        """An amendment came into force: go on with an order that begins like the present one."""
+        self._table.grow(order)
 
     # ---- logs ---------------------------------------------------------------------------------------------------
 
     @property
     def vector(self) -> dict[SiteKey, int]:
-        """author -> number of the newest applied entry, in key order, without zeros."""
-        return {key: self.logs[key].head for key in sorted(self.logs) if self.logs[key].head}
+        """author -> number of the newest applied entry, in key order, without zeros. Not to be changed."""
+        return self._table.named
+
+    @property
+    def held(self) -> RosterVector:
+        """The same in roster order."""
+        return self._table.vector
+
+    @property
+    def heads(self) -> NDArray[np.int64]:
+        """The same as numbers by place, int64[places]. Not to be changed."""
+        return self._table.heads
 
     @property
     def floor(self) -> dict[SiteKey, int]:
@@ -158,8 +185,24 @@ class AcceptedLogs:
     def append(self, entry: Entry) -> None:
         """Add the next entry of a log."""
         self.log(entry.author).append(entry)
-        self._note_base(entry)
+        self._table.holds(entry)
         self._note_payload(entry)
+
+    def truncate(self, author: SiteKey, number: int) -> list[Entry]:
+        """Take back every held entry of an author from `number` on; returns them, newest first."""
+        log = self.log(author)
+        taken = log.truncate(number)
+        self._table.drop(author, [entry.number for entry in taken])
+        self._table.cut(author, log.head)
+        return taken
+
+    def compact(self, author: SiteKey, until: int) -> None:
+        """Drop the payloads of an author's entries up to and including `until`."""
+        log = self.log(author)
+        oldest = log.oldest
+        for header in log.compact(until):
+            self._table.replace(header)
+        self._table.drop(author, range(oldest, log.oldest))
 
     def same_payload(self, header: SignedHeader) -> SignedHeader | None:
         """The header of an applied entry with the same payload; None when there is none that is still held."""
@@ -183,22 +226,27 @@ class AcceptedLogs:
             log = self.logs[key]
             yield from log.after(log.first - 1)
 
-    def reaches(self, vector: Vector) -> bool:
+    def reaches(self, vector: RosterVector) -> bool:
         """Whether every entry that `vector` names is applied here."""
-        return all(self.head(key) >= number for key, number in vector.items())
+        return self._table.reaches(vector.numbers)
 
-    def holds_above(self, vector: Vector) -> bool:
+    def holds_above(self, vector: RosterVector) -> bool:
         """Whether the ledger can go back to `vector`: it is reached, and every entry above it is still held."""
-        return self.reaches(vector) and all(vector.get(key, 0) >= log.first - 1 for key, log in self.logs.items())
+        if not self.reaches(vector):
+            return False
+        numbers = self.order.named(vector)
+        return all(numbers.get(key, 0) >= log.first - 1 for key, log in self.logs.items())
 
-    def chains(self, vector: Vector) -> bytes | None:
+    def chains(self, vector: RosterVector) -> bytes | None:
         """Hash of the headers that `vector` names; None when one is not held.
 
         Compare under equal amendments only.
         """
-        headers = [self.header(key, number) for key, number in vector.items() if number]
-        held = [header for header in headers if header is not None]
-        return context_of(held) if len(held) == len(headers) else None
+        if not self.reaches(vector):
+            return None
+        headers = self._table.named_by(vector.padded(len(self.order)))
+        held = [header.hash for header in headers if header is not None]
+        return context_hash(held) if len(held) == len(headers) else None
 
     # ---- ended logs ---------------------------------------------------------------------------------------------
 
@@ -233,40 +281,59 @@ class AcceptedLogs:
         fault = self.proof_against(author)
         return min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number
 
-    def usable(self, base: Vector) -> dict[SiteKey, int]:
-        """`base`, cut where a fault or an amendment ended a log."""
-        return {key: min(number, self.end(key) - 1) for key, number in base.items()}
+    def reaches_usable(self, base: RosterVector) -> bool:
+        """Whether `base` is here, cut where a fault or an amendment ended a log."""
+        numbers = base.numbers
+        ends = [(place, end) for place, end in self._ends() if place < numbers.size and numbers[place] >= end]
+        if ends:
+            numbers = numbers.copy()
+            for place, end in ends:
+                numbers[place] = end - 1
+        return self._table.reaches(numbers)
 
     # ---- bases --------------------------------------------------------------------------------------------------
 
     def basis_for(self, author: SiteKey) -> Basis:
         """The basis of an entry that `author` makes now."""
-        vector = self.vector
-        heads = (self.logs[key].newest for key in vector if key != author)
-        return Basis(vector, context_of(head for head in heads if head is not None), self.ended, self.amendment)
+        others = self.heads.copy()
+        if author in self.order:
+            others[self.order.place(author)] = 0
+        context = context_hash(head.hash for head in self._table.named_by(others) if head is not None)
+        ended = {self.order.place(key): number for key, number in self.ended.items()}
+        return Basis(self.held, context, ended, self.amendment, self.amendment_hash)
 
-    def at_base(self, author: SiteKey, base: Vector) -> tuple[list[SignedHeader], int]:
-        """Headers that `base` names, without the author's, and how many others are unknown here."""
-        heads: list[SignedHeader] = []
+    def at_base(self, author: SiteKey, base: RosterVector) -> tuple[list[SignedHeader], int]:
+        """Headers that `base` names in the order of keys, without the author's; how many others are unknown here."""
+        numbers = base.padded(len(self.order))
+        numbers[self.order.place(author)] = 0
         unknown = 0
-        for key, number in base.items():
-            if key == author or not number:
-                continue
-            header = None if self.is_proved(key, number) else self.header(key, number)
-            if header is None:
+        for key in self._maybe_ended():
+            place = self.order.place(key)
+            if numbers[place] and self.is_proved(key, int(numbers[place])):
+                numbers[place] = 0
                 unknown += 1
-            else:
-                heads.append(header)
-        return heads, unknown
+        found = self._table.named_by(numbers)
+        heads = [header for header in found if header is not None]
+        return heads, unknown + len(found) - len(heads)
 
-    def doubtful(self, base: Vector) -> list[SiteKey]:
-        """Authors whose entries `base` may lack although entries in `base` were made on them.
+    def doubtful(self, base: RosterVector) -> NDArray[np.bool_]:
+        """Authors, by place, whose entries `base` may lack although entries in `base` were made on them, bool[places].
 
         Of every other author `base` holds all that any entry here was made on. The bases of one log only grow, except
         over logs that have ended: those are always doubtful.
         """
-        behind = [key for key, number in self._used.items() if base.get(key, 0) < number]
-        return [*behind, *(self.faults.keys() | self.late.keys() | self.retired.keys())]
+        behind = base.padded(len(self.order)) < self._table.used
+        for key in self._maybe_ended():
+            behind[self.order.place(key)] = True
+        return behind
+
+    def _maybe_ended(self) -> set[SiteKey]:
+        """Authors of whom a proof or an amendment says anything."""
+        return self.faults.keys() | self.late.keys() | self.retired.keys()
+
+    def _ends(self) -> list[tuple[int, int]]:
+        """Place and first number not accepted of the logs that have ended."""
+        return [(self.order.place(key), self.end(key)) for key in self.faults.keys() | self.retired.keys()]
 
     def _note_payload(self, header: SignedHeader) -> None:
         # The first stays: whoever replays it later is the second.
@@ -275,9 +342,3 @@ class AcceptedLogs:
             self._payloads[header.payload_hash] = (header.author, header.number)
         if len(self._payloads) > 4 * KEPT_HEADERS * max(1, len(self.logs)):
             self._payloads = {mark: at for mark, at in self._payloads.items() if self.header(*at) is not None}
-
-    def _note_base(self, header: SignedHeader) -> None:
-        used = self._used
-        for key, number in header.base.items():
-            if used.get(key, 0) < number:
-                used[key] = number

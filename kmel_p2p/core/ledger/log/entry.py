@@ -7,9 +7,10 @@ link the chain and contain everything that later entries are checked against.
 
     v  format version            a  author key             s  number, from 1
     c  charter id                p  hash of the previous entry's header (zeros for the first)
-    b  base vector, flat: what the author had applied      d  hash of the headers that the base names
-    e  logs that had ended for the author: author -> first number not accepted
-    m  amendments of the charter that the author had applied
+    b  base vector: what the author had applied            d  hash of the headers that the base names
+    e  logs that had ended for the author: place -> first number not accepted
+    m  amendments of the charter that the author had applied, and
+    r  the hash of the newest of them: they fix the roster order in which `b` and `e` count
     w  weight in units of 2**-16 n  local steps            q  squared norm of the delta, units 2**-48, big-endian
     g  weights of the shared heads that the author trains, by head number; a head not named has none
     k  codec id                  l  payload length         h  payload hash
@@ -28,19 +29,21 @@ from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SIGNATURE_BYTES, Identity, SiteKey, digest, verify
 from kmel_p2p.core.ledger.log.accumulator import NO_HEADS, WEIGHT_ONE
-from kmel_p2p.core.types import Vector
+from kmel_p2p.core.roster_vector import MAX_NUMBER, MAX_VECTOR_BYTES, RosterVector
 from kmel_p2p.core.wire import HASH, KEY, LENGTH_BYTES, VECTOR, Field, mapping, uint
 
-FORMAT = 2
+FORMAT = 3
 
 MAX_HEADS = 1024
 """Shared heads of one charter."""
 
 SIGNING_CONTEXT = b"kmel entry 1"
 NO_PREVIOUS = bytes(HASH_BYTES)
+NO_AMENDMENTS = bytes(HASH_BYTES)
+"""In place of the newest amendment's hash, when there is none."""
 
-MAX_HEADER_BYTES = 512 + 2 * MAX_SITES * 48 + MAX_HEADS * 8
-"""Fixed fields, plus twice a key and a counter for every site a charter may list, plus the weights of heads."""
+MAX_HEADER_BYTES = 512 + MAX_VECTOR_BYTES + MAX_SITES * 12 + MAX_HEADS * 8
+"""Fixed fields, the base, a place and a number for every site whose log may have ended, and the weights of heads."""
 
 MAX_STUB_BYTES = MAX_HEADER_BYTES + SIGNATURE_BYTES + 16
 """A header with its signature."""
@@ -65,16 +68,20 @@ def _big() -> Field:
     return Field(pack, unpack, "big integer", LENGTH_BYTES + MAX_NORM_BYTES)
 
 
+ENDED = mapping(uint(MAX_SITES - 1), uint(MAX_NUMBER), MAX_SITES)
+"""Logs that have ended: place -> first number not accepted."""
+
 _FIELDS: dict[str, Field] = {
     "v": uint(255),
     "c": HASH,
     "a": KEY,
-    "s": uint(2**40),
+    "s": uint(MAX_NUMBER),
     "p": HASH,
     "b": VECTOR,
     "d": HASH,
-    "e": mapping(KEY, uint(2**40), MAX_SITES),
+    "e": ENDED,
     "m": uint(2**32),
+    "r": HASH,
     "w": uint(WEIGHT_ONE),
     "n": uint(2**32),
     "q": _big(),
@@ -89,13 +96,15 @@ _FIELDS: dict[str, Field] = {
 class Basis:
     """What an entry builds on; fixed when its round opens."""
 
-    vector: Vector
+    vector: RosterVector
     context: bytes
     """`context_hash` of the headers that the vector names."""
-    ended: Vector
-    """Logs that had ended: author -> first number not accepted."""
+    ended: Mapping[int, int]
+    """Logs that had ended: place -> first number not accepted."""
     amendment: int
     """Number of the newest amendment applied; 0 before the first."""
+    amendment_hash: bytes = NO_AMENDMENTS
+    """Its hash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +130,7 @@ class SignedHeader:
     """BLAKE2b-256 of the header bytes: the next entry's `previous`."""
 
     @property
-    def base(self) -> Vector:
+    def base(self) -> RosterVector:
         """What the author had applied."""
         return self.basis.vector
 
@@ -154,13 +163,13 @@ class Entry(SignedHeader):
         return _parse(self.header, self.signature)
 
 
-def context_hash(headers: Iterable[tuple[SiteKey, bytes]]) -> bytes:
-    """BLAKE2b-256 over the authors and header hashes that a base names, the author's own left out.
+def context_hash(hashes: Iterable[bytes]) -> bytes:
+    """BLAKE2b-256 over the hashes of the headers that a base names, the author's own left out.
 
     Args:
-        headers: (author, hash) in the order of the keys.
+        hashes: in the order of their authors' keys.
     """
-    return digest(b"kmel context 1", *(part for author, hash_ in headers for part in (author, hash_)))
+    return digest(b"kmel context 2" + b"".join(hashes))
 
 
 def create(
@@ -184,10 +193,11 @@ def create(
         "a": bytes(identity.key),
         "s": number,
         "p": previous,
-        "b": {key: n for key, n in basis.vector.items() if n},
+        "b": basis.vector,
         "d": basis.context,
         "e": dict(basis.ended),
         "m": basis.amendment,
+        "r": basis.amendment_hash,
         "w": weight,
         "n": steps,
         "q": norm_squared,
@@ -245,7 +255,7 @@ def _parts(data: bytes | memoryview, maximum: int, count: int) -> list[bytes]:
 
 
 def _values(header: bytes) -> dict[str, Any]:
-    raw = unpack_bounded(header, MAX_HEADER_BYTES, containers=4, length=2 * MAX_SITES)
+    raw = unpack_bounded(header, MAX_HEADER_BYTES, containers=3, length=2 * MAX_SITES)
     if type(raw) is not dict:
         raise WireError("an entry header must be a map")
     if raw.get("v") != FORMAT:
@@ -259,7 +269,7 @@ def _values(header: bytes) -> dict[str, Any]:
 
 
 def _facts(values: dict[str, Any], header: bytes, signature: bytes) -> dict[str, Any]:
-    basis = Basis(dict(values["b"]), values["d"], dict(values["e"]), values["m"])
+    basis = Basis(values["b"], values["d"], values["e"], values["m"], values["r"])
     return {
         "charter_id": values["c"],
         "author": SiteKey(values["a"]),

@@ -22,6 +22,7 @@ from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of, fork_of, prov
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_origin, head_cap, norm_bound_squared
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, digest_context
+from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 from kmel_p2p.core.types import Vector
 from kmel_p2p.delta.sparse import SparseDelta
 
@@ -36,7 +37,7 @@ class Ledger:
         """Charter and amendments; None when the ledger is used without a charter."""
         self.stale = False
         """Whether an amendment took back entries that are compacted here: only a snapshot helps."""
-        self.accepted = AcceptedLogs()
+        self.accepted = AcceptedLogs(rules.roster)
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; `settle` does the rest. None: no limit."""
         self.unsettled = False
@@ -91,12 +92,12 @@ class Ledger:
             if entry is not None:
                 yield entry, hold
 
-    def norm_bound_squared(self, author: SiteKey, base: Vector) -> int:
+    def norm_bound_squared(self, author: SiteKey, base: RosterVector) -> int:
         """Bound on an entry that `author` makes on `base`; all of `base` must be applied here."""
         heads, unknown = self.accepted.at_base(author, base)
         return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
 
-    def head_caps(self, author: SiteKey, base: Vector, heads: Iterable[int]) -> dict[int, int]:
+    def head_caps(self, author: SiteKey, base: RosterVector, heads: Iterable[int]) -> dict[int, int]:
         """Largest weight (units of 2**-16) that an entry of `author` on `base` may give to each of these heads."""
         known, _ = self.accepted.at_base(author, base)
         return {head: max(self.rules.weight_cap, head_cap(head, author, known, self.rules)) for head in heads}
@@ -118,14 +119,15 @@ class Ledger:
             accumulator=self.accumulator.copy(),
         )
 
-    def digest_work(self, vector: Vector) -> Callable[[], bytes] | None:
+    def digest_work(self, vector: RosterVector) -> Callable[[], bytes] | None:
         """Work for another thread that computes `digest(vector)`; None when the entries above are no longer held."""
         if not self.accepted.holds_above(vector):
             return None
-        above = (entry for key, log in self.accepted.logs.items() for entry in log.after(vector.get(key, 0)))
+        numbers = self.accepted.order.named(vector)
+        above = (entry for key, log in self.accepted.logs.items() for entry in log.after(numbers.get(key, 0)))
         later = [entry for entry in above if not self.accepted.is_withdrawn(entry.author, entry.number)]
         past, codec = self.accumulator.copy(), self._codec
-        context = digest_context(self.rules.charter_id, self.amended_rules.head_hash, dict(vector))
+        context = digest_context(self.rules.charter_id, self.amended_rules.head_hash, numbers)
 
         def work() -> bytes:
             for entry in later:
@@ -134,7 +136,7 @@ class Ledger:
 
         return work
 
-    def digest(self, vector: Vector | None = None) -> bytes:
+    def digest(self, vector: RosterVector | None = None) -> bytes:
         """BLAKE2b-256 of charter id, vector and accumulator; for a past vector the newer entries are subtracted.
 
         Raises:
@@ -146,7 +148,7 @@ class Ledger:
             )
         work = self.digest_work(vector)
         if work is None:
-            raise Bug(f"entries above {dict(vector)} are not held")
+            raise Bug(f"entries above {vector} are not held")
         return work()
 
     def measure(self, payload: bytes) -> int | None:
@@ -182,7 +184,7 @@ class Ledger:
             return self._ended_by(Refusal.FORK, fork_of(known, entry))
         if self.accepted.is_ended(entry.author, entry.number):
             return Outcome(Verdict.ENDED)
-        rules = self.amended_rules.at(entry.basis.amendment)
+        rules = self.amended_rules.under(entry.basis)
         refusal = check_alone(entry, rules) if rules is not None else None
         if refusal is not None:
             return self._ended_by(refusal, fault_of(refusal, entry))
@@ -238,6 +240,7 @@ class Ledger:
             constitution, self.amended_rules.rules[0], constitution.genesis.averaging.weight_cap
         )
         self.accepted.amendment, self.accepted.amendment_hash = self.amended_rules.number, self.amended_rules.head_hash
+        self.accepted.grow(self.rules.roster)
         for author, end in self.amended_rules.retired.items():
             if self.accepted.retired.get(author) != end:
                 self.accepted.retired[author] = end
@@ -251,7 +254,7 @@ class Ledger:
     def compact(self, until: Vector) -> None:
         """Drop the payloads of entries up to `until`; they must be in the stored snapshot."""
         for author, number in until.items():
-            self.accepted.log(author).compact(number)
+            self.accepted.compact(author, number)
 
     def adopt(self, snapshot: Snapshot) -> Outcome:
         """Go on from an attested snapshot; entries held beyond it are judged again on top of it.
@@ -262,12 +265,15 @@ class Ledger:
         again = [*self.entries(), *self._waiting]
         proofs = [fault for book in (self.accepted.faults, self.accepted.late) for fault in book.values()]
         self.accumulator = snapshot.accumulator.copy()
-        self.accepted, self._waiting, self._holds = AcceptedLogs.following(snapshot.headers), WaitingRoom(), {}
+        constitution = None if self.constitution is None else self._longer(self.constitution, snapshot)
+        order = self.rules.roster if constitution is None else RosterOrder(constitution.order)
+        self.accepted = AcceptedLogs.following(snapshot.headers, order)
+        self._waiting, self._holds = WaitingRoom(), {}
         self.accepted.withdrawn = dict(snapshot.withdrawn)
         self.stale = False
         outcome = Outcome(Verdict.APPLIED)
-        if self.constitution is not None:
-            self.amend(self._longer(self.constitution, snapshot))
+        if constitution is not None:
+            self.amend(constitution)
         proved = [
             prove(evidence, self.amended_rules, self._decoder, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence
         ]
@@ -329,7 +335,7 @@ class Ledger:
         self._waiting.release_from(author, end)
         if end < self.accepted.log(author).first:
             self.stale = True
-        for entry in self.accepted.log(author).truncate(end):
+        for entry in self.accepted.truncate(author, end):
             if not self.accepted.is_withdrawn(author, entry.number):
                 self.accumulator.subtract(self._decoder.decode(entry.payload), entry.weight, entry.head_weights)
             outcome.retracted.append(entry)

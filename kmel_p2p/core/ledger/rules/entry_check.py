@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
-from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.log.entry import Entry, context_hash
 from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of
 from kmel_p2p.core.ledger.rules.rules import AmendedRules
-from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, context_of, is_replay
+from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, is_replay
 from kmel_p2p.delta.sparse import SparseDelta
 
 
@@ -19,6 +19,7 @@ class Hold(enum.Enum):
     BASE = "its base is not here"
     PROOF = "it names an ended log without proof here"
     AMENDMENT = "it was made under an amendment that is not here"
+    CONFLICT = "it was made under another amendment with a number that is in force here"
     CONTEXT = "its author saw another branch of a log"
     EXCUSE = "it breaks a rule, unless a header of its base that is unknown here excuses it"
 
@@ -27,37 +28,40 @@ def check_entry(
     entry: Entry, accepted: AcceptedLogs, amended_rules: AmendedRules, decoder: Decoder
 ) -> SparseDelta | FaultProof | Hold:
     """Judge the next entry of a log: its delta, the fault that its headers prove, or why it has to wait."""
-    log = accepted.log(entry.author)
-    refusal = check_chain(entry, log.newest, log.head_hash)
+    rules = amended_rules.under(entry.basis)
+    if rules is None:
+        # What its base means is not known.
+        below = entry.basis.amendment <= amended_rules.number
+        return Hold.CONFLICT if below else Hold.AMENDMENT
+    log, order = accepted.log(entry.author), amended_rules.now.roster
+    refusal = check_chain(entry, log.newest, log.head_hash, order.place(entry.author))
     if refusal is not None:
         return fault_of(refusal, entry, *([log.newest] if log.newest else []))
-    hold = why_hold(entry, accepted, amended_rules)
+    hold = why_hold(entry, accepted)
     if hold is not None:
         return hold
-    rules = amended_rules.rules[entry.basis.amendment]
     refusal = check_alone(entry, rules)
     if refusal is not None:
         return fault_of(refusal, entry)
     heads, unknown = accepted.at_base(entry.author, entry.base)
-    if heads and not unknown and context_of(heads) != entry.basis.context:
+    if heads and not unknown and context_hash(head.hash for head in heads) != entry.basis.context:
         return Hold.CONTEXT
     refusal = check_base(entry, heads, rules, unknown, accepted.doubtful(entry.base))
     if refusal is not None:
         # The author may have seen an unknown header that excuses it: the entry waits, and nobody is blamed.
         return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)
     replayed = accepted.same_payload(entry)
-    if replayed is not None and is_replay(entry, replayed):
+    if replayed is not None and is_replay(entry, replayed, order.place(replayed.author)):
         return fault_of(Refusal.REPLAY, entry, replayed)
     checked = check_payload(entry, decoder)
     return fault_of(checked, entry) if isinstance(checked, Refusal) else checked
 
 
-def why_hold(entry: Entry, accepted: AcceptedLogs, amended_rules: AmendedRules) -> Hold | None:
-    """What the next entry of a log lacks here to be judged, if anything. Nobody is blamed for it."""
-    if entry.basis.amendment > amended_rules.number:
-        return Hold.AMENDMENT
-    if not all(accepted.is_proved(key, number) for key, number in entry.basis.ended.items()):
+def why_hold(entry: Entry, accepted: AcceptedLogs) -> Hold | None:
+    """What the next entry of a log lacks to be judged, if its amendments are here. Nobody is blamed for it."""
+    ended = accepted.order.named_at(entry.basis.ended)
+    if not all(accepted.is_proved(key, number) for key, number in ended.items()):
         return Hold.PROOF
-    if not accepted.reaches(accepted.usable(entry.base)):
+    if not accepted.reaches_usable(entry.base):
         return Hold.BASE
     return None

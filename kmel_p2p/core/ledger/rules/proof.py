@@ -78,25 +78,36 @@ def prove(
     others = [_read(part, max_payload_bytes) for part in evidence[1:]]
     if any(check_origin(header, amended.now) is not None for header in (offender, *others)):
         return None
-    rules = amended.at(offender.basis.amendment)
+    rules = amended.under(offender.basis)
     if rules is None and not (len(others) == 1 and others[0].author == offender.author):
         return None
-    refusal = _refusal(offender, others, rules or amended.now, codec)
+    refusal = _refusal(offender, others, rules, amended, codec)
     return None if refusal is None else FaultProof(offender.author, offender.number, refusal.value, tuple(evidence))
 
 
-def _refusal(offender: SignedHeader, others: list[SignedHeader], rules: Rules, codec: Decoder) -> Refusal | None:
+def _refusal(
+    offender: SignedHeader, others: list[SignedHeader], rules: Rules | None, amended: AmendedRules, codec: Decoder
+) -> Refusal | None:
+    order = amended.now.roster
+    if len(others) == 1 and others[0].author == offender.author and others[0].number == offender.number:
+        # Whatever each was made under: two entries have one number.
+        return Refusal.FORK if others[0].hash != offender.hash else None
+    if rules is None or any(amended.under(header.basis) is None for header in others):
+        # The places in their bases stand for sites that are not known here.
+        return None
     if not others:
         return _by_itself(offender, rules, codec)
     second = others[0]
-    if len(others) == 1 and is_replay(offender, second):
+    if len(others) == 1 and is_replay(offender, second, order.place(second.author)):
         return Refusal.REPLAY
     if len(others) == 1 and second.author == offender.author:
-        if second.number == offender.number:
-            return Refusal.FORK if second.hash != offender.hash else None
-        return check_chain(offender, second, second.hash) if second.number == offender.number - 1 else None
-    named = {key: number for key, number in offender.base.items() if key != offender.author}
+        follows = second.number == offender.number - 1
+        return check_chain(offender, second, second.hash, order.place(offender.author)) if follows else None
+    named = order.named(offender.base)
+    named.pop(offender.author, None)
     if named != {header.author: header.number for header in others} or len(named) != len(others):
+        return None
+    if offender.author not in rules.roster or len(offender.base) > len(order):
         return None
     if context_of(others) != offender.basis.context:
         return None
@@ -105,7 +116,8 @@ def _refusal(offender: SignedHeader, others: list[SignedHeader], rules: Rules, c
 
 def _by_itself(offender: SignedHeader, rules: Rules, codec: Decoder) -> Refusal | None:
     refusal = check_alone(offender, rules)
-    if refusal is None and not offender.base.keys() - {offender.author}:
+    own = rules.roster.place(offender.author) if refusal is None else 0
+    if refusal is None and all(place == own for place, _ in offender.base.items()):
         refusal = check_base(offender, (), rules)
     if refusal is None and isinstance(offender, Entry):
         checked = check_payload(offender, codec)

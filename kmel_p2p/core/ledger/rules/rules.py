@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import Charter
-from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.log.entry import NO_AMENDMENTS, Basis
 from kmel_p2p.core.ledger.rules.weights import weight_cap
+from kmel_p2p.core.roster_vector import RosterOrder
 
 _SQUARES_AT_ONCE = 2**14
 """Squares of values below 2**24 that sum without overflow in int64."""
@@ -22,7 +24,8 @@ class Rules:
     """The charter's rules for entries, under one amendment."""
 
     charter_id: bytes
-    roster: frozenset[SiteKey]
+    roster: RosterOrder
+    """Every site that is or was on the roster."""
     codec_id: int
     weight_cap: int
     """Largest weight, in units of 2**-16."""
@@ -44,7 +47,7 @@ class Rules:
         """The rules of `charter`. The norm of a first entry may not exceed that of the initial trunk."""
         return cls(
             charter_id=charter.id,
-            roster=frozenset(charter.roster),
+            roster=RosterOrder(charter.roster),
             codec_id=codec_id,
             weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
             norm_cap=charter.ledger.norm_cap,
@@ -62,20 +65,20 @@ class AmendedRules:
 
     Attributes:
         rules: by number of amendments in force, the newest last.
-        head_hash: hash of the newest amendment; zeros when there is none.
+        hashes: of the newest of so many amendments; zeros for none.
         retired: author -> first number not accepted.
         withdrawn: author -> first number whose contribution is taken out of the trunk.
     """
 
     rules: tuple[Rules, ...]
-    head_hash: bytes
+    hashes: tuple[bytes, ...]
     retired: Mapping[SiteKey, int]
     withdrawn: Mapping[SiteKey, int]
 
     @classmethod
     def first(cls, rules: Rules) -> AmendedRules:
         """A charter without amendments."""
-        return cls((rules,), bytes(HASH_BYTES), {}, {})
+        return cls((rules,), (NO_AMENDMENTS,), {}, {})
 
     @classmethod
     def of(cls, constitution: Constitution, rules: Rules, share: float) -> AmendedRules:
@@ -91,11 +94,12 @@ class AmendedRules:
             then = constitution.at(number)
             cap = weight_cap(len(then.roster), share)
             by_number.append(
-                replace(rules, roster=frozenset(then.everyone), weight_cap=cap, current=frozenset(then.roster))
+                replace(rules, roster=RosterOrder(then.order), weight_cap=cap, current=frozenset(then.roster))
             )
         retired = {key: rule.last + 1 for key, rule in constitution.retired.items()}
         withdrawn = {key: rule.retract_from for key, rule in constitution.retired.items() if rule.retract_from}
-        return cls(tuple(by_number), constitution.head_hash, retired, withdrawn)
+        hashes = tuple(constitution.hash_at(number) for number in range(constitution.number + 1))
+        return cls(tuple(by_number), hashes, retired, withdrawn)
 
     @property
     def number(self) -> int:
@@ -107,9 +111,21 @@ class AmendedRules:
         """The rules in force."""
         return self.rules[-1]
 
-    def at(self, number: int) -> Rules | None:
-        """The rules under so many amendments; None when one of those is not here."""
-        return self.rules[number] if number < len(self.rules) else None
+    @property
+    def head_hash(self) -> bytes:
+        """Hash of the newest amendment; zeros when there is none."""
+        return self.hashes[-1]
+
+    def under(self, basis: Basis) -> Rules | None:
+        """The rules under the amendments that an entry was made under; None when those are not the ones here."""
+        number = basis.amendment
+        if number >= len(self.rules) or self.hashes[number] != basis.amendment_hash:
+            return None
+        return self.rules[number]
+
+    def contradicts(self, number: int, newest: bytes) -> bool:
+        """Whether another amendment than `newest` has this number here."""
+        return number < len(self.hashes) and self.hashes[number] != newest
 
 
 def exact_norm_squared(values: NDArray[np.float32]) -> int:

@@ -9,12 +9,16 @@ signed headers alone, so that it can be proved to anybody: see `proof`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, SignedHeader, context_hash
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.rules.weights import weight_cap
+from kmel_p2p.core.roster_vector import RosterVector
 
 REPLAY_WINDOW = 512
 """Newest entries of each author at a base in which a payload must not occur. Half of the headers that are kept, so that
@@ -66,6 +70,7 @@ def check_origin(header: SignedHeader, rules: Rules) -> Refusal | None:
 def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
     """The checks that need only the header. `rules` are those under the amendment that it names."""
     base, ended = header.base, header.basis.ended
+    places = len(rules.roster)
     if header.author not in rules.roster:
         return Refusal.OUTSIDE
     if header.codec_id != rules.codec_id:
@@ -78,25 +83,28 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
         return Refusal.STEPS
     if header.number == 1 and header.previous != NO_PREVIOUS:
         return Refusal.CHAIN
-    if base.get(header.author, 0) != header.number - 1:
+    own = rules.roster.place(header.author)
+    if base.at(own) != header.number - 1:
         return Refusal.BASE_SELF
-    if not base.keys() <= rules.roster:
+    if len(base) > places or any(place >= places for place in ended):
         return Refusal.BASE_AUTHOR
-    if any(base.get(key, 0) >= number for key, number in ended.items()):
+    if any(base.at(place) >= number for place, number in ended.items()):
         return Refusal.BASE_ENDED
-    others = (base.keys() | ended.keys()) - {header.author}
-    if rules.lone_entries is not None and header.number > rules.lone_entries and not others:
+    if rules.lone_entries is not None and header.number > rules.lone_entries and not _names_others(header, own):
         return Refusal.ALONE
     return None
 
 
-def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_hash: bytes) -> Refusal | None:
-    """The checks against the header of the author's last entry (None: there is none, or it is not held)."""
+def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_hash: bytes, own: int) -> Refusal | None:
+    """The checks against the header of the author's last entry (None: there is none, or it is not held).
+
+    Both were made under amendments that are here. `own`: the author's place.
+    """
     if header.previous != previous_hash:
         return Refusal.CHAIN
     if previous is None:
         return None
-    if header.basis.amendment < previous.basis.amendment or not _reaches(header, previous.base):
+    if header.basis.amendment < previous.basis.amendment or not _reaches(header, previous.base, own):
         return Refusal.BASE_BACKWARD
     return None
 
@@ -106,7 +114,7 @@ def check_base(
     at_base: Iterable[SignedHeader],
     rules: Rules,
     unknown: int = 0,
-    doubtful: Collection[SiteKey] | None = None,
+    doubtful: NDArray[np.bool_] | None = None,
 ) -> Refusal | None:
     """The checks against the headers that the base names.
 
@@ -116,29 +124,32 @@ def check_base(
         rules: the charter's.
         unknown: others at the base whose header is unknown (their log was ended below it, or it is no longer held);
             their norms count as larger than any, so that no author is blamed for another's fork.
-        doubtful: the only authors whose entries the base may lack although those headers were made on them (None:
-            any). Saves work: with n sites the headers name n authors each.
+        doubtful: by place, bool[places]: the only authors whose entries the base may lack although those headers were
+            made on them (None: any). Saves work: with n sites the headers name n authors each.
     """
     heads = list(at_base)
-    if doubtful is None:
-        reached = all(_reaches(header, head.base) for head in heads)
-    else:
-        reached = all(_covers(header, key, head.base.get(key, 0)) for key in doubtful for head in heads)
-    if not reached:
-        return Refusal.BASE_STALE
+    if doubtful is None or bool(doubtful.any()):
+        own = rules.roster.place(header.author)
+        if not all(_reaches(header, head.base, own, doubtful) for head in heads):
+            return Refusal.BASE_STALE
     if not _head_weights_are_allowed(header, heads, rules, unknown):
         return Refusal.HEAD_WEIGHT
     bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
     return Refusal.NORM if header.norm_squared > bound else None
 
 
-def is_replay(header: SignedHeader, earlier: SignedHeader) -> bool:
+def is_replay(header: SignedHeader, earlier: SignedHeader, place: int) -> bool:
     """Whether the entry has the payload of an earlier one, anybody's, that its author had before it.
 
     A delta has one spelling, so that equal payloads are equal deltas; those of zeros alone are nobody's work. Only the
     `REPLAY_WINDOW` newest entries of each author at the base count: every peer holds the headers of those.
+
+    Args:
+        header: the entry to judge.
+        earlier: the other one.
+        place: of the earlier one's author.
     """
-    age = header.base.get(earlier.author, 0) - earlier.number
+    age = header.base.at(place) - earlier.number
     same = header.payload_hash == earlier.payload_hash and header.norm_squared > 0
     return same and 0 <= age < REPLAY_WINDOW
 
@@ -170,8 +181,7 @@ def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], r
 
 def context_of(at_base: Iterable[SignedHeader]) -> bytes:
     """The context hash of these headers; see `entry.context_hash`."""
-    ordered = sorted(at_base, key=lambda head: head.author)
-    return context_hash((head.author, head.hash) for head in ordered)
+    return context_hash(head.hash for head in sorted(at_base, key=lambda head: head.author))
 
 
 def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int = 0) -> int:
@@ -194,12 +204,32 @@ def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int 
     return norms[middle] * cap * cap >> 32
 
 
-def _reaches(header: SignedHeader, earlier: Mapping[SiteKey, int]) -> bool:
-    """Whether the base holds `earlier`, disregarding what lies beyond the ends of logs that the header names."""
-    base = header.base
-    return all(base.get(key, 0) >= number or _covers(header, key, number) for key, number in earlier.items())
+def _reaches(header: SignedHeader, earlier: RosterVector, own: int, doubtful: NDArray[np.bool_] | None = None) -> bool:
+    """Whether the base holds `earlier`, disregarding what lies beyond the ends of logs that the header names.
+
+    Args:
+        header: whose base it is.
+        earlier: what it must hold.
+        own: the author's place, which is left to another rule.
+        doubtful: the only places that are looked at; None: all.
+    """
+    base, needed = header.base.numbers, earlier.numbers
+    common = min(base.size, needed.size)
+    lacking = needed > 0
+    lacking[:common] = needed[:common] > base[:common]
+    if doubtful is not None:
+        lacking[: doubtful.size] &= doubtful[: needed.size]
+    if own < needed.size:
+        lacking[own] = False
+    ended = header.basis.ended
+    return all(
+        place in ended and header.base.at(place) >= min(int(needed[place]), ended[place] - 1)
+        for place in np.flatnonzero(lacking).tolist()
+    )
 
 
-def _covers(header: SignedHeader, key: SiteKey, number: int) -> bool:
-    """The same for one author. The entry's own author is left to another rule."""
-    return key == header.author or header.base.get(key, 0) >= min(number, header.basis.ended.get(key, number + 1) - 1)
+def _names_others(header: SignedHeader, own: int) -> bool:
+    """Whether the header's base or its ended logs name another site than the one at `own`."""
+    named = header.base.numbers > 0
+    others = int(named.sum()) - int(own < named.size and named[own])
+    return others > 0 or any(place != own for place in header.basis.ended)

@@ -24,7 +24,7 @@ from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
 from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
-from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, decode
+from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, continued, decode
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_PARTS_ASKED,
     NO_SNAPSHOT,
@@ -35,6 +35,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     SnapshotPart,
 )
 from kmel_p2p.core.ledger.sync.open_requests import ResponseTime
+from kmel_p2p.core.roster_vector import NOTHING, RosterOrder, RosterVector
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
 
 OFFER_WAIT: Micros = 15 * SECOND
@@ -81,6 +82,8 @@ class Attempt:
     asked_us: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
     """Part -> (when it was asked for, when it is due)."""
     snapshot: Snapshot | None = None
+    vector: RosterVector = NOTHING
+    """The snapshot's, in roster order."""
     attested: set[SiteKey] = field(default_factory=set)
     denied: set[SiteKey] = field(default_factory=set)
 
@@ -212,9 +215,7 @@ class SnapshotFetcher:
             or attempt.snapshot is None
         ):
             return
-        if dict(claim.vector) != attempt.snapshot.vector:
-            return
-        if claim.amendment != attempt.snapshot.amendment_hash:
+        if claim.vector != attempt.vector or claim.amendment != attempt.snapshot.amendment_hash:
             return
         same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
         if site not in attempt.attested | attempt.denied:
@@ -319,7 +320,7 @@ class SnapshotFetcher:
         offer = attempt.offer
         assert offer is not None
         data = b"".join(attempt.parts.pop(index) for index in range(offer.parts))
-        found: list[Snapshot] = []
+        found: list[tuple[Snapshot, RosterVector]] = []
         constitution = self._constitution()
 
         def work() -> bytes:
@@ -328,9 +329,10 @@ class SnapshotFetcher:
             except WireError as error:
                 return b"!" + str(error).encode()
             problem = snapshot.problem() or amendments_problem(snapshot, constitution)
-            if problem or snapshot.vector != dict(offer.vector) or snapshot.digest() != offer.digest:
+            if problem or snapshot.digest() != offer.digest:
                 return b"!" + (problem or "it differs from what was offered").encode()
-            found.append(snapshot)
+            order = RosterOrder(continued(snapshot, constitution).order)
+            found.append((snapshot, order.vector(snapshot.vector)))
             return b""
 
         self._enter(FetchStage.CHECKING, now)
@@ -338,13 +340,15 @@ class SnapshotFetcher:
         if not self._computing.start(lambda: work, lambda result: self._checked(attempt, found, result or b"", now)):
             self._fail("this site is too busy to check it", now)
 
-    def _checked(self, attempt: Attempt, found: list[Snapshot], result: bytes, now: Micros) -> None:
+    def _checked(
+        self, attempt: Attempt, found: list[tuple[Snapshot, RosterVector]], result: bytes, now: Micros
+    ) -> None:
         if self._attempt is not attempt or self.stage is not FetchStage.CHECKING:
             return
         if not found:
             self._fail(result[1:].decode(errors="replace"), now)
             return
-        attempt.snapshot = found[0]
+        attempt.snapshot, attempt.vector = found[0]
         self._enter(FetchStage.ATTESTING, now)
         self._ask_attestations(now)
 
@@ -354,7 +358,7 @@ class SnapshotFetcher:
         assert attempt.snapshot is not None
         for site in sorted(self._alive()):
             if site not in attempt.attested and site not in attempt.denied:
-                self._outbox.append(Send(site, Attest(attempt.snapshot.vector)))
+                self._outbox.append(Send(site, Attest(attempt.snapshot.amendment_hash, attempt.vector)))
         self._due_us = now + ASK_PERIOD
 
     def _count(self, now: Micros) -> None:

@@ -108,9 +108,13 @@ class Maintenance:
             case Claim():
                 if self.claims.on_claim(sender, message):
                     self.fetcher.on_claim(sender, message, now)
-            case Attest(vector):
-                self.claims.tell((sender,), vector)
-            case Compacted(floor):
+            case Attest(amendment, vector):
+                if amendment == self._ledger.amended_rules.head_hash:
+                    self.claims.tell((sender,), vector)
+            case Compacted(amendment, counted):
+                if amendment not in self._ledger.amended_rules.hashes:
+                    return
+                floor = self._ledger.accepted.order.named(counted)
                 since_us = self._hints[sender][1] if sender in self._hints else now
                 self._hints[sender] = (floor, since_us)
                 # Not asked for its headers at once: who sends this all the time would be the only one ever asked.
@@ -184,7 +188,7 @@ class Maintenance:
     def _look_behind(self, now: Micros) -> None:
         """Fetch a snapshot where entries alone cannot help or would take more bytes."""
         for site, (floor, since_us) in sorted(self._hints.items()):
-            if self._ledger.accepted.reaches(floor):
+            if all(self._ledger.head(author) >= number for author, number in floor.items()):
                 del self._hints[site]
             elif now >= since_us + BELIEVED_AFTER:
                 self._want_up_to(floor, now)

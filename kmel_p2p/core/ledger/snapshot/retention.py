@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Persist
 from kmel_p2p.core.ledger.events import CompactionRecord, EntriesCompacted
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.types import SECOND, Micros, Vector
+from kmel_p2p.core.roster_vector import RosterVector
+from kmel_p2p.core.types import SECOND, Micros
 
 PERIOD: Micros = 5 * SECOND
 """Between two looks at what may be compacted."""
@@ -46,7 +49,7 @@ class Retention:
         ledger: Ledger,
         roster: Callable[[], int],
         alive: Callable[[], Iterable[SiteKey]],
-        agreed: Callable[[SiteKey], tuple[Vector, Micros] | None],
+        agreed: Callable[[SiteKey], tuple[RosterVector, Micros] | None],
         retain: int,
         keep_bytes: int,
         outbox: deque[Effect],
@@ -97,7 +100,7 @@ class Retention:
         """author -> number of the newest entry that may be compacted, where that is above the floor."""
         alive = list(self._alive())
         self._seen_us = {key: self._seen_us.get(key, now) for key in alive}
-        vectors: list[Vector] = []
+        vectors: list[RosterVector] = []
         for key in alive:
             told = self._agreed(key)
             spoke_at_us = self._seen_us[key] if told is None else max(told[1], self._seen_us[key])
@@ -107,13 +110,13 @@ class Retention:
                 return {}
         if 2 * (1 + len(vectors)) <= self._roster():
             return {}
-        floor, retain = self._ledger.accepted.floor, self._affordable()
-        until: dict[SiteKey, int] = {}
-        for author, head in self._ledger.vector.items():
-            number = min([head, *(vector.get(author, 0) for vector in vectors)]) - retain
-            if number > floor.get(author, 0):
-                until[author] = number
-        return until
+        accepted = self._ledger.accepted
+        floor, retain = accepted.floor, self._affordable()
+        everybody = accepted.heads.copy()
+        for vector in vectors:
+            np.minimum(everybody, vector.padded(everybody.size), out=everybody)
+        numbers = accepted.order.named(RosterVector.of(np.maximum(everybody - retain, 0)))
+        return {author: number for author, number in numbers.items() if number > floor.get(author, 0)}
 
     def _affordable(self) -> int:
         """Newest entries of each author that fit into `keep_bytes`, by the mean size of those here."""

@@ -11,6 +11,7 @@ from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.messages import NO_SNAPSHOT, PART_BYTES, SnapshotAsk, SnapshotOffer, SnapshotPart
+from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.types import SECOND, Lane, Micros
 
 KEPT_FOR: Micros = 120 * SECOND
@@ -28,6 +29,7 @@ class FrozenSnapshot:
     """A copy to serve."""
 
     snapshot: Snapshot
+    vector: RosterVector
     prefix: bytes
     made_at_us: Micros
     asked_at_us: Micros
@@ -88,13 +90,13 @@ class SnapshotServer:
 
     def _still_good(self, frozen: FrozenSnapshot, now: Micros) -> bool:
         # Others can attest a vector only as long as they hold every entry above it.
-        if not self._ledger.accepted.holds_above(frozen.snapshot.vector):
+        if not self._ledger.accepted.holds_above(frozen.vector):
             return False
         return now < frozen.made_at_us + FRESH_FOR or now < frozen.asked_at_us + BUSY_FOR
 
     def _freeze(self, now: Micros) -> bool:
         snapshot = self._ledger.snapshot()
-        frozen = FrozenSnapshot(snapshot, snapshot.prefix(), now, now)
+        frozen = FrozenSnapshot(snapshot, self._ledger.accepted.held, snapshot.prefix(), now, now)
         self._frozen = frozen
         started = self._computing.start(lambda: snapshot.digest, lambda found: self._offer(frozen, found or b""))
         if not started:
@@ -106,7 +108,7 @@ class SnapshotServer:
             return
         name = digest(b"kmel snapshot 1", frozen.prefix, found)
         assert name != NO_SNAPSHOT
-        frozen.offer = SnapshotOffer(name, frozen.snapshot.vector, frozen.size_bytes, found)
+        frozen.offer = SnapshotOffer(name, frozen.size_bytes, found)
         waiting, self._waiting = self._waiting, {}
         for site in waiting:
             self._outbox.append(Send(site, frozen.offer))

@@ -27,9 +27,10 @@ from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, S
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
 from kmel_p2p.core.ledger.rules.validity import context_of
-from kmel_p2p.core.wire import HASH, VECTOR, Field, blob, listing, uint
+from kmel_p2p.core.roster_vector import MAX_NUMBER
+from kmel_p2p.core.wire import HASH, KEY, Field, blob, listing, mapping, uint
 
-FORMAT = 1
+FORMAT = 2
 MAGIC = b"kmls"
 PREFIX_BYTES = len(MAGIC) + 4
 
@@ -39,6 +40,7 @@ MAX_META_BYTES = 256 * 1024 * 1024
 _VERSION = uint(255)
 _HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
 _AMENDMENTS: Field = listing(blob(MAX_AMENDMENT_BYTES), MAX_SITES)
+_WITHDRAWN = mapping(KEY, uint(MAX_NUMBER), MAX_SITES)
 _EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
 
 
@@ -81,7 +83,7 @@ class Snapshot:
             [[header.stub() for header in self.headers[key]] for key in sorted(self.headers)],
             [list(parts) for parts in self.evidence],
             list(self.amendments),
-            VECTOR.pack(self.withdrawn),
+            _WITHDRAWN.pack(self.withdrawn),
         ]
         packed: bytes = msgpack.packb(values, use_bin_type=True)
         return packed
@@ -114,18 +116,31 @@ class Snapshot:
 
 def amendments_problem(snapshot: Snapshot, constitution: Constitution) -> str:
     """Why the amendments of a snapshot do not continue ours, in words; empty when they do."""
-    ours = constitution.number
-    if len(snapshot.amendments) < ours:
-        return "it was made before an amendment that is in force here"
     try:
-        documents = [AmendmentDocument.decode(encoded) for encoded in snapshot.amendments]
-        if ours and documents[ours - 1].amendment.hash != constitution.head_hash:
-            return "it was made under other amendments"
-        for document in documents[ours:]:
-            constitution = constitution.followed_by(document)
+        continued(snapshot, constitution)
     except (WireError, ConfigError) as error:
         return str(error)
     return ""
+
+
+def continued(snapshot: Snapshot, constitution: Constitution) -> Constitution:
+    """The constitution with the snapshot's further amendments in force.
+
+    Raises:
+        WireError: its amendments do not continue ours, or it has headers of a site that was never on the roster.
+        ConfigError: one of them is not in force; says why.
+    """
+    ours = constitution.number
+    if len(snapshot.amendments) < ours:
+        raise WireError("it was made before an amendment that is in force here")
+    documents = [AmendmentDocument.decode(encoded) for encoded in snapshot.amendments]
+    if ours and documents[ours - 1].amendment.hash != constitution.head_hash:
+        raise WireError("it was made under other amendments")
+    for document in documents[ours:]:
+        constitution = constitution.followed_by(document)
+    if not snapshot.headers.keys() <= constitution.everyone.keys():
+        raise WireError("it has headers of a site that was never on the roster")
+    return constitution
 
 
 def digest_context(charter_id: bytes, amendment_hash: bytes, vector: dict[SiteKey, int]) -> bytes:
@@ -184,7 +199,7 @@ def assemble(meta: bytes | memoryview, accumulator: Accumulator) -> Snapshot:
         evidence=_EVIDENCE.unpack(parts[3]),
         amendments=amendments,
         amendment_hash=AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES),
-        withdrawn=VECTOR.unpack(parts[5]),
+        withdrawn=_WITHDRAWN.unpack(parts[5]),
         accumulator=accumulator,
     )
 

@@ -15,7 +15,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Persist, Send
-from kmel_p2p.core.ledger.events import AmendmentRecord, AmendmentRefused
+from kmel_p2p.core.ledger.events import AmendmentConflict, AmendmentRecord, AmendmentRefused, AmendmentsAgree
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
 from kmel_p2p.core.ledger.sync.messages import MAX_AMENDMENTS, Amendments, WantAmendments
@@ -29,6 +29,8 @@ class AmendmentExchange:
         self._ledger = ledger
         self._alive = alive
         self._outbox = outbox
+        self.conflicts: dict[SiteKey, bytes] = {}
+        """Sites that go by other amendments than this one, with the hash of the newest they named."""
 
     @property
     def constitution(self) -> Constitution:
@@ -37,10 +39,17 @@ class AmendmentExchange:
         assert found is not None, "a ledger that is averaged has a constitution"
         return found
 
-    def told(self, site: SiteKey, number: int) -> None:
-        """A site says that it holds so many amendments: ask for those that we lack."""
-        if number > self.constitution.number:
-            self._outbox.append(Send(site, WantAmendments(self.constitution.number + 1)))
+    def told(self, site: SiteKey, number: int, newest: bytes) -> None:
+        """A site says that it holds so many amendments, the newest with this hash: ask for those that we lack."""
+        ours = self.constitution.number
+        if number > ours:
+            # Of a site that goes by others nothing could follow ours, however often it is asked.
+            if self.conflicts.get(site) != newest:
+                self._outbox.append(Send(site, WantAmendments(ours + 1)))
+        elif newest != self.constitution.hash_at(number):
+            self._conflict(site, number, newest)
+        elif self.conflicts.pop(site, None) is not None:
+            self._outbox.append(Emit(AmendmentsAgree(site)))
 
     def on_want(self, sender: SiteKey, want: WantAmendments) -> None:
         """Send a site the amendments that it lacks."""
@@ -55,9 +64,12 @@ class AmendmentExchange:
             try:
                 document = AmendmentDocument.decode(encoded)
                 if document.amendment.number > self.constitution.number:
+                    if self._is_of_another_chain(document):
+                        self._conflict(sender, self.constitution.number, document.amendment.hash)
+                        break
                     outcomes.append(self.enact(document))
                 elif self._contradicts(document):
-                    self._refuse(sender, f"two amendments with number {document.amendment.number} are in force")
+                    self._conflict(sender, document.amendment.number, document.amendment.hash)
             except (WireError, ConfigError) as error:
                 self._refuse(sender, str(error))
                 break
@@ -90,6 +102,16 @@ class AmendmentExchange:
         if standing.amendment.hash == document.amendment.hash:
             return False
         return not self.constitution.at(number - 1).why_not_in_force(document)
+
+    def _is_of_another_chain(self, document: AmendmentDocument) -> bool:
+        """Whether it is the next one and follows another than our newest."""
+        amendment, ours = document.amendment, self.constitution
+        return amendment.number == ours.number + 1 and amendment.previous != ours.head_hash.hex()
+
+    def _conflict(self, site: SiteKey, number: int, newest: bytes) -> None:
+        if site not in self.conflicts:
+            self._outbox.append(Emit(AmendmentConflict(site, number)))
+        self.conflicts[site] = newest
 
     def _refuse(self, sender: SiteKey, reason: str) -> None:
         self._outbox.append(Emit(AmendmentRefused(sender, reason)))

@@ -38,6 +38,7 @@ from kmel_p2p.core.ledger.sync.other_peers import OtherPeer, OtherPeers
 from kmel_p2p.core.ledger.sync.pull import AnswerBudget, Pull, answers
 from kmel_p2p.core.ledger.sync.push import Push
 from kmel_p2p.core.ledger.sync.statements import LogStatements
+from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
 
@@ -131,7 +132,15 @@ class AntiEntropy:
         """Sites that hold entries which are missing here."""
         return self._other_peers.ahead()
 
-    def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
+    def holds(self, key: SiteKey, author: SiteKey) -> int:
+        """How far `key` says that the log of `author` goes, as far as it is to be believed."""
+        return self._other_peers.holds(key, author)
+
+    def ends_with_us(self, key: SiteKey) -> bool:
+        """Whether `key` holds what is held here, as far as it is to be believed."""
+        return self._other_peers.holds_the_same(key) or self.credible(key) == self._ledger.vector
+
+    def agreed_with(self, key: SiteKey) -> tuple[RosterVector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
         return self._other_peers.agreed_with(key)
 
@@ -195,11 +204,21 @@ class AntiEntropy:
 
     def greet(self, to: SiteKey, reply: bool = True) -> None:
         """Tell one site what is here, and ask for the same in return."""
-        accepted, vector = self._ledger.accepted, self._ledger.vector
-        chains = accepted.chains(vector)
+        accepted = self._ledger.accepted
+        chains = accepted.chains(accepted.held)
         assert chains is not None, "the newest header of every log is held"
-        amendments = self._ledger.amended_rules.number
-        have = Have(vector, chains, int(self.phase), self.step_us, accepted.ended, amendments, self.heads, reply)
+        ended = {accepted.order.place(key): number for key, number in accepted.ended.items()}
+        have = Have(
+            accepted.amendment,
+            accepted.amendment_hash,
+            accepted.held,
+            chains,
+            int(self.phase),
+            self.step_us,
+            dict(sorted(ended.items())),
+            self.heads,
+            reply,
+        )
         self._outbox.append(Send(to, have))
 
     def announce(self) -> None:
@@ -228,10 +247,13 @@ class AntiEntropy:
     def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
         if self._other_peers.told(sender, have, now):
             self.behind = self._other_peers.missing()
-        floor = self._ledger.accepted.floor
-        if any(number <= floor.get(key, 0) for key, number in have.ended.items()):
+        accepted, told = self._ledger.accepted, self._other_peers.get(sender)
+        if have.amendment in self._ledger.amended_rules.hashes and len(have.vector) > len(accepted.order):
+            self._refuse(sender, None, "its vector counts sites that were never on the roster")
+        floor = accepted.floor
+        if told is not None and any(number <= floor.get(key, 0) for key, number in told.ended.items()):
             # It took back entries that are compacted here and at a majority.
-            self._outbox.append(Send(sender, Compacted(floor)))
+            self._outbox.append(Send(sender, Compacted(accepted.amendment_hash, accepted.order.vector(floor))))
         self._pull_from(sender, now)
         if have.reply:
             # The answer asks for nothing in return, so two sites never echo each other.
@@ -279,7 +301,7 @@ class AntiEntropy:
                 self.push.received(sender, entry, len(encoded), now)
             if outcome.verdict is Verdict.WAITING:
                 # Whoever hands over an entry has its base: no need to wait for a summary to notice the gap.
-                for author, number in entry.base.items():
+                for author, number in self._ledger.accepted.order.named(entry.base).items():
                     gaps += self.pull.missing(author, number, sender, MAX_BODIES - len(gaps), now)
         self.pull.send(sender, gaps)
         self._pull_from(sender, now)
@@ -319,7 +341,7 @@ class AntiEntropy:
             if of is None:
                 return
             if hold is Hold.PROOF:
-                self._outbox.append(Send(of, Want((), tuple(sorted(entry.basis.ended)))))
+                self._outbox.append(Send(of, Want((), tuple(self._ledger.accepted.order.named_at(entry.basis.ended)))))
             elif hold is Hold.AMENDMENT:
                 self._outbox.append(Send(of, WantAmendments(self._ledger.amended_rules.number + 1)))
             elif hold is Hold.CONTEXT:

@@ -19,7 +19,8 @@ from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefus
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Claim
-from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
+from kmel_p2p.core.roster_vector import RosterVector
+from kmel_p2p.core.types import SECOND, Micros, Randomness
 
 KEPT_DIGESTS = 8
 """Answers remembered: sites tend to ask about the same few vectors."""
@@ -31,45 +32,44 @@ class Digests:
     def __init__(self, ledger: Ledger, computing: Computing) -> None:
         self._ledger = ledger
         self._computing = computing
-        self._known: dict[tuple[tuple[SiteKey, int], ...], bytes] = {}
-        self._asked: dict[tuple[tuple[SiteKey, int], ...], list[Answer]] = {}
+        self._known: dict[RosterVector, bytes] = {}
+        self._asked: dict[RosterVector, list[Answer]] = {}
 
-    def at(self, vector: Vector, answer: Answer) -> bool:
+    def at(self, vector: RosterVector, answer: Answer) -> bool:
         """Call `answer` with the digest at `vector`, now or later; with None when the ledger cannot tell.
 
         Whether the entries above the vector are still held is checked when the work begins. Returns False, and never
         answers, when too much waits already.
         """
-        name = tuple(sorted((key, number) for key, number in vector.items() if number))
-        known = self._known.get(name)
+        known = self._known.get(vector)
         if known is not None:
             answer(known)
             return True
-        if name in self._asked:
-            self._asked[name].append(answer)
+        if vector in self._asked:
+            self._asked[vector].append(answer)
             return True
-        self._asked[name] = [answer]
+        self._asked[vector] = [answer]
         started = self._computing.start(
-            lambda: self._ledger.digest_work(dict(name)), lambda result: self._found(name, result)
+            lambda: self._ledger.digest_work(vector), lambda result: self._found(vector, result)
         )
         if not started:
-            del self._asked[name]
+            del self._asked[vector]
         return started
 
     def forget(self) -> None:
         """The ledger took something back: earlier answers no longer hold."""
         self._known.clear()
 
-    def _found(self, name: tuple[tuple[SiteKey, int], ...], result: bytes | None) -> None:
+    def _found(self, vector: RosterVector, result: bytes | None) -> None:
         if result is not None:
-            self._known[name] = result
+            self._known[vector] = result
             if len(self._known) > KEPT_DIGESTS:
                 del self._known[next(iter(self._known))]
-        for answer in self._asked.pop(name, []):
+        for answer in self._asked.pop(vector, []):
             answer(result)
 
 
-SIGNING_CONTEXT = b"kmel claim 1"
+SIGNING_CONTEXT = b"kmel claim 2"
 
 MAX_TOLD = 32
 """Sites told at the end of a run."""
@@ -84,22 +84,21 @@ class ClaimSettings:
 
 
 def sign_claim(
-    identity: Identity, charter_id: bytes, vector: Vector, chains: bytes, amendment: bytes, found: bytes
+    identity: Identity, charter_id: bytes, amendment: bytes, vector: RosterVector, chains: bytes, found: bytes
 ) -> Claim:
     """A signed claim of this site."""
-    signature = identity.sign(SIGNING_CONTEXT, _signed(charter_id, vector, chains, amendment, found))
-    return Claim(dict(vector), chains, amendment, found, signature)
+    signature = identity.sign(SIGNING_CONTEXT, _signed(charter_id, amendment, vector, chains, found))
+    return Claim(amendment, vector, chains, found, signature)
 
 
 def claim_is_signed(site: SiteKey, charter_id: bytes, claim: Claim) -> bool:
     """Whether `site` signed this claim."""
-    signed = _signed(charter_id, claim.vector, claim.chains, claim.amendment, claim.digest)
+    signed = _signed(charter_id, claim.amendment, claim.vector, claim.chains, claim.digest)
     return verify(site, SIGNING_CONTEXT, signed, claim.signature)
 
 
-def _signed(charter_id: bytes, vector: Vector, chains: bytes, amendment: bytes, found: bytes) -> bytes:
-    parts = [bytes(key) + number.to_bytes(8, "big") for key, number in sorted(vector.items())]
-    return digest(charter_id, len(parts).to_bytes(4, "big"), *parts, chains, amendment, found)
+def _signed(charter_id: bytes, amendment: bytes, vector: RosterVector, chains: bytes, found: bytes) -> bytes:
+    return digest(charter_id, amendment, chains, found, vector.packed)
 
 
 class Claims:
@@ -151,7 +150,7 @@ class Claims:
             self._check(site, early[site])
         alive = sorted(self._alive())
         if alive and self._ledger.vector:
-            self.tell((self._rng.choice(alive),), self._ledger.vector)
+            self.tell((self._rng.choice(alive),), self._ledger.accepted.held)
 
     def deadline(self) -> Micros:
         """When `advance` has something to do."""
@@ -160,9 +159,9 @@ class Claims:
     def tell_all(self) -> None:
         """The run is over: tell reachable sites what this site ended with."""
         alive = sorted(self._alive())
-        self.tell(alive if len(alive) <= MAX_TOLD else self._rng.sample(alive, MAX_TOLD), self._ledger.vector)
+        self.tell(alive if len(alive) <= MAX_TOLD else self._rng.sample(alive, MAX_TOLD), self._ledger.accepted.held)
 
-    def tell(self, sites: Iterable[SiteKey], vector: Vector) -> None:
+    def tell(self, sites: Iterable[SiteKey], vector: RosterVector) -> None:
         """Send a claim at `vector` to these sites, once its digest is computed."""
         told = tuple(sites)
         standing = self._standing(vector)
@@ -174,16 +173,19 @@ class Claims:
     def _jittered(self) -> Micros:
         return self._interval_us // 2 + self._rng.randrange(self._interval_us)
 
-    def _standing(self, vector: Vector) -> tuple[bytes, bytes] | None:
-        """Hashes of the headers at `vector` and of the newest amendment."""
+    def _standing(self, vector: RosterVector) -> tuple[bytes, bytes] | None:
+        """Hashes of the headers at `vector` and of the newest amendment. Together with the vector: all but the sum."""
         chains = self._ledger.accepted.chains(vector)
         return None if chains is None else (chains, self._ledger.amended_rules.head_hash)
 
-    def _send(self, sites: tuple[SiteKey, ...], vector: Vector, was: tuple[bytes, bytes], found: bytes | None) -> None:
+    def _send(
+        self, sites: tuple[SiteKey, ...], vector: RosterVector, was: tuple[bytes, bytes], found: bytes | None
+    ) -> None:
         # A log may have ended while the digest was computed: then nobody is told, and the next claim is up to date.
         if found is None or self._standing(vector) != was:
             return
-        claim = sign_claim(self._identity, self._ledger.rules.charter_id, vector, *was, found)
+        chains, amendment = was
+        claim = sign_claim(self._identity, self._ledger.rules.charter_id, amendment, vector, chains, found)
         for site in sites:
             self._outbox.append(Send(site, claim))
 
@@ -211,7 +213,7 @@ class Claims:
         if site not in self._alarmed:
             self._alarmed.add(site)
             record = DivergenceRecord(
-                site, claim.vector, claim.chains, claim.amendment, found, claim.digest, claim.signature
+                site, claim.amendment, claim.vector, claim.chains, found, claim.digest, claim.signature
             )
             self._outbox.append(Persist(record))
-            self._outbox.append(Emit(Divergence(site, claim.vector, found, claim.digest)))
+            self._outbox.append(Emit(Divergence(site, found, claim.digest)))

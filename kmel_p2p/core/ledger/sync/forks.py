@@ -18,7 +18,8 @@ from kmel_p2p.core.ledger.log.entry import SignedHeader
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fork_of
 from kmel_p2p.core.ledger.sync.messages import ANY_HASH, MAX_STUBS, Heads, LogHead, Stubs
-from kmel_p2p.core.types import Lane, Vector
+from kmel_p2p.core.roster_vector import RosterVector
+from kmel_p2p.core.types import Lane
 
 DEPTH = 64
 """Headers sent of one log. The fork is at the lowest that differ; a deeper one takes several exchanges."""
@@ -26,6 +27,9 @@ DEPTH = 64
 PROOF_BYTES = 32 * 1024
 """Headers that are asked for as proof go over the control lane in messages of so many bytes: behind the bodies that
 wait on the bulk lane of a slow link they would come too late, and this site would be named."""
+
+COMPARED_AT_ONCE = 512
+"""Heads in one question: they fit the control lane."""
 
 PROOFS_AT_ONCE = 8
 """So many such messages answer one request; what is left goes over the bulk lane."""
@@ -38,15 +42,15 @@ class ForkFinder:
         self._ledger = ledger
         self._outbox = outbox
 
-    def compare(self, to: SiteKey, vector: Vector) -> None:
+    def compare(self, to: SiteKey, vector: RosterVector) -> None:
         """Ask `to` which of its headers at `vector` differ from ours."""
         heads = []
-        for author, number in sorted(vector.items()):
+        for author, number in self._ledger.accepted.order.named(vector).items():
             header = self._ledger.accepted.header(author, number)
             if header is not None:
                 heads.append(LogHead(author, number, header.hash))
-        if heads:
-            self._outbox.append(Send(to, Heads(tuple(heads))))
+        for start in range(0, len(heads), COMPARED_AT_ONCE):
+            self._outbox.append(Send(to, Heads(tuple(heads[start : start + COMPARED_AT_ONCE]))))
 
     def on_heads(self, sender: SiteKey, message: Heads) -> None:
         """Answer with our branch of every log where the headers differ."""

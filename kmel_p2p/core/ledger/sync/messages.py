@@ -9,10 +9,10 @@ from kmel_p2p.agreement.amendment import MAX_AMENDMENT_BYTES
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
 from kmel_p2p.core.effects import Message
-from kmel_p2p.core.ledger.log.entry import MAX_HEADS, MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
+from kmel_p2p.core.ledger.log.entry import ENDED, MAX_HEADS, MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
 from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
-from kmel_p2p.core.types import Vector
-from kmel_p2p.core.wire import HASH, KEY, SIGNATURE, VECTOR, Schema, blob, flag, listing, mapping, record, uint
+from kmel_p2p.core.roster_vector import MAX_NUMBER, RosterVector
+from kmel_p2p.core.wire import HASH, KEY, SIGNATURE, VECTOR, Schema, blob, flag, listing, record, uint
 
 MAX_NEWS = 256
 """Entries named in one announcement."""
@@ -46,16 +46,18 @@ MAX_STUBS = 256
 class Have(Message):
     """What the sender has applied. Sent to a random peer every interval, and whenever its phase changes."""
 
-    vector: Vector
+    amendments: int
+    """How many amendments of the charter the sender holds."""
+    amendment: bytes
+    """Hash of the newest: it stands for all, and fixes what the places of `vector` and `ended` mean."""
+    vector: RosterVector
     chains: bytes
     """Hash of the headers at the vector: reveals a fork that numbers alone hide."""
     phase: int
     step_us: int
     """Microseconds that the sender takes per training step; 0 when unknown."""
-    ended: dict[SiteKey, int]
-    """Ended logs: author -> first number not accepted."""
-    amendments: int
-    """How many amendments of the charter the sender holds."""
+    ended: dict[int, int]
+    """Ended logs: place -> first number not accepted."""
     heads: tuple[int, ...]
     """Shared heads that the sender trains, by number."""
     reply: bool
@@ -104,10 +106,10 @@ class Announce(Message):
 class Claim(Message):
     """The sender's signed digest of what it holds at a vector; see `claims`."""
 
-    vector: Vector
-    chains: bytes
     amendment: bytes
     """Hash of the newest amendment: sums are comparable only under the same amendments."""
+    vector: RosterVector
+    chains: bytes
     digest: bytes
     signature: bytes
 
@@ -149,7 +151,9 @@ class Stubs(Message):
 class Compacted(Message):
     """The sender no longer holds entries up to here; a site that lacks them needs a snapshot."""
 
-    floor: Vector
+    amendment: bytes
+    """Hash of the newest amendment that the sender holds."""
+    floor: RosterVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,6 @@ class SnapshotOffer(Message):
     """A snapshot that the sender keeps available for a while."""
 
     id: bytes
-    vector: Vector
     size_bytes: int
     digest: bytes
 
@@ -193,7 +196,9 @@ class SnapshotPart(Message):
 class Attest(Message):
     """Asks for a claim at this vector."""
 
-    vector: Vector
+    amendment: bytes
+    """Hash of the newest amendment under which the sender counts."""
+    vector: RosterVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,19 +215,20 @@ class Amendments(Message):
     amendments: tuple[bytes, ...]
 
 
-_NUMBER = uint(2**40)
+_NUMBER = uint(MAX_NUMBER)
 
 SCHEMAS = (
     Schema(
         20,
         Have,
         {
+            "amendments": uint(2**32),
+            "amendment": HASH,
             "vector": VECTOR,
             "chains": HASH,
             "phase": uint(2),
             "step_us": uint(2**40),
-            "ended": mapping(KEY, _NUMBER, MAX_SITES),
-            "amendments": uint(2**32),
+            "ended": ENDED,
             "heads": listing(uint(MAX_HEADS - 1), MAX_HEADS),
             "reply": flag(),
         },
@@ -244,7 +250,7 @@ SCHEMAS = (
     Schema(
         24,
         Claim,
-        {"vector": VECTOR, "chains": HASH, "amendment": HASH, "digest": HASH, "signature": SIGNATURE},
+        {"amendment": HASH, "vector": VECTOR, "chains": HASH, "digest": HASH, "signature": SIGNATURE},
     ),
     Schema(
         25,
@@ -253,11 +259,11 @@ SCHEMAS = (
     ),
     Schema(26, Heads, {"heads": listing(record(LogHead, author=KEY, number=_NUMBER, hash=HASH), MAX_SITES)}),
     Schema(27, Stubs, {"stubs": listing(blob(MAX_STUB_BYTES), MAX_STUBS)}),
-    Schema(28, Compacted, {"floor": VECTOR}),
+    Schema(28, Compacted, {"amendment": HASH, "floor": VECTOR}),
     Schema(29, SnapshotAsk, {"id": HASH, "first": uint(2**32), "count": uint(MAX_PARTS_ASKED)}),
-    Schema(30, SnapshotOffer, {"id": HASH, "vector": VECTOR, "size_bytes": uint(2**48), "digest": HASH}),
+    Schema(30, SnapshotOffer, {"id": HASH, "size_bytes": uint(2**48), "digest": HASH}),
     Schema(31, SnapshotPart, {"id": HASH, "index": uint(2**32), "data": blob(PART_BYTES)}),
-    Schema(32, Attest, {"vector": VECTOR}),
+    Schema(32, Attest, {"amendment": HASH, "vector": VECTOR}),
     Schema(33, WantAmendments, {"first": uint(2**32)}),
     Schema(34, Amendments, {"amendments": listing(blob(MAX_AMENDMENT_BYTES), MAX_AMENDMENTS)}),
 )

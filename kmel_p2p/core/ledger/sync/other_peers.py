@@ -9,6 +9,7 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Have
 from kmel_p2p.core.ledger.sync.statements import LogStatements
+from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Micros, Vector
 
@@ -17,7 +18,8 @@ from kmel_p2p.core.types import Micros, Vector
 class OtherPeer:
     """What one of the other peers last told us."""
 
-    vector: Vector
+    vector: RosterVector | None
+    """None: it goes by amendments that are not here, so that nobody can tell what it counts."""
     phase: Phase
     ended: dict[SiteKey, int]
     step_us: Micros
@@ -26,7 +28,7 @@ class OtherPeer:
     agreed: bool = False
     """Whether it holds the headers that we hold at its vector."""
     agreed_at_us: Micros = 0
-    agreed_vector: Vector | None = None
+    agreed_vector: RosterVector | None = None
     """The newest vector at which it held our headers."""
 
 
@@ -46,29 +48,45 @@ class OtherPeers:
     def told(self, key: SiteKey, have: Have, now: Micros) -> bool:
         """Take in what `key` tells; returns whether it is the first time."""
         before = self._told.get(key)
-        told = OtherPeer(have.vector, Phase(have.phase), have.ended, have.step_us, have.chains, have.heads)
+        order = self._ledger.accepted.order
+        known = have.amendment in self._ledger.amended_rules.hashes
+        ended = order.named_at(have.ended) if known else {}
+        vector = have.vector.cut(len(order)) if known else None
+        told = OtherPeer(vector, Phase(have.phase), ended, have.step_us, have.chains, have.heads)
         if before is not None:
             told.agreed_at_us, told.agreed_vector = before.agreed_at_us, before.agreed_vector
         self._told[key] = told
-        self._statements.said(key, have.vector, now)
+        if vector is not None:
+            self._statements.said(key, order.named(vector), now)
         self._agree(key, now)
         return before is None
 
     def credible(self, key: SiteKey) -> Vector:
         """The vector that `key` last told us, as far as it is to be believed; empty when it told nothing."""
+        return self._statements.credible(key, self._named(key))
+
+    def holds(self, key: SiteKey, author: SiteKey) -> int:
+        """How far `key` says that the log of `author` goes, as far as it is to be believed."""
         told = self._told.get(key)
-        return self._statements.credible(key, told.vector) if told is not None else {}
+        order = self._ledger.accepted.order
+        if told is None or told.vector is None or author not in order:
+            return 0
+        return self._statements.credible_number(key, author, told.vector.at(order.place(author)))
+
+    def holds_the_same(self, key: SiteKey) -> bool:
+        """Whether `key` says that it holds exactly what is held here."""
+        told = self._told.get(key)
+        return told is not None and told.vector == self._ledger.accepted.held
 
     def offered(self, key: SiteKey) -> Vector:
         """The vector that `key` last told us, as far as it may be asked for what is in it."""
-        told = self._told.get(key)
-        return self._statements.offered(key, told.vector) if told is not None else {}
+        return self._statements.offered(key, self._named(key))
 
     def forget(self, key: SiteKey) -> None:
         """What `key` told us before no longer holds."""
         self._told.pop(key, None)
 
-    def agreed_with(self, key: SiteKey) -> tuple[Vector, Micros] | None:
+    def agreed_with(self, key: SiteKey) -> tuple[RosterVector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
         told = self._told.get(key)
         if told is None or told.agreed_vector is None:
@@ -83,9 +101,15 @@ class OtherPeers:
     def missing(self) -> int:
         """Entries missing here, by the peer that is furthest ahead; without logs that cannot go on here."""
         stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.accepted.ended.keys()
+        here = self._ledger.accepted.heads
+        ahead = [
+            self.credible(site)
+            for site, told in self._told.items()
+            if told.vector is not None and bool((told.vector.padded(here.size) > here).any())
+        ]
         missing = [
             sum(max(0, number - self._ledger.head(key)) for key, number in vector.items() if key not in stuck)
-            for vector in (self.credible(site) for site in self._told)
+            for vector in ahead
         ]
         return max(missing, default=0)
 
@@ -98,10 +122,14 @@ class OtherPeers:
             if any(number > head(author) for author, number in self.credible(site).items())
         )
 
+    def _named(self, key: SiteKey) -> Vector:
+        told = self._told.get(key)
+        return {} if told is None or told.vector is None else self._ledger.accepted.order.named(told.vector)
+
     def _agree(self, key: SiteKey, now: Micros) -> None:
         """Compare headers with what a peer told us, as soon as we have reached its vector."""
         told = self._told[key]
-        if told.agreed or not self._ledger.accepted.reaches(told.vector):
+        if told.agreed or told.vector is None or not self._ledger.accepted.reaches(told.vector):
             return
         chains = self._ledger.accepted.chains(told.vector)
         told.agreed = chains == told.chains

@@ -143,7 +143,7 @@ def answers(want: Want, accepted: AcceptedLogs, to: SiteKey) -> list[Effect]:
         effects.append(Send(to, Proofs(proofs), Lane.BULK))
     floor = accepted.floor
     if any(span.first <= floor.get(span.author, 0) for span in want.ranges):
-        effects.append(Send(to, Compacted(floor)))
+        effects.append(Send(to, Compacted(accepted.amendment_hash, accepted.order.vector(floor))))
     bodies: list[bytes] = []
     size = 0
     for encoded in _asked_for(want, accepted):

@@ -48,9 +48,6 @@ MOVES_WITHIN: Micros = 300 * SECOND
 MAX_HEADS_ASKED = 64
 """Headers asked of one site at a time."""
 
-UNKNOWN_AUTHORS = 64
-"""Authors outside the roster (an amendment may be on its way) whose logs one site's word is kept about."""
-
 
 @dataclass(slots=True)
 class _Said:
@@ -99,12 +96,11 @@ class LogStatements:
     def said(self, sayer: SiteKey, vector: Vector, now: Micros) -> None:
         """`sayer` says that logs go this far."""
         said = self._said.setdefault(sayer, {})
-        room = len(self._ledger.rules.roster) + UNKNOWN_AUTHORS
         for author, number in vector.items():
             if author in said:
                 # Kept when the sayer takes a number back: who alternates gets no new time.
                 said[author].latest = number
-            elif number > self.known(author) and len(said) < room:
+            elif number > self.known(author):
                 said[author] = self._word(sayer, number, now)
 
     def shown(self, header: SignedHeader, now: Micros) -> None:
@@ -142,6 +138,10 @@ class LogStatements:
         said = self._said.get(sayer, {})
         numbers = {author: self._cut(said.get(author), author, number) for author, number in vector.items()}
         return {author: number for author, number in numbers.items() if number}
+
+    def credible_number(self, sayer: SiteKey, author: SiteKey, number: int) -> int:
+        """The same of one log."""
+        return self._cut(self._said.get(sayer, {}).get(author), author, number)
 
     def offered(self, sayer: SiteKey, vector: Vector) -> dict[SiteKey, int]:
         """What `sayer` may be asked for: what is credible, and what is proved though its log stands still here."""
@@ -202,8 +202,8 @@ class LogStatements:
         if number <= known:
             return min(number, proved)
         if said is None:
-            # There was no room for a stranger's log, or the log was cut here since.
-            return number if author in self._ledger.rules.roster else proved
+            # The log was cut here since.
+            return number
         return proved if said.lapsed else number
 
     def _settle(self, sayer: SiteKey, said: dict[SiteKey, _Said], step_us: Micros, now: Micros) -> None:
