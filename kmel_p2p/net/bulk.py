@@ -47,8 +47,8 @@ class BulkHost(Protocol):
         """A whole message came."""
         ...
 
-    def leaving(self, transfer: BulkTransfer, data_digest: bytes) -> None:
-        """The first byte of a message is about to leave (only when egress is audited)."""
+    def may_leave(self, transfer: BulkTransfer, data_digest: bytes) -> bool:
+        """Whether the first byte of a message may leave (asked only when egress is audited)."""
         ...
 
     def transfer_done(self, transfer: BulkTransfer) -> None:
@@ -124,7 +124,9 @@ class Bulk:
             if part is None:
                 return
             if self._audited and not part.transfer.begun:
-                self._host.leaving(part.transfer, self._digests.pop(part.transfer.id, bytes(HASH_BYTES)))
+                if not self._host.may_leave(part.transfer, self._digests.get(part.transfer.id, bytes(HASH_BYTES))):
+                    return  # asked again at the next tick
+                self._digests.pop(part.transfer.id, None)
             # Marked before: from here on bytes of it may be outside, whatever the socket says.
             part.transfer.begun = True
             if not self._host.send_chunk(route, encode(part.header), part.data):

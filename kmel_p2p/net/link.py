@@ -167,8 +167,9 @@ class Link:
         if route is None or (self.audited and isinstance(route, Connection) and not route.writable()):
             return False
         if self.audited:
-            told = data_digest if data_digest is not None else digest(data)
-            self._host.egress(Egress(self.key, Lane.CONTROL, label, len(data), told))
+            record = Egress(self.key, Lane.CONTROL, label, len(data), data_digest or digest(data))
+            if not self._host.egress(record):
+                return False
         if not self._send(route, encode(Payload(data))):
             return False
         self.traffic.messages_out[Lane.CONTROL] += 1
@@ -343,9 +344,9 @@ class Link:
         self.traffic.messages_in[Lane.BULK] += 1
         self._host.deliver(self.key, message, Lane.BULK)
 
-    def leaving(self, transfer: BulkTransfer, data_digest: bytes) -> None:
+    def may_leave(self, transfer: BulkTransfer, data_digest: bytes) -> bool:
         """See `BulkHost`."""
-        self._host.egress(Egress(self.key, Lane.BULK, transfer.label, len(transfer.data), data_digest))
+        return self._host.egress(Egress(self.key, Lane.BULK, transfer.label, len(transfer.data), data_digest))
 
     def transfer_done(self, transfer: BulkTransfer) -> None:
         """See `BulkHost`."""
@@ -381,8 +382,7 @@ class Link:
     def state(self) -> LinkState:
         """The state of the link, for `status`."""
         control = self.routes.control
-        outbound = control.connection is not None
-        inbound = self.routes.inbound.get(Lane.CONTROL) is not None
+        outbound, inbound = control.connection is not None, self.routes.inbound.get(Lane.CONTROL) is not None
         return LinkState(
             phase=LinkPhase.UP if outbound or inbound else control.shown_phase,
             since_us=control.since_us,

@@ -50,7 +50,8 @@ class Transport:
         on_link: what happens to links.
         clock: monotonic microseconds.
         rng: jitter of the pauses between dials.
-        on_egress: told of each message before its first byte leaves; hashing costs a pass over each message.
+        on_egress: told of each message before its first byte leaves, and asked whether it may: while the answer is
+            no, a bulk message waits and a control message is not sent. Hashing costs a pass over each message.
         blocked: sites of the roster that are not admitted all the same, because the operator says so.
         entropy: unguessable bytes.
     """
@@ -66,7 +67,7 @@ class Transport:
         on_link: Callable[[LinkEvent], None],
         clock: Callable[[], Micros],
         rng: Randomness,
-        on_egress: Callable[[Egress], None] | None = None,
+        on_egress: Callable[[Egress], bool] | None = None,
         blocked: Callable[[], Collection[SiteKey]] = tuple,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -354,10 +355,9 @@ class Transport:
             else:
                 self._fault("on_link", error)
 
-    def egress(self, record: Egress) -> None:
-        """Tell the audit. An exception from it stops the message: nothing leaves without a record."""
-        if self._on_egress is not None:
-            self._on_egress(record)
+    def egress(self, record: Egress) -> bool:
+        """Whether a message may leave, by the audit: nothing leaves without a record. An exception from it means no."""
+        return self._on_egress is None or self._on_egress(record)
 
     def _fault(self, where: str, error: BaseException) -> None:
         self.faults += 1

@@ -18,7 +18,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.modes import MODES
-from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 from kmel_p2p.site.state.store import STORE_NAME, Store
 

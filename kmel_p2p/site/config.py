@@ -14,6 +14,7 @@ from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.columns import Location, Source
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
+from kmel_p2p.site.observe.egress import DAY_S, Rotation
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -99,6 +100,22 @@ class LedgerSection(StrictModel):
     """True: every entry (or round) waits for the operator's approval before it leaves."""
 
 
+class EgressSection(StrictModel):
+    """The record of what left this site (`kmel-peer egress`): a chain of files in the state directory."""
+
+    segment_mb: Annotated[int, pydantic.Field(ge=1, le=65536)] = 64
+    """A file that has reached this size is closed, and the chain goes on in a new one."""
+    segment_days: Annotated[int, pydantic.Field(ge=1, le=3650)] = 30
+    """The same for its age."""
+    keep_days: Annotated[int, pydantic.Field(ge=0, le=36500)] = 0
+    """Closed files are deleted when all of their records are older, and the chain records it; 0: nothing is deleted."""
+
+    @property
+    def rotation(self) -> Rotation:
+        """The same as the log reads it."""
+        return Rotation(self.segment_mb << 20, self.segment_days * DAY_S, self.keep_days * DAY_S)
+
+
 class LogSection(StrictModel):
     """The log of the daemon, on standard error and in the state directory."""
 
@@ -121,6 +138,7 @@ class SiteConfig(StrictModel):
     data: DataSection
     resources: ResourcesSection = ResourcesSection()
     ledger: LedgerSection = LedgerSection()
+    egress: EgressSection = EgressSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
 

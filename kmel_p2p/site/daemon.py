@@ -50,8 +50,10 @@ from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
+from kmel_p2p.site.observe.audit import Audit
+from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import HeadKeeper
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME
 from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
@@ -70,7 +72,7 @@ from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 log = structlog.get_logger()
 
 TICK_S = 2.0
-"""Between two samples for the history, and between two flushes of the egress log."""
+"""Between two samples for the history, and between two looks at the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
 GOODBYE_LINGER_MS = 500
@@ -101,7 +103,6 @@ class Daemon:
         self._config_path = config_path
         self._site: Site = load_site(config)
         self._mode = mode_of(self._site.charter)
-        self._tensors = describe_tensors(self._site.layout)
         self._activity = Activity(time.monotonic)
         self._orders = OrderBook(config.site.state_dir)
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
@@ -121,6 +122,7 @@ class Daemon:
             await self._start(parts)
             await self._stop.wait()
             self._activity.stopping = True
+            self._writer.wait_for_room = False
             log.info("stopping")
             await self._say_goodbye()
         if self._fatal is not None:
@@ -136,9 +138,15 @@ class Daemon:
         constitution = await writer.call(lambda store: stored_constitution(self._site, store))
         self._site = dataclasses.replace(self._site, constitution=constitution)
         history = await writer.call(lambda store: self._mode.open(self._site, store))
-        self._egress = EgressLog(state_dir / EGRESS_NAME, time.time())
-        self._heads = HeadKeeper(self._egress, writer, self._note)
-        parts.push_async_callback(lambda: self._heads.close(time.time()))
+        egress = EgressLog(state_dir / EGRESS_NAME, time.time(), self._config.egress.rotation)
+        self._audit = Audit(
+            egress,
+            HeadKeeper(egress, writer, self._note),
+            describe_tensors(self._site.layout),
+            lambda key: self._reporter.name(key),
+            lambda problem: self._reporter.egress_stands(problem),
+        )
+        parts.push_async_callback(self._audit.close)
         rng = random.Random(secrets.randbits(64))
         addresses = self._config.network.advertise or self._site.rule.addresses
         self._peer = make_peer(self._site, history, generation, addresses, rng, now_us())
@@ -185,7 +193,7 @@ class Daemon:
             final_models=self._final_models,
             transport=self._transport,
             driver=self._driver,
-            egress=self._egress,
+            egress=egress,
             orders=self._orders,
             clock=now_us,
             generation=generation,
@@ -260,6 +268,7 @@ class Daemon:
             on_fault=self._on_fault,
             on_bad_message=self._reporter.bad_message,
             on_link=self._reporter.link,
+            label=self._mode.label,
         )
         self._transport = Transport(
             self._site.identity,
@@ -320,15 +329,9 @@ class Daemon:
         if where == "store":
             self._fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
 
-    def _on_egress(self, egress: Egress) -> None:
-        """Every byte that leaves is on record before it does; what cannot be recorded must not leave."""
-        name = self._reporter.name(egress.to)
+    def _on_egress(self, egress: Egress) -> bool:
         self._activity.sent_at = self._activity.clock()
-        if egress.lane is Lane.BULK:
-            self._egress.record(time.time(), name, egress.label, self._tensors, egress.size_bytes, egress.digest)
-            self._heads.note()
-        else:
-            self._egress.add(name, egress.label, egress.size_bytes, egress.digest)
+        return self._audit.leaves(egress)
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
@@ -372,12 +375,8 @@ class Daemon:
             "alive": status.reachable,
         }
         self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
-        try:
-            self._egress.write_sums(time.time())
-        except ConfigError as error:
-            self._fail(error)
-        else:
-            self._heads.note()
+        self._reporter.disk_is_full(self._writer.disk_full)
+        await self._audit.look()
 
 
 def now_us() -> Micros:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kmel_p2p.simulate.comparison import final_trunks, spread
-from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from tests.support.local_run import complete, log_times, published, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]

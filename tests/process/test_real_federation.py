@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.site.control.client import NotAnsweringError, NotRunningError
-from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from tests.support.local_run import complete, log_times, published, small_federation, until
 
 pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(240)]

@@ -74,6 +74,10 @@ class Peer:
     def key(self) -> SiteKey:
         return self.identity.key
 
+    def on_egress(self, record: Egress) -> bool:
+        self.audit.append(record)
+        return True
+
     def on_message(self, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
         self.messages.append((sender, bytes(data), lane))
 
@@ -120,7 +124,7 @@ class Federation:
         callbacks: dict[str, Any] = {
             "on_message": peer.on_message,
             "on_link": peer.events.append,
-            "on_egress": peer.audit.append if audited else None,
+            "on_egress": peer.on_egress if audited else None,
         }
         callbacks.update(overrides)
         peer.transport = Transport(

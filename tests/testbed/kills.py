@@ -25,7 +25,7 @@ from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.modes.stored_ledger import open_ledger
-from kmel_p2p.site.observe.egress import EGRESS_NAME, verify
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from kmel_p2p.site.state.own_state import own_entries, own_state
 from kmel_p2p.site.state.store import STORE_NAME, Store
 

@@ -16,7 +16,7 @@ from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.events import (
     AmendmentConflict,
@@ -45,7 +45,7 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
-from kmel_p2p.core.ledger.sync.messages import SCHEMAS
+from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Bodies, SnapshotPart
 from kmel_p2p.core.rounds import Averaging, Members
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
@@ -143,6 +143,15 @@ class LedgerMode(SiteMode):
         return store.own_state_file(site.identity.key)
 
     # ---- for the operator ---------------------------------------------------------------------------------------
+
+    def label(self, message: Message) -> str:
+        """Bodies hold entries, and a part of a snapshot holds a part of everybody's sum."""
+        match message:
+            case Bodies(entries):
+                return f"{type(message).__name__}: {len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+            case SnapshotPart():
+                return f"{type(message).__name__}: 1 part of a snapshot"
+        return super().label(message)
 
     def report(self, event: Event, notes: Notes) -> bool:
         """Entries, logs, snapshots and amendments."""

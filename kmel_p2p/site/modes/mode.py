@@ -18,7 +18,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.rounds import Averaging, Members
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
@@ -112,6 +112,10 @@ class SiteMode(ABC):
         """Name of the trainer state that belongs to the newest own round stored."""
 
     # ---- for the operator ---------------------------------------------------------------------------------------
+
+    def label(self, message: Message) -> str:
+        """What a message is, for the egress log: its kind and, after a colon, what it holds of the trunk."""
+        return type(message).__name__
 
     @abstractmethod
     def report(self, event: Event, notes: Notes) -> bool:

@@ -12,7 +12,7 @@ from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Event, Record
+from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.events import (
     JournalRecord,
@@ -117,6 +117,10 @@ class PushSumMode(SiteMode):
         return store.averaging.own_state_file()
 
     # ---- for the operator ---------------------------------------------------------------------------------------
+
+    def label(self, message: Message) -> str:
+        """A transfer holds a share of the sender's trunk."""
+        return f"{SHARE}: 1 share" if isinstance(message, MassTransfer) else super().label(message)
 
     def report(self, event: Event, notes: Notes) -> bool:
         """Rounds and shares."""

@@ -53,6 +53,10 @@ class Activity:
             del self._alarms[next(iter(self._alarms))]
         self._alarms[what] = (text, self.clock())
 
+    def stands(self, what: str) -> bool:
+        """Whether this alarm is raised."""
+        return what in self._alarms
+
     def clear(self, what: str) -> None:
         """The cause of an alarm is gone."""
         self._alarms.pop(what, None)

@@ -1,74 +1,71 @@
-"""The record of every byte that left: append-only JSON lines, each holding the hash of the line before.
+"""Writes the record of every byte that left: append-only JSON lines, each holding the hash of the line before.
 
-    {"n": 7, "time": 1764000000.125, "to": "site-b", "kind": "entry", "what": "trunk 3f2a…", "bytes": 18211,
-     "messages": 1, "digest": "…", "previous": "…"}
+`egress_record` says what a line is, `egress_segments` how files follow each other and how they are checked. Removing
+lines from the end is found by comparing with a head kept elsewhere (`egress_head` keeps it in the store). A line cut
+short by a crash is cut off, and the next line records that.
 
-`previous` is BLAKE2b-256 of the previous line without its newline, so that a changed, removed or inserted line
-breaks the chain at that place. Removing lines from the end is found by comparing with a head kept elsewhere
-(`verify(expected=...)`; `egress_head` keeps it in the store). A line cut short by a crash is cut off, and the next
-line records that. Frequent small messages are summed per destination and kind between flushes.
+What is large is recorded one by one before it leaves. Small, frequent messages are summed per destination and kind,
+and a sum is written when it is old or large: a crash can take the sums of the last minutes with it.
 
 Times and bytes are those at the socket; encryption and TCP overhead come on top.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import digest
+from kmel_p2p.files import sync_directory
+from kmel_p2p.site.observe.egress_record import (
+    MAX_LINE_BYTES,
+    RECOVERED,
+    REMOVED,
+    SEGMENT,
+    START,
+    EgressHead,
+    Total,
+    head_of,
+    line_of,
+    parse,
+)
+from kmel_p2p.site.observe.egress_segments import closed_name, closed_segments
 
-EGRESS_NAME = "egress.jsonl"
-START = digest(b"kmel egress 1").hex()
-MAX_LINE_BYTES = 64 * 1024
-FIELDS = {"n": int, "time": float, "to": str, "kind": str, "what": str, "bytes": int, "messages": int,
-          "digest": str, "previous": str}  # fmt: skip
+SUM_S = 600.0
+"""A sum is written when it is so old. With 400 bytes a line, 17 kinds of message come to 1 MB a day and site."""
+
+SUM_BYTES = 1024 * 1024
+"""A sum of so many bytes is written at the next look: of a busy site, little is unwritten when it crashes."""
+
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class EgressHead:
-    """The newest line: its number (0: none) and hash."""
+class Rotation:
+    """When a segment is closed and a new one begins, and how long closed ones are kept."""
 
-    number: int
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """What went to one destination as one kind of message."""
-
-    messages: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class EgressVerdict:
-    """Result of checking a log."""
-
-    head: EgressHead
-    totals: dict[tuple[str, str], Total]
-    problem: str
-    """Empty when the chain holds; otherwise line and reason."""
-    torn_bytes: int
-    """Bytes of an unfinished last line: a crash, not an alteration."""
+    bytes: int = 64 * 1024 * 1024
+    age_s: float = 30 * DAY_S
+    keep_s: float = 0.0
+    """Closed segments are deleted when their newest record is so old; 0: never."""
 
 
 @dataclass(slots=True)
 class _Sum:
-    messages: int
-    size: int
+    since: float
+    total: Total
     digest: bytes
 
 
 class EgressLog:
     """The open log of a running daemon. A line is in the file (of the kernel) before the call returns."""
 
-    def __init__(self, path: Path, now: float) -> None:
+    def __init__(self, path: Path, now: float, rotation: Rotation | None = None) -> None:
         """Open or create the log and continue after its last whole line.
 
         Raises:
@@ -76,11 +73,15 @@ class EgressLog:
         """
         self.path = path
         self.head = EgressHead(0, START)
+        self._rotation = rotation or Rotation()
+        self._former: int | None = None
         try:
+            self._reopen_closed()
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise ConfigError(f"{path}: cannot open the egress log: {error.strerror}") from error
         try:
+            self._first, self._began = 1, now
             torn = self._recover()
         except BaseException:
             os.close(self._handle)
@@ -89,15 +90,9 @@ class EgressLog:
         self.totals: dict[tuple[str, str], Total] = {}
         """Since this daemon started, by (destination, kind)."""
         if torn:
-            self._append(
-                now,
-                "",
-                "recovered",
-                f"an unfinished line of {len(torn)} bytes was cut off",
-                0,
-                0,
-                digest(torn),
-            )
+            self._note(now, RECOVERED, f"an unfinished line of {len(torn)} bytes was cut off", digest(torn))
+
+    # ---- records ------------------------------------------------------------------------------------------------
 
     def record(self, now: float, to: str, kind: str, what: str, size: int, message_digest: bytes) -> None:
         """Record one message before it is handed to the transport.
@@ -105,36 +100,42 @@ class EgressLog:
         Args:
             now: wall clock, seconds since 1970.
             to: destination site, by name.
-            kind: what sort of message, for example "entry".
-            what: which tensors, for people (names, or a layout and its hash).
+            kind: what sort of message, for example "Bodies".
+            what: what is in it, for people: how many entries, which tensors.
             size: bytes handed over.
             message_digest: BLAKE2b-256 of those bytes.
 
         Raises:
-            ConfigError: the line cannot be written; the message must then not be sent.
+            ConfigError: the line cannot be written; the message must then not be sent. The log is as before.
         """
-        self._append(now, to, kind, what, size, 1, message_digest)
+        self._append(now, to, kind, what, Total(1, size), message_digest)
 
-    def add(self, to: str, kind: str, size: int, message_digest: bytes) -> None:
-        """Record one small, frequent message; its sum appears at the next `flush`. Digests are chained."""
-        total = self._sums.get((to, kind))
-        if total is None:
-            self._sums[to, kind] = _Sum(1, size, message_digest)
+    def add(self, now: float, to: str, kind: str, size: int, message_digest: bytes) -> None:
+        """Record one small, frequent message in memory; `write_sums` writes the sum. Digests are chained."""
+        held = self._sums.get((to, kind))
+        if held is None:
+            self._sums[to, kind] = _Sum(now, Total(1, size), message_digest)
         else:
-            total.messages += 1
-            total.size += size
-            total.digest = digest(total.digest, message_digest)
+            held.total = held.total.plus(1, size)
+            held.digest = digest(held.digest, message_digest)
 
-    def write_sums(self, now: float) -> EgressHead:
-        """Write a line for each sum and return the head. Quick; the lines are durable after the next `sync`.
+    def write_sums(self, now: float, *, all_of_them: bool = False) -> bool:
+        """Write a line for each sum that is old or large; whether there was one. Durable after the next `sync`.
 
         Raises:
-            ConfigError: as `record`.
+            ConfigError: as `record`. What could not be written is still summed up.
         """
-        for (to, kind), total in self._sums.items():
-            self._append(now, to, kind, "summed", total.size, total.messages, total.digest)
-        self._sums.clear()
-        return self.head
+        due = [
+            place
+            for place, held in self._sums.items()
+            # A clock that was set back makes every sum due, rather than none for hours.
+            if all_of_them or not 0 <= now - held.since < SUM_S or held.total.bytes >= SUM_BYTES
+        ]
+        for to, kind in due:
+            held = self._sums[to, kind]
+            self._append(now, to, kind, f"summed over {max(0.0, now - held.since):.0f} s", held.total, held.digest)
+            del self._sums[to, kind]
+        return bool(due)
 
     def sync(self) -> None:
         """Make every line written so far durable. Waits for the disk: an event loop calls it in a thread.
@@ -148,50 +149,124 @@ class EgressLog:
             raise ConfigError(f"{self.path}: cannot make the egress log durable: {error.strerror}") from error
 
     def flush(self, now: float) -> EgressHead:
-        """`write_sums`, then `sync`; returns the head to keep elsewhere.
+        """Write all sums and make them durable; returns the head to keep elsewhere.
 
         Raises:
             ConfigError: as both.
         """
-        head = self.write_sums(now)
+        self.write_sums(now, all_of_them=True)
         self.sync()
-        return head
+        return self.head
 
     def close(self, now: float) -> None:
         """Flush and close."""
         try:
             self.flush(now)
-            self.sync()
         finally:
             os.close(self._handle)
+            if self._former is not None:
+                os.close(self._former)
 
-    def _append(self, now: float, to: str, kind: str, what: str, size: int, messages: int, mark: bytes) -> None:
-        values = (
-            self.head.number + 1,
-            float(now),
-            to,
-            kind,
-            what,
-            size,
-            messages,
-            mark.hex(),
-            self.head.hash,
+    # ---- segments -----------------------------------------------------------------------------------------------
+
+    def is_full(self, now: float) -> bool:
+        """Whether the present segment is large or old enough to be closed."""
+        size = os.fstat(self._handle).st_size
+        return size > 0 and (size >= self._rotation.bytes or now - self._began >= self._rotation.age_s)
+
+    def rotate(self, now: float) -> None:
+        """Close the present segment and go on in a new one. Quick when `sync` was called just before.
+
+        Raises:
+            ConfigError: not possible now; the present segment is gone on with.
+        """
+        beside = self.path.with_name(f"{self.path.name}.new")
+        closed = self.path.with_name(closed_name(self._first))
+        line = line_of(
+            self.head, now, "", SEGMENT, f"follows {closed.name}", Total(0, 0), bytes.fromhex(self.head.hash)
         )
-        line = json.dumps(dict(zip(FIELDS, values, strict=True)), ensure_ascii=False).encode()
-        position = os.lseek(self._handle, 0, os.SEEK_END)
         try:
-            written = os.write(self._handle, line + b"\n")
+            # All of the old is durable before any of the new: a power loss never takes lines from the middle.
+            os.fsync(self._handle)
+            handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            try:
+                _write(handle, line + b"\n")
+                os.rename(self.path, closed)
+                try:
+                    os.rename(beside, self.path)
+                except OSError:
+                    os.rename(closed, self.path)
+                    raise
+            except OSError:
+                os.close(handle)
+                with contextlib.suppress(OSError):
+                    beside.unlink()
+                raise
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot begin a new segment: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            # Should a power loss undo the renames, `_reopen_closed` or the old names serve as well.
+            sync_directory(self.path.parent)
+        if self._former is not None:
+            os.close(self._former)
+        # Another thread may be waiting for the disk with it; it is closed at the next turn.
+        self._former, self._handle = self._handle, handle
+        self._first, self._began = self.head.number + 1, now
+        self.head = head_of(line, self.head.number + 1)
+
+    def expire(self, now: float) -> Callable[[], None] | None:
+        """Record that old closed segments are deleted; returns the work that deletes them, for another thread.
+
+        None when nothing is to be deleted.
+
+        Raises:
+            ConfigError: as `record`; then nothing may be deleted.
+        """
+        old: list[Path] = []
+        if self._rotation.keep_s > 0:
+            for path in closed_segments(self.path.parent).values():
+                last = _last_record(path)
+                if last is None or now - last[1]["time"] < self._rotation.keep_s:
+                    break  # those after it are younger, and the chain has no holes
+                old.append(path)
+                newest = last
+        if not old:
+            return None
+        head, days = head_of(newest[0], newest[1]["n"]), self._rotation.keep_s / DAY_S
+        self._note(now, REMOVED, f"lines up to {head.number}, older than {days:.0f} days", bytes.fromhex(head.hash))
+
+        def delete() -> None:
+            self.sync()
+            for path in old:
+                path.unlink(missing_ok=True)
+
+        return delete
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _note(self, now: float, kind: str, what: str, mark: bytes) -> None:
+        self._append(now, "", kind, what, Total(0, 0), mark)
+
+    def _append(self, now: float, to: str, kind: str, what: str, total: Total, mark: bytes) -> None:
+        line = line_of(self.head, now, to, kind, what, total, mark)
+        try:
+            _write(self._handle, line + b"\n")
         except OSError as error:
             raise ConfigError(
-                f"{self.path}: cannot write the egress log ({error.strerror}); nothing more is sent"
+                f"{self.path}: cannot write the egress log ({error.strerror}); "
+                "what must be on record does not leave until it can be written"
             ) from error
-        if written != len(line) + 1:
-            os.ftruncate(self._handle, position)
-            raise ConfigError(f"{self.path}: the disk is full, the egress log cannot be written; nothing more is sent")
-        self.head = EgressHead(values[0], digest(line).hex())
-        before = self.totals.get((to, kind), Total(0, 0)) if messages else None
-        if before is not None:
-            self.totals[to, kind] = Total(before.messages + messages, before.bytes + size)
+        self.head = head_of(line, self.head.number + 1)
+        if total.messages:
+            before = self.totals.get((to, kind), Total(0, 0))
+            self.totals[to, kind] = before.plus(total.messages, total.bytes)
+
+    def _reopen_closed(self) -> None:
+        """After a crash between two segments: go on in the newest closed one, which then has the last line."""
+        if (self.path.exists() and self.path.stat().st_size) or not self.path.parent.is_dir():
+            return
+        if closed := closed_segments(self.path.parent):
+            os.rename(closed[max(closed)], self.path)
 
     def _recover(self) -> bytes:
         """Find the head; cut off and return an unfinished last line."""
@@ -203,86 +278,36 @@ class EgressLog:
             os.ftruncate(self._handle, size - len(torn))
         if newline:
             line = whole.rpartition(b"\n")[2]
-            fields = _parse(line)
+            fields = parse(line)
             if isinstance(fields, str):
                 raise ConfigError(
                     f"{self.path}: the last line is not one of an egress log ({fields}); "
                     "move the file away, a new one begins, and keep it: it shows an alteration"
                 )
-            self.head = EgressHead(fields["n"], digest(line).hex())
+            self.head = head_of(line, fields["n"])
+            first = parse(os.pread(self._handle, MAX_LINE_BYTES, 0).partition(b"\n")[0])
+            if not isinstance(first, str):
+                self._first, self._began = first["n"], first["time"]
         return torn
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a log, as written; stops before an unfinished or foreign line.
-
-    Raises:
-        ConfigError: cannot be read.
-    """
-    for line in _lines(path):
-        fields = _parse(line[:-1]) if line.endswith(b"\n") else "unfinished"
-        if isinstance(fields, str):
-            return
-        yield fields
+def _write(handle: int, line: bytes) -> None:
+    """Append a line whole, or leave the file as it was and raise OSError."""
+    position = os.lseek(handle, 0, os.SEEK_END)
+    written = os.write(handle, line)
+    if written != len(line):
+        os.ftruncate(handle, position)
+        raise OSError(0, "the disk is full")
 
 
-def verify(path: Path, expected: EgressHead | None = None) -> EgressVerdict:
-    """Check a log from its first line.
-
-    Args:
-        path: the log.
-        expected: a head noted earlier that must be a line of it.
-
-    Raises:
-        ConfigError: cannot be read.
-    """
-    head, totals, problem, torn, met = EgressHead(0, START), dict[tuple[str, str], Total](), "", 0, expected is None
-    met = met or (expected is not None and expected.number == 0)
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.endswith(b"\n"):
-            torn = len(line)
-            break
-        fields = _parse(line[:-1])
-        if isinstance(fields, str):
-            problem = f"line {number}: {fields}"
-        elif fields["n"] != number:
-            problem = f"line {number}: numbered {fields['n']}; lines were removed, inserted or reordered"
-        elif fields["previous"] != head.hash:
-            problem = f"line {number}: does not follow the line before it; one of the two was altered"
-        if problem or isinstance(fields, str):
-            break
-        head = EgressHead(number, digest(line[:-1]).hex())
-        met = met or head == expected
-        if fields["messages"]:
-            before = totals.get((fields["to"], fields["kind"]), Total(0, 0))
-            totals[fields["to"], fields["kind"]] = Total(
-                before.messages + fields["messages"], before.bytes + fields["bytes"]
-            )
-    if not problem and not met and expected is not None:
-        problem = f"line {expected.number} with hash {expected.hash[:16]}… was noted in the store but is not here"
-    return EgressVerdict(head, totals, problem, torn)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
+def _last_record(path: Path) -> tuple[bytes, dict[str, Any]] | None:
+    """The last line of a closed segment with its fields; None when it is not whole."""
     try:
         with path.open("rb") as file:
-            while line := file.readline(MAX_LINE_BYTES):
-                yield line
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no egress log; has this site ever run?") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _parse(line: bytes) -> dict[str, Any] | str:
-    """The fields of a line, or what is wrong with it."""
-    try:
-        fields = json.loads(line)
-    except ValueError:
-        return "not JSON"
-    if not isinstance(fields, dict) or fields.keys() != FIELDS.keys():
-        return "has other fields than an egress record"
-    for name, kind in FIELDS.items():
-        if type(fields[name]) is not kind:
-            return f"field {name!r} is {fields[name]!r:.40}"
-    return fields
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 2 * MAX_LINE_BYTES))
+            line = file.read()[:-1].rpartition(b"\n")[2]
+    except OSError:
+        return None
+    fields = parse(line)
+    return None if isinstance(fields, str) else (line, fields)

@@ -1,6 +1,6 @@
 """Keeps the head of the egress log in the store, so that lines cannot be cut off the log's end unseen.
 
-Noted at once when a line about an entry or a share was written, every few seconds for the rest, and at shutdown. A head
+Noted at once when a line was written, whether about one large message or a sum of small ones, and at shutdown. A head
 is stored only after its line is durable: the store never names a line that a power loss took.
 """
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgpack
 
-from kmel_p2p.site.observe.egress import EgressHead, EgressLog
+from kmel_p2p.site.observe.egress import EgressLog
+from kmel_p2p.site.observe.egress_record import EgressHead
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 
@@ -49,7 +50,7 @@ class HeadKeeper:
         """
         self._closed = True
         try:
-            self._log.write_sums(now)
+            self._log.write_sums(now, all_of_them=True)
             await self._writer.call(self._keep)
         finally:
             self._log.close(now)

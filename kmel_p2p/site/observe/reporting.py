@@ -179,6 +179,28 @@ class Reporter:
                 self.activity.alarm(f"fault {where}", repr(error))
                 log.error("fault", where=where, error=repr(error), exc_info=error)
 
+    def egress_stands(self, problem: str) -> None:
+        """Note why the egress log cannot be written, or, with an empty `problem`, that it can."""
+        name = "egress log"
+        if problem and not self.activity.stands(name):
+            self.warn("egress log cannot be written", problem=problem)
+        if problem:
+            self.activity.alarm(name, f"entries do not leave this site: {problem}")
+        elif self.activity.stands(name):
+            self.activity.clear(name)
+            self.say("egress log can be written again")
+
+    def disk_is_full(self, problem: str) -> None:
+        """Note that the store waits for room on its disk, or, with an empty `problem`, that it does not."""
+        name = "disk full"
+        if problem and not self.activity.stands(name):
+            self.warn("the store waits for room on its disk", problem=problem)
+        if problem:
+            self.activity.alarm(name, problem)
+        elif self.activity.stands(name):
+            self.activity.clear(name)
+            self.say("the store has room again")
+
     def bad_message(self, bad: BadMessage) -> None:
         """Note a message that was refused. Counted always; logged when the count is a power of two."""
         self.activity.events["BadMessage"] += 1

@@ -1,14 +1,18 @@
 """The store's own thread: writes in the order given, grouped into one transaction while more are waiting.
 
 One `fsync` then serves every entry that arrived during the one before. The first failed write stops the writer
-for good: with a hole in an author's log, going on would be worse than stopping (fail-stop).
+for good: with a hole in an author's log, going on would be worse than stopping (fail-stop). Only a full disk is waited
+for, some minutes: nothing of the write is done then, and the same write is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,13 @@ from kmel_p2p.site.state.store import Fault, Store, no_fault
 T = TypeVar("T")
 
 MAX_GROUP = 256
+"""Writes in one transaction: the first of them waits for the last."""
+
+FULL_WAIT_S = 600.0
+"""How long a full disk is waited for. What is to be stored meanwhile takes memory."""
+
+RETRY_S = 0.5
+"""Between two tries to write to a full disk."""
 
 
 @dataclass(slots=True)
@@ -51,6 +62,10 @@ class StoreWriter:
     """Asyncio front of a `Store` that lives in a thread of its own."""
 
     def __init__(self, path: Path, *, fault: Fault = no_fault) -> None:
+        self.wait_for_room = True
+        """Whether to wait for room on a full disk; not while the peer stops."""
+        self.disk_full = ""
+        """Why writes wait; empty while there is room."""
         self._path = path
         self._fault = fault
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -109,7 +124,7 @@ class StoreWriter:
         """Finish what was submitted, then close the file."""
         if self._closed or self._thread is None:
             return
-        self._closed = True
+        self._closed, self.wait_for_room = True, False
         self._jobs.put(None)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
@@ -134,7 +149,7 @@ class StoreWriter:
             if not jobs:
                 continue
             try:
-                answers = self._execute(store, jobs)
+                answers = self._execute_with_room(store, jobs)
             except BaseException as error:
                 self._failure = error
                 for job in jobs:
@@ -143,6 +158,21 @@ class StoreWriter:
                 return
             for job, value in zip(jobs, answers, strict=True):
                 job.succeed(value)
+
+    def _execute_with_room(self, store: Store, jobs: list[_Job]) -> list[Any]:
+        """Execute, as soon as the disk has room for it. A transaction that failed for lack of room left nothing."""
+        began = time.monotonic()
+        while True:
+            try:
+                answers = self._execute(store, jobs)
+            except ConfigError as error:
+                if not _is_lack_of_room(error) or time.monotonic() - began >= FULL_WAIT_S or not self.wait_for_room:
+                    raise
+                self.disk_full = str(error)
+                time.sleep(RETRY_S)
+            else:
+                self.disk_full = ""
+                return answers
 
     def _execute(self, store: Store, jobs: list[_Job]) -> list[Any]:
         with store.transaction("group"):
@@ -169,3 +199,10 @@ class StoreWriter:
                 job.fail(failure)
             else:
                 job.fail(ConfigError(f"{self._path}: an earlier write failed: {failure!r}"))
+
+
+def _is_lack_of_room(error: BaseException) -> bool:
+    cause = error.__cause__
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

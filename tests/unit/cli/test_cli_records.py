@@ -22,8 +22,9 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.modes.ledger import LedgerMode
-from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog
+from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import keep_head
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME
 from kmel_p2p.site.site import names_of, stored_constitution
 from kmel_p2p.site.state.signed_amendments import SIGNED_NAME
 from kmel_p2p.site.state.store import STORE_NAME, Store
@@ -56,7 +57,7 @@ def filled(site: Path) -> Path:
         previous = entry.hash
     log = EgressLog(state / EGRESS_NAME, 1_760_000_000.5)
     log.record(1_760_000_000.75, "south", "entry", "trunk, 4 tensors", 321, digest(b"x"))
-    log.add("south", "control", 60, digest(b"y"))
+    log.add(1_760_000_001.0, "south", "control", 60, digest(b"y"))
     keep_head(store, log.flush(1_760_000_001.0))
     log.close(1_760_000_002.0)
     store.close()
@@ -115,6 +116,49 @@ def test_a_site_that_never_ran_says_so(site: Path, run: Run, arguments: tuple[st
     done = run(*arguments, "-c", site)
     assert done.code == ExitCode.CONFIG
     assert "ever run" in done.err
+
+
+def test_the_records_of_some_days_are_exported_as_they_are(filled: Path, run: Run, tmp_path: Path) -> None:
+    log = (filled.parent / "state" / EGRESS_NAME).read_text()
+    done = run("egress", "export", "-c", filled, "--since", "2025-10-09", "--until", "2025-10-09")
+    assert (done.code, done.out) == (0, log)
+    assert "to south: 381 B in 2 messages" in done.err
+    out = tmp_path / "export.jsonl"
+    done = run("egress", "export", "-c", filled, "--since", "2025-10-09T08:53:20.9", "--out", out, "--json")
+    assert done.code == 0
+    assert out.read_text() == log.splitlines(keepends=True)[1]
+    assert json.loads(done.out)["sites"]["south"] == {
+        "entries": 0,
+        "messages": 1,
+        "bytes": 60,
+        "kinds": {"control": {"messages": 1, "bytes": 60}},
+    }
+    assert run("egress", "export", "-c", filled, "--since", "2025-10-09", "--out", out).code == ExitCode.CONFIG
+    assert "Nothing is on record" in run("egress", "export", "-c", filled, "--since", "2026-01-01").err
+    for wrong in (("--since", "soon"), ("--since", "2025-10-10", "--until", "2025-10-09")):
+        assert run("egress", "export", "-c", filled, *wrong).code == 2
+
+
+def test_an_export_of_a_broken_chain_says_so(filled: Path, run: Run) -> None:
+    path = filled.parent / "state" / EGRESS_NAME
+    path.write_text(path.read_text().replace('"bytes": 321', '"bytes": 3'))
+    done = run("egress", "export", "-c", filled, "--since", "2025-10-09")
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert "line 2: does not follow" in done.err
+
+
+def test_closed_segments_may_be_archived(filled: Path, run: Run, tmp_path: Path) -> None:
+    state, archive = filled.parent / "state", tmp_path / "archive"
+    log = EgressLog(state / EGRESS_NAME, 1_760_000_003.0)
+    log.rotate(1_760_000_003.0)
+    log.close(1_760_000_004.0)
+    archive.mkdir()
+    (closed,) = state.glob("egress-*.jsonl")
+    closed.rename(archive / closed.name)
+    assert run("egress", "verify", "-c", filled).code == ExitCode.DOES_NOT_HOLD
+    done = run("egress", "verify", "-c", filled, "--archive", archive)
+    assert (done.code, "3 records, chain unbroken over 2 segments" in done.out) == (0, True)
+    assert len(run("egress", "show", "-c", filled, "--archive", archive).out.splitlines()) == 3
 
 
 def test_an_entry_that_does_not_decode_is_a_finding_not_a_defect(filled: Path, run: Run) -> None:

@@ -169,11 +169,28 @@ async def test_each_message_is_on_record_before_it_leaves(federation: Federation
 
 
 async def test_what_cannot_be_recorded_does_not_leave(federation: Federation, pattern) -> None:
-    full = True
+    full, asked = True, []
 
-    def audit(record: Egress) -> None:
-        if full:
-            raise OSError(28, "No space left on device")
+    def audit(record: Egress) -> bool:
+        asked.append(record)
+        return not full
+
+    a, b = await federation.add(1, on_egress=audit), await federation.add(2)
+    a.dial(b)
+    await until(lambda: a.outbound(b))
+    assert not a.transport.send(b.key, b"x", Lane.CONTROL)
+    a.transport.send(b.key, pattern(100), Lane.BULK)
+    await until(lambda: len(asked) >= 4)
+    assert a.link(b).traffic.messages_out[Lane.CONTROL] == 0
+    assert (b.messages, a.transport.faults) == ([], 0)
+    full = False
+    await until(lambda: b.messages)
+    assert asked[-1] == Egress(b.key, Lane.BULK, "", 100, digest(pattern(100)))
+
+
+async def test_an_audit_that_fails_stops_the_message(federation: Federation, pattern) -> None:
+    def audit(record: Egress) -> bool:
+        raise OSError(5, "Input/output error")
 
     a, b = await federation.add(1, on_egress=audit), await federation.add(2)
     a.dial(b)
@@ -181,10 +198,7 @@ async def test_what_cannot_be_recorded_does_not_leave(federation: Federation, pa
     assert not a.transport.send(b.key, b"x", Lane.CONTROL)
     a.transport.send(b.key, pattern(100), Lane.BULK)
     await until(lambda: a.transport.faults >= 3)
-    assert a.link(b).traffic.messages_out[Lane.CONTROL] == 0
     assert b.messages == []
-    full = False
-    await until(lambda: b.messages)
 
 
 async def test_an_audit_record_is_made_once_however_often_a_transfer_breaks(

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.site.observe.egress import EGRESS_NAME, EgressLog, verify
+from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import HeadKeeper, kept_head
+from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from tests.support.net_peers import until
@@ -58,7 +59,7 @@ async def test_an_entry_that_left_is_noted_without_waiting_for_the_next_look(tmp
 async def test_the_last_lines_are_noted_at_a_clean_stop(tmp_path: Path) -> None:
     log, writer, heads = await opened(tmp_path, [])
     send(log, 8)
-    log.add("south", "Have", 300, bytes(32))
+    log.add(NOW, "south", "Have", 300, bytes(32))
     await heads.close(NOW)
     await writer.close()
     head = kept_head(tmp_path)

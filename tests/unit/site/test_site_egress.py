@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import digest
-from kmel_p2p.site.observe.egress import EgressHead, EgressLog, Total, read, verify
+from kmel_p2p.site.observe.egress import EgressLog
+from kmel_p2p.site.observe.egress_record import EgressHead, Total
+from kmel_p2p.site.observe.egress_segments import read, verify
 
 MARK = digest(b"message")
 
@@ -45,8 +47,8 @@ def test_small_messages_are_summed_until_flushed(tmp_path: Path) -> None:
     path = tmp_path / "egress.jsonl"
     log = EgressLog(path, 1.0)
     for _ in range(1000):
-        log.add("north", "control", 60, MARK)
-    log.add("south", "control", 61, MARK)
+        log.add(1.0, "north", "control", 60, MARK)
+    log.add(1.0, "south", "control", 61, MARK)
     log.flush(5.0)
     log.flush(6.0)
     assert log.totals == {("north", "control"): Total(1000, 60_000), ("south", "control"): Total(1, 61)}
@@ -54,7 +56,7 @@ def test_small_messages_are_summed_until_flushed(tmp_path: Path) -> None:
         ("north", 1000, 60_000),
         ("south", 1, 61),
     ]
-    log.add("north", "control", 60, MARK)
+    log.add(1.0, "north", "control", 60, MARK)
     log.close(7.0)
     assert verify(path).totals["north", "control"] == Total(1001, 60_060)
 
@@ -135,7 +137,7 @@ def test_a_foreign_last_line_is_not_continued(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_the_sending(tmp_path: Path) -> None:
     log = EgressLog(Path("/dev/full"), 1.0)
-    with pytest.raises(ConfigError, match="nothing more is sent"):
+    with pytest.raises(ConfigError, match="does not leave until"):
         log.record(1.0, "north", "entry", "trunk", 7, MARK)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.store_writer import StoreWriter
+from tests.support.net_peers import until
 from tests.support.stored_entries import A, Crash, encoded
 
 
@@ -82,6 +85,7 @@ async def test_after_a_failed_write_nothing_more_is_written(tmp_path: Path, poin
 
 async def test_a_full_disk_reaches_every_caller_with_the_remedy(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "s")
+    writer.wait_for_room = False
     await writer.start()
 
     def shrink(store: Store) -> None:
@@ -93,6 +97,42 @@ async def test_a_full_disk_reaches_every_caller_with_the_remedy(tmp_path: Path) 
         with pytest.raises(ConfigError, match="disk is full"):
             await writer.append(A, number, encoded(A, number, size=100_000))
     await writer.close()
+
+
+async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    writer, room = StoreWriter(tmp_path / "s"), [False]
+
+    def append(number: int) -> Callable[[Store], None]:
+        def work(store: Store) -> None:
+            (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+            store._connection.execute(f"PRAGMA max_page_count = {pages + (1000 if room[0] else 2)}")
+            store.append_entry(A, number, encoded(A, number, size=100_000))
+
+        return work
+
+    await writer.start()
+    pending = [writer.submit(append(number)) for number in (1, 2)]
+    await until(lambda: "disk is full" in writer.disk_full)
+    assert not any(future.done() for future in pending)
+    room[0] = True
+    await asyncio.gather(*pending)
+    assert writer.disk_full == ""
+    await writer.close()
+    assert heads(tmp_path / "s") == {A: 2}
+
+
+async def test_a_stop_does_not_wait_for_room(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "s")
+    await writer.start()
+
+    def full(store: Store) -> None:
+        raise ConfigError("no room") from OSError(errno.ENOSPC, "No space left on device")
+
+    pending = writer.submit(full)
+    await until(lambda: writer.disk_full)
+    await writer.close()
+    with pytest.raises(ConfigError, match="no room"):
+        await pending
 
 
 async def test_what_was_submitted_before_close_is_written(tmp_path: Path) -> None:
