@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from kmel_p2p.agreement.errors import ConfigError
 
@@ -32,19 +33,32 @@ def write_whole(path: Path, *content: Part, mode: int = 0o600) -> None:
     Raises:
         ConfigError: the file cannot be written; names it and the reason. Nothing is left behind.
     """
+    with whole_file(path, mode) as file:
+        for part in content:
+            file.write(part)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """The same for content that is made while it is written: what the `with` block wrote, if it ends well.
+
+    Raises:
+        ConfigError: as `write_whole`.
+    """
     beside = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            for part in content:
-                file.write(part)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
         sync_directory(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}; make room or permissions, then try again"
         ) from error

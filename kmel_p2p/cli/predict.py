@@ -2,25 +2,80 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, progress_bar
+from kmel_p2p.cli.options import DIRECTORY, FILE, config_option
+from kmel_p2p.cli.progress import progress_of_long_work
 from kmel_p2p.cli.structure_input import input_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kmel_p2p.cli.structure_input import InputForm
+    from kmel_p2p.chem.read.structure_file import InputForm, RowBlock, StructureFile
+    from kmel_p2p.cli.prediction_output import Output
     from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.predict.shift import Batch
     from kmel_p2p.learn.predict.values import Prediction
+
+
+def shard_of(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """(K, N) of `K/N`."""
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value or "")
+    if value is None:
+        return None
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise click.BadParameter(f"{value!r} is no K/N with K from 1 to N, such as 3/100", context, option)
+    return int(found[1]), int(found[2])
+
+
+@dataclass
+class Tally:
+    """What is told at the end, over all blocks.
+
+    Attributes:
+        similarities: of the compounds, for `Model.shift`.
+        rows, predicted: how many.
+        first: structure and reason of the first row, if it was not predicted.
+    """
+
+    similarities: Batch
+    rows: int = 0
+    predicted: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, facts: dict[str, Any]) -> None:
+        """A block, as `facts_of` told it."""
+        self.similarities.add_plain(facts["similarities"])
+        if not self.rows:
+            self.first = facts["first"]
+        self.rows += facts["rows"]
+        self.predicted += facts["predicted"]
+
+
+def facts_of(loaded: Model, rows: RowBlock, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """What `Tally` needs to know of a block, ready for JSON."""
+    from kmel_p2p.cli.prediction_output import reason_of
+
+    first = reason_of(rows, 0, predictions[0])
+    return {
+        "rows": len(predictions),
+        "predicted": sum(1 for prediction in predictions if not prediction.reason),
+        "first": [predictions[0].smiles[:80], first] if first else [],
+        "similarities": loaded.batch([predictions]).plain(),
+    }
 
 
 @click.command()
 @click.argument("source", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), metavar="IN")
-@click.option("--output", "-o", type=FILE, help="Where to write; default: standard output.")
+@click.option("--output", "-o", type=FILE, help="Where to write, as Parquet if it ends so; default: standard output.")
 @input_options
 @click.option(
     "--model",
@@ -34,6 +89,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of true values that the intervals should contain.",
 )
+@click.option("--shard", metavar="K/N", callback=shard_of, help="Only the Kth of N parts of the rows, for job arrays.")
+@click.option("--resume", is_flag=True, help="Go on where a run with the same IN and -o was interrupted.")
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of CSV.")
 @click.option(
@@ -49,69 +106,164 @@ def predict(
     form: InputForm,
     model: str | None,
     level: float,
+    shard: tuple[int, int] | None,
+    resume: bool,
     model_dir: Path | None,
     as_json: bool,
     report: Path | None,
     config_path: Path,
 ) -> None:
-    """Predict assay endpoints for the structures in IN, as CSV or JSON.
+    """Predict assay endpoints for the structures in IN, as CSV, Parquet or JSON.
 
     IN is a table (CSV, Parquet, .xlsx), SDF or a list of SMILES; - is standard input.
 
     Every row and column of IN is kept, in order. A row that cannot be predicted says why in the column kmel_reason;
     the exit code is 4 if there are rows, and none of them could be predicted.
+
+    OUT appears when it is whole. Until then its blocks are in OUT.unfinished, where --resume finds them. The outputs
+    of all shards, one after the other, are the rows of IN in order.
     """
-    from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.explanation_report import write_report
-    from kmel_p2p.cli.prediction_output import as_csv, as_json_text, require_room
-    from kmel_p2p.cli.structure_input import read_input
-    from kmel_p2p.files import write_whole
+    from kmel_p2p.cli.structure_input import open_input
     from kmel_p2p.learn.predict.predict import load_model
 
-    table = read_input(source, form)
-    loaded = load_model(model_dir or _model_dir(config_path))
-    require_room(table, loaded, as_json)
-    smiles = [row[table.smiles_at] for row in table.rows]
-    with progress_bar("structures", False) as progress:
-        predictions = loaded.predict(smiles, model=model, level=level, workers=usable_cores(), progress=progress)
-    text = as_json_text(table, predictions, loaded, model, level) if as_json else as_csv(table, predictions, loaded)
+    if resume and output is None:
+        raise click.UsageError("--resume goes on with a file: name it with -o")
+    folder = model_dir or _model_dir(config_path)
+    file = open_input(source, form)
+    loaded = load_model(folder)
+    made = _output(file, loaded, output, model, level, as_json)
+    part, parts = shard or (1, 1)
+    start, stop = file.count * (part - 1) // parts, file.count * part // parts
+    tally = Tally(loaded.batch())
+
+    def work(start: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        return _blocks(file, loaded, made, start, stop, model, level)
+
     if output is None:
-        click.echo(text, nl=False)
+        for piece in made.whole(_told(work(start), tally), tally.similarities.shift):
+            click.echo(piece, nl=False)
     else:
-        write_whole(output, text.encode(), mode=0o644)
+        asked = {"shard": f"{part}/{parts}", "model": model, "level": level, "json": as_json, "form": repr(form)}
+        made_from = {"input": file.digest(), "model": _digest(folder), "set of options": json.dumps(asked)}
+        _write(output, made, work, start, made_from, resume, tally)
     if report is not None:
-        write_report(report, source, table, loaded, predictions, model, level)
-    _tell(predictions, loaded, model, level, output)
-    _require_one(source, predictions)
+        write_report(report, source, file, (start, stop), loaded, tally.similarities.shift(), model, level)
+    _tell(tally, loaded, model, level, output)
+    _require_one(source, tally)
 
 
-def _tell(
-    predictions: Sequence[Prediction], loaded: Model, model: str | None, level: float, output: Path | None
+def _output(
+    file: StructureFile, loaded: Model, output: Path | None, model: str | None, level: float, as_json: bool
+) -> Output:
+    from kmel_p2p.chem.read.table_file import is_parquet
+    from kmel_p2p.cli.prediction_output import CsvOutput, JsonOutput, ParquetOutput
+
+    if output is not None and is_parquet(output):
+        if as_json:
+            raise click.UsageError(f"{output} is a Parquet file; leave out --json, or name a file .json")
+        return ParquetOutput(file, loaded)
+    return JsonOutput(file, loaded, model, level) if as_json else CsvOutput(file, loaded)
+
+
+def _blocks(
+    file: StructureFile, loaded: Model, made: Output, start: int, stop: int, model: str | None, level: float
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """(content, facts) of each block of rows from `start` to `stop`; shows how far it is."""
+    from kmel_p2p.chem.structures.parallel import usable_cores
+    from kmel_p2p.learn.predict.predict import BLOCK
+
+    waiting: list[RowBlock] = []
+
+    def smiles() -> Iterator[list[str]]:
+        for rows in file.blocks(start, stop, BLOCK):
+            waiting.append(rows)
+            yield [row[file.smiles_at] for row in rows.rows]
+
+    with progress_of_long_work("structures", stop - start) as progress:
+        found = loaded.predict_blocks(smiles(), model=model, level=level, workers=usable_cores(), done=progress.add)
+        for predictions in found:
+            rows = waiting.pop(0)
+            yield made.block(rows, predictions), facts_of(loaded, rows, predictions)
+            progress.reach(len(predictions))
+
+
+def _told(blocks: Iterable[tuple[bytes, dict[str, Any]]], tally: Tally) -> Iterator[bytes]:
+    for content, facts in blocks:
+        tally.add(facts)
+        yield content
+
+
+def _write(
+    output: Path,
+    made: Output,
+    work: Callable[[int], Iterator[tuple[bytes, dict[str, Any]]]],
+    start: int,
+    made_from: dict[str, str],
+    resume: bool,
+    tally: Tally,
 ) -> None:
+    """Do the blocks that are not done yet, and put all together."""
+    from kmel_p2p.cli.unfinished import UnfinishedOutput
+    from kmel_p2p.files import BY_UMASK, whole_file
+
+    unfinished = UnfinishedOutput(output, made_from, resume)
+    try:
+        for facts in unfinished.blocks:
+            tally.add(facts)
+        if tally.rows:
+            click.echo(f"{tally.rows} rows were done before", err=True)
+        for content, facts in work(start + tally.rows):
+            unfinished.keep(content, facts)
+            tally.add(facts)
+        with whole_file(output, mode=BY_UMASK) as out:
+            for piece in made.whole(unfinished.parts(), tally.similarities.shift):
+                out.write(piece)
+    except BaseException:
+        if unfinished.blocks:
+            click.echo(f"{unfinished.folder} keeps {tally.rows} rows that are done; --resume goes on", err=True)
+        unfinished.close(keep=bool(unfinished.blocks))
+        raise
+    unfinished.close(keep=False)
+
+
+def _digest(folder: Path) -> str:
+    """Of all files that predictions depend on."""
+    state = hashlib.blake2b(digest_size=32)
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        with path.open("rb") as handle:
+            own = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=32))
+        state.update(f"{path.name} {own.hexdigest()}\n".encode())
+    from kmel_p2p.version import VERSION
+
+    state.update(VERSION.encode())
+    return state.hexdigest()
+
+
+def _tell(tally: Tally, loaded: Model, model: str | None, level: float, output: Path | None) -> None:
     """Print on standard error what the reader should know besides the table."""
-    done = sum(1 for prediction in predictions if not prediction.reason)
-    if output is not None or done < len(predictions):
+    if output is not None or tally.predicted < tally.rows:
         where = "" if output is None else f", written to {output}"
-        click.echo(f"{done} of {len(predictions)} rows predicted{where}", err=True)
+        click.echo(f"{tally.predicted} of {tally.rows} rows predicted{where}", err=True)
     for name, reason in loaded.without_values(model).items():
         click.echo(f"{name} is not predicted: {reason}", err=True)
     classes = {e.name for e in loaded.card.architecture.endpoints if e.kind == "classification"}
     for name, reason in loaded.without_intervals(level).items() if model is None else ():
         click.echo(f"{name} has no {'sets of classes' if name in classes else 'intervals'}: {reason}", err=True)
-    warning = loaded.shift(predictions) if model is None else None
+    warning = tally.similarities.shift() if model is None else None
     if warning is not None:
         click.echo(f"Warning: {warning}", err=True)
     if loaded.neighbours is None:
         click.echo("no similarities: this model directory has no training compounds to compare with", err=True)
 
 
-def _require_one(source: Path, predictions: Sequence[Prediction]) -> None:
+def _require_one(source: Path, tally: Tally) -> None:
     from kmel_p2p.agreement.errors import DataError
 
-    if predictions and all(prediction.reason for prediction in predictions):
-        first = predictions[0]
+    if tally.rows and not tally.predicted:
+        smiles, reason = tally.first
         raise DataError(
-            f"{source}: not one row could be predicted; the first is {first.smiles!r:.80}: {first.reason}. "
+            f"{source}: not one row could be predicted; the first is {smiles!r}: {reason}. "
             "If IN is of another kind than it seems, say so with --format and --smiles-column"
         )
 

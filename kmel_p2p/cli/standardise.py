@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kmel_p2p.agreement.features import FeatureRule
-    from kmel_p2p.cli.structure_input import InputForm, Table
+    from kmel_p2p.chem.read.structure_file import InputForm
+    from kmel_p2p.cli.structure_input import Table
 
 COLUMNS = ("kmel_standardised", "kmel_identity", "kmel_changes", "kmel_reason")
 CHUNK = 256

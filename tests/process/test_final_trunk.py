@@ -61,7 +61,7 @@ def test_every_site_writes_the_same_trunk_once_and_exits_as_configured(
         capsys.readouterr()
         assert invoke(["ledger", "verify", "--json", "-c", str(north.folder / "site.toml")]) == 0
         assert json.loads(capsys.readouterr().out)["digest"] == card["ledger_digest"]
-        assert set(kmel_p2p.load(folders[0]).predict(["CCO"])[0].values) == {"solubility"}
+        assert set(kmel_p2p.load(folders[0]).predictions(["CCO"])[0].values) == {"solubility"}
 
         before = [content(north.state_dir / name) for name in ("trunk", "model")]
         north.start()

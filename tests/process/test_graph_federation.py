@@ -83,8 +83,8 @@ def test_a_trunk_over_graphs_survives_a_kill_and_serves_its_sites(
     assert invoke([*arguments, "--output", str(tmp_path / "answers.csv")]) == 0
     with (tmp_path / "answers.csv").open(newline="") as file:
         answers = list(csv.DictReader(file))
-    exported = kmel_p2p.load(tmp_path / "exported").predict(asked, model="federated")
-    shared = kmel_p2p.load(north.state_dir / "trunk").predict(asked)
+    exported = kmel_p2p.load(tmp_path / "exported").predictions(asked, model="federated")
+    shared = kmel_p2p.load(north.state_dir / "trunk").predictions(asked)
     assert [row.reason == "" for row in exported] == [True, False, True]
     for answer, one, two in zip(answers, exported, shared, strict=True):
         assert one.values == pytest.approx(two.values, rel=1e-5)

@@ -8,14 +8,20 @@ import csv
 import io
 import itertools
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from kmel_p2p.agreement.columns import TableForm, text_encoding
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.read.workbook import is_workbook, workbook_rows
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -42,17 +48,56 @@ class InputFile:
 
     Attributes:
         path: of the file; what messages call it.
-        content: of standard input, which cannot be read twice.
+        content: what was given instead of a file, such as an upload.
+        copy: an open file with a copy of standard input, which cannot be read twice.
     """
 
     path: Path
     content: bytes | None = None
+    copy: BinaryIO | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the content was given, so that `path` is only its name."""
+        return self.content is not None or self.copy is not None
 
     def open(self) -> BinaryIO:
         """Raises:
         OSError: it is missing or cannot be read.
         """
+        if self.copy is not None:
+            # A descriptor of its own: several readers must not move each other's place.
+            return open(f"/proc/self/fd/{self.copy.fileno()}", "rb")
         return self.path.open("rb") if self.content is None else io.BytesIO(self.content)
+
+    def state(self) -> tuple[int, int] | None:
+        """(bytes, time of the last change in ns) of a file, to see whether somebody writes it; None without one."""
+        if self.given:
+            return None
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def standard_input() -> Iterator[InputFile]:
+    """Standard input, copied to an unnamed temporary file: its size is not bounded, and memory is.
+
+    Raises:
+        DataError: there is no room for it.
+    """
+    with tempfile.TemporaryFile() as copy:
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, copy, 1 << 20)
+            copy.flush()
+        except OSError as error:
+            raise DataError(
+                f"-: cannot copy standard input to {tempfile.gettempdir()}: {error.strerror}; make room there, or set "
+                "TMPDIR to a directory with room"
+            ) from None
+        yield InputFile(Path("-"), copy=cast(BinaryIO, copy))
 
 
 @contextlib.contextmanager
@@ -129,7 +174,7 @@ def read_rows(file: Path | InputFile, form: TableForm, blank: bool = False) -> I
         raise ConfigError(
             f"{file.path}: is no Excel workbook (.xlsx), so it has no sheet {form.sheet!r}; remove 'sheet'"
         )
-    if file.path.suffix.lower() in PARQUET_SUFFIXES:
+    if is_parquet(file.path):
         rows = _parquet_rows(file)
     elif is_workbook(file.path):
         rows = workbook_rows(file.path, form)
@@ -167,19 +212,62 @@ def _csv_rows(file: InputFile, form: TableForm) -> Iterator[tuple[int, list[str]
             raise DataError(f"{file.path}: line {line} cannot be read as CSV: {error}") from None
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether a file is read as Parquet: by its name."""
+    return path.suffix.lower() in PARQUET_SUFFIXES
+
+
 def _parquet_rows(file: InputFile) -> Iterator[tuple[int, list[str]]]:
+    schema, _ = parquet_shape(file)
+    yield 1, [str(name) for name in schema.names]
+    cells = (row for batch in parquet_batches(file) for row in plain_cells(batch))
+    yield from enumerate(map(list, cells), start=2)
+
+
+def parquet_shape(file: InputFile) -> tuple[pyarrow.Schema, int]:
+    """Schema and number of rows, from the file's footer.
+
+    Raises:
+        DataError: it is missing, or no Parquet.
+    """
+    import pyarrow.parquet
+
+    with _readable_parquet(file), file.open() as handle, pyarrow.parquet.ParquetFile(handle) as table:
+        return table.schema_arrow, table.metadata.num_rows
+
+
+def parquet_batches(file: InputFile, start: int = 0, size: int = 65_536) -> Iterator[pyarrow.RecordBatch]:
+    """Rows from `start` on, `size` at a time; row groups before it are not read.
+
+    Raises:
+        DataError: as `parquet_shape`.
+    """
     import pyarrow
     import pyarrow.parquet
 
+    with _readable_parquet(file), file.open() as handle, pyarrow.parquet.ParquetFile(handle) as table:
+        groups = list(range(table.num_row_groups))
+        while groups and (rows := table.metadata.row_group(groups[0]).num_rows) <= start:
+            start -= rows
+            del groups[0]
+        for batch in table.iter_batches(size, row_groups=groups) if groups else ():
+            if start < len(batch):
+                yield batch.slice(start)
+            start = max(0, start - len(batch))
+
+
+def plain_cells(batch: pyarrow.RecordBatch) -> Iterator[tuple[str, ...]]:
+    """Rows as text; empty where there is nothing."""
+    columns = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in batch.columns]
+    return zip(*columns, strict=True)
+
+
+@contextlib.contextmanager
+def _readable_parquet(file: InputFile) -> Iterator[None]:
+    import pyarrow
+
     try:
-        with file.open() as handle, pyarrow.parquet.ParquetFile(handle) as table:
-            yield 1, [str(name) for name in table.schema_arrow.names]
-            line = 2
-            for batch in table.iter_batches():
-                columns = [column.to_pylist() for column in batch.columns]
-                for cells in zip(*columns, strict=True):
-                    yield line, ["" if cell is None else str(cell) for cell in cells]
-                    line += 1
+        yield
     except FileNotFoundError:
         raise DataError(f"{file.path}: no such file") from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-
-from rdkit import Chem, rdBase
+from collections.abc import Iterator, Mapping, Sequence
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import ConfigError, DataError
@@ -21,74 +17,8 @@ from kmel_p2p.chem.read.records import (
     related_cell,
     same_text,
 )
+from kmel_p2p.chem.read.sdf import SdfRecord, sdf_records
 from kmel_p2p.chem.read.table_file import table_rows, text_file
-
-_DATA_HEADER = re.compile(r"^>.*?<([^>]*)>")
-
-
-@dataclass(frozen=True, slots=True)
-class SdfRecord:
-    """One record.
-
-    Attributes:
-        line: where it starts, from 1.
-        smiles: of its structure as RDKit reads it; empty where `reason` says why not.
-        title: its first line.
-        properties: name -> text of its data items.
-        reason: why there is no structure; empty where there is one.
-    """
-
-    line: int
-    smiles: str
-    title: str
-    properties: Mapping[str, str]
-    reason: str
-
-
-def sdf_records(lines: Iterable[str]) -> Iterator[SdfRecord]:
-    """Every record of the lines of an SDF file, in order."""
-    for line, block in _blocks(lines):
-        supplier = Chem.SDMolSupplier()
-        title = block[: block.find("\n")].strip()
-        with rdBase.BlockLogs():
-            supplier.SetData(block)
-            molecule = next(iter(supplier), None)
-        if molecule is None:
-            yield SdfRecord(line, "", title, _properties(block), "the structure of this record cannot be read")
-        else:
-            properties = molecule.GetPropsAsDict(autoConvertStrings=False)
-            yield SdfRecord(line, Chem.MolToSmiles(molecule), title, properties, "")
-
-
-def _properties(block: str) -> dict[str, str]:
-    """Data items of a record whose structure RDKit refuses: they say which compound it was."""
-    found: dict[str, str] = {}
-    lines = iter(block.splitlines())
-    for text in lines:
-        header = _DATA_HEADER.match(text)
-        if header is None:
-            continue
-        values = []
-        for value in lines:
-            if not value.strip() or value.rstrip() == "$$$$":
-                break
-            values.append(value)
-        found[header[1]] = "\n".join(values)
-    return found
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """(number of the first line, text) of each record, including a last one without end mark."""
-    block: list[str] = []
-    start = 1
-    for number, text in enumerate(lines, start=1):
-        block.append(text)
-        if text.rstrip() == "$$$$":
-            yield start, "".join(block)
-            block, start = [], number + 1
-    if any(text.strip() for text in block):
-        yield start, "".join(block)
-
 
 STRUCTURE_PROPERTY = "structure"
 """What the structure of an SDF record is called in `rejects.csv`."""

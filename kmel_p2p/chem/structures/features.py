@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
-from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator
+from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator, rdMolDescriptors
 
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
@@ -51,6 +51,13 @@ _OF_ESTATE_INDICES: Mapping[Callable[[Chem.Mol], float], Callable[[NDArray[np.fl
 }
 """Descriptors of RDKit that are functions of the E-state indices alone (Hall, Mohney and Kier 1991)."""
 
+_OF_SURFACES: Mapping[str, Callable[[Chem.Mol], Any]] = {
+    "PEOE_VSA": rdMolDescriptors.PEOE_VSA_,
+    "SMR_VSA": rdMolDescriptors.SMR_VSA_,
+    "SlogP_VSA": rdMolDescriptors.SlogP_VSA_,
+}
+"""Descriptors that are one bin each of a surface that is computed as a whole (Labute 2000): `SMR_VSA1` is bin 0."""
+
 _GRID = 1 / 64
 _OFFSET = 0.137
 """Quantisation of descriptors in the reference hash. The offset keeps whole numbers, which many descriptors are, away
@@ -74,9 +81,12 @@ def raw_descriptors(molecule: Chem.Mol) -> NDArray[np.float64]:
     """RDKit's values, float64[number of descriptors]; NaN where RDKit fails."""
     values = np.full(len(_functions()), np.nan)
     with rdBase.BlockLogs():
-        # Four descriptors would each compute these again, a tenth of the time per molecule.
+        # Descriptors that share a step would each compute it again, a sixth of the time per molecule.
         indices = _or_nan(EState.EStateIndices, molecule)
-        for place, function in enumerate(_functions()):
+        for places, bins, surface in _surfaces():
+            whole = _or_nan(surface, molecule)
+            values[places] = np.nan if whole is math.nan else [whole[number] for number in bins]
+        for place, function in _single():
             of = _OF_ESTATE_INDICES.get(function)
             values[place] = _or_nan(function, molecule) if of is None else _or_nan(of, indices)
     return values
@@ -136,6 +146,26 @@ def _functions() -> tuple[Callable[[Chem.Mol], float], ...]:
     if missing:
         raise Bug(f"this RDKit has no descriptor {missing[0]!r}; install a version within the package's range")
     return tuple(known[constant.name] for constant in descriptor_constants())
+
+
+@functools.cache
+def _surfaces() -> tuple[tuple[list[int], list[int], Callable[[Chem.Mol], Any]], ...]:
+    """(places among the descriptors, bins, function) of each surface."""
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for place, constant in enumerate(descriptor_constants()):
+        name = constant.name.rstrip("0123456789")
+        if name in _OF_SURFACES:
+            places, bins = found.setdefault(name, ([], []))
+            places.append(place)
+            bins.append(int(constant.name.removeprefix(name)) - 1)
+    return tuple((places, bins, _OF_SURFACES[name]) for name, (places, bins) in found.items())
+
+
+@functools.cache
+def _single() -> tuple[tuple[int, Callable[[Chem.Mol], float]], ...]:
+    """(place, function) of the descriptors that are no bin of a surface."""
+    taken = {place for places, _, _ in _surfaces() for place in places}
+    return tuple((place, function) for place, function in enumerate(_functions()) if place not in taken)
 
 
 @functools.cache

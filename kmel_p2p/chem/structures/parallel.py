@@ -7,8 +7,10 @@ import multiprocessing.connection
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import chain, islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -37,6 +39,60 @@ def end_with_parent() -> None:
 def _watch(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
+
+
+def map_blocks(
+    work: Callable[[Sequence[Item]], Result],
+    blocks: Iterable[Sequence[Item]],
+    *,
+    chunk: int,
+    workers: int,
+    done: Callable[[int], None] = lambda count: None,
+) -> Iterator[list[Result]]:
+    """Apply `work` to consecutive chunks of each block; one pool serves all blocks, however many there are.
+
+    The next blocks are worked on while the caller uses one: four chunks for each process, and at least one block.
+
+    Args:
+        work, workers: as `map_chunks`.
+        blocks: taken as they are needed.
+        chunk: items per call.
+        done: told how many items were finished, after each chunk that is waited for.
+
+    Yields:
+        for each block the results of its chunks, in order.
+    """
+    pieces = ([block[start : start + chunk] for start in range(0, len(block), chunk)] for block in blocks)
+    head = list(islice(pieces, 2))
+    if workers <= 1 or sum(map(len, head)) < 2 or multiprocessing.current_process().daemon:
+        for block in chain(head, pieces):
+            found = []
+            for piece in block:
+                found.append(work(piece))
+                done(len(piece))
+            yield found
+        return
+    processes = workers if len(head) > 1 else min(workers, len(head[0]))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        waiting: deque[list[tuple[Future[Result], int]]] = deque()
+        try:
+            for block in chain(head, pieces):
+                waiting.append([(pool.submit(work, piece), len(piece)) for piece in block])
+                while len(waiting) > 1 and sum(map(len, waiting)) - len(waiting[0]) >= 4 * processes:
+                    yield _results(waiting.popleft(), done)
+            while waiting:
+                yield _results(waiting.popleft(), done)
+        finally:
+            for future, _ in chain.from_iterable(waiting):
+                future.cancel()
+
+
+def _results(block: Iterable[tuple[Future[Result], int]], done: Callable[[int], None]) -> list[Result]:
+    found = []
+    for future, count in block:
+        found.append(future.result())
+        done(count)
+    return found
 
 
 def map_chunks(

@@ -37,6 +37,7 @@ class Structure:
     Attributes:
         smiles: canonical SMILES of the standardised structure.
         identity: what makes two records one compound: the InChIKey's first block, or the whole key when stereo counts.
+            Empty where nobody asked for it.
         changes: what was done to get from the record to `smiles`, in order.
     """
 
@@ -45,8 +46,11 @@ class Structure:
     changes: tuple[Change, ...] = field(default=(), compare=False)
 
 
-def standardise(smiles: str, policy: FeatureRule) -> tuple[Structure, Chem.Mol]:
+def standardise(smiles: str, policy: FeatureRule, *, identify: bool = True) -> tuple[Structure, Chem.Mol]:
     """Standardise one SMILES.
+
+    Args:
+        identify: also compute `Structure.identity`.
 
     Returns:
         the structure and its molecule, parsed from the canonical SMILES.
@@ -72,7 +76,8 @@ def standardise(smiles: str, policy: FeatureRule) -> tuple[Structure, Chem.Mol]:
             raise StructureError(f"RDKit cannot standardise it: {_first_line(error)}") from None
         if molecule.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
             raise StructureError(f"{molecule.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
-        return Structure(canonical, _identity(molecule, canonical, policy), tuple(changes)), molecule
+        identity = _identity(molecule, canonical, policy) if identify else ""
+        return Structure(canonical, identity, tuple(changes)), molecule
 
 
 def parse(smiles: str) -> Chem.Mol:

@@ -106,7 +106,7 @@ class StructureTable:
         smiles: canonical SMILES after standardising, empty where `reasons` says why not.
         identities: what makes two records one compound (see `standardise.Structure`).
         scaffolds: Murcko scaffold, empty for acyclic compounds.
-        series: what decides the fold (see `series.series`).
+        series: what decides the fold (see `series.series`). These three are empty in tables for predicting alone.
         reasons: why a structure cannot be used; empty where it can.
         changes: what standardising changed (`parent.Change` as text), joined by "; "; empty where nothing was.
         counts: Morgan counts, n rows.

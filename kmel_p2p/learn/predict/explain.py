@@ -1,6 +1,6 @@
 """Why a site predicts a value: the nearest own compounds with what was measured, and what each atom contributes.
 
-made = explain(model, model.predict(["CCO"]))[0]
+made = explain(model, model.predictions(["CCO"]))[0]
 made.assays["logD"].neighbours[0]       # Neighbour(smiles="CCCO", similarity=0.6, measured=Measured(0.25, ""))
 made.assays["logD"].contributions       # one number per heavy atom of made.prediction.standardised, in its order
 

@@ -1,20 +1,23 @@
 """Predicting with a model directory, without network or federation.
 
 model = load_model(Path("state/model"))
-for row in model.predict(["CCO", "c1ccccc1"]):
+model.predict(["CCO", "c1ccccc1"])                  # a DataFrame
+for row in model.predictions(["CCO", "c1ccccc1"]):  # the same as objects
     ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.chem.structures.described import describe_all, ignore_progress
+from kmel_p2p.chem.structures.described import Described, Progress, describe_blocks, ignore_progress
 from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.evaluate.comparison import predictors
 from kmel_p2p.learn.evaluate.scores import Predict
@@ -22,23 +25,31 @@ from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_refer
 from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.predict.answering import Answering, ByNetworks, ByStack, Similarity, parts_of
 from kmel_p2p.learn.predict.explain import Explanation, explain
+from kmel_p2p.learn.predict.frame import frame_of
 from kmel_p2p.learn.predict.model_directory import Card, read_card, read_parameters
 from kmel_p2p.learn.predict.neighbours import Neighbours, read_neighbours
 from kmel_p2p.learn.predict.outputs import outputs_of
-from kmel_p2p.learn.predict.shift import Shift, shift
+from kmel_p2p.learn.predict.shift import Batch, Shift
+from kmel_p2p.learn.predict.silent import without_intervals, without_values
 from kmel_p2p.learn.predict.stack_file import StoredStack, read_stack
 from kmel_p2p.learn.predict.trunk_file import is_trunk, read_trunk
-from kmel_p2p.learn.predict.uncertainty import MIN_CALIBRATION, MIN_OF_CLASS, Calibration, needed
+from kmel_p2p.learn.predict.uncertainty import Calibration
 from kmel_p2p.learn.predict.values import DEFAULT_LEVEL, Prediction, Value, values_of
-from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES
+from kmel_p2p.learn.stack.sides import SIDES
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Inputs
 
-NOT_WITHOUT_OWN = ("local", "hybrid", BEST_LOCAL)
-"""Models that know nothing about an assay endpoint the site has not measured, even if its head is shared."""
+if TYPE_CHECKING:
+    import pandas as pd
+    from rdkit import Chem
+
+    Compounds: TypeAlias = str | Chem.Mol | Iterable[str | Chem.Mol | None] | pd.DataFrame | os.PathLike[str]
+
+BLOCK = 4096
+"""Compounds described, predicted and written at once: some 40 seconds of one core."""
 
 BLOCK_VALUES = 1 << 23
-"""Inputs computed and predicted at once (some 3,700 compounds), so that large tables take no more memory."""
+"""Inputs computed at once (some 3,700 compounds), so that wide ones take no more memory."""
 
 
 class Model:
@@ -84,12 +95,42 @@ class Model:
 
     def predict(
         self,
+        compounds: Compounds,
+        *,
+        smiles_column: str = "smiles",
+        model: str | None = None,
+        level: float = DEFAULT_LEVEL,
+        workers: int = 1,
+        progress: Progress = ignore_progress,
+    ) -> pd.DataFrame:
+        """What was given, with the columns that `kmel-peer predict` adds; a row for every compound, in order.
+
+        Args:
+            compounds: one SMILES or RDKit molecule, several of them, a DataFrame, or the path of a file that
+                `kmel-peer predict` reads. The answer has the columns, the order and the index of a table; other
+                compounds are in its column `smiles`.
+            smiles_column: of a DataFrame or file; it may also hold RDKit molecules.
+            model, level, workers, progress: as for `predictions`.
+
+        Raises:
+            TypeError: `compounds` is nothing of the kind.
+            ConfigError: as `predictions`.
+            DataError: there is no such column, a column has the name of one to be added, or a file cannot be read.
+        """
+
+        def predict(smiles: Sequence[str]) -> list[Prediction]:
+            return self.predictions(smiles, model=model, level=level, workers=workers, progress=progress)
+
+        return frame_of(compounds, smiles_column, self.card, predict)
+
+    def predictions(
+        self,
         smiles: Sequence[str],
         *,
         model: str | None = None,
         level: float = DEFAULT_LEVEL,
         workers: int = 1,
-        progress: Callable[[int, int], None] = ignore_progress,
+        progress: Progress = ignore_progress,
     ) -> list[Prediction]:
         """One `Prediction` per input, in order, including inputs that cannot be used.
 
@@ -107,7 +148,42 @@ class Model:
             ConfigError: there is no model of that name, or the level is out of range.
         """
         if isinstance(smiles, str):
-            raise TypeError(f"predict takes several SMILES: predict([{smiles!r:.80}]), not predict({smiles!r:.80})")
+            raise TypeError(f"predictions takes several SMILES: predictions([{smiles!r:.80}])")
+        texts = [text if isinstance(text, str) else "" for text in smiles]
+        blocks = [texts[start : start + BLOCK] for start in range(0, len(texts), BLOCK)]
+        done = 0
+
+        def count(finished: int) -> None:
+            nonlocal done
+            done += finished
+            progress(done, len(texts))
+
+        found: list[Prediction] = []
+        for part in self.predict_blocks(blocks, model=model, level=level, workers=workers, done=count):
+            found += part
+            done = len(found)
+            progress(done, len(texts))
+        return found
+
+    def predict_blocks(
+        self,
+        blocks: Iterable[Sequence[str]],
+        *,
+        model: str | None = None,
+        level: float = DEFAULT_LEVEL,
+        workers: int = 1,
+        done: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[list[Prediction]]:
+        """The same for any number of compounds, block by block, in memory that does not grow with them.
+
+        Args:
+            blocks: of SMILES, some thousands each; taken as they are needed.
+            model, level, workers: as for `predictions`.
+            done: told how many structures were finished, from time to time; equal ones in a block count once.
+
+        Raises:
+            ConfigError: as `predictions`, at once.
+        """
         if model is not None and model not in self.names:
             raise ConfigError(
                 f"there is no model {model!r}; there are: {', '.join(self.names)}"
@@ -115,83 +191,60 @@ class Model:
             )
         if not 0 < level < 1:
             raise ConfigError(f"the level is {level}; it must be above 0 and below 1")
-        texts = [text if isinstance(text, str) else "" for text in smiles]
-        described = describe_all(texts, self.card.features, workers=workers, progress=progress)
+        described = describe_blocks(blocks, self.card.features, workers=workers, done=done)
+        return (self._block(block, model, level) for block in described)
+
+    def _block(self, described: Described, model: str | None, level: float) -> list[Prediction]:
         table = described.table
         usable = np.flatnonzero([not reason for reason in table.reasons])
         found: dict[int, tuple[dict[str, Value], float | None]] = {}
-        block = max(1, BLOCK_VALUES // self.card.architecture.inputs)
-        for start in range(0, len(usable), block):
-            rows = usable[start : start + block]
+        step = max(1, BLOCK_VALUES // self.card.architecture.inputs)
+        for start in range(0, len(usable), step):
+            rows = usable[start : start + step]
             found |= zip(map(int, rows), self._rows(table.take(rows), model, level), strict=True)
         return [
-            self._prediction(text, table.smiles[row], table.reasons[row], found.get(row))
-            for text, row in zip(texts, map(int, described.row_of), strict=True)
+            self._prediction(table.sources[row], table.smiles[row], table.reasons[row], found.get(row))
+            for row in map(int, described.row_of)
         ]
 
     def explain(self, smiles: str, *, model: str | None = None, level: float = DEFAULT_LEVEL) -> Explanation:
         """Why one compound is predicted as it is: nearest own compounds with measured values, and atom contributions.
 
         Args:
-            model, level: as for `predict`.
+            model, level: as for `predictions`.
 
         Raises:
-            ConfigError: as `predict`.
+            ConfigError: as `predictions`.
         """
-        return explain(self, self.predict([smiles], model=model, level=level), model)[0]
+        return explain(self, self.predictions([smiles], model=model, level=level), model)[0]
 
     def shift(self, predictions: Sequence[Prediction]) -> Shift | None:
         """What to warn of if these compounds, together, differ from those that intervals were calibrated on."""
-        known = [row.similarity for row in {row.standardised: row for row in predictions}.values()]
-        batch = np.array([similarity for similarity in known if similarity is not None])
-        return None if self.neighbours is None else shift(batch, self.neighbours.held_out)
+        return self.batch([predictions]).shift()
+
+    def batch(self, blocks: Iterable[Sequence[Prediction]] = ()) -> Batch:
+        """The same for any number of compounds; equal ones in a block count once."""
+        batch = Batch(np.empty(0) if self.neighbours is None else np.sort(self.neighbours.held_out))
+        for block in blocks:
+            known = [row.similarity for row in {row.standardised: row for row in block}.values()]
+            batch.add(np.array([similarity for similarity in known if similarity is not None], np.float64))
+        return batch
 
     def without_values(self, model: str | None = None) -> dict[str, str]:
         """Assay endpoint -> why it is not predicted, for those that are not.
 
         Args:
-            model: as for `predict`.
+            model: as for `predictions`.
         """
-        reasons = {}
-        for place in self._untrained:
-            endpoint = self.card.architecture.endpoints[place]
-            if endpoint.name in self.card.unlearned:
-                reasons[endpoint.name] = "no site of the federation had measurements to train its shared head on"
-            elif endpoint.head == "private":
-                reasons[endpoint.name] = "this site had no measurements to train its private head on"
-            elif model in NOT_WITHOUT_OWN:
-                reasons[endpoint.name] = f"this site had no measurements to train a {model} model on"
-        return reasons
+        return without_values(self.card, model)
 
     def without_intervals(self, level: float = DEFAULT_LEVEL) -> dict[str, str]:
         """Assay endpoint -> why its predictions have no interval or classes at this level, for those that have none.
 
         Args:
-            level: as for `predict`.
+            level: as for `predictions`.
         """
-        reasons, silent = {}, self.without_values()
-        for endpoint in self.card.architecture.endpoints:
-            if endpoint.name in silent:
-                continue
-            both = self.answering.calibration(endpoint.name)
-            known = min(both.own, both.unusual, key=lambda calibration: calibration.values)
-            classes = endpoint.kind == "classification"
-            if not known and endpoint.name in self.card.untrained:
-                reasons[endpoint.name] = "this site had no measurements of it to calibrate with"
-            elif not known:
-                reasons[endpoint.name] = (
-                    f"the model's validation fold had fewer than {MIN_OF_CLASS if classes else MIN_CALIBRATION} values"
-                    f"{' of each class' if classes else ''} to calibrate with"
-                )
-            elif known.values < needed(level):
-                # Those like the site's own may have enough.
-                some = "for compounds less like this site's own, " if both.own.values >= needed(level) else ""
-                reasons[endpoint.name] = (
-                    f"{some}a level of {level:g} needs {needed(level)} values{' of each class' if classes else ''} to "
-                    f"calibrate with, there were {known.values}; a lower level has "
-                    f"{'sets of classes' if classes else 'intervals'}"
-                )
-        return reasons
+        return without_intervals(self.card, self.answering, level)
 
     def _rows(
         self, part: StructureTable, model: str | None, level: float

@@ -13,35 +13,14 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 
-from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.cli.exits import ExitCode
-from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.models.layout import private_layout, trunk_layout
-from kmel_p2p.learn.predict.model_directory import Card, write_model
-from kmel_p2p.learn.predict.uncertainty import Calibration
 from tests.support.cli_harness import Run
+from tests.support.small_model import write_small_model
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    policy = FeatureRule(bits=64)
-    endpoints = (AssayEndpoint(name="logS", unit="log10(mol/L)", head="shared"), AssayEndpoint(name="logD"))
-    architecture = Architecture(inputs=policy.width, hidden=(4,), endpoints=endpoints, dropout=0.0)
-    rng = np.random.default_rng(0)
-    parameters = {
-        name: (
-            rng.normal(size=trunk_layout(architecture).size).astype(np.float32),
-            rng.normal(size=private_layout(architecture).size).astype(np.float32),
-        )
-        for name in ("local", "federated", "personalised")
-    }
-    card = Card(architecture, policy, reference_hash(policy), {"logS": "federated", "logD": "local"}, {}, {},
-                uncertainty={"logS": Calibration(tuple(np.arange(1, 41) / 20), 0.5).plain()})  # fmt: skip
-    write_model(folder, card, parameters)
-    return folder
+    return write_small_model(tmp_path_factory.mktemp("model"))
 
 
 TABLE = '\ufeffname,smiles,note\na,CCO,1\nb,bad((,"x, y"\nc\n\nd,c1ccccc1O,\ne,CCO,last\n'

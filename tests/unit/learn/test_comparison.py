@@ -191,7 +191,7 @@ def model_dir(tmp_path: Path) -> Path:
 def test_predictions_keep_order_and_every_row(model_dir: Path) -> None:
     model = load_model(model_dir)
     inputs = ["CCO", "bad(", "c1ccccc1", "", "OCC"]
-    rows = model.predict(inputs)
+    rows = model.predictions(inputs)
     assert [row.smiles for row in rows] == inputs
     assert [bool(row.reason) for row in rows] == [False, True, False, True, False]
     assert rows[0].values == rows[4].values
@@ -199,14 +199,14 @@ def test_predictions_keep_order_and_every_row(model_dir: Path) -> None:
     assert rows[1].values == {}
     assert rows[0].values["solubility"] > 0
     assert 0 < rows[0].values["herg"] < 1
-    by_name = {name: model.predict(["CCO"], model=name)[0].values for name in MODELS}
+    by_name = {name: model.predictions(["CCO"], model=name)[0].values for name in MODELS}
     assert rows[0].values["herg"] == by_name["local"]["herg"]
     # outputs are logarithms of solubility, so their mean is the geometric mean of the values
     expected = np.sqrt(by_name["local"]["solubility"] * by_name["personalised"]["solubility"])
     assert rows[0].values["solubility"] == pytest.approx(expected)
-    assert model.predict([]) == []
+    assert model.predictions([]) == []
     with pytest.raises(ConfigError, match="no model 'best'"):
-        model.predict(["CCO"], model="best")
+        model.predictions(["CCO"], model="best")
 
 
 def test_the_card_comes_back_as_it_was(model_dir: Path) -> None:

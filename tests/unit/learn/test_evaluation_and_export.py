@@ -192,7 +192,7 @@ def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
     assert not (tmp_path / "out" / FILE).exists()
     ours, theirs = kmel_p2p.load(tmp_path / "model"), kmel_p2p.load(str(tmp_path / "out"))
     assert ours.card.digest == theirs.card.digest == exported.digest
-    (here,), (there,) = ours.predict(["CCO"]), theirs.predict(["CCO"])
+    (here,), (there,) = ours.predictions(["CCO"]), theirs.predictions(["CCO"])
     assert here.values == there.values
     assert here.similarity is not None
     assert there.similarity is None
@@ -233,5 +233,5 @@ def test_the_metadata_of_a_graph_is_enough_to_feed_it(tmp_path: Path) -> None:
     found: Any = ReferenceEvaluator(str(path)).run(None, {"features": row[None]})
     (outputs,) = found
     rule = json.loads(facts["assay_endpoints"])[0]
-    (ours,) = kmel_p2p.load(tmp_path / "out").predict(["CC(=O)Nc1ccc(O)cc1"], model="local")
+    (ours,) = kmel_p2p.load(tmp_path / "out").predictions(["CC(=O)Nc1ccc(O)cc1"], model="local")
     assert outputs[0, 0] * rule["scale"] + rule["center"] == pytest.approx(ours.values["logd"], rel=1e-3, abs=1e-3)

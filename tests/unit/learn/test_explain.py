@@ -56,7 +56,7 @@ def test_neighbours_are_training_compounds_with_their_measured_values(site: Site
             row = own[neighbour.smiles]
             label = data.labels[row, place].astype(np.float64)
             assert neighbour.measured.value == pytest.approx(float(endpoint.native(np.array([label]))[0]))
-    assert made.prediction == model.predict(["CCCCCO"])[0], "explained is what predict says"
+    assert made.prediction == model.predictions(["CCCCCO"])[0], "explained is what predict says"
 
 
 def test_a_compound_without_a_measurement_is_no_neighbour_for_that_endpoint(site: Site, folder: Path) -> None:
@@ -237,7 +237,7 @@ def test_the_drawing_marks_atoms_by_colour_and_number() -> None:
 
 
 def test_the_page_escapes_what_others_wrote_and_loads_nothing(model: Model) -> None:
-    made = explain(model, model.predict(["CCCCO", "<img src=x onerror=alert(1)>"]))
+    made = explain(model, model.predictions(["CCCCO", "<img src=x onerror=alert(1)>"]))
     names = ["<script>alert(1)</script>", "A & B"]
     compounds = [
         compound_view(each, model.card.architecture.endpoints, name) for each, name in zip(made, names, strict=True)

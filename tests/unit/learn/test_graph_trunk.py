@@ -305,7 +305,7 @@ def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
     card = Card(SHAPE, POLICY, reference, {"size": "local"}, {}, {})
     models = dict.fromkeys(("local", "federated", "personalised"), (own.trunk, own.private))
     write_model(tmp_path, card, models)
-    answers = load_model(tmp_path).predict(["CCO", "nonsense", "C", "OCC"])
+    answers = load_model(tmp_path).predictions(["CCO", "nonsense", "C", "OCC"])
     assert [bool(answer.reason) for answer in answers] == [False, True, False, False]
     assert answers[0].values == pytest.approx(answers[3].values)
     assert answers[0].values != pytest.approx(answers[2].values, rel=1e-3)

@@ -82,7 +82,7 @@ def test_each_network_that_is_needed_is_computed_once(
         return forward(self, inputs, training)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Network, "forward", counted)
-    found.predict(["CCO", "c1ccccc1", "CCO", "bad("], model=asked)
+    found.predictions(["CCO", "c1ccccc1", "CCO", "bad("], model=asked)
     assert rows == [2] * passes
 
 
@@ -106,13 +106,13 @@ def test_a_mean_of_models_is_the_same_whether_asked_alone_or_with_its_parts() ->
 
 
 def test_every_value_names_the_model_that_answered() -> None:
-    assert {name: v.model for name, v in model(("hybrid", "local")).predict(["CCO"])[0].assays.items()} == {
+    assert {name: v.model for name, v in model(("hybrid", "local")).predictions(["CCO"])[0].assays.items()} == {
         "logS": "hybrid",
         "logD": "local",
     }
-    far = model(("hybrid", "local"), FAR).predict(["CCO"])[0]
+    far = model(("hybrid", "local"), FAR).predictions(["CCO"])[0]
     assert {value.model for value in far.assays.values()} == {"personalised"}
-    asked = model(("hybrid", "local"), FAR).predict(["CCO"], model="personalised")[0]
+    asked = model(("hybrid", "local"), FAR).predictions(["CCO"], model="personalised")[0]
     assert asked.values == far.values
     assert {value.model for value in asked.assays.values()} == {"personalised"}
 
@@ -130,17 +130,17 @@ def found_parameters() -> dict[str, Parameters]:
 
 def test_without_own_measurements_the_shared_head_is_the_others_and_a_private_one_is_silent() -> None:
     found = lacking("logS", neighbours=FAR)
-    (row,) = found.predict(["CCO"])
+    (row,) = found.predictions(["CCO"])
     assert {name: value.model for name, value in row.assays.items()} == {"logS": "federated", "logD": "personalised"}
     assert found.without_values() == {}
-    assert found.predict(["CCO"], model="personalised")[0].assays.keys() == {"logS", "logD"}
+    assert found.predictions(["CCO"], model="personalised")[0].assays.keys() == {"logS", "logD"}
     for name in ("local", "hybrid"):
-        assert found.predict(["CCO"], model=name)[0].assays.keys() == {"logD"}
+        assert found.predictions(["CCO"], model=name)[0].assays.keys() == {"logD"}
         assert name in found.without_values(name)["logS"]
     bare = Model(dataclasses.replace(found.card, uncertainty={}), {"federated": Parameters(*whole_parameters()[1])})
     assert bare.without_intervals()["logS"] == "this site had no measurements of it to calibrate with"
     silent = lacking("logD")
-    assert silent.predict(["CCO"])[0].assays.keys() == {"logS"}
+    assert silent.predictions(["CCO"])[0].assays.keys() == {"logS"}
     assert "private head" in silent.without_values()["logD"]
     assert silent.without_intervals(0.99).keys() == {"logS"}
 
@@ -148,29 +148,29 @@ def test_without_own_measurements_the_shared_head_is_the_others_and_a_private_on
 def test_a_shared_head_that_nobody_trained_is_silent_too() -> None:
     found = lacking("logS", neighbours=FAR)
     bare = Model(dataclasses.replace(found.card, unlearned=["logS"]), found_parameters())
-    assert bare.predict(["CCO"])[0].assays.keys() == {"logD"}
+    assert bare.predictions(["CCO"])[0].assays.keys() == {"logD"}
     assert "no site" in bare.without_values()["logS"]
 
 
 def test_blocks_do_not_change_a_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     smiles = [f"{'C' * n}O" for n in range(1, 12)]
     near = Neighbours.of_bits(np.random.default_rng(1).random((5, 64)) < 0.2, (0.1, 0.2, 0.3))
-    whole = model(("hybrid", "local"), near, logS=RESIDUALS).predict(smiles)
+    whole = model(("hybrid", "local"), near, logS=RESIDUALS).predictions(smiles)
     monkeypatch.setattr(predicting, "BLOCK_VALUES", 3 * SHAPE.inputs)
-    parts = model(("hybrid", "local"), near, logS=RESIDUALS).predict(smiles)
+    parts = model(("hybrid", "local"), near, logS=RESIDUALS).predictions(smiles)
     for one, other in zip(whole, parts, strict=True):
         assert one.similarity == other.similarity
         assert one.values == pytest.approx(other.values, rel=1e-5)
 
 
 def test_one_text_is_refused_rather_than_taken_apart() -> None:
-    with pytest.raises(TypeError, match=r"predict\(\['CCO'\]\)"):
-        model(("local", "local")).predict("CCO")
+    with pytest.raises(TypeError, match=r"predictions\(\['CCO'\]\)"):
+        model(("local", "local")).predictions("CCO")
 
 
 @pytest.mark.parametrize("given", [["CCO", None, float("nan"), 3], np.array(["CCO", None, np.nan, 3], object)])
 def test_cells_without_text_have_their_row_and_reason(given: Sequence[str]) -> None:
-    rows = model(("local", "local")).predict(given)
+    rows = model(("local", "local")).predictions(given)
     assert [row.reason for row in rows] == ["", "no SMILES", "no SMILES", "no SMILES"]
     assert [row.smiles for row in rows] == ["CCO", "", "", ""]
 
@@ -178,11 +178,11 @@ def test_cells_without_text_have_their_row_and_reason(given: Sequence[str]) -> N
 def test_a_level_beyond_the_calibration_gives_no_interval_and_says_so() -> None:
     found = model(("local", "local"), logS=RESIDUALS)  # 40 values
     assert found.without_intervals(0.9).keys() == {"logD"}
-    assert found.predict(["CCO"], level=0.9)[0].assays["logS"].lower is not None
+    assert found.predictions(["CCO"], level=0.9)[0].assays["logS"].lower is not None
     reason = found.without_intervals(0.99)["logS"]
     assert "needs 99 values" in reason
     assert "there were 40" in reason
-    high = found.predict(["CCO"], level=0.99)[0].assays["logS"]
+    high = found.predictions(["CCO"], level=0.99)[0].assays["logS"]
     assert (high.lower, high.upper) == (None, None)
     assert np.isfinite(high.value)
     # The rule is that of the library that makes intervals.

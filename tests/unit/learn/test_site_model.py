@@ -38,7 +38,7 @@ def folder(site: Site, tmp_path: Path) -> Path:
 
 def test_a_loaded_directory_predicts_as_the_stack_that_was_fitted(site: Site, folder: Path) -> None:
     asked = SMILES[::7]
-    rows = load_model(folder).predict(asked)
+    rows = load_model(folder).predictions(asked)
     inputs = describe_all(asked, POLICY).table
     every = Inputs(inputs.counts, inputs.descriptors)
     bits = every.bits(np.arange(len(asked)))
@@ -78,14 +78,14 @@ def test_a_level_that_only_unusual_compounds_lack_values_for_is_said_to_lack_the
     assert reason.startswith("for compounds less like this site's own, a level of 0.99 needs 99 values")
     assert "there were 40" in reason
     assert "solubility" not in model.without_intervals(0.9)
-    asked = [text for text, row in zip(SMILES, model.predict(SMILES, level=0.99), strict=True)
+    asked = [text for text, row in zip(SMILES, model.predictions(SMILES, level=0.99), strict=True)
              if row.assays["solubility"].lower is not None]  # fmt: skip
     assert asked, "those like the site's own have intervals"
 
 
 @pytest.mark.parametrize("name", SIDES)
 def test_every_side_can_be_asked_by_name(site: Site, folder: Path, name: str) -> None:
-    row = load_model(folder).predict(["CCCO"], model=name)[0]
+    row = load_model(folder).predictions(["CCCO"], model=name)[0]
     assert {value.model for value in row.assays.values()} == {name}
     table = describe_all(["CCCO"], POLICY).table
     inputs = Inputs(table.counts, table.descriptors).rows(np.arange(1))
@@ -97,9 +97,9 @@ def test_an_export_leaves_the_learners_out_and_predicts_with_networks(folder: Pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.json", "model.safetensors"}
     copy = kmel_p2p.load(tmp_path / "out")
     assert copy.stack is None
-    assert {value.model for value in copy.predict(["CCCO"])[0].assays.values()} == {"hybrid"}
+    assert {value.model for value in copy.predictions(["CCCO"])[0].assays.values()} == {"hybrid"}
     with pytest.raises(ConfigError, match=r"no model 'best_local'.*predict at the site"):
-        copy.predict(["CCCO"], model=BEST_LOCAL)
+        copy.predictions(["CCCO"], model=BEST_LOCAL)
 
 
 def test_a_damaged_or_missing_file_is_named_with_what_to_do(folder: Path) -> None:
@@ -127,19 +127,19 @@ def test_a_stack_with_the_right_digest_but_of_other_networks_is_refused(site: Si
 
 def test_a_batch_from_elsewhere_is_warned_of_and_one_of_the_sites_own_is_not(folder: Path) -> None:
     model = load_model(folder)
-    assert model.shift(model.predict(SMILES[1::3])) is None
-    found = model.shift(model.predict(ELSEWHERE))
+    assert model.shift(model.predictions(SMILES[1::3])) is None
+    found = model.shift(model.predictions(ELSEWHERE))
     assert found is not None
     assert found.batch < found.held_out
     assert "less like the site's training compounds" in str(found)
-    assert model.shift(model.predict(ELSEWHERE[:5])) is None, "too few to say"
+    assert model.shift(model.predictions(ELSEWHERE[:5])) is None, "too few to say"
 
 
 def test_blocks_do_not_change_what_the_stack_says(site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(folder)
-    whole = model.predict(SMILES[:20])
+    whole = model.predictions(SMILES[:20])
     monkeypatch.setattr(predicting, "BLOCK_VALUES", 6 * SHAPE.inputs)
-    for one, other in zip(whole, model.predict(SMILES[:20]), strict=True):
+    for one, other in zip(whole, model.predictions(SMILES[:20]), strict=True):
         assert one.values == pytest.approx(other.values, rel=1e-5)
 
 

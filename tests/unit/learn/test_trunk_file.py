@@ -72,7 +72,7 @@ def test_a_head_as_the_charter_began_it_was_trained_by_nobody(tmp_path: Path) ->
     moved[layout.places_of_head(0)[-1]] += 0.01
     assert unlearned(SHAPE, moved, trunk()) == shared[1:]
     write_trunk(tmp_path, card(unlearned=shared), trunk())
-    (row,) = kmel_p2p.load(tmp_path).predict(["CCO"])
+    (row,) = kmel_p2p.load(tmp_path).predictions(["CCO"])
     assert row.assays == {}
 
 
@@ -126,12 +126,12 @@ def test_it_predicts_the_assay_endpoints_with_shared_heads(tmp_path: Path) -> No
     write_trunk(tmp_path, card(), trunk())
     model = kmel_p2p.load(tmp_path)
     assert list(model.predictors) == ["federated"]
-    good, bad = model.predict(["CCO", "not a structure"])
+    good, bad = model.predictions(["CCO", "not a structure"])
     assert set(good.values) == {"logd", "herg"}
     assert good.assays["logd"].lower is None
     assert bad.values == {}
     with pytest.raises(ConfigError, match="there is no model 'local'; there are: federated"):
-        model.predict(["CCO"], model="local")
+        model.predictions(["CCO"], model="local")
     with pytest.raises(ConfigError, match="shared trunk alone"):
         read_card(tmp_path)
 

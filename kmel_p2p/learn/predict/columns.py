@@ -1,0 +1,83 @@
+"""Predictions as columns: the same names and contents in CSV, Parquet and a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.learn.predict.model_directory import Card
+from kmel_p2p.learn.predict.values import Prediction, Value
+
+Column: TypeAlias = list[str] | list[float | None]
+"""Texts, empty where there is nothing to say, or numbers."""
+
+FACTS = ("kmel_standardised", "kmel_similarity", "kmel_applicability", "kmel_model", "kmel_reason")
+"""Columns after those of the assay endpoints."""
+
+
+def names_of(endpoint: AssayEndpoint) -> list[str]:
+    """The columns of an assay endpoint."""
+    name = f"kmel_{endpoint.name}"
+    if endpoint.kind == "classification":
+        return [name, f"{name}_classes"]
+    return [name + (f" [{endpoint.unit}]" if endpoint.unit else ""), f"{name}_lower", f"{name}_upper"]
+
+
+def added_columns(card: Card) -> dict[str, type]:
+    """Name -> `float` or `str` of the columns that predictions add to a table, in order."""
+    found: dict[str, type] = {}
+    for endpoint in card.architecture.endpoints:
+        found |= dict.fromkeys(names_of(endpoint), float)
+        if endpoint.kind == "classification":
+            found[names_of(endpoint)[1]] = str
+    return found | dict.fromkeys(FACTS, str) | {"kmel_similarity": float}
+
+
+def require_room(header: Sequence[str], card: Card) -> None:
+    """Check that predictions would overwrite nothing of a table.
+
+    Raises:
+        DataError: names the column in the way.
+    """
+    for name in added_columns(card):
+        if name in header:
+            raise DataError(
+                f"the input has the column {name!r} already, perhaps from an earlier prediction; rename or remove it"
+            )
+
+
+def columns_of(predictions: Sequence[Prediction], card: Card) -> dict[str, Column]:
+    """The columns of `added_columns`, a row for each prediction."""
+    found: dict[str, Column] = {}
+    for endpoint in card.architecture.endpoints:
+        values = [prediction.assays.get(endpoint.name) for prediction in predictions]
+        name, *others = names_of(endpoint)
+        found[name] = [None if value is None else value.value for value in values]
+        if endpoint.kind == "classification":
+            found[others[0]] = [_classes(value) for value in values]
+        else:
+            found[others[0]] = [None if value is None else value.lower for value in values]
+            found[others[1]] = [None if value is None else value.upper for value in values]
+    facts: list[Column] = [
+        [prediction.standardised for prediction in predictions],
+        [prediction.similarity for prediction in predictions],
+        [prediction.applicability for prediction in predictions],
+        [_made_by(prediction, card) for prediction in predictions],
+        [prediction.reason for prediction in predictions],
+    ]
+    return found | dict(zip(FACTS, facts, strict=True))
+
+
+def _classes(value: Value | None) -> str:
+    """Empty where nothing is known; `none` where no class resembles what was seen."""
+    if value is None or value.classes is None:
+        return ""
+    return " ".join(map(str, value.classes)) or "none"
+
+
+def _made_by(prediction: Prediction, card: Card) -> str:
+    """The models that predicted this compound, in the order of assay endpoints, and the digest; empty if none did."""
+    names = "/".join(dict.fromkeys(value.model for value in prediction.assays.values()))
+    return f"{names}@{card.digest[:16]}" if names else ""

@@ -1,0 +1,57 @@
+"""Assay endpoints that a model directory says nothing about, or nothing about how far off it may be, and why."""
+
+from __future__ import annotations
+
+from kmel_p2p.learn.predict.answering import Answering
+from kmel_p2p.learn.predict.model_directory import Card
+from kmel_p2p.learn.predict.uncertainty import MIN_CALIBRATION, MIN_OF_CLASS, needed
+from kmel_p2p.learn.stack.sides import BEST_LOCAL
+
+NOT_WITHOUT_OWN = ("local", "hybrid", BEST_LOCAL)
+"""Models that know nothing about an assay endpoint the site has not measured, even if its head is shared."""
+
+
+def without_values(card: Card, model: str | None) -> dict[str, str]:
+    """Assay endpoint -> why it is not predicted, for those that are not.
+
+    Args:
+        model: that was asked for; None for what the site predicts with.
+    """
+    reasons = {}
+    for endpoint in card.architecture.endpoints:
+        if endpoint.name not in card.untrained:
+            continue
+        if endpoint.name in card.unlearned:
+            reasons[endpoint.name] = "no site of the federation had measurements to train its shared head on"
+        elif endpoint.head == "private":
+            reasons[endpoint.name] = "this site had no measurements to train its private head on"
+        elif model in NOT_WITHOUT_OWN:
+            reasons[endpoint.name] = f"this site had no measurements to train a {model} model on"
+    return reasons
+
+
+def without_intervals(card: Card, answering: Answering, level: float) -> dict[str, str]:
+    """Assay endpoint -> why its predictions have no interval or classes at this level, for those that have none."""
+    reasons, silent = {}, without_values(card, None)
+    for endpoint in card.architecture.endpoints:
+        if endpoint.name in silent:
+            continue
+        both = answering.calibration(endpoint.name)
+        known = min(both.own, both.unusual, key=lambda calibration: calibration.values)
+        classes = endpoint.kind == "classification"
+        if not known and endpoint.name in card.untrained:
+            reasons[endpoint.name] = "this site had no measurements of it to calibrate with"
+        elif not known:
+            reasons[endpoint.name] = (
+                f"the model's validation fold had fewer than {MIN_OF_CLASS if classes else MIN_CALIBRATION} values"
+                f"{' of each class' if classes else ''} to calibrate with"
+            )
+        elif known.values < needed(level):
+            # Those like the site's own may have enough.
+            some = "for compounds less like this site's own, " if both.own.values >= needed(level) else ""
+            reasons[endpoint.name] = (
+                f"{some}a level of {level:g} needs {needed(level)} values{' of each class' if classes else ''} to "
+                f"calibrate with, there were {known.values}; a lower level has "
+                f"{'sets of classes' if classes else 'intervals'}"
+            )
+    return reasons
