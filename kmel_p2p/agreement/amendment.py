@@ -1,4 +1,4 @@
-"""Amendments of a charter: add, retire or re-key a site, change the quorum; signed by a quorum of the current sites.
+"""Amendments of a charter: sites added, retired, re-keyed; a new quorum; a longer run. Signed by a quorum of the sites.
 
 Amendments are numbered from 1 and chained by hash. An amendment is in force once enough sites of the roster before it
 have signed, as the quorum before it requires; anyone with the charter can check the whole chain. Entries name the
@@ -68,6 +68,8 @@ class Amendment(StrictModel):
     rekey: Annotated[tuple[RekeyRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     quorum: Quorum | Literal[""] = ""
     """Quorum of later amendments; empty leaves it unchanged."""
+    entries: Annotated[int, pydantic.Field(ge=0, le=2**32)] = 0
+    """Entries that each site may publish in all from now on, more than before; 0 leaves it unchanged."""
 
     @property
     def hash(self) -> bytes:
@@ -146,6 +148,8 @@ class Constitution:
         """The same in roster order: founders by key, then what each amendment added, by key. Only grows at the end."""
         self.retired: dict[SiteKey, RetireRule] = {}
         self.quorum: Quorum = genesis.amendments.quorum
+        self.entry_limit: int = genesis.averaging.entry_limit
+        """Entries that each site may publish in all."""
         for document in documents:
             self._apply(document.amendment)
 
@@ -262,8 +266,10 @@ class Constitution:
         return ". Another one with that number is in force: draft it anew (kmel-peer amendment draft)"
 
     def _change_problem(self, amendment: Amendment) -> str:
-        if not (amendment.add or amendment.retire or amendment.rekey or amendment.quorum):
-            return "it changes nothing; name a site to add, retire or re-key, or a new quorum"
+        if not (amendment.add or amendment.retire or amendment.rekey or amendment.quorum or amendment.entries):
+            return "it changes nothing; name a site to add, retire or re-key, a new quorum, or more entries"
+        if 0 < amendment.entries <= self.entry_limit:
+            return f"it lets each site publish {amendment.entries} entries, as {self.entry_limit} do already; name more"
         leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
         for name in leaving:
             if self.site_named(name) is None:
@@ -302,6 +308,7 @@ class Constitution:
         self.order = (*self.order, *sorted(added))
         if amendment.quorum:
             self.quorum = amendment.quorum
+        self.entry_limit = amendment.entries or self.entry_limit
 
     def _retire(self, rule: RetireRule) -> None:
         site = self.site_named(rule.name)

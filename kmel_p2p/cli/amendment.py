@@ -1,4 +1,4 @@
-"""`kmel-peer amendment`: change the roster or the quorum of a running federation, by a quorum of its sites."""
+"""`kmel-peer amendment`: change roster, quorum or length of a running federation, by a quorum of its sites."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def amendment() -> None:
-    """Add or retire a site of a running federation, or change its key; signed by a quorum of its sites."""
+    """Add, retire or re-key a site of a running federation, or extend its run; signed by a quorum of its sites."""
 
 
 @amendment.command()
@@ -32,6 +32,11 @@ def amendment() -> None:
 )
 @click.option("--rekey", "rekeyed", multiple=True, metavar="NAME=KEY[:LAST]", help="A site gets a new key.")
 @click.option("--quorum", type=click.Choice(["majority", "two-thirds", "all"]), help="Of later amendments.")
+@click.option(
+    "--entries",
+    type=click.IntRange(min=1),
+    help="Entries that each site may publish in all, more than before: extends the run, also one that is complete.",
+)
 @click.option("--output", "-o", type=FILE, default=Path("amendment.toml"), show_default=True)
 def draft(
     config_path: Path,
@@ -39,6 +44,7 @@ def draft(
     retired: tuple[str, ...],
     rekeyed: tuple[str, ...],
     quorum: str | None,
+    entries: int | None,
     output: Path,
 ) -> None:
     """Draft the next amendment of this federation's charter."""
@@ -50,6 +56,7 @@ def draft(
         "add": [site_of(text) for text in added],
         "retire": [_retirement(text, heads) for text in retired],
         "rekey": [_new_key(text, heads) for text in rekeyed],
+        "entries": entries,
     }
     if quorum:
         changes["quorum"] = quorum

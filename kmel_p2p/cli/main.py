@@ -27,7 +27,10 @@ COMMANDS = {
     "unblock": ("kmel_p2p.cli.block:unblock", "Listen to a site again."),
     "approve": ("kmel_p2p.cli.run:approve", "Let a held entry leave the site."),
     "reject": ("kmel_p2p.cli.run:reject", "Reject a held entry for good."),
-    "amendment": ("kmel_p2p.cli.amendment:amendment", "Add, retire or re-key a site of a running federation."),
+    "amendment": (
+        "kmel_p2p.cli.amendment:amendment",
+        "Add, retire or re-key a site; extend the run.",
+    ),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),

@@ -21,21 +21,12 @@ import structlog
 
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core import rounds
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.ledger.sync.pull import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import (
-    Blocked,
-    CharterAmended,
-    Conclude,
-    Listen,
-    RoundAbandoned,
-    RoundCommitted,
-    RoundOpened,
-    RunComplete,
-)
 from kmel_p2p.core.types import Lane, Micros
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker.process import main as trainer_main
@@ -200,11 +191,12 @@ class Daemon:
             address=address,
         )
         self._driver.command(membership_commands.Recall(await writer.call(known_descriptors)))
-        self._driver.command(Blocked(self._orders.blocked))
+        self._driver.command(rounds.Blocked(self._orders.blocked))
         if self._final_models.were_written:
-            self._driver.command(Listen("the run was complete before this start"))
+            limit = self._final_models.entry_limit_before
+            self._driver.command(rounds.Listen("the run was complete before this start", limit))
         if self._orders.orders.concluded is not None:
-            self._driver.command(Conclude(self._orders.orders.concluded))
+            self._driver.command(rounds.Conclude(self._orders.orders.concluded))
         await control.start()
         parts.push_async_callback(control.close)
         await self._open_metrics(parts)
@@ -295,15 +287,15 @@ class Daemon:
     def _on_event(self, event: Event) -> None:
         """An event of the protocol: for the trainer first, then for people."""
         match event:
-            case RoundOpened(number=number, steps=steps, norm_bound=bound):
-                self._trainer.train(number, steps, bound, self._peer.averaging.trunk)
-            case RoundCommitted(number=number):
+            case rounds.RoundOpened():
+                self._trainer.train(event, self._peer.averaging.trunk)
+            case rounds.RoundCommitted(number=number):
                 self._trainer.commit(number)
-            case CharterAmended(constitution=constitution):
+            case rounds.CharterAmended(constitution=constitution):
                 self._site = dataclasses.replace(self._site, constitution=constitution)
-            case RoundAbandoned(number=number):
+            case rounds.RoundAbandoned(number=number):
                 self._trainer.abandon(number)
-            case RunComplete():
+            case rounds.RunComplete():
                 self._final_models.begin()
             case LeaveFinished():
                 self._left.set()
@@ -346,7 +338,8 @@ class Daemon:
 
     def _all_is_written(self) -> None:
         """Trunk and models are written: all that is left to do here is to relay."""
-        if self._config.ledger.on_complete == "exit":
+        run_over = self._peer.averaging.phase is rounds.Phase.LISTENING
+        if self._config.ledger.on_complete == "exit" and run_over:
             self._stop.set()
 
     # ---- time ---------------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ class FinalModels:
         self._wanted = False
         self._begun_for: object = None
         """Revision of the trunk that the trainer was last asked to compare."""
+        self._again = False
+        """Whether the run ended anew while the trainer compared."""
         self._dataset = ""
         self._before: Mapping[str, Any] = {}
         self._task: asyncio.Task[None] | None = None
@@ -109,6 +111,11 @@ class FinalModels:
         kept = store.get_blob(BLOB_NAME)
         if kept is not None:
             self._before = json.loads(kept)
+
+    @property
+    def entry_limit_before(self) -> int:
+        """Entries that this site could publish when the models were last written."""
+        return int(self._before.get("entry_limit", self._averaging.entry_limit))
 
     @property
     def were_written(self) -> bool:
@@ -134,21 +141,27 @@ class FinalModels:
         """The run is complete: write and compare, unless that was done for this trunk."""
         if self._begun_for == self._averaging.revision:
             return
+        self._again = self._trainer.state is TrainerState.FINISHING
         self._wanted = True
         self.result = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write(), name="final models")
 
     def finished(self, answer: session.Finished) -> None:
-        """The trainer has written the models. Asked again if the trunk has changed meanwhile."""
+        """The trainer has written the models. Asked again if the run ended anew meanwhile, with another trunk."""
         self._wanted = False
         if self._begun_for != self._averaging.revision:
-            if self._averaging.complete:
+            if self._averaging.complete and self._again:
                 self.begin()
             return
         log.info("models written", model_dir=str(answer.model_dir))
         self.result = dict(answer.result)
-        self._before = {"state_digest": self._digest.text, "dataset": self._dataset, "result": self.result}
+        self._before = {
+            "state_digest": self._digest.text,
+            "dataset": self._dataset,
+            "result": self.result,
+            "entry_limit": self._averaging.entry_limit,
+        }
         self._note(partial(Store.put_blob, name=BLOB_NAME, value=json.dumps(self._before).encode()))
         self._written()
 
@@ -172,7 +185,7 @@ class FinalModels:
             self._fail(error)
             return
         if self._trainer.state is not TrainerState.IDLE:
-            return  # `prepared` asks again
+            return  # `prepared` or `finished` asks again
         self._begun_for = averaging.revision
         if self._still_valid():
             self._wanted = False

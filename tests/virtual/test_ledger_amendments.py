@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 
-from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.ledger.events import AmendmentConflict, AmendmentRefused, EntryPublished
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
-from kmel_p2p.core.rounds import Amend, CharterAmended, Phase, RunComplete
+from kmel_p2p.core.rounds import CharterAmended, Phase, RunComplete
+from kmel_p2p.core.rounds.settings import AGAIN_US
 from kmel_p2p.core.rounds.states import RoundState
 from kmel_p2p.core.types import MILLISECOND, SECOND
+from tests.testbed.ledger.amending import agreed, amend, with_newcomer
 from tests.testbed.ledger.federation import LedgerFederation
-from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk, toy_world
+from tests.testbed.ledger.toy import ToyCodec, toy_trunk, toy_world
 from tests.testbed.network.links import Conditions
 
 LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=20 * MILLISECOND, loss=0.2)
@@ -24,19 +23,6 @@ LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=20 * MILLISECOND, loss
 
 def slowly(index: int) -> int:
     return SECOND // 10
-
-
-def agreed(federation: LedgerFederation, signers: list[int], **changes: Any) -> AmendmentDocument:
-    """The next amendment, signed."""
-    constitution = federation.averaging(signers[0]).maintenance.amendments.constitution
-    document = constitution.draft(**changes)
-    for index in signers:
-        document = document.signed_by(federation.world.identities[index], constitution)
-    return document
-
-
-def amend(federation: LedgerFederation, at: int, document: AmendmentDocument) -> None:
-    federation.network.command(federation.host(at), Amend(document.encode()))
 
 
 def numbers(federation: LedgerFederation) -> set[int]:
@@ -144,19 +130,9 @@ def test_a_retraction_after_the_end_concludes_the_run_anew_everywhere() -> None:
         averaging = federation.averaging(index)
         assert averaging.complete
         assert averaging.revision != revisions[index]
-        assert len(federation.events(index, RunComplete)) > concluded[index]
+    federation.run(AGAIN_US)
+    assert all(len(federation.events(index, RunComplete)) > concluded[index] for index in range(3))
     assert len(federation.digests()) == 1
-
-
-def with_newcomer(seed: int, **averaging: Any) -> LedgerFederation:
-    """Five sites exist, four founded the federation."""
-    identities = toy_identities(5)
-    world = toy_world(5, {"entry_limit": 15, **averaging}, step_us=slowly)
-    founders = toy_charter(identities[:4], {"steps_per_entry": 10, "entry_limit": 15, **averaging})
-    federation = LedgerFederation(dataclasses.replace(world, charter=founders), seed)
-    for index in range(4):
-        federation.start(index)
-    return federation
 
 
 def test_an_added_site_joins_with_the_amendment_that_added_it() -> None:

@@ -1,8 +1,10 @@
-"""A run waits for its founders, and an operator may begin it without those who are late."""
+"""A run waits for its founders, may begin without those who are late, and goes on for those who come after all."""
 
 from __future__ import annotations
 
-from kmel_p2p.core.rounds import Begin
+import pytest
+
+from kmel_p2p.core.rounds import Begin, Conclude, Phase
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.toy import toy_charter, toy_identities, toy_world
@@ -39,3 +41,46 @@ def test_one_operator_begins_and_the_others_follow() -> None:
     made.network.command(made.host(1), Begin("the fourth has no machine yet"))
     made.run(30 * SECOND, until=lambda: len(made.averaging(0).vector) == PRESENT)
     assert len(made.averaging(0).vector) == PRESENT
+
+
+@pytest.mark.parametrize("limit", [20, 60])
+def test_a_founder_that_comes_late_finds_a_run_that_it_can_take_part_in(limit: int) -> None:
+    made = LedgerFederation(toy_world(FOUNDERS, {"entry_limit": limit}, {"start_sites": 0}), seed=9)
+    for index in range(PRESENT):
+        made.start(index)
+    made.network.command(made.host(0), Begin("the fourth has no machine yet"))
+    made.run(20 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[0].key) >= 10)
+    was_over = made.run(3 * SECOND, until=made.all_complete)
+    assert was_over is (limit == 20)
+    made.start(PRESENT)
+    keys = [site.key for site in made.sites]
+    assert made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(keys[PRESENT]) > 0)
+    accepted = made.averaging(0).ledger.accepted
+    first = accepted.header(keys[PRESENT], 1)
+    assert first is not None
+    before = accepted.order.named(first.base)
+    assert made.run(600 * SECOND, until=made.all_complete)
+    for key in keys[:PRESENT]:
+        assert made.averaging(0).ledger.head(key) == limit + before[key]
+    assert made.averaging(0).ledger.head(keys[PRESENT]) == limit
+    assert len(made.digests()) == 1
+
+
+def test_founders_that_come_one_after_the_other_at_most_double_the_run() -> None:
+    made = LedgerFederation(toy_world(4, {"entry_limit": 12}, {"start_sites": 1}), seed=10)
+    for index in range(4):
+        made.start(index)
+        made.run(200 * SECOND, until=made.all_complete)
+    heads = [made.averaging(0).ledger.head(site.key) for site in made.sites]
+    assert max(heads) == 24
+    assert made.averaging(0).complete
+
+
+def test_an_operator_who_has_concluded_is_not_drawn_in_again() -> None:
+    made = LedgerFederation(toy_world(2, {"entry_limit": 8}, {"start_sites": 1}), seed=11)
+    made.start(0)
+    made.run(60 * SECOND, until=made.all_complete)
+    made.network.command(made.host(0), Conclude("enough"))
+    made.start(1)
+    assert made.run(120 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) == 8)
+    assert made.averaging(0).phase is Phase.LISTENING

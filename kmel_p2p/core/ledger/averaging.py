@@ -18,6 +18,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted
 from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
+from kmel_p2p.core.ledger.late_founders import LateFounders
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
@@ -36,6 +37,12 @@ from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
 from kmel_p2p.core.types import SECOND, Micros, Randomness
+
+COMES_AFTER_THE_END = (
+    "the run was over before this site came: it takes the trunk as it is. The sites may extend the run by an amendment "
+    "(kmel-peer amendment draft --entries N)"
+)
+"""Trained on top by one site alone, the trunk would be that site's more than anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class LedgerAveraging(RoundMachine):
             now,
             lambda: self._blocked,
         )
+        self._late_founders = LateFounders(identity.key, charter, ledger)
         self._announced = NOTHING
         self._grew = (0, now)
         self._behind_since_us: Micros | None = None
@@ -111,6 +119,12 @@ class LedgerAveraging(RoundMachine):
     def vector(self) -> Mapping[SiteKey, int]:
         """What is applied here."""
         return self.ledger.vector
+
+    @property
+    def entry_limit(self) -> int:
+        """Entries that this site may publish in all: charter and amendments, and what late founders add to it."""
+        limit = self.maintenance.amendments.constitution.entry_limit
+        return limit + self._late_founders.added(limit)
 
     @property
     def revision(self) -> object:
@@ -137,9 +151,17 @@ class LedgerAveraging(RoundMachine):
         """Membership's verdict on a site changed."""
         match event:
             case MemberJoined(key=key) | MemberBack(key=key):
+                self._ending.came_back(key)
                 self._forget(key, now)
                 self.antientropy.greet(key)
-            case MemberUnreachable(key=key) | MemberLeft(key=key) | MemberRemoved(key=key):
+            case MemberUnreachable(key=key):
+                told = self._told(key)
+                done = told is None or told.phase is Phase.LISTENING or key in self.ledger.accepted.ended
+                if not done:
+                    self._ending.went_away(key, now)
+                self._forget(key, now)
+            case MemberLeft(key=key) | MemberRemoved(key=key):
+                self._ending.came_back(key)
                 self._forget(key, now)
             case _:
                 return
@@ -225,11 +247,21 @@ class LedgerAveraging(RoundMachine):
     # ---- when the next round may open ---------------------------------------------------------------------------
 
     def _obstacle(self, now: Micros) -> Wait | End | None:
-        retired = End("this site was retired by an amendment") if self._key in self.ledger.accepted.retired else None
-        end = self._limit(self.publisher.next_number - 1) or retired or self._plateau()
+        if self._key in self.ledger.accepted.retired:
+            return End("this site was retired by an amendment", may_go_on=False)
+        end = self._limit(self.publisher.next_number - 1) or self._plateau()
         if end is not None:
             return end
-        return self._wait_for_own_log() or self._wait_for_others(now)
+        wait = self._wait_for_own_log() or self._wait_for_others(now)
+        return wait or (End(COMES_AFTER_THE_END) if self._comes_after_the_end() else None)
+
+    def _comes_after_the_end(self) -> bool:
+        """Whether the others were done before this site had a part. For a founder they go on (`LateFounders`)."""
+        alive = self._members.alive()
+        if self.publisher.next_number > 1 or not alive or not self.ledger.vector or self._key in self._charter.roster:
+            return False
+        told = [self._told(key) for key in alive]
+        return all(t is not None and t.phase is Phase.LISTENING for t in told)
 
     def _wait_for_own_log(self) -> Wait | None:
         """What rules out an own entry now, whatever the others do."""

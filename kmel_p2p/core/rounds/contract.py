@@ -97,9 +97,15 @@ class Amend:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Publish nothing more; keep relaying."""
+    """Publish nothing more; keep relaying.
+
+    Attributes:
+        entry_limit: this site's run was over when so many entries were allowed: it goes on when there are more. None:
+            it publishes nothing more, whatever is allowed.
+    """
 
     reason: str
+    entry_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,8 @@ class RoundOpened(Event):
     steps: int
     norm_bound: float
     """Largest L2 norm the decoded delta may have."""
+    entry_limit: int
+    """Rounds that this site will train in all, as far as is known now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +273,8 @@ class Averaging(Protocol):
     def waits(self) -> tuple[CurrentWait, ...]: ...
     @property
     def complete(self) -> bool: ...
+    @property
+    def entry_limit(self) -> int: ...
     @property
     def vector(self) -> Mapping[SiteKey, int]: ...
     @property

@@ -4,6 +4,9 @@ A run is over when every reachable site listens and holds the same. A site that 
 never gets to what the others hold, would keep everybody from a model: so it is waited for while its log grows, then for
 a limited time, and the operator may end the wait at once (`Conclude`). Waits without growth add up: sites that hold the
 run up by turns, each for a moment, gain nothing.
+
+A site that goes out of sight before it is done is mostly back soon, for instance restarted: it is waited for a moment
+as well, so that nobody compares models on a trunk which moves on seconds later.
 """
 
 from __future__ import annotations
@@ -66,12 +69,16 @@ class Ending:
 
     Args:
         limit_us: how long a site is waited for whose log does not grow.
+        away_us: how long a site is waited for that went out of sight.
     """
 
-    def __init__(self, limit_us: Micros) -> None:
+    def __init__(self, limit_us: Micros, away_us: Micros = 0) -> None:
         self.concluded = False
         """The operator has ended the wait."""
         self._limit_us = limit_us
+        self._away_us = away_us
+        self._away: dict[SiteKey, Micros] = {}
+        """Sites that went out of sight before they were done, and when."""
         self._awaited: dict[SiteKey, _Awaited] = {}
         self._past: dict[SiteKey, _Past] = {}
         """Sites that were waited for and are not now; their waits count again until their logs grow."""
@@ -88,6 +95,19 @@ class Ending:
                 self._longest_us[site] = max(self._longest_us.get(site, 0), now - at_us)
             if count != before or site not in self._rounds:
                 self._rounds[site] = (count, now)
+
+    def went_away(self, site: SiteKey, now: Micros) -> None:
+        """A site went out of sight before it was done."""
+        self._away[site] = now
+
+    def came_back(self, site: SiteKey) -> None:
+        """A site is in sight again, or has left for good."""
+        self._away.pop(site, None)
+
+    def away(self, now: Micros) -> tuple[SiteKey, ...]:
+        """Sites out of sight that are still waited for."""
+        self._away = {site: at_us for site, at_us in self._away.items() if now < at_us + self._away_us}
+        return tuple(self._away)
 
     def look(self, behind: Mapping[SiteKey, int], now: Micros) -> list[Event]:
         """Look whom the end waits for; returns what to tell.
@@ -138,11 +158,12 @@ class Ending:
         """When time alone may change something."""
         if self.concluded:
             return None
-        moments = (
+        moments = [
             self._until(site, awaited) if awaited.told else awaited.since_us + ALARM_AFTER
             for site, awaited in self._awaited.items()
             if not awaited.given_up
-        )
+        ]
+        moments += [at_us + self._away_us for site, at_us in self._away.items() if site in self._awaited]
         return min(moments, default=None)
 
     def _until(self, site: SiteKey, awaited: _Awaited) -> Micros:

@@ -14,6 +14,7 @@ from typing import Any
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Message
+from kmel_p2p.core.rounds.completion import Completion
 from kmel_p2p.core.rounds.contract import (
     Approve,
     Begin,
@@ -56,7 +57,7 @@ class RoundMachine(ABC):
         self._round_settings = settings
         self._outbox: deque[Effect] = deque()
         self._pacing = Pacing(settings.max_lead, settings.patience, settings.settle_us, settings.stuck_after_us, now)
-        self._ending = Ending(settings.concludes_after_us)
+        self._ending = Ending(settings.concludes_after_us, settings.away_us)
         self._phase = Phase.PREPARING
         self._blocked: frozenset[SiteKey] = frozenset()
         self._waiting = ""
@@ -69,8 +70,9 @@ class RoundMachine(ABC):
         self._number: int | None = None
         """Of the round that is not committed yet."""
         self._result: RoundTrained | None = None
-        self._complete = False
-        self._completed: object = None
+        self._ended_at: int | None = None
+        """Entries that were allowed when this site's rounds ended by themselves; None: they did not."""
+        self._completion = Completion(settings.again_us)
 
     @property
     def phase(self) -> Phase:
@@ -93,7 +95,12 @@ class RoundMachine(ABC):
     @property
     def complete(self) -> bool:
         """Whether all alive sites listen and have nothing left to exchange."""
-        return self._complete
+        return self._completion.is_complete
+
+    @property
+    def entry_limit(self) -> int:
+        """Rounds that this site may train in all, as things are now."""
+        return self._round_settings.entry_limit
 
     # ---- what a mode adds ---------------------------------------------------------------------------------------
 
@@ -183,10 +190,12 @@ class RoundMachine(ABC):
                 self._unready(reason)
             case Begin():
                 self._begun = True
-            case Listen(reason):
+            case Listen(reason, entry_limit):
                 self._enter(Phase.LISTENING, reason)
+                self._ended_at = entry_limit
             case Conclude(reason):
                 self._ending.concluded = True
+                self._ended_at = None
                 self._enter(Phase.LISTENING, reason)
             case Blocked(sites):
                 self._blocked = sites
@@ -211,7 +220,9 @@ class RoundMachine(ABC):
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments_us = (*self._deadlines_us(), *self._pacing.deadlines_us, self._ending.deadline())
+        moments_us = (
+            *self._deadlines_us(), *self._pacing.deadlines_us, self._ending.deadline(), self._completion.deadline
+        )  # fmt: skip
         return min((moment for moment in moments_us if moment is not None), default=None)
 
     def poll(self) -> Effect | None:
@@ -224,20 +235,32 @@ class RoundMachine(ABC):
         """After every input: see whether a round may open or the run is over."""
         self._pacing.turn(now)
         self._before_round(now)
+        self._maybe_go_on()
         self._maybe_open(now)
         self._after_round(now)
         self._look_to_the_end(now)
-        final = self._final_state()
-        if final is not None and (not self._complete or final != self._completed):
-            self._completed = final
+        self._look_whether_complete(now)
+
+    def _look_whether_complete(self, now: Micros) -> None:
+        if self._completion.look(self._final_state(), now):
             self._outbox.append(Emit(RunComplete(1 + len(self._members.alive()))))
             self._run_completed()
-        self._complete = final is not None
+
+    def _maybe_go_on(self) -> None:
+        """Train again when more entries are allowed than when this site's rounds ended."""
+        if self._ended_at is not None and self._ended_at < self.entry_limit and self._ready:
+            self._ended_at = None
+            self._completion.forget()
+            self._pacing.go_on()
+            self._change(Phase.TRAINING, f"the run goes on: each site may publish {self.entry_limit} entries now")
 
     def _look_to_the_end(self, now: Micros) -> None:
         """See whom the end of the run waits for, and tell when that lasts."""
         self._ending.note(self._rounds_published(), now)
-        behind = self._behind() if self._phase is Phase.LISTENING and self._state is RoundState.IDLE else {}
+        behind: dict[SiteKey, int] = {}
+        if self._phase is Phase.LISTENING and self._state is RoundState.IDLE:
+            rounds = self._rounds_published()
+            behind = {site: rounds.get(site, 0) for site in self._ending.away(now)} | self._behind()
         self._outbox.extend(Emit(event) for event in self._ending.look(behind, now))
 
     def _maybe_open(self, now: Micros) -> None:
@@ -248,12 +271,13 @@ class RoundMachine(ABC):
         self._say(obstacle if isinstance(obstacle, Wait) else None, now)
         if isinstance(obstacle, End):
             self._enter(Phase.LISTENING, obstacle.reason)
+            self._ended_at = self.entry_limit if obstacle.may_go_on else None
         elif obstacle is None:
             self._pacing.opened(now)
             steps = self._pacing.steps(self._round_settings.steps_per_entry, self._step_times_us())
             number, norm_bound = self._begin_round()
             self._move(Move.OPEN, number)
-            self._outbox.append(Emit(RoundOpened(number, steps, norm_bound)))
+            self._outbox.append(Emit(RoundOpened(number, steps, norm_bound, self.entry_limit)))
 
     def _trained(self, result: RoundTrained, now: Micros) -> None:
         self._require(Move.STORE, result.number)
@@ -305,11 +329,14 @@ class RoundMachine(ABC):
     # ---- phase and pace -----------------------------------------------------------------------------------------
 
     def _enter(self, phase: Phase, reason: str) -> None:
-        """Go to another phase; from listening there is no way back."""
+        """Go to another phase; the only way back from listening is `_maybe_go_on`."""
         if self._phase not in (Phase.LISTENING, phase):
-            self._phase = phase
-            self._outbox.append(Emit(PhaseChanged(phase, reason)))
-            self._phase_changed()
+            self._change(phase, reason)
+
+    def _change(self, phase: Phase, reason: str) -> None:
+        self._phase = phase
+        self._outbox.append(Emit(PhaseChanged(phase, reason)))
+        self._phase_changed()
 
     def _unready(self, reason: str) -> None:
         """Nobody's pace may depend on a site that cannot train."""
@@ -330,8 +357,8 @@ class RoundMachine(ABC):
 
     def _limit(self, done: int) -> End | None:
         """The charter allows no more after `done` rounds."""
-        limit = self._round_settings.entry_limit
-        return End(f"the charter's limit of {limit} entries is reached") if done >= limit else None
+        limit = self.entry_limit
+        return End(f"the limit of {limit} entries is reached") if done >= limit else None
 
     def _plateau(self) -> End | None:
         """Validation has stopped improving."""

@@ -80,6 +80,11 @@ class Pacing:
         if self._settled_at_us is not None and now >= self._settled_at_us:
             self._settled_at_us = None
 
+    def go_on(self) -> None:
+        """There is more to train than was thought: what was enough may not be."""
+        self.enough = False
+        self._plateau.start_anew()
+
     def opened(self, now: Micros) -> None:
         """A round was opened."""
         self._opened_at_us = now
@@ -224,6 +229,10 @@ class Plateau:
     def __init__(self, patience: int) -> None:
         self._patience = patience
         self._best = math.inf
+        self._since = 0
+
+    def start_anew(self) -> None:
+        """Have the full patience again."""
         self._since = 0
 
     def seen(self, figure: float | None) -> bool:

@@ -9,6 +9,8 @@ from kmel_p2p.core.types import SECOND, Micros
 SETTLE_US: Micros = 5 * SECOND
 STUCK_AFTER_US: Micros = 30 * SECOND
 CONCLUDES_AFTER_US: Micros = 1800 * SECOND
+AWAY_US: Micros = 30 * SECOND
+AGAIN_US: Micros = 20 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class RoundSettings:
         stuck_after_us: how long a site that trains without progress holds this one back.
         unit: what a round gives, in the plural, for the operator.
         concludes_after_us: how long the end of the run waits for a site whose log does not grow (`Ending`).
+        away_us: how long it waits for a site that was not done and went out of sight.
+        again_us: how long a complete run that changes after all is left alone before its end is told again.
     """
 
     entry_limit: int
@@ -38,3 +42,5 @@ class RoundSettings:
     stuck_after_us: Micros
     unit: str
     concludes_after_us: Micros = CONCLUDES_AFTER_US
+    away_us: Micros = AWAY_US
+    again_us: Micros = AGAIN_US

@@ -65,6 +65,11 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """No round any more: this site listens from now on."""
+    """No round any more: this site listens from now on.
+
+    Attributes:
+        may_go_on: whether it trains again when more entries are allowed.
+    """
 
     reason: str
+    may_go_on: bool = True

@@ -131,8 +131,12 @@ class Rounds:
         trunk: NDArray[np.float32],
         report: Report,
         interrupted: Callable[[], None] | None = None,
+        entry_limit: int | None = None,
     ) -> RoundResult:
         """Train `steps` steps from `trunk`, encode, and write the round file.
+
+        The learning rate falls over `entry_limit` rounds (None: as the settings say); where a run is extended, it goes
+        on in the middle of its course.
 
         Raises:
             LocalError: a round is open, or the number is not the next one.
@@ -146,7 +150,8 @@ class Rounds:
             number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
         )
         try:
-            return self._train(number, steps, norm_bound, trunk, report, interrupted)
+            rate = cosine_rate((number - 1) / (entry_limit or self._settings.entry_limit))
+            return self._train(number, steps, rate, norm_bound, trunk, report, interrupted)
         except BaseException:
             self.abandon(number)
             raise
@@ -177,6 +182,7 @@ class Rounds:
         self,
         number: int,
         steps: int,
+        rate: float,
         norm_bound: float | None,
         trunk: NDArray[np.float32],
         report: Report,
@@ -188,7 +194,6 @@ class Rounds:
         self.history.append((number, scores))
         if "valid" in outputs:
             self.prefix.offer(number, outputs["valid"], trunk, self.private())
-        rate = cosine_rate((number - 1) / self._settings.entry_limit)
         losses = []
         began_ns = time.monotonic_ns()
         for done in range(steps):

@@ -106,11 +106,13 @@ class Train:
         round: number that the entry will have; one above the last committed round.
         steps: optimiser steps to take.
         norm_bound: largest L2 norm the entry may have, or None.
+        entry_limit: rounds in all, over which the learning rate falls; None: as the plan says.
     """
 
     round: int
     steps: int
     norm_bound: float | None = None
+    entry_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

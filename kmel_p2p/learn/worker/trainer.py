@@ -112,7 +112,12 @@ class Trainer:
     def _train(self, command: Train) -> Trained:
         started = time.monotonic()
         result = self._require_rounds().train(
-            command.round, command.steps, command.norm_bound, self._trunk(), self._outlet.report
+            command.round,
+            command.steps,
+            command.norm_bound,
+            self._trunk(),
+            self._outlet.report,
+            entry_limit=command.entry_limit,
         )
         return Trained(
             round=command.round,

@@ -234,7 +234,7 @@ class LedgerMode(SiteMode):
         vector = {names.get(key, key.hex()): number for key, number in ledger.vector.items()}
         published = ledger.vector.get(own, 0)
         applied = sum(number for key, number in ledger.vector.items() if key != own)
-        limit = site.charter.averaging.entry_limit
+        limit = _of(averaging).entry_limit
         ended = {names.get(key, key.hex()): fault.reason for key, fault in ledger.faults.items()}
         return AveragingStatus(
             vector=vector,

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import enum
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.core.rounds import RoundOpened
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.trainer.process import SharedTrunk, TrainerProcess
 
@@ -82,6 +84,8 @@ class TrainerSupervisor:
         self._process: TrainerProcess | None = None
         self._round: int | None = None
         self._answered: int | None = None
+        self._deferred: Callable[[], None] | None = None
+        """Opens the round that waits for a comparison."""
         self._backoff_s = RESTART_FIRST_S
         self._restart: asyncio.Task[None] | None = None
 
@@ -100,14 +104,15 @@ class TrainerSupervisor:
         self._listener = listener
         await self._launch()
 
-    def train(
-        self, number: int, steps: int, norm_bound: float, write_trunk: Callable[[NDArray[np.float32]], Any]
-    ) -> None:
-        """Open a round: fill the shared trunk, then command."""
+    def train(self, opened: RoundOpened, write_trunk: Callable[[NDArray[np.float32]], Any]) -> None:
+        """Open a round: fill the shared trunk, then command. A run that goes on waits for a comparison under way."""
+        self._round = opened.number
+        if self.state is TrainerState.FINISHING:
+            self._deferred = partial(self.train, opened, write_trunk)
+            return
         write_trunk(self._trunk.values)
-        self._round = number
         self.state = TrainerState.TRAINING
-        self._send(session.Train(number, steps, norm_bound))
+        self._send(session.Train(opened.number, opened.steps, opened.norm_bound, opened.entry_limit))
 
     def commit(self, number: int) -> None:
         """The round's entry is durable. Only the life that trained it has anything to forget."""
@@ -179,6 +184,9 @@ class TrainerSupervisor:
             case session.Finished():
                 self.state, self.progress = TrainerState.IDLE, None
                 self._listener.trainer_finished(answer)
+                deferred, self._deferred = self._deferred, None
+                if deferred is not None:
+                    deferred()
             case session.Failed():
                 self._failed(answer)
 
@@ -191,7 +199,7 @@ class TrainerSupervisor:
 
     def _on_exit(self, code: int | None) -> None:
         process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED)
-        failed, self._round, self._answered = self._round, None, None
+        failed, self._round, self._answered, self._deferred = self._round, None, None, None
         if not process_wanted:
             return
         reason = f"the trainer ended with {_exit_text(code)}"

@@ -74,6 +74,7 @@ def test_changes_of_every_kind() -> None:
         ({"charter": "00" * 32, "quorum": "all"}, "it amends another charter"),
         ({"previous": "11" * 32, "quorum": "all"}, "it does not follow the newest amendment"),
         ({"retire": retire("site1", 3, 4)}, "retract_from (4) is above last (3)"),
+        ({"entries": 6}, "as 6 do already"),
         ({"retyre": retire("site1")}, "did you mean 'retire'?"),
     ],
 )
@@ -103,6 +104,15 @@ def test_signatures_count_once_and_only_of_current_sites() -> None:
     gone = constitution.followed_by(signed(constitution, SITES[:3], retire=retire("site0")))
     with pytest.raises(ConfigError, match="is not a site"):
         gone.draft(quorum="all").signed_by(SITES[0], gone)
+
+
+def test_a_run_is_extended_and_never_shortened() -> None:
+    constitution = Constitution(CHARTER)
+    longer = constitution.followed_by(signed(constitution, SITES[:3], entries=9))
+    assert (constitution.entry_limit, longer.entry_limit) == (6, 9)
+    assert longer.followed_by(signed(longer, SITES[:3], quorum="all")).entry_limit == 9
+    with pytest.raises(ConfigError, match="as 9 do already"):
+        longer.draft(entries=8)
 
 
 def test_documents_survive_file_and_wire() -> None:

@@ -109,7 +109,9 @@ def test_a_site_far_behind_holds_nobody_up_while_it_catches_up() -> None:
     still_ahead = heads(federation, 0)[0] - heads(federation, 0)[2]
     assert ahead - 3 <= still_ahead <= ahead + 3
     assert federation.run(200 * SECOND, until=federation.all_complete)
-    assert heads(federation, 0) == [60, 60, 60]
+    # It founded the federation: the others have gone on for as long as it had entries to make.
+    assert heads(federation, 0)[2] == 60
+    assert min(heads(federation, 0)[:2]) > 70
 
 
 def test_a_dead_site_holds_nobody_back() -> None:

@@ -125,19 +125,19 @@ def trained(number: int, payload: bytes = b"delta") -> RoundTrained:
 
 def test_a_round_goes_from_open_to_committed_and_the_next_one_opens() -> None:
     mode = PlainMode()
-    assert mode.told(Ready()) == [PhaseChanged(Phase.TRAINING, "data prepared"), RoundOpened(1, 20, 1.5)]
+    assert mode.told(Ready()) == [PhaseChanged(Phase.TRAINING, "data prepared"), RoundOpened(1, 20, 1.5, 3)]
     assert mode.told(trained(1)) == []
-    assert mode.told(Persisted(1)) == [RoundCommitted(1), RoundOpened(2, 20, 1.5)]
+    assert mode.told(Persisted(1)) == [RoundCommitted(1), RoundOpened(2, 20, 1.5, 3)]
 
 
 def test_a_held_round_waits_for_the_operator_and_is_trained_again_after_a_rejection() -> None:
     mode = PlainMode(hold=True)
     mode.told(Ready())
     assert mode.told(trained(1)) == [EntryHeld(1, 5)]
-    assert mode.told(Reject(1, "no")) == [RoundAbandoned(1, "no"), RoundOpened(1, 20, 1.5)]
+    assert mode.told(Reject(1, "no")) == [RoundAbandoned(1, "no"), RoundOpened(1, 20, 1.5, 3)]
     mode.told(trained(1))
     assert mode.told(Approve(1)) == []
-    assert mode.told(Persisted(1)) == [RoundCommitted(1), RoundOpened(2, 20, 1.5)]
+    assert mode.told(Persisted(1)) == [RoundCommitted(1), RoundOpened(2, 20, 1.5, 3)]
 
 
 def test_a_failed_round_leaves_the_site_unready_until_it_says_otherwise() -> None:
@@ -145,7 +145,7 @@ def test_a_failed_round_leaves_the_site_unready_until_it_says_otherwise() -> Non
     mode.told(Ready())
     failed = mode.told(RoundFailed(1, "signal 9"))
     assert failed == [RoundAbandoned(1, "signal 9"), PhaseChanged(Phase.PREPARING, "signal 9")]
-    assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5)
+    assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5, 3)
     assert mode.told(Unready("lost")) == [PhaseChanged(Phase.PREPARING, "lost")]
 
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_stored_is_abandoned() -> None:
     mode = PlainMode()
     mode.refusal = "it would not stand"
     mode.told(Ready())
-    assert mode.told(trained(1)) == [RoundAbandoned(1, "it would not stand"), RoundOpened(1, 20, 1.5)]
+    assert mode.told(trained(1)) == [RoundAbandoned(1, "it would not stand"), RoundOpened(1, 20, 1.5, 3)]
 
 
 def test_what_the_trainer_hands_over_is_looked_at_before_anything_changes() -> None:
@@ -181,7 +181,7 @@ def test_an_obstacle_is_told_once_and_an_end_is_for_good() -> None:
 def test_the_charters_limit_ends_it() -> None:
     mode = PlainMode()
     mode.done = 3
-    assert mode.told(Ready())[1] == PhaseChanged(Phase.LISTENING, "the charter's limit of 3 entries is reached")
+    assert mode.told(Ready())[1] == PhaseChanged(Phase.LISTENING, "the limit of 3 entries is reached")
 
 
 def test_a_listening_site_finishes_the_open_round_first() -> None:
@@ -197,7 +197,7 @@ def test_a_command_for_a_round_that_is_not_there_is_refused_and_changes_nothing(
     mode = PlainMode()
     with pytest.raises(LocalError, match=r"round 1 is not (training|held for approval): none is open"):
         mode.told(command)
-    assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5)
+    assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5, 3)
     with pytest.raises(LocalError, match=r"round 2 is not training: round 1 is training"):
         mode.told(trained(2))
     assert mode.told(trained(1)) == []

@@ -29,6 +29,7 @@ class Averaging:
     def __init__(self) -> None:
         self.revision = 1
         self.vector: dict[Any, int] = {}
+        self.entry_limit = 6
 
     def trunk(self) -> None: ...
 
@@ -134,10 +135,29 @@ async def test_models_are_compared_once_per_final_trunk(bench: Bench) -> None:
 async def test_what_changed_during_the_comparison_is_compared_again(bench: Bench) -> None:
     await complete(bench)
     bench.averaging.revision = 2
+    await complete(bench)
     assert not bench.answered()
     await bench.settle()
     assert [labels["state_digest"] for _, labels in bench.asked] == ["digest of 1", "digest of 2"]
     assert bench.answered()
+
+
+async def test_what_changed_is_left_alone_until_the_run_has_ended_anew(bench: Bench) -> None:
+    await complete(bench)
+    bench.averaging.revision = 2
+    assert not bench.answered()
+    await bench.settle()
+    assert len(bench.asked) == 1
+    assert bench.final_models.result is None
+    await complete(bench)
+    assert len(bench.asked) == 2
+
+
+async def test_another_life_knows_how_long_the_run_was_that_it_finished(bench: Bench) -> None:
+    await complete(bench)
+    bench.answered()
+    bench.averaging.entry_limit = 9
+    assert bench.another_life().entry_limit_before == 6
 
 
 async def test_a_trainer_lost_over_the_comparison_is_asked_again(bench: Bench) -> None:
