@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
     from kmel_p2p.chem.read.structure_file import StructureFile
     from kmel_p2p.learn.predict.predict import Model
     from kmel_p2p.learn.predict.shift import Shift
-
-NAME_COLUMNS = ("name", "title", "sdf_title", "id", "compound", "compound_id", "compound id", "molecule", "molecule_id")
-"""Columns, in any case, whose cell heads a compound: the first of them in the input."""
 
 
 def write_report(
@@ -38,6 +34,7 @@ def write_report(
     Raises:
         ConfigError: the disk is full or not writable.
     """
+    from kmel_p2p.chem.read.structure_file import name_place
     from kmel_p2p.files import BY_UMASK, write_whole
     from kmel_p2p.learn.predict.explain import explain
     from kmel_p2p.learn.predict.explanation_page import MOST, explanation_page
@@ -49,7 +46,7 @@ def write_report(
     reasons = [block.refused.get(at, "") for block in blocks for at in range(len(block.rows))]
     shown = loaded.predictions([row[file.smiles_at] for row in table], model=model, level=level)
     endpoints = loaded.card.architecture.endpoints
-    at = _name_column(file.header)
+    at = name_place(file.header)
     compounds = []
     with progress_bar("explanations", False) as progress:
         for row, prediction in enumerate(shown):
@@ -72,8 +69,3 @@ def write_report(
     click.echo(f"{len(shown)} of {stop - start} rows explained in {report}{stays}", err=True)
     for note in dict.fromkeys(note for compound in compounds for note in compound.notes):
         click.echo(f"{report.name}: {note}", err=True)
-
-
-def _name_column(header: Sequence[str]) -> int | None:
-    lowered = [name.strip().lower() for name in header]
-    return next((lowered.index(name) for name in NAME_COLUMNS if name in lowered), None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.shown import cell
-from kmel_p2p.learn.predict.columns import added_columns, columns_of, require_room
+from kmel_p2p.learn.predict.columns import added_columns, cell_text, columns_of, require_room
 
 if TYPE_CHECKING:
     import pyarrow
@@ -56,10 +56,7 @@ class CsvOutput:
     def block(self, rows: RowBlock, predictions: Sequence[Prediction]) -> bytes:
         columns = columns_of(predictions, self._card)
         columns["kmel_reason"] = [reason_of(rows, at, prediction) for at, prediction in enumerate(predictions)]
-        written = [
-            [value if isinstance(value, str) else _number(name, value) for value in column]
-            for name, column in columns.items()
-        ]
+        written = [[cell_text(name, value) for value in column] for name, column in columns.items()]
         return _csv([*row, *more] for row, *more in zip(rows.rows, *written, strict=True))
 
     def whole(self, blocks: Iterable[bytes], shift: Callable[[], Shift | None]) -> Iterator[bytes]:
@@ -71,12 +68,6 @@ def _csv(rows: Iterable[Sequence[str]]) -> bytes:
     out = io.StringIO(newline="")
     csv.writer(out, lineterminator="\n").writerows(map(cell, row) for row in rows)
     return out.getvalue().encode()
-
-
-def _number(name: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if name == "kmel_similarity" else f"{value:.6g}"
 
 
 class ParquetOutput:

@@ -189,6 +189,16 @@ def places_of(header: Sequence[str], column: str) -> list[int]:
     return exact or [at for at, name in enumerate(header) if name.strip().lower() == column.lower()]
 
 
+NAME_COLUMNS = ("name", "title", "sdf_title", "id", "compound", "compound_id", "compound id", "molecule", "molecule_id")
+"""Columns, in any case, whose cell names a compound to people: the first of them in a header."""
+
+
+def name_place(header: Sequence[str]) -> int | None:
+    """Where a header has the names of compounds; None if it has none."""
+    lowered = [name.strip().lower() for name in header]
+    return next((lowered.index(name) for name in NAME_COLUMNS if name in lowered), None)
+
+
 def smiles_place(
     what: object, header: Sequence[str], column: str, remedy: str = "Use --smiles-column to name it."
 ) -> int:

@@ -81,3 +81,10 @@ def _made_by(prediction: Prediction, card: Card) -> str:
     """The models that predicted this compound, in the order of assay endpoints, and the digest; empty if none did."""
     names = "/".join(dict.fromkeys(value.model for value in prediction.assays.values()))
     return f"{names}@{card.digest[:16]}" if names else ""
+
+
+def cell_text(name: str, value: str | float | None) -> str:
+    """A cell of a column as CSV has it."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.3f}" if name == "kmel_similarity" else f"{value:.6g}"

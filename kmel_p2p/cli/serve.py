@@ -1,0 +1,136 @@
+"""`kmel-peer serve`: the models of this site in a browser, on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import ipaddress
+import socket
+from pathlib import Path
+
+import click
+
+from kmel_p2p.cli.options import DIRECTORY, FILE, config_option
+
+PACKAGES = ("fastapi", "python_multipart", "uvicorn")
+"""Of the extra `serve`."""
+
+MIN_TOKEN = 20
+"""Characters of a token; a random one of this length cannot be guessed."""
+
+MAX_CONNECTIONS = 64
+GRACE_S = 3
+
+
+@click.command()
+@click.option("--listen", default="127.0.0.1:8410", show_default=True, help="Address and port; port 0 takes any.")
+@click.option("--allow-remote", is_flag=True, help="Listen beyond this machine, with --token-file; not encrypted.")
+@click.option("--token-file", type=FILE, help="File with the token that every request must carry.")
+@click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
+@config_option
+def serve(listen: str, allow_remote: bool, token_file: Path | None, model_dir: Path | None, config_path: Path) -> None:
+    """Serve a page with predictions, and why, to browsers on this machine; /openapi.json describes it for programs.
+
+    Paste SMILES or upload a table. Nothing is loaded from elsewhere, and nothing that is entered is kept. Needs the
+    extra `serve`. The models are those of the directory when the server starts.
+
+    Whoever reaches the page sees own compounds with measured values. Beyond this machine it is served only with
+    --allow-remote and a token, and without encryption: put it behind a proxy with TLS, or use an SSH tunnel instead.
+    """
+    from kmel_p2p.agreement.errors import ConfigError
+
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"kmel-peer serve needs {', '.join(missing)}: pip install 'kmel-p2p[serve]'")
+    host, port = _address(listen)
+    token = _token(token_file)
+    if not _is_loopback(host) and not (allow_remote and token):
+        raise ConfigError(
+            f"--listen {listen} is reached from other machines: give --allow-remote and --token-file, or listen on "
+            "127.0.0.1 and use an SSH tunnel"
+        )
+    folder = model_dir or _model_dir(config_path)
+    with _socket(host, port, listen) as bound:
+        try:
+            asyncio.run(_serve(bound, folder, token))
+        except KeyboardInterrupt:
+            click.echo("Ended.", err=True)
+
+
+async def _serve(bound: socket.socket, folder: Path, token: str) -> None:
+    import uvicorn
+
+    from kmel_p2p.serve.app import application
+    from kmel_p2p.serve.worker import ModelWorker
+
+    click.echo(f"Loading {folder} ...", err=True)
+    async with application(ModelWorker(folder), token) as app:
+        host, port = bound.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"Serving at http://{shown}:{port}/ until Ctrl-C{', with the token' if token else ''}.", err=True)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        await uvicorn.Server(config).serve(sockets=[bound])
+
+
+def _address(listen: str) -> tuple[str, int]:
+    from kmel_p2p.agreement.errors import ConfigError
+
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ConfigError(f"--listen {listen!r:.80} is no address with a port, such as 127.0.0.1:8410 or [::1]:8410")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _token(path: Path | None) -> str:
+    """The token in a file; empty without a file."""
+    from kmel_p2p.agreement.errors import ConfigError
+
+    if path is None:
+        return ""
+    try:
+        text = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"{path}: a token has {MIN_TOKEN} or more letters and digits and no blank, such as those of "
+            "`openssl rand -hex 20`"
+        )
+    return text
+
+
+def _socket(host: str, port: int, listen: str) -> socket.socket:
+    from kmel_p2p.agreement.errors import ConfigError
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"--listen {listen}: cannot listen there: {error.strerror or error}") from None
+    return bound
+
+
+def _model_dir(config_path: Path) -> Path:
+    from kmel_p2p.site.config import load_config
+
+    return load_config(config_path).site.state_dir / "model"
