@@ -29,8 +29,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.parts.daemons import TEN_MILLION, FederationFailedError, found_federation, until
 from benchmarks.parts.measure import (
     ROOT,
@@ -45,22 +43,13 @@ from benchmarks.parts.measure import (
     this_machine,
 )
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Event, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.membership import commands
-from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.rounds import Ready, RoundOpened, RoundTrained
-from kmel_p2p.core.types import Lane, Micros
-from kmel_p2p.net.driver import Driver
-from kmel_p2p.net.settings import TransportSettings
+from kmel_p2p.core.types import Lane
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import load_site
-from kmel_p2p.site.modes import mode_of
-from kmel_p2p.site.modes.stored_ledger import codec_of, fresh_ledger
-from kmel_p2p.site.peer_machine import make_peer
-from kmel_p2p.site.site import Site
+from tests.testbed.puppet import Puppet
 
 SAMPLE_S = 2.0
 TEAR_EVERY_S = 5.0
@@ -108,72 +97,15 @@ class LossyTransport(Transport):
         return False
 
 
-class Puppet:
-    """A site without trainer and disk: shipped protocol and transport, made-up training."""
-
-    def __init__(self, config: Path, daemon: SiteKey, failing: float, period_s: float, seed: int) -> None:
-        self.site: Site = load_site(load_config(config))
-        self._period_s = period_s
-        self._payload = _payload(self.site, seed)
-        rng = random.Random(seed)
-        self.peer = make_peer(self.site, fresh_ledger(self.site), 1, self.site.rule.addresses, rng, _now())
-        self.driver = Driver(
-            self.peer,
-            make_wire(self.site.charter.id, mode_of(self.site.charter).messages),
-            clock=_now,
-            on_emit=self._on_event,
-            store=_keep_nothing,
-            on_fault=_fault,
-        )
-        self.transport = LossyTransport(
-            self.site.identity,
-            lambda: self.site.charter.roster.keys(),
-            self.site.config.network.bind,
-            settings=TransportSettings(),
-            on_message=self.driver.message,
-            on_link=self.driver.link,
-            clock=_now,
-            rng=random.Random(seed + 1),
-            lost_with=daemon,
-            part=failing,
-            faults=random.Random(seed + 2),
-        )
-
-    async def start(self) -> None:
-        self.driver.start(self.transport)
-        await self.transport.start()
-        self.driver.command(commands.DescribeSelf(size_class=8))
-        self.driver.command(Ready())
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, RoundOpened):
-            training_us = round(self._period_s * 1e6)
-            answer = RoundTrained(event.number, self._payload, event.steps, training_us, f"round-{event.number}")
-            asyncio.get_running_loop().call_later(self._period_s, self.driver.command, answer)
-
-
-def _payload(site: Site, seed: int) -> bytes:
-    """A delta as small as those of training; the same one in every round."""
-    residual = np.random.default_rng(seed).standard_normal(site.layout.size, np.float32)
-    residual *= np.float32(1e-4)
-    return codec_of(site).encode(residual, 1.0)
-
-
-def _now() -> Micros:
-    return time.monotonic_ns() // 1000
-
-
-async def _keep_nothing(record: Record) -> None:
-    await asyncio.sleep(0)
-
-
-def _fault(where: str, error: BaseException) -> None:
-    raise SystemExit(f"{where}: {error!r}") from error
+def _lossy(config: Path, daemon: SiteKey, failing: float, period_s: float, seed: int) -> Puppet:
+    faults = random.Random(seed + 2)
+    transport = partial(LossyTransport, lost_with=daemon, part=failing, faults=faults)
+    return Puppet(config, seed, period_s=period_s, transport=transport)
 
 
 async def run_puppets(configs: Sequence[Path], daemon: SiteKey, failing: float, period_s: float) -> None:
     """Until the parent closes our input; then say what was lost."""
-    puppets = [Puppet(config, daemon, failing, period_s, n) for n, config in enumerate(configs)]
+    puppets = [_lossy(config, daemon, failing, period_s, n) for n, config in enumerate(configs)]
     for puppet in puppets:
         await puppet.start()
     tearing = asyncio.create_task(_tear(puppets, daemon), name="tear")
@@ -183,7 +115,8 @@ async def run_puppets(configs: Sequence[Path], daemon: SiteKey, failing: float, 
     await asyncio.wait({tearing})
     averagings = [puppet.peer.averaging for puppet in puppets]
     applied = [sum(a.ledger.vector.values()) for a in averagings if isinstance(a, LedgerAveraging)]
-    lost, passed = sum(p.transport.lost for p in puppets), sum(p.transport.passed for p in puppets)
+    transports = [p.transport for p in puppets if isinstance(p.transport, LossyTransport)]
+    lost, passed = sum(t.lost for t in transports), sum(t.passed for t in transports)
     # The parent does not wait for fifteen transports to close in order.
     print(json.dumps({"lost": lost, "passed": passed, "applied_least": min(applied)}), flush=True)
 

@@ -49,6 +49,8 @@ def found_federation(
     preset: str = "lan",
     retain: int = 64,
     tiny: bool = False,
+    mode: str = "ledger",
+    start: int | None = None,
 ) -> LocalFederation:
     """Sites with their share of the solubility data; nothing is started.
 
@@ -59,10 +61,13 @@ def found_federation(
         steps: optimiser steps per entry.
         entries: entries per site.
         retain: newest entries of each site that are kept.
+        mode: averaging mode.
+        start: sites that the first round waits for; None: all.
         tiny: some made-up compounds instead of the solubility data, for a smoke run.
         addresses: of each site; ports of the loopback interface when empty.
     """
     out.mkdir(parents=True, exist_ok=True)
+    kept = {"retain_entries": retain} if mode == "ledger" else {}
     simulation = Simulation.model_validate(
         {
             "task": "aqueous solubility",
@@ -73,8 +78,8 @@ def found_federation(
                 "federation": "benchmark",
                 "model": {"hidden": hidden, "dropout": 0.1},
                 "training": {"batch_size": 32},
-                "averaging": {"steps_per_entry": steps, "entry_limit": entries, "retain_entries": retain},
-                "pace": {"start_sites": sites, "max_lead": max_lead},
+                "averaging": {"mode": mode, "steps_per_entry": steps, "entry_limit": entries, **kept},
+                "pace": {"start_sites": start or sites, "max_lead": max_lead},
                 "split": {"valid_fraction": 0.1, "test_fraction": 0.0},
                 "assay_endpoints": (ENDPOINT,),
             },

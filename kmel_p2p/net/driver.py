@@ -43,6 +43,9 @@ from kmel_p2p.net.transport import Transport
 LAG_SAMPLE = 100 * MILLISECOND
 """How often the loop's lateness is measured."""
 
+LAG_SPAN: Micros = 30 * SECOND
+"""Of `Driver.recent_lag_us`."""
+
 LAG_REPORT = 1 * SECOND
 """How often the machine is told the worst lateness seen."""
 
@@ -125,6 +128,9 @@ class Driver:
         """Messages the transport did not take, per receiver."""
         self.worst_lag_us: Micros = 0
         """The latest the loop ever ran since the start."""
+        self._lags_us: tuple[Micros, Micros] = (0, 0)
+        """The same in the last full `LAG_SPAN` and in the present one."""
+        self._lag_span_ends_us: Micros = 0
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -324,6 +330,11 @@ class Driver:
             if item.ticket is not None:
                 self.command(Persisted(item.ticket))
 
+    @property
+    def recent_lag_us(self) -> Micros:
+        """The latest the loop ran within one to two `LAG_SPAN`."""
+        return max(self._lags_us)
+
     # -- lateness --------------------------------------------------------------------------------
 
     def _sample_lag(self) -> None:
@@ -333,6 +344,9 @@ class Driver:
         lag = max(0, now - self._lag_due_us)
         self._lag_max_us = max(self._lag_max_us, lag)
         self.worst_lag_us = max(self.worst_lag_us, lag)
+        if now >= self._lag_span_ends_us:
+            self._lags_us, self._lag_span_ends_us = (self._lags_us[1], 0), now + LAG_SPAN
+        self._lags_us = (self._lags_us[0], max(self._lags_us[1], lag))
         if now - self._lag_reported_us >= LAG_REPORT:
             if self._lag_max_us >= LAG_WORTH_TELLING:
                 self.command(LoopLag(self._lag_max_us))

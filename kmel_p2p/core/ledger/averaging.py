@@ -240,6 +240,7 @@ class LedgerAveraging(RoundMachine):
         if outcome.verdict is Verdict.APPLIED:
             self._outbox.append(Emit(EntryPublished(entry.number, len(entry.encode()), entry.weight)))
             self.antientropy.push.own(entry, now)
+            self.antientropy.statements.has_published = True
         elif outcome.verdict is Verdict.ENDED:
             # An amendment retired this site while its entry was being stored: the store must not count it.
             self._outbox.append(Persist(RetractionRecord(self._key, entry.number, RETIRED, ())))
@@ -266,7 +267,7 @@ class LedgerAveraging(RoundMachine):
     def _wait_for_own_log(self) -> Wait | None:
         """What rules out an own entry now, whatever the others do."""
         next_number = self.publisher.next_number
-        holders = [k for k in self._members.alive() if self.antientropy.holds(k, self._key) >= next_number]
+        holders = [k for k in self._members.alive() if self.antientropy.awaited(k, self._key) >= next_number]
         if holders:
             return Wait("others hold entries of this site that its store lost; fetching them", tuple(holders))
         lone = self.ledger.rules.lone_entries

@@ -123,6 +123,8 @@ class ProcessStatus:
     cpu_s: float = 0.0
     loop_lag_ms: float = 0.0
     """The latest the event loop ever ran since the start."""
+    loop_lag_recent_ms: float = 0.0
+    """The same within the last half minute to minute."""
     version: str = ""
     generation: int = 0
 

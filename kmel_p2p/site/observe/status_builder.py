@@ -115,6 +115,7 @@ class StatusBuilder:
             uptime_s=time.monotonic() - self.activity.started_at,
             cpu_s=times.user + times.system,
             loop_lag_ms=self.driver.worst_lag_us / 1000,
+            loop_lag_recent_ms=self.driver.recent_lag_us / 1000,
             version=VERSION,
             generation=self.generation,
         )

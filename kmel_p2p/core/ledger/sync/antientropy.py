@@ -132,9 +132,9 @@ class AntiEntropy:
         """Sites that hold entries which are missing here."""
         return self._other_peers.ahead()
 
-    def holds(self, key: SiteKey, author: SiteKey) -> int:
-        """How far `key` says that the log of `author` goes, as far as it is to be believed."""
-        return self._other_peers.holds(key, author)
+    def awaited(self, key: SiteKey, author: SiteKey) -> int:
+        """How far `key` says that the log of `author` goes, as far as an own round waits for it."""
+        return self._other_peers.awaited(key, author)
 
     def ends_with_us(self, key: SiteKey) -> bool:
         """Whether `key` holds what is held here, as far as it is to be believed."""

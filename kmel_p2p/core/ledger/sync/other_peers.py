@@ -65,13 +65,13 @@ class OtherPeers:
         """The vector that `key` last told us, as far as it is to be believed; empty when it told nothing."""
         return self._statements.credible(key, self._named(key))
 
-    def holds(self, key: SiteKey, author: SiteKey) -> int:
-        """How far `key` says that the log of `author` goes, as far as it is to be believed."""
+    def awaited(self, key: SiteKey, author: SiteKey) -> int:
+        """How far `key` says that the log of `author` goes, as far as an own round waits for it."""
         told = self._told.get(key)
         order = self._ledger.accepted.order
         if told is None or told.vector is None or author not in order:
             return 0
-        return self._statements.credible_number(key, author, told.vector.at(order.place(author)))
+        return self._statements.awaited(key, author, told.vector.at(order.place(author)))
 
     def holds_the_same(self, key: SiteKey) -> bool:
         """Whether `key` says that it holds exactly what is held here."""
@@ -99,19 +99,23 @@ class OtherPeers:
             self._agree(key, now)
 
     def missing(self) -> int:
-        """Entries missing here, by the peer that is furthest ahead; without logs that cannot go on here."""
+        """Entries missing here that an own round waits for; without logs that cannot go on here.
+
+        Among three sites or more the log of which most is missing does not count: who is really behind lacks entries
+        of everybody, and one author that signed a header which no entries lead to would make everybody wait.
+        """
         stuck = {entry.author for entry, _ in self._ledger.held_up()} | self._ledger.accepted.ended.keys()
         here = self._ledger.accepted.heads
-        ahead = [
-            self.credible(site)
-            for site, told in self._told.items()
-            if told.vector is not None and bool((told.vector.padded(here.size) > here).any())
-        ]
-        missing = [
-            sum(max(0, number - self._ledger.head(key)) for key, number in vector.items() if key not in stuck)
-            for vector in ahead
-        ]
-        return max(missing, default=0)
+        missing: dict[SiteKey, int] = {}
+        for site, told in self._told.items():
+            if told.vector is None or not (told.vector.padded(here.size) > here).any():
+                continue
+            for author, number in self._named(site).items():
+                if number > self._ledger.head(author) and author not in stuck:
+                    lacking = self._statements.awaited(site, author, number) - self._ledger.head(author)
+                    missing[author] = max(missing.get(author, 0), lacking)
+        largest = max(missing.values(), default=0) if here.size > 2 else 0
+        return sum(missing.values()) - largest
 
     def ahead(self) -> tuple[SiteKey, ...]:
         """Peers that hold entries which are missing here."""

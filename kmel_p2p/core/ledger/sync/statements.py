@@ -27,8 +27,7 @@ from kmel_p2p.core.ledger.sync.messages import ANY_HASH, Heads, LogHead
 from kmel_p2p.core.types import SECOND, Micros, Vector
 
 TRUSTED_FOR: Micros = 20 * SECOND
-"""How long a number counts that nobody has proved, while its sayer can be asked. Many round trips; one liar costs a
-federation this much, once in `DISTRUSTED_FOR`."""
+"""How long a number counts that nobody has proved, while its sayer can be asked. Many round trips."""
 
 DISTRUSTED_FOR: Micros = 3600 * SECOND
 """How long a site is believed nothing without proof after a word of it lapsed."""
@@ -36,11 +35,16 @@ DISTRUSTED_FOR: Micros = 3600 * SECOND
 STEP_MOST: Micros = 4 * SECOND
 """Most that one look adds to the time that a word has counted: a loop or a machine that slept gave nobody a chance."""
 
+WAITED_FOR: Micros = 3 * SECOND
+"""How long of that an own round waits for it: a header comes in a round trip. One liar costs a federation this much,
+once in `DISTRUSTED_FOR`."""
+
 ASK_AFTER: Micros = 4 * SECOND
 """Entries mostly arrive sooner than that; only then is a header asked for, and again after as long."""
 
-ASK_AT_ONCE = 64
-"""Where so many entries are said to be missing, the header is asked for at once: a snapshot may be the faster way."""
+ASK_AT_ONCE = 16
+"""Where so many entries are said to be missing, the header is asked for at once: this site may wait for them, or a
+snapshot may be the faster way. For entries of this site itself it is asked for at once, however few they are."""
 
 MOVES_WITHIN: Micros = 300 * SECOND
 """A proved number counts until its log has not moved here for so long: a slow link delivers an entry in that time."""
@@ -83,6 +87,8 @@ class LogStatements:
         self._own = own
         self._ledger = ledger
         self._outbox = outbox
+        self.has_published = False
+        """Whether this site published since its start. Before that it may have lost its store, and takes its time."""
         self._said: dict[SiteKey, dict[SiteKey, _Said]] = {}
         self._shown: dict[SiteKey, _Shown] = {}
         self._asked_us: dict[SiteKey, Micros] = {}
@@ -139,9 +145,13 @@ class LogStatements:
         numbers = {author: self._cut(said.get(author), author, number) for author, number in vector.items()}
         return {author: number for author, number in numbers.items() if number}
 
-    def credible_number(self, sayer: SiteKey, author: SiteKey, number: int) -> int:
-        """The same of one log."""
-        return self._cut(self._said.get(sayer, {}).get(author), author, number)
+    def awaited(self, sayer: SiteKey, author: SiteKey, number: int) -> int:
+        """The same of one log, as far as an own round waits for it."""
+        said = self._said.get(sayer, {}).get(author)
+        sure = author != self._own or self.has_published
+        if said is not None and sure and said.counted_us >= WAITED_FOR:
+            number = min(number, self.known(author))
+        return self._cut(said, author, number)
 
     def offered(self, sayer: SiteKey, vector: Vector) -> dict[SiteKey, int]:
         """What `sayer` may be asked for: what is credible, and what is proved though its log stands still here."""
@@ -190,7 +200,8 @@ class LogStatements:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _is_due(self, author: SiteKey, said: _Said, now: Micros) -> bool:
-        return now >= said.since_us + ASK_AFTER or said.number > self._ledger.head(author) + ASK_AT_ONCE
+        at_once = author == self._own or said.number > self._ledger.head(author) + ASK_AT_ONCE
+        return at_once or now >= said.since_us + ASK_AFTER
 
     def _word(self, sayer: SiteKey, number: int, now: Micros) -> _Said:
         """A number that nobody has proved; of a sayer that is distrusted it counts for nothing from the start."""
