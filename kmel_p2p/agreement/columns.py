@@ -76,8 +76,8 @@ class EmbargoSection(StrictModel):
     """Projects to withhold."""
 
 
-EXCEL_DAYS = "excel"
-"""Form of dates that a spreadsheet wrote as numbers."""
+EXCEL_DAYS, EXCEL_DAYS_1904 = "excel", "excel-1904"
+"""Forms of dates that a spreadsheet wrote as numbers."""
 
 
 class TimeSection(StrictModel):
@@ -88,13 +88,14 @@ class TimeSection(StrictModel):
     test_from: str = ""
     """Compounds first measured on this day (2024-05-31, 2024-05 or 2024) or later are not trained on."""
     format: str = ""
-    """How the column writes dates, unless like test_from: %d/%m/%Y, %d-%b-%Y, ...; `excel`: days from 1899-12-30."""
+    """How the column writes dates, unless like test_from: %d/%m/%Y, %d-%b-%Y, ...; `excel`: days as the workbook
+    counts them, in a text file from 1899-12-30; `excel-1904`: days from 1904-01-01."""
 
     @pydantic.model_validator(mode="after")
     def _both_or_none(self) -> TimeSection:
         if bool(self.column) != bool(self.test_from):
             raise ValueError("'column' and 'test_from' go together; give both or none")
-        if self.format not in ("", EXCEL_DAYS) and not _tells_days(self.format):
+        if self.format not in ("", EXCEL_DAYS, EXCEL_DAYS_1904) and not _tells_days(self.format):
             raise ValueError(
                 f'data.time.format is {self.format!r}; it must give day, month and year: "%d/%m/%Y" reads 31/05/2024, '
                 f'"%d-%b-%Y" reads 31-May-2024, "{EXCEL_DAYS}" reads 45443'

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kmel_p2p.agreement.columns import Source
+from kmel_p2p.agreement.columns import EXCEL_DAYS, EXCEL_DAYS_1904, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
@@ -33,6 +33,7 @@ from kmel_p2p.chem.read.kmelloddy import read_kmelloddy
 from kmel_p2p.chem.read.records import Mapped, RawCell, RawRecord, map_columns
 from kmel_p2p.chem.read.tuner import read_tuner, with_expert_thresholds
 from kmel_p2p.chem.read.wide_table import read_sdf, read_wide
+from kmel_p2p.chem.read.workbook import counts_from_1904, is_workbook
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.chem.structures.described import Described, Progress, describe_all, ignore_progress
 from kmel_p2p.chem.structures.table import StructureTable
@@ -206,7 +207,7 @@ class _Rows:
         self._file = source.path.name
         self._mapped = {rule.place: rule for rule in mapped}
         self._embargo = embargo
-        self._time = source.time
+        self._date_column, self._date_form = source.time.column, _date_form(source)
         self.test_from = read_border(source.time.test_from, "data.time.test_from") if source.time.column else None
         self.reader = reader
         for record in records(source, mapped):
@@ -276,9 +277,9 @@ class _Rows:
             self.reject_row(row, "project", record.project, kept_back)
             return
         try:
-            row.date = read_date(record.date, self._time.format) if self.test_from else None
+            row.date = read_date(record.date, self._date_form) if self.test_from else None
         except CellError as error:
-            self.reject_row(row, self._time.column, record.date, str(error))
+            self.reject_row(row, self._date_column, record.date, str(error))
             return
         self.kept.append(row)
 
@@ -291,6 +292,13 @@ class _Rows:
         self.unnamed.found += 1
         self.unnamed.rejected += 1
         self._add(line, column, value, reason, 1)
+
+
+def _date_form(source: Source) -> str:
+    """How dates are written; numbers of days in a workbook begin where the workbook says."""
+    form = source.time.format
+    in_workbook = form == EXCEL_DAYS and is_workbook(source.path)
+    return EXCEL_DAYS_1904 if in_workbook and counts_from_1904(source.path) else form
 
 
 def _merge(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from kmel_p2p.agreement.columns import EXCEL_DAYS
+from kmel_p2p.agreement.columns import EXCEL_DAYS, EXCEL_DAYS_1904
 from kmel_p2p.agreement.errors import ConfigError
 
 MISSING = frozenset({"", "na", "n/a", "n.a.", "nan", "null", "none", "nd", "n.d.", "-", "--", "#n/a"})
@@ -154,15 +154,15 @@ def read_class(cell: str, classes: Mapping[str, int] | None = None) -> Reading:
 _YEAR = re.compile(r"^(\d{4})(?:\.0)?$")
 _MONTH = re.compile(r"^(\d{4})-(\d{2})$")
 _DAYS = re.compile(r"^\d{5}(?:\.\d*)?$")
-_FIRST_DAY = datetime.date(1899, 12, 30)
-"""Day 0 of Excel, as it counts from March 1900 on."""
+_FIRST_DAYS = {EXCEL_DAYS: datetime.date(1899, 12, 30), EXCEL_DAYS_1904: datetime.date(1904, 1, 1)}
+"""Day 0 of Excel: as it counts from March 1900 on, and in workbooks that Excel for Mac once made."""
 
 
 def read_date(cell: str, written: str = "") -> datetime.date | None:
     """A day: ISO 8601 (`2024-05-31`, with or without a time), or a month (`2024-05`) or year, meaning its first day.
 
     Args:
-        written: a `strptime` format, such as `%d/%m/%Y`, or `excel` (days since 1899-12-30); then no other is read.
+        written: a `strptime` format, such as `%d/%m/%Y`, or one of `_FIRST_DAYS`; then no other is read.
 
     Returns:
         None for an empty cell.
@@ -173,10 +173,10 @@ def read_date(cell: str, written: str = "") -> datetime.date | None:
     text = cell.strip()
     if is_missing(text):
         return None
-    if written == EXCEL_DAYS:
+    if written in _FIRST_DAYS:
         if not _DAYS.match(text):
-            raise CellError("not a number of days with five digits, as data.time.format = 'excel' wants it")
-        return _FIRST_DAY + datetime.timedelta(days=int(float(text)))
+            raise CellError(f"not a number of days with five digits, as data.time.format = {written!r} wants it")
+        return _FIRST_DAYS[written] + datetime.timedelta(days=int(float(text)))
     if written:
         try:
             return datetime.datetime.strptime(text, written).date()

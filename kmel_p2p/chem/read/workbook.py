@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 from collections.abc import Iterator, Sequence
@@ -30,19 +31,38 @@ def workbook_rows(path: Path, form: TableForm) -> Iterator[tuple[int, list[str]]
     """
     import openpyxl
 
+    with _readable(path), path.open("rb") as computed, path.open("rb") as written:
+        values = openpyxl.load_workbook(computed, read_only=True, data_only=True)
+        formulas = openpyxl.load_workbook(written, read_only=True)
+        name = _sheet(path, [sheet.title for sheet in values.worksheets], form.sheet)
+        for book in (values, formulas):
+            # Some programs write a wrong size of the sheet; openpyxl would leave out what lies beyond it.
+            book[name].reset_dimensions()
+        sheets = [book[name].iter_rows(values_only=True) for book in (values, formulas)]
+        rows = enumerate(zip(*sheets, strict=True), start=1)
+        for line, (cells, sources) in itertools.islice(rows, form.header_line - 1, None):
+            _require_computed(path, name, line, cells, sources)
+            yield line, [_text(cell, form.decimal) for cell in cells]
+
+
+def counts_from_1904(path: Path) -> bool:
+    """Whether the dates of a workbook are days since 1904-01-01; else they are days since 1899-12-30.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    import openpyxl
+    from openpyxl.utils.datetime import CALENDAR_MAC_1904
+
+    with _readable(path), path.open("rb") as handle:
+        return bool(openpyxl.load_workbook(handle, read_only=True).epoch == CALENDAR_MAC_1904)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Errors of reading a workbook, with what to do about them."""
     try:
-        with path.open("rb") as computed, path.open("rb") as written:
-            values = openpyxl.load_workbook(computed, read_only=True, data_only=True)
-            formulas = openpyxl.load_workbook(written, read_only=True)
-            name = _sheet(path, [sheet.title for sheet in values.worksheets], form.sheet)
-            for book in (values, formulas):
-                # Some programs write a wrong size of the sheet; openpyxl would leave out what lies beyond it.
-                book[name].reset_dimensions()
-            sheets = [book[name].iter_rows(values_only=True) for book in (values, formulas)]
-            rows = enumerate(zip(*sheets, strict=True), start=1)
-            for line, (cells, sources) in itertools.islice(rows, form.header_line - 1, None):
-                _require_computed(path, name, line, cells, sources)
-                yield line, [_text(cell, form.decimal) for cell in cells]
+        yield
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (ConfigError, DataError):

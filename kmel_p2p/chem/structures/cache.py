@@ -1,11 +1,16 @@
-"""Structures computed before: one file per feature rule.
+"""Structures computed before: one file per feature rule, and blocks of work that is not finished.
 
-The cache never changes a result: a missing, damaged or foreign file means computing again.
+    structures-TAG-VERSION.safetensors         what was finished
+    structures-TAG-VERSION.PID-NUMBER.block    what a process has done so far
+
+Who finishes puts all blocks into the file, those of processes that were interrupted too. The cache never changes a
+result: a missing, damaged or foreign file means computing again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -33,6 +38,7 @@ class StructureCache:
         self._folder = folder
         self.damaged = 0
         """Files that could not be used, so that their structures were computed again."""
+        self._kept = 0
 
     def path(self, policy: FeatureRule) -> Path:
         """File of one policy under this RDKit version (another version may compute different features)."""
@@ -41,7 +47,7 @@ class StructureCache:
 
     def look_up(self, smiles: Sequence[str], policy: FeatureRule) -> tuple[StructureTable | None, list[str]]:
         """Rows known for these distinct SMILES, and the SMILES that are not known."""
-        table = self._load(policy)
+        table = self._all(policy, self._blocks(policy))
         if table is None:
             return None, list(smiles)
         place = {text: row for row, text in enumerate(table.sources)}
@@ -49,24 +55,45 @@ class StructureCache:
         return table.take(rows), [text for text in smiles if text not in place]
 
     def add(self, fresh: StructureTable, policy: FeatureRule) -> None:
-        """Keep these rows too. A full disk does not fail the run: then nothing is kept."""
-        table = self._load(policy)
+        """Keep these rows and those of all blocks. A full disk does not fail the run: then nothing is kept."""
+        blocks = self._blocks(policy)
+        table = self._all(policy, blocks)
         if table is not None:
-            known = set(table.sources)
-            rows = [row for row, text in enumerate(fresh.sources) if text not in known]
-            fresh = StructureTable.concatenate([table, fresh.take(rows)], policy.bits)
+            fresh = _joined([table, fresh], policy)
+        if self._write(self.path(policy), fresh):
+            for block in blocks:
+                with contextlib.suppress(OSError):
+                    block.unlink()
+
+    def keep(self, part: StructureTable, policy: FeatureRule) -> None:
+        """Keep these rows in a block, for whoever goes on if this process does not come to `add`."""
+        self._kept += 1
         path = self.path(policy)
+        self._write(path.with_name(f"{path.stem}.{os.getpid()}-{self._kept}.block"), part)
+
+    def _blocks(self, policy: FeatureRule) -> list[Path]:
+        return sorted(self._folder.glob(f"{glob.escape(self.path(policy).stem)}.*.block"))
+
+    def _all(self, policy: FeatureRule, blocks: Sequence[Path]) -> StructureTable | None:
+        """The rows of the file and of these blocks; None if there are none."""
+        found = [self._load(path, policy) for path in (self.path(policy), *blocks)]
+        tables = [table for table in found if table is not None]
+        return _joined(tables, policy) if len(tables) > 1 else next(iter(tables), None)
+
+    def _write(self, path: Path, table: StructureTable) -> bool:
+        """Whether it went well."""
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            save_file(_tensors(fresh), partial)
+            save_file(_tensors(table), partial)
             os.replace(partial, path)
         except (OSError, SafetensorError):
             with contextlib.suppress(OSError):
                 partial.unlink()
+            return False
+        return True
 
-    def _load(self, policy: FeatureRule) -> StructureTable | None:
-        path = self.path(policy)
+    def _load(self, path: Path, policy: FeatureRule) -> StructureTable | None:
         if not path.exists():
             return None
         try:
@@ -77,6 +104,17 @@ class StructureCache:
             self.damaged += 1
             path.unlink(missing_ok=True)
             return None
+
+
+def _joined(tables: Sequence[StructureTable], policy: FeatureRule) -> StructureTable:
+    """All rows, each source once."""
+    known: set[str] = set()
+    parts = []
+    for table in tables:
+        rows = [row for row, text in enumerate(table.sources) if text not in known]
+        parts.append(table.take(rows))
+        known.update(table.sources)
+    return StructureTable.concatenate(parts, policy.bits)
 
 
 def _tensors(table: StructureTable) -> dict[str, np.ndarray]:

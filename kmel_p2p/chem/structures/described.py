@@ -22,6 +22,9 @@ from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 CHUNK = 256
 """Molecules per piece of work: half a second, short enough for progress and long enough to hide the overhead."""
 
+KEPT = 4096
+"""Molecules that an interrupted run loses at most, beside those in work: some 40 seconds of one core."""
+
 Progress = Callable[[int, int], None]
 """Called with (molecules done, molecules in all)."""
 
@@ -61,7 +64,7 @@ def describe_all(
 
     Args:
         smiles: as found in the file; unusable ones get a reason in `table.reasons`, never an exception.
-        cache: results of earlier runs, extended by this one.
+        cache: results of earlier runs, extended by this one, block by block while it works.
         workers: processes to use.
         progress: see `Progress`.
     """
@@ -72,10 +75,20 @@ def describe_all(
     parts: dict[int, StructureTable] = {}
     done = have
     work = functools.partial(describe_chunk, policy=policy)
-    for index, part in map_chunks(work, todo, chunk=CHUNK, workers=workers):
-        parts[index] = part
-        done += len(part)
-        progress(done, len(distinct))
+    loose: list[StructureTable] = []
+    try:
+        for index, part in map_chunks(work, todo, chunk=CHUNK, workers=workers):
+            parts[index] = part
+            loose.append(part)
+            done += len(part)
+            if cache and sum(map(len, loose)) >= KEPT:
+                cache.keep(StructureTable.concatenate(loose, policy.bits), policy)
+                loose = []
+            progress(done, len(distinct))
+    except BaseException:
+        if cache and loose:
+            cache.keep(StructureTable.concatenate(loose, policy.bits), policy)
+        raise
     fresh = [parts[index] for index in sorted(parts)]
     table = StructureTable.concatenate(([known] if known is not None else []) + fresh, policy.bits)
     if cache and todo:

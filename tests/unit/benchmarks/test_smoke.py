@@ -33,6 +33,7 @@ KEYS = {
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
+    "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
     "round_cost": {"training_share", "steps_kept", "step_speedup"},
     "silos": {
         *("pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"),
@@ -56,6 +57,7 @@ PUBLIC_FILES = {
     "expansionrx",
     "featurise",
     "partners",
+    "predicting",
     "silos",
     "structures",
     "tdc",
@@ -82,7 +84,7 @@ def test_a_benchmark_runs_at_its_smallest_size(name: str, public_files: Path, tm
     given = ["--smoke", "--json", str(tmp_path / "figures.json")]
     if name in PUBLIC_FILES:
         given.insert(0, str(public_files))
-    if name in PUBLIC_FILES - {"featurise", "structures"}:
+    if name in PUBLIC_FILES - {"featurise", "predicting", "structures"}:
         given += ["--cache", str(tmp_path / "cache")]
     importlib.import_module(f"benchmarks.{name}").main(given)
     assert json.loads((tmp_path / "figures.json").read_text()).keys() >= KEYS[name] | COMMON

@@ -9,13 +9,16 @@ from zipfile import ZipFile
 
 import openpyxl
 import pytest
+from openpyxl.utils.datetime import MAC_EPOCH, WINDOWS_EPOCH
 
 from kmel_p2p.agreement.columns import Column, Source, TableForm, TimeSection
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.ingest import ingest
+from kmel_p2p.chem.read.cells import CellError, read_date
 from kmel_p2p.chem.read.table_file import read_rows
+from kmel_p2p.chem.read.workbook import counts_from_1904
 
 LOGD = AssayEndpoint(name="logd")
 
@@ -67,6 +70,34 @@ def test_a_workbook_of_measurements_is_ingested_with_its_dates(tmp_path: Path) -
     assert got.labels[:, 0].tolist() == [1.5, 2]
     assert got.relations[:, 0].tolist() == [0, -1]
     assert got.late.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("epoch", "days"), [(WINDOWS_EPOCH, 45443), (MAC_EPOCH, 43981)])
+def test_days_count_from_where_the_workbook_says(tmp_path: Path, epoch: datetime.datetime, days: int) -> None:
+    day = datetime.date(2024, 5, 31)
+    book = openpyxl.Workbook()
+    book.epoch = epoch
+    for row in (["smiles", "D", "when", "days"], ["CCO", 1.5, day, days], ["CCN", 2, day, days - 1]):
+        book.active.append(row)
+    book.save(tmp_path / "d.xlsx")
+    assert rows(tmp_path / "d.xlsx")[1] == (2, ["CCO", "1.5", "2024-05-31", str(days)])
+    assert counts_from_1904(tmp_path / "d.xlsx") == (epoch == MAC_EPOCH)
+    columns, time = {"logd": Column(column="D")}, TimeSection(column="days", test_from="2024-05-31", format="excel")
+    got = ingest(Source(path=tmp_path / "d.xlsx", columns=columns, time=time), (LOGD,), FeatureRule(bits=64))
+    assert got.late.tolist() == [True, False], "not four years and a day off"
+
+
+def test_days_of_another_workbook_can_be_told(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("smiles,D,days\nCCO,1.5,43981\nCCN,2,43980\n")
+    columns, time = (
+        {"logd": Column(column="D")},
+        TimeSection(column="days", test_from="2024-05-31", format="excel-1904"),
+    )
+    got = ingest(Source(path=tmp_path / "d.csv", columns=columns, time=time), (LOGD,), FeatureRule(bits=64))
+    assert got.late.tolist() == [True, False]
+    assert read_date("43981", "excel-1904") == datetime.date(2024, 5, 31)
+    with pytest.raises(CellError, match=r"five digits, as data\.time\.format = 'excel-1904'"):
+        read_date("2024-05-31", "excel-1904")
 
 
 def test_what_lies_beyond_a_wrongly_declared_size_is_read(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ import fcntl
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +282,36 @@ def test_of_equal_structures_all_are_counted_when_their_block_is_done() -> None:
     work.add(1)
     work.reach(6)
     assert seen == [(2, 10), (6, 10), (6, 10), (7, 10), (10, 10)]
+
+
+KILLED = """
+import os, signal, sys
+from kmel_p2p.chem.structures import parallel
+from kmel_p2p.cli.main import invoke
+from kmel_p2p.learn.predict import predict as predicting
+
+predicting.BLOCK, parallel.usable_cores = 3, lambda: 1
+block, seen = predicting.Model._block, []
+
+def killed(self, *given):
+    if len(seen) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    seen.append(1)
+    return block(self, *given)
+
+predicting.Model._block = killed
+invoke(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_loses_no_block_that_was_done(
+    tmp_path: Path, run: Run, model_dir: Path, source: Path, described: list[int]
+) -> None:
+    output = tmp_path / "out.csv"
+    command = ["predict", str(source), "-o", str(output), "--model-dir", str(model_dir)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not output.exists()
+    assert run(*command, "--resume").code == 0
+    assert described == [3, 2]
+    assert output.read_text() == run("predict", source, "--model-dir", model_dir).out
