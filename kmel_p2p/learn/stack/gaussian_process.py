@@ -60,9 +60,25 @@ class GaussianProcess:
             labels: float64[m]; 0 and 1 for classes.
         """
         targets = 2 * labels - 1 if classes else labels
-        mean = float(targets.mean())
         some = evenly(len(labels), CHOOSING_ROWS)
-        weights, noise = choose([part[np.ix_(some, some)] for part in similarities], (targets - mean)[some])
+        chosen = choose([part[np.ix_(some, some)] for part in similarities], (targets - float(targets.mean()))[some])
+        return cls._solved(similarities, labels, classes, *chosen)
+
+    def refitted(self, similarities: Similarities, labels: NDArray[np.float64], *, classes: bool) -> GaussianProcess:
+        """With the same weights and noise, for other known compounds; arguments as for `fit`."""
+        return self._solved(similarities, labels, classes, self.weights, self.noise)
+
+    @classmethod
+    def _solved(
+        cls,
+        similarities: Similarities,
+        labels: NDArray[np.float64],
+        classes: bool,
+        weights: NDArray[np.float64],
+        noise: float,
+    ) -> GaussianProcess:
+        targets = 2 * labels - 1 if classes else labels
+        mean = float(targets.mean())
         together = _mixed(similarities, weights)
         together[np.diag_indices_from(together)] += noise
         if not classes:

@@ -92,6 +92,7 @@ def fit_learner(
     *,
     classes: bool,
     seed: int,
+    before: Learner | None = None,
 ) -> Learner:
     """Fit one learner.
 
@@ -100,8 +101,11 @@ def fit_learner(
         similar: of the compounds that Gaussian processes are fitted to, with themselves.
         labels: of `readings`.
         known: labels of the compounds of `similar`.
+        before: the same learner as fitted to fewer compounds; a Gaussian process keeps its weights and noise.
     """
     if kind == "gp":
+        if before is not None and isinstance(before.model, GaussianProcess):
+            return Learner(kind, network, before.model.refitted(similar.to(network), known, classes=classes))
         return Learner(kind, network, GaussianProcess.fit(similar.to(network), known, classes=classes))
     grow = {"trees": _extra_trees, "boosting": _boosting}[kind]
     model = grow(readings.columns(network), labels, classes, seed % 2**32)

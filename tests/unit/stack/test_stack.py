@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,15 @@ from safetensors.numpy import load, save
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.losses import compound_losses
+from kmel_p2p.learn.evaluate.scores import scorable
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
+from kmel_p2p.learn.stack import fit as fitting
+from kmel_p2p.learn.stack import learners
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
+from kmel_p2p.learn.stack.gaussian_process import GaussianProcess
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT, answers
+from kmel_p2p.learn.stack.learners import Learner, fit_learner, name_of
 from kmel_p2p.learn.stack.readings import LearnerInputs
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, LOCALS, SIDES, STACK, of_federation, with_local_networks
 from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack, networks_of
@@ -52,9 +58,13 @@ def models(data: Dataset) -> dict[str, Parameters]:
 @pytest.fixture(scope="module")
 def fitted(data: Dataset, models: dict[str, Parameters]) -> FittedStack:
     seen: list[tuple[int, int]] = []
-    found = fit_stack(SHAPE, data, models, 1, lambda done, total: seen.append((done, total)))
+    with pytest.MonkeyPatch.context() as patch:
+        # Half of what a site grows: learners are fitted twice.
+        patch.setattr(learners, "TREES", (75, 60))
+        patch.setattr(learners, "STAGES", 200)
+        found = fit_stack(SHAPE, data, models, 1, lambda done, total: seen.append((done, total)))
     total = learners_in_all(data, models)
-    assert total == 3 * 5 * 3
+    assert total == 2 * 3 * 5 * 3
     assert seen[-1] == (total, total)
     return found
 
@@ -72,6 +82,31 @@ def test_every_side_learns_each_assay_endpoint(data: Dataset, fitted: FittedStac
         held = fitted.held_out[place]
         assert len(held.labels) == told[place]["held_out"] == len(held.sides[STACK])
         assert set(held.rows) <= {*data.valid, *data.calibration}
+
+
+def test_held_out_measurements_are_learnt_from_once_they_have_decided(
+    data: Dataset, models: dict[str, Parameters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[tuple[str, int]] = []
+
+    def fit(kind: str, network: str, *given: Any, before: Learner | None = None, **settings: Any) -> Learner:
+        if before is not None:
+            again.append((name_of(kind, network), len(given[2])))
+        return fit_learner(kind, network, *given, before=before, **settings)
+
+    monkeypatch.setattr(learners, "TREES", (5, 5))
+    monkeypatch.setattr(learners, "STAGES", 10)
+    monkeypatch.setattr(fitting, "fit_learner", fit)
+    made = fit_stack(SHAPE, data, {name: models[name] for name in ("local", "federated", "personalised")}, 1)
+    held = np.union1d(data.valid, data.calibration)
+    for place, stack in enumerate(made.stack.endpoints):
+        measured, known = (int(scorable(data, rows, place).sum()) for rows in (data.train, held))
+        assert {(name, measured + known) for name in stack.learners} <= set(again)
+        assert len(stack.rows) == measured + known
+        assert len(made.held_out[place].rows) == known == stack.held_out
+    gp = made.stack.endpoints[0].learners["gp"].model
+    assert isinstance(gp, GaussianProcess)
+    assert len(gp.coefficients) == len(made.stack.endpoints[0].rows)
 
 
 def test_fitting_can_be_interrupted_between_learners(data: Dataset, models: dict[str, Parameters]) -> None:
