@@ -34,9 +34,14 @@ SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
 CONTRAST = """
 function light(c) { return c.map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }) }
 function luminance(c) { const [r, g, b] = light(c); return .2126 * r + .7152 * g + .0722 * b }
-function parse(t) { const n = t.match(/[\\d.]+/g).map(Number); return n.length == 4 && n[3] == 0 ? null : n.slice(0, 3) }
-function back(e) { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c) return c }
-                   return [255, 255, 255] }
+function parse(t) {
+  const n = t.match(/[\\d.]+/g).map(Number);
+  return n.length == 4 && n[3] == 0 ? null : n.slice(0, 3);
+}
+function back(e) {
+  for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c) return c }
+  return [255, 255, 255];
+}
 const bad = [];
 for (const e of document.querySelectorAll('body *')) {
   const own = [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim());
@@ -53,15 +58,15 @@ return bad;
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = make_site().write(tmp_path_factory.mktemp("browser") / "model")
-    command = [sys.executable, "-m", "kmel_p2p.cli.main", "serve", "--listen", "127.0.0.1:0", "--model-dir", folder]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert server.stderr is not None
-        told = next(line for line in iter(server.stderr.readline, "") if "Serving at" in line)
-        yield re.search(r"http://\S+/", told)[0]
-    finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+    command = ["-m", "kmel_p2p.cli.main", "serve", "--listen", "127.0.0.1:0", "--model-dir", str(folder)]
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            found = (re.search(r"http://\S+/", line) for line in iter(server.stderr.readline, ""))
+            yield next(address[0] for address in found if address)
+        finally:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(20) == 0
 
 
 @pytest.fixture(params=SCREENS)

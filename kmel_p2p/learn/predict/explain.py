@@ -23,6 +23,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.structures.masked import MAX_ATOMS, mask_atoms
 from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.predict.answering import Answering
+from kmel_p2p.learn.predict.drawing import SIZE, draw, draw_contributions, full_colour
 from kmel_p2p.learn.predict.model_directory import Card
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.own_compounds import Measured, OwnCompounds
@@ -75,12 +76,14 @@ class AssayExplanation:
         contributions: one for each heavy atom, in the order of the standardised SMILES; positive where the atom raises
             the value. Empty where there are none (`Explanation.notes` says why).
         unit: of the contributions: that of the transformed value, `LOG_ODDS` for classes.
+        full: the contribution that is drawn in full colour.
     """
 
     value: Value
     neighbours: tuple[Neighbour, ...] = ()
     contributions: tuple[float, ...] = ()
     unit: str = ""
+    full: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,15 @@ class Explanation:
     prediction: Prediction
     assays: Mapping[str, AssayExplanation] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def svg(self, name: str) -> str:
+        """The structure coloured by contributions to an assay endpoint; plain where there are none.
+
+        Raises:
+            KeyError: the assay endpoint is not predicted.
+        """
+        made, smiles = self.assays[name], self.prediction.standardised
+        return draw_contributions(smiles, made.contributions, made.full) if made.contributions else draw(smiles, SIZE)
 
 
 NO_OWN = "no neighbours: this model directory has no training compounds (an exported copy leaves them at the site)"
@@ -128,7 +140,8 @@ def _explain(model: Explainable, prediction: Prediction, name: str | None) -> Ex
             continue
         near = () if own is None or similar is None else _nearest(own, similar, place, endpoint)
         contributions = () if changes is None else _in_units(changes[:, place], endpoint)
-        found[endpoint.name] = AssayExplanation(value, near, contributions, contribution_unit(endpoint))
+        full = full_colour(contributions, endpoint)
+        found[endpoint.name] = AssayExplanation(value, near, contributions, contribution_unit(endpoint), full)
     notes = [NO_OWN if model.neighbours is None else NO_VALUES] if own is None else []
     return Explanation(prediction, found, tuple(notes if changes is not None else [*notes, NO_ATOMS]))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.learn.predict.drawing import as_image, draw, draw_contributions, full_colour
+from kmel_p2p.learn.predict.drawing import as_image, draw
 from kmel_p2p.learn.predict.explain import AssayExplanation, Explanation, contribution_unit
 from kmel_p2p.learn.predict.own_compounds import Measured
 from kmel_p2p.learn.predict.values import Value, in_digits
@@ -88,7 +88,7 @@ def compound_view(
     prediction = explanation.prediction
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
     assays = [
-        _assay(by_name[name], made, prediction.standardised)
+        _assay(by_name[name], made, explanation)
         for name, made in explanation.assays.items()
     ]  # fmt: skip
     coloured = any(view.image for view in assays)
@@ -122,14 +122,14 @@ def bounds_of(value: Value, endpoint: AssayEndpoint) -> str:
     return f"{in_digits(value.lower, endpoint)} to {in_digits(value.upper, endpoint)}"
 
 
-def _assay(endpoint: AssayEndpoint, made: AssayExplanation, smiles: str) -> AssayView:
-    full = full_colour(made.contributions, endpoint)
-    svg = draw_contributions(smiles, made.contributions, full) if made.contributions else ""
+def _assay(endpoint: AssayEndpoint, made: AssayExplanation, explanation: Explanation) -> AssayView:
+    svg = explanation.svg(endpoint.name) if made.contributions else ""
     raising = sum(1 for value in made.contributions if value > 0)
     unit = contribution_unit(endpoint)
     alt = (
-        f"{smiles} coloured by contributions to {endpoint.name}: {raising} atoms raise the value, "
-        f"{len(made.contributions) - raising} do not; the strongest is {_strongest(made.contributions)} {unit}"
+        f"{explanation.prediction.standardised} coloured by contributions to {endpoint.name}: {raising} atoms raise "
+        f"the value, {len(made.contributions) - raising} do not; "
+        f"the strongest contribution is {_strongest(made.contributions)} {unit}"
     )
     return AssayView(
         name=endpoint.name,
@@ -140,7 +140,7 @@ def _assay(endpoint: AssayEndpoint, made: AssayExplanation, smiles: str) -> Assa
         model=made.value.model.replace("_", " "),
         image=as_image(svg) if svg else "",
         alt=_shortened(alt) if svg else "",
-        full=f"{full:.2g}",
+        full=f"{made.full:.2g}",
         contribution_unit=unit,
     )
 

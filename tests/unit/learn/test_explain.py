@@ -14,6 +14,8 @@ from rdkit import Chem
 
 import kmel_p2p
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.evaluate.scores import probability
+from kmel_p2p.learn.predict.columns import cell_text
 from kmel_p2p.learn.predict.drawing import as_image, draw, draw_contributions
 from kmel_p2p.learn.predict.explain import LOG_ODDS, NEIGHBOURS, NO_ATOMS, NO_OWN, NO_VALUES, explain
 from kmel_p2p.learn.predict.explanation_page import explanation_page
@@ -144,6 +146,7 @@ def test_a_model_that_counts_oxygens_blames_the_oxygens_alone(site: Site, folder
 def test_the_model_that_was_asked_for_is_the_one_explained(model: Model) -> None:
     made = model.explain("CCCCO", model="federated")
     assert {assay.value.model for assay in made.assays.values()} == {"federated"}
+    assert "<ellipse" in made.svg("solubility")
     assert made.assays["solubility"].contributions != model.explain("CCCCO").assays["solubility"].contributions
     with pytest.raises(ConfigError, match="no model"):
         model.explain("CCO", model="best")
@@ -155,6 +158,7 @@ def test_what_cannot_be_explained_says_why(model: Model) -> None:
     single = model.explain("C")
     assert single.assays["solubility"].contributions == ()
     assert single.notes == (NO_ATOMS,)
+    assert single.svg("herg").startswith("<svg"), "plain"
     assert single.assays["solubility"].neighbours
 
 
@@ -224,6 +228,8 @@ def test_no_probability_reads_0_or_1() -> None:
     told = [in_digits(value, herg) for value in (1e-6, 0.0004, 0.0011, 0.5, 0.9991, 0.99949, 0.99951, 1 - 1e-6)]
     assert told == ["<0.001", "<0.001", "0.001", "0.500", ">0.999", ">0.999", ">0.999", ">0.999"]
     assert in_digits(1234.5, ENDPOINTS[0]) == "1230"
+    surest = probability(np.array([-1e9, -40.0, 40.0, 1e9]))
+    assert [cell_text("kmel_herg", float(value)) for value in surest] == ["1e-06", "1e-06", "0.999999", "0.999999"]
 
 
 def test_the_drawing_marks_atoms_by_colour_and_number() -> None:
