@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.errors import DataError, KmelError
 from kmel_p2p.serve import api, forms
 from kmel_p2p.serve.guard import MAX_BODY_BYTES, Guard
 from kmel_p2p.serve.worker import BusyError, LostError, ModelWorker
@@ -53,6 +53,10 @@ def _app(worker: ModelWorker, about: api.About, folder: Path) -> FastAPI:
     @app.exception_handler(LostError)
     async def lost(request: Request, error: LostError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 503)
+
+    @app.exception_handler(KmelError)
+    async def failed(request: Request, error: KmelError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 500)
 
     @app.exception_handler(DataError)
     async def unusable(request: Request, error: DataError) -> JSONResponse:

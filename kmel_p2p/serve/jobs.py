@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ MAX_ROWS = 20_000
 
 MAX_CHARACTERS = 2000
 """Of one SMILES; what is longer is refused before RDKit sees it."""
+
+MAX_UNPACKED_BYTES = 200 << 20
+"""Of an uploaded workbook, which is a compressed archive: a small one can unpack to anything."""
 
 TOO_LONG = f"longer than {MAX_CHARACTERS:,} characters"
 
@@ -178,12 +182,26 @@ def _explained(made: Explanation) -> dict[str, Any]:
 
 
 def _open(path: Path, smiles_column: str) -> StructureFile:
+    _require_small(path)
     try:
         return StructureFile(InputFile(path), InputForm(smiles_column=smiles_column))
     except (ConfigError, DataError) as error:
         # Where it was put is nobody's business; and there are no options here to name.
         text = str(error).replace(f"{path.parent}/", "").replace("Use --smiles-column to name it", "Name it above")
         raise DataError(text) from None
+
+
+def _require_small(path: Path) -> None:
+    """Raises:
+    DataError: an archive would unpack to more than `MAX_UNPACKED_BYTES`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except (OSError, zipfile.BadZipFile):
+        return  # no archive: the reader says what is wrong with it
+    if unpacked > MAX_UNPACKED_BYTES:
+        raise DataError(f"{path.name}: unpacks to {unpacked >> 20} MiB; save what is needed as CSV")
 
 
 def _csv(lines: Sequence[Sequence[Any]]) -> str:

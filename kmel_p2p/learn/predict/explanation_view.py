@@ -93,7 +93,7 @@ def compound_view(
     ]  # fmt: skip
     coloured = any(view.image for view in assays)
     return CompoundView(
-        name=name,
+        name=_shortened(name),
         smiles=_shortened(prediction.smiles),
         standardised=_shortened(prediction.standardised),
         reason=reason or prediction.reason,

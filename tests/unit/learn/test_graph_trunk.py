@@ -306,6 +306,9 @@ def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
     models = dict.fromkeys(("local", "federated", "personalised"), (own.trunk, own.private))
     write_model(tmp_path, card, models)
     answers = load_model(tmp_path).predictions(["CCO", "nonsense", "C", "OCC"])
+    for assay in load_model(tmp_path).explain("CCO").assays.values():
+        assert len(assay.contributions) == 3
+        assert np.isfinite(assay.contributions).all()
     assert [bool(answer.reason) for answer in answers] == [False, True, False, False]
     assert answers[0].values == pytest.approx(answers[3].values)
     assert answers[0].values != pytest.approx(answers[2].values, rel=1e-3)

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -166,6 +167,16 @@ async def test_what_cannot_be_used_is_told_on_the_page(
     assert 'role="alert"' in answer.text
 
 
+async def test_a_workbook_that_unpacks_to_anything_is_not_unpacked(client: httpx.AsyncClient) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("sheet.xml", "w") as part:
+        for _ in range(201):
+            part.write(bytes(1 << 20))
+    answer = await client.post("/predictions.csv", files={"table": ("a.xlsx", content.getvalue())})
+    assert answer.status_code == 422
+    assert "table.xlsx: unpacks to 201 MiB" in answer.text
+
+
 async def test_a_page_shows_the_first_of_many(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "MAX_EXPLAINED", 7)
     table = "smiles,name\n" + "".join(f"{text},n{at}\n" for at, text in enumerate(SMILES[:9]))
@@ -208,6 +219,9 @@ async def test_when_the_queue_is_full_the_next_is_told_to_come_back() -> None:
         assert (await client.post("/api/predict", json={"smiles": ["slow"]})).status_code == 503
         assert (await client.post("/api/predict", json={"smiles": ["C"]})).status_code == 200
         assert "&lt;north&gt;" in (await client.get("/")).text
+        bug = await client.post("/api/predict", json={"smiles": ["bug"]})
+        assert bug.status_code == 500
+        assert "secret" not in bug.text
 
 
 async def test_jobs_answer_with_plain_values(folder: Path) -> None:
