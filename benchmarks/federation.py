@@ -7,8 +7,13 @@ virtual time, links 15 to 25 ms. The trunk is small, so that the protocol is wha
   ledger      whole federations up to `--largest-ledger` sites, 20 entries each, and for more sites one whole peer: it
               is given the entries that all others would make and checks and applies them, at the point where a round's
               entries name everybody (the dearest). `ledger_alone_cpu_s_<n>` is 20 (n - 1) times its time per entry.
+              `ledger_alone_300` sums this up for 300 sites: received and payload megabytes, processor time, and the
+              milliseconds that judging an entry takes beside its signature, when all bases are equal and when each
+              misses entries that others were made on (`judge_crossing_ms`). `control_share` is the share of everything
+              but entries in all bytes sent, by sites; payloads have 20 bytes.
 
-The periodic exchange of statements, whose size grows with n, is set to n / 50 seconds (at least 1, at most a round).
+The periodic exchange of pushsum's statements, whose size grows with n, is set to n / 50 seconds (at least 1, at most a
+round).
 Processor times include the simulator (queue, disks, trainers), a small part. `--plot` draws bytes and processor time
 per peer against n.
 """
@@ -34,11 +39,12 @@ from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.core.effects import Effect, Emit, Machine, Persist, Send
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
-from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.membership.events import MemberJoined
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
 from kmel_p2p.core.pushsum.messages import SCHEMAS
@@ -59,11 +65,24 @@ ROUNDS = 20
 ROUND_US: Micros = 20 * SECOND
 LINKS = Conditions(latency_us=15 * MILLISECOND, jitter_us=10 * MILLISECOND)
 PUSHSUM_SIZES = (4, 10, 30, 100, 300, 1000)
-LEDGER_SIZES = (4, 8, 16, 32, 64)
+LEDGER_SIZES = (4, 8, 16, 32, 64, 100)
+CONTROL_SIZES = (4, 16, 32)
 PEER_SIZES = (100, 300, 1000)
 PEER_SAMPLE = 100
+ALONE = 300
 VALUES = 256
-GOALS: dict[str, Goal] = {"pushsum_wall_s_1000": at_most(600.0), "pushsum_agree_1000": at_least(1.0)}
+GOALS: dict[str, Goal] = {
+    "pushsum_wall_s_1000": at_most(600.0),
+    "pushsum_agree_1000": at_least(1.0),
+    "ledger_wall_s_100": at_most(600.0),
+    "ledger_agree_100": at_least(1.0),
+    "control_share.4": at_most(0.05),
+    "control_share.16": at_most(0.08),
+    "control_share.32": at_most(0.15),
+    "ledger_alone_300.received_mb": at_most(25.0),
+    "ledger_alone_300.cpu_s": at_most(3.0),
+    "ledger_alone_300.judge_ms": at_most(0.15),
+}
 SMOKE: dict[str, Any] = {"largest": 4, "largest_ledger": 4, "largest_peer": 100}
 
 
@@ -77,6 +96,7 @@ class Cost:
     messages_per_peer: float
     agree: bool
     virtual_s: float
+    control_share: float
 
     @property
     def cpu_per_peer(self) -> float:
@@ -89,6 +109,7 @@ class Traffic:
     def __init__(self) -> None:
         self.bytes = 0
         self.messages = 0
+        self.entry_bytes = 0
 
     def stepped(self, host: Host, now: Micros) -> None: ...
     def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
@@ -97,6 +118,13 @@ class Traffic:
         if type(effect) is Send:
             self.bytes += size_bytes
             self.messages += 1
+            if isinstance(effect.message, Bodies):
+                self.entry_bytes += size_bytes
+
+    @property
+    def control_share(self) -> float:
+        """Of everything but entries in all bytes."""
+        return 1 - self.entry_bytes / self.bytes
 
 
 # ---- ledger -----------------------------------------------------------------------------------------------------
@@ -114,14 +142,32 @@ def ledger_federation(sites: int, rounds: int = ROUNDS) -> Cost:
     cpu_s = time.process_time() - began
     agree = complete and len(federation.digests()) == 1
     now = federation.network.now / SECOND
-    return Cost(sites, cpu_s, traffic.bytes / sites, traffic.messages / sites, agree, now)
+    share = traffic.control_share
+    return Cost(sites, cpu_s, traffic.bytes / sites, traffic.messages / sites, agree, now, share)
 
 
-def ledger_peer(sites: int, sample: int = PEER_SAMPLE) -> tuple[float, float]:
-    """(processor seconds, bytes) per entry that one whole peer receives in a federation of `sites`.
+@dataclass(frozen=True, slots=True)
+class PeerCost:
+    """Of one entry at one whole peer."""
+
+    cpu_s: float
+    entry_bytes: float
+    payload_bytes: float
+    judge_s: float
+    """To judge and apply it, without reading its bytes and without its signature."""
+
+
+def ledger_peer(sites: int, sample: int = PEER_SAMPLE, crossing: bool = False) -> PeerCost:
+    """What an entry costs one whole peer in a federation of `sites`.
 
     All sites publish in step, three rounds; of the last round, whose entries name everybody and whose predecessors did,
     `sample` entries are measured. Encoded entries are what is given to the peer, as they arrive.
+
+    Args:
+        sites: of the federation.
+        sample: entries measured.
+        crossing: before those, the other sites publish theirs and then one entry is made on all of them: so every base
+            that is measured lacks entries which others were made on.
     """
     identities = toy_identities(sites)
     rules = Rules.of(toy_charter(identities), ToyCodec.codec_id, toy_trunk())
@@ -132,23 +178,58 @@ def ledger_peer(sites: int, sample: int = PEER_SAMPLE) -> tuple[float, float]:
     publishers = [Publisher(identity, authors, outbox) for identity in identities]
     for number in (1, 2):
         for encoded in _publish(publishers, authors, outbox, number):
-            _apply(peer, encoded)
+            _apply(peer, decode(encoded))
     # The third round's entries are made against the same base, but the sample alone is made and applied.
-    measured = _publish(publishers[: min(sample, sites - 1)], authors, outbox, 3)
+    chosen, others = publishers[: min(sample, sites - 1)], publishers[min(sample, sites - 1) :]
+    for publisher in chosen:
+        publisher.open(1)
+    if crossing:
+        between = _publish(others, authors, outbox, 3)
+        between += _publish(others[:1], authors, outbox, 4)
+        for encoded in between:
+            _apply(peer, decode(encoded))
+    measured = _publish(chosen, authors, outbox, 3, opened=True)
     gc.collect()
     began = time.process_time()
-    for encoded in measured:
-        _apply(peer, encoded)
-    return (time.process_time() - began) / len(measured), sum(map(len, measured)) / len(measured)
+    entries = [decode(encoded) for encoded in measured]
+    read = time.process_time()
+    for entry in entries:
+        _apply(peer, entry)
+    applied = time.process_time()
+    if not all(entry.signature_is_good() for entry in entries):
+        raise SystemExit("an entry is not signed")
+    signatures_s = time.process_time() - applied
+    count = len(measured)
+    return PeerCost(
+        cpu_s=(applied - began) / count,
+        entry_bytes=sum(map(len, measured)) / count,
+        payload_bytes=sum(entry.payload_bytes for entry in entries) / count,
+        judge_s=(applied - read - signatures_s) / count,
+    )
 
 
-def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect], number: int) -> list[bytes]:
+def ledger_alone(sites: int, cost: PeerCost, crossing: PeerCost) -> dict[str, float]:
+    """The whole of a run for one peer."""
+    entries = ROUNDS * (sites - 1)
+    return {
+        "received_mb": entries * cost.entry_bytes / 1e6,
+        "payload_mb": entries * cost.payload_bytes / 1e6,
+        "cpu_s": entries * cost.cpu_s,
+        "judge_ms": 1e3 * cost.judge_s,
+        "judge_crossing_ms": 1e3 * crossing.judge_s,
+    }
+
+
+def _publish(
+    publishers: list[Publisher], authors: Ledger, outbox: deque[Effect], number: int, opened: bool = False
+) -> list[bytes]:
     """Encoded entry `number` of each; all have the same base, for none is applied before all are made."""
-    for publisher in publishers:
+    for publisher in publishers if not opened else ():
         publisher.open(1)
     outbox.clear()
+    first = number * 10_000 + (5000 if opened else 0)
     for at, publisher in enumerate(publishers):
-        payload = ToyCodec.encode([at % VALUES % 16], [1000 + number * len(publishers) + at])  # no two alike
+        payload = ToyCodec.encode([at % VALUES % 16], [first + at])  # no two alike
         publisher.store(RoundTrained(number, payload, 10, ROUND_US, ""))
     tickets = [effect for effect in outbox if isinstance(effect, Persist)]
     outbox.clear()
@@ -162,8 +243,8 @@ def _publish(publishers: list[Publisher], authors: Ledger, outbox: deque[Effect]
     return encoded
 
 
-def _apply(ledger: Ledger, encoded: bytes) -> None:
-    if not ledger.offer(decode(encoded)).applied:
+def _apply(ledger: Ledger, entry: Entry) -> None:
+    if not ledger.offer(entry).applied:
         raise SystemExit("an entry was not applied")
 
 
@@ -283,7 +364,9 @@ def pushsum_federation(sites: int, rounds: int = ROUNDS) -> tuple[Cost, float]:
     complete = federation.run((rounds + 60) * ROUND_US)
     cpu_s = time.process_time() - began
     now = federation.network.now / SECOND
-    return Cost(sites, cpu_s, traffic.bytes / sites, traffic.messages / sites, complete, now), federation.spread()
+    share = traffic.control_share
+    cost = Cost(sites, cpu_s, traffic.bytes / sites, traffic.messages / sites, complete, now, share)
+    return cost, federation.spread()
 
 
 # ---- all --------------------------------------------------------------------------------------------------------
@@ -293,13 +376,20 @@ def measure(largest: int, largest_ledger: int, largest_peer: int) -> dict[str, A
     """All figures."""
     figures: dict[str, Any] = {}
     for n in [size for size in LEDGER_SIZES if size <= largest_ledger]:
-        _note(figures, "ledger", ledger_federation(n))
+        began = time.perf_counter()
+        cost = ledger_federation(n)
+        _note(figures, "ledger", cost)
+        figures[f"ledger_wall_s_{n}"] = time.perf_counter() - began
+        if n in CONTROL_SIZES:
+            figures.setdefault("control_share", {})[str(n)] = cost.control_share
     for n in [size for size in PEER_SIZES if size <= largest_peer]:
-        cpu_s, entry_bytes = ledger_peer(n)
-        figures[f"ledger_alone_cpu_s_{n}"] = ROUNDS * (n - 1) * cpu_s
-        figures[f"ledger_alone_bytes_{n}"] = ROUNDS * (n - 1) * entry_bytes
-        figures[f"ledger_entry_bytes_{n}"] = entry_bytes
-        figures[f"ledger_entry_ms_{n}"] = 1e3 * cpu_s
+        peer = ledger_peer(n)
+        figures[f"ledger_alone_cpu_s_{n}"] = ROUNDS * (n - 1) * peer.cpu_s
+        figures[f"ledger_alone_bytes_{n}"] = ROUNDS * (n - 1) * peer.entry_bytes
+        figures[f"ledger_entry_bytes_{n}"] = peer.entry_bytes
+        figures[f"ledger_entry_ms_{n}"] = 1e3 * peer.cpu_s
+        if n == ALONE:
+            figures[f"ledger_alone_{n}"] = ledger_alone(n, peer, ledger_peer(n, crossing=True))
     for n in [size for size in PUSHSUM_SIZES if size <= largest]:
         began = time.perf_counter()
         cost, apart = pushsum_federation(n)

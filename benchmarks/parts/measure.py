@@ -121,13 +121,15 @@ def publish(
     """Print the table, or the JSON, of one run.
 
     Args:
-        figures: name -> number, or any JSON value; only numbers are shown and compared. They are the document's keys,
+        figures: name -> number, or any JSON value; only numbers are shown and compared, those of a group as
+            `group.name`. They are the document's keys,
             beside `missed` (names of figures that miss their goal), `under_load` and `machine`.
         output: of `--json`.
         details: shown before the table of figures.
     """
     if output is not None:
-        missed = [name for name, goal in goals.items() if figures.get(name) is not None and not goal.met(figures[name])]
+        single = singled(figures)
+        missed = [name for name, goal in goals.items() if single.get(name) is not None and not goal.met(single[name])]
         document = {**figures, "missed": missed, "under_load": machine.busy, "machine": asdict(machine)}
         text = json.dumps(document, indent=2)
         if output == "-":
@@ -137,11 +139,22 @@ def publish(
     rich.console.Console().print(*details, _table(title, machine, figures, goals))
 
 
+def singled(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures with those of a group as figures of their own, `group.name`."""
+    single: dict[str, Any] = {}
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            single.update({f"{name}.{part}": each for part, each in value.items()})
+        else:
+            single[name] = value
+    return single
+
+
 def _table(title: str, machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal]) -> rich.table.Table:
     load = f", under load ({machine.load_before})" if machine.busy else ""
     caption = f"{machine.date}, {machine.processor}, {machine.processors} processors{load}"
     table = rich.table.Table("figure", "measured", "goal", title=title, caption=caption)
-    for name, value in figures.items():
+    for name, value in singled(figures).items():
         if not isinstance(value, (int, float)):
             continue
         goal = goals.get(name)

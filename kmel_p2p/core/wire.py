@@ -228,16 +228,21 @@ VECTOR = Field(lambda vector: vector.packed, RosterVector.read, "vector", LENGTH
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """One row of the message table."""
+    """One row of the message table.
+
+    Attributes:
+        at_most: bytes of a message, where that is less than all its fields could take together.
+    """
 
     type_id: int
     cls: type[Message]
     fields: dict[str, Field]
+    at_most: int = MAX_MESSAGE_BYTES
 
     @property
     def max_bytes(self) -> int:
         """No message of this type is larger: checked before any of its fields is decoded."""
-        return min(MAX_MESSAGE_BYTES, HEAD_BYTES + sum(field.max_bytes for field in self.fields.values()))
+        return min(self.at_most, HEAD_BYTES + sum(field.max_bytes for field in self.fields.values()))
 
 
 class Wire:

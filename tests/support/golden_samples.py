@@ -30,6 +30,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     EntryRange,
     Have,
     Heads,
+    Holdings,
     LogHead,
     Proofs,
     SnapshotAsk,
@@ -39,6 +40,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     Want,
     WantAmendments,
 )
+from kmel_p2p.core.ledger.sync.own_states import state_digest
 from kmel_p2p.core.roster_vector import RosterOrder
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.delta import CodecParameters, DeltaCodec, Layout, TensorSpec
@@ -123,7 +125,8 @@ FORK = fork_of(SECOND, OTHER_SECOND)
 VECTOR = ORDER.vector(SNAPSHOT.vector)
 
 MESSAGES: dict[str, Message] = {
-    "have": Have(1, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, 1, 12500, {1: 2}, (0, 2), True),
+    "have": Have(state_digest(AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, {1: 2}), 1, 12500, (0, 2), True),
+    "holdings": Holdings(1, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, {1: 2}, (FIRST.stub(),), True),
     "want": Want((EntryRange(ALICE.key, 2, 3),), (BOB.key,)),
     "bodies": Bodies((FIRST.encode(),)),
     "announce": Announce((EntryId(ALICE.key, 2),)),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
-from kmel_p2p.core.ledger.sync.messages import Have
+from kmel_p2p.core.ledger.sync.messages import Have, Holdings
 from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds import Conclude, Phase, RunComplete, RunHeldUp, RunNotAwaiting
 from kmel_p2p.core.rounds.ending import ALARM_AFTER, LONGEST_FACTOR, Ending
@@ -28,8 +29,9 @@ class NeverDone(LedgerHost):
 
     def poll(self) -> Effect | None:
         effect = super().poll()
-        if isinstance(effect, Send) and isinstance(effect.message, Have):
-            return dataclasses.replace(effect, message=dataclasses.replace(effect.message, **self.says))  # type: ignore[arg-type]
+        if isinstance(effect, Send) and isinstance(effect.message, (Have, Holdings)):
+            says: Any = {name: value for name, value in self.says.items() if hasattr(effect.message, name)}
+            return dataclasses.replace(effect, message=dataclasses.replace(effect.message, **says))
         return effect
 
 
@@ -46,7 +48,7 @@ def federation(**says: object) -> LedgerFederation:
 
 
 @pytest.mark.parametrize(
-    "says", [{"phase": int(Phase.TRAINING)}, {"phase": 0}, {"vector": NOTHING, "chains": bytes(32)}]
+    "says", [{"phase": int(Phase.TRAINING)}, {"phase": 0}, {"state": bytes(16), "vector": NOTHING, "chains": bytes(32)}]
 )
 def test_who_never_finishes_is_named_and_then_waited_for_no_longer(says: dict[str, object]) -> None:
     made = federation(**says)

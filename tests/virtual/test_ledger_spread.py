@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from kmel_p2p.core.ledger.averaging import LedgerSettings
-from kmel_p2p.core.ledger.sync.antientropy import AntiEntropySettings
+from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.spread import measure_spread

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kmel_p2p.agreement.errors import RemoteError, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
@@ -15,13 +16,15 @@ from kmel_p2p.core.ledger.log.entry import NO_AMENDMENTS, create
 from kmel_p2p.core.ledger.snapshot import maintenance
 from kmel_p2p.core.ledger.sync import forks
 from kmel_p2p.core.ledger.sync import statements as statements_module
-from kmel_p2p.core.ledger.sync.messages import ANY_HASH, Compacted, Have, Heads, LogHead, Stubs
-from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, TRUSTED_FOR, WAITED_FOR, LogStatements
+from kmel_p2p.core.ledger.sync.messages import ANY_HASH, Compacted, Have, Heads, Holdings, LogHead, Stubs
+from kmel_p2p.core.ledger.sync.own_states import state_digest
+from kmel_p2p.core.ledger.sync.statements import ASK_AFTER, MOVES_WITHIN, SHOWN_WITHIN, LogStatements
 from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.site import Delivered, LedgerHost
 from tests.testbed.ledger.toy import toy_world
+from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
 
 LIAR = 3
@@ -41,16 +44,18 @@ class LyingHost(LedgerHost):
 
     def poll(self) -> Effect | None:
         effect = super().poll()
-        begun = isinstance(effect, Send) and self.averaging.ledger.head(effect.to) > 0
-        if isinstance(effect, Send) and isinstance(effect.message, Have) and begun:
-            lies = self._lie(self.averaging.antientropy._own, effect.to)
-            order = self.averaging.ledger.accepted.order
-            numbers = effect.message.vector.padded(len(order) + 1)
-            for key, number in lies.items():
-                numbers[order.place(key) if key in order else len(order)] = number
-            vector = RosterVector.of(numbers)
-            return dataclasses.replace(effect, message=dataclasses.replace(effect.message, vector=vector))
-        return effect
+        if not isinstance(effect, Send) or not isinstance(effect.message, (Have, Holdings)):
+            return effect
+        accepted, message = self.averaging.ledger.accepted, effect.message
+        numbers = accepted.held.padded(len(accepted.order) + 1)
+        for key, number in self._lie(self.averaging.antientropy._own, effect.to).items():
+            numbers[accepted.order.place(key) if key in accepted.order else len(accepted.order)] = number
+        vector, chains = RosterVector.of(numbers), accepted.chains(accepted.held)
+        assert chains is not None
+        if isinstance(message, Have):
+            state = state_digest(NO_AMENDMENTS, vector, chains, {})
+            return dataclasses.replace(effect, message=dataclasses.replace(message, state=state))
+        return dataclasses.replace(effect, message=dataclasses.replace(message, vector=vector))
 
 
 def federation(lie: Lie | None) -> LedgerFederation:
@@ -76,7 +81,7 @@ def until_trained(made: LedgerFederation) -> int:
     return made.network.now
 
 
-def test_naming_a_few_entries_more_each_time_delays_a_site_once() -> None:
+def test_naming_a_few_entries_more_each_time_delays_nobody() -> None:
     honest = until_trained(federation(None))
     there: list[LedgerFederation] = []
 
@@ -86,21 +91,53 @@ def test_naming_a_few_entries_more_each_time_delays_a_site_once() -> None:
 
     made = federation(one_more)
     there.append(made)
-    assert until_trained(made) <= honest + TRUSTED_FOR + 5 * SECOND
+    assert until_trained(made) <= honest + 5 * SECOND
 
 
-def test_a_lie_told_behind_a_true_number_counts_no_longer_than_others() -> None:
+def test_a_number_counts_for_nothing_before_its_header_is_shown() -> None:
     made = federation(None)
     made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
-    averaging, now = made.averaging(0), made.network.now
-    statements, sayer, own = averaging.antientropy.statements, made.sites[1].key, made.sites[0].key
-    statements.said(sayer, {own: averaging.ledger.head(own) + 1}, now)
-    statements.said(sayer, {own: FAR}, now)  # and then not a word more
-    made.partition([0], [1, 2, 3])
-    head = averaging.ledger.head(own)
-    made.run(60 * SECOND, until=lambda: averaging.ledger.head(own) > head)
-    now = wait(statements, [sayer], made.network.now, TRUSTED_FOR + SECOND)
-    assert statements.credible(sayer, {own: FAR})[own] == averaging.ledger.head(own)
+    made.partition([2], [0, 1, 3])
+    made.run(20 * SECOND)
+    statements, ledger = made.averaging(2).antientropy.statements, made.averaging(2).ledger
+    author = made.sites[1].key
+    further = made.averaging(0).ledger.head(author)
+    here = ledger.head(author)
+    assert further > here
+    statements.said(made.sites[0].key, {author: further}, made.network.now)
+    assert statements.credible({author: further}) == statements.offered({author: further}) == {author: here}
+    header = made.averaging(0).ledger.accepted.header(author, further)
+    assert header is not None
+    with pytest.raises(WireError, match="proves nothing"):
+        statements.shown(dataclasses.replace(header, signature=bytes(64)), made.network.now)
+    statements.shown(header, made.network.now)
+    assert statements.credible({author: further}) == statements.offered({author: further}) == {author: further}
+
+
+def test_who_says_that_a_log_goes_further_shows_its_header_unasked() -> None:
+    made = federation(None)
+    made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 3)
+    made.partition([2], [0, 1, 3])
+    made.run(20 * SECOND)
+    asked: list[Heads] = []
+    told: list[Holdings] = []
+
+    class Watcher:
+        def stepped(self, host: Host, now: Micros) -> None: ...
+        def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
+        def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
+            if isinstance(effect, Send) and isinstance(effect.message, Heads):
+                asked.append(effect.message)
+            elif isinstance(effect, Send) and isinstance(effect.message, Holdings):
+                told.append(effect.message)
+
+    here = dict(made.averaging(0).ledger.vector)
+    made.network.watchers.append(Watcher())
+    made.heal([2], [0, 1, 3])
+    made.run(20 * SECOND)
+    assert all(made.averaging(2).ledger.head(author) >= number for author, number in here.items())
+    assert any(message.headers for message in told)
+    assert not asked
 
 
 @pytest.mark.parametrize("alive", [True, False], ids=["after a long sleep", "out of reach"])
@@ -116,7 +153,6 @@ def test_nobody_is_named_for_time_in_which_it_could_prove_nothing(alive: bool) -
         statements.advance([sayer], now + 3600 * SECOND)
     else:
         wait(statements, [], now, 100 * SECOND)
-    assert statements.credible(sayer, ahead) == ahead
     assert not any(isinstance(getattr(e, "event", None), HeadUnproved) for e in iter(averaging.poll, None))
 
 
@@ -127,7 +163,7 @@ def test_an_entry_that_was_taken_back_need_not_be_shown() -> None:
     statements, sayer, author = averaging.antientropy.statements, made.sites[1].key, made.sites[2].key
     statements.said(sayer, {author: averaging.ledger.head(author) + 2}, now)
     averaging.ledger.accepted.retired[author] = averaging.ledger.head(author) + 1
-    wait(statements, [sayer], now, 2 * TRUSTED_FOR)
+    wait(statements, [sayer], now, 2 * SHOWN_WITHIN)
     assert not any(isinstance(getattr(e, "event", None), HeadUnproved) for e in iter(averaging.poll, None))
 
 
@@ -180,16 +216,16 @@ LIES: list[Lie] = [lambda own, to: {to: FAR}, lambda own, to: {own: FAR}, lambda
 
 
 @pytest.mark.parametrize("lie", LIES, ids=["of the receiver's log", "of its own log", "of both, and not far"])
-def test_a_number_that_nobody_proves_delays_the_others_for_a_moment(lie: Lie) -> None:
+def test_a_number_that_nobody_proves_delays_nobody_and_its_sayer_is_named(lie: Lie) -> None:
     honest = until_trained(federation(None))
     made = federation(lie)
-    assert until_trained(made) <= honest + WAITED_FOR + 3 * SECOND
-    made.run(TRUSTED_FOR + 10 * SECOND)
+    assert until_trained(made) <= honest + 5 * SECOND
+    assert made.run(120 * SECOND, until=lambda: all(made.averaging(i).complete for i in range(LIAR)))
+    made.run(SHOWN_WITHIN + 10 * SECOND)
     named = {event.site for i in range(LIAR) for event in made.events(i, HeadUnproved)}  # type: ignore[attr-defined]
     assert named == {made.sites[LIAR].key}
     # Once per log that is lied about.
     assert all(1 <= len(made.events(i, HeadUnproved)) <= 2 for i in range(LIAR))
-    assert made.run(120 * SECOND, until=lambda: all(made.averaging(i).complete for i in range(LIAR)))
     assert not any(made.events(i, SnapshotAdopted) for i in range(LIAR))
 
 
@@ -236,35 +272,32 @@ def test_what_a_site_lost_is_waited_for_although_its_entries_are_slow_to_come() 
         averaging = made.averaging(index)
         averaging.ledger.accepted.get = lambda author, number: None  # type: ignore[method-assign]
     made.start(0)
-    made.run(4 * TRUSTED_FOR)
+    made.run(4 * SHOWN_WITHIN)
     assert made.averaging(0).publisher.next_number <= before
     assert "its store lost" in made.averaging(0).waiting
     assert not made.averaging(1).ledger.faults
 
 
-def test_a_site_whose_word_lapsed_is_believed_again_when_it_shows_the_header() -> None:
+def test_a_site_that_was_named_is_cleared_when_it_shows_the_header() -> None:
     made = federation(None)
     made.run(200 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 12)
     made.partition([2], [0, 1, 3])
     made.run(200 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) >= 24)
     statements = made.averaging(2).antientropy.statements
-    now = made.network.now
+    sayer, now = made.sites[0].key, made.network.now
     ahead = made.averaging(0).ledger.vector
-    statements.said(made.sites[0].key, ahead, now)
-    wait(statements, [made.sites[0].key], now, TRUSTED_FOR)
-    here = made.averaging(2).ledger.vector
-    assert statements.credible(made.sites[0].key, ahead) == {key: min(here[key], ahead[key]) for key in here}
-    assert any(ahead[key] > here[key] for key in here)
-    statements.ask(made.sites[0].key, now + TRUSTED_FOR)
+    statements.said(sayer, ahead, now)
+    now = wait(statements, [sayer], now, SHOWN_WITHIN + SECOND)
+    told = [effect.event for effect in iter(made.averaging(2).poll, None) if hasattr(effect, "event")]
+    assert {event.site for event in told if isinstance(event, HeadUnproved)} == {sayer}
     for author, number in ahead.items():
         header = made.averaging(0).ledger.accepted.header(author, number)
         assert header is not None
-        statements.shown(header, now + TRUSTED_FOR)
-    statements.advance([], now + TRUSTED_FOR)
-    assert statements.credible(made.sites[0].key, ahead) == ahead
-    host = made.averaging(2)
-    told = [effect.event for effect in iter(host.poll, None) if hasattr(effect, "event")]
-    assert HeadShown(made.sites[0].key) in told
+        statements.shown(header, now)
+    statements.advance([], now)
+    assert statements.credible(ahead) == ahead
+    told = [effect.event for effect in iter(made.averaging(2).poll, None) if hasattr(effect, "event")]
+    assert HeadShown(sayer) in told
 
 
 def wait(statements: LogStatements, alive: list[SiteKey], now: Micros, for_us: Micros) -> Micros:
@@ -296,17 +329,18 @@ def test_a_header_that_no_entries_lead_to_counts_only_while_its_log_moves() -> N
     far = {liar.key: FAR}
     statements.said(liar.key, far, now)
     statements.ask(liar.key, now)
-    statements.shown(dataclasses.replace(header, signature=bytes(64)), now)
+    with pytest.raises(WireError, match="proves nothing"):
+        statements.shown(dataclasses.replace(header, signature=bytes(64)), now)
     assert statements.proved(liar.key) == ledger.head(liar.key)
     statements.shown(header, now)
     assert statements.proved(liar.key) == FAR
     statements.advance([], now + MOVES_WITHIN - 1)
-    assert statements.credible(liar.key, far) == far
+    assert statements.credible(far) == far
     statements.advance([], now + MOVES_WITHIN)
-    assert statements.credible(liar.key, far) == {liar.key: ledger.head(liar.key)}
+    assert statements.credible(far) == {liar.key: ledger.head(liar.key)}
     assert statements.proved_behind() == 0
     # But who has it is still asked for it: after an interruption nothing else would make the log move.
-    assert statements.offered(liar.key, far) == far
+    assert statements.offered(far) == far
 
 
 def test_who_says_much_and_shows_nothing_is_not_the_only_one_asked() -> None:

@@ -25,11 +25,12 @@ from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
 from kmel_p2p.core.ledger.snapshot import maintenance
 from kmel_p2p.core.ledger.snapshot.maintenance import Maintenance
-from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy, AntiEntropySettings
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
 from kmel_p2p.core.ledger.sync.claims import ClaimSettings
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
-from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Proofs, Stubs, Want
+from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Holdings, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
+from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, RoundTrained
@@ -71,7 +72,9 @@ class LedgerSettings:
 class LedgerAveraging(RoundMachine):
     """See the module docstring. Implements `rounds.Averaging`."""
 
-    messages: tuple[type[Message], ...] = (Have, Want, Bodies, Announce, Proofs, Heads, Stubs, *maintenance.MESSAGES)
+    messages: tuple[type[Message], ...] = (
+        Have, Holdings, Want, Bodies, Announce, Proofs, Heads, Stubs, *maintenance.MESSAGES
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -144,7 +147,9 @@ class LedgerAveraging(RoundMachine):
     def command(self, cmd: Any, now: Micros) -> None:
         """Feed one of `contract.COMMANDS`."""
         if isinstance(cmd, Ready):
-            self.antientropy.heads = cmd.heads if cmd.heads is not None else tuple(range(self.ledger.rules.heads))
+            self.antientropy.states.heads = (
+                cmd.heads if cmd.heads is not None else tuple(range(self.ledger.rules.heads))
+            )
         super().command(cmd, now)
 
     def member_event(self, event: Event, now: Micros) -> None:
@@ -153,7 +158,7 @@ class LedgerAveraging(RoundMachine):
             case MemberJoined(key=key) | MemberBack(key=key):
                 self._ending.came_back(key)
                 self._forget(key, now)
-                self.antientropy.greet(key)
+                self.antientropy.states.greet(key, now)
             case MemberUnreachable(key=key):
                 told = self._told(key)
                 done = told is None or told.phase is Phase.LISTENING or key in self.ledger.accepted.ended
@@ -172,7 +177,7 @@ class LedgerAveraging(RoundMachine):
             self.maintenance.receive(sender, message, now)
         else:
             self.antientropy.receive(sender, message, now)
-            if isinstance(message, Have):
+            if isinstance(message, Holdings):
                 self.maintenance.amendments.told(sender, message.amendments, message.amendment)
 
     def _on_command(self, cmd: Any, now: Micros) -> None:
@@ -192,18 +197,20 @@ class LedgerAveraging(RoundMachine):
         return self.antientropy.deadline(), self.maintenance.deadline()
 
     def _before_round(self, now: Micros) -> None:
-        self.antientropy.step_us = self._pacing.step_us
+        self.antientropy.states.step_us = self._pacing.step_us
         self.maintenance.turn(self._state is not RoundState.STORING, now)
 
     def _after_round(self, now: Micros) -> None:
-        if self.phase is Phase.LISTENING and self.ledger.accepted.held != self._announced:
-            # The others cannot see the end before they know what we hold.
-            self._announced = self.ledger.accepted.held
-            self.antientropy.announce()
+        held, states = self.ledger.accepted.held, self.antientropy.states
+        states.awaited = frozenset(key for wait in self.waits for key in wait.sites)
+        if self.phase is Phase.LISTENING and held != self._announced and not self._training():
+            # The others cannot see the end before they know what we hold. While anybody trains, it is not the end.
+            self._announced = held
+            states.announce()
 
     def _phase_changed(self) -> None:
-        self.antientropy.phase = self.phase
-        self.antientropy.announce()
+        self.antientropy.states.phase = self.phase
+        self.antientropy.states.announce()
 
     def _forget(self, site: SiteKey, now: Micros) -> None:
         self.antientropy.forget(site)
@@ -214,7 +221,7 @@ class LedgerAveraging(RoundMachine):
     def _begin_round(self) -> tuple[int, float]:
         told = {key: self._told(key) for key in self._training()}
         training = {key: Trains(self._size_class(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
-        training[self._key] = Trains(self._size_class(self._key), frozenset(self.antientropy.heads))
+        training[self._key] = Trains(self._size_class(self._key), frozenset(self.antientropy.states.heads))
         rules = self.ledger.rules
         weights = weights_of(self._key, training, rules.weight_cap, rules.cap_share)
         return self.publisher.open(weights.trunk, weights.heads)
@@ -240,7 +247,6 @@ class LedgerAveraging(RoundMachine):
         if outcome.verdict is Verdict.APPLIED:
             self._outbox.append(Emit(EntryPublished(entry.number, len(entry.encode()), entry.weight)))
             self.antientropy.push.own(entry, now)
-            self.antientropy.statements.has_published = True
         elif outcome.verdict is Verdict.ENDED:
             # An amendment retired this site while its entry was being stored: the store must not count it.
             self._outbox.append(Persist(RetractionRecord(self._key, entry.number, RETIRED, ())))
@@ -267,7 +273,7 @@ class LedgerAveraging(RoundMachine):
     def _wait_for_own_log(self) -> Wait | None:
         """What rules out an own entry now, whatever the others do."""
         next_number = self.publisher.next_number
-        holders = [k for k in self._members.alive() if self.antientropy.awaited(k, self._key) >= next_number]
+        holders = [k for k in self._members.alive() if self.antientropy.holds(k, self._key) >= next_number]
         if holders:
             return Wait("others hold entries of this site that its store lost; fetching them", tuple(holders))
         lone = self.ledger.rules.lone_entries
@@ -280,7 +286,7 @@ class LedgerAveraging(RoundMachine):
 
     def _wait_for_others(self, now: Micros) -> Wait | None:
         """What has to come in before the next round."""
-        silent = [key for key in self._members.alive() if self._told(key) is None]
+        silent = [key for key in self._members.alive() if not self.antientropy.has_heard(key)]
         if self._pacing.is_settling and silent:
             return Wait(HEARING, tuple(silent), self._pacing.settled_at_us)
         fetcher = self.maintenance.fetcher
@@ -343,15 +349,19 @@ class LedgerAveraging(RoundMachine):
 
     def _behind(self) -> dict[SiteKey, int]:
         ended = self.ledger.accepted.ended
-        behind = {}
+        behind: dict[SiteKey, int] = {}
+        different: dict[SiteKey, int] = {}
         for key in self._members.alive():
             if key in ended or key in self.antientropy.stuck or key in self.maintenance.amendments.conflicts:
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
                 continue
             told = self._told(key)
-            if told is None or told.phase is not Phase.LISTENING or not self.antientropy.ends_with_us(key):
+            if told is None or told.phase is not Phase.LISTENING:
                 behind[key] = self.ledger.head(key)
-        return behind
+            elif not self.antientropy.ends_with_us(key):
+                different[key] = self.ledger.head(key)
+        # While anybody trains, those that listen hold now this and now that, and nobody tells every change.
+        return behind or different
 
 
 def _round_settings(charter: Charter, settings: LedgerSettings) -> RoundSettings:

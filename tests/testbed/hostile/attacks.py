@@ -19,7 +19,8 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Machine, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.log.entry import Entry, create, decode
-from kmel_p2p.core.ledger.sync.messages import Bodies, EntryRange, Have, Want
+from kmel_p2p.core.ledger.sync.messages import Bodies, EntryRange, Have, Holdings, Want
+from kmel_p2p.core.ledger.sync.own_states import state_digest
 from kmel_p2p.core.membership import commands
 from kmel_p2p.core.pushsum.messages import MassTransfer
 from kmel_p2p.core.roster_vector import RosterVector
@@ -73,22 +74,28 @@ class Hostile:
 
     def claim(self, lies: dict[SiteKey, int]) -> None:
         """From now on this site says that logs go as far as in `lies`, and shows nothing for it."""
-        order = self.ledger.ledger.accepted.order
+        accepted = self.ledger.ledger.accepted
 
         def lied(send: Send) -> Effect:
-            if not isinstance(send.message, Have):
+            if not isinstance(send.message, (Have, Holdings)):
                 return send
-            numbers = send.message.vector.padded(len(order))
+            numbers = accepted.held.padded(len(accepted.order))
             for key, number in lies.items():
-                numbers[order.place(key)] = number
-            return dataclasses.replace(send, message=dataclasses.replace(send.message, vector=RosterVector.of(numbers)))
+                numbers[accepted.order.place(key)] = number
+            vector, chains = RosterVector.of(numbers), accepted.chains(accepted.held)
+            assert chains is not None
+            if isinstance(send.message, Holdings):
+                return dataclasses.replace(send, message=dataclasses.replace(send.message, vector=vector))
+            state = state_digest(accepted.amendment_hash, vector, chains, {})
+            return dataclasses.replace(send, message=dataclasses.replace(send.message, state=state))
 
         self.machine.rewrite = lied
 
     def tell_all(self) -> None:
         """Tell everybody what this site says it holds."""
+        self.ledger.antientropy.states.announce()
         for key in self.puppet.others:
-            self.ledger.antientropy.greet(key, reply=False)
+            self.ledger.antientropy.states._send_holdings(key, (), reply=False)
         self.puppet.driver.command(commands.Recall(()))  # any input drains the machine
 
 
@@ -153,7 +160,7 @@ async def invents_mass(hostile: Hostile) -> None:
 
 async def never_finishes(hostile: Hostile) -> None:
     """A9: says that it trains, and publishes nothing more."""
-    hostile.ledger.antientropy.phase = Phase.TRAINING
+    hostile.ledger.antientropy.states.phase = Phase.TRAINING
     async for _ in Ticks(1.0):
         hostile.tell_all()
 
@@ -161,9 +168,9 @@ async def never_finishes(hostile: Hostile) -> None:
 async def boasts(hostile: Hostile) -> None:
     """A10: says that it has 2**62 measurements and that its steps take no time."""
     hostile.puppet.driver.command(commands.DescribeSelf(size_class=63))
-    hostile.ledger.antientropy.phase = Phase.TRAINING
+    hostile.ledger.antientropy.states.phase = Phase.TRAINING
     async for _ in Ticks(1.0):
-        hostile.ledger.antientropy.step_us = 1
+        hostile.ledger.antientropy.states.step_us = 1
         hostile.tell_all()
 
 

@@ -38,10 +38,10 @@ def test_bytes_of_a_ledger_grow_with_the_entries_and_their_bases() -> None:
 
 
 def test_an_entry_grows_by_what_its_base_names() -> None:
-    _, few = federation.ledger_peer(8, sample=4)
-    _, many = federation.ledger_peer(64, sample=4)
-    # 40 bytes per site named at the base, and no more.
-    assert many - few <= 45 * 56
+    few = federation.ledger_peer(8, sample=4).entry_bytes
+    many = federation.ledger_peer(64, sample=4).entry_bytes
+    # Two bytes per site named at the base, and no more.
+    assert many - few <= 2 * 56
 
 
 def test_slope_follows_a_trend_and_not_one_jump() -> None:

@@ -26,6 +26,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     EntryRange,
     Have,
     Heads,
+    Holdings,
     LogHead,
     Proofs,
     SnapshotAsk,
@@ -47,14 +48,20 @@ vectors = st.lists(seqs, max_size=8).map(lambda numbers: RosterVector.of(np.arra
 messages = st.one_of(
     st.builds(
         Have,
+        state=st.binary(min_size=16, max_size=16),
+        phase=st.integers(0, 2),
+        step_us=st.integers(0, 2**40),
+        heads=st.lists(st.integers(0, 1023), max_size=9).map(tuple),
+        reply=st.booleans(),
+    ),
+    st.builds(
+        Holdings,
         amendments=st.integers(0, 2**32),
         amendment=keys,
         vector=vectors,
         chains=keys,
-        phase=st.integers(0, 2),
-        step_us=st.integers(0, 2**40),
         ended=st.dictionaries(st.integers(0, 4095), seqs, max_size=5),
-        heads=st.lists(st.integers(0, 1023), max_size=9).map(tuple),
+        headers=st.lists(st.binary(max_size=99), max_size=3).map(tuple),
         reply=st.booleans(),
     ),
     st.builds(
@@ -127,24 +134,25 @@ def test_another_protocol_version_names_both_numbers() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        [0, HASH, b"", HASH, 1, 0, [4, 5, 2, 5], [], False],  # unsorted places
-        [0, HASH, b"", HASH, 1, 0, [4, 5, 4, 5], [], False],  # a place twice
-        [0, HASH, b"", HASH, 1, 0, [4096, 5], [], False],
-        [0, HASH, b"", HASH, 1, 0, [4, -1], [], False],
-        [0, HASH, b"", HASH, 1, 0, [4, True], [], False],
-        [0, HASH, [1], HASH, 1, 0, [], [], False],
-        [0, HASH, b"", HASH, 3, 0, [], [], False],
-        [0, HASH, b"", HASH, 1, 0, [], [], 1],
-        [0, HASH, b"", HASH, 1, 0, [], []],
+        [0, HASH, b"", HASH, [4, 5, 2, 5], [], False],  # unsorted places
+        [0, HASH, b"", HASH, [4, 5, 4, 5], [], False],  # a place twice
+        [0, HASH, b"", HASH, [4096, 5], [], False],
+        [0, HASH, b"", HASH, [4, -1], [], False],
+        [0, HASH, b"", HASH, [4, True], [], False],
+        [0, HASH, b"", HASH, [], [b""] * 65, False],
+        [0, HASH, [1], HASH, [], [], False],
+        [2**33, HASH, b"", HASH, [], [], False],
+        [0, HASH, b"", HASH, [], [], 1],
+        [0, HASH, b"", HASH, [], []],
     ],
 )
 def test_values_out_of_bounds_are_refused(body: list[object]) -> None:
     with pytest.raises(WireError):
-        WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 20, *body]))
+        WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 35, *body]))
 
 
 def test_what_is_refused_above_is_not_refused_for_its_length() -> None:
-    WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 20, 0, HASH, b"", HASH, 1, 0, [2, 5, 4, 5], [], False]))
+    WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 35, 0, HASH, b"", HASH, [2, 5, 4, 5], [], False]))
 
 
 def test_deep_nesting_is_refused_without_recursion_error() -> None:

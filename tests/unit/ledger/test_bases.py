@@ -31,6 +31,8 @@ def both_ways(ledger: Ledger, entry: Entry) -> Refusal | None:
     heads, unknown = ledger.accepted.at_base(entry.author, entry.base)
     quick = check_base(entry, heads, ledger.rules, unknown, ledger.accepted.doubtful(entry.base))
     assert quick is check_base(entry, heads, ledger.rules, unknown)
+    if ledger.accepted.closed(entry.author, entry.base):
+        assert quick is not Refusal.BASE_STALE
     return quick
 
 

@@ -19,9 +19,10 @@ from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance, decode, genesis
-from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy, AntiEntropySettings
+from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Proofs
+from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from tests.support.plain_ledgers import PlainCodec, identities, new_ledger, next_entry
 
 SITES = identities(3)

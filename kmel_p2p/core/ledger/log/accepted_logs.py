@@ -230,6 +230,17 @@ class AcceptedLogs:
         """Whether every entry that `vector` names is applied here."""
         return self._table.reaches(vector.numbers)
 
+    def beyond(self, vector: RosterVector) -> list[tuple[int, int]]:
+        """Place and number where `vector` goes further than what is applied here."""
+        numbers = vector.padded(len(self.order))
+        places = np.flatnonzero(numbers > self.heads)
+        return list(zip(places.tolist(), numbers[places].tolist(), strict=True))
+
+    def further_than(self, vector: RosterVector) -> list[SiteKey]:
+        """Authors whose logs go further here than `vector` says; those it does not count included."""
+        numbers = vector.cut(len(self.order)).padded(len(self.order))
+        return [self.order.keys[place] for place in np.flatnonzero(self.heads > numbers)]
+
     def holds_above(self, vector: RosterVector) -> bool:
         """Whether the ledger can go back to `vector`: it is reached, and every entry above it is still held."""
         if not self.reaches(vector):
@@ -298,7 +309,7 @@ class AcceptedLogs:
         others = self.heads.copy()
         if author in self.order:
             others[self.order.place(author)] = 0
-        context = context_hash(head.hash for head in self._table.named_by(others) if head is not None)
+        context = context_hash([head.hash for head in self._table.named_by(others) if head is not None])
         ended = {self.order.place(key): number for key, number in self.ended.items()}
         return Basis(self.held, context, ended, self.amendment, self.amendment_hash)
 
@@ -315,6 +326,14 @@ class AcceptedLogs:
         found = self._table.named_by(numbers)
         heads = [header for header in found if header is not None]
         return heads, unknown + len(found) - len(heads)
+
+    def closed(self, author: SiteKey, base: RosterVector) -> bool:
+        """Whether `base` certainly leaves out nothing that entries in it were made on; False: see `doubtful`."""
+        numbers = base.padded(len(self.order))
+        behind = numbers < self._table.used
+        if not self._maybe_ended() and not bool(behind.any()):
+            return True
+        return not self._maybe_ended() and self._table.closed(numbers, self.order.place(author), behind)
 
     def doubtful(self, base: RosterVector) -> NDArray[np.bool_]:
         """Authors, by place, whose entries `base` may lack although entries in `base` were made on them, bool[places].

@@ -15,6 +15,15 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import SignedHeader
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 
+KEPT_BASES = 3
+"""Newest bases of each author that are kept as rows of one array: entries on their way name one of those mostly."""
+
+MOST_CELLS = 2**22
+"""Of that array, 16 MiB; in a larger federation no rows are kept, and bases are read where they are needed."""
+
+_LARGEST = 2**31 - 1
+"""In a row of that array."""
+
 _NUMBER_BITS = 41
 """Of a number in a name of the table; the place is above them."""
 
@@ -33,6 +42,7 @@ class HeadTable:
         self.heads = np.zeros(len(order), np.int64)
         self.used = np.zeros(len(order), np.int64)
         self._headers: dict[int, SignedHeader] = {}
+        self._rows = _Rows(len(order))
         self._vector: RosterVector | None = None
         self._named: dict[SiteKey, int] | None = None
 
@@ -41,6 +51,8 @@ class HeadTable:
         more = len(order) - len(self.order)
         self.order = order
         self.heads, self.used = np.pad(self.heads, (0, more)), np.pad(self.used, (0, more))
+        if more:
+            self._rows = _Rows(len(order))
         self._changed()
 
     @property
@@ -65,6 +77,7 @@ class HeadTable:
             self.heads[place] = header.number
             self._changed()
         numbers = header.base.numbers
+        self._rows.put(place, header.number, numbers)
         known = min(numbers.size, self.used.size)
         np.maximum(self.used[:known], numbers[:known], out=self.used[:known])
 
@@ -77,6 +90,7 @@ class HeadTable:
         place = self.order.place(author)
         for number in numbers:
             self._headers.pop(_name(place, number), None)
+            self._rows.drop(place, number)
 
     def cut(self, author: SiteKey, head: int) -> None:
         """The newest entry of a log is now this one."""
@@ -87,6 +101,20 @@ class HeadTable:
         """Whether every one of these numbers, int64[any], is here."""
         places = self.heads.size
         return bool((numbers[:places] <= self.heads[: numbers.size]).all()) and not numbers[places:].any()
+
+    def closed(self, base: NDArray[np.int64], own: int, doubtful: NDArray[np.bool_]) -> bool:
+        """Whether `base` certainly holds all that the entries in it were made on; False when it takes a closer look.
+
+        Args:
+            base: by place, int64[places].
+            own: the place of its author, whose log does not count.
+            doubtful: the only places that need a look, bool[places].
+        """
+        named = base > 0
+        named[own] = False
+        columns = doubtful.copy()
+        columns[own] = False
+        return self._rows.within(np.flatnonzero(named), base, np.flatnonzero(columns))
 
     def named_by(self, numbers: NDArray[np.int64]) -> list[SignedHeader | None]:
         """The header of each number that is not 0, in the order of keys; None where it is not held.
@@ -101,6 +129,54 @@ class HeadTable:
 
     def _changed(self) -> None:
         self._vector = self._named = None
+
+
+class _Rows:
+    """The newest bases of every author, each a row."""
+
+    def __init__(self, places: int) -> None:
+        kept = KEPT_BASES if KEPT_BASES * places * places <= MOST_CELLS else 0
+        self._numbers = np.zeros(kept * places, np.int64)
+        """Number of the entry whose base stands in a row; 0: of none."""
+        self._rows = np.zeros((kept * places, places), np.int32)
+
+    def put(self, place: int, number: int, base: NDArray[np.int64]) -> None:
+        """The base of an entry. An older one of its author gives way."""
+        if not self._numbers.size or base.size > self._rows.shape[1]:
+            return
+        row = KEPT_BASES * place + number % KEPT_BASES
+        fits = not base.size or int(base.max()) <= _LARGEST
+        self._numbers[row] = number if fits else 0
+        if fits:
+            self._rows[row, : base.size] = base
+            self._rows[row, base.size :] = 0
+
+    def drop(self, place: int, number: int) -> None:
+        """An entry is held no longer."""
+        row = KEPT_BASES * place + number % KEPT_BASES
+        if self._numbers.size and self._numbers[row] == number:
+            self._numbers[row] = 0
+
+    def within(self, named: NDArray[np.int64], base: NDArray[np.int64], columns: NDArray[np.int64]) -> bool:
+        """Whether the bases of the entries that `base` names are here and go nowhere beyond it.
+
+        Args:
+            named: places whose entries count.
+            base: by place.
+            columns: places that are looked at.
+        """
+        if not self._numbers.size:
+            return False
+        rows = KEPT_BASES * named + base[named] % KEPT_BASES
+        if not bool((self._numbers[rows] == base[named]).all()):
+            return False
+        looked_at = self._rows[rows] if 2 * columns.size > base.size else self._rows[rows[:, None], columns]
+        limit = base if looked_at.shape[1] == base.size else base[columns]
+        if looked_at.shape[1] == base.size and columns.size < base.size:
+            # The others are not to be looked at: nothing is above this.
+            limit = np.full(base.size, _LARGEST)
+            limit[columns] = base[columns]
+        return not bool((looked_at > limit).any())
 
 
 def _name(place: int, number: int) -> int:

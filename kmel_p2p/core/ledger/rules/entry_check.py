@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+import numpy as np
+
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.entry import Entry, context_hash
 from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
@@ -11,6 +13,8 @@ from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of
 from kmel_p2p.core.ledger.rules.rules import AmendedRules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, is_replay
 from kmel_p2p.delta.sparse import SparseDelta
+
+_NOBODY = np.zeros(0, np.bool_)
 
 
 class Hold(enum.Enum):
@@ -44,9 +48,10 @@ def check_entry(
     if refusal is not None:
         return fault_of(refusal, entry)
     heads, unknown = accepted.at_base(entry.author, entry.base)
-    if heads and not unknown and context_hash(head.hash for head in heads) != entry.basis.context:
+    if heads and not unknown and context_hash([head.hash for head in heads]) != entry.basis.context:
         return Hold.CONTEXT
-    refusal = check_base(entry, heads, rules, unknown, accepted.doubtful(entry.base))
+    doubtful = _NOBODY if accepted.closed(entry.author, entry.base) else accepted.doubtful(entry.base)
+    refusal = check_base(entry, heads, rules, unknown, doubtful)
     if refusal is not None:
         # The author may have seen an unknown header that excuses it: the entry waits, and nobody is blamed.
         return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)

@@ -1,16 +1,18 @@
 """Anti-entropy: keeps this site's ledger and the others' equal, after Demers et al. (1987).
 
-New entries are pushed (`push`). Whatever that misses, a periodic summary finds: every interval one random reachable
-site is sent our vector and answers with its own, and each asks for what it lacks (`pull`). Bodies move only on request
+New entries are pushed (`push`). Whatever that misses, digests find: now and then one site is told in a few bytes what
+is held here, and says the same of itself. Where a digest says nothing to its receiver, the two exchange vectors, with
+the signed headers of what only one of them has, and each asks for what it lacks (`pull`). Bodies move only on request
 or from their author, so in a run without faults each arrives once. Any site may hand on any entry: it cannot alter what
 the author signed.
+
+See `state_exchange` for digests and vectors. This is about entries, and about what keeps logs from going on.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
@@ -25,51 +27,29 @@ from kmel_p2p.core.ledger.sync.messages import (
     MAX_BODIES,
     Announce,
     Bodies,
-    Compacted,
     EntryId,
     Have,
     Heads,
+    Holdings,
     Proofs,
     Stubs,
     Want,
     WantAmendments,
 )
-from kmel_p2p.core.ledger.sync.other_peers import OtherPeer, OtherPeers
+from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.pull import AnswerBudget, Pull, answers
 from kmel_p2p.core.ledger.sync.push import Push
+from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings, StateExchange
 from kmel_p2p.core.ledger.sync.statements import LogStatements
 from kmel_p2p.core.roster_vector import RosterVector
-from kmel_p2p.core.rounds import Phase
-from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
+from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
 
 STUCK_AFTER: Micros = 60 * SECOND
 """A log whose next entry could not be judged for so long may never go on."""
 
-MAX_TOLD = 32
-"""Sites told at once about a change; the periodic summaries reach the rest."""
-
-
 REFUSED_AT_ONCE = 4
 """After so many refused entries the rest of a message is not looked at: judging costs time, and telling it a log line.
 What was honest among the rest comes again from somebody else."""
-
-
-@dataclass(frozen=True, slots=True)
-class AntiEntropySettings:
-    """Periods and sizes of the exchange."""
-
-    interval_us: Micros = 1 * SECOND
-    """Between two summaries to a random site. Bounds how long a lost push goes unnoticed."""
-    want_timeout_us: Micros = 10 * SECOND
-    """Longest time before another site is asked for what one site was asked for. Asking again costs bytes, never
-    correctness."""
-    eager_bytes: int = 1024 * 1024
-    """An author uploads an entry to every alive site if that is at most this many bytes in all; larger ones are
-    announced by number, and the receivers pass them on."""
-    fanout: int = 2
-    """Sites told per round of lazy push."""
-    spread_period_us: Micros = 200 * MILLISECOND
-    """Length of such a round; half of it is the shortest time after which a request is repeated."""
 
 
 class AntiEntropy:
@@ -87,11 +67,6 @@ class AntiEntropy:
         max_payload_bytes: int,
         now: Micros,
     ) -> None:
-        self.phase = Phase.PREPARING
-        self.step_us: Micros = 0
-        """Told to the others: this site's time per training step, 0 when unknown."""
-        self.heads: tuple[int, ...] = ()
-        """Told to the others: the shared heads that this site trains, by number."""
         self.behind = 0
         """Entries missing here, by the site that is furthest ahead; updated now and then."""
         self.stuck: set[SiteKey] = set()
@@ -107,7 +82,9 @@ class AntiEntropy:
         self._interval_us = settings.interval_us
         self._max_payload_bytes = max_payload_bytes
         self.statements = LogStatements(own, ledger, outbox)
-        self._other_peers = OtherPeers(ledger, forks, self.statements)
+        self.states = StateExchange(ledger, forks, self.statements, alive, outbox, rng, settings, self._refuse, now)
+        self._other_peers = self.states.others
+        self._now = now
         self._held_since_us: dict[SiteKey, Micros] = {}
         self._next_summary_us = now + self._jittered()
         self._budget = AnswerBudget()
@@ -132,13 +109,18 @@ class AntiEntropy:
         """Sites that hold entries which are missing here."""
         return self._other_peers.ahead()
 
-    def awaited(self, key: SiteKey, author: SiteKey) -> int:
-        """How far `key` says that the log of `author` goes, as far as an own round waits for it."""
-        return self._other_peers.awaited(key, author)
+    def holds(self, key: SiteKey, author: SiteKey) -> int:
+        """How far `key` says that the log of `author` goes, as far as it is to be believed."""
+        return self._other_peers.number(key, author)
+
+    def has_heard(self, key: SiteKey) -> bool:
+        """Whether `key` said what it holds since it last came up."""
+        told = self._other_peers.get(key)
+        return told is not None and (told.explained or told.vector is not None)
 
     def ends_with_us(self, key: SiteKey) -> bool:
         """Whether `key` holds what is held here, as far as it is to be believed."""
-        return self._other_peers.holds_the_same(key) or self.credible(key) == self._ledger.vector
+        return self._other_peers.holds_the_same(key)
 
     def agreed_with(self, key: SiteKey) -> tuple[RosterVector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
@@ -150,16 +132,23 @@ class AntiEntropy:
 
     def forget(self, key: SiteKey) -> None:
         """A site went away or came back: what it told us before no longer holds."""
-        self._other_peers.forget(key)
+        self.states.forget(key)
         self.pull.forget(key)
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a ledger message."""
+        self._now = now
         match message:
             case Have():
-                self._on_have(sender, message, now)
+                if self.states.on_have(sender, message, now):
+                    self.behind = self._other_peers.missing()
+                self._pull_from(sender, now)
+            case Holdings():
+                self.states.on_holdings(sender, message, now)
+                self.behind = self._other_peers.missing()
+                self._pull_from(sender, now)
             case Want():
                 self._answer(sender, message, now)
             case Bodies():
@@ -177,6 +166,7 @@ class AntiEntropy:
 
     def advance(self, now: Micros) -> None:
         """Go on applying, announce, repeat what got no answer, send the periodic summary: whatever is due."""
+        self._now = now
         if self._ledger.unsettled:
             self._take(self._own, self._ledger.settle())
         alive = sorted(self._alive())
@@ -187,10 +177,10 @@ class AntiEntropy:
         self._next_summary_us = now + self._jittered()
         self.statements.advance(alive, now, comes=self.pull.active)
         self.behind = self._other_peers.missing()
-        if alive:
-            self.greet(self._rng.choice(alive))
-        self._help_held_up(alive)
         held = {entry.author for entry, _ in self._ledger.held_up()}
+        self.states.advance(alive, amiss=bool(held) or self.pull.retried, now=now)
+        self.pull.retried = False
+        self._help_held_up(alive)
         self._held_since_us = {key: self._held_since_us.get(key, now) for key in held}
         self.stuck = {key for key, since_us in self._held_since_us.items() if now >= since_us + STUCK_AFTER}
         self._other_peers.agree(now)
@@ -202,32 +192,6 @@ class AntiEntropy:
         moments = (self._next_summary_us, self.push.deadline(), self.pull.deadline())
         return min(m for m in moments if m is not None)
 
-    def greet(self, to: SiteKey, reply: bool = True) -> None:
-        """Tell one site what is here, and ask for the same in return."""
-        accepted = self._ledger.accepted
-        chains = accepted.chains(accepted.held)
-        assert chains is not None, "the newest header of every log is held"
-        ended = {accepted.order.place(key): number for key, number in accepted.ended.items()}
-        have = Have(
-            accepted.amendment,
-            accepted.amendment_hash,
-            accepted.held,
-            chains,
-            int(self.phase),
-            self.step_us,
-            dict(sorted(ended.items())),
-            self.heads,
-            reply,
-        )
-        self._outbox.append(Send(to, have))
-
-    def announce(self) -> None:
-        """Tell reachable sites what is here: phase or vector changed in a way that others wait for."""
-        alive = sorted(self._alive())
-        told = alive if len(alive) <= MAX_TOLD else self._rng.sample(alive, MAX_TOLD)
-        for key in told:
-            self.greet(key, reply=False)
-
     def record(self, outcome: Outcome, ended: Vector) -> None:
         """A snapshot was adopted or an amendment came into force: record what changed, and tell the others.
 
@@ -237,27 +201,12 @@ class AntiEntropy:
         """
         self._take(self._own, outcome, ended)
         self.behind = self._other_peers.missing()
-        self.announce()
+        self.states.announce()
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _jittered(self) -> Micros:
         return self._interval_us // 2 + self._rng.randrange(self._interval_us)
-
-    def _on_have(self, sender: SiteKey, have: Have, now: Micros) -> None:
-        if self._other_peers.told(sender, have, now):
-            self.behind = self._other_peers.missing()
-        accepted, told = self._ledger.accepted, self._other_peers.get(sender)
-        if have.amendment in self._ledger.amended_rules.hashes and len(have.vector) > len(accepted.order):
-            self._refuse(sender, None, "its vector counts sites that were never on the roster")
-        floor = accepted.floor
-        if told is not None and any(number <= floor.get(key, 0) for key, number in told.ended.items()):
-            # It took back entries that are compacted here and at a majority.
-            self._outbox.append(Send(sender, Compacted(accepted.amendment_hash, accepted.order.vector(floor))))
-        self._pull_from(sender, now)
-        if have.reply:
-            # The answer asks for nothing in return, so two sites never echo each other.
-            self.greet(sender, reply=False)
 
     def _pull_from(self, site: SiteKey, now: Micros) -> None:
         """Ask `site` for everything that it told us of and that we lack."""
@@ -265,8 +214,10 @@ class AntiEntropy:
         if told is None:
             return
         is_proved = self._ledger.accepted.is_proved
-        evidence = tuple(key for key, number in sorted(told.ended.items()) if not is_proved(key, number))
-        self.pull.ask(site, sorted(self.offered(site).items()), now, evidence)
+        evidence = tuple(key for key, number in sorted((told.ended or {}).items()) if not is_proved(key, number))
+        further = self._other_peers.further(site)
+        if further or evidence:
+            self.pull.ask(site, further, now, evidence)
 
     def _answer(self, sender: SiteKey, want: Want, now: Micros) -> None:
         if self._budget.left(sender, now) > 0:
@@ -301,7 +252,9 @@ class AntiEntropy:
                 self.push.received(sender, entry, len(encoded), now)
             if outcome.verdict is Verdict.WAITING:
                 # Whoever hands over an entry has its base: no need to wait for a summary to notice the gap.
-                for author, number in self._ledger.accepted.order.named(entry.base).items():
+                accepted = self._ledger.accepted
+                for place, number in accepted.beyond(entry.base.cut(len(accepted.order))):
+                    author = accepted.order.keys[place]
                     gaps += self.pull.missing(author, number, sender, MAX_BODIES - len(gaps), now)
         self.pull.send(sender, gaps)
         self._pull_from(sender, now)
@@ -327,8 +280,12 @@ class AntiEntropy:
         except WireError as error:
             self._refuse(sender, None, str(error))
             return
-        for header in headers:
-            self.statements.shown(header, now)
+        try:
+            for header in headers:
+                if self.statements.was_asked(header.author):
+                    self.statements.shown(header, now)
+        except WireError as error:
+            self._refuse(sender, None, str(error))
         for fault in self._forks.proofs(headers):
             self._take(sender, self._ledger.offer_proof(fault.evidence, self._max_payload_bytes))
 
@@ -352,6 +309,8 @@ class AntiEntropy:
 
     def _take(self, sender: SiteKey, outcome: Outcome, ended: Vector | None = None) -> None:
         """Store and report what changed."""
+        for entry in outcome.applied:
+            self._other_peers.made_entry(entry, self._now)
         self._outbox += changes(outcome, self._ledger.accepted, sender, ended)
         if outcome.faults:
-            self.announce()
+            self.states.announce()

@@ -41,10 +41,34 @@ MAX_AMENDMENTS = 16
 MAX_STUBS = 256
 """Headers in one message."""
 
+MAX_SHOWN = 64
+"""Headers that prove how far logs go, in one message."""
+
+MAX_HOLDINGS_BYTES = 128 * 1024
+"""The largest vector, every log ended, and headers of 32 KiB."""
+
+STATE_BYTES = 16
+"""Of the digest of what a site holds. Nothing rests on it but which messages are sent: a claim has a full hash."""
+
 
 @dataclass(frozen=True, slots=True)
 class Have(Message):
-    """What the sender has applied. Sent to a random peer every interval, and whenever its phase changes."""
+    """What the sender does, and a digest of what it holds. Sent when its phase changes, and now and then."""
+
+    state: bytes
+    """See `own_states.state_digest`: sites that hold the same say the same."""
+    phase: int
+    step_us: int
+    """Microseconds that the sender takes per training step; 0 when unknown."""
+    heads: tuple[int, ...]
+    """Shared heads that the sender trains, by number."""
+    reply: bool
+    """Whether the sender wants a `Have` back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings(Message):
+    """What the sender holds, to a site whose digest is not its own; the receiver answers with the same."""
 
     amendments: int
     """How many amendments of the charter the sender holds."""
@@ -53,15 +77,13 @@ class Have(Message):
     vector: RosterVector
     chains: bytes
     """Hash of the headers at the vector: reveals a fork that numbers alone hide."""
-    phase: int
-    step_us: int
-    """Microseconds that the sender takes per training step; 0 when unknown."""
     ended: dict[int, int]
     """Ended logs: place -> first number not accepted."""
-    heads: tuple[int, ...]
-    """Shared heads that the sender trains, by number."""
+    headers: tuple[bytes, ...]
+    """Signed headers at the vector, of logs that go further than the receiver said: without its header a number counts
+    for nothing."""
     reply: bool
-    """Whether the sender wants a `Have` back."""
+    """Whether the sender wants `Holdings` back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +244,9 @@ SCHEMAS = (
         20,
         Have,
         {
-            "amendments": uint(2**32),
-            "amendment": HASH,
-            "vector": VECTOR,
-            "chains": HASH,
+            "state": blob(STATE_BYTES, STATE_BYTES),
             "phase": uint(2),
             "step_us": uint(2**40),
-            "ended": ENDED,
             "heads": listing(uint(MAX_HEADS - 1), MAX_HEADS),
             "reply": flag(),
         },
@@ -266,4 +284,18 @@ SCHEMAS = (
     Schema(32, Attest, {"amendment": HASH, "vector": VECTOR}),
     Schema(33, WantAmendments, {"first": uint(2**32)}),
     Schema(34, Amendments, {"amendments": listing(blob(MAX_AMENDMENT_BYTES), MAX_AMENDMENTS)}),
+    Schema(
+        35,
+        Holdings,
+        {
+            "amendments": uint(2**32),
+            "amendment": HASH,
+            "vector": VECTOR,
+            "chains": HASH,
+            "ended": ENDED,
+            "headers": listing(blob(MAX_STUB_BYTES), MAX_SHOWN),
+            "reply": flag(),
+        },
+        MAX_HOLDINGS_BYTES,
+    ),
 )

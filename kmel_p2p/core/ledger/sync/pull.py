@@ -65,6 +65,8 @@ class Pull:
         self._outbox = outbox
         self._rng = rng
         self._requests = OpenRequests(floor_us, ceiling_us)
+        self.retried = False
+        """Whether anything was not answered in time; whoever reads it takes it back."""
 
     def ask(
         self, site: SiteKey, heads: Iterable[tuple[SiteKey, int]], now: Micros, evidence: tuple[SiteKey, ...] = ()
@@ -119,6 +121,7 @@ class Pull:
         """Ask another site for what was not answered in time."""
         again: dict[SiteKey, list[EntryId]] = {}
         for entry_id, other in self._requests.overdue(now, self._rng):
+            self.retried = True
             if other is None or self._ledger.has(*entry_id):
                 self._requests.give_up(entry_id)
             else:

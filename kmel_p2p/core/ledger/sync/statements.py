@@ -1,11 +1,9 @@
-"""What other peers say about logs, and what of it is proved: no site's word alone makes this one wait for long.
+"""What other peers say about logs, and what of it is proved: no site's word alone makes this one wait.
 
-A vector in a `Have` or a `Compacted` says how far logs go without showing it. It counts at once, because nearly
-always the entries follow. Where they do not, the sayer is asked for the signed header at the number that it named
-(`Heads` with `ANY_HASH`). A site that cannot show it within `TRUSTED_FOR`, while it is reachable, is named to the
-operator, and its word about that log counts for nothing until a header or the entries come. For `DISTRUSTED_FOR` from
-then on, whatever else it says needs proof before it counts: a liar that names one entry more each time its last lie has
-come true would otherwise be believed anew each time.
+A vector in `Holdings` or `Compacted` says how far logs go. A number in it counts for nothing without the signed header
+that it rests on, or the entries. Honest sites send those headers along as far as they fit into a message. For others
+the sayer is asked (`Heads` with `ANY_HASH`), and a site that cannot show one within `SHOWN_WITHIN`, while it is
+reachable, is named to the operator.
 
 An author can sign a header of its own log that no entries lead to: so even a proved number is waited for only while
 that log moves here. It is still asked for (`offered`): after a long interruption nothing else would make it move. The
@@ -17,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import HeadShown, HeadUnproved
@@ -26,25 +25,17 @@ from kmel_p2p.core.ledger.rules.validity import check_origin
 from kmel_p2p.core.ledger.sync.messages import ANY_HASH, Heads, LogHead
 from kmel_p2p.core.types import SECOND, Micros, Vector
 
-TRUSTED_FOR: Micros = 20 * SECOND
-"""How long a number counts that nobody has proved, while its sayer can be asked. Many round trips."""
-
-DISTRUSTED_FOR: Micros = 3600 * SECOND
-"""How long a site is believed nothing without proof after a word of it lapsed."""
+SHOWN_WITHIN: Micros = 20 * SECOND
+"""How long a site that can be asked may take to show the header that its word rests on. Many round trips."""
 
 STEP_MOST: Micros = 4 * SECOND
-"""Most that one look adds to the time that a word has counted: a loop or a machine that slept gave nobody a chance."""
-
-WAITED_FOR: Micros = 3 * SECOND
-"""How long of that an own round waits for it: a header comes in a round trip. One liar costs a federation this much,
-once in `DISTRUSTED_FOR`."""
+"""Most that one look adds to the time in which a header could have been shown: a machine that slept gave nobody one."""
 
 ASK_AFTER: Micros = 4 * SECOND
 """Entries mostly arrive sooner than that; only then is a header asked for, and again after as long."""
 
 ASK_AT_ONCE = 16
-"""Where so many entries are said to be missing, the header is asked for at once: this site may wait for them, or a
-snapshot may be the faster way. For entries of this site itself it is asked for at once, however few they are."""
+"""Where so many entries are said to be missing, the header is asked for at once: a snapshot may be the faster way."""
 
 MOVES_WITHIN: Micros = 300 * SECOND
 """A proved number counts until its log has not moved here for so long: a slow link delivers an entry in that time."""
@@ -59,8 +50,6 @@ class _Said:
 
     number: int
     since_us: Micros
-    lapsed: bool = False
-    """It counts for nothing: it had its time, or its sayer is distrusted."""
     latest: int = 0
     """What it named last: said anew once `number` is proved, although nothing more may come from this site."""
     counted_us: Micros = 0
@@ -87,14 +76,10 @@ class LogStatements:
         self._own = own
         self._ledger = ledger
         self._outbox = outbox
-        self.has_published = False
-        """Whether this site published since its start. Before that it may have lost its store, and takes its time."""
         self._said: dict[SiteKey, dict[SiteKey, _Said]] = {}
         self._shown: dict[SiteKey, _Shown] = {}
         self._asked_us: dict[SiteKey, Micros] = {}
         """Author -> when a header of it was last asked for, of whomever."""
-        self._lapsed_us: dict[SiteKey, Micros] = {}
-        """Sayer -> when a word of it last lapsed."""
         self._advanced_us: Micros | None = None
         self._turn = 0
         """Counts who was asked: the next is asked first the next time."""
@@ -107,15 +92,16 @@ class LogStatements:
                 # Kept when the sayer takes a number back: who alternates gets no new time.
                 said[author].latest = number
             elif number > self.known(author):
-                said[author] = self._word(sayer, number, now)
+                said[author] = _Said(number, now, number)
 
     def shown(self, header: SignedHeader, now: Micros) -> None:
-        """A header came. It proves how far its author's log goes if the signature is good."""
+        """A header came. It proves how far its author's log goes if the signature is good; raises WireError if not."""
         author, number = header.author, header.number
-        if number <= self.known(author) or author not in self._asked_us:
+        if number <= self.known(author):
             return
-        if check_origin(header, self._ledger.rules) is not None:
-            return
+        refusal = check_origin(header, self._ledger.rules)
+        if refusal is not None:
+            raise WireError(f"a header that it showed proves nothing: {refusal.value}")
         shown = self._shown.get(author)
         if shown is None:
             self._shown[author] = _Shown(number, self._ledger.head(author), now)
@@ -139,24 +125,18 @@ class LogStatements:
         """Entries that certainly exist and are missing here."""
         return sum(self.proved(author) - self._ledger.head(author) for author in self._shown)
 
-    def credible(self, sayer: SiteKey, vector: Vector) -> dict[SiteKey, int]:
-        """`vector` as far as `sayer` is to be believed: what it could not prove is cut to what is known."""
-        said = self._said.get(sayer, {})
-        numbers = {author: self._cut(said.get(author), author, number) for author, number in vector.items()}
+    def was_asked(self, author: SiteKey) -> bool:
+        """Whether anybody was asked for a header of this log."""
+        return author in self._asked_us
+
+    def credible(self, vector: Vector) -> dict[SiteKey, int]:
+        """`vector` as far as it is to be believed: cut to what is proved."""
+        numbers = {author: min(number, self.proved(author)) for author, number in vector.items()}
         return {author: number for author, number in numbers.items() if number}
 
-    def awaited(self, sayer: SiteKey, author: SiteKey, number: int) -> int:
-        """The same of one log, as far as an own round waits for it."""
-        said = self._said.get(sayer, {}).get(author)
-        sure = author != self._own or self.has_published
-        if said is not None and sure and said.counted_us >= WAITED_FOR:
-            number = min(number, self.known(author))
-        return self._cut(said, author, number)
-
-    def offered(self, sayer: SiteKey, vector: Vector) -> dict[SiteKey, int]:
-        """What `sayer` may be asked for: what is credible, and what is proved though its log stands still here."""
-        credible = self.credible(sayer, vector)
-        numbers = {a: max(credible.get(a, 0), min(number, self.known(a))) for a, number in vector.items()}
+    def offered(self, vector: Vector) -> dict[SiteKey, int]:
+        """What who said `vector` may be asked for: also what is proved though its log stands still here."""
+        numbers = {author: min(number, self.known(author)) for author, number in vector.items()}
         return {author: number for author, number in numbers.items() if number}
 
     def ask(self, sayer: SiteKey, now: Micros) -> bool:
@@ -171,7 +151,7 @@ class LogStatements:
         return bool(asked)
 
     def advance(self, alive: list[SiteKey], now: Micros, *, comes: bool = True) -> None:
-        """Drop what is proved by now, ask for what is not, and stop believing what had its time.
+        """Drop what is proved by now, ask for what is not, and name who did not show it in time.
 
         Args:
             alive: sites that can be asked.
@@ -200,22 +180,7 @@ class LogStatements:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _is_due(self, author: SiteKey, said: _Said, now: Micros) -> bool:
-        at_once = author == self._own or said.number > self._ledger.head(author) + ASK_AT_ONCE
-        return at_once or now >= said.since_us + ASK_AFTER
-
-    def _word(self, sayer: SiteKey, number: int, now: Micros) -> _Said:
-        """A number that nobody has proved; of a sayer that is distrusted it counts for nothing from the start."""
-        lapsed_us = self._lapsed_us.get(sayer)
-        return _Said(number, now, lapsed_us is not None and now < lapsed_us + DISTRUSTED_FOR, number)
-
-    def _cut(self, said: _Said | None, author: SiteKey, number: int) -> int:
-        known, proved = self.known(author), self.proved(author)
-        if number <= known:
-            return min(number, proved)
-        if said is None:
-            # The log was cut here since.
-            return number
-        return proved if said.lapsed else number
+        return now >= said.since_us + ASK_AFTER or said.number > self._ledger.head(author) + ASK_AT_ONCE
 
     def _settle(self, sayer: SiteKey, said: dict[SiteKey, _Said], step_us: Micros, now: Micros) -> None:
         told_before = any(each.told for each in said.values())
@@ -224,12 +189,11 @@ class LogStatements:
         for author in [a for a, each in said.items() if self.known(a) >= each.number or is_ended(a, each.number)]:
             latest = said.pop(author).latest
             if latest > self.known(author) and not is_ended(author, latest):
-                said[author] = self._word(sayer, latest, now)
+                said[author] = _Said(latest, now, latest)
         for author, each in sorted(said.items()):
             each.counted_us += step_us
-            if not each.told and each.counted_us >= TRUSTED_FOR:
-                each.lapsed = each.told = True
-                self._lapsed_us[sayer] = now
+            if not each.told and each.counted_us >= SHOWN_WITHIN:
+                each.told = True
                 self._outbox.append(Emit(HeadUnproved(sayer, author, each.number)))
         if told_before and not any(each.told for each in said.values()):
             self._outbox.append(Emit(HeadShown(sayer)))
