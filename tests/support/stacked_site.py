@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,9 @@ class Site:
         return folder
 
 
+@functools.cache
 def make_site() -> Site:
-    """Train and fit, with few trees and stages: what they predict does not matter much."""
+    """Train and fit, with few trees and stages: what they predict does not matter much. Made once; change nothing."""
     table = describe_all(SMILES, POLICY).table
     rng = np.random.default_rng(1)
     signal = np.array([len(smiles) for smiles in SMILES]) / 20 - 1 + 0.1 * rng.normal(size=len(SMILES))
