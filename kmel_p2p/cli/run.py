@@ -79,9 +79,11 @@ def listen(config_path: Path, reason: str) -> None:
 @click.option("--reason", default="begun by the operator", show_default=True, help="Kept in the log.")
 @config_option
 def begin(config_path: Path, reason: str) -> None:
-    """Begin the run with the sites that are ready, without waiting for the others.
+    """Wait no longer for sites that are away, before the first entry of the run or of a site that lost its store.
 
-    One site is enough: the others that are ready begin when they see its first entry. Who comes later joins the run.
+    One site is enough to begin a run: the others that are ready follow when they see its first entry, and who comes
+    later joins. A site that lost its store should wait: if a site that is away holds entries of it that it does not
+    know, its log ends.
     """
     ask(config_path, "begin", {"reason": reason})
     click.echo("beginning with the sites that are ready")

@@ -21,6 +21,7 @@ from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
 from kmel_p2p.core.ledger.late_founders import LateFounders
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
+from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
 from kmel_p2p.core.ledger.snapshot import maintenance
@@ -33,7 +34,7 @@ from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
-from kmel_p2p.core.rounds.contract import Amend, Members, Phase, Ready, RoundTrained
+from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
@@ -114,6 +115,7 @@ class LedgerAveraging(RoundMachine):
             lambda: self._blocked,
         )
         self._late_founders = LateFounders(identity.key, charter, ledger)
+        self._own_log = OwnLog(identity.key, ledger, self._outbox)
         self._announced = NOTHING
         self._grew = (0, now)
         self._behind_since_us: Micros | None = None
@@ -150,6 +152,8 @@ class LedgerAveraging(RoundMachine):
             self.antientropy.states.heads = (
                 cmd.heads if cmd.heads is not None else tuple(range(self.ledger.rules.heads))
             )
+        if isinstance(cmd, Begin):
+            self._own_log.trust()
         super().command(cmd, now)
 
     def member_event(self, event: Event, now: Micros) -> None:
@@ -198,6 +202,7 @@ class LedgerAveraging(RoundMachine):
 
     def _before_round(self, now: Micros) -> None:
         self.antientropy.states.step_us = self._pacing.step_us
+        self._own_log.note(key for key in self._members.alive() if self._has_told_its_vector(key))
         self.maintenance.turn(self._state is not RoundState.STORING, now)
 
     def _after_round(self, now: Micros) -> None:
@@ -243,6 +248,7 @@ class LedgerAveraging(RoundMachine):
         if entry is None:
             return
         outcome = self.ledger.offer(entry)
+        self._own_log.published(self.ledger.head(self._key))
         self._commit()
         if outcome.verdict is Verdict.APPLIED:
             self._outbox.append(Emit(EntryPublished(entry.number, len(entry.encode()), entry.weight)))
@@ -282,7 +288,7 @@ class LedgerAveraging(RoundMachine):
             return Wait("no other site has published yet", tuple(sorted(others)))
         if self._key in self.ledger.faults:
             return Wait("this site's log was ended by the others; its key must be replaced by an amendment")
-        return None
+        return self._own_log.wait(self.ledger.rules.current - self._blocked)
 
     def _wait_for_others(self, now: Micros) -> Wait | None:
         """What has to come in before the next round."""
@@ -329,6 +335,11 @@ class LedgerAveraging(RoundMachine):
     def _told(self, key: SiteKey) -> OtherPeer | None:
         """What a site last told of itself."""
         return self.antientropy.other_peer(key)
+
+    def _has_told_its_vector(self, key: SiteKey) -> bool:
+        """Whether a site has told how much it holds of each log, or that it is what is held here."""
+        told = self._told(key)
+        return told is not None and told.vector is not None
 
     def _size_class(self, key: SiteKey) -> int:
         return size_class(self._members, key)

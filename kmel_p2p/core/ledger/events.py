@@ -152,6 +152,13 @@ class EntryRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class OwnLogDoubted(Record):
+    """Whether this site's own log may lack entries that it signed: kept, for a restart must not end the doubt."""
+
+    doubted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RetractionRecord(Record):
     """An author's log ended: set entries from `number` on aside as evidence."""
 

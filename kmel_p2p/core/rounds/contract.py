@@ -110,7 +110,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The first round of all opens with the sites that are ready; the others follow when they see an entry."""
+    """Wait no longer for sites that are away: neither before the first round of all, nor to hear of the own log."""
 
     reason: str
 

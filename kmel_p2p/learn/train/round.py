@@ -11,6 +11,7 @@ was measured to diverge.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
@@ -33,6 +35,9 @@ from kmel_p2p.learn.train.prefix import BestPrefix
 from kmel_p2p.learn.worker.session import Progress, TrainingSettings
 
 PATTERN = "round-*.safetensors*"
+NUMBER = re.compile(r"^round-(\d+)\.safetensors$")
+
+log = structlog.get_logger()
 
 Report = Callable[[Progress], None]
 
@@ -113,10 +118,13 @@ class Rounds:
     def resume(self, resume_file: str | None) -> None:
         """Restore the state stored with the last published entry, and delete all other round files.
 
+        Where that file is missing and another is there, as after a backup, the newest is taken.
+
         Raises:
             ConfigError: the file is missing or damaged.
         """
         if resume_file is not None:
+            resume_file = self._newest_like(resume_file)
             self._load(self._folder / resume_file)
             self.prefix.resume(self._size, self._network.private.numel())
         else:
@@ -139,13 +147,13 @@ class Rounds:
         on in the middle of its course.
 
         Raises:
-            LocalError: a round is open, or the number is not the next one.
+            LocalError: a round is open.
             ConfigError: training diverged, or the file cannot be written. The state is as before the round.
         """
         if self._before is not None:
             raise LocalError(f"round {self._before.round} is neither committed nor abandoned")
         if self.committed is not None and number != self.committed + 1:
-            raise LocalError(f"round {number} cannot follow round {self.committed}")
+            self._begin_books(number)
         self._before = _Before(
             number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
         )
@@ -155,6 +163,13 @@ class Rounds:
         except BaseException:
             self.abandon(number)
             raise
+
+    def _begin_books(self, number: int) -> None:
+        """The log is another one than this state was stored with: after a lost store, a backup or a twin, others gave
+        back entries that are unknown here. Residual, optimiser and private heads are still the best there is; only the
+        sums that prove published plus residual to be all that was trained begin anew."""
+        log.warning("the trainer's state is not that of the newest entry", state=self.committed, next_entry=number)
+        self.committed, self._first, self._drift = None, None, sums(self._residual)
 
     def commit(self, number: int) -> None:
         """The entry of round `number` is stored: delete the files of earlier rounds."""
@@ -274,6 +289,15 @@ class Rounds:
         self._residual = tensors["residual"].copy()
         self._network.load_private(tensors["private"])
         self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps))
+
+    def _newest_like(self, wanted: str) -> str:
+        """That file; where a backup left another one beside the store, the newest there is."""
+        if (self._folder / wanted).exists():
+            return wanted
+        found = {int(match[1]): path.name for path in self._folder.glob(PATTERN) if (match := NUMBER.search(path.name))}
+        if found:
+            log.warning("the trainer's state of the newest entry is missing", wanted=wanted, found=found[max(found)])
+        return found[max(found)] if found else wanted
 
     def _remove_all_but(self, name: str | None) -> None:
         for path in self._folder.glob(PATTERN):

@@ -9,7 +9,7 @@ from typing import Any
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Blocked, Conclude, Listen, Phase, Reject
+from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Blocked, Conclude, Listen, Reject
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import StatusDocument
@@ -97,10 +97,9 @@ class OperatorRequests:
         raise LocalError(f"this peer knows no request {name!r}")
 
     def _begin(self, reason: str) -> None:
-        if self._averaging.vector:
-            raise LocalError("the run has begun: sites that come now join it by themselves")
-        if self._averaging.phase is Phase.LISTENING:
-            raise LocalError("this site listens and begins nothing; give the order at one that trains")
+        waiting = self._averaging.waiting
+        if "kmel-peer begin" not in waiting:
+            raise LocalError(f"nothing here waits for that order{f': {waiting}' if waiting else ''}")
         self._command(Begin(reason))
 
     async def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

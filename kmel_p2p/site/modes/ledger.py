@@ -35,6 +35,7 @@ from kmel_p2p.core.ledger.events import (
     HeadUnproved,
     LateFault,
     LogEnded,
+    OwnLogDoubted,
     RetractionRecord,
     SnapshotAdopted,
     SnapshotProgress,
@@ -59,8 +60,12 @@ from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compress
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.instance import was_put_back
 from kmel_p2p.site.state.own_sum import others_trunk
 from kmel_p2p.site.state.store import Store
+
+DOUBT_BLOB = "own log in doubt"
+"""Under this name the store keeps whether this site's log may lack entries."""
 
 
 class LedgerMode(SiteMode):
@@ -94,6 +99,9 @@ class LedgerMode(SiteMode):
         if store.averaging.load() is not None:
             raise ConfigError(f"{store.path}: holds a run in mode pushsum; this charter's mode is ledger. {OTHER_RUN}")
         ledger = open_ledger(site, store)
+        if was_put_back(store) and store.vector():
+            store.put_blob(DOUBT_BLOB, b"1")
+        ledger.own_log_in_doubt = bool(store.get_blob(DOUBT_BLOB))
         retired = ledger.accepted.retired
         # The vector reads the whole snapshot again.
         stored = store.vector() if retired else {}
@@ -124,6 +132,8 @@ class LedgerMode(SiteMode):
                 return lambda store: compact(site, store, record)
             case SnapshotRecord(snapshot=snapshot, kept=kept):
                 return lambda store: adopt(site, store, snapshot, kept)
+            case OwnLogDoubted(doubted=doubted):
+                return lambda store: store.put_blob(DOUBT_BLOB, b"1" if doubted else b"")
             case DivergenceRecord():
                 row = {
                     "site": record.site,

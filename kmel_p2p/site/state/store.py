@@ -181,9 +181,14 @@ class Store:
         return dict(sorted({**heads, **{SiteKey(author): number for author, number in rows}}.items()))
 
     def own_state_file(self, author: SiteKey) -> str | None:
-        """Trainer state stored with the newest entry of `author` (this site); None when there is none."""
+        """Trainer state stored with an entry of `author` (this site), the newest there is; None when there is none.
+
+        Entries that other sites gave back have none.
+        """
         name: str | None = self._one(
-            "SELECT own_state_file FROM entries WHERE author = ? ORDER BY number DESC LIMIT 1", author
+            "SELECT own_state_file FROM entries WHERE author = ? AND own_state_file IS NOT NULL"
+            " ORDER BY number DESC LIMIT 1",
+            author,
         )
         if name is not None:
             return name

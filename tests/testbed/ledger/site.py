@@ -20,7 +20,14 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
-from kmel_p2p.core.ledger.events import AmendmentRecord, CompactionRecord, EntryRecord, RetractionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.events import (
+    AmendmentRecord,
+    CompactionRecord,
+    EntryRecord,
+    OwnLogDoubted,
+    RetractionRecord,
+    SnapshotRecord,
+)
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
@@ -72,6 +79,7 @@ class Disk:
         self.ends: dict[SiteKey, RetractionRecord] = {}
         self.others: list[Record] = []
         self.amendments: list[bytes] = []
+        self.own_log_in_doubt = False
         self.own_state: str | None = None
         """Trainer state stored with the newest own entry."""
         self._codec = codec
@@ -95,6 +103,7 @@ class Disk:
 
     def lost(self) -> None:
         """The disk is replaced by an empty one."""
+        self.own_log_in_doubt = False
         self._pending.clear()
         self.snapshot = None
         self.entries.clear()
@@ -111,6 +120,7 @@ class Disk:
         """
         constitution = Constitution(charter)
         ledger.amend(constitution)
+        ledger.own_log_in_doubt = self.own_log_in_doubt
         if self.snapshot is not None:
             ledger.adopt(self.snapshot)
         for encoded in self.amendments:
@@ -148,6 +158,8 @@ class Disk:
                 self.ends.clear()
             case AmendmentRecord():
                 self.amendments.append(record.encoded)
+            case OwnLogDoubted(doubted):
+                self.own_log_in_doubt = doubted
             case _:
                 self.others.append(record)
 

@@ -163,7 +163,6 @@ def test_an_interrupted_round_leaves_no_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "misuse",
     [
-        lambda site, trunk: site.train(5, 1, None, trunk, quiet),
         lambda site, trunk: site.commit(2),
         lambda site, trunk: site.abandon(2),
         lambda site, trunk: (site.train(2, 1, None, trunk, quiet), site.train(3, 1, None, trunk, quiet)),
@@ -174,6 +173,28 @@ def test_rounds_out_of_order_are_refused(tmp_path: Path, misuse: Callable[[Round
     run(site, trunk, range(1, 2))
     with pytest.raises(LocalError):
         misuse(site, trunk)
+
+
+def test_a_log_that_grew_without_this_trainer_costs_it_nothing(tmp_path: Path) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 4))
+    steps, residual = site.steps, site.residual.copy()
+    again = rounds(tmp_path, "round-3.safetensors")
+    again.train(9, 2, None, trunk, quiet)
+    again.abandon(9)
+    np.testing.assert_array_equal(again.residual, residual)
+    result = again.train(9, 2, None, trunk, quiet)
+    again.commit(9)
+    assert again.steps == steps + 2
+    assert result.state_file == "round-9.safetensors"
+    with safe_open(tmp_path / result.state_file, framework="np") as handle:
+        assert json.loads(handle.metadata()["facts"])["first"] == 9
+
+
+def test_the_newest_state_is_taken_where_a_backup_left_another_one(tmp_path: Path) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 4))
+    assert rounds(tmp_path, "round-2.safetensors").committed == 3
 
 
 def test_diverged_training_is_named_and_undone(tmp_path: Path) -> None:

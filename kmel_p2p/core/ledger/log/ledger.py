@@ -35,6 +35,8 @@ class Ledger:
         self.amended_rules = AmendedRules.first(rules)
         self.constitution: Constitution | None = None
         """Charter and amendments; None when the ledger is used without a charter."""
+        self.own_log_in_doubt = False
+        """Whether this site's store had lost entries of its own log, so that it may lack some still (`own_log`)."""
         self.stale = False
         """Whether an amendment took back entries that are compacted here: only a snapshot helps."""
         self.accepted = AcceptedLogs(rules.roster)

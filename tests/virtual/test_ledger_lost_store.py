@@ -1,0 +1,72 @@
+"""A site that lost its store, or got an old one back, never signs a number twice, whoever is away."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from kmel_p2p.core.ledger.own_log import IN_DOUBT
+from kmel_p2p.core.rounds import Begin
+from kmel_p2p.core.types import SECOND
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.toy import toy_world
+
+LOSER, INFORMED, LIMIT = 0, 3, 40
+
+
+def parted(seed: int) -> tuple[LedgerFederation, object]:
+    """Four sites; the newest entries of one reach only a second one, which then goes away. Also an old disk."""
+    made = LedgerFederation(toy_world(4, {"entry_limit": LIMIT}, {"max_lead": 100}), seed)
+    made.start_all()
+    key = made.sites[LOSER].key
+    assert made.run(60 * SECOND, until=lambda: made.averaging(1).ledger.head(key) >= 5)
+    backup = copy.deepcopy(made.sites[LOSER].disk)
+    made.partition([LOSER, INFORMED], [1, 2])
+    others = made.averaging(1).ledger.head(key)
+    assert made.run(60 * SECOND, until=lambda: made.averaging(INFORMED).ledger.head(key) >= others + 8)
+    made.crash(LOSER)
+    made.crash(INFORMED)
+    made.heal([LOSER, INFORMED], [1, 2])
+    return made, backup
+
+
+@pytest.mark.parametrize("store", ["empty", "old"])
+def test_nothing_is_published_before_the_site_is_heard_that_knows_more(store: str) -> None:
+    made, backup = parted(seed=21)
+    site = made.sites[LOSER]
+    if store == "empty":
+        site.disk.lost()
+    else:
+        site.disk = backup  # type: ignore[assignment]
+        site.disk.crashed(made.network.now)
+        # What `site.state.instance` notices at the start.
+        site.disk.own_log_in_doubt = True
+    made.start(LOSER)
+    made.run(60 * SECOND)
+    known = made.averaging(1).ledger.head(site.key)
+    assert known < made.sites[INFORMED].disk.numbers_of(site.key)[-1]
+    assert made.averaging(LOSER).ledger.head(site.key) == known
+    assert made.averaging(LOSER).waiting == IN_DOUBT
+    assert [wait.sites for wait in made.averaging(LOSER).waits] == [(made.sites[INFORMED].key,)]
+    made.crash(LOSER)
+    made.run(5 * SECOND)
+    made.start(LOSER)
+    made.run(60 * SECOND)
+    assert made.averaging(LOSER).ledger.head(site.key) == known
+    made.start(INFORMED)
+    assert made.run(300 * SECOND, until=made.all_complete)
+    assert not any(made.averaging(index).ledger.faults for index in range(4))
+    assert [made.averaging(1).ledger.head(each.key) for each in made.sites] == [LIMIT] * 4
+    assert len(made.digests()) == 1
+
+
+def test_the_operator_may_publish_without_hearing_everybody() -> None:
+    made, _ = parted(seed=22)
+    site = made.sites[LOSER]
+    site.disk.lost()
+    made.start(LOSER)
+    made.run(30 * SECOND)
+    known = made.averaging(1).ledger.head(site.key)
+    made.network.command(made.host(LOSER), Begin("the other one is gone for good"))
+    assert made.run(60 * SECOND, until=lambda: made.averaging(1).ledger.head(site.key) > known)
