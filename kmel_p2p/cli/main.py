@@ -22,6 +22,7 @@ COMMANDS = {
     "stop": ("kmel_p2p.cli.run:stop", "Stop the running peer in order."),
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "begin": ("kmel_p2p.cli.run:begin", "Wait no longer for sites that are away."),
+    "claim": ("kmel_p2p.cli.run:claim", "Go on here where two processes run with this site's key."),
     "conclude": ("kmel_p2p.cli.run:conclude", "End the run here without waiting for other sites."),
     "block": ("kmel_p2p.cli.block:block", "Stop listening to a site, whatever it sends."),
     "unblock": ("kmel_p2p.cli.block:unblock", "Listen to a site again."),

@@ -90,6 +90,18 @@ def begin(config_path: Path, reason: str) -> None:
 
 
 @click.command()
+@config_option
+def claim(config_path: Path) -> None:
+    """Go on with this machine where another one runs with the same key, as after a copy.
+
+    Stop the other one first: two that publish under one key sign entries that contradict each other, which ends the
+    log of the site.
+    """
+    ask(config_path, "claim")
+    click.echo("this machine goes on; the other one must not run any more")
+
+
+@click.command()
 @click.option("--reason", default="concluded by the operator", show_default=True, help="Kept in the log.")
 @config_option
 def conclude(config_path: Path, reason: str) -> None:

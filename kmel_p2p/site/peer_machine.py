@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
+from kmel_p2p.core.membership.descriptor import NONCE_BYTES
 from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.types import Micros
 from kmel_p2p.site.modes import mode_of
@@ -33,6 +34,7 @@ def make_peer(
         addresses=addresses,
         outbound_only=site.config.network.outbound_only,
         software=f"kmel-p2p {VERSION}",
+        nonce=rng.randbytes(NONCE_BYTES),
     )
     settings = preset(site.config.network.preset)
     membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)

@@ -34,8 +34,8 @@ from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
-from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
-from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
+from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained, size_class
+from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
 from kmel_p2p.core.types import SECOND, Micros, Randomness
@@ -158,6 +158,7 @@ class LedgerAveraging(RoundMachine):
 
     def member_event(self, event: Event, now: Micros) -> None:
         """Membership's verdict on a site changed."""
+        self._pause.note(event)
         match event:
             case MemberJoined(key=key) | MemberBack(key=key):
                 self._ending.came_back(key)

@@ -1,6 +1,6 @@
 """Membership: SWIM with Lifeguard over the charter's roster (docs/membership.md)."""
 
-from kmel_p2p.core.membership.commands import DescribeSelf, Leave, Recall, SetRoster
+from kmel_p2p.core.membership.commands import DescribeSelf, GoOn, Leave, Recall, SetRoster
 from kmel_p2p.core.membership.descriptor import (
     Descriptor,
     OwnDescription,
@@ -46,6 +46,7 @@ __all__ = [
     "DescriptorLearned",
     "DuplicateKey",
     "GenerationRaised",
+    "GoOn",
     "Leave",
     "LeaveFinished",
     "LinkRestored",

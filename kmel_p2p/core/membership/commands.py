@@ -32,6 +32,11 @@ class DescribeSelf:
 
 
 @dataclass(frozen=True, slots=True)
+class GoOn:
+    """Of two processes with our key, this one goes on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Recall:
     """Descriptors kept from an earlier run: addresses to dial, never evidence that somebody is alive."""
 

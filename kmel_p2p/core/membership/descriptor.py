@@ -24,6 +24,8 @@ MAX_SOFTWARE_CHARS = 48
 MAX_SIZE_CLASS = 63
 GENERATION_MAX = 2**53 - 1
 SERIAL_MAX = 2**32 - 1
+NONCE_BYTES = 8
+"""Drawn at random at each start of a process: tells two processes with one key apart."""
 MAX_DESCRIPTOR_BYTES = 640
 """Encoded bound. Two fit into the smallest message budget, and one is a modest part of a frame."""
 
@@ -60,6 +62,12 @@ class OwnDescription:
     size_class: int = 0
     outbound_only: bool = False
     software: str = ""
+    nonce: bytes = b""
+    """Random, of this start of the process; empty where nobody has to tell starts apart."""
+    outranks: bytes = b""
+    """Nonce of another start that this one has met."""
+    decided: bool = False
+    """Whether the operator chose this start where the other one runs, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,9 @@ class Descriptor:
     size_class: int
     outbound_only: bool
     software: str
+    nonce: bytes
+    outranks: bytes
+    decided: bool
     signature: bytes
 
 
@@ -83,12 +94,12 @@ def make_descriptor(
     """Sign `own` at `serial`."""
     unsigned = Descriptor(
         signer.key, own.generation, serial, left, own.addresses, own.size_class, own.outbound_only,
-        own.software, bytes(SIGNATURE_BYTES),
+        own.software, own.nonce, own.outranks, own.decided, bytes(SIGNATURE_BYTES),
     )  # fmt: skip
     signature = signer.sign(CONTEXT, signed_bytes(unsigned, charter_id))
     return Descriptor(
         signer.key, own.generation, serial, left, own.addresses, own.size_class, own.outbound_only,
-        own.software, signature,
+        own.software, own.nonce, own.outranks, own.decided, signature,
     )  # fmt: skip
 
 
@@ -98,6 +109,7 @@ def signed_bytes(descriptor: Descriptor, charter_id: bytes) -> bytes:
         [
             charter_id, descriptor.key, descriptor.generation, descriptor.serial, descriptor.left,
             list(descriptor.addresses), descriptor.size_class, descriptor.outbound_only, descriptor.software,
+            descriptor.nonce, descriptor.outranks, descriptor.decided,
         ]
     )  # fmt: skip
     return packed
@@ -106,6 +118,15 @@ def signed_bytes(descriptor: Descriptor, charter_id: bytes) -> bytes:
 def is_authentic(descriptor: Descriptor, charter_id: bytes, verify: Verifier) -> bool:
     """Whether the site itself signed `descriptor` under this charter."""
     return verify(descriptor.key, CONTEXT, signed_bytes(descriptor, charter_id), descriptor.signature)
+
+
+def prove_twins(one: Descriptor, other: Descriptor) -> bool:
+    """Whether two authentic descriptors show that two processes run with one key at once.
+
+    Each says that it has met the other: a process that is gone cannot have met one that was started after it.
+    """
+    met = one.outranks == other.nonce and other.outranks == one.nonce
+    return one.key == other.key and met and bool(one.nonce) and bool(other.nonce) and one.nonce != other.nonce
 
 
 def check_own(own: OwnDescription, roster: Iterable[RosterSite]) -> None:

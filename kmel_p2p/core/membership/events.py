@@ -81,6 +81,22 @@ class DuplicateKey(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TwinFound(Event):
+    """Two processes run with the key of this site, which may be our own, as both have signed."""
+
+    key: SiteKey
+    chosen: bool = False
+    """Of our own key: the operator has chosen the other one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TwinDecided(Event):
+    """The operator of a site, which may be our own, chose one of the two processes."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
 class AddressRejected(Event):
     """A site advertises an address that nobody else can reach; the charter's is used instead."""
 

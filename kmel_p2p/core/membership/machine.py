@@ -15,7 +15,7 @@ from kmel_p2p.agreement.errors import Bug, LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.agreement.identity import verify as verify_signature
 from kmel_p2p.core.effects import Effect, LinkDown, LinkUp, LoopLag, Message, SendFailed
-from kmel_p2p.core.membership.commands import DescribeSelf, Leave, Recall, SetRoster
+from kmel_p2p.core.membership.commands import DescribeSelf, GoOn, Leave, Recall, SetRoster
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import Descriptor, OwnDescription, RosterSite, Signer, Verifier, check_own
 from kmel_p2p.core.membership.dial_schedule import DialSchedule
@@ -34,6 +34,7 @@ from kmel_p2p.core.membership.messages import (
     SyncDigest,
     SyncFacts,
     SyncSummary,
+    TwinEvidence,
 )
 from kmel_p2p.core.membership.prober import Prober
 from kmel_p2p.core.membership.roster import RosterKeeper, check_roster
@@ -191,6 +192,8 @@ class Membership:
     def _receive_rare(self, member: Member, message: Message) -> None:
         if isinstance(message, Gossip):
             self._take(member, message.facts)
+        elif isinstance(message, TwinEvidence):
+            self._transitions.twins.shown(member.key, message)
         elif isinstance(message, PingRequest):
             self._prober.requested(member, message)
         elif isinstance(message, Nack):
@@ -232,6 +235,8 @@ class Membership:
             self._roster.replace(cmd.roster)
         elif isinstance(cmd, DescribeSelf):
             self._roster.describe_own(cmd)
+        elif isinstance(cmd, GoOn):
+            self._transitions.twins.go_on()
         elif isinstance(cmd, Recall):
             self._roster.recall(cmd.descriptors)
         else:

@@ -17,6 +17,7 @@ from kmel_p2p.core.membership.descriptor import (
     MAX_ADDRESSES,
     MAX_SIZE_CLASS,
     MAX_SOFTWARE_CHARS,
+    NONCE_BYTES,
     SERIAL_MAX,
     Descriptor,
 )
@@ -129,6 +130,13 @@ class SyncFacts(Message):
     wanted: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TwinEvidence(Message):
+    """Two descriptors that prove that two processes run with one key (`prove_twins`)."""
+
+    facts: tuple[Fact, ...]
+
+
 HANDLE = blob(HANDLE_BYTES, HANDLE_BYTES)
 _GENERATION = uint(GENERATION_MAX)
 _SERIAL = uint(SERIAL_MAX)
@@ -143,6 +151,9 @@ _DESCRIPTOR_FIELDS = {
     "size_class": uint(MAX_SIZE_CLASS),
     "outbound_only": flag(),
     "software": text(MAX_SOFTWARE_CHARS),
+    "nonce": blob(NONCE_BYTES),
+    "outranks": blob(NONCE_BYTES),
+    "decided": flag(),
     "signature": SIGNATURE,
 }
 _ACCUSATION_FIELDS = {
@@ -174,5 +185,6 @@ SCHEMAS: tuple[Schema, ...] = (
             "entries": listing(_ENTRY, MAX_SITES),
         },
     ),
+    Schema(9, TwinEvidence, {"facts": listing(FACT, 2)}),
     Schema(8, SyncFacts, {"facts": _FACTS, "wanted": listing(HANDLE, MAX_SITES)}),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey, short
@@ -11,7 +12,6 @@ from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import (
     HANDLE_BYTES,
     Descriptor,
-    OwnDescription,
     RosterSite,
     check_own,
     is_authentic,
@@ -83,12 +83,12 @@ class RosterKeeper:
             ConfigError: values others could not use; nothing changed.
         """
         context, own = self._context, self._context.own
-        changed = OwnDescription(
-            own.generation,
-            own.addresses if change.addresses is None else change.addresses,
-            own.size_class if change.size_class is None else change.size_class,
-            own.outbound_only if change.outbound_only is None else change.outbound_only,
-            own.software if change.software is None else change.software,
+        changed = replace(
+            own,
+            addresses=own.addresses if change.addresses is None else change.addresses,
+            size_class=own.size_class if change.size_class is None else change.size_class,
+            outbound_only=own.outbound_only if change.outbound_only is None else change.outbound_only,
+            software=own.software if change.software is None else change.software,
         )
         check_own(changed, [m.site for m in context.table])
         if changed != own:

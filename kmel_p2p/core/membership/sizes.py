@@ -20,6 +20,7 @@ from kmel_p2p.core.membership.messages import (
     SyncDigest,
     SyncFacts,
     SyncSummary,
+    TwinEvidence,
 )
 from kmel_p2p.core.wire import CHARTER_TAG_BYTES
 
@@ -62,7 +63,8 @@ def fact_size(fact: Fact) -> int:
         return 1 + _HANDLE + numbers + 1 + 1 + _HANDLE * len(fact.accusers)
     return (
         1 + 34 + numbers + 1 + list_size(len(fact.addresses)) + sum(map(text_size, fact.addresses))
-        + uint_size(fact.size_class) + 1 + text_size(fact.software) + 66
+        + uint_size(fact.size_class) + 1 + text_size(fact.software)
+        + blob_size(len(fact.nonce)) + blob_size(len(fact.outranks)) + 1 + 66
     )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def message_size(message: Message, size_of: Callable[[Fact], int] = fact_size) -
     if isinstance(message, Ping | Ack):
         head = _HEAD + uint_size(message.sequence) + uint_size(message.generation) + uint_size(message.serial)
         return head + _facts_size(message.facts, size_of)
-    if isinstance(message, Gossip):
+    if isinstance(message, Gossip | TwinEvidence):
         return _HEAD + _facts_size(message.facts, size_of)
     if isinstance(message, PingRequest):
         return _HEAD + uint_size(message.sequence) + _HANDLE + uint_size(message.patience_us)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from dataclasses import replace
 
 from kmel_p2p.agreement.errors import ProtocolError
 from kmel_p2p.agreement.identity import SiteKey, short
@@ -28,6 +29,7 @@ from kmel_p2p.core.membership.events import (
 from kmel_p2p.core.membership.fact_queues import TokenBucket
 from kmel_p2p.core.membership.members import Member, MemberState, Suspicion
 from kmel_p2p.core.membership.messages import Accusation, Fact, Gossip
+from kmel_p2p.core.membership.twins import Twins
 from kmel_p2p.core.types import Micros
 
 _ARRIVALS = {
@@ -41,7 +43,7 @@ _ARRIVALS = {
 class Transitions:
     """Applies facts to the table and runs the suspicions."""
 
-    __slots__ = ("_allowances", "_context", "_deadlines", "_on_change", "_order", "_raises")
+    __slots__ = ("_allowances", "_context", "_deadlines", "_on_change", "_order", "_raises", "twins")
 
     def __init__(self, context: Context, on_change: Callable[[Member, MemberState], None]) -> None:
         self._context = context
@@ -50,6 +52,7 @@ class Transitions:
         self._order = 0
         self._allowances: dict[SiteKey, TokenBucket] = {}
         self._raises = 0
+        self.twins = Twins(context)
 
     # -- facts ---------------------------------------------------------------------------------------------------
 
@@ -113,8 +116,12 @@ class Transitions:
         if held is not None:
             new = (descriptor.generation, descriptor.serial)
             old = (held.generation, held.serial)
+            if new <= old and descriptor.nonce != held.nonce and teller == member.handle:
+                # Started anew without its disk, or a second process with its key: what we hold makes it outbid that.
+                self._context.send(member.key, Gossip((held,)))
             if new < old or (new == old and member.state is not MemberState.UNKNOWN):
                 return
+            self.twins.compare(held, descriptor)
             if new == old:
                 descriptor = held  # recalled from an earlier run; the held one was verified
         self._context.table.describe(member, descriptor)
@@ -314,11 +321,16 @@ class Transitions:
             return
         # We signed this, but not in this run: an earlier run whose disk is lost, or a second process with our key.
         # The former happens once; whoever keeps answering is the latter.
+        if not self.twins.hear_own(fact):
+            return
         self._raises += 1
         if self._raises > 1:
             context.counters.duplicate_key += 1
             context.emit(DuplicateKey(fact.generation))
+        decided = context.own.decided and context.own.outranks == fact.nonce
+        context.own = replace(context.own, outranks=fact.nonce, decided=decided)
         context.raise_generation(fact.generation + 1)
+        self.twins.spread(fact)
 
     # -- the one place where state changes -----------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ from kmel_p2p.core.pushsum.share import payload_bytes
 from kmel_p2p.core.pushsum.state import Minted, Moved, PushSumState
 from kmel_p2p.core.pushsum.statements import Statement, StatementExchange, StatementTable
 from kmel_p2p.core.pushsum.transfers import Transfers
-from kmel_p2p.core.rounds.contract import Amend, Members, Phase, RoundTrained
-from kmel_p2p.core.rounds.machine import HEARING, RoundMachine, size_class
+from kmel_p2p.core.rounds.contract import Amend, Members, Phase, RoundTrained, size_class
+from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
 from kmel_p2p.core.types import Micros, Randomness
@@ -136,6 +136,7 @@ class PushSumAveraging(RoundMachine):
 
     def member_event(self, event: Event, now: Micros) -> None:
         """Membership's verdict on a site changed."""
+        self._pause.note(event)
         match event:
             case MemberJoined(key=key) | MemberBack(key=key):
                 self._exchange.forget(key)

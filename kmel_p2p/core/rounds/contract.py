@@ -291,3 +291,9 @@ class Averaging(Protocol):
     def advance(self, now: Micros) -> None: ...
     def deadline(self) -> Micros | None: ...
     def poll(self) -> Effect | None: ...
+
+
+def size_class(members: Members, key: SiteKey) -> int:
+    """A site's size class as it describes itself; 0 when unknown."""
+    descriptor = members.descriptor(key)
+    return descriptor.size_class if descriptor is not None else 0

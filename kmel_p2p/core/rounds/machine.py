@@ -41,6 +41,7 @@ from kmel_p2p.core.rounds.ending import Ending
 from kmel_p2p.core.rounds.pacing import Pacing
 from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import TRANSITIONS, End, Move, RoundState, Wait
+from kmel_p2p.core.rounds.twin_pause import TwinPause
 from kmel_p2p.core.types import Micros
 
 HEARING = "hearing from every reachable site before the first round"
@@ -64,6 +65,7 @@ class RoundMachine(ABC):
         self._wait: tuple[Wait, Micros] | None = None
         """What the next round waits for, and since when."""
         self._ready = False
+        self._pause = TwinPause(own)
         self._begun = False
         """The operator waits for no more sites before the first round."""
         self._state = RoundState.IDLE
@@ -201,6 +203,8 @@ class RoundMachine(ABC):
                 self._blocked = sites
             case RoundTrained():
                 self._trained(cmd, now)
+            case Approve() if self._pause.wait is not None:
+                raise LocalError(self._pause.wait.reason)
             case Approve(number):
                 self._move(Move.APPROVE, number)
                 self._store()
@@ -267,7 +271,7 @@ class RoundMachine(ABC):
         if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:
             self._say(None, now)
             return
-        obstacle = self._obstacle(now)
+        obstacle = self._pause.wait or self._obstacle(now)
         self._say(obstacle if isinstance(obstacle, Wait) else None, now)
         if isinstance(obstacle, End):
             self._enter(Phase.LISTENING, obstacle.reason)
@@ -283,6 +287,9 @@ class RoundMachine(ABC):
         self._require(Move.STORE, result.number)
         leaving = self._check_trained(result)
         self._pacing.trained(result, now)
+        if self._pause.wait is not None:
+            self._abandon(Move.FAIL, result.number, self._pause.wait.reason)
+            return
         self._result = result
         if self._round_settings.hold:
             self._move(Move.HOLD, result.number)
@@ -390,9 +397,3 @@ class RoundMachine(ABC):
         # The soonest moment: then one of them counts as stuck, and whether the next is worth waiting for is looked at.
         reason = f"{settings.max_lead} {settings.unit} ahead of the slowest training site"
         return Wait(reason, tuple(sorted(slow)), min(slow.values()))
-
-
-def size_class(members: Members, key: SiteKey) -> int:
-    """A site's size class as it describes itself; 0 when unknown."""
-    descriptor = members.descriptor(key)
-    return descriptor.size_class if descriptor is not None else 0

@@ -9,6 +9,7 @@ from typing import Any
 from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.membership.commands import GoOn
 from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Blocked, Conclude, Listen, Reject
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
@@ -81,6 +82,9 @@ class OperatorRequests:
                 return None
             case "begin":
                 self._begin(str(arguments.get("reason", "begun by the operator")))
+                return None
+            case "claim":
+                self._command(GoOn())
                 return None
             case "listen":
                 self._command(Listen(str(arguments.get("reason", "asked by the operator"))))

@@ -144,6 +144,21 @@ class Reporter:
             case member.LinkRestored(key=key):
                 self.activity.clear(f"degraded link {self.name(key)}")
                 self.say("link restored", remote=self.name(key))
+            case member.TwinFound(key=key, chosen=chosen):
+                name = self.name(key)
+                if chosen:
+                    text = "another process with this site's key was chosen to go on: stop this one"
+                else:
+                    text = (
+                        f"two processes run with the key of site {name}, as after a copied machine: both publish "
+                        "nothing. Stop one of the two, and run kmel-peer claim at the one that goes on"
+                    )
+                self.activity.alarm(f"twin {name}", text)
+                self.warn("twin found", remote=name, remedy=text)
+            case member.TwinDecided(key=key):
+                self.activity.clear(f"twin {self.name(key)}")
+                self.activity.clear("duplicate key")
+                self.say("twin decided", remote=self.name(key))
             case member.DuplicateKey(generation=generation):
                 text = "another process runs with this site's key: stop one of the two"
                 self.activity.alarm("duplicate key", text)

@@ -66,7 +66,7 @@ def _forged_alive(source: Host, target: Host, subject: Host, rng: random.Random)
     """A descriptor of `subject` signed by somebody else."""
     generation, serial = _held(target, subject)
     own = make_descriptor(VirtualSigner(source.key), CHARTER_ID, OwnDescription(generation), serial + 1)
-    fact: Fact = Descriptor(subject.key, generation, serial + 1, True, (), 0, False, "", own.signature)
+    fact: Fact = Descriptor(subject.key, generation, serial + 1, True, (), 0, False, "", b"", b"", False, own.signature)
     return SyncFacts((fact,), ())
 
 

@@ -10,6 +10,7 @@ import pytest
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Emit, Event, Message, Persisted
+from kmel_p2p.core.membership.events import TwinDecided, TwinFound
 from kmel_p2p.core.rounds import (
     Approve,
     EntryHeld,
@@ -201,6 +202,17 @@ def test_a_command_for_a_round_that_is_not_there_is_refused_and_changes_nothing(
     with pytest.raises(LocalError, match=r"round 2 is not training: round 1 is training"):
         mode.told(trained(2))
     assert mode.told(trained(1)) == []
+
+
+def test_nothing_is_published_while_a_twin_runs() -> None:
+    mode = PlainMode()
+    mode.told(Ready())
+    mode._pause.note(TwinFound(OWN))
+    assert isinstance(mode.told(trained(1))[0], RoundAbandoned)
+    assert "kmel-peer claim" in mode.waiting
+    mode._pause.note(TwinFound(SiteKey(b"x" * 32)))
+    mode._pause.note(TwinDecided(OWN))
+    assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5, 3)
 
 
 def test_every_state_can_be_left_and_every_round_ends_idle() -> None:

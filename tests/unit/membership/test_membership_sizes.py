@@ -14,6 +14,7 @@ from kmel_p2p.core.membership.messages import (
     SyncEntry,
     SyncFacts,
     SyncSummary,
+    TwinEvidence,
 )
 from kmel_p2p.core.wire import Wire
 
@@ -29,7 +30,8 @@ serials = st.integers(0, 2**32 - 1) | st.sampled_from([0, 127, 128, 65535, 65536
 texts = st.text(st.characters(codec="utf-8"), max_size=48)
 descriptors = st.builds(
     Descriptor, blobs(32), generations, serials, st.booleans(), st.lists(texts, max_size=8).map(tuple),
-    st.integers(0, 63), st.booleans(), texts, blobs(64),
+    st.integers(0, 63), st.booleans(), texts, blobs(8) | blobs(0), blobs(8) | blobs(0), st.booleans(),
+    blobs(64),
 )  # fmt: skip
 accusations = st.builds(
     Accusation, blobs(8), generations, serials, st.booleans(), st.lists(blobs(8), max_size=8).map(tuple)
@@ -42,6 +44,7 @@ messages = st.one_of(
     st.builds(PingRequest, serials, blobs(8), st.integers(0, 2**40)),
     st.builds(Nack, serials),
     st.builds(Gossip, facts),
+    st.builds(TwinEvidence, st.lists(descriptors, max_size=2).map(tuple)),
     st.builds(SyncDigest, st.lists(blobs(8), max_size=40).map(tuple)),
     st.builds(
         SyncSummary,
