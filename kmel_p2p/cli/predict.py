@@ -129,6 +129,8 @@ def predict(
 
     if resume and output is None:
         raise click.UsageError("--resume goes on with a file: name it with -o")
+    if output is not None and output.exists() and not output.is_file():
+        raise click.UsageError(f"{output} is no file that could be replaced; leave out -o for standard output")
     folder = model_dir or _model_dir(config_path)
     file = open_input(source, form)
     loaded = load_model(folder)

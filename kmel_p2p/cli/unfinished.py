@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.files import private_directory, write_whole
 
 FACTS_FILE = "run.json"
+
+_OURS = re.compile(r"(run\.json|(?P<block>\d{8,})\.(part|json))(\.new)?")
+"""Names of the files in the folder; `.new` was being written."""
 
 
 class UnfinishedOutput:
@@ -40,11 +43,13 @@ class UnfinishedOutput:
             resume: go on from blocks that are there.
 
         Raises:
-            ConfigError: another process is at it; blocks are there and `resume` is not set, or they were made from
-                something else; or the folder cannot be written.
+            ConfigError: another process is at it; the folder holds other files, or cannot be written; blocks are there
+                and `resume` is not set, or they were made from something else.
         """
         self.folder = output.with_name(f"{output.name}.unfinished")
         self.blocks: list[dict[str, Any]] = []
+        if foreign := next((name for name in self._names() if not _OURS.fullmatch(name)), None):
+            raise ConfigError(f"{self.folder}: is needed for unfinished work, and holds {foreign!r}; move it away")
         private_directory(self.folder)
         self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -72,8 +77,15 @@ class UnfinishedOutput:
                 "directory to start anew"
             )
         self.blocks = done
+        for name in self._names():
+            # Blocks after one that is damaged, perhaps of another run: nobody may take them for this one's.
+            if (found := _OURS.fullmatch(name)) and found["block"] and int(found["block"]) >= len(done):
+                (self.folder / name).unlink()
         if not done:
             write_whole(self.folder / FACTS_FILE, json.dumps(made_from, indent=1).encode())
+
+    def _names(self) -> list[str]:
+        return sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
 
     def _made_from(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
@@ -120,5 +132,8 @@ class UnfinishedOutput:
             keep: leave the blocks for a later run.
         """
         if not keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for name in self._names():
+                    (self.folder / name).unlink()
+                self.folder.rmdir()
         os.close(self._lock)

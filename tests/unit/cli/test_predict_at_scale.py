@@ -179,6 +179,37 @@ def test_a_damaged_block_and_those_after_it_are_done_again(
     assert output.read_text() == run("predict", source, "--model-dir", model_dir).out
 
 
+def test_blocks_of_another_run_are_never_taken_for_this_ones(
+    tmp_path: Path, run: Run, model_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.csv"
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 3, KeyboardInterrupt())
+        run("predict", source, "-o", output, "--model-dir", model_dir)
+    (tmp_path / "out.csv.unfinished" / "00000000.json").unlink()
+    source.write_text(source.read_text().replace("bad((", "CCN"))
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 1, KeyboardInterrupt())
+        run("predict", source, "-o", output, "--model-dir", model_dir)
+    assert run("predict", source, "-o", output, "--model-dir", model_dir, "--resume").code == 0
+    assert output.read_text() == run("predict", source, "--model-dir", model_dir).out
+
+
+def test_what_is_no_output_of_ours_is_left_alone(tmp_path: Path, run: Run, model_dir: Path, source: Path) -> None:
+    folder = tmp_path / "out.csv.unfinished"
+    folder.mkdir(mode=0o755)
+    (folder / "thesis.txt").write_text("years of work")
+    done = run("predict", source, "-o", tmp_path / "out.csv", "--model-dir", model_dir)
+    assert done.code == ExitCode.CONFIG
+    assert "holds 'thesis.txt'; move it away" in done.err
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    os.mkfifo(tmp_path / "pipe")
+    refused = run("predict", source, "-o", tmp_path / "pipe", "--model-dir", model_dir)
+    assert refused.code == ExitCode.USAGE
+    assert "leave out -o" in refused.err
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_full_disk_loses_no_block_that_is_done(
     tmp_path: Path, run: Run, model_dir: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
