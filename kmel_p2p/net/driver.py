@@ -37,6 +37,7 @@ from kmel_p2p.core.effects import (
 )
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire
+from kmel_p2p.net.decoding import Decoding
 from kmel_p2p.net.link_events import DialFailed, LinkEvent, Throttle
 from kmel_p2p.net.transport import Transport
 
@@ -121,6 +122,12 @@ class Driver:
         self._sampler: asyncio.TimerHandle | None = None
         self._encoded: tuple[Message, bytes] | None = None
         self._computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._decoding = Decoding(
+            wire.decode,
+            lambda sender, message: self._feed(lambda now: self._receive(sender, message, now)),
+            self._bad,
+            on_fault,
+        )
         self._throttle = Throttle()
         self.bad_messages: Counter[SiteKey] = Counter()
         """Refused messages per sender."""
@@ -159,6 +166,7 @@ class Driver:
             if handle is not None:
                 handle.cancel()
         self._computing.shutdown(wait=False, cancel_futures=True)
+        self._decoding.close()
         self._inputs.clear()
         if self._writer is not None:
             if flush and not self._writer.done():
@@ -175,13 +183,10 @@ class Driver:
         self._feed(lambda now: self._machine.command(command, now))
 
     def message(self, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
-        """Feed a message: the transport's `on_message`. What does not decode is counted."""
-        try:
-            decoded = self._wire.decode(data)
-        except RemoteError as error:
-            self._bad(sender, error)
-            return
-        self._feed(lambda now: self._receive(sender, decoded, now))
+        """Feed a message: the transport's `on_message`. What does not decode is counted; what is large is decoded in a
+        thread."""
+        if self._loop is not None:
+            self._decoding.take(sender, data, lane)
 
     def link(self, event: LinkEvent) -> None:
         """Feed a link event: the transport's `on_link`."""
