@@ -11,10 +11,13 @@ Nothing in it is code, and nothing in card or parameters is a structure or a mea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,15 @@ import numpy as np
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.strict import build
-from kmel_p2p.files import BY_UMASK, write_whole
+from kmel_p2p.files import BY_UMASK, sync_directory, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.tensor_file import read_state, write_state
 
 FORMAT = 1
 TENSORS, CARD = "model.safetensors", "card.json"
+UNFINISHED = ".unfinished"
+"""Directory of a model that is being written; what a crash left of it is removed by the next."""
 STORED = ("local", "federated", "personalised")
 NAMES = (*STORED, "hybrid")
 
@@ -64,20 +69,35 @@ class Card:
     stack_digest: str = ""
 
 
-def withdraw_card(folder: Path) -> None:
-    """Remove the card before any file beside it changes: a directory without one is incomplete.
+@contextlib.contextmanager
+def rewritten(folder: Path) -> Iterator[Path]:
+    """An empty directory to write a model to; at the end of the block its files take their places in `folder`.
+
+    Until then nothing in `folder` changes: a full disk or an interruption leaves the former model whole. The card is
+    withdrawn before the first file moves and put in place last, because a directory with a card is complete. Other
+    files in `folder` stay.
 
     Raises:
         ConfigError: not writable.
     """
+    aside = folder / UNFINISHED
     try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        made = sorted(aside.iterdir(), key=lambda path: path.name == CARD)
         (folder / CARD).unlink(missing_ok=True)
+        for path in made:
+            os.replace(path, folder / path.name)
+        sync_directory(folder)
     except OSError as error:
-        raise ConfigError(f"{folder / CARD}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}; make room or permissions") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Card:
-    """Write a model directory; `card.json` last, so that a directory with a card is complete.
+    """Write a model directory (`rewritten`).
 
     Args:
         parameters: model -> (trunk float32[d], private float32[p]) for the three of `STORED`.
@@ -86,16 +106,16 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
         the card with its digest.
 
     Raises:
-        ConfigError: the disk is full or not writable.
+        ConfigError: the disk is full or not writable; the former model, if there was one, is whole.
     """
     tensors = {}
     for name in STORED:
         tensors[f"{name}.trunk"], tensors[f"{name}.private"] = parameters[name]
     card = dataclasses.replace(card, digest=_digest(tensors))
     text = json.dumps({"format": FORMAT, **card_values(card)}, indent=1)
-    withdraw_card(folder)
-    write_state(folder / TENSORS, tensors, {"digest": card.digest})
-    write_whole(folder / CARD, text.encode(), mode=BY_UMASK)
+    with rewritten(folder) as aside:
+        write_state(aside / TENSORS, tensors, {"digest": card.digest})
+        write_whole(aside / CARD, text.encode(), mode=BY_UMASK)
     return card
 
 

@@ -19,7 +19,7 @@ from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
-from kmel_p2p.learn.predict.model_directory import Card, withdraw_card, write_model
+from kmel_p2p.learn.predict.model_directory import Card, rewritten, write_model
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
 from kmel_p2p.learn.tensor_file import read_vector
@@ -158,13 +158,9 @@ class Trainer:
         known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
         stored = StoredStack(stacked.stack, calibrate_stack(self._dataset, stacked, comparison.neighbours))
         folder = plan.state_dir / "model"
-        # A directory with a card is complete, and a restart leaves it alone.
-        withdraw_card(folder)
-        comparison.neighbours.write(folder)
-        stack_digest = write_stack(folder, stored)
-        card = write_model(
-            folder,
-            Card(
+        with rewritten(folder) as aside:
+            comparison.neighbours.write(aside)
+            card = Card(
                 architecture=plan.architecture,
                 features=plan.features,
                 reference_hash=self._prepared.features_hash,
@@ -174,10 +170,10 @@ class Trainer:
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
                 unlearned=unlearned(plan.architecture, trunk, initial_trunk(self._layout, plan.model_seed)),
-                stack_digest=stack_digest,
-            ),
-            {name: (model.trunk, model.private) for name, model in comparison.models.items()},
-        )
+                stack_digest=write_stack(aside, stored),
+            )
+            models = {name: (model.trunk, model.private) for name, model in comparison.models.items()}
+            card = write_model(aside, card, models)
         return Finished({**result, "digest": card.digest}, folder)
 
     def _comparison_progress(self, done: int, total: int) -> None:
