@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 WIDTH = 120
 
 NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|toml|md|csv|html|sh))`")
@@ -51,3 +54,21 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_tests_that_a_page_names_exist() -> None:
+    named = {found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text("utf-8"))}
+    assert len(named) > 40
+    missing = {
+        f"{file}::{name}"
+        for file, name in named
+        if not (ROOT / file).is_file() or f"def {name}(" not in (ROOT / file).read_text("utf-8")
+    }
+    assert missing == set()
+
+
+def test_a_row_about_an_attack_names_a_test() -> None:
+    rows = [row for row in (ROOT / "docs" / "threats.md").read_text("utf-8").splitlines() if row.startswith("| ")]
+    attacks = [row for row in rows if row.count(" | ") == 2 and not row.startswith("| can, or tries")]
+    assert len(attacks) > 50
+    assert [row for row in attacks if "`tests/" not in row.rpartition(" | ")[2]] == []

@@ -85,7 +85,7 @@ def rewritten(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         yield aside
-        made = sorted(aside.iterdir(), key=lambda path: path.name == CARD)
+        made = sorted((path for path in aside.iterdir() if path.is_file()), key=lambda path: path.name == CARD)
         (folder / CARD).unlink(missing_ok=True)
         for path in made:
             os.replace(path, folder / path.name)

@@ -100,8 +100,12 @@ def explain(path: Path) -> Iterator[None]:
     """Turn SQLite errors inside into `ConfigError` with path and remedy."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        # SQLite quotes the file in its message, and damage need not be text.
+        raise ConfigError(f"{path}: {_REMEDIES[sqlite3.SQLITE_CORRUPT]} [{error.reason}]") from error
     except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-        code = getattr(error, "sqlite_errorcode", None)
+        # Without a code: a text in it that is none.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         remedy = _REMEDIES.get(code & 0xFF) if isinstance(code, int) else None
         if remedy is None:
             raise
