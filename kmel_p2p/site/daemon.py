@@ -211,6 +211,7 @@ class Daemon:
         parts.push_async_callback(self._final_models.close)
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
+        writer.wait_for_room = True
         entries = sum(averaging.vector.values())
         log.info("peer started", address=address, generation=generation, mode=self._site.mode, entries=entries)
 

@@ -62,8 +62,8 @@ class StoreWriter:
     """Asyncio front of a `Store` that lives in a thread of its own."""
 
     def __init__(self, path: Path, *, fault: Fault = no_fault) -> None:
-        self.wait_for_room = True
-        """Whether to wait for room on a full disk; not while the peer stops."""
+        self.wait_for_room = False
+        """Whether to wait for room on a full disk. Not while a peer starts or stops: then it says why it cannot."""
         self.disk_full = ""
         """Why writes wait; empty while there is room."""
         self._path = path

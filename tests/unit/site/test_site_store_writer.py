@@ -85,7 +85,6 @@ async def test_after_a_failed_write_nothing_more_is_written(tmp_path: Path, poin
 
 async def test_a_full_disk_reaches_every_caller_with_the_remedy(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "s")
-    writer.wait_for_room = False
     await writer.start()
 
     def shrink(store: Store) -> None:
@@ -111,6 +110,7 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
         return work
 
     await writer.start()
+    writer.wait_for_room = True
     pending = [writer.submit(append(number)) for number in (1, 2)]
     await until(lambda: "disk is full" in writer.disk_full)
     assert not any(future.done() for future in pending)
@@ -124,6 +124,7 @@ async def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
 async def test_a_stop_does_not_wait_for_room(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "s")
     await writer.start()
+    writer.wait_for_room = True
 
     def full(store: Store) -> None:
         raise ConfigError("no room") from OSError(errno.ENOSPC, "No space left on device")
