@@ -15,8 +15,10 @@ raises an error of ours; anything else is a defect.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import importlib.util
+import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +32,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.measure import Goal, at_most, parse, publish, say, this_machine
+from benchmarks.parts.measure import ROOT, Goal, at_most, parse, publish, say, this_machine
 from kmel_p2p.agreement.errors import ConfigError
 from tests.testbed.fuzzing.targets import Target, targets
 
@@ -85,13 +87,22 @@ def run(every: Sequence[Target], cases: int, seed: int) -> dict[str, Outcome]:
     return found
 
 
+UNDER_ATHERIS = """
+import atheris
+with atheris.instrument_imports(include=["kmel_p2p"]):
+    import tests.testbed.fuzzing.targets
+from benchmarks.fuzz import led_by_branches
+led_by_branches({name!r}, {seconds})
+"""
+"""A program of its own: only modules that are imported under its watch show their branches."""
+
+
 def led_by_branches(name: str, seconds: int) -> None:
     """Have atheris look for a defect of one reader; ends the process with its finding."""
     import atheris
 
     folder = Path(tempfile.mkdtemp(prefix="kmel-atheris-"))
-    with atheris.instrument_imports(include=["kmel_p2p"]):
-        (target,) = [made for made in targets(folder) if made.name == name]
+    (target,) = [made for made in targets(folder) if made.name == name]
     corpus = folder / "corpus"
     corpus.mkdir()
     for number, sample in enumerate(target.samples):
@@ -107,17 +118,16 @@ def led_by_branches(name: str, seconds: int) -> None:
 
 def run_atheris(names: Sequence[str], seconds: int) -> int:
     """Readers in which atheris found a defect."""
-    try:
-        import atheris  # noqa: F401
-    except ImportError:
-        raise ConfigError("--atheris needs the package atheris: pip install 'kmel-p2p[fuzz]'") from None
+    if importlib.util.find_spec("atheris") is None:
+        raise ConfigError("--atheris needs the package atheris: pip install 'kmel-p2p[fuzz]'")
     broken = 0
     for name in names:
-        process = multiprocessing.get_context("spawn").Process(target=led_by_branches, args=(name, seconds))
-        process.start()
-        process.join()
-        broken += process.exitcode != 0
-        say(f"{name}: {'a defect, see above' if process.exitcode else 'nothing found'}")
+        program = UNDER_ATHERIS.format(name=name, seconds=seconds)
+        with tempfile.TemporaryDirectory(prefix="kmel-atheris-") as temporary:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": temporary}
+            done = subprocess.run([sys.executable, "-c", program], cwd=temporary, env=environment, check=False)
+        broken += done.returncode != 0
+        say(f"{name}: {'a defect, see above' if done.returncode else 'nothing found'}")
     return broken
 
 

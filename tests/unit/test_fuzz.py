@@ -19,7 +19,7 @@ from tests.testbed.fuzzing.targets import Target
 CASES = 250
 """Damaged samples of each reader; slow ones have less."""
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]
 
 
 @functools.cache

@@ -180,11 +180,11 @@ def models(folder: Path) -> Iterator[Target]:
 
 def tables(folder: Path) -> Iterator[Target]:
     """Files of measurements and structures."""
-    from rdkit import RDLogger
+    from rdkit import rdBase
 
     from kmel_p2p.chem.structures.standardise import parse
 
-    RDLogger.DisableLog("rdApp.*")
+    rdBase.DisableLog("rdApp.*")
     ours, text = (KmelError,), (mutate.text_changed,)
     for name, (source, sample, share) in samples.tables(folder).items():
         read = functools.partial(_records, source)
