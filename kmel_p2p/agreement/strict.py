@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,18 @@ class StrictModel(pydantic.BaseModel):
         return type(self).model_validate({**dict(self), **values})
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON document says.
+
+    Raises:
+        ValueError: it is not JSON, or nested so deeply that Python cannot read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
 def parse_toml(model: type[M], document: str, source: str) -> M:
     """Read `document` into `model`.
 
@@ -49,6 +62,8 @@ def parse_toml(model: type[M], document: str, source: str) -> M:
         raw = tomllib.loads(document)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not TOML of ours: it is nested too deeply") from None
     return build(model, raw, source)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.files import private_directory, write_whole
 
 FACTS_FILE = "run.json"
@@ -89,7 +90,7 @@ class UnfinishedOutput:
 
     def _made_from(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads((self.folder / FACTS_FILE).read_bytes())
+            found = parse_json((self.folder / FACTS_FILE).read_bytes())
             if isinstance(found, dict):
                 return found
         return {}
@@ -100,7 +101,7 @@ class UnfinishedOutput:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             while True:
                 part, facts = self._paths(len(found))
-                known = json.loads(facts.read_bytes())
+                known = parse_json(facts.read_bytes())
                 if known["bytes"] != part.stat().st_size:
                     break
                 found.append(known["facts"])

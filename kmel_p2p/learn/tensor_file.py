@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.files import BY_UMASK, write_whole
 
 Tensors = dict[str, NDArray[Any]]
@@ -44,7 +45,7 @@ def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tenso
     """
     try:
         with safe_open(path, framework="np") as handle:
-            facts = json.loads((handle.metadata() or {}).get("facts", "null"))
+            facts = parse_json((handle.metadata() or {}).get("facts", "null"))
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a state file: {error}") from error

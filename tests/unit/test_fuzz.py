@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.testbed.fuzzing import mutate
 from tests.testbed.fuzzing import targets as module
 from tests.testbed.fuzzing.targets import Target
 
@@ -59,6 +60,15 @@ def test_made_up_bytes_raise_errors_of_ours(data: st.DataObject) -> None:
     at, length = data.draw(st.integers(0, len(sample))), data.draw(st.integers(0, 8))
     made = sample[:at] + data.draw(st.binary(max_size=64)) + sample[at + length :]
     assert target.untyped(made) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 50_000, b'{"a":' * 50_000, b"a = " + b"[" * 50_000], ids=["lists", "maps", "TOML"]
+)
+def test_what_is_nested_deeply_raises_an_error_of_ours(every: dict[str, Target], data: bytes) -> None:
+    read = [target for target in every.values() if mutate.text_changed in target.changes]
+    assert len(read) > 8
+    assert [target.name for target in read if target.untyped(data) is not None] == []
 
 
 def test_a_file_that_a_reader_takes_is_left_as_it_was(every: dict[str, Target], tmp_path: Path) -> None:

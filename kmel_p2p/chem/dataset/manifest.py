@@ -14,6 +14,7 @@ import numpy as np
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.files import write_whole
 
@@ -89,7 +90,7 @@ def require_approved(state_dir: Path, dataset_hash: str) -> None:
     path = state_dir / APPROVAL
     remedy = "look at `kmel-peer data check`, then run `kmel-peer data approve`"
     try:
-        approved = json.loads(path.read_text(encoding="utf-8"))["dataset_hash"]
+        approved = parse_json(path.read_text(encoding="utf-8"))["dataset_hash"]
     except FileNotFoundError:
         raise DataError(f"data.require_approval is set and no dataset was approved yet; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

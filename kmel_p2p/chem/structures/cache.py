@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 FORMAT = "4"
@@ -133,7 +134,7 @@ def _table(tensors: dict[str, np.ndarray], policy: FeatureRule) -> StructureTabl
     texts = tensors["texts"].tobytes()
     if hashlib.blake2b(texts, digest_size=16).digest() != tensors["check"].tobytes():
         raise ValueError("texts do not match their check")
-    columns = json.loads(texts)
+    columns = parse_json(texts)
     rows = len(columns["sources"])
     counts = CountMatrix(tensors["offsets"], tensors["positions"], tensors["values"], policy.bits)
     fits = (

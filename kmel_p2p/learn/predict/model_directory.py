@@ -26,7 +26,7 @@ import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
-from kmel_p2p.agreement.strict import build
+from kmel_p2p.agreement.strict import build, parse_json
 from kmel_p2p.files import BY_UMASK, sync_directory, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
@@ -148,7 +148,7 @@ def read_card(folder: Path) -> Card:
     """
     path = folder / CARD
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{folder}: no model here yet ({CARD} is missing); a site writes it when its run ends"

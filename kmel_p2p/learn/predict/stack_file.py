@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.learn.predict.model_directory import Card
 from kmel_p2p.learn.predict.uncertainty import Calibration, SiteCalibration
 from kmel_p2p.learn.stack.stack import SiteStack
@@ -71,7 +71,7 @@ def read_stack(folder: Path, card: Card, parameters: Mapping[str, Parameters]) -
         if _digest(path) != card.stack_digest:
             raise ConfigError(f"{path}: is damaged, or belongs to other models than card.json; {WHAT_TO_DO}")
         with safe_open(path, framework="np") as handle:
-            facts = json.loads(handle.metadata()["facts"])
+            facts = parse_json(handle.metadata()["facts"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         stack = SiteStack.from_tensors(tensors, facts["stack"], card.architecture, parameters)
         known = {e.name: _calibration(facts["calibrations"][e.name]) for e in stack.architecture.endpoints}

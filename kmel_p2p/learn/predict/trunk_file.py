@@ -26,6 +26,7 @@ from safetensors.numpy import load, save
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
@@ -104,7 +105,7 @@ def write_trunk(folder: Path, card: TrunkCard, trunk: NDArray[np.float32]) -> bo
 def is_trunk(folder: Path) -> bool:
     """Whether a directory holds only a trunk, rather than a site's models."""
     try:
-        found = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        found = parse_json((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("format") == TRUNK_FORMAT
@@ -118,7 +119,7 @@ def read_trunk(folder: Path) -> tuple[TrunkCard, NDArray[np.float32]]:
     """
     path = folder / CARD
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
         if raw.pop("format") != TRUNK_FORMAT:
             raise ConfigError(f"{path}: is not the card of a trunk; kmel_p2p.load reads models as well")
         raw.pop("file")

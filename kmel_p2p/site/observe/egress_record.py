@@ -17,6 +17,7 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import digest
+from kmel_p2p.agreement.strict import parse_json
 
 START = digest(b"kmel egress 1").hex()
 """In place of the hash of a line before the first."""
@@ -65,8 +66,8 @@ def head_of(line: bytes, number: int) -> EgressHead:
 def parse(line: bytes) -> dict[str, Any] | str:
     """The fields of a line, or what is wrong with it."""
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
+        fields = parse_json(line)
+    except ValueError:
         return "not JSON"
     if not isinstance(fields, dict) or fields.keys() != FIELDS.keys():
         return "has other fields than an egress record"

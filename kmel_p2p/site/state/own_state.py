@@ -5,7 +5,6 @@ Reads what a stopped peer left, or what a running one has at the moment.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.learn.train.balance import Sums, sums, sums_of
 from kmel_p2p.site.modes.stored_ledger import codec_of
@@ -94,7 +94,7 @@ def own_state(site: Site, store: Store, entries: Mapping[int, Entry]) -> OwnStat
 def _read(site: Site, path: Path, entries: Mapping[int, Entry]) -> OwnState:
     try:
         with safe_open(path, framework="np") as handle:
-            facts = json.loads((handle.metadata() or {})["facts"])
+            facts = parse_json((handle.metadata() or {})["facts"])
             residual = np.asarray(handle.get_tensor("residual"), np.float32)
         number, steps = int(facts["round"]), int(facts["steps"])
         first = int(facts["first"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kmel_p2p.agreement.amendment import Amendment
 from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.files import private_directory, write_whole
 
 SIGNED_NAME = "signed-amendments.json"
@@ -27,7 +28,7 @@ def note_signature(state_dir: Path, amendment: Amendment, instead: bool) -> None
     """
     path = state_dir / SIGNED_NAME
     try:
-        signed = dict(json.loads(path.read_text(encoding="utf-8")))
+        signed = dict(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         signed = {}
     except (OSError, ValueError, TypeError) as error:

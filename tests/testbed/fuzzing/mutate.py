@@ -109,7 +109,7 @@ def safetensors_changed(rng: random.Random, data: bytes, samples: Sequence[bytes
     size = int.from_bytes(data[:8], "little")
     try:
         head = json.loads(data[8 : 8 + size])
-    except ValueError:
+    except (ValueError, RecursionError):
         return flipped(rng, data, samples)
     facts: Any = head.get("__metadata__") if isinstance(head, dict) else None
     for name, text in list(facts.items()) if isinstance(facts, dict) else []:
