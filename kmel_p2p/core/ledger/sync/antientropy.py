@@ -178,7 +178,9 @@ class AntiEntropy:
         self.statements.advance(alive, now, comes=self.pull.active)
         self.behind = self._other_peers.missing()
         held = {entry.author for entry, _ in self._ledger.held_up()}
-        self.states.advance(alive, amiss=bool(held) or self.pull.retried, now=now)
+        # Announcements get lost, and only large entries are announced: beside those a digest costs nothing.
+        announced = self.push.deadline() is not None
+        self.states.advance(alive, amiss=bool(held) or self.pull.retried or announced, now=now)
         self.pull.retried = False
         self._help_held_up(alive)
         self._held_since_us = {key: self._held_since_us.get(key, now) for key in held}

@@ -19,12 +19,12 @@ from kmel_p2p.core.ledger.sync.own_states import OwnStates, state_digest
 from kmel_p2p.core.ledger.sync.statements import LogStatements
 from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.rounds import Phase
-from kmel_p2p.core.types import SECOND, Micros, Vector
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Vector
 
-PATIENCE: Micros = 1 * SECOND
+PATIENCE: Micros = 300 * MILLISECOND
 """A digest that is not known here mostly is what this site will hold in a moment: only then it is asked about."""
 
-ASK_AGAIN: Micros = 4 * SECOND
+ASK_AGAIN: Micros = 2 * SECOND
 """A site is asked what it holds no sooner after the last time."""
 
 
