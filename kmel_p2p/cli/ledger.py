@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,8 @@ def verify(config_path: Path, as_json: bool) -> None:
     """Check every stored entry again, from the charter's initial trunk: signatures, chains, rules and the sum.
 
     Also checks that the trainer's state belongs to the newest own entry: what was published plus the residual must be
-    all that was trained.
+    all that was trained. Says what cannot be checked because it came in a snapshot: from whom, and who attested it.
+    Exits with 8 if something does not stand, or if another site claims another sum of the same entries.
     """
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.site.loaded_site import load_site
@@ -120,6 +122,7 @@ def verify(config_path: Path, as_json: bool) -> None:
     if facts["problems"]:
         raise DoesNotHoldError(f"{store.path}: " + "; ".join(facts["problems"]))
     if not as_json:
+        _say_trusted(facts["trusted"])
         heads = " ".join(f"{name}:{number}" for name, number in facts["vector"].items()) or "empty"
         click.echo(f"{facts['entries']} entries stand, vector {heads}, digest {facts['digest']}")
         if facts["own"] is not None:
@@ -209,6 +212,7 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
     from kmel_p2p.agreement.errors import ConfigError, WireError
     from kmel_p2p.site.modes.stored_ledger import open_ledger
     from kmel_p2p.site.state.own_state import own_entries, own_state
+    from kmel_p2p.site.state.trust import Trusted, diverging
 
     kept = store.vector()
     problems = store.check()
@@ -216,7 +220,8 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
     try:
         made = open_ledger(site, store)
     except (ConfigError, WireError) as error:
-        return {"entries": 0, "vector": {}, "digest": "", "own": None, "problems": [*problems, str(error)]}
+        problems.append(str(error))
+        return {"entries": 0, "vector": {}, "digest": "", "own": None, "trusted": None, "problems": problems}
     if made.vector != kept:
         problems.append(f"the entries lead to {_named(made.vector, names)}, the store counts {_named(kept, names)}")
     try:
@@ -225,13 +230,41 @@ def _recompute(site: Site, store: Store, names: dict[SiteKey, str]) -> dict[str,
         problems.append(str(error))
     if own is not None and own.problem:
         problems.append(own.problem)
+    trusted = Trusted.of(store)
+    for key in diverging(store):
+        problems.append(
+            f"site {names.get(key, key.hex())} claims another sum of the same entries: one of the two ledgers is "
+            "damaged. If this one is, it is fetched again by itself while the peer runs; otherwise ask that site's "
+            "operator"
+        )
     return {
         "entries": sum(made.vector.values()),
         "vector": _named(made.vector, names),
         "digest": made.digest().hex(),
         "own": None if own is None else {"round": own.round, "residual_norm": own.residual_norm, "gap": own.gap},
+        "trusted": None
+        if trusted is None
+        else {
+            "vector": _named(trusted.vector, names),
+            "server": names.get(trusted.server, trusted.server.hex()),
+            "attested": [names.get(key, key.hex()) for key in trusted.attested],
+            "other_sites": len(made.rules.current) - 1,
+            "at": trusted.at,
+        },
         "problems": problems,
     }
+
+
+def _say_trusted(trusted: dict[str, Any] | None) -> None:
+    if trusted is None:
+        click.echo("nothing was taken on trust: every entry was checked here")
+        return
+    heads = " ".join(f"{name}:{number}" for name, number in trusted["vector"].items())
+    on = datetime.datetime.fromtimestamp(trusted["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    click.echo(
+        f"taken on trust: the sum up to {heads}, in a snapshot that {trusted['server']} gave on {on}, attested by "
+        f"{', '.join(trusted['attested'])} ({len(trusted['attested'])} of {trusted['other_sites']} other sites)"
+    )
 
 
 def _open(config_path: Path) -> tuple[SiteConfig, dict[SiteKey, str], RosterOrder]:

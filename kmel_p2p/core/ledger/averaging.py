@@ -45,6 +45,7 @@ COMES_AFTER_THE_END = (
     "(kmel-peer amendment draft --entries N)"
 )
 """Trained on top by one site alone, the trunk would be that site's more than anybody's."""
+OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,8 @@ class LedgerAveraging(RoundMachine):
         return len(result.payload)
 
     def _store_round(self, result: RoundTrained) -> None:
-        problem = self.publisher.store(result)
+        outvoted = bool(self.maintenance.claims.vote.outvoted)
+        problem = OUTVOTED if outvoted else self.publisher.store(result)
         if problem:
             self._refuse(problem)
 
@@ -287,6 +289,9 @@ class LedgerAveraging(RoundMachine):
         if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
             others = self.ledger.rules.current - self._blocked - {self._key}
             return Wait("no other site has published yet", tuple(sorted(others)))
+        if self.maintenance.claims.vote.outvoted:
+            fetcher = self.maintenance.fetcher
+            return Wait(OUTVOTED, fetcher.awaited, fetcher.until_us)
         if self._key in self.ledger.faults:
             return Wait("this site's log was ended by the others; its key must be replaced by an amendment")
         return self._own_log.wait(self.ledger.rules.current - self._blocked)

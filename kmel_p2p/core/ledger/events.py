@@ -141,6 +141,25 @@ class Divergence(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SumsAgree(Event):
+    """A site that claimed another sum claims the one that is held here now."""
+
+    site: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerOutvoted(Event):
+    """These sites attest another sum of the same entries, and they are the majority: this ledger is damaged."""
+
+    sites: tuple[SiteKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRestored(Event):
+    """The ledger that was outvoted is replaced by one that a majority attests."""
+
+
+@dataclass(frozen=True, slots=True)
 class EntryRecord(Record):
     """An entry to keep. Records are stored in the order in which they are given."""
 
@@ -182,6 +201,13 @@ class DivergenceRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class AgreementRecord(Record):
+    """A site whose claim did not hold here made one that does."""
+
+    site: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
 class CompactionRecord(Record):
     """Compact stored entries up to here into the stored snapshot (or the initial trunk)."""
 
@@ -202,6 +228,10 @@ class SnapshotRecord(Record):
 
     snapshot: Snapshot
     kept: Vector
+    server: SiteKey
+    """Who gave it."""
+    attested: tuple[SiteKey, ...]
+    """Who signed that they hold the same."""
 
 
 @dataclass(frozen=True, slots=True)

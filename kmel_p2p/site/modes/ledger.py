@@ -19,6 +19,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.events import (
+    AgreementRecord,
     AmendmentConflict,
     AmendmentRecord,
     AmendmentRefused,
@@ -34,6 +35,8 @@ from kmel_p2p.core.ledger.events import (
     HeadShown,
     HeadUnproved,
     LateFault,
+    LedgerOutvoted,
+    LedgerRestored,
     LogEnded,
     OwnLogDoubted,
     RetractionRecord,
@@ -41,6 +44,7 @@ from kmel_p2p.core.ledger.events import (
     SnapshotProgress,
     SnapshotRecord,
     SnapshotRefused,
+    SumsAgree,
 )
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -63,6 +67,7 @@ from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.instance import was_put_back
 from kmel_p2p.site.state.own_sum import others_trunk
 from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.trust import AGREEMENT, DIVERGENCE
 
 DOUBT_BLOB = "own log in doubt"
 """Under this name the store keeps whether this site's log may lack entries."""
@@ -130,10 +135,13 @@ class LedgerMode(SiteMode):
                 return lambda store: store.add_amendment(number, encoded)
             case CompactionRecord():
                 return lambda store: compact(site, store, record)
-            case SnapshotRecord(snapshot=snapshot, kept=kept):
-                return lambda store: adopt(site, store, snapshot, kept)
             case OwnLogDoubted(doubted=doubted):
                 return lambda store: store.put_blob(DOUBT_BLOB, b"1" if doubted else b"")
+            case SnapshotRecord():
+                return lambda store: adopt(site, store, record, time.time())
+            case AgreementRecord(site=key):
+                since = time.time()
+                return lambda store: store.add_history(AGREEMENT, since, {"site": key})
             case DivergenceRecord():
                 row = {
                     "site": record.site,
@@ -145,7 +153,7 @@ class LedgerMode(SiteMode):
                     "signature": record.signature,
                 }
                 at = time.time()
-                return lambda store: store.add_history("divergence", at, row)
+                return lambda store: store.add_history(DIVERGENCE, at, row)
         return None
 
     def own_state_file(self, site: Site, store: Store) -> str | None:
@@ -231,6 +239,21 @@ class LedgerMode(SiteMode):
                 )
                 activity.alarm(f"divergence {name(site)}", text)
                 notes.warn("divergence", remote=name(site), remedy=text)
+            case SumsAgree(site=site):
+                activity.clear(f"divergence {name(site)}")
+                notes.say("sums agree again", remote=name(site))
+            case LedgerOutvoted(sites=sites):
+                names = ", ".join(name(site) for site in sites)
+                text = (
+                    f"{names} attest another sum of the same entries than this site holds, and they are the majority: "
+                    "this ledger is damaged. Nothing is published before it is fetched again, which happens by itself; "
+                    "look at this machine's disk and memory"
+                )
+                activity.alarm("ledger outvoted", text)
+                notes.warn("ledger outvoted", sites=names)
+            case LedgerRestored():
+                activity.clear("ledger outvoted")
+                notes.say("ledger restored")
             case _:
                 return False
         return True

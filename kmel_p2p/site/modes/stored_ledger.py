@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError, WireError
-from kmel_p2p.agreement.identity import SiteKey, short
-from kmel_p2p.core.ledger.events import CompactionRecord
+from kmel_p2p.agreement.identity import short
+from kmel_p2p.core.ledger.events import CompactionRecord, SnapshotRecord
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -22,6 +22,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.own_sum import keep_own_sum
 from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.trust import Trusted
 
 REPLACE_STORE = (
     "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
@@ -46,11 +47,12 @@ def compact(site: Site, store: Store, record: CompactionRecord) -> None:
     store.compact(record, lambda: genesis(site), codec)
 
 
-def adopt(site: Site, store: Store, snapshot: Snapshot, kept: Mapping[SiteKey, int]) -> None:
+def adopt(site: Site, store: Store, record: SnapshotRecord, at: float) -> None:
     """Go on from an attested snapshot, and count the own entries that it takes the place of. Raises ConfigError."""
-    own = site.identity.key
+    own, snapshot = site.identity.key, record.snapshot
     keep_own_sum(store, own, site.layout.size, snapshot.vector.get(own, 0), codec_of(site))
-    store.adopt(snapshot, kept)
+    trusted = Trusted(snapshot.vector, record.server, record.attested, at)
+    store.adopt(snapshot, record.kept, trusted.encode())
 
 
 def genesis(site: Site) -> Snapshot:

@@ -30,6 +30,8 @@ SNAPSHOT = "snapshot"
 """Blob that names the snapshot file in force."""
 AMENDMENT = "amendment "
 """Blobs that hold the amendments in force, by number."""
+TRUSTED = "trusted"
+"""Blob that says whose word the newest adopted snapshot rests on."""
 OWN_STATE = "own_state_file"
 """Blob that names the trainer state stored with the newest own entry, once that entry is compacted."""
 BUSY_TIMEOUT_S = 5.0
@@ -227,14 +229,15 @@ class Store:
         snapshot = advance(before, compacted, codec, record.withdrawn, record.amendments)
         self._replace_snapshot(snapshot, lambda author: (until.get(author, 0), None))
 
-    def adopt(self, snapshot: Snapshot, kept: Mapping[SiteKey, int]) -> None:
+    def adopt(self, snapshot: Snapshot, kept: Mapping[SiteKey, int], trusted: bytes) -> None:
         """Go on from an attested snapshot: entries in it go, those above it and up to `kept` stay.
 
-        Ended logs are forgotten too: what still holds is recorded anew.
+        Ended logs are forgotten too: what still holds is recorded anew. `trusted`: see `trust.Trusted`.
         """
         vector = snapshot.vector
 
         def also() -> None:
+            self.put_blob(TRUSTED, trusted)
             self._connection.execute("DELETE FROM log_ends")
             self._connection.execute("DELETE FROM evidence WHERE kind = 'proof'")
 

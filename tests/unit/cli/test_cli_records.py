@@ -13,7 +13,7 @@ import pytest
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import Charter, CharterDocument, SiteRule
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.identity import Identity, digest
+from kmel_p2p.agreement.identity import Identity, SiteKey, digest
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, create
@@ -27,7 +27,8 @@ from kmel_p2p.site.observe.egress_head import keep_head
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME
 from kmel_p2p.site.site import names_of, stored_constitution
 from kmel_p2p.site.state.signed_amendments import SIGNED_NAME
-from kmel_p2p.site.state.store import STORE_NAME, Store
+from kmel_p2p.site.state.store import STORE_NAME, TRUSTED, Store
+from kmel_p2p.site.state.trust import AGREEMENT, DIVERGENCE, Trusted
 from tests.support.cli_harness import Run
 
 
@@ -173,6 +174,36 @@ def test_an_entry_that_does_not_decode_is_a_finding_not_a_defect(filled: Path, r
     done = run("ledger", "verify", "-c", filled)
     assert done.code == ExitCode.DOES_NOT_HOLD
     assert str(path) in done.err
+
+
+def test_verify_says_what_was_taken_on_trust_and_fails_while_another_site_differs(filled: Path, run: Run) -> None:
+    north, south = load_key(filled.parent / "site.key").key, SiteKey(b"s" * 32)
+    connection = sqlite3.connect(filled.parent / "state" / STORE_NAME)
+    connection.execute("DELETE FROM entries")
+    connection.commit()
+    connection.close()
+    assert "nothing was taken on trust" in run("ledger", "verify", "-c", filled).out
+    store = Store(filled.parent / "state" / STORE_NAME)
+    store.put_blob(TRUSTED, Trusted({north: 2}, south, (south,), 1764374400.0).encode())
+    store.add_history(DIVERGENCE, 10.0, {"site": south})
+    store.close()
+    done = run("ledger", "verify", "-c", filled)
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert f"site {south.hex()} claims another sum of the same entries" in done.err
+    store = Store(filled.parent / "state" / STORE_NAME)
+    store.add_history(AGREEMENT, 20.0, {"site": south})
+    store.close()
+    done = run("ledger", "verify", "-c", filled)
+    assert done.code == 0
+    assert f"taken on trust: the sum up to north:2, in a snapshot that {south.hex()} gave on 2025-11-29" in done.out
+    facts = json.loads(run("ledger", "verify", "-c", filled, "--json").out)
+    assert facts["trusted"]["attested"] == [south.hex()]
+    store = Store(filled.parent / "state" / STORE_NAME)
+    store.put_blob(TRUSTED, b"{}")
+    store.close()
+    done = run("ledger", "verify", "-c", filled)
+    assert done.code == ExitCode.CONFIG
+    assert "whose word the snapshot rests on cannot be read" in done.err
 
 
 def test_faults_say_whose_log_ended_and_why(filled: Path, run: Run) -> None:

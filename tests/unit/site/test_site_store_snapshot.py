@@ -17,6 +17,7 @@ from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
 from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.trust import Trusted
 from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk
 
 SITES = toy_identities(3)
@@ -156,7 +157,10 @@ def test_an_adopted_snapshot_takes_the_place_of_what_it_holds_and_keeps_what_is_
     store.retract(SITES[2].key, 4, "nothing really", (b"proof",))
     outcome = ledger.adopt(snapshot)
     assert outcome.kept == {OWN: 5}
-    store.adopt(snapshot, outcome.kept)
+    trusted = Trusted(snapshot.vector, SITES[1].key, (SITES[1].key, SITES[2].key), 1.5)
+    assert Trusted.of(store) is None
+    store.adopt(snapshot, outcome.kept, trusted.encode())
+    assert Trusted.of(store) == trusted
     assert [(e.author, e.number) for e in store.load_entries()] == [(OWN, 5)]
     assert store.log_ends() == {}
     assert store.own_state_file(OWN) == "round-5"

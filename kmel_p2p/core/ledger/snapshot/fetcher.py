@@ -133,7 +133,7 @@ class SnapshotFetcher:
         if self.stage is FetchStage.FETCHING and attempt is not None and attempt.offer is not None:
             return f"{self.stage.value} ({100 * len(attempt.parts) // attempt.offer.parts} %)"
         if self.stage is FetchStage.ATTESTING and attempt is not None:
-            return f"{self.stage.value} ({len(attempt.attested & self._others())} of {self._needed()} needed)"
+            return f"{self.stage.value} ({len(attempt.attested & self.others())} of {self._needed()} needed)"
         return self.stage.value if self.active else ""
 
     @property
@@ -143,7 +143,7 @@ class SnapshotFetcher:
         if attempt is None:
             return ()
         if self.stage is FetchStage.ATTESTING:
-            return tuple(sorted(self._others() - attempt.attested - attempt.denied))
+            return tuple(sorted(self.others() - attempt.attested - attempt.denied))
         return (attempt.server,)
 
     @property
@@ -152,7 +152,7 @@ class SnapshotFetcher:
         attempt = self._attempt
         if attempt is None or self.stage is FetchStage.READY:
             return None
-        reachable = self._others() & (set(self._alive()) | attempt.attested)
+        reachable = self.others() & (set(self._alive()) | attempt.attested)
         too_few = self.stage is FetchStage.ATTESTING and len(reachable) < self._needed()
         return None if too_few else self._stalls_at_us
 
@@ -253,14 +253,15 @@ class SnapshotFetcher:
         """When `advance` has something to do."""
         return self._due_us
 
-    def take(self) -> Snapshot:
-        """The attested snapshot. Ends the attempt."""
+    def take(self) -> tuple[Snapshot, SiteKey, tuple[SiteKey, ...]]:
+        """The attested snapshot, who gave it, and who attested it. Ends the attempt."""
         assert self.stage is FetchStage.READY, "only an attested snapshot is handed out"
         assert self._attempt is not None
         assert self._attempt.snapshot is not None
-        snapshot = self._attempt.snapshot
+        snapshot, server = self._attempt.snapshot, self._attempt.server
+        attested = tuple(sorted(self._attempt.attested & self.others()))
         self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
-        return snapshot
+        return snapshot, server, attested
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -365,7 +366,7 @@ class SnapshotFetcher:
         """More than half of the other sites of the roster decide."""
         attempt = self._attempt
         assert attempt is not None
-        others, needed = self._others(), self._needed()
+        others, needed = self.others(), self._needed()
         if len(attempt.attested & others) >= needed:
             self._enter(FetchStage.READY, now)
             self._due_us = None
@@ -375,10 +376,10 @@ class SnapshotFetcher:
             # Too many are away to tell: fetching from another giver would not help.
             self._stalls_at_us = now + STALLED
 
-    def _others(self) -> set[SiteKey]:
+    def others(self) -> set[SiteKey]:
         """The sites of the roster without this one and those that the operator has blocked."""
         return set(self._constitution().roster) - self._blocked() - {self._own}
 
     def _needed(self) -> int:
         """Sites that must attest: more than half of the others."""
-        return len(self._others()) // 2 + 1
+        return len(self.others()) // 2 + 1

@@ -10,7 +10,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Message, Persist
-from kmel_p2p.core.ledger.events import SnapshotAdopted, SnapshotRecord
+from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, SnapshotAdopted, SnapshotRecord
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
 from kmel_p2p.core.ledger.snapshot.fetcher import FetchStage, SnapshotFetcher
@@ -80,7 +80,6 @@ class Maintenance:
         self._antientropy = antientropy
         self._outbox = outbox
         self._digests = Digests(ledger, self.computing)
-        self.claims = Claims(identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
         self.fetcher = SnapshotFetcher(
             identity.key,
             len(ledger.accumulator),
@@ -92,6 +91,9 @@ class Maintenance:
             rng,
             blocked,
         )
+        about = (identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
+        self.claims = Claims(*about, self.fetcher.others)
+        self._outvoted = False
         self._server = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
         keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
@@ -106,7 +108,7 @@ class Maintenance:
         """Feed one of `MESSAGES`."""
         match message:
             case Claim():
-                if self.claims.on_claim(sender, message):
+                if self.claims.on_claim(sender, message, now):
                     self.fetcher.on_claim(sender, message, now)
             case Attest(amendment, vector):
                 if amendment == self._ledger.amended_rules.head_hash:
@@ -151,10 +153,11 @@ class Maintenance:
 
     def turn(self, may_adopt: bool, now: Micros) -> None:
         """After every input: adopt a snapshot that is attested, unless an own entry is being stored."""
+        self._look_at_the_vote(now)
         self._antientropy.pull.active = not self.fetcher.active
         if self.fetcher.stage is not FetchStage.READY or not may_adopt:
             return
-        snapshot = self.fetcher.take()
+        snapshot, server, attested = self.fetcher.take()
         self._again_us = now + min(AGAIN_FIRST << min(self._adopted, 8), AGAIN_MOST)
         self._adopted += 1
         known = self.amendments.constitution.number
@@ -163,8 +166,12 @@ class Maintenance:
         self._digests.forget()
         self._hints.clear()
         self._antientropy.pull.active = True
-        self._outbox.append(Persist(SnapshotRecord(snapshot, outcome.kept)))
+        self._outbox.append(Persist(SnapshotRecord(snapshot, outcome.kept, server, attested)))
         self._outbox.append(Emit(SnapshotAdopted(snapshot.vector)))
+        if self._outvoted:
+            self._outvoted = False
+            self._outbox.append(Emit(LedgerRestored()))
+        self.claims.vote.forget()
         self.amendments.tell(known)
         self._antientropy.record(outcome, ended)
 
@@ -193,7 +200,9 @@ class Maintenance:
             elif now >= since_us + BELIEVED_AFTER:
                 self._want_up_to(floor, now)
         behind = self._antientropy.statements.proved_behind()
-        if self._ledger.stale:
+        if self.claims.vote.outvoted:
+            self._want(now)
+        elif self._ledger.stale:
             self.fetcher.want(now)
         elif behind >= FAR_BEHIND and self._antientropy.bytes_of(behind) > 8 * len(self._ledger.accumulator):
             self._want(now)
@@ -211,6 +220,19 @@ class Maintenance:
         elif now >= self._last_resort_us and any(number <= statements.known(author) for author, number in missing):
             self._last_resort_us = now + AGAIN_MOST
             self._want(now)
+
+    def _look_at_the_vote(self, now: Micros) -> None:
+        """Tell when this ledger is outvoted, or is no longer, and fetch another one."""
+        self.claims.vote.count(now)
+        sites = self.claims.vote.outvoted
+        if bool(sites) == self._outvoted:
+            return
+        self._outvoted = bool(sites)
+        if sites:
+            self._outbox.append(Emit(LedgerOutvoted(sites)))
+            self._want(now)
+        else:
+            self._outbox.append(Emit(LedgerRestored()))
 
     def _want(self, now: Micros) -> None:
         """Fetch a snapshot, but not one after the other: what others say is all that speaks for it."""

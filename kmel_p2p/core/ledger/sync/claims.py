@@ -3,7 +3,7 @@
 A claim names a vector, the hash of the headers there and the digest of the sum there. The receiver subtracts what it
 holds beyond that vector, exactly, and compares. Different headers mean that some author forked: the two sites compare
 branches. Equal headers with different sums mean that one of the two ledgers is damaged: an alarm with the signed claim
-as evidence, never ignored.
+as evidence, never ignored. Which of the two is found by asking the others (`outvoted`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
 from kmel_p2p.core.computing import Answer, Computing
 from kmel_p2p.core.effects import Effect, Emit, Persist, Send
-from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
+from kmel_p2p.core.ledger.events import AgreementRecord, Divergence, DivergenceRecord, EntryRefused, SumsAgree
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
-from kmel_p2p.core.ledger.sync.messages import Claim
+from kmel_p2p.core.ledger.sync.messages import Attest, Claim
+from kmel_p2p.core.ledger.sync.outvoted import Vote
 from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.types import SECOND, Micros, Randomness
 
@@ -115,7 +116,10 @@ class Claims:
         rng: Randomness,
         settings: ClaimSettings,
         now: Micros,
+        others: Callable[[], set[SiteKey]],
     ) -> None:
+        """`others`: the sites whose word counts about which ledger is damaged."""
+        self.vote = Vote(others)
         self.on_match: Callable[[SiteKey, Claim], None] = lambda site, claim: None
         """Called when another site's claim holds here."""
         self._identity = identity
@@ -129,11 +133,13 @@ class Claims:
         self._early: dict[SiteKey, Claim] = {}
         self._alarmed: set[SiteKey] = set()
         self._next_us = now + self._jittered()
+        self._now = now
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
-    def on_claim(self, sender: SiteKey, claim: Claim) -> bool:
+    def on_claim(self, sender: SiteKey, claim: Claim, now: Micros) -> bool:
         """Check a site's claim; False when the site did not sign it."""
+        self._now = now
         if not claim_is_signed(sender, self._ledger.rules.charter_id, claim):
             self._outbox.append(Emit(EntryRefused(sender, None, "it did not sign its claim")))
             return False
@@ -142,6 +148,7 @@ class Claims:
 
     def advance(self, now: Micros) -> None:
         """Send a claim to a random site when it is due; check claims again that came before their entries."""
+        self._now = now
         if now < self._next_us:
             return
         self._next_us = now + self._jittered()
@@ -207,9 +214,17 @@ class Claims:
         if found is None or self._standing(claim.vector) != (claim.chains, claim.amendment):
             return
         if found == claim.digest:
-            self._alarmed.discard(site)
+            self.vote.agrees(site, claim)
+            if site in self._alarmed:
+                self._alarmed.discard(site)
+                self._outbox.append(Persist(AgreementRecord(site)))
+                self._outbox.append(Emit(SumsAgree(site)))
             self.on_match(site, claim)
             return
+        if self.vote.differs(site, claim, self._now):
+            for other in sorted(self._alive()):
+                if other != site:
+                    self._outbox.append(Send(other, Attest(claim.amendment, claim.vector)))
         if site not in self._alarmed:
             self._alarmed.add(site)
             record = DivergenceRecord(
