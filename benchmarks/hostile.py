@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ FEW = 10_000
 PROGRESS, ALARM_S, EXTRA_MB, LOOP_MS = 0.9, 30.0, 64.0, 100.0
 GOALS: dict[str, Goal] = {"failed": at_most(0)}
 SMOKE: dict[str, Any] = {"only": "A2,A11", "settle": 0.0, "quiet": 2.0, "attack": 4.0}
-ACCUSING = ("unproved head", "misbehaved", "bad messages", "divergence", "refused from", "log ended", "size")
+ACCUSING = ("unproved head", "misbehaved", "bad messages", "divergence", "refused from", "log ended", "size of")
 """Kinds of alarms that speak of somebody's fault."""
 
 
@@ -121,14 +121,24 @@ def documents(daemons: Sequence[SiteProcess]) -> list[StatusDocument]:
     return [document for document in (site.status(timeout_s=5.0) for site in daemons) if document is not None]
 
 
-def watch(daemons: Sequence[SiteProcess], seconds: float, alarm: str = "", *, whole: bool = True) -> Window:
+def watch(
+    daemons: Sequence[SiteProcess],
+    seconds: float,
+    alarm: str = "",
+    *,
+    whole: bool = True,
+    begin: Callable[[], None] = lambda: None,
+) -> Window:
     """Look at the daemons for a while.
 
     Args:
         alarm: beginning of the alarm that is looked for.
         whole: whether to look on once it came.
+        begin: called after the first look.
     """
-    began, first = time.monotonic(), documents(daemons)
+    first = documents(daemons)
+    began = time.monotonic()
+    begin()
     standing = {entry.what for document in first for entry in document.alarms}
     peak_mb = loop_ms = 0.0
     alarm_s, last, raised = None, first, dict[str, None]()
@@ -174,9 +184,8 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> Result:
         until("the daemons publish", lambda: _all_publish(daemons), START_S, federation)
         time.sleep(options.settle)
         quiet = watch(daemons, options.quiet)
-        # The lag of the start is not the attack's.
-        tell(liar, "attack")
-        under = watch(daemons, options.attack, attack.alarm.format(name=hostile.name))
+        alarm = attack.alarm.format(name=hostile.name)
+        under = watch(daemons, options.attack, alarm, begin=lambda: tell(liar, "attack"))
     progress = under.rate / max(quiet.rate, 1e-9)
     return _result(name, attack, hostile, [site.name for site in (*daemons, pace)], progress, quiet, under)
 

@@ -11,7 +11,7 @@ and goes on only when that key was turned away.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,12 @@ REPORT_EVERY = 60 * SECOND
 
 REPORTS_PER_MINUTE = 20
 """All strangers together are told about this often; the rest are only counted."""
+
+CUT_TOLD_WITHIN = 5 * SECOND
+"""So long after a cut at most ZeroMQ tells that the handshake broke off."""
+
+CUTS_MAX = 4096
+"""Cuts remembered that were not told yet."""
 
 REREAD_EVERY = 10 * MILLISECOND
 """A stranger makes us look at the roster again at most this often."""
@@ -130,15 +136,37 @@ class _Stranger:
 
 
 class Strangers:
-    """Counts refused connections, and reports each once a minute however often it tries."""
+    """Counts refused connections, each once, and reports each stranger once a minute however often it tries."""
 
     def __init__(self, tell: Callable[[StrangerRefused], None], clock: Callable[[], Micros]) -> None:
         self._tell = tell
         self._clock = clock
         self._seen: OrderedDict[str, _Stranger] = OrderedDict()
+        self._cut_us: deque[Micros] = deque(maxlen=CUTS_MAX)
+        """When connections were cut whose broken handshake has not been told yet."""
         self._minute_began_us: Micros = clock()
         self._told_this_minute = 0
         self.refused = 0
+
+    def cut(self, address: str, explanation: str) -> None:
+        """We ended a connection before it said who it is. That its handshake broke off will be told, too."""
+        self._cut_us.append(self._clock())
+        self.note(address, "", explanation)
+
+    def broke_off(self) -> None:
+        """A handshake ended before a key was seen."""
+        now = self._clock()
+        while self._cut_us and now - self._cut_us[0] > CUT_TOLD_WITHIN:
+            self._cut_us.popleft()
+        if self._cut_us:
+            self._cut_us.popleft()  # counted when it was cut
+            return
+        self.note(
+            "",
+            "",
+            "a connection to our port broke off in the handshake: a port scanner, a program without CURVE, or a site "
+            "that has a wrong key for us",
+        )
 
     def note(self, address: str, curve_key: str, explanation: str) -> None:
         """A connection was refused. `curve_key` is empty when none was shown."""

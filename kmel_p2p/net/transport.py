@@ -306,12 +306,7 @@ class Transport:
 
     def _strange_handshake(self) -> None:
         if not self._self_test_key:
-            self._strangers.note(
-                "",
-                "",
-                "a connection to our port broke off in the handshake: a port scanner, a program without CURVE, or a "
-                "site that has a wrong key for us",
-            )
+            self._strangers.broke_off()
 
     def _received(self, user_id: str, route: InboundRoute, parts: list[zmq.Frame], overflow: bool) -> None:
         key = SiteKey(bytes.fromhex(user_id))
@@ -326,7 +321,7 @@ class Transport:
 
     def _cut(self, host: str, site: str, reason: str) -> None:
         if not site:
-            self._strangers.note(host, "", reason)
+            self._strangers.cut(host, reason)
             return
         key = SiteKey(bytes.fromhex(site))
         if key in self._links:

@@ -90,6 +90,18 @@ def test_a_site_that_is_slow_by_its_own_history_is_waited_for_within_bounds() ->
     assert not ending.given_up()
 
 
+def test_a_site_that_is_slow_by_its_own_history_is_named_later() -> None:
+    for pause, told_at in ((1, ALARM_AFTER), (40, 80 * SECOND), (4000, 300 * SECOND)):
+        ending, site = Ending(300 * SECOND), SiteKey(b"s" * 32)
+        ending.note({site: 1}, 0)
+        ending.note({site: 2}, pause * SECOND)
+        now = pause * SECOND
+        assert ending.look({site: 2}, now) == []
+        assert ending.deadline() == now + told_at
+        assert ending.look({site: 2}, now + told_at - 1) == []
+        assert [type(event) for event in ending.look({site: 2}, now + told_at)] != []
+
+
 def test_sites_that_hold_the_run_up_by_turns_are_named_and_given_up() -> None:
     ending, sites = Ending(300 * SECOND), (SiteKey(b"s" * 32), SiteKey(b"t" * 32))
     told = []

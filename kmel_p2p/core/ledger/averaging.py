@@ -17,6 +17,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted
+from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
 from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
 from kmel_p2p.core.ledger.late_founders import LateFounders
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -34,7 +35,7 @@ from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
-from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained, size_class
+from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
@@ -45,6 +46,7 @@ COMES_AFTER_THE_END = (
     "(kmel-peer amendment draft --entries N)"
 )
 """Trained on top by one site alone, the trunk would be that site's more than anybody's."""
+
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
 
 
@@ -118,6 +120,7 @@ class LedgerAveraging(RoundMachine):
         self._late_founders = LateFounders(identity.key, charter, ledger)
         self._own_log = OwnLog(identity.key, ledger, self._outbox)
         self._announced = NOTHING
+        self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
         self._grew = (0, now)
         self._behind_since_us: Micros | None = None
 
@@ -227,8 +230,8 @@ class LedgerAveraging(RoundMachine):
 
     def _begin_round(self) -> tuple[int, float]:
         told = {key: self._told(key) for key in self._training()}
-        training = {key: Trains(self._size_class(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
-        training[self._key] = Trains(self._size_class(self._key), frozenset(self.antientropy.states.heads))
+        training = {key: Trains(self.sizes.of(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
+        training[self._key] = Trains(self.sizes.of(self._key), frozenset(self.antientropy.states.heads))
         rules = self.ledger.rules
         weights = weights_of(self._key, training, rules.weight_cap, rules.cap_share)
         return self.publisher.open(weights.trunk, weights.heads)
@@ -346,9 +349,6 @@ class LedgerAveraging(RoundMachine):
         """Whether a site has told how much it holds of each log, or that it is what is held here."""
         told = self._told(key)
         return told is not None and told.vector is not None
-
-    def _size_class(self, key: SiteKey) -> int:
-        return size_class(self._members, key)
 
     # ---- the end of the run -------------------------------------------------------------------------------------
 

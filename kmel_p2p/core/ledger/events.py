@@ -141,6 +141,15 @@ class Divergence(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SizeImplausible(Event):
+    """A site says that it has about 2**size_class measurements, which nobody has (`implausible`), or no longer."""
+
+    site: SiteKey
+    size_class: int
+    implausible: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SumsAgree(Event):
     """A site that claimed another sum claims the one that is held here now."""
 

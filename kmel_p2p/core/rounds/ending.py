@@ -19,8 +19,9 @@ from kmel_p2p.core.effects import Event
 from kmel_p2p.core.rounds.contract import CurrentWait
 from kmel_p2p.core.types import SECOND, Micros
 
-ALARM_AFTER: Micros = 60 * SECOND
-"""A wait for one site that lasts longer is told to the operator, with the site's name."""
+ALARM_AFTER: Micros = 20 * SECOND
+"""A wait for one site that lasts longer is told to the operator, with the site's name; one that is slow by its own
+history is given twice its longest pause between two rounds."""
 
 ROUNDS_WAITED = 16
 """A slow site is waited for at least this many times the longest pause between two of its rounds so far."""
@@ -131,7 +132,7 @@ class Ending:
             if not awaited.given_up and now >= until_us:
                 awaited.given_up = True
                 events.append(RunNotAwaiting(site, given_up=True))
-            elif not awaited.told and now >= awaited.since_us + ALARM_AFTER:
+            elif not awaited.told and now >= self._alarm_at(site, awaited):
                 awaited.told = True
                 events.append(RunHeldUp(site, now - awaited.since_us, until_us - now))
         return events
@@ -159,12 +160,16 @@ class Ending:
         if self.concluded:
             return None
         moments = [
-            self._until(site, awaited) if awaited.told else awaited.since_us + ALARM_AFTER
+            self._until(site, awaited) if awaited.told else self._alarm_at(site, awaited)
             for site, awaited in self._awaited.items()
             if not awaited.given_up
         ]
         moments += [at_us + self._away_us for site, at_us in self._away.items() if site in self._awaited]
         return min(moments, default=None)
+
+    def _alarm_at(self, site: SiteKey, awaited: _Awaited) -> Micros:
+        patience_us = min(2 * self._longest_us.get(site, 0), self._limit_us)
+        return awaited.since_us + max(ALARM_AFTER, patience_us)
 
     def _until(self, site: SiteKey, awaited: _Awaited) -> Micros:
         slow_us = min(ROUNDS_WAITED * self._longest_us.get(site, 0), LONGEST_FACTOR * self._limit_us)

@@ -201,6 +201,8 @@ class RoundMachine(ABC):
                 self._enter(Phase.LISTENING, reason)
             case Blocked(sites):
                 self._blocked = sites
+                for site in sites:
+                    self._ending.came_back(site)
             case RoundTrained():
                 self._trained(cmd, now)
             case Approve() if self._pause.wait is not None:
@@ -384,9 +386,8 @@ class RoundMachine(ABC):
         needed, ready = min(self._round_settings.start_sites, 1 + len(others)), 1 + len(training)
         if self._begun or ready >= needed:
             return None
-        missing = tuple(sorted(others - frozenset(training)))
         reason = f"{ready} of {needed} sites are ready to start; kmel-peer begin starts without the others"
-        return Wait(reason, missing, kind="start")
+        return Wait(reason, tuple(sorted(others - frozenset(training))), kind="start")
 
     def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> Wait | None:
         """The wait for slower sites. `numbers`: how far those are that train beside this one."""

@@ -40,6 +40,7 @@ from kmel_p2p.core.ledger.events import (
     LogEnded,
     OwnLogDoubted,
     RetractionRecord,
+    SizeImplausible,
     SnapshotAdopted,
     SnapshotProgress,
     SnapshotRecord,
@@ -239,6 +240,16 @@ class LedgerMode(SiteMode):
                 )
                 activity.alarm(f"divergence {name(site)}", text)
                 notes.warn("divergence", remote=name(site), remedy=text)
+            case SizeImplausible(site=site, size_class=said, implausible=implausible):
+                if implausible:
+                    text = (
+                        f"site {name(site)} says that it has about 2^{said} measurements; it weighs as many as its "
+                        "entries could read. Ask its operator"
+                    )
+                    activity.alarm(f"size of {name(site)}", text)
+                    notes.warn("size implausible", remote=name(site), size_class=said)
+                else:
+                    activity.clear(f"size of {name(site)}")
             case SumsAgree(site=site):
                 activity.clear(f"divergence {name(site)}")
                 notes.say("sums agree again", remote=name(site))

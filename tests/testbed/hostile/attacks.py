@@ -168,7 +168,6 @@ async def never_finishes(hostile: Hostile) -> None:
 async def boasts(hostile: Hostile) -> None:
     """A10: says that it has 2**62 measurements and that its steps take no time."""
     hostile.puppet.driver.command(commands.DescribeSelf(size_class=63))
-    hostile.ledger.antientropy.states.phase = Phase.TRAINING
     async for _ in Ticks(1.0):
         hostile.ledger.antientropy.states.step_us = 1
         hostile.tell_all()
@@ -272,7 +271,7 @@ ATTACKS = {
     "A7": Attack(denies_the_sum, "divergence {name}"),
     "A8": Attack(invents_mass, "refused from {name}", trains=True, mode="pushsum"),
     "A9": Attack(never_finishes, "run held up {name}", entries=6),
-    "A10": Attack(boasts, "size {name}"),
+    "A10": Attack(boasts, "size of {name}", trains=True),
     "A11": Attack(floods_bad_entries, "refused from {name}"),
     "A14": Attack(asks_and_never_takes, ""),
     "A16": Attack(signs_anothers_payload, "log ended {name}"),

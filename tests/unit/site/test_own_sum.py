@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.ledger.events import CompactionRecord
+from kmel_p2p.core.ledger.events import CompactionRecord, SnapshotRecord
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, create, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -167,7 +167,7 @@ def test_own_entries_that_an_adopted_snapshot_takes_the_place_of_are_counted(one
     own = one.publish(0)
     outcome = one.ledger.adopt(snapshot)
     assert outcome.kept == {OWN: own.number}
-    stored_ledger.adopt(one.site, one.store, snapshot, outcome.kept)
+    stored_ledger.adopt(one.site, one.store, SnapshotRecord(snapshot, outcome.kept, OWN, ()), 0.0)
     assert [(e.author, e.number) for e in one.store.load_entries()] == [(OWN, 5)]
     one.restart()
     assert one.is_exact()
@@ -177,7 +177,7 @@ def test_own_entries_that_this_store_never_held_leave_the_trunk_unknown(one: One
     for _ in range(3):
         for index in range(3):
             one.publish(index, stored=False)
-    stored_ledger.adopt(one.site, one.store, one.ledger.snapshot(), {})
+    stored_ledger.adopt(one.site, one.store, SnapshotRecord(one.ledger.snapshot(), {}, OWN, ()), 0.0)
     assert one.others() is None
     one.ledger.adopt(one.ledger.snapshot())
     one.rounds(3)
