@@ -32,7 +32,7 @@ STATUS: dict[str, Any] = {
     "phase": "training",
     "reason": "round 4 is open",
     "process": {"pid": 4, "rss_bytes": 150_000_000, "uptime_s": 12.0, "cpu_s": 1.0, "loop_lag_ms": 0.4,
-                "version": "0", "generation": 1},
+                "loop_lag_recent_ms": 0.2, "version": "0", "generation": 1},
     "trainer": {"state": "preparing", "pid": 5, "rss_bytes": 700_000_000, "progress": ["structures", 3, 10],
                 "heard_age_s": 0.1, "restarts": 1},
     "mode": "ledger",

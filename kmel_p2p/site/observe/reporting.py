@@ -29,6 +29,7 @@ from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkEvent, LinkFa
 from kmel_p2p.site.modes import SiteMode
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.line_budget import LineBudget
+from kmel_p2p.site.observe.status import SITES_NAMED
 
 log = structlog.get_logger()
 
@@ -97,7 +98,8 @@ class Reporter:
                 self.say("phase", phase=phase.name.lower(), reason=reason)
             case Waiting(reason=reason, sites=sites):
                 if reason:
-                    self.say("waiting", reason=reason, sites=[self.name(site) for site in sites])
+                    named = [self.name(site) for site in sites[:SITES_NAMED]]
+                    self.say("waiting", reason=reason, sites=named, of=len(sites))
             case SiteBlocked(site=site):
                 self.warn("site blocked", remote=self.name(site))
             case SiteUnblocked(site=site):

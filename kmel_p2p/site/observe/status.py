@@ -19,6 +19,9 @@ from kmel_p2p.agreement.errors import LocalError
 
 SCHEMA = 1
 
+SITES_NAMED = 8
+"""Sites named in a line that people read; plain documents name all."""
+
 
 class SitePhase(enum.StrEnum):
     """What a site is doing about the run: name, meaning, whether it publishes or will, colour on a terminal."""
@@ -85,7 +88,8 @@ class WaitStatus:
     @property
     def text(self) -> str:
         """In one line, for people."""
-        whom = " ".join(self.sites) or "nobody in particular"
+        more = f" and {len(self.sites) - SITES_NAMED} more" if len(self.sites) > SITES_NAMED else ""
+        whom = " ".join(self.sites[:SITES_NAMED]) + more or "nobody in particular"
         left = "without a limit" if self.until_s is None else f"at most {span_text(self.until_s)} more"
         return f"for {whom} since {span_text(self.since_s)}, {left}: {self.reason}"
 

@@ -25,7 +25,8 @@ class Roster:
     number = 0
 
 
-def fetcher() -> tuple[SnapshotFetcher, deque[Effect]]:
+def fetcher(*others: bytes) -> tuple[SnapshotFetcher, deque[Effect]]:
+    """`others`: givers beside the liar, not as far ahead."""
     outbox: deque[Effect] = deque()
     constitution: Any = Roster()
     made = SnapshotFetcher(
@@ -33,7 +34,7 @@ def fetcher() -> tuple[SnapshotFetcher, deque[Effect]]:
         SIZE,
         lambda: constitution,
         lambda: (LIAR, *OTHERS),
-        lambda site: {LIAR: 9} if site == LIAR else {},
+        lambda site: {LIAR: 9} if site == LIAR else {LIAR: 1} if site in others else {},
         Computing(outbox),
         outbox,
         random.Random(1),
@@ -71,3 +72,15 @@ def test_a_giver_that_changes_what_it_offers_buys_no_time() -> None:
         made.on_part(LIAR, SnapshotPart(offer.id, 0, bytes(PART_BYTES)), now)
         made.advance(now)
     assert refused(outbox) == {LIAR}
+
+
+def test_a_giver_that_gives_a_part_now_and_then_is_left_for_another_one() -> None:
+    for others, left in (((), set()), ((OTHERS[0],), {LIAR})):
+        made, outbox = fetcher(*others)
+        offer = SnapshotOffer(bytes(32), 8 * SIZE + 100, bytes(32))
+        made.on_offer(LIAR, offer, SECOND)
+        for now in range(SECOND, 4 * STALLED, SECOND):
+            if now % (50 * SECOND) == 0:
+                made.on_part(LIAR, SnapshotPart(offer.id, now // (50 * SECOND) - 1, bytes(PART_BYTES)), now)
+            made.advance(now)
+        assert refused(outbox) & {LIAR} == left

@@ -20,6 +20,7 @@ from kmel_p2p.site.observe.status import (
     SitePhase,
     StatusDocument,
     TrainerStatus,
+    WaitStatus,
 )
 
 
@@ -131,3 +132,12 @@ async def test_a_name_that_resolves_to_this_machine_gets_nothing(port: int, host
 async def test_a_taken_port_is_named(port: int) -> None:
     with pytest.raises(ConfigError, match=str(port)):
         await MetricsServer(document, Counter()).start("127.0.0.1", port)
+
+
+def test_a_wait_for_many_sites_names_some_and_counts_the_rest() -> None:
+    few = WaitStatus("they are not ready", ("south", "east"), 3.0, 60.0)
+    assert few.text == "for south east since 3.0 s, at most 60 s more: they are not ready"
+    many = WaitStatus("they are not ready", tuple(f"site{number}" for number in range(300)), 3.0)
+    assert many.text.startswith("for site0 site1 ")
+    assert "site7 and 292 more since 3.0 s, without a limit" in many.text
+    assert WaitStatus("a disk", (), 1.0).text == "for nobody in particular since 1.0 s, without a limit: a disk"

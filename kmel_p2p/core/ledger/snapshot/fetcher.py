@@ -48,6 +48,9 @@ PART_CEILING: Micros = 30 * SECOND
 STALLED: Micros = 60 * SECOND
 """Without a new part or a new attestation for so long, another site is asked for its snapshot."""
 
+SLOWEST_PART: Micros = 10 * SECOND
+"""A giver that takes longer per part on average (200 kbit/s) is left for another one, if there is one."""
+
 ASK_PERIOD: Micros = 3 * SECOND
 """Between two requests for an offer, or to the sites that have not attested yet: messages may be lost, and some sites
 must first reach the vector."""
@@ -78,6 +81,8 @@ class Attempt:
     offer: SnapshotOffer | None = None
     offers: int = 0
     """How many different ones came."""
+    offered_us: Micros = 0
+    """When the first one came."""
     parts: dict[int, bytes] = field(default_factory=dict)
     asked_us: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
     """Part -> (when it was asked for, when it is due)."""
@@ -103,8 +108,7 @@ class SnapshotFetcher:
         rng: Randomness,
         blocked: Callable[[], frozenset[SiteKey]] = frozenset,
     ) -> None:
-        """`own`: this site; `size`: values of the trunk; `told`: how far a site is known to be; `blocked`: whose word
-        the operator does not want."""
+        """`own`: this site; `size`: values of the trunk; `told`: how far a site is; `blocked`: by the operator."""
         self.stage = FetchStage.IDLE
         self._own = own
         self._size = size
@@ -173,6 +177,7 @@ class SnapshotFetcher:
             self._fail("its size does not fit our trunk", now)
             return
         if attempt.offer is None or attempt.offer.id != offer.id:
+            attempt.offered_us = attempt.offered_us or now
             attempt.offers += 1
             if attempt.offers > MAX_OFFERS:
                 self._fail("it offers another one again and again", now)
@@ -242,6 +247,8 @@ class SnapshotFetcher:
             return
         if now >= self._stalls_at_us:
             self._fail("it stopped answering", now)
+        elif self.stage is FetchStage.FETCHING and self._attempt and self._is_too_slow(self._attempt, now):
+            self._fail("it gives its parts too slowly", now)
         elif self.stage is FetchStage.SEEKING:
             self._ask_offer(now)
         elif self.stage is FetchStage.FETCHING:
@@ -276,17 +283,25 @@ class SnapshotFetcher:
         sites = len(self._constitution().everyone) + SITES_TO_COME
         return min(MAX_META_BYTES, 2**24 + sites * KEPT_HEADERS * (600 + 100 * sites))
 
+    def _is_too_slow(self, attempt: Attempt, now: Micros) -> bool:
+        until_us = attempt.offered_us + STALLED + SLOWEST_PART * len(attempt.parts)
+        return now >= until_us and len(self._givers()) > 1
+
+    def _givers(self) -> dict[SiteKey, int]:
+        """Sites that may be asked and have not failed, with their entries."""
+        known = {key: sum(self._told(key).values()) for key in sorted(self._alive())}
+        return {key: entries for key, entries in known.items() if entries and key not in self._failed}
+
     def _seek(self, now: Micros) -> None:
         """Ask the site that is furthest ahead, of those that have not failed."""
-        known = {key: sum(self._told(key).values()) for key in sorted(self._alive())}
-        left = [key for key in known if key not in self._failed and known[key]]
+        left = self._givers()
         if not left:
             self._failed.clear()
             self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
             return
         # Any of those nearly as far ahead: newcomers that start together spread over the federation.
-        most = max(known[key] for key in left)
-        server = self._rng.choice([key for key in left if 10 * known[key] >= 9 * most])
+        most = max(left.values())
+        server = self._rng.choice([key for key, entries in left.items() if 10 * entries >= 9 * most])
         self._attempt = Attempt(server)
         self._enter(FetchStage.SEEKING, now)
         self._stalls_at_us = now + OFFER_WAIT
