@@ -28,13 +28,23 @@ def make_wire(charter_id: bytes, averaging: tuple[Schema, ...]) -> Wire:
 class Peer:
     """Routes messages, commands and time to its two parts; tells each what the other decided."""
 
-    def __init__(self, own: SiteKey, membership: Membership, averaging: Averaging, constitution: Constitution) -> None:
+    def __init__(
+        self,
+        own: SiteKey,
+        membership: Membership,
+        averaging: Averaging,
+        constitution: Constitution,
+        blocked: frozenset[SiteKey] = frozenset(),
+        now: Micros = 0,
+    ) -> None:
+        """`blocked`: sites that the operator has blocked; `membership` does not know them."""
         self._own = own
         self.membership = membership
         self.averaging = averaging
         self._constitution = constitution
-        self._blocked: frozenset[SiteKey] = frozenset()
+        self._blocked = blocked
         self._outbox: deque[Effect] = deque()
+        averaging.command(Blocked(blocked), now)
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a message from an authenticated sender."""

@@ -70,7 +70,10 @@ def explain(
     seconds = f"{silent_us / SECOND:.0f} s"
     match failure:
         case ConnectionFailure.NOT_ADMITTED:
-            return f"the peer at {address} refused our key: ask its operator whether its charter lists {own_key.hex()}"
+            return (
+                f"the peer at {address} refused our key: ask its operator whether its charter lists {own_key.hex()}, "
+                "and whether it has blocked this site"
+            )
         case ConnectionFailure.WRONG_KEY:
             return (
                 f"the peer at {address} closed the connection during the handshake: most often it does not hold "

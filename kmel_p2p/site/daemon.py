@@ -140,7 +140,7 @@ class Daemon:
         parts.push_async_callback(self._audit.close)
         rng = random.Random(secrets.randbits(64))
         addresses = self._config.network.advertise or self._site.rule.addresses
-        self._peer = make_peer(self._site, history, generation, addresses, rng, now_us())
+        self._peer = make_peer(self._site, history, generation, addresses, rng, now_us(), self._orders.blocked)
         averaging = self._peer.averaging
         digest = TrunkDigest(averaging)
         self._trainer = TrainerSupervisor(
@@ -191,7 +191,6 @@ class Daemon:
             address=address,
         )
         self._driver.command(membership_commands.Recall(await writer.call(known_descriptors)))
-        self._driver.command(rounds.Blocked(self._orders.blocked))
         if self._final_models.were_written:
             limit = self._final_models.entry_limit_before
             self._driver.command(rounds.Listen("the run was complete before this start", limit))

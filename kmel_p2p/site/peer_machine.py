@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership.descriptor import NONCE_BYTES
 from kmel_p2p.core.peer import Peer
@@ -15,7 +16,13 @@ from kmel_p2p.version import VERSION
 
 
 def make_peer(
-    site: Site, history: Any, generation: int, addresses: tuple[str, ...], rng: random.Random, now: Micros
+    site: Site,
+    history: Any,
+    generation: int,
+    addresses: tuple[str, ...],
+    rng: random.Random,
+    now: Micros,
+    blocked: frozenset[SiteKey] = frozenset(),
 ) -> Peer:
     """The protocol machine of this site.
 
@@ -26,8 +33,10 @@ def make_peer(
         addresses: where others reach it.
         rng: a seeded generator for the whole machine.
         now: monotonic time.
+        blocked: the sites that the operator has blocked: from the first moment on nobody dials them.
     """
-    sites = {**site.constitution.roster, site.identity.key: site.rule}
+    sites = {key: rule for key, rule in site.constitution.roster.items() if key not in blocked}
+    sites[site.identity.key] = site.rule
     roster = {key: RosterSite(key, rule.name, rule.addresses) for key, rule in sorted(sites.items())}
     own = OwnDescription(
         generation=generation,
@@ -39,4 +48,4 @@ def make_peer(
     settings = preset(site.config.network.preset)
     membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)
     averaging = mode_of(site.charter).averaging(site, history, membership, rng, generation, now)
-    return Peer(site.identity.key, membership, averaging, site.constitution)
+    return Peer(site.identity.key, membership, averaging, site.constitution, blocked, now)

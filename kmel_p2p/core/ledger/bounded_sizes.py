@@ -13,8 +13,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit
 from kmel_p2p.core.ledger.events import SizeImplausible
-from kmel_p2p.core.rounds.contract import Members
-from kmel_p2p.core.rounds.machine import size_class
+from kmel_p2p.core.rounds.contract import Members, size_class
 
 PLAUSIBLE_CLASS = 32
 """Four billion measurements of one site; whoever says it has more is named."""

@@ -16,14 +16,16 @@ PART = bytes(256 * 1024)
 PARTS = 1000
 """250 MiB if nobody ends it."""
 
+HELD_S = 2.0
+"""How long one connection is kept."""
 
-async def endless_message(identity: Identity, key: SiteKey, address: str) -> int:
-    """Send one message of ever more parts as the site `identity`, until the other side ends it; returns the parts."""
+
+async def endless_message(identity: Identity, key: SiteKey, address: str) -> None:
+    """Send one message of ever more parts as the site `identity`, for a while."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.LINGER, 0)
     dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-    dealer.setsockopt(zmq.SNDHWM, 8)
     dealer.curve_publickey, dealer.curve_secretkey = identity.curve_pair()
     dealer.curve_serverkey = curve_public(key)
     try:
@@ -33,18 +35,10 @@ async def endless_message(identity: Identity, key: SiteKey, address: str) -> int
             if dealer.poll(0):
                 break
             await asyncio.sleep(0.01)
+        # ZeroMQ begins to send once the last part is there; the other side has ended the connection long before it.
         for number in range(PARTS):
-            for _ in range(50):
-                try:
-                    dealer.send(PART, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
-                    break
-                except zmq.Again:
-                    await asyncio.sleep(0.01)
-            else:
-                return number
-            if number % 8 == 7:
-                await asyncio.sleep(0)
-        return PARTS
+            dealer.send(PART, zmq.SNDMORE if number < PARTS - 1 else 0, copy=False)
+        await asyncio.sleep(HELD_S)
     finally:
         dealer.close(0)
         context.destroy(0)

@@ -13,7 +13,7 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.cli.main import invoke
-from kmel_p2p.core.effects import Emit, Event, LinkUp, Send
+from kmel_p2p.core.effects import Dial, Emit, Event, LinkUp, Send
 from kmel_p2p.core.membership.events import MemberLeft, MemberRemoved
 from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.rounds import Blocked, Conclude, SiteBlocked, SiteUnblocked
@@ -67,10 +67,11 @@ def loaded(folder: Path) -> Site:
 class Three:
     """The protocol machines of three sites that hand each other every message."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, blocked: dict[str, str] | None = None) -> None:
         self.peers: dict[SiteKey, Peer] = {}
         self.events: dict[SiteKey, list[Event]] = {}
         self.sent: list[tuple[SiteKey, SiteKey]] = []
+        self.dialled: list[tuple[SiteKey, SiteKey]] = []
         self.now: Micros = 0
         for name in NAMES:
             site = loaded(folder.parent / name)
@@ -79,8 +80,14 @@ class Three:
             store = Store(state_dir / STORE_NAME)
             history = mode_of(site.charter).open(site, store)
             store.close()
-            self.peers[site.identity.key] = make_peer(site, history, 1, (), random.Random(name), 0)
+            out = (blocked or {}).get(name)
+            without = frozenset({site.charter.site_named(out).site_key}) if out else frozenset[SiteKey]()
+            addresses = site.rule.addresses
+            self.peers[site.identity.key] = make_peer(site, history, 1, addresses, random.Random(name), 0, without)
             self.events[site.identity.key] = []
+
+    def link(self) -> None:
+        """Connect everybody with everybody."""
         for one in self.peers:
             for other in self.peers.keys() - {one}:
                 self.peers[one].command(LinkUp(other), 0)
@@ -97,6 +104,8 @@ class Three:
         effect = peer.poll()
         if isinstance(effect, Emit):
             self.events[key].append(effect.event)
+        elif isinstance(effect, Dial):
+            self.dialled.append((key, effect.to))
         elif isinstance(effect, Send):
             self.sent.append((key, effect.to))
             self.peers[effect.to].receive(key, effect.message, self.now)
@@ -105,6 +114,7 @@ class Three:
 
 def test_a_blocked_site_is_neither_heard_nor_told_anything_and_may_come_back(folder: Path) -> None:
     three = Three(folder)
+    three.link()
     north, south, east = three.peers
     three.run(5)
     peer = three.peers[north]
@@ -128,6 +138,18 @@ def test_a_blocked_site_is_neither_heard_nor_told_anything_and_may_come_back(fol
     assert SiteUnblocked(south) in told
     assert south in peer.membership.alive()
     assert (north, south) in three.sent
+
+
+def test_a_site_that_was_blocked_before_the_start_is_never_dialled(folder: Path) -> None:
+    three = Three(folder, {"north": "south"})
+    north, south, east = three.peers
+    three.run(5)
+    assert {to for key, to in three.dialled if key == north} == {east}
+    assert {to for key, to in three.dialled if key == south} == {north, east}
+    three.link()
+    three.run(30)
+    assert (north, south) not in three.sent
+    assert three.peers[north].membership.alive() == (east,)
 
 
 def test_orders_outlive_a_restart_and_a_damaged_file_says_what_to_do(site: Site, tmp_path: Path) -> None:
