@@ -293,6 +293,14 @@ def test_damage_foreign_files_and_newer_schemas_are_told_apart(tmp_path: Path) -
         list(store.load_entries())
     store.close()
 
+    renamed = tmp_path / "renamed"
+    store = Store(renamed)
+    store._connection.execute("ALTER TABLE entries RENAME COLUMN number TO nunber")
+    store._connection.commit()
+    with pytest.raises(ConfigError, match="not this version's, or the file is damaged.*no such column"):
+        list(store.load_entries())
+    store.close()
+
     with pytest.raises(ConfigError, match="no store here"):
         Store(tmp_path / "none", read_only=True)
     with pytest.raises(ConfigError, match="cannot be opened"):
