@@ -12,7 +12,6 @@ perfect model would not reach 1.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +20,10 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Crippen, rdMolDescriptors
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
+from benchmarks.parts.measure import parse, publish, this_machine
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.described import describe_chunk
 from kmel_p2p.chem.structures.masked import MaskedAtoms, mask_atoms
@@ -35,22 +36,19 @@ SMALLEST = 5
 WAYS = ("both", "fingerprint alone", "descriptors alone")
 
 
-def main() -> None:
+SMOKE = {"held_out": 5, "train": 60}
+
+
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--held-out", type=int, default=80)
-    parser.add_argument("--smoke", action="store_true", help="few compounds, in seconds")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    parser.add_argument("--train", type=int, default=5000, help="compounds to learn from, at most")
+    arguments = parse(parser, SMOKE, given)
+    machine = this_machine()
     smiles = compounds()
-    held_out, rest = smiles[: arguments.held_out], smiles[arguments.held_out :]
-    if arguments.smoke:
-        held_out, rest = held_out[:5], rest[:60]
-    found = measure(rest, held_out)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for model, by_way in found["median_correlation"].items():
-        print(f"{model:12}", *(f"{way} {value:.2f}" for way, value in by_way.items()))
+    held_out = smiles[: arguments.held_out]
+    found = measure(smiles[len(held_out) : len(held_out) + arguments.train], held_out)
+    publish("contributions against Crippen's", machine, found, {}, arguments.json)
 
 
 def compounds() -> list[str]:
@@ -74,7 +72,9 @@ def measure(train: Sequence[str], held_out: Sequence[str]) -> dict[str, Any]:
     table = describe_chunk(train, POLICY)
     rows = without_logp(Inputs(table.counts, table.descriptors).rows(np.arange(len(train))))
     values = np.array([Crippen.MolLogP(Chem.MolFromSmiles(text)) for text in train])  # type: ignore[attr-defined]
-    models = {name: make().fit(rows, values) for name, make in MODELS.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the perceptron stops before it has converged
+        models = {name: make().fit(rows, values) for name, make in MODELS.items()}
     correlations: dict[str, dict[str, list[float]]] = {name: {way: [] for way in WAYS} for name in models}
     for text in held_out:
         masked = mask_atoms(text, POLICY)
@@ -128,6 +128,4 @@ def crippen(molecule: Chem.Mol) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the perceptron stops before it has converged
-        main()
+    main()

@@ -23,13 +23,13 @@ Per attack (`attacks`):
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,12 @@ class Window:
         return self.entries / self.seconds
 
 
-@contextmanager
+@contextlib.contextmanager
 def puppet(site: SiteProcess, what: str) -> Iterator[subprocess.Popen[str]]:
     """A site in a process of its own: `what` is an attack, or the seconds of an honest round."""
     command = [sys.executable, "-m", "tests.testbed.hostile", str(site.folder / "site.toml"), what]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
     assert process.stdout is not None
     try:
         if process.stdout.readline().strip() != "ready":
@@ -100,6 +101,10 @@ def puppet(site: SiteProcess, what: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.wait()
+        # After its end, what was not flushed has no reader.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        process.stdout.close()
 
 
 def tell(process: subprocess.Popen[str], order: str) -> None:

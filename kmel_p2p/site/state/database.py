@@ -64,8 +64,8 @@ _REMEDIES = {
     sqlite3.SQLITE_LOCKED: "locked by another process; close whatever else has it open",
     sqlite3.SQLITE_CORRUPT: "the file is damaged; stop the daemon and restore the state directory from a "
     "backup. Without one, move the file away: the ledger comes back from the others, unpublished work is lost",
-    sqlite3.SQLITE_ERROR: "its tables are not this version's, or the file is damaged; restore the state directory from a "
-    "backup, and report this if it goes on",
+    sqlite3.SQLITE_ERROR: "its tables are not this version's, or the file is damaged; restore the state directory "
+    "from a backup, and report this if it goes on",
     sqlite3.SQLITE_NOTADB: "not a database; is state_dir right? Otherwise restore the file from a backup",
     sqlite3.SQLITE_READONLY: "may not be written; check owner, mode and mount options of its directory",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check that its directory exists and belongs to this user",

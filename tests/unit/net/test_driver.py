@@ -36,6 +36,7 @@ from kmel_p2p.core.wire import Schema, Wire, blob, uint
 from kmel_p2p.net.driver import BadMessage, Driver
 from kmel_p2p.net.link_events import DialFailed
 from tests.support.net_peers import Federation, monotonic, until
+from tests.support.recording_transport import RecordingTransport
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +88,6 @@ class Scripted:
 
     def poll(self) -> Effect | None:
         return self.effects.popleft() if self.effects else None
-
-
-class RecordingTransport:
-    """Notes what it is asked; `accepts` says whether sends succeed."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
-        self.accepts = True
-
-    def send(self, to: SiteKey, data: bytes, lane: Lane, *, label: str = "", digest: bytes | None = None) -> bool:
-        self.calls.append(("send", to, data, lane, label))
-        return self.accepts
-
-    def dial(self, to: SiteKey, addresses: tuple[str, ...]) -> None:
-        self.calls.append(("dial", to, addresses))
-
-    def hangup(self, to: SiteKey, reason: str) -> None:
-        self.calls.append(("hangup", to, reason))
 
 
 class Bench:

@@ -297,7 +297,7 @@ def test_damage_foreign_files_and_newer_schemas_are_told_apart(tmp_path: Path) -
     store = Store(renamed)
     store._connection.execute("ALTER TABLE entries RENAME COLUMN number TO nunber")
     store._connection.commit()
-    with pytest.raises(ConfigError, match="not this version's, or the file is damaged.*no such column"):
+    with pytest.raises(ConfigError, match=r"not this version's, or the file is damaged.*no such column"):
         list(store.load_entries())
     store.close()
 
