@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DAY_S = 86_400.0
-
 
 def _archive_option(command: F) -> F:
     return click.option(
@@ -137,6 +135,7 @@ def export(
     chain is checked first: where it is broken, the command says so and ends with code 8.
     """
     from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.site.observe.egress import DAY_S
     from kmel_p2p.site.observe.egress_segments import read_lines
     from kmel_p2p.site.observe.egress_summary import EgressSummary
 

@@ -31,6 +31,13 @@ def config_option(command: F) -> F:
     )(command)
 
 
+def model_folder(model_dir: Path | None, config_path: Path) -> Path:
+    """The model directory that was named, or else that of the site."""
+    from kmel_p2p.site.config import load_config
+
+    return model_dir or load_config(config_path).site.state_dir / "model"
+
+
 def json_option(command: F) -> F:
     """`--json`: for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.options import DIRECTORY, FILE, config_option
+from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, model_folder
 from kmel_p2p.cli.progress import progress_of_long_work
 from kmel_p2p.cli.structure_input import input_options
 
@@ -62,9 +62,9 @@ class Tally:
 
 def facts_of(loaded: Model, rows: RowBlock, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """What `Tally` needs to know of a block, ready for JSON."""
-    from kmel_p2p.cli.prediction_output import reason_of
+    from kmel_p2p.learn.predict.columns import reason_of
 
-    first = reason_of(rows, 0, predictions[0])
+    first = reason_of(0, predictions[0], rows.refused)
     return {
         "rows": len(predictions),
         "predicted": sum(1 for prediction in predictions if not prediction.reason),
@@ -131,7 +131,7 @@ def predict(
         raise click.UsageError("--resume goes on with a file: name it with -o")
     if output is not None and output.exists() and not output.is_file():
         raise click.UsageError(f"{output} is no file that could be replaced; leave out -o for standard output")
-    folder = model_dir or _model_dir(config_path)
+    folder = model_folder(model_dir, config_path)
     file = open_input(source, form)
     loaded = load_model(folder)
     made = _output(file, loaded, output, model, level, as_json)
@@ -231,13 +231,13 @@ def _write(
 
 def _digest(folder: Path) -> str:
     """Of all files that predictions depend on."""
+    from kmel_p2p.version import VERSION
+
     state = hashlib.blake2b(digest_size=32)
     for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
         with path.open("rb") as handle:
             own = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=32))
         state.update(f"{path.name} {own.hexdigest()}\n".encode())
-    from kmel_p2p.version import VERSION
-
     state.update(VERSION.encode())
     return state.hexdigest()
 
@@ -270,12 +270,6 @@ def _require_one(source: Path, tally: Tally) -> None:
         )
 
 
-def _model_dir(config_path: Path) -> Path:
-    from kmel_p2p.site.config import load_config
-
-    return load_config(config_path).site.state_dir / "model"
-
-
 @click.command()
 @click.argument("output", type=DIRECTORY)
 @click.option("--onnx", "as_onnx", is_flag=True, help="Also write one ONNX graph per model (extra 'onnx').")
@@ -290,11 +284,10 @@ def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Pat
     """
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.learn.predict.export import export_model, export_onnx, require_onnx
-    from kmel_p2p.site.config import load_config
 
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty; name a new directory")
-    source = model_dir or load_config(config_path).site.state_dir / "model"
+    source = model_folder(model_dir, config_path)
     if as_onnx:
         require_onnx(source)  # before anything is written
     card = export_model(source, output)

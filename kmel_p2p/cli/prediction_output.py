@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kmel_p2p.agreement.errors import DataError
-from kmel_p2p.agreement.shown import cell
-from kmel_p2p.learn.predict.columns import added_columns, cell_text, columns_of, require_room
+from kmel_p2p.learn.predict.columns import added_columns, columns_of, csv_head, csv_rows, reason_of, require_room
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,11 +36,6 @@ class Output(Protocol):
         """
 
 
-def reason_of(rows: RowBlock, at: int, prediction: Prediction) -> str:
-    """Why a row has no prediction; empty if it has one."""
-    return rows.refused.get(at, "") or prediction.reason
-
-
 class CsvOutput:
     """The table with columns per assay endpoint, then structure, similarity, applicability, model and reason."""
 
@@ -54,20 +47,11 @@ class CsvOutput:
         self._header, self._card = file.header, loaded.card
 
     def block(self, rows: RowBlock, predictions: Sequence[Prediction]) -> bytes:
-        columns = columns_of(predictions, self._card)
-        columns["kmel_reason"] = [reason_of(rows, at, prediction) for at, prediction in enumerate(predictions)]
-        written = [[cell_text(name, value) for value in column] for name, column in columns.items()]
-        return _csv([*row, *more] for row, *more in zip(rows.rows, *written, strict=True))
+        return csv_rows(rows.rows, predictions, self._card, rows.refused).encode()
 
     def whole(self, blocks: Iterable[bytes], shift: Callable[[], Shift | None]) -> Iterator[bytes]:
-        yield _csv([[*self._header, *added_columns(self._card)]])
+        yield csv_head(self._header, self._card).encode()
         yield from blocks
-
-
-def _csv(rows: Iterable[Sequence[str]]) -> bytes:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows(map(cell, row) for row in rows)
-    return out.getvalue().encode()
 
 
 class ParquetOutput:
@@ -91,8 +75,7 @@ class ParquetOutput:
         import pyarrow
         import pyarrow.parquet
 
-        columns = columns_of(predictions, self._card)
-        columns["kmel_reason"] = [reason_of(rows, at, prediction) for at, prediction in enumerate(predictions)]
+        columns = columns_of(predictions, self._card, rows.refused)
         given = list(map(list, zip(*rows.rows, strict=True))) if rows.stored is None else rows.stored.columns
         arrays = [
             array if isinstance(array, pyarrow.Array) else pyarrow.array(array, field.type)
@@ -171,7 +154,7 @@ class JsonOutput:
                 "predictions": {name: _plain(value) for name, value in prediction.assays.items()},
                 "similarity": prediction.similarity,
                 "applicability": prediction.applicability,
-                "reason": reason_of(rows, at, prediction),
+                "reason": reason_of(at, prediction, rows.refused),
             }
             for at, (row, prediction) in enumerate(zip(rows.rows, predictions, strict=True))
         ]

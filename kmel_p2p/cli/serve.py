@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import ipaddress
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.options import DIRECTORY, FILE, config_option
+from kmel_p2p.cli.options import DIRECTORY, FILE, config_option, model_folder
+
+if TYPE_CHECKING:
+    from kmel_p2p.net.address import Address
 
 PACKAGES = ("fastapi", "python_multipart", "uvicorn")
 """Of the extra `serve`."""
@@ -42,15 +45,15 @@ def serve(listen: str, allow_remote: bool, token_file: Path | None, model_dir: P
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"kmel-peer serve needs {', '.join(missing)}: pip install 'kmel-p2p[serve]'")
-    host, port = _address(listen)
+    address = _address(listen)
     token = _token(token_file)
-    if not _is_loopback(host) and not (allow_remote and token):
+    if not address.loopback and not (allow_remote and token):
         raise ConfigError(
             f"--listen {listen} is reached from other machines: give --allow-remote and --token-file, or listen on "
             "127.0.0.1 and use an SSH tunnel"
         )
-    folder = model_dir or _model_dir(config_path)
-    with _socket(host, port, listen) as bound:
+    folder = model_folder(model_dir, config_path)
+    with _socket(address, listen) as bound:
         try:
             asyncio.run(_serve(bound, folder, token))
         except KeyboardInterrupt:
@@ -82,20 +85,16 @@ async def _serve(bound: socket.socket, folder: Path, token: str) -> None:
         await uvicorn.Server(config).serve(sockets=[bound])
 
 
-def _address(listen: str) -> tuple[str, int]:
-    from kmel_p2p.agreement.errors import ConfigError
+def _address(listen: str) -> Address:
+    from kmel_p2p.agreement.errors import ConfigError, LocalError
+    from kmel_p2p.net.address import parse_address
 
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65_535:
-        raise ConfigError(f"--listen {listen!r:.80} is no address with a port, such as 127.0.0.1:8410 or [::1]:8410")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+        return parse_address(listen, bindable=True)
+    except LocalError:
+        raise ConfigError(
+            f"--listen {listen!r:.80} is no address with a port, such as 127.0.0.1:8410 or [::1]:8410"
+        ) from None
 
 
 def _token(path: Path | None) -> str:
@@ -116,21 +115,15 @@ def _token(path: Path | None) -> str:
     return text
 
 
-def _socket(host: str, port: int, listen: str) -> socket.socket:
+def _socket(address: Address, listen: str) -> socket.socket:
     from kmel_p2p.agreement.errors import ConfigError
 
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
+        bound.bind((address.host, address.port))
     except OSError as error:
         bound.close()
         raise ConfigError(f"--listen {listen}: cannot listen there: {error.strerror or error}") from None
     return bound
-
-
-def _model_dir(config_path: Path) -> Path:
-    from kmel_p2p.site.config import load_config
-
-    return load_config(config_path).site.state_dir / "model"

@@ -16,7 +16,14 @@ from rich.text import Text
 
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
-from kmel_p2p.site.observe.status import MembershipStatus, MemberStatus, StatusDocument, TrainerStatus, age_text
+from kmel_p2p.site.observe.status import (
+    MembershipStatus,
+    MemberStatus,
+    StatusDocument,
+    TrainerStatus,
+    age_text,
+    bytes_text,
+)
 
 if TYPE_CHECKING:
     from kmel_p2p.site.control.client import ControlClient
@@ -69,18 +76,6 @@ def _watch(client: ControlClient, every: float) -> None:
         while True:
             time.sleep(every)
             live.update(status_view(client.status()), refresh=True)
-
-
-def bytes_text(count: float | None) -> str:
-    """A byte count for people."""
-    if count is None:
-        return "-"
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return ""
 
 
 def status_view(document: StatusDocument) -> RenderableType:

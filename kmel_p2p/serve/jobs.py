@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kmel_p2p.agreement.errors import ConfigError, DataError
-from kmel_p2p.agreement.shown import cell
 from kmel_p2p.chem.read.structure_file import InputForm, StructureFile, name_place
 from kmel_p2p.chem.read.table_file import InputFile
-from kmel_p2p.learn.predict.columns import added_columns, cell_text, columns_of, require_room
+from kmel_p2p.learn.predict.columns import csv_head, csv_rows, require_room
 from kmel_p2p.learn.predict.explain import Explanation, explain
 from kmel_p2p.learn.predict.explanation_view import compound_view
 from kmel_p2p.learn.predict.predict import Model, load_model
@@ -95,23 +92,16 @@ class ModelJobs:
         if file.count > MAX_ROWS:
             raise DataError(f"{path.name}: has {file.count:,} rows; {MAX_ROWS:,} at most, kmel-peer predict takes more")
         require_room(file.header, self._model.card)
-        return {"rows": file.count, "head": _csv([[*file.header, *added_columns(self._model.card)]])}
+        return {"rows": file.count, "head": csv_head(file.header, self._model.card)}
 
     def table_rows(self, path: Path, smiles_column: str, start: int, size: int, level: float) -> str:
         """Rows of an uploaded table with their predictions, as CSV."""
         file = _open(path, smiles_column)
-        lines: list[list[Any]] = []
+        parts = []
         for block in file.blocks(start, start + size, size):
             predictions = self._predictions([row[file.smiles_at] for row in block.rows], level)
-            columns = columns_of(predictions, self._model.card)
-            columns["kmel_reason"] = [
-                block.refused.get(at, "") or prediction.reason for at, prediction in enumerate(predictions)
-            ]
-            added = zip(
-                *([cell_text(name, value) for value in column] for name, column in columns.items()), strict=True
-            )
-            lines += [[*row, *cells] for row, cells in zip(block.rows, added, strict=True)]
-        return _csv(lines)
+            parts.append(csv_rows(block.rows, predictions, self._model.card, block.refused))
+        return "".join(parts)
 
     def table_start(self, path: Path, smiles_column: str, most: int) -> dict[str, Any]:
         """The first structures of an uploaded table with their names, and how many rows there are.
@@ -202,9 +192,3 @@ def _require_small(path: Path) -> None:
         return  # no archive: the reader says what is wrong with it
     if unpacked > MAX_UNPACKED_BYTES:
         raise DataError(f"{path.name}: unpacks to {unpacked >> 20} MiB; save what is needed as CSV")
-
-
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows([map(cell, line) for line in lines])
-    return out.getvalue()

@@ -30,6 +30,7 @@ from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final, RunRecord, sample_rows
 from kmel_p2p.site.loaded_site import architecture_of
+from kmel_p2p.site.observe.status import bytes_text
 from kmel_p2p.version import VERSION
 
 TEMPLATE = "report.html.j2"
@@ -223,7 +224,7 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["size"] = _size
+    environment.filters["size"] = bytes_text
     environment.filters["percent"] = _percent
     return environment.get_template(TEMPLATE).render(
         report=report,
@@ -260,16 +261,6 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
 def _percent(share: float, digits: int) -> str:
     """A relative change with its sign."""
     return f"{100 * share:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")
-
-
-def _size(count: float) -> str:
-    """A byte count with its unit."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 def _json(value: Any) -> bytes:

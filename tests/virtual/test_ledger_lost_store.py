@@ -49,6 +49,7 @@ def test_nothing_is_published_before_the_site_is_heard_that_knows_more(store: st
     assert made.averaging(LOSER).ledger.head(site.key) == known
     assert made.averaging(LOSER).waiting == IN_DOUBT
     assert [wait.sites for wait in made.averaging(LOSER).waits] == [(made.sites[INFORMED].key,)]
+    assert made.averaging(LOSER).waits[0].until_begin
     made.crash(LOSER)
     made.run(5 * SECOND)
     made.start(LOSER)

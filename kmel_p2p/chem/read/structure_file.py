@@ -153,11 +153,8 @@ class StructureFile:
 
     def digest(self) -> str:
         """BLAKE2b-256 (hex) of the file's bytes."""
-        state = hashlib.blake2b(digest_size=32)
         with self._file.open() as handle:
-            while part := handle.read(1 << 20):
-                state.update(part)
-        return state.hexdigest()
+            return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=32)).hexdigest()  # type: ignore[arg-type]
 
 
 def _first(block: RowBlock, count: int) -> RowBlock:

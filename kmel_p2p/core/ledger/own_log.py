@@ -60,7 +60,7 @@ class OwnLog:
         if not unheard:
             self.trust()
             return None
-        return Wait(IN_DOUBT, unheard)
+        return Wait(IN_DOUBT, unheard, until_begin=True)
 
     def _doubt(self, doubted: bool) -> None:
         self._ledger.own_log_in_doubt = doubted

@@ -156,12 +156,14 @@ class CurrentWait:
         since_us: when it began.
         until_us: when it ends at the latest if nothing changes; None: only when what is awaited comes, or the operator
             ends it.
+        until_begin: whether the operator may end it with `Begin`.
     """
 
     reason: str
     sites: tuple[SiteKey, ...]
     since_us: Micros
     until_us: Micros | None
+    until_begin: bool = False
 
 
 # ---- events -----------------------------------------------------------------------------------------------------

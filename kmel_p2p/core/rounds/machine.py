@@ -92,7 +92,7 @@ class RoundMachine(ABC):
         if self._wait is None:
             return self._ending.waits()
         wait, since_us = self._wait
-        return CurrentWait(wait.reason, wait.sites, since_us, wait.until_us), *self._ending.waits()
+        return CurrentWait(wait.reason, wait.sites, since_us, wait.until_us, wait.until_begin), *self._ending.waits()
 
     @property
     def complete(self) -> bool:
@@ -387,7 +387,7 @@ class RoundMachine(ABC):
         if self._begun or ready >= needed:
             return None
         reason = f"{ready} of {needed} sites are ready to start; kmel-peer begin starts without the others"
-        return Wait(reason, tuple(sorted(others - frozenset(training))), kind="start")
+        return Wait(reason, tuple(sorted(others - frozenset(training))), kind="start", until_begin=True)
 
     def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> Wait | None:
         """The wait for slower sites. `numbers`: how far those are that train beside this one."""

@@ -55,12 +55,14 @@ class Wait:
         sites: for whom; empty when it is for nobody in particular.
         until_us: when the wait ends if nothing changes; None: only when what is awaited comes.
         kind: the same as long as it is one wait, although the reason's numbers change; the reason if empty.
+        until_begin: whether an operator may end it with `Begin`.
     """
 
     reason: str
     sites: tuple[SiteKey, ...] = ()
     until_us: Micros | None = None
     kind: str = ""
+    until_begin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

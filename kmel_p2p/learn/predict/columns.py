@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import DataError
+from kmel_p2p.agreement.shown import cell
 from kmel_p2p.learn.predict.model_directory import Card
 from kmel_p2p.learn.predict.values import Prediction, Value
 
@@ -48,8 +51,12 @@ def require_room(header: Sequence[str], card: Card) -> None:
             )
 
 
-def columns_of(predictions: Sequence[Prediction], card: Card) -> dict[str, Column]:
-    """The columns of `added_columns`, a row for each prediction."""
+def columns_of(predictions: Sequence[Prediction], card: Card, refused: Mapping[int, str]) -> dict[str, Column]:
+    """The columns of `added_columns`, a row for each prediction.
+
+    Args:
+        refused: row -> why its structure could not be read, where the input knows better than the prediction.
+    """
     found: dict[str, Column] = {}
     for endpoint in card.architecture.endpoints:
         values = [prediction.assays.get(endpoint.name) for prediction in predictions]
@@ -65,9 +72,35 @@ def columns_of(predictions: Sequence[Prediction], card: Card) -> dict[str, Colum
         [prediction.similarity for prediction in predictions],
         [prediction.applicability for prediction in predictions],
         [_made_by(prediction, card) for prediction in predictions],
-        [prediction.reason for prediction in predictions],
+        [reason_of(at, prediction, refused) for at, prediction in enumerate(predictions)],
     ]
     return found | dict(zip(FACTS, facts, strict=True))
+
+
+def reason_of(at: int, prediction: Prediction, refused: Mapping[int, str]) -> str:
+    """Why a row has no prediction; empty if it has one. `refused`: as for `columns_of`."""
+    return refused.get(at, "") or prediction.reason
+
+
+def csv_rows(
+    rows: Sequence[Sequence[str]], predictions: Sequence[Prediction], card: Card, refused: Mapping[int, str]
+) -> str:
+    """Rows of a table and their predictions as CSV. `refused`: as for `columns_of`."""
+    columns = columns_of(predictions, card, refused)
+    written = [[cell_text(name, value) for value in column] for name, column in columns.items()]
+    return csv_text([*row, *more] for row, *more in zip(rows, *written, strict=True))
+
+
+def csv_head(header: Sequence[str], card: Card) -> str:
+    """The first line above `csv_rows`."""
+    return csv_text([[*header, *added_columns(card)]])
+
+
+def csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as CSV, with nothing in them that a spreadsheet would execute."""
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows(map(cell, row) for row in rows)
+    return out.getvalue()
 
 
 def _classes(value: Value | None) -> str:

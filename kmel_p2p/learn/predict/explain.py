@@ -179,7 +179,7 @@ def _similarities(model: Explainable, prediction: Prediction) -> Similarities:
     from kmel_p2p.chem.structures.described import describe_chunk
 
     assert model.neighbours is not None
-    table = describe_chunk([prediction.standardised], model.card.features)
+    table = describe_chunk([prediction.standardised], model.card.features, related=False)
     return model.neighbours.similarities(table.counts.occupied(np.arange(1))[0])
 
 

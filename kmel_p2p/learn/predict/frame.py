@@ -45,8 +45,7 @@ def frame_of(
     table, smiles, refused = _table(compounds, smiles_column)
     require_room([str(name) for name in table.columns], card)
     predictions = predict(smiles)
-    columns = columns_of(predictions, card)
-    columns["kmel_reason"] = [refused.get(at, prediction.reason) for at, prediction in enumerate(predictions)]
+    columns = columns_of(predictions, card, refused)
     kinds = added_columns(card)
     added = pd.DataFrame(
         {name: pd.Series(column, index=table.index, dtype=kinds[name]) for name, column in columns.items()}

@@ -214,7 +214,8 @@ def _fitted(
     if not wanted:
         return {}
     classes = site.dataset.endpoints[place].kind == "classification"
-    readings, similar = site.read(rows), site.similar(site.read(chosen), chosen)
+    readings = site.read(rows)
+    similar = site.similar(readings if np.array_equal(rows, chosen) else site.read(chosen), chosen)
     labels, known_labels = site.labels(rows, place), site.labels(chosen, place)
     learners = {}
     for kind, network, before in wanted:

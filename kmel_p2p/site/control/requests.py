@@ -101,8 +101,8 @@ class OperatorRequests:
         raise LocalError(f"this peer knows no request {name!r}")
 
     def _begin(self, reason: str) -> None:
-        waiting = self._averaging.waiting
-        if "kmel-peer begin" not in waiting:
+        if not any(wait.until_begin for wait in self._averaging.waits):
+            waiting = self._averaging.waiting
             raise LocalError(f"nothing here waits for that order{f': {waiting}' if waiting else ''}")
         self._command(Begin(reason))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kmel_p2p.site.observe.egress_record import Total
+from kmel_p2p.site.observe.status import bytes_text
 
 KINDS = {
     "Bodies": "entries",
@@ -97,15 +98,7 @@ class EgressSummary:
 
 
 def _amount(total: Total) -> str:
-    return f"{size_text(total.bytes)} in {total.messages:,} message{'' if total.messages == 1 else 's'}"
-
-
-def size_text(size: int) -> str:
-    """Bytes in the unit that suits them."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} B"
+    return f"{bytes_text(total.bytes)} in {total.messages:,} message{'' if total.messages == 1 else 's'}"
 
 
 def time_text(seconds: float) -> str:

@@ -198,25 +198,24 @@ class Reporter:
 
     def egress_stands(self, problem: str) -> None:
         """Note why the egress log cannot be written, or, with an empty `problem`, that it can."""
-        name = "egress log"
-        if problem and not self.activity.stands(name):
-            self.warn("egress log cannot be written", problem=problem)
-        if problem:
-            self.activity.alarm(name, f"entries do not leave this site: {problem}")
-        elif self.activity.stands(name):
-            self.activity.clear(name)
-            self.say("egress log can be written again")
+        alarm = f"entries do not leave this site: {problem}"
+        self._stands("egress log", problem, alarm, "egress log cannot be written", "egress log can be written again")
 
     def disk_is_full(self, problem: str) -> None:
         """Note that the store waits for room on its disk, or, with an empty `problem`, that it does not."""
-        name = "disk full"
-        if problem and not self.activity.stands(name):
-            self.warn("the store waits for room on its disk", problem=problem)
+        waits, again = "the store waits for room on its disk", "the store has room again"
+        self._stands("disk full", problem, problem, waits, again)
+
+    def _stands(self, alarm: str, problem: str, text: str, begins: str, ends: str) -> None:
+        """Raise an alarm while there is a `problem`; log when it begins and when it ends."""
+        stood = self.activity.stands(alarm)
         if problem:
-            self.activity.alarm(name, problem)
-        elif self.activity.stands(name):
-            self.activity.clear(name)
-            self.say("the store has room again")
+            self.activity.alarm(alarm, text)
+            if not stood:
+                self.warn(begins, problem=problem)
+        elif stood:
+            self.activity.clear(alarm)
+            self.say(ends)
 
     def bad_message(self, bad: BadMessage) -> None:
         """Note a message that was refused. Counted always; logged when the count is a power of two."""

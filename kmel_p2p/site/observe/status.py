@@ -276,6 +276,18 @@ def span_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def bytes_text(count: float | None) -> str:
+    """A byte count for people."""
+    if count is None:
+        return "-"
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""
+
+
 def vector_text(vector: Mapping[str, int]) -> str:
     """Site names with their numbers, in one line."""
     return " ".join(f"{name}:{number}" for name, number in vector.items()) or "the charter's initial trunk"

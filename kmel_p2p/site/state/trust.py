@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.site.state.store import TRUSTED, Store
 
 DIVERGENCE = "divergence"
@@ -56,7 +57,7 @@ class Trusted:
         if stored is None:
             return None
         try:
-            plain = json.loads(stored)
+            plain = parse_json(stored)
             return cls(
                 {_key(key): int(number) for key, number in plain["vector"].items()},
                 _key(plain["server"]),

@@ -329,11 +329,11 @@ class AcceptedLogs:
 
     def closed(self, author: SiteKey, base: RosterVector) -> bool:
         """Whether `base` certainly leaves out nothing that entries in it were made on; False: see `doubtful`."""
+        if self._maybe_ended():
+            return False
         numbers = base.padded(len(self.order))
         behind = numbers < self._table.used
-        if not self._maybe_ended() and not bool(behind.any()):
-            return True
-        return not self._maybe_ended() and self._table.closed(numbers, self.order.place(author), behind)
+        return not bool(behind.any()) or self._table.closed(numbers, self.order.place(author), behind)
 
     def doubtful(self, base: RosterVector) -> NDArray[np.bool_]:
         """Authors, by place, whose entries `base` may lack although entries in `base` were made on them, bool[places].

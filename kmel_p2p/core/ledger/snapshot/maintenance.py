@@ -91,8 +91,9 @@ class Maintenance:
             rng,
             blocked,
         )
-        about = (identity, ledger, self._digests, forks, alive, outbox, rng, claims, now)
-        self.claims = Claims(*about, self.fetcher.others)
+        self.claims = Claims(
+            identity, ledger, self._digests, forks, alive, outbox, rng, claims, now, self.fetcher.others
+        )
         self._outvoted = False
         self._server = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
