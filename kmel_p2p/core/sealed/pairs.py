@@ -1,0 +1,88 @@
+"""What two members of a group share: X25519 between keys made for one round, and the two keys derived from it.
+
+A key pair is used in one round and then deleted, so a key stolen later opens no round of the past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nacl.bindings
+import nacl.exceptions
+
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.sealed.keystream import NONCE, expand, extract
+from kmel_p2p.core.sealed.sharing import SHARE_BYTES
+
+PUBLIC_BYTES = 32
+SEALED_SHARE_BYTES = SHARE_BYTES + 16
+
+_MASK = b"kmel sealed mask"
+_SHARE = b"kmel sealed share"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The secrets of two members in one round.
+
+    Attributes:
+        mask_seed: of the mask that one of them adds and the other subtracts; revealed if one of them falls out.
+        out_key: under which the own share for the other site is encrypted.
+        in_key: under which the other site's share for this one is encrypted.
+    """
+
+    mask_seed: bytes
+    out_key: bytes
+    in_key: bytes
+
+    def __repr__(self) -> str:
+        return "Pair(...)"
+
+
+def public_key(secret: bytes) -> bytes:
+    """The X25519 key that belongs to 32 random bytes (RFC 7748)."""
+    return nacl.bindings.crypto_scalarmult_base(secret)
+
+
+def pair(secret: bytes, public: bytes, own: SiteKey, other: SiteKey, round_hash: bytes) -> Pair:
+    """What this site and another share in a round.
+
+    Args:
+        secret: own X25519 secret of this round.
+        public: the other site's key of this round.
+        own, other: the sites.
+        round_hash: of the round's Open: it names group and keys.
+
+    Raises:
+        WireError: the other key is a point of small order, which would give a secret that everybody knows.
+    """
+    try:
+        shared = nacl.bindings.crypto_scalarmult(secret, public)
+    except (nacl.exceptions.CryptoError, RuntimeError) as error:
+        raise WireError("a key of small order") from error
+    key = extract(round_hash, shared)
+    return Pair(
+        expand(key, _MASK + min(own, other) + max(own, other)),
+        expand(key, _SHARE + own + other),
+        expand(key, _SHARE + other + own),
+    )
+
+
+def encrypt_share(key: bytes, share: bytes) -> bytes:
+    """ChaCha20-Poly1305 of one share, 49 bytes. A key encrypts one share only."""
+    return nacl.bindings.crypto_aead_chacha20poly1305_ietf_encrypt(share, None, NONCE, key)
+
+
+def decrypt_share(key: bytes, sealed: bytes) -> bytes:
+    """The share, 33 bytes.
+
+    Raises:
+        WireError: it was not encrypted under this key.
+    """
+    if len(sealed) != SEALED_SHARE_BYTES:
+        raise WireError(f"an encrypted share of {len(sealed)} bytes where {SEALED_SHARE_BYTES} are needed")
+    try:
+        return nacl.bindings.crypto_aead_chacha20poly1305_ietf_decrypt(sealed, None, NONCE, key)
+    except (nacl.exceptions.CryptoError, RuntimeError) as error:
+        raise WireError("a share that does not decrypt") from error
