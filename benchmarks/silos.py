@@ -39,6 +39,7 @@ from benchmarks.parts.silos_data import ENDPOINTS, POLICY, SILOS, datasets, read
 from benchmarks.parts.silos_peers import federate_peers
 from benchmarks.parts.silos_pooled import pooled_predictors
 from benchmarks.parts.stacked import change_pct, stacked_sites, training_settings
+from kmel_p2p.agreement.features import descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.comparison import predictors, train_local
 from kmel_p2p.learn.evaluate.scores import Predict, forest_baseline, median_baseline, scorable
@@ -92,6 +93,9 @@ def run(arguments: argparse.Namespace, seed: int, data: Sequence[Dataset]) -> di
     data = [dataclasses.replace(part, endpoints=endpoints) for part in data]
     shape = Architecture(
         inputs=POLICY.width,
+        descriptors=len(descriptor_constants()),
+        trunk=arguments.trunk,
+        seed=seed,
         hidden=tuple(arguments.hidden),
         endpoints=endpoints,
         dropout=arguments.dropout,
@@ -292,6 +296,7 @@ def command_line(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0, help="settings were chosen on seeds from 100 on")
     parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each site")
     parser.add_argument("--entries", type=int, default=40)
+    parser.add_argument("--trunk", choices=("mlp", "projected"), default="mlp", help="projected with --hidden 128 64")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--batch", type=int, default=32)

@@ -41,7 +41,7 @@ from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.evaluation import further_scores
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.learn.models.registry import KINDS, trunk_kind
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.worker.session import TrainingSettings
@@ -134,10 +134,12 @@ def load(
 
 def shape_of(arguments: argparse.Namespace, endpoint: AssayEndpoint) -> Architecture:
     """The network of `--trunk`: an ensemble of perceptrons, or message passing with one layer behind it."""
-    if arguments.trunk == "mlp":
+    if trunk_kind(arguments.trunk).perceptron:
         return Architecture(
             inputs=POLICY.width,
-            hidden=(512, 256),
+            descriptors=len(descriptor_constants()),
+            trunk=arguments.trunk,
+            hidden=(512, 256) if arguments.trunk == "mlp" else (128, 64),
             endpoints=(endpoint,),
             dropout=arguments.dropout,
             members=arguments.members or 3,
@@ -232,8 +234,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1500, help="at most; 25 epochs where those are fewer")
-    parser.add_argument("--trunk", choices=("mlp", "dmpnn"), default="mlp", help="dmpnn needs the extra gnn")
-    parser.add_argument("--members", type=int, help="networks in the ensemble; default: 3 with mlp, 1 with dmpnn")
+    parser.add_argument("--trunk", choices=list(KINDS), default="mlp", help="dmpnn needs the extra gnn")
+    parser.add_argument("--members", type=int, help="networks in the ensemble; default: 3, with dmpnn 1")
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--entries", type=int, default=100)

@@ -17,11 +17,10 @@ from rich.console import Console
 
 from benchmarks.parts.silos_data import SILOS, TEST_FRACTION, VALID_FRACTION, fold_key
 from kmel_p2p.agreement.averaging import LedgerRule
-from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
-from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
@@ -48,7 +47,9 @@ def federate_peers(
     folder.mkdir(parents=True)
     parts = [_write(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
     simulation = _simulation(shape, settings, seed, parts[0])
-    with create_federation(simulation, folder, parts, None, reference_hash(FeatureRule())) as federation:
+    with create_federation(
+        simulation, folder, parts, None, trunk_reference_hash(simulation.charter.features, simulation.model)
+    ) as federation:
         federation.start()
         follow(federation, View(Console(file=sys.stderr)), DEADLINE_S)
         finals = collect(federation)
@@ -69,7 +70,7 @@ def _simulation(shape: Architecture, settings: TrainingSettings, seed: int, data
         sites=SitesSection(names=SILOS, deadline_s=DEADLINE_S),
         charter=SimulatedCharter(
             federation="silos",
-            model=ModelRule(hidden=shape.hidden, dropout=shape.dropout, calibrate=shape.calibrate),
+            model=ModelRule(trunk=shape.trunk, hidden=shape.hidden, dropout=shape.dropout, calibrate=shape.calibrate),
             assay_endpoints=endpoints,
             training=TrainingRule(
                 batch_size=settings.batch_size,

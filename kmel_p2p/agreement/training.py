@@ -8,6 +8,9 @@ import pydantic
 
 from kmel_p2p.agreement.strict import Name, StrictModel
 
+PROJECTION = 256
+"""The default of `ModelRule.projection`."""
+
 Width = Annotated[int, pydantic.Field(ge=1, le=65536)]
 
 
@@ -33,6 +36,10 @@ class ModelRule(StrictModel):
     of 300."""
     depth: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
     """Rounds of messages, for such a trunk: an atom sees others up to this many bonds away."""
+    projection: Annotated[int, pydantic.Field(ge=1, le=4096, exclude_if=lambda width: width == PROJECTION)] = PROJECTION
+    """Numbers that the fingerprint is projected to, for a trunk that reads a fixed random projection of it. At its
+    default, it is no part of what is hashed and written: charters signed before there was such a trunk keep their
+    id."""
 
 
 class TrainingRule(StrictModel):

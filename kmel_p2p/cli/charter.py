@@ -91,15 +91,15 @@ def new(
     from kmel_p2p.agreement.strict import build
     from kmel_p2p.files import write_new
 
-    rules = [_endpoint(text) for text in endpoints]
+    kind, rules = trunk_kind(trunk), [_endpoint(text) for text in endpoints]
     suggestion = suggested(compounds or USUAL, any(rule.get("kind") == "classification" for rule in rules))
     raw: dict[str, Any] = {
-        **suggestion.sections(perceptron=trunk == "mlp"),
+        **suggestion.sections(perceptron=kind.perceptron),
         "federation": federation,
         "sites": [site_of(text) for text in sites],
         "assay_endpoints": rules,
     }
-    raw["model"] |= {"seed": seed, "trunk": trunk}
+    raw["model"] |= {**kind.drafted, "seed": seed, "trunk": trunk}
     raw["pace"] |= {"start_sites": len(sites)}
     draft = with_reference_hash(build(Charter, raw, "command line"))
     document = CharterDocument(charter=draft)
@@ -212,7 +212,7 @@ def with_reference_hash(draft: Charter) -> Charter:
 def _reference_hash(draft: Charter) -> str:
     from kmel_p2p.learn.models.reference import trunk_reference_hash
 
-    return trunk_reference_hash(draft.features, draft.model.trunk)
+    return trunk_reference_hash(draft.features, draft.model)
 
 
 def _feature_problems(document: CharterDocument) -> list[str]:
@@ -228,7 +228,7 @@ def _feature_problems(document: CharterDocument) -> list[str]:
     packages = ["RDKit", *trunk_kind(agreed.model.trunk).packages]
     advice = f"install the consortium's version of {' and '.join(packages)}"
     if not document.signatures:
-        advice += f"; or, if [features] or model.trunk was edited since the draft, set reference_hash to {found}"
+        advice += f"; or, if [features] or [model] was edited since the draft, set reference_hash to {found}"
     return [
         f"the featuriser of this machine (RDKit {rdkit.__version__}) gives {found[:16]} where the charter says "
         f"{expected[:16]}; {advice}"
@@ -309,6 +309,9 @@ def _rules(charter: Charter) -> Table:
     table.add_column()
     for section in ("model", "features", "training", "averaging", "pace", "split"):
         values = getattr(charter, section).model_dump(mode="json")
+        if section == "model":
+            # Some keys are not written at their default.
+            values |= {key: getattr(charter.model, key) for key in sorted(trunk_kind(charter.model.trunk).keys)}
         table.add_row(section, ", ".join(f"{key} {value}" for key, value in values.items() if value != ""))
     table.add_row("trunk", _trunk(charter))
     return table

@@ -12,6 +12,7 @@ from kmel_p2p.agreement.charter import Charter, SiteRule
 from kmel_p2p.agreement.columns import Location
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.site.config import read_text
 
 
@@ -94,6 +95,11 @@ class Simulation(StrictModel):
             )
         return self
 
+    @property
+    def model(self) -> ModelRule:
+        """The charter's, with this seed."""
+        return self.charter.model.changed(seed=self.seed)
+
     def charter_of(self, sites: tuple[SiteRule, ...], reference_hash: str) -> Charter:
         """The charter these sites will sign.
 
@@ -106,7 +112,7 @@ class Simulation(StrictModel):
             **{
                 **dict(rules),
                 "sites": sites,
-                "model": rules.model.changed(seed=self.seed),
+                "model": self.model,
                 "features": rules.features.changed(reference_hash=reference_hash),
                 "assay_endpoints": tuple(
                     AssayEndpoint(**endpoint.model_dump(exclude={"column"})) for endpoint in rules.assay_endpoints

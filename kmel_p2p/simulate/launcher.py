@@ -54,7 +54,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     simulation = load_simulation(config, seed)
     policy = simulation.charter.features
     # First: a missing package must be reported before an earlier run is replaced.
-    reference = trunk_reference_hash(policy, simulation.charter.model.trunk)
+    reference = trunk_reference_hash(policy, simulation.model)
     prepare_directory(out, simulation)
     names = simulation.sites.names
     console.print(f"[bold]{simulation.task}[/]: {len(names)} sites, seed {simulation.seed}, in {out}")

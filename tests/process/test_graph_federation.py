@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import kmel_p2p
-from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation
@@ -43,7 +42,7 @@ def federation(tmp_path: Path) -> LocalFederation:
     }
     sites = {**SETTINGS["sites"], "names": SITES}
     simulation = Simulation.model_validate({**SETTINGS, "sites": sites, "charter": charter})
-    reference = trunk_reference_hash(FeatureRule(bits=simulation.charter.features.bits), "dmpnn")
+    reference = trunk_reference_hash(simulation.charter.features, simulation.model)
     return create_federation(simulation, tmp_path, files[:-1], files[-1], reference)
 
 

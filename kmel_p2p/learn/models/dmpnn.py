@@ -6,10 +6,11 @@ A perceptron reads the mean over the atoms and the descriptors. Imports neither 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import TensorSpec
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.dmpnn_layout import graph_cost, graph_tensors
@@ -30,6 +31,8 @@ class Dmpnn:
     packages: tuple[str, ...] = ("chemprop",)
     keys: frozenset[str] = frozenset({"message_width", "depth"})
     by_input: frozenset[str] = frozenset()
+    perceptron: bool = False
+    drafted: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, architecture: Architecture) -> None:
         if not 0 <= architecture.descriptors <= architecture.inputs:
@@ -53,12 +56,15 @@ class Dmpnn:
 
         return DmpnnBody(architecture, tensors)
 
+    def projection(self, architecture: Architecture) -> None:
+        return None
+
     def molecules(self, smiles: Sequence[str]) -> MoleculeGraphs:
         from kmel_p2p.learn.models.dmpnn_graphs import MoleculeGraphs
 
         return MoleculeGraphs(smiles)
 
-    def reference_hash(self, smiles: Sequence[str]) -> str:
+    def reference_hash(self, smiles: Sequence[str], model: ModelRule, bits: int) -> str:
         from kmel_p2p.learn.models.dmpnn_graphs import graphs_hash
 
         return graphs_hash(smiles)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import TensorSpec
 from kmel_p2p.learn.models.architecture import Architecture
 
@@ -51,6 +52,8 @@ class Mlp:
     packages: tuple[str, ...] = ()
     keys: frozenset[str] = frozenset({"members"})
     by_input: frozenset[str] = frozenset({"trunk.0.weight"})
+    perceptron: bool = True
+    drafted: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, architecture: Architecture) -> None:
         """Any architecture will do."""
@@ -66,10 +69,13 @@ class Mlp:
 
         return PerceptronBody(architecture, tensors)
 
+    def projection(self, architecture: Architecture) -> None:
+        return None
+
     def molecules(self, smiles: Sequence[str]) -> None:
         return None
 
-    def reference_hash(self, smiles: Sequence[str]) -> str:
+    def reference_hash(self, smiles: Sequence[str], model: ModelRule, bits: int) -> str:
         return ""
 
 

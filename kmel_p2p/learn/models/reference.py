@@ -8,6 +8,7 @@ import importlib.metadata
 import rdkit
 
 from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.structures.features import REFERENCE_MOLECULES, reference_hash
 from kmel_p2p.chem.structures.standardise import standardise
 from kmel_p2p.learn.models.registry import trunk_kind
@@ -23,14 +24,15 @@ def installation(trunk: str) -> str:
     return ", ".join([f"kmel_p2p {VERSION}", f"RDKit {rdkit.__version__}", *packages])
 
 
-def trunk_reference_hash(policy: FeatureRule, trunk: str) -> str:
-    """BLAKE2b-256 (hex) of the features, and of what the trunk reads beside them.
+def trunk_reference_hash(policy: FeatureRule, model: ModelRule) -> str:
+    """BLAKE2b-256 (hex) of the features, and of what the trunk makes of the structures beside them.
 
     Raises:
         ConfigError: the trunk needs a package that is not installed.
     """
     features = reference_hash(policy)
-    further = trunk_kind(trunk).reference_hash([standardise(text, policy)[0].smiles for text in REFERENCE_MOLECULES])
+    smiles = [standardise(text, policy)[0].smiles for text in REFERENCE_MOLECULES]
+    further = trunk_kind(model.trunk).reference_hash(smiles, model, policy.bits)
     if not further:
         return features
     return hashlib.blake2b(f"{features} {further}".encode(), digest_size=32, person=b"kmel features 2").hexdigest()

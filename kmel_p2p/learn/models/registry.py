@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import TensorSpec
-from kmel_p2p.learn.models import dmpnn, mlp
+from kmel_p2p.learn.models import dmpnn, mlp, projected
 from kmel_p2p.learn.models.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class TrunkKind(Protocol):
         packages: installed packages, beside RDKit, whose versions decide what the trunk sees of a molecule.
         keys: keys of the charter's `[model]` that not every kind has. Set for another kind, they are an error.
         by_input: weights whose memory a network orders by input, so that those of one input lie together.
+        perceptron: whether it is a perceptron over the features, or over a fixed projection of them.
+        drafted: keys of the charter's `[model]` that a draft sets for this kind, whatever the size of the sites.
     """
 
     @property
@@ -46,6 +48,10 @@ class TrunkKind(Protocol):
     def keys(self) -> frozenset[str]: ...
     @property
     def by_input(self) -> frozenset[str]: ...
+    @property
+    def perceptron(self) -> bool: ...
+    @property
+    def drafted(self) -> Mapping[str, Any]: ...
 
     def check(self, architecture: Architecture) -> None:
         """Raises:
@@ -71,11 +77,18 @@ class TrunkKind(Protocol):
             ConfigError: a package is missing or of another version.
         """
 
+    def projection(self, architecture: Architecture) -> NDArray[np.float32] | None:
+        """What fingerprints are multiplied by before a perceptron reads them, float32[bits, k]; None: nothing."""
+
     def molecules(self, smiles: Sequence[str]) -> Molecules | None:
         """What the trunk reads of these standardised structures beside their features; None where that is nothing."""
 
-    def reference_hash(self, smiles: Sequence[str]) -> str:
-        """BLAKE2b-256 (hex) of what `molecules` gives for these structures; empty where that is nothing.
+    def reference_hash(self, smiles: Sequence[str], model: ModelRule, bits: int) -> str:
+        """BLAKE2b-256 (hex) of what the trunk makes of these structures beside their features; empty: nothing.
+
+        Args:
+            model: of the charter.
+            bits: length of the fingerprint.
 
         Raises:
             ConfigError: a package is missing or of another version.
@@ -109,7 +122,7 @@ class Molecules(Protocol):
         """
 
 
-KINDS: Mapping[str, TrunkKind] = {kind.name: kind for kind in (mlp.KIND, dmpnn.KIND)}
+KINDS: Mapping[str, TrunkKind] = {kind.name: kind for kind in (mlp.KIND, dmpnn.KIND, projected.KIND)}
 
 
 def trunk_kind(name: str) -> TrunkKind:

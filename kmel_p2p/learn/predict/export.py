@@ -16,6 +16,7 @@ from kmel_p2p.chem.structures.table import MAX_COUNT
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
+from kmel_p2p.learn.models.registry import KINDS, trunk_kind
 from kmel_p2p.learn.predict.model_directory import STORED, Card, read_card, read_parameters, write_model
 
 OPSET = 17
@@ -43,9 +44,10 @@ def require_onnx(source: Path) -> Card:
     if importlib.util.find_spec("onnx") is None:
         raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'")
     card = read_card(source)
-    if card.architecture.trunk != "mlp":
+    if not trunk_kind(card.architecture.trunk).perceptron:
+        able = " and ".join(kind.name for kind in KINDS.values() if kind.perceptron)
         raise ConfigError(
-            f"{source}: ONNX is for the mlp trunk; this model's is {card.architecture.trunk}. Export it without --onnx"
+            f"{source}: ONNX is for {able} trunks; this model's is {card.architecture.trunk}. Export it without --onnx"
         )
     return card
 
@@ -74,7 +76,7 @@ def _graph(card: Card, trunk: np.ndarray, private: np.ndarray) -> Any:
     shape = card.architecture
     constants = trunk_layout(shape).split(trunk) | private_layout(shape).split(private)
     nodes: list[Any] = []
-    heads = _members(shape, constants, nodes)
+    heads = _members(shape, constants, nodes, _read(shape, constants, nodes))
     if "calibration.gain" in constants:
         constants["calibration.gain"] = 1 + constants["calibration.gain"]
         nodes.append(helper.make_node("Mul", [heads[0], "calibration.gain"], ["gained"]))
@@ -96,19 +98,39 @@ def _graph(card: Card, trunk: np.ndarray, private: np.ndarray) -> Any:
     return model
 
 
-def _members(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any]) -> list[str]:
-    """Add nodes for trunk and heads. Returns the outputs' names (means over the members), shared first."""
+def _read(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any]) -> str:
+    """Add nodes for what comes before the perceptron. Returns the name of what it reads."""
+    from onnx import helper
+
+    projection = trunk_kind(shape.trunk).projection(shape)
+    if projection is None:
+        return "features"
+    constants |= {"projection": projection, "parts": np.array([len(projection), shape.descriptors], np.int64)}
+    parts = ["fingerprint", "descriptors"] if shape.descriptors else ["fingerprint"]
+    constants["parts"] = constants["parts"][: len(parts)]
+    nodes.append(helper.make_node("Split", ["features", "parts"], parts, axis=1))
+    nodes.append(helper.make_node("MatMul", ["fingerprint", "projection"], ["projected"]))
+    nodes.append(helper.make_node("Concat", ["projected", *parts[1:]], ["read"], axis=1))
+    return "read"
+
+
+def _members(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any], read: str) -> list[str]:
+    """Add nodes for trunk and heads, from what is read.
+
+    Returns:
+        The outputs' names (means over the members), shared first.
+    """
     from onnx import helper
 
     if shape.members > 1:
         # An ONNX graph has plain matrices, so the members' are separated.
-        for name in [name for name in constants if not name.startswith("calibration.")]:
+        for name in [name for name in constants if name.startswith(("trunk.", "head."))]:
             stacked = constants.pop(name)
             constants |= {f"{member}.{name}": stacked[member] for member in range(shape.members)}
     heads: dict[str, list[str]] = {}
     for member in range(shape.members):
         prefix = f"{member}." if shape.members > 1 else ""
-        present = "features"
+        present = read
         for layer in range(len(shape.hidden)):
             nodes.append(_linear(present, f"{prefix}trunk.{layer}", f"{prefix}linear.{layer}"))
             present = f"{prefix}hidden.{layer}"

@@ -122,7 +122,7 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
 def card_values(card: Any) -> dict[str, Any]:
     """A `Card` or `TrunkCard` as JSON has it, without rules that the card states elsewhere or that nobody needs."""
     values = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
-    values["architecture"] = card.architecture.model_dump(mode="json", exclude={"seed"})
+    values["architecture"] = card.architecture.model_dump(mode="json")
     values["features"] = card.features.model_dump(mode="json", exclude={"kind", "reference_hash"})
     return values
 

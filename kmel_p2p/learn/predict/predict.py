@@ -361,7 +361,7 @@ def _load_trunk(folder: Path) -> Model:
 
 
 def _check_features(folder: Path, card: Card) -> None:
-    if trunk_reference_hash(card.features, card.architecture.trunk) != card.reference_hash:
+    if trunk_reference_hash(card.features, card.architecture) != card.reference_hash:
         made_with = card.labels.get(MADE_WITH, f"reference hash {card.reference_hash[:16]}")
         raise ConfigError(
             f"{folder}: this installation ({installation(card.architecture.trunk)}) computes different features than "

@@ -70,7 +70,7 @@ def check_reference(plan: TrainerPlan) -> str:
     Raises:
         ConfigError: it differs from the charter's.
     """
-    own = trunk_reference_hash(plan.features, plan.architecture.trunk)
+    own = trunk_reference_hash(plan.features, plan.architecture)
     if plan.reference_hash and plan.reference_hash != own:
         raise ConfigError(
             f"this installation ({installation(plan.architecture.trunk)}) computes different features than the charter "

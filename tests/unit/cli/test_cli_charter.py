@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.site.keys import load_key
 from tests.support.cli_harness import Run
@@ -195,3 +196,15 @@ def test_a_wrong_draft_says_what_is_wrong(
     assert done.code == code
     assert said in done.err
     assert not path.exists()
+
+
+def test_a_draft_for_a_projected_trunk_has_its_shape(run: Run, founders: dict[str, Path], tmp_path: Path) -> None:
+    key, draft = load_key(founders["north"]).key.hex(), tmp_path / "projected.toml"
+    drafted = ("charter", "new", "--federation", "demo", "--site", f"north={key}", "--endpoint=logd", "--seed", 5)
+    assert run(*drafted, "--trunk", "projected", "-o", draft).code == 0
+    model = CharterDocument.parse(draft.read_text(), "draft").charter.model
+    assert (model.hidden, model.projection, model.seed) == ((128, 64), 256, 5)
+    assert "projection 256" in " ".join(run("charter", "show", draft).out.split())
+    assert "featuriser" not in run("charter", "verify", draft).err
+    draft.write_text(draft.read_text().replace("seed = 5", "seed = 6"))
+    assert "[features] or [model] was edited" in run("charter", "verify", draft).err

@@ -55,11 +55,11 @@ def test_full_precision_on_the_cpu_is_repeatable() -> None:
     assert np.array_equal(trained(False).trunk_values(), trained(False).trunk_values())
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_a_pass_stays_on_one_device(monkeypatch: pytest.MonkeyPatch, members: int) -> None:
+@pytest.mark.parametrize(("members", "trunk"), [(1, {}), (3, {}), (1, {"trunk": "projected", "projection": 16})])
+def test_a_pass_stays_on_one_device(monkeypatch: pytest.MonkeyPatch, members: int, trunk: dict[str, object]) -> None:
     """torch's `meta` device has shapes without values, and refuses tensors of other devices as a GPU would."""
     monkeypatch.setattr(chosen._choice, "device", torch.device("meta"))
-    shape = architecture().changed(members=members, calibrate=members == 1)
+    shape = architecture().changed(members=members, calibrate=members == 1, **trunk)
     network = Network(shape)
     start_local(network, shape, 3, 4)
     outputs = network.member_outputs(network.read(dataset(30).inputs.rows(np.arange(30))), training=True)

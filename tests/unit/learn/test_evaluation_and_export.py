@@ -22,6 +22,7 @@ from kmel_p2p.learn.evaluate.evaluation import LEVELS, coverage, evaluate, furth
 from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
 from kmel_p2p.learn.evaluate.scores import scorable
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
+from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.learn.predict.export import export_model, export_onnx
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.neighbours import FILE, Neighbours
@@ -175,17 +176,29 @@ def test_ranks_and_errors_are_what_their_names_say() -> None:
     assert further_scores(ENDPOINTS[2], classes, np.ones(4))["auroc"] is None
 
 
-@pytest.mark.parametrize(("calibrate_heads", "members"), [(False, 1), (True, 3)])
+PROJECTED = {"trunk": "projected", "projection": 16}
+
+
+@pytest.mark.parametrize(
+    ("calibrate_heads", "members", "trunk"),
+    [
+        (False, 1, {}),
+        (True, 3, {}),
+        (False, 1, {**PROJECTED, "descriptors": POLICY.width - POLICY.bits}),
+        (False, 2, PROJECTED),
+    ],
+)
 def test_an_exported_model_says_the_same_and_leaves_the_fingerprints(
-    tmp_path: Path, calibrate_heads: bool, members: int
+    tmp_path: Path, calibrate_heads: bool, members: int, trunk: dict[str, Any]
 ) -> None:
-    shape = architecture().changed(inputs=POLICY.width, calibrate=calibrate_heads, members=members)
+    shape = architecture().changed(inputs=POLICY.width, calibrate=calibrate_heads, members=members, **trunk)
     rng = np.random.default_rng(0)
     parameters = {
         name: tuple(rng.normal(size=layout(shape).size).astype(np.float32) for layout in (trunk_layout, private_layout))
         for name in ("local", "federated", "personalised")
     }
-    card = Card(shape, POLICY, reference_hash(POLICY), {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
+    reference = trunk_reference_hash(POLICY, shape)
+    card = Card(shape, POLICY, reference, {e.name: "hybrid" for e in ENDPOINTS}, {}, {})
     write_model(tmp_path / "model", card, parameters)  # type: ignore[arg-type]
     Neighbours.of_bits(np.ones((3, 64), bool)).write(tmp_path / "model")
     exported = export_model(tmp_path / "model", tmp_path / "out")

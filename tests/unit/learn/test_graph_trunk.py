@@ -21,6 +21,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.split import SplitRule
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.delta.chunks import CodecParameters
@@ -193,7 +194,7 @@ def test_without_chemprop_the_reason_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "chemprop.featurizers", None)
     graphs._chemprop.cache_clear()
     with pytest.raises(ConfigError, match=r"needs chemprop 2\.2: pip install 'kmel-p2p\[gnn\]'"):
-        trunk_reference_hash(POLICY, "dmpnn")
+        trunk_reference_hash(POLICY, ModelRule(trunk="dmpnn"))
 
 
 @needs_chemprop
@@ -300,8 +301,8 @@ def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = started()
     own = Parameters.of(network)
-    reference = trunk_reference_hash(POLICY, "dmpnn")
-    assert reference != trunk_reference_hash(POLICY, "mlp")
+    reference = trunk_reference_hash(POLICY, ModelRule(trunk="dmpnn"))
+    assert reference != trunk_reference_hash(POLICY, ModelRule(trunk="mlp"))
     card = Card(SHAPE, POLICY, reference, {"size": "local"}, {}, {})
     models = dict.fromkeys(("local", "federated", "personalised"), (own.trunk, own.private))
     write_model(tmp_path, card, models)
@@ -312,8 +313,10 @@ def test_a_graph_model_predicts_from_its_directory(tmp_path: Path) -> None:
     assert [bool(answer.reason) for answer in answers] == [False, True, False, False]
     assert answers[0].values == pytest.approx(answers[3].values)
     assert answers[0].values != pytest.approx(answers[2].values, rel=1e-3)
-    with pytest.raises(ConfigError, match="ONNX is for the mlp trunk"):
+    with pytest.raises(ConfigError, match="ONNX is for mlp and projected trunks"):
         export_onnx(tmp_path, tmp_path)
-    write_model(tmp_path, dataclasses.replace(card, reference_hash=trunk_reference_hash(POLICY, "mlp")), models)
+    write_model(
+        tmp_path, dataclasses.replace(card, reference_hash=trunk_reference_hash(POLICY, ModelRule(trunk="mlp"))), models
+    )
     with pytest.raises(ConfigError, match="computes different features"):
         load_model(tmp_path)

@@ -235,12 +235,13 @@ def test_the_forest_learns_values_and_classes_and_survives_too_few() -> None:
 
 
 def test_an_unknown_trunk_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'transformer'; this version has: mlp, dmpnn"):
+    with pytest.raises(ConfigError, match=r"'transformer'; this version has: mlp, dmpnn, projected"):
         trunk_layout(architecture().changed(trunk="transformer"))
 
 
 @pytest.mark.parametrize(
-    ("trunk", "key", "value", "owner"), [("mlp", "depth", 4, "dmpnn"), ("dmpnn", "members", 2, "mlp")]
+    ("trunk", "key", "value", "owner"),
+    [("mlp", "depth", 4, "dmpnn"), ("dmpnn", "members", 2, "mlp"), ("mlp", "projection", 64, "projected")],
 )
 def test_a_key_of_another_trunk_is_an_error(trunk: str, key: str, value: int, owner: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{key} belongs to trunk {owner}; with trunk {trunk}"):
@@ -249,7 +250,8 @@ def test_a_key_of_another_trunk_is_an_error(trunk: str, key: str, value: int, ow
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_each_kind_of_trunk_says_what_it_costs_and_has_tensors_of_its_own(kind: TrunkKind) -> None:
-    shape = architecture().changed(trunk=kind.name)
+    narrow = {"projection": 32} if "projection" in kind.keys else {}
+    shape = architecture().changed(trunk=kind.name, **narrow)
     tensors = kind.tensors(shape)
     assert all(spec.name.startswith("trunk.") for spec in tensors)
     assert kind.cost(shape) >= shape.hidden[0] * shape.hidden[1]
