@@ -62,6 +62,7 @@ class FakeDaemon:
 
     def __init__(self, state_dir: Path) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, Any] = {}
         self._state_dir = state_dir
         self._lock = SiteLock(state_dir)
         self._ready = threading.Event()
@@ -80,7 +81,7 @@ class FakeDaemon:
                 return None
             if name == "approve" and arguments["number"] != 4:
                 raise LocalError("no entry is held back")
-            return STATUS if name == "status" else None
+            return STATUS if name == "status" else self.answers.get(name)
 
         server = ControlServer(self._state_dir, handler)
         await server.start()

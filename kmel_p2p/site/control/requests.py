@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -98,6 +99,8 @@ class OperatorRequests:
                 return self._block(name, arguments)
             case "approve" | "reject":
                 return self._decide(name, arguments)
+            case "held":
+                return self._held()
         raise LocalError(f"this peer knows no request {name!r}")
 
     def _begin(self, reason: str) -> None:
@@ -136,6 +139,13 @@ class OperatorRequests:
             self._orders.unblock(key)
         self._command(Blocked(self._orders.blocked))
         return {"site": site, "key": key.hex(), "entries": self._averaging.vector.get(key, 0)}
+
+    def _held(self) -> Mapping[str, Any] | None:
+        """The entry that waits for approval, as it would leave; None: no entry waits."""
+        activity = self._activity
+        if not activity.held:
+            return None
+        return {"number": activity.held, "payload": base64.b64encode(activity.trained_payload).decode()}
 
     def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
         activity = self._activity

@@ -40,6 +40,9 @@ class Activity:
     fatal: str = ""
     """Why the peer cannot go on."""
     held: int = 0
+    """Number of the entry that waits for approval; 0: none does."""
+    trained_payload: bytes = b""
+    """Of the newest round: what waits for approval where one does."""
     events: Counter[str] = field(default_factory=Counter)
     """How often each kind of event was told, for metrics."""
     _alarms: dict[str, tuple[str, float]] = field(default_factory=dict)

@@ -68,6 +68,7 @@ class TrainerAnswers:
         activity = self._activity
         activity.trained_at, activity.loss, activity.scores = activity.clock(), answer.train_loss, answer.scores
         activity.steps += answer.steps
+        activity.trained_payload = answer.payload
         row = {
             "number": answer.round,
             "loss": answer.train_loss,

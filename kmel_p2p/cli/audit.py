@@ -1,0 +1,149 @@
+"""`kmel-peer audit`: what this site's entries show of its own data, before they leave and afterwards."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.options import config_option, echo_json, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from kmel_p2p.learn.audit.own_entries import LeakAudit, Shown
+    from kmel_p2p.site.config import SiteConfig
+    from kmel_p2p.site.site import Site
+
+NOT_PRIVATE = (
+    "These are attacks that need nothing but the entries and the charter. A figure of 0 is no proof that others fail."
+)
+
+
+@click.group()
+def audit() -> None:
+    """Measure what this site's entries show of its data."""
+
+
+@audit.command()
+@config_option
+@click.option("--held", "held_only", is_flag=True, help="Only the entry that waits for approval.")
+@click.option(
+    "--at-most",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Exit with 8 if the entries looked at show a larger share of this site's fingerprint bits, or let a larger "
+    "share of its training compounds be picked out at 1 % false alarms.",
+)
+@json_option
+def leak(config_path: Path, held_only: bool, at_most: float | None, as_json: bool) -> None:
+    """Say what fraction of this site's fingerprint bits and compounds its own entries show to any member.
+
+    Looks at the own entries that the store still keeps and, if the peer runs with `[ledger] hold = true`, at the one
+    that waits for `kmel-peer approve`. Compounds of the folds that are not trained on stand for what an attacker would
+    take for this site's by mistake. Reads the site's data; writes what `kmel-peer evaluate` writes about them.
+    """
+    from kmel_p2p.agreement.errors import LocalError
+    from kmel_p2p.cli.exits import DoesNotHoldError
+    from kmel_p2p.learn.audit.own_entries import LeakAudit
+    from kmel_p2p.learn.worker.prepare import prepare
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import load_site, trainer_plan
+
+    config = load_config(config_path)
+    site = load_site(config)
+    payloads, held = _payloads(site, config, held_only)
+    if not payloads:
+        raise LocalError("no own entry is kept here yet, and none waits for approval: there is nothing to look at")
+    with progress_bar("structures", as_json) as progress:
+        dataset, _ = prepare(trainer_plan(site, 0), lambda p: progress(p.done, p.total))
+    looked = LeakAudit(site.architecture, dataset)
+    energies = _energies(site, looked, payloads)
+    entries = {number: looked.shown([each]) for number, each in energies.items()}
+    together = looked.shown(energies.values())
+    facts = {
+        "trunk": site.charter.model.trunk,
+        "own_bits": looked.own_bits,
+        "compounds": looked.compounds,
+        "other_compounds": looked.others,
+        "held": held,
+        "entries": [{"number": number, **asdict(shown)} for number, shown in entries.items()],
+        "together": asdict(together),
+    }
+    if as_json:
+        echo_json(facts)
+    else:
+        _show(looked, entries, together, held)
+    if at_most is not None:
+        worst = max(together.own_share or 0.0, together.picked_at_1pct or 0.0)
+        if worst > at_most:
+            raise DoesNotHoldError(f"the entries looked at show {worst:.1%} of this site's data; at most {at_most:.1%}")
+
+
+def _payloads(site: Site, config: SiteConfig, held_only: bool) -> tuple[dict[int, bytes], int | None]:
+    """Own payloads by number, and the number of the held one."""
+    from kmel_p2p.agreement.errors import LocalError
+    from kmel_p2p.site.control.client import ControlClient, NotRunningError
+    from kmel_p2p.site.modes import mode_of
+    from kmel_p2p.site.state.own_state import own_entries
+    from kmel_p2p.site.state.store import STORE_NAME, Store
+
+    if not mode_of(site.charter).keeps_entries:
+        raise LocalError(f"this federation averages in mode {site.mode}: sites exchange shares and keep no entries")
+    found: dict[int, bytes] = {}
+    if not held_only:
+        path = config.site.state_dir / STORE_NAME
+        if path.exists():
+            store = Store(path, read_only=True)
+            try:
+                found = {number: entry.payload for number, entry in own_entries(site, store).items()}
+            finally:
+                store.close()
+    try:
+        with ControlClient(config.site.state_dir) as client:
+            answer: Mapping[str, Any] | None = client.request("held")
+    except NotRunningError:
+        if held_only:
+            raise
+        answer = None
+    if answer is None:
+        if held_only:
+            raise LocalError("no entry waits for approval")
+        return found, None
+    found[answer["number"]] = base64.b64decode(answer["payload"])
+    return found, answer["number"]
+
+
+def _energies(site: Site, looked: LeakAudit, payloads: Mapping[int, bytes]) -> dict[int, NDArray[np.float64]]:
+    from kmel_p2p.site.modes.stored_ledger import codec_of
+
+    codec, size = codec_of(site), site.layout.size
+    return {number: looked.energies(codec.decode(payload).dense(size)) for number, payload in sorted(payloads.items())}
+
+
+def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held: int | None) -> None:
+    click.echo(
+        f"{looked.compounds:,} training compounds with {looked.own_bits:,} fingerprint bits, against {looked.others:,} "
+        "other compounds of this site"
+    )
+    for number, shown in entries.items():
+        name = f"entry {number}{' (held)' if number == held else ''}"
+        click.echo(f"{name:<18} {_words(shown)}")
+    click.echo(f"{'together':<18} {_words(together)}")
+    click.echo(NOT_PRIVATE)
+
+
+def _words(shown: Shown) -> str:
+    parts = []
+    if shown.bits is not None and shown.own_share is not None:
+        right = f"{shown.right / shown.bits:.1%} right" if shown.bits and shown.right is not None else "none"
+        parts.append(f"{shown.own_share:.1%} of the own bits ({right}), {shown.compounds:,} compounds whole")
+    if shown.picked_at_1pct is not None:
+        parts.append(f"picks out {shown.picked_at_1pct:.1%} at 1 % false alarms (AUROC {shown.picked_auroc:.3f})")
+    return "; ".join(parts) or "nothing that can be measured: there are no other compounds to compare with"
