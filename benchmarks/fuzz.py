@@ -36,7 +36,7 @@ from benchmarks.parts.measure import ROOT, Goal, at_most, parse, publish, say, t
 from kmel_p2p.agreement.errors import ConfigError
 from tests.testbed.fuzzing.targets import Target, targets
 
-SMOKE: dict[str, Any] = {"cases": 1000}
+SMOKE: dict[str, Any] = {"cases": 200}
 GOALS: dict[str, Goal] = {"untyped": at_most(0)}
 SHOWN_BYTES = 300
 """Of an input that leads to a defect; the seed gives the whole again."""

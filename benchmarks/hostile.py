@@ -47,7 +47,7 @@ START_S = 180.0
 FEW = 10_000
 PROGRESS, ALARM_S, EXTRA_MB, LOOP_MS = 0.9, 30.0, 64.0, 100.0
 GOALS: dict[str, Goal] = {"failed": at_most(0)}
-SMOKE: dict[str, Any] = {"only": "A2,A11", "settle": 0.0, "quiet": 2.0, "attack": 4.0}
+SMOKE: dict[str, Any] = {"only": "A2", "settle": 0.0, "quiet": 2.0, "attack": 4.0}
 ACCUSING = ("unproved head", "misbehaved", "bad messages", "divergence", "refused from", "log ended", "size of")
 """Kinds of alarms that speak of somebody's fault."""
 

@@ -48,17 +48,24 @@ class TreeEnsemble:
     shrinkage: float
 
     @classmethod
-    def of(cls, grown: Iterable[Any], base: float, shrinkage: float) -> TreeEnsemble:
-        """From fitted scikit-learn trees with one output (`estimator.tree_`)."""
+    def of(
+        cls, grown: Iterable[Any], base: float, shrinkage: float, columns: NDArray[np.int64] | None = None
+    ) -> TreeEnsemble:
+        """From fitted scikit-learn trees with one output (`estimator.tree_`).
+
+        Args:
+            columns: where the features that they were grown on stand among all; None where they were grown on all.
+        """
         parts, roots, start = [], [], 0
         for tree in grown:
             leaf = tree.children_left < 0
             nearest = tree.threshold.astype(np.float32)
             above = nearest.astype(np.float64) > tree.threshold
             threshold = np.where(above, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+            looked_at = tree.feature if columns is None else columns[np.where(leaf, 0, tree.feature)]
             parts.append(
                 (
-                    np.where(leaf, LEAF, tree.feature).astype(np.int32),
+                    np.where(leaf, LEAF, looked_at).astype(np.int32),
                     np.where(leaf, np.float32(0), threshold).astype(np.float32),
                     np.where(leaf, LEAF, tree.children_left + start).astype(np.int32),
                     np.where(leaf, LEAF, tree.children_right + start).astype(np.int32),

@@ -14,6 +14,7 @@ import pytest
 
 import benchmarks.kills
 from benchmarks.parts.measure import ROOT
+from kmel_p2p.learn.stack import learners
 from tests.support.namespaces import require_namespaces
 from tests.support.public_files import write_public_files
 from tests.testbed.kills import Figures, Kill
@@ -76,6 +77,13 @@ def test_every_benchmark_is_listed() -> None:
 @pytest.fixture(scope="module")
 def public_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_public_files(tmp_path_factory.mktemp("public"))
+
+
+@pytest.fixture(autouse=True)
+def small_learners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a smoke run mean nothing, and growing trees is most of what it would do."""
+    monkeypatch.setattr(learners, "TREES", (5, 5))
+    monkeypatch.setattr(learners, "STAGES", 10)
 
 
 @pytest.mark.timeout(300)

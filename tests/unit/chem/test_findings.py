@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from kmel_p2p.chem.report import check_page as check_page_module
 from kmel_p2p.chem.report.check import check
 from kmel_p2p.chem.report.check_page import check_page
 from kmel_p2p.chem.report.findings import constant_finding, piles, unit_finding, unusual_median
+from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.cli.data_view import data_view
 
 POLICY = FeatureRule(bits=64)
@@ -30,6 +34,15 @@ UNBOUND = catalogue()["ppb_unbound"].endpoint
 LOGD = AssayEndpoint(name="logd", valid_range=(-5, 10))
 CHAIN = [f"{'C' * length}{end}" for length in range(1, 41) for end in ("O", "N", "Cl")]
 SPLIT = SplitRule(fold_key="key")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def described_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tables of all these tests hold the same compounds."""
+    cached = functools.partial(ingest, cache=StructureCache(tmp_path_factory.mktemp("cache")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "ingest", cached)
+        yield
 
 
 def readings(values: list[float]) -> Readings:

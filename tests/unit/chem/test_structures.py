@@ -17,8 +17,9 @@ from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.chem.dataset.partition import disjointness, series_partition
+from kmel_p2p.chem.structures import described
 from kmel_p2p.chem.structures.cache import StructureCache
-from kmel_p2p.chem.structures.described import CHUNK, describe_all
+from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
 POLICY = FeatureRule(bits=64)
@@ -35,8 +36,9 @@ def test_every_input_keeps_its_place() -> None:
     assert seen[-1] == (5, 5)
 
 
-def test_several_processes_give_what_one_gives() -> None:
-    many = ["C" * (1 + i % 40) + "O" * (1 + i // 40) for i in range(2 * CHUNK + 3)]
+def test_several_processes_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(described, "CHUNK", 40)
+    many = ["C" * (1 + i % 20) + "O" * (1 + i // 20) for i in range(2 * described.CHUNK + 3)]
     alone, together = describe_all(many, POLICY), describe_all(many, POLICY, workers=2)
     assert alone.table.smiles == together.table.smiles
     assert alone.table.reasons == together.table.reasons

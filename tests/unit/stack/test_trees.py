@@ -31,6 +31,22 @@ def test_the_walk_equals_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own(QUERIES[:0]).shape == (0,)
 
 
+def test_trees_grown_on_some_columns_find_them_among_all() -> None:
+    grown = ExtraTreesRegressor(20, random_state=0).fit(COLUMNS, LABELS)
+    own = TreeEnsemble.of((tree.tree_ for tree in grown.estimators_), 0.0, 1 / 20, np.arange(1, 13))
+    queries = np.pad(QUERIES, ((0, 0), (1, 1)), constant_values=9)
+    assert own(queries) == pytest.approx(grown.predict(QUERIES), abs=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "needed"), [(20, 1), (100, 2), (250, 5), (5000, 5)])
+def test_a_column_has_to_differ_in_some_compounds(rows: int, needed: int) -> None:
+    columns = np.full((rows, 3), 7, np.float32)
+    columns[: needed - 1, 1] = 0
+    columns[:needed, 2] = 0
+    assert learners.varied_columns(columns).tolist() == [2]
+    assert learners.varied_columns(columns[:, :1]).tolist() == [0], "trees need a column"
+
+
 def test_a_value_on_a_threshold_goes_where_scikit_learn_sends_it() -> None:
     """Thresholds lie between float32 numbers; rounded up, the upper neighbour would change sides."""
     low = np.float32(64.0)
@@ -58,7 +74,7 @@ def test_boosting_starts_where_scikit_learn_starts(classes: bool, monkeypatch: p
 
     name = "GradientBoostingClassifier" if classes else "GradientBoostingRegressor"
     monkeypatch.setattr(ensemble, name, kept(getattr(ensemble, name)))
-    own = learners._boosting(COLUMNS, labels, classes, 3)
+    own = learners._boosting(COLUMNS, np.arange(12), labels, classes, 3)
     expected = made[0].decision_function(QUERIES) if classes else made[0].predict(QUERIES)
     assert own(QUERIES) == pytest.approx(expected, abs=1e-9)
 
