@@ -35,6 +35,15 @@ def test_nobody_begins_before_the_last_founder_is_ready() -> None:
     assert {made.averaging(0).ledger.head(site.key) for site in made.sites} == {limit}
 
 
+def test_a_founder_whose_operator_ended_its_part_is_not_waited_for() -> None:
+    made = without_the_last()
+    made.network.command(made.host(0), Conclude("another project needs the machine"))
+    made.run(30 * SECOND)
+    assert made.averaging(1).waiting.startswith("2 of 3 sites are ready to start")
+    made.start(PRESENT)
+    assert made.run(60 * SECOND, until=lambda: len(made.averaging(1).vector) == PRESENT)
+
+
 def test_one_operator_begins_and_the_others_follow() -> None:
     made = without_the_last()
     made.run(30 * SECOND)

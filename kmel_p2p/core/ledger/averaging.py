@@ -213,7 +213,7 @@ class LedgerAveraging(RoundMachine):
     def _after_round(self, now: Micros) -> None:
         held, states = self.ledger.accepted.held, self.antientropy.states
         states.awaited = frozenset(key for wait in self.waits for key in wait.sites)
-        if self.phase is Phase.LISTENING and held != self._announced and not self._training():
+        if self.phase is Phase.LISTENING and held != self._announced and not self._those_in(Phase.TRAINING):
             # The others cannot see the end before they know what we hold. While anybody trains, it is not the end.
             self._announced = held
             states.announce()
@@ -229,7 +229,7 @@ class LedgerAveraging(RoundMachine):
     # ---- a round ------------------------------------------------------------------------------------------------
 
     def _begin_round(self) -> tuple[int, float]:
-        told = {key: self._told(key) for key in self._training()}
+        told = {key: self._told(key) for key in self._those_in(Phase.TRAINING)}
         training = {key: Trains(self.sizes.of(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
         training[self._key] = Trains(self.sizes.of(self._key), frozenset(self.antientropy.states.heads))
         rules = self.ledger.rules
@@ -237,7 +237,7 @@ class LedgerAveraging(RoundMachine):
         return self.publisher.open(weights.trunk, weights.heads)
 
     def _step_times_us(self) -> Iterable[Micros]:
-        told = (self._told(key) for key in self._training())
+        told = (self._told(key) for key in self._those_in(Phase.TRAINING))
         return [t.step_us for t in told if t is not None]
 
     def _check_trained(self, result: RoundTrained) -> int:
@@ -310,12 +310,13 @@ class LedgerAveraging(RoundMachine):
             return Wait(reason, fetcher.awaited, fetcher.until_us)
         if fetcher.active:
             return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, "snapshot")
-        training = self._training()
+        training = self._those_in(Phase.TRAINING)
         missing, until_us = self._catching_up(len(training), now)
         if missing:
             reason = f"catching up: {missing} entries of the others are not here yet"
             return Wait(reason, self.antientropy.ahead(), until_us, "catching up")
-        start = None if self.ledger.vector else self._start(training, self.ledger.rules.current)
+        willing = self.ledger.rules.current.difference(self._those_in(Phase.LISTENING))
+        start = None if self.ledger.vector else self._start(training, willing)
         number = self.publisher.next_number - 1
         return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)
 
@@ -335,11 +336,11 @@ class LedgerAveraging(RoundMachine):
         until_us = min(self._grew[1] + settings.catch_up_us, self._behind_since_us + settings.catch_up_limit_us)
         return (behind if now < until_us else 0), until_us
 
-    def _training(self) -> list[SiteKey]:
-        """Alive sites that publish, without us and without those whose log has ended."""
+    def _those_in(self, phase: Phase) -> list[SiteKey]:
+        """Alive sites in this phase, without us and without those whose log has ended."""
         told = ((key, self._told(key)) for key in self._members.alive())
         ended = self.ledger.accepted.ended
-        return [k for k, t in told if t is not None and t.phase is Phase.TRAINING and k not in ended]
+        return [k for k, t in told if t is not None and t.phase is phase and k not in ended]
 
     def _told(self, key: SiteKey) -> OtherPeer | None:
         """What a site last told of itself."""

@@ -241,7 +241,8 @@ class PushSumAveraging(RoundMachine):
             newer = tuple(self.progress.at_least(self._mixing.reached()))
             return Wait("this site's trunk is too old to train from; fetching a newer one from the others", newer)
         training = [statement.site for statement in told if statement.phase == Phase.TRAINING]
-        start = None if self.vector else self._start(training, self._rules.roster)
+        willing = self._rules.roster.difference(s.site for s in told if s.phase == Phase.LISTENING)
+        start = None if self.vector else self._start(training, willing)
         if start or self._limit(self.state.level) or self._plateau():
             return start
         levels = self.progress.training_levels(self._mixing.reached() - self._rules.averaging.age_limit)

@@ -380,7 +380,7 @@ class RoundMachine(ABC):
 
         Args:
             training: the other sites that can.
-            roster: the sites that take part. Blocked ones are not waited for, whatever number the charter wants.
+            roster: the sites that take part and mean to. Blocked ones are not waited for, whatever the charter wants.
         """
         others = frozenset(roster) - self._blocked - {self._key}
         needed, ready = min(self._round_settings.start_sites, 1 + len(others)), 1 + len(training)

@@ -22,7 +22,7 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.validity import context_of
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.delta import CodecParameters, DeltaCodec
-from tests.testbed.ledger.learning import LAYOUT, PARAMETERS, Floats
+from tests.testbed.ledger.learning import Floats
 from tests.testbed.ledger.site import LedgerHost
 
 
@@ -90,7 +90,8 @@ class Hostile:
             case Malice.HUGE:
                 return [self._remade(entry, payload=self._noise(self.codec), measured=True).encode()]
             case Malice.TOO_MANY:
-                generous = DeltaCodec(LAYOUT, CodecParameters(PARAMETERS.chunk, 4 * PARAMETERS.kept, PARAMETERS.bits))
+                rule = self.codec.parameters
+                generous = DeltaCodec(self.codec.layout, CodecParameters(rule.chunk, 4 * rule.kept, rule.bits))
                 return [self._remade(entry, payload=self._noise(generous)).encode()]
             case Malice.STALE:
                 return [honest]
@@ -130,7 +131,7 @@ class Hostile:
         return self.ledger.accepted.order.named(basis.vector)
 
     def _noise(self, codec: DeltaCodec) -> bytes:
-        return codec.encode(100 * np.random.default_rng(1).standard_normal(LAYOUT.size).astype(np.float32))
+        return codec.encode(100 * np.random.default_rng(1).standard_normal(codec.layout.size).astype(np.float32))
 
     def _remade(self, entry: Entry, measured: bool = False, **changes: Any) -> Entry:
         values: dict[str, Any] = {
@@ -166,10 +167,11 @@ class HostileHost(LedgerHost):
             return self._out.popleft()
         effect = super().poll()
         if isinstance(effect, Send) and isinstance(effect.message, Bodies):
-            return dataclasses.replace(effect, message=self._exchanged(effect.to, effect.message))
+            return dataclasses.replace(effect, message=self.exchanged(effect.to, effect.message))
         return effect
 
-    def _exchanged(self, to: SiteKey, bodies: Bodies) -> Bodies:
+    def exchanged(self, to: SiteKey, bodies: Bodies) -> Bodies:
+        """What goes to a receiver in place of these entries."""
         entries: list[bytes] = []
         for encoded in bodies.entries:
             entry = decode(encoded)

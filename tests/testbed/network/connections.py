@@ -38,6 +38,10 @@ class Wires(Protocol):
     trace: Trace
     counters: Counter[str]
     hosts: dict[SiteKey, Host]
+    copies: list[Host]
+
+    @property
+    def admits(self) -> Callable[[Host, Host], bool]: ...
 
     def direction(self, source: Host, target: Host) -> Direction: ...
     def call_at(self, when: Micros, action: Callable[[], None]) -> None: ...
@@ -53,7 +57,16 @@ class Connections:
 
     def linked(self, a: Host, b: Host) -> bool:
         """Whether a message from `a` has a connection to `b`."""
-        return not self._network.transport.dialled or (a.key, b.key) in self._dialled or (b.key, a.key) in self._dialled
+        pair, back = (a.place, b.place), (b.place, a.place)
+        return not self._network.transport.dialled or pair in self._dialled or back in self._dialled
+
+    def reached(self, host: Host, key: SiteKey) -> Host | None:
+        """The computer of this key that `host` has a connection to; without one, the first that had the key."""
+        first = self._network.hosts.get(key)
+        if first is None or not self._network.copies:
+            return first
+        candidates = (first, *(other for other in self._network.copies if other.key == key))
+        return next((other for other in candidates if self.linked(host, other)), first)
 
     def drop_blocked(self, source: Host, target: Host) -> None:
         """A block lasted a heartbeat: unless it is gone, both ends notice."""
@@ -87,10 +100,10 @@ class Connections:
         network = self._network
         if not network.transport.dialled or not self.linked(a, b):
             return
-        self._dialled.pop((a.key, b.key), None)
-        self._dialled.pop((b.key, a.key), None)
-        a.linked_to.pop(b.key, None)
-        b.linked_to.pop(a.key, None)
+        self._dialled.pop((a.place, b.place), None)
+        self._dialled.pop((b.place, a.place), None)
+        a.linked_to.pop(b.place, None)
+        b.linked_to.pop(a.place, None)
         for host, other in ((a, b), (b, a)):
             network.command(host, LinkDown(other.key, reason))
 
@@ -100,7 +113,7 @@ class Connections:
         target = network.hosts.get(dial.to)
         network.trace.note(network.now, _DIALLED, host.index, target.index if target else -1, 0, "dial")
         network.counters["dials"] += 1
-        if target is None or target is host:
+        if target is None or target.key == host.key:
             return
         if not network.transport.dialled:
             network.command(host, LinkUp(dial.to))
@@ -114,6 +127,8 @@ class Connections:
             network.call_at(timeout, partial(self._failed, host, target, "no answer"))
         elif found is not target:
             network.call_at(network.now + 2 * round_trip, partial(self._failed, host, target, "wrong key"))
+        elif not network.admits(target, host) or not network.admits(host, target):
+            network.call_at(network.now + 2 * round_trip, partial(self._failed, host, target, "not admitted"))
         else:
             network.call_at(network.now + 2 * round_trip, partial(self._link, host, target))
 
@@ -133,9 +148,13 @@ class Connections:
         if host.power is Power.OFF or target.power is Power.OFF:
             return
         known = self.linked(host, target)
-        self._dialled[host.key, target.key] = None
-        host.linked_to[target.key] = None
-        target.linked_to[host.key] = None
+        for one, other in ((host, target), (target, host)):
+            former = self.reached(one, other.key)
+            if former is not None and former is not other:
+                self.unlink(one, former, "displaced by another connection of this key")
+        self._dialled[host.place, target.place] = None
+        host.linked_to[target.place] = None
+        target.linked_to[host.place] = None
         if not known:
             self._network.command(host, LinkUp(target.key))
             self._network.command(target, LinkUp(host.key))

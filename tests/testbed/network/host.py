@@ -45,6 +45,7 @@ class Host:
         "outbound_only",
         "paused_at_us",
         "pending_wake_us",
+        "place",
         "power",
         "receive_delay_us",
         "rng",
@@ -54,10 +55,19 @@ class Host:
     )  # fmt: skip
 
     def __init__(
-        self, index: int, key: SiteKey, name: str, boot: Boot, addresses: tuple[str, ...], rng: random.Random
+        self,
+        index: int,
+        key: SiteKey,
+        name: str,
+        boot: Boot,
+        addresses: tuple[str, ...],
+        rng: random.Random,
+        place: SiteKey | None = None,
     ) -> None:
         self.index = index
         self.key = key
+        self.place = key if place is None else place
+        """Tells the computers of one key apart: a copied machine has the key of the first one."""
         self.name = name
         self.boot = boot
         self.addresses = addresses

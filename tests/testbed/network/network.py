@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from kmel_p2p.agreement.errors import Bug, RemoteError
-from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persist, Persisted, Send, SendFailed
 from kmel_p2p.core.types import Lane, Micros
 from tests.testbed.network.carrier import Carrier
@@ -39,6 +39,11 @@ class Watcher(Protocol):
     def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
 
 
+def everybody(host: Host, dialler: Host) -> bool:
+    """A gate that stands open."""
+    return True
+
+
 @dataclass(slots=True)
 class _Packet:
     source: Host
@@ -60,6 +65,11 @@ class Network:
     watchers: list[Watcher] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     hosts: dict[SiteKey, Host] = field(default_factory=dict)
+    """By place, which is the key except for the copies."""
+    copies: list[Host] = field(default_factory=list)
+    """Computers with the key of another one. They dial, and nobody can dial them."""
+    admits: Callable[[Host, Host], bool] = field(default=everybody)
+    """Whether `host` lets `dialler` in."""
     _queue: list[tuple[Micros, int, int, Any, Any]] = field(default_factory=list)
     _sequence: int = 0
     _directions: dict[tuple[int, int], Direction] = field(default_factory=dict)
@@ -79,6 +89,15 @@ class Network:
             raise Bug(f"host {name} is added twice")
         host = Host(len(self.hosts), key, name, boot, addresses, self.generator(f"host {len(self.hosts)}"))
         self.hosts[key] = host
+        return host
+
+    def add_copy(self, original: Host, name: str, boot: Boot) -> Host:
+        """Add a host with the key of another one, as a copied machine is."""
+        place = SiteKey(digest(b"copy %d" % len(self.hosts) + original.key))
+        rng = self.generator(f"host {len(self.hosts)}")
+        host = Host(len(self.hosts), original.key, name, boot, (), rng, place)
+        self.hosts[place] = host
+        self.copies.append(host)
         return host
 
     def watch(self, watcher: Watcher, steps: bool = True, sends: bool = True) -> None:
@@ -314,7 +333,7 @@ class Network:
         elif isinstance(effect, Dial):
             self.connections.dial(host, effect)
         elif isinstance(effect, Hangup):
-            target = self.hosts.get(effect.to)
+            target = self.connections.reached(host, effect.to)
             if target is not None:
                 self.connections.unlink(host, target, effect.reason)
         elif isinstance(effect, Persist):
@@ -338,7 +357,7 @@ class Network:
         size = self.carrier.size(packed)
         for watcher in (*self.watchers, *self._partial_sends):
             watcher.effect(host, send, size, self.now)
-        target = self.hosts.get(send.to)
+        target = self.connections.reached(host, send.to)
         if target is None:
             raise Bug(f"{host.name} sends to a site outside the network")
         if not host.interface_up or not self.connections.linked(host, target):

@@ -1,0 +1,301 @@
+"""Carries out what a schedule says: each kind of happening as one function, and the healing at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from kmel_p2p.agreement.amendment import AmendmentDocument, RetireRule
+from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
+from tests.testbed.network.host import Host
+from tests.testbed.network.links import Conditions
+from tests.testbed.peers.federation import PeerFederation
+from tests.testbed.peers.peer_site import PeerSite
+from tests.testbed.peers.schedule import END_S, Happening, Schedule
+
+LOSS = (0.05, 0.1, 0.2, 0.3)
+SLOW_US = (50 * MILLISECOND, 500 * MILLISECOND, 3 * SECOND)
+
+
+class Play:
+    """One schedule on its way through a federation.
+
+    Attributes:
+        damaged: sites whose disk was lost, or replaced by an older one.
+        copied: sites of which a copy ran.
+        held_off: sites that are off and come back by themselves.
+        retired: sites that an amendment retires.
+        added: spare sites that an amendment adds.
+    """
+
+    def __init__(self, federation: PeerFederation, schedule: Schedule) -> None:
+        self.federation = federation
+        self.schedule = schedule
+        self.damaged: set[int] = set()
+        self.copied: set[int] = set()
+        self.retired: set[int] = set()
+        self.added: set[int] = set()
+        self.done: list[Happening] = []
+        self._backups: set[int] = set()
+        self._amendments = 0
+        """Signed so far: nobody signs two of one number."""
+        for happening in schedule.happenings:
+            self._at(round(happening.at_s * SECOND), partial(self._happen, happening))
+        for late_s in (0, 10):
+            # A site that was about to stop is off a moment later.
+            self._at(round((END_S + late_s) * SECOND), self._heal)
+
+    @property
+    def honest(self) -> list[PeerSite]:
+        """The sites that keep the rules, without copies of them."""
+        last = self.schedule.founders - 1
+        originals = self.federation.sites[: len(self.federation.world.identities)]
+        return [site for site in originals if not (self.schedule.malice and site.index == last)]
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+
+    def _at(self, when: Micros, action: Callable[[], object]) -> None:
+        def act() -> None:
+            action()
+
+        self.federation.network.call_at(when, act)
+
+    def _then(self, happening: Happening, undo: Callable[[], object]) -> None:
+        """Undo a happening when its time is over, at the end of the schedule at the latest."""
+        self._at(round(min(happening.at_s + happening.lasts_s, END_S) * SECOND), undo)
+
+    def _happen(self, happening: Happening) -> None:
+        site = self.federation.sites[happening.site]
+        if HAPPENINGS[happening.what](self, site, happening) is not False:
+            self.done.append(happening)
+
+    def _heal(self) -> None:
+        """Everything that can be mended is: whatever is still wrong after a while is a fault of ours."""
+        federation = self.federation
+        for site in self.honest:
+            if site.index < self.schedule.founders or site.index in self.added:
+                federation.start(site)
+
+    # ---- power and disks ----------------------------------------------------------------------------------------
+
+    def start(self, site: PeerSite, happening: Happening) -> None:
+        self.federation.start(site)
+
+    def power(self, site: PeerSite, happening: Happening) -> bool:
+        return self._off(site, happening, partial(self.federation.lose_power, site))
+
+    def kill(self, site: PeerSite, happening: Happening) -> bool:
+        return self._off(site, happening, partial(self.federation.lose_power, site, reset=True))
+
+    def stop(self, site: PeerSite, happening: Happening) -> bool:
+        return self._off(site, replace(happening, lasts_s=happening.lasts_s + 3), partial(self.federation.stop, site))
+
+    def wipe(self, site: PeerSite, happening: Happening) -> bool:
+        def replaced() -> None:
+            self.federation.lose_power(site)
+            site.disk.wipe()
+            self.damaged.add(site.index)
+
+        return self._off(site, happening, replaced)
+
+    def backup(self, site: PeerSite, happening: Happening) -> bool:
+        if site.disk.is_new:
+            return False
+        site.disk.copy_to(self._backup_of(site))
+        self._backups.add(site.number)
+        return True
+
+    def put_back(self, site: PeerSite, happening: Happening, as_image: bool = False) -> bool:
+        if site.number not in self._backups:
+            return False
+
+        def replaced() -> None:
+            self.federation.lose_power(site)
+            site.disk.put_back(self._backup_of(site), as_image)
+            self.damaged.add(site.index)
+
+        return self._off(site, happening, replaced)
+
+    def image(self, site: PeerSite, happening: Happening) -> bool:
+        return self.put_back(site, happening, as_image=True)
+
+    def twin(self, site: PeerSite, happening: Happening) -> bool:
+        """The copy runs until the operator finds out, stops it and says which one goes on."""
+        if site.life is None or site.index in self.copied:
+            return False
+        copy = self.federation.copy(site)
+        self.copied.add(site.index)
+        self.federation.start(copy)
+
+        def decided() -> None:
+            self.federation.lose_power(copy, reset=True)
+            self.federation.order(site, "claim")
+
+        self._then(happening, decided)
+        return True
+
+    def full_disk(self, site: PeerSite, happening: Happening) -> None:
+        site.disk.full = True
+        self._then(happening, site.disk.room)
+
+    def slow_disk(self, site: PeerSite, happening: Happening) -> None:
+        site.disk.latency_us = SLOW_US[happening.other % len(SLOW_US)]
+
+        def fast() -> None:
+            site.disk.latency_us = 2 * MILLISECOND
+
+        self._then(happening, fast)
+
+    def _off(self, site: PeerSite, happening: Happening, how: Callable[[], None]) -> bool:
+        if site.life is None or site.life.leaving:
+            return False
+        how()
+        self._then(happening, partial(self.federation.start, site))
+        return True
+
+    def _backup_of(self, site: PeerSite) -> Path:
+        return self.federation.folder / f"backup{site.number}"
+
+    # ---- network and clocks -------------------------------------------------------------------------------------
+
+    def part(self, site: PeerSite, happening: Happening) -> None:
+        one = [host for host in self._hosts() if happening.other >> host.index & 1]
+        rest = [host for host in self._hosts() if not happening.other >> host.index & 1]
+        self._block(happening, one, rest)
+        self._block(happening, rest, one)
+
+    def cut(self, site: PeerSite, happening: Happening) -> bool:
+        if happening.other == happening.site:
+            return False
+        hosts = self.federation.hosts
+        self._block(happening, [hosts[happening.site]], [hosts[happening.other]])
+        return True
+
+    def loss(self, site: PeerSite, happening: Happening) -> None:
+        share = LOSS[happening.other % len(LOSS)]
+        self._conditions(lambda conditions: replace(conditions, loss=share))
+        self._then(happening, partial(self._conditions, lambda conditions: replace(conditions, loss=0.0)))
+
+    def clock(self, site: PeerSite, happening: Happening) -> None:
+        self.federation.network.jump_clock(self.federation.hosts[site.number], round(happening.lasts_s * SECOND))
+
+    def pause(self, site: PeerSite, happening: Happening) -> None:
+        network, host = self.federation.network, self.federation.hosts[site.number]
+        network.pause(host)
+        self._then(happening, partial(network.resume, host, clock_stood_still=happening.other % 2 == 1))
+
+    def _hosts(self) -> list[Host]:
+        return self.federation.hosts[: len(self.federation.world.identities)]
+
+    def _block(self, happening: Happening, sources: list[Host], targets: list[Host]) -> None:
+        network = self.federation.network
+        network.block(sources, targets)
+        self._then(happening, partial(network.unblock, sources, targets))
+
+    def _conditions(self, change: Callable[[Conditions], Conditions]) -> None:
+        network = self.federation.network
+        for source in network.hosts.values():
+            for target in network.hosts.values():
+                direction = network.direction(source, target)
+                direction.conditions = change(direction.conditions)
+
+    # ---- people -------------------------------------------------------------------------------------------------
+
+    def trainer(self, site: PeerSite, happening: Happening) -> None:
+        self.federation.lose_trainer(site)
+
+    def begin(self, site: PeerSite, happening: Happening) -> bool:
+        return self.federation.order(site, "begin")
+
+    def listen(self, site: PeerSite, happening: Happening) -> bool:
+        return self.federation.order(site, "listen")
+
+    def conclude(self, site: PeerSite, happening: Happening) -> bool:
+        return self.federation.order(site, "conclude")
+
+    def block(self, site: PeerSite, happening: Happening) -> bool:
+        if site.life is None or happening.other == happening.site:
+            return False
+        name = self.federation.world.rule(happening.other).name
+        self._then(happening, partial(self.federation.order, site, "unblock", site=name))
+        return self.federation.order(site, "block", site=name, reason="by a schedule")
+
+    def extend(self, site: PeerSite, happening: Happening) -> bool:
+        if site.life is None:
+            return False
+        return self._amend(site, entries=site.site.constitution.entry_limit + 10)
+
+    def retire(self, site: PeerSite, happening: Happening) -> bool:
+        """The site retires another one, as of the entries of it that it holds."""
+        if site.life is None or happening.other == happening.site or self.retired:
+            return False
+        rule = self.federation.world.rule(happening.other)
+        last = site.life.peer.averaging.vector.get(rule.site_key, 0)
+        if self._amend(site, retire=(RetireRule(name=rule.name, last=last),)):
+            self.retired.add(happening.other)
+            return True
+        return False
+
+    def add(self, site: PeerSite, happening: Happening) -> bool:
+        """A site is added, and starts with the amendments as files some time later."""
+        spares = [new for new in self.federation.sites if new.index >= self.schedule.founders]
+        fresh = [new for new in spares if new.index not in self.added and new.index < len(self._hosts())]
+        if site.life is None or not fresh:
+            return False
+        newcomer = fresh[0]
+        if not self._amend(site, add=(self.federation.world.rule(newcomer.index),)):
+            return False
+        self.added.add(newcomer.index)
+        newcomer.constitution = site.site.constitution
+        self._then(happening, partial(self.federation.start, newcomer))
+        return True
+
+    def _amend(self, site: PeerSite, **changes: object) -> bool:
+        """An amendment signed by all honest sites of the roster; nobody signs two of one number."""
+        if site.life is None or site.site.constitution.number != self._amendments:
+            return False
+        constitution = site.site.constitution
+        document: AmendmentDocument = constitution.draft(**changes)
+        for signer in self.honest:
+            if signer.key in constitution.roster:
+                document = document.signed_by(self.federation.world.identities[signer.index], constitution)
+        if constitution.why_not_in_force(document):
+            return False
+        if not self.federation.amend(site, document):
+            return False
+        self._amendments += 1
+        return True
+
+
+HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = MappingProxyType(
+    {
+        "start": Play.start,
+        "power": Play.power,
+        "kill": Play.kill,
+        "stop": Play.stop,
+        "wipe": Play.wipe,
+        "backup": Play.backup,
+        "put back": Play.put_back,
+        "image": Play.image,
+        "twin": Play.twin,
+        "full disk": Play.full_disk,
+        "slow disk": Play.slow_disk,
+        "part": Play.part,
+        "cut": Play.cut,
+        "loss": Play.loss,
+        "clock": Play.clock,
+        "pause": Play.pause,
+        "trainer": Play.trainer,
+        "begin": Play.begin,
+        "listen": Play.listen,
+        "conclude": Play.conclude,
+        "block": Play.block,
+        "extend": Play.extend,
+        "retire": Play.retire,
+        "add": Play.add,
+    }
+)
+"""By the word in a schedule; a function that changed nothing says False."""

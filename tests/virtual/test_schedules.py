@@ -1,0 +1,97 @@
+"""Whole peers under schedules: those that failed once, a few drawn ones, and whether the oracle sees what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.core.ledger.own_log import OwnLog
+from kmel_p2p.core.peer import Peer
+from kmel_p2p.core.rounds.completion import Completion
+from tests.testbed.peers.run import play
+from tests.testbed.peers.schedule import Happening, Schedule, made_up, shrunk
+
+KEPT = sorted((Path(__file__).parents[1] / "testbed" / "schedules").glob("*.toml"))
+DRAWN = (6, 8, 11)
+"""Both modes, each within a few seconds."""
+
+LOST_AND_PARTED = Schedule(
+    seed=1,
+    founders=4,
+    spares=0,
+    entry_limit=40,
+    happenings=(
+        *(Happening(0.0, "start", site) for site in range(4)),
+        Happening(8.0, "backup", 0),
+        Happening(9.0, "part", other=0b1001, lasts_s=60.0),
+        Happening(30.0, "power", 3, lasts_s=80.0),
+        Happening(31.0, "put back", 0, lasts_s=2.0),
+    ),
+)
+"""Site 0 goes on from an old store while the only site that knows its newest entries is away."""
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_a_schedule_that_failed_once_holds(path: Path) -> None:
+    played = play(Schedule.read(path))
+    assert not played.violations
+
+
+@pytest.mark.parametrize("seed", DRAWN)
+def test_a_drawn_schedule_holds(seed: int) -> None:
+    played = play(made_up(seed))
+    assert not played.violations
+    assert played.liveness_s is not None
+
+
+def test_a_schedule_replays_exactly() -> None:
+    schedule = Schedule(3, founders=3, entry_limit=4, happenings=tuple(Happening(0.0, "start", i) for i in range(3)))
+    one, other = play(schedule), play(schedule)
+    assert one.trace == other.trace
+    assert one.reached == other.reached
+
+
+def test_an_old_store_beside_a_site_that_knows_more_holds() -> None:
+    played = play(LOST_AND_PARTED)
+    assert not played.violations
+    assert played.reached["happening: put back"]
+    assert played.reached["a site waits because its log may lack entries"]
+
+
+def test_the_oracle_sees_an_entry_signed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnLog, "wait", lambda self, roster: None)
+    kinds = {text.partition(":")[0] for text in play(LOST_AND_PARTED).violations}
+    assert "convicted" in kinds
+
+
+def test_the_oracle_sees_a_run_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Completion, "look", lambda self, state, now: False)
+    schedule = Schedule(1, founders=3, spares=0, entry_limit=3, happenings=(Happening(0.0, "start"),))
+    assert any(text.startswith("liveness: ") for text in play(schedule).violations)
+
+
+def test_the_oracle_sees_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Peer, now: int) -> None:
+        raise ZeroDivisionError("broken on purpose")
+
+    monkeypatch.setattr(Peer, "advance", broken)
+    schedule = Schedule(1, founders=3, spares=0, happenings=(Happening(0.0, "start"),))
+    assert any("broken on purpose" in text for text in play(schedule).violations)
+
+
+def test_a_failing_schedule_is_shrunk_to_what_matters() -> None:
+    whole = made_up(4)
+    needed = {whole.happenings[0], whole.happenings[-1]}
+    short = shrunk(whole, lambda candidate: needed <= set(candidate.happenings))
+    assert set(short.happenings) == needed
+
+
+def test_a_schedule_reads_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(made_up(9).render(), encoding="utf-8")
+    assert Schedule.read(path) == made_up(9)
+    path.write_text("seed = 1\nsites = 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"one\.toml: not a schedule"):
+        Schedule.read(path)
