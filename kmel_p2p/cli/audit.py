@@ -46,8 +46,8 @@ def leak(config_path: Path, held_only: bool, at_most: float | None, as_json: boo
     """Say what fraction of this site's fingerprint bits and compounds its own entries show to any member.
 
     Looks at the own entries that the store still keeps and, if the peer runs with `[ledger] hold = true`, at the one
-    that waits for `kmel-peer approve`. Compounds of the folds that are not trained on stand for what an attacker would
-    take for this site's by mistake. Reads the site's data; writes what `kmel-peer evaluate` writes about them.
+    that waits for `kmel-peer held approve`. Compounds of the folds that are not trained on stand for what an attacker
+    would take for this site's by mistake. Reads the site's data; writes what `kmel-peer evaluate` writes about them.
     """
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.cli.exits import DoesNotHoldError

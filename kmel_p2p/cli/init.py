@@ -43,7 +43,7 @@ nice = 5                          # priority the trainer gives up
 
 [ledger]
 on_complete = "stay"              # stay: keep relaying after the run; exit: end with code 0
-hold = false                      # true: every entry waits for `kmel-peer approve`
+hold = false                      # true: every entry waits for `kmel-peer held approve`
 
 [log]
 level = "info"                    # debug | info | warning | error

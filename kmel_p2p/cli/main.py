@@ -26,8 +26,7 @@ COMMANDS = {
     "conclude": ("kmel_p2p.cli.run:conclude", "End the run here without waiting for other sites."),
     "block": ("kmel_p2p.cli.block:block", "Stop listening to a site, whatever it sends."),
     "unblock": ("kmel_p2p.cli.block:unblock", "Listen to a site again."),
-    "approve": ("kmel_p2p.cli.run:approve", "Let a held entry leave the site."),
-    "reject": ("kmel_p2p.cli.run:reject", "Reject a held entry for good."),
+    "held": ("kmel_p2p.cli.held:held", "Look at the entry that waits for approval, and decide on it."),
     "amendment": (
         "kmel_p2p.cli.amendment:amendment",
         "Add, retire or re-key a site; extend the run.",

@@ -111,22 +111,3 @@ def conclude(config_path: Path, reason: str) -> None:
     """
     ask(config_path, "conclude", {"reason": reason})
     click.echo("concluding")
-
-
-@click.command()
-@click.argument("number", type=click.IntRange(min=1))
-@config_option
-def approve(config_path: Path, number: int) -> None:
-    """Let held entry NUMBER leave the site."""
-    ask(config_path, "approve", {"number": number})
-    click.echo(f"entry {number} approved")
-
-
-@click.command()
-@click.argument("number", type=click.IntRange(min=1))
-@click.option("--reason", default="rejected by the operator", show_default=True, help="Kept in the log.")
-@config_option
-def reject(config_path: Path, number: int, reason: str) -> None:
-    """Reject held entry NUMBER for good; its round is trained again."""
-    ask(config_path, "reject", {"number": number, "reason": reason})
-    click.echo(f"entry {number} rejected")

@@ -194,6 +194,8 @@ class Daemon:
         if self._final_models.were_written:
             limit = self._final_models.entry_limit_before
             self._driver.command(rounds.Listen("the run was complete before this start", limit))
+        if self._orders.orders.approved_until:
+            self._driver.command(rounds.ApproveUntil(self._orders.orders.approved_until))
         if self._orders.orders.concluded is not None:
             self._driver.command(rounds.Conclude(self._orders.orders.concluded))
         await control.start()
@@ -293,8 +295,8 @@ class Daemon:
                 self._trainer.commit(number)
             case rounds.CharterAmended(constitution=constitution):
                 self._site = dataclasses.replace(self._site, constitution=constitution)
-            case rounds.RoundAbandoned(number=number):
-                self._trainer.abandon(number)
+            case rounds.RoundAbandoned():
+                self._trainer.abandon(event)
             case rounds.RunComplete():
                 self._final_models.begin()
             case LeaveFinished():

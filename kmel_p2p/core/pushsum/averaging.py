@@ -44,6 +44,7 @@ class PushSumAveraging(RoundMachine):
     """
 
     messages: tuple[type[Message], ...] = (Statements, ProgressReport, MassTransfer, Inquiry, Receipt, ShareRequest)
+    has_residual = False
 
     def __init__(
         self,

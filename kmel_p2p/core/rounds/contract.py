@@ -81,11 +81,23 @@ class Approve:
 
 
 @dataclass(frozen=True, slots=True)
+class ApproveUntil:
+    """The operator is not asked about rounds up to this number; 0: about every one. Lets a held one among them go."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reject:
-    """The operator keeps the held entry back; the round is trained again."""
+    """The operator keeps the held entry back; the round is trained again, on other batches.
+
+    Attributes:
+        deferred: what was trained goes into the residual, so that later entries may hold parts of it; else it is lost.
+    """
 
     number: int
     reason: str
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +147,7 @@ COMMANDS = (
     RoundTrained,
     RoundFailed,
     Approve,
+    ApproveUntil,
     Reject,
     Persisted,
     Computed,
@@ -190,10 +203,17 @@ class RoundCommitted(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoundAbandoned(Event):
-    """The round will not be published: the trainer goes back to where it was before it."""
+    """The round will not be published: the trainer goes back to where it was before it.
+
+    Attributes:
+        rejected: the operator kept it back, so that the same batches must not be trained on again.
+        deferred: it was kept back, and what was trained goes into the residual.
+    """
 
     number: int
     reason: str
+    rejected: bool = False
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

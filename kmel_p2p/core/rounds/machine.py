@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kmel_p2p.agreement.errors import LocalError
@@ -17,6 +17,7 @@ from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.rounds.completion import Completion
 from kmel_p2p.core.rounds.contract import (
     Approve,
+    ApproveUntil,
     Begin,
     Blocked,
     Conclude,
@@ -38,19 +39,23 @@ from kmel_p2p.core.rounds.contract import (
     Waiting,
 )
 from kmel_p2p.core.rounds.ending import Ending
+from kmel_p2p.core.rounds.obstacles import Obstacles
 from kmel_p2p.core.rounds.pacing import Pacing
 from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import TRANSITIONS, End, Move, RoundState, Wait
 from kmel_p2p.core.rounds.twin_pause import TwinPause
 from kmel_p2p.core.types import Micros
 
+HELD = "kmel-peer held show says what would leave; kmel-peer held approve or reject decides"
 HEARING = "hearing from every reachable site before the first round"
 
 
-class RoundMachine(ABC):
+class RoundMachine(Obstacles, ABC):
     """The part of an averaging mode that does not depend on the mode. A derived class is a `contract.Averaging`."""
 
     messages: tuple[type[Message], ...]
+    has_residual = True
+    """Whether the trainer keeps what it has not published yet."""
 
     def __init__(self, own: SiteKey, members: Members, settings: RoundSettings, now: Micros) -> None:
         self._key = own
@@ -72,6 +77,8 @@ class RoundMachine(ABC):
         self._number: int | None = None
         """Of the round that is not committed yet."""
         self._result: RoundTrained | None = None
+        self._approved_until = 0
+        """Rounds up to this number are not held."""
         self._ended_at: int | None = None
         """Entries that were allowed when this site's rounds ended by themselves; None: they did not."""
         self._completion = Completion(settings.again_us)
@@ -98,11 +105,6 @@ class RoundMachine(ABC):
     def complete(self) -> bool:
         """Whether all alive sites listen and have nothing left to exchange."""
         return self._completion.is_complete
-
-    @property
-    def entry_limit(self) -> int:
-        """Rounds that this site may train in all, as things are now."""
-        return self._round_settings.entry_limit
 
     # ---- what a mode adds ---------------------------------------------------------------------------------------
 
@@ -210,8 +212,10 @@ class RoundMachine(ABC):
             case Approve(number):
                 self._move(Move.APPROVE, number)
                 self._store()
-            case Reject(number, reason):
-                self._abandon(Move.REJECT, number, reason)
+            case ApproveUntil(number):
+                self._approved_until = number
+            case Reject():
+                self._reject(cmd)
             case RoundFailed(number, reason):
                 self._abandon(Move.FAIL, number, reason)
                 self._unready(reason)
@@ -240,6 +244,7 @@ class RoundMachine(ABC):
     def _turn(self, now: Micros) -> None:
         """After every input: see whether a round may open or the run is over."""
         self._pacing.turn(now)
+        self._maybe_let_go()
         self._before_round(now)
         self._maybe_go_on()
         self._maybe_open(now)
@@ -271,7 +276,8 @@ class RoundMachine(ABC):
 
     def _maybe_open(self, now: Micros) -> None:
         if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:
-            self._say(None, now)
+            held = self._state is RoundState.HELD
+            self._say(Wait(f"round {self._number} is held: {HELD}") if held else None, now)
             return
         obstacle = self._pause.wait or self._obstacle(now)
         self._say(obstacle if isinstance(obstacle, Wait) else None, now)
@@ -293,12 +299,26 @@ class RoundMachine(ABC):
             self._abandon(Move.FAIL, result.number, self._pause.wait.reason)
             return
         self._result = result
-        if self._round_settings.hold:
+        if self._round_settings.hold and result.number > self._approved_until:
             self._move(Move.HOLD, result.number)
             self._outbox.append(Emit(EntryHeld(result.number, leaving)))
         else:
             self._move(Move.STORE, result.number)
             self._store()
+
+    def _maybe_let_go(self) -> None:
+        """What is held goes when its number is among those approved beforehand."""
+        if self._state is RoundState.HELD and self._pause.wait is None:
+            assert self._number is not None, "a round is held"
+            if self._number <= self._approved_until:
+                self._move(Move.APPROVE, self._number)
+                self._store()
+
+    def _reject(self, cmd: Reject) -> None:
+        if cmd.deferred and not self.has_residual:
+            raise LocalError("this averaging mode keeps no residual: what is not sent now is lost; reject it for good")
+        self._move(Move.REJECT, cmd.number)
+        self._outbox.append(Emit(RoundAbandoned(cmd.number, cmd.reason, rejected=True, deferred=cmd.deferred)))
 
     def _store(self) -> None:
         assert self._result is not None, "what is stored was trained"
@@ -363,38 +383,3 @@ class RoundMachine(ABC):
         if reason != self._waiting:
             self._waiting = reason
             self._outbox.append(Emit(Waiting(reason, sites)))
-
-    def _limit(self, done: int) -> End | None:
-        """The charter allows no more after `done` rounds."""
-        limit = self.entry_limit
-        return End(f"the limit of {limit} entries is reached") if done >= limit else None
-
-    def _plateau(self) -> End | None:
-        """Validation has stopped improving."""
-        settings = self._round_settings
-        reason = f"validation has not improved over {settings.patience} {settings.unit}"
-        return End(reason) if self._pacing.enough else None
-
-    def _start(self, training: Sequence[SiteKey], roster: Iterable[SiteKey]) -> Wait | None:
-        """The wait before the first round of all, while too few sites can train.
-
-        Args:
-            training: the other sites that can.
-            roster: the sites that take part and mean to. Blocked ones are not waited for, whatever the charter wants.
-        """
-        others = frozenset(roster) - self._blocked - {self._key}
-        needed, ready = min(self._round_settings.start_sites, 1 + len(others)), 1 + len(training)
-        if self._begun or ready >= needed:
-            return None
-        reason = f"{ready} of {needed} sites are ready to start; kmel-peer begin starts without the others"
-        return Wait(reason, tuple(sorted(others - frozenset(training))), kind="start", until_begin=True)
-
-    def _too_far_ahead(self, numbers: Mapping[SiteKey, int], own_number: int, now: Micros) -> Wait | None:
-        """The wait for slower sites. `numbers`: how far those are that train beside this one."""
-        settings = self._round_settings
-        slow = self._pacing.held_back_by(numbers, own_number, now)
-        if not slow:
-            return None
-        # The soonest moment: then one of them counts as stuck, and whether the next is worth waiting for is looked at.
-        reason = f"{settings.max_lead} {settings.unit} ahead of the slowest training site"
-        return Wait(reason, tuple(sorted(slow)), min(slow.values()))

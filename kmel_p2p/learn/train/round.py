@@ -63,6 +63,8 @@ class _Before:
     drift: Sums
     private: NDArray[np.float32]
     optimiser: OptimiserState
+    payload: bytes = b""
+    """What the round made of it."""
 
 
 class Rounds:
@@ -125,6 +127,9 @@ class Rounds:
         """
         if resume_file is not None:
             resume_file = self._newest_like(resume_file)
+        elif (self._folder / self._name(0)).exists():
+            resume_file = self._name(0)
+        if resume_file is not None:
             self._load(self._folder / resume_file)
             self.prefix.resume(self._size, self._network.private.numel())
         else:
@@ -178,20 +183,39 @@ class Rounds:
         self.committed, self._before = number, None
         self._remove_all_but(self._name(number))
 
-    def abandon(self, number: int) -> None:
-        """Return to the state before round `number`, and delete its file."""
+    def abandon(self, number: int, *, rejected: bool = False, deferred: bool = False) -> None:
+        """Return to the state before round `number`, and delete its file.
+
+        Args:
+            rejected: the operator kept the entry back. The round is then trained on other batches, also after a
+                restart: the same ones would give the same bytes.
+            deferred: it was kept back for now: what was trained stays, and what would have left is in the residual.
+
+        Raises:
+            LocalError: that round is not open.
+            ConfigError: the state cannot be written; it is kept in memory.
+        """
         before = self._before
         if before is None or before.round != number:
             raise LocalError(f"round {number} is not open; nothing to abandon")
         self._before = None
-        self._residual, self._drift = before.residual, before.drift
-        if self.committed is None:
-            self._first = None
-        self._network.load_private(before.private)
-        self._optimiser.restore(before.optimiser)
+        steps = self._optimiser.steps
+        if deferred and self._codec is not None:
+            self._residual += self._codec.decode(before.payload).dense(self._size)
+        else:
+            self._residual, self._drift = before.residual, before.drift
+            if self.committed is None:
+                self._first = None
+            self._network.load_private(before.private)
+            self._optimiser.restore(before.optimiser)
         self.history = [entry for entry in self.history if entry[0] < number]
         with contextlib.suppress(OSError):
             (self._folder / self._name(number)).unlink(missing_ok=True)
+        if rejected:
+            # Batches and dropout follow from the count of steps.
+            state = self._optimiser.state()
+            self._optimiser.restore(OptimiserState(state.first, state.second, steps))
+            write_state(self._folder / self._name(number - 1), self._tensors(), self._facts(number - 1))
 
     def _train(
         self,
@@ -230,6 +254,8 @@ class Rounds:
         if self._first is None:
             self._first = number
         payload, norm = self._encode(drift, norm_bound)
+        if self._before is not None:
+            self._before.payload = payload
         name = self._name(number)
         write_state(self._folder / name, self._tensors(), self._facts(number))
         return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores, training_us)
@@ -262,7 +288,7 @@ class Rounds:
             "steps": self._optimiser.steps,
             "seed": self._settings.seed,
             "history": self.history,
-            "first": self._first,
+            "first": number + 1 if self._first is None else self._first,
             "drift": self._drift.tolist(),
         }
 

@@ -124,9 +124,16 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """The entry of this round was not stored: return to the state before it."""
+    """The entry of this round was not stored: return to the state before it.
+
+    Attributes:
+        rejected: the operator kept it back: its batches are not trained on again.
+        deferred: it was kept back, and what was trained goes into the residual.
+    """
 
     round: int
+    rejected: bool = False
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Trainer:
                 self._require_rounds().commit(number)
                 return None
             case Abandon(round=number):
-                self._require_rounds().abandon(number)
+                self._require_rounds().abandon(number, rejected=command.rejected, deferred=command.deferred)
                 return None
             case Finish():
                 return self._finish(command)

@@ -11,7 +11,17 @@ from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership.commands import GoOn
-from kmel_p2p.core.rounds import Amend, Approve, Averaging, Begin, Blocked, Conclude, Listen, Reject
+from kmel_p2p.core.rounds import (
+    Amend,
+    Approve,
+    ApproveUntil,
+    Averaging,
+    Begin,
+    Blocked,
+    Conclude,
+    Listen,
+    Reject,
+)
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import StatusDocument
@@ -19,6 +29,9 @@ from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.store_writer import StoreWriter
+
+ALL_ENTRIES = 2**31
+"""More than a run may have: approved until here is approved for good."""
 
 DURABLE_LOOKS, DURABLE_LOOK_S = 100, 0.02
 """How often to look whether an amendment is stored, and the pause between looks: well within a request's time."""
@@ -99,6 +112,9 @@ class OperatorRequests:
                 return self._block(name, arguments)
             case "approve" | "reject":
                 return self._decide(name, arguments)
+            case "approve_until":
+                self._approve_until(arguments)
+                return None
             case "held":
                 return self._held()
         raise LocalError(f"this peer knows no request {name!r}")
@@ -145,7 +161,8 @@ class OperatorRequests:
         activity = self._activity
         if not activity.held:
             return None
-        return {"number": activity.held, "payload": base64.b64encode(activity.trained_payload).decode()}
+        payload = base64.b64encode(activity.trained_payload).decode()
+        return {"number": activity.held, "payload": payload, "age_s": activity.held_age_s}
 
     def _decide(self, name: str, arguments: Mapping[str, Any]) -> None:
         activity = self._activity
@@ -153,9 +170,20 @@ class OperatorRequests:
         if type(number) is not int or number != activity.held:
             held = f"entry {activity.held} is" if activity.held else "no entry is"
             raise LocalError(f"{held} held for approval, not {number!r}")
-        activity.held = 0
         reason = str(arguments.get("reason", "rejected by the operator"))
-        self._command(Approve(number) if name == "approve" else Reject(number, reason))
+        deferred = arguments.get("deferred", False) is True
+        self._command(Approve(number) if name == "approve" else Reject(number, reason, deferred))
+        activity.not_held()
+
+    def _approve_until(self, arguments: Mapping[str, Any]) -> None:
+        """Ask about no entry up to a number any more; kept before it takes force."""
+        number = arguments.get("number")
+        if type(number) is not int or not 0 <= number < ALL_ENTRIES + 1:
+            raise LocalError(f"entries are approved up to a number from 0 to {ALL_ENTRIES}, not {number!r}")
+        self._orders.approve_until(number)
+        self._command(ApproveUntil(number))
+        if self._activity.held <= number:
+            self._activity.not_held()
 
 
 def blockable(site: Site, name: str) -> SiteKey:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 from kmel_p2p.site.observe.status import Ages, Alarm
 
+HELD = "entry held"
+"""The alarm that stands while one waits for approval."""
+
 MAX_ALARMS = 100
 """Alarms kept at most; a new one then replaces the oldest."""
 
@@ -43,12 +46,29 @@ class Activity:
     """Number of the entry that waits for approval; 0: none does."""
     trained_payload: bytes = b""
     """Of the newest round: what waits for approval where one does."""
+    _held_at: float = 0.0
     events: Counter[str] = field(default_factory=Counter)
     """How often each kind of event was told, for metrics."""
     _alarms: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.started_at = self.clock()
+
+    def hold(self, number: int) -> None:
+        """An own entry waits for approval."""
+        self.held, self._held_at = number, self.clock()
+        text = f"entry {number} waits for approval: kmel-peer held show says what would leave"
+        self.alarm(HELD, text)
+
+    @property
+    def held_age_s(self) -> float:
+        """For how long the entry has waited."""
+        return self.clock() - self._held_at
+
+    def not_held(self) -> None:
+        """Nothing waits for approval any more."""
+        self.held = 0
+        self.clear(HELD)
 
     def alarm(self, what: str, text: str) -> None:
         """Raise or refresh an alarm; one line per kind."""

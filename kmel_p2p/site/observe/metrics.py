@@ -68,6 +68,7 @@ def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
         ("kmel_membership_health", status.membership.health),
         ("kmel_alarms", len(status.alarms)),
         ("kmel_waits", len(status.waits)),
+        ("kmel_held_entries", status.averaging.held),
         ("kmel_sites_blocked", sum(member.state == "blocked" for member in status.members)),
         ("kmel_trainer_restarts", status.trainer.restarts),
         ("kmel_daemon_resident_bytes", status.process.rss_bytes),

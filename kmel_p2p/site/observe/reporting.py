@@ -87,13 +87,14 @@ class Reporter:
                 sites = [rule.name for rule in constitution.roster.values()]
                 self.say("charter amended", amendment=constitution.number, sites=sorted(sites))
             case EntryHeld(number=number, payload_bytes=size):
-                activity.held = number
+                activity.hold(number)
                 self.say("entry held for approval", number=number, bytes=size)
             case RoundOpened(number=number, steps=steps):
                 log.debug("round opened", number=number, steps=steps)
-            case RoundAbandoned(number=number, reason=reason):
-                activity.held = 0
-                self.warn("round abandoned", number=number, reason=reason)
+            case RoundAbandoned(number=number, reason=reason, rejected=rejected, deferred=deferred):
+                activity.not_held()
+                how = {"rejected": rejected, "deferred": deferred} if rejected else {}
+                self.warn("round abandoned", number=number, reason=reason, **how)
             case PhaseChanged(phase=phase, reason=reason):
                 self.say("phase", phase=phase.name.lower(), reason=reason)
             case Waiting(reason=reason, sites=sites):

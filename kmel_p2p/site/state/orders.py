@@ -1,4 +1,4 @@
-"""What the operator ordered and a restart must not undo: blocked sites, and that the run is concluded here.
+"""What the operator ordered and a restart must not undo: blocked sites, entries approved beforehand, a concluded run.
 
 Kept in a file of its own beside the store, written whole before an order takes force.
 """
@@ -38,10 +38,12 @@ class Orders:
     Attributes:
         blocked: by site.
         concluded: why the run is concluded here; None: it is not.
+        approved_until: entries up to this number leave without being asked about.
     """
 
     blocked: Mapping[SiteKey, Block] = field(default_factory=dict)
     concluded: str | None = None
+    approved_until: int = 0
 
 
 class _Document(pydantic.BaseModel):
@@ -51,6 +53,7 @@ class _Document(pydantic.BaseModel):
 
     blocked: dict[str, Block] = {}
     concluded: str | None = None
+    approved_until: int = pydantic.Field(0, ge=0)
 
 
 class OrderBook:
@@ -98,22 +101,33 @@ class OrderBook:
         """
         self._keep(replace(self.orders, concluded=reason[:MAX_REASON]))
 
+    def approve_until(self, number: int) -> None:
+        """Keep that entries up to this number leave without being asked about; 0: none.
+
+        Raises:
+            ConfigError: the file cannot be written; nothing changed.
+        """
+        self._keep(replace(self.orders, approved_until=number))
+
     def _read(self) -> Orders:
         try:
             document = _Document.model_validate_json(self._path.read_bytes())
-            return Orders({_key(text): block for text, block in document.blocked.items()}, document.concluded)
+            blocked = {_key(text): block for text, block in document.blocked.items()}
+            return Orders(blocked, document.concluded, document.approved_until)
         except FileNotFoundError:
             return Orders()
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"{self._path}: cannot be read: {_problem(error)}. It says which sites are blocked here and "
-                "whether the run is concluded; restore it, or move it away and give those orders again"
+                f"{self._path}: cannot be read: {_problem(error)}. It says which sites are blocked here, which "
+                "entries may leave unasked and whether the run is concluded; restore it, or move it away and give "
+                "those orders again"
             ) from None
 
     def _keep(self, orders: Orders) -> None:
         blocked = {key.hex(): {"reason": block.reason, "at": block.at} for key, block in sorted(orders.blocked.items())}
         private_directory(self._path.parent)
-        write_whole(self._path, json.dumps({"blocked": blocked, "concluded": orders.concluded}, indent=1).encode())
+        kept = {"blocked": blocked, "concluded": orders.concluded, "approved_until": orders.approved_until}
+        write_whole(self._path, json.dumps(kept, indent=1).encode())
         self.orders = orders
 
 

@@ -19,7 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.core.rounds import RoundOpened
+from kmel_p2p.core.rounds import RoundAbandoned, RoundOpened
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.trainer.process import SharedTrunk, TrainerProcess
 
@@ -120,11 +120,11 @@ class TrainerSupervisor:
             self._answered = None
             self._send(session.Commit(number))
 
-    def abandon(self, number: int) -> None:
+    def abandon(self, abandoned: RoundAbandoned) -> None:
         """The round's entry will not be published."""
-        if self._answered == number:
+        if self._answered == abandoned.number:
             self._answered = None
-            self._send(session.Abandon(number))
+            self._send(session.Abandon(abandoned.number, abandoned.rejected, abandoned.deferred))
 
     def finish(
         self,

@@ -1,4 +1,4 @@
-"""audit leak: what own entries show of own compounds, those that left and the one that waits for approval."""
+"""audit leak and held: what own entries show of own compounds, those that left and the one that waits for approval."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def with_entries(site: Path, charter: Charter, payloads: list[bytes]) -> None:
 def holding(trained: tuple[Path, bytes]) -> Iterator[FakeDaemon]:
     """A daemon of that site that holds the third entry."""
     fake = FakeDaemon(trained[0].parent / "state")
-    fake.answers["held"] = {"number": 3, "payload": base64.b64encode(trained[1]).decode()}
+    fake.answers["held"] = {"number": 3, "payload": base64.b64encode(trained[1]).decode(), "age_s": 61.0}
     fake.start()
     yield fake
     fake.close()
@@ -122,6 +122,27 @@ def test_the_held_entry_is_looked_at_before_it_leaves(
     shows = (only["together"]["own_share"] or 0) + only["together"]["picked_at_1pct"] > 0
     assert refused.code == (ExitCode.DOES_NOT_HOLD if shows else 0)
     assert run("audit", "leak", "-c", trained[0], "--held", "--at-most", "1").code == 0
+
+
+def test_what_would_leave_is_shown_by_tensor(trained: tuple[Path, bytes], holding: FakeDaemon, run: Run) -> None:
+    facts = json.loads(run("held", "show", "-c", trained[0], "--json").out)
+    assert (facts["number"], facts["bytes"], facts["age_s"]) == (3, len(trained[1]), 61.0)
+    assert sum(tensor["sent"] for tensor in facts["tensors"]) == facts["sent"] > 0
+    assert sum(tensor["norm"] ** 2 for tensor in facts["tensors"]) == pytest.approx(facts["norm"] ** 2, rel=1e-4)
+    assert facts["last"]["number"] == 2
+    assert abs(facts["last"]["cosine"]) < 1
+    shown = run("held", "show", "-c", trained[0]).out
+    assert "entry 3, " in shown
+    assert "beside entry 2: " in shown
+    assert all(len(line) < 80 for line in shown.splitlines())
+    assert json.loads(run("held", "list", "-c", trained[0], "--json").out) == {
+        "held": [{"number": 3, "bytes": len(trained[1]), "age_s": 61.0}],
+        "hold": False,
+        "approved_until": 0,
+    }
+    holding.answers["held"] = None
+    assert run("held", "list", "-c", trained[0]).out.splitlines()[0] == "no entry waits for approval"
+    assert run("held", "show", "-c", trained[0]).code == ExitCode.REFUSED
 
 
 def test_where_nothing_waits_or_was_published_it_says_so(trained: tuple[Path, bytes], run: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.cli.init import site_template
+from kmel_p2p.site.control.requests import ALL_ENTRIES
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.state.lockfile import SiteLock
 from tests.support.cli_harness import STATUS, FakeDaemon, Run
@@ -119,16 +120,29 @@ def test_listen_is_passed_on(site: Path, run: Run, daemon: FakeDaemon) -> None:
 
 
 def test_approve_and_reject_carry_their_arguments(site: Path, run: Run, daemon: FakeDaemon) -> None:
-    assert run("approve", "4", "-c", site).code == 0
-    assert run("reject", "4", "--reason", "not yet", "-c", site).code == 0
-    refused = run("approve", "5", "-c", site)
+    assert run("held", "approve", "4", "-c", site).code == 0
+    assert run("held", "reject", "4", "--reason", "not yet", "-c", site).code == 0
+    assert "stays in the residual" in run("held", "reject", "4", "--defer", "-c", site).out
+    refused = run("held", "approve", "5", "-c", site)
     assert refused.code == ExitCode.REFUSED
     assert "no entry is held back" in refused.err
-    assert daemon.asked[:2] == [("approve", {"number": 4}), ("reject", {"number": 4, "reason": "not yet"})]
+    assert daemon.asked[:3] == [
+        ("approve", {"number": 4}),
+        ("reject", {"number": 4, "reason": "not yet", "deferred": False}),
+        ("reject", {"number": 4, "reason": "rejected by the operator", "deferred": True}),
+    ]
+
+
+def test_many_entries_are_approved_at_once(site: Path, run: Run, daemon: FakeDaemon) -> None:
+    assert "up to 9 leave" in run("held", "approve", "--until", "9", "-c", site).out
+    assert run("held", "approve", "--all", "-c", site).code == 0
+    assert run("held", "ask", "-c", site).code == 0
+    assert daemon.asked == [("approve_until", {"number": number}) for number in (9, ALL_ENTRIES, 0)]
+    assert run("held", "approve", "4", "--all", "-c", site).code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize(
-    "arguments", [["statsu"], ["status", "--jsn"], ["approve"], ["approve", "none"], ["approve", "0"], ["init"]]
+    "arguments", [["statsu"], ["status", "--jsn"], ["held"], ["held", "approve"], ["held", "approve", "0"], ["init"]]
 )
 def test_wrong_usage_ends_with_its_own_code(run: Run, arguments: list[str]) -> None:
     assert run(*arguments).code == ExitCode.USAGE

@@ -166,7 +166,7 @@ def test_an_entry_on_hold_leaves_only_when_approved() -> None:
     federation.run(30 * SECOND)
     assert heads(federation, 1)[0] == 0
     federation.network.command(federation.host(0), Reject(1, "not today"))
-    assert federation.events(0, RoundAbandoned) == [RoundAbandoned(1, "not today")]
+    assert federation.events(0, RoundAbandoned) == [RoundAbandoned(1, "not today", rejected=True)]
     assert federation.run(60 * SECOND, until=lambda: len(federation.events(0, EntryHeld)) == 2)
     federation.network.command(federation.host(0), Approve(1))
     assert federation.run(30 * SECOND, until=lambda: heads(federation, 1)[0] == 1)

@@ -13,6 +13,7 @@ from kmel_p2p.core.effects import Emit, Event, Message, Persisted
 from kmel_p2p.core.membership.events import TwinDecided, TwinFound
 from kmel_p2p.core.rounds import (
     Approve,
+    ApproveUntil,
     EntryHeld,
     Listen,
     Phase,
@@ -28,7 +29,7 @@ from kmel_p2p.core.rounds import (
     Unready,
     Waiting,
 )
-from kmel_p2p.core.rounds.machine import RoundMachine
+from kmel_p2p.core.rounds.machine import HELD, RoundMachine
 from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import TRANSITIONS, End, Move, RoundState, Wait
 from kmel_p2p.core.types import SECOND, Micros
@@ -134,11 +135,38 @@ def test_a_round_goes_from_open_to_committed_and_the_next_one_opens() -> None:
 def test_a_held_round_waits_for_the_operator_and_is_trained_again_after_a_rejection() -> None:
     mode = PlainMode(hold=True)
     mode.told(Ready())
-    assert mode.told(trained(1)) == [EntryHeld(1, 5)]
-    assert mode.told(Reject(1, "no")) == [RoundAbandoned(1, "no"), RoundOpened(1, 20, 1.5, 3)]
+    assert mode.told(trained(1)) == [EntryHeld(1, 5), Waiting(f"round 1 is held: {HELD}")]
+    assert mode.told(Reject(1, "no")) == [
+        RoundAbandoned(1, "no", rejected=True), Waiting(""), RoundOpened(1, 20, 1.5, 3)
+    ]  # fmt: skip
     mode.told(trained(1))
-    assert mode.told(Approve(1)) == []
+    assert mode.told(Reject(1, "not yet", deferred=True))[0] == RoundAbandoned(1, "not yet", True, True)
+    mode.told(trained(1))
+    assert mode.told(Approve(1)) == [Waiting("")]
     assert mode.told(Persisted(1)) == [RoundCommitted(1), RoundOpened(2, 20, 1.5, 3)]
+
+
+def test_rounds_that_were_approved_beforehand_are_not_held() -> None:
+    mode = PlainMode(hold=True)
+    mode.told(Ready())
+    assert mode.told(trained(1))[0] == EntryHeld(1, 5)
+    assert mode.told(ApproveUntil(2)) == [Waiting("")], "the held one goes"
+    mode.told(Persisted(1))
+    assert mode.told(trained(2)) == []
+    mode.told(Persisted(2))
+    assert mode.told(trained(3))[0] == EntryHeld(3, 5)
+    assert mode.told(ApproveUntil(0)) == []
+    assert mode.told(Reject(3, "no"))[0] == RoundAbandoned(3, "no", rejected=True)
+
+
+def test_a_mode_without_a_residual_cannot_defer() -> None:
+    mode = PlainMode(hold=True)
+    mode.has_residual = False
+    mode.told(Ready())
+    mode.told(trained(1))
+    with pytest.raises(LocalError, match="keeps no residual"):
+        mode.told(Reject(1, "no", deferred=True))
+    assert mode.told(Approve(1)) == [Waiting("")], "it is still held"
 
 
 def test_a_failed_round_leaves_the_site_unready_until_it_says_otherwise() -> None:

@@ -142,6 +142,48 @@ def test_an_abandoned_round_leaves_no_trace(tmp_path: Path) -> None:
     assert site.train(3, 5, None, trunk, quiet).payload == first.payload
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_rejected_round_is_trained_on_other_batches_also_after_a_restart(tmp_path: Path, number: int) -> None:
+    """The same batches gave the same bytes: what the operator had kept back was held again half a second later."""
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, number))
+    residual, private = site.residual.copy(), site.private()
+    rejected = site.train(number, 5, None, trunk, quiet)
+    site.abandon(number, rejected=True)
+    assert np.array_equal(site.residual, residual)
+    assert np.array_equal(site.private(), private)
+    names = [path.name for path in tmp_path.glob("round-*")]
+    assert names == [f"round-{number - 1}.safetensors"]
+    restarted = rounds(tmp_path, names[0] if number > 1 else None)
+    assert restarted.steps == site.steps == 5 * number
+    again = site.train(number, 5, None, trunk, quiet)
+    assert again.payload != rejected.payload
+    assert restarted.train(number, 5, None, trunk, quiet).payload == again.payload
+    site.commit(number)
+    assert kept_facts(tmp_path, number)["first"] == 1
+    run(site, trunk + CODEC.decode(again.payload).dense(LAYOUT.size), range(number + 1, number + 3))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_deferred_round_stays_in_the_residual_and_in_the_books(tmp_path: Path, number: int) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    sent = np.zeros(LAYOUT.size)
+    for payload in run(site, trunk, range(1, number)):
+        sent += CODEC.decode(payload).dense(LAYOUT.size)
+    before = site.residual.copy()
+    site.train(number, 5, None, trunk, quiet)
+    drift = site._network.trunk_values() - trunk
+    site.abandon(number, rejected=True, deferred=True)
+    assert site.residual == pytest.approx(before + drift, abs=1e-6)
+    restarted = rounds(tmp_path, f"round-{number - 1}.safetensors" if number > 1 else None)
+    assert np.array_equal(restarted.residual, site.residual)
+    assert np.array_equal(restarted.private(), site.private())
+    for payload in run(restarted, trunk, range(number, number + 2)):
+        sent += CODEC.decode(payload).dense(LAYOUT.size)
+    books = kept_facts(tmp_path, number + 1)["drift"]
+    assert sums((sent + restarted.residual).astype(np.float32)) == pytest.approx(books, abs=1e-5)
+
+
 def test_an_interrupted_round_leaves_no_trace(tmp_path: Path) -> None:
     class StopNow(Exception):
         pass

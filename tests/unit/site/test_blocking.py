@@ -212,4 +212,4 @@ def test_a_peer_that_does_not_run_is_given_the_order_for_its_next_start(
     assert invoke(["unblock", "south", "-c", settings]) == 0
     assert invoke(["unblock", "south", "-c", settings]) == ExitCode.REFUSED
     stored = json.loads((site.config.site.state_dir / ORDERS_NAME).read_text())
-    assert stored == {"blocked": {}, "concluded": None}
+    assert stored == {"blocked": {}, "concluded": None, "approved_until": 0}
