@@ -49,7 +49,7 @@ def list_(config_path: Path, as_json: bool) -> None:
         click.echo(NOTHING)
     else:
         facts = _facts(answer)
-        click.echo(f"entry {facts['number']}  {bytes_text(facts['bytes'])}  held for {span_text(facts["age_s"])}")
+        click.echo(f"entry {facts['number']}  {bytes_text(facts['bytes'])}  held for {span_text(facts['age_s'])}")
     click.echo(_unasked(config, unasked))
 
 
@@ -206,7 +206,7 @@ def _say(facts: Mapping[str, Any]) -> None:
     from kmel_p2p.site.observe.status import bytes_text, span_text
 
     number, sent, values = facts["number"], facts["sent"], facts["values"]
-    click.echo(f"entry {number}, {bytes_text(facts['bytes'])}, held for {span_text(facts["age_s"])}")
+    click.echo(f"entry {number}, {bytes_text(facts['bytes'])}, held for {span_text(facts['age_s'])}")
     changed = f"changes {sent:,} of {values:,} values of the trunk ({100 * sent / values:.1f} %)"
     click.echo(f"{changed}; norm {facts['norm']:.3g}")
     width = max(len(tensor["name"]) for tensor in facts["tensors"])
