@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.parts.sealed_sums import SealedSums
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.core.ledger.rules.weights import Trains, weight_cap, weights_of
@@ -68,6 +69,8 @@ def federate(
     dense: bool = False,
     patience: int = 0,
     tick: Callable[[int], None] = lambda entry: None,
+    watch: Callable[[int, NDArray[np.floating]], None] = lambda site, change: None,
+    sums: SealedSums | None = None,
 ) -> Federated:
     """Train together.
 
@@ -75,6 +78,8 @@ def federate(
         entries: of each site.
         dense: exchange float32 deltas instead of encoded ones, for comparison.
         patience: the charter's `pace.patience`: entries without a better validation score after which a site stops.
+        watch: called with each site's number and its weighted entry, float[d]; then `tick` with the round.
+        sums: how sealed rounds add up the drifts, instead of entries of a ledger.
     """
     layout = trunk_layout(architecture)
     codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=64, bits=2))
@@ -83,7 +88,8 @@ def federate(
     for at, (dataset, setting) in enumerate(zip(datasets, settings, strict=True)):
         network = Network(architecture)
         start_local(network, architecture, model_seed, setting.seed)
-        sites.append((network, Rounds(network, dataset, layout, codec, setting, folder / f"site-{at}")))
+        packed = codec if sums is None else None
+        sites.append((network, Rounds(network, dataset, layout, packed, setting, folder / f"site-{at}")))
     plateaus, training = [Plateau(patience) for _ in sites], list(range(len(sites)))
     shares = site_weights(layout, datasets)
     sent, added, published = 0, [np.zeros(layout.size, np.float64) for _ in sites], [0 for _ in sites]
@@ -94,19 +100,26 @@ def federate(
             network, rounds = sites[at]
             result = rounds.train(entry, settings[at].steps_per_entry, None, trunk, lambda progress: None)
             rounds.commit(entry)
-            if dense:
+            change: NDArray[np.floating]
+            if sums is not None:
+                sent += sums.bytes_per_round
+                change = sums.send(at, weight * np.frombuffer(result.payload, "<f4").astype(np.float64))
+            elif dense:
                 # What the round reached, whole; its payload and the residual that the codec keeps are not used.
-                change = network.trunk_values().astype(np.float64) - trunk
+                change = weight * (network.trunk_values().astype(np.float64) - trunk)
                 sent += 4 * layout.size
             else:
-                change = codec.decode(result.payload).dense(layout.size).astype(np.float64)
+                change = weight * codec.decode(result.payload).dense(layout.size).astype(np.float64)
                 sent += len(result.payload)
-            total += weight * change
-            added[at] += weight * change
+            total += change
+            added[at] += change
+            watch(at, change)
             published[at] = entry
             if plateaus[at].seen(validation_figure(result.scores)):
                 stopped.append(at)
         trunk = (trunk + total).astype(np.float32)
+        if sums is not None:
+            sums.close()
         tick(entry)
         if stopped:
             training = [at for at in training if at not in stopped]

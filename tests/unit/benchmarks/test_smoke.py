@@ -34,6 +34,7 @@ KEYS = {
     "fuzz": {"cases", "untyped", "slowest_ms", "by_target"},
     "hostile": {"attacks", "failed", "progress_share_worst", "alarm_s_worst", "extra_mb_worst", "loop_ms_worst"},
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
+    "leak": {"ledger_projected", "sealed_projected", "settings"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
     "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
