@@ -35,7 +35,7 @@ from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.rules.rules import Rules, exact_norm_squared
+from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.rules.weights import shares, weight_cap
 from kmel_p2p.core.pushsum.messages import SCHEMAS, MassTransfer
 from kmel_p2p.core.pushsum.rules import PushSumRules, size_weight
@@ -123,7 +123,7 @@ class LedgerMode(Scheme):
             codec_id=self.codec.codec_id,
             weight_cap=weight_cap(N, 2.0),
             norm_cap=4.0,
-            first_norm_squared=exact_norm_squared(self.base),
+            first_norm_squared=2**60,
         )
         # One ledger stands for all: in synchronous rounds without loss they are equal to the last bit.
         self.ledger = Ledger(Accumulator.from_trunk(self.base), self.codec, rules)

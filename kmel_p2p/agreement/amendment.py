@@ -68,6 +68,8 @@ class Amendment(StrictModel):
     rekey: Annotated[tuple[RekeyRule, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     quorum: Quorum | Literal[""] = ""
     """Quorum of later amendments; empty leaves it unchanged."""
+    lift: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
+    """Sites whose suspension ends: their entries count again, and the votes against them so far no longer do."""
     entries: Annotated[int, pydantic.Field(ge=0, le=2**32)] = 0
     """Entries that each site may publish in all from now on, more than before; 0 leaves it unchanged."""
 
@@ -147,6 +149,8 @@ class Constitution:
         self.order: tuple[SiteKey, ...] = tuple(self.everyone)
         """The same in roster order: founders by key, then what each amendment added, by key. Only grows at the end."""
         self.retired: dict[SiteKey, RetireRule] = {}
+        self.lifted: dict[SiteKey, int] = {}
+        """Site -> amendments that lifted a suspension of it."""
         self.quorum: Quorum = genesis.amendments.quorum
         self.entry_limit: int = genesis.averaging.entry_limit
         """Entries that each site may publish in all."""
@@ -266,19 +270,31 @@ class Constitution:
         return ". Another one with that number is in force: draft it anew (kmel-peer amendment draft)"
 
     def _change_problem(self, amendment: Amendment) -> str:
-        if not (amendment.add or amendment.retire or amendment.rekey or amendment.quorum or amendment.entries):
-            return "it changes nothing; name a site to add, retire or re-key, a new quorum, or more entries"
+        changes = (
+            amendment.add,
+            amendment.retire,
+            amendment.rekey,
+            amendment.quorum,
+            amendment.lift,
+            amendment.entries,
+        )
+        if not any(changes):
+            return (
+                "it changes nothing; name a site to add, retire, re-key or whose suspension to lift, a new quorum, or "
+                "more entries"
+            )
         if 0 < amendment.entries <= self.entry_limit:
             return f"it lets each site publish {amendment.entries} entries, as {self.entry_limit} do already; name more"
         leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
-        for name in leaving:
+        for name in (*leaving, *amendment.lift):
             if self.site_named(name) is None:
                 present = ", ".join(sorted(site.name for site in self.roster.values()))
                 return f"there is no site {name!r} now; there are: {present}"
         coming = [site.name for site in amendment.add]
         stays = [site.name for site in self.roster.values() if site.name not in leaving]
         names = [*stays, *coming, *(rule.name for rule in amendment.rekey)]
-        repeated = sorted({name for name in [*leaving, *coming] if [*leaving, *coming].count(name) > 1})
+        changed = [*leaving, *coming, *amendment.lift]
+        repeated = sorted({name for name in changed if changed.count(name) > 1})
         repeated += sorted({name for name in names if names.count(name) > 1})
         if repeated:
             return f"site {repeated[0]!r} is named twice"
@@ -295,6 +311,10 @@ class Constitution:
         return ""
 
     def _apply(self, amendment: Amendment) -> None:
+        for name in amendment.lift:
+            site = self.site_named(name)
+            assert site is not None, "checked before"
+            self.lifted[site.site_key] = self.lifted.get(site.site_key, 0) + 1
         for rule in amendment.retire:
             self._retire(rule)
         for rekey in amendment.rekey:

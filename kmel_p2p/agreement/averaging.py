@@ -58,9 +58,18 @@ class LedgerRule(CommonRule):
     sending everything; bytes grow in proportion."""
     bits: Literal[1, 2, 4] = 2
     """Per value sent: its sign, and the rest for its magnitude. 1 saves a tenth of the bytes."""
-    norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 4.0
+    norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 1.5
     """An entry's L2 norm may be this multiple of the median norm of the other authors' newest entries; larger ones
-    are refused. It bounds the harm that one entry can do."""
+    are refused. It bounds the harm that one entry can do. Below 1.25 honest sites lose by it (docs/benchmarks.md)."""
+    first_norm: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
+    """Bound on the norm of an entry before which no other site published, as a multiple of what the optimiser can do:
+    learning rate times steps times the square root of the values sent."""
+    trusted_after: Annotated[int, pydantic.Field(ge=1, le=100_000)] = 16
+    """Number of the entry from which on a site may weigh as much as `weight_cap` allows. Before, the largest weight
+    grows from the equal share: nobody is heavy who has shown nothing yet."""
+    suspension_quorum: Literal["majority", "two-thirds", "all"] = "majority"
+    """Share of the other sites that must vote against an author before its entries are taken out of the trunk until
+    an amendment decides; always two sites at least."""
     retain_entries: Annotated[int, pydantic.Field(ge=8, le=1024)] = 64
     """Newest entries of each site that are kept beyond what everybody has; older ones are compacted into the snapshot.
     More lets a site stay away longer before it must fetch the snapshot. A site keeps fewer where all of them would

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def amendment() -> None:
-    """Add, retire or re-key a site of a running federation, or extend its run; signed by a quorum of its sites."""
+    """Add, retire or re-key a site of a running federation, end a suspension, or extend the run; signed by a quorum."""
 
 
 @amendment.command()
@@ -31,6 +31,7 @@ def amendment() -> None:
     "RETRACT_FROM: first entry to take out of the model (default: none).",
 )
 @click.option("--rekey", "rekeyed", multiple=True, metavar="NAME=KEY[:LAST]", help="A site gets a new key.")
+@click.option("--lift", "lifted", multiple=True, metavar="NAME", help="End the suspension of a site; repeat.")
 @click.option("--quorum", type=click.Choice(["majority", "two-thirds", "all"]), help="Of later amendments.")
 @click.option(
     "--entries",
@@ -43,6 +44,7 @@ def draft(
     added: tuple[str, ...],
     retired: tuple[str, ...],
     rekeyed: tuple[str, ...],
+    lifted: tuple[str, ...],
     quorum: str | None,
     entries: int | None,
     output: Path,
@@ -56,6 +58,7 @@ def draft(
         "add": [site_of(text) for text in added],
         "retire": [_retirement(text, heads) for text in retired],
         "rekey": [_new_key(text, heads) for text in rekeyed],
+        "lift": list(lifted),
         "entries": entries,
     }
     if quorum:

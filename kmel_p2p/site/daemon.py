@@ -58,6 +58,7 @@ from kmel_p2p.site.state.recording import Recorder, known_descriptors
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from kmel_p2p.site.trainer.answers import TrainerAnswers
+from kmel_p2p.site.trainer.looks import TrunkLooks
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 
 log = structlog.get_logger()
@@ -173,7 +174,8 @@ class Daemon:
             stop=self._stop.set,
         )
         control = ControlServer(state_dir, requests.answer)
-        self._reporter = Reporter(self._activity, self._mode, lambda: self._site.names, control.publish)
+        endpoints = [endpoint.name for endpoint in self._site.charter.assay_endpoints]
+        self._reporter = Reporter(self._activity, self._mode, lambda: self._site.names, control.publish, endpoints)
         address = await self._open_network(parts)
         self._status = StatusBuilder(
             site=lambda: self._site,
@@ -201,15 +203,23 @@ class Daemon:
         await control.start()
         parts.push_async_callback(control.close)
         await self._open_metrics(parts)
+        looks = TrunkLooks(
+            state_dir,
+            lambda turn: self._mode.trunks_without(self._site, averaging, turn),
+            self._trainer.examine,
+            self._driver.command,
+        )
         answers = TrainerAnswers(
             activity=self._activity,
             command=self._driver.command,
             final_models=self._final_models,
+            looks=looks,
             note=self._note,
             fail=self._fail,
         )
         await self._trainer.start(answers)
         parts.push_async_callback(self._final_models.close)
+        parts.push_async_callback(looks.close)
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
         writer.wait_for_room = True

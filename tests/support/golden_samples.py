@@ -14,6 +14,7 @@ from kmel_p2p.agreement.amendment import Amendment, AmendmentDocument
 from kmel_p2p.agreement.charter import SiteRule
 from kmel_p2p.agreement.identity import Identity, digest
 from kmel_p2p.core.effects import Message
+from kmel_p2p.core.ledger.harm.vote import cast
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, context_hash, create
 from kmel_p2p.core.ledger.rules.proof import fork_of
@@ -37,6 +38,8 @@ from kmel_p2p.core.ledger.sync.messages import (
     SnapshotOffer,
     SnapshotPart,
     Stubs,
+    VoteDigest,
+    Votes,
     Want,
     WantAmendments,
 )
@@ -116,9 +119,11 @@ def _snapshot() -> Snapshot:
         amendment_hash=AMENDMENT.amendment.hash,
         withdrawn={BOB.key: 1},
         accumulator=accumulator,
+        votes=(VOTE.encode(),),
     )
 
 
+VOTE = cast(ALICE, CHARTER_ID, BOB.key, 0, (1, 1), {0: 2, 3: -1}, against=True)
 SNAPSHOT = _snapshot()
 OFFER_ID = digest(b"kmel snapshot 1", SNAPSHOT.prefix(), SNAPSHOT.digest())
 FORK = fork_of(SECOND, OTHER_SECOND)
@@ -130,7 +135,7 @@ MESSAGES: dict[str, Message] = {
     "want": Want((EntryRange(ALICE.key, 2, 3),), (BOB.key,)),
     "bodies": Bodies((FIRST.encode(),)),
     "announce": Announce((EntryId(ALICE.key, 2),)),
-    "claim": sign_claim(BOB, CHARTER_ID, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, SNAPSHOT.digest()),
+    "claim": sign_claim(BOB, CHARTER_ID, SNAPSHOT.standing, VECTOR, SNAPSHOT.chains, SNAPSHOT.digest()),
     "proofs": Proofs((FORK.evidence,)),
     "heads": Heads((LogHead(ALICE.key, 1, FIRST.hash),)),
     "stubs": Stubs((FIRST.stub(),)),
@@ -138,9 +143,11 @@ MESSAGES: dict[str, Message] = {
     "snapshot_ask": SnapshotAsk(OFFER_ID, 0, 1),
     "snapshot_offer": SnapshotOffer(OFFER_ID, len(SNAPSHOT.encode()), SNAPSHOT.digest()),
     "snapshot_part": SnapshotPart(OFFER_ID, 0, SNAPSHOT.encode()),
-    "attest": Attest(AMENDMENT.amendment.hash, VECTOR),
+    "attest": Attest(SNAPSHOT.standing, VECTOR),
     "want_amendments": WantAmendments(1),
     "amendments": Amendments((AMENDMENT.encode(),)),
+    "vote_digest": VoteDigest(bytes(range(32))),
+    "votes": Votes((VOTE.encode(),)),
 }
 
 
@@ -152,6 +159,7 @@ def today() -> dict[str, bytes]:
         "header_stub": SECOND.stub(),
         "amendment": AMENDMENT.encode(),
         "snapshot": SNAPSHOT.encode(),
+        "vote": VOTE.encode(),
         "fork_proof_first": FORK.evidence[0],
         "fork_proof_second": FORK.evidence[1],
         **{f"message_{name}": WIRE.encode(message) for name, message in MESSAGES.items()},

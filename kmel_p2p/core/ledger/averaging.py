@@ -36,8 +36,9 @@ from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
+from kmel_p2p.core.rounds.looks import Looked
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
-from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, RoundSettings
+from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, round_settings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
 from kmel_p2p.core.types import SECOND, Micros, Randomness
 
@@ -46,6 +47,8 @@ COMES_AFTER_THE_END = (
     "(kmel-peer amendment draft --entries N)"
 )
 """Trained on top by one site alone, the trunk would be that site's more than anybody's."""
+
+SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"
 
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
 
@@ -91,7 +94,12 @@ class LedgerAveraging(RoundMachine):
         max_payload_bytes: int,
         now: Micros,
     ) -> None:
-        super().__init__(identity.key, members, _round_settings(charter, settings), now)
+        super().__init__(
+            identity.key,
+            members,
+            round_settings(charter, settings.hold, settings.settle_us, settings.stuck_after_us),
+            now,
+        )
         self.ledger = ledger
         if ledger.constitution is None:
             ledger.amend(Constitution(charter))
@@ -137,8 +145,8 @@ class LedgerAveraging(RoundMachine):
 
     @property
     def revision(self) -> object:
-        """Newest amendment and vector: they name the trunk, for an amendment may take entries back."""
-        return self.ledger.amended_rules.head_hash, self.ledger.accepted.held
+        """`Ledger.standing` and vector: they name the trunk, for amendments and votes may take entries back."""
+        return self.ledger.standing, self.ledger.accepted.held
 
     def digest_work(self) -> Callable[[], bytes] | None:
         """Work for another thread: digest of the trunk at `vector`."""
@@ -168,6 +176,7 @@ class LedgerAveraging(RoundMachine):
                 self._ending.came_back(key)
                 self._forget(key, now)
                 self.antientropy.states.greet(key, now)
+                self.maintenance.panel.greet(key)
             case MemberUnreachable(key=key):
                 told = self._told(key)
                 done = told is None or told.phase is Phase.LISTENING or key in self.ledger.accepted.ended
@@ -193,6 +202,8 @@ class LedgerAveraging(RoundMachine):
         match cmd:
             case Amend(encoded):
                 self.maintenance.amend(AmendmentDocument.decode(encoded))
+            case Looked(looks):
+                self.maintenance.panel.looked(looks)
             case Computed():
                 self.maintenance.computing.computed(cmd.ticket, cmd.result)
             case Persisted(ticket):
@@ -232,8 +243,8 @@ class LedgerAveraging(RoundMachine):
         told = {key: self._told(key) for key in self._those_in(Phase.TRAINING)}
         training = {key: Trains(self.sizes.of(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
         training[self._key] = Trains(self.sizes.of(self._key), frozenset(self.antientropy.states.heads))
-        rules = self.ledger.rules
-        weights = weights_of(self._key, training, rules.weight_cap, rules.cap_share)
+        rules, number = self.ledger.rules, self.publisher.next_number
+        weights = weights_of(self._key, training, rules.cap_at(number), rules.share_at(number))
         return self.publisher.open(weights.trunk, weights.heads)
 
     def _step_times_us(self) -> Iterable[Micros]:
@@ -295,6 +306,9 @@ class LedgerAveraging(RoundMachine):
         if self.maintenance.claims.vote.outvoted:
             fetcher = self.maintenance.fetcher
             return Wait(OUTVOTED, fetcher.awaited, fetcher.until_us)
+        if self._key in self.ledger.suspended:
+            voters = self.ledger.votes.against(self._key, self.ledger.rules.current)
+            return Wait(SUSPENDED, tuple(voters))
         if self._key in self.ledger.faults:
             return Wait("this site's log was ended by the others; its key must be replaced by an amendment")
         return self._own_log.wait(self.ledger.rules.current - self._blocked)
@@ -337,10 +351,10 @@ class LedgerAveraging(RoundMachine):
         return (behind if now < until_us else 0), until_us
 
     def _those_in(self, phase: Phase) -> list[SiteKey]:
-        """Alive sites in this phase, without us and without those whose log has ended."""
+        """Alive sites in this phase, without us and without those whose log has ended or that are suspended."""
         told = ((key, self._told(key)) for key in self._members.alive())
-        ended = self.ledger.accepted.ended
-        return [k for k, t in told if t is not None and t.phase is phase and k not in ended]
+        out = self.ledger.accepted.ended.keys() | self.ledger.suspended.keys()
+        return [k for k, t in told if t is not None and t.phase is phase and k not in out]
 
     def _told(self, key: SiteKey) -> OtherPeer | None:
         """What a site last told of itself."""
@@ -366,7 +380,7 @@ class LedgerAveraging(RoundMachine):
         return self.ledger.vector
 
     def _behind(self) -> dict[SiteKey, int]:
-        ended = self.ledger.accepted.ended
+        ended = self.ledger.accepted.ended.keys() | self.ledger.suspended.keys()
         behind: dict[SiteKey, int] = {}
         different: dict[SiteKey, int] = {}
         for key in self._members.alive():
@@ -380,17 +394,3 @@ class LedgerAveraging(RoundMachine):
                 different[key] = self.ledger.head(key)
         # While anybody trains, those that listen hold now this and now that, and nobody tells every change.
         return behind or different
-
-
-def _round_settings(charter: Charter, settings: LedgerSettings) -> RoundSettings:
-    return RoundSettings(
-        entry_limit=charter.averaging.entry_limit,
-        steps_per_entry=charter.averaging.steps_per_entry,
-        start_sites=charter.start_sites,
-        max_lead=charter.pace.max_lead,
-        patience=charter.pace.patience,
-        hold=settings.hold,
-        settle_us=settings.settle_us,
-        stuck_after_us=settings.stuck_after_us,
-        unit="entries",
-    )

@@ -169,6 +169,61 @@ class LedgerRestored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class HarmSeen(Event):
+    """An author's entries do harm, by this site's own looks or by what others vote; told again when that changes."""
+
+    author: SiteKey
+    first: int
+    """The entry from which on."""
+    changes: dict[int, float]
+    """Assay endpoint (place in the charter) -> by how much the trunk errs more with them on this site's held-out
+    compounds, as a share of the loss; empty where this site sees nothing."""
+    sites: tuple[SiteKey, ...]
+    """Sites whose newest vote says that they do harm."""
+    others: int
+    """Sites that may vote about this author."""
+
+
+@dataclass(frozen=True, slots=True)
+class HarmGone(Event):
+    """Neither this site nor any other sees harm in an author's entries any longer."""
+
+    author: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorSuspended(Event):
+    """Enough sites voted: the author's entries from `first` on are taken out of the trunk."""
+
+    author: SiteKey
+    first: int
+    sites: tuple[SiteKey, ...]
+    """Whose votes they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuspensionLifted(Event):
+    """An amendment put the author's entries back."""
+
+    author: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRefused(Event):
+    """Another peer sent something that is no vote."""
+
+    sender: SiteKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRecord(Record):
+    """A vote to keep, encoded: evidence for a suspension."""
+
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EntryRecord(Record):
     """An entry to keep. Records are stored in the order in which they are given."""
 

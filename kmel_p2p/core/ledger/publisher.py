@@ -63,7 +63,7 @@ class Publisher:
         own = self._identity.key
         basis = self._ledger.accepted.basis_for(own)
         bound = math.ldexp(math.sqrt(self._ledger.norm_bound_squared(own, basis.vector)), -24) * NORM_MARGIN
-        capped = min(weight, self._ledger.rules.weight_cap)
+        capped = min(weight, self._ledger.rules.cap_at(self.next_number))
         caps = self._ledger.head_caps(own, basis.vector, head_weights)
         heads = {head: min(share, caps[head]) for head, share in head_weights.items()}
         self._opened = _Opened(self.next_number, basis, capped, heads)

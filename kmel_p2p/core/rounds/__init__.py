@@ -30,6 +30,7 @@ from kmel_p2p.core.rounds.contract import (
     Waiting,
 )
 from kmel_p2p.core.rounds.ending import RunHeldUp, RunNotAwaiting
+from kmel_p2p.core.rounds.looks import EndpointLook, Look, Looked, TrunkPart, Trunks
 
 __all__ = [
     "COMMANDS",
@@ -42,8 +43,11 @@ __all__ = [
     "CharterAmended",
     "Conclude",
     "CurrentWait",
+    "EndpointLook",
     "EntryHeld",
     "Listen",
+    "Look",
+    "Looked",
     "Members",
     "Phase",
     "PhaseChanged",
@@ -59,6 +63,8 @@ __all__ = [
     "RunNotAwaiting",
     "SiteBlocked",
     "SiteUnblocked",
+    "TrunkPart",
+    "Trunks",
     "Unready",
     "Waiting",
 ]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Computed, Effect, Event, Message, Persisted
+from kmel_p2p.core.rounds.looks import Looked
 from kmel_p2p.core.types import Micros
 
 
@@ -156,6 +157,7 @@ COMMANDS = (
     Listen,
     Conclude,
     Blocked,
+    Looked,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.core.types import SECOND, Micros
 
 SETTLE_US: Micros = 5 * SECOND
@@ -44,3 +45,20 @@ class RoundSettings:
     concludes_after_us: Micros = CONCLUDES_AFTER_US
     away_us: Micros = AWAY_US
     again_us: Micros = AGAIN_US
+
+
+def round_settings(
+    charter: Charter, hold: bool, settle_us: Micros, stuck_after_us: Micros, unit: str = "entries"
+) -> RoundSettings:
+    """What the charter says about rounds, and this site's own settings."""
+    return RoundSettings(
+        entry_limit=charter.averaging.entry_limit,
+        steps_per_entry=charter.averaging.steps_per_entry,
+        start_sites=charter.start_sites,
+        max_lead=charter.pace.max_lead,
+        patience=charter.pace.patience,
+        hold=hold,
+        settle_us=settle_us,
+        stuck_after_us=stuck_after_us,
+        unit=unit,
+    )

@@ -6,6 +6,7 @@ child processes of its own, which daemonic processes may not have). Commands are
     Prepare   -> Progress*, Prepared
     Train     -> Progress*, Trained      (then Commit or Abandon, which have no answer)
     Finish    -> Progress*, Finished
+    Examine   -> Examined             (at any time after Prepared; it changes nothing)
     Stop      -> (the process ends with exit code 0, also in the middle of another command)
 
 `Failed` may answer any command; the process then ends with exit code 1. Closing the pipe ends the process, as does
@@ -154,11 +155,38 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class PartFile:
+    """The trunk without entries `first` to `number` of an author, in a file (`tensor_file.read_vector`).
+
+    Attributes:
+        author: its key.
+    """
+
+    author: bytes
+    first: int
+    number: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Examine:
+    """Measure what parts of the trunk do to the loss on held-out compounds.
+
+    Attributes:
+        trunk: file of the whole trunk.
+        parts: the trunk without each of them.
+    """
+
+    trunk: Path
+    parts: tuple[PartFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End now."""
 
 
-Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Stop
+Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Examine | Stop
 
 # trainer -> daemon
 
@@ -260,6 +288,39 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointEffect:
+    """Of a part of the trunk on one assay endpoint.
+
+    Attributes:
+        compounds: held-out compounds with a value; at least two.
+        loss: mean loss with the whole trunk, in labels.
+        without: mean loss with the trunk less the part.
+        error: standard error of the mean difference of the two.
+    """
+
+    compounds: int
+    loss: float
+    without: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartEffect:
+    """Of one part, by place of the assay endpoint in the charter."""
+
+    part: PartFile
+    endpoints: Mapping[int, EndpointEffect]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What `Examine` found; `seconds` is what it took."""
+
+    effects: tuple[PartEffect, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The last command failed.
 
@@ -272,4 +333,4 @@ class Failed:
     text: str
 
 
-Answer: TypeAlias = Progress | Prepared | Trained | Finished | Failed
+Answer: TypeAlias = Progress | Prepared | Trained | Finished | Examined | Failed

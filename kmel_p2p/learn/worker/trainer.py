@@ -16,6 +16,7 @@ from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
+from kmel_p2p.learn.evaluate.effect import EffectMeter, looked_at
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
@@ -32,8 +33,11 @@ from kmel_p2p.learn.worker.session import (
     Answer,
     Command,
     Commit,
+    Examine,
+    Examined,
     Finish,
     Finished,
+    PartEffect,
     Prepare,
     Prepared,
     Progress,
@@ -65,6 +69,7 @@ class Trainer:
         self._dataset: Dataset | None = None
         self._prepared: Prepared | None = None
         self._rounds: Rounds | None = None
+        self._meter: EffectMeter | None = None
 
     def close(self) -> None:
         """Release the shared memory."""
@@ -89,6 +94,8 @@ class Trainer:
                 return None
             case Finish():
                 return self._finish(command)
+            case Examine():
+                return self._examine(command)
         raise Bug(f"unknown command {command!r}")
 
     def _prepare(self) -> Prepared:
@@ -175,6 +182,23 @@ class Trainer:
             models = {name: (model.trunk, model.private) for name, model in comparison.models.items()}
             card = write_model(aside, card, models)
         return Finished({**result, "digest": card.digest}, folder)
+
+    def _examine(self, command: Examine) -> Examined:
+        started = time.monotonic()
+        rounds = self._require_rounds()
+        if self._meter is None:
+            assert self._dataset is not None
+            # A network of its own: a round that is open must not find another trunk in its network.
+            dataset = looked_at(self._dataset, self._plan.training.seed)
+            self._meter = EffectMeter(dataset, Network(self._plan.architecture))
+        self._meter.load_private(rounds.private())
+        whole = self._meter.losses(read_vector(command.trunk, self._layout.size))
+        effects = []
+        for part in command.parts:
+            self._outlet.check()
+            found = self._meter.effects(whole, read_vector(part.path, self._layout.size))
+            effects.append(PartEffect(part, found))
+        return Examined(tuple(effects), time.monotonic() - started)
 
     def _comparison_progress(self, done: int, total: int) -> None:
         self._outlet.report(Progress("comparison", done, total))

@@ -20,39 +20,22 @@ from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
 from kmel_p2p.core.ledger.events import (
     AgreementRecord,
-    AmendmentConflict,
     AmendmentRecord,
-    AmendmentRefused,
-    AmendmentsAgree,
     CompactionRecord,
-    Divergence,
     DivergenceRecord,
-    EntriesApplied,
-    EntriesCompacted,
-    EntryPublished,
     EntryRecord,
-    EntryRefused,
-    HeadShown,
-    HeadUnproved,
-    LateFault,
-    LedgerOutvoted,
-    LedgerRestored,
-    LogEnded,
     OwnLogDoubted,
     RetractionRecord,
-    SizeImplausible,
-    SnapshotAdopted,
-    SnapshotProgress,
     SnapshotRecord,
-    SnapshotRefused,
-    SumsAgree,
+    VoteRecord,
 )
+from kmel_p2p.core.ledger.harm.parts import trunks_without
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Bodies, SnapshotPart
-from kmel_p2p.core.rounds import Averaging, Members
+from kmel_p2p.core.rounds import Averaging, Members, Trunks
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters, DeltaCodec
@@ -60,8 +43,10 @@ from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.modes.harm_report import harm_facts, harm_summary
+from kmel_p2p.site.modes.ledger_report import report
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
-from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compression, open_ledger
+from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compression, keep_vote, open_ledger
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
@@ -136,6 +121,8 @@ class LedgerMode(SiteMode):
                 return lambda store: store.add_amendment(number, encoded)
             case CompactionRecord():
                 return lambda store: compact(site, store, record)
+            case VoteRecord(encoded=encoded):
+                return lambda store: keep_vote(store, encoded)
             case OwnLogDoubted(doubted=doubted):
                 return lambda store: store.put_blob(DOUBT_BLOB, b"1" if doubted else b"")
             case SnapshotRecord():
@@ -173,106 +160,13 @@ class LedgerMode(SiteMode):
         return super().label(message)
 
     def report(self, event: Event, notes: Notes) -> bool:
-        """Entries, logs, snapshots and amendments."""
-        activity, name = notes.activity, notes.name
-        match event:
-            case EntryPublished(number=number, entry_bytes=size, weight=weight):
-                activity.published += 1
-                activity.entry_bytes += size
-                activity.published_at = activity.clock()
-                notes.say("entry published", number=number, bytes=size, weight=round(weight / 2**16, 4))
-            case EntriesApplied(entries=entries, sender=sender):
-                activity.applied_at = activity.clock()
-                heads = {name(author): number for author, number in entries}
-                notes.say("entries applied", sender=name(sender), heads=heads)
-            case EntryRefused(sender=sender, author=author, reason=reason):
-                activity.refused += 1
-                text = f"entry of {name(author)} handed over by {name(sender)} was refused: {reason}"
-                activity.alarm(f"refused from {name(sender)}", text)
-                notes.warn("entry refused", sender=name(sender), author=name(author), reason=reason)
-            case HeadUnproved(site=site, author=author, number=number):
-                text = (
-                    f"site {name(site)} says that the log of {name(author)} goes as far as entry {number} and cannot "
-                    "show it; its word counts for nothing there. Ask its operator"
-                )
-                activity.alarm(f"unproved head {name(site)}", text)
-                notes.warn("head unproved", remote=name(site), author=name(author), number=number)
-            case HeadShown(site=site):
-                activity.clear(f"unproved head {name(site)}")
-                notes.say("head shown", remote=name(site))
-            case LogEnded(author=author, number=number, reason=reason, retracted=retracted):
-                text = f"log of {name(author)} ends before entry {number}: {reason}"
-                activity.alarm(f"log ended {name(author)}", text)
-                notes.warn("log ended", author=name(author), number=number, reason=reason, retracted=retracted)
-            case AmendmentRefused(sender=sender, reason=reason):
-                activity.alarm(f"amendment from {name(sender)}", f"site {name(sender)}: {reason}")
-                notes.warn("amendment refused", sender=name(sender), reason=reason)
-            case AmendmentConflict(site=site, number=number):
-                text = (
-                    f"site {name(site)} goes by another amendment {number} than this one, or by another before it: two "
-                    "amendments with one number were signed, and entries of the two sides do not count together. "
-                    "Compare kmel-peer amendment show at both, and have the consortium decide"
-                )
-                activity.alarm(f"amendments of {name(site)}", text)
-                notes.warn("amendment conflict", remote=name(site), number=number)
-            case AmendmentsAgree(site=site):
-                activity.clear(f"amendments of {name(site)}")
-                notes.say("amendments agree", remote=name(site))
-            case LateFault(author=author, number=number, reason=reason):
-                text = (
-                    f"site {name(author)} broke the rules at entry {number}, found out too late to take it back: "
-                    f"{reason}; the consortium may retire it by an amendment"
-                )
-                activity.alarm(f"late fault {name(author)}", text)
-                notes.warn("late fault", author=name(author), number=number, reason=reason)
-            case SnapshotProgress(stage=stage):
-                notes.say("snapshot", stage=stage)
-            case SnapshotRefused(server=server, reason=reason):
-                notes.warn("snapshot refused", server=name(server), reason=reason)
-            case SnapshotAdopted(vector=vector):
-                notes.say("snapshot taken over", heads={name(key): number for key, number in vector.items()})
-            case EntriesCompacted(until=until):
-                notes.say("entries compacted", until={name(key): number for key, number in until.items()})
-            case Divergence(site=site):
-                text = (
-                    f"site {name(site)} and this one sum the same entries to different trunks: one of the two "
-                    "ledgers is damaged; run kmel-peer ledger verify at both"
-                )
-                activity.alarm(f"divergence {name(site)}", text)
-                notes.warn("divergence", remote=name(site), remedy=text)
-            case SizeImplausible(site=site, size_class=said, implausible=implausible):
-                if implausible:
-                    text = (
-                        f"site {name(site)} says that it has about 2^{said} measurements; it weighs as many as its "
-                        "entries could read. Ask its operator"
-                    )
-                    activity.alarm(f"size of {name(site)}", text)
-                    notes.warn("size implausible", remote=name(site), size_class=said)
-                else:
-                    activity.clear(f"size of {name(site)}")
-            case SumsAgree(site=site):
-                activity.clear(f"divergence {name(site)}")
-                notes.say("sums agree again", remote=name(site))
-            case LedgerOutvoted(sites=sites):
-                names = ", ".join(name(site) for site in sites)
-                text = (
-                    f"{names} attest another sum of the same entries than this site holds, and they are the majority: "
-                    "this ledger is damaged. Nothing is published before it is fetched again, which happens by itself; "
-                    "look at this machine's disk and memory"
-                )
-                activity.alarm("ledger outvoted", text)
-                notes.warn("ledger outvoted", sites=names)
-            case LedgerRestored():
-                activity.clear("ledger outvoted")
-                notes.say("ledger restored")
-            case _:
-                return False
-        return True
+        """Entries, logs, snapshots, amendments, votes."""
+        return report(event, notes)
 
     def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
         """`vector` counts the entries applied; `digest` is that of the trunk there.
 
-        Facts: `ended`, site name -> why its log was ended.
+        Facts: `ended`, site name -> why its log was ended; `suspended` and `harm`, see `harm_facts`.
         """
         ledger, own, names = _of(averaging).ledger, site.identity.key, site.names
         vector = {names.get(key, key.hex()): number for key, number in ledger.vector.items()}
@@ -280,6 +174,7 @@ class LedgerMode(SiteMode):
         applied = sum(number for key, number in ledger.vector.items() if key != own)
         limit = _of(averaging).entry_limit
         ended = {names.get(key, key.hex()): fault.reason for key, fault in ledger.faults.items()}
+        harm = harm_facts(ledger, names, [endpoint.name for endpoint in site.charter.assay_endpoints])
         return AveragingStatus(
             vector=vector,
             digest=digest,
@@ -289,17 +184,20 @@ class LedgerMode(SiteMode):
             held=1 if activity.held else 0,
             entry_limit=limit,
             payload_bytes_mean=activity.entry_bytes / activity.published if activity.published else 0.0,
-            facts={"ended": ended},
+            facts={"ended": ended, **harm},
             summary=(
                 ("published", own_count(activity, published, limit)),
                 ("applied", f"{applied} of other sites  ({age_text(activity.ages.applied_s)})"),
                 ("digest", f"{digest[:16] or 'being computed'}  at {vector_text(vector)}"),
+                *harm_summary(harm),
             ),
             figures={
                 "entries_published": published,
                 "entries_applied": applied,
                 "entries_refused": activity.refused,
                 "logs_ended": len(ended),
+                "sites_said_to_harm": len(harm["harm"]),
+                "sites_suspended": len(harm["suspended"]),
             },
         )
 
@@ -310,6 +208,15 @@ class LedgerMode(SiteMode):
     def check_amendment(self, site: Site, averaging: Averaging, document: AmendmentDocument) -> None:
         """What is in the snapshot already cannot be taken back."""
         floors = _of(averaging).ledger.accepted.floor
+        ledger = _of(averaging).ledger
+        for name in document.amendment.lift:
+            lifted = site.constitution.site_named(name)
+            first = ledger.suspended.get(lifted.site_key) if lifted is not None else None
+            if lifted is not None and first is not None and floors.get(lifted.site_key, 0) >= first:
+                raise LocalError(
+                    f"entries of {name!r} from {first} on are compacted here without counting, and cannot be put back; "
+                    "retire the site, or give it a new key"
+                )
         for rule in document.amendment.retire:
             retired = site.constitution.site_named(rule.name)
             floor = floors.get(retired.site_key, 0) if retired is not None else 0
@@ -343,6 +250,10 @@ class LedgerMode(SiteMode):
             return None
         newest = (ledger.head(own), ledger.head_hash(own))
         return others_trunk(ledger.accumulator.copy(), store, own, newest, codec_of(site))
+
+    def trunks_without(self, site: Site, averaging: Averaging, turn: int) -> Trunks | None:
+        """Without each other author that counts: whole, and its newest entries."""
+        return trunks_without(_of(averaging).ledger, site.identity.key, codec_of(site), turn)
 
     def own_work(
         self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]

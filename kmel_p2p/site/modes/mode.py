@@ -19,7 +19,7 @@ from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Message, Record
-from kmel_p2p.core.rounds import Averaging, Members
+from kmel_p2p.core.rounds import Averaging, Members, Trunks
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters
@@ -58,6 +58,7 @@ class Notes(Protocol):
     @property
     def activity(self) -> Activity: ...
     def name(self, key: SiteKey | None) -> str: ...
+    def endpoint(self, place: int) -> str: ...
     def say(self, what: str, **facts: object) -> None: ...
     def warn(self, what: str, **facts: object) -> None: ...
 
@@ -151,6 +152,17 @@ class SiteMode(ABC):
 
         Args:
             store: its path.
+        """
+        return None
+
+    def trunks_without(self, site: Site, averaging: Averaging, turn: int) -> Trunks | None:
+        """Work for another thread: the trunk as it is now, and without each part that somebody else gave.
+
+        None where the mode knows no parts, or there are none. A part is an author's; where authors' contributions are
+        only known as sums, it is a sum.
+
+        Args:
+            turn: counts looks; where there are many authors, they take turns.
         """
         return None
 

@@ -9,6 +9,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import short
 from kmel_p2p.core.ledger.events import CompactionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -23,6 +24,9 @@ from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.own_sum import keep_own_sum
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.trust import Trusted
+
+VOTE = "vote "
+"""Blobs that hold votes, by voter and author."""
 
 REPLACE_STORE = (
     "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
@@ -74,6 +78,8 @@ def open_ledger(site: Site, store: Store) -> Ledger:
         ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
     """
     ledger = fresh_ledger(site)
+    # Before anything else: what counts in the sum follows from them.
+    _load_votes(ledger, store)
     snapshot = store.snapshot()
     if snapshot is not None:
         problem = snapshot.problem()
@@ -93,6 +99,25 @@ def open_ledger(site: Site, store: Store) -> Ledger:
         ledger.end_log(FaultProof(author, number, reason, evidence))
     replay(ledger, _stored_entries(store), str(store.path))
     return ledger
+
+
+def keep_vote(store: Store, encoded: bytes) -> None:
+    """Keep a vote; a newer opinion of a site on another replaces the one before, a vote against it stays."""
+    vote = decode_vote(encoded)
+    kind = f"against {vote.term} {vote.first}" if vote.against else "opinion"
+    store.put_blob(f"{VOTE}{vote.voter.hex()} {vote.author.hex()} {kind}", encoded)
+
+
+def _load_votes(ledger: Ledger, store: Store) -> None:
+    for name, encoded in store.blobs(VOTE).items():
+        where = f"{store.path}: stored vote {name[:16]}"
+        try:
+            vote = decode_vote(encoded)
+        except WireError as error:
+            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
+        if not vote.is_signed(ledger.rules.charter_id):
+            raise ConfigError(f"{where} is not signed by its voter; {REPLACE_STORE}")
+        ledger.votes.add(vote)
 
 
 def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -43,11 +43,14 @@ class Reporter:
         mode: SiteMode,
         names: Callable[[], dict[SiteKey, str]],
         publish: Callable[[dict[str, object]], None],
+        endpoints: Sequence[str] = (),
     ) -> None:
+        """`endpoints`: names of the assay endpoints in charter order."""
         self.activity = activity
         self._mode = mode
         self._names = names
         self._publish = publish
+        self._endpoints = endpoints
         self._budget = LineBudget(activity.clock)
 
     def name(self, key: SiteKey | None) -> str:
@@ -55,6 +58,10 @@ class Reporter:
         if key is None:
             return "?"
         return self._names().get(key, short(key))
+
+    def endpoint(self, place: int) -> str:
+        """Name of an assay endpoint by its place in the charter; others vote, so it may be of none."""
+        return self._endpoints[place] if place < len(self._endpoints) else f"assay endpoint {place + 1}"
 
     def say(self, what: str, **facts: object) -> None:
         """Log a fact, and tell subscribers. What concerns one site is logged within a budget (`LineBudget`)."""

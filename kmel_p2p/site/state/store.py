@@ -304,16 +304,13 @@ class Store:
         """What was set aside of an author: (number, "retracted" or "proof", bytes), oldest first."""
         return self._all("SELECT number, kind, body FROM evidence WHERE author = ? ORDER BY arrival", author)
 
-    # amendments
-
     def add_amendment(self, number: int, encoded: bytes) -> None:
         """Keep an amendment in force."""
         self.put_blob(f"{AMENDMENT}{number:010d}", encoded)
 
     def amendments(self) -> dict[int, bytes]:
         """Amendments heard of, by number, in order. Those that the site's files list need not be among them."""
-        rows = self._all("SELECT name, value FROM blobs WHERE name LIKE ? ORDER BY name", f"{AMENDMENT}%")
-        return {int(name.removeprefix(AMENDMENT)): value for name, value in rows}
+        return {int(number): value for number, value in self.blobs(AMENDMENT).items()}
 
     # small values
 
@@ -365,7 +362,10 @@ class Store:
         """Signed descriptors kept, by site."""
         return {SiteKey(key): value for key, value in self._all("SELECT key, descriptor FROM peers ORDER BY key")}
 
-    # history for reports
+    def blobs(self, prefix: str) -> dict[str, bytes]:
+        """Values whose name begins so, by the rest of the name, in order."""
+        rows = self._all("SELECT name, value FROM blobs WHERE name LIKE ? ORDER BY name", f"{prefix}%")
+        return {name.removeprefix(prefix): value for name, value in rows}
 
     def add_history(self, kind: str, at: float, values: Mapping[str, Any]) -> None:
         """Append one row of a time series.

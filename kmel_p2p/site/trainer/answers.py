@@ -17,6 +17,7 @@ from kmel_p2p.learn.worker import session
 from kmel_p2p.site.final_models import FinalModels
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.trainer.looks import TrunkLooks
 
 log = structlog.get_logger()
 
@@ -28,6 +29,7 @@ class TrainerAnswers:
         activity: what status and metrics show.
         command: feeds a command to the protocol.
         final_models: told when the trainer is ready, and when the models are written.
+        looks: told of rounds, and of what looks found.
         note: stores something that nobody waits for.
         fail: ends the peer.
     """
@@ -38,12 +40,14 @@ class TrainerAnswers:
         activity: Activity,
         command: Callable[[Any], None],
         final_models: FinalModels,
+        looks: TrunkLooks,
         note: Callable[[Callable[[Store], None]], None],
         fail: Callable[[KmelError], None],
     ) -> None:
         self._activity = activity
         self._command = command
         self._final_models = final_models
+        self._looks = looks
         self._note = note
         self._fail = fail
 
@@ -91,9 +95,11 @@ class TrainerAnswers:
                 validation=validation,
             )
         )
+        self._looks.trained(answer.seconds, answer.round)
 
     def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None:
         """The trainer died, in round `number` or between rounds (None); a new one starts by itself."""
+        self._looks.lost()
         self._activity.last_error = reason
         self._activity.alarm("trainer", f"{reason}; restarted {restarts} times")
         self._command(Unready(reason) if number is None else RoundFailed(number, reason))
@@ -101,6 +107,10 @@ class TrainerAnswers:
     def trainer_finished(self, answer: session.Finished) -> None:
         """The models are compared and written."""
         self._final_models.finished(answer)
+
+    def trainer_examined(self, answer: session.Examined) -> None:
+        """Parts of the trunk were looked at."""
+        self._looks.examined(answer)
 
     def trainer_unusable(self, kind: str, text: str) -> None:
         """The trainer cannot use this site's files: there is no point in trying again."""

@@ -49,6 +49,7 @@ class Listener(Protocol):
     def trainer_trained(self, answer: session.Trained) -> None: ...
     def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None: ...
     def trainer_finished(self, answer: session.Finished) -> None: ...
+    def trainer_examined(self, answer: session.Examined) -> None: ...
     def trainer_unusable(self, kind: str, text: str) -> None: ...
 
 
@@ -139,6 +140,11 @@ class TrainerSupervisor:
         self.state = TrainerState.FINISHING
         self._send(session.Finish(total_steps, entries, labels, others_file))
 
+    def examine(self, command: session.Examine) -> None:
+        """Have parts of the trunk examined, whatever else the trainer does; nobody waits for it."""
+        if self.state in (TrainerState.IDLE, TrainerState.TRAINING, TrainerState.FINISHING):
+            self._send(command)
+
     async def stop(self) -> None:
         """End the trainer and release the shared memory."""
         self.state = TrainerState.STOPPED
@@ -187,6 +193,8 @@ class TrainerSupervisor:
                 deferred, self._deferred = self._deferred, None
                 if deferred is not None:
                     deferred()
+            case session.Examined():
+                self._listener.trainer_examined(answer)
             case session.Failed():
                 self._failed(answer)
 

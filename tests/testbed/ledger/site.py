@@ -27,7 +27,9 @@ from kmel_p2p.core.ledger.events import (
     OwnLogDoubted,
     RetractionRecord,
     SnapshotRecord,
+    VoteRecord,
 )
+from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
@@ -79,6 +81,7 @@ class Disk:
         self.ends: dict[SiteKey, RetractionRecord] = {}
         self.others: list[Record] = []
         self.amendments: list[bytes] = []
+        self.votes: list[bytes] = []
         self.own_log_in_doubt = False
         self.own_state: str | None = None
         """Trainer state stored with the newest own entry."""
@@ -110,6 +113,7 @@ class Disk:
         self.ends.clear()
         self.others.clear()
         self.amendments.clear()
+        self.votes.clear()
         self.own_state = None
 
     def restored(self, ledger: Ledger, charter: Charter) -> Ledger:
@@ -121,6 +125,8 @@ class Disk:
         constitution = Constitution(charter)
         ledger.amend(constitution)
         ledger.own_log_in_doubt = self.own_log_in_doubt
+        for encoded in self.votes:
+            ledger.votes.add(decode_vote(encoded))
         if self.snapshot is not None:
             ledger.adopt(self.snapshot)
         for encoded in self.amendments:
@@ -158,6 +164,8 @@ class Disk:
                 self.ends.clear()
             case AmendmentRecord():
                 self.amendments.append(record.encoded)
+            case VoteRecord(encoded):
+                self.votes.append(encoded)
             case OwnLogDoubted(doubted):
                 self.own_log_in_doubt = doubted
             case _:

@@ -33,7 +33,9 @@ def test_the_section_of_mode_ledger_counts_in_a_charters_id_as_before_there_was_
         "steps_per_entry": 20,
         "entry_limit": 7,
         "weight_cap": 2.0,
-        "norm_cap": 4.0,
+        "norm_cap": 1.5,
+        "first_norm": 1.0,
+        "trusted_after": 16,
         "retain_entries": 64,
     }
     made = charter("bits = 4\nkept = 32\nentry_limit = 7")

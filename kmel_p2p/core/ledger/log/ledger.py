@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.harm.vote import HarmVote, VoteBook, first_counts
+from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS, AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.log.waiting import WaitingRoom
+from kmel_p2p.core.ledger.log.withdrawing import withdraw
 from kmel_p2p.core.ledger.rules.entry_check import Hold, check_entry
 from kmel_p2p.core.ledger.rules.payload import CachingDecoder, Decoder
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of, fork_of, prove
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_origin, head_cap, norm_bound_squared
-from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, digest_context
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, digest_context, standing
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 from kmel_p2p.core.types import Vector
 from kmel_p2p.delta.sparse import SparseDelta
@@ -35,6 +38,10 @@ class Ledger:
         self.amended_rules = AmendedRules.first(rules)
         self.constitution: Constitution | None = None
         """Charter and amendments; None when the ledger is used without a charter."""
+        self.votes = VoteBook()
+        """What sites say about each other's entries."""
+        self.suspended: dict[SiteKey, int] = {}
+        """Author -> first entry that the votes take out of the trunk."""
         self.own_log_in_doubt = False
         """Whether this site's store had lost entries of its own log, so that it may lack some still (`own_log`)."""
         self.stale = False
@@ -60,6 +67,11 @@ class Ledger:
     def vector(self) -> dict[SiteKey, int]:
         """author -> number of the newest applied entry, in key order, without zeros."""
         return self.accepted.vector
+
+    @property
+    def standing(self) -> bytes:
+        """Hash of the newest amendment and of what is taken out of the sum: sums are comparable where it is equal."""
+        return standing(self.amended_rules.head_hash, self.accepted.withdrawn)
 
     @property
     def faults(self) -> Mapping[SiteKey, FaultProof]:
@@ -102,7 +114,8 @@ class Ledger:
     def head_caps(self, author: SiteKey, base: RosterVector, heads: Iterable[int]) -> dict[int, int]:
         """Largest weight (units of 2**-16) that an entry of `author` on `base` may give to each of these heads."""
         known, _ = self.accepted.at_base(author, base)
-        return {head: max(self.rules.weight_cap, head_cap(head, author, known, self.rules)) for head in heads}
+        number, rules = base.at(self.accepted.order.place(author)) + 1, self.rules
+        return {head: max(rules.cap_at(number), head_cap(head, author, number, known, rules)) for head in heads}
 
     def snapshot(self) -> Snapshot:
         """The present state, copied."""
@@ -118,6 +131,7 @@ class Ledger:
             amendments=tuple(document.encode() for document in documents),
             amendment_hash=self.amended_rules.head_hash,
             withdrawn=dict(self.accepted.withdrawn),
+            votes=tuple(vote.encode() for vote in self.votes.all()),
             accumulator=self.accumulator.copy(),
         )
 
@@ -129,7 +143,7 @@ class Ledger:
         above = (entry for key, log in self.accepted.logs.items() for entry in log.after(numbers.get(key, 0)))
         later = [entry for entry in above if not self.accepted.is_withdrawn(entry.author, entry.number)]
         past, codec = self.accumulator.copy(), self._codec
-        context = digest_context(self.rules.charter_id, self.amended_rules.head_hash, numbers)
+        context = digest_context(self.rules.charter_id, self.standing, numbers)
 
         def work() -> bytes:
             for entry in later:
@@ -145,9 +159,7 @@ class Ledger:
             Bug: entries above `vector` are no longer held.
         """
         if vector is None:
-            return self.accumulator.digest(
-                digest_context(self.rules.charter_id, self.amended_rules.head_hash, self.vector)
-            )
+            return self.accumulator.digest(digest_context(self.rules.charter_id, self.standing, self.vector))
         work = self.digest_work(vector)
         if work is None:
             raise Bug(f"entries above {vector} are not held")
@@ -247,11 +259,32 @@ class Ledger:
             if self.accepted.retired.get(author) != end:
                 self.accepted.retired[author] = end
                 self._cut(author, end, outcome)
-        for author, start in self.amended_rules.withdrawn.items():
-            if author not in self.accepted.withdrawn:
-                self._withdraw(author, start)
+        self.votes.forget(self.term)
+        self.rule()
         self._settle(outcome)
         return outcome
+
+    def term(self, author: SiteKey) -> int:
+        """Suspensions of an author that amendments have lifted: a vote of another term does not count."""
+        return self.constitution.lifted.get(author, 0) if self.constitution is not None else 0
+
+    def vote(self, vote: HarmVote) -> bool:
+        """Take a vote in whose signature was checked, about entries that are here; whether it changed anything."""
+        known = vote.voter in self.rules.roster and vote.author in self.rules.roster
+        if not known or vote.term != self.term(vote.author) or vote.number > self.head(vote.author):
+            return False
+        if not self.votes.add(vote):
+            return False
+        self.rule()
+        return True
+
+    def rule(self) -> None:
+        """Have the trunk follow from amendments and votes: what they take out of it, and nothing else."""
+        found = self.constitution
+        roster, quorum = (found.roster, found.genesis.ledger.suspension_quorum) if found is not None else ({}, "all")
+        self.suspended = self.votes.suspended(roster, quorum)
+        starts = first_counts((self.amended_rules.withdrawn, self.suspended))
+        self.stale |= withdraw(starts, self.accepted, self.accumulator, self._decoder)
 
     def compact(self, until: Vector) -> None:
         """Drop the payloads of entries up to `until`; they must be in the stored snapshot."""
@@ -272,6 +305,8 @@ class Ledger:
         self.accepted = AcceptedLogs.following(snapshot.headers, order)
         self._waiting, self._holds = WaitingRoom(), {}
         self.accepted.withdrawn = dict(snapshot.withdrawn)
+        for vote in map(decode_vote, snapshot.votes):
+            self.votes.add(vote)
         self.stale = False
         outcome = Outcome(Verdict.APPLIED)
         if constitution is not None:
@@ -341,15 +376,6 @@ class Ledger:
             if not self.accepted.is_withdrawn(author, entry.number):
                 self.accumulator.subtract(self._decoder.decode(entry.payload), entry.weight, entry.head_weights)
             outcome.retracted.append(entry)
-
-    def _withdraw(self, author: SiteKey, start: int) -> None:
-        """Take an author's contributions from `start` on out of the trunk; its entries stay, for judging others."""
-        log = self.accepted.log(author)
-        if start < log.first:
-            self.stale = True
-        for entry in log.after(start - 1):
-            self.accumulator.subtract(self._decoder.decode(entry.payload), entry.weight, entry.head_weights)
-        self.accepted.withdrawn[author] = start
 
     def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:
         """The constitution continued by the snapshot's further amendments, which were checked."""

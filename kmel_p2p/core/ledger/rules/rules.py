@@ -15,9 +15,6 @@ from kmel_p2p.core.ledger.log.entry import NO_AMENDMENTS, Basis
 from kmel_p2p.core.ledger.rules.weights import weight_cap
 from kmel_p2p.core.roster_vector import RosterOrder
 
-_SQUARES_AT_ONCE = 2**14
-"""Squares of values below 2**24 that sum without overflow in int64."""
-
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -41,21 +38,34 @@ class Rules:
     """Sites that are not retired."""
     cap_share: float = 2.0
     """Largest weight, in equal shares among the current sites."""
+    trusted_after: int = 1
+    """Number of the entry from which on a site may have the largest weight."""
+
+    def share_at(self, number: int) -> float:
+        """Largest weight of the entry with this number, in equal shares: it grows from 1 to `cap_share`."""
+        if number >= self.trusted_after:
+            return self.cap_share
+        return 1 + (self.cap_share - 1) * (number - 1) / (self.trusted_after - 1)
+
+    def cap_at(self, number: int) -> int:
+        """The same in units of 2**-16."""
+        return self.weight_cap if number >= self.trusted_after else weight_cap(len(self.current), self.share_at(number))
 
     @classmethod
     def of(cls, charter: Charter, codec_id: int, initial_trunk: NDArray[np.float32]) -> Rules:
-        """The rules of `charter`. The norm of a first entry may not exceed that of the initial trunk."""
+        """The rules of `charter`, for a trunk of as many values as `initial_trunk` has."""
         return cls(
             charter_id=charter.id,
             roster=RosterOrder(charter.roster),
             codec_id=codec_id,
             weight_cap=weight_cap(len(charter.sites), charter.averaging.weight_cap),
             norm_cap=charter.ledger.norm_cap,
-            first_norm_squared=exact_norm_squared(initial_trunk),
+            first_norm_squared=first_norm_squared(charter, initial_trunk.size),
             lone_entries=charter.pace.max_lead if charter.start_sites > 1 else None,
             heads=sum(endpoint.head == "shared" for endpoint in charter.assay_endpoints),
             current=frozenset(charter.roster),
             cap_share=charter.averaging.weight_cap,
+            trusted_after=charter.ledger.trusted_after,
         )
 
 
@@ -128,12 +138,13 @@ class AmendedRules:
         return number < len(self.hashes) and self.hashes[number] != newest
 
 
-def exact_norm_squared(values: NDArray[np.float32]) -> int:
-    """Squared L2 norm in units of 2**-48, the same integer on every machine.
+def first_norm_squared(charter: Charter, values: int) -> int:
+    """Bound on the squared norm of a first entry, units 2**-48, for a trunk of so many values.
 
-    Args:
-        values: below one in magnitude, as initial trunks are; float32 sums would depend on the processor.
+    Adam moves a value by about the learning rate in a step, so that no honest first entry is much larger than all
+    values sent times all steps. It needs no other site's norm to compare with.
     """
-    units = np.rint(np.ldexp(values.astype(np.float64), 24)).astype(np.int64)
-    squares = units * units
-    return sum(int(squares[i : i + _SQUARES_AT_ONCE].sum()) for i in range(0, squares.size, _SQUARES_AT_ONCE))
+    rule = charter.ledger
+    sent = min(values, -(-values // rule.chunk) * rule.kept)
+    each = rule.first_norm * charter.training.learning_rate * rule.steps_per_entry
+    return int(each * each * sent * 2.0**48)

@@ -75,7 +75,7 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
         return Refusal.OUTSIDE
     if header.codec_id != rules.codec_id:
         return Refusal.CODEC
-    if not 1 <= header.weight <= rules.weight_cap:
+    if not 1 <= header.weight <= rules.cap_at(header.number):
         return Refusal.WEIGHT
     if not all(head < rules.heads and weight for head, weight in header.head_weights.items()):
         return Refusal.HEADS
@@ -154,8 +154,10 @@ def is_replay(header: SignedHeader, earlier: SignedHeader, place: int) -> bool:
     return same and 0 <= age < REPLAY_WINDOW
 
 
-def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0) -> int:
-    """Largest weight, in units of 2**-16, that an entry of `author` may give to a shared head.
+def head_cap(
+    head: int, author: SiteKey, number: int, at_base: Iterable[SignedHeader], rules: Rules, unknown: int = 0
+) -> int:
+    """Largest weight, in units of 2**-16, that entry `number` of `author` may give to a shared head.
 
     The charter's cap among the sites that may train the head: all current ones except those whose newest entry at the
     base does not name it. A site without an entry counts as one that may, so the cap starts at the trunk's.
@@ -163,6 +165,7 @@ def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules:
     Args:
         head: its number.
         author: whose entry it is.
+        number: of the entry.
         at_base: newest header of each other author at the base.
         rules: the charter's.
         unknown: others at the base whose header is unknown; counted as sites that do not train it.
@@ -170,13 +173,15 @@ def head_cap(head: int, author: SiteKey, at_base: Iterable[SignedHeader], rules:
     without = sum(
         head not in other.head_weights for other in at_base if other.author in rules.current and other.author != author
     )
-    return weight_cap(max(1, len(rules.current) - without - unknown), rules.cap_share)
+    return weight_cap(max(1, len(rules.current) - without - unknown), rules.share_at(number))
 
 
 def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], rules: Rules, unknown: int) -> bool:
     # A weight within the trunk's cap is always allowed.
-    heavy = {head: w for head, w in header.head_weights.items() if w > rules.weight_cap}
-    return all(weight <= head_cap(head, header.author, heads, rules, unknown) for head, weight in heavy.items())
+    heavy = {head: w for head, w in header.head_weights.items() if w > rules.cap_at(header.number)}
+    return all(
+        weight <= head_cap(head, header.author, header.number, heads, rules, unknown) for head, weight in heavy.items()
+    )
 
 
 def context_of(at_base: Iterable[SignedHeader]) -> bytes:

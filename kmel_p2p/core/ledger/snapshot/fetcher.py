@@ -220,7 +220,7 @@ class SnapshotFetcher:
             or attempt.snapshot is None
         ):
             return
-        if claim.vector != attempt.vector or claim.amendment != attempt.snapshot.amendment_hash:
+        if claim.vector != attempt.vector or claim.amendment != attempt.snapshot.standing:
             return
         same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
         if site not in attempt.attested | attempt.denied:
@@ -374,7 +374,7 @@ class SnapshotFetcher:
         assert attempt.snapshot is not None
         for site in sorted(self._alive()):
             if site not in attempt.attested and site not in attempt.denied:
-                self._outbox.append(Send(site, Attest(attempt.snapshot.amendment_hash, attempt.vector)))
+                self._outbox.append(Send(site, Attest(attempt.snapshot.standing, attempt.vector)))
         self._due_us = now + ASK_PERIOD
 
     def _count(self, now: Micros) -> None:

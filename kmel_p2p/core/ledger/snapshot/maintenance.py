@@ -10,7 +10,8 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Message, Persist
-from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, SnapshotAdopted, SnapshotRecord
+from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, SnapshotAdopted, SnapshotRecord, VoteRecord
+from kmel_p2p.core.ledger.harm.panel import Panel
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
 from kmel_p2p.core.ledger.snapshot.fetcher import FetchStage, SnapshotFetcher
@@ -28,6 +29,8 @@ from kmel_p2p.core.ledger.sync.messages import (
     SnapshotAsk,
     SnapshotOffer,
     SnapshotPart,
+    VoteDigest,
+    Votes,
     WantAmendments,
 )
 from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
@@ -51,6 +54,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Attest,
     WantAmendments,
     Amendments,
+    VoteDigest,
+    Votes,
 )
 
 
@@ -94,6 +99,7 @@ class Maintenance:
         self.claims = Claims(
             identity, ledger, self._digests, forks, alive, outbox, rng, claims, now, self.fetcher.others
         )
+        self.panel = Panel(identity, ledger, alive, outbox, rng, self._suspensions_changed, now)
         self._outvoted = False
         self._server = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
@@ -112,7 +118,7 @@ class Maintenance:
                 if self.claims.on_claim(sender, message, now):
                     self.fetcher.on_claim(sender, message, now)
             case Attest(amendment, vector):
-                if amendment == self._ledger.amended_rules.head_hash:
+                if amendment == self._ledger.standing:
                     self.claims.tell((sender,), vector)
             case Compacted(amendment, counted):
                 if amendment not in self._ledger.amended_rules.hashes:
@@ -127,6 +133,8 @@ class Maintenance:
             case Amendments():
                 for outcome in self.amendments.on_amendments(sender, message):
                     self._amended(outcome)
+            case VoteDigest() | Votes():
+                self.panel.receive(sender, message, now)
             case SnapshotAsk():
                 self._server.on_ask(sender, message, now)
             case SnapshotOffer():
@@ -141,7 +149,7 @@ class Maintenance:
 
     def advance(self, now: Micros) -> None:
         """Time passed."""
-        for part in (self.claims, self.fetcher, self._server, self.retention):
+        for part in (self.claims, self.panel, self.fetcher, self._server, self.retention):
             part.advance(now)
         if now >= self._next_us:
             self._next_us = now + BELIEVED_AFTER
@@ -149,7 +157,7 @@ class Maintenance:
 
     def deadline(self) -> Micros:
         """When `advance` is due next."""
-        parts = (self.claims, self.fetcher, self._server, self.retention)
+        parts = (self.claims, self.panel, self.fetcher, self._server, self.retention)
         return min([self._next_us, *(m for m in (part.deadline() for part in parts) if m is not None)])
 
     def turn(self, may_adopt: bool, now: Micros) -> None:
@@ -175,6 +183,9 @@ class Maintenance:
         self.claims.vote.forget()
         self.amendments.tell(known)
         self._antientropy.record(outcome, ended)
+        for encoded in snapshot.votes:
+            self._outbox.append(Persist(VoteRecord(encoded)))
+        self.panel.turn()
 
     def amend(self, document: AmendmentDocument) -> None:
         """The operator hands over the next amendment.
@@ -189,6 +200,12 @@ class Maintenance:
     def _amended(self, outcome: Outcome) -> None:
         self._digests.forget()
         self._antientropy.record(outcome, {})
+        self.panel.turn()
+
+    def _suspensions_changed(self) -> None:
+        """Votes or an amendment changed what counts: sums computed before are of another trunk."""
+        self._digests.forget()
+        self.claims.vote.forget()
 
     def _told(self, site: SiteKey) -> Vector:
         return self._antientropy.offered(site)

@@ -3,9 +3,10 @@
     "kmls" | length of meta, 4 bytes big-endian | meta | accumulator, 8 bytes little-endian per value
 
 Meta is the msgpack array [version, charter id, [headers of an author, ...], [evidence, ...], [amendment, ...],
-withdrawn]: per author its newest headers in order, chained and signed, so that later entries get the same verdict as
-from a site that was there all along. A header names its predecessor's hash, so whoever attests the newest headers and
-the sum attests everything. `withdrawn` names the contributions that amendments took out of the sum.
+withdrawn, [vote, ...]]: per author its newest headers in order, chained and signed, so that later entries get the same
+verdict as from a site that was there all along. A header names its predecessor's hash, so whoever attests the newest
+headers and the sum attests everything. `withdrawn` names the contributions that amendments and votes took out of the
+sum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
+from kmel_p2p.core.ledger.harm.vote import MAX_VOTE_BYTES
+from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
@@ -30,7 +33,7 @@ from kmel_p2p.core.ledger.rules.validity import context_of
 from kmel_p2p.core.roster_vector import MAX_NUMBER
 from kmel_p2p.core.wire import HASH, KEY, Field, blob, listing, mapping, uint
 
-FORMAT = 2
+FORMAT = 3
 MAGIC = b"kmls"
 PREFIX_BYTES = len(MAGIC) + 4
 
@@ -41,6 +44,7 @@ _VERSION = uint(255)
 _HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
 _AMENDMENTS: Field = listing(blob(MAX_AMENDMENT_BYTES), MAX_SITES)
 _WITHDRAWN = mapping(KEY, uint(MAX_NUMBER), MAX_SITES)
+_VOTES: Field = listing(blob(MAX_VOTE_BYTES), MAX_SITES)
 _EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
 
 
@@ -60,6 +64,8 @@ class Snapshot:
     withdrawn: dict[SiteKey, int]
     """Author -> first number whose contribution is not in the sum."""
     accumulator: Accumulator
+    votes: tuple[bytes, ...] = ()
+    """Encoded votes of the present terms."""
 
     @property
     def vector(self) -> dict[SiteKey, int]:
@@ -71,9 +77,14 @@ class Snapshot:
         """Hash of the newest headers, as in a claim."""
         return context_of(held[-1] for held in self.headers.values())
 
+    @property
+    def standing(self) -> bytes:
+        """The same as `Ledger.standing`."""
+        return standing(self.amendment_hash, self.withdrawn)
+
     def digest(self) -> bytes:
         """The same as `Ledger.digest` at this vector."""
-        return self.accumulator.digest(digest_context(self.charter_id, self.amendment_hash, self.vector))
+        return self.accumulator.digest(digest_context(self.charter_id, self.standing, self.vector))
 
     def meta(self) -> bytes:
         """Everything but the sum."""
@@ -84,6 +95,7 @@ class Snapshot:
             [list(parts) for parts in self.evidence],
             list(self.amendments),
             _WITHDRAWN.pack(self.withdrawn),
+            list(self.votes),
         ]
         packed: bytes = msgpack.packb(values, use_bin_type=True)
         return packed
@@ -111,6 +123,12 @@ class Snapshot:
                 return "its headers do not follow each other"
             if not all(header.signature_is_good() for header in held):
                 return "it has a header that its author did not sign"
+        try:
+            votes = [decode_vote(encoded) for encoded in self.votes]
+        except WireError as error:
+            return str(error)
+        if not all(vote.is_signed(self.charter_id) for vote in votes):
+            return "it has a vote that its voter did not sign"
         return ""
 
 
@@ -143,10 +161,19 @@ def continued(snapshot: Snapshot, constitution: Constitution) -> Constitution:
     return constitution
 
 
-def digest_context(charter_id: bytes, amendment_hash: bytes, vector: dict[SiteKey, int]) -> bytes:
-    """What a digest covers beside the sum: charter, newest amendment and vector."""
+def standing(amendment_hash: bytes, withdrawn: Mapping[SiteKey, int]) -> bytes:
+    """Under which amendments, and without which contributions, a sum is made: the newest amendment's hash where all
+    contributions count."""
+    if not withdrawn:
+        return amendment_hash
+    parts = [bytes(key) + number.to_bytes(8, "big") for key, number in sorted(withdrawn.items())]
+    return digest(b"kmel standing 1", amendment_hash, *parts)
+
+
+def digest_context(charter_id: bytes, stands: bytes, vector: dict[SiteKey, int]) -> bytes:
+    """What a digest covers beside the sum: charter, `standing` and vector."""
     parts = [bytes(key) + number.to_bytes(8, "big") for key, number in sorted(vector.items()) if number]
-    return digest(charter_id, amendment_hash, *parts)
+    return digest(charter_id, stands, *parts)
 
 
 def decode(data: bytes | memoryview, size: int | None = None) -> Snapshot:
@@ -184,7 +211,7 @@ def assemble(meta: bytes | memoryview, accumulator: Accumulator) -> Snapshot:
         WireError: `meta` was not made by `Snapshot.meta`.
     """
     parts = unpack_bounded(meta, MAX_META_BYTES)
-    if type(parts) is not list or len(parts) != 6 or _VERSION.unpack(parts[0]) != FORMAT:
+    if type(parts) is not list or len(parts) != 7 or _VERSION.unpack(parts[0]) != FORMAT:
         raise WireError("the snapshot has another format")
     headers: dict[SiteKey, tuple[SignedHeader, ...]] = {}
     for stubs in _HEADERS.unpack(parts[2]):
@@ -201,6 +228,7 @@ def assemble(meta: bytes | memoryview, accumulator: Accumulator) -> Snapshot:
         amendment_hash=AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES),
         withdrawn=_WITHDRAWN.unpack(parts[5]),
         accumulator=accumulator,
+        votes=_VOTES.unpack(parts[6]),
     )
 
 
@@ -234,5 +262,12 @@ def advance(
     kept = {key: tuple(held[-KEPT_HEADERS:]) for key, held in headers.items()}
     newest = AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES)
     return Snapshot(
-        snapshot.charter_id, kept, snapshot.evidence, tuple(amendments), newest, dict(withdrawn), accumulator
+        snapshot.charter_id,
+        kept,
+        snapshot.evidence,
+        tuple(amendments),
+        newest,
+        dict(withdrawn),
+        accumulator,
+        snapshot.votes,
     )

@@ -181,9 +181,9 @@ class Claims:
         return self._interval_us // 2 + self._rng.randrange(self._interval_us)
 
     def _standing(self, vector: RosterVector) -> tuple[bytes, bytes] | None:
-        """Hashes of the headers at `vector` and of the newest amendment. Together with the vector: all but the sum."""
+        """Hash of the headers at `vector`, and `Ledger.standing`. Together with the vector: all but the sum."""
         chains = self._ledger.accepted.chains(vector)
-        return None if chains is None else (chains, self._ledger.amended_rules.head_hash)
+        return None if chains is None else (chains, self._ledger.standing)
 
     def _send(
         self, sites: tuple[SiteKey, ...], vector: RosterVector, was: tuple[bytes, bytes], found: bytes | None
@@ -199,7 +199,7 @@ class Claims:
     def _check(self, site: SiteKey, claim: Claim) -> None:
         if self._ledger.stale:
             return
-        if claim.amendment != self._ledger.amended_rules.head_hash or not self._ledger.accepted.reaches(claim.vector):
+        if claim.amendment != self._ledger.standing or not self._ledger.accepted.reaches(claim.vector):
             self._early[site] = claim
             return
         chains = self._ledger.accepted.chains(claim.vector)

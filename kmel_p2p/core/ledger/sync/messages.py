@@ -9,6 +9,7 @@ from kmel_p2p.agreement.amendment import MAX_AMENDMENT_BYTES
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
 from kmel_p2p.core.effects import Message
+from kmel_p2p.core.ledger.harm.vote import MAX_VOTE_BYTES
 from kmel_p2p.core.ledger.log.entry import ENDED, MAX_HEADS, MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
 from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
 from kmel_p2p.core.roster_vector import MAX_NUMBER, RosterVector
@@ -46,6 +47,11 @@ MAX_SHOWN = 64
 
 MAX_HOLDINGS_BYTES = 128 * 1024
 """The largest vector, every log ended, and headers of 32 KiB."""
+
+MAX_VOTES = 64
+"""Votes in one message."""
+
+MAX_VOTES_BYTES = 64 * 1024
 
 STATE_BYTES = 16
 """Of the digest of what a site holds. Nothing rests on it but which messages are sent: a claim has a full hash."""
@@ -129,7 +135,7 @@ class Claim(Message):
     """The sender's signed digest of what it holds at a vector; see `claims`."""
 
     amendment: bytes
-    """Hash of the newest amendment: sums are comparable only under the same amendments."""
+    """`Ledger.standing`: sums are comparable only under the same amendments and suspensions."""
     vector: RosterVector
     chains: bytes
     digest: bytes
@@ -219,7 +225,7 @@ class Attest(Message):
     """Asks for a claim at this vector."""
 
     amendment: bytes
-    """Hash of the newest amendment under which the sender counts."""
+    """`Ledger.standing` under which the sender counts."""
     vector: RosterVector
 
 
@@ -235,6 +241,20 @@ class Amendments(Message):
     """Encoded amendments, in order."""
 
     amendments: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VoteDigest(Message):
+    """Which votes the sender holds; a receiver that holds others sends its own."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Votes(Message):
+    """Encoded votes: new ones, or the answer to a `VoteDigest`."""
+
+    votes: tuple[bytes, ...]
 
 
 _NUMBER = uint(MAX_NUMBER)
@@ -298,4 +318,6 @@ SCHEMAS = (
         },
         MAX_HOLDINGS_BYTES,
     ),
+    Schema(36, VoteDigest, {"digest": HASH}),
+    Schema(37, Votes, {"votes": listing(blob(MAX_VOTE_BYTES), MAX_VOTES)}, MAX_VOTES_BYTES),
 )

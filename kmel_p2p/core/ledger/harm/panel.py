@@ -1,0 +1,224 @@
+"""This site's part in judging authors: casts its votes, spreads everybody's, and tells people what follows.
+
+A new vote goes to every reachable site from its voter, and from there on to a few. Whatever that misses, digests find:
+while there are votes at all, one site is told now and then which ones are here, and answers with its own where it holds
+others. A vote about entries that are not here yet is left, and comes again that way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.core.effects import Effect, Emit, Message, Persist, Send
+from kmel_p2p.core.ledger.events import (
+    AuthorSuspended,
+    HarmGone,
+    HarmSeen,
+    SuspensionLifted,
+    VoteRecord,
+    VoteRefused,
+)
+from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement, change_of, size_of
+from kmel_p2p.core.ledger.harm.vote import HarmVote, cast, decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.sync.messages import MAX_VOTES, MAX_VOTES_BYTES, VoteDigest, Votes
+from kmel_p2p.core.rounds.looks import Look
+from kmel_p2p.core.types import SECOND, Micros, Randomness
+
+INTERVAL: Micros = 15 * SECOND
+"""Between two digests of the votes."""
+
+ANSWERS_APART: Micros = 2 * SECOND
+"""All votes are sent to one site no more often: a digest is small, the answer is not."""
+
+FANOUT = 2
+"""Sites that a new vote of another site is passed on to."""
+
+REFUSED_AT_ONCE = 4
+"""After so many votes that are none the rest of a message is not looked at."""
+
+
+class Panel:
+    """See the module docstring. Effects go to the shared `outbox`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        ledger: Ledger,
+        alive: Callable[[], Iterable[SiteKey]],
+        outbox: deque[Effect],
+        rng: Randomness,
+        changed: Callable[[], None],
+        now: Micros,
+    ) -> None:
+        """`changed`: called when votes changed what the trunk is made of."""
+        self._identity = identity
+        self._ledger = ledger
+        self._alive = alive
+        self._outbox = outbox
+        self._rng = rng
+        self._changed = changed
+        self._judgement = Judgement()
+        self._seen: dict[SiteKey, Look] = {}
+        """Authors in whose entries this site's newest look found harm."""
+        self._told: dict[SiteKey, HarmSeen] = {}
+        self._suspended: dict[SiteKey, int] = {}
+        self._answered_us: dict[SiteKey, Micros] = {}
+        self._next_us = now + self._jittered()
+
+    # ---- machine ------------------------------------------------------------------------------------------------
+
+    def looked(self, looks: Iterable[Look]) -> None:
+        """This site looked at authors: vote where that says something new."""
+        by_author: dict[SiteKey, dict[int, Look]] = {}
+        for look in looks:
+            by_author.setdefault(look.author, {})[look.first] = look
+        for author, found in sorted(by_author.items()):
+            if author != self._identity.key and author in self._ledger.rules.roster:
+                worst, times = self._judgement.weigh(found)
+                if times >= TOLD_AFTER:
+                    self._seen[author] = worst
+                elif times == 0:
+                    self._seen.pop(author, None)
+                self._vote(worst, times)
+        self.turn()
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        """Feed `VoteDigest` or `Votes`."""
+        match message:
+            case VoteDigest(digest):
+                differs = digest != self._ledger.votes.digest()
+                if differs and now >= self._answered_us.get(sender, -ANSWERS_APART) + ANSWERS_APART:
+                    self._answered_us[sender] = now
+                    self._send((sender,), self._ledger.votes.all())
+                    # Answered in turn where the sender holds votes that are not here.
+                    self._outbox.append(Send(sender, VoteDigest(self._ledger.votes.digest())))
+            case Votes(votes):
+                self._take(sender, votes)
+
+    def greet(self, site: SiteKey) -> None:
+        """A site came up: tell it which votes are here, if there are any."""
+        if len(self._ledger.votes):
+            self._outbox.append(Send(site, VoteDigest(self._ledger.votes.digest())))
+
+    def advance(self, now: Micros) -> None:
+        """Tell one site which votes are here, when it is due."""
+        if now < self._next_us:
+            return
+        self._next_us = now + self._jittered()
+        alive = sorted(self._alive())
+        if alive and len(self._ledger.votes):
+            self.greet(self._rng.choice(alive))
+
+    def deadline(self) -> Micros:
+        """When `advance` has something to do."""
+        return self._next_us
+
+    def turn(self) -> None:
+        """Votes, amendments or a snapshot may have changed who is suspended: tell it."""
+        ledger, before = self._ledger, self._suspended
+        if ledger.suspended != before:
+            self._suspended = dict(ledger.suspended)
+            for author, first in self._suspended.items():
+                if before.get(author) != first:
+                    voters = tuple(ledger.votes.against(author, ledger.rules.current))
+                    self._outbox.append(Emit(AuthorSuspended(author, first, voters)))
+            for author in sorted(before.keys() - self._suspended.keys()):
+                self._outbox.append(Emit(SuspensionLifted(author)))
+            self._changed()
+        for author in sorted({*self._seen, *self._told, *(vote.author for vote in ledger.votes.all())}):
+            self._tell(author)
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _jittered(self) -> Micros:
+        return INTERVAL // 2 + self._rng.randrange(INTERVAL)
+
+    def _vote(self, look: Look, times: int) -> None:
+        """Cast a vote if it says something else than the one before.
+
+        Args:
+            times: looks one after the other that found harm.
+        """
+        ledger, own, author = self._ledger, self._identity.key, look.author
+        if look.number > ledger.head(author):
+            return
+        harm = {place: size for place, part in look.parts.items() if (size := size_of(part)) > 0}
+        sizes = harm if author in self._seen else {}
+        before = ledger.votes.about(author).get(own)
+        lowest = ledger.votes.against(author, {own}).get(own)
+        news = times >= LOOKS and (lowest is None or look.first < lowest.first)
+        said = max(sizes.values(), default=0)
+        if not news and said == (before.size if before is not None else 0):
+            return
+        term = ledger.term(author)
+        vote = cast(
+            self._identity, ledger.rules.charter_id, author, term, (look.first, look.number), sizes, against=news
+        )
+        if ledger.vote(vote):
+            self._outbox.append(Persist(VoteRecord(vote.encode())))
+            self._send(sorted(self._alive()), [vote])
+
+    def _take(self, sender: SiteKey, votes: Iterable[bytes]) -> None:
+        new: list[HarmVote] = []
+        refused = 0
+        known = {vote.encode() for vote in self._ledger.votes.all()}
+        for encoded in votes:
+            if encoded in known:
+                continue
+            try:
+                vote = decode(encoded)
+                if vote.voter not in self._ledger.rules.roster or vote.author not in self._ledger.rules.roster:
+                    raise WireError("it is of a site that was never on the roster")
+                if not vote.is_signed(self._ledger.rules.charter_id):
+                    raise WireError("its voter did not sign it")
+            except WireError as error:
+                self._outbox.append(Emit(VoteRefused(sender, str(error))))
+                refused += 1
+                if refused == REFUSED_AT_ONCE:
+                    break
+                continue
+            if self._ledger.vote(vote):
+                new.append(vote)
+                self._outbox.append(Persist(VoteRecord(encoded)))
+        if new:
+            others = sorted(set(self._alive()) - {sender})
+            self._send(self._rng.sample(others, min(FANOUT, len(others))), new)
+            self.turn()
+
+    def _send(self, sites: Iterable[SiteKey], votes: list[HarmVote]) -> None:
+        """Send votes, as many to a message as fit."""
+        batches: list[list[bytes]] = [[]]
+        size = 0
+        for encoded in (vote.encode() for vote in votes):
+            size += len(encoded) + 8
+            if len(batches[-1]) == MAX_VOTES or size > MAX_VOTES_BYTES // 2:
+                batches.append([])
+                size = len(encoded) + 8
+            batches[-1].append(encoded)
+        for site in sites:
+            self._outbox.extend(Send(site, Votes(tuple(batch))) for batch in batches if batch)
+
+    def _tell(self, author: SiteKey) -> None:
+        """Tell the operator what this site and others see in an author's entries, when it changed."""
+        ledger = self._ledger
+        look = self._seen.get(author) if author not in ledger.suspended else None
+        current = ledger.rules.current
+        voters = {voter: vote for voter, vote in ledger.votes.about(author).items() if voter in current and vote.size}
+        told = self._told.get(author)
+        if look is None and not voters:
+            if told is not None:
+                del self._told[author]
+                self._outbox.append(Emit(HarmGone(author)))
+            return
+        parts = look.parts if look is not None else {}
+        changes = {place: change_of(part) for place, part in parts.items() if size_of(part) > 0}
+        first = look.first if look is not None else min(vote.first for vote in voters.values())
+        seen = HarmSeen(author, first, changes, tuple(voters), len(current - {author}))
+        coarse = [(event.first, tuple(event.changes), event.sites) for event in (told, seen) if event is not None]
+        if told is None or coarse[0] != coarse[1]:
+            self._told[author] = seen
+            self._outbox.append(Emit(seen))

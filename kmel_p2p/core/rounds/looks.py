@@ -1,0 +1,59 @@
+"""What a site finds when it looks at the part of the trunk that one other site gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.identity import SiteKey
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkPart:
+    """Entries `first` to `number` of an author."""
+
+    author: SiteKey
+    first: int
+    number: int
+
+
+Trunks = Callable[[], Iterator[tuple[TrunkPart | None, NDArray[np.float32]]]]
+"""Work for another thread: first the trunk, then without each part in turn, float32[d]; one after the other, so that
+two of them are in memory at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLook:
+    """One assay endpoint in one look.
+
+    Attributes:
+        compounds: own held-out compounds with a value.
+        loss: mean loss with the author's part, in labels.
+        without: mean loss without it.
+        error: standard error of the mean difference.
+    """
+
+    compounds: int
+    loss: float
+    without: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The effect of an author's entries from `first` to `number`, by assay endpoint (place in the charter)."""
+
+    author: SiteKey
+    first: int
+    number: int
+    parts: Mapping[int, EndpointLook]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A command of the driver: looks at one time, at one or several parts of each author."""
+
+    looks: tuple[Look, ...]

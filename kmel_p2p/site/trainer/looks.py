@@ -1,0 +1,141 @@
+"""Has the trainer look now and then at what the other authors' parts of the trunk do to this site's own loss.
+
+The trunk, and the trunk without each part, go to the trainer in files of the state directory; what it finds goes to the
+protocol, which votes. Looks take at most a twentieth of the time that training takes, with some in advance: harm that
+is there from the start is clearest at the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.rounds import EndpointLook, Look, Looked, Trunks
+from kmel_p2p.files import private_directory
+from kmel_p2p.learn.tensor_file import write_vector
+from kmel_p2p.learn.worker import session
+
+log = structlog.get_logger()
+
+FOLDER = "looks"
+"""In the state directory: the trunks of the look under way."""
+
+SHARE = 0.05
+"""Of the time that training takes."""
+
+IN_ADVANCE = 60
+"""Rounds whose share may be used before they were trained."""
+
+FIRST = 2
+"""Own entries before the first look."""
+
+
+class TrunkLooks:
+    """See the module docstring.
+
+    Args:
+        folder: the site's state directory.
+        trunks: gives work for another thread (`SiteMode.trunks_without`), or None where there is nothing to see.
+        examine: gives the trainer a command.
+        command: feeds a command to the protocol.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trunks: Callable[[int], Trunks | None],
+        examine: Callable[[session.Examine], None],
+        command: Callable[[Any], None],
+    ) -> None:
+        self.spent_s = 0.0
+        """What looks took so far."""
+        self.trained_s = 0.0
+        self._folder = folder / FOLDER
+        self._trunks = trunks
+        self._examine = examine
+        self._command = command
+        self._rounds = 0
+        self._turn = 0
+        self._last_s = 0.0
+        self._under_way = False
+        self._task: asyncio.Task[None] | None = None
+
+    def trained(self, seconds: float, number: int) -> None:
+        """A round was trained in so many seconds: look, if that is due. `number`: of its entry."""
+        self.trained_s += seconds
+        self._rounds += 1
+        mean_s = self.trained_s / self._rounds
+        affordable_s = SHARE * (self.trained_s + max(0, IN_ADVANCE - self._rounds) * mean_s)
+        if number < FIRST or self._under_way or self.spent_s + self._last_s > affordable_s:
+            return
+        work = self._trunks(self._turn)
+        if work is not None:
+            self._turn += 1
+            self._under_way = True
+            self._task = asyncio.create_task(self._begin(work), name="look")
+
+    def examined(self, answer: session.Examined) -> None:
+        """The trainer has looked."""
+        self._under_way = False
+        self._last_s = answer.seconds
+        self.spent_s += answer.seconds
+        self._clear()
+        looks = tuple(
+            Look(SiteKey(effect.part.author), effect.part.first, effect.part.number, _endpoints(effect))
+            for effect in answer.effects
+        )
+        log.debug("looked at authors", looks=len(looks), seconds=round(answer.seconds, 3))
+        self._command(Looked(looks))
+
+    def lost(self) -> None:
+        """The trainer died: what it looked at is gone."""
+        self._under_way = False
+
+    async def close(self) -> None:
+        """Give up a look that is being prepared."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._clear()
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    async def _begin(self, work: Trunks) -> None:
+        try:
+            examine = await asyncio.to_thread(partial(_write, self._folder, work))
+        except ConfigError as error:
+            # Nothing depends on a look: a full disk is told by whatever needs it.
+            log.warning("no look at authors", reason=str(error))
+            self._under_way = False
+            return
+        self._examine(examine)
+
+    def _clear(self) -> None:
+        for path in self._folder.glob("*.f32"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _write(folder: Path, work: Trunks) -> session.Examine:
+    private_directory(folder)
+    whole, parts = folder / "trunk.f32", []
+    for place, (part, trunk) in enumerate(work()):
+        path = whole if part is None else folder / f"without-{place}.f32"
+        write_vector(path, trunk)
+        if part is not None:
+            parts.append(session.PartFile(bytes(part.author), part.first, part.number, path))
+    return session.Examine(whole, tuple(parts))
+
+
+def _endpoints(effect: session.PartEffect) -> dict[int, EndpointLook]:
+    found = effect.endpoints.items()
+    return {place: EndpointLook(e.compounds, e.loss, e.without, e.error) for place, e in found}

@@ -1,0 +1,217 @@
+"""Sites vote an author out: everybody ends with the same trunk without its entries, and an amendment puts them back."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.ledger.averaging import SUSPENDED
+from kmel_p2p.core.ledger.events import (
+    AuthorSuspended,
+    Divergence,
+    HarmGone,
+    HarmSeen,
+    LedgerOutvoted,
+    SuspensionLifted,
+    VoteRefused,
+)
+from kmel_p2p.core.ledger.harm.vote import cast
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.sync.messages import VoteDigest, Votes
+from kmel_p2p.core.rounds import EndpointLook, Look, Looked
+from kmel_p2p.core.types import MILLISECOND, SECOND
+from tests.testbed.ledger.amending import agreed, amend
+from tests.testbed.ledger.federation import LedgerFederation
+from tests.testbed.ledger.site import Delivered
+from tests.testbed.ledger.toy import ToyCodec, toy_trunk, toy_world
+from tests.testbed.network.links import Conditions
+
+LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=20 * MILLISECOND, loss=0.2)
+BAD = 3
+
+
+def training(sites: int, seed: int, entries: int = 30, conditions: Conditions = LOSSY) -> LedgerFederation:
+    world = toy_world(sites, {"entry_limit": entries}, step_us=lambda index: SECOND // 10, conditions=conditions)
+    made = LedgerFederation(world, seed)
+    made.start_all()
+    assert made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[BAD].key) >= 4)
+    return made
+
+
+def look(made: LedgerFederation, at: int, author: int, first: int = 1, harm: float = 1.0, times: int = 3) -> None:
+    """Site `at` sees harm in an author's entries, at several entries one after the other."""
+    key, ledger = made.sites[author].key, made.averaging(at).ledger
+    for _ in range(times):
+        number = ledger.head(key)
+        part = EndpointLook(100, 1.0 + harm, 1.0, 0.05)
+        made.network.command(made.host(at), Looked((Look(key, first, number, {0: part}),)))
+        # The next look is at something new only if the author published meanwhile.
+        made.run(10 * SECOND, until=partial(_is_further, made, at, author, number))
+
+
+def _is_further(made: LedgerFederation, at: int, author: int, number: int) -> bool:
+    return made.averaging(at).ledger.head(made.sites[author].key) > number
+
+
+def suspended(made: LedgerFederation, author: int = BAD) -> set[int | None]:
+    key = made.sites[author].key
+    return {made.averaging(index).ledger.suspended.get(key) for index in made.running()}
+
+
+def without(made: LedgerFederation, index: int, author: int, first: int) -> bytes:
+    """The trunk that a site should have, summed anew."""
+    total = Accumulator.from_trunk(toy_trunk())
+    key = made.sites[author].key
+    for entry in made.averaging(index).ledger.entries():
+        if entry.author != key or entry.number < first:
+            total.add(ToyCodec().decode(entry.payload), entry.weight, entry.head_weights)
+    return total.digest()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_of_three_others_suspend_and_all_end_with_one_trunk(seed: int) -> None:
+    made = training(4, seed)
+    look(made, 0, BAD, first=2)
+    assert suspended(made) == {None}
+    look(made, 1, BAD, first=3)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {3})
+    # It waits for the consortium, and nobody waits for it.
+    made.run(3 * SECOND)
+    assert made.averaging(BAD).waiting == SUSPENDED
+    assert set(made.averaging(BAD).waits[0].sites) == {made.sites[0].key, made.sites[1].key}
+    honest = [0, 1, 2]
+    assert made.run(200 * SECOND, until=lambda: all(made.averaging(index).complete for index in honest))
+    made.run(40 * SECOND)
+    assert len(made.digests()) == 1
+    assert {made.averaging(index).ledger.head(made.sites[index].key) for index in honest} == {30}
+    for index in made.running():
+        assert made.averaging(index).ledger.accumulator.digest() == without(made, index, BAD, 3)
+        (told,) = made.events(index, AuthorSuspended)
+        assert told.sites == tuple(sorted((made.sites[0].key, made.sites[1].key)))  # type: ignore[attr-defined]
+        assert not made.events(index, Divergence)
+        assert not made.events(index, LedgerOutvoted)
+
+
+def test_a_lift_puts_every_entry_back_and_old_votes_count_no_more() -> None:
+    made = training(4, 5)
+    for voter in (0, 1):
+        look(made, voter, BAD)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {1})
+    made.run(5 * SECOND)
+    stood = made.averaging(BAD).publisher.next_number
+    amend(made, 2, agreed(made, [0, 1, 2], lift=["site3"]))
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {None})
+    assert made.run(200 * SECOND, until=made.all_complete)
+    made.run(30 * SECOND)
+    assert len(made.digests()) == 1
+    for index in range(4):
+        assert len(made.events(index, SuspensionLifted)) == 1
+        ledger = made.averaging(index).ledger
+        assert ledger.head(made.sites[BAD].key) == 30 > stood
+        assert ledger.accumulator.digest() == without(made, index, BAD, 1000)
+        assert len(ledger.votes) == 0
+
+
+def test_a_suspension_survives_a_restart_and_reaches_who_was_away() -> None:
+    made = training(4, 6)
+    made.crash(2)
+    for voter in (0, 1):
+        look(made, voter, BAD)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {1})
+    made.crash(0)
+    made.run(5 * SECOND)
+    made.start(0)
+    made.start(2)
+    assert suspended(made) >= {1}
+    assert made.averaging(0).ledger.suspended == {made.sites[BAD].key: 1}
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {1})
+    assert made.run(200 * SECOND, until=lambda: all(made.averaging(index).complete for index in (0, 1, 2)))
+    made.run(30 * SECOND)
+    assert len(made.digests()) == 1
+
+
+def test_a_site_that_lost_everything_comes_by_a_snapshot_to_the_same_trunk() -> None:
+    world = toy_world(
+        4, {"entry_limit": 60, "retain_entries": 8}, step_us=lambda index: SECOND // 20, conditions=Conditions()
+    )
+    made = LedgerFederation(world, 7)
+    made.start_all()
+    assert made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[BAD].key) >= 4)
+    for voter in (0, 1):
+        look(made, voter, BAD)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {1})
+    floor = made.averaging(0).ledger.accepted
+    assert made.run(120 * SECOND, until=lambda: bool(floor.floor))
+    made.crash(2)
+    made.sites[2].disk.lost()
+    made.run(3 * SECOND)
+    made.start(2)
+    assert made.run(300 * SECOND, until=lambda: all(made.averaging(index).complete for index in (0, 1, 2)))
+    made.run(40 * SECOND)
+    assert suspended(made) == {1}
+    assert len(made.digests()) == 1
+
+
+def test_votes_on_both_sides_of_a_partition_come_together() -> None:
+    made = training(5, 8, entries=300, conditions=Conditions())
+    made.partition([0, 1], [2, 3, 4])
+    made.run(3 * SECOND)
+    look(made, 0, BAD, first=1, times=3)
+    look(made, 2, BAD, first=2)
+    look(made, 4, BAD, first=4)
+    assert suspended(made) == {None}
+    made.heal([0, 1], [2, 3, 4])
+    # Site 0 saw no new entries of it while it was cut off: its vote comes with the next ones.
+    look(made, 0, BAD, first=1)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {4})
+    made.run(40 * SECOND)
+    assert len(made.digests()) == 1
+
+
+def test_one_hostile_site_suspends_nobody_whatever_it_signs() -> None:
+    made = training(4, 9, conditions=Conditions())
+    hostile, victim = made.world.identities[BAD], made.sites[0].key
+    charter = made.world.charter.id
+    forged = [cast(Identity(bytes([n]) * 32), charter, victim, 0, (1, 2), {0: 3}, True).encode() for n in range(60, 66)]
+    own = [
+        cast(hostile, charter, victim, term, (1, number), {0: 3}, True).encode()
+        for term in (0, 1)
+        for number in (1, 2, 10**6)
+    ]
+    for index in range(3):
+        for votes in (forged, own, [b"", b"\xc0", own[0][:-1]]):
+            made.network.command(made.host(index), Delivered(hostile.key, Votes(tuple(votes))))
+        for n in range(20):
+            made.network.command(made.host(index), Delivered(hostile.key, VoteDigest(bytes([n]) * 32)))
+    made.run(5 * SECOND)
+    assert suspended(made, 0) == {None}
+    for index in range(3):
+        assert len(made.averaging(index).ledger.votes) == 1
+        assert 0 < len(made.events(index, VoteRefused)) <= 8
+        # The operator hears who says what, and of how many.
+        seen = made.events(index, HarmSeen)
+        assert [(e.author, e.sites, e.others, e.changes) for e in seen] == [(victim, (hostile.key,), 3, {})]  # type: ignore[attr-defined]
+    assert made.run(200 * SECOND, until=made.all_complete)
+    made.run(30 * SECOND)
+    assert len(made.digests()) == 1
+
+
+def test_two_looks_are_told_and_neither_they_nor_a_small_effect_vote_anybody_out() -> None:
+    made = training(4, 10, conditions=Conditions())
+    look(made, 0, BAD, times=2)
+    look(made, 1, BAD, times=4, harm=0.12)
+    look(made, 2, BAD, times=1)
+    made.run(5 * SECOND)
+    assert suspended(made) == {None}
+    told = made.events(0, HarmSeen)
+    assert told
+    assert told[0].changes == {0: pytest.approx(1.0)}  # type: ignore[attr-defined]
+    assert {site for event in told for site in event.sites} == {made.sites[0].key}  # type: ignore[attr-defined]
+    look(made, 0, BAD, times=1, harm=0.0)
+    look(made, 1, BAD, times=1, harm=0.0)
+    made.run(20 * SECOND)
+    assert all(made.events(index, HarmGone) for index in range(4))
+    assert np.isfinite(made.averaging(0).trunk()).all()
