@@ -1,0 +1,48 @@
+"""What a part of the trunk does to the own loss: seen where it is, whatever somebody blew up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kmel_p2p.learn.evaluate.effect import LARGEST, MAX_COMPOUNDS, EffectMeter, looked_at
+from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.optimise import LocalOptimiser
+from tests.support.learn_fixtures import SETTINGS, architecture, dataset
+
+
+def trained() -> tuple[EffectMeter, np.ndarray]:
+    shape = architecture()
+    network = Network(shape)
+    network.load(np.random.default_rng(0).normal(0, 0.1, trunk_layout(shape).size).astype(np.float32))
+    LocalOptimiser(network, dataset(), SETTINGS).train(60, 1.0)
+    trunk = network.trunk_values()
+    return EffectMeter(looked_at(dataset(), 1), network), trunk
+
+
+def test_a_part_that_does_harm_is_told_from_one_that_helps() -> None:
+    meter, trunk = trained()
+    bad = np.random.default_rng(1).normal(0, 0.3, trunk.size).astype(np.float32)
+    harmed = meter.effects(meter.losses(trunk + bad), trunk)
+    assert harmed
+    assert all(effect.loss > effect.without for effect in harmed.values())
+    helped = meter.effects(meter.losses(trunk), trunk + bad)
+    assert all(effect.loss < effect.without for effect in helped.values())
+    for place, effect in harmed.items():
+        assert effect.compounds == helped[place].compounds >= 2
+        assert effect.loss == pytest.approx(helped[place].without)
+        assert effect.error > 0
+
+
+def test_a_trunk_that_overflows_gives_a_finite_loss() -> None:
+    meter, trunk = trained()
+    effects = meter.effects(meter.losses(np.full_like(trunk, 3e37)), trunk)
+    assert all(effect.without < effect.loss <= LARGEST for effect in effects.values())
+
+
+def test_few_held_out_compounds_are_all_looked_at_and_many_in_part() -> None:
+    data = dataset()
+    looked = looked_at(data, 1)
+    assert len(looked.valid) == min(MAX_COMPOUNDS, len(data.valid) + len(data.calibration))
+    assert set(looked.valid) <= set(data.valid) | set(data.calibration)

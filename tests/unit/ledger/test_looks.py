@@ -1,0 +1,89 @@
+"""Parts of the trunk are exact; looks prove harm only where it is large, sure and lasting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.harm.judgement import LOOKS, Judgement, harm_of, size_of
+from kmel_p2p.core.ledger.harm.parts import WINDOW, trunks_without, windows
+from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.rounds import EndpointLook, Look
+from tests.support.plain_ledgers import PlainCodec, identities, new_ledger, next_entry
+from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk
+
+AUTHOR = SiteKey(b"a" * 32)
+
+
+def look(loss: float, without: float = 1.0, error: float = 0.01, compounds: int = 50, number: int = 9) -> Look:
+    return Look(AUTHOR, 1, number, {0: EndpointLook(compounds, loss, without, error)})
+
+
+def test_a_trunk_without_a_part_is_as_if_its_entries_had_never_been() -> None:
+    sites = identities(3)
+    ledger, without, late = new_ledger(sites), new_ledger(sites), new_ledger(sites)
+    for number in range(1, 2 * WINDOW + 1):
+        for index, site in enumerate(sites):
+            entry = next_entry(site, ledger, 1000 + number, index)
+            ledger.offer(entry)
+            delta = PlainCodec().decode(entry.payload)
+            if index != 1:
+                without.accumulator.add(delta, entry.weight, entry.head_weights)
+            if index != 1 or number < WINDOW + 1:
+                late.accumulator.add(delta, entry.weight, entry.head_weights)
+    work = trunks_without(ledger, sites[0].key, PlainCodec(), 0)
+    assert work is not None
+    found = {None if part is None else (part.author, part.first, part.number): trunk for part, trunk in work()}
+    others = {site.key for site in sites[1:]}
+    assert found.keys() == {None} | {(key, first, 2 * WINDOW) for key in others for first in (1, WINDOW + 1)}
+    np.testing.assert_array_equal(found[None], ledger.accumulator.trunk())
+    np.testing.assert_array_equal(found[sites[1].key, 1, 2 * WINDOW], without.accumulator.trunk())
+    np.testing.assert_array_equal(found[sites[1].key, WINDOW + 1, 2 * WINDOW], late.accumulator.trunk())
+    assert trunks_without(new_ledger(sites), sites[0].key, PlainCodec(), 0) is None
+
+
+@pytest.mark.parametrize("oldest", [1, 5, 30])
+def test_windows_cover_the_newest_entries_and_all_that_are_here(oldest: int) -> None:
+    for head in range(oldest, 60):
+        firsts = windows(oldest, head)
+        assert firsts[0] == oldest
+        assert all(head - first + 1 >= WINDOW // 2 for first in firsts[1:])
+        assert min(head - firsts[-1], head - oldest) < 2 * WINDOW
+
+
+@pytest.mark.parametrize(
+    ("found", "size"),
+    [(look(1.05), 0), (look(1.12), 1), (look(1.3), 2), (look(2.5), 3), (look(0.7), -2), (look(1.3, error=0.2), 0),
+     (look(1.3, compounds=19), 0)],
+)  # fmt: skip
+def test_the_size_of_an_effect_is_coarse_and_zero_where_chance_explains_it(found: Look, size: int) -> None:
+    assert size_of(found.parts[0]) == size
+
+
+def test_harm_is_proved_by_looks_one_after_the_other_at_new_entries() -> None:
+    judgement = Judgement()
+    counts = [judgement.weigh({1: look(1.5, number=n)})[1] for n in (2, 2, 3)]
+    assert counts == [1, 1, 2]
+    assert judgement.weigh({1: look(1.01, number=4)})[1] == 0
+    assert [judgement.weigh({1: look(1.5, number=n)})[1] for n in (5, 6, 7)] == [1, 2, LOOKS]
+
+
+def test_the_window_that_shows_most_harm_is_the_one_told() -> None:
+    late = Look(AUTHOR, 9, 14, {0: EndpointLook(50, 2.0, 1.0, 0.01)})
+    assert Judgement().weigh({1: look(0.5), 9: late}) == (late, 1)
+    assert harm_of(look(0.5)) == 0.0
+
+
+def test_one_endpoint_alone_counts_with_the_others() -> None:
+    parts = {0: EndpointLook(50, 1.0, 1.0, 0.01), 1: EndpointLook(50, 1.2, 1.0, 0.01)}
+    assert harm_of(Look(AUTHOR, 1, 5, parts)) == pytest.approx(0.1)
+
+
+def test_the_largest_weight_grows_with_a_sites_history_and_first_entries_are_bounded_by_the_optimiser() -> None:
+    charter = toy_charter(toy_identities(4), {"weight_cap": 2.0, "trusted_after": 11})
+    rules = Rules.of(charter, ToyCodec.codec_id, toy_trunk())
+    assert [rules.cap_at(number) for number in (1, 6, 11, 100)] == [2**14, 2**13 * 3, 2**15, 2**15]
+    assert rules.share_at(1) == 1.0
+    # Learning rate 0.001, 10 steps, 16 values: 0.04.
+    assert rules.first_norm_squared == pytest.approx((0.04 * 2**24) ** 2, rel=1e-9)

@@ -1,0 +1,115 @@
+"""Looks at the other authors: within their share of the time, in files that go again, whatever breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.rounds import EndpointLook, Look, Looked, TrunkPart
+from kmel_p2p.learn.tensor_file import read_vector
+from kmel_p2p.learn.worker import session
+from kmel_p2p.site.trainer import looks as module
+from kmel_p2p.site.trainer.looks import FOLDER, IN_ADVANCE, SHARE, TrunkLooks
+
+AUTHOR = SiteKey(b"a" * 32)
+PART = TrunkPart(AUTHOR, 2, 7)
+
+
+def trunks() -> Iterator[tuple[TrunkPart | None, NDArray[np.float32]]]:
+    yield None, np.ones(3, np.float32)
+    yield PART, np.zeros(3, np.float32)
+
+
+class Bench:
+    """A trainer that answers when it is told to, and the protocol."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[session.Examine] = []
+        self.commands: list[Any] = []
+        self.turns: list[int] = []
+        self.looks = TrunkLooks(folder, self.trunks, self.asked.append, self.commands.append)
+
+    def trunks(self, turn: int) -> Any:
+        self.turns.append(turn)
+        return trunks
+
+    async def round(self, number: int, seconds: float = 1.0) -> None:
+        self.looks.trained(seconds, number)
+        if self.looks._task is not None:
+            await self.looks._task
+
+    def answer(self, seconds: float) -> None:
+        (part,) = self.asked[-1].parts
+        effect = session.PartEffect(part, {0: session.EndpointEffect(30, 2.0, 1.0, 0.1)})
+        self.looks.examined(session.Examined((effect,), seconds))
+
+
+def test_a_look_goes_to_the_trainer_in_files_and_what_it_found_to_the_protocol(tmp_path: Path) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        await bench.round(1)
+        assert not bench.asked
+        await bench.round(2)
+        (asked,) = bench.asked
+        assert read_vector(asked.trunk, 3).tolist() == [1, 1, 1]
+        assert read_vector(asked.parts[0].path, 3).tolist() == [0, 0, 0]
+        assert (tmp_path / FOLDER).stat().st_mode & 0o077 == 0
+        # While one is under way, no other begins.
+        await bench.round(3)
+        assert len(bench.asked) == 1
+        bench.answer(0.1)
+        assert bench.commands == [Looked((Look(AUTHOR, 2, 7, {0: EndpointLook(30, 2.0, 1.0, 0.1)}),))]
+        assert list((tmp_path / FOLDER).iterdir()) == []
+        await bench.looks.close()
+
+    asyncio.run(scene())
+
+
+def test_looks_take_a_twentieth_of_the_time_and_some_in_advance(tmp_path: Path) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        for number in range(1, 301):
+            asked = len(bench.asked)
+            await bench.round(number)
+            if len(bench.asked) > asked:
+                bench.answer(0.4)
+        early = SHARE * IN_ADVANCE
+        assert bench.looks.spent_s <= SHARE * 300
+        assert bench.looks.spent_s >= SHARE * 300 - 1
+        # The first ones come at once, as long as the advance lasts.
+        assert bench.turns[: int(early / 0.4)] == list(range(int(early / 0.4)))
+        await bench.looks.close()
+
+    asyncio.run(scene())
+
+
+def test_a_full_disk_or_a_lost_trainer_costs_a_look_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+
+        def full(path: Path, values: object) -> None:
+            raise ConfigError("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "write_vector", full)
+            await bench.round(2)
+        assert not bench.asked
+        await bench.round(3)
+        assert len(bench.asked) == 1
+        bench.looks.lost()
+        await bench.round(4)
+        assert len(bench.asked) == 2
+        await bench.looks.close()
+        assert list((tmp_path / FOLDER).iterdir()) == []
+
+    asyncio.run(scene())
