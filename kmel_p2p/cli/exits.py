@@ -1,7 +1,7 @@
 """Exit codes of `kmel-peer`, and which error gets which.
 
 0  done                               5  no daemon runs on this state directory
-1  a bug in this program              6  the daemon runs but does not answer
+1  a bug in this program              6  the daemon runs but does not answer (yet)
 2  wrong usage of the command line    7  the daemon refused the request
 3  a file or setting is wrong         8  a check failed (signatures, chain, bounds)
 4  measurements cannot be used        9  a simulated site failed

@@ -8,34 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
 from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
-from kmel_p2p.site.observe.status import (
-    MembershipStatus,
-    MemberStatus,
-    StatusDocument,
-    TrainerStatus,
-    age_text,
-    bytes_text,
-)
+from kmel_p2p.cli.status_view import status_view
 
 if TYPE_CHECKING:
     from kmel_p2p.site.control.client import ControlClient
-
-STATE_STYLE = {
-    "alive": "green",
-    "suspect": "yellow",
-    "dead": "red",
-    "left": "magenta",
-    "blocked": "bold red",
-    "unknown": "dim",
-}
+    from kmel_p2p.site.observe.status import StatusDocument
 
 
 @click.command()
@@ -72,93 +53,13 @@ def _show(document: StatusDocument, as_json: bool) -> None:
 
 
 def _watch(client: ControlClient, every: float) -> None:
-    with Live(status_view(client.status()), console=Screen(), auto_refresh=False) as live:
+    """Fill the screen until interrupted; one view below the other where the terminal cannot move its cursor."""
+    screen = Screen()
+    if not screen.is_terminal or screen.is_dumb_terminal:
+        while True:
+            screen.print(status_view(client.status()))
+            time.sleep(every)
+    with Live(status_view(client.status()), console=screen, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(every)
             live.update(status_view(client.status()), refresh=True)
-
-
-def status_view(document: StatusDocument) -> RenderableType:
-    """The whole document: what the site does, how far averaging is, the other sites, and what needs attention."""
-    parts: list[RenderableType] = [_facts(document), _members(document.members)]
-    if document.alarms:
-        lines = Text("\n").join(
-            Text.assemble((alarm.what, "bold red"), f"  {alarm.text}  ({age_text(alarm.age_s)})")
-            for alarm in document.alarms
-        )
-        parts.append(Panel(lines, title="needs attention", border_style="red"))
-    title = f"{document.site} · {document.federation}"
-    return Panel(Group(*parts), title=title, subtitle=document.address or None)
-
-
-def _facts(document: StatusDocument) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
-    phase = document.phase
-    table.add_row("phase", Text.assemble((phase.value, phase.style), f"  {document.reason}"))
-    for wait in document.waits:
-        table.add_row("waits", wait.text)
-    for name, text in (("mode", document.mode), *document.averaging.summary):
-        table.add_row(name, text)
-    loss = "-" if document.loss is None else f"{document.loss:.4f}"
-    table.add_row("loss", f"{loss}  (trained {age_text(document.ages.trained_s)})")
-    for endpoint, scores in document.scores.items():
-        table.add_row(endpoint, "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    table.add_row("trainer", _trainer(document.trainer))
-    process, egress = document.process, document.egress
-    table.add_row(
-        "daemon",
-        f"process {process.pid}, {bytes_text(process.rss_bytes)}, up {process.uptime_s:.0f} s, "
-        f"loop lag {process.loop_lag_ms:.0f} ms",
-    )
-    table.add_row("membership", _membership(document.membership))
-    table.add_row("traffic", f"{bytes_text(egress.bytes_out)} out, {bytes_text(egress.bytes_in)} in")
-    if document.last_error:
-        table.add_row("last error", Text(document.last_error, "red"))
-    return table
-
-
-def _trainer(trainer: TrainerStatus) -> str:
-    text: str = trainer.state
-    if trainer.pid:
-        text += f", process {trainer.pid}, {bytes_text(trainer.rss_bytes)}"
-    if trainer.progress:
-        stage, done, total = trainer.progress
-        text += f", {stage} {done} of {total}"
-    if trainer.restarts:
-        text += f", restarted {trainer.restarts} times"
-    return text
-
-
-def _membership(membership: MembershipStatus) -> str:
-    health = f"probes {membership.health + 1} times slower" if membership.health else "well"
-    counts = (f"{name.replace('_', ' ')} {count}" for name, count in membership.counters.items() if count)
-    return ", ".join((health, *counts))
-
-
-def _members(members: tuple[MemberStatus, ...]) -> Table:
-    table = Table(expand=True, box=None, header_style="bold")
-    for name, right in (
-        ("site", False),
-        ("state", False),
-        ("heard", True),
-        ("round trip", True),
-        ("entries", True),
-        ("in", True),
-        ("out", True),
-        ("address", False),
-    ):
-        table.add_column(name, justify="right" if right else "left")
-    for member in members:
-        table.add_row(
-            member.name,
-            Text(member.state, STATE_STYLE[member.state]),
-            age_text(member.heard_age_s),
-            "-" if member.rtt_ms is None else f"{member.rtt_ms:.1f} ms",
-            str(member.entries_applied),
-            bytes_text(member.bytes_in),
-            bytes_text(member.bytes_out),
-            Text(member.problem, "red") if member.problem else member.address,
-        )
-    return table

@@ -27,6 +27,10 @@ class NotAnsweringError(LocalError):
     """A daemon owns the state directory, but does not answer in time."""
 
 
+class StartingError(NotAnsweringError):
+    """A daemon owns the state directory, but does not take requests yet."""
+
+
 class RefusedError(LocalError):
     """The daemon answered with an error."""
 
@@ -63,6 +67,7 @@ class ControlClient:
 
         Raises:
             NotRunningError: no daemon owns the directory.
+            StartingError: it does not take requests yet.
             NotAnsweringError: no answer within the time limit.
             RefusedError: the daemon answered with an error.
         """
@@ -137,6 +142,12 @@ class ControlClient:
         pid = lockfile.holder(self._state_dir)
         if pid is None:
             return NotRunningError(f"no daemon runs on {self._state_dir}; start it with: kmel-peer run")
+        path = find_path(self._state_dir)
+        if path is None or not path.exists():
+            return StartingError(
+                f"the daemon of {self._state_dir} (process {pid or 'unknown'}) is starting and takes no requests yet; "
+                "ask again in some seconds"
+            )
         return NotAnsweringError(
             f"the daemon of {self._state_dir} (process {pid or 'unknown'}) does not answer within {self._timeout_s:g} s"
         )

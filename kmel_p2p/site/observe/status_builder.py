@@ -6,11 +6,12 @@ import dataclasses
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psutil
 
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.membership import MemberState
 from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Lane, Micros
@@ -22,6 +23,7 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.status import (
+    Alarm,
     EgressStatus,
     MembershipStatus,
     MemberStatus,
@@ -37,6 +39,8 @@ from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 from kmel_p2p.version import VERSION
 
 SECOND_US = 1e6
+NEVER_REACHED_S = 60.0
+"""After so long an unknown site is worth an alarm: the others start at about the same time, and dials are repeated."""
 
 
 def _resident_bytes() -> int:
@@ -91,7 +95,7 @@ class StatusBuilder:
             loss=activity.loss,
             scores=activity.scores,
             data=activity.data,
-            alarms=activity.alarms,
+            alarms=(*activity.alarms, *self._never_reached(site)),
             last_error=activity.last_error,
         )
 
@@ -178,6 +182,18 @@ class StatusBuilder:
             for key, block in self.orders.orders.blocked.items()
             if key in site.constitution.roster
         )
+
+    def _never_reached(self, site: Site) -> Iterable[Alarm]:
+        """An alarm for each site that was not heard of once since this peer started, long enough after that."""
+        up_s = time.monotonic() - self.activity.started_at
+        if up_s < NEVER_REACHED_S:
+            return
+        links = self.transport.links()
+        for view in self.peer.membership.members():
+            if view.state is MemberState.UNKNOWN and view.key not in self.orders.blocked:
+                link = links.get(view.key)
+                why = link.last_error if link and link.last_error else "nothing is known of its address"
+                yield Alarm(f"never reached {site.names.get(view.key, view.key.hex())}", why, up_s)
 
     def _waits(self, site: Site) -> tuple[WaitStatus, ...]:
         now, names = self.clock(), site.names

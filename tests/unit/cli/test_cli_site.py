@@ -106,7 +106,30 @@ def test_status_tells_not_running_from_not_answering(site: Path, run: Run) -> No
         done = run("status", "-c", site)
         assert time.monotonic() - began < 2.0
     assert done.code == ExitCode.NOT_ANSWERING
-    assert "does not answer" in done.err
+    assert "is starting and takes no requests yet" in done.err
+
+
+def test_status_fits_eighty_columns_and_twenty_four_lines(
+    site: Path, run: Run, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three partners that could not be reached took 46 lines, and what needs attention stood below the screen."""
+    problem = "tcp://192.0.2.7:7700: nobody listens on that port (connection refused); tried again in 12 s"
+    away = [
+        {**STATUS["members"][0], "name": name, "state": "unknown", "heard_age_s": None, "rtt_ms": None,
+         "problem": problem}
+        for name in ("east", "west", "a-partner-with-a-long-name")
+    ]  # fmt: skip
+    monkeypatch.setitem(STATUS, "members", [*STATUS["members"], *away])
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("status", "-c", site).out.splitlines()
+    assert len(lines) <= 24
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[1].strip() == "needs attention"
+    shown = " ".join(" ".join(lines).split())
+    assert f"east west a-partner-with-a-long-name {problem}" in shown
+    assert "192.0.2.1" not in shown
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "tcp://192.0.2.1:7700" in run("status", "-c", site).out
 
 
 def test_stop_waits_for_the_end(site: Path, run: Run, daemon: FakeDaemon) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.cli.main import invoke
-from kmel_p2p.cli.status import status_view
+from kmel_p2p.cli.status_view import status_view
 from kmel_p2p.core.effects import Compute, Computed, Effect, Emit, Persist, Persisted, Send
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging

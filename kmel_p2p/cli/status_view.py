@@ -1,0 +1,143 @@
+"""The status document for people: what needs attention first, then what the site does, then the other sites.
+
+Made for 80 columns and 24 lines: what is cut off on a small screen is what matters least.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from kmel_p2p.site.observe.status import (
+    SITES_NAMED,
+    MembershipStatus,
+    MemberStatus,
+    StatusDocument,
+    TrainerStatus,
+    age_text,
+    bytes_text,
+)
+
+STATE_STYLE = {
+    "alive": "green",
+    "suspect": "yellow",
+    "dead": "red",
+    "left": "magenta",
+    "blocked": "bold red",
+    "unknown": "dim",
+}
+WIDE = 100
+"""Columns from which addresses are shown as well."""
+
+HEADINGS = {"site": False, "state": False, "heard": True, "trip": True, "entries": True, "in": True, "out": True}
+"""Of the other sites' columns: whether they stand on the right."""
+
+
+def status_view(document: StatusDocument) -> RenderableType:
+    """The whole document."""
+    parts: list[RenderableType] = [Rule(f"{document.site} · {document.federation}", align="left", style="dim")]
+    if document.alarms:
+        parts += [Text("needs attention", "bold red"), _alarms(document)]
+    return Group(*parts, _facts(document), _Members(document.members))
+
+
+def _alarms(document: StatusDocument) -> Table:
+    table = _grid()
+    for alarm in document.alarms:
+        table.add_row(Text(alarm.what, "red"), f"{alarm.text}  ({age_text(alarm.age_s)})")
+    return table
+
+
+def _facts(document: StatusDocument) -> Table:
+    table = _grid()
+    phase = document.phase
+    table.add_row("phase", Text.assemble((phase.value, phase.style), f"  {document.reason}"))
+    for wait in document.waits:
+        table.add_row("waits", wait.text)
+    for name, text in (("mode", document.mode), *document.averaging.summary):
+        table.add_row(name, text)
+    loss = "-" if document.loss is None else f"{document.loss:.4f}"
+    table.add_row("loss", f"{loss}  (trained {age_text(document.ages.trained_s)})")
+    for endpoint, scores in document.scores.items():
+        table.add_row(endpoint, "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    table.add_row("trainer", _trainer(document.trainer))
+    process, egress = document.process, document.egress
+    table.add_row(
+        "daemon",
+        f"process {process.pid}, {bytes_text(process.rss_bytes)}, up {process.uptime_s:.0f} s, "
+        f"loop lag {process.loop_lag_ms:.0f} ms",
+    )
+    table.add_row("address", document.address or "-")
+    table.add_row("membership", _membership(document.membership))
+    table.add_row("traffic", f"{bytes_text(egress.bytes_out)} out, {bytes_text(egress.bytes_in)} in")
+    if document.last_error:
+        table.add_row("last error", Text(document.last_error, "red"))
+    return table
+
+
+def _grid() -> Table:
+    """Names on the left, texts that wrap on the right."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True, max_width=24)
+    table.add_column()
+    return table
+
+
+def _trainer(trainer: TrainerStatus) -> str:
+    text: str = trainer.state
+    if trainer.pid:
+        text += f", process {trainer.pid}, {bytes_text(trainer.rss_bytes)}"
+    if trainer.progress:
+        stage, done, total = trainer.progress
+        text += f", {stage} {done} of {total}"
+    if trainer.restarts:
+        text += f", restarted {trainer.restarts} times"
+    return text
+
+
+def _membership(membership: MembershipStatus) -> str:
+    health = f"probes {membership.health + 1} times slower" if membership.health else "well"
+    counts = (f"{name.replace('_', ' ')} {count}" for name, count in membership.counters.items() if count)
+    return ", ".join((health, *counts))
+
+
+class _Members:
+    """The other sites: a line each, and under them in words why there is no connection."""
+
+    def __init__(self, members: tuple[MemberStatus, ...]) -> None:
+        self._members = members
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._table(options.max_width >= WIDE)
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for member in self._members:
+            if member.problem:
+                alike[member.problem].append(member.name)
+        for problem, names in alike.items():
+            more = f" and {len(names) - SITES_NAMED} more" if len(names) > SITES_NAMED else ""
+            who = " ".join(names[:SITES_NAMED]) + more
+            yield Padding(Text.assemble((who, "red"), f"  {problem}"), (0, 1))
+
+    def _table(self, wide: bool) -> Table:
+        table = Table(box=None, header_style="bold", padding=(0, 1))
+        for name, right in HEADINGS.items():
+            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        if wide:
+            table.add_column("address", no_wrap=True)
+        for member in self._members:
+            row: list[RenderableType] = [
+                member.name,
+                Text(member.state, STATE_STYLE[member.state]),
+                age_text(member.heard_age_s).removesuffix(" ago"),
+                "-" if member.rtt_ms is None else f"{member.rtt_ms:.1f} ms",
+                str(member.entries_applied),
+                bytes_text(member.bytes_in),
+                bytes_text(member.bytes_out),
+            ]
+            table.add_row(*row, *([member.address] if wide else []))
+        return table
