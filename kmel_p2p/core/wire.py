@@ -3,7 +3,7 @@
 Each message is `[protocol, charter tag, type id, field, field, ...]`. A `Schema` lists a message's fields with a
 codec that bounds every length and range. A message is read field by field: a list tells its length before any of its
 items is decoded, and where a number is expected no list is, so nothing is allocated for what is not allowed. Decoding
-hostile bytes raises `WireError`, whatever they are. Type ids are append-only: membership 1-19, averaging modes 20-59
+hostile bytes raises `WireError`, whatever they are. Type ids are append-only: membership 1-19, averaging modes 20-79
 (20 for each).
 """
 

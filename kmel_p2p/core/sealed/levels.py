@@ -18,8 +18,8 @@ SCALE_BITS = 40
 MIN_EXPONENT, MAX_EXPONENT = -40, 0
 """The step is 2**exponent."""
 
-_FINER = ((1, 8, -2), (1, 2, -1))
-_COARSER = ((5, 2, 2), (3, 2, 1))
+_FINER = ((1, 4, -2), (1, 1, -1))
+_COARSER = ((4, 1, 2), (5, 2, 1))
 """(numerator, denominator, change): the mean magnitude of a site's levels below or above which the step changes."""
 
 

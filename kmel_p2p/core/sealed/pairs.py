@@ -18,6 +18,8 @@ from kmel_p2p.core.sealed.sharing import SHARE_BYTES
 PUBLIC_BYTES = 32
 SEALED_SHARE_BYTES = SHARE_BYTES + 16
 
+_ANY = bytes([1]) * 32
+"""Any secret tells whether a point is of small order: X25519 clears the cofactor."""
 _MASK = b"kmel sealed mask"
 _SHARE = b"kmel sealed share"
 
@@ -45,6 +47,15 @@ def public_key(secret: bytes) -> bytes:
     return nacl.bindings.crypto_scalarmult_base(secret)
 
 
+def check_public(public: bytes) -> None:
+    """Refuse a key that nobody can make a pair with.
+
+    Raises:
+        WireError: it is a point of small order.
+    """
+    _exchange(_ANY, public)
+
+
 def pair(secret: bytes, public: bytes, own: SiteKey, other: SiteKey, round_hash: bytes) -> Pair:
     """What this site and another share in a round.
 
@@ -57,16 +68,19 @@ def pair(secret: bytes, public: bytes, own: SiteKey, other: SiteKey, round_hash:
     Raises:
         WireError: the other key is a point of small order, which would give a secret that everybody knows.
     """
-    try:
-        shared = nacl.bindings.crypto_scalarmult(secret, public)
-    except (nacl.exceptions.CryptoError, RuntimeError) as error:
-        raise WireError("a key of small order") from error
-    key = extract(round_hash, shared)
+    key = extract(round_hash, _exchange(secret, public))
     return Pair(
         expand(key, _MASK + min(own, other) + max(own, other)),
         expand(key, _SHARE + own + other),
         expand(key, _SHARE + other + own),
     )
+
+
+def _exchange(secret: bytes, public: bytes) -> bytes:
+    try:
+        return nacl.bindings.crypto_scalarmult(secret, public)
+    except (nacl.exceptions.CryptoError, RuntimeError) as error:
+        raise WireError("a key of small order") from error
 
 
 def encrypt_share(key: bytes, share: bytes) -> bytes:

@@ -1,0 +1,257 @@
+"""What a site says and answers about sealed rounds: at once where it can, and again to whoever lacks it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Effect, Message, Send
+from kmel_p2p.core.rounds.contract import Members, Phase
+from kmel_p2p.core.sealed import exchange
+from kmel_p2p.core.sealed.catching_up import Certificates
+from kmel_p2p.core.sealed.messages import (
+    MAX_PAST,
+    SealClose,
+    Sealed,
+    SealHave,
+    SealKey,
+    SealOpen,
+    SealPast,
+    SealReveal,
+    SealSum,
+    SealWant,
+    Statement,
+    is_signed,
+)
+from kmel_p2p.core.sealed.present import Present
+from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
+from kmel_p2p.core.sealed.sealed_round import NotYet, Said, SealedRound
+from kmel_p2p.core.sealed.sums import SumLog
+from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
+
+ASK_AGAIN_US: Micros = 2 * SECOND
+ANSWER_AGAIN_US: Micros = SECOND // 5
+"""A site that asks more often is not answered each time."""
+PAST_BYTES = 8 * 1024 * 1024
+"""Of sums in one answer, about."""
+
+
+class Speaker(Protocol):
+    """The state machine that this speaks for."""
+
+    present: Present
+    log: SumLog
+    certificates: Certificates
+
+    @property
+    def phase(self) -> Phase: ...
+
+
+class Conversation:
+    """See the module docstring.
+
+    Args:
+        site: whose it is.
+        members: who is reachable.
+        outbox: takes effects.
+    """
+
+    def __init__(
+        self,
+        site: Speaker,
+        members: Members,
+        rules: SealedRules,
+        settings: SealedSettings,
+        rng: Randomness,
+        outbox: deque[Effect],
+        now: Micros,
+    ) -> None:
+        self._site, self._members, self._rules, self._settings, self._rng = site, members, rules, settings, rng
+        self._outbox = outbox
+        self._told: dict[SiteKey, SealHave] = {}
+        self._tell_us: Micros = now
+        self._asked: dict[bytes, Micros] = {}
+        self._answered: dict[tuple[SiteKey, bytes], Micros] = {}
+        self.before: SealedRound | None = None
+        """The round before: sites that are still in it may need what is in it."""
+        self._early: deque[tuple[SiteKey, Said]] = deque(maxlen=8 * len(rules.roster))
+        self._past: list[bytes] = []
+        """Sums above those that this site holds, in order, as one site gave them."""
+
+    # ---- speaking -----------------------------------------------------------------------------------------------
+
+    def broadcast(self, statement: Statement) -> None:
+        """Tell every reachable site."""
+        lane = Lane.BULK if isinstance(statement, Sealed) else Lane.CONTROL
+        self._outbox.extend(Send(site, statement, lane) for site in self._alive())
+
+    def greet(self, site: SiteKey) -> None:
+        """A site is reachable."""
+        self._outbox.append(Send(site, self._have()))
+
+    def tell_soon(self) -> None:
+        """What this site would say has changed."""
+        self._outbox.extend(Send(site, self._have()) for site in self._alive())
+
+    def forget(self, site: SiteKey) -> None:
+        """A site is out of reach: what it said of itself may not be so any more."""
+        self._told.pop(site, None)
+
+    def advance(self, now: Micros) -> None:
+        """Time passed."""
+        if now >= self._tell_us:
+            self.tell_soon()
+            at = self._site.present.at
+            pause_us = self._settings.tell_us if at.keys or at.closes else self._settings.rest_us
+            self._tell_us = now + pause_us * 3 // 4 + self._rng.randrange(max(1, pause_us // 2))
+
+    def deadline(self) -> Micros:
+        """When it speaks next."""
+        return self._tell_us
+
+    def round_over(self, at: SealedRound) -> None:
+        """That round is over here."""
+        self.before = at
+        self._asked.clear()
+        self._past.clear()
+
+    def take_early(self) -> None:
+        """Take what sites said of this round while this one was in the round before."""
+        early = list(self._early)
+        self._early.clear()
+        for _, said in early:
+            try:
+                self._site.present.take(said)
+            except WireError:
+                continue
+
+    # ---- who is where -------------------------------------------------------------------------------------------
+
+    def heard(self) -> set[SiteKey]:
+        """Sites that said where they are."""
+        return set(self._told)
+
+    def in_phase(self, phase: Phase) -> list[SiteKey]:
+        """Reachable sites in that phase, as they say."""
+        return sorted(site for site, told in self._told.items() if told.phase == phase)
+
+    def numbers(self) -> dict[SiteKey, int]:
+        """Sums that reachable sites hold, as they say."""
+        return {site: told.number for site, told in self._told.items()}
+
+    # ---- listening ----------------------------------------------------------------------------------------------
+
+    def receive(self, sender: SiteKey, message: Message, now: Micros) -> str:
+        """Take a message; why it does not stand, in words, or nothing."""
+        try:
+            match message:
+                case SealKey() | SealOpen() | Sealed() | SealClose() | SealReveal():
+                    self._on_said(sender, message)
+                case SealSum():
+                    self._on_sum(message)
+                case SealHave():
+                    self._on_have(sender, message, now)
+                case SealWant():
+                    self._on_want(sender, message, now)
+                case SealPast():
+                    self._on_past(message)
+        except WireError as error:
+            return str(error)
+        return ""
+
+    def fetched(self, agreed: SealSum, now: Micros) -> Sequence[bytes]:
+        """Sums up to what was agreed on, of a site that holds them; empty: asked for."""
+        number = self._site.log.number
+        if len(self._past) >= agreed.number - number:
+            past, self._past = self._past, []
+            return past
+        if now >= self._asked.get(b"", 0):
+            holders = [site for site in self._site.certificates.holders(agreed) if site in self._alive()]
+            if holders:
+                self._asked[b""] = now + ASK_AGAIN_US
+                first = number + 1 + len(self._past)
+                self._outbox.append(Send(self._rng.choice(holders), SealWant(self._site.present.at.number, b"", first)))
+        return ()
+
+    def _on_said(self, sender: SiteKey, said: Said) -> None:
+        number = self._site.present.at.number
+        if said.round == number:
+            self._site.present.take(said)
+        elif self.before is not None and said.round == self.before.number:
+            with contextlib.suppress(NotYet):
+                self.before.take(said)
+        elif said.round == number + 1 and not isinstance(said, Sealed):
+            self._early.append((sender, said))
+
+    def _on_sum(self, said: SealSum) -> None:
+        if said.author not in self._rules.roster:
+            raise WireError("a statement of a site outside the roster")
+        if said.round >= self._site.present.at.number:
+            if not is_signed(self._rules.charter_id, said):
+                raise WireError("a SealSum without its author's signature")
+            self._site.certificates.take(said)
+
+    def _on_have(self, sender: SiteKey, told: SealHave, now: Micros) -> None:
+        first = sender not in self._told
+        self._told[sender] = told
+        if first:
+            self._outbox.append(Send(sender, self._have()))
+        present = self._site.present
+        number, last_sum = present.at.number, present.own.last_sum
+        if told.round < number and last_sum is not None and self._may_answer(sender, b"sum", now):
+            self._outbox.append(Send(sender, last_sum))
+            if self.before is not None and told.round == self.before.number:
+                self._outbox.extend(Send(sender, said) for said in exchange.lacking(self.before, told))
+        if told.round == number and self._has_other_votes(told) and self._may_answer(sender, b"before", now):
+            # Late votes, or one site's that differ: whoever holds both can prove it.
+            votes = self.before.votes() if self.before is not None else ()
+            self._outbox.extend(Send(sender, said) for said in votes)
+        if told.round == number and self._may_answer(sender, b"lacking", now):
+            self._outbox.extend(Send(sender, said) for said in exchange.lacking(present.at, told))
+            for site in exchange.wanted(present.at, told):
+                if now >= self._asked.get(site, 0):
+                    self._asked[site] = now + ASK_AGAIN_US
+                    self._outbox.append(Send(sender, SealWant(number, site, 0)))
+
+    def _on_want(self, sender: SiteKey, want: SealWant, now: Micros) -> None:
+        if not self._may_answer(sender, want.author or b"past", now):
+            return
+        if want.number:
+            sums: list[bytes] = []
+            size = 0
+            for encoded in self._site.log.encoded[want.number - 1 : want.number - 1 + MAX_PAST]:
+                size += len(encoded)
+                if sums and size > PAST_BYTES:
+                    break
+                sums.append(encoded)
+            if sums:
+                self._outbox.append(Send(sender, SealPast(want.number, tuple(sums)), Lane.BULK))
+            return
+        for at in (self._site.present.at, self.before):
+            if at is not None and at.number == want.round and SiteKey(want.author) in at.sealed:
+                self._outbox.append(Send(sender, at.sealed[SiteKey(want.author)], Lane.BULK))
+
+    def _on_past(self, past: SealPast) -> None:
+        if past.first == self._site.log.number + 1 + len(self._past) and b"" in self._asked:
+            self._past.extend(past.sums)
+            del self._asked[b""]
+
+    def _has_other_votes(self, told: SealHave) -> bool:
+        """Whether that site holds other votes of the round before than this one."""
+        return self.before is not None and told.before not in (b"", exchange.digest_of(self.before))
+
+    def _may_answer(self, sender: SiteKey, what: bytes, now: Micros) -> bool:
+        if now < self._answered.get((sender, what), 0):
+            return False
+        self._answered[sender, what] = now + ANSWER_AGAIN_US
+        return True
+
+    def _alive(self) -> list[SiteKey]:
+        return [site for site in self._members.alive() if site in self._rules.roster]
+
+    def _have(self) -> SealHave:
+        return exchange.have(self._site.present.at, self._site.log.number, int(self._site.phase), self.before)

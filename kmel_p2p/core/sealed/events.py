@@ -1,0 +1,101 @@
+"""What sealed rounds tell their driver: facts for the operator, records for the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Event, Record
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOpened(Event):
+    """A round has its group."""
+
+    round: int
+    sites: tuple[SiteKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSealed(Event):
+    """This site's masked levels are durable and on their way."""
+
+    round: int
+    payload_bytes: int
+    share_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SumAdded(Event):
+    """A sum is durable and part of the trunk."""
+
+    number: int
+    round: int
+    sites: int
+    own: bool
+    """Whether this site's levels are in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundVoid(Event):
+    """A round ended without a sum."""
+
+    round: int
+    reason: str
+    missing: tuple[SiteKey, ...]
+    """Members whose vectors were not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealRefused(Event):
+    """A remote peer sent something that does not stand. Counted against it."""
+
+    sender: SiteKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteAccused(Event):
+    """A site signed what it must not have; the statements are kept."""
+
+    site: SiteKey
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStateRecord(Record):
+    """This site's part in the present round: replaces the one before."""
+
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRecord(Record):
+    """What is left of the residual when the vector of this round counts: replaces the one before."""
+
+    residual: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SumRecord(Record):
+    """The next sum, and with it, in one transaction, this site's part in the round after it."""
+
+    lane: SiteKey
+    number: int
+    encoded: bytes
+    own_state_file: str | None
+    """Trainer state that belongs to it; None keeps the one stored before."""
+    adopt: bool
+    """This site's vector is in the sum: the candidate becomes the residual."""
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AccusationRecord(Record):
+    """What proves a site's fault: appended."""
+
+    site: SiteKey
+    round: int
+    reason: str
+    statements: tuple[bytes, ...]

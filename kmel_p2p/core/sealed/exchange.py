@@ -1,0 +1,71 @@
+"""What a site tells the others of a round, and what it gives a site that has less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.core.sealed.masking import MAX_MEMBERS
+from kmel_p2p.core.sealed.messages import SAID_BYTES, SealClose, SealHave, Statement, bits
+from kmel_p2p.core.sealed.sealed_round import SealedRound
+
+
+def have(at: SealedRound, number: int, phase: int, before: SealedRound | None) -> SealHave:
+    """What this site has of its present round. `number`: of the sums that it holds; `before`: the round before."""
+    roster = at.roster
+    opened = at.group.hash if at.group is not None else b""
+    keys, sealed = bits(roster, at.keys), bits(roster, at.sealed)
+    return SealHave(
+        at.number,
+        number,
+        phase,
+        keys,
+        opened,
+        sealed,
+        _votes(at),
+        digest_of(at),
+        digest_of(before) if before is not None else b"",
+    )
+
+
+def _votes(at: SealedRound) -> tuple[int, ...]:
+    votes = []
+    for ballot in range(1 + max((ballot for ballot, _ in (*at.closes, *at.reveals)), default=-1)):
+        closes = bits(at.roster, {site for b, site in at.closes if b == ballot and at.closes[b, site]})
+        reveals = bits(at.roster, {site for b, site in at.reveals if b == ballot and at.reveals[b, site]})
+        votes.append(closes << MAX_MEMBERS | reveals)
+    return tuple(votes)
+
+
+def digest_of(at: SealedRound) -> bytes:
+    """Of all votes that are here of a round."""
+    votes = sorted((said.ballot, said.author, said.context, said.choice) for said in at.votes())
+    return digest(*(bytes([ballot]) + author + kind + choice for ballot, author, kind, choice in votes))[:SAID_BYTES]
+
+
+def lacking(at: SealedRound, told: SealHave) -> Iterator[Statement]:
+    """The small statements that a site lacks which told this of the same round. Vectors are asked for."""
+    place = {site: number for number, site in enumerate(at.roster)}
+    for site, key in at.keys.items():
+        if not told.keys >> place[site] & 1:
+            yield key
+    if at.group is not None and told.opened != at.group.hash:
+        yield at.group.open
+    all_there = True
+    for said in sorted(at.votes(), key=lambda said: said.ballot):
+        known = told.votes[said.ballot] if said.ballot < len(told.votes) else 0
+        shift = place[said.author] + (MAX_MEMBERS if isinstance(said, SealClose) else 0)
+        if not known >> shift & 1:
+            all_there = False
+            yield said
+    if all_there and told.votes == _votes(at) and told.said != digest_of(at):
+        # Votes of the same sites, and not the same votes: somebody said one thing here and another there.
+        yield from at.votes()
+
+
+def wanted(at: SealedRound, told: SealHave) -> list[SiteKey]:
+    """Members whose vectors that site has and this one has not."""
+    if at.group is None or told.opened != at.group.hash:
+        return []
+    place = {site: number for number, site in enumerate(at.roster)}
+    return [site for site in at.group.sites if site not in at.sealed and told.sealed >> place[site] & 1]

@@ -1,0 +1,68 @@
+"""What the charter says about sealed rounds, and what a site may set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.rounds.settings import SETTLE_US
+from kmel_p2p.core.types import SECOND, Micros
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRules:
+    """The part of the charter that this mode needs.
+
+    Attributes:
+        charter_id: 32 bytes.
+        roster: keys of all sites, in their order.
+        start_sites: sites ready before the first round.
+        min_group: fewest members of a group.
+        min_sum: fewest vectors in a sum.
+        levels: limit of a level.
+        entry_limit: sums of a run.
+        steps_per_entry: optimiser steps of a round.
+        weight_cap: largest weight, as a multiple of the equal part.
+        max_lead, patience: of the charter's pace.
+    """
+
+    charter_id: bytes
+    roster: tuple[SiteKey, ...]
+    start_sites: int
+    min_group: int
+    min_sum: int
+    levels: int
+    entry_limit: int
+    steps_per_entry: int
+    weight_cap: float
+    max_lead: int = 4
+    patience: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSettings:
+    """What a site may set about its own part, and the times of a round.
+
+    Attributes:
+        hold: keep each round back until the operator approves it.
+        settle_us: how long a starting site waits to hear from every reachable site.
+        gather_us: how long a group of enough sites waits for the other reachable ones.
+        turn_us: how long the next site waits before it opens the round in the first one's place.
+        patience_us: how long a group with enough vectors waits for the rest, at least; also as long as they took.
+        gone_us: the same, for members that are out of reach.
+        limit_us: the longest time from Open to close.
+        vote_us: how long the opener's vote is waited for, and how long the first ballot takes; later ones take longer.
+        tell_us: between two messages that say what this site has, while a round is under way.
+        rest_us: the same between rounds.
+    """
+
+    hold: bool = False
+    settle_us: Micros = SETTLE_US
+    gather_us: Micros = 3 * SECOND
+    turn_us: Micros = 3 * SECOND
+    patience_us: Micros = 10 * SECOND
+    gone_us: Micros = 2 * SECOND
+    limit_us: Micros = 900 * SECOND
+    vote_us: Micros = 6 * SECOND
+    tell_us: Micros = 1 * SECOND
+    rest_us: Micros = 5 * SECOND

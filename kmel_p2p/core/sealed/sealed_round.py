@@ -1,0 +1,394 @@
+"""One sealed round as one site knows it: the statements that it holds, what they prove, and what they open.
+
+It keeps no time and sends nothing. Statements come in any order and any number of times; what does not fit what is here
+raises `WireError`, and two statements of one site that exclude each other become a `Fault`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.sealed.ballots import Ballots
+from kmel_p2p.core.sealed.group import Group, OwnPart
+from kmel_p2p.core.sealed.masking import MAX_MEMBERS
+from kmel_p2p.core.sealed.messages import (
+    VOID,
+    Included,
+    SealClose,
+    Sealed,
+    SealKey,
+    SealOpen,
+    SealReveal,
+    Statement,
+    hash_of,
+    is_signed,
+    member_key,
+)
+from kmel_p2p.core.sealed.pairs import check_public
+from kmel_p2p.core.sealed.sharing import deal
+
+Said = SealKey | SealOpen | Sealed | SealClose | SealReveal
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a site signed and must not have."""
+
+    site: SiteKey
+    reason: str
+    statements: tuple[Statement, ...]
+
+
+class SealedRound:
+    """See the module docstring.
+
+    Args:
+        charter_id: 32 bytes.
+        roster: sites in the order of keys.
+        own: this site.
+        number: of the round.
+        chain: of the sums that it starts from.
+        count: values that a member sends.
+        levels: limit of a level.
+        least: (fewest members, fewest vectors in a sum).
+    """
+
+    def __init__(
+        self,
+        charter_id: bytes,
+        roster: Sequence[SiteKey],
+        own: SiteKey,
+        number: int,
+        chain: bytes,
+        count: int,
+        levels: int,
+        least: tuple[int, int],
+    ) -> None:
+        self.number, self.chain, self.roster = number, chain, tuple(roster)
+        self.keys: dict[SiteKey, SealKey] = {}
+        self.opens: dict[bytes, SealOpen] = {}
+        self.group: Group | None = None
+        """That this site goes by."""
+        self.part: OwnPart | None = None
+        """This site's in it; None: it is no member."""
+        self.sealed: dict[SiteKey, Sealed] = {}
+        self.closes: dict[tuple[int, SiteKey], dict[bytes, SealClose]] = {}
+        self.reveals: dict[tuple[int, SiteKey], dict[bytes, SealReveal]] = {}
+        self.ballots = Ballots(own, len(self.roster))
+        self.faults: list[Fault] = []
+        self.secret = b""
+        """X25519, of this round; empty: this site has none."""
+        self.self_seed = b""
+        """Of this site's own vector; empty: it has sealed none."""
+        self._charter_id, self._own, self._count, self._levels = charter_id, own, count, levels
+        self._min_group, self._min_sum = least
+        self._names: dict[SiteKey, bytes] = {}
+        """Hashes of the vectors here."""
+        self._included: dict[bytes, tuple[Included, ...]] = {}
+        self._of_open: dict[bytes, bytes] = {}
+        """Choice -> hash of its Open."""
+        self._shares: dict[SiteKey, bytes] = {}
+        """Dealt to this site, by dealer."""
+        self._seeds: dict[SiteKey, bytes] = {}
+        """Self seeds that are opened."""
+        self._faulty: set[tuple[SiteKey, str]] = set()
+
+    # ---- taking statements --------------------------------------------------------------------------------------
+
+    def take(self, statement: Said) -> bool:
+        """Take in a statement; whether it was news.
+
+        Raises:
+            WireError: it does not stand.
+        """
+        if statement.author not in self.roster:
+            raise WireError("a statement of a site outside the roster")
+        if statement.round != self.number:
+            return False
+        match statement:
+            case SealKey():
+                return self._take_key(statement)
+            case SealOpen():
+                return self._take_open(statement)
+            case Sealed():
+                return self._take_sealed(statement)
+            case SealClose():
+                return self._take_close(statement)
+            case SealReveal():
+                return self._take_reveal(statement)
+
+    def _take_key(self, said: SealKey) -> bool:
+        known = self.keys.get(said.author)
+        if known == said:
+            return False
+        self._verify(said)
+        check_public(said.public)
+        if known is not None:
+            self._accuse(said.author, "two keys for one round", known, said)
+            return False
+        self.keys[said.author] = said
+        return True
+
+    def _take_open(self, said: SealOpen) -> bool:
+        name = hash_of(self._charter_id, said)
+        if name in self.opens:
+            return False
+        sites = [member.site for member in said.members]
+        if said.chain != self.chain:
+            raise WireError("a group on other sums than this site holds")
+        if sites != sorted(set(sites)) or not set(sites) <= set(self.roster) or said.author not in sites:
+            raise WireError("a group that is no part of the roster with its opener, in the order of keys")
+        if not self._min_group <= len(sites) <= MAX_MEMBERS or len({m.public for m in said.members}) < len(sites):
+            raise WireError(f"a group of {len(sites)} members, or one in which a key stands twice")
+        self._verify(said)
+        for member in said.members:
+            self._take_key(member_key(member, self.number))
+        other = next((each for each in self.opens.values() if each.author == said.author), None)
+        if other is not None:
+            self._accuse(said.author, "two groups for one round", other, said)
+        if sum(each.author == said.author for each in self.opens.values()) < 2:
+            self.opens[name] = said
+            return True
+        return False
+
+    def _take_sealed(self, said: Sealed) -> bool:
+        known = self.sealed.get(said.author)
+        if self.group is None or said.open != self.group.hash or known == said:
+            return False
+        self.group.check(said)
+        self._verify(said)
+        if known is not None:
+            self._accuse(said.author, "two sealed vectors in one round", known, said)
+            return False
+        self.sealed[said.author] = said
+        self._names[said.author] = hash_of(self._charter_id, said)
+        if self.part is not None and said.author != self._own:
+            try:
+                self._shares[said.author] = self.part.share_from(said)
+            except WireError as error:
+                self._accuse(said.author, f"it dealt this site {error}", said)
+        return True
+
+    def _take_close(self, said: SealClose) -> bool:
+        choice, held = said.choice, self.closes.setdefault((said.ballot, said.author), {})
+        if choice in held or len(held) > 1:
+            return False
+        sites = [sent.site for sent in said.included]
+        if sites != sorted(set(sites)) or (sites and len(sites) < self._min_sum):
+            raise WireError("a vote for sites that are not in the order of keys, or too few")
+        self._verify(said)
+        for other in held.values():
+            self._accuse(said.author, "two votes in one ballot", other, said)
+        for (_, author), earlier in self.closes.items():
+            sets = [each for each in earlier.values() if author == said.author and each.included]
+            if said.included and any(each.choice != choice for each in sets):
+                self._accuse(said.author, "votes for two sets of vectors in one round", sets[0], said)
+        held[choice] = said
+        self._included.setdefault(choice, said.included)
+        self._of_open.setdefault(choice, said.open)
+        self.ballots.close(said.ballot, said.author, choice)
+        return True
+
+    def _take_reveal(self, said: SealReveal) -> bool:
+        held = self.reveals.setdefault((said.ballot, said.author), {})
+        if said.choice in held or len(held) > 1:
+            return False
+        self._verify(said)
+        self._check_shares(said)
+        for other in held.values():
+            self._accuse(said.author, "two reveals in one ballot", other, said)
+        for (_, author), earlier in self.reveals.items():
+            sets = [each for each in earlier.values() if author == said.author and each.choice != VOID]
+            if said.choice != VOID and any(each.choice != said.choice for each in sets):
+                self._accuse(said.author, "reveals for two sets of vectors in one round", sets[0], said)
+        held[said.choice] = said
+        self.ballots.reveal(said.ballot, said.author, said.choice)
+        return True
+
+    def _check_shares(self, said: SealReveal) -> None:
+        """Raises WireError where it cannot be told yet, or where the shares are wrong: then their author is named."""
+        if said.choice == VOID:
+            if said.shares:
+                raise WireError("shares where nothing is opened")
+            return
+        group, vectors = self.group, self._vectors(said.choice)
+        if group is None or vectors is None:
+            raise NotYet("a reveal of vectors that are not here yet")
+        needed = len(vectors) if said.author in group.sites else 0
+        pairs = zip(vectors, said.shares, strict=False)
+        if len(said.shares) != needed or not all(group.share_stands(of, said.author, share) for of, share in pairs):
+            self._accuse(said.author, "it revealed shares that were not dealt to it", said)
+            raise WireError("shares that were not dealt to their author")
+
+    def _verify(self, said: Said) -> None:
+        if not is_signed(self._charter_id, said):
+            raise WireError(f"a {type(said).__name__} without its author's signature")
+
+    def _accuse(self, site: SiteKey, reason: str, *statements: Statement) -> None:
+        if (site, reason) not in self._faulty:
+            self._faulty.add((site, reason))
+            self.faults.append(Fault(site, reason, statements))
+
+    # ---- the group ----------------------------------------------------------------------------------------------
+
+    def follow(self, name: bytes) -> None:
+        """Go by that Open from now on. Vectors of another group are forgotten."""
+        group = Group(self.opens[name], name, self._count, self._levels)
+        self.group, self.part = group, None
+        self.sealed, self._names, self._shares, self._seeds = {}, {}, {}, {}
+        if self._own in group.sites and self.secret:
+            part = OwnPart(group, self._own, self.secret)
+            self.part = part if part.is_own else None
+
+    def outvoted(self) -> bytes | None:
+        """Hash of an Open that is here, that this site does not go by, and whose vectors a quorum voted for."""
+        for ballot in range(self.ballots.ballot + 1):
+            choice = self.ballots.closed(ballot)
+            name = self._of_open.get(choice, VOID) if choice is not None else VOID
+            if name in self.opens and (self.group is None or name != self.group.hash):
+                return name
+        return None
+
+    def sets_complete(self) -> bool:
+        """Whether every member's vector is here."""
+        return self.group is not None and len(self.sealed) == len(self.group.sites)
+
+    def enough(self) -> bool:
+        """Whether a sum of the vectors here may be opened at all."""
+        return self.group is not None and len(self.usable()) >= max(self.group.threshold, self._min_sum)
+
+    def usable(self) -> tuple[SiteKey, ...]:
+        """Members whose vectors are here and, if this site is a member, whose shares for it stand."""
+        return tuple(sorted(site for site in self.sealed if self._has_share(site)))
+
+    def proposal(self) -> tuple[Included, ...]:
+        """What an opener asks the roster to open: everything usable."""
+        return tuple(Included(site, self._names[site]) for site in self.usable())
+
+    def proposed(self) -> SealClose | None:
+        """The first vote of the opener of the group that this site goes by."""
+        if self.group is None:
+            return None
+        votes = self.closes.get((0, self.group.open.author), {})
+        return next((vote for vote in votes.values() if vote.open in (self.group.hash, VOID)), None)
+
+    def set_of(self, choice: bytes) -> tuple[Included, ...]:
+        """The vectors that a choice stands for; none for one that nobody voted for here."""
+        return self._included.get(choice, ())
+
+    # ---- may this site vote for it, and open it -----------------------------------------------------------------
+
+    def is_backed(self, choice: bytes) -> bool:
+        """Whether this site holds the vectors of a choice, with good shares for itself: it may vote for it."""
+        vectors = self._vectors(choice)
+        return vectors is not None and all(self._has_share(of.author) for of in vectors)
+
+    def is_supported(self, choice: bytes) -> bool:
+        """Whether, besides, the pair seeds are here: what is revealed for it opens it."""
+        return self.is_backed(choice) and self._pair_seeds(choice) is not None
+
+    def own_shares(self, choice: bytes) -> tuple[bytes, ...]:
+        """What this site reveals for a choice that is supported."""
+        if self.part is None or self.group is None:
+            return ()
+        vectors = self._vectors(choice) or []
+        return tuple(self._share_of(of) for of in vectors)
+
+    def open(self, choice: bytes) -> NDArray[np.int64] | None:
+        """The sum of a choice, int64[count]; None: something is missing still.
+
+        Raises:
+            WireError: it can never be opened, or is no sum of so many vectors; the same at every site.
+        """
+        vectors, pair_seeds, group = self._vectors(choice), self._pair_seeds(choice), self.group
+        if vectors is None or pair_seeds is None or group is None:
+            return None
+        for place, of in enumerate(vectors):
+            if of.author in self._seeds:
+                continue
+            shares = {
+                author: held[choice].shares[place]
+                for (_, author), held in self.reveals.items()
+                if choice in held and author in group.sites
+            }
+            try:
+                seed = group.self_seed(of, shares)
+            except WireError as error:
+                self._accuse(of.author, "it dealt shares that are not those of one seed", of)
+                self.ballots.dead.add(choice)
+                raise WireError(f"a vector that nobody can open: {error}") from error
+            if seed is None:
+                return None
+            self._seeds[of.author] = seed
+        return group.sum(vectors, [self._seeds[of.author] for of in vectors], pair_seeds)
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _vectors(self, choice: bytes) -> list[Sealed] | None:
+        """The vectors of a choice; None: not all are here."""
+        included = self._included.get(choice)
+        if not included or self.group is None or self._of_open[choice] != self.group.hash:
+            return None
+        if any(self._names.get(sent.site) != sent.hash for sent in included):
+            return None
+        return [self.sealed[sent.site] for sent in included]
+
+    def _pair_seeds(self, choice: bytes) -> dict[tuple[SiteKey, SiteKey], bytes] | None:
+        """(included, member outside) -> seed; None: not all are here."""
+        group, vectors = self.group, self._vectors(choice)
+        if group is None or vectors is None:
+            return None
+        inside = {of.author for of in vectors}
+        outside = [site for site in group.sites if site not in inside]
+        found: dict[tuple[SiteKey, SiteKey], bytes] = {}
+        for of in vectors if outside else []:
+            votes = (
+                held[choice] for (_, author), held in self.closes.items() if author == of.author and choice in held
+            )
+            seeds = next((seeds for vote in votes if (seeds := self._standing(vote, of, outside))), None)
+            if seeds is None:
+                return None
+            found |= {(of.author, other): seed for other, seed in zip(outside, seeds, strict=True)}
+        return found
+
+    def _standing(self, vote: SealClose, of: Sealed, outside: Sequence[SiteKey]) -> tuple[bytes, ...] | None:
+        group, seeds = self.group, vote.pair_seeds
+        if group is None or len(seeds) != len(outside):
+            self._accuse(vote.author, "it voted without the pair seeds that go with it", vote)
+            return None
+        pairs = zip(outside, seeds, strict=True)
+        if not all(group.pair_seed_stands(of, other, seed) for other, seed in pairs):
+            self._accuse(vote.author, "it gave pair seeds that it did not commit to", vote)
+            return None
+        return seeds
+
+    def _has_share(self, dealer: SiteKey) -> bool:
+        held = bool(self.self_seed) if dealer == self._own else dealer in self._shares
+        return self.part is None or held
+
+    def _share_of(self, of: Sealed) -> bytes:
+        if of.author != self._own or self.group is None:
+            return self._shares[of.author]
+        return deal(self.self_seed, len(self.group.sites), self.group.threshold)[self.group.number(self._own) - 1]
+
+    def restore(self, said: SealReveal) -> None:
+        """Take back what this site revealed before it was restarted: it binds, whatever else is here by now."""
+        self.reveals.setdefault((said.ballot, said.author), {})[said.choice] = said
+        self.ballots.reveal(said.ballot, said.author, said.choice)
+
+    def votes(self) -> Iterator[SealClose | SealReveal]:
+        """All that is here."""
+        for closes in self.closes.values():
+            yield from closes.values()
+        for reveals in self.reveals.values():
+            yield from reveals.values()
+
+
+class NotYet(WireError):
+    """A statement that may stand, once what it rests on is here. Nobody is to blame."""

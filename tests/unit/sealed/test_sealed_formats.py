@@ -1,0 +1,136 @@
+"""The bytes of every message of sealed rounds, and what hostile ones come to."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmel_p2p.agreement.errors import ConfigError, WireError
+from kmel_p2p.core.sealed.messages import SCHEMAS, SealClose, SealKey, Statement, hash_of, is_signed, signed
+from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
+from kmel_p2p.core.sealed.sums import SumEntry, SumLog, decode_sum
+from tests.support import sealed_samples as samples
+
+
+def test_bytes_of_every_message_are_those_on_record() -> None:
+    assert samples.golden() == tomllib.loads(samples.GOLDEN.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", samples.messages())
+def test_a_message_comes_back_and_its_signature_holds_for_nothing_else(name) -> None:
+    message = samples.messages()[name]
+    encoded = samples.WIRE.encode(message)
+    schema = next(schema for schema in SCHEMAS if schema.cls is type(message))
+    assert samples.WIRE.decode(encoded) == message
+    assert len(encoded) <= schema.max_bytes
+    if hasattr(message, "signature"):
+        assert is_signed(samples.CHARTER_ID, message)
+        assert not is_signed(bytes(32), message)
+        assert not is_signed(samples.CHARTER_ID, replace(message, round=message.round + 1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_altered_bytes_are_refused_or_are_another_message(data) -> None:
+    name = data.draw(st.sampled_from(sorted(samples.golden())))
+    encoded = bytearray(bytes.fromhex(samples.golden()[name]))
+    at = data.draw(st.integers(0, len(encoded) - 1))
+    encoded[at] ^= data.draw(st.integers(1, 255))
+    try:
+        message = samples.WIRE.decode(bytes(encoded))
+    except WireError:
+        return
+    if isinstance(message, Statement):
+        assert not is_signed(samples.CHARTER_ID, message)
+
+
+def test_a_payload_is_signed_by_its_hash() -> None:
+    sealed = samples.messages()["sealed"]
+    assert hash_of(samples.CHARTER_ID, replace(sealed, payload=b"other")) != hash_of(samples.CHARTER_ID, sealed)
+
+
+def test_a_choice_names_group_and_vectors_and_no_voter() -> None:
+    close = samples.messages()["seal_close"]
+    assert isinstance(close, SealClose)
+    assert replace(close, author=samples.SITES[1].key, ballot=3, pair_seeds=()).choice == close.choice
+    assert replace(close, open=bytes(32)).choice != close.choice
+    assert replace(close, included=close.included[:1]).choice != close.choice
+
+
+def test_own_state_comes_back_and_shows_no_secret() -> None:
+    said = list(samples.messages().values())
+    state = SealedState(5, 3, b"x" * 32, b"y" * 32, "round-4", said[1], [said[0], said[2]], said[6])
+    assert decode_own_state(state.encode(samples.CHARTER_ID), samples.CHARTER_ID, "store") == state
+    assert "x" * 8 not in repr(state)
+    after = state.after(5, True)
+    assert (after.round, after.committed, after.secret, after.self_seed, after.said) == (6, 4, b"", b"", [])
+    for damaged in (b"", b"\x91\x01", state.encode(samples.CHARTER_ID)[:-1], b"\x99" + bytes(9)):
+        with pytest.raises(ConfigError, match="store"):
+            decode_own_state(damaged, samples.CHARTER_ID, "store")
+
+
+# ---- sums -------------------------------------------------------------------------------------------------------
+
+
+def log(size: int = 40) -> SumLog:
+    return SumLog(samples.CHARTER_ID, np.zeros(size, np.float32), 0.25, 7, -8)
+
+
+def test_equal_sums_give_equal_trunks_and_chains() -> None:
+    one, other = log(), log()
+    rng = np.random.default_rng(1)
+    for number in range(1, 9):
+        entry = one.entry(2 * number, 0b10111, bytes(32), rng.integers(-28, 29, one.count))
+        one.add(entry)
+        other.add(decode_sum(entry.encode()))
+    assert one.chain == other.chain
+    assert one.digest_work()() == other.digest_work()()
+    assert np.array_equal(one.trunk(), other.trunk())
+    assert one.exponent == other.exponent
+
+
+def test_a_sum_that_does_not_follow_or_is_too_large_is_refused() -> None:
+    held = log()
+    good = held.entry(1, 0b1111, bytes(32), np.zeros(held.count, np.int64))
+    for bad in (
+        replace(good, number=2),
+        replace(good, round=0),
+        replace(good, sites=0),
+        replace(good, sites=2**16),
+        replace(good, packed=b"\xff" * len(good.packed)),
+        replace(good, packed=good.packed[:-1]),
+    ):
+        with pytest.raises(WireError):
+            held.add(bad)
+    assert held.number == 0
+    held.add(good)
+
+
+def test_a_sum_far_above_the_usual_ones_does_not_stand() -> None:
+    held = log()
+    for number in range(1, 10):
+        held.add(held.entry(number, 0b1111, bytes(32), np.full(held.count, 1)))
+    while held.exponent < -2:
+        held.exponent += 1
+    assert "times the usual one" in held.problem(np.full(held.count, 28))
+    assert not log().problem(np.full(held.count, 28))
+
+
+@given(st.binary(max_size=80))
+def test_hostile_bytes_are_no_sum(data) -> None:
+    try:
+        entry = decode_sum(data)
+    except WireError:
+        return
+    assert isinstance(entry, SumEntry)
+    assert entry.encode() == data
+
+
+def test_a_signature_of_a_stranger_is_none() -> None:
+    said = signed(samples.SITES[0], samples.CHARTER_ID, SealKey(samples.SITES[1].key, 1, bytes(32)))
+    assert not is_signed(samples.CHARTER_ID, said)

@@ -1,0 +1,455 @@
+"""Whole federations of sealed rounds in virtual time: loss, kills in every stage, hostile members."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.sealed import averaging as averaging_module
+from kmel_p2p.core.sealed import masking
+from kmel_p2p.core.sealed.events import RoundVoid, SealRefused, SiteAccused
+from kmel_p2p.core.sealed.gathering import turns
+from kmel_p2p.core.sealed.levels import quantise
+from kmel_p2p.core.sealed.messages import (
+    VOID,
+    GroupMember,
+    SealClose,
+    Sealed,
+    SealKey,
+    SealOpen,
+    SealReveal,
+    SealSum,
+    signed,
+)
+from kmel_p2p.core.sealed.rules import SealedSettings
+from kmel_p2p.core.sealed.stages import Stage
+from kmel_p2p.core.sealed.sums import decode_sum
+from kmel_p2p.core.types import SECOND
+from tests.support.sealed_mesh import CHARTER_ID, FAST, Faults, Mesh
+
+
+class Account:
+    """What every site sealed in every round, noted where it is quantised: the truth beside the protocol."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sealed: dict[tuple[SiteKey, int], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        original = averaging_module.SealedAveraging._store_round
+
+        def noted(site, result):
+            def note(*arguments):
+                made = quantise(*arguments)
+                self.sealed[site._key, site.present.at.number].append(made)
+                return made
+
+            monkeypatch.setattr(averaging_module, "quantise", note)
+            original(site, result)
+
+        monkeypatch.setattr(averaging_module.SealedAveraging, "_store_round", noted)
+
+    def check(self, mesh: Mesh) -> None:
+        """Every sum is the plain sum of what its sites sealed, and every residual has lost what was summed, once."""
+        log = next(site.log for site in mesh.sites if site is not None)
+        newest: dict[SiteKey, np.ndarray] = {}
+        for encoded in log.encoded:
+            entry = decode_sum(encoded)
+            keys = [key for place, key in enumerate(mesh.keys) if entry.sites >> place & 1]
+            plain = sum(self.sealed[key, entry.round][-1][0] for key in keys)
+            raised = masking.unpack(entry.packed, log.count, masking.mask_bits(entry.count, log.levels))
+            assert np.array_equal(raised.astype(np.int64) - entry.count * log.levels, plain)
+            newest |= {key: self.sealed[key, entry.round][-1][1] for key in keys}
+        for key, left in newest.items():
+            site = mesh.sites[mesh.index[key]]
+            assert site is None or np.array_equal(site._residual, left)
+
+
+@pytest.fixture
+def account(monkeypatch) -> Account:
+    return Account(monkeypatch)
+
+
+def never_both_kinds(mesh: Mesh, liars: frozenset[int] = frozenset()) -> None:
+    """No two honest sites, and no single one, gave both kinds of seeds of one site in one round."""
+    sets: dict[bytes, SealClose] = {}
+    for _, _, message in mesh.sent:
+        if isinstance(message, SealClose) and message.included:
+            sets[message.choice] = message
+    honest = {key for n, key in enumerate(mesh.keys) if n not in liars}
+    left_out: set[tuple[int, bytes]] = set()
+    opened: set[tuple[int, bytes]] = set()
+    groups = {(m.round, m.author): m for _, _, m in mesh.sent if isinstance(m, SealOpen)}
+    for _, _, message in mesh.sent:
+        if isinstance(message, SealClose) and message.pair_seeds and message.author in honest:
+            inside = {sent.site for sent in message.included}
+            members = {m.site for (r, _), g in groups.items() if r == message.round for m in g.members}
+            left_out |= {(message.round, site) for site in members - inside}
+        if isinstance(message, SealReveal) and message.choice != VOID and message.author in honest:
+            opened |= {(message.round, sent.site) for sent in sets[message.choice].included}
+    assert not left_out & opened
+
+
+def run(mesh: Mesh, limit: int = 900) -> None:
+    mesh.run(mesh.all_complete, limit * SECOND)
+    assert len(mesh.digests()) == 1
+
+
+def first_opener(mesh: Mesh) -> int:
+    return mesh.index[turns(mesh.site(0).present.at, mesh.keys)[0]]
+
+
+@pytest.mark.parametrize(("count", "sums"), [(4, 4), (8, 3)])
+def test_sums_of_small_and_large_groups_are_exact(account, count, sums) -> None:
+    mesh = Mesh(count, entry_limit=sums)
+    run(mesh)
+    account.check(mesh)
+    assert [decode_sum(encoded).count for encoded in mesh.site(0).log.encoded] == [count] * sums
+
+
+def test_a_federation_learns_from_sums_alone(account) -> None:
+    count = 5
+    mesh = Mesh(count, entry_limit=24)
+    run(mesh)
+    account.check(mesh)
+    assert not mesh.seen(RoundVoid)
+    assert not mesh.seen(SealRefused)
+    log = mesh.site(0).log
+    assert log.number == 24
+    targets = [mesh.drift(n, 0, np.zeros(len(log), np.float32)) * 5 for n in range(count)]
+    apart = np.linalg.norm(mesh.site(0).trunk() - np.mean(targets, 0)) / np.linalg.norm(np.mean(targets, 0))
+    assert apart < 0.25
+
+
+def test_no_plain_delta_leaves_a_site(account) -> None:
+    mesh = Mesh(5, entry_limit=4)
+    run(mesh)
+    wire = b"".join(mesh.wire.encode(message) for _, _, message in mesh.sent)
+    for (key, number), made in account.sealed.items():
+        q = made[-1][0]
+        bits = masking.mask_bits(5, 7)
+        for plain in (masking.pack((q + 7).astype(np.uint16), bits), q.astype(np.int8).tobytes(), q.tobytes()):
+            assert plain not in wire, (key, number)
+    never_both_kinds(mesh)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_loss_and_repetition_cost_time_alone(account, seed) -> None:
+    mesh = Mesh(5 + seed, seed=seed, faults=Faults(loss=0.1, repeat=0.1), entry_limit=8)
+    run(mesh)
+    account.check(mesh)
+    never_both_kinds(mesh)
+    assert not mesh.seen(SiteAccused)
+    assert all(event.reason for _, event in mesh.seen(RoundVoid))
+
+
+@pytest.mark.parametrize(
+    "stage", [Stage.IDLE, Stage.TRAINING, Stage.STORED, Stage.SEALED, Stage.CLOSED, Stage.REVEALED]
+)
+def test_a_site_that_is_killed_in_any_stage_says_nothing_else_afterwards(account, stage) -> None:
+    mesh = Mesh(5, seed=7, faults=Faults(loss=0.1), entry_limit=8)
+    killed: set[int] = set()
+
+    def watch(n: int) -> None:
+        site = mesh.sites[n]
+        at = site.present.at.number if site is not None else 0
+        if site is not None and site.present.stage is stage and at not in killed and at % 5 == n:
+            killed.add(at)
+            mesh.at(mesh.now, lambda: mesh.restart(n) if mesh.sites[n] is site else None)
+
+    mesh.watch = watch
+    run(mesh)
+    assert len(killed) > 2
+    account.check(mesh)
+    never_both_kinds(mesh)
+    assert not mesh.seen(SiteAccused)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_kills_of_any_site(account, seed) -> None:
+    mesh = Mesh(6, seed=seed, faults=Faults(loss=0.1), entry_limit=10)
+    for at in range(3, 60, 7):
+        mesh.at(at * SECOND, lambda: mesh.restart(mesh.rng.randrange(6)))
+    run(mesh)
+    account.check(mesh)
+    never_both_kinds(mesh)
+    assert not mesh.seen(SiteAccused)
+
+
+def test_a_member_that_never_seals_is_left_out(account) -> None:
+    mesh = Mesh(6, entry_limit=3, train_time=lambda site: (300 if site == 2 else 1) * SECOND)
+    mesh.run(lambda: mesh.site(0).log.number >= 1, 100 * SECOND)
+    assert decode_sum(mesh.site(0).log.encoded[0]).count == 5
+    never_both_kinds(mesh)
+    account.check(mesh)
+
+
+def test_a_late_vector_stays_hidden(account) -> None:
+    """It comes after the others gave its pair seeds: nobody gives shares of its self seed."""
+    late: list[Sealed] = []
+    mesh = Mesh(6, entry_limit=3)
+
+    def hold_back(n, to, message):
+        if isinstance(message, Sealed) and n == 2 and message.round == 1:
+            late.append(message)
+            return None
+        return message
+
+    mesh.tamper = hold_back
+    mesh.run(lambda: all(site.log.number >= 1 for site in mesh.sites), 100 * SECOND)
+    assert late
+    assert decode_sum(mesh.site(0).log.encoded[0]).count == 5
+    assert mesh.site(2)._residual.any() == 0
+    run(mesh)
+    never_both_kinds(mesh)
+    account.check(mesh)
+
+
+def test_a_member_that_dies_after_it_sealed_is_in_the_sum(account) -> None:
+    mesh = Mesh(6, entry_limit=2)
+    dead: list[int] = []
+
+    def watch(n: int) -> None:
+        site = mesh.sites[n]
+        if n == 3 and site is not None and site.present.stage is Stage.SEALED and not dead:
+            dead.append(n)
+            mesh.at(mesh.now + SECOND // 5, lambda: mesh.crash(3))
+
+    mesh.train_time = lambda site: (1 if site == 3 else 2) * SECOND
+    mesh.watch = watch
+    mesh.run(lambda: mesh.site(0).log.number >= 1, 100 * SECOND)
+    assert decode_sum(mesh.site(0).log.encoded[0]).count == 6
+    mesh.start(3)
+    mesh.watch = lambda n: None
+    run(mesh)
+    account.check(mesh)
+    assert mesh.site(3).committed == mesh.site(0).committed
+
+
+def test_too_few_sites_wait_and_say_for_whom() -> None:
+    mesh = Mesh(5, entry_limit=3)
+    mesh.run(lambda: mesh.site(0).log.number >= 1, 60 * SECOND)
+    for n in (1, 2):
+        mesh.crash(n)
+    before = mesh.site(0).log.number
+    mesh.run(lambda: mesh.now > 200 * SECOND, 201 * SECOND)
+    assert mesh.site(0).log.number <= before + 1
+    waits = mesh.site(0).waits
+    assert {mesh.keys[1], mesh.keys[2]} <= set(waits[0].sites)
+    for n in (1, 2):
+        mesh.start(n)
+    run(mesh)
+
+
+def test_a_partition_without_a_quorum_opens_nothing_and_goes_on_afterwards(account) -> None:
+    mesh = Mesh(6, entry_limit=6)
+    mesh.run(lambda: mesh.site(0).log.number >= 2, 60 * SECOND)
+    mesh.cut = lambda a, b: (a < 3) != (b < 3)
+    began = mesh.now
+    mesh.run(lambda: mesh.now > began + 60 * SECOND, began + 61 * SECOND)
+    assert max(site.log.number for site in mesh.sites) <= 3
+    mesh.cut = lambda a, b: False
+    run(mesh)
+    account.check(mesh)
+
+
+def test_a_site_that_was_away_for_rounds_gets_the_sums(account) -> None:
+    mesh = Mesh(7, entry_limit=8)
+    mesh.run(lambda: mesh.site(0).log.number >= 1, 60 * SECOND)
+    mesh.crash(4)
+    mesh.run(lambda: mesh.site(0).log.number >= 5, 200 * SECOND)
+    mesh.start(4)
+    run(mesh)
+    account.check(mesh)
+
+
+# ---- hostile members --------------------------------------------------------------------------------------------
+
+
+def liar(mesh: Mesh, n: int, change):
+    """Site n sends what `change(to, message)` makes of its statements, signed anew."""
+
+    def tamper(sender, to, message):
+        if sender != n or not hasattr(message, "signature") or message.author != mesh.keys[n]:
+            return message
+        changed = change(to, message)
+        if changed is None or changed == message:
+            return changed
+        return signed(mesh.identities[n], CHARTER_ID, changed)
+
+    mesh.tamper = tamper
+
+
+def honest_agree(mesh: Mesh, n: int, limit: int = 900) -> None:
+    def others_done() -> bool:
+        return all(
+            site is None or i == n or site.log.number >= mesh.rules.entry_limit for i, site in enumerate(mesh.sites)
+        )
+
+    mesh.run(others_done, limit * SECOND)
+    ended = mesh.now
+    mesh.run(lambda: mesh.now > ended + 5 * SECOND, limit * SECOND)
+    held = [site.digest_work()() for i, site in enumerate(mesh.sites) if i != n and site is not None]
+    assert len({*held}) == 1
+    never_both_kinds(mesh, frozenset({n}))
+
+
+def accused(mesh: Mesh) -> dict[bytes, set[str]]:
+    found: dict[bytes, set[str]] = defaultdict(set)
+    for _, event in mesh.seen(SiteAccused):
+        found[event.site].add(event.reason)
+    return found
+
+
+def test_an_opener_with_two_groups_is_named() -> None:
+    mesh = Mesh(6, entry_limit=3)
+    opener = first_opener(mesh)
+
+    def two_groups(to, message):
+        if isinstance(message, SealOpen) and to % 2 and len(message.members) > 5:
+            dropped = next(m for m in message.members if m.site != mesh.keys[opener])
+            return replace(message, members=tuple(m for m in message.members if m != dropped))
+        return message
+
+    liar(mesh, opener, two_groups)
+    honest_agree(mesh, opener)
+    assert dict(accused(mesh)) == {mesh.keys[opener]: {"two groups for one round"}}
+
+
+def test_an_opener_cannot_put_its_own_key_in_a_members_place() -> None:
+    mesh = Mesh(5, entry_limit=2)
+    opener = first_opener(mesh)
+
+    def forge(to, message):
+        if not isinstance(message, SealOpen):
+            return message
+        forged = [GroupMember(m.site, bytes([n + 9]) * 32, m.signature) for n, m in enumerate(message.members)]
+        return replace(message, members=tuple(forged))
+
+    liar(mesh, opener, forge)
+    honest_agree(mesh, opener)
+    assert any("without its author's signature" in event.reason for _, event in mesh.seen(SealRefused))
+
+
+def test_an_opener_cannot_choose_its_victims_company() -> None:
+    """An Open that leaves out more than a quarter of those that are ready is not gone by."""
+    mesh = Mesh(8, entry_limit=2)
+    opener = first_opener(mesh)
+
+    def choose(to, message):
+        if isinstance(message, SealOpen) and len(message.members) == 8:
+            others = [m for m in message.members if m.site != mesh.keys[opener]][3:]
+            return replace(message, members=tuple(m for m in message.members if m not in others))
+        return message
+
+    liar(mesh, opener, choose)
+    honest_agree(mesh, opener)
+    assert all(decode_sum(encoded).count >= 6 for encoded in mesh.site((opener + 1) % 8).log.encoded)
+
+
+def test_two_votes_in_one_ballot_are_named_and_open_one_sum_at_most(account) -> None:
+    mesh = Mesh(6, entry_limit=4)
+
+    def two_votes(to, message):
+        if isinstance(message, SealClose) and message.included and to % 2:
+            return replace(message, open=VOID, included=(), pair_seeds=())
+        return message
+
+    liar(mesh, 1, two_votes)
+    honest_agree(mesh, 1)
+    assert "two votes in one ballot" in accused(mesh)[mesh.keys[1]]
+
+
+def test_two_reveals_are_named() -> None:
+    mesh = Mesh(6, entry_limit=3)
+    liar(
+        mesh,
+        1,
+        lambda to, m: replace(m, choice=VOID, shares=()) if isinstance(m, SealReveal) and to % 2 else m,
+    )
+    honest_agree(mesh, 1)
+    assert "two reveals in one ballot" in accused(mesh)[mesh.keys[1]]
+
+
+def test_a_member_that_reveals_wrong_shares_is_named(account) -> None:
+    mesh = Mesh(6, entry_limit=3)
+    liar(
+        mesh,
+        2,
+        lambda to, m: replace(m, shares=m.shares[::-1]) if isinstance(m, SealReveal) and m.shares else m,
+    )
+    honest_agree(mesh, 2)
+    assert "it revealed shares that were not dealt to it" in accused(mesh)[mesh.keys[2]]
+    assert set(accused(mesh)) == {mesh.keys[2]}
+
+
+def test_a_member_that_withholds_its_reveals_stops_nobody(account) -> None:
+    mesh = Mesh(6, entry_limit=3)
+    liar(mesh, 2, lambda to, m: None if isinstance(m, SealReveal) else m)
+    honest_agree(mesh, 2)
+    assert not accused(mesh)
+
+
+def test_a_dealer_of_shares_that_do_not_decrypt_is_named_and_left_out(account) -> None:
+    mesh = Mesh(6, entry_limit=3)
+    liar(mesh, 3, lambda to, m: replace(m, shares=bytes(len(m.shares))) if isinstance(m, Sealed) else m)
+    honest_agree(mesh, 3)
+    assert any("dealt this site" in reason for reason in accused(mesh)[mesh.keys[3]])
+    place = 1 << 3
+    assert not any(decode_sum(encoded).sites & place for encoded in mesh.site(0).log.encoded)
+
+
+def test_a_vector_of_garbage_makes_the_round_void_and_harms_no_trunk() -> None:
+    mesh = Mesh(5, entry_limit=2)
+
+    def garbage(to, message):
+        if isinstance(message, Sealed) and message.round == 1:
+            values = np.random.default_rng(5).integers(0, 128, 60).astype(np.uint16)
+            return replace(message, payload=masking.pack(values, 7))
+        return message
+
+    member = (first_opener(mesh) + 1) % 5
+    liar(mesh, member, garbage)
+    honest_agree(mesh, member)
+    voids = [event for n, event in mesh.seen(RoundVoid) if event.round == 1 and n != member]
+    assert any("beyond what its sites can have sealed" in event.reason for event in voids)
+    assert mesh.site(0).log.last_round == 3
+
+
+def test_statements_of_an_earlier_round_change_nothing(account) -> None:
+    mesh = Mesh(5, entry_limit=4)
+    kept: list = []
+
+    def replay(n, to, message):
+        if hasattr(message, "signature") and not isinstance(message, SealSum):
+            kept.append(message)
+            old = kept[len(kept) // 2]
+            mesh.at(mesh.now + 1000, lambda: mesh._deliver(n, to, mesh.wire.encode(old)))
+        return message
+
+    mesh.tamper = replay
+    run(mesh)
+    account.check(mesh)
+    assert not accused(mesh)
+
+
+def test_two_keys_for_one_round_are_named() -> None:
+    mesh = Mesh(6, entry_limit=2)
+    other = bytes(range(32))
+    liar(mesh, 4, lambda to, m: replace(m, public=other) if isinstance(m, SealKey) and to % 2 else m)
+    honest_agree(mesh, 4)
+    assert accused(mesh)[mesh.keys[4]] >= {"two keys for one round"}
+
+
+def test_one_lying_site_cannot_make_the_others_believe_in_a_sum() -> None:
+    mesh = Mesh(5, entry_limit=2)
+    for n in (1, 2, 3, 4):
+        said = signed(mesh.identities[0], CHARTER_ID, SealSum(mesh.keys[0], 40, 40, b"x" * 32))
+        mesh._deliver(0, n, mesh.wire.encode(said))
+    run(mesh)
+    assert mesh.site(1).log.number == 2
+
+
+def test_settings_of_the_mesh_are_those_of_the_product_but_faster() -> None:
+    assert FAST.vote_us < 2 * SealedSettings().vote_us
