@@ -28,6 +28,7 @@ outbound_only = false             # true: no port is opened; this peer dials, ot
 format = "wide"                   # wide (CSV, Parquet) | sdf | kmelloddy | tuner; docs/data.md shows each
 path = "measurements.csv"
 smiles_column = "smiles"
+# require_approval = true         # train only on the dataset that `kmel-peer data approve` was given for
 # separator = ";"                 # of CSV files; and decimal = ",", encoding = "cp949" where a spreadsheet made them
 # test = "held_out.csv"           # optional, same layout: used for scoring only
 # embargo = {{ compounds = "never_use.txt", project_column = "project", projects = ["X7"] }}  # stays out of training
@@ -48,6 +49,9 @@ hold = false                      # true: every entry waits for `kmel-peer held 
 [log]
 level = "info"                    # debug | info | warning | error
 format = "json"                   # json | console
+
+[metrics]
+listen = ""                       # "127.0.0.1:9477": Prometheus at /metrics, a page at /, /healthz and /readyz
 """
 """`configs/site.example.toml` shows it filled in."""
 

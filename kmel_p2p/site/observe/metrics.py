@@ -172,7 +172,21 @@ class MetricsServer:
             return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
         if path == b"/":
             return 200, "text/html; charset=utf-8", status_page(self._status()).encode()
-        return 404, "text/plain; charset=utf-8", b"/ and /metrics are here\n"
+        if path == b"/healthz":
+            return 200, "text/plain; charset=utf-8", b"the daemon answers\n"
+        if path == b"/readyz":
+            reason = why_not_ready(self._status())
+            return (503 if reason else 200), "text/plain; charset=utf-8", f"{reason or 'ready'}\n".encode()
+        return 404, "text/plain; charset=utf-8", b"/, /metrics, /healthz and /readyz are here\n"
+
+
+def why_not_ready(status: StatusDocument) -> str:
+    """Why this peer does not take part in the run at the moment; empty when it does."""
+    if status.phase in (SitePhase.PREPARING, SitePhase.FAILED, SitePhase.STOPPING):
+        return f"{status.phase.value}: {status.reason or status.phase.meaning}"
+    if status.members and not status.reachable:
+        return "no other site is reachable"
+    return ""
 
 
 def status_page(status: StatusDocument) -> str:
