@@ -32,6 +32,7 @@ COMMANDS = {
         "Add, retire or re-key a site; extend the run.",
     ),
     "audit": ("kmel_p2p.cli.audit:audit", "Say what this site's entries show of its compounds."),
+    "privacy": ("kmel_p2p.cli.privacy:privacy", "Plan differential privacy of single compounds."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),

@@ -1,0 +1,1 @@
+"""Differential privacy of single compounds: what a plan costs in epsilon."""
