@@ -1,6 +1,6 @@
-"""The charter's `[averaging]`: which of the two modes, and that mode's own settings (docs/averaging.md).
+"""The charter's `[averaging]`: which of the modes, and that mode's own settings (docs/averaging.md).
 
-A charter that names no mode means `ledger`. A key of the other mode is an error, because it would have no effect.
+A charter that names no mode means `ledger`. A key of another mode is an error, because it would have no effect.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import pydantic
 from kmel_p2p.agreement.strict import StrictModel
 from kmel_p2p.agreement.training import PaceRule
 
-Mode: TypeAlias = Literal["ledger", "pushsum"]
+Mode: TypeAlias = Literal["ledger", "pushsum", "sealed"]
 
 MAX_MOMENTUM = 0.9
 """With more outer momentum, a steady drift overshoots further than a run can recover from."""
 
 
+MAX_SEALED_SITES = 16
+"""All sites vote on every sealed round, and every pair of them has secrets of its own."""
+
+
 class CommonRule(StrictModel):
-    """What both modes have. A round is the optimiser steps from one entry (mode pushsum: one exchange) to the next."""
+    """What all modes have. A round is the optimiser steps from one entry (mode pushsum: one exchange) to the next."""
 
     steps_per_entry: Annotated[int, pydantic.Field(ge=1)] = 20
     """Optimiser steps of a round. More send fewer bytes per step, but sites drift further apart meanwhile; 10 to 20 did
@@ -35,7 +39,7 @@ class CommonRule(StrictModel):
     def _keys_are_of_this_mode(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping):
             return raw
-        for other in (LedgerRule, PushSumRule):
+        for other in (LedgerRule, PushSumRule, SealedRule):
             foreign = sorted(key for key in raw if key in other.model_fields and key not in cls.model_fields)
             if foreign:
                 mode = other.model_fields["mode"].default
@@ -44,6 +48,10 @@ class CommonRule(StrictModel):
 
     def pace_problem(self, pace: PaceRule) -> str:
         """Why these settings do not go with that pace, in words; empty when they do."""
+        return ""
+
+    def roster_problem(self, sites: int) -> str:
+        """Why these settings do not go with so many sites, in words; empty when they do."""
         return ""
 
 
@@ -105,17 +113,49 @@ class PushSumRule(CommonRule):
         )
 
 
+class SealedRule(CommonRule):
+    """Mode `sealed`: only sums of groups are ever opened (docs/sealed.md)."""
+
+    mode: Literal["sealed"] = "sealed"
+    min_group: Annotated[int, pydantic.Field(ge=4, le=16)] = 5
+    """Fewest sites that make a round. With fewer ready, the federation waits; it never falls back to clear entries."""
+    min_sum: Annotated[int, pydantic.Field(ge=3, le=16)] = 4
+    """Fewest sites in a sum that is opened."""
+    pattern: Annotated[float, pydantic.Field(ge=0.01, le=1.0)] = 0.25
+    """Part of the values that a round sends, at random places. A quarter learns about as well as all, in a quarter of
+    the bytes."""
+    levels: Annotated[int, pydantic.Field(ge=1, le=127)] = 7
+    """Of a value on either side of zero. More cost bits, and let one site move a sum further."""
+
+    @pydantic.model_validator(mode="after")
+    def _sum_fits_group(self) -> SealedRule:
+        if self.min_sum > self.min_group:
+            raise ValueError(f"min_sum ({self.min_sum}) is above min_group ({self.min_group})")
+        return self
+
+    def roster_problem(self, sites: int) -> str:
+        """As `CommonRule.roster_problem`."""
+        if self.min_group <= sites <= MAX_SEALED_SITES:
+            return ""
+        return (
+            f"mode sealed takes averaging.min_group ({self.min_group}) to {MAX_SEALED_SITES} sites, and {sites} are "
+            "listed"
+        )
+
+
 def _mode_of(value: Any) -> str | None:
     mode = value.get("mode", "ledger") if isinstance(value, Mapping) else getattr(value, "mode", None)
     return mode if isinstance(mode, str) else None
 
 
 AveragingRule: TypeAlias = Annotated[
-    Annotated[LedgerRule, pydantic.Tag("ledger")] | Annotated[PushSumRule, pydantic.Tag("pushsum")],
+    Annotated[LedgerRule, pydantic.Tag("ledger")]
+    | Annotated[PushSumRule, pydantic.Tag("pushsum")]
+    | Annotated[SealedRule, pydantic.Tag("sealed")],
     pydantic.Discriminator(
         _mode_of,
         custom_error_type="averaging_mode",
-        custom_error_message="'mode' must be 'ledger' or 'pushsum'",
+        custom_error_message="'mode' must be 'ledger', 'pushsum' or 'sealed'",
     ),
 ]
 """The settings of one mode; `mode` says which."""

@@ -97,6 +97,12 @@ class Charter(StrictModel):
             raise ValueError(problem)
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _sites_fit_averaging(self) -> Charter:
+        if problem := self.averaging.roster_problem(len(self.sites)):
+            raise ValueError(problem)
+        return self
+
     @property
     def ledger(self) -> LedgerRule:
         """The settings of mode `ledger`.

@@ -69,6 +69,10 @@ class SimulatedCharter(Charter):
     def _enough_sites_to_start(self) -> SimulatedCharter:
         return self  # `Simulation` checks this, which knows the sites
 
+    @pydantic.model_validator(mode="after")
+    def _sites_fit_averaging(self) -> SimulatedCharter:
+        return self  # the same
+
 
 class Simulation(StrictModel):
     """One simulated federation."""
@@ -93,6 +97,8 @@ class Simulation(StrictModel):
             raise ValueError(
                 f"charter.pace.start_sites is {self.charter.pace.start_sites}, but sites.names lists {len(names)}"
             )
+        if problem := self.charter.averaging.roster_problem(len(names)):
+            raise ValueError(f"charter.averaging: {problem}")
         return self
 
     @property

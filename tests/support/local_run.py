@@ -47,20 +47,27 @@ SETTINGS: dict[str, Any] = {
 
 
 def small_federation(
-    out: Path, entry_limit: int, steps_per_entry: int, addresses: tuple[str, ...] = (), **averaging: Any
+    out: Path,
+    entry_limit: int,
+    steps_per_entry: int,
+    addresses: tuple[str, ...] = (),
+    names: tuple[str, ...] = SITES,
+    **averaging: Any,
 ) -> LocalFederation:
-    """Three sites with their files written; nothing is started. A step takes about 4 ms on a free core.
+    """Sites with their files written; nothing is started. A step takes about 4 ms on a free core.
 
-    `averaging`: further keys of the charter's section of that name.
+    `names`: of the sites; `averaging`: further keys of the charter's section of that name.
     """
     settings = {**SETTINGS, "charter": {**SETTINGS["charter"]}}
+    settings["sites"] = {**SETTINGS["sites"], "names": names}
+    settings["charter"]["pace"] = {"start_sites": len(names)}
     settings["charter"]["averaging"] = {
         "entry_limit": entry_limit,
         "steps_per_entry": steps_per_entry,
         **averaging,
     }
     simulation = Simulation.model_validate(settings)
-    *parts, scored = write_solubility(out, [COMPOUNDS] * len(SITES), SCORED)
+    *parts, scored = write_solubility(out, [COMPOUNDS] * len(names), SCORED)
     reference = reference_hash(simulation.charter.features)
     return create_federation(simulation, out, parts, scored, reference, addresses=addresses)
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.averaging import SealedRule
+from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds.settings import SETTLE_US
+from kmel_p2p.core.sealed.levels import first_exponent
+from kmel_p2p.core.sealed.sums import SumLog
 from kmel_p2p.core.types import SECOND, Micros
 
 
@@ -23,6 +31,8 @@ class SealedRules:
         entry_limit: sums of a run.
         steps_per_entry: optimiser steps of a round.
         weight_cap: largest weight, as a multiple of the equal part.
+        pattern: part of the values that a round sends.
+        exponent: of the first step.
         max_lead, patience: of the charter's pace.
     """
 
@@ -35,8 +45,36 @@ class SealedRules:
     entry_limit: int
     steps_per_entry: int
     weight_cap: float
+    pattern: float = 0.25
+    exponent: int = -10
     max_lead: int = 4
     patience: int = 0
+
+    @classmethod
+    def of(cls, charter: Charter) -> SealedRules:
+        """The rules of a charter of this mode."""
+        rule, training = charter.averaging, charter.training
+        if not isinstance(rule, SealedRule):
+            raise Bug("the charter's averaging mode is not sealed")
+        return cls(
+            charter_id=charter.id,
+            roster=tuple(charter.roster),
+            start_sites=charter.start_sites,
+            min_group=rule.min_group,
+            min_sum=rule.min_sum,
+            levels=rule.levels,
+            entry_limit=rule.entry_limit,
+            steps_per_entry=rule.steps_per_entry,
+            weight_cap=rule.weight_cap,
+            pattern=rule.pattern,
+            exponent=first_exponent(training.learning_rate, rule.steps_per_entry, rule.min_group),
+            max_lead=charter.pace.max_lead,
+            patience=charter.pace.patience,
+        )
+
+    def empty_log(self, base: NDArray[np.float32]) -> SumLog:
+        """The sums before the first one. `base`: initial trunk, float32[d]."""
+        return SumLog(self.charter_id, base, self.pattern, self.levels, self.exponent)
 
 
 @dataclass(frozen=True, slots=True)

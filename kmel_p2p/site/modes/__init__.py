@@ -8,8 +8,9 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.site.modes.ledger import LedgerMode
 from kmel_p2p.site.modes.mode import Notes, OwnWork, SiteMode
 from kmel_p2p.site.modes.pushsum import PushSumMode
+from kmel_p2p.site.modes.sealed import SealedMode
 
-MODES: Mapping[str, SiteMode] = {mode.name: mode for mode in (LedgerMode(), PushSumMode())}
+MODES: Mapping[str, SiteMode] = {mode.name: mode for mode in (LedgerMode(), PushSumMode(), SealedMode())}
 
 __all__ = ["MODES", "Notes", "OwnWork", "SiteMode", "mode_of"]
 
