@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
 import json
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,15 @@ from kmel_p2p.cli.options import FILE, progress_bar
 from kmel_p2p.cli.structure_input import input_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kmel_p2p.agreement.features import FeatureRule
-    from kmel_p2p.chem.read.structure_file import InputForm
-    from kmel_p2p.cli.structure_input import Table
+    from kmel_p2p.chem.read.structure_file import InputForm, RowBlock, StructureFile
 
 COLUMNS = ("kmel_standardised", "kmel_identity", "kmel_changes", "kmel_reason")
+BLOCK = 4096
+"""Rows held at once, beside those that other processes work on."""
+
 CHUNK = 256
 
 
@@ -66,36 +70,69 @@ def standardise(
     """
     from kmel_p2p.agreement.errors import DataError
     from kmel_p2p.agreement.features import FeatureRule
-    from kmel_p2p.chem.structures.parallel import map_chunks, usable_cores
-    from kmel_p2p.cli.structure_input import read_input
-    from kmel_p2p.files import write_whole
+    from kmel_p2p.cli.structure_input import open_input
 
     policy = FeatureRule.model_validate({"stereo": stereo, "tautomers": tautomers, "mixtures": mixtures})
-    table = read_input(source, form)
-    taken = [name for name in COLUMNS if name in table.header]
+    file = open_input(source, form)
+    taken = [name for name in COLUMNS if name in file.header]
     if taken and not as_json:
         raise DataError(f"the input has the column {taken[0]!r} already; rename or remove it")
-    smiles = [row[table.smiles_at] for row in table.rows]
-    found: dict[int, list[dict[str, Any]]] = {}
-    done = 0
-    with progress_bar("structures", False) as progress:
-        work = functools.partial(standardise_chunk, policy=policy)
-        for index, part in map_chunks(work, smiles, chunk=CHUNK, workers=usable_cores()):
-            found[index] = part
-            done += len(part)
-            progress(done, len(smiles))
-    rows = [row for index in sorted(found) for row in found[index]]
-    for at, reason in table.refused.items():
-        rows[at]["reason"] = reason
-    text = _json(table, rows) if as_json else _csv(table, rows)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        write_whole(output, text.encode(), mode=0o644)
-    refused = sum(1 for row in rows if row["reason"])
-    click.echo(f"{len(rows) - refused} of {len(rows)} structures standardised, {refused} refused", err=True)
-    for change, count in _counts(rows).most_common():
+    changes: Counter[str] = Counter()
+    refused = 0
+    with _output(output) as write, progress_bar("structures", False) as progress:
+        written = (_Json if as_json else _Csv)(file.header, write)
+        for block, rows in _standardised(file, policy, progress):
+            for cells, row in zip(block.rows, rows, strict=True):
+                written.add(cells, row)
+                changes.update(list(dict.fromkeys(change["kind"] for change in row["changes"])))
+                refused += bool(row["reason"])
+        written.end(changes, refused)
+    click.echo(f"{file.count - refused} of {file.count} structures standardised, {refused} refused", err=True)
+    for change, count in changes.most_common():
         click.echo(f"{count} rows: {change}", err=True)
+
+
+def _standardised(
+    file: StructureFile, policy: FeatureRule, progress: Callable[[int, int], None]
+) -> Iterator[tuple[RowBlock, list[dict[str, Any]]]]:
+    """Block by block, so that memory does not grow with the file."""
+    from kmel_p2p.chem.structures.parallel import map_blocks, usable_cores
+
+    taken: deque[RowBlock] = deque()
+    total = 0
+
+    def structures() -> Iterator[list[str]]:
+        for block in file.blocks(0, file.count, BLOCK):
+            taken.append(block)
+            yield [row[file.smiles_at] for row in block.rows]
+
+    def done(count: int) -> None:
+        nonlocal total
+        total += count
+        progress(total, file.count)
+
+    work = functools.partial(standardise_chunk, policy=policy)
+    for parts in map_blocks(work, structures(), chunk=CHUNK, workers=usable_cores(), done=done):
+        block, rows = taken.popleft(), [row for part in parts for row in part]
+        for at, reason in block.refused.items():
+            rows[at]["reason"] = reason
+        yield block, rows
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Writes text to standard output, or to a file that is there whole or not at all."""
+    from kmel_p2p.files import whole_file
+
+    if path is None:
+        yield lambda text: click.echo(text, nl=False)
+        return
+    with whole_file(path, mode=0o644) as handle:
+
+        def write(text: str) -> None:
+            handle.write(text.encode())
+
+        yield write
 
 
 def standardise_chunk(smiles: Sequence[str], policy: FeatureRule) -> list[dict[str, Any]]:
@@ -117,28 +154,41 @@ def standardise_chunk(smiles: Sequence[str], policy: FeatureRule) -> list[dict[s
     return rows
 
 
-def _counts(rows: Sequence[dict[str, Any]]) -> Counter[str]:
-    """Rows by kind of change."""
-    return Counter(kind for row in rows for kind in dict.fromkeys(change["kind"] for change in row["changes"]))
+class _Csv:
+    """The table of the input with four columns more."""
 
+    def __init__(self, header: Sequence[str], write: Callable[[str], None]) -> None:
+        self._write = write
+        self._line([*header, *COLUMNS])
 
-def _csv(table: Table, rows: Sequence[dict[str, Any]]) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(cell, [*table.header, *COLUMNS]))
-    for cells, row in zip(table.rows, rows, strict=True):
+    def _line(self, cells: Sequence[str]) -> None:
+        out = io.StringIO(newline="")
+        csv.writer(out, lineterminator="\n").writerow(map(cell, cells))
+        self._write(out.getvalue())
+
+    def add(self, cells: Sequence[str], row: Mapping[str, Any]) -> None:
+        """A row of the input, and what became of its structure."""
         changes = "; ".join(": ".join(filter(None, change.values())) for change in row["changes"])
-        writer.writerow(map(cell, [*cells, row["standardised"], row["identity"], changes, row["reason"]]))
-    return out.getvalue()
+        self._line([*cells, row["standardised"], row["identity"], changes, row["reason"]])
+
+    def end(self, changes: Counter[str], refused: int) -> None:
+        """Nothing stands below the rows."""
 
 
-def _json(table: Table, rows: Sequence[dict[str, Any]]) -> str:
-    document = {
-        "counts": dict(_counts(rows).most_common()),
-        "refused": sum(1 for row in rows if row["reason"]),
-        "rows": [
-            {"input": dict(zip(table.header, cells, strict=True)), **row}
-            for cells, row in zip(table.rows, rows, strict=True)
-        ],
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+class _Json:
+    """`rows`, then `counts` of changes and how many were `refused`."""
+
+    def __init__(self, header: Sequence[str], write: Callable[[str], None]) -> None:
+        self._header, self._write, self._before = header, write, "\n"
+        write('{\n "rows": [')
+
+    def add(self, cells: Sequence[str], row: Mapping[str, Any]) -> None:
+        """A row of the input, and what became of its structure."""
+        text = json.dumps({"input": dict(zip(self._header, cells, strict=True)), **row}, ensure_ascii=False)
+        self._write(f"{self._before}  {text}")
+        self._before = ",\n"
+
+    def end(self, changes: Counter[str], refused: int) -> None:
+        """What the rows come to."""
+        counts = json.dumps(dict(changes.most_common()), ensure_ascii=False)
+        self._write(f'\n ],\n "counts": {counts},\n "refused": {refused}\n}}\n')

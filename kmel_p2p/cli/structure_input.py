@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,21 +13,6 @@ if TYPE_CHECKING:
     from kmel_p2p.chem.read.structure_file import InputForm, StructureFile
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of equal length under a header.
-
-    Attributes:
-        smiles_at: column of structures.
-        refused: row -> why its structure could not be read, where the cell itself does not show it.
-    """
-
-    header: list[str]
-    rows: list[list[str]]
-    smiles_at: int
-    refused: dict[int, str] = field(default_factory=dict)
 
 
 def input_options(command: Command) -> Command:
@@ -85,16 +69,3 @@ def open_input(source: Path, form: InputForm) -> StructureFile:
     if str(source) != "-":
         return StructureFile(InputFile(source), form)
     return StructureFile(click.get_current_context().with_resource(standard_input()), form)
-
-
-def read_input(source: Path, form: InputForm) -> Table:
-    """All of `source` at once.
-
-    Raises:
-        DataError, ConfigError: as `StructureFile`.
-    """
-    file = open_input(source, form)
-    blocks = list(file.blocks(0, file.count, max(1, file.count)))
-    rows = [row for block in blocks for row in block.rows]
-    refused = {at: reason for block in blocks for at, reason in block.refused.items()}
-    return Table(file.header, rows, file.smiles_at, refused)

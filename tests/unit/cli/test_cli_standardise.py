@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kmel_p2p.chem.structures import parallel
+from kmel_p2p.cli import standardise as cli_standardise
 from kmel_p2p.cli.exits import ExitCode
 from tests.support.cli_harness import Run
 
@@ -60,14 +61,50 @@ def test_a_table_with_such_a_column_is_refused(run: Run, tmp_path: Path) -> None
 
 def test_no_more_processes_than_cores_that_may_be_used(run: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    plain = parallel.map_chunks
+    plain = parallel.map_blocks
 
-    def map_chunks(work: Any, items: Any, *, chunk: int, workers: int) -> Any:
+    def map_blocks(work: Any, blocks: Any, *, workers: int, **further: Any) -> Any:
         asked.append(workers)
-        return plain(work, items, chunk=chunk, workers=1)
+        return plain(work, blocks, workers=1, **further)
 
-    monkeypatch.setattr(parallel, "map_chunks", map_chunks)
+    monkeypatch.setattr(parallel, "map_blocks", map_blocks)
     monkeypatch.setattr(parallel, "usable_cores", lambda: 3)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     run("standardise", path)
     assert asked == [3]
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_file_is_worked_on_block_by_block(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    monkeypatch.setattr(cli_standardise, "BLOCK", 3)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 1)
+    path, out = tmp_path / "table.csv", tmp_path / "out"
+    path.write_text("smiles,n\n" + "".join(f"{'C' * at}CO,{at}\n" for at in range(8)) + "no,8\n")
+    done = run("standardise", path, "-o", out, *option)
+    assert "8 of 9 structures standardised, 1 refused" in done.err
+    if option:
+        document = json.loads(out.read_text())
+        rows = [{**row["input"], "kmel_standardised": row["standardised"]} for row in document["rows"]]
+        assert (document["refused"], document["counts"]) == (1, {})
+    else:
+        rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [row["n"] for row in rows] == [str(at) for at in range(9)]
+    assert [row["kmel_standardised"] for row in rows] == [*(f"{'C' * at}CO" for at in range(8)), ""]
+
+
+def test_a_failure_leaves_no_half_written_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_standardise, "BLOCK", 1)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 1)
+    path, out = tmp_path / "table.csv", tmp_path / "out.csv"
+    path.write_text(TABLE)
+    out.write_text("former\n")
+
+    def changes(*given: Any, **further: Any) -> Any:
+        path.write_text(TABLE + "CCO,5\n")
+        return []
+
+    monkeypatch.setattr(cli_standardise, "standardise_chunk", changes)
+    assert run("standardise", path, "-o", out).code != 0
+    assert out.read_text() == "former\n"
