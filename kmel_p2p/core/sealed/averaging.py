@@ -18,7 +18,7 @@ from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import End, Move, RoundState, Wait
 from kmel_p2p.core.sealed.ballots import quorum_of
-from kmel_p2p.core.sealed.catching_up import Certificates, continued
+from kmel_p2p.core.sealed.catching_up import Certificates
 from kmel_p2p.core.sealed.conversation import Conversation
 from kmel_p2p.core.sealed.events import (
     AccusationRecord,
@@ -259,7 +259,7 @@ class SealedAveraging(RoundMachine):
             return True
         fetched = self._talk.fetched(agreed, now)
         if fetched:
-            self._finish(continued(self.log, fetched, agreed), agreed.round, "")
+            self._finish(list(fetched), agreed.round, "")
         return bool(fetched)
 
     def _finish(self, entries: list[SumEntry], last: int, reason: str) -> None:

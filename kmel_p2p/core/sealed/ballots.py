@@ -81,6 +81,12 @@ class Ballots:
         """Whether it is not a second set: a site votes for one in a round."""
         return choice == VOID or all(voted in (VOID, choice) for voted in self._voted.values())
 
+    @property
+    def has_more_than_can_lie(self) -> bool:
+        """Whether an honest site has voted in the present ballot."""
+        voted = set().union(*self._closes[self.ballot].values()) if self.ballot in self._closes else set()
+        return len(voted) > self._sites - self.quorum
+
     def must_vote(self) -> bytes | None:
         """The vote that follows from earlier ballots; None: the site is free."""
         locked = max(

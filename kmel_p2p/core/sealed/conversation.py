@@ -9,10 +9,11 @@ from typing import Protocol
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Effect, Message, Send
+from kmel_p2p.core.effects import Effect, Emit, Message, Send
 from kmel_p2p.core.rounds.contract import Members, Phase
 from kmel_p2p.core.sealed import exchange
-from kmel_p2p.core.sealed.catching_up import Certificates
+from kmel_p2p.core.sealed.catching_up import Certificates, continued
+from kmel_p2p.core.sealed.events import SealRefused
 from kmel_p2p.core.sealed.messages import (
     MAX_PAST,
     SealClose,
@@ -30,7 +31,7 @@ from kmel_p2p.core.sealed.messages import (
 from kmel_p2p.core.sealed.present import Present
 from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
 from kmel_p2p.core.sealed.sealed_round import NotYet, Said, SealedRound
-from kmel_p2p.core.sealed.sums import SumLog
+from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 
 ASK_AGAIN_US: Micros = 2 * SECOND
@@ -81,6 +82,9 @@ class Conversation:
         self._early: deque[tuple[SiteKey, Said]] = deque(maxlen=8 * len(rules.roster))
         self._past: list[bytes] = []
         """Sums above those that this site holds, in order, as one site gave them."""
+        self._giver: SiteKey | None = None
+        self._unfit: set[SiteKey] = set()
+        """Sites that gave sums which do not stand."""
 
     # ---- speaking -----------------------------------------------------------------------------------------------
 
@@ -158,23 +162,32 @@ class Conversation:
                 case SealWant():
                     self._on_want(sender, message, now)
                 case SealPast():
-                    self._on_past(message)
+                    self._on_past(sender, message)
         except WireError as error:
             return str(error)
         return ""
 
-    def fetched(self, agreed: SealSum, now: Micros) -> Sequence[bytes]:
-        """Sums up to what was agreed on, of a site that holds them; empty: asked for."""
+    def fetched(self, agreed: SealSum, now: Micros) -> Sequence[SumEntry]:
+        """Sums up to what was agreed on, which lead to it; empty: asked for."""
         number = self._site.log.number
         if len(self._past) >= agreed.number - number:
             past, self._past = self._past, []
-            return past
+            try:
+                return continued(self._site.log, past, agreed)
+            except WireError as error:
+                if self._giver is not None:
+                    self._outbox.append(Emit(SealRefused(self._giver, str(error))))
+                    self._unfit.add(self._giver)
         if now >= self._asked.get(b"", 0):
             holders = [site for site in self._site.certificates.holders(agreed) if site in self._alive()]
-            if holders:
+            fit = [site for site in holders if site not in self._unfit] or holders
+            if fit:
+                # Of one giver alone: sums of two do not mix.
+                if self._giver not in fit or now >= self._asked.get(b"", now + 1):
+                    self._giver, self._past = self._rng.choice(fit), []
                 self._asked[b""] = now + ASK_AGAIN_US
                 first = number + 1 + len(self._past)
-                self._outbox.append(Send(self._rng.choice(holders), SealWant(self._site.present.at.number, b"", first)))
+                self._outbox.append(Send(self._giver, SealWant(self._site.present.at.number, b"", first)))
         return ()
 
     def _on_said(self, sender: SiteKey, said: Said) -> None:
@@ -218,7 +231,8 @@ class Conversation:
                     self._outbox.append(Send(sender, SealWant(number, site, 0)))
 
     def _on_want(self, sender: SiteKey, want: SealWant, now: Micros) -> None:
-        if not self._may_answer(sender, want.author or b"past", now):
+        known = want.author in self._rules.roster or (not want.author and want.number > 0)
+        if not known or not self._may_answer(sender, want.author or b"past", now):
             return
         if want.number:
             sums: list[bytes] = []
@@ -235,10 +249,10 @@ class Conversation:
             if at is not None and at.number == want.round and SiteKey(want.author) in at.sealed:
                 self._outbox.append(Send(sender, at.sealed[SiteKey(want.author)], Lane.BULK))
 
-    def _on_past(self, past: SealPast) -> None:
-        if past.first == self._site.log.number + 1 + len(self._past) and b"" in self._asked:
+    def _on_past(self, sender: SiteKey, past: SealPast) -> None:
+        if sender == self._giver and past.first == self._site.log.number + 1 + len(self._past):
             self._past.extend(past.sums)
-            del self._asked[b""]
+            self._asked.pop(b"", None)
 
     def _has_other_votes(self, told: SealHave) -> bool:
         """Whether that site holds other votes of the round before than this one."""

@@ -176,7 +176,7 @@ class SealedRound:
         return True
 
     def _take_close(self, said: SealClose) -> bool:
-        choice, held = said.choice, self.closes.setdefault((said.ballot, said.author), {})
+        choice, held = said.choice, self.closes.get((said.ballot, said.author), {})
         if choice in held or len(held) > 1:
             return False
         sites = [sent.site for sent in said.included]
@@ -189,14 +189,14 @@ class SealedRound:
             sets = [each for each in earlier.values() if author == said.author and each.included]
             if said.included and any(each.choice != choice for each in sets):
                 self._accuse(said.author, "votes for two sets of vectors in one round", sets[0], said)
-        held[choice] = said
+        self.closes.setdefault((said.ballot, said.author), held)[choice] = said
         self._included.setdefault(choice, said.included)
         self._of_open.setdefault(choice, said.open)
         self.ballots.close(said.ballot, said.author, choice)
         return True
 
     def _take_reveal(self, said: SealReveal) -> bool:
-        held = self.reveals.setdefault((said.ballot, said.author), {})
+        held = self.reveals.get((said.ballot, said.author), {})
         if said.choice in held or len(held) > 1:
             return False
         self._verify(said)
@@ -207,7 +207,7 @@ class SealedRound:
             sets = [each for each in earlier.values() if author == said.author and each.choice != VOID]
             if said.choice != VOID and any(each.choice != said.choice for each in sets):
                 self._accuse(said.author, "reveals for two sets of vectors in one round", sets[0], said)
-        held[said.choice] = said
+        self.reveals.setdefault((said.ballot, said.author), held)[said.choice] = said
         self.ballots.reveal(said.ballot, said.author, said.choice)
         return True
 

@@ -88,7 +88,8 @@ class Voting:
         proposed = at.proposed()
         if proposed is not None and (not proposed.included or at.is_backed(proposed.choice)):
             return proposed.included
-        if (closable or at.closes) and self._vote_by_us is None:
+        # One site's early vote hurries nobody: it may lie.
+        if (closable or at.ballots.has_more_than_can_lie) and self._vote_by_us is None:
             self._vote_by_us = now + self._settings.vote_us
         return () if self._vote_by_us is not None and now >= self._vote_by_us else None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.sealed import averaging as averaging_module
 from kmel_p2p.core.sealed import masking
@@ -21,6 +22,7 @@ from kmel_p2p.core.sealed.messages import (
     Sealed,
     SealKey,
     SealOpen,
+    SealPast,
     SealReveal,
     SealSum,
     signed,
@@ -449,6 +451,47 @@ def test_one_lying_site_cannot_make_the_others_believe_in_a_sum() -> None:
         mesh._deliver(0, n, mesh.wire.encode(said))
     run(mesh)
     assert mesh.site(1).log.number == 2
+
+
+def test_a_site_that_gives_wrong_sums_is_named_and_another_one_asked() -> None:
+    mesh = Mesh(6, entry_limit=6)
+    mesh.run(lambda: mesh.site(0).log.number >= 1, 60 * SECOND)
+    mesh.crash(4)
+    mesh.run(lambda: mesh.site(0).log.number >= 4, 200 * SECOND)
+    mesh.tamper = lambda n, to, m: replace(m, sums=m.sums[::-1]) if isinstance(m, SealPast) and n < 3 else m
+    mesh.start(4)
+    run(mesh)
+    named = {event.sender for n, event in mesh.seen(SealRefused) if n == 4}
+    assert named <= {mesh.keys[n] for n in range(3)}
+
+
+def test_one_early_vote_hurries_nobody(account) -> None:
+    """A vote for nothing, sent when the round opens, does not end it while the others train."""
+    mesh = Mesh(6, entry_limit=3, train_time=lambda site: 20 * SECOND)
+    liar_site = (first_opener(mesh) + 1) % 6
+    early: set[int] = set()
+
+    def hurry(n, to, message):
+        if n == liar_site and isinstance(message, SealKey) and message.author == mesh.keys[n]:
+            early.add(message.round)
+            void = SealClose(mesh.keys[n], message.round, 0, VOID, (), ())
+            sent = mesh.wire.encode(signed(mesh.identities[n], CHARTER_ID, void))
+            mesh.at(mesh.now + SECOND, lambda: mesh._deliver(n, to, sent))
+        return message
+
+    mesh.tamper = hurry
+    honest_agree(mesh, liar_site)
+    assert early
+    assert not [event for n, event in mesh.seen(RoundVoid) if n != liar_site]
+
+
+def test_a_vote_without_a_signature_leaves_no_trace() -> None:
+    mesh = Mesh(5, entry_limit=2)
+    at = mesh.site(1).present.at
+    forged = SealClose(mesh.keys[2], at.number, 9, VOID, (), (), bytes(64))
+    with pytest.raises(WireError, match="without its author's signature"):
+        at.take(forged)
+    assert not at.closes
 
 
 def test_settings_of_the_mesh_are_those_of_the_product_but_faster() -> None:
