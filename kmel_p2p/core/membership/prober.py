@@ -321,12 +321,17 @@ class Prober:
         """Probe in place of `sender`.
 
         Raises:
-            ProtocolError: asked to probe the sender itself, us, or a site outside the roster.
+            ProtocolError: asked to probe the sender itself, or us.
         """
         context = self._context
         target = context.table.by_handle(request.target)
-        if target is None or target is sender:
+        if target is sender or context.key.startswith(request.target):
             raise ProtocolError("asked to probe a site that is not a third member")
+        if target is None:
+            # Blocked here, or an amendment has reached only one of the two sites: nobody did anything wrong.
+            context.counters.facts_about_strangers += 1
+            context.send(sender.key, Nack(request.sequence))
+            return
         if len(self._relays) >= MAX_RELAYS:
             context.counters.relays_refused += 1
             context.send(sender.key, Nack(request.sequence))

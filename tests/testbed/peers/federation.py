@@ -147,7 +147,7 @@ class PeerFederation:
         if life is None or not life.trainer_is_up:
             return
         life.trainer_is_up = False
-        number, life.open_round = life.open_round, None
+        number, life.training = life.training, None
         self.command(site, Unready("killed") if number is None else RoundFailed(number, "killed"))
         self._later(PREPARATION, site, partial(self._prepared, site))
 
@@ -243,10 +243,10 @@ class PeerFederation:
             return
         match event:
             case RoundOpened(number=number, steps=steps):
-                life.open_round = number
+                life.open_round = life.training = number
                 self._later(steps * site.step_us, site, partial(self._trained, site, event))
             case RoundCommitted() | RoundAbandoned():
-                life.open_round = None
+                life.open_round = life.training = None
             case RunComplete():
                 self._later(MODELS_TAKE, site, partial(self._models_written, site))
             case LeaveFinished():
@@ -255,8 +255,9 @@ class PeerFederation:
 
     def _trained(self, site: PeerSite, opened: RoundOpened) -> None:
         life = site.life
-        if life is None or life.open_round != opened.number or not life.trainer_is_up:
+        if life is None or life.training != opened.number:
             return
+        life.training = None
         self.command(site, site.train(opened, life.number))
 
     def _models_written(self, site: PeerSite) -> None:

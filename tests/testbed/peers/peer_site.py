@@ -57,6 +57,9 @@ class Life:
     orders: OrderBook
     status: StatusBuilder
     open_round: int | None = None
+    """Not committed yet."""
+    training: int | None = None
+    """The round that the trainer is at."""
     trainer_is_up: bool = True
     bad_messages: Counter[SiteKey] = field(default_factory=Counter)
     leaving: bool = False

@@ -45,6 +45,7 @@ KEYS = {
         *("logd_change_vs_best_local_pct", "cross_silo_change_vs_best_local_pct"),
     },
     "soak": {"rss_over_accumulator", "rss_slope_mb_per_hour", "files_slope_per_hour", "messages_lost_share"},
+    "schedules": {"seeds", "violations", "marks_missed", "longest_liveness_s", "seeds_per_minute"},
     "spread": {"rounds_mean", "bodies_per_receiver", "lossy_rounds_mean", "eager_author_share"},
     "structures": {"cases", "wrong", "identity_changed", "structures", "changed"},
     "tdc": {"splits", "beats_rdkit2d", "beats_chemprop", "kept_of_all_pct"},
