@@ -325,7 +325,7 @@ class LedgerAveraging(RoundMachine):
         if fetcher.active:
             return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, "snapshot")
         training = self._those_in(Phase.TRAINING)
-        missing, until_us = self._catching_up(len(training), now)
+        missing, until_us = self._catching_up(now)
         if missing:
             reason = f"catching up: {missing} entries of the others are not here yet"
             return Wait(reason, self.antientropy.ahead(), until_us, "catching up")
@@ -334,21 +334,21 @@ class LedgerAveraging(RoundMachine):
         number = self.publisher.next_number - 1
         return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)
 
-    def _catching_up(self, training: int, now: Micros) -> tuple[int, Micros]:
-        """Entries missing here, if that is more than pace explains and they come in, else 0; until when at most."""
+    def _catching_up(self, now: Micros) -> tuple[int, Micros]:
+        """Entries missing here, if of any author that is more than pace explains and they come in, else 0; until when
+        at most."""
         entries = sum(self.ledger.vector.values())
         if entries != self._grew[0]:
             self._grew = (entries, now)
-        usual = 2 * self._charter.pace.max_lead * (1 + training)
-        behind = self.antientropy.behind
-        if behind <= usual:
+        behind = self.antientropy.behind.values()
+        if max(behind, default=0) <= 2 * self._charter.pace.max_lead:
             self._behind_since_us = None
             return 0, now
         if self._behind_since_us is None:
             self._behind_since_us = now
         settings = self._settings
         until_us = min(self._grew[1] + settings.catch_up_us, self._behind_since_us + settings.catch_up_limit_us)
-        return (behind if now < until_us else 0), until_us
+        return (sum(behind) if now < until_us else 0), until_us
 
     def _those_in(self, phase: Phase) -> list[SiteKey]:
         """Alive sites in this phase, without us and without those whose log has ended or that are suspended."""

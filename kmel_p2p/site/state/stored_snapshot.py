@@ -13,7 +13,7 @@ import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
-from kmel_p2p.core.ledger.snapshot.snapshot import PREFIX_BYTES, Snapshot, assemble, meta_length
+from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, PREFIX_BYTES, Snapshot, assemble, meta_length
 from kmel_p2p.files import write_whole
 
 PATTERN = "snapshot-*.kmls*"
@@ -29,10 +29,17 @@ class SnapshotFiles:
         """Write a snapshot durably; returns the file's name.
 
         Raises:
-            ConfigError: the file cannot be written; names it and the reason.
+            ConfigError: the file cannot be written, or could not be read again; names it and the reason.
         """
         name = f"snapshot-{number}.kmls"
-        write_whole(self._directory / name, snapshot.prefix(), snapshot.accumulator.raw())
+        prefix = snapshot.prefix()
+        if len(prefix) > PREFIX_BYTES + MAX_META_BYTES:
+            raise ConfigError(
+                f"{self._directory / name}: not written: headers, proofs and amendments take {len(prefix):,} bytes, "
+                f"more than the {MAX_META_BYTES:,} that are read. Nothing was lost; have the consortium retire the "
+                "sites whose logs were ended, and report this"
+            )
+        write_whole(self._directory / name, prefix, snapshot.accumulator.raw())
         return name
 
     def read(self, name: str) -> Snapshot:

@@ -12,11 +12,9 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, SignedHeader, context_hash
 from kmel_p2p.core.ledger.log.head_table import HeadTable
+from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS, kept_headers
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
-
-KEPT_HEADERS = 1024
-"""Headers kept of one author's compacted entries, to check later entries against."""
 
 
 class Log:
@@ -24,9 +22,9 @@ class Log:
 
     __slots__ = ("_entries", "_headers", "first")
 
-    def __init__(self, headers: Iterable[SignedHeader] = ()) -> None:
-        """Start after `headers`, which are contiguous and chained (none: at the first entry)."""
-        self._headers: deque[SignedHeader] = deque(headers, maxlen=KEPT_HEADERS)
+    def __init__(self, headers: Iterable[SignedHeader] = (), kept: int = KEPT_HEADERS) -> None:
+        """Start after `headers`, which are contiguous and chained (none: at the first entry); keep so many of them."""
+        self._headers: deque[SignedHeader] = deque(headers, maxlen=kept)
         self._entries: list[Entry] = []
         self.first = self._headers[-1].number + 1 if self._headers else 1
 
@@ -70,6 +68,11 @@ class Log:
         """Every header that is held, oldest first."""
         yield from self._headers
         yield from self._entries
+
+    def keep(self, kept: int) -> None:
+        """Keep so many headers of compacted entries from now on."""
+        if kept != self._headers.maxlen:
+            self._headers = deque(self._headers, maxlen=kept)
 
     def append(self, entry: Entry) -> None:
         """Add the next entry.
@@ -130,12 +133,13 @@ class AcceptedLogs:
         self._payloads: dict[bytes, tuple[SiteKey, int]] = {}
         """Payload hash -> author and number of an applied entry that has it."""
         self._table = HeadTable(order)
+        self._kept = kept_headers(len(order))
 
     @classmethod
     def following(cls, headers: Mapping[SiteKey, Sequence[SignedHeader]], order: RosterOrder) -> AcceptedLogs:
         """Logs that go on after these headers, each author's oldest first."""
         accepted = cls(order)
-        accepted.logs = {key: Log(held) for key, held in headers.items()}
+        accepted.logs = {key: Log(held, accepted._kept) for key, held in headers.items()}
         for held in headers.values():
             for header in held:
                 accepted._table.holds(header)
@@ -150,6 +154,9 @@ class AcceptedLogs:
     def grow(self, order: RosterOrder) -> None:
         """An amendment came into force: go on with an order that begins like the present one."""
         self._table.grow(order)
+        self._kept = kept_headers(len(order))
+        for log in self.logs.values():
+            log.keep(self._kept)
 
     # ---- logs ---------------------------------------------------------------------------------------------------
 
@@ -175,7 +182,7 @@ class AcceptedLogs:
 
     def log(self, author: SiteKey) -> Log:
         """The log of an author; a new, empty one when there was none."""
-        return self.logs.setdefault(author, Log())
+        return self.logs.setdefault(author, Log(kept=self._kept))
 
     def head(self, author: SiteKey) -> int:
         """Number of the author's newest applied entry; 0 when none."""

@@ -13,9 +13,10 @@ from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.harm.vote import HarmVote, VoteBook, first_counts
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
-from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS, AcceptedLogs
+from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
+from kmel_p2p.core.ledger.log.kept_headers import fitting
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.log.waiting import WaitingRoom
 from kmel_p2p.core.ledger.log.withdrawing import withdraw
@@ -24,7 +25,7 @@ from kmel_p2p.core.ledger.rules.payload import CachingDecoder, Decoder
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of, fork_of, prove
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_origin, head_cap, norm_bound_squared
-from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, digest_context, standing
+from kmel_p2p.core.ledger.snapshot.snapshot import SNAPSHOT_HEADERS_BYTES, Snapshot, digest_context, standing
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 from kmel_p2p.core.types import Vector
 from kmel_p2p.delta.sparse import SparseDelta
@@ -119,14 +120,12 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """The present state, copied."""
-        kept = {
-            key: tuple(log.headers())[-KEPT_HEADERS:] for key, log in sorted(self.accepted.logs.items()) if log.head
-        }
+        headers = {key: tuple(log.headers()) for key, log in sorted(self.accepted.logs.items()) if log.head}
         evidence = tuple(self.faults[key].evidence for key in sorted(self.faults))
         documents = self.constitution.documents if self.constitution is not None else ()
         return Snapshot(
             charter_id=self.rules.charter_id,
-            headers=kept,
+            headers=fitting(headers, SNAPSHOT_HEADERS_BYTES),
             evidence=evidence,
             amendments=tuple(document.encode() for document in documents),
             amendment_hash=self.amended_rules.head_hash,

@@ -23,7 +23,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
-from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
+from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS
 from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, continued, decode
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_PARTS_ASKED,

@@ -24,9 +24,9 @@ from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
 from kmel_p2p.core.ledger.harm.vote import MAX_VOTE_BYTES
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
-from kmel_p2p.core.ledger.log.accepted_logs import KEPT_HEADERS
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
+from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS, fitting
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
 from kmel_p2p.core.ledger.rules.validity import context_of
@@ -39,6 +39,9 @@ PREFIX_BYTES = len(MAGIC) + 4
 
 MAX_META_BYTES = 256 * 1024 * 1024
 """Bound on everything but the sum."""
+
+SNAPSHOT_HEADERS_BYTES = MAX_META_BYTES * 3 // 4
+"""What headers may take of it; the rest is for proofs and amendments."""
 
 _VERSION = uint(255)
 _HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
@@ -259,7 +262,7 @@ def advance(
         if entry.number < withdrawn.get(entry.author, entry.number + 1):
             accumulator.add(codec.decode(entry.payload), entry.weight, entry.head_weights)
         headers.setdefault(entry.author, []).append(entry.without_payload())
-    kept = {key: tuple(held[-KEPT_HEADERS:]) for key, held in headers.items()}
+    kept = fitting(headers, SNAPSHOT_HEADERS_BYTES)
     newest = AmendmentDocument.decode(amendments[-1]).amendment.hash if amendments else bytes(HASH_BYTES)
     return Snapshot(
         snapshot.charter_id,

@@ -67,8 +67,8 @@ class AntiEntropy:
         max_payload_bytes: int,
         now: Micros,
     ) -> None:
-        self.behind = 0
-        """Entries missing here, by the site that is furthest ahead; updated now and then."""
+        self.behind: Vector = {}
+        """Author -> entries missing here, by the site that is furthest ahead; updated now and then."""
         self.stuck: set[SiteKey] = set()
         """Authors whose next entry has waited long for something that nobody could supply."""
         self.push = Push(alive, outbox, rng, settings.eager_bytes, settings.fanout, settings.spread_period_us)

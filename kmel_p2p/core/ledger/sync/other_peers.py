@@ -184,8 +184,8 @@ class OtherPeers:
         for key in self._told:
             self._agree(key, now)
 
-    def missing(self) -> int:
-        """Entries missing here that an own round waits for; without logs that cannot go on here.
+    def missing(self) -> Vector:
+        """Author -> entries missing here that an own round waits for; without logs that cannot go on here.
 
         Among three sites or more the log of which most is missing does not count: who is really behind lacks entries
         of everybody, and one author that signed a header which no entries lead to would make everybody wait.
@@ -197,8 +197,9 @@ class OtherPeers:
                 lacking = number - self._ledger.head(author)
                 if lacking > missing.get(author, 0) and author not in stuck:
                     missing[author] = lacking
-        largest = max(missing.values(), default=0) if len(self._ledger.accepted.order) > 2 else 0
-        return sum(missing.values()) - largest
+        if missing and len(self._ledger.accepted.order) > 2:
+            del missing[max(missing, key=missing.__getitem__)]
+        return missing
 
     def ahead(self) -> tuple[SiteKey, ...]:
         """Peers that hold entries which are missing here."""
