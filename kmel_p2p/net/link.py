@@ -15,6 +15,7 @@ from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import SECOND, Lane, Micros
 from kmel_p2p.net.bulk import Bulk
+from kmel_p2p.net.bulk_health import BulkHealth
 from kmel_p2p.net.connection import Connection
 from kmel_p2p.net.connection_failure import NEEDS_OPERATOR, ConnectionFailure
 from kmel_p2p.net.dialler import Dialler
@@ -83,6 +84,7 @@ class Link:
         self.routes = Routes(wiring, key, server_key, boot, dials, self)
         self.transfers = Bulk(wiring, self, budget, ids, audited=audited)
         self._throttle = Throttle()
+        self._bulk_health = BulkHealth(key)
         self._control_seen: Route | None = None
         self._up = False
         self._round_trip_us: Micros | None = None
@@ -98,8 +100,7 @@ class Link:
     def hang_up(self, reason: str) -> None:
         """Close our own connections; the site may still reach us over its own."""
         for dialler in (self.routes.control, self.routes.bulk):
-            connection = dialler.hang_up()
-            if connection is not None:
+            if (connection := dialler.hang_up()) is not None:
                 self._session_over(connection.session)
         self._review(reason)
 
@@ -131,10 +132,8 @@ class Link:
         if self.routes.want_bulk():
             return
         now = self._wiring.clock()
-        recently = (
-            self._open_asked_us is not None and now - self._open_asked_us < self._wiring.settings.backoff_first_us
-        )
-        if not recently and self.send_frame(Open()):
+        asked_us, again_us = self._open_asked_us, self._wiring.settings.backoff_first_us
+        if (asked_us is None or now - asked_us >= again_us) and self.send_frame(Open()):
             self._open_asked_us = now
 
     def renew_bulk(self) -> None:
@@ -371,13 +370,13 @@ class Link:
                 self._send(control, encode(Keepalive(now)))
         for silent in self.routes.inbound.silent(now - settings.silence_us):
             self._inbound_gone(silent, f"nothing heard for {settings.silence_us // SECOND} s on its connection")
-        bulk = self.routes.bulk.connection
         unused = not self.transfers.outbox and self.routes.control.connection is not None
-        if bulk is not None and unused and now - bulk.used_us >= settings.bulk_idle_us:
-            self.routes.bulk.hang_up()
-            self._session_over(bulk.session)
+        if unused and (session := self.routes.idle_bulk(now)) is not None:
+            self._session_over(session)
             self._review("")
         self.transfers.tick(now)
+        if news := self._bulk_health.look(now, self._up, self.transfers.outbox, *self.routes.bulk_state()):
+            self._host.tell(news)
 
     def state(self) -> LinkState:
         """The state of the link, for `status`."""
@@ -397,4 +396,5 @@ class Link:
             queue_bytes=self.transfers.outbox.queued_bytes,
             queue_messages=len(self.transfers.outbox),
             last_error=control.last_error,
+            bulk_problem=self._bulk_health.problem,
         )

@@ -58,6 +58,21 @@ class PeerMisbehaved:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkStuck:
+    """Control messages reach a site, and bulk messages have not for a while: `reason` is for the operator."""
+
+    key: SiteKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkMoves:
+    """What `BulkStuck` told is over: something got through, or the link is down altogether."""
+
+    key: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
 class LinkFault:
     """A defect of ours was caught and the part goes on working; each kind is told once a second, counted always."""
 
@@ -65,7 +80,9 @@ class LinkFault:
     error: BaseException
 
 
-LinkEvent: TypeAlias = LinkChange | DialFailed | AuthRejected | StrangerRefused | PeerMisbehaved | LinkFault
+LinkEvent: TypeAlias = (
+    LinkChange | DialFailed | AuthRejected | StrangerRefused | PeerMisbehaved | BulkStuck | BulkMoves | LinkFault
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +152,8 @@ class LinkState:
     queue_messages: int
     last_error: str
     """For the operator; empty if there was none."""
+    bulk_problem: str = ""
+    """Why bulk messages do not get through although control messages do; empty while they do."""
 
 
 class LinkHost(Protocol):

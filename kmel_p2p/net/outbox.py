@@ -109,6 +109,10 @@ class Outbox:
         self._probed_us = now
         self._renewed = False
         self._first = True
+        self._moved_us = now
+        """When something last got through, or the first message was put after that."""
+        self._gave_up = False
+        """Whether a message was given up since."""
         self.queued_bytes = 0
 
     def __len__(self) -> int:
@@ -126,6 +130,7 @@ class Outbox:
             return None
         if not self._queue:
             self._progress_us = now
+            self._moved_us = self._moved_us if self._gave_up else now
         transfer = BulkTransfer(next(self._ids), data, label, TransferStage.HELD)
         if not held:
             self.release(transfer)
@@ -299,14 +304,20 @@ class Outbox:
         self._renewed = not self._renewed
         if self._renewed:
             return Expiry(renew=True)
+        self._gave_up = True
         return Expiry([self._fail(head, f"no progress for {self._settings.stall_us // SECOND} s")], renew=True)
 
+    def stuck_since(self) -> Micros | None:
+        """Since when nothing has got through although something should; None: nothing waits."""
+        return self._moved_us if self._queue or self._gave_up else None
+
     def _progress(self, now: Micros) -> None:
-        self._progress_us = now
-        self._renewed = False
+        self._progress_us = self._moved_us = now
+        self._renewed = self._gave_up = False
 
     def clear(self, reason: str) -> list[TransferFailure]:
         """Give up everything."""
+        self._gave_up = self._gave_up or bool(self._queue)
         return [self._fail(transfer, reason) for transfer in list(self._queue.values())]
 
     def _fail(self, transfer: BulkTransfer, reason: str) -> TransferFailure:

@@ -79,6 +79,18 @@ class Routes:
             route.cut()
         return route
 
+    def bulk_state(self) -> tuple[bool, str]:
+        """Whether there is a bulk connection, and why our last one ended or could not be opened."""
+        return self.best(Lane.BULK) is not None, self.bulk.last_error
+
+    def idle_bulk(self, now: Micros) -> bytes | None:
+        """End our bulk connection where nothing has gone over it for long; returns its session."""
+        connection = self.bulk.connection
+        if connection is None or now - connection.used_us < self._wiring.settings.bulk_idle_us:
+            return None
+        self.bulk.hang_up()
+        return connection.session
+
     def forgive(self, now: Micros) -> None:
         """Nobody's silence until now counts."""
         if (control := self.control.connection) is not None:

@@ -167,6 +167,8 @@ class Proxy:
         self.delay_s = 0.0
         self.black_hole = False
         """Swallow everything, in both directions, without closing."""
+        self.largest: int | None = None
+        """Swallow what comes in larger pieces at once, as a path does that loses large packets."""
         self.cut_after: int | None = None
         """Reset a connection once it carried this many bytes towards the target; then None again."""
         self.forwarded = 0
@@ -200,7 +202,7 @@ class Proxy:
             while data := await source.read(65536):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                if self.black_hole:
+                if self.black_hole or (self.largest is not None and len(data) > self.largest):
                     continue
                 if inward:
                     self.forwarded += len(data)

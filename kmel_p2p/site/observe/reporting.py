@@ -25,7 +25,16 @@ from kmel_p2p.core.rounds import (
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.core.wire import ForeignCharterError
 from kmel_p2p.net.driver import BadMessage
-from kmel_p2p.net.link_events import AuthRejected, DialFailed, LinkEvent, LinkFault, PeerMisbehaved, StrangerRefused
+from kmel_p2p.net.link_events import (
+    AuthRejected,
+    BulkMoves,
+    BulkStuck,
+    DialFailed,
+    LinkEvent,
+    LinkFault,
+    PeerMisbehaved,
+    StrangerRefused,
+)
 from kmel_p2p.site.modes import SiteMode
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.line_budget import LineBudget
@@ -198,6 +207,12 @@ class Reporter:
             case PeerMisbehaved(key=key, reason=reason, cut=cut):
                 self.activity.alarm(f"misbehaved {self.name(key)}", reason)
                 self.warn("peer misbehaved", remote=self.name(key), reason=reason, cut=cut)
+            case BulkStuck(key=key, reason=reason):
+                self.activity.alarm(f"bulk {self.name(key)}", f"site {self.name(key)}: {reason}")
+                self.warn("bulk stuck", remote=self.name(key), reason=reason)
+            case BulkMoves(key=key):
+                self.activity.clear(f"bulk {self.name(key)}")
+                self.say("bulk moves again", remote=self.name(key))
             case SendFailed(key=key, label=label, reason=reason):
                 self.warn("send failed", remote=self.name(key), kind=label, reason=reason)
             case LinkFault(where=where, error=error):

@@ -43,6 +43,13 @@ NEVER_REACHED_S = 60.0
 """After so long an unknown site is worth an alarm: the others start at about the same time, and dials are repeated."""
 
 
+def _problem(link: LinkState | None) -> str:
+    """Why a site cannot be reached, or only with small messages."""
+    if link is None:
+        return ""
+    return link.bulk_problem if link.phase is LinkPhase.UP else link.last_error
+
+
 def _resident_bytes() -> int:
     try:
         return int(psutil.Process().memory_info().rss)
@@ -162,7 +169,7 @@ class StatusBuilder:
                     bytes_in=sum(link.traffic.bytes_in.values()) if link else 0,
                     bytes_out=sum(link.traffic.bytes_out.values()) if link else 0,
                     entries_applied=vector.get(SiteKey(view.key), 0),
-                    problem=link.last_error if link and link.phase is not LinkPhase.UP else "",
+                    problem=_problem(link),
                 )
             )
         return tuple(members)
