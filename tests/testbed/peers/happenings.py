@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from kmel_p2p.agreement.amendment import AmendmentDocument, RetireRule
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, RetireRule
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
@@ -226,7 +226,7 @@ class Play:
     def extend(self, site: PeerSite, happening: Happening) -> bool:
         if site.life is None:
             return False
-        return self._amend(site, entries=site.site.constitution.entry_limit + 10)
+        return self._amend(site, entries=site.site.constitution.entry_limit + 10) is not None
 
     def retire(self, site: PeerSite, happening: Happening) -> bool:
         """The site retires another one, as of the entries of it that it holds."""
@@ -234,7 +234,7 @@ class Play:
             return False
         rule = self.federation.world.rule(happening.other)
         last = site.life.peer.averaging.vector.get(rule.site_key, 0)
-        if self._amend(site, retire=(RetireRule(name=rule.name, last=last),)):
+        if self._amend(site, retire=(RetireRule(name=rule.name, last=last),)) is not None:
             self.retired.add(happening.other)
             return True
         return False
@@ -246,28 +246,32 @@ class Play:
         if site.life is None or not fresh:
             return False
         newcomer = fresh[0]
-        if not self._amend(site, add=(self.federation.world.rule(newcomer.index),)):
+        amended = self._amend(site, add=(self.federation.world.rule(newcomer.index),))
+        if amended is None:
             return False
         self.added.add(newcomer.index)
-        newcomer.constitution = site.site.constitution
+        newcomer.constitution = amended
         self._then(happening, partial(self.federation.start, newcomer))
         return True
 
-    def _amend(self, site: PeerSite, **changes: object) -> bool:
-        """An amendment signed by all honest sites of the roster; nobody signs two of one number."""
+    def _amend(self, site: PeerSite, **changes: object) -> Constitution | None:
+        """An amendment signed by all honest sites of the roster; nobody signs two of one number.
+
+        Returns what is agreed with it (a paused site takes it later); None: it was not handed in.
+        """
         if site.life is None or site.site.constitution.number != self._amendments:
-            return False
+            return None
         constitution = site.site.constitution
         document: AmendmentDocument = constitution.draft(**changes)
         for signer in self.honest:
             if signer.key in constitution.roster:
                 document = document.signed_by(self.federation.world.identities[signer.index], constitution)
         if constitution.why_not_in_force(document):
-            return False
+            return None
         if not self.federation.amend(site, document):
-            return False
+            return None
         self._amendments += 1
-        return True
+        return constitution.followed_by(document)
 
 
 HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = MappingProxyType(
