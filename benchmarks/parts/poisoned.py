@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from benchmarks.parts.inprocess import site_weights
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement, harm_of
-from kmel_p2p.core.ledger.harm.parts import WINDOW, windows
+from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement
+from kmel_p2p.core.ledger.harm.parts import windows
+from kmel_p2p.core.ledger.harm.vote import votes_needed
 from kmel_p2p.core.rounds.looks import EndpointLook, Look
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
@@ -35,6 +36,7 @@ from kmel_p2p.learn.worker.session import TrainingSettings
 Vector = NDArray[np.float64]
 
 EARLY = 12
+"""Entries after each of which sites look; the daemon does so as long as its advance lasts (`site.trainer.looks`)."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,6 @@ class Poisoned:
     alarms: dict[int, int] = field(default_factory=dict)
     suspended: dict[int, int] = field(default_factory=dict)
     norms: list[list[float]] = field(default_factory=list)
-    harms: list[tuple[int, int, int, int, float]] = field(default_factory=list)
     look_s: float = 0.0
     train_s: float = 0.0
 
@@ -113,7 +114,7 @@ def poisoned(
     *,
     attacks: Mapping[int, Attack] | None = None,
     bounds: Bounds | None = None,
-    quorum: int | None = None,
+    vote: bool = True,
     model_seed: int = 0,
     look_every: int = 3,
 ) -> Poisoned:
@@ -121,7 +122,8 @@ def poisoned(
 
     Args:
         attacks: of the bad sites, by number; a bad site's dataset may be spoilt already.
-        quorum: votes that suspend; None: a majority of the others; 0: nobody votes.
+        vote: whether sites look and vote; False shows what bounds alone do.
+        look_every: entries between looks after the first `EARLY` ones.
     """
     attacks, bounds = attacks or {}, bounds or Bounds()
     layout = trunk_layout(architecture)
@@ -138,14 +140,14 @@ def poisoned(
         meters.append(EffectMeter(look, network))
         judges.append(Judgement())
     count = len(datasets)
-    needed = (count - 1) // 2 + 1 if quorum is None else quorum
+    needed = votes_needed(count - 1, "majority") if vote else 0
     shares = site_weights(layout, datasets, bounds.weight_cap)
     sent = sum(min(64, size) for size in _chunk_sizes(layout.size))
     first = bounds.first * settings[0].learning_rate * settings[0].steps_per_entry * sent**0.5
     run = Poisoned(trunk, rounds, [np.zeros(layout.size) for _ in datasets], norms=[[] for _ in datasets])
     newest: list[Vector | None] = [None for _ in datasets]
-    log: list[list[Vector]] = [[] for _ in datasets]
-    votes: dict[int, set[int]] = {at: set() for at in range(count)}
+    log: list[list[NDArray[np.float32]]] = [[] for _ in datasets]
+    votes: dict[int, dict[int, int]] = {at: {} for at in range(count)}
     for entry in range(1, settings[0].entry_limit + 1):
         total = np.zeros(layout.size)
         made: list[Vector] = []
@@ -167,7 +169,6 @@ def poisoned(
             run.norms[at].append(float(np.linalg.norm(change)))
             newest[at] = change
             log[at].append((shares[at] * change).astype(np.float32))
-            log[at] = log[at][-2 * WINDOW :]
             run.added[at] += shares[at] * change
             if at not in run.suspended:
                 total += shares[at] * change
@@ -179,7 +180,9 @@ def poisoned(
             for author, against in votes.items():
                 if author not in run.suspended and len(against) >= needed:
                     run.suspended[author] = entry
-                    run.trunk = (run.trunk - run.added[author]).astype(np.float32)
+                    since = sorted(against.values())[needed - 1]
+                    part = run.added[author] if since == 1 else np.sum(log[author][since - 1 :], axis=0)
+                    run.trunk = (run.trunk - part).astype(np.float32)
     return run
 
 
@@ -189,8 +192,8 @@ def _look(
     networks: Sequence[Network],
     meters: Sequence[EffectMeter],
     judges: Sequence[Judgement],
-    log: Sequence[Sequence[Vector]],
-    votes: dict[int, set[int]],
+    log: Sequence[Sequence[NDArray[np.float32]]],
+    votes: dict[int, dict[int, int]],
     bad: set[int],
 ) -> None:
     """Every honest site looks at every other author that still counts."""
@@ -204,18 +207,17 @@ def _look(
                 continue
             firsts = {1: run.added[author]}
             for first in windows(1, entry)[1:]:
-                firsts[first] = np.sum(log[author][-(entry - first + 1) :], axis=0)
+                firsts[first] = np.sum(log[author][first - 1 :], axis=0)
             looks = {}
             for first, part in firsts.items():
                 effects = meters[voter].effects(whole, (run.trunk - part).astype(np.float32))
                 parts = {p: EndpointLook(e.compounds, e.loss, e.without, e.error) for p, e in effects.items()}
                 looks[first] = Look(SiteKey(bytes([author])), first, entry, parts)
             look, times = judges[voter].weigh(looks)
-            run.harms.append((entry, voter, author, look.first, harm_of(look)))
             if times >= TOLD_AFTER:
                 run.alarms.setdefault(author, entry)
             if times >= LOOKS:
-                votes[author].add(voter)
+                votes[author][voter] = min(look.first, votes[author].get(voter, look.first))
 
 
 def _chunk_sizes(size: int) -> list[int]:

@@ -68,7 +68,7 @@ class LedgerRule(CommonRule):
     """Per value sent: its sign, and the rest for its magnitude. 1 saves a tenth of the bytes."""
     norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 1.5
     """An entry's L2 norm may be this multiple of the median norm of the other authors' newest entries; larger ones
-    are refused. It bounds the harm that one entry can do. Below 1.25 honest sites lose by it (docs/benchmarks.md)."""
+    are refused. It bounds the harm that one entry can do. Near 1 honest sites lose by it."""
     first_norm: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
     """Bound on the norm of an entry before which no other site published, as a multiple of what the optimiser can do:
     learning rate times steps times the square root of the values sent."""

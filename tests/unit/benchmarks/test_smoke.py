@@ -37,6 +37,7 @@ KEYS = {
     "leak": {"ledger_projected", "sealed_projected", "settings"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
+    "poison": {"attacks", "false_suspensions", "worst_predicted_ratio", "worst_federated_ratio", "look_share"},
     "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
     "round_cost": {"training_share", "steps_kept", "step_speedup"},
     "silos": {

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 import pytest
 
 from kmel_p2p.learn.evaluate.effect import LARGEST, MAX_COMPOUNDS, EffectMeter, looked_at
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.train.optimise import LocalOptimiser
+from kmel_p2p.learn.worker.session import Examine, Examined, PartFile
+from kmel_p2p.learn.worker.trainer import Trainer
 from tests.support.learn_fixtures import SETTINGS, architecture, dataset
+
+if TYPE_CHECKING:
+    from kmel_p2p.learn.train.round import Rounds
+    from kmel_p2p.learn.worker.session import TrainerPlan
+    from kmel_p2p.learn.worker.trainer import Outlet
 
 
 def trained() -> tuple[EffectMeter, np.ndarray]:
@@ -46,3 +58,24 @@ def test_few_held_out_compounds_are_all_looked_at_and_many_in_part() -> None:
     looked = looked_at(data, 1)
     assert len(looked.valid) == min(MAX_COMPOUNDS, len(data.valid) + len(data.calibration))
     assert set(looked.valid) <= set(data.valid) | set(data.calibration)
+
+
+def test_the_trainer_examines_what_lies_in_files_and_leaves_its_rounds_alone(tmp_path: Path) -> None:
+    meter, trunk = trained()
+    bad = trunk + np.random.default_rng(1).normal(0, 0.3, trunk.size).astype(np.float32)
+    trainer = object.__new__(Trainer)
+    trainer._plan = cast("TrainerPlan", SimpleNamespace(training=SETTINGS, architecture=architecture()))
+    trainer._layout, trainer._dataset, trainer._meter = trunk_layout(architecture()), dataset(), None
+    trainer._outlet = cast("Outlet", SimpleNamespace(check=lambda: None))
+    network = meter._network
+    trainer._rounds = cast("Rounds", SimpleNamespace(private=network.private_values))
+    before = network.trunk_values()
+    write_vector(tmp_path / "whole", bad)
+    write_vector(tmp_path / "part", trunk)
+    part = PartFile(b"a" * 32, 1, 5, tmp_path / "part")
+    answer = trainer.handle(Examine(tmp_path / "whole", (part,)))
+    assert isinstance(answer, Examined)
+    assert answer.seconds > 0
+    assert [effect.part for effect in answer.effects] == [part]
+    assert all(each.loss > each.without for each in answer.effects[0].endpoints.values())
+    np.testing.assert_array_equal(network.trunk_values(), before)

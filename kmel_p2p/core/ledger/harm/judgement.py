@@ -76,6 +76,10 @@ class Judgement:
 
     _series: dict[SiteKey, _Series] = field(default_factory=dict)
 
+    def forget(self, author: SiteKey) -> None:
+        """An amendment decided for the author: harm has to be proved anew."""
+        self._series.pop(author, None)
+
     def weigh(self, looks: Mapping[int, Look]) -> tuple[Look, int]:
         """The look that tells most of an author, and how many looks one after the other found harm, with this one.
 

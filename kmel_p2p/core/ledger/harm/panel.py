@@ -127,6 +127,8 @@ class Panel:
                     voters = tuple(ledger.votes.against(author, ledger.rules.current))
                     self._outbox.append(Emit(AuthorSuspended(author, first, voters)))
             for author in sorted(before.keys() - self._suspended.keys()):
+                self._judgement.forget(author)
+                self._seen.pop(author, None)
                 self._outbox.append(Emit(SuspensionLifted(author)))
             self._changed()
         for author in sorted({*self._seen, *self._told, *(vote.author for vote in ledger.votes.all())}):

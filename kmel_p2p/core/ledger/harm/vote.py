@@ -34,6 +34,9 @@ NO_EVIDENCE = 3
 
 MAX_VOTE_BYTES = 16 * 1024
 
+MAX_BEHIND = 16_384
+"""Votes that go with a snapshot."""
+
 FEWEST_VOTES = 2
 """No suspension rests on the word of one site."""
 
@@ -172,6 +175,11 @@ class VoteBook:
         """Every vote kept, in an order that does not depend on how they came."""
         kept = {vote.encode(): vote for book in (self._opinions, self._against) for vote in book.values()}
         return [kept[encoded] for encoded in sorted(kept)]
+
+    def behind(self, suspended: Collection[SiteKey]) -> tuple[bytes, ...]:
+        """The votes that these suspensions rest on, encoded: with them, whoever takes over a sum comes to the same."""
+        found = [vote.encode() for (_, author), vote in self._against.items() if author in suspended]
+        return tuple(sorted(found)[:MAX_BEHIND])
 
     def about(self, author: SiteKey) -> dict[SiteKey, HarmVote]:
         """The newest opinion on an author by voter, in key order."""

@@ -130,7 +130,7 @@ class Ledger:
             amendments=tuple(document.encode() for document in documents),
             amendment_hash=self.amended_rules.head_hash,
             withdrawn=dict(self.accepted.withdrawn),
-            votes=tuple(vote.encode() for vote in self.votes.all()),
+            votes=self.votes.behind(self.suspended),
             accumulator=self.accumulator.copy(),
         )
 

@@ -22,7 +22,7 @@ from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
-from kmel_p2p.core.ledger.harm.vote import MAX_VOTE_BYTES
+from kmel_p2p.core.ledger.harm.vote import MAX_BEHIND, MAX_VOTE_BYTES
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
@@ -47,7 +47,7 @@ _VERSION = uint(255)
 _HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
 _AMENDMENTS: Field = listing(blob(MAX_AMENDMENT_BYTES), MAX_SITES)
 _WITHDRAWN = mapping(KEY, uint(MAX_NUMBER), MAX_SITES)
-_VOTES: Field = listing(blob(MAX_VOTE_BYTES), MAX_SITES)
+_VOTES: Field = listing(blob(MAX_VOTE_BYTES), MAX_BEHIND)
 _EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
 
 
@@ -68,7 +68,7 @@ class Snapshot:
     """Author -> first number whose contribution is not in the sum."""
     accumulator: Accumulator
     votes: tuple[bytes, ...] = ()
-    """Encoded votes of the present terms."""
+    """Encoded votes behind the suspensions in force."""
 
     @property
     def vector(self) -> dict[SiteKey, int]:
