@@ -159,6 +159,7 @@ def bits(view: View, data: Solubility, half: NDArray[np.int64]) -> dict[str, flo
     return {
         "bits_precision": float(occurs[shown[-1]].mean()),
         "bits_recall": float(shown[-1][occurs].mean()),
+        "bits_precision_5": float(occurs[shown[min(4, len(shown) - 1)]].mean()),
         "bits_recall_1": float(shown[0][occurs].mean()),
         "bits_recall_5": float(shown[min(4, len(shown) - 1)][occurs].mean()),
         "bits_recall_per_entry": float(each[:, occurs].mean()),
