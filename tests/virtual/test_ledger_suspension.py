@@ -135,7 +135,7 @@ def test_a_suspension_survives_a_restart_and_reaches_who_was_away() -> None:
 
 def test_a_site_that_lost_everything_comes_by_a_snapshot_to_the_same_trunk() -> None:
     world = toy_world(
-        4, {"entry_limit": 60, "retain_entries": 8}, step_us=lambda index: SECOND // 20, conditions=Conditions()
+        4, {"entry_limit": 60, "retain_entries": 24}, step_us=lambda index: SECOND // 20, conditions=Conditions()
     )
     made = LedgerFederation(world, 7)
     made.start_all()
@@ -215,3 +215,22 @@ def test_two_looks_are_told_and_neither_they_nor_a_small_effect_vote_anybody_out
     made.run(20 * SECOND)
     assert all(made.events(index, HarmGone) for index in range(4))
     assert np.isfinite(made.averaging(0).trunk()).all()
+
+
+def test_a_late_vote_that_reaches_below_what_is_compacted_halts_nobody() -> None:
+    world = toy_world(4, {"entry_limit": 80, "retain_entries": 16}, step_us=lambda index: SECOND // 20)
+    made = LedgerFederation(world, 11)
+    made.start_all()
+    victim = made.sites[0].key
+    compacted = made.averaging(1).ledger.accepted
+    assert made.run(300 * SECOND, until=lambda: compacted.floor.get(victim, 0) > 8)
+    head = made.averaging(1).ledger.head(victim) - 1
+    for voter in (2, BAD):
+        deep = cast(made.world.identities[voter], world.charter.id, victim, 0, (1, head), {0: 3}, True)
+        for index in range(4):
+            sender = made.sites[voter].key
+            made.network.command(made.host(index), Delivered(sender, Votes((deep.encode(),))))
+    assert made.run(300 * SECOND, until=made.all_complete)
+    assert suspended(made, 0) == {None}
+    assert not any(made.averaging(index).ledger.stale for index in range(4))
+    assert len(made.digests()) == 1

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.harm.vote import vote_reach
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.payload import Decoder
@@ -42,7 +43,7 @@ def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) ->
     chosen = (authors[start:] + authors[:start])[:MOST_AUTHORS]
     if not chosen:
         return None
-    total = ledger.accumulator.copy()
+    total, reach = ledger.accumulator.copy(), vote_reach(ledger.constitution)
     entries = {
         key: [e for e in accepted.log(key).after(0) if not accepted.is_withdrawn(key, e.number)] for key in chosen
     }
@@ -52,7 +53,8 @@ def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) ->
         for author, log in entries.items():
             without, below = total.copy(), list(log)
             # From the newest window to the whole, so that each entry is decoded once.
-            for first in sorted(windows(log[0].number, log[-1].number), reverse=True) if log else ():
+            head = log[-1].number if log else 0
+            for first in sorted(windows(max(log[0].number, head - reach + 1), head), reverse=True) if log else ():
                 while below and below[-1].number >= first:
                     entry: Entry = below.pop()
                     without.subtract(decoder.decode(entry.payload), entry.weight, entry.head_weights)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import msgpack
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.charter import Quorum
 from kmel_p2p.agreement.errors import WireError
@@ -70,6 +71,10 @@ class HarmVote:
     def size(self) -> int:
         """The largest harm that it names, 0 to 3."""
         return max(0, *(each - NO_EVIDENCE for each in self.classes.values())) if self.classes else 0
+
+    def reaches_further_than(self, entries: int) -> bool:
+        """Whether it would take out more than so many entries up to the newest that it looked at."""
+        return self.against and self.number - self.first >= entries
 
     def encode(self) -> bytes:
         """The bytes `decode` reads: one spelling."""
@@ -212,6 +217,15 @@ class VoteBook:
             if len(firsts) >= needed:
                 found[author] = firsts[needed - 1]
         return found
+
+
+def vote_reach(constitution: Constitution | None) -> int:
+    """Most entries that a vote may take out: half of those that every site keeps of an author.
+
+    What is compacted cannot be taken out of a sum: were a vote to name such entries, all sites would wait for a
+    snapshot that none of them can make. The other half is for entries that come in before enough sites have voted.
+    """
+    return MAX_NUMBER if constitution is None else constitution.genesis.ledger.retain_entries // 2
 
 
 def votes_needed(others: int, quorum: Quorum) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.harm.vote import HarmVote, VoteBook, first_counts
+from kmel_p2p.core.ledger.harm.vote import HarmVote, VoteBook, first_counts, vote_reach
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
@@ -272,7 +272,7 @@ class Ledger:
         known = vote.voter in self.rules.roster and vote.author in self.rules.roster
         if not known or vote.term != self.term(vote.author) or vote.number > self.head(vote.author):
             return False
-        if not self.votes.add(vote):
+        if vote.reaches_further_than(vote_reach(self.constitution)) or not self.votes.add(vote):
             return False
         self.rule()
         return True

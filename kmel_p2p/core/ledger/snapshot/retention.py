@@ -29,9 +29,6 @@ MUTE_AFTER: Micros = 300 * SECOND
 LEAST = 16
 """Fewest entries for which the stored snapshot is rewritten."""
 
-DISPUTED_FACTOR = 4
-"""Entries that somebody votes to take out are kept up to so many times as long as others."""
-
 FEWEST = 8
 """Newest entries of an author that are kept however large they are."""
 
@@ -119,17 +116,15 @@ class Retention:
         for vector in vectors:
             np.minimum(everybody, vector.padded(everybody.size), out=everybody)
         numbers = accepted.order.named(RosterVector.of(np.maximum(everybody - retain, 0)))
-        numbers = {author: min(number, self._disputed(author, retain)) for author, number in numbers.items()}
+        numbers = {author: min(number, self._disputed(author)) for author, number in numbers.items()}
         return {author: number for author, number in numbers.items() if number > floor.get(author, 0)}
 
-    def _disputed(self, author: SiteKey, retain: int) -> int:
-        """The last entry of an author that no vote would have taken out: what follows is kept while it is decided.
-
-        Not for ever, or one vote would stop compaction.
-        """
+    def _disputed(self, author: SiteKey) -> int:
+        """The last entry of an author that no vote would have taken out: what follows is kept, for a further vote may
+        come at any time. A vote reaches back a bounded number of entries, so that what one holds back is what follows
+        it in one log."""
         first = self._ledger.votes.lowest_first(author)
-        head = self._ledger.head(author)
-        return first - 1 if first is not None and head - first < DISPUTED_FACTOR * retain else head
+        return self._ledger.head(author) if first is None else first - 1
 
     def _affordable(self) -> int:
         """Newest entries of each author that fit into `keep_bytes`, by the mean size of those here."""
