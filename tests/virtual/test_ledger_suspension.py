@@ -34,7 +34,8 @@ BAD = 3
 
 
 def training(sites: int, seed: int, entries: int = 30, conditions: Conditions = LOSSY) -> LedgerFederation:
-    world = toy_world(sites, {"entry_limit": entries}, step_us=lambda index: SECOND // 10, conditions=conditions)
+    kept = {"entry_limit": entries, "retain_entries": 512}
+    world = toy_world(sites, kept, step_us=lambda index: SECOND // 10, conditions=conditions)
     made = LedgerFederation(world, seed)
     made.start_all()
     assert made.run(60 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[BAD].key) >= 4)
@@ -135,7 +136,7 @@ def test_a_suspension_survives_a_restart_and_reaches_who_was_away() -> None:
 
 def test_a_site_that_lost_everything_comes_by_a_snapshot_to_the_same_trunk() -> None:
     world = toy_world(
-        4, {"entry_limit": 60, "retain_entries": 24}, step_us=lambda index: SECOND // 20, conditions=Conditions()
+        4, {"entry_limit": 60, "retain_entries": 32}, step_us=lambda index: SECOND // 20, conditions=Conditions()
     )
     made = LedgerFederation(world, 7)
     made.start_all()
