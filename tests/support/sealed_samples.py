@@ -21,6 +21,7 @@ from kmel_p2p.core.sealed.messages import (
     SealClose,
     SealHave,
     SealKey,
+    SealLoose,
     SealOpen,
     SealPast,
     SealReveal,
@@ -59,7 +60,7 @@ def messages() -> dict[str, Any]:
     parts = [OwnPart(group, site.key, secret) for site, secret in zip(SITES, SECRETS, strict=True)]
     sealed = [signed(SITES[n], CHARTER_ID, parts[n].seal(1, Q[n], SELF_SEEDS[n])) for n in (0, 1)]
     included = tuple(Included(each.author, hash_of(CHARTER_ID, each)) for each in sealed)
-    close = signed(SITES[0], CHARTER_ID, SealClose(SITES[0].key, 1, 0, group.hash, included, parts[0].loose(included)))
+    close = signed(SITES[0], CHARTER_ID, SealClose(SITES[0].key, 1, 0, group.hash, included))
     share = parts[2].share_from(sealed[0]), parts[2].share_from(sealed[1])
     reveal = signed(SITES[2], CHARTER_ID, SealReveal(SITES[2].key, 1, 0, close.choice, share))
     entry = LOG.entry(1, 0b011, close.choice, Q[0] + Q[1])
@@ -68,10 +69,11 @@ def messages() -> dict[str, Any]:
         "seal_open": opened,
         "sealed": sealed[0],
         "seal_close": close,
-        "seal_close_void": signed(SITES[1], CHARTER_ID, SealClose(SITES[1].key, 1, 1, VOID, (), ())),
+        "seal_close_void": signed(SITES[1], CHARTER_ID, SealClose(SITES[1].key, 1, 1, VOID, ())),
+        "seal_loose": signed(SITES[0], CHARTER_ID, SealLoose(SITES[0].key, 1, close.choice, parts[0].loose(included))),
         "seal_reveal": reveal,
         "seal_sum": signed(SITES[0], CHARTER_ID, SealSum(SITES[0].key, 1, 1, LOG.chain)),
-        "seal_have": SealHave(1, 0, 1, 0b111, group.hash, 0b011, (0b001 << 16,), bytes(8), b""),
+        "seal_have": SealHave(1, 0, 1, 0b111, group.hash, 0b011, (0b001 << 16,), 0b001, bytes(8), b""),
         "seal_want": SealWant(1, SITES[1].key, 0),
         "seal_past": SealPast(1, (entry.encode(),)),
     }

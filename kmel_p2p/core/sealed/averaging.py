@@ -312,11 +312,10 @@ class SealedAveraging(RoundMachine):
 
     def _tell_faults(self) -> None:
         for at in filter(None, (self.present.at, self._talk.before)):
-            for fault in at.faults:
+            for fault in at.faults.take():
                 said = tuple(self._wire.encode(each) for each in fault.statements)
                 self._outbox.append(Emit(SiteAccused(fault.site, at.number, fault.reason)))
                 self._outbox.append(Persist(AccusationRecord(fault.site, at.number, fault.reason, said)))
-            at.faults.clear()
 
     # ---- when the next round may open ---------------------------------------------------------------------------
 

@@ -70,6 +70,15 @@ class Ballots:
         found = (self._with_quorum(self._reveals, ballot) for ballot in sorted(self._reveals))
         return next((choice for choice in found if choice is not None), None)
 
+    def backed_set(self) -> bytes | None:
+        """The one set that a quorum voted for in some ballot, unless nobody can open it."""
+        found = {self.closed(ballot) for ballot in sorted(self._closes)} - {None, VOID} - self.dead
+        return next(iter(found), None) if len(found) == 1 else None
+
+    def may_open(self, choice: bytes) -> bool:
+        """Whether this site has revealed no other set: whoever helped to open one helps to open no other."""
+        return {revealed for revealed in self._revealed.values() if revealed != VOID} <= {choice}
+
     # ---- what this site says next -------------------------------------------------------------------------------
 
     @property
@@ -103,9 +112,7 @@ class Ballots:
         choice = self.closed(self.ballot)
         if choice is None or self.ballot in self._revealed or choice in self.dead:
             return None
-        # Whoever opened one set must never help to open another.
-        opened = {c for c in self._revealed.values() if c != VOID}
-        return choice if choice == VOID or opened <= {choice} else None
+        return choice if choice == VOID or self.may_open(choice) else None
 
     def follow(self) -> bool:
         """Go to a later ballot where more sites are than can lie; whether that was so."""

@@ -14,12 +14,14 @@ from kmel_p2p.core.rounds.contract import Members, Phase
 from kmel_p2p.core.sealed import exchange
 from kmel_p2p.core.sealed.catching_up import Certificates, continued
 from kmel_p2p.core.sealed.events import SealRefused
+from kmel_p2p.core.sealed.faults import NotYet
 from kmel_p2p.core.sealed.messages import (
     MAX_PAST,
     SealClose,
     Sealed,
     SealHave,
     SealKey,
+    SealLoose,
     SealOpen,
     SealPast,
     SealReveal,
@@ -30,7 +32,7 @@ from kmel_p2p.core.sealed.messages import (
 )
 from kmel_p2p.core.sealed.present import Present
 from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
-from kmel_p2p.core.sealed.sealed_round import NotYet, Said, SealedRound
+from kmel_p2p.core.sealed.sealed_round import Said, SealedRound
 from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.types import SECOND, Lane, Micros, Randomness
 
@@ -153,7 +155,7 @@ class Conversation:
         """Take a message; why it does not stand, in words, or nothing."""
         try:
             match message:
-                case SealKey() | SealOpen() | Sealed() | SealClose() | SealReveal():
+                case SealKey() | SealOpen() | Sealed() | SealClose() | SealLoose() | SealReveal():
                     self._on_said(sender, message)
                 case SealSum():
                     self._on_sum(message)

@@ -23,6 +23,7 @@ def have(at: SealedRound, number: int, phase: int, before: SealedRound | None) -
         opened,
         sealed,
         _votes(at),
+        bits(roster, at.loose),
         digest_of(at),
         digest_of(before) if before is not None else b"",
     )
@@ -51,6 +52,9 @@ def lacking(at: SealedRound, told: SealHave) -> Iterator[Statement]:
             yield key
     if at.group is not None and told.opened != at.group.hash:
         yield at.group.open
+    for site, given in at.loose.items():
+        if not told.loose >> place[site] & 1:
+            yield from given.values()
     all_there = True
     for said in sorted(at.votes(), key=lambda said: said.ballot):
         known = told.votes[said.ballot] if said.ballot < len(told.votes) else 0

@@ -101,8 +101,6 @@ class SealClose(Message):
     """Zeros where nothing is to be opened."""
     included: tuple[Included, ...]
     """In the order of keys; empty: the round is void."""
-    pair_seeds: tuple[bytes, ...]
-    """If the author is included: its pair seeds with the members that are not, in the order of keys."""
     signature: bytes = b""
 
     @property
@@ -111,6 +109,22 @@ class SealClose(Message):
         if not self.included:
             return VOID
         return digest(b"kmel seal-choice 1", self.open, *(sent.site + sent.hash for sent in self.included))
+
+
+@dataclass(frozen=True, slots=True)
+class SealLoose(Message):
+    """A quorum voted for this set: the author is in it, and gives its pair seeds with the members that are not.
+
+    Never with a vote: an opener that asks each site for another set would get the seeds of all these sets.
+    """
+
+    context: ClassVar[bytes] = b"kmel seal-loose 1"
+    author: SiteKey
+    round: int
+    choice: bytes
+    pair_seeds: tuple[bytes, ...]
+    """In the order of keys."""
+    signature: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,7 @@ class SealHave(Message):
     sealed: int
     votes: tuple[int, ...]
     """For each ballot so far: closes times 2**16, plus reveals."""
+    loose: int
     said: bytes
     """Digest of these votes: sites that hold other votes of one author show them to each other."""
     before: bytes
@@ -177,11 +192,12 @@ class SealPast(Message):
 
 
 MESSAGES: tuple[type[Message], ...] = (
-    SealKey, SealOpen, Sealed, SealClose, SealReveal, SealSum, SealHave, SealWant, SealPast
-)  # fmt: skip
+    *(SealKey, SealOpen, Sealed, SealClose, SealLoose, SealReveal, SealSum),
+    *(SealHave, SealWant, SealPast),
+)
 
-Statement: TypeAlias = SealKey | SealOpen | Sealed | SealClose | SealReveal | SealSum
-S = TypeVar("S", SealKey, SealOpen, Sealed, SealClose, SealReveal, SealSum)
+Statement: TypeAlias = SealKey | SealOpen | Sealed | SealClose | SealLoose | SealReveal | SealSum
+S = TypeVar("S", SealKey, SealOpen, Sealed, SealClose, SealLoose, SealReveal, SealSum)
 
 _ROUND = uint(MAX_ROUND)
 _SEED = blob(SEED_BYTES, SEED_BYTES)
@@ -206,7 +222,6 @@ _FIELDS: dict[type[Message], dict[str, Field]] = {
         "ballot": uint(MAX_BALLOT),
         "open": HASH,
         "included": listing(_SENT, MAX_MEMBERS),
-        "pair_seeds": listing(_SEED, MAX_MEMBERS),
     },
     SealReveal: {
         "author": KEY,
@@ -216,13 +231,12 @@ _FIELDS: dict[type[Message], dict[str, Field]] = {
         "shares": listing(blob(SHARE_BYTES, SHARE_BYTES), MAX_MEMBERS),
     },
     SealSum: {"author": KEY, "round": _ROUND, "number": _ROUND, "chain": HASH},
+    SealLoose: {"author": KEY, "round": _ROUND, "choice": HASH, "pair_seeds": listing(_SEED, MAX_MEMBERS)},
 }
+_TYPE_IDS = {SealKey: 60, SealOpen: 61, Sealed: 62, SealClose: 63, SealReveal: 64, SealSum: 65, SealLoose: 69}
 
 SCHEMAS = (
-    *(
-        Schema(type_id, cls, {**fields, "signature": SIGNATURE})
-        for type_id, (cls, fields) in enumerate(_FIELDS.items(), 60)
-    ),
+    *(Schema(_TYPE_IDS[cls], cls, {**fields, "signature": SIGNATURE}) for cls, fields in _FIELDS.items()),
     Schema(
         66,
         SealHave,
@@ -234,6 +248,7 @@ SCHEMAS = (
             "opened": blob(HASH_BYTES),
             "sealed": uint(2**MAX_MEMBERS - 1),
             "votes": listing(uint(2 ** (2 * MAX_MEMBERS) - 1), MAX_BALLOT + 1),
+            "loose": uint(2**MAX_MEMBERS - 1),
             "said": blob(SAID_BYTES, SAID_BYTES),
             "before": blob(SAID_BYTES),
         },

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.core.sealed.faults import NotYet
 from kmel_p2p.core.sealed.gathering import Gathering
 from kmel_p2p.core.sealed.keystream import SEED_BYTES
 from kmel_p2p.core.sealed.messages import (
@@ -18,6 +19,7 @@ from kmel_p2p.core.sealed.messages import (
     SealClose,
     Sealed,
     SealKey,
+    SealLoose,
     SealOpen,
     SealReveal,
     Statement,
@@ -27,7 +29,7 @@ from kmel_p2p.core.sealed.messages import (
 from kmel_p2p.core.sealed.own_part import SealedState
 from kmel_p2p.core.sealed.pairs import public_key
 from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
-from kmel_p2p.core.sealed.sealed_round import NotYet, Said, SealedRound
+from kmel_p2p.core.sealed.sealed_round import Said, SealedRound
 from kmel_p2p.core.sealed.stages import MOVES, Stage
 from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.sealed.voting import Voting
@@ -96,7 +98,7 @@ class Present:
                     at.restore(said)
                     self._move(Stage.CLOSED)
                     self._move(Stage.REVEALED)
-                case SealKey() | SealOpen() | Sealed() | SealClose():
+                case SealKey() | SealOpen() | Sealed() | SealClose() | SealLoose():
                     at.take(said)
                     if isinstance(said, Sealed):
                         self._move(Stage.SEALED)
@@ -170,7 +172,7 @@ class Present:
     def said(self, statement: Statement) -> None:
         """An own statement is durable: it counts now."""
         match statement:
-            case SealKey() | SealOpen() | Sealed() | SealClose() | SealReveal():
+            case SealKey() | SealOpen() | Sealed() | SealClose() | SealLoose() | SealReveal():
                 self.take(statement)
         match statement:
             case SealOpen():
@@ -214,6 +216,8 @@ class Present:
         vote = self._voting.next_vote(at, alive, now)
         match vote:
             case SealClose():
+                return self._signed(vote)
+            case SealLoose():
                 return self._signed(vote)
             case SealReveal():
                 return self._signed(vote)

@@ -7,7 +7,6 @@ raises `WireError`, and two statements of one site that exclude each other becom
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.sealed.ballots import Ballots
+from kmel_p2p.core.sealed.faults import Faults, NotYet
 from kmel_p2p.core.sealed.group import Group, OwnPart
 from kmel_p2p.core.sealed.masking import MAX_MEMBERS
 from kmel_p2p.core.sealed.messages import (
@@ -23,9 +23,9 @@ from kmel_p2p.core.sealed.messages import (
     SealClose,
     Sealed,
     SealKey,
+    SealLoose,
     SealOpen,
     SealReveal,
-    Statement,
     hash_of,
     is_signed,
     member_key,
@@ -33,16 +33,7 @@ from kmel_p2p.core.sealed.messages import (
 from kmel_p2p.core.sealed.pairs import check_public
 from kmel_p2p.core.sealed.sharing import deal
 
-Said = SealKey | SealOpen | Sealed | SealClose | SealReveal
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What a site signed and must not have."""
-
-    site: SiteKey
-    reason: str
-    statements: tuple[Statement, ...]
+Said = SealKey | SealOpen | Sealed | SealClose | SealLoose | SealReveal
 
 
 class SealedRound:
@@ -79,9 +70,10 @@ class SealedRound:
         """This site's in it; None: it is no member."""
         self.sealed: dict[SiteKey, Sealed] = {}
         self.closes: dict[tuple[int, SiteKey], dict[bytes, SealClose]] = {}
+        self.loose: dict[SiteKey, dict[bytes, SealLoose]] = {}
         self.reveals: dict[tuple[int, SiteKey], dict[bytes, SealReveal]] = {}
         self.ballots = Ballots(own, len(self.roster))
-        self.faults: list[Fault] = []
+        self.faults = Faults()
         self.secret = b""
         """X25519, of this round; empty: this site has none."""
         self.self_seed = b""
@@ -97,7 +89,6 @@ class SealedRound:
         """Dealt to this site, by dealer."""
         self._seeds: dict[SiteKey, bytes] = {}
         """Self seeds that are opened."""
-        self._faulty: set[tuple[SiteKey, str]] = set()
 
     # ---- taking statements --------------------------------------------------------------------------------------
 
@@ -120,6 +111,8 @@ class SealedRound:
                 return self._take_sealed(statement)
             case SealClose():
                 return self._take_close(statement)
+            case SealLoose():
+                return self._take_loose(statement)
             case SealReveal():
                 return self._take_reveal(statement)
 
@@ -130,7 +123,7 @@ class SealedRound:
         self._verify(said)
         check_public(said.public)
         if known is not None:
-            self._accuse(said.author, "two keys for one round", known, said)
+            self.faults.accuse(said.author, "two keys for one round", known, said)
             return False
         self.keys[said.author] = said
         return True
@@ -151,7 +144,7 @@ class SealedRound:
             self._take_key(member_key(member, self.number))
         other = next((each for each in self.opens.values() if each.author == said.author), None)
         if other is not None:
-            self._accuse(said.author, "two groups for one round", other, said)
+            self.faults.accuse(said.author, "two groups for one round", other, said)
         if sum(each.author == said.author for each in self.opens.values()) < 2:
             self.opens[name] = said
             return True
@@ -164,7 +157,7 @@ class SealedRound:
         self.group.check(said)
         self._verify(said)
         if known is not None:
-            self._accuse(said.author, "two sealed vectors in one round", known, said)
+            self.faults.accuse(said.author, "two sealed vectors in one round", known, said)
             return False
         self.sealed[said.author] = said
         self._names[said.author] = hash_of(self._charter_id, said)
@@ -172,7 +165,7 @@ class SealedRound:
             try:
                 self._shares[said.author] = self.part.share_from(said)
             except WireError as error:
-                self._accuse(said.author, f"it dealt this site {error}", said)
+                self.faults.accuse(said.author, f"it dealt this site {error}", said)
         return True
 
     def _take_close(self, said: SealClose) -> bool:
@@ -184,15 +177,25 @@ class SealedRound:
             raise WireError("a vote for sites that are not in the order of keys, or too few")
         self._verify(said)
         for other in held.values():
-            self._accuse(said.author, "two votes in one ballot", other, said)
+            self.faults.accuse(said.author, "two votes in one ballot", other, said)
         for (_, author), earlier in self.closes.items():
             sets = [each for each in earlier.values() if author == said.author and each.included]
             if said.included and any(each.choice != choice for each in sets):
-                self._accuse(said.author, "votes for two sets of vectors in one round", sets[0], said)
+                self.faults.accuse(said.author, "votes for two sets of vectors in one round", sets[0], said)
         self.closes.setdefault((said.ballot, said.author), held)[choice] = said
         self._included.setdefault(choice, said.included)
         self._of_open.setdefault(choice, said.open)
         self.ballots.close(said.ballot, said.author, choice)
+        return True
+
+    def _take_loose(self, said: SealLoose) -> bool:
+        held = self.loose.get(said.author, {})
+        if said.choice in held or len(held) > 1:
+            return False
+        self._verify(said)
+        for other in held.values():
+            self.faults.accuse(said.author, "pair seeds for two sets of vectors in one round", other, said)
+        self.loose.setdefault(said.author, held)[said.choice] = said
         return True
 
     def _take_reveal(self, said: SealReveal) -> bool:
@@ -202,11 +205,11 @@ class SealedRound:
         self._verify(said)
         self._check_shares(said)
         for other in held.values():
-            self._accuse(said.author, "two reveals in one ballot", other, said)
+            self.faults.accuse(said.author, "two reveals in one ballot", other, said)
         for (_, author), earlier in self.reveals.items():
             sets = [each for each in earlier.values() if author == said.author and each.choice != VOID]
             if said.choice != VOID and any(each.choice != said.choice for each in sets):
-                self._accuse(said.author, "reveals for two sets of vectors in one round", sets[0], said)
+                self.faults.accuse(said.author, "reveals for two sets of vectors in one round", sets[0], said)
         self.reveals.setdefault((said.ballot, said.author), held)[said.choice] = said
         self.ballots.reveal(said.ballot, said.author, said.choice)
         return True
@@ -223,17 +226,12 @@ class SealedRound:
         needed = len(vectors) if said.author in group.sites else 0
         pairs = zip(vectors, said.shares, strict=False)
         if len(said.shares) != needed or not all(group.share_stands(of, said.author, share) for of, share in pairs):
-            self._accuse(said.author, "it revealed shares that were not dealt to it", said)
+            self.faults.accuse(said.author, "it revealed shares that were not dealt to it", said)
             raise WireError("shares that were not dealt to their author")
 
     def _verify(self, said: Said) -> None:
         if not is_signed(self._charter_id, said):
             raise WireError(f"a {type(said).__name__} without its author's signature")
-
-    def _accuse(self, site: SiteKey, reason: str, *statements: Statement) -> None:
-        if (site, reason) not in self._faulty:
-            self._faulty.add((site, reason))
-            self.faults.append(Fault(site, reason, statements))
 
     # ---- the group ----------------------------------------------------------------------------------------------
 
@@ -290,8 +288,21 @@ class SealedRound:
         return vectors is not None and all(self._has_share(of.author) for of in vectors)
 
     def is_supported(self, choice: bytes) -> bool:
-        """Whether, besides, the pair seeds are here: what is revealed for it opens it."""
+        """Whether, besides, the pair seeds are here: what is revealed for it opens it. This site's own bind it."""
+        if not {choice} >= self.loose.get(self._own, {}).keys():
+            return False
         return self.is_backed(choice) and self._pair_seeds(choice) is not None
+
+    def own_loose(self) -> SealLoose | None:
+        """What this site gives, unsigned, once a quorum voted for a set that it is in; None: nothing, or not yet.
+
+        It gives pair seeds for one set in a round, and never after it opened another.
+        """
+        choice = self.ballots.backed_set()
+        if choice is None or self.part is None or not self.is_backed(choice) or self._own in self.loose:
+            return None
+        seeds = self.part.loose(self._included[choice])
+        return SealLoose(self._own, self.number, choice, seeds) if seeds and self.ballots.may_open(choice) else None
 
     def own_shares(self, choice: bytes) -> tuple[bytes, ...]:
         """What this site reveals for a choice that is supported."""
@@ -320,7 +331,7 @@ class SealedRound:
             try:
                 seed = group.self_seed(of, shares)
             except WireError as error:
-                self._accuse(of.author, "it dealt shares that are not those of one seed", of)
+                self.faults.accuse(of.author, "it dealt shares that are not those of one seed", of)
                 self.ballots.dead.add(choice)
                 raise WireError(f"a vector that nobody can open: {error}") from error
             if seed is None:
@@ -348,23 +359,21 @@ class SealedRound:
         outside = [site for site in group.sites if site not in inside]
         found: dict[tuple[SiteKey, SiteKey], bytes] = {}
         for of in vectors if outside else []:
-            votes = (
-                held[choice] for (_, author), held in self.closes.items() if author == of.author and choice in held
-            )
-            seeds = next((seeds for vote in votes if (seeds := self._standing(vote, of, outside))), None)
+            given = self.loose.get(of.author, {}).get(choice)
+            seeds = self._standing(given, of, outside) if given is not None else None
             if seeds is None:
                 return None
             found |= {(of.author, other): seed for other, seed in zip(outside, seeds, strict=True)}
         return found
 
-    def _standing(self, vote: SealClose, of: Sealed, outside: Sequence[SiteKey]) -> tuple[bytes, ...] | None:
-        group, seeds = self.group, vote.pair_seeds
+    def _standing(self, given: SealLoose, of: Sealed, outside: Sequence[SiteKey]) -> tuple[bytes, ...] | None:
+        group, seeds = self.group, given.pair_seeds
         if group is None or len(seeds) != len(outside):
-            self._accuse(vote.author, "it voted without the pair seeds that go with it", vote)
+            self.faults.accuse(given.author, "it gave another number of pair seeds than its set takes", given)
             return None
         pairs = zip(outside, seeds, strict=True)
         if not all(group.pair_seed_stands(of, other, seed) for other, seed in pairs):
-            self._accuse(vote.author, "it gave pair seeds that it did not commit to", vote)
+            self.faults.accuse(given.author, "it gave pair seeds that it did not commit to", given)
             return None
         return seeds
 
@@ -388,7 +397,3 @@ class SealedRound:
             yield from closes.values()
         for reveals in self.reveals.values():
             yield from reveals.values()
-
-
-class NotYet(WireError):
-    """A statement that may stand, once what it rests on is here. Nobody is to blame."""

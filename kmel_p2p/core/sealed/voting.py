@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.sealed.messages import VOID, Included, SealClose, SealReveal
+from kmel_p2p.core.sealed.messages import VOID, Included, SealClose, SealLoose, SealReveal
 from kmel_p2p.core.sealed.rules import SealedSettings
 from kmel_p2p.core.sealed.sealed_round import SealedRound
 from kmel_p2p.core.types import SECOND, Micros
@@ -32,7 +32,9 @@ class Voting:
         self._ballot_us: Micros | None = None
         """When the present ballot began."""
 
-    def next_vote(self, at: SealedRound, alive: Collection[SiteKey], now: Micros) -> SealClose | SealReveal | None:
+    def next_vote(
+        self, at: SealedRound, alive: Collection[SiteKey], now: Micros
+    ) -> SealClose | SealLoose | SealReveal | None:
         """What this site says next, unsigned; None: nothing now.
 
         Args:
@@ -51,6 +53,9 @@ class Voting:
             if choice is not None:
                 self._ballot_us = self._ballot_us or now
                 return self._close(at, choice)
+        loose = at.own_loose()
+        if loose is not None:
+            return loose
         revealed = ballots.may_reveal()
         if revealed is not None and (revealed == VOID or at.is_supported(revealed)):
             return SealReveal(self._own, at.number, ballots.ballot, revealed, at.own_shares(revealed))
@@ -97,9 +102,9 @@ class Voting:
         choice, ballots = at.ballots.must_vote(), at.ballots
         if choice is None or choice == VOID or not ballots.may_vote(choice):
             return ()
-        if at.is_backed(choice):
+        if at.is_supported(choice):
             return at.set_of(choice)
-        # Its vectors may be on their way.
+        # Its vectors and pair seeds may be on their way. A set that nobody revealed may lack them for ever.
         began_us = self._ballot_us if self._ballot_us is not None else now
         return () if now >= began_us + self._takes_us(at) // 2 else None
 
@@ -125,6 +130,5 @@ class Voting:
     def _close(self, at: SealedRound, included: tuple[Included, ...]) -> SealClose:
         group, ballot = at.group, at.ballots.ballot
         if not included or group is None:
-            return SealClose(self._own, at.number, ballot, VOID, (), ())
-        seeds = at.part.loose(included) if at.part is not None else ()
-        return SealClose(self._own, at.number, ballot, group.hash, included, seeds)
+            return SealClose(self._own, at.number, ballot, VOID, ())
+        return SealClose(self._own, at.number, ballot, group.hash, included)

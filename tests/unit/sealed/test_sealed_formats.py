@@ -57,14 +57,16 @@ def test_a_payload_is_signed_by_its_hash() -> None:
 def test_a_choice_names_group_and_vectors_and_no_voter() -> None:
     close = samples.messages()["seal_close"]
     assert isinstance(close, SealClose)
-    assert replace(close, author=samples.SITES[1].key, ballot=3, pair_seeds=()).choice == close.choice
+    assert replace(close, author=samples.SITES[1].key, ballot=3).choice == close.choice
     assert replace(close, open=bytes(32)).choice != close.choice
     assert replace(close, included=close.included[:1]).choice != close.choice
 
 
 def test_own_state_comes_back_and_shows_no_secret() -> None:
     said = list(samples.messages().values())
-    state = SealedState(5, 3, b"x" * 32, b"y" * 32, "round-4", said[1], [said[0], said[2]], said[6])
+    state = SealedState(
+        5, 3, b"x" * 32, b"y" * 32, "round-4", said[1], [said[0], said[2]], samples.messages()["seal_sum"]
+    )
     assert decode_own_state(state.encode(samples.CHARTER_ID), samples.CHARTER_ID, "store") == state
     assert "x" * 8 not in repr(state)
     after = state.after(5, True)

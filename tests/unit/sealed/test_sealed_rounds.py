@@ -12,6 +12,7 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.sealed import averaging as averaging_module
 from kmel_p2p.core.sealed import masking
+from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.events import RoundVoid, SealRefused, SiteAccused
 from kmel_p2p.core.sealed.gathering import turns
 from kmel_p2p.core.sealed.levels import quantise
@@ -21,6 +22,7 @@ from kmel_p2p.core.sealed.messages import (
     SealClose,
     Sealed,
     SealKey,
+    SealLoose,
     SealOpen,
     SealPast,
     SealReveal,
@@ -74,23 +76,17 @@ def account(monkeypatch) -> Account:
 
 
 def never_both_kinds(mesh: Mesh, liars: frozenset[int] = frozenset()) -> None:
-    """No two honest sites, and no single one, gave both kinds of seeds of one site in one round."""
-    sets: dict[bytes, SealClose] = {}
-    for _, _, message in mesh.sent:
-        if isinstance(message, SealClose) and message.included:
-            sets[message.choice] = message
+    """In a round, honest sites give seeds of either kind for one set alone, and only after a quorum voted for it."""
     honest = {key for n, key in enumerate(mesh.keys) if n not in liars}
-    left_out: set[tuple[int, bytes]] = set()
-    opened: set[tuple[int, bytes]] = set()
-    groups = {(m.round, m.author): m for _, _, m in mesh.sent if isinstance(m, SealOpen)}
+    voters: dict[tuple[int, bytes], set[SiteKey]] = defaultdict(set)
+    opened: dict[int, set[bytes]] = defaultdict(set)
     for _, _, message in mesh.sent:
-        if isinstance(message, SealClose) and message.pair_seeds and message.author in honest:
-            inside = {sent.site for sent in message.included}
-            members = {m.site for (r, _), g in groups.items() if r == message.round for m in g.members}
-            left_out |= {(message.round, site) for site in members - inside}
-        if isinstance(message, SealReveal) and message.choice != VOID and message.author in honest:
-            opened |= {(message.round, sent.site) for sent in sets[message.choice].included}
-    assert not left_out & opened
+        if isinstance(message, SealClose):
+            voters[message.round, message.choice].add(message.author)
+        if isinstance(message, SealLoose | SealReveal) and message.author in honest and message.choice != VOID:
+            opened[message.round].add(message.choice)
+            assert len(voters[message.round, message.choice]) >= quorum_of(len(mesh.keys))
+    assert all(len(choices) == 1 for choices in opened.values())
 
 
 def run(mesh: Mesh, limit: int = 900) -> None:
@@ -355,12 +351,57 @@ def test_two_votes_in_one_ballot_are_named_and_open_one_sum_at_most(account) -> 
 
     def two_votes(to, message):
         if isinstance(message, SealClose) and message.included and to % 2:
-            return replace(message, open=VOID, included=(), pair_seeds=())
+            return replace(message, open=VOID, included=())
         return message
 
     liar(mesh, 1, two_votes)
     honest_agree(mesh, 1)
     assert "two votes in one ballot" in accused(mesh)[mesh.keys[1]]
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_an_opener_that_asks_each_site_for_another_set_gets_no_pair_seeds(count) -> None:
+    """Seeds that went with the votes would bare a site: its pair seeds by one set, its self seed by another."""
+    mesh = Mesh(count, entry_limit=2, min_sum=3)
+    opener = first_opener(mesh)
+    wished: set[bytes] = set()
+
+    def split(to, message):
+        if isinstance(message, SealClose) and len(message.included) > 3 and to % 2:
+            others = [each for each in message.included if each.site not in (mesh.keys[opener], mesh.keys[to])]
+            asked = replace(message, included=tuple(each for each in message.included if each != others[0]))
+            wished.add(asked.choice)
+            return asked
+        return message
+
+    liar(mesh, opener, split)
+    honest_agree(mesh, opener)
+    assert wished
+    given = {m.choice for _, _, m in mesh.sent if isinstance(m, SealLoose) and m.author != mesh.keys[opener]}
+    assert not given & wished
+
+
+def test_a_member_that_never_sealed_and_one_that_died_end_in_a_void_round(account) -> None:
+    """Nobody has the pair seed of these two: the round is void, and the next one goes on."""
+    mesh = Mesh(7, entry_limit=2)
+    dead: list[int] = []
+
+    def lose(n, to, message):
+        if message.__class__ is Sealed and n == 5 and message.round == 1:
+            return None
+        if isinstance(message, SealLoose) and n == 3 and message.round == 1:
+            if not dead:
+                dead.append(n)
+                mesh.at(mesh.now, lambda: mesh.crash(3))
+                mesh.at(mesh.now + 40 * SECOND, lambda: mesh.start(3))
+            return None
+        return message
+
+    mesh.tamper = lose
+    run(mesh)
+    assert dead
+    account.check(mesh)
+    never_both_kinds(mesh)
 
 
 def test_two_reveals_are_named() -> None:
@@ -474,7 +515,7 @@ def test_one_early_vote_hurries_nobody(account) -> None:
     def hurry(n, to, message):
         if n == liar_site and isinstance(message, SealKey) and message.author == mesh.keys[n]:
             early.add(message.round)
-            void = SealClose(mesh.keys[n], message.round, 0, VOID, (), ())
+            void = SealClose(mesh.keys[n], message.round, 0, VOID, ())
             sent = mesh.wire.encode(signed(mesh.identities[n], CHARTER_ID, void))
             mesh.at(mesh.now + SECOND, lambda: mesh._deliver(n, to, sent))
         return message
@@ -488,7 +529,7 @@ def test_one_early_vote_hurries_nobody(account) -> None:
 def test_a_vote_without_a_signature_leaves_no_trace() -> None:
     mesh = Mesh(5, entry_limit=2)
     at = mesh.site(1).present.at
-    forged = SealClose(mesh.keys[2], at.number, 9, VOID, (), (), bytes(64))
+    forged = SealClose(mesh.keys[2], at.number, 9, VOID, (), bytes(64))
     with pytest.raises(WireError, match="without its author's signature"):
         at.take(forged)
     assert not at.closes
