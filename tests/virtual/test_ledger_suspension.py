@@ -31,10 +31,11 @@ from tests.testbed.network.links import Conditions
 
 LOSSY = Conditions(latency_us=20 * MILLISECOND, jitter_us=20 * MILLISECOND, loss=0.2)
 BAD = 3
+MAJORITY = {"suspension_quorum": "majority"}
 
 
 def training(sites: int, seed: int, entries: int = 30, conditions: Conditions = LOSSY) -> LedgerFederation:
-    kept = {"entry_limit": entries, "retain_entries": 512}
+    kept = {"entry_limit": entries, "retain_entries": 512, **MAJORITY}
     world = toy_world(sites, kept, step_us=lambda index: SECOND // 10, conditions=conditions)
     made = LedgerFederation(world, seed)
     made.start_all()
@@ -136,7 +137,10 @@ def test_a_suspension_survives_a_restart_and_reaches_who_was_away() -> None:
 
 def test_a_site_that_lost_everything_comes_by_a_snapshot_to_the_same_trunk() -> None:
     world = toy_world(
-        4, {"entry_limit": 60, "retain_entries": 32}, step_us=lambda index: SECOND // 20, conditions=Conditions()
+        4,
+        {"entry_limit": 60, "retain_entries": 32, **MAJORITY},
+        step_us=lambda index: SECOND // 20,
+        conditions=Conditions(),
     )
     made = LedgerFederation(world, 7)
     made.start_all()
@@ -219,7 +223,7 @@ def test_two_looks_are_told_and_neither_they_nor_a_small_effect_vote_anybody_out
 
 
 def test_a_late_vote_that_reaches_below_what_is_compacted_halts_nobody() -> None:
-    world = toy_world(4, {"entry_limit": 80, "retain_entries": 16}, step_us=lambda index: SECOND // 20)
+    world = toy_world(4, {"entry_limit": 80, "retain_entries": 16, **MAJORITY}, step_us=lambda index: SECOND // 20)
     made = LedgerFederation(world, 11)
     made.start_all()
     victim = made.sites[0].key

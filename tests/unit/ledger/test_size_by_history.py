@@ -26,7 +26,7 @@ class Says:
 
 def weights(claimed: int, entries: int) -> tuple[LedgerFederation, list[Entry]]:
     """A run of three sites of which the last says it has 2**(claimed - 1) measurements; the first one's entries."""
-    made = LedgerFederation(toy_world(3, {"entry_limit": entries, "weight_cap": 3.0}), seed=1)
+    made = LedgerFederation(toy_world(3, {"entry_limit": entries, "weight_cap": 3.0, "trusted_after": 1}), seed=1)
     made.start_all()
     loud = made.sites[2].key
     for view in made.views:

@@ -107,7 +107,7 @@ def test_a_further_vote_never_lifts_a_suspension_and_never_raises_its_first_entr
 @pytest.mark.parametrize(
     ("sites", "quorum", "needed"),
     [(2, "majority", 2), (3, "majority", 2), (4, "majority", 2), (5, "majority", 3), (8, "majority", 4),
-     (4, "two-thirds", 2), (8, "two-thirds", 5), (4, "all", 3)],
+     (4, "two-thirds", 2), (8, "two-thirds", 5), (4, "all", 3), (8, "none", 8)],
 )  # fmt: skip
 def test_no_suspension_by_fewer_than_a_majority_of_the_others_or_by_one(sites: int, quorum: str, needed: int) -> None:
     assert votes_needed(sites - 1, quorum) == needed  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import msgpack
 
 from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.averaging import SuspensionQuorum
 from kmel_p2p.agreement.canonical import unpack_bounded
-from kmel_p2p.agreement.charter import Quorum
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
 from kmel_p2p.core.roster_vector import MAX_NUMBER
@@ -203,14 +203,16 @@ class VoteBook:
         """BLAKE2b-256 of the set, 32 bytes."""
         return digest(b"kmel votes 1", *(vote.encode() for vote in self.all()))
 
-    def suspended(self, roster: Collection[SiteKey], quorum: Quorum) -> dict[SiteKey, int]:
+    def suspended(self, roster: Collection[SiteKey], quorum: SuspensionQuorum) -> dict[SiteKey, int]:
         """Author -> first entry that does not count, in key order, by the votes of the current sites.
 
         Where the votes name different entries, it is the lowest that as many votes as are needed reach: below the
         lowest that a needed vote names nothing is taken out, and colluding sites that are too few for a suspension
         cannot lower it either.
         """
-        found = {}
+        found: dict[SiteKey, int] = {}
+        if quorum == "none":
+            return found
         for author in sorted({of for _, of in self._against}):
             firsts = sorted(vote.first for vote in self.against(author, roster).values())
             needed = votes_needed(len(set(roster) - {author}), quorum)
@@ -228,9 +230,11 @@ def vote_reach(constitution: Constitution | None) -> int:
     return MAX_NUMBER if constitution is None else constitution.genesis.ledger.retain_entries // 2
 
 
-def votes_needed(others: int, quorum: Quorum) -> int:
+def votes_needed(others: int, quorum: SuspensionQuorum) -> int:
     """Votes that suspend an author among so many other sites: more than half of them, and at least two."""
     match quorum:
+        case "none":
+            return others + 1
         case "majority":
             share = 0
         case "two-thirds":

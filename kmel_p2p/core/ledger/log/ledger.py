@@ -280,7 +280,7 @@ class Ledger:
     def rule(self) -> None:
         """Have the trunk follow from amendments and votes: what they take out of it, and nothing else."""
         found = self.constitution
-        roster, quorum = (found.roster, found.genesis.ledger.suspension_quorum) if found is not None else ({}, "all")
+        roster, quorum = (found.roster, found.genesis.ledger.suspension_quorum) if found is not None else ({}, "none")
         self.suspended = self.votes.suspended(roster, quorum)
         starts = first_counts((self.amended_rules.withdrawn, self.suspended))
         self.stale |= withdraw(starts, self.accepted, self.accumulator, self._decoder)
