@@ -67,6 +67,9 @@ class Disk:
         match record:
             case OwnStateRecord():
                 self.own = record.state
+                self.own_state_file = record.own_state_file or self.own_state_file
+                if record.adopt:
+                    self.residual, self.candidate = self.candidate, None
             case CandidateRecord():
                 self.candidate = record.residual
             case SumRecord():

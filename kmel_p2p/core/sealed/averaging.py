@@ -15,7 +15,6 @@ from kmel_p2p.core.effects import Emit, Event, Message, Persist, Persisted, Reco
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.rounds.contract import Amend, CurrentWait, Members, Phase, RoundTrained, size_class
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
-from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import End, Move, RoundState, Wait
 from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.catching_up import Certificates
@@ -37,7 +36,7 @@ from kmel_p2p.core.sealed.messages import MESSAGES, SCHEMAS, Sealed, SealSum, St
 from kmel_p2p.core.sealed.own_part import SealedState
 from kmel_p2p.core.sealed.present import Entropy, Present
 from kmel_p2p.core.sealed.progress import awaited, progress
-from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
+from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings, round_settings
 from kmel_p2p.core.sealed.stages import Stage
 from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.types import Micros, Randomness
@@ -71,7 +70,7 @@ class SealedAveraging(RoundMachine):
         entropy: Entropy,
         now: Micros,
     ) -> None:
-        super().__init__(identity.key, members, _round_settings(rules, settings), now)
+        super().__init__(identity.key, members, round_settings(rules, settings), now)
         self.log = log
         self._identity, self._rules, self._settings, self._entropy = identity, rules, settings, entropy
         self._residual, self._candidate = residual, candidate
@@ -255,47 +254,53 @@ class SealedAveraging(RoundMachine):
         if agreed.number == self.log.number:
             if agreed.chain != self.log.chain:
                 return False
-            self._finish([], agreed.round, "the other sites ended it without a sum")
+            self._finish([], agreed.round, "the other sites ended it without a sum", told=True)
             return True
         fetched = self._talk.fetched(agreed, now)
         if fetched:
-            self._finish(list(fetched), agreed.round, "")
+            self._finish(list(fetched), agreed.round, "", told=True)
         return bool(fetched)
 
-    def _finish(self, entries: list[SumEntry], last: int, reason: str) -> None:
-        """Sums are known, or that there is none: the rounds up to `last` are over."""
+    def _finish(self, entries: list[SumEntry], last: int, reason: str, told: bool = False) -> None:
+        """Sums are known, or that there is none: the rounds up to `last` are over. `told`: the others said so."""
         own, sealed_in = self.present.own, self.present.at.number
         place = self._rules.roster.index(self._key)
         mine = any(entry.round == sealed_in and own.self_seed and entry.sites >> place & 1 for entry in entries)
-        state = own.after(last, mine)
+        void = all(entry.round != sealed_in for entry in entries)
+        over = mine or (void and self.present.spent(told))
+        # Whether this site's levels are gone from the residual: in a sum, or opened for nothing.
+        state = own.after(last, over)
         for entry in entries:
             self.log.add(entry)
         state.last_sum = signed(
             self._identity, self._rules.charter_id, SealSum(self._key, last, self.log.number, self.log.chain)
         )
         encoded = state.encode(self._rules.charter_id)
-        adopted = self._candidate if mine else None
+        adopted = self._candidate if over else None
         if adopted is not None:
             self._residual = adopted
         self._candidate = None
+        file = own.state_file if over else None
+        if over and void and entries:
+            self._outbox.append(Persist(OwnStateRecord(encoded, file, adopt=True)))
         for entry in entries:
             is_own = mine and entry.round == sealed_in
-            file = own.state_file if is_own else None
-            record = SumRecord(self.log.lane, entry.number, entry.encode(), file, is_own, encoded)
+            record = SumRecord(self.log.lane, entry.number, entry.encode(), file if is_own else None, is_own, encoded)
             self._outbox.append(Emit(SumAdded(entry.number, entry.round, entry.count, is_own)))
             if entry is not entries[-1]:
                 self._outbox.append(Persist(record))
             else:
-                self._persist(record, lambda now: self._outcome_stored(mine, reason))
+                self._persist(record, lambda now: self._outcome_stored(over, reason))
         if not entries:
             self._outbox.append(Emit(RoundVoid(last, reason, self.present.missing())))
-            self._persist(OwnStateRecord(encoded), lambda now: self._outcome_stored(mine, reason))
+            ended = OwnStateRecord(encoded, file, adopt=over)
+            self._persist(ended, lambda now: self._outcome_stored(over, reason))
         self._tell_faults()
         self.present.end(bool(entries))
         self._talk.round_over(self.present.at)
         self.present = self._make_present(state)
 
-    def _outcome_stored(self, mine: bool, reason: str) -> None:
+    def _outcome_stored(self, over: bool, reason: str) -> None:
         """The outcome is durable: the trainer keeps its round, or goes back to before it."""
         if self.present.own.last_sum is not None:
             self._talk.broadcast(self.present.own.last_sum)
@@ -303,7 +308,7 @@ class SealedAveraging(RoundMachine):
         if self._number is None or self._trains_for >= self.present.at.number:
             return
         why = reason or "the sealed round ended without this site's vector"
-        if self._state is RoundState.STORING and mine:
+        if self._state is RoundState.STORING and over:
             self._commit()
         elif self._state is RoundState.STORING:
             self._refuse(why)
@@ -341,7 +346,7 @@ class SealedAveraging(RoundMachine):
     @property
     def progress(self) -> str:
         """Where the present round is, in words for the operator."""
-        return progress(self.present.at, self.present.stage, self._rules.min_group)
+        return progress(self.present.at, self.present.stage, self._rules.least_members)
 
     @property
     def waits(self) -> tuple[CurrentWait, ...]:
@@ -381,17 +386,3 @@ class SealedAveraging(RoundMachine):
 
 def _quorum(rules: SealedRules) -> int:
     return quorum_of(len(rules.roster))
-
-
-def _round_settings(rules: SealedRules, settings: SealedSettings) -> RoundSettings:
-    return RoundSettings(
-        entry_limit=rules.entry_limit,
-        steps_per_entry=rules.steps_per_entry,
-        start_sites=rules.start_sites,
-        max_lead=rules.max_lead,
-        patience=rules.patience,
-        hold=settings.hold,
-        settle_us=settings.settle_us,
-        stuck_after_us=settings.limit_us,
-        unit="rounds",
-    )

@@ -223,7 +223,7 @@ class Conversation:
                 self._outbox.extend(Send(sender, said) for said in exchange.lacking(self.before, told))
         if told.round == number and self._has_other_votes(told) and self._may_answer(sender, b"before", now):
             # Late votes, or one site's that differ: whoever holds both can prove it.
-            votes = self.before.votes() if self.before is not None else ()
+            votes = exchange.votes_of(self.before) if self.before is not None else ()
             self._outbox.extend(Send(sender, said) for said in votes)
         if told.round == number and self._may_answer(sender, b"lacking", now):
             self._outbox.extend(Send(sender, said) for said in exchange.lacking(present.at, told))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Record
@@ -67,14 +67,19 @@ class SiteAccused(Event):
 class OwnStateRecord(Record):
     """This site's part in the present round: replaces the one before."""
 
-    state: bytes
+    state: bytes = field(repr=False)
+    """With its secrets: in no log and no trace."""
+    own_state_file: str | None = None
+    """Trainer state that belongs to it; None keeps the one stored before."""
+    adopt: bool = False
+    """This site's vector was opened for nothing: in the same transaction, the candidate becomes the residual."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateRecord(Record):
     """What is left of the residual when the vector of this round counts: replaces the one before."""
 
-    residual: bytes
+    residual: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class SumRecord(Record):
     """Trainer state that belongs to it; None keeps the one stored before."""
     adopt: bool
     """This site's vector is in the sum: the candidate becomes the residual."""
-    state: bytes
+    state: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

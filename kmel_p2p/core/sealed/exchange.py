@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.sealed.masking import MAX_MEMBERS
-from kmel_p2p.core.sealed.messages import SAID_BYTES, SealClose, SealHave, Statement, bits
+from kmel_p2p.core.sealed.messages import SAID_BYTES, SealClose, SealHave, SealReveal, Statement, bits
 from kmel_p2p.core.sealed.sealed_round import SealedRound
 
 
@@ -40,7 +40,7 @@ def _votes(at: SealedRound) -> tuple[int, ...]:
 
 def digest_of(at: SealedRound) -> bytes:
     """Of all votes that are here of a round."""
-    votes = sorted((said.ballot, said.author, said.context, said.choice) for said in at.votes())
+    votes = sorted((said.ballot, said.author, said.context, said.choice) for said in votes_of(at))
     return digest(*(bytes([ballot]) + author + kind + choice for ballot, author, kind, choice in votes))[:SAID_BYTES]
 
 
@@ -56,7 +56,7 @@ def lacking(at: SealedRound, told: SealHave) -> Iterator[Statement]:
         if not told.loose >> place[site] & 1:
             yield from given.values()
     all_there = True
-    for said in sorted(at.votes(), key=lambda said: said.ballot):
+    for said in sorted(votes_of(at), key=lambda said: said.ballot):
         known = told.votes[said.ballot] if said.ballot < len(told.votes) else 0
         shift = place[said.author] + (MAX_MEMBERS if isinstance(said, SealClose) else 0)
         if not known >> shift & 1:
@@ -64,7 +64,7 @@ def lacking(at: SealedRound, told: SealHave) -> Iterator[Statement]:
             yield said
     if all_there and told.votes == _votes(at) and told.said != digest_of(at):
         # Votes of the same sites, and not the same votes: somebody said one thing here and another there.
-        yield from at.votes()
+        yield from votes_of(at)
 
 
 def wanted(at: SealedRound, told: SealHave) -> list[SiteKey]:
@@ -73,3 +73,11 @@ def wanted(at: SealedRound, told: SealHave) -> list[SiteKey]:
         return []
     place = {site: number for number, site in enumerate(at.roster)}
     return [site for site in at.group.sites if site not in at.sealed and told.sealed >> place[site] & 1]
+
+
+def votes_of(at: SealedRound) -> Iterator[SealClose | SealReveal]:
+    """All votes and reveals of a round that are here."""
+    for closes in at.closes.values():
+        yield from closes.values()
+    for reveals in at.reveals.values():
+        yield from reveals.values()

@@ -41,9 +41,10 @@ def positions(seed: bytes, size: int, count: int) -> NDArray[np.int64]:
     Of equal numbers, the one at the lower place is smaller. So every subset of that size is about as likely as any
     other, and its size is known beforehand.
     """
-    drawn = np.frombuffer(keystream(seed, 4 * size), "<u4").astype(np.int64) << 32 | np.arange(size)
-    chosen: NDArray[np.int64] = np.partition(drawn, count - 1)[:count] & 0xFFFFFFFF
-    return np.sort(chosen)
+    drawn = np.frombuffer(keystream(seed, 4 * size), "<u4").astype(np.uint64) << np.uint64(32)
+    chosen = np.partition(drawn | np.arange(size, dtype=np.uint64), count - 1)[:count] & np.uint64(0xFFFFFFFF)
+    places: NDArray[np.int64] = np.sort(chosen).astype(np.int64)
+    return places
 
 
 def extract(salt: bytes, material: bytes) -> bytes:

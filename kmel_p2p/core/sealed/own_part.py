@@ -24,7 +24,7 @@ class SealedState:
 
     Attributes:
         round: the present one.
-        committed: own rounds whose vectors are in a sum.
+        committed: own rounds that are over: their vectors are in a sum, or were opened for none.
         secret: X25519, of this round.
         self_seed: of this site's vector.
         state_file: trainer state that belongs to that vector.

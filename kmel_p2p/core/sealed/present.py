@@ -74,10 +74,10 @@ class Present:
         self.own = own
         self.stage = Stage.IDLE
         self._identity, self._rules, self._log, self._entropy = identity, rules, log, entropy
-        least = (rules.min_group, rules.min_sum)
+        least = (rules.least_members, rules.min_sum)
         about = (rules.charter_id, rules.roster, identity.key, own.round, log.chain)
         self.at = SealedRound(*about, log.count, log.levels, least)
-        self._gathering = Gathering(identity.key, settings, rules.min_group)
+        self._gathering = Gathering(identity.key, settings, rules.least_members)
         self._voting = Voting(identity.key, settings)
         self._early: list[Said] = []
         self._looked_at = 0
@@ -96,14 +96,13 @@ class Present:
             match said:
                 case SealReveal():
                     at.restore(said)
-                    self._move(Stage.CLOSED)
-                    self._move(Stage.REVEALED)
+                    self.stage = Stage.REVEALED
                 case SealKey() | SealOpen() | Sealed() | SealClose() | SealLoose():
                     at.take(said)
                     if isinstance(said, Sealed):
-                        self._move(Stage.SEALED)
+                        self.stage = Stage.SEALED
                     elif isinstance(said, SealClose):
-                        self._move(Stage.CLOSED)
+                        self.stage = Stage.CLOSED
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -146,14 +145,19 @@ class Present:
 
     @property
     def may_train(self) -> bool:
-        """Whether this site has a part in the group, and has neither trained nor sealed for it."""
-        return self.stage is Stage.OPENED and self.at.part is not None and not self.own.self_seed
+        """Whether this site has a part in the group, and has neither trained, sealed nor voted for it."""
+        return self.stage is Stage.OPENED and self.at.part is not None and not self.own.self_seed and not self._voted
 
     @property
     def may_seal(self) -> bool:
         """Whether what this site trained may still be in the sum, of whatever group it is a member by now."""
         open_still = self.stage in (Stage.OPENED, Stage.TRAINING)
-        return open_still and self.at.part is not None and not self.own.self_seed
+        return open_still and self.at.part is not None and not self.own.self_seed and not self._voted
+
+    @property
+    def _voted(self) -> bool:
+        """A vector that is sealed after this site's vote comes too late for any set."""
+        return any(isinstance(said, SealClose) for said in self.own.said)
 
     def train(self) -> None:
         """This site trains for the round."""
@@ -219,7 +223,7 @@ class Present:
                 return self._signed(vote)
             case SealLoose():
                 return self._signed(vote)
-            case SealReveal():
+            case SealReveal() if vote.choice == VOID or not self.at.is_stranger:
                 return self._signed(vote)
         return None
 
@@ -251,6 +255,15 @@ class Present:
             return RoundOutcome([], f"the sum does not stand: {problem}")
         sites = bits(self.at.roster, {sent.site for sent in self.at.set_of(choice)})
         return RoundOutcome([self._log.entry(self.at.number, sites, choice, total)])
+
+    def spent(self, told: bool) -> bool:
+        """Whether this site's levels of a round without a sum may be known to others.
+
+        They must never be sealed again: the difference of two sums would bare them. Where the others ended the round
+        (`told`), what they opened before cannot be told here.
+        """
+        left = any(isinstance(said, Sealed) for said in self.own.said)
+        return left and (told or self.at.may_be_opened())
 
     def end(self, committed: bool) -> None:
         """The round is over."""

@@ -9,11 +9,11 @@ from kmel_p2p.core.sealed.sealed_round import SealedRound
 from kmel_p2p.core.sealed.stages import Stage
 
 
-def progress(at: SealedRound, stage: Stage, min_group: int) -> str:
+def progress(at: SealedRound, stage: Stage, least: int) -> str:
     """For instance `sealed round 31: 5 of 6 sealed, sealed here`."""
     text = f"sealed round {at.number}: "
     if at.group is None:
-        return f"{text}{len(at.keys)} sites are ready; a group takes {max(min_group, at.ballots.quorum)}"
+        return f"{text}{len(at.keys)} sites are ready; a group takes {least}"
     return f"{text}{len(at.sealed)} of {len(at.group.sites)} sealed, {stage.value} here"
 
 

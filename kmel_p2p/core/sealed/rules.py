@@ -11,7 +11,8 @@ from kmel_p2p.agreement.averaging import SealedRule
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.rounds.settings import SETTLE_US
+from kmel_p2p.core.rounds.settings import SETTLE_US, RoundSettings
+from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.levels import first_exponent
 from kmel_p2p.core.sealed.sums import SumLog
 from kmel_p2p.core.types import SECOND, Micros
@@ -49,6 +50,12 @@ class SealedRules:
     exponent: int = -10
     max_lead: int = 4
     patience: int = 0
+
+    @property
+    def least_members(self) -> int:
+        """Fewest members of a group: with a quorum of the roster in it, whoever can lie holds fewer shares than open a
+        vector, and a quorum of reveals opens what it decided on."""
+        return max(self.min_group, quorum_of(len(self.roster)))
 
     @classmethod
     def of(cls, charter: Charter) -> SealedRules:
@@ -104,3 +111,17 @@ class SealedSettings:
     vote_us: Micros = 6 * SECOND
     tell_us: Micros = 1 * SECOND
     rest_us: Micros = 5 * SECOND
+
+
+def round_settings(rules: SealedRules, settings: SealedSettings) -> RoundSettings:
+    return RoundSettings(
+        entry_limit=rules.entry_limit,
+        steps_per_entry=rules.steps_per_entry,
+        start_sites=rules.start_sites,
+        max_lead=rules.max_lead,
+        patience=rules.patience,
+        hold=settings.hold,
+        settle_us=settings.settle_us,
+        stuck_after_us=settings.limit_us,
+        unit="rounds",
+    )

@@ -6,17 +6,17 @@ raises `WireError`, and two statements of one site that exclude each other becom
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.sealed.admissible import check_group, check_vote
 from kmel_p2p.core.sealed.ballots import Ballots
 from kmel_p2p.core.sealed.faults import Faults, NotYet
 from kmel_p2p.core.sealed.group import Group, OwnPart
-from kmel_p2p.core.sealed.masking import MAX_MEMBERS
 from kmel_p2p.core.sealed.messages import (
     VOID,
     Included,
@@ -132,13 +132,7 @@ class SealedRound:
         name = hash_of(self._charter_id, said)
         if name in self.opens:
             return False
-        sites = [member.site for member in said.members]
-        if said.chain != self.chain:
-            raise WireError("a group on other sums than this site holds")
-        if sites != sorted(set(sites)) or not set(sites) <= set(self.roster) or said.author not in sites:
-            raise WireError("a group that is no part of the roster with its opener, in the order of keys")
-        if not self._min_group <= len(sites) <= MAX_MEMBERS or len({m.public for m in said.members}) < len(sites):
-            raise WireError(f"a group of {len(sites)} members, or one in which a key stands twice")
+        check_group(said, self.chain, self.roster, self._min_group)
         self._verify(said)
         for member in said.members:
             self._take_key(member_key(member, self.number))
@@ -172,9 +166,7 @@ class SealedRound:
         choice, held = said.choice, self.closes.get((said.ballot, said.author), {})
         if choice in held or len(held) > 1:
             return False
-        sites = [sent.site for sent in said.included]
-        if sites != sorted(set(sites)) or (sites and len(sites) < self._min_sum):
-            raise WireError("a vote for sites that are not in the order of keys, or too few")
+        check_vote(said, self._min_sum)
         self._verify(said)
         for other in held.values():
             self.faults.accuse(said.author, "two votes in one ballot", other, said)
@@ -184,7 +176,8 @@ class SealedRound:
                 self.faults.accuse(said.author, "votes for two sets of vectors in one round", sets[0], said)
         self.closes.setdefault((said.ballot, said.author), held)[choice] = said
         self._included.setdefault(choice, said.included)
-        self._of_open.setdefault(choice, said.open)
+        if said.included:
+            self._of_open.setdefault(choice, said.open)
         self.ballots.close(said.ballot, said.author, choice)
         return True
 
@@ -243,6 +236,12 @@ class SealedRound:
         if self._own in group.sites and self.secret:
             part = OwnPart(group, self._own, self.secret)
             self.part = part if part.is_own else None
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether the group has this site in it with a key that this process does not hold, as beside a twin: then it
+        has no shares to reveal."""
+        return self.group is not None and self._own in self.group.sites and self.part is None
 
     def outvoted(self) -> bytes | None:
         """Hash of an Open that is here, that this site does not go by, and whose vectors a quorum voted for."""
@@ -303,6 +302,13 @@ class SealedRound:
             return None
         seeds = self.part.loose(self._included[choice])
         return SealLoose(self._own, self.number, choice, seeds) if seeds and self.ballots.may_open(choice) else None
+
+    def may_be_opened(self) -> bool:
+        """Whether others may have opened a sum with this site's vector, as far as can be told here: a quorum voted for
+        such a set, or somebody revealed for one."""
+        voted = {self.ballots.closed(ballot) for ballot in range(self.ballots.ballot + 1)}
+        revealed = {choice for held in self.reveals.values() for choice in held}
+        return any(self._own in {sent.site for sent in self.set_of(choice)} for choice in voted | revealed if choice)
 
     def own_shares(self, choice: bytes) -> tuple[bytes, ...]:
         """What this site reveals for a choice that is supported."""
@@ -390,10 +396,3 @@ class SealedRound:
         """Take back what this site revealed before it was restarted: it binds, whatever else is here by now."""
         self.reveals.setdefault((said.ballot, said.author), {})[said.choice] = said
         self.ballots.reveal(said.ballot, said.author, said.choice)
-
-    def votes(self) -> Iterator[SealClose | SealReveal]:
-        """All that is here."""
-        for closes in self.closes.values():
-            yield from closes.values()
-        for reveals in self.reveals.values():
-            yield from reveals.values()

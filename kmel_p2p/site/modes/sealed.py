@@ -143,8 +143,8 @@ class SealedMode(SiteMode):
     def writing(self, record: Record, site: Site) -> Callable[[Store], None] | None:
         """The part in the round, a sum with what follows from it, an accusation."""
         match record:
-            case OwnStateRecord(state=state):
-                return lambda store: store.put_blob(ROUND, state)
+            case OwnStateRecord():
+                return lambda store: _keep_part(store, record)
             case CandidateRecord(residual=residual):
                 return lambda store: store.put_blob(CANDIDATE, residual)
             case SumRecord():
@@ -282,13 +282,22 @@ class SealedMode(SiteMode):
 def _keep_sum(store: Store, record: SumRecord) -> None:
     with store.transaction("sum"):
         store.averaging.append(record.number, record.encoded)
-        store.put_blob(ROUND, record.state)
-        candidate = store.get_blob(CANDIDATE)
-        if record.adopt and candidate:
-            store.put_blob(RESIDUAL, candidate)
-            store.put_blob(CANDIDATE, b"")
-        if record.own_state_file:
-            store.put_blob(TRAINER, record.own_state_file.encode())
+        _put_part(store, record)
+
+
+def _keep_part(store: Store, record: OwnStateRecord) -> None:
+    with store.transaction("sealed round"):
+        _put_part(store, record)
+
+
+def _put_part(store: Store, record: SumRecord | OwnStateRecord) -> None:
+    store.put_blob(ROUND, record.state)
+    candidate = store.get_blob(CANDIDATE)
+    if record.adopt and candidate:
+        store.put_blob(RESIDUAL, candidate)
+        store.put_blob(CANDIDATE, b"")
+    if record.own_state_file:
+        store.put_blob(TRAINER, record.own_state_file.encode())
 
 
 def _values(store: Store, name: str, size: int) -> NDArray[np.float32] | None:
