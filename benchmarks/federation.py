@@ -227,7 +227,8 @@ def _publish(
     for publisher in publishers if not opened else ():
         publisher.open(1)
     outbox.clear()
-    first = number * 10_000 + (5000 if opened else 0)
+    # Of about one norm: larger ones would not stand beside the others.
+    first = 100_000 + number * 10_000 + (5000 if opened else 0)
     for at, publisher in enumerate(publishers):
         payload = ToyCodec.encode([at % VALUES % 16], [first + at])  # no two alike
         publisher.store(RoundTrained(number, payload, 10, ROUND_US, ""))

@@ -58,7 +58,9 @@ def run(sites: int, holders: int, told: bool = True) -> tuple[float, float, Ledg
     held = [(0, RARE) if index < holders else (0,) for index in range(sites)]
     identities = toy_identities(sites)
     shared = (AssayEndpoint(name="all", head="shared"), AssayEndpoint(name="rare", head="shared"))
-    charter = toy_charter(identities, {"entry_limit": ENTRIES}, {"max_lead": 1})
+    # Steps of any size: the descent is no optimiser of the product.
+    wide = {"entry_limit": ENTRIES, "norm_cap": 4.0, "first_norm": 1e3, "trusted_after": 1}
+    charter = toy_charter(identities, wide, {"max_lead": 1})
     world = LedgerWorld(
         charter=charter.model_copy(update={"assay_endpoints": shared}),
         identities=identities,

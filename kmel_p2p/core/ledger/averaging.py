@@ -94,12 +94,8 @@ class LedgerAveraging(RoundMachine):
         max_payload_bytes: int,
         now: Micros,
     ) -> None:
-        super().__init__(
-            identity.key,
-            members,
-            round_settings(charter, settings.hold, settings.settle_us, settings.stuck_after_us),
-            now,
-        )
+        times = (settings.settle_us, settings.stuck_after_us)
+        super().__init__(identity.key, members, round_settings(charter, settings.hold, *times), now)
         self.ledger = ledger
         if ledger.constitution is None:
             ledger.amend(Constitution(charter))
@@ -329,8 +325,7 @@ class LedgerAveraging(RoundMachine):
         if missing:
             reason = f"catching up: {missing} entries of the others are not here yet"
             return Wait(reason, self.antientropy.ahead(), until_us, "catching up")
-        willing = self.ledger.rules.current.difference(self._those_in(Phase.LISTENING))
-        start = None if self.ledger.vector else self._start(training, willing)
+        start = None if self.ledger.vector else self._start(training, self.ledger.rules.current - self._gave_up())
         number = self.publisher.next_number - 1
         return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)
 
@@ -349,6 +344,12 @@ class LedgerAveraging(RoundMachine):
         settings = self._settings
         until_us = min(self._grew[1] + settings.catch_up_us, self._behind_since_us + settings.catch_up_limit_us)
         return (sum(behind) if now < until_us else 0), until_us
+
+    def _gave_up(self) -> frozenset[SiteKey]:
+        """Sites that say that they listen and hold nothing: they will never begin. After a run, they hold entries."""
+        order, listening = self.ledger.accepted.order, self._those_in(Phase.LISTENING)
+        known = ((key, told.vector) for key in listening if (told := self._told(key)) is not None and told.explained)
+        return frozenset(key for key, vector in known if vector is not None and not any(order.named(vector).values()))
 
     def _those_in(self, phase: Phase) -> list[SiteKey]:
         """Alive sites in this phase, without us and without those whose log has ended or that are suspended."""
