@@ -63,7 +63,7 @@ EVERY_TYPE = [
 def test_a_large_message_of_small_lists_is_refused_at_once(wire: Wire, type_id: int, fields: int, width: int) -> None:
     data = message(type_id, fields, nested(width, BULK // 4))
     took, peak = cost(lambda: wire.decode(data))
-    assert took < 0.03
+    assert took < 0.05
     assert peak < 3 * len(data) + 200_000
 
 
@@ -100,5 +100,5 @@ def test_bytes_where_a_small_number_belongs_are_not_written_out(place: str) -> N
     head, tag = (large, b"\xc4\x08" + bytes(8)) if place == "protocol" else (b"\x01", b"\xc4\x08" + bytes(8) + large)
     data = b"\x94" + head + tag + b"\x01\x01"
     took, peak = cost(lambda: WIRE.decode(data))
-    assert took < 0.03
+    assert took < 0.05
     assert peak < 3 * len(data) + 200_000
