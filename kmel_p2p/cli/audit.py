@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kmel_p2p.cli.options import config_option, echo_json, json_option, progress_bar
+from kmel_p2p.cli.own_payloads import NOTHING_HELD, held_entry, kept_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,35 +89,23 @@ def leak(config_path: Path, held_only: bool, at_most: float | None, as_json: boo
 def _payloads(site: Site, config: SiteConfig, held_only: bool) -> tuple[dict[int, bytes], int | None]:
     """Own payloads by number, and the number of the held one."""
     from kmel_p2p.agreement.errors import LocalError
-    from kmel_p2p.site.control.client import ControlClient, NotRunningError
+    from kmel_p2p.site.control.client import NotRunningError
     from kmel_p2p.site.modes import mode_of
-    from kmel_p2p.site.state.own_state import own_entries
-    from kmel_p2p.site.state.store import STORE_NAME, Store
 
     if not mode_of(site.charter).keeps_entries:
         raise LocalError(f"this federation averages in mode {site.mode}: sites exchange shares and keep no entries")
-    found: dict[int, bytes] = {}
-    if not held_only:
-        path = config.site.state_dir / STORE_NAME
-        if path.exists():
-            store = Store(path, read_only=True)
-            try:
-                found = {number: entry.payload for number, entry in own_entries(site, store).items()}
-            finally:
-                store.close()
+    found = {} if held_only else kept_payloads(site, config)
     try:
-        with ControlClient(config.site.state_dir) as client:
-            answer: Mapping[str, Any] | None = client.request("held")
+        held = held_entry(config)
     except NotRunningError:
         if held_only:
             raise
-        answer = None
-    if answer is None:
+        held = None
+    if held is None:
         if held_only:
-            raise LocalError("no entry waits for approval")
+            raise LocalError(NOTHING_HELD)
         return found, None
-    found[answer["number"]] = base64.b64decode(answer["payload"])
-    return found, answer["number"]
+    return {**found, held.number: held.payload}, held.number
 
 
 def _energies(site: Site, looked: LeakAudit, payloads: Mapping[int, bytes]) -> dict[int, NDArray[np.float64]]:

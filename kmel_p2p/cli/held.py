@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli.options import config_option, echo_json, json_option
+from kmel_p2p.cli.own_payloads import NOTHING_HELD, Held, held_entry, kept_payloads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from kmel_p2p.site.config import SiteConfig
     from kmel_p2p.site.site import Site
-
-NOTHING = "no entry waits for approval"
 
 
 @click.group()
@@ -39,17 +37,16 @@ def list_(config_path: Path, as_json: bool) -> None:
     from kmel_p2p.site.state.orders import OrderBook
 
     config = load_config(config_path)
-    answer = _ask(config)
+    waits = held_entry(config)
     unasked = OrderBook(config.site.state_dir).orders.approved_until
     if as_json:
-        waits = [] if answer is None else [_facts(answer)]
-        echo_json({"held": waits, "hold": config.ledger.hold, "approved_until": unasked})
+        facts = [] if waits is None else [_facts(waits)]
+        echo_json({"held": facts, "hold": config.ledger.hold, "approved_until": unasked})
         return
-    if answer is None:
-        click.echo(NOTHING)
+    if waits is None:
+        click.echo(NOTHING_HELD)
     else:
-        facts = _facts(answer)
-        click.echo(f"entry {facts['number']}  {bytes_text(facts['bytes'])}  held for {span_text(facts['age_s'])}")
+        click.echo(f"entry {waits.number}  {bytes_text(len(waits.payload))}  held for {span_text(waits.age_s)}")
     click.echo(_unasked(config, unasked))
 
 
@@ -66,11 +63,11 @@ def show(config_path: Path, as_json: bool) -> None:
     from kmel_p2p.site.loaded_site import load_site
 
     config = load_config(config_path)
-    answer = _ask(config)
-    if answer is None:
-        raise LocalError(NOTHING)
+    waits = held_entry(config)
+    if waits is None:
+        raise LocalError(NOTHING_HELD)
     site = load_site(config)
-    facts = {**_facts(answer), **_content(site, config, base64.b64decode(answer["payload"]))}
+    facts = {**_facts(waits), **_content(site, config, waits.payload)}
     if as_json:
         echo_json(facts)
     else:
@@ -128,17 +125,8 @@ def reject(config_path: Path, number: int, defer: bool, reason: str) -> None:
     click.echo(f"entry {number} rejected: {kept}, and the round is trained on other batches")
 
 
-def _ask(config: SiteConfig) -> Mapping[str, Any] | None:
-    from kmel_p2p.site.control.client import ControlClient
-
-    with ControlClient(config.site.state_dir) as client:
-        answer: Mapping[str, Any] | None = client.request("held")
-    return answer
-
-
-def _facts(answer: Mapping[str, Any]) -> dict[str, Any]:
-    size = len(base64.b64decode(answer["payload"]))
-    return {"number": answer["number"], "bytes": size, "age_s": answer["age_s"]}
+def _facts(waits: Held) -> dict[str, Any]:
+    return {"number": waits.number, "bytes": len(waits.payload), "age_s": waits.age_s}
 
 
 def _unasked(config: SiteConfig, until: int) -> str:
@@ -188,18 +176,9 @@ def _dense(site: Site, payload: bytes) -> NDArray[np.float32]:
 def _newest_own(site: Site, config: SiteConfig) -> tuple[int, NDArray[np.float32]] | None:
     """Number and delta of the newest own entry that the store keeps."""
     from kmel_p2p.site.modes import mode_of
-    from kmel_p2p.site.state.own_state import own_entries
-    from kmel_p2p.site.state.store import STORE_NAME, Store
 
-    path = config.site.state_dir / STORE_NAME
-    if not mode_of(site.charter).keeps_entries or not path.exists():
-        return None
-    store = Store(path, read_only=True)
-    try:
-        entries = own_entries(site, store)
-    finally:
-        store.close()
-    return (max(entries), _dense(site, entries[max(entries)].payload)) if entries else None
+    kept = kept_payloads(site, config) if mode_of(site.charter).keeps_entries else {}
+    return (max(kept), _dense(site, kept[max(kept)])) if kept else None
 
 
 def _say(facts: Mapping[str, Any]) -> None:

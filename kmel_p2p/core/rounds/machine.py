@@ -210,8 +210,7 @@ class RoundMachine(Obstacles, ABC):
             case Approve() if self._pause.wait is not None:
                 raise LocalError(self._pause.wait.reason)
             case Approve(number):
-                self._move(Move.APPROVE, number)
-                self._store()
+                self._approve(number)
             case ApproveUntil(number):
                 self._approved_until = number
             case Reject():
@@ -311,14 +310,16 @@ class RoundMachine(Obstacles, ABC):
         if self._state is RoundState.HELD and self._pause.wait is None:
             assert self._number is not None, "a round is held"
             if self._number <= self._approved_until:
-                self._move(Move.APPROVE, self._number)
-                self._store()
+                self._approve(self._number)
+
+    def _approve(self, number: int) -> None:
+        self._move(Move.APPROVE, number)
+        self._store()
 
     def _reject(self, cmd: Reject) -> None:
         if cmd.deferred and not self.has_residual:
             raise LocalError("this averaging mode keeps no residual: what is not sent now is lost; reject it for good")
-        self._move(Move.REJECT, cmd.number)
-        self._outbox.append(Emit(RoundAbandoned(cmd.number, cmd.reason, rejected=True, deferred=cmd.deferred)))
+        self._abandon(Move.REJECT, cmd.number, cmd.reason, rejected=True, deferred=cmd.deferred)
 
     def _store(self) -> None:
         assert self._result is not None, "what is stored was trained"
@@ -336,9 +337,9 @@ class RoundMachine(Obstacles, ABC):
         self._move(Move.COMMIT, number)
         self._outbox.append(Emit(RoundCommitted(number)))
 
-    def _abandon(self, move: Move, number: int, reason: str) -> None:
+    def _abandon(self, move: Move, number: int, reason: str, *, rejected: bool = False, deferred: bool = False) -> None:
         self._move(move, number)
-        self._outbox.append(Emit(RoundAbandoned(number, reason)))
+        self._outbox.append(Emit(RoundAbandoned(number, reason, rejected, deferred)))
 
     def _move(self, move: Move, number: int) -> None:
         """Raises LocalError where that is not possible for that round now."""

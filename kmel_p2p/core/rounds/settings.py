@@ -47,9 +47,7 @@ class RoundSettings:
     again_us: Micros = AGAIN_US
 
 
-def round_settings(
-    charter: Charter, hold: bool, settle_us: Micros, stuck_after_us: Micros, unit: str = "entries"
-) -> RoundSettings:
+def round_settings(charter: Charter, hold: bool, settle_us: Micros, stuck_after_us: Micros) -> RoundSettings:
     """What the charter says about rounds, and this site's own settings."""
     return RoundSettings(
         entry_limit=charter.averaging.entry_limit,
@@ -60,5 +58,5 @@ def round_settings(
         hold=hold,
         settle_us=settle_us,
         stuck_after_us=stuck_after_us,
-        unit=unit,
+        unit="entries",
     )

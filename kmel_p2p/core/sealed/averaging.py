@@ -36,7 +36,7 @@ from kmel_p2p.core.sealed.messages import MESSAGES, SCHEMAS, Sealed, SealSum, St
 from kmel_p2p.core.sealed.own_part import SealedState
 from kmel_p2p.core.sealed.present import Entropy, Present
 from kmel_p2p.core.sealed.progress import awaited, progress
-from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings, round_settings
+from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
 from kmel_p2p.core.sealed.stages import Stage
 from kmel_p2p.core.sealed.sums import SumEntry, SumLog
 from kmel_p2p.core.types import Micros, Randomness
@@ -70,7 +70,7 @@ class SealedAveraging(RoundMachine):
         entropy: Entropy,
         now: Micros,
     ) -> None:
-        super().__init__(identity.key, members, round_settings(rules, settings), now)
+        super().__init__(identity.key, members, rules.rounds(settings), now)
         self.log = log
         self._identity, self._rules, self._settings, self._entropy = identity, rules, settings, entropy
         self._residual, self._candidate = residual, candidate
@@ -82,7 +82,7 @@ class SealedAveraging(RoundMachine):
         """When this site's vector was last stored."""
         self._trains_for = 0
         """Sealed round that the trainer's open round belongs to."""
-        self.certificates = Certificates(len(rules.roster) - _quorum(rules))
+        self.certificates = Certificates(len(rules.roster) - quorum_of(len(rules.roster)))
         self.present = self._make_present(own)
         self._talk = Conversation(self, members, rules, settings, rng, self._outbox, now)
 
@@ -382,7 +382,3 @@ class SealedAveraging(RoundMachine):
 
     def _run_completed(self) -> None:
         """Nothing to do."""
-
-
-def _quorum(rules: SealedRules) -> int:
-    return quorum_of(len(rules.roster))

@@ -79,6 +79,20 @@ class SealedRules:
             patience=charter.pace.patience,
         )
 
+    def rounds(self, settings: SealedSettings) -> RoundSettings:
+        """What charter and site say about rounds."""
+        return RoundSettings(
+            entry_limit=self.entry_limit,
+            steps_per_entry=self.steps_per_entry,
+            start_sites=self.start_sites,
+            max_lead=self.max_lead,
+            patience=self.patience,
+            hold=settings.hold,
+            settle_us=settings.settle_us,
+            stuck_after_us=settings.limit_us,
+            unit="rounds",
+        )
+
     def empty_log(self, base: NDArray[np.float32]) -> SumLog:
         """The sums before the first one. `base`: initial trunk, float32[d]."""
         return SumLog(self.charter_id, base, self.pattern, self.levels, self.exponent)
@@ -111,17 +125,3 @@ class SealedSettings:
     vote_us: Micros = 6 * SECOND
     tell_us: Micros = 1 * SECOND
     rest_us: Micros = 5 * SECOND
-
-
-def round_settings(rules: SealedRules, settings: SealedSettings) -> RoundSettings:
-    return RoundSettings(
-        entry_limit=rules.entry_limit,
-        steps_per_entry=rules.steps_per_entry,
-        start_sites=rules.start_sites,
-        max_lead=rules.max_lead,
-        patience=rules.patience,
-        hold=settings.hold,
-        settle_us=settings.settle_us,
-        stuck_after_us=settings.limit_us,
-        unit="rounds",
-    )
