@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import pydantic
@@ -93,3 +94,8 @@ class AssayEndpoint(StrictModel):
             # A wild prediction must not overflow to infinity in the user's table.
             return np.power(10.0, np.clip(transformed, -300.0, 300.0))
         return transformed
+
+
+def endpoint_name(names: Sequence[str], place: int) -> str:
+    """Name of an assay endpoint by its place in the charter, for people. Others say the place: it may be of none."""
+    return names[place] if place < len(names) else f"assay endpoint {place + 1}"

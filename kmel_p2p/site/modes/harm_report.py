@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kmel_p2p.agreement.endpoint import endpoint_name
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.ledger.events import AuthorSuspended, HarmGone, HarmSeen, SuspensionLifted, VoteRefused
@@ -13,8 +14,8 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.site.modes.mode import Notes
 
 WHAT_TO_DO = (
-    "Ask its operator. Enough votes take its entries out by themselves; kmel-peer block {name} stops listening to it "
-    "here, kmel-peer amendment draft --retire {name} takes it out for good"
+    "Ask its operator. Enough votes take its entries out by themselves if the charter has a suspension_quorum; "
+    "kmel-peer block {name} stops listening to it here, kmel-peer amendment draft --retire {name} takes it out for good"
 )
 
 
@@ -84,7 +85,7 @@ def harm_facts(ledger: Ledger, names: Mapping[SiteKey, str], endpoints: Sequence
             harm.setdefault(called(vote.author), {})[called(vote.voter)] = {
                 "first": vote.first,
                 "number": vote.number,
-                "sizes": {_endpoint(endpoints, place): size for place, size in sizes.items()},
+                "sizes": {endpoint_name(endpoints, place): size for place, size in sizes.items()},
                 "against": vote.voter in ledger.votes.against(vote.author, current),
             }
     suspended = {
@@ -106,10 +107,6 @@ def harm_summary(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         if name not in facts["suspended"]
     ]
     return tuple(rows)
-
-
-def _endpoint(endpoints: Sequence[str], place: int) -> str:
-    return endpoints[place] if place < len(endpoints) else f"assay endpoint {place + 1}"
 
 
 def _advice(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from kmel_p2p.agreement.endpoint import endpoint_name
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.membership import events as member
@@ -69,8 +70,8 @@ class Reporter:
         return self._names().get(key, short(key))
 
     def endpoint(self, place: int) -> str:
-        """Name of an assay endpoint by its place in the charter; others vote, so it may be of none."""
-        return self._endpoints[place] if place < len(self._endpoints) else f"assay endpoint {place + 1}"
+        """Name of an assay endpoint by its place in the charter."""
+        return endpoint_name(self._endpoints, place)
 
     def say(self, what: str, **facts: object) -> None:
         """Log a fact, and tell subscribers. What concerns one site is logged within a budget (`LineBudget`)."""

@@ -167,7 +167,7 @@ class Panel:
     def _take(self, sender: SiteKey, votes: Iterable[bytes]) -> None:
         new: list[HarmVote] = []
         refused = 0
-        known = {vote.encode() for vote in self._ledger.votes.all()}
+        known = self._ledger.votes.encoded
         for encoded in votes:
             if encoded in known:
                 continue

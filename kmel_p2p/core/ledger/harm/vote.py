@@ -150,6 +150,8 @@ class VoteBook:
         """Voter and author -> the newest opinion."""
         self._against: dict[tuple[SiteKey, SiteKey], HarmVote] = {}
         """Voter and author -> the vote against it that goes furthest back."""
+        self._encoded: dict[bytes, HarmVote] | None = None
+        """What `encoded` gave; None: votes changed since."""
 
     def __len__(self) -> int:
         return len(self._opinions)
@@ -166,6 +168,8 @@ class VoteBook:
             if lowest is None or _depth(vote) < _depth(lowest):
                 self._against[pair] = vote
                 changed = True
+        if changed:
+            self._encoded = None
         return changed
 
     def forget(self, terms: Callable[[SiteKey], int]) -> list[HarmVote]:
@@ -174,12 +178,20 @@ class VoteBook:
         for book in (self._opinions, self._against):
             for pair in [pair for pair, vote in book.items() if vote.term < terms(vote.author)]:
                 del book[pair]
+        self._encoded = None
         return gone
 
+    @property
+    def encoded(self) -> Mapping[bytes, HarmVote]:
+        """Every vote kept by its encoded form, in an order that does not depend on how they came."""
+        if self._encoded is None:
+            kept = {vote.encode(): vote for book in (self._opinions, self._against) for vote in book.values()}
+            self._encoded = {encoded: kept[encoded] for encoded in sorted(kept)}
+        return self._encoded
+
     def all(self) -> list[HarmVote]:
-        """Every vote kept, in an order that does not depend on how they came."""
-        kept = {vote.encode(): vote for book in (self._opinions, self._against) for vote in book.values()}
-        return [kept[encoded] for encoded in sorted(kept)]
+        """Every vote kept, in the same order."""
+        return list(self.encoded.values())
 
     def behind(self, suspended: Collection[SiteKey]) -> tuple[bytes, ...]:
         """The votes that these suspensions rest on, encoded: with them, whoever takes over a sum comes to the same."""
@@ -201,7 +213,7 @@ class VoteBook:
 
     def digest(self) -> bytes:
         """BLAKE2b-256 of the set, 32 bytes."""
-        return digest(b"kmel votes 1", *(vote.encode() for vote in self.all()))
+        return digest(b"kmel votes 1", *self.encoded)
 
     def suspended(self, roster: Collection[SiteKey], quorum: SuspensionQuorum) -> dict[SiteKey, int]:
         """Author -> first entry that does not count, in key order, by the votes of the current sites.
