@@ -41,7 +41,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     from kmel_p2p.site.config import load_config
 
     config = load_config(config_path)
-    charter, own, test = _read(config, quiet=as_json)
+    charter, own, test = read_measurements(config, quiet=as_json)
     report = check(config.data, own, charter.split, test)
     folder = out or config.site.state_dir / "data-check"
     write_rejects(folder / "rejects.csv", [*own.rejects, *(test.rejects if test else ())])
@@ -64,7 +64,7 @@ def approve(config_path: Path) -> None:
     from kmel_p2p.site.config import load_config
 
     config = load_config(config_path)
-    charter, own, test = _read(config, quiet=False)
+    charter, own, test = read_measurements(config, quiet=False)
     report = check(config.data, own, charter.split, test)
     for text in [*report["problems"], *report["advice"]]:
         click.echo(f"looks wrong: {text}", err=True)
@@ -99,7 +99,7 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
         click.echo(line)
 
 
-def _read(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
+def read_measurements(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
     """Charter and measurements, those of the test file last."""
     from kmel_p2p.chem.dataset.ingest import ingest
     from kmel_p2p.chem.structures.cache import FOLDER, StructureCache

@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate": ("kmel_p2p.cli.evaluate:evaluate", "Compare the models on this site's test fold, with intervals."),
     "export": ("kmel_p2p.cli.predict:export", "Copy the model for use elsewhere, also as ONNX."),
     "predict": ("kmel_p2p.cli.predict:predict", "Predict assay endpoints for structures, offline."),
+    "prospective": ("kmel_p2p.cli.prospective:prospective", "Say whether predictions were right on what came since."),
     "serve": ("kmel_p2p.cli.serve:serve", "Show predictions and why in a browser, on this machine."),
     "standardise": ("kmel_p2p.cli.standardise:standardise", "Standardise structures, and say what was changed."),
     "simulate": ("kmel_p2p.cli.simulate:simulate", "Run a federation of real peers on this machine."),

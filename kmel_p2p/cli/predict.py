@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from kmel_p2p.chem.read.structure_file import InputForm, RowBlock, StructureFile
     from kmel_p2p.cli.prediction_output import Output
+    from kmel_p2p.cli.registering import Registering
     from kmel_p2p.learn.predict.predict import Model
     from kmel_p2p.learn.predict.shift import Batch
     from kmel_p2p.learn.predict.values import Prediction
@@ -124,8 +126,10 @@ def predict(
     of all shards, one after the other, are the rows of IN in order.
     """
     from kmel_p2p.cli.explanation_report import write_report
+    from kmel_p2p.cli.registering import registering
     from kmel_p2p.cli.structure_input import open_input
     from kmel_p2p.learn.predict.predict import load_model
+    from kmel_p2p.site.config import load_config
 
     if resume and output is None:
         raise click.UsageError("--resume goes on with a file: name it with -o")
@@ -138,17 +142,20 @@ def predict(
     part, parts = shard or (1, 1)
     start, stop = file.count * (part - 1) // parts, file.count * part // parts
     tally = Tally(loaded.batch())
+    # The register is about what this site acts upon: its own models, as they answer without being asked for one.
+    own = model is None and model_dir is None
+    with registering(load_config(config_path), loaded, level) if own else nullcontext() as register:
 
-    def work(start: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        return _blocks(file, loaded, made, start, stop, model, level)
+        def work(start: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
+            return _blocks(file, loaded, made, start, stop, model, level, register)
 
-    if output is None:
-        for piece in made.whole(_told(work(start), tally), tally.similarities.shift):
-            click.echo(piece, nl=False)
-    else:
-        asked = {"shard": f"{part}/{parts}", "model": model, "level": level, "json": as_json, "form": repr(form)}
-        made_from = {"input": file.digest(), "model": _digest(folder), "set of options": json.dumps(asked)}
-        _write(output, made, work, start, made_from, resume, tally)
+        if output is None:
+            for piece in made.whole(_told(work(start), tally), tally.similarities.shift):
+                click.echo(piece, nl=False)
+        else:
+            asked = {"shard": f"{part}/{parts}", "model": model, "level": level, "json": as_json, "form": repr(form)}
+            made_from = {"input": file.digest(), "model": _digest(folder), "set of options": json.dumps(asked)}
+            _write(output, made, work, start, made_from, resume, tally)
     if report is not None:
         write_report(report, source, file, (start, stop), loaded, tally.similarities.shift(), model, level)
     _tell(tally, loaded, model, level, output)
@@ -169,9 +176,16 @@ def _output(
 
 
 def _blocks(
-    file: StructureFile, loaded: Model, made: Output, start: int, stop: int, model: str | None, level: float
+    file: StructureFile,
+    loaded: Model,
+    made: Output,
+    start: int,
+    stop: int,
+    model: str | None,
+    level: float,
+    register: Registering | None,
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """(content, facts) of each block of rows from `start` to `stop`; shows how far it is."""
+    """(content, facts) of each block of rows from `start` to `stop`, recorded if asked for; shows how far it is."""
     from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.learn.predict.predict import BLOCK
 
@@ -186,6 +200,8 @@ def _blocks(
         found = loaded.predict_blocks(smiles(), model=model, level=level, workers=usable_cores(), done=progress.add)
         for predictions in found:
             rows = waiting.pop(0)
+            if register is not None:
+                register.take(predictions)
             yield made.block(rows, predictions), facts_of(loaded, rows, predictions)
             progress.reach(len(predictions))
 

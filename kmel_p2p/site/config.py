@@ -116,6 +116,15 @@ class EgressSection(StrictModel):
         return Rotation(self.segment_mb << 20, self.segment_days * DAY_S, self.keep_days * DAY_S)
 
 
+class PredictionsSection(StrictModel):
+    """The register of predictions: what `kmel-peer predict` answered, to be compared with what is measured later."""
+
+    record: bool = False
+    """True: predictions of this site are recorded, without structures; `kmel-peer prospective` reports on them."""
+    most: Annotated[int, pydantic.Field(ge=1000, le=100_000_000)] = 1_000_000
+    """Predictions recorded at most, one per compound, assay endpoint and model version: some 250 MB per million."""
+
+
 class LogSection(StrictModel):
     """The log of the daemon, on standard error and in the state directory."""
 
@@ -139,6 +148,7 @@ class SiteConfig(StrictModel):
     resources: ResourcesSection = ResourcesSection()
     ledger: LedgerSection = LedgerSection()
     egress: EgressSection = EgressSection()
+    predictions: PredictionsSection = PredictionsSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
 

@@ -44,7 +44,7 @@ def manifest(source: Source, measurements: Measurements) -> dict[str, Any]:
         )
     return {
         "dataset_hash": measurements.dataset_hash(),
-        "files": [{"name": path.name, "sha256": _sha256(path)} for path in _files(source)],
+        "files": [{"name": path.name, "sha256": _sha256(path)} for path in files_of(source)],
         "settings": _settings(source),
         "rows_in": measurements.rows_in,
         "compounds": len(measurements),
@@ -101,7 +101,8 @@ def require_approved(state_dir: Path, dataset_hash: str) -> None:
         )
 
 
-def _files(source: Source) -> list[Path]:
+def files_of(source: Source) -> list[Path]:
+    """Every file that measurements are read from, or that says which ones to leave out."""
     paths = (source.path, source.embargo.compounds, source.embargo.scaffolds, source.structures, source.assays)
     return [path for path in paths if path is not None]
 

@@ -80,6 +80,16 @@ def standardise(smiles: str, policy: FeatureRule, *, identify: bool = True) -> t
         return Structure(canonical, identity, tuple(changes)), molecule
 
 
+def identity_of(standardised: str, policy: FeatureRule) -> str:
+    """`Structure.identity` of a structure that was standardised already.
+
+    Raises:
+        StructureError: RDKit cannot read it; it is no standardised SMILES.
+    """
+    with rdBase.BlockLogs():
+        return _identity(parse(standardised), standardised, policy)
+
+
 def parse(smiles: str) -> Chem.Mol:
     """The molecule of a cell.
 

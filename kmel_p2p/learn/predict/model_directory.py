@@ -68,6 +68,11 @@ class Card:
     unlearned: Sequence[str] = ()
     stack_digest: str = ""
 
+    @property
+    def version(self) -> str:
+        """Short name of what predicts, networks and stack together: equal exactly where both are."""
+        return hashlib.blake2b(f"{self.digest} {self.stack_digest}".encode(), digest_size=6).hexdigest()
+
 
 @contextlib.contextmanager
 def rewritten(folder: Path) -> Iterator[Path]:

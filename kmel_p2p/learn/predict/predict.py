@@ -35,7 +35,7 @@ from kmel_p2p.learn.predict.stack_file import StoredStack, read_stack
 from kmel_p2p.learn.predict.trunk_file import is_trunk, read_trunk
 from kmel_p2p.learn.predict.uncertainty import Calibration
 from kmel_p2p.learn.predict.values import DEFAULT_LEVEL, Prediction, Value, values_of
-from kmel_p2p.learn.stack.sides import SIDES
+from kmel_p2p.learn.stack.sides import BEST_LOCAL, SIDES
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Inputs
 
@@ -300,12 +300,15 @@ class Model:
                 for place, endpoint in endpoints.items()
             }
         answer = self.answering.answer(inputs, near)
+        alone = answer.outputs.get(BEST_LOCAL)
         columns = {}
         for place, endpoint in endpoints.items():
             names = [self.answering.names[place][int(far)] for far in answer.far]
             parts = parts_of(self.answering.calibration(endpoint.name), answer.far)
+            # Best local knows nothing of an assay endpoint that this site has not measured.
+            best_local = None if alone is None or place in self._untrained else alone[:, place]
             columns[endpoint.name] = values_of(
-                endpoint, answer.output[:, place], names, parts, answer.spread[:, place], level
+                endpoint, answer.output[:, place], names, parts, answer.spread[:, place], level, best_local
             )
         return columns
 

@@ -26,6 +26,7 @@ class Value:
             calibration values for the level (`Model.without_intervals` says for which assay endpoints).
         classes: classes that cannot be ruled out, such as (1,) or (0, 1); None for values and without calibration.
         model: name of the model that answered.
+        best_local: what best local says, on the scale of `value`; None where that was not computed.
     """
 
     value: float
@@ -33,6 +34,7 @@ class Value:
     upper: float | None = None
     classes: tuple[int, ...] | None = None
     model: str = ""
+    best_local: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ def values_of(
     parts: Parts = (),
     spread: NDArray[np.float64] | None = None,
     level: float = DEFAULT_LEVEL,
+    best_local: NDArray[np.float64] | None = None,
 ) -> list[Value]:
     """One for each compound.
 
@@ -84,7 +87,9 @@ def values_of(
         names: of the models that answered, n of them.
         parts: what intervals or classes are made from; without, there are none.
         spread: float64[n], how much what answered disagrees within itself.
+        best_local: float64[n], labels or logits of best local; None where there is none.
     """
+    alone = [None] * len(output) if best_local is None else list(map(float, _readable(endpoint, best_local)))
     # With fewer values than the level needs, an interval would be infinite, and no class could be left out.
     parts = [(rows, known) for rows, known in parts if known and known.values >= needed(level)]
     if endpoint.kind == "classification":
@@ -93,14 +98,19 @@ def values_of(
             tuple(map(int, np.flatnonzero(row))) if told else None for row, told in zip(sets, known, strict=True)
         ]
         return [
-            Value(float(p), classes=c, model=name)
-            for p, c, name in zip(probability(output), classes, names, strict=True)
+            Value(float(p), classes=c, model=name, best_local=local)
+            for p, c, name, local in zip(probability(output), classes, names, alone, strict=True)
         ]
     ends = endpoint.native(intervals_of(parts, output, np.zeros(len(output)) if spread is None else spread, level))
     return [
-        Value(float(v), _known(low), _known(high), model=name)
-        for v, (low, high), name in zip(endpoint.native(output), ends, names, strict=True)
+        Value(float(v), _known(low), _known(high), model=name, best_local=local)
+        for v, (low, high), name, local in zip(endpoint.native(output), ends, names, alone, strict=True)
     ]
+
+
+def _readable(endpoint: AssayEndpoint, output: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Labels or logits on the scale of `Value.value`."""
+    return probability(output) if endpoint.kind == "classification" else endpoint.native(output)
 
 
 def _known(end: float) -> float | None:

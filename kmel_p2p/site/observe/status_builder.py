@@ -21,6 +21,7 @@ from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.drift_alarms import drift_alarms
 from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.status import (
     Alarm,
@@ -102,7 +103,7 @@ class StatusBuilder:
             loss=activity.loss,
             scores=activity.scores,
             data=activity.data,
-            alarms=(*activity.alarms, *self._never_reached(site)),
+            alarms=(*activity.alarms, *self._never_reached(site), *drift_alarms(site.config.site.state_dir)),
             last_error=activity.last_error,
         )
 
