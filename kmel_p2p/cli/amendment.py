@@ -50,7 +50,7 @@ def draft(
     output: Path,
 ) -> None:
     """Draft the next amendment of this federation's charter."""
-    from kmel_p2p.cli.charter import site_of
+    from kmel_p2p.cli.charter_draft import site_of
     from kmel_p2p.files import write_new
 
     constitution, heads, _ = _in_force(config_path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import click
 
@@ -16,25 +19,26 @@ name = "{name}"                   # as in the charter
 key_file = "site.key"             # secret, mode 0600
 charter = "charter.toml"          # signed by every founding site
 state_dir = "state"               # store, logs, trainer files, models
-
+{amendments}
 [network]
-bind = "tcp://0.0.0.0:7700"       # the one port of this site
-advertise = []                    # how others reach it, e.g. ["tcp://peer.example.org:7700"]; empty: as in the charter
+bind = {bind}       # the one port of this site
+advertise = {advertise}                    # how others reach it, e.g. ["tcp://peer.example.org:7700"]; \
+empty: as in the charter
 preset = "wan"                    # lan | wan | sim: how soon a silent site counts as unreachable
 # neighbours = ["south"]          # where sites exchange shares over few links: send shares to these alone
-outbound_only = false             # true: no port is opened; this peer dials, others answer on its connections
+outbound_only = {outbound_only}             # true: no port is opened; this peer dials, others answer on its connections
 
 [data]
 format = "wide"                   # wide (CSV, Parquet) | sdf | kmelloddy | tuner; docs/data.md shows each
-path = "measurements.csv"
-smiles_column = "smiles"
+path = {path}
+smiles_column = {smiles_column}
 # require_approval = true         # train only on the dataset that `kmel-peer data approve` was given for
 # separator = ";"                 # of CSV files; and decimal = ",", encoding = "cp949" where a spreadsheet made them
 # test = "held_out.csv"           # optional, same layout: used for scoring only
 # embargo = {{ compounds = "never_use.txt", project_column = "project", projects = ["X7"] }}  # stays out of training
 
 [data.columns]                    # assay endpoint of the charter = column of the file, and its unit
-"solubility" = {{ column = "logS", unit = "log10(mol/L)" }}
+{columns}
 # "ic50" = {{ column = "Value", relation_column = "Relation", unit_column = "Units" }}   # docs/data.md has more
 
 [resources]
@@ -83,6 +87,41 @@ def init(directory: Path, name: str) -> None:
     click.echo(f"  --site {name}={identity.key.hex()}")
 
 
-def site_template(name: str) -> str:
-    """Settings of a site called `name`, as TOML with comments."""
-    return _TEMPLATE.format(name=name)
+def site_template(
+    name: str,
+    *,
+    bind: str = "tcp://0.0.0.0:7700",
+    advertise: Sequence[str] = (),
+    outbound_only: bool = False,
+    amendments: Sequence[str] = (),
+    path: str = "measurements.csv",
+    smiles_column: str = "smiles",
+    columns: Mapping[str, tuple[str, str]] = MappingProxyType({"solubility": ("logS", "log10(mol/L)")}),
+) -> str:
+    """Settings of a site called `name`, as TOML with comments.
+
+    Args:
+        bind, advertise, outbound_only: as in `[network]`.
+        amendments: files, in order.
+        path, smiles_column: as in `[data]`.
+        columns: assay endpoint -> column and unit.
+    """
+    listed = f"amendments = [{', '.join(map(_quoted, amendments))}]\n" if amendments else ""
+    return _TEMPLATE.format(
+        name=name,
+        bind=_quoted(bind),
+        advertise=f"[{', '.join(map(_quoted, advertise))}]",
+        outbound_only=str(outbound_only).lower(),
+        amendments=listed,
+        path=_quoted(path),
+        smiles_column=_quoted(smiles_column),
+        columns="\n".join(
+            f"{_quoted(endpoint)} = {{ column = {_quoted(column)}, unit = {_quoted(unit)} }}"
+            for endpoint, (column, unit) in columns.items()
+        ),
+    )
+
+
+def _quoted(text: str) -> str:
+    """A TOML string: JSON writes the same escapes."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -15,6 +15,8 @@ from kmel_p2p.version import VERSION
 
 COMMANDS = {
     "init": ("kmel_p2p.cli.init:init", "Create this site's key and settings."),
+    "invite": ("kmel_p2p.cli.invite:invite", "Invite other sites: to found a federation, or to join one."),
+    "join": ("kmel_p2p.cli.join:join", "Answer an invitation."),
     "charter": ("kmel_p2p.cli.charter:charter", "Draft, sign and check the charter of a federation."),
     "config": ("kmel_p2p.cli.run:config_command", "Check the settings and print them with all defaults."),
     "run": ("kmel_p2p.cli.run:run", "Run the peer of this site."),

@@ -20,6 +20,7 @@ from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros, Randomness
 from kmel_p2p.net.admission import AdmittedSites, Gate, Strangers, prove_strangers_are_refused, stranger_keys
+from kmel_p2p.net.desk import DESK_USER, Desk
 from kmel_p2p.net.frames import BOOT_BYTES
 from kmel_p2p.net.inbox import Budget
 from kmel_p2p.net.link import Link
@@ -54,6 +55,7 @@ class Transport:
             no, a bulk message waits and a control message is not sent. Hashing costs a pass over each message.
         blocked: sites of the roster that are not admitted all the same, because the operator says so.
         entropy: unguessable bytes.
+        desk: takes the guests that it admits; they reach nothing else.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Transport:
         on_egress: Callable[[Egress], bool] | None = None,
         blocked: Callable[[], Collection[SiteKey]] = tuple,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
+        desk: Desk | None = None,
     ) -> None:
         self._identity = identity
         self._bind = bind
@@ -80,6 +83,7 @@ class Transport:
         self._clock = clock
         self._rng = rng
         self._entropy = entropy
+        self._desk = desk
         self._roster = AdmittedSites(roster, identity.key, clock, blocked)
         self._strangers = Strangers(self.tell, clock)
         self._links: dict[SiteKey, Link] = {}
@@ -121,17 +125,8 @@ class Transport:
         loop = asyncio.get_running_loop()
         context = make_context(self._settings)
         keys = CurveKeys(*self._identity.curve_pair())
-        wiring = Wiring(
-            loop,
-            context,
-            self._identity.key,
-            keys,
-            self._settings,
-            self._clock,
-            self._rng,
-            self._entropy,
-            self._fault,
-        )
+        own, settings = self._identity.key, self._settings
+        wiring = Wiring(loop, context, own, keys, settings, self._clock, self._rng, self._entropy, self._fault)
         self._wiring = wiring
         self._roster.refresh()
         try:
@@ -294,6 +289,8 @@ class Transport:
         site = self._roster.site(curve_key)
         if site is not None:
             return site.hex()
+        if self._desk is not None and (guest := self._desk.admits(curve_key)) is not None:
+            return guest
         if self._roster.is_blocked(curve_key):
             self._strangers.refused += 1  # the operator knows; telling it once a minute would bury what is new
         elif curve_key != self._self_test_key:
@@ -309,6 +306,9 @@ class Transport:
             self._strangers.broke_off()
 
     def _received(self, user_id: str, route: InboundRoute, parts: list[zmq.Frame], overflow: bool) -> None:
+        if self._desk is not None and user_id.startswith(DESK_USER):
+            self._desk.receive(user_id, route, parts, overflow)
+            return
         key = SiteKey(bytes.fromhex(user_id))
         if key not in self._roster:
             route.cut()  # admitted once, not any more
@@ -320,7 +320,7 @@ class Transport:
             link.doubt(descriptor)
 
     def _cut(self, host: str, site: str, reason: str) -> None:
-        if not site:
+        if not site or site.startswith(DESK_USER):
             self._strangers.cut(host, reason)
             return
         key = SiteKey(bytes.fromhex(site))

@@ -1,0 +1,363 @@
+"""`kmel-peer invite`: bring sites together; to found a federation, or to join one that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.charter_draft import draft_charter, draft_options, endpoint_of, remarks
+from kmel_p2p.cli.new_site import NewSite, new_site_options
+from kmel_p2p.cli.options import echo_json, json_option
+
+if TYPE_CHECKING:
+    from kmel_p2p.agreement.charter import CharterDocument
+    from kmel_p2p.agreement.identity import Identity
+    from kmel_p2p.agreement.invitation import Invitation
+    from kmel_p2p.site.desk.founding import FoundingTable
+    from kmel_p2p.site.desk.founding_room import FoundingRoom
+    from kmel_p2p.site.desk.invitations import InvitationBook, Newcomer
+
+
+@click.group(invoke_without_command=True)
+@click.option("--federation", help="Name of the federation that is founded: lower case, digits, - and _.")
+@click.option("--sites", "count", type=click.IntRange(min=2, max=65), help="Founding sites in all, this one included.")
+@click.option(
+    "--days", type=click.FloatRange(min=0.01, max=90), default=7, show_default=True, help="How long it is valid."
+)
+@draft_options
+@new_site_options
+@click.pass_context
+def invite(
+    context: click.Context,
+    /,
+    federation: str | None,
+    count: int | None,
+    days: float,
+    endpoints: tuple[str, ...],
+    seed: int,
+    trunk: str,
+    compounds: int | None,
+    **site: Any,
+) -> None:
+    """Print an invitation for other sites.
+
+    To found a federation, give --federation, --sites and each --endpoint. This command then waits for the sites, asks
+    about each of them, drafts the charter, and collects the signatures; `charter.toml` is complete when it ends. It
+    may be interrupted: the same command goes on, without options.
+
+    Whoever has the text may ask to join; nobody takes part before you have approved it.
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = site["directory"]
+        return
+    from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
+
+    here = NewSite.opened(**site, must_listen=True)
+    book = InvitationBook(here.state_dir)
+    plan = book.plan
+    if federation is not None or plan is None:
+        plan = _plan(federation, count, endpoints, trunk, seed, compounds)
+    elif count is not None:
+        plan = FoundingPlan(**{**dict(plan), "sites": count})
+    rules = _rules(plan.endpoints)
+    identity = here.identity()
+    here.write_settings(rules)
+    _found(here, identity, book, plan, days)
+
+
+def _plan(
+    federation: str | None,
+    count: int | None,
+    endpoints: tuple[str, ...],
+    trunk: str,
+    seed: int,
+    compounds: int | None,
+) -> Any:
+    from kmel_p2p.agreement.strict import build
+    from kmel_p2p.site.desk.invitations import FoundingPlan
+
+    wanted = {"--federation": federation, "--sites": count, "--endpoint": endpoints}
+    missing = [option for option, given in wanted.items() if not given]
+    if missing:
+        raise click.UsageError(
+            f"to found a federation, give {' and '.join(missing)}, for instance: kmel-peer invite --federation "
+            "logd-2026 --sites 3 --endpoint logd,head=shared"
+        )
+    values = {
+        "federation": federation,
+        "sites": count,
+        "endpoints": endpoints,
+        "trunk": trunk,
+        "seed": seed,
+        "compounds": compounds,
+    }
+    return build(FoundingPlan, values, "command line")
+
+
+def _rules(texts: tuple[str, ...]) -> list[Any]:
+    from kmel_p2p.agreement.endpoint import AssayEndpoint
+    from kmel_p2p.agreement.strict import build
+
+    return [build(AssayEndpoint, endpoint_of(text), f"--endpoint {text}") for text in texts]
+
+
+# ---- founding ---------------------------------------------------------------------------------------------------
+
+
+def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, days: float) -> None:
+    from kmel_p2p.site.desk.founding import FoundingTable
+    from kmel_p2p.site.desk.founding_room import FoundingRoom
+    from kmel_p2p.site.desk.newcomers import NewcomersDesk
+
+    table = FoundingTable(book, here.charter_path, identity.key)
+    document = table.document
+    if document is not None and not document.problems() and document.charter.federation == plan.federation:
+        pass  # complete: hand it to whoever lacks it
+    elif document is not None and identity.key not in document.charter.roster:
+        from kmel_p2p.agreement.errors import ConfigError
+
+        raise ConfigError(f"{here.charter_path}: this charter does not list this site; move it away to found another")
+    news = threading.Event()
+    desk = NewcomersDesk(book, table, here.name, time.time, news.set)
+    decisions = Decisions(here.name, identity, book, news.set)
+    with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer) as room:
+        book.plan_founding(plan)
+        invitation = _invitation(here, identity, book, plan.federation, plan.sites - 1, days)
+        click.echo(f"Listening at {room.address}. Send this text to the other {plan.sites - 1} sites:")
+        click.echo(f"\n{invitation.render(identity)}\n")
+        click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(invitation.expires)}.")
+        _gather(here, room, decisions, table, news)
+        _sign(here, identity, room, table, plan)
+        _collect(room, table, news)
+    click.echo(f"{here.charter_path} is complete: {plan.federation} is founded. Next: kmel-peer run -c {here.settings}")
+
+
+def _invitation(
+    here: NewSite, identity: Identity, book: InvitationBook, federation: str, uses: int, days: float
+) -> Invitation:
+    """The invitation that is handed out already, or a new one."""
+    now = time.time()
+    for invitation, left in book.handed_out(here.name, identity.key):
+        started = any(newcomer.invitation == invitation.id.hex() for newcomer in book.newcomers)
+        same = invitation.federation == federation and (invitation.addresses == here.addresses[:4])
+        if same and now < invitation.expires and (left > 0 or started):
+            return invitation
+    book.invite(federation, here.addresses, max(1, uses), int(now + days * 86_400), secrets.token_bytes(16))
+    return book.handed_out(here.name, identity.key)[-1][0]
+
+
+def _gather(
+    here: NewSite, room: FoundingRoom, decisions: Decisions, table: FoundingTable, news: threading.Event
+) -> None:
+    """Until every founding site is approved."""
+    told: set[str] = set()
+    while room.do(lambda: table.document is None and table.missing > 0):
+        news.clear()
+        for newcomer in room.do(lambda: [one for one in decisions.book.newcomers if one.state == "asks"]):
+            if newcomer.key in told or not room.do(lambda: table.missing):
+                continue
+            told.add(newcomer.key)
+            click.echo(decisions.line(newcomer))
+            if here.yes:
+                click.echo(f"Compare the digits, then: kmel-peer invite approve {newcomer.name}, or refuse")
+                continue
+            question = f"Does {newcomer.name} read the same digits to you, and may it take part?"
+            approve = here.confirm(question)
+            room.do(partial(decisions.decide, newcomer.key, approve))
+        news.wait(0.5)
+
+
+def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: FoundingTable, plan: Any) -> None:
+    """Draft the charter with the sites that are there, unless it is drafted, and sign it."""
+    from kmel_p2p.cli.charter_view import charter_view
+    from kmel_p2p.cli.screen import Screen
+    from kmel_p2p.files import write_new
+
+    if table.document is None:
+        click.echo("All sites are here: drafting the charter.")
+        own = {"name": here.name, "key": identity.key.hex(), "addresses": here.addresses}
+        newcomers = room.do(table.newcomers)
+        others = [{"name": one.name, "key": one.key, "addresses": one.addresses} for one in newcomers]
+        document, reason = draft_charter(
+            plan.federation, [own, *others], plan.endpoints, trunk=plan.trunk, seed=plan.seed, compounds=plan.compounds
+        )
+        write_new(here.charter_path, (remarks(reason) + document.render()).encode(), 0o644)
+        click.echo(f"Wrote {here.charter_path}. You may still edit it; nobody has signed.")
+    if table.is_signed():
+        return
+    document = _present(table)
+    Screen().print(charter_view(document))
+    if not here.confirm("Sign this charter for this site, and ask the others to sign it?"):
+        raise click.UsageError(
+            f"not signed. Edit {here.charter_path} as agreed; the same kmel-peer invite goes on from there"
+        )
+    # Read again: it may have been edited while the question stood.
+    signed = _present(table).signed_by(identity)
+    room.do(lambda: table.keep(signed))
+    click.echo(f"{here.name} signed charter {signed.charter.id.hex()[:16]}; the others are asked to.")
+
+
+def _present(table: FoundingTable) -> CharterDocument:
+    document = table.document
+    assert document is not None, "written before"
+    return document
+
+
+def _collect(room: FoundingRoom, table: FoundingTable, news: threading.Event) -> None:
+    """Until all have signed, and have fetched the whole charter."""
+    told: list[str] = []
+    while problems := room.do(lambda: _present(table).problems()):
+        if problems != told:
+            click.echo("; ".join(problems))
+            told = problems
+        news.clear()
+        news.wait(0.5)
+    click.echo("All have signed. Waiting until every site has fetched the charter; Ctrl-C ends that.")
+    with contextlib.suppress(KeyboardInterrupt):
+        while not room.do(table.all_have_it):
+            news.clear()
+            news.wait(0.5)
+
+
+class Decisions:
+    """What the operator sees of invitations and newcomers, and decides on them: here or from another terminal."""
+
+    def __init__(self, name: str, identity: Identity, book: InvitationBook, changed: Callable[[], None]) -> None:
+        self._name = name
+        self._identity = identity
+        self._changed = changed
+        self.book = book
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer a request of the control socket.
+
+        Raises:
+            LocalError: it cannot be done.
+        """
+        from kmel_p2p.agreement.errors import LocalError
+
+        match name:
+            case "invitations":
+                return self.listed()
+            case "decide":
+                return self.decide(str(arguments.get("site", "")), arguments.get("approve") is True)
+            case "withdraw":
+                return self.book.withdraw()
+        raise LocalError("the federation is being founded: this has to wait until kmel-peer run")
+
+    def decide(self, site: str, approve: bool) -> Mapping[str, Any]:
+        """Approve or refuse a newcomer."""
+        decided = self.book.decide(site, approve)
+        self._changed()
+        return self.row(decided)
+
+    def listed(self) -> Mapping[str, Any]:
+        """Everything, as plain data."""
+        handed_out = self.book.handed_out(self._name, self._identity.key)
+        return {
+            "invitations": [
+                {"text": invitation.render(self._identity), "expires": invitation.expires, "places": left}
+                for invitation, left in handed_out
+            ],
+            "sites": [self.row(newcomer) for newcomer in self.book.newcomers],
+        }
+
+    def row(self, newcomer: Newcomer) -> dict[str, Any]:
+        """A newcomer as plain data, with the digits to compare."""
+        from kmel_p2p.agreement.invitation import fingerprint
+
+        digits = fingerprint(self._identity.key, newcomer.site_key, bytes.fromhex(newcomer.invitation))
+        return {
+            "name": newcomer.name,
+            "key": newcomer.key,
+            "addresses": list(newcomer.addresses),
+            "state": newcomer.state,
+            "fingerprint": digits,
+        }
+
+    def line(self, newcomer: Newcomer) -> str:
+        """The same in a line."""
+        return line_of(self.row(newcomer))
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """A newcomer in a line."""
+    where = ", ".join(row["addresses"]) or "no address: it only dials out"
+    return f"{row['name']:16} {row['state']:9} fingerprint {row['fingerprint']}  ({where})"
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+# ---- decisions from another terminal ----------------------------------------------------------------------------
+
+
+def _ask(context: click.Context, name: str, arguments: Mapping[str, Any] | None = None) -> Any:
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.control.client import ControlClient
+
+    directory: Path = context.obj
+    with ControlClient(load_config(directory / "site.toml").site.state_dir) as client:
+        return client.request(name, arguments)
+
+
+@invite.command("list")
+@json_option
+@click.pass_context
+def list_(context: click.Context, as_json: bool) -> None:
+    """Show invitations, and who asks to join."""
+    found = _ask(context, "invitations")
+    if as_json:
+        echo_json(found)
+        return
+    for invitation in found["invitations"]:
+        click.echo(f"valid until {_day(invitation['expires'])}, {invitation['places']} places left:")
+        click.echo(f"{invitation['text']}\n")
+    for row in found["sites"]:
+        click.echo(line_of(row))
+    if not found["sites"]:
+        click.echo("Nobody has asked to join yet.")
+
+
+@invite.command()
+@click.argument("site")
+@click.option("--yes", is_flag=True, help="The fingerprint was compared; do not ask.")
+@click.pass_context
+def approve(context: click.Context, site: str, yes: bool) -> None:
+    """Let SITE take part. Compare the fingerprint first, by phone: both sides see the same digits."""
+    from kmel_p2p.cli.new_site import agreed
+
+    rows = [row for row in _ask(context, "invitations")["sites"] if site in (row["name"], row["key"])]
+    for row in rows:
+        click.echo(line_of(row))
+    if rows and not yes and not agreed("Does its operator read the same digits to you?"):
+        click.echo(f"Nothing was approved. If the digits differ: kmel-peer invite refuse {site}")
+        return
+    # By key: nobody else may have taken the name meanwhile.
+    done = _ask(context, "decide", {"site": rows[0]["key"] if rows else site, "approve": True})
+    click.echo(f"{done['name']} is approved.")
+
+
+@invite.command()
+@click.argument("site")
+@click.pass_context
+def refuse(context: click.Context, site: str) -> None:
+    """Do not let SITE take part."""
+    done = _ask(context, "decide", {"site": site, "approve": False})
+    click.echo(f"{done['name']} is refused.")
+
+
+@invite.command()
+@click.pass_context
+def withdraw(context: click.Context) -> None:
+    """End all invitations: whoever holds one and was not approved is not let in any more."""
+    click.echo(f"{_ask(context, 'withdraw')} invitations are withdrawn.")

@@ -1,0 +1,137 @@
+"""`kmel-peer join`: answer an invitation; key, settings, charter and signatures come about by questions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kmel_p2p.cli.new_site import NewSite, new_site_options
+
+if TYPE_CHECKING:
+    from kmel_p2p.agreement.charter import CharterDocument
+    from kmel_p2p.agreement.identity import Identity
+    from kmel_p2p.site.desk.joining import Joining
+
+ASK_EVERY_S = 1.0
+
+
+@click.command()
+@click.argument("text")
+@new_site_options
+@click.option(
+    "--wait", "wait_min", type=click.FloatRange(min=0), default=1440, show_default=True, help="Minutes, at most."
+)
+def join(text: str, wait_min: float, **site: Any) -> None:
+    """Join the federation that the invitation TEXT is from.
+
+    Makes this site's key, asks the site that invites, shows the charter before you sign it, and writes charter.toml
+    and site.toml. It may be interrupted: the same command goes on. Nothing of your data is sent.
+    """
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.agreement.invitation import Application, Invitation, fingerprint
+    from kmel_p2p.site.desk.joining import Joining
+
+    invitation = Invitation.parse(text)
+    here = NewSite.opened(**site, must_listen=False)
+    if here.data_file is not None and not here.data_file.exists():
+        raise ConfigError(f"{here.data_file}: no such file; name the table with this site's measurements")
+    identity = here.identity()
+    application = Application.made(identity, invitation, here.name, here.addresses)
+    digits = fingerprint(invitation.site_key, identity.key, invitation.id)
+    click.echo(f"{invitation.site} invites to {invitation.federation}.")
+    click.echo(f"Fingerprint {digits}: {invitation.site} sees the same digits. Compare them by phone.")
+    asking = Joining(invitation, application, time.time)
+    answer = _until(asking, ("sign", "complete"), wait_min)
+    if answer["state"] == "sign":
+        _sign(here, identity, asking, answer, digits)
+        answer = _until(asking, ("complete",), wait_min)
+    _finish(here, identity, asking, answer)
+
+
+def _until(asking: Joining, states: tuple[str, ...], wait_min: float) -> Mapping[str, Any]:
+    """Ask until an answer is in one of these states.
+
+    Raises:
+        LocalError, ConfigError: it will not come.
+    """
+    from kmel_p2p.agreement.errors import LocalError
+
+    end, told = time.monotonic() + 60 * wait_min, ""
+    while True:
+        answer = asking.ask()
+        if answer["state"] in states:
+            return answer
+        if answer["state"] == "refused":
+            raise LocalError(f"{answer['text']}; ask its operator why")
+        if answer["text"] != told:
+            told = str(answer["text"])
+            click.echo(told)
+        if time.monotonic() > end:
+            raise LocalError(f"not yet after {wait_min:g} min: {told}. The same command goes on from here")
+        time.sleep(ASK_EVERY_S)
+
+
+def _sign(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any], digits: str) -> None:
+    from kmel_p2p.agreement.charter import SIGNING_CONTEXT
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.cli.charter import feature_problems
+
+    document = asking.offered(answer)
+    name = document.charter.roster[identity.key].name
+    if document.signatures.get(name):
+        return
+    _show(document)
+    if problems := feature_problems(document):
+        raise ConfigError(f"this charter cannot be signed here: {'; '.join(problems)}")
+    if not here.confirm(f"Did {asking.invitation.site} read {digits} to you, and does {here.name} sign this charter?"):
+        raise click.UsageError("not signed; the same command asks again")
+    asking.sign(identity.sign(SIGNING_CONTEXT, document.charter.id).hex())
+    click.echo(f"{here.name} signed charter {document.charter.id.hex()[:16]}.")
+
+
+def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any]) -> None:
+    """Write the charter, the amendments and the settings."""
+    from kmel_p2p.files import write_whole
+
+    document, amendments = asking.complete(answer, identity.key)
+    if identity.key not in document.charter.roster:
+        _show(document)
+        for amendment in amendments:
+            click.echo(amendment.render())
+        if not here.confirm(f"Take part in {document.charter.federation} under this charter?"):
+            raise click.UsageError("nothing was written; the same command asks again")
+    _keep_charter(here.charter_path, document)
+    paths = [here.directory / f"amendment-{amendment.amendment.number}.toml" for amendment in amendments]
+    for path, amendment in zip(paths, amendments, strict=True):
+        write_whole(path, amendment.render().encode(), mode=0o644)
+    here.write_settings(document.charter.assay_endpoints, paths)
+    asking.done()
+    click.echo(f"{here.name} is a site of {document.charter.federation}. Next: kmel-peer run -c {here.settings}")
+
+
+def _keep_charter(path: Path, document: CharterDocument) -> None:
+    """Write the charter; another one that is there stays.
+
+    Raises:
+        ConfigError: another charter is there.
+    """
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.cli.charter_draft import remarks
+    from kmel_p2p.files import write_whole
+
+    if path.exists() and load_charter(path).charter.id != document.charter.id:
+        raise ConfigError(f"{path}: another charter is there; move it away, or choose another --directory")
+    heading = remarks([f"The charter of {document.charter.federation}, signed by every founder."])
+    write_whole(path, (heading + document.render()).encode(), mode=0o644)
+
+
+def _show(document: CharterDocument) -> None:
+    from kmel_p2p.cli.charter_view import charter_view
+    from kmel_p2p.cli.screen import Screen
+
+    Screen().print(charter_view(document))

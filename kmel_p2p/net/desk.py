@@ -1,0 +1,250 @@
+"""The desk of a peer: short questions over its one port, from those whom it knows, beside the protocol of the run.
+
+Two kinds of guests are admitted, each by a CURVE key that both sides derive and nobody else can:
+
+- *members*: the sites of the roster, by the secret that their keys share (X25519);
+- *invited*: whoever holds the text of an invitation, by its secret. Who is admitted so is a holder of the text and
+  nothing more: what it says of itself is proved in what it asks.
+
+A question is one frame, the msgpack map `{"v": 1, "do": str, "with": map}`, its answer `{"v": 1, "value": any}` or
+`{"v": 1, "error": str}`. Guests are bounded before anything is decoded: connections by the doorkeeper, then questions
+per second and questions at once, by guest and in all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgpack
+import nacl.bindings
+import nacl.exceptions
+
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.errors import KmelError, LocalError, WireError
+from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public, digest
+from kmel_p2p.agreement.invitation import invitation_id
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
+from kmel_p2p.net.link_events import Egress
+from kmel_p2p.net.sockets import CurveKeys
+
+DESK_USER = "desk:"
+"""What the User-Id of a guest's connection begins with; those of sites are hex."""
+
+DESK_VERSION = 1
+
+MAX_QUESTION_BYTES = 64 * 1024
+"""An amendment with the signatures of some hundred sites."""
+
+MAX_DESK_ANSWER_BYTES = 252 * 1024
+"""A charter of more than a thousand sites; it fits one frame."""
+
+QUESTION_ITEMS_MAX = 2048
+"""Items of one list or map in a question, and lists and maps in all."""
+
+QUESTIONS_PER_SECOND = 10
+QUESTIONS_BURST = 30
+"""Of one guest; further ones are answered with a refusal, which costs nothing."""
+
+REREAD_EVERY = 10 * MILLISECOND
+"""Between two looks at members and invitations."""
+
+OPEN_OF_ONE_MAX = 4
+OPEN_MAX = 32
+"""Questions that are being answered at once: of one guest, and of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeskGuest:
+    """Who asks: a site of the roster (`site`), or a holder of an invitation (`invitation`, its id)."""
+
+    site: SiteKey | None = None
+    invitation: bytes = b""
+
+    @property
+    def user(self) -> str:
+        """User-Id of its connections."""
+        return DESK_USER + (f"site:{self.site.hex()}" if self.site is not None else f"invited:{self.invitation.hex()}")
+
+
+class DeskRoute(Protocol):
+    """The way back over the connection of a guest."""
+
+    def send(self, header: bytes, data: memoryview | None = None) -> bool: ...
+    def cut(self) -> None: ...
+
+
+Answerer = Callable[[DeskGuest, str, Mapping[str, Any]], Awaitable[Any]]
+"""Given guest, request and arguments; returns plain data, or raises `LocalError` with what the guest may read."""
+
+
+def invited_keys(secret: bytes) -> CurveKeys:
+    """The key pair of whoever holds an invitation's secret."""
+    return CurveKeys(*nacl.bindings.crypto_box_seed_keypair(digest(b"kmel desk invited 1", secret)))
+
+
+def member_keys(identity: Identity, other: SiteKey, asks: bool) -> CurveKeys | None:
+    """The key pair with which one of two members asks the other; None where `other` is no key that could be held.
+
+    Args:
+        identity: ours.
+        other: the other member.
+        asks: whether we ask the other one; else it asks us.
+    """
+    try:
+        shared = nacl.bindings.crypto_scalarmult(identity.curve_pair()[1], curve_public(other))
+    except (LocalError, nacl.exceptions.CryptoError, ValueError):
+        return None
+    asking, asked = (identity.key, other) if asks else (other, identity.key)
+    return CurveKeys(*nacl.bindings.crypto_box_seed_keypair(digest(b"kmel desk member 1", shared, asking, asked)))
+
+
+class Desk:
+    """See the module docstring. Lives on the event loop of a transport, which hands it the guests.
+
+    Args:
+        identity: ours.
+        members: the sites of the roster that are listened to.
+        invitations: secrets of the invitations that still let somebody in.
+        answer: answers a question.
+        clock: monotonic microseconds.
+        record: told of each answer before it leaves, and asked whether it may.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        members: Callable[[], Collection[SiteKey]],
+        invitations: Callable[[], Collection[bytes]],
+        answer: Answerer,
+        clock: Callable[[], Micros],
+        record: Callable[[Egress], bool] = lambda egress: True,
+    ) -> None:
+        self._identity = identity
+        self._members = members
+        self._invitations = invitations
+        self._answer = answer
+        self._clock = clock
+        self._record = record
+        self._known: dict[SiteKey | bytes, bytes] = {}
+        """Member, or secret of an invitation -> the CURVE key that it is admitted by."""
+        self._curves: dict[bytes, DeskGuest] = {}
+        self._guests: dict[str, DeskGuest] = {}
+        self._read_us: Micros | None = None
+        self._allowance: dict[str, tuple[float, Micros]] = {}
+        self._open: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.refused: Counter[str] = Counter()
+        """Questions that were not answered, by guest."""
+
+    def admits(self, curve_key: bytes) -> str | None:
+        """The User-Id for a CURVE key; None for a stranger's."""
+        self._refresh()
+        guest = self._curves.get(curve_key)
+        return None if guest is None else guest.user
+
+    def receive(self, user: str, route: DeskRoute, parts: list[Any], overflow: bool) -> None:
+        """A message of a guest."""
+        guest = self._guests.get(user)
+        if guest is None or not self._still_welcome(guest):
+            route.cut()
+            return
+        if not self._allowed(user):
+            self.refused[user] += 1
+            self._send(guest, route, {"error": "too many questions; ask again in some seconds"})
+            return
+        if overflow or len(parts) != 1 or self._open[user] >= OPEN_OF_ONE_MAX or len(self._tasks) >= OPEN_MAX:
+            self.refused[user] += 1
+            self._send(guest, route, {"error": "this peer is answering too many questions; ask again in some seconds"})
+            return
+        self._open[user] += 1
+        task = asyncio.get_running_loop().create_task(self._serve(guest, route, bytes(parts[0].bytes)), name="desk")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(user, done))
+
+    async def close(self) -> None:
+        """Answer nothing more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Read members and invitations again, at most every `REREAD_EVERY`: strangers may make us look often."""
+        now = self._clock()
+        if self._read_us is not None and now - self._read_us < REREAD_EVERY:
+            return
+        self._read_us = now
+        members, secrets = set(self._members()) - {self._identity.key}, set(self._invitations())
+        if self._known.keys() == members | secrets:
+            return
+        self._known = {who: self._known.get(who) or self._curve(who, who in members) for who in members | secrets}
+        self._curves = {curve: self._guest(who, who in members) for who, curve in self._known.items() if curve}
+        self._guests = {guest.user: guest for guest in self._curves.values()}
+        for user in self._allowance.keys() - self._guests.keys():
+            del self._allowance[user]
+
+    def _curve(self, who: bytes, is_member: bool) -> bytes:
+        """The public key that somebody is admitted by; empty for a roster key that nobody can hold."""
+        if not is_member:
+            return invited_keys(who).public
+        pair = member_keys(self._identity, SiteKey(who), asks=False)
+        return b"" if pair is None else pair.public
+
+    @staticmethod
+    def _guest(who: bytes, is_member: bool) -> DeskGuest:
+        return DeskGuest(site=SiteKey(who)) if is_member else DeskGuest(invitation=invitation_id(who))
+
+    def _still_welcome(self, guest: DeskGuest) -> bool:
+        self._refresh()
+        return guest.user in self._guests
+
+    def _allowed(self, user: str) -> bool:
+        now = self._clock()
+        left, at = self._allowance.get(user, (float(QUESTIONS_BURST), now))
+        left = min(float(QUESTIONS_BURST), left + (now - at) / SECOND * QUESTIONS_PER_SECOND)
+        self._allowance[user] = max(0.0, left - 1), now
+        return left >= 1
+
+    async def _serve(self, guest: DeskGuest, route: DeskRoute, question: bytes) -> None:
+        try:
+            name, arguments = read_question(question)
+            reply = {"value": await self._answer(guest, name, arguments)}
+        except KmelError as error:
+            self.refused[guest.user] += 1
+            reply = {"error": str(error)[:2000]}
+        self._send(guest, route, reply)
+
+    def _send(self, guest: DeskGuest, route: DeskRoute, reply: Mapping[str, Any]) -> None:
+        packed = msgpack.packb({"v": DESK_VERSION, **reply}, use_bin_type=True)
+        if len(packed) > MAX_DESK_ANSWER_BYTES:
+            text = f"the answer has {len(packed)} bytes, more than a desk gives; ask for the files by mail"
+            packed = msgpack.packb({"v": DESK_VERSION, "error": text}, use_bin_type=True)
+        to = guest.site if guest.site is not None else SiteKey(digest(guest.invitation))
+        if self._record(Egress(to, Lane.CONTROL, "DeskAnswer", len(packed), digest(packed))):
+            route.send(packed)
+
+    def _done(self, user: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._open[user] -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler({"message": "desk", "exception": error})
+
+
+def read_question(data: bytes) -> tuple[str, Mapping[str, Any]]:
+    """Request and arguments of a question.
+
+    Raises:
+        WireError: not a question of this version, or out of bounds.
+    """
+    raw = unpack_bounded(data, MAX_QUESTION_BYTES, containers=QUESTION_ITEMS_MAX, length=QUESTION_ITEMS_MAX)
+    if type(raw) is not dict or raw.get("v") != DESK_VERSION:
+        raise WireError(f"a question at the desk is a map of version {DESK_VERSION}; use the same version of kmel-peer")
+    name, arguments = raw.get("do"), raw.get("with", {})
+    if type(name) is not str or type(arguments) is not dict or not all(type(key) is str for key in arguments):
+        raise WireError('a question has "do" (string) and "with" (map)')
+    return name, arguments

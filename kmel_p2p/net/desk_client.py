@@ -1,0 +1,178 @@
+"""Asks the desk of another peer (`net.desk`) one question, without a daemon of one's own: blocks until the answer.
+
+Each question has its own connection. Whatever goes wrong is said in one sentence with what to do.
+"""
+
+from __future__ import annotations
+
+import socket as sockets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from kmel_p2p.agreement.canonical import unpack_bounded
+from kmel_p2p.agreement.errors import LocalError, WireError
+from kmel_p2p.agreement.identity import SiteKey, curve_public
+from kmel_p2p.net.address import Address, parse_address
+from kmel_p2p.net.connection import WATCHED
+from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake
+from kmel_p2p.net.desk import DESK_VERSION, MAX_DESK_ANSWER_BYTES
+from kmel_p2p.net.sockets import CurveKeys, make_monitor
+
+ANSWER_SLACK = 4096
+"""Bytes of a frame beside the answer."""
+
+LOOK_MS = 20
+
+
+class DeskRefusedError(LocalError):
+    """The desk answered that it does not do what was asked; the text is the other site's."""
+
+
+class DeskUnreachableError(LocalError):
+    """No desk answered; `failure` says how far it came."""
+
+    def __init__(self, failure: ConnectionFailure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+def ask_desk(
+    keys: CurveKeys,
+    key: SiteKey,
+    address: str,
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    timeout_s: float = 10.0,
+) -> Any:
+    """Ask one question.
+
+    Args:
+        keys: the pair that the desk admits us by.
+        key: the site that is asked; nobody else can answer.
+        address: where.
+        name: what is asked.
+        arguments: plain data.
+        timeout_s: for connection and answer.
+
+    Raises:
+        DeskUnreachableError: no answer; says why and what to do.
+        DeskRefusedError: the desk refused.
+        LocalError: the address is wrong.
+    """
+    parsed = parse_address(address)
+    deadline = time.monotonic() + timeout_s
+    target = _resolved(parsed)
+    question = msgpack.packb({"v": DESK_VERSION, "do": name, "with": dict(arguments or {})}, use_bin_type=True)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = _socket(context, keys, curve_public(key))
+    monitor = make_monitor(context, socket, WATCHED)
+    try:
+        socket.connect(target)
+        return _value(_answer(socket, monitor, question, deadline, parsed), parsed)
+    finally:
+        socket.disable_monitor()
+        socket.close(0)
+        monitor.close(0)
+        context.term()
+
+
+def _resolved(address: Address) -> str:
+    """A numeric address, so that a name that does not resolve is told as that."""
+    try:
+        found = sockets.getaddrinfo(address.host, address.port, type=sockets.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        text = f"the name in {address} does not resolve here ({error}): check the spelling, and this machine's DNS"
+        raise DeskUnreachableError(ConnectionFailure.NO_NAME, text) from None
+    return str(Address(str(found[0][4][0]), address.port))
+
+
+def _socket(context: zmq.Context[Any], keys: CurveKeys, server: bytes) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_DESK_ANSWER_BYTES + ANSWER_SLACK)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server)
+    return socket
+
+
+def _answer(
+    socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], question: bytes, deadline: float, address: Address
+) -> bytes:
+    connected = sent = False
+    while time.monotonic() < deadline:
+        if monitor.poll(0):
+            happened = parse_monitor_message(monitor.recv_multipart())
+            event = int(happened["event"])
+            connected = connected or event == zmq.EVENT_CONNECTED
+            if (failure := _failure(event, int(happened["value"]), connected, sent)) is not None:
+                raise DeskUnreachableError(failure, _explained(failure, address))
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                socket.send(question)
+                sent = True
+            continue
+        if socket.poll(LOOK_MS):
+            frames = socket.recv_multipart()
+            return frames[0]
+    failure = ConnectionFailure.NO_ANSWER
+    if connected:
+        failure = ConnectionFailure.STUCK_PROGRAM if sent else ConnectionFailure.STUCK_HANDSHAKE
+    raise DeskUnreachableError(failure, _explained(failure, address))
+
+
+def _failure(event: int, value: int, connected: bool, sent: bool) -> ConnectionFailure | None:
+    if event in (
+        zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+        zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    ):
+        return classify_handshake(event, value)
+    if event == zmq.EVENT_DISCONNECTED:
+        return ConnectionFailure.CLOSED if sent else ConnectionFailure.WRONG_KEY
+    if event == zmq.EVENT_CLOSED and not connected:
+        return ConnectionFailure.NOBODY
+    return None
+
+
+def _explained(failure: ConnectionFailure, address: Address) -> str:
+    match failure:
+        case ConnectionFailure.NOT_ADMITTED:
+            return f"the peer at {address} does not let this one in"
+        case ConnectionFailure.WRONG_KEY:
+            return (
+                f"whoever listens at {address} closed the connection in the handshake: most often it does not hold "
+                "the key that was expected; ask its operator whether its key or address has changed"
+            )
+        case ConnectionFailure.NOT_CURVE:
+            return f"another program than a peer listens at {address}; check the address"
+        case ConnectionFailure.NOBODY:
+            return f"nobody listens at {address}: the peer there does not run, or its port differs; ask its operator"
+        case ConnectionFailure.NO_ANSWER:
+            return f"no answer from {address}: the machine is off, or a firewall drops the connection"
+        case ConnectionFailure.STUCK_HANDSHAKE:
+            return f"{address} accepts connections but does not finish the handshake: its program is stuck or stopped"
+        case ConnectionFailure.STUCK_PROGRAM:
+            return f"{address} took the question but did not answer in time; it is busy, or runs another version"
+        case _:
+            return f"the connection with {address} ended before the answer; ask again"
+
+
+def _value(data: bytes, address: Address) -> Any:
+    try:
+        reply = unpack_bounded(data, MAX_DESK_ANSWER_BYTES)
+    except WireError as error:
+        raise DeskUnreachableError(ConnectionFailure.MISBEHAVED, f"{address} answered nonsense: {error}") from None
+    if type(reply) is not dict or reply.get("v") != DESK_VERSION:
+        text = f"the peer at {address} runs another version of kmel-peer; one of the two must be updated"
+        raise DeskUnreachableError(ConnectionFailure.OTHER_VERSION, text)
+    if "error" in reply:
+        raise DeskRefusedError(str(reply["error"])[:2000])
+    return reply.get("value")

@@ -1,0 +1,249 @@
+"""The invitations of a site and who answered them: kept in one file, written whole before anything takes force.
+
+Nobody takes part because of what is here. It says who asked, and what the operator decided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from kmel_p2p.agreement.charter import AddressText, Key
+from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.invitation import ADDRESSES, Application, Invitation, Secret, invitation_id
+from kmel_p2p.agreement.strict import Name, StrictModel, build, parse_json
+from kmel_p2p.files import private_directory, write_whole
+
+INVITATIONS_NAME = "invitations.json"
+
+MAX_INVITATIONS = 16
+"""Kept at once; the oldest that nobody answered makes room."""
+
+MAX_USES = 64
+"""Sites that one invitation may bring."""
+
+WAITING_MAX = 4
+"""Sites that may ask for each place that an invitation has left, before the operator decided on them."""
+
+MAX_REFUSED = 256
+"""Refusals remembered; beyond it the oldest is forgotten, and has to be refused again."""
+
+DAY_S = 86_400
+
+
+class KeptInvitation(StrictModel):
+    """An invitation as its site keeps it."""
+
+    secret: Secret
+    federation: Name
+    addresses: Annotated[tuple[AddressText, ...], pydantic.Field(min_length=1, max_length=ADDRESSES)]
+    expires: int
+    uses: Annotated[int, pydantic.Field(ge=1, le=MAX_USES)]
+
+    @property
+    def id(self) -> str:
+        """Its id in hex (`invitation_id`)."""
+        return invitation_id(bytes.fromhex(self.secret)).hex()
+
+    def of(self, site: str, key: SiteKey) -> Invitation:
+        """As it is handed out by the site."""
+        return Invitation(
+            federation=self.federation,
+            site=site,
+            key=key.hex(),
+            addresses=self.addresses,
+            secret=self.secret,
+            expires=self.expires,
+        )
+
+
+class Newcomer(StrictModel):
+    """A site that answered an invitation."""
+
+    name: Name
+    key: Key
+    addresses: tuple[AddressText, ...] = ()
+    invitation: str
+    """Id in hex."""
+    state: Literal["asks", "approved", "refused"] = "asks"
+
+    @property
+    def site_key(self) -> SiteKey:
+        """Its key, 32 bytes."""
+        return SiteKey(bytes.fromhex(self.key))
+
+
+class FoundingPlan(StrictModel):
+    """What `kmel-peer invite` was told of the charter to be: kept, so that it can be interrupted."""
+
+    federation: Name
+    sites: Annotated[int, pydantic.Field(ge=1, le=MAX_USES + 1)]
+    """Founding sites in all, this one included."""
+    endpoints: tuple[str, ...]
+    trunk: str
+    seed: int
+    compounds: int | None = None
+
+
+class _Kept(StrictModel):
+    invitations: tuple[KeptInvitation, ...] = ()
+    newcomers: tuple[Newcomer, ...] = ()
+    plan: FoundingPlan | None = None
+
+
+class InvitationBook:
+    """See the module docstring. Times are seconds since 1970, handed in.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something else.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / INVITATIONS_NAME
+        self._kept = self._read()
+
+    # ---- what is kept -------------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> FoundingPlan | None:
+        """Of a federation that is being founded."""
+        return self._kept.plan
+
+    @property
+    def newcomers(self) -> tuple[Newcomer, ...]:
+        """Everybody who asked, in that order."""
+        return self._kept.newcomers
+
+    def approved(self) -> list[Newcomer]:
+        """Whom the operator let in."""
+        return [newcomer for newcomer in self.newcomers if newcomer.state == "approved"]
+
+    def invitation(self, identifier: str, site: str, key: SiteKey) -> Invitation | None:
+        """The invitation of that id (hex); None when it is not kept any more."""
+        return next((kept.of(site, key) for kept in self._kept.invitations if kept.id == identifier), None)
+
+    def handed_out(self, site: str, key: SiteKey) -> list[tuple[Invitation, int]]:
+        """All invitations, each with the places it has left."""
+        return [(kept.of(site, key), kept.uses - self._taken(kept.id)) for kept in self._kept.invitations]
+
+    def secrets(self, now: float) -> Collection[bytes]:
+        """Of the invitations whose holders may talk to the desk: not over, or somebody who came in time was let in."""
+        return [
+            bytes.fromhex(kept.secret) for kept in self._kept.invitations if now < kept.expires or self._taken(kept.id)
+        ]
+
+    # ---- what the operator does ---------------------------------------------------------------------------------
+
+    def plan_founding(self, plan: FoundingPlan) -> None:
+        """Keep what the charter is to be."""
+        self._keep(self._kept.changed(plan=plan))
+
+    def invite(self, federation: str, addresses: tuple[str, ...], uses: int, expires: int, secret: bytes) -> None:
+        """Keep a new invitation.
+
+        Raises:
+            ConfigError: a value is not possible, or the file cannot be written.
+            LocalError: too many invitations are kept already.
+        """
+        values = {"secret": secret.hex(), "federation": federation, "addresses": addresses[:ADDRESSES]}
+        fresh = build(KeptInvitation, {**values, "expires": expires, "uses": uses}, "invitation")
+        kept = list(self._kept.invitations)
+        while len(kept) >= MAX_INVITATIONS:
+            unused = [one for one in kept if not self._taken(one.id)]
+            if not unused:
+                raise LocalError(f"{MAX_INVITATIONS} invitations are in use; kmel-peer invite withdraw ends them")
+            kept.remove(unused[0])
+        self._keep(self._kept.changed(invitations=(*kept, fresh)))
+
+    def withdraw(self) -> int:
+        """End all invitations: who holds one and was not approved is let in no more. Returns how many there were."""
+        count = len(self._kept.invitations)
+        stay = tuple(newcomer for newcomer in self.newcomers if newcomer.state != "asks")
+        self._keep(self._kept.changed(invitations=(), newcomers=stay))
+        return count
+
+    def decide(self, name: str, approve: bool) -> Newcomer:
+        """Approve or refuse the site of that name, or of that key (hex).
+
+        Raises:
+            LocalError: nobody of that name asked.
+        """
+        asking = [one for one in self.newcomers if one.state != "refused"]
+        found = next((one for one in asking if name in (one.name, one.key)), None)
+        if found is None:
+            names = ", ".join(one.name for one in asking) or "nobody"
+            raise LocalError(f"no site {name!r} asks to join; {names} did. kmel-peer invite list shows all")
+        if approve and found.state == "asks":
+            kept = next((one for one in self._kept.invitations if one.id == found.invitation), None)
+            if kept is None or self._taken(found.invitation) >= kept.uses:
+                raise LocalError(
+                    f"the invitation that {found.name!r} answers has no place left; refuse it, and make it a new one "
+                    "with kmel-peer invite"
+                )
+        return self._become(found, "approved" if approve else "refused")
+
+    # ---- what newcomers do --------------------------------------------------------------------------------------
+
+    def apply(self, answered: bytes, application: Application, now: float) -> Newcomer:
+        """Take an application, or find it again.
+
+        Raises:
+            LocalError: it cannot be taken; says why, to be read by the newcomer.
+        """
+        identifier = answered.hex()
+        if not application.answers(answered):
+            raise LocalError("the application is not signed with the key that it names")
+        known = next((one for one in self.newcomers if one.key == application.key), None)
+        if known is not None:
+            return known
+        kept = next((one for one in self._kept.invitations if one.id == identifier), None)
+        if kept is None or now >= kept.expires:
+            raise LocalError("this invitation is over; ask for a new one")
+        left = kept.uses - self._taken(identifier)
+        waiting = [one for one in self.newcomers if one.state == "asks" and one.invitation == identifier]
+        if left <= 0 or len(waiting) >= WAITING_MAX * left:
+            raise LocalError("this invitation is used up; ask for a new one")
+        if any(one.name == application.name and one.state != "refused" for one in self.newcomers):
+            raise LocalError(
+                f"another site already asked under the name {application.name!r}: choose another one, or, if it was "
+                "you with a former key, ask the operator to refuse that one first"
+            )
+        fresh = Newcomer(
+            name=application.name, key=application.key, addresses=application.addresses, invitation=identifier
+        )
+        refused = [one for one in self.newcomers if one.state == "refused"]
+        forgotten = set(refused[: max(0, len(refused) - MAX_REFUSED)])
+        self._keep(self._kept.changed(newcomers=(*(one for one in self.newcomers if one not in forgotten), fresh)))
+        return fresh
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _taken(self, identifier: str) -> int:
+        return sum(one.state == "approved" and one.invitation == identifier for one in self.newcomers)
+
+    def _become(self, newcomer: Newcomer, state: str) -> Newcomer:
+        decided = newcomer.changed(state=state)
+        changed = tuple(decided if one.key == newcomer.key else one for one in self.newcomers)
+        self._keep(self._kept.changed(newcomers=changed))
+        return decided
+
+    def _read(self) -> _Kept:
+        try:
+            return build(_Kept, parse_json(self._path.read_bytes()), str(self._path))
+        except FileNotFoundError:
+            return _Kept()
+        except (OSError, ValueError, ConfigError, TypeError) as error:
+            raise ConfigError(
+                f"{self._path}: cannot be read: {error}. It says whom this site has invited; restore it, or move it "
+                "away and invite anew"
+            ) from None
+
+    def _keep(self, kept: _Kept) -> None:
+        private_directory(self._path.parent)
+        write_whole(self._path, json.dumps(kept.model_dump(mode="json"), indent=1).encode())
+        self._kept = kept
