@@ -18,7 +18,7 @@ from benchmarks.parts.inprocess import site_weights
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement
 from kmel_p2p.core.ledger.harm.parts import windows
-from kmel_p2p.core.ledger.harm.vote import votes_needed
+from kmel_p2p.core.ledger.harm.suspensions import votes_needed
 from kmel_p2p.core.rounds.looks import EndpointLook, Look
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec

@@ -150,7 +150,11 @@ class Constitution:
         """The same in roster order: founders by key, then what each amendment added, by key. Only grows at the end."""
         self.retired: dict[SiteKey, RetireRule] = {}
         self.lifted: dict[SiteKey, int] = {}
-        """Site -> amendments that lifted a suspension of it."""
+        """Site -> amendments that lifted a suspension of it, or of what it gave under a former key."""
+        self.lifted_at: dict[SiteKey, int] = {}
+        """Site -> number of the newest of them."""
+        self.replaced: dict[SiteKey, SiteKey] = {}
+        """Former key of a site -> the key that took its place."""
         self.quorum: Quorum = genesis.amendments.quorum
         self.entry_limit: int = genesis.averaging.entry_limit
         """Entries that each site may publish in all."""
@@ -185,6 +189,14 @@ class Constitution:
     def site_named(self, name: str) -> SiteRule | None:
         """The current site of that name."""
         return next((site for site in self.roster.values() if site.name == name), None)
+
+    def keys_of(self, key: SiteKey) -> list[SiteKey]:
+        """A site's key and those that it had before, the newest first."""
+        before = {new: old for old, new in self.replaced.items()}
+        found = [key]
+        while found[-1] in before:
+            found.append(before[found[-1]])
+        return found
 
     def at(self, number: int) -> Constitution:
         """As it was after `number` amendments."""
@@ -314,7 +326,9 @@ class Constitution:
         for name in amendment.lift:
             site = self.site_named(name)
             assert site is not None, "checked before"
-            self.lifted[site.site_key] = self.lifted.get(site.site_key, 0) + 1
+            for key in self.keys_of(site.site_key):
+                self.lifted[key] = self.lifted.get(key, 0) + 1
+                self.lifted_at[key] = amendment.number
         for rule in amendment.retire:
             self._retire(rule)
         for rekey in amendment.rekey:
@@ -322,6 +336,7 @@ class Constitution:
             assert old is not None, "checked before"
             self._retire(RetireRule(name=rekey.name, last=rekey.last))
             self._add(SiteRule(name=rekey.name, key=rekey.key, addresses=old.addresses))
+            self.replaced[old.site_key] = SiteKey(bytes.fromhex(rekey.key))
         for site in amendment.add:
             self._add(site)
         added = self.everyone.keys() - set(self.order)

@@ -196,9 +196,9 @@ def test_one_hostile_site_suspends_nobody_whatever_it_signs() -> None:
     for index in range(3):
         assert len(made.averaging(index).ledger.votes) == 1
         assert 0 < len(made.events(index, VoteRefused)) <= 8
-        # The operator hears who says what, and of how many.
-        seen = made.events(index, HarmSeen)
-        assert [(e.author, e.sites, e.others, e.changes) for e in seen] == [(victim, (hostile.key,), 3, {})]  # type: ignore[attr-defined]
+        # One site's word is shown by `status`, and makes no alarm.
+        assert set(made.averaging(index).ledger.votes.against(victim)) == {hostile.key}
+        assert not made.events(index, HarmSeen)
     assert made.run(200 * SECOND, until=made.all_complete)
     made.run(30 * SECOND)
     assert len(made.digests()) == 1
@@ -214,11 +214,11 @@ def test_two_looks_are_told_and_neither_they_nor_a_small_effect_vote_anybody_out
     told = made.events(0, HarmSeen)
     assert told
     assert told[0].changes == {0: pytest.approx(1.0)}  # type: ignore[attr-defined]
-    assert {site for event in told for site in event.sites} == {made.sites[0].key}  # type: ignore[attr-defined]
+    assert all(len(made.averaging(index).ledger.votes) == 0 for index in range(4))
     look(made, 0, BAD, times=1, harm=0.0)
     look(made, 1, BAD, times=1, harm=0.0)
     made.run(20 * SECOND)
-    assert all(made.events(index, HarmGone) for index in range(4))
+    assert made.events(0, HarmGone)
     assert np.isfinite(made.averaging(0).trunk()).all()
 
 

@@ -50,6 +50,11 @@ COMES_AFTER_THE_END = (
 
 SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"
 
+STALE = (
+    "an amendment or votes change whether entries count that are compacted here; fetching a snapshot. If no site has "
+    "one, an amendment ends this: lift the suspension, or retire the site"
+)
+
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
 
 
@@ -303,8 +308,7 @@ class LedgerAveraging(RoundMachine):
             fetcher = self.maintenance.fetcher
             return Wait(OUTVOTED, fetcher.awaited, fetcher.until_us)
         if self._key in self.ledger.suspended:
-            voters = self.ledger.votes.against(self._key, self.ledger.rules.current)
-            return Wait(SUSPENDED, tuple(voters))
+            return Wait(SUSPENDED, tuple(self.ledger.votes.against(self._key)))
         if self._key in self.ledger.faults:
             return Wait("this site's log was ended by the others; its key must be replaced by an amendment")
         return self._own_log.wait(self.ledger.rules.current - self._blocked)
@@ -316,8 +320,7 @@ class LedgerAveraging(RoundMachine):
             return Wait(HEARING, tuple(silent), self._pacing.settled_at_us)
         fetcher = self.maintenance.fetcher
         if self.ledger.stale:
-            reason = "an amendment takes back entries that are compacted here; fetching a snapshot"
-            return Wait(reason, fetcher.awaited, fetcher.until_us)
+            return Wait(STALE, fetcher.awaited, fetcher.until_us)
         if fetcher.active:
             return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, "snapshot")
         training = self._those_in(Phase.TRAINING)

@@ -31,9 +31,9 @@ class EndpointLook:
 
     Attributes:
         compounds: own held-out compounds with a value.
-        loss: mean loss with the author's part, in labels.
-        without: mean loss without it.
-        error: standard error of the mean difference.
+        loss: trimmed mean of the loss with the author's part, in labels.
+        without: the same without it, over the same compounds.
+        error: standard error of their difference.
     """
 
     compounds: int

@@ -1,7 +1,8 @@
 """What a part of the trunk does to a site's own loss: the trunk as it is against the trunk less that part.
 
-The loss is the mean over held-out compounds, in labels, as in training. Nothing of this leaves the site but coarse
-classes in signed votes (docs/threats.md).
+The loss is the trimmed mean over held-out compounds, in labels, as in training: one compound on which both are far off
+must not hide what happens to all others, and what happens to a few must not show. Nothing of this leaves the site but
+coarse classes in signed votes (docs/threats.md).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.evaluate.losses import compound_losses, difference
+from kmel_p2p.learn.evaluate.losses import compound_losses, trimmed_difference
 from kmel_p2p.learn.evaluate.scores import outputs_in_blocks, scorable
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
@@ -67,6 +68,6 @@ class EffectMeter:
         """
         found = {}
         for place, less in self.losses(without).items():
-            _, error = difference(whole[place], less)
-            found[place] = EndpointEffect(len(less), float(whole[place].mean()), float(less.mean()), error)
+            loss, without_part, error = trimmed_difference(whole[place], less)
+            found[place] = EndpointEffect(len(less), loss, without_part, error)
         return found

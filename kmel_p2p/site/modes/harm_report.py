@@ -27,10 +27,10 @@ def report_harm(event: Event, notes: Notes) -> bool:
             text = harm_text(event, notes)
             activity.alarm(f"harm of {name(author)}", text)
             changes = {notes.endpoint(place): round(change, 3) for place, change in event.changes.items()}
-            notes.warn("harm seen", author=name(author), first=first, changes=changes, sites=_names(sites, notes))
+            notes.warn("harm seen", remote=name(author), first=first, changes=changes, sites=_names(sites, notes))
         case HarmGone(author=author):
             activity.clear(f"harm of {name(author)}")
-            notes.say("harm gone", author=name(author))
+            notes.say("harm gone", remote=name(author))
         case AuthorSuspended(author=author, first=first, sites=sites):
             who = ", ".join(_names(sites, notes))
             text = (
@@ -39,10 +39,10 @@ def report_harm(event: Event, notes: Notes) -> bool:
                 f"back, --retire {name(author)} takes the site out"
             )
             activity.alarm(f"suspended {name(author)}", text)
-            notes.warn("author suspended", author=name(author), first=first, sites=_names(sites, notes))
+            notes.warn("author suspended", remote=name(author), first=first, sites=_names(sites, notes))
         case SuspensionLifted(author=author):
             activity.clear(f"suspended {name(author)}")
-            notes.say("suspension lifted", author=name(author))
+            notes.say("suspension lifted", remote=name(author))
         case VoteRefused(sender=sender, reason=reason):
             activity.refused += 1
             activity.alarm(
@@ -70,26 +70,23 @@ def harm_facts(ledger: Ledger, names: Mapping[SiteKey, str], endpoints: Sequence
 
     Returns:
         `suspended`: author -> first entry that does not count, and the sites whose votes they are. `harm`: author ->
-        voter -> the entries that its newest vote is about, the size of the harm (1 to 3) by assay endpoint, and whether
-        it would have them taken out.
+        voter -> the entries that it would have taken out, and the size of the harm (1 to 3) by assay endpoint.
     """
 
     def called(key: SiteKey) -> str:
         return names.get(key, key.hex())
 
-    current = ledger.rules.current
     harm: dict[str, dict[str, Any]] = {}
-    for vote in ledger.votes.all():
+    for vote in ledger.votes:
         sizes = {place: kind - NO_EVIDENCE for place, kind in vote.classes.items() if kind > NO_EVIDENCE}
-        if vote.voter in current and sizes and ledger.votes.about(vote.author)[vote.voter] == vote:
+        if vote.against and vote.voter in ledger.rules.current:
             harm.setdefault(called(vote.author), {})[called(vote.voter)] = {
                 "first": vote.first,
                 "number": vote.number,
                 "sizes": {endpoint_name(endpoints, place): size for place, size in sizes.items()},
-                "against": vote.voter in ledger.votes.against(vote.author, current),
             }
     suspended = {
-        called(author): {"first": first, "sites": [called(voter) for voter in ledger.votes.against(author, current)]}
+        called(author): {"first": first, "sites": [called(voter) for voter in ledger.votes.against(author)]}
         for author, first in ledger.suspended.items()
     }
     return {"suspended": suspended, "harm": harm}

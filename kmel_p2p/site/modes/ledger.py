@@ -211,16 +211,18 @@ class LedgerMode(SiteMode):
         ledger = _of(averaging).ledger
         for name in document.amendment.lift:
             lifted = site.constitution.site_named(name)
-            first = ledger.suspended.get(lifted.site_key) if lifted is not None else None
-            if lifted is not None and first is not None and floors.get(lifted.site_key, 0) >= first:
-                raise LocalError(
-                    f"entries of {name!r} from {first} on are compacted here without counting, and cannot be put back; "
-                    "retire the site, or give it a new key"
-                )
+            for key in site.constitution.keys_of(lifted.site_key) if lifted is not None else ():
+                first = ledger.accepted.left_out.get(key)
+                if first is not None and key in ledger.suspended:
+                    raise LocalError(
+                        f"entries of {name!r} from {first} on are compacted here without counting, and cannot be put "
+                        "back; retire the site, or have another site hand the amendment in"
+                    )
         for rule in document.amendment.retire:
             retired = site.constitution.site_named(rule.name)
             floor = floors.get(retired.site_key, 0) if retired is not None else 0
-            if rule.last < floor or 0 < rule.retract_from <= floor:
+            left_out = ledger.accepted.left_out.get(retired.site_key) if retired is not None else None
+            if rule.last < floor or (0 < rule.retract_from <= floor and rule.retract_from != left_out):
                 raise LocalError(
                     f"entries of {rule.name!r} up to {floor} are compacted into the snapshot here and cannot be taken "
                     f"back; retract from {floor + 1} on, or leave them"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import short
 from kmel_p2p.core.ledger.events import CompactionRecord, SnapshotRecord
+from kmel_p2p.core.ledger.harm.vote import HarmVote
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
@@ -26,7 +26,7 @@ from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.trust import Trusted
 
 VOTE = "vote "
-"""Blobs that hold votes, by voter and author."""
+"""Blobs that hold votes: one of each voter and author."""
 
 REPLACE_STORE = (
     "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
@@ -78,7 +78,8 @@ def open_ledger(site: Site, store: Store) -> Ledger:
         ConfigError: a stored entry does not stand; the store belongs to another charter or was altered.
     """
     ledger = fresh_ledger(site)
-    # Before anything else: what counts in the sum follows from them.
+    # Before anything else: what counts in the sum follows from amendments and votes.
+    ledger.amend(stored_constitution(site, store))
     _load_votes(ledger, store)
     snapshot = store.snapshot()
     if snapshot is not None:
@@ -90,10 +91,8 @@ def open_ledger(site: Site, store: Store) -> Ledger:
                 f"{store.path}: the snapshot it stands on cannot be used: {problem}. "
                 "Move the state directory away and start again: the others will send the ledger"
             )
-        # The sites that amendments added have their headers in it.
-        ledger.amend(Constitution(site.charter))
         ledger.adopt(snapshot)
-    ledger.amend(stored_constitution(site, store))
+        ledger.amend(stored_constitution(site, store))
     for author, (number, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
         ledger.end_log(FaultProof(author, number, reason, evidence))
@@ -102,13 +101,16 @@ def open_ledger(site: Site, store: Store) -> Ledger:
 
 
 def keep_vote(store: Store, encoded: bytes) -> None:
-    """Keep a vote; a newer opinion of a site on another replaces the one before, a vote against it stays."""
-    vote = decode_vote(encoded)
-    kind = f"against {vote.term} {vote.first}" if vote.against else "opinion"
-    store.put_blob(f"{VOTE}{vote.voter.hex()} {vote.author.hex()} {kind}", encoded)
+    """Keep a vote instead of the one before of this site on that author."""
+    store.put_blob(_place_of(decode_vote(encoded)), encoded)
+
+
+def _place_of(vote: HarmVote) -> str:
+    return f"{VOTE}{vote.voter.hex()} {vote.author.hex()}"
 
 
 def _load_votes(ledger: Ledger, store: Store) -> None:
+    """Those of earlier terms, and others that no longer count, stay in the store until the same voter says more."""
     for name, encoded in store.blobs(VOTE).items():
         where = f"{store.path}: stored vote {name[:16]}"
         try:
@@ -117,7 +119,7 @@ def _load_votes(ledger: Ledger, store: Store) -> None:
             raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
         if not vote.is_signed(ledger.rules.charter_id):
             raise ConfigError(f"{where} is not signed by its voter; {REPLACE_STORE}")
-        ledger.votes.add(vote)
+        ledger.vote(vote)
 
 
 def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:

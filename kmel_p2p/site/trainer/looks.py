@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -36,6 +38,9 @@ IN_ADVANCE = 60
 
 FIRST = 2
 """Own entries before the first look."""
+
+FREE_SHARE = 0.1
+"""Of the free disk that the files of one look may take at most."""
 
 
 class TrunkLooks:
@@ -65,6 +70,7 @@ class TrunkLooks:
         self._rounds = 0
         self._turn = 0
         self._last_s = 0.0
+        self._written_s = 0.0
         self._under_way = False
         self._task: asyncio.Task[None] | None = None
 
@@ -85,7 +91,7 @@ class TrunkLooks:
     def examined(self, answer: session.Examined) -> None:
         """The trainer has looked."""
         self._under_way = False
-        self._last_s = answer.seconds
+        self._last_s = self._written_s + answer.seconds
         self.spent_s += answer.seconds
         self._clear()
         looks = tuple(
@@ -111,12 +117,15 @@ class TrunkLooks:
 
     async def _begin(self, work: Trunks) -> None:
         try:
-            examine = await asyncio.to_thread(partial(_write, self._folder, work))
-        except ConfigError as error:
+            examine, self._written_s = await asyncio.to_thread(partial(_write, self._folder, work))
+        except (ConfigError, OSError) as error:
             # Nothing depends on a look: a full disk is told by whatever needs it.
             log.warning("no look at authors", reason=str(error))
             self._under_way = False
+            self._clear()
             return
+        # Taking authors out of the trunk and writing that costs this machine, whichever process does it.
+        self.spent_s += self._written_s
         self._examine(examine)
 
     def _clear(self) -> None:
@@ -125,15 +134,24 @@ class TrunkLooks:
                 path.unlink()
 
 
-def _write(folder: Path, work: Trunks) -> session.Examine:
+def _write(folder: Path, work: Trunks) -> tuple[session.Examine, float]:
+    """Write the files of a look; also returns the seconds that it took. Stops where they would fill the disk."""
+    began = time.monotonic()
     private_directory(folder)
-    whole, parts = folder / "trunk.f32", []
+    whole = folder / "trunk.f32"
+    parts: list[session.PartFile] = []
+    room = FREE_SHARE * shutil.disk_usage(folder).free
     for place, (part, trunk) in enumerate(work()):
+        room -= trunk.nbytes
+        if room < 0:
+            if not parts:
+                raise ConfigError(f"{folder}: the disk has too little room left for the files of a look")
+            break
         path = whole if part is None else folder / f"without-{place}.f32"
         write_vector(path, trunk)
         if part is not None:
             parts.append(session.PartFile(bytes(part.author), part.first, part.number, path))
-    return session.Examine(whole, tuple(parts))
+    return session.Examine(whole, tuple(parts)), time.monotonic() - began
 
 
 def _endpoints(effect: session.PartEffect) -> dict[int, EndpointLook]:

@@ -125,13 +125,14 @@ class Disk:
         constitution = Constitution(charter)
         ledger.amend(constitution)
         ledger.own_log_in_doubt = self.own_log_in_doubt
-        for encoded in self.votes:
-            ledger.votes.add(decode_vote(encoded))
-        if self.snapshot is not None:
-            ledger.adopt(self.snapshot)
         for encoded in self.amendments:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         ledger.amend(constitution)
+        for encoded in self.votes:
+            ledger.vote(decode_vote(encoded))
+        if self.snapshot is not None:
+            ledger.adopt(self.snapshot)
+            ledger.amend(constitution)
         for end in self.ends.values():
             ledger.end_log(FaultProof(end.author, end.number, end.reason, end.evidence))
         for record in self.entries.values():

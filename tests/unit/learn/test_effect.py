@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from kmel_p2p.learn.evaluate.effect import LARGEST, MAX_COMPOUNDS, EffectMeter, looked_at
+from kmel_p2p.learn.evaluate.losses import trimmed_difference
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.tensor_file import write_vector
@@ -79,3 +80,28 @@ def test_the_trainer_examines_what_lies_in_files_and_leaves_its_rounds_alone(tmp
     assert [effect.part for effect in answer.effects] == [part]
     assert all(each.loss > each.without for each in answer.effects[0].endpoints.values())
     np.testing.assert_array_equal(network.trunk_values(), before)
+
+
+@pytest.mark.parametrize("spoilt", ["with", "without", "both"])
+def test_a_few_compounds_neither_hide_harm_nor_make_it(spoilt: str) -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        without = rng.exponential(0.3, 256)
+        with_part = 1.5 * without
+        for losses, name in ((with_part, "with"), (without, "without")):
+            if spoilt in (name, "both"):
+                losses[:3] = 30.0
+        loss, less, error = trimmed_difference(with_part, without)
+        assert loss - less > max(0.4 * less, 2 * error)
+        # Harm to a twentieth of the compounds alone is not seen, so that nobody finds out who owns them.
+        few = without.copy()
+        few[5:17] += 30.0
+        loss, less, error = trimmed_difference(few, without)
+        assert loss - less < 0.05 * less
+
+
+def test_the_error_of_a_trimmed_difference_is_what_chance_makes_of_it() -> None:
+    rng = np.random.default_rng(4)
+    drawn = [trimmed_difference(rng.normal(1, 0.1, 200), rng.normal(1, 0.1, 200)) for _ in range(400)]
+    apart = [loss - less for loss, less, _ in drawn]
+    assert np.mean([error for _, _, error in drawn]) == pytest.approx(np.std(apart), rel=0.15)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.harm.judgement import LOOKS, Judgement, harm_of, size_of
 from kmel_p2p.core.ledger.harm.parts import WINDOW, trunks_without, windows
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.rounds import EndpointLook, Look
 from tests.support.plain_ledgers import PlainCodec, identities, new_ledger, next_entry
@@ -87,3 +91,44 @@ def test_the_largest_weight_grows_with_a_sites_history_and_first_entries_are_bou
     assert rules.share_at(1) == 1.0
     # Learning rate 0.001, 10 steps, 16 values: 0.04.
     assert rules.first_norm_squared == pytest.approx((0.04 * 2**24) ** 2, rel=1e-9)
+
+
+def test_a_site_is_quiet_after_looks_at_new_entries_that_found_nothing() -> None:
+    judgement = Judgement()
+    assert judgement.quiet(AUTHOR) == 0
+    found = []
+    for number in (2, 2, 3, 4):
+        judgement.weigh({1: look(1.01, number=number)})
+        found.append(judgement.quiet(AUTHOR))
+    assert found == [1, 1, 2, 3]
+    judgement.weigh({1: look(1.5, number=5)})
+    assert judgement.quiet(AUTHOR) == 0
+
+
+def test_after_a_lift_looks_begin_with_what_the_author_published_under_it() -> None:
+    sites = toy_identities(3)
+    charter = toy_charter(sites, pace={"start_sites": 1})
+    ledger = Ledger(Accumulator.from_trunk(toy_trunk()), ToyCodec(), Rules.of(charter, 7, toy_trunk()))
+    constitution = Constitution(charter)
+    ledger.amend(constitution)
+
+    def publish(count: int) -> None:
+        for number in range(count):
+            for place, site in enumerate(sites):
+                entry = next_entry(site, ledger, 1000 + place, number % 16, charter_id=charter.id)
+                assert ledger.offer(entry).verdict is Verdict.APPLIED
+
+    def firsts() -> set[int]:
+        work = trunks_without(ledger, sites[0].key, ToyCodec(), 0)
+        assert work is not None
+        return {part.first for part, _ in work() if part is not None}
+
+    publish(5)
+    assert firsts() == {1}
+    document = constitution.draft(lift=["site1", "site2"])
+    for site in sites:
+        document = document.signed_by(site, constitution)
+    ledger.amend(constitution.followed_by(document))
+    assert firsts() == set()
+    publish(2)
+    assert firsts() == {6}

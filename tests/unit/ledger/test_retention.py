@@ -6,12 +6,17 @@ from collections import deque
 
 import pytest
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.core.effects import Effect
+from kmel_p2p.core.ledger.harm.vote import cast
+from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.retention import ALWAYS_KEPT_BYTES, FEWEST, Retention, bytes_worth_keeping
 from kmel_p2p.core.types import SECOND
 from tests.support.plain_ledgers import identities, new_ledger, next_entry
+from tests.testbed.ledger.toy import ToyCodec, toy_charter, toy_identities, toy_trunk
 
 SITES = identities(3)
 EACH = 40
@@ -54,3 +59,43 @@ def test_fewer_stay_where_their_payloads_would_take_too_much(share: float, left:
 def test_a_large_trunk_lets_go_at_the_size_of_its_sum_and_a_small_one_later() -> None:
     assert bytes_worth_keeping(10_000_000) == 80_000_000
     assert bytes_worth_keeping(10) == ALWAYS_KEPT_BYTES
+
+
+def test_what_votes_are_against_is_kept_for_a_while_each_for_itself_and_what_is_suspended_as_long_as_it_is() -> None:
+    sites = toy_identities(5)
+    charter = toy_charter(sites, {"suspension_quorum": "majority", "retain_entries": 16}, {"start_sites": 1})
+    ledger = Ledger(Accumulator.from_trunk(toy_trunk()), ToyCodec(), Rules.of(charter, 7, toy_trunk()))
+    ledger.amend(Constitution(charter))
+    author = sites[0].key
+
+    def publish_to(head: int) -> None:
+        while ledger.head(author) < head:
+            for place, site in enumerate(sites):
+                entry = next_entry(site, ledger, 1000 + place, ledger.head(site.key) % 16, charter_id=charter.id)
+                assert ledger.offer(entry).verdict is Verdict.APPLIED
+
+    def floor() -> int:
+        agreed = ledger.accepted.held
+        told = lambda key: (agreed, 9 * SECOND)  # noqa: E731
+        others = [site.key for site in sites[1:]]
+        Retention(ledger, lambda: 5, lambda: others, told, 16, 10**9, deque(), 0).advance(10 * SECOND)
+        return ledger.accepted.floor.get(author, 0)
+
+    def says(voter: int, first: int, number: int) -> bool:
+        return ledger.vote(cast(sites[voter], charter.id, author, 0, (first, number), {0: 2}, True))
+
+    publish_to(30)
+    # One hostile site goes back as far as it may; an honest one says more.
+    assert says(1, 1, 2)
+    assert says(2, 20, 27)
+    publish_to(50)
+    assert floor() == 0
+    publish_to(66)
+    # The first is too far back by now, and takes nothing from the second.
+    assert floor() == 19
+    assert says(3, 25, 32)
+    assert says(4, 22, 28)
+    assert ledger.suspended == {author: 22}
+    publish_to(120)
+    assert floor() == 19
+    assert not ledger.stale

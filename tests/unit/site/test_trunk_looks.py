@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds import EndpointLook, Look, Looked, TrunkPart
-from kmel_p2p.learn.tensor_file import read_vector
+from kmel_p2p.learn.tensor_file import read_vector, write_vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.trainer import looks as module
 from kmel_p2p.site.trainer.looks import FOLDER, IN_ADVANCE, SHARE, TrunkLooks
@@ -111,5 +112,40 @@ def test_a_full_disk_or_a_lost_trainer_costs_a_look_and_nothing_else(
         assert len(bench.asked) == 2
         await bench.looks.close()
         assert list((tmp_path / FOLDER).iterdir()) == []
+
+    asyncio.run(scene())
+
+
+def test_writing_the_files_of_a_look_counts_as_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        bench, now = Bench(tmp_path), [0.0]
+        write = write_vector
+
+        def slow(path: Path, values: Any) -> None:
+            now[0] += 2.0
+            write(path, values)
+
+        monkeypatch.setattr(module, "write_vector", slow)
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        await bench.round(2, seconds=1000.0)
+        bench.answer(0.5)
+        assert bench.looks.spent_s == 4.5
+        await bench.looks.close()
+
+    asyncio.run(scene())
+
+
+def test_a_look_takes_no_more_than_a_tenth_of_the_free_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        disk = SimpleNamespace(disk_usage=lambda folder: SimpleNamespace(free=200))
+        monkeypatch.setattr(module, "shutil", disk)
+        await bench.round(2)
+        assert not bench.asked
+        assert list((tmp_path / FOLDER).iterdir()) == []
+        disk.disk_usage = lambda folder: SimpleNamespace(free=240)
+        await bench.round(3)
+        assert len(bench.asked) == 1
+        await bench.looks.close()
 
     asyncio.run(scene())

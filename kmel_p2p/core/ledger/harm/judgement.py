@@ -64,9 +64,10 @@ def harm_of(look: Look) -> float:
 
 @dataclass(slots=True)
 class _Series:
-    """Looks at one author, one after the other, that found harm."""
+    """Looks at one author, one after the other, that found harm, or none."""
 
-    looks: int = 0
+    harmful: int = 0
+    quiet: int = 0
     number: int = 0
 
 
@@ -88,10 +89,16 @@ class Judgement:
         """
         worst = max(looks.values(), key=lambda look: (harm_of(look), -look.first))
         series = self._series.setdefault(worst.author, _Series())
-        if harm_of(worst) < HARM:
-            series.looks, series.number = 0, worst.number
-            return looks[min(looks)], 0
         # The same entries seen again prove nothing new.
-        series.looks += worst.number > series.number
+        new = worst.number > series.number
         series.number = max(series.number, worst.number)
-        return worst, series.looks
+        if harm_of(worst) < HARM:
+            series.harmful, series.quiet = 0, series.quiet + new
+            return looks[min(looks)], 0
+        series.harmful, series.quiet = series.harmful + new, 0
+        return worst, series.harmful
+
+    def quiet(self, author: SiteKey) -> int:
+        """Looks at an author, one after the other, that found no harm."""
+        series = self._series.get(author)
+        return series.quiet if series is not None else 0

@@ -2,7 +2,10 @@
 
 A new vote goes to every reachable site from its voter, and from there on to a few. Whatever that misses, digests find:
 while there are votes at all, one site is told now and then which ones are here, and answers with its own where it holds
-others. A vote about entries that are not here yet is left, and comes again that way.
+others. A vote that only an amendment unknown here explains is left, and comes again that way.
+
+A site says something only where it has proved harm, and when it no longer finds any: a vote stays, so it is no place
+for every passing doubt.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from kmel_p2p.core.ledger.events import (
     VoteRecord,
     VoteRefused,
 )
+from kmel_p2p.core.ledger.harm.allowance import VoteAllowance
 from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement, change_of, size_of
+from kmel_p2p.core.ledger.harm.suspensions import vote_reach
 from kmel_p2p.core.ledger.harm.vote import HarmVote, cast, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.messages import MAX_VOTES, MAX_VOTES_BYTES, VoteDigest, Votes
@@ -37,8 +42,18 @@ ANSWERS_APART: Micros = 2 * SECOND
 FANOUT = 2
 """Sites that a new vote of another site is passed on to."""
 
+MOST_SENT = 4 * MAX_VOTES
+"""Votes sent in answer to a digest. Where there are more, it is these now and others the next time."""
+
 REFUSED_AT_ONCE = 4
 """After so many votes that are none the rest of a message is not looked at."""
+
+RENEWED_AFTER = 4
+"""A vote that nobody joined is cast anew when it goes back so many times as far as a vote may reach: others keep the
+entries that it is against for a while only (`retention.DISPUTED`)."""
+
+TOLD_OF = 2
+"""Voters against an author that make an alarm where this site sees no harm itself. One alone is shown by `status`."""
 
 
 class Panel:
@@ -66,6 +81,7 @@ class Panel:
         """Authors in whose entries this site's newest look found harm."""
         self._told: dict[SiteKey, HarmSeen] = {}
         self._suspended: dict[SiteKey, int] = {}
+        self._allowance = VoteAllowance()
         self._answered_us: dict[SiteKey, Micros] = {}
         self._next_us = now + self._jittered()
 
@@ -77,7 +93,9 @@ class Panel:
         for look in looks:
             by_author.setdefault(look.author, {})[look.first] = look
         for author, found in sorted(by_author.items()):
-            if author != self._identity.key and author in self._ledger.rules.roster:
+            others = self._ledger.rules.current - {self._identity.key}
+            # A look that began before a suspension finds entries that no longer count.
+            if author in others and author not in self._ledger.suspended:
                 worst, times = self._judgement.weigh(found)
                 if times >= TOLD_AFTER:
                     self._seen[author] = worst
@@ -93,11 +111,11 @@ class Panel:
                 differs = digest != self._ledger.votes.digest()
                 if differs and now >= self._answered_us.get(sender, -ANSWERS_APART) + ANSWERS_APART:
                     self._answered_us[sender] = now
-                    self._send((sender,), self._ledger.votes.all())
+                    self._send((sender,), self._some_votes())
                     # Answered in turn where the sender holds votes that are not here.
                     self._outbox.append(Send(sender, VoteDigest(self._ledger.votes.digest())))
             case Votes(votes):
-                self._take(sender, votes)
+                self._take(sender, votes, now)
 
     def greet(self, site: SiteKey) -> None:
         """A site came up: tell it which votes are here, if there are any."""
@@ -117,21 +135,32 @@ class Panel:
         """When `advance` has something to do."""
         return self._next_us
 
-    def turn(self) -> None:
-        """Votes, amendments or a snapshot may have changed who is suspended: tell it."""
+    def store(self, votes: Iterable[bytes]) -> None:
+        """Have those of these votes stored that are kept; they came with a snapshot and decode."""
+        for vote in map(decode, votes):
+            if self._ledger.votes.of(vote.voter, vote.author) == vote:
+                self._outbox.append(Persist(VoteRecord(vote.encode())))
+
+    def turn(self, authors: Iterable[SiteKey] | None = None) -> None:
+        """Votes, amendments or a snapshot may have changed who is suspended: tell it.
+
+        Args:
+            authors: those about whom votes changed; None: perhaps all.
+        """
         ledger, before = self._ledger, self._suspended
         if ledger.suspended != before:
             self._suspended = dict(ledger.suspended)
             for author, first in self._suspended.items():
                 if before.get(author) != first:
-                    voters = tuple(ledger.votes.against(author, ledger.rules.current))
+                    voters = tuple(ledger.votes.against(author))
                     self._outbox.append(Emit(AuthorSuspended(author, first, voters)))
             for author in sorted(before.keys() - self._suspended.keys()):
                 self._judgement.forget(author)
                 self._seen.pop(author, None)
                 self._outbox.append(Emit(SuspensionLifted(author)))
             self._changed()
-        for author in sorted({*self._seen, *self._told, *(vote.author for vote in ledger.votes.all())}):
+        everybody = {*self._seen, *self._told, *ledger.votes.authors()}
+        for author in sorted(everybody if authors is None else authors):
             self._tell(author)
 
     # ---- inner --------------------------------------------------------------------------------------------------
@@ -140,42 +169,48 @@ class Panel:
         return INTERVAL // 2 + self._rng.randrange(INTERVAL)
 
     def _vote(self, look: Look, times: int) -> None:
-        """Cast a vote if it says something else than the one before.
+        """Cast a vote where it says something else than the one before.
 
         Args:
             times: looks one after the other that found harm.
         """
         ledger, own, author = self._ledger, self._identity.key, look.author
-        if look.number > ledger.head(author):
+        before = ledger.votes.of(own, author)
+        stands = before is not None and before.against
+        # What was compacted since the look began can be taken out no more.
+        first = max(look.first, ledger.accepted.log(author).first)
+        if not first <= look.number <= ledger.head(author) or (before is not None and look.number <= before.number):
             return
-        harm = {place: size for place, part in look.parts.items() if (size := size_of(part)) > 0}
-        sizes = harm if author in self._seen else {}
-        before = ledger.votes.about(author).get(own)
-        lowest = ledger.votes.against(author, {own}).get(own)
-        news = times >= LOOKS and (lowest is None or look.first < lowest.first)
-        said = max(sizes.values(), default=0)
-        if not news and said == (before.size if before is not None else 0):
+        if times >= LOOKS:
+            old = before is not None and look.number - before.first >= RENEWED_AFTER * vote_reach(ledger.constitution)
+            against = True
+            if stands and not old:
+                return
+        elif stands and self._judgement.quiet(author) >= LOOKS:
+            against = False
+        else:
             return
-        term = ledger.term(author)
-        vote = cast(
-            self._identity, ledger.rules.charter_id, author, term, (look.first, look.number), sizes, against=news
-        )
+        # Classes say something of the voter's compounds, so only with what needs them as a reason.
+        harm = {place: size for place, part in look.parts.items() if against and (size := size_of(part)) > 0}
+        term = ledger.suspensions.term(author)
+        vote = cast(self._identity, ledger.rules.charter_id, author, term, (first, look.number), harm, against)
         if ledger.vote(vote):
             self._outbox.append(Persist(VoteRecord(vote.encode())))
             self._send(sorted(self._alive()), [vote])
 
-    def _take(self, sender: SiteKey, votes: Iterable[bytes]) -> None:
+    def _take(self, sender: SiteKey, votes: Iterable[bytes], now: Micros) -> None:
+        ledger = self._ledger
         new: list[HarmVote] = []
         refused = 0
-        known = self._ledger.votes.encoded
         for encoded in votes:
-            if encoded in known:
-                continue
             try:
                 vote = decode(encoded)
-                if vote.voter not in self._ledger.rules.roster or vote.author not in self._ledger.rules.roster:
-                    raise WireError("it is of a site that was never on the roster")
-                if not vote.is_signed(self._ledger.rules.charter_id):
+                # The signature last: it is what costs most.
+                if not ledger.suspensions.admits(vote):
+                    continue
+                if not self._allowance.take(vote.voter, len(ledger.rules.current), now):
+                    continue
+                if not vote.is_signed(ledger.rules.charter_id):
                     raise WireError("its voter did not sign it")
             except WireError as error:
                 self._outbox.append(Emit(VoteRefused(sender, str(error))))
@@ -183,13 +218,21 @@ class Panel:
                 if refused == REFUSED_AT_ONCE:
                     break
                 continue
-            if self._ledger.vote(vote):
+            if ledger.vote(vote):
                 new.append(vote)
                 self._outbox.append(Persist(VoteRecord(encoded)))
         if new:
             others = sorted(set(self._alive()) - {sender})
             self._send(self._rng.sample(others, min(FANOUT, len(others))), new)
-            self.turn()
+            self.turn({vote.author for vote in new})
+
+    def _some_votes(self) -> list[HarmVote]:
+        """All votes, or as many as one answer may have, from a random one on."""
+        votes = list(self._ledger.votes)
+        if len(votes) <= MOST_SENT:
+            return votes
+        start = self._rng.randrange(len(votes))
+        return (votes[start:] + votes[:start])[:MOST_SENT]
 
     def _send(self, sites: Iterable[SiteKey], votes: list[HarmVote]) -> None:
         """Send votes, as many to a message as fit."""
@@ -209,9 +252,9 @@ class Panel:
         ledger = self._ledger
         look = self._seen.get(author) if author not in ledger.suspended else None
         current = ledger.rules.current
-        voters = {voter: vote for voter, vote in ledger.votes.about(author).items() if voter in current and vote.size}
+        voters = {voter: vote for voter, vote in ledger.votes.against(author).items() if voter in current}
         told = self._told.get(author)
-        if look is None and not voters:
+        if look is None and len(voters) < TOLD_OF:
             if told is not None:
                 del self._told[author]
                 self._outbox.append(Emit(HarmGone(author)))

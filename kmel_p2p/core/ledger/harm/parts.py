@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.harm.vote import vote_reach
+from kmel_p2p.core.ledger.harm.suspensions import vote_reach
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.payload import Decoder
@@ -44,8 +44,15 @@ def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) ->
     if not chosen:
         return None
     total, reach = ledger.accumulator.copy(), vote_reach(ledger.constitution)
+    # An amendment that lifted a suspension decided about what was there: what came after it is looked at anew.
+    lifted_at = ledger.constitution.lifted_at if ledger.constitution is not None else {}
     entries = {
-        key: [e for e in accepted.log(key).after(0) if not accepted.is_withdrawn(key, e.number)] for key in chosen
+        key: [
+            entry
+            for entry in accepted.log(key).after(0)
+            if not accepted.is_withdrawn(key, entry.number) and entry.basis.amendment >= lifted_at.get(key, 0)
+        ]
+        for key in chosen
     }
 
     def work() -> Iterator[tuple[TrunkPart | None, NDArray[np.float32]]]:

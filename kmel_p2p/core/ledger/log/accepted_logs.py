@@ -116,7 +116,8 @@ class AcceptedLogs:
         faults: authors whose log has ended here, with the evidence.
         late: faults proved when the entries in question were already compacted: they change nothing here.
         retired: sites that an amendment retired: author -> first number not accepted.
-        withdrawn: author -> first number whose contribution an amendment took out of the trunk.
+        withdrawn: author -> first number whose contribution amendments or votes took out of the trunk.
+        left_out: author -> first number of its compacted entries that is not in the sum.
         amendment: number of amendments in force.
         amendment_hash: hash of the newest amendment.
     """
@@ -128,6 +129,7 @@ class AcceptedLogs:
         self.late: dict[SiteKey, FaultProof] = {}
         self.retired: dict[SiteKey, int] = {}
         self.withdrawn: dict[SiteKey, int] = {}
+        self.left_out: dict[SiteKey, int] = {}
         self.amendment = 0
         self.amendment_hash = bytes(HASH_BYTES)
         self._payloads: dict[bytes, tuple[SiteKey, int]] = {}
@@ -136,14 +138,18 @@ class AcceptedLogs:
         self._kept = kept_headers(len(order))
 
     @classmethod
-    def following(cls, headers: Mapping[SiteKey, Sequence[SignedHeader]], order: RosterOrder) -> AcceptedLogs:
-        """Logs that go on after these headers, each author's oldest first."""
+    def following(
+        cls, headers: Mapping[SiteKey, Sequence[SignedHeader]], order: RosterOrder, withdrawn: Mapping[SiteKey, int]
+    ) -> AcceptedLogs:
+        """Logs that go on after these headers, each author's oldest first, with so much withdrawn from their sum."""
         accepted = cls(order)
         accepted.logs = {key: Log(held, accepted._kept) for key, held in headers.items()}
         for held in headers.values():
             for header in held:
                 accepted._table.holds(header)
                 accepted._note_payload(header)
+        accepted.withdrawn = dict(withdrawn)
+        accepted.left_out = {key: at for key, at in withdrawn.items() if at < accepted.log(key).first}
         return accepted
 
     @property
@@ -209,6 +215,8 @@ class AcceptedLogs:
         oldest = log.oldest
         for header in log.compact(until):
             self._table.replace(header)
+            if self.is_withdrawn(author, header.number):
+                self.left_out.setdefault(author, header.number)
         self._table.drop(author, range(oldest, log.oldest))
 
     def same_payload(self, header: SignedHeader) -> SignedHeader | None:
@@ -288,6 +296,17 @@ class AcceptedLogs:
     def is_withdrawn(self, author: SiteKey, number: int) -> bool:
         """Whether the entry's contribution is not in the trunk, though it stays in the log for judging others."""
         return number >= self.withdrawn.get(author, ENDLESS)
+
+    @property
+    def stale(self) -> bool:
+        """Whether compacted entries are in the sum that should not be, or the other way round."""
+
+        def differs(author: SiteKey) -> bool:
+            first = self.log(author).first
+            wanted, done = self.withdrawn.get(author, ENDLESS), self.left_out.get(author, ENDLESS)
+            return min(wanted, first) != min(done, first) or self.retired.get(author, ENDLESS) < first
+
+        return any(differs(author) for author in {*self.withdrawn, *self.left_out, *self.retired})
 
     def proof_against(self, author: SiteKey) -> FaultProof | None:
         """The earliest proved fault of an author, including one that came too late to change anything."""

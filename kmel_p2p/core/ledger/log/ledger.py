@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.harm.vote import HarmVote, VoteBook, first_counts, vote_reach
+from kmel_p2p.core.ledger.harm.suspensions import Suspensions, first_counts
+from kmel_p2p.core.ledger.harm.vote import HarmVote
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
+from kmel_p2p.core.ledger.harm.vote_book import VoteBook
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
@@ -39,14 +41,10 @@ class Ledger:
         self.amended_rules = AmendedRules.first(rules)
         self.constitution: Constitution | None = None
         """Charter and amendments; None when the ledger is used without a charter."""
-        self.votes = VoteBook()
-        """What sites say about each other's entries."""
-        self.suspended: dict[SiteKey, int] = {}
-        """Author -> first entry that the votes take out of the trunk."""
+        self.suspensions = Suspensions()
+        """What sites say about each other's entries, and who is suspended by it."""
         self.own_log_in_doubt = False
         """Whether this site's store had lost entries of its own log, so that it may lack some still (`own_log`)."""
-        self.stale = False
-        """Whether an amendment took back entries that are compacted here: only a snapshot helps."""
         self.accepted = AcceptedLogs(rules.roster)
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; `settle` does the rest. None: no limit."""
@@ -63,6 +61,21 @@ class Ledger:
     def rules(self) -> Rules:
         """The rules in force."""
         return self.amended_rules.now
+
+    @property
+    def votes(self) -> VoteBook:
+        """What sites say about each other's entries."""
+        return self.suspensions.votes
+
+    @property
+    def suspended(self) -> Mapping[SiteKey, int]:
+        """Author -> first entry that the votes take out of the trunk, in key order."""
+        return self.suspensions.starts
+
+    @property
+    def stale(self) -> bool:
+        """Whether amendments or votes change what is compacted here: only a snapshot helps, or another decision."""
+        return self.accepted.stale
 
     @property
     def vector(self) -> dict[SiteKey, int]:
@@ -258,32 +271,17 @@ class Ledger:
             if self.accepted.retired.get(author) != end:
                 self.accepted.retired[author] = end
                 self._cut(author, end, outcome)
-        self.votes.forget(self.term)
-        self.rule()
+        self.suspensions.amended(constitution, [rules.current for rules in self.amended_rules.rules])
+        self._rule()
         self._settle(outcome)
         return outcome
 
-    def term(self, author: SiteKey) -> int:
-        """Suspensions of an author that amendments have lifted: a vote of another term does not count."""
-        return self.constitution.lifted.get(author, 0) if self.constitution is not None else 0
-
     def vote(self, vote: HarmVote) -> bool:
-        """Take a vote in whose signature was checked, about entries that are here; whether it changed anything."""
-        known = vote.voter in self.rules.roster and vote.author in self.rules.roster
-        if not known or vote.term != self.term(vote.author) or vote.number > self.head(vote.author):
+        """Take a vote in whose signature was checked; whether it changed what is kept."""
+        if not self.suspensions.take(vote):
             return False
-        if vote.reaches_further_than(vote_reach(self.constitution)) or not self.votes.add(vote):
-            return False
-        self.rule()
+        self._rule()
         return True
-
-    def rule(self) -> None:
-        """Have the trunk follow from amendments and votes: what they take out of it, and nothing else."""
-        found = self.constitution
-        roster, quorum = (found.roster, found.genesis.ledger.suspension_quorum) if found is not None else ({}, "none")
-        self.suspended = self.votes.suspended(roster, quorum)
-        starts = first_counts((self.amended_rules.withdrawn, self.suspended))
-        self.stale |= withdraw(starts, self.accepted, self.accumulator, self._decoder)
 
     def compact(self, until: Vector) -> None:
         """Drop the payloads of entries up to `until`; they must be in the stored snapshot."""
@@ -301,15 +299,14 @@ class Ledger:
         self.accumulator = snapshot.accumulator.copy()
         constitution = None if self.constitution is None else self._longer(self.constitution, snapshot)
         order = self.rules.roster if constitution is None else RosterOrder(constitution.order)
-        self.accepted = AcceptedLogs.following(snapshot.headers, order)
+        self.accepted = AcceptedLogs.following(snapshot.headers, order, snapshot.withdrawn)
         self._waiting, self._holds = WaitingRoom(), {}
-        self.accepted.withdrawn = dict(snapshot.withdrawn)
-        for vote in map(decode_vote, snapshot.votes):
-            self.votes.add(vote)
-        self.stale = False
         outcome = Outcome(Verdict.APPLIED)
         if constitution is not None:
             self.amend(constitution)
+        # Signed, but nobody attests them: they are taken in as from anybody.
+        for vote in map(decode_vote, snapshot.votes):
+            self.vote(vote)
         proved = [
             prove(evidence, self.amended_rules, self._decoder, MAX_PAYLOAD_BYTES) for evidence in snapshot.evidence
         ]
@@ -327,6 +324,11 @@ class Ledger:
         return outcome
 
     # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _rule(self) -> None:
+        """Have the trunk follow from amendments and votes: what they take out of it, and nothing else."""
+        starts = first_counts((self.amended_rules.withdrawn, self.suspended))
+        withdraw(starts, self.accepted, self.accumulator, self._decoder)
 
     def _known(self, entry: Entry) -> SignedHeader | None:
         return self.accepted.header(entry.author, entry.number) or self._waiting.get(entry.author, entry.number)
@@ -369,8 +371,6 @@ class Ledger:
     def _cut(self, author: SiteKey, end: int, outcome: Outcome) -> None:
         """Take back an author's entries from `end` on."""
         self._waiting.release_from(author, end)
-        if end < self.accepted.log(author).first:
-            self.stale = True
         for entry in self.accepted.truncate(author, end):
             if not self.accepted.is_withdrawn(author, entry.number):
                 self.accumulator.subtract(self._decoder.decode(entry.payload), entry.weight, entry.head_weights)

@@ -10,10 +10,11 @@ from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.rules.payload import Decoder
 
 
-def withdraw(starts: Mapping[SiteKey, int], accepted: AcceptedLogs, accumulator: Accumulator, decoder: Decoder) -> bool:
-    """Make the entries from `starts` on the only ones that do not count; returns whether that was not possible.
+def withdraw(starts: Mapping[SiteKey, int], accepted: AcceptedLogs, accumulator: Accumulator, decoder: Decoder) -> None:
+    """Make the entries from `starts` on the only ones that do not count.
 
-    It is not where entries that change are compacted here: then only a snapshot helps.
+    Where entries that change are compacted here, the logs are stale from then on, and only a snapshot helps, or what
+    brings the former start back.
 
     Args:
         starts: author -> first entry that does not count.
@@ -21,14 +22,12 @@ def withdraw(starts: Mapping[SiteKey, int], accepted: AcceptedLogs, accumulator:
         accumulator: the sum, changed in place.
         decoder: decodes payloads.
     """
-    stale = False
     for author in sorted(starts.keys() | accepted.withdrawn.keys()):
         before, after = accepted.withdrawn.get(author, ENDLESS), starts.get(author, ENDLESS)
         if before == after:
             continue
         low, high = min(before, after), max(before, after)
         log = accepted.log(author)
-        stale |= low < log.first
         change = accumulator.subtract if after < before else accumulator.add
         for entry in log.after(low - 1):
             if entry.number >= high:
@@ -37,4 +36,3 @@ def withdraw(starts: Mapping[SiteKey, int], accepted: AcceptedLogs, accumulator:
         accepted.withdrawn.pop(author, None)
         if after < ENDLESS:
             accepted.withdrawn[author] = after
-    return stale

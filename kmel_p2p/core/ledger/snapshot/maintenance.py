@@ -10,7 +10,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Message, Persist
-from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, SnapshotAdopted, SnapshotRecord, VoteRecord
+from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, SnapshotAdopted, SnapshotRecord
 from kmel_p2p.core.ledger.harm.panel import Panel
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
@@ -183,8 +183,7 @@ class Maintenance:
         self.claims.vote.forget()
         self.amendments.tell(known)
         self._antientropy.record(outcome, ended)
-        for encoded in snapshot.votes:
-            self._outbox.append(Persist(VoteRecord(encoded)))
+        self.panel.store(snapshot.votes)
         self.panel.turn()
 
     def amend(self, document: AmendmentDocument) -> None:

@@ -36,6 +36,10 @@ ALWAYS_KEPT_BYTES = 16 * 1024 * 1024
 """Payload bytes that are kept in any case, however small the trunk."""
 
 
+DISPUTED = 4
+"""Entries that a vote is against are kept for so many times as long as others."""
+
+
 def bytes_worth_keeping(values: int) -> int:
     """Most payload bytes to keep: as many as the sum of a trunk of so many values takes."""
     return max(ALWAYS_KEPT_BYTES, 8 * values)
@@ -116,15 +120,21 @@ class Retention:
         for vector in vectors:
             np.minimum(everybody, vector.padded(everybody.size), out=everybody)
         numbers = accepted.order.named(RosterVector.of(np.maximum(everybody - retain, 0)))
-        numbers = {author: min(number, self._disputed(author)) for author, number in numbers.items()}
+        numbers = {author: min(number, self._undisputed(author, retain)) for author, number in numbers.items()}
         return {author: number for author, number in numbers.items() if number > floor.get(author, 0)}
 
-    def _disputed(self, author: SiteKey) -> int:
-        """The last entry of an author that no vote would have taken out: what follows is kept, for a further vote may
-        come at any time. A vote reaches back a bounded number of entries, so that what one holds back is what follows
-        it in one log."""
-        first = self._ledger.votes.lowest_first(author)
-        return self._ledger.head(author) if first is None else first - 1
+    def _undisputed(self, author: SiteKey, retain: int) -> int:
+        """The last entry of an author that may be compacted: what a suspension takes out must be there to be given
+        back, and what a vote would have taken out may be, with further votes.
+
+        Each vote for itself, and while nobody is suspended only for a time: one that nobody joins would hold back all
+        that follows. Voters renew theirs before (`panel.RENEWED_AFTER`).
+        """
+        ledger, head = self._ledger, self._ledger.head(author)
+        firsts = [vote.first for vote in ledger.votes.against(author).values()]
+        if author not in ledger.suspended:
+            firsts = [first for first in firsts if head - first < DISPUTED * retain]
+        return min(firsts, default=head + 1) - 1
 
     def _affordable(self) -> int:
         """Newest entries of each author that fit into `keep_bytes`, by the mean size of those here."""

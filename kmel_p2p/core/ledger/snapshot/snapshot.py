@@ -22,7 +22,7 @@ from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
-from kmel_p2p.core.ledger.harm.vote import MAX_BEHIND, MAX_VOTE_BYTES
+from kmel_p2p.core.ledger.harm.vote import MAX_VOTE_BYTES
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import MAX_STUB_BYTES, NO_PREVIOUS, Entry, SignedHeader, decode_stub
@@ -47,6 +47,9 @@ _VERSION = uint(255)
 _HEADERS: Field = listing(listing(blob(MAX_STUB_BYTES), KEPT_HEADERS), MAX_SITES)
 _AMENDMENTS: Field = listing(blob(MAX_AMENDMENT_BYTES), MAX_SITES)
 _WITHDRAWN = mapping(KEY, uint(MAX_NUMBER), MAX_SITES)
+MAX_BEHIND = 65_536
+"""Votes in a snapshot; `vote_book.MOST_BEHIND_BYTES` holds fewer."""
+
 _VOTES: Field = listing(blob(MAX_VOTE_BYTES), MAX_BEHIND)
 _EVIDENCE: Field = listing(listing(blob(2**27), MAX_EVIDENCE), MAX_SITES)
 

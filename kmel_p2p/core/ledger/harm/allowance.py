@@ -1,0 +1,31 @@
+"""How many votes of one voter are taken in: each costs a signature, a write to the store and messages to others.
+
+What is left out comes again by digest, so that a voter with much to say is only slower.
+"""
+
+from __future__ import annotations
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.types import SECOND, Micros
+
+AT_ONCE = 2
+"""Votes on every site of the roster that one voter may bring at once."""
+
+APART: Micros = 1 * SECOND
+"""After those, one vote per so long."""
+
+
+class VoteAllowance:
+    """See the module docstring."""
+
+    def __init__(self) -> None:
+        self._spent_us: dict[SiteKey, Micros] = {}
+        """Voter -> when everything that it brought is paid off."""
+
+    def take(self, voter: SiteKey, sites: int, now: Micros) -> bool:
+        """Whether a vote of this voter may be looked at now. `sites`: on the roster."""
+        spent_us = max(self._spent_us.get(voter, now), now)
+        if spent_us - now > AT_ONCE * sites * APART:
+            return False
+        self._spent_us[voter] = spent_us + APART
+        return True
