@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.agreement.shown import cell
-from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, progress_bar
+from kmel_p2p.cli.options import DIRECTORY, config_option, echo_json, json_option, model_folder, progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
 
     config = load_config(config_path)
     site = load_site(config)
-    model = load_model(config.site.state_dir / "model")
+    model = load_model(model_folder(None, config_path))
     _require_own(model, site.charter.id.hex())
     with progress_bar("structures", as_json) as progress:
         dataset, _ = prepare(trainer_plan(site, seed), lambda p: progress(p.done, p.total))

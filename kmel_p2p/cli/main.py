@@ -40,6 +40,7 @@ COMMANDS = {
     "data": ("kmel_p2p.cli.data:data", "Check this site's measurements, and approve them."),
     "evaluate": ("kmel_p2p.cli.evaluate:evaluate", "Compare the models on this site's test fold, with intervals."),
     "export": ("kmel_p2p.cli.predict:export", "Copy the model for use elsewhere, also as ONNX."),
+    "models": ("kmel_p2p.cli.models:models", "List, compare and choose versions of this site's models."),
     "predict": ("kmel_p2p.cli.predict:predict", "Predict assay endpoints for structures, offline."),
     "prospective": ("kmel_p2p.cli.prospective:prospective", "Say whether predictions were right on what came since."),
     "serve": ("kmel_p2p.cli.serve:serve", "Show predictions and why in a browser, on this machine."),

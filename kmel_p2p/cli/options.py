@@ -31,11 +31,25 @@ def config_option(command: F) -> F:
     )(command)
 
 
-def model_folder(model_dir: Path | None, config_path: Path) -> Path:
-    """The model directory that was named, or else that of the site."""
+def model_folder(model_dir: Path | None, config_path: Path, version: str | None = None) -> Path:
+    """The model directory that was named, or else that of the site: the version asked for, or the one in use."""
+    from kmel_p2p.learn.predict.versions import chosen, find, in_use, newest_version
     from kmel_p2p.site.config import load_config
 
-    return model_dir or load_config(config_path).site.state_dir / "model"
+    if model_dir is not None and version is not None:
+        raise click.UsageError("--model-version is one of this site's; leave out --model-dir")
+    if model_dir is not None:
+        return model_dir
+    state_dir = load_config(config_path).site.state_dir
+    if version is not None:
+        return find(state_dir, version).folder
+    newest = newest_version(state_dir) if chosen(state_dir) else None
+    if newest is not None:
+        click.echo(
+            f"Models: version {chosen(state_dir)}, chosen with kmel-peer models use; the newest is {newest.name}",
+            err=True,
+        )
+    return in_use(state_dir)
 
 
 def json_option(command: F) -> F:

@@ -94,6 +94,7 @@ def facts_of(loaded: Model, rows: RowBlock, predictions: Sequence[Prediction]) -
 @click.option("--shard", metavar="K/N", callback=shard_of, help="Only the Kth of N parts of the rows, for job arrays.")
 @click.option("--resume", is_flag=True, help="Go on where a run with the same IN and -o was interrupted.")
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
+@click.option("--model-version", "version", metavar="VERSION", help="Of this site's models; see kmel-peer models list.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of CSV.")
 @click.option(
     "--explain",
@@ -111,6 +112,7 @@ def predict(
     shard: tuple[int, int] | None,
     resume: bool,
     model_dir: Path | None,
+    version: str | None,
     as_json: bool,
     report: Path | None,
     config_path: Path,
@@ -135,7 +137,7 @@ def predict(
         raise click.UsageError("--resume goes on with a file: name it with -o")
     if output is not None and output.exists() and not output.is_file():
         raise click.UsageError(f"{output} is no file that could be replaced; leave out -o for standard output")
-    folder = model_folder(model_dir, config_path)
+    folder = model_folder(model_dir, config_path, version)
     file = open_input(source, form)
     loaded = load_model(folder)
     made = _output(file, loaded, output, model, level, as_json)
@@ -143,7 +145,7 @@ def predict(
     start, stop = file.count * (part - 1) // parts, file.count * part // parts
     tally = Tally(loaded.batch())
     # The register is about what this site acts upon: its own models, as they answer without being asked for one.
-    own = model is None and model_dir is None
+    own = model is None and model_dir is None and version is None
     with registering(load_config(config_path), loaded, level) if own else nullcontext() as register:
 
         def work(start: int) -> Iterator[tuple[bytes, dict[str, Any]]]:

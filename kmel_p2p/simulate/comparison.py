@@ -14,13 +14,12 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.pooled import Pooled, train_pooled
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.predict.model_directory import read_card, read_parameters
+from kmel_p2p.learn.predict.versions import NEWEST_FOLDER
 from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final
 from kmel_p2p.site.loaded_site import architecture_of
-
-MODEL_FOLDER = "model"
 
 
 def pooled_model(
@@ -67,7 +66,7 @@ def final_trunks(state_dirs: Mapping[str, Path]) -> dict[str, NDArray[np.float32
     Raises:
         ConfigError: a site has no whole model.
     """
-    folders = {name: folder / MODEL_FOLDER for name, folder in state_dirs.items()}
+    folders = {name: folder / NEWEST_FOLDER for name, folder in state_dirs.items()}
     return {name: read_parameters(folder, read_card(folder))["federated"][0] for name, folder in folders.items()}
 
 

@@ -117,8 +117,10 @@ class EgressSection(StrictModel):
 
 
 class PredictionsSection(StrictModel):
-    """The register of predictions: what `kmel-peer predict` answered, to be compared with what is measured later."""
+    """What this site predicts with, and the register of what it predicted."""
 
+    versions: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 10
+    """Versions of the models that are kept (`kmel-peer models`); the oldest are deleted, never the one in use."""
     record: bool = False
     """True: predictions of this site are recorded, without structures; `kmel-peer prospective` reports on them."""
     most: Annotated[int, pydantic.Field(ge=1000, le=100_000_000)] = 1_000_000

@@ -22,6 +22,7 @@ from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds import Averaging
 from kmel_p2p.learn.predict.model_directory import read_card
+from kmel_p2p.learn.predict.versions import NEWEST_FOLDER
 from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.modes import mode_of
@@ -31,7 +32,7 @@ from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 
 log = structlog.get_logger()
 
-TRUNK_DIRECTORY, MODEL_DIRECTORY = "trunk", "model"
+TRUNK_DIRECTORY = "trunk"
 OTHERS_NAME = "others-trunk.f32"
 """The final trunk without this site's own entries, float32[d]; the trainer reads it."""
 BLOB_NAME = "final models"
@@ -155,6 +156,8 @@ class FinalModels:
                 self.begin()
             return
         log.info("models written", model_dir=str(answer.model_dir))
+        if answer.not_kept:
+            log.warning("models not kept as a version", reason=answer.not_kept)
         self.result = dict(answer.result)
         self._before = {
             "state_digest": self._digest.text,
@@ -212,7 +215,7 @@ class FinalModels:
         if (before.get("state_digest"), before.get("dataset")) != (self._digest.text, self._dataset):
             return False
         try:
-            card = read_card(self._site().config.site.state_dir / MODEL_DIRECTORY)
+            card = read_card(self._site().config.site.state_dir / NEWEST_FOLDER)
         except ConfigError:
             return False
         return bool(card.digest == before["result"].get("digest"))

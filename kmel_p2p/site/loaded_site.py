@@ -101,6 +101,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         featurise_processes=config.resources.featurise_processes,
         nice=config.resources.nice,
         require_approval=config.data.require_approval,
+        versions=config.predictions.versions,
         labels={
             "federation": charter.federation,
             "charter_id": charter.id.hex(),

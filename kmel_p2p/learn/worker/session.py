@@ -62,6 +62,7 @@ class TrainerPlan:
         featurise_processes: 0 for all cores.
         nice: how much to lower the process's priority, 0 to 19.
         require_approval: train only on an approved dataset (`chem.dataset.manifest`).
+        versions: of the models that are kept (`learn.predict.versions`).
         labels: facts for the model's card, such as federation, charter id and site name.
     """
 
@@ -83,6 +84,7 @@ class TrainerPlan:
     featurise_processes: int = 0
     nice: int = 0
     require_approval: bool = False
+    versions: int = 10
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -281,10 +283,12 @@ class Finished:
 
     Attributes:
         result: plain dict, JSON-ready; see `learn.evaluate.comparison`.
+        not_kept: why they are not among the versions, or the oldest of these were not deleted; empty if all is well.
     """
 
     result: Mapping[str, Any] = field(default_factory=dict)
     model_dir: Path = Path()
+    not_kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.errors import Bug, LocalError
+from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.device import use_device
@@ -23,6 +23,7 @@ from kmel_p2p.learn.models.reference import MADE_WITH, installation
 from kmel_p2p.learn.predict.model_directory import Card, rewritten, write_model
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
+from kmel_p2p.learn.predict.versions import NEWEST_FOLDER, keep_version, prune
 from kmel_p2p.learn.tensor_file import read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
@@ -164,7 +165,7 @@ class Trainer:
         chosen = {endpoint["name"]: endpoint["network"] for endpoint in result["endpoints"]}
         known = calibrate(self._dataset, predictors(plan.architecture, comparison.models), chosen)
         stored = StoredStack(stacked.stack, calibrate_stack(self._dataset, stacked, comparison.neighbours))
-        folder = plan.state_dir / "model"
+        folder = plan.state_dir / NEWEST_FOLDER
         with rewritten(folder) as aside:
             comparison.neighbours.write(aside)
             card = Card(
@@ -181,7 +182,17 @@ class Trainer:
             )
             models = {name: (model.trunk, model.private) for name, model in comparison.models.items()}
             card = write_model(aside, card, models)
-        return Finished({**result, "digest": card.digest}, folder)
+        return Finished({**result, "digest": card.digest}, folder, self._keep_version())
+
+    def _keep_version(self) -> str:
+        """Keep the models that were just written as a version; returns why that failed, if it did."""
+        try:
+            keep_version(self._plan.state_dir, time.time())
+            prune(self._plan.state_dir, self._plan.versions)
+        except ConfigError as error:
+            # The models themselves are written.
+            return str(error)
+        return ""
 
     def _examine(self, command: Examine) -> Examined:
         started = time.monotonic()

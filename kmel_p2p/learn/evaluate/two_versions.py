@@ -1,0 +1,66 @@
+"""Two versions of a site's models on the same compounds: those of the test fold as it is now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.evaluate.evaluation import MIN_TEST, RESAMPLES
+from kmel_p2p.learn.evaluate.scores import metric, resampled, scorable, score
+from kmel_p2p.learn.predict.predict import Model
+from kmel_p2p.learn.train.dataset import Dataset
+
+
+def compare_versions(former: Model, later: Model, dataset: Dataset, seed: int) -> dict[str, Any]:
+    """What each site predicted with, scored on the test fold with paired bootstrap intervals.
+
+    A compound stays in its fold for as long as the charter's split key stands, so neither version was trained on it.
+
+    Args:
+        dataset: of the site now.
+        seed: of the bootstrap.
+
+    Returns:
+        ready for JSON: for each assay endpoint `former` and `later` (RMSE in the transformed unit or log loss),
+        `change_pct` and its 95 % `interval_pct`; only counts with fewer than `MIN_TEST` values.
+
+    Raises:
+        ConfigError: a version was made for other assay endpoints.
+    """
+    outputs = [_outputs(model, dataset) for model in (former, later)]
+    endpoints = []
+    for place, endpoint in enumerate(dataset.endpoints):
+        known = scorable(dataset, dataset.test, place)
+        found: dict[str, Any] = {
+            "name": endpoint.name,
+            "unit": endpoint.reported_unit,
+            "metric": metric(endpoint),
+            "test": int(known.sum()),
+        }
+        silent = any(endpoint.name in model.without_values() for model in (former, later))
+        if known.sum() >= MIN_TEST and not silent:
+            labels = dataset.labels[dataset.test[known], place].astype(np.float64)
+            columns = {name: output[known, place] for name, output in zip(("former", "later"), outputs, strict=True)}
+            scores = {name: score(endpoint, output, labels.astype(np.float32)) for name, output in columns.items()}
+            sampled = resampled(endpoint, columns, labels, seed, RESAMPLES)
+            change = sampled["later"] / np.maximum(sampled["former"], 1e-12) - 1
+            low, high = np.quantile(change, [0.025, 0.975])
+            found |= scores
+            found["change_pct"] = 100 * (scores["later"] / max(scores["former"], 1e-12) - 1)
+            found["interval_pct"] = [100 * float(low), 100 * float(high)]
+        endpoints.append(found)
+    return {"former": former.card.version, "later": later.card.version, "endpoints": endpoints}
+
+
+def _outputs(model: Model, dataset: Dataset) -> NDArray[np.float64]:
+    """What the version predicts for the test fold, float64[len(test), E]."""
+    if model.card.architecture.endpoints != dataset.endpoints:
+        raise ConfigError(
+            f"version {model.card.version} was made for other assay endpoints, units or transforms than the charter "
+            "has now: the two cannot be compared on the same values"
+        )
+    near = None if model.neighbours is None else model.neighbours.nearest(dataset.inputs.bits(dataset.test))
+    return model.answering.answer(dataset.inputs.rows(dataset.test), near).output
