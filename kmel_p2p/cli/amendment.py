@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,19 +71,30 @@ def draft(
 
 
 @amendment.command()
-@click.argument("path", type=FILE)
+@click.argument("path", type=FILE, required=False)
 @config_option
+@click.option(
+    "--number", default="", help="Which of several amendments that are proposed: number, or start of its hash."
+)
+@click.option("--yes", is_flag=True, help="It was read; do not ask.")
 @click.option(
     "--instead",
     is_flag=True,
     help="Sign even though this site signed another amendment with this number, since dropped.",
 )
-def sign(path: Path, config_path: Path, instead: bool) -> None:
-    """Add this site's signature. Read the amendment first (amendment show): it binds the site."""
+def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: bool) -> None:
+    """Add this site's signature: it binds the site.
+
+    Without PATH it is about an amendment that another site has proposed: it is shown, and the running peer hands the
+    signature on. With PATH, the file is signed; read it first (amendment show).
+    """
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.state.signed_amendments import note_signature
 
+    if path is None:
+        _sign_proposal(config_path, number, yes, instead)
+        return
     constitution, _, identity = _in_force(config_path)
     document = _read(path).signed_by(identity, constitution)
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
@@ -92,11 +104,70 @@ def sign(path: Path, config_path: Path, instead: bool) -> None:
 
 
 @amendment.command()
+@config_option
+@json_option
+def proposed(config_path: Path, as_json: bool) -> None:
+    """List amendments that wait for signatures, as the running peer knows them."""
+    from kmel_p2p.cli.run import ask
+
+    rows = ask(config_path, "proposals")
+    if as_json:
+        echo_json(rows)
+        return
+    for row in rows:
+        _show_row(row)
+    if not rows:
+        click.echo("No amendment waits for signatures.")
+
+
+@amendment.command()
+@click.argument("path", type=FILE)
+@config_option
+@click.option("--instead", is_flag=True, help="As for sign.")
+def propose(path: Path, config_path: Path, instead: bool) -> None:
+    """Sign an amendment, and have the running peer bring it to the other sites, whose operators may sign it."""
+    from kmel_p2p.cli.run import ask
+
+    row = ask(config_path, "propose", {"document": _read(path).render(), "instead": instead})
+    click.echo(f"Amendment {row['number']} is proposed to the other sites: {row['missing']}.")
+
+
+def _sign_proposal(config_path: Path, which: str, yes: bool, instead: bool) -> None:
+    from kmel_p2p.agreement.errors import LocalError
+    from kmel_p2p.cli.new_site import agreed
+    from kmel_p2p.cli.run import ask
+
+    rows = [
+        row for row in ask(config_path, "proposals") if which in ("", str(row["number"]), row["hash"][: len(which)])
+    ]
+    if len(rows) != 1:
+        raise LocalError(
+            f"{len(rows)} amendments are proposed here; kmel-peer amendment proposed lists them"
+            + (", --number tells them apart" if rows else "")
+        )
+    (row,) = rows
+    _show_row(row)
+    if not yes and not agreed("Does this site sign it?"):
+        click.echo("Not signed.")
+        return
+    done = ask(config_path, "sign_proposal", {"which": row["hash"], "instead": instead})
+    click.echo(f"Signed amendment {done['number']}: {done['missing']}.")
+
+
+def _show_row(row: Mapping[str, Any]) -> None:
+    click.echo(f"amendment {row['number']} ({row['hash'][:16]})")
+    for line in row["changes"]:
+        click.echo(f"  {line}")
+    click.echo(f"  signed by {', '.join(row['signed'])}; {row['missing']}")
+
+
+@amendment.command()
 @click.argument("path", type=FILE)
 @config_option
 @json_option
 def show(path: Path, config_path: Path, as_json: bool) -> None:
     """Show what an amendment changes and who has signed it. Exits with 8 while it is not in force."""
+    from kmel_p2p.agreement.amendment_words import changes_in_words
     from kmel_p2p.cli.exits import DoesNotHoldError
 
     constitution, _, _ = _in_force(config_path)
@@ -106,7 +177,10 @@ def show(path: Path, config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json({**document.model_dump(mode="json"), "enacted": enacted, "problem": problem})
     else:
-        click.echo(document.render(), nl=False)
+        click.echo(f"amendment {document.amendment.number} ({document.amendment.hash.hex()[:16]})")
+        for line in changes_in_words(document.amendment):
+            click.echo(f"  {line}")
+        click.echo(f"  signed by {', '.join(sorted(document.signatures)) or 'nobody yet'}")
     if problem:
         raise DoesNotHoldError(f"{path}: {problem}")
     if not as_json:

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import CharterDocument
     from kmel_p2p.agreement.identity import Identity
     from kmel_p2p.agreement.invitation import Invitation
+    from kmel_p2p.site.desk.decisions import Decisions
     from kmel_p2p.site.desk.founding import FoundingTable
     from kmel_p2p.site.desk.founding_room import FoundingRoom
-    from kmel_p2p.site.desk.invitations import InvitationBook, Newcomer
+    from kmel_p2p.site.desk.invitations import InvitationBook
 
 
 @click.group(invoke_without_command=True)
 @click.option("--federation", help="Name of the federation that is founded: lower case, digits, - and _.")
-@click.option("--sites", "count", type=click.IntRange(min=2, max=65), help="Founding sites in all, this one included.")
+@click.option(
+    "--sites",
+    "count",
+    type=click.IntRange(min=1, max=65),
+    help="Founding sites in all, this one included; in a run: how many the invitation may bring.",
+)
 @click.option(
     "--days", type=click.FloatRange(min=0.01, max=90), default=7, show_default=True, help="How long it is valid."
 )
@@ -53,6 +59,9 @@ def invite(
     about each of them, drafts the charter, and collects the signatures; `charter.toml` is complete when it ends. It
     may be interrupted: the same command goes on, without options.
 
+    In a federation that runs, the peer makes the invitation and goes on; `invite approve` proposes the amendment that
+    adds the site, and a quorum signs it with `kmel-peer amendment sign`.
+
     Whoever has the text may ask to join; nobody takes part before you have approved it.
     """
     if context.invoked_subcommand is not None:
@@ -60,6 +69,9 @@ def invite(
         return
     from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
 
+    if federation is None and _takes_part(site["directory"]):
+        _invite_to_run(context, site["directory"], count or 1, days)
+        return
     here = NewSite.opened(**site, must_listen=True)
     book = InvitationBook(here.state_dir)
     plan = book.plan
@@ -71,6 +83,27 @@ def invite(
     identity = here.identity()
     here.write_settings(rules)
     _found(here, identity, book, plan, days)
+
+
+def _takes_part(directory: Path) -> bool:
+    """Whether the site of this directory has a charter in force."""
+    from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.site.config import load_config
+
+    if not (directory / "site.toml").exists():
+        return False
+    path = load_config(directory / "site.toml").site.charter
+    return path.exists() and not load_charter(path).problems()
+
+
+def _invite_to_run(context: click.Context, directory: Path, uses: int, days: float) -> None:
+    """Have the running peer make an invitation."""
+    context.obj = directory
+    made = _ask(context, "invite", {"uses": uses, "days": float(days)})
+    click.echo(f"Send this text to {'the new site' if uses == 1 else f'the {uses} new sites'}:\n")
+    click.echo(f"{made['text']}\n")
+    click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(made['expires'])}.")
+    click.echo("kmel-peer invite list shows who asks; invite approve SITE proposes the amendment that adds it.")
 
 
 def _plan(
@@ -113,6 +146,7 @@ def _rules(texts: tuple[str, ...]) -> list[Any]:
 
 
 def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, days: float) -> None:
+    from kmel_p2p.site.desk.decisions import Decisions
     from kmel_p2p.site.desk.founding import FoundingTable
     from kmel_p2p.site.desk.founding_room import FoundingRoom
     from kmel_p2p.site.desk.newcomers import NewcomersDesk
@@ -165,7 +199,7 @@ def _gather(
             if newcomer.key in told or not room.do(lambda: table.missing):
                 continue
             told.add(newcomer.key)
-            click.echo(decisions.line(newcomer))
+            click.echo(line_of(decisions.row(newcomer)))
             if here.yes:
                 click.echo(f"Compare the digits, then: kmel-peer invite approve {newcomer.name}, or refuse")
                 continue
@@ -227,67 +261,6 @@ def _collect(room: FoundingRoom, table: FoundingTable, news: threading.Event) ->
             news.wait(0.5)
 
 
-class Decisions:
-    """What the operator sees of invitations and newcomers, and decides on them: here or from another terminal."""
-
-    def __init__(self, name: str, identity: Identity, book: InvitationBook, changed: Callable[[], None]) -> None:
-        self._name = name
-        self._identity = identity
-        self._changed = changed
-        self.book = book
-
-    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Answer a request of the control socket.
-
-        Raises:
-            LocalError: it cannot be done.
-        """
-        from kmel_p2p.agreement.errors import LocalError
-
-        match name:
-            case "invitations":
-                return self.listed()
-            case "decide":
-                return self.decide(str(arguments.get("site", "")), arguments.get("approve") is True)
-            case "withdraw":
-                return self.book.withdraw()
-        raise LocalError("the federation is being founded: this has to wait until kmel-peer run")
-
-    def decide(self, site: str, approve: bool) -> Mapping[str, Any]:
-        """Approve or refuse a newcomer."""
-        decided = self.book.decide(site, approve)
-        self._changed()
-        return self.row(decided)
-
-    def listed(self) -> Mapping[str, Any]:
-        """Everything, as plain data."""
-        handed_out = self.book.handed_out(self._name, self._identity.key)
-        return {
-            "invitations": [
-                {"text": invitation.render(self._identity), "expires": invitation.expires, "places": left}
-                for invitation, left in handed_out
-            ],
-            "sites": [self.row(newcomer) for newcomer in self.book.newcomers],
-        }
-
-    def row(self, newcomer: Newcomer) -> dict[str, Any]:
-        """A newcomer as plain data, with the digits to compare."""
-        from kmel_p2p.agreement.invitation import fingerprint
-
-        digits = fingerprint(self._identity.key, newcomer.site_key, bytes.fromhex(newcomer.invitation))
-        return {
-            "name": newcomer.name,
-            "key": newcomer.key,
-            "addresses": list(newcomer.addresses),
-            "state": newcomer.state,
-            "fingerprint": digits,
-        }
-
-    def line(self, newcomer: Newcomer) -> str:
-        """The same in a line."""
-        return line_of(self.row(newcomer))
-
-
 def line_of(row: Mapping[str, Any]) -> str:
     """A newcomer in a line."""
     where = ", ".join(row["addresses"]) or "no address: it only dials out"
@@ -344,7 +317,7 @@ def approve(context: click.Context, site: str, yes: bool) -> None:
         return
     # By key: nobody else may have taken the name meanwhile.
     done = _ask(context, "decide", {"site": rows[0]["key"] if rows else site, "approve": True})
-    click.echo(f"{done['name']} is approved.")
+    click.echo(f"{done['name']} is approved.{done.get('text', '')}")
 
 
 @invite.command()

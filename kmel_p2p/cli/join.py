@@ -95,13 +95,15 @@ def _sign(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[st
 
 def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any]) -> None:
     """Write the charter, the amendments and the settings."""
+    from kmel_p2p.agreement.amendment_words import changes_in_words
     from kmel_p2p.files import write_whole
 
     document, amendments = asking.complete(answer, identity.key)
     if identity.key not in document.charter.roster:
         _show(document)
-        for amendment in amendments:
-            click.echo(amendment.render())
+        for amended in amendments:
+            for line in changes_in_words(amended.amendment):
+                click.echo(f"amendment {amended.amendment.number} {line}")
         if not here.confirm(f"Take part in {document.charter.federation} under this charter?"):
             raise click.UsageError("nothing was written; the same command asks again")
     _keep_charter(here.charter_path, document)

@@ -225,7 +225,8 @@ class Desk:
             text = f"the answer has {len(packed)} bytes, more than a desk gives; ask for the files by mail"
             packed = msgpack.packb({"v": DESK_VERSION, "error": text}, use_bin_type=True)
         to = guest.site if guest.site is not None else SiteKey(digest(guest.invitation))
-        if self._record(Egress(to, Lane.CONTROL, "DeskAnswer", len(packed), digest(packed))):
+        label = "DeskAnswer" if guest.site is not None else "DeskAnswerInvited"
+        if self._record(Egress(to, Lane.CONTROL, label, len(packed), digest(packed))):
             route.send(packed)
 
     def _done(self, user: str, task: asyncio.Task[None]) -> None:

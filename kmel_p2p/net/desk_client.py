@@ -41,12 +41,17 @@ class DeskUnreachableError(LocalError):
         self.failure = failure
 
 
+def encode_question(name: str, arguments: Mapping[str, Any] | None = None) -> bytes:
+    """A question as it travels. `arguments`: plain data."""
+    packed: bytes = msgpack.packb({"v": DESK_VERSION, "do": name, "with": dict(arguments or {})}, use_bin_type=True)
+    return packed
+
+
 def ask_desk(
     keys: CurveKeys,
     key: SiteKey,
     address: str,
-    name: str,
-    arguments: Mapping[str, Any] | None = None,
+    question: bytes,
     timeout_s: float = 10.0,
 ) -> Any:
     """Ask one question.
@@ -55,8 +60,7 @@ def ask_desk(
         keys: the pair that the desk admits us by.
         key: the site that is asked; nobody else can answer.
         address: where.
-        name: what is asked.
-        arguments: plain data.
+        question: what is asked (`encode_question`).
         timeout_s: for connection and answer.
 
     Raises:
@@ -67,7 +71,6 @@ def ask_desk(
     parsed = parse_address(address)
     deadline = time.monotonic() + timeout_s
     target = _resolved(parsed)
-    question = msgpack.packb({"v": DESK_VERSION, "do": name, "with": dict(arguments or {})}, use_bin_type=True)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _socket(context, keys, curve_public(key))
     monitor = make_monitor(context, socket, WATCHED)

@@ -37,6 +37,7 @@ from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
+from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
@@ -50,7 +51,8 @@ from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
-from kmel_p2p.site.peer_machine import make_peer
+from kmel_p2p.site.peer_machine import addresses_of, make_peer
+from kmel_p2p.site.reload import reloaded
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
 from kmel_p2p.site.state.orders import OrderBook
@@ -172,10 +174,21 @@ class Daemon:
             status=lambda: self._status_with_digest(digest),
             result=lambda: self._final_models.result,
             stop=self._stop.set,
+            desk=lambda name, arguments: self._reception.operate(name, arguments),
         )
         control = ControlServer(state_dir, requests.answer)
         endpoints = [endpoint.name for endpoint in self._site.charter.assay_endpoints]
         self._reporter = Reporter(self._activity, self._mode, lambda: self._site.names, control.publish, endpoints)
+        self._reception = Reception(
+            site=lambda: self._site,
+            averaging=averaging,
+            command=lambda command: self._driver.command(command),
+            addresses=lambda key: addresses_of(self._peer, self._site, key),
+            blocked=lambda: self._orders.blocked,
+            activity=self._activity,
+            record=self._on_egress,
+        )
+        parts.push_async_callback(self._reception.close)
         address = await self._open_network(parts)
         self._status = StatusBuilder(
             site=lambda: self._site,
@@ -220,6 +233,7 @@ class Daemon:
         await self._trainer.start(answers)
         parts.push_async_callback(self._final_models.close)
         parts.push_async_callback(looks.close)
+        self._reception.start()
         ticker = asyncio.create_task(self._tick(), name="tick")
         parts.push_async_callback(_end, ticker)
         writer.wait_for_room = True
@@ -245,18 +259,8 @@ class Daemon:
             await asyncio.wait_for(self._left.wait(), LEAVE_GRACE_S)
 
     def _reload(self) -> None:
-        """SIGHUP: take over the log settings; say which other changed settings need a restart."""
-        try:
-            fresh = load_config(self._config_path)
-        except ConfigError as error:
-            log.error("reload refused", reason=str(error))
-            return
-        old, new = self._config.model_dump(), fresh.model_dump()
-        waiting = [name for name in new if name != "log" and new[name] != old[name]]
-        self._config = self._config.model_copy(update={"log": fresh.log})
-        log_file = self._config.site.state_dir / LOG_NAME
-        configure_logging(fresh.log.level, fresh.log.format, log_file, site=self._config.site.name)
-        log.info("settings reloaded", level=fresh.log.level, need_restart=waiting)
+        """SIGHUP."""
+        self._config = reloaded(self._config, self._config_path)
 
     async def _open_network(self, parts: contextlib.AsyncExitStack) -> str:
         """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""
@@ -285,6 +289,7 @@ class Daemon:
             blocked=lambda: self._orders.blocked,
             clock=now_us,
             rng=random.Random(secrets.randbits(64)),
+            desk=self._reception.desk,
         )
         self._driver.start(self._transport)
         parts.push_async_callback(self._driver.stop)

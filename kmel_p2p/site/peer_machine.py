@@ -49,3 +49,10 @@ def make_peer(
     membership = Membership(site.identity, site.charter.id, roster, own, settings, rng, now)
     averaging = mode_of(site.charter).averaging(site, history, membership, rng, generation, now)
     return Peer(site.identity.key, membership, averaging, site.constitution, blocked, now)
+
+
+def addresses_of(peer: Peer, site: Site, key: SiteKey) -> tuple[str, ...]:
+    """Where a site says that it is reached, then where charter and amendments say so."""
+    told = next((view.addresses for view in peer.membership.members() if view.key == key), ())
+    rule = site.constitution.roster.get(key)
+    return tuple(dict.fromkeys((*told, *(rule.addresses if rule else ()))))

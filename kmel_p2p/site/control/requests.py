@@ -22,6 +22,7 @@ from kmel_p2p.core.rounds import (
     Listen,
     Reject,
 )
+from kmel_p2p.site.desk.reception import REQUESTS as DESK_REQUESTS
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import StatusDocument
@@ -50,6 +51,7 @@ class OperatorRequests:
         status: makes the status document.
         result: the comparison of the final models; None until it is there.
         stop: ends the peer in order.
+        desk: answers what is about invitations and proposals; None: there is no desk.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class OperatorRequests:
         status: Callable[[], Awaitable[StatusDocument]],
         result: Callable[[], Mapping[str, Any] | None],
         stop: Callable[[], None],
+        desk: Callable[[str, Mapping[str, Any]], Awaitable[Any]] | None = None,
     ) -> None:
         self._site = site
         self._averaging = averaging
@@ -74,6 +77,7 @@ class OperatorRequests:
         self._status = status
         self._result = result
         self._stop = stop
+        self._desk = desk
 
     async def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Do what is asked.
@@ -117,6 +121,8 @@ class OperatorRequests:
                 return None
             case "held":
                 return self._held()
+            case _ if name in DESK_REQUESTS and self._desk is not None:
+                return await self._desk(name, arguments)
         raise LocalError(f"this peer knows no request {name!r}")
 
     def _begin(self, reason: str) -> None:

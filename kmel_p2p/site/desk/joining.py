@@ -13,7 +13,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.invitation import Application, Invitation
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import invited_keys
-from kmel_p2p.net.desk_client import DeskUnreachableError, ask_desk
+from kmel_p2p.net.desk_client import DeskUnreachableError, ask_desk, encode_question
 
 FINAL = frozenset({ConnectionFailure.NOT_ADMITTED, ConnectionFailure.WRONG_KEY, ConnectionFailure.OTHER_VERSION})
 """Failures that waiting does not mend."""
@@ -121,12 +121,11 @@ class Joining:
 
     def _ask(self, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         application = self._application.model_dump(mode="json")
+        question = encode_question(name, {"application": application, **arguments})
         failure: DeskUnreachableError | None = None
         for address in self.invitation.addresses:
             try:
-                answer = ask_desk(
-                    self._keys, self.invitation.site_key, address, name, {"application": application, **arguments}
-                )
+                answer = ask_desk(self._keys, self.invitation.site_key, address, question)
             except DeskUnreachableError as error:
                 failure = failure if failure is not None and failure.failure in FINAL else error
                 continue

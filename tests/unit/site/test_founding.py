@@ -18,7 +18,7 @@ from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.invitation import Application, Invitation
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import QUESTIONS_BURST, invited_keys
-from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask_desk
+from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
 from kmel_p2p.site.desk.founding import FoundingTable
 from kmel_p2p.site.desk.founding_room import FoundingRoom
 from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
@@ -103,14 +103,14 @@ def test_a_stranger_learns_nothing(founding: Founding) -> None:
     founding.invitation()
     for keys in (invited_keys(b"x" * 16), invited_keys(bytes(16))):
         with pytest.raises(DeskUnreachableError) as refused:
-            ask_desk(keys, NORTH.key, founding.room.address, "join", {})
+            ask_desk(keys, NORTH.key, founding.room.address, encode_question("join"))
         assert refused.value.failure is ConnectionFailure.NOT_ADMITTED
 
 
 def test_nobody_else_can_stand_in_for_the_site_that_invites(founding: Founding) -> None:
     invitation = founding.invitation()
     with pytest.raises(DeskUnreachableError) as refused:
-        ask_desk(invited_keys(SECRET), THIEF.key, invitation.addresses[0], "join", {}, timeout_s=5)
+        ask_desk(invited_keys(SECRET), THIEF.key, invitation.addresses[0], encode_question("join"), timeout_s=5)
     assert refused.value.failure in (ConnectionFailure.WRONG_KEY, ConnectionFailure.STUCK_HANDSHAKE)
 
 
@@ -159,10 +159,10 @@ def test_the_charter_that_comes_is_the_one_that_was_signed(founding: Founding) -
 def test_a_flood_of_questions_costs_refusals_and_the_operator_still_decides(founding: Founding) -> None:
     invitation = founding.invitation()
     joining(invitation, SOUTH, "south").ask()
-    refused = 0
+    refused, question = 0, encode_question("join", {"application": 7})
     for _ in range(QUESTIONS_BURST + 20):
         try:
-            ask_desk(invited_keys(SECRET), NORTH.key, invitation.addresses[0], "join", {"application": 7})
+            ask_desk(invited_keys(SECRET), NORTH.key, invitation.addresses[0], question)
         except DeskRefusedError as error:
             refused += "too many questions" in str(error)
     assert refused > 0
@@ -174,7 +174,7 @@ def test_a_flood_of_questions_costs_refusals_and_the_operator_still_decides(foun
 def test_what_is_no_application_is_refused_in_words(founding: Founding, given: dict[str, Any]) -> None:
     invitation = founding.invitation()
     with pytest.raises(DeskRefusedError, match="application"):
-        ask_desk(invited_keys(SECRET), NORTH.key, invitation.addresses[0], "join", given)
+        ask_desk(invited_keys(SECRET), NORTH.key, invitation.addresses[0], encode_question("join", given))
     assert founding.book.newcomers == ()
 
 

@@ -1,0 +1,77 @@
+"""What the operator sees of invitations and newcomers, and decides on them; the same while founding and in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.invitation import fingerprint
+from kmel_p2p.site.desk.invitations import InvitationBook, Newcomer
+
+
+class Decisions:
+    """See the module docstring.
+
+    Args:
+        name: of this site.
+        identity: of this site.
+        book: where everything is kept.
+        changed: told after each decision.
+    """
+
+    def __init__(self, name: str, identity: Identity, book: InvitationBook, changed: Callable[[], None]) -> None:
+        self._name = name
+        self._identity = identity
+        self._changed = changed
+        self.book = book
+
+    def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer a request of the control socket.
+
+        Raises:
+            LocalError: it cannot be done.
+        """
+        match name:
+            case "invitations":
+                return self.listed()
+            case "decide":
+                return self.decide(str(arguments.get("site", "")), arguments.get("approve") is True)
+            case "withdraw":
+                return self.book.withdraw()
+            case "stop":
+                raise LocalError("kmel-peer invite waits for the founders here; end it with Ctrl-C")
+        raise LocalError("the federation is being founded: this has to wait until kmel-peer run")
+
+    def decide(self, site: str, approve: bool) -> Mapping[str, Any]:
+        """Approve or refuse a newcomer, by name or key.
+
+        Raises:
+            LocalError: as `InvitationBook.decide`.
+        """
+        decided = self.book.decide(site, approve)
+        self._changed()
+        return self.row(decided)
+
+    def listed(self) -> Mapping[str, Any]:
+        """Everything, as plain data."""
+        handed_out = self.book.handed_out(self._name, self._identity.key)
+        return {
+            "invitations": [
+                {"text": invitation.render(self._identity), "expires": invitation.expires, "places": left}
+                for invitation, left in handed_out
+            ],
+            "sites": [self.row(newcomer) for newcomer in self.book.newcomers],
+        }
+
+    def row(self, newcomer: Newcomer) -> dict[str, Any]:
+        """A newcomer as plain data, with the digits to compare."""
+        digits = fingerprint(self._identity.key, newcomer.site_key, bytes.fromhex(newcomer.invitation))
+        return {
+            "name": newcomer.name,
+            "key": newcomer.key,
+            "addresses": list(newcomer.addresses),
+            "state": newcomer.state,
+            "fingerprint": digits,
+        }

@@ -1,0 +1,348 @@
+"""The desk of a running daemon: newcomers with an invitation, the other sites, and amendments on their way to a quorum.
+
+A newcomer that the operator approves is added by an amendment. It is proposed to the other sites' desks, their
+operators sign it, and the signatures come back the same way; whoever sees a quorum first puts it in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from kmel_p2p.agreement.amendment import AmendmentDocument
+from kmel_p2p.agreement.amendment_words import changes_in_words
+from kmel_p2p.agreement.charter import CharterDocument
+from kmel_p2p.agreement.errors import KmelError, LocalError
+from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.core.rounds import Amend, Averaging
+from kmel_p2p.core.types import Lane
+from kmel_p2p.net.desk import Desk, DeskGuest, member_keys
+from kmel_p2p.net.desk_client import ask_desk, encode_question
+from kmel_p2p.net.link_events import Egress
+from kmel_p2p.site.config import read_text
+from kmel_p2p.site.desk.decisions import Decisions
+from kmel_p2p.site.desk.invitations import DAY_S, InvitationBook, Newcomer
+from kmel_p2p.site.desk.members import MembersDesk
+from kmel_p2p.site.desk.newcomers import NewcomersDesk
+from kmel_p2p.site.desk.proposals import Proposal, Proposals
+from kmel_p2p.site.desk.room import now_us
+from kmel_p2p.site.modes import mode_of
+from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.signed_amendments import note_signature
+
+REQUESTS = frozenset({"invite", "invitations", "decide", "withdraw", "proposals", "sign_proposal", "propose"})
+"""Requests of the control socket that are answered here."""
+
+AGAIN_S = 60.0
+"""Between two attempts to reach those who lack a proposal."""
+
+IDLE_ASK_S = 120.0
+"""Between two questions of a site that only dials out, of one other site: nobody can bring it a proposal."""
+
+ASK_S = 10.0
+ASKED_AT_ONCE = 8
+
+TOLD_MAX = 65_536
+"""Sites and amendments remembered together, of whom was told of what."""
+
+
+class Reception:
+    """See the module docstring.
+
+    Args:
+        site: as amended so far.
+        averaging: to be asked whether an amendment can be put in force.
+        command: feeds a command to the protocol.
+        addresses: where each site is said to be reached.
+        blocked: sites that are not listened to.
+        activity: takes the alarms.
+        record: told of each message before it leaves, and asked whether it may.
+    """
+
+    def __init__(
+        self,
+        *,
+        site: Callable[[], Site],
+        averaging: Averaging,
+        command: Callable[[Any], None],
+        addresses: Callable[[SiteKey], tuple[str, ...]],
+        blocked: Callable[[], frozenset[SiteKey]],
+        activity: Activity,
+        record: Callable[[Egress], bool],
+    ) -> None:
+        self._site = site
+        self._averaging = averaging
+        self._command = command
+        self._addresses = addresses
+        self._blocked = blocked
+        self._activity = activity
+        self._record = record
+        here = site()
+        state_dir = here.config.site.state_dir
+        self._book = InvitationBook(state_dir)
+        self._proposals = Proposals(state_dir, lambda: site().constitution)
+        self._decisions = Decisions(here.rule.name, here.identity, self._book, self._look_around)
+        self._newcomers = NewcomersDesk(self._book, self, here.rule.name, time.time, self._look_around)
+        self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves)
+        self._told: dict[tuple[SiteKey, str], int] = {}
+        self._alarms: set[str] = set()
+        self._news = asyncio.Event()
+        self._spreading: asyncio.Task[None] | None = None
+        self.desk = Desk(
+            here.identity, self._listened_to, lambda: self._book.secrets(time.time()), self.answer, now_us, record
+        )
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to bring proposals to the others."""
+        self._look_around()
+        self._spreading = asyncio.get_running_loop().create_task(self._spread(), name="proposals")
+
+    async def close(self) -> None:
+        """End."""
+        if self._spreading is not None:
+            self._spreading.cancel()
+            await asyncio.gather(self._spreading, return_exceptions=True)
+        await self.desk.close()
+
+    # ---- what guests ask ----------------------------------------------------------------------------------------
+
+    async def answer(self, guest: DeskGuest, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer a guest of the desk.
+
+        Raises:
+            LocalError, RemoteError: to be read by it.
+        """
+        if guest.site is None:
+            return self._newcomers.answer(guest.invitation, name, arguments)
+        if name == "propose":
+            self._take_all(arguments.get("documents", []), guest.site)
+            return {"documents": [proposal.document.encode() for proposal in self._proposals.waiting()]}
+        return await self._members.answer(guest.site, name)
+
+    def stands(self, newcomer: Newcomer) -> Mapping[str, Any]:
+        """As `newcomers.Table.stands`."""
+        site = self._site()
+        constitution, path = site.constitution, site.config.site.charter
+        if newcomer.site_key not in constitution.roster:
+            adding = self._adding(newcomer)
+            if adding is None:
+                text = f"approved, but another amendment came first: {site.rule.name} has to approve it again"
+            else:
+                text = f"approved; {constitution.why_not_in_force(adding.document) or 'a quorum has signed'}"
+            return {"state": "approved", "text": text}
+        document = CharterDocument.parse(read_text(path, "restore it"), str(path))
+        return {
+            "state": "complete",
+            "text": "the charter is in force",
+            "charter": document.render(),
+            "amendments": [document.render() for document in constitution.documents],
+        }
+
+    def sign(self, newcomer: Newcomer, signature: str) -> None:
+        """As `newcomers.Table.sign`: a charter in force has all its signatures."""
+
+    def has_all(self, newcomer: Newcomer) -> None:
+        """As `newcomers.Table.has_all`."""
+
+    # ---- what the operator asks ---------------------------------------------------------------------------------
+
+    async def operate(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer one of `REQUESTS`.
+
+        Raises:
+            LocalError, ConfigError: it cannot be done; says why and what to do.
+        """
+        match name:
+            case "invite":
+                return self._invite(arguments)
+            case "decide":
+                return self._decide(arguments)
+            case "proposals":
+                return [self._row(proposal) for proposal in self._proposals.waiting()]
+            case "sign_proposal":
+                proposal = self._proposals.named(str(arguments.get("which", "")))
+                return self._sign(proposal.document, arguments.get("instead") is True)
+            case "propose":
+                document = AmendmentDocument.parse(str(arguments.get("document", "")), "amendment")
+                return self._sign(document, arguments.get("instead") is True)
+        return self._decisions.answer(name, arguments)
+
+    def _invite(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        site = self._site()
+        self._require_amendable(site)
+        addresses = site.config.network.advertise or site.rule.addresses
+        if site.config.network.outbound_only or not addresses:
+            raise LocalError("nobody can reach this site: let a site whose port is open invite, or set advertise")
+        uses, days = arguments.get("uses", 1), arguments.get("days", 7.0)
+        if type(uses) is not int or type(days) is not float:
+            raise LocalError("an invitation is for a number of sites and of days")
+        expires = int(time.time() + days * DAY_S)
+        self._book.invite(site.charter.federation, addresses, uses, expires, secrets.token_bytes(16))
+        made, _ = self._book.handed_out(site.rule.name, site.identity.key)[-1]
+        return {"text": made.render(site.identity), "expires": made.expires}
+
+    def _decide(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Approve or refuse; who is approved is added by an amendment, which is drafted, signed and proposed here."""
+        name, approve = str(arguments.get("site", "")), arguments.get("approve") is True
+        if not approve:
+            return self._decisions.decide(name, approve)
+        site = self._site()
+        self._require_amendable(site)
+        decided = self._decisions.decide(name, approve=True)
+        newcomer = next(one for one in self._book.newcomers if one.key == decided["key"])
+        if newcomer.site_key in site.constitution.roster:
+            return {**decided, "text": " It takes part already."}
+        if (adding := self._adding(newcomer)) is not None:
+            return {**decided, "text": f" {self._missing(adding)}."}
+        added = {"name": newcomer.name, "key": newcomer.key, "addresses": newcomer.addresses}
+        row = self._sign(site.constitution.draft(add=[added]), instead=False)
+        return {**decided, "text": f" Amendment {row['number']} is proposed to the other sites: {row['missing']}."}
+
+    def _sign(self, document: AmendmentDocument, instead: bool) -> Mapping[str, Any]:
+        """Sign an amendment for this site, and hand it on."""
+        site = self._site()
+        mode_of(site.charter).check_amendment(site, self._averaging, document)
+        signed = document.signed_by(site.identity, site.constitution)
+        note_signature(site.config.site.state_dir, document.amendment, instead)
+        return self._row(self._take(signed, site.identity.key))
+
+    # ---- proposals ----------------------------------------------------------------------------------------------
+
+    def _take_all(self, documents: Any, brought_by: SiteKey) -> None:
+        if type(documents) is not list or not all(type(one) is bytes for one in documents):
+            raise LocalError("proposals are a list of amendments; use the same version of kmel-peer")
+        for encoded in documents[: len(self._site().constitution.roster)]:
+            document = AmendmentDocument.decode(encoded)
+            if document.amendment.number == self._site().constitution.number + 1:
+                self._take(document, brought_by)
+
+    def _take(self, document: AmendmentDocument, brought_by: SiteKey) -> Proposal:
+        """Keep what is new of an amendment, and put it in force once a quorum has signed."""
+        proposal, is_new = self._proposals.take(document, brought_by)
+        site = self._site()
+        if not site.constitution.why_not_in_force(proposal.document):
+            mode_of(site.charter).check_amendment(site, self._averaging, proposal.document)
+            self._command(Amend(proposal.document.encode()))
+        if is_new:
+            names = ", ".join(proposal.document.signatures)
+            structlog.get_logger().info("amendment proposed", number=document.amendment.number, signed_by=names)
+        self._look_around()
+        return proposal
+
+    async def _spread(self) -> None:
+        """Bring proposals to those who lack them, and fetch theirs."""
+        asked_at = time.monotonic()
+        while True:
+            waiting = self._proposals.waiting()
+            await self._ask_all([site for site in self._listened_to() if self._lacks(site, waiting)])
+            idle = self._site().config.network.outbound_only and time.monotonic() - asked_at >= IDLE_ASK_S
+            if idle and (others := self._listened_to()):
+                asked_at = time.monotonic()
+                await self._ask_all([random.choice(others)])
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), AGAIN_S)
+            except TimeoutError:
+                self._look_around()
+
+    def _lacks(self, site: SiteKey, waiting: list[Proposal]) -> bool:
+        return any(self._told.get((site, one.hash), 0) < len(one.document.signatures) for one in waiting)
+
+    async def _ask_all(self, sites: list[SiteKey]) -> None:
+        room = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def one(site: SiteKey) -> None:
+            async with room:
+                await self._exchange(site)
+
+        await asyncio.gather(*map(one, sites))
+
+    async def _exchange(self, site: SiteKey) -> None:
+        """Give a site our proposals, and take its."""
+        waiting = self._proposals.waiting()
+        keys = member_keys(self._site().identity, site, asks=True)
+        question = encode_question("propose", {"documents": [proposal.document.encode() for proposal in waiting]})
+        for address in self._addresses(site)[:2]:
+            if keys is None or not self._leaves(site, question):
+                return
+            try:
+                answer = await asyncio.to_thread(ask_desk, keys, site, address, question, ASK_S)
+                self._take_all(answer.get("documents") if type(answer) is dict else None, site)
+            except KmelError as error:
+                structlog.get_logger().debug("proposals not exchanged", site=site.hex(), reason=str(error))
+                continue
+            if len(self._told) > TOLD_MAX:
+                self._told.clear()
+            self._told |= {(site, proposal.hash): len(proposal.document.signatures) for proposal in waiting}
+            return
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Raise the alarms of what waits for the operator, clear the others, and have proposals brought on."""
+        site = self._site()
+        wanted = {}
+        for newcomer in self._book.newcomers:
+            if newcomer.state == "asks" and newcomer.site_key not in site.constitution.everyone:
+                digits = self._decisions.row(newcomer)["fingerprint"]
+                wanted[f"{newcomer.name} asks to join"] = (
+                    f"compare by phone: {digits}; then kmel-peer invite approve {newcomer.name}, or refuse"
+                )
+        for proposal in self._proposals.waiting():
+            if site.rule.name not in proposal.document.signatures and site.identity.key in site.constitution.roster:
+                row = self._row(proposal)
+                wanted[f"amendment {row['number']} proposed"] = (
+                    f"{'; '.join(row['changes'])}. {row['missing']}. kmel-peer amendment sign shows it and asks"
+                )
+        for what in self._alarms - wanted.keys():
+            self._activity.clear(what)
+        for what, text in wanted.items():
+            if what not in self._alarms:
+                self._activity.alarm(what, text)
+        self._alarms = set(wanted)
+        self._news.set()
+
+    def _adding(self, newcomer: Newcomer) -> Proposal | None:
+        adds = ((one, [site.key for site in one.document.amendment.add]) for one in self._proposals.waiting())
+        return next((proposal for proposal, keys in adds if newcomer.key in keys), None)
+
+    def _row(self, proposal: Proposal) -> dict[str, Any]:
+        amendment = proposal.document.amendment
+        return {
+            "number": amendment.number,
+            "hash": proposal.hash,
+            "changes": changes_in_words(amendment),
+            "signed": sorted(proposal.document.signatures),
+            "missing": self._missing(proposal),
+            "document": proposal.document.render(),
+        }
+
+    def _missing(self, proposal: Proposal) -> str:
+        constitution, amendment = self._site().constitution, proposal.document.amendment
+        if amendment.number <= constitution.number and constitution.hash_at(amendment.number) == amendment.hash:
+            return "it is in force"
+        return constitution.why_not_in_force(proposal.document) or "a quorum has signed: it comes in force now"
+
+    def _listened_to(self) -> list[SiteKey]:
+        site = self._site()
+        return [key for key in site.constitution.roster if key not in self._blocked() and key != site.identity.key]
+
+    def _leaves(self, to: SiteKey, question: bytes) -> bool:
+        return self._record(Egress(to, Lane.CONTROL, "DeskQuestion", len(question), digest(question)))
+
+    @staticmethod
+    def _require_amendable(site: Site) -> None:
+        if not mode_of(site.charter).keeps_entries:
+            raise LocalError(
+                f"this federation averages in mode {site.mode}, in which no site can be added: found a new one with "
+                "the sites of the next run"
+            )

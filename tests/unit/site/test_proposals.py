@@ -1,0 +1,214 @@
+"""Amendments on their way to a quorum: what is kept of what others bring, and how a newcomer comes to be added."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.errors import ConfigError, KmelError, LocalError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.core.rounds import Amend
+from kmel_p2p.net.desk import DeskGuest
+from kmel_p2p.site.desk.joining import Joining
+from kmel_p2p.site.desk.proposals import PROPOSALS_NAME, Proposals
+from kmel_p2p.site.desk.reception import Reception
+from kmel_p2p.site.observe.activity import Activity
+
+NAMES = ("north", "south", "east")
+IDENTITIES = {name: Identity(name.ljust(32).encode()) for name in (*NAMES, "west", "thief")}
+CHARTER = Charter.model_validate(
+    {
+        "federation": "demo",
+        "sites": tuple(
+            {"name": name, "key": IDENTITIES[name].key.hex(), "addresses": (f"tcp://{name}.example:7700",)}
+            for name in NAMES
+        ),
+        "assay_endpoints": ({"name": "logd"},),
+    }
+)
+FOUNDED = Constitution(CHARTER)
+
+
+def adding(name: str = "west", number: int = 0) -> AmendmentDocument:
+    """Adds `name`; another `number` makes another amendment."""
+    key = IDENTITIES["west"].key if not number else Identity(number.to_bytes(32, "big")).key
+    return FOUNDED.draft(add=[{"name": name, "key": key.hex(), "addresses": ()}])
+
+
+def signed(document: AmendmentDocument, *names: str) -> AmendmentDocument:
+    for name in names:
+        document = document.signed_by(IDENTITIES[name], FOUNDED)
+    return document
+
+
+@pytest.fixture
+def proposals(tmp_path: Path) -> Proposals:
+    return Proposals(tmp_path, lambda: FOUNDED)
+
+
+def test_signatures_that_come_apart_are_joined_and_outlast_a_restart(proposals: Proposals, tmp_path: Path) -> None:
+    proposals.take(signed(adding(), "north"), IDENTITIES["north"].key)
+    proposal, is_new = proposals.take(signed(adding(), "south"), IDENTITIES["south"].key)
+    assert is_new
+    assert FOUNDED.signed(proposal.document) == sorted(("north", "south"), key=lambda name: IDENTITIES[name].key)
+    assert Proposals(tmp_path, lambda: FOUNDED).waiting() == [proposal]
+    assert proposals.take(signed(adding(), "north"), IDENTITIES["east"].key) == (proposal, False)
+
+
+def test_what_no_site_has_signed_is_not_kept(proposals: Proposals) -> None:
+    forged = adding().model_copy(update={"signatures": {"south": "ab" * 64, "stranger": "cd" * 64}})
+    for document in (adding(), forged):
+        with pytest.raises(LocalError, match="no current site has signed"):
+            proposals.take(document, IDENTITIES["north"].key)
+    kept, _ = proposals.take(signed(forged, "north"), IDENTITIES["north"].key)
+    assert list(kept.document.signatures) == ["north"]
+
+
+def test_a_site_cannot_fill_the_list(proposals: Proposals) -> None:
+    proposals.take(signed(adding(), "south"), IDENTITIES["south"].key)
+    for number in range(1, 30):
+        proposals.take(signed(adding(f"x{number}", number), "north"), IDENTITIES["north"].key)
+    assert [one.document.amendment.add[0].name for one in proposals.waiting()] == ["west", "x29"]
+
+
+def test_what_cannot_be_the_next_one_is_refused_and_what_was_overtaken_forgotten(tmp_path: Path) -> None:
+    constitution = FOUNDED
+    proposals = Proposals(tmp_path, lambda: constitution)
+    proposals.take(signed(adding("x1", 1), "north"), IDENTITIES["north"].key)
+    constitution = FOUNDED.followed_by(signed(adding(), "north", "south"))
+    assert proposals.waiting() == []
+    with pytest.raises(LocalError, match="the next one is 2"):
+        proposals.take(signed(adding("x1", 1), "north"), IDENTITIES["north"].key)
+
+
+def test_a_damaged_file_is_named_with_what_to_do(proposals: Proposals, tmp_path: Path) -> None:
+    (tmp_path / PROPOSALS_NAME).write_text("[1")
+    with pytest.raises(ConfigError, match=r"proposals\.json.*move it away"):
+        Proposals(tmp_path, lambda: FOUNDED)
+
+
+class Here:
+    """One site's reception, without a network."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.identity, self.constitution = IDENTITIES[name], FOUNDED
+        whole = CharterDocument(charter=CHARTER)
+        for other in NAMES:
+            whole = whole.signed_by(IDENTITIES[other])
+        (folder / name).mkdir()
+        charter = folder / name / "charter.toml"
+        charter.write_text(whole.render())
+        rule = CHARTER.site_named(name)
+        section = SimpleNamespace(state_dir=folder / name, charter=charter)
+        network = SimpleNamespace(advertise=rule.addresses, outbound_only=False)
+        self.activity = Activity(time.monotonic)
+        self.reception = Reception(
+            site=lambda: SimpleNamespace(  # type: ignore[arg-type, return-value]
+                config=SimpleNamespace(site=section, network=network),
+                identity=self.identity,
+                charter=CHARTER,
+                mode="ledger",
+                constitution=self.constitution,
+                rule=rule,
+            ),
+            averaging=Mock(),
+            command=self.command,
+            addresses=lambda key: (),
+            blocked=frozenset,
+            activity=self.activity,
+            record=lambda egress: True,
+        )
+
+    def command(self, command: Any) -> None:
+        assert isinstance(command, Amend)
+        self.constitution = self.constitution.followed_by(AmendmentDocument.decode(command.encoded))
+
+    @property
+    def alarms(self) -> dict[str, str]:
+        return {alarm.what: alarm.text for alarm in self.activity.alarms}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Here]:
+    monkeypatch.setattr("kmel_p2p.site.modes.ledger.LedgerMode.check_amendment", Mock())
+    return lambda name: Here(name, tmp_path)
+
+
+async def apply(here: Here, text: str, name: str) -> tuple[Joining, dict[str, Any]]:
+    invitation = Invitation.parse(text)
+    application = Application.made(IDENTITIES[name], invitation, name, ())
+    given = {"application": application.model_dump(mode="json")}
+    answer = await here.reception.answer(DeskGuest(invitation=invitation.id), "join", given)
+    return Joining(invitation, application, time.time), answer
+
+
+async def bring(source: Here, target: Here) -> None:
+    """What two receptions say to each other over their desks."""
+    waiting = await source.reception.operate("proposals", {})
+    documents = [AmendmentDocument.parse(row["document"], "row").encode() for row in waiting]
+    await target.reception.answer(DeskGuest(site=source.identity.key), "propose", {"documents": documents})
+
+
+async def test_a_later_partner_is_added_by_a_quorum_without_a_file_by_mail(here: Callable[[str], Here]) -> None:
+    north, south = here("north"), here("south")
+    text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
+    _, answer = await apply(north, text, "west")
+    assert answer["state"] == "asks"
+    assert "west asks to join" in north.alarms
+    decided = await north.reception.operate("decide", {"site": "west", "approve": True})
+    assert "1 of 2 needed sites have signed" in decided["text"]
+    _, answer = await apply(north, text, "west")
+    assert answer["state"] == "approved"
+    assert "charter" not in answer
+    await bring(north, south)
+    assert south.constitution.number == 0
+    assert "adds west" in south.alarms["amendment 1 proposed"]
+    done = await south.reception.operate("sign_proposal", {"which": ""})
+    assert done["missing"] == "it is in force"
+    assert south.constitution.number == 1
+    assert "amendment 1 proposed" not in south.alarms
+    north.constitution = south.constitution
+    asking, answer = await apply(north, text, "west")
+    _, amendments = asking.complete(answer, IDENTITIES["west"].key)
+    assert [document.amendment.add[0].name for document in amendments] == ["west"]
+
+
+async def test_nobody_is_added_by_what_a_member_brings_alone(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    guest = DeskGuest(site=IDENTITIES["south"].key)
+    await north.reception.answer(guest, "propose", {"documents": [signed(adding(), "south").encode()]})
+    assert north.constitution.number == 0
+    for wrong in ("text", [1], [b"\x00"], [adding("x1", 1).encode()], None):
+        with pytest.raises(KmelError):
+            await north.reception.answer(guest, "propose", {"documents": wrong})
+    assert list(north.alarms) == ["amendment 1 proposed"]
+
+
+async def test_two_amendments_of_one_number_are_never_both_signed_here(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    guest = DeskGuest(site=IDENTITIES["south"].key)
+    await north.reception.answer(guest, "propose", {"documents": [signed(adding(), "south").encode()]})
+    await north.reception.operate("propose", {"document": adding("x1", 1).render()})
+    with pytest.raises(LocalError, match="would part for good"):
+        await north.reception.operate("sign_proposal", {"which": adding().amendment.hash.hex()})
+    assert north.constitution.number == 0
+
+
+async def test_a_member_is_told_of_no_newcomer_and_an_invited_of_no_proposal(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
+    invited = DeskGuest(invitation=Invitation.parse(text).id)
+    for name in ("propose", "facts", "look"):
+        with pytest.raises(LocalError):
+            await north.reception.answer(invited, name, {})
+    with pytest.raises(LocalError, match="knows no request 'join'"):
+        await north.reception.answer(DeskGuest(site=IDENTITIES["south"].key), "join", {})
