@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--often", nargs="*", default=[], metavar="KIND", help="happenings to draw more often")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--keep", type=Path, help="shrink what fails, and write it into this directory")
     arguments = parse(parser, SMOKE, given)
@@ -44,7 +46,8 @@ def main(given: Sequence[str] | None = None) -> int:
     reached: Counter[str] = Counter()
     wrong: dict[int, list[str]] = {}
     longest_s = processor_s = 0.0
-    for played, took_s in played_seeds(range(arguments.first, arguments.first + arguments.seeds), arguments.workers):
+    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    for played, took_s in played_seeds(seeds, arguments.often, arguments.workers):
         processor_s += took_s
         reached.update(played.reached.keys())
         longest_s = max(longest_s, played.liveness_s or 0.0)
@@ -68,19 +71,19 @@ def main(given: Sequence[str] | None = None) -> int:
     return 1 if wrong or ("marks_missed" in goals and marks) else 0
 
 
-def played_seeds(seeds: range, workers: int) -> Iterator[tuple[Played, float]]:
+def played_seeds(seeds: range, often: Sequence[str], workers: int) -> Iterator[tuple[Played, float]]:
     """Each seed's outcome, and the processor time that it took."""
     if workers == 1:
-        yield from map(timed, seeds)
+        yield from map(partial(timed, often=often), seeds)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(timed, seeds)
+        yield from pool.map(partial(timed, often=often), seeds)
 
 
-def timed(seed: int) -> tuple[Played, float]:
+def timed(seed: int, often: Sequence[str] = ()) -> tuple[Played, float]:
     """Play the schedule of a seed."""
     began = time.process_time()
-    return play(made_up(seed)), time.process_time() - began
+    return play(made_up(seed, often)), time.process_time() - began
 
 
 def keep(played: Played, folder: Path) -> Path:

@@ -77,7 +77,8 @@ class PeerFederation:
         wire = make_wire(world.charter.id, mode_of(world.charter).messages)
         transport = TransportModel(dialled=True, persist_us=None)
         conditions = Conditions(lanes_apart=True)
-        self.network = Network(seed, FrameCarrier(wire), conditions, transport)
+        self.carrier = FrameCarrier(wire)
+        self.network = Network(seed, self.carrier, conditions, transport)
         self.network.admits = lambda host, dialler: self.sites[host.index].admits(dialler.key, self.network.now)
         self.network.watch(self, steps=False, sends=True)
         self.wire: Wire = wire

@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, RetireRule
+from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, RekeyRule, RetireRule
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
 from tests.testbed.peers.federation import PeerFederation
 from tests.testbed.peers.peer_site import PeerSite
 from tests.testbed.peers.schedule import END_S, Happening, Schedule
+from tests.testbed.peers.voting import Voting
 
 LOSS = (0.05, 0.1, 0.2, 0.3)
 SLOW_US = (50 * MILLISECOND, 500 * MILLISECOND, 3 * SECOND)
@@ -29,6 +31,7 @@ class Play:
         held_off: sites that are off and come back by themselves.
         retired: sites that an amendment retires.
         added: spare sites that an amendment adds.
+        voting: who voted about whom.
     """
 
     def __init__(self, federation: PeerFederation, schedule: Schedule) -> None:
@@ -38,15 +41,16 @@ class Play:
         self.copied: set[int] = set()
         self.retired: set[int] = set()
         self.added: set[int] = set()
+        self.voting = Voting(federation, self.at)
         self.done: list[Happening] = []
         self._backups: set[int] = set()
         self._amendments = 0
         """Signed so far: nobody signs two of one number."""
         for happening in schedule.happenings:
-            self._at(round(happening.at_s * SECOND), partial(self._happen, happening))
+            self.at(round(happening.at_s * SECOND), partial(self._happen, happening))
         for late_s in (0, 10):
             # A site that was about to stop is off a moment later.
-            self._at(round((END_S + late_s) * SECOND), self._heal)
+            self.at(round((END_S + late_s) * SECOND), self._heal)
 
     @property
     def honest(self) -> list[PeerSite]:
@@ -57,7 +61,9 @@ class Play:
 
     # ---- time ---------------------------------------------------------------------------------------------------
 
-    def _at(self, when: Micros, action: Callable[[], object]) -> None:
+    def at(self, when: Micros, action: Callable[[], object]) -> None:
+        """Do something at a time."""
+
         def act() -> None:
             action()
 
@@ -65,7 +71,7 @@ class Play:
 
     def _then(self, happening: Happening, undo: Callable[[], object]) -> None:
         """Undo a happening when its time is over, at the end of the schedule at the latest."""
-        self._at(round(min(happening.at_s + happening.lasts_s, END_S) * SECOND), undo)
+        self.at(round(min(happening.at_s + happening.lasts_s, END_S) * SECOND), undo)
 
     def _happen(self, happening: Happening) -> None:
         site = self.federation.sites[happening.site]
@@ -254,6 +260,47 @@ class Play:
         self._then(happening, partial(self.federation.start, newcomer))
         return True
 
+    def harm(self, site: PeerSite, happening: Happening) -> None:
+        self.voting.look(self._among(happening.other), site, happening, harm=1.0)
+
+    def calm(self, site: PeerSite, happening: Happening) -> None:
+        self.voting.look(self._among(happening.other), site, happening, harm=0.0)
+
+    def collude(self, site: PeerSite, happening: Happening) -> bool:
+        """The last founder's key signs whatever votes it likes."""
+        last = self.federation.sites[self.schedule.founders - 1]
+        return last is not site and self.voting.collude(last, site, happening)
+
+    def lift(self, site: PeerSite, happening: Happening) -> bool:
+        """The sites decide that somebody who is suspended goes on."""
+        if site.life is None or not isinstance(site.life.peer.averaging, LedgerAveraging):
+            return False
+        constitution = site.site.constitution
+        suspended = [constitution.everyone[key].name for key in site.life.peer.averaging.ledger.suspended]
+        names = [name for name in suspended if constitution.site_named(name) is not None]
+        return bool(names) and self._amend(site, lift=tuple(sorted(set(names)))) is not None
+
+    def _among(self, mask: int) -> list[PeerSite]:
+        return [site for site in self.honest if site.index < self.schedule.founders and mask >> site.index & 1]
+
+    def rekey(self, site: PeerSite, happening: Happening) -> bool:
+        """Another site gets a new key: a spare site runs under it some time later."""
+        spares = [new for new in self.federation.sites if new.index >= self.schedule.founders]
+        fresh = [new for new in spares if new.index not in self.added and new.index < len(self._hosts())]
+        if site.life is None or happening.other == happening.site or self.retired or not fresh:
+            return False
+        rule = self.federation.world.rule(happening.other)
+        last = site.life.peer.averaging.vector.get(rule.site_key, 0)
+        change = RekeyRule(name=rule.name, key=fresh[0].key.hex(), last=last)
+        amended = self._amend(site, rekey=(change,))
+        if amended is None:
+            return False
+        self.retired.add(happening.other)
+        self.added.add(fresh[0].index)
+        fresh[0].constitution = amended
+        self._then(happening, partial(self.federation.start, fresh[0]))
+        return True
+
     def _amend(self, site: PeerSite, **changes: object) -> Constitution | None:
         """An amendment signed by all honest sites of the roster; nobody signs two of one number.
 
@@ -300,6 +347,11 @@ HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = M
         "extend": Play.extend,
         "retire": Play.retire,
         "add": Play.add,
+        "rekey": Play.rekey,
+        "harm": Play.harm,
+        "calm": Play.calm,
+        "collude": Play.collude,
+        "lift": Play.lift,
     }
 )
 """By the word in a schedule; a function that changed nothing says False."""

@@ -10,6 +10,7 @@ from kmel_p2p.core.effects import Effect, Emit, Persist
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import Divergence, EntryPublished, EntryRecord, EntryRefused, LateFault, LogEnded
 from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.own_log import IN_DOUBT
 from kmel_p2p.core.pushsum.averaging import PushSumAveraging
@@ -162,10 +163,15 @@ class Oracle:
                         self._held[entry.author, entry.number] = entry.hash
 
     def has_progressed(self) -> bool:
-        """Whether the run is over at every honest site, and they agree."""
+        """Whether the run is over at every honest site, and they agree. A suspended one waits for the consortium."""
         sites = self._taking_part()
-        if any(site.life is None or not site.life.peer.averaging.complete for site in sites):
-            return False
+        for site in sites:
+            if site.life is None:
+                return False
+            averaging = site.life.peer.averaging
+            suspended = isinstance(averaging, LedgerAveraging) and site.key in averaging.ledger.suspended
+            if not averaging.complete and not suspended:
+                return False
         return len(self._digests(sites)) <= 1
 
     def conclude(self) -> None:
@@ -197,14 +203,29 @@ class Oracle:
             again.amend(site.site.constitution)
             for fault in ledger.faults.values():
                 again.end_log(fault)
+            for vote in ledger.votes:
+                again.vote(vote)
+            for author in ledger.suspended:
+                self._judge_suspension(site, ledger, author)
             for entry in self._seen:
                 if again.offer(entry).verdict is Verdict.DROPPED:
                     break
             if again.vector == ledger.vector and again.digest() != ledger.digest():
                 self._say("sum", site, text="its trunk is not the sum of the entries in its vector")
         digests = self._digests(sites)
+        if len({tuple(suspended.items()) for suspended in self._suspended(sites)}) > 1:
+            self._say("suspended", text="the honest sites suspend different sites")
         if len(digests) > 1:
             self._say("digests", text=f"the honest sites hold {len(digests)} ledgers")
+
+    def _judge_suspension(self, site: PeerSite, ledger: Ledger, author: SiteKey) -> None:
+        """Nobody is suspended whom no honest site found to do harm, and never on honest votes that nobody cast."""
+        numbers = {identity.key: index for index, identity in enumerate(self._federation.world.identities)}
+        voting = self._play.voting
+        against = {numbers[voter] for voter in ledger.votes.against(author)}
+        found = {voter for of, voter in voting.accused if of == numbers[author]}
+        if not against & found or against - found - voting.colluders:
+            self._say("suspended", site, self._federation.sites[numbers[author]], text="suspends without a reason")
 
     def _conclude_mass(self, machines: Iterable[Any]) -> None:
         """Mass is neither made nor lost, unless a disk was, or a copy ran."""
@@ -230,10 +251,15 @@ class Oracle:
             if (site.index < founders or site.index in self._play.added) and site.index not in self._play.retired
         ]
 
-    def _digests(self, sites: Iterable[PeerSite]) -> Mapping[bytes, None]:
+    def _ledgers(self, sites: Iterable[PeerSite]) -> list[Ledger]:
         lives = [site.life for site in sites if site.life is not None]
-        ledgers = [life.peer.averaging.ledger for life in lives if isinstance(life.peer.averaging, LedgerAveraging)]
-        return {ledger.digest(): None for ledger in ledgers}
+        return [life.peer.averaging.ledger for life in lives if isinstance(life.peer.averaging, LedgerAveraging)]
+
+    def _suspended(self, sites: Iterable[PeerSite]) -> list[Mapping[SiteKey, int]]:
+        return [ledger.suspended for ledger in self._ledgers(sites)]
+
+    def _digests(self, sites: Iterable[PeerSite]) -> Mapping[bytes, None]:
+        return {ledger.digest(): None for ledger in self._ledgers(sites)}
 
     def _say(self, kind: str, *sites: PeerSite, text: str) -> None:
         names = tuple(site.world.rule(site.index).name for site in sites)

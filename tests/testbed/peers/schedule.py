@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,15 +111,24 @@ KINDS = {
     "extend": 2,
     "retire": 1,
     "add": 2,
+    "rekey": 1,
+    "harm": 3,
+    "calm": 1,
+    "collude": 2,
+    "lift": 2,
 }
 """How often each kind is drawn."""
-LEDGER_ONLY = ("extend", "retire", "add")
+VOTES = ("harm", "calm", "collude", "lift")
+"""Those that make and end suspensions."""
+LEDGER_ONLY = ("extend", "retire", "add", "rekey", *VOTES)
+MASKS = ("part", "harm", "calm")
+"""Those whose `other` is a set of sites, one bit each."""
 
 
-def made_up(seed: int) -> Schedule:
-    """The schedule of a seed."""
+def made_up(seed: int, often: Collection[str] = ()) -> Schedule:
+    """The schedule of a seed. `often`: kinds to draw eight times as often, in mode `ledger`."""
     rng = random.Random(f"schedule {seed}")
-    mode: Mode = "pushsum" if rng.random() < 0.25 else "ledger"
+    mode: Mode = "pushsum" if rng.random() < 0.25 and not often else "ledger"
     founders = rng.randint(3, 6)
     spares = 1 if mode == "ledger" else 0
     malice = rng.choice(list(Malice)).name if mode == "ledger" and founders > 3 and rng.random() < 0.25 else ""
@@ -127,14 +136,15 @@ def made_up(seed: int) -> Schedule:
         Happening(round(rng.choice((0.0, 0.0, 0.0, rng.uniform(1, 60))), 1), "start", site) for site in range(founders)
     ]
     kinds = [kind for kind in KINDS if mode == "ledger" or kind not in LEDGER_ONLY]
+    weights = [KINDS[kind] * (8 if kind in often else 1) for kind in kinds]
     for _ in range(rng.randint(2, 12)):
-        what = rng.choices(kinds, [KINDS[kind] for kind in kinds])[0]
+        what = rng.choices(kinds, weights)[0]
         happenings.append(
             Happening(
                 at_s=round(rng.uniform(3, END_S - 10), 1),
                 what=what,
                 site=rng.randrange(founders),
-                other=rng.randrange(1, 2**founders - 1) if what == "part" else rng.randrange(founders),
+                other=rng.randrange(1, 2**founders - 1) if what in MASKS else rng.randrange(founders),
                 lasts_s=round(rng.choice((rng.uniform(0.5, 8), rng.uniform(5, 60))), 1),
             )
         )

@@ -58,6 +58,7 @@ def make_world(mode: Mode, founders: int, spares: int, entry_limit: int) -> Worl
             kept=PARAMETERS.kept,
             bits=cast(Any, PARAMETERS.bits),
             retain_entries=RETAINED,
+            suspension_quorum="majority",
         )
     else:
         averaging = PushSumRule(steps_per_entry=STEPS_PER_ENTRY, entry_limit=entry_limit)
