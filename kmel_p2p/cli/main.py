@@ -25,6 +25,8 @@ COMMANDS = {
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "begin": ("kmel_p2p.cli.run:begin", "Wait no longer for sites that are away."),
     "claim": ("kmel_p2p.cli.run:claim", "Go on here where two processes run with this site's key."),
+    "pause": ("kmel_p2p.cli.run:pause", "Train no more for now; stay a member."),
+    "resume": ("kmel_p2p.cli.run:resume", "Train again after a pause."),
     "conclude": ("kmel_p2p.cli.run:conclude", "End the run here without waiting for other sites."),
     "block": ("kmel_p2p.cli.block:block", "Stop listening to a site, whatever it sends."),
     "unblock": ("kmel_p2p.cli.block:unblock", "Listen to a site again."),

@@ -102,6 +102,26 @@ def claim(config_path: Path) -> None:
 
 
 @click.command()
+@click.option("--reason", default="paused by the operator", show_default=True, help="Shown in status.")
+@config_option
+def pause(config_path: Path, reason: str) -> None:
+    """Train no more for now; keep applying and relaying entries of other sites. A restart does not undo it.
+
+    An open round is finished first. The other sites go on without this one, up to the charter's lead.
+    """
+    ask(config_path, "pause", {"reason": reason})
+    click.echo("paused once the open round is over; kmel-peer resume goes on")
+
+
+@click.command()
+@config_option
+def resume(config_path: Path) -> None:
+    """Train again after a pause, within this site's training hours."""
+    waiting = ask(config_path, "resume")["waiting"]
+    click.echo(f"resumed; waiting: {waiting}" if waiting else "resumed")
+
+
+@click.command()
 @click.option("--reason", default="concluded by the operator", show_default=True, help="Kept in the log.")
 @config_option
 def conclude(config_path: Path, reason: str) -> None:

@@ -15,6 +15,7 @@ from kmel_p2p.agreement.columns import Location, Source
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
 from kmel_p2p.site.observe.egress import DAY_S, Rotation
+from kmel_p2p.site.training_hours import Hours
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -90,6 +91,8 @@ class ResourcesSection(StrictModel):
     """Processes that prepare structures; 0: all cores."""
     nice: Annotated[int, pydantic.Field(ge=0, le=19)] = 5
     """Priority given up by the trainer, so that the daemon always answers."""
+    hours: Annotated[tuple[Hours, ...], pydantic.Field(max_length=64)] = ()
+    """When rounds may begin, in this machine's local time, such as "Mon-Fri 20:00-06:00"; empty: always."""
 
 
 class LedgerSection(StrictModel):

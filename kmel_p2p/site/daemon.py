@@ -51,6 +51,7 @@ from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
+from kmel_p2p.site.pausing import Pausing
 from kmel_p2p.site.peer_machine import addresses_of, make_peer
 from kmel_p2p.site.reload import reloaded
 from kmel_p2p.site.site import Site, stored_constitution
@@ -59,6 +60,7 @@ from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.state.recording import Recorder, known_descriptors
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
+from kmel_p2p.site.tasks import end_task
 from kmel_p2p.site.trainer.answers import TrainerAnswers
 from kmel_p2p.site.trainer.looks import TrunkLooks
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
@@ -99,6 +101,7 @@ class Daemon:
         self._mode = mode_of(self._site.charter)
         self._activity = Activity(time.monotonic)
         self._orders = OrderBook(config.site.state_dir)
+        self._pausing = Pausing(self._orders, config.resources.hours, lambda command: self._driver.command(command))
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
         self._stop = asyncio.Event()
         self._left = asyncio.Event()
@@ -175,6 +178,7 @@ class Daemon:
             result=lambda: self._final_models.result,
             stop=self._stop.set,
             desk=lambda name, arguments: self._reception.operate(name, arguments),
+            pause=self._pausing.tell,
         )
         control = ControlServer(state_dir, requests.answer)
         endpoints = [endpoint.name for endpoint in self._site.charter.assay_endpoints]
@@ -209,10 +213,9 @@ class Daemon:
         if self._final_models.were_written:
             limit = self._final_models.entry_limit_before
             self._driver.command(rounds.Listen("the run was complete before this start", limit))
-        if self._orders.orders.approved_until:
-            self._driver.command(rounds.ApproveUntil(self._orders.orders.approved_until))
-        if self._orders.orders.concluded is not None:
-            self._driver.command(rounds.Conclude(self._orders.orders.concluded))
+        for command in self._orders.first_commands():
+            self._driver.command(command)
+        self._pausing.look()
         await control.start()
         parts.push_async_callback(control.close)
         await self._open_metrics(parts)
@@ -235,7 +238,7 @@ class Daemon:
         parts.push_async_callback(looks.close)
         self._reception.start()
         ticker = asyncio.create_task(self._tick(), name="tick")
-        parts.push_async_callback(_end, ticker)
+        parts.push_async_callback(end_task, ticker)
         writer.wait_for_room = True
         entries = sum(averaging.vector.values())
         log.info("peer started", address=address, generation=generation, mode=self._site.mode, entries=entries)
@@ -376,6 +379,7 @@ class Daemon:
                 self._activity.clear("short of resources")
 
     async def _sample(self) -> None:
+        self._pausing.look()
         status = self._status.build()
         row = {
             "phase": status.phase.value,
@@ -392,9 +396,3 @@ class Daemon:
 def now_us() -> Micros:
     """Monotonic time in microseconds: the clock of transport, protocol and status."""
     return time.monotonic_ns() // 1000
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -7,7 +7,6 @@ entries, a retraction), both are written again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,6 +27,7 @@ from kmel_p2p.learn.worker import session
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import STORE_NAME, Store
+from kmel_p2p.site.tasks import end_task
 from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 
 log = structlog.get_logger()
@@ -125,10 +125,7 @@ class FinalModels:
 
     async def close(self) -> None:
         """Give up work in progress; it is repeated after a restart."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
 
     def prepared(self, dataset: str) -> None:
         """The trainer is ready. `dataset`: hash of what it trains on."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.peer import Peer
@@ -44,6 +45,16 @@ def test_a_drawn_schedule_holds(seed: int) -> None:
     played = play(made_up(seed))
     assert not played.violations
     assert played.liveness_s is not None
+
+
+@pytest.mark.parametrize("mode", ["ledger", "pushsum"])
+@pytest.mark.parametrize("begins_s", [2.0, 12.0])
+def test_a_site_that_pauses_holds_nobody_up_and_ends_with_the_others(mode: Mode, begins_s: float) -> None:
+    starts = tuple(Happening(0.0, "start", site) for site in range(4))
+    rest = Happening(begins_s, "rest", 1, lasts_s=40.0)
+    played = play(Schedule(1, mode, founders=4, spares=0, entry_limit=10, happenings=(*starts, rest)))
+    assert not played.violations
+    assert played.reached["happening: rest"]
 
 
 def test_a_schedule_replays_exactly() -> None:

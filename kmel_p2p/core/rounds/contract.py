@@ -53,6 +53,19 @@ class Unready:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Open no more rounds for now, whatever the trainer could do; an open one is finished."""
+
+    reason: str
+    """In words for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The pause is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoundTrained:
     """The trainer finished the open round."""
 
@@ -145,6 +158,8 @@ class Blocked:
 COMMANDS = (
     Ready,
     Unready,
+    Pause,
+    Resume,
     RoundTrained,
     RoundFailed,
     Approve,

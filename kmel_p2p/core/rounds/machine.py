@@ -25,10 +25,12 @@ from kmel_p2p.core.rounds.contract import (
     EntryHeld,
     Listen,
     Members,
+    Pause,
     Phase,
     PhaseChanged,
     Ready,
     Reject,
+    Resume,
     RoundAbandoned,
     RoundCommitted,
     RoundFailed,
@@ -70,6 +72,7 @@ class RoundMachine(Obstacles, ABC):
         self._wait: tuple[Wait, Micros] | None = None
         """What the next round waits for, and since when."""
         self._ready = False
+        self._paused = ""  # or why operator or hours let no round open
         self._pause = TwinPause(own)
         self._begun = False
         """The operator waits for no more sites before the first round."""
@@ -189,7 +192,14 @@ class RoundMachine(Obstacles, ABC):
             case Ready():
                 self._pacing.ready(now)
                 self._ready = True
-                self._enter(Phase.TRAINING, "data prepared")
+                if not self._paused:
+                    self._enter(Phase.TRAINING, "data prepared")
+            case Pause(reason):
+                self._paused = reason
+            case Resume():
+                self._paused = ""
+                if self._ready:
+                    self._enter(Phase.TRAINING, "the pause is over")
             case Unready(reason):
                 self._unready(reason)
             case Begin():
@@ -246,6 +256,9 @@ class RoundMachine(Obstacles, ABC):
         self._maybe_let_go()
         self._before_round(now)
         self._maybe_go_on()
+        if self._paused and self._state is RoundState.IDLE:
+            # As without a trainer: nobody's pace may depend on this site.
+            self._enter(Phase.PREPARING, self._paused)
         self._maybe_open(now)
         self._after_round(now)
         self._look_to_the_end(now)
@@ -276,7 +289,8 @@ class RoundMachine(Obstacles, ABC):
     def _maybe_open(self, now: Micros) -> None:
         if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:
             held = self._state is RoundState.HELD
-            self._say(Wait(f"round {self._number} is held: {HELD}") if held else None, now)
+            paused = Wait(self._paused) if self._paused and self._phase is Phase.PREPARING else None
+            self._say(Wait(f"round {self._number} is held: {HELD}") if held else paused, now)
             return
         obstacle = self._pause.wait or self._obstacle(now)
         self._say(obstacle if isinstance(obstacle, Wait) else None, now)

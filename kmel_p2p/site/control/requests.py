@@ -51,6 +51,7 @@ class OperatorRequests:
         status: makes the status document.
         result: the comparison of the final models; None until it is there.
         stop: ends the peer in order.
+        pause: has a pause, or its end, take force.
         desk: answers what is about invitations and proposals; None: there is no desk.
     """
 
@@ -66,6 +67,7 @@ class OperatorRequests:
         status: Callable[[], Awaitable[StatusDocument]],
         result: Callable[[], Mapping[str, Any] | None],
         stop: Callable[[], None],
+        pause: Callable[[], None],
         desk: Callable[[str, Mapping[str, Any]], Awaitable[Any]] | None = None,
     ) -> None:
         self._site = site
@@ -77,6 +79,7 @@ class OperatorRequests:
         self._status = status
         self._result = result
         self._stop = stop
+        self._pause = pause
         self._desk = desk
 
     async def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
@@ -112,6 +115,11 @@ class OperatorRequests:
                 self._orders.conclude(reason)
                 self._command(Conclude(reason))
                 return None
+            case "pause" | "resume":
+                reason = str(arguments.get("reason", "paused by the operator"))
+                self._orders.pause(reason if name == "pause" else None)
+                self._pause()
+                return {"waiting": self._averaging.waiting}
             case "block" | "unblock":
                 return self._block(name, arguments)
             case "approve" | "reject":

@@ -114,7 +114,7 @@ class StatusBuilder:
         if self.trainer.state is TrainerState.FAILED or mode_of(site.charter).has_failed(site, averaging):
             return SitePhase.FAILED
         if averaging.phase is Phase.PREPARING:
-            return SitePhase.PREPARING
+            return SitePhase.WAITING if averaging.waiting else SitePhase.PREPARING
         if averaging.phase is Phase.LISTENING:
             return SitePhase.LISTENING if self.final_models.result is None else SitePhase.COMPLETE
         return SitePhase.WAITING if averaging.waiting else SitePhase.TRAINING

@@ -1,4 +1,4 @@
-"""What the operator ordered and a restart must not undo: blocked sites, entries approved beforehand, a concluded run.
+"""What the operator ordered and a restart must not undo: blocked sites, approved entries, a pause, a concluded run.
 
 Kept in a file of its own beside the store, written whole before an order takes force.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import KEY_BYTES, SiteKey
+from kmel_p2p.core.rounds import ApproveUntil, Conclude
 from kmel_p2p.files import private_directory, write_whole
 
 ORDERS_NAME = "orders.json"
@@ -39,11 +41,13 @@ class Orders:
         blocked: by site.
         concluded: why the run is concluded here; None: it is not.
         approved_until: entries up to this number leave without being asked about.
+        paused: why the operator paused training; None: it is not paused.
     """
 
     blocked: Mapping[SiteKey, Block] = field(default_factory=dict)
     concluded: str | None = None
     approved_until: int = 0
+    paused: str | None = None
 
 
 class _Document(pydantic.BaseModel):
@@ -54,6 +58,7 @@ class _Document(pydantic.BaseModel):
     blocked: dict[str, Block] = {}
     concluded: str | None = None
     approved_until: int = pydantic.Field(0, ge=0)
+    paused: str | None = None
 
 
 class OrderBook:
@@ -71,6 +76,13 @@ class OrderBook:
     def blocked(self) -> frozenset[SiteKey]:
         """Sites that are blocked."""
         return frozenset(self.orders.blocked)
+
+    def first_commands(self) -> Iterator[Any]:
+        """What the protocol is told of them right after a start; blocked sites it knows from the beginning."""
+        if self.orders.approved_until:
+            yield ApproveUntil(self.orders.approved_until)
+        if self.orders.concluded is not None:
+            yield Conclude(self.orders.concluded)
 
     def block(self, site: SiteKey, reason: str) -> None:
         """Keep that a site is blocked; the reason of one that is blocked already is replaced.
@@ -109,24 +121,37 @@ class OrderBook:
         """
         self._keep(replace(self.orders, approved_until=number))
 
+    def pause(self, reason: str | None) -> None:
+        """Keep that training is paused, or with None that it goes on.
+
+        Raises:
+            ConfigError: the file cannot be written; nothing changed.
+        """
+        self._keep(replace(self.orders, paused=None if reason is None else reason[:MAX_REASON]))
+
     def _read(self) -> Orders:
         try:
             document = _Document.model_validate_json(self._path.read_bytes())
             blocked = {_key(text): block for text, block in document.blocked.items()}
-            return Orders(blocked, document.concluded, document.approved_until)
+            return Orders(blocked, document.concluded, document.approved_until, document.paused)
         except FileNotFoundError:
             return Orders()
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{self._path}: cannot be read: {_problem(error)}. It says which sites are blocked here, which "
-                "entries may leave unasked and whether the run is concluded; restore it, or move it away and give "
-                "those orders again"
+                "entries may leave unasked, and whether training is paused or the run concluded; restore it, or move "
+                "it away and give those orders again"
             ) from None
 
     def _keep(self, orders: Orders) -> None:
         blocked = {key.hex(): {"reason": block.reason, "at": block.at} for key, block in sorted(orders.blocked.items())}
         private_directory(self._path.parent)
-        kept = {"blocked": blocked, "concluded": orders.concluded, "approved_until": orders.approved_until}
+        kept = {
+            "blocked": blocked,
+            "concluded": orders.concluded,
+            "approved_until": orders.approved_until,
+            "paused": orders.paused,
+        }
         write_whole(self._path, json.dumps(kept, indent=1).encode())
         self.orders = orders
 

@@ -24,6 +24,7 @@ from kmel_p2p.core.rounds import EndpointLook, Look, Looked, Trunks
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import session
+from kmel_p2p.site.tasks import end_task
 
 log = structlog.get_logger()
 
@@ -107,10 +108,7 @@ class TrunkLooks:
 
     async def close(self) -> None:
         """Give up a look that is being prepared."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await end_task(self._task)
         self._clear()
 
     # ---- inner --------------------------------------------------------------------------------------------------

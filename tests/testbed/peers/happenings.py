@@ -222,6 +222,11 @@ class Play:
     def conclude(self, site: PeerSite, happening: Happening) -> bool:
         return self.federation.order(site, "conclude")
 
+    def rest(self, site: PeerSite, happening: Happening) -> bool:
+        """The operator pauses training for a while."""
+        self._then(happening, partial(self.federation.order, site, "resume"))
+        return self.federation.order(site, "pause")
+
     def block(self, site: PeerSite, happening: Happening) -> bool:
         if site.life is None or happening.other == happening.site:
             return False
@@ -343,6 +348,7 @@ HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = M
         "begin": Play.begin,
         "listen": Play.listen,
         "conclude": Play.conclude,
+        "rest": Play.rest,
         "block": Play.block,
         "extend": Play.extend,
         "retire": Play.retire,

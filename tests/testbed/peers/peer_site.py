@@ -20,7 +20,7 @@ from kmel_p2p.agreement.identity import SiteKey, curve_public
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer
-from kmel_p2p.core.rounds import CharterAmended, Conclude, Listen, Ready, RoundTrained
+from kmel_p2p.core.rounds import CharterAmended, Listen, Ready, RoundTrained
 from kmel_p2p.core.rounds.contract import RoundOpened
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.net.admission import AdmittedSites
@@ -31,6 +31,7 @@ from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
+from kmel_p2p.site.pausing import Pausing
 from kmel_p2p.site.peer_machine import make_peer
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.orders import OrderBook
@@ -128,8 +129,8 @@ class PeerSite:
         written = store.get_blob(MODELS_BLOB)
         if written is not None:
             found.append(Listen("the run was complete before this start", int(written)))
-        if life.orders.orders.concluded is not None:
-            found.append(Conclude(life.orders.orders.concluded))
+        found += life.orders.first_commands()
+        Pausing(life.orders, (), found.append).look()
         return found
 
     def prepared(self) -> list[Any]:
@@ -205,6 +206,7 @@ class PeerSite:
             status=cast(Any, None),
             result=lambda: None,
             stop=lambda: None,
+            pause=Pausing(life.orders, (), command).tell,
         )
         asyncio.run(requests.answer(name, arguments))
 

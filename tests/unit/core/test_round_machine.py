@@ -16,10 +16,12 @@ from kmel_p2p.core.rounds import (
     ApproveUntil,
     EntryHeld,
     Listen,
+    Pause,
     Phase,
     PhaseChanged,
     Ready,
     Reject,
+    Resume,
     RoundAbandoned,
     RoundCommitted,
     RoundFailed,
@@ -176,6 +178,38 @@ def test_a_failed_round_leaves_the_site_unready_until_it_says_otherwise() -> Non
     assert failed == [RoundAbandoned(1, "signal 9"), PhaseChanged(Phase.PREPARING, "signal 9")]
     assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5, 3)
     assert mode.told(Unready("lost")) == [PhaseChanged(Phase.PREPARING, "lost")]
+
+
+def test_a_pause_begins_after_the_open_round_and_ends_where_it_began() -> None:
+    mode = PlainMode()
+    mode.told(Ready())
+    assert mode.told(Pause("nights only")) == []
+    assert mode.told(trained(1)) == []
+    assert mode.told(Persisted(1)) == [
+        RoundCommitted(1), PhaseChanged(Phase.PREPARING, "nights only"), Waiting("nights only")
+    ]  # fmt: skip
+    assert mode.told(Resume()) == [
+        PhaseChanged(Phase.TRAINING, "the pause is over"), Waiting(""), RoundOpened(2, 20, 1.5, 3)
+    ]  # fmt: skip
+
+
+def test_a_site_that_was_paused_before_its_data_were_ready_trains_after_both() -> None:
+    mode = PlainMode()
+    assert mode.told(Pause("nights only")) == [Waiting("nights only")]
+    assert mode.told(Ready()) == []
+    assert mode.told(Unready("lost")) == []
+    assert mode.told(Resume()) == [Waiting("")]
+    assert mode.told(Ready())[-1] == RoundOpened(1, 20, 1.5, 3)
+
+
+def test_a_pause_brings_nobody_back_from_listening() -> None:
+    mode = PlainMode()
+    mode.told(Pause("nights only"))
+    mode.told(Ready())
+    mode.told(Listen("enough"))
+    mode.told(Resume())
+    assert mode.phase is Phase.LISTENING
+    assert RoundOpened not in {type(event) for event in mode.told(Ready())}
 
 
 def test_what_cannot_be_stored_is_abandoned() -> None:

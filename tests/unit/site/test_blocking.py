@@ -181,7 +181,7 @@ async def test_an_order_is_kept_before_it_takes_force(site: Site, tmp_path: Path
         # What a crash right here would leave behind holds already.
         given.append((order, OrderBook(tmp_path / "state").orders))
 
-    parts = dict.fromkeys(("activity", "writer", "status", "result", "stop"), Mock())
+    parts = dict.fromkeys(("activity", "writer", "status", "result", "stop", "pause"), Mock())
     averaging = Mock(vector={site.charter.site_named("south").site_key: 7})
     requests = OperatorRequests(site=lambda: site, averaging=averaging, orders=book, command=command, **parts)
     answer = await requests.answer("block", {"site": "south", "reason": "lies"})
@@ -212,4 +212,4 @@ def test_a_peer_that_does_not_run_is_given_the_order_for_its_next_start(
     assert invoke(["unblock", "south", "-c", settings]) == 0
     assert invoke(["unblock", "south", "-c", settings]) == ExitCode.REFUSED
     stored = json.loads((site.config.site.state_dir / ORDERS_NAME).read_text())
-    assert stored == {"blocked": {}, "concluded": None, "approved_until": 0}
+    assert stored == {"blocked": {}, "concluded": None, "approved_until": 0, "paused": None}

@@ -17,7 +17,7 @@ from kmel_p2p.site.state.orders import OrderBook
 
 async def test_the_held_entry_is_handed_out_until_it_is_decided_on() -> None:
     activity, given = Activity(clock=lambda: 0.0), Mock()
-    parts = dict.fromkeys(("site", "averaging", "orders", "writer", "status", "result", "stop"), Mock())
+    parts = dict.fromkeys(("site", "averaging", "orders", "writer", "status", "result", "stop", "pause"), Mock())
     requests = OperatorRequests(activity=activity, command=given, **parts)
     activity.trained_payload = b"\x00\xffpayload"
     assert await requests.answer("held", {}) is None
@@ -39,7 +39,7 @@ async def test_the_held_entry_is_handed_out_until_it_is_decided_on() -> None:
 
 async def test_entries_approved_beforehand_are_kept_over_restarts(tmp_path: Path) -> None:
     activity, given, orders = Activity(clock=lambda: 0.0), Mock(), OrderBook(tmp_path)
-    parts = dict.fromkeys(("site", "averaging", "writer", "status", "result", "stop"), Mock())
+    parts = dict.fromkeys(("site", "averaging", "writer", "status", "result", "stop", "pause"), Mock())
     requests = OperatorRequests(activity=activity, command=given, orders=orders, **parts)
     activity.hold(7)
     await requests.answer("approve_until", {"number": 6})
