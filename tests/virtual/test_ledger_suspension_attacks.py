@@ -181,11 +181,8 @@ def test_one_voter_with_endless_votes_is_given_little_time_and_makes_no_noise() 
     made = training(7)
     key, panel_ledger = made.sites[0].key, made.averaging(1).ledger
     endless = [vote(made, BAD, 0, 1 + number % 7, 10 + number, classes={0: 1 + number % 3}) for number in range(640)]
-    taken = 0
     for start in range(0, 640, MAX_VOTES):
-        before = panel_ledger.votes.digest()
         deliver(made, endless[start : start + MAX_VOTES], [1])
-        taken += panel_ledger.votes.digest() != before
     known = panel_ledger.votes.of(made.sites[BAD].key, key)
     assert known is not None
     assert known.number <= 10 + AT_ONCE * 4
@@ -199,3 +196,31 @@ def test_votes_on_places_that_the_charter_lacks_are_left() -> None:
     deliver(made, [vote(made, BAD, 0, 1, 9, classes={1: 5}), vote(made, BAD, 1, 1, 9, classes={1023: 5})], [0, 1, 2])
     made.run(2 * SECOND)
     assert all(len(made.averaging(index).ledger.votes) == 0 for index in (0, 1, 2))
+
+
+def test_votes_made_up_in_a_sites_name_do_not_hold_up_its_own() -> None:
+    made = training(9)
+    made_up = [dataclasses.replace(vote(made, 0, 2, 1, 5 + n), signature=bytes(64)) for n in range(100)]
+    for start in range(0, 100, 4):
+        deliver(made, made_up[start : start + 4], [1])
+    deliver(made, [vote(made, 0, BAD, 3, 9)], [1])
+    assert set(made.averaging(1).ledger.votes.against(made.sites[BAD].key)) == {made.sites[0].key}
+    assert len(made.averaging(1).ledger.votes) == 1
+
+
+def test_a_suspended_site_that_is_retired_leaves_what_votes_took_out_where_it_is() -> None:
+    made = training(10)
+    deliver(made, [vote(made, 0, BAD, 3, 9), vote(made, 1, BAD, 3, 9)], [0, 1, 2, 3])
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {3})
+    amend(made, 2, agreed(made, [0, 1, 2], retire=[{"name": "site3", "last": 8}]))
+    assert lives_on(made, [0, 1, 2])
+    assert {made.averaging(index).ledger.suspended[made.sites[BAD].key] for index in (0, 1, 2)} == {3}
+
+
+def test_a_site_without_which_too_few_are_left_may_take_its_word_back() -> None:
+    made = training(11)
+    deliver(made, [vote(made, 0, BAD, 3, 9), vote(made, 1, BAD, 3, 9)], [0, 1, 2, 3])
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {3})
+    deliver(made, [vote(made, 1, BAD, 9, 10, against=False)], [2], sender=1)
+    assert made.run(60 * SECOND, until=lambda: suspended(made) == {None})
+    assert lives_on(made, [0, 1, 2, 3])

@@ -52,7 +52,7 @@ SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confir
 
 STALE = (
     "an amendment or votes change whether entries count that are compacted here; fetching a snapshot. If no site has "
-    "one, an amendment ends this: lift the suspension, or retire the site"
+    "one, an amendment that lifts the suspension, or retracts the same entries, ends this"
 )
 
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"

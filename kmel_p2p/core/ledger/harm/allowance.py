@@ -22,10 +22,10 @@ class VoteAllowance:
         self._spent_us: dict[SiteKey, Micros] = {}
         """Voter -> when everything that it brought is paid off."""
 
-    def take(self, voter: SiteKey, sites: int, now: Micros) -> bool:
-        """Whether a vote of this voter may be looked at now. `sites`: on the roster."""
-        spent_us = max(self._spent_us.get(voter, now), now)
-        if spent_us - now > AT_ONCE * sites * APART:
-            return False
-        self._spent_us[voter] = spent_us + APART
-        return True
+    def has_left(self, voter: SiteKey, sites: int, now: Micros) -> bool:
+        """Whether a vote of this voter may be taken in now. `sites`: on the roster."""
+        return self._spent_us.get(voter, now) - now < AT_ONCE * sites * APART
+
+    def spend(self, voter: SiteKey, now: Micros) -> None:
+        """A vote is taken in that the voter certainly signed: what others make up in its name costs it nothing."""
+        self._spent_us[voter] = max(self._spent_us.get(voter, now), now) + APART

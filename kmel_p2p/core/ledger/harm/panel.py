@@ -53,7 +53,8 @@ RENEWED_AFTER = 4
 entries that it is against for a while only (`retention.DISPUTED`)."""
 
 TOLD_OF = 2
-"""Voters against an author that make an alarm where this site sees no harm itself. One alone is shown by `status`."""
+"""Fewest voters against an author that make an alarm where this site sees no harm itself, and at least a quarter of the
+others, so that a few cannot fill the alarms. Every vote is shown by `status`."""
 
 
 class Panel:
@@ -206,9 +207,8 @@ class Panel:
             try:
                 vote = decode(encoded)
                 # The signature last: it is what costs most.
-                if not ledger.suspensions.admits(vote):
-                    continue
-                if not self._allowance.take(vote.voter, len(ledger.rules.current), now):
+                allowed = self._allowance.has_left(vote.voter, len(ledger.rules.current), now)
+                if not allowed or not ledger.suspensions.admits(vote):
                     continue
                 if not vote.is_signed(ledger.rules.charter_id):
                     raise WireError("its voter did not sign it")
@@ -219,6 +219,7 @@ class Panel:
                     break
                 continue
             if ledger.vote(vote):
+                self._allowance.spend(vote.voter, now)
                 new.append(vote)
                 self._outbox.append(Persist(VoteRecord(encoded)))
         if new:
@@ -254,7 +255,7 @@ class Panel:
         current = ledger.rules.current
         voters = {voter: vote for voter, vote in ledger.votes.against(author).items() if voter in current}
         told = self._told.get(author)
-        if look is None and len(voters) < TOLD_OF:
+        if look is None and len(voters) < max(TOLD_OF, len(current - {author}) // 4):
             if told is not None:
                 del self._told[author]
                 self._outbox.append(Emit(HarmGone(author)))

@@ -4,8 +4,8 @@ Neither entries nor the order in which anything came decide which votes are take
 that know the same amendments and votes suspend the same authors from the same entries on.
 
 An author is suspended where enough sites stand against it under *any* roster of its present term. So a site that
-joins, leaves or changes its key ends no suspension; an amendment that lifts it does, or so many voters that take their
-word back that too few are left.
+joins, leaves or changes its key ends no suspension, be it a voter or the author; an amendment that lifts it does, or so
+many voters that take their word back that too few are left.
 """
 
 from __future__ import annotations
@@ -84,11 +84,8 @@ class Suspensions:
     def _judge(self, author: SiteKey) -> None:
         constitution = self._constitution
         assert constitution is not None, "votes are taken in under a constitution"
-        start = None
-        # Once the consortium has retired a site, the amendment says what counts. A new key is not such a decision.
-        if author not in constitution.retired or author in constitution.replaced:
-            quorum = constitution.genesis.ledger.suspension_quorum
-            start = first_taken_out(author, self.votes.against(author), self._rosters_of(author), quorum)
+        quorum = constitution.genesis.ledger.suspension_quorum
+        start = first_taken_out(author, self.votes.against(author), self._rosters_of(author), quorum)
         if start is not None:
             self.starts = dict(sorted({**self.starts, author: start}.items()))
         else:
