@@ -75,6 +75,56 @@ def approve(config_path: Path) -> None:
     click.echo(f"Approved dataset {content['dataset_hash'][:16]}: {len(own)} compounds, {own.total.used} measurements.")
 
 
+@data.command("changes")
+@click.option(
+    "--since",
+    "version",
+    default="newest",
+    show_default=True,
+    metavar="VERSION",
+    help="Of this site's models; see kmel-peer models list.",
+)
+@click.option("--out", type=DIRECTORY, help="Where to write; default: data-check in the state directory.")
+@config_option
+@json_option
+def changes_command(version: str, out: Path | None, config_path: Path, as_json: bool) -> None:
+    """Say what was added, changed and removed since a version of the models was trained.
+
+    Also which versions were trained on what is gone. Writes changes_STAYS.csv with every measurement concerned.
+    """
+    from kmel_p2p.chem.dataset.refresh import KEPT, changes, counted, learned_from, measured_in, read_measured
+    from kmel_p2p.cli.data_view import changes_table
+    from kmel_p2p.files import write_whole
+    from kmel_p2p.learn.predict.versions import find, versions
+    from kmel_p2p.site.config import load_config
+
+    config = load_config(config_path)
+    one = find(config.site.state_dir, version)
+    dataset, before = read_measured(one.folder / KEPT)
+    charter, own, _ = read_measurements(config, quiet=as_json)
+    found = changes(before, measured_in(own))
+    removed = [change for change in found if change.kind == "removed"]
+    kept = [other for other in versions(config.site.state_dir) if (other.folder / KEPT).exists()]
+    known = {other.name: read_measured(other.folder / KEPT)[1] for other in kept} if removed else {}
+    report: dict[str, Any] = {
+        "since": one.name,
+        "dataset_then": dataset,
+        "dataset_now": own.dataset_hash(),
+        "endpoints": counted(found, [endpoint.name for endpoint in charter.assay_endpoints]),
+        "trained_on_removed": learned_from(removed, known),
+    }
+    folder = out or config.site.state_dir / "data-check"
+    write_whole(folder / "changes_STAYS.csv", changes_table(found, charter.assay_endpoints).encode())
+    if as_json:
+        echo_json(report)
+        return
+    for name, count in report["endpoints"].items():
+        click.echo(f"{name}: {count['added']} added, {count['changed']} changed, {count['removed']} removed")
+    for name, number in report["trained_on_removed"].items():
+        click.echo(f"version {name} was trained on {number} of the removed measurements")
+    click.echo(f"Written: {folder}/changes_STAYS.csv")
+
+
 @data.command("catalogue")
 @click.argument("name", required=False)
 @json_option

@@ -21,6 +21,7 @@ from typing import Any
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.chem.dataset.manifest import MANIFEST
+from kmel_p2p.chem.dataset.refresh import KEPT, read_measured
 from kmel_p2p.files import BY_UMASK, sync_directory, write_whole
 from kmel_p2p.learn.predict.model_directory import CARD, UNFINISHED, Card, read_card
 
@@ -59,11 +60,13 @@ class Version:
         return {}
 
 
-def keep_version(state_dir: Path, at_s: float) -> str:
+def keep_version(state_dir: Path, at_s: float, dataset_hash: str = "") -> str:
     """Keep the newest models as a version; nothing happens if they are kept already. Returns its name.
 
     Args:
         at_s: time in seconds since 1970 (UTC).
+        dataset_hash: of what they were trained on. Manifest and measurements are kept with them only if they are of
+            that dataset: another command may have read newer files meanwhile.
 
     Raises:
         ConfigError: there are no models, or the disk is not writable.
@@ -81,8 +84,7 @@ def keep_version(state_dir: Path, at_s: float) -> str:
         for path in newest.iterdir():
             if path.is_file():
                 _link(path, aside / path.name)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copy2(state_dir / MANIFEST, aside / MANIFEST)
+        _keep_dataset(state_dir, aside, dataset_hash)
         write_whole(aside / FACTS, json.dumps({"version": name, "at_s": at_s}).encode(), mode=BY_UMASK)
         os.replace(aside, folder)
         sync_directory(folder.parent)
@@ -204,6 +206,15 @@ def prune(state_dir: Path, keep: int) -> list[Version]:
         except OSError as error:
             raise ConfigError(f"{one.folder}: cannot be deleted: {error.strerror}") from error
     return gone
+
+
+def _keep_dataset(state_dir: Path, aside: Path, dataset_hash: str) -> None:
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        if parse_json((state_dir / MANIFEST).read_bytes())["dataset_hash"] == dataset_hash:
+            shutil.copy2(state_dir / MANIFEST, aside / MANIFEST)
+    with contextlib.suppress(ConfigError):
+        if read_measured(state_dir / KEPT)[0] == dataset_hash:
+            shutil.copy2(state_dir / KEPT, aside / KEPT)
 
 
 def _version(folder: Path) -> Version:

@@ -11,6 +11,7 @@ from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.dataset.measurements import Measurements, write_rejects
+from kmel_p2p.chem.dataset.refresh import KEPT, write_measured
 from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
@@ -50,6 +51,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     rejects_path = plan.state_dir / "rejects.csv"
     write_rejects(rejects_path, [*own.rejects, *(test.rejects if test else ())])
     write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
+    write_measured(plan.state_dir / KEPT, own)
     if plan.require_approval:
         require_approved(plan.state_dir, own.dataset_hash())
     dataset = Dataset.build(own, own.folds(plan.split), test, trunk=plan.architecture.trunk)

@@ -187,7 +187,8 @@ class Trainer:
     def _keep_version(self) -> str:
         """Keep the models that were just written as a version; returns why that failed, if it did."""
         try:
-            keep_version(self._plan.state_dir, time.time())
+            dataset = self._prepared.dataset_hash if self._prepared is not None else ""
+            keep_version(self._plan.state_dir, time.time(), dataset)
             prune(self._plan.state_dir, self._plan.versions)
         except ConfigError as error:
             # The models themselves are written.

@@ -89,3 +89,37 @@ def test_prune_asks_and_spares_the_newest(two: tuple[Path, str, str], run: Run) 
     done = run("models", "prune", "--keep", 1, "--yes", "--config", settings, "--json")
     assert json.loads(done.out) == {"deleted": [first]}
     assert [one["version"] for one in json.loads(run("models", "list", "--config", settings, "--json").out)] == [second]
+
+
+def test_what_changed_since_a_version_is_told_and_what_learned_from_it(trained: Path, run: Run) -> None:
+    settings, state = trained, trained.parent / "state"
+    # Reads the dataset as a trainer does, and keeps what was measured.
+    assert run("evaluate", "--config", settings, "--json").code == ExitCode.OK
+    dataset = json.loads((state / "dataset_STAYS.json").read_text())["dataset_hash"]
+    name = keep_version(state, 1_800_000_000.0, dataset)
+    same = run("data", "changes", "--config", settings, "--json")
+    assert same.code == ExitCode.OK, same.err
+    assert json.loads(same.out)["endpoints"] == {"logd": {"added": 0, "changed": 0, "removed": 0}}
+
+    lines = (trained.parent / "d.csv").read_text().splitlines()
+    changed = [lines[0], lines[1].replace("0.2", "9.9"), *lines[4:], "CCCCl,1.5"]
+    assert changed[1] != lines[1]
+    (trained.parent / "d.csv").write_text("\n".join(changed) + "\n")
+    report = json.loads(run("data", "changes", "--config", settings, "--json").out)
+    assert report["endpoints"] == {"logd": {"added": 1, "changed": 1, "removed": 2}}
+    assert report["trained_on_removed"] == {name: 2}
+    assert report["since"] == name
+    assert f"version {name} was trained on 2 of the removed" in run("data", "changes", "--config", settings).out
+    table = (state / "data-check" / "changes_STAYS.csv").read_text().splitlines()
+    assert table[0] == "compound,assay_endpoint,kind,before,now"
+    assert len(table) == 5
+    assert (state / "data-check" / "changes_STAYS.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_dataset_that_was_read_meanwhile_is_not_taken_for_the_one_trained_on(trained: Path, run: Run) -> None:
+    state = trained.parent / "state"
+    assert run("evaluate", "--config", trained, "--json").code == ExitCode.OK
+    keep_version(state, 1_800_000_000.0, "ab" * 32)
+    done = run("data", "changes", "--config", trained)
+    assert done.code == ExitCode.CONFIG
+    assert "was not kept" in done.err
