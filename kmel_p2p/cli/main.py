@@ -35,6 +35,10 @@ COMMANDS = {
         "kmel_p2p.cli.amendment:amendment",
         "Add, retire or re-key a site; extend the run.",
     ),
+    "contribution": (
+        "kmel_p2p.cli.contribution:contribution",
+        "Show what each author's entries were worth to this site.",
+    ),
     "audit": ("kmel_p2p.cli.audit:audit", "Say what this site's entries show of its compounds."),
     "privacy": ("kmel_p2p.cli.privacy:privacy", "Plan differential privacy of single compounds."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),

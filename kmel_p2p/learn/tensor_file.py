@@ -1,10 +1,10 @@
-"""Tensors and a few plain facts in one safetensors file, or one bare vector; a crash leaves the old file or the new."""
+"""Tensors and a few plain facts in one safetensors file, or bare vectors; a crash leaves the old file or the new."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +86,37 @@ def read_vector(path: Path, size: int) -> NDArray[np.float32]:
     if not np.isfinite(values).all():
         raise ConfigError(f"{path}: has values that are not finite: it is damaged; delete it and start again")
     return values
+
+
+def write_parts(path: Path, parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> None:
+    """Write positions int64[n] and values float32[n] of each part, n of its own.
+
+    Raises:
+        ConfigError: the disk is full or not writable.
+    """
+    tensors: Tensors = {}
+    for at, (positions, values) in enumerate(parts):
+        tensors |= {f"positions.{at}": positions, f"values.{at}": values}
+    write_whole(path, save(tensors))
+
+
+def read_parts(path: Path, count: int, size: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """What `write_parts` wrote.
+
+    Args:
+        count: of parts.
+        size: of the vector that the positions are in.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or of another model.
+    """
+    try:
+        with safe_open(path, framework="np") as handle:
+            parts = [(handle.get_tensor(f"positions.{at}"), handle.get_tensor(f"values.{at}")) for at in range(count)]
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; start again") from error
+    for positions, values in parts:
+        fits = positions.dtype == np.int64 and values.dtype == np.float32 and positions.shape == values.shape
+        if not fits or (positions.size and not 0 <= positions.min() <= positions.max() < size):
+            raise ConfigError(f"{path}: belongs to another model: its positions are not in a vector of {size}")
+    return parts

@@ -14,7 +14,6 @@ import secrets
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -43,12 +42,14 @@ from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.audit import Audit
+from kmel_p2p.site.observe.contribution import contribution_page, contribution_report
 from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import HeadKeeper
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME
 from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
 from kmel_p2p.site.observe.metrics import MetricsServer
 from kmel_p2p.site.observe.reporting import Reporter
+from kmel_p2p.site.observe.sampling import Sampler
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
 from kmel_p2p.site.pausing import Pausing
@@ -60,15 +61,15 @@ from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.state.recording import Recorder, known_descriptors
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
-from kmel_p2p.site.tasks import end_task
 from kmel_p2p.site.trainer.answers import TrainerAnswers
+from kmel_p2p.site.trainer.contribution_book import BLOB as BOOK
+from kmel_p2p.site.trainer.contribution_book import ContributionBook
+from kmel_p2p.site.trainer.contributions import ContributionMeasuring
 from kmel_p2p.site.trainer.looks import TrunkLooks
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 
 log = structlog.get_logger()
 
-TICK_S = 2.0
-"""Between two samples for the history, and between two looks at the egress log."""
 MESSAGE_SLACK_BYTES = 64 * 1024
 """Room for entry headers and the frame of a message around the payloads."""
 GOODBYE_LINGER_MS = 500
@@ -157,6 +158,13 @@ class Daemon:
             time.monotonic,
         )
         parts.push_async_callback(self._trainer.stop)
+        self._measuring = ContributionMeasuring(
+            state_dir,
+            ContributionBook.decode(await writer.call(lambda store: store.get_blob(BOOK))),
+            lambda mark: self._mode.stretch_since(self._site, averaging, mark),
+            self._trainer.examine,
+            lambda book: self._note(lambda store: store.put_blob(BOOK, book)),
+        )
         self._final_models = FinalModels(
             site=lambda: self._site,
             averaging=averaging,
@@ -218,7 +226,6 @@ class Daemon:
         self._pausing.look()
         await control.start()
         parts.push_async_callback(control.close)
-        await self._open_metrics(parts)
         looks = TrunkLooks(
             state_dir,
             lambda turn: self._mode.trunks_without(self._site, averaging, turn),
@@ -230,6 +237,7 @@ class Daemon:
             command=self._driver.command,
             final_models=self._final_models,
             looks=looks,
+            measuring=self._measuring,
             note=self._note,
             fail=self._fail,
         )
@@ -237,8 +245,20 @@ class Daemon:
         parts.push_async_callback(self._final_models.close)
         parts.push_async_callback(looks.close)
         self._reception.start()
-        ticker = asyncio.create_task(self._tick(), name="tick")
-        parts.push_async_callback(end_task, ticker)
+        parts.push_async_callback(self._measuring.close)
+        sampler = Sampler(
+            look=self._pausing.look,
+            status=self._status.build,
+            activity=self._activity,
+            note=self._note,
+            disk_full=lambda: writer.disk_full,
+            tell_disk=self._reporter.disk_is_full,
+            audit=self._audit,
+            seen=self._saw,
+        )
+        sampler.start()
+        await self._open_metrics(parts)
+        parts.push_async_callback(sampler.close)
         writer.wait_for_room = True
         entries = sum(averaging.vector.values())
         log.info("peer started", address=address, generation=generation, mode=self._site.mode, entries=entries)
@@ -247,7 +267,10 @@ class Daemon:
         if not self._config.metrics.listen:
             return
         host, _, port = self._config.metrics.listen.rpartition(":")
-        server = MetricsServer(self._status.build, self._activity.events)
+        pages = {
+            "/contribution": lambda query: contribution_page(contribution_report(self._site, self._measuring.book)),
+        }
+        server = MetricsServer(self._status.build, self._activity.events, pages)
         bound = await server.start(host.strip("[]"), int(port))
         parts.push_async_callback(server.close)
         log.info("metrics", address=f"http://{host}:{bound}/")
@@ -255,6 +278,10 @@ class Daemon:
     async def _status_with_digest(self, digest: TrunkDigest) -> StatusDocument:
         await digest.refresh()
         return self._status.build()
+
+    def _saw(self, site: SiteKey, reachable: bool) -> None:
+        size = rounds.size_class(self._peer.membership, site)
+        self._measuring.book.saw(site, reachable=reachable, size_class=size)
 
     async def _say_goodbye(self) -> None:
         self._driver.command(membership_commands.Leave())
@@ -316,6 +343,7 @@ class Daemon:
             case rounds.RoundAbandoned():
                 self._trainer.abandon(event)
             case rounds.RunComplete():
+                self._measuring.measure_the_rest()
                 self._final_models.begin()
             case LeaveFinished():
                 self._left.set()
@@ -361,36 +389,6 @@ class Daemon:
         run_over = self._peer.averaging.phase is rounds.Phase.LISTENING
         if self._config.ledger.on_complete == "exit" and run_over:
             self._stop.set()
-
-    # ---- time ---------------------------------------------------------------------------------------------------
-
-    async def _tick(self) -> None:
-        """Sample for the report and flush the egress log."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            try:
-                await self._sample()
-            except OSError as error:
-                # Descriptors may be short for a moment: a peer that only missed a sample goes on.
-                text = f"this peer could not look at itself: {error}; does it have enough descriptors (ulimit -n)?"
-                self._activity.alarm("short of resources", text)
-                log.warning("sample missed", error=repr(error))
-            else:
-                self._activity.clear("short of resources")
-
-    async def _sample(self) -> None:
-        self._pausing.look()
-        status = self._status.build()
-        row = {
-            "phase": status.phase.value,
-            "vector": dict(status.averaging.vector),
-            "bytes_out": status.egress.bytes_out,
-            "bytes_in": status.egress.bytes_in,
-            "alive": status.reachable,
-        }
-        self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
-        self._reporter.disk_is_full(self._writer.disk_full)
-        await self._audit.look()
 
 
 def now_us() -> Micros:

@@ -30,9 +30,11 @@ from kmel_p2p.core.rounds.contract import (
     SiteUnblocked,
     Unready,
     Waiting,
+    size_class,
 )
 from kmel_p2p.core.rounds.ending import RunHeldUp, RunNotAwaiting
 from kmel_p2p.core.rounds.looks import EndpointLook, Look, Looked, TrunkPart, Trunks
+from kmel_p2p.core.rounds.worth import Stretch, StretchPart, StretchWork
 
 __all__ = [
     "COMMANDS",
@@ -67,8 +69,12 @@ __all__ = [
     "RunNotAwaiting",
     "SiteBlocked",
     "SiteUnblocked",
+    "Stretch",
+    "StretchPart",
+    "StretchWork",
     "TrunkPart",
     "Trunks",
     "Unready",
     "Waiting",
+    "size_class",
 ]

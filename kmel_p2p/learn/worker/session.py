@@ -7,6 +7,7 @@ child processes of its own, which daemonic processes may not have). Commands are
     Train     -> Progress*, Trained      (then Commit or Abandon, which have no answer)
     Finish    -> Progress*, Finished
     Examine   -> Examined             (at any time after Prepared; it changes nothing)
+    Appraise     -> Appraised              (likewise)
     Stop      -> (the process ends with exit code 0, also in the middle of another command)
 
 `Failed` may answer any command; the process then ends with exit code 1. Closing the pipe ends the process, as does
@@ -183,12 +184,31 @@ class Examine:
     parts: tuple[PartFile, ...]
 
 
+FEWEST_COMPOUNDS = 20
+"""Held-out compounds with a value of an assay endpoint; with fewer, nothing is said of what contributions are worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appraise:
+    """Measure what each part of a stretch of the trunk's way did to the loss on held-out compounds.
+
+    Attributes:
+        half_way: file of the trunk half-way (`tensor_file.read_vector`).
+        parts: file of the parts (`tensor_file.read_parts`).
+        count: of parts.
+    """
+
+    half_way: Path
+    parts: Path
+    count: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """End now."""
 
 
-Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Examine | Stop
+Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Examine | Appraise | Stop
 
 # trainer -> daemon
 
@@ -325,6 +345,29 @@ class Examined:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointWorth:
+    """What the parts of a stretch did to one assay endpoint.
+
+    Attributes:
+        compounds: held-out compounds with a value.
+        loss: mean loss half-way, in labels.
+        worth: by group of compounds, then by part: by how much the part made the mean loss of the group smaller.
+    """
+
+    compounds: int
+    loss: float
+    worth: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Appraised:
+    """What `Appraise` found, by place of the assay endpoint in the charter; `seconds` is what it took."""
+
+    endpoints: Mapping[int, EndpointWorth]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The last command failed.
 
@@ -337,4 +380,4 @@ class Failed:
     text: str
 
 
-Answer: TypeAlias = Progress | Prepared | Trained | Finished | Examined | Failed
+Answer: TypeAlias = Progress | Prepared | Trained | Finished | Examined | Appraised | Failed

@@ -17,6 +17,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
 from kmel_p2p.learn.evaluate.effect import EffectMeter, looked_at
+from kmel_p2p.learn.evaluate.worth import WorthMeter
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
@@ -24,7 +25,7 @@ from kmel_p2p.learn.predict.model_directory import Card, rewritten, write_model
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER, keep_version, prune
-from kmel_p2p.learn.tensor_file import read_vector
+from kmel_p2p.learn.tensor_file import read_parts, read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds, check_layout
@@ -32,6 +33,8 @@ from kmel_p2p.learn.worker.prepare import prepare
 from kmel_p2p.learn.worker.session import (
     Abandon,
     Answer,
+    Appraise,
+    Appraised,
     Command,
     Commit,
     Examine,
@@ -71,6 +74,7 @@ class Trainer:
         self._prepared: Prepared | None = None
         self._rounds: Rounds | None = None
         self._meter: EffectMeter | None = None
+        self._worth: WorthMeter | None = None
 
     def close(self) -> None:
         """Release the shared memory."""
@@ -97,6 +101,8 @@ class Trainer:
                 return self._finish(command)
             case Examine():
                 return self._examine(command)
+            case Appraise():
+                return self._appraise(command)
         raise Bug(f"unknown command {command!r}")
 
     def _prepare(self) -> Prepared:
@@ -211,6 +217,18 @@ class Trainer:
             found = self._meter.effects(whole, read_vector(part.path, self._layout.size))
             effects.append(PartEffect(part, found))
         return Examined(tuple(effects), time.monotonic() - started)
+
+    def _appraise(self, command: Appraise) -> Appraised:
+        started = time.monotonic()
+        rounds = self._require_rounds()
+        if self._worth is None:
+            assert self._dataset is not None
+            seed = self._plan.training.seed
+            self._worth = WorthMeter(looked_at(self._dataset, seed), Network(self._plan.architecture), seed)
+        self._worth.load_private(rounds.private())
+        parts = read_parts(command.parts, command.count, self._layout.size)
+        found = self._worth.worth(read_vector(command.half_way, self._layout.size), parts)
+        return Appraised(found, time.monotonic() - started)
 
     def _comparison_progress(self, done: int, total: int) -> None:
         self._outlet.report(Progress("comparison", done, total))

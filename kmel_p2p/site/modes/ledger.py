@@ -35,8 +35,9 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Bodies, SnapshotPart
-from kmel_p2p.core.rounds import Averaging, Members, Trunks
-from kmel_p2p.core.types import Micros, Randomness
+from kmel_p2p.core.ledger.worth.stretch import stretch_since
+from kmel_p2p.core.rounds import Averaging, Members, StretchWork, Trunks
+from kmel_p2p.core.types import Micros, Randomness, Vector
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
@@ -256,6 +257,10 @@ class LedgerMode(SiteMode):
     def trunks_without(self, site: Site, averaging: Averaging, turn: int) -> Trunks | None:
         """Without each other author that counts: whole, and its newest entries."""
         return trunks_without(_of(averaging).ledger, site.identity.key, codec_of(site), turn)
+
+    def stretch_since(self, site: Site, averaging: Averaging, mark: Vector) -> StretchWork | None:
+        """The entries that count and came since."""
+        return stretch_since(_of(averaging).ledger, codec_of(site), mark)
 
     def own_work(
         self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]

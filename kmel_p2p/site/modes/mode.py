@@ -19,8 +19,8 @@ from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Message, Record
-from kmel_p2p.core.rounds import Averaging, Members, Trunks
-from kmel_p2p.core.types import Micros, Randomness
+from kmel_p2p.core.rounds import Averaging, Members, StretchWork, Trunks
+from kmel_p2p.core.types import Micros, Randomness, Vector
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters
 from kmel_p2p.delta.layout import Layout
@@ -163,6 +163,13 @@ class SiteMode(ABC):
 
         Args:
             turn: counts looks; where there are many authors, they take turns.
+        """
+        return None
+
+    def stretch_since(self, site: Site, averaging: Averaging, mark: Vector) -> StretchWork | None:
+        """Work for another thread: the trunk's way since `mark`, and each author's part of it.
+
+        None where the mode knows no parts, or none came.
         """
         return None
 

@@ -1,6 +1,7 @@
 """Figures for a monitoring system and a page for a browser, read-only, on loopback.
 
-`GET /metrics` answers in the Prometheus text format, `GET /` with the status document as a page that reloads itself.
+`GET /metrics` answers in the Prometheus text format, `GET /` with the status document as a page that reloads itself,
+and further pages lie beside it (contributions).
 Everything comes from the status document and the event counters, so that nothing can disagree.
 """
 
@@ -103,8 +104,15 @@ def _member_metrics(status: StatusDocument) -> Iterable[Metric]:
 class MetricsServer:
     """HTTP on one loopback address. Answers GET and nothing else; never touches the peer."""
 
-    def __init__(self, status: Callable[[], StatusDocument], events: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], StatusDocument],
+        events: Mapping[str, int],
+        pages: Mapping[str, Callable[[str], str]] | None = None,
+    ) -> None:
+        """`pages`: path -> makes the page; given what follows the question mark."""
         self._status = status
+        self._pages = dict(pages or {})
         self._registry = CollectorRegistry()
         self._registry.register(StatusCollector(status, events))
         self._server: asyncio.Server | None = None
@@ -163,7 +171,7 @@ class MetricsServer:
         await writer.drain()
 
     def _answer(self, request: h11.Request) -> tuple[int, str, bytes]:
-        path = request.target.split(b"?", 1)[0]
+        path, _, query = request.target.partition(b"?")
         if not name_this_machine(value.decode("latin-1") for name, value in request.headers if name == b"host"):
             return 421, "text/plain; charset=utf-8", b"ask for localhost or an address, not for a name\n"
         if request.method != b"GET":
@@ -172,12 +180,16 @@ class MetricsServer:
             return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
         if path == b"/":
             return 200, "text/html; charset=utf-8", status_page(self._status()).encode()
+        page = self._pages.get(path.decode("latin-1"))
+        if page is not None:
+            return 200, "text/html; charset=utf-8", page(query.decode("latin-1")).encode()
         if path == b"/healthz":
             return 200, "text/plain; charset=utf-8", b"the daemon answers\n"
         if path == b"/readyz":
             reason = why_not_ready(self._status())
             return (503 if reason else 200), "text/plain; charset=utf-8", f"{reason or 'ready'}\n".encode()
-        return 404, "text/plain; charset=utf-8", b"/, /metrics, /healthz and /readyz are here\n"
+        known = ", ".join(("/", "/metrics", "/healthz", "/readyz", *sorted(self._pages)))
+        return 404, "text/plain; charset=utf-8", f"here are {known}\n".encode()
 
 
 def why_not_ready(status: StatusDocument) -> str:
@@ -212,6 +224,7 @@ def status_page(status: StatusDocument) -> str:
         f'<p><b title="{html.escape(status.phase.meaning)}">{status.phase}</b> {html.escape(status.reason)}</p>'
         f"{'<h2>Waits</h2><ul>' + waits + '</ul>' if waits else ''}"
         f"<table>{summary}</table>"
+        '<p><a href="contribution">contributions</a></p>'
         f"{'<h2>Alarms</h2><ul>' + alarms + '</ul>' if alarms else ''}"
         "<h2>Sites</h2><table><tr><th>site</th><th>state</th><th>entries</th><th>round trip</th><th>problem</th></tr>"
         f"{rows}</table><h2>Everything</h2><pre>{html.escape(json.dumps(status.as_dict(), indent=1))}</pre>"

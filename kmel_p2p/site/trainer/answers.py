@@ -17,6 +17,7 @@ from kmel_p2p.learn.worker import session
 from kmel_p2p.site.final_models import FinalModels
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.trainer.contributions import ContributionMeasuring
 from kmel_p2p.site.trainer.looks import TrunkLooks
 
 log = structlog.get_logger()
@@ -30,6 +31,7 @@ class TrainerAnswers:
         command: feeds a command to the protocol.
         final_models: told when the trainer is ready, and when the models are written.
         looks: told of rounds, and of what looks found.
+        measuring: likewise of what contributions are worth.
         note: stores something that nobody waits for.
         fail: ends the peer.
     """
@@ -41,6 +43,7 @@ class TrainerAnswers:
         command: Callable[[Any], None],
         final_models: FinalModels,
         looks: TrunkLooks,
+        measuring: ContributionMeasuring,
         note: Callable[[Callable[[Store], None]], None],
         fail: Callable[[KmelError], None],
     ) -> None:
@@ -48,6 +51,7 @@ class TrainerAnswers:
         self._command = command
         self._final_models = final_models
         self._looks = looks
+        self._measuring = measuring
         self._note = note
         self._fail = fail
 
@@ -96,10 +100,12 @@ class TrainerAnswers:
             )
         )
         self._looks.trained(answer.seconds, answer.round)
+        self._measuring.trained(answer.seconds)
 
     def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None:
         """The trainer died, in round `number` or between rounds (None); a new one starts by itself."""
         self._looks.lost()
+        self._measuring.lost()
         self._activity.last_error = reason
         self._activity.alarm("trainer", f"{reason}; restarted {restarts} times")
         self._command(Unready(reason) if number is None else RoundFailed(number, reason))
@@ -111,6 +117,10 @@ class TrainerAnswers:
     def trainer_examined(self, answer: session.Examined) -> None:
         """Parts of the trunk were looked at."""
         self._looks.examined(answer)
+
+    def trainer_appraised(self, answer: session.Appraised) -> None:
+        """Contributions were measured."""
+        self._measuring.appraised(answer)
 
     def trainer_unusable(self, kind: str, text: str) -> None:
         """The trainer cannot use this site's files: there is no point in trying again."""

@@ -50,6 +50,7 @@ class Listener(Protocol):
     def trainer_lost(self, number: int | None, reason: str, restarts: int) -> None: ...
     def trainer_finished(self, answer: session.Finished) -> None: ...
     def trainer_examined(self, answer: session.Examined) -> None: ...
+    def trainer_appraised(self, answer: session.Appraised) -> None: ...
     def trainer_unusable(self, kind: str, text: str) -> None: ...
 
 
@@ -140,8 +141,8 @@ class TrainerSupervisor:
         self.state = TrainerState.FINISHING
         self._send(session.Finish(total_steps, entries, labels, others_file))
 
-    def examine(self, command: session.Examine) -> None:
-        """Have parts of the trunk examined, whatever else the trainer does; nobody waits for it."""
+    def examine(self, command: session.Examine | session.Appraise) -> None:
+        """Have parts of the trunk examined or appraised, whatever else the trainer does; nobody waits for it."""
         if self.state in (TrainerState.IDLE, TrainerState.TRAINING, TrainerState.FINISHING):
             self._send(command)
 
@@ -195,6 +196,8 @@ class TrainerSupervisor:
                     deferred()
             case session.Examined():
                 self._listener.trainer_examined(answer)
+            case session.Appraised():
+                self._listener.trainer_appraised(answer)
             case session.Failed():
                 self._failed(answer)
 

@@ -25,6 +25,7 @@ KEYS = {
     "censoring": {"compounds", "bounds", "chosen", "last"},
     "censoring_kernel": {"mean", "folds", "against_as_values"},
     "codec": {"ratio_1bit", "ratio_2bit", "index_bits", "encode_over_copy", "decode_ms", "training_ratio_2bit_worst"},
+    "contribution": {"rank_correlation", "cost_share", "by_sum"},
     "contributions": {"held_out", "train", "median_correlation"},
     "defaults": {"worst_vs_best_local_pct", "mean_vs_best_local_pct", "by_case", "sites", "settings"},
     "expansionrx": {"endpoints", "best_local_rae", "stack_rae", "chosen_rae", "change_vs_best_local_pct", "settings"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from kmel_p2p.site import daemon
-from kmel_p2p.site.daemon import Daemon
+from kmel_p2p.site.observe import sampling
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.sampling import Sampler
 from kmel_p2p.site.observe.status_builder import _resident_bytes
 from kmel_p2p.site.trainer.process import TrainerProcess
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
@@ -33,7 +32,7 @@ def test_memory_is_known_without_reading_proc(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_the_tick_survives_what_passes_and_says_so_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "TICK_S", 0.001)
+    monkeypatch.setattr(sampling, "TICK_S", 0.001)
     samples = iter([OSError(errno.EMFILE, "Too many open files"), None, None])
     seen: list[tuple[str, ...]] = []
     activity = Activity(lambda: 0.0)
@@ -44,12 +43,12 @@ async def test_the_tick_survives_what_passes_and_says_so_meanwhile(monkeypatch: 
         if error is not None:
             raise error
 
-    peer = object.__new__(Daemon)
-    peer._activity = activity
-    peer._sample = sample  # type: ignore[method-assign]
-    ticking = asyncio.create_task(peer._tick())
+    sampler = object.__new__(Sampler)
+    sampler._activity = activity
+    sampler._sample = sample  # type: ignore[method-assign]
+    sampler.start()
     await until(lambda: len(seen) >= 3)
-    ticking.cancel()
+    await sampler.close()
     assert seen[:3] == [(), ("short of resources",), ()]
 
 

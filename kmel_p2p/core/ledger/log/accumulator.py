@@ -87,11 +87,11 @@ class Accumulator:
         Raises:
             Bug: a weight is outside [0, 2**16], or the delta reaches beyond the trunk.
         """
-        self._sum[self._checked(delta)] += delta.units * _weights_at(delta, weight, heads)
+        self._sum[self._checked(delta)] += delta.units * weights_at(delta, weight, heads)
 
     def subtract(self, delta: SparseDelta, weight: int, heads: Mapping[int, int] = NO_HEADS) -> None:
         """Undo `add` of the same delta and weights exactly. Raises as `add` does."""
-        self._sum[self._checked(delta)] -= delta.units * _weights_at(delta, weight, heads)
+        self._sum[self._checked(delta)] -= delta.units * weights_at(delta, weight, heads)
 
     def remove(self, other: Accumulator) -> None:
         """Subtract a sum made with the same weights, exactly: as if its entries had never been added.
@@ -147,8 +147,12 @@ class Accumulator:
         return delta.positions
 
 
-def _weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int]) -> NDArray[np.int64] | int:
-    """The weight of each value of a delta, int64[n], or one for all."""
+def weights_at(delta: SparseDelta, weight: int, heads: Mapping[int, int]) -> NDArray[np.int64] | int:
+    """The weight of each value of a delta, int64[n], or one for all.
+
+    Raises:
+        Bug: a weight is outside [0, 2**16].
+    """
     for each in (weight, *heads.values()):
         if not 0 <= each <= WEIGHT_ONE:
             raise Bug(f"weight {each} is outside [0, {WEIGHT_ONE}]")

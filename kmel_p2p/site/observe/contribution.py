@@ -1,0 +1,157 @@
+"""The contribution report: what each author's entries were worth to this site, and what they cost.
+
+Worth is measured on own held-out compounds and stays at this site (docs/consortium.md has how, and how good it is).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.site.observe.status import bytes_text
+from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.trainer.contribution_book import BLOB, ContributionBook, Worth
+
+SCHEMA = 1
+
+COPIES = 0.2
+"""Share of an author's entries that are nearly another author's from which on people are told."""
+
+FEW = 4
+"""Entries of which nothing is said."""
+
+
+def contribution_report(site: Site, book: ContributionBook) -> dict[str, Any]:
+    """Plain data.
+
+    Returns:
+        `endpoints`: of the measured assay endpoints, held-out compounds and mean loss at first and in the end.
+        `authors`: by name: `entries`, `payload_bytes`, `uptime` (share of samples; null for this site itself),
+        `size_class`, `weight_share`, `notes` (what people should know), and `worth`: assay endpoint -> `value`, `low`,
+        `high` (by how much its entries made the loss smaller, with a 95 % interval, in labels), `share` (of the whole
+        fall of the loss), and `beyond_weight` with its interval (what it gave beyond what its weight accounts for).
+    """
+    endpoints = site.charter.assay_endpoints
+    measured = [place for place in sorted(book.losses) if place < len(endpoints)]
+    weight = sum(sums.weight for sums in book.authors.values())
+    authors = {}
+    for key in sorted(book.authors, key=lambda each: site.names.get(each, each.hex())):
+        sums = book.authors[key]
+        worth = {}
+        for place in measured:
+            own, beyond = book.worth(key, place), book.beyond_weight(key, place)
+            if own is not None and beyond is not None:
+                whole = sum(each.value for author in book.authors if (each := book.worth(author, place)) is not None)
+                worth[endpoints[place].name] = {
+                    **_rounded(own),
+                    "share": round(own.value / whole, 4) if whole > 0 else None,
+                    "beyond_weight": _rounded(beyond),
+                }
+        authors[site.names.get(key, key.hex())] = {
+            "key": key.hex(),
+            "entries": sums.entries,
+            "payload_bytes": sums.payload_bytes,
+            "uptime": None if (uptime := book.uptime(key)) is None else round(uptime, 4),
+            "size_class": book.sizes.get(key, 0),
+            "weight_share": round(sums.weight / weight, 4) if weight > 0 else None,
+            "copies": sums.copies,
+            "alike": sums.alike,
+            "worth": worth,
+            "notes": _notes(book, key, measured, own_site=key == site.identity.key),
+        }
+    return {
+        "schema": SCHEMA,
+        "site": site.rule.name,
+        "federation": site.charter.federation,
+        "stretches": book.stretches,
+        "endpoints": {
+            endpoints[place].name: {
+                "compounds": book.compounds[place],
+                "loss_first": round(book.losses[place][0], 6),
+                "loss_newest": round(book.losses[place][1], 6),
+            }
+            for place in measured
+        },
+        "authors": authors,
+    }
+
+
+def stored_report(site: Site, store: Store) -> dict[str, Any]:
+    """The report as of what the store holds.
+
+    Raises:
+        ConfigError: the store's account of contributions cannot be read.
+    """
+    return contribution_report(site, ContributionBook.decode(store.get_blob(BLOB)))
+
+
+def _rounded(worth: Worth) -> dict[str, float]:
+    return {"value": round(worth.value, 6), "low": round(worth.low, 6), "high": round(worth.high, 6)}
+
+
+def _notes(book: ContributionBook, key: SiteKey, measured: list[int], *, own_site: bool) -> list[str]:
+    sums, notes = book.authors[key], []
+    if sums.entries < FEW:
+        return ["too few entries to say anything"]
+    if sums.copies >= COPIES * sums.entries:
+        notes.append(f"{sums.copies} of {sums.entries} entries are nearly copies of entries that it knew")
+    if sums.alike >= COPIES * sums.entries:
+        notes.append(f"{sums.alike} of {sums.entries} entries are nearly another site's, and neither names the other")
+    found = [worth for place in measured if (worth := book.worth(key, place)) is not None]
+    if found and not own_site:
+        if any(worth.high < 0 for worth in found):
+            notes.append("did harm to at least one assay endpoint")
+        elif not any(worth.low > 0 for worth in found):
+            notes.append("no visible effect on any assay endpoint")
+    return notes
+
+
+def contribution_page(report: Mapping[str, Any]) -> str:
+    """The report as one self-contained page."""
+    rows = []
+    for name, author in report["authors"].items():
+        shown = author["worth"] or {"": None}
+        for at, (endpoint, worth) in enumerate(shown.items()):
+            head = (
+                f"<td>{html.escape(name)}</td><td>{author['entries']}</td>"
+                f"<td>{html.escape(bytes_text(author['payload_bytes']))}</td><td>{_percent(author['uptime'])}</td>"
+                f"<td>{author['size_class'] or ''}</td><td>{_percent(author['weight_share'])}</td>"
+            )
+            notes = html.escape("; ".join(author["notes"])) if at == 0 else ""
+            rows.append(
+                f"<tr>{head if at == 0 else '<td></td>' * 6}<td>{html.escape(endpoint)}</td>{_cells(worth)}"
+                f"<td>{notes}</td></tr>"
+            )
+    return (
+        '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="60">'
+        f"<title>contributions · {html.escape(report['site'])}</title>"
+        "<style>body{font:15px/1.5 sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
+        "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}</style>"
+        f"<h1>Contributions <small>{html.escape(report['federation'])}, as {html.escape(report['site'])} measures them"
+        "</small></h1><p>Worth: by how much an author's entries made the loss on this site's own held-out compounds "
+        f"smaller, with a 95 % interval, over {report['stretches']} stretches of the run. It stays at this site.</p>"
+        "<table><tr><th>site</th><th>entries</th><th>bytes</th><th>reachable</th><th>size class</th><th>weight</th>"
+        "<th>assay endpoint</th><th>worth</th><th>share of the gain</th><th>beyond its weight</th><th></th></tr>"
+        f"{''.join(rows)}</table>"
+    )
+
+
+def _cells(worth: Mapping[str, Any] | None) -> str:
+    if worth is None:
+        return "<td></td><td></td><td></td>"
+    return (
+        f"<td>{interval_text(worth)}</td><td>{_percent(worth['share'])}</td>"
+        f"<td>{interval_text(worth['beyond_weight'])}</td>"
+    )
+
+
+def interval_text(worth: Mapping[str, float]) -> str:
+    """A value with its interval."""
+    return f"{worth['value']:.4f} ({worth['low']:.4f} to {worth['high']:.4f})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"

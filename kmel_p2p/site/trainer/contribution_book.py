@@ -1,0 +1,192 @@
+"""What this site measured of the contributions of authors, added up over the run; one JSON document in the store.
+
+How sure a sum is follows from groups of held-out compounds that say different things: see `learn.evaluate.worth`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import KEY_BYTES, SiteKey
+from kmel_p2p.core.rounds import Stretch
+from kmel_p2p.learn.worker.session import EndpointWorth
+
+BLOB = "contributions"
+"""Under this name the store keeps it."""
+
+VERSION = 1
+
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}
+"""Number of groups -> how many standard errors of the mean a 95 % interval reaches (Student's t)."""
+
+
+@dataclass(slots=True)
+class AuthorSums:
+    """Of one author.
+
+    Attributes:
+        weight: of its entries, in whole deltas.
+        worth: place of the assay endpoint -> by group of compounds: by how much its entries made the loss smaller.
+    """
+
+    weight: float = 0.0
+    entries: int = 0
+    payload_bytes: int = 0
+    copies: int = 0
+    alike: int = 0
+    worth: dict[int, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """A sum with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, groups: list[float]) -> Worth:
+        """The mean of what groups of compounds say."""
+        mean, count = fmean(groups), len(groups)
+        reach = T_95[min(max(count, 2), 6)] * stdev(groups) / count**0.5 if count > 1 else float("inf")
+        return cls(mean, mean - reach, mean + reach)
+
+
+@dataclass(slots=True)
+class ContributionBook:
+    """See the module docstring.
+
+    Attributes:
+        mark: author -> newest entry measured.
+        stretches: measured so far.
+        compounds: place of the assay endpoint -> held-out compounds with a value.
+        losses: place of the assay endpoint -> mean loss in the first and in the newest stretch.
+        reachable: site -> samples in which it was reachable, and samples in all.
+        sizes: site -> size class of its data, as it last described itself.
+    """
+
+    mark: dict[SiteKey, int] = field(default_factory=dict)
+    authors: dict[SiteKey, AuthorSums] = field(default_factory=dict)
+    stretches: int = 0
+    compounds: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, tuple[float, float]] = field(default_factory=dict)
+    reachable: dict[SiteKey, tuple[int, int]] = field(default_factory=dict)
+    sizes: dict[SiteKey, int] = field(default_factory=dict)
+
+    def saw(self, site: SiteKey, *, reachable: bool, size_class: int = 0) -> None:
+        """Whether another site is reachable at this moment, and how much data it has; 0: it does not say."""
+        up, samples = self.reachable.get(site, (0, 0))
+        self.reachable[site] = (up + reachable, samples + 1)
+        if size_class:
+            self.sizes[site] = size_class
+
+    def uptime(self, author: SiteKey) -> float | None:
+        """Share of the samples in which a site was reachable; None without any."""
+        up, samples = self.reachable.get(author, (0, 0))
+        return up / samples if samples else None
+
+    def add(self, stretch: Stretch, endpoints: Mapping[int, EndpointWorth]) -> None:
+        """Take in what the trainer found along a stretch."""
+        self.mark = {**self.mark, **stretch.until}
+        self.stretches += 1
+        for at, part in enumerate(stretch.parts):
+            sums = self.authors.setdefault(part.author, AuthorSums())
+            sums.weight += part.weight
+            sums.entries += part.number - part.first + 1
+            sums.payload_bytes += part.payload_bytes
+            sums.copies += part.copies
+            sums.alike += part.alike
+            for place, found in endpoints.items():
+                new = [group[at] for group in found.worth]
+                before = sums.worth.get(place, [])
+                # Other data since a restart may be divided into fewer groups: what is longer stays as it is.
+                width = max(len(before), len(new))
+                sums.worth[place] = [
+                    (before[i] if i < len(before) else 0.0) + (new[i] if i < len(new) else 0.0) for i in range(width)
+                ]
+        for place, found in endpoints.items():
+            self.compounds[place] = found.compounds
+            self.losses[place] = (self.losses.get(place, (found.loss, 0.0))[0], found.loss)
+
+    def worth(self, author: SiteKey, place: int) -> Worth | None:
+        """Of an author for an assay endpoint; None where nothing was measured."""
+        sums = self.authors.get(author)
+        groups = sums.worth.get(place) if sums is not None else None
+        return Worth.of(groups) if groups else None
+
+    def beyond_weight(self, author: SiteKey, place: int) -> Worth | None:
+        """The same beyond what its weight alone would account for: what would be missed if others took its place.
+
+        Without an author the others' weights grow, and the trunk moves about as far; so its worth is that of its
+        entries less that of all entries for each unit of weight, times its weight.
+        """
+        sums = self.authors.get(author)
+        groups = sums.worth.get(place) if sums is not None else None
+        if sums is None or not groups:
+            return None
+        everybody = [each for each in self.authors.values() if len(each.worth.get(place, ())) == len(groups)]
+        weight = sum(each.weight for each in everybody)
+        share = sums.weight / weight if weight > 0 else 0.0
+        total = [sum(each.worth[place][at] for each in everybody) for at in range(len(groups))]
+        return Worth.of([value - share * whole for value, whole in zip(groups, total, strict=True)])
+
+    def encode(self) -> bytes:
+        """The bytes that `decode` reads."""
+        plain = {
+            "version": VERSION,
+            "mark": {key.hex(): number for key, number in self.mark.items()},
+            "authors": {key.hex(): asdict(sums) for key, sums in self.authors.items()},
+            "stretches": self.stretches,
+            "compounds": self.compounds,
+            "losses": self.losses,
+            "reachable": {key.hex(): counts for key, counts in self.reachable.items()},
+            "sizes": {key.hex(): size for key, size in self.sizes.items()},
+        }
+        return json.dumps(plain).encode()
+
+    @classmethod
+    def decode(cls, data: bytes | None) -> ContributionBook:
+        """Read what the store kept; None: nothing yet.
+
+        Raises:
+            ConfigError: it is damaged, or of a later version.
+        """
+        if data is None:
+            return cls()
+        try:
+            raw = json.loads(data)
+            if raw["version"] != VERSION:
+                raise ValueError(f"version {raw['version']}")
+            return cls(
+                {_key(key): int(number) for key, number in raw["mark"].items()},
+                {_key(key): _sums(each) for key, each in raw["authors"].items()},
+                int(raw["stretches"]),
+                {int(place): int(count) for place, count in raw["compounds"].items()},
+                {int(place): (float(first), float(newest)) for place, (first, newest) in raw["losses"].items()},
+                {_key(key): (int(up), int(samples)) for key, (up, samples) in raw["reachable"].items()},
+                {_key(key): int(size) for key, size in raw["sizes"].items()},
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"the store's account of contributions cannot be read ({error}); it is of another version or damaged: "
+                "restore the state directory from a backup, or start with another one"
+            ) from None
+
+
+def _key(text: str) -> SiteKey:
+    key = bytes.fromhex(text)
+    if len(key) != KEY_BYTES:
+        raise ValueError("not a site's key")
+    return SiteKey(key)
+
+
+def _sums(raw: Mapping[str, Any]) -> AuthorSums:
+    worth = {int(place): [float(value) for value in groups] for place, groups in raw["worth"].items()}
+    counts = {name: int(raw[name]) for name in ("entries", "payload_bytes", "copies", "alike")}
+    return AuthorSums(weight=float(raw["weight"]), worth=worth, **counts)

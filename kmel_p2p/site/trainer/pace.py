@@ -1,0 +1,37 @@
+"""Keeps work beside training within its share of the time."""
+
+from __future__ import annotations
+
+
+class Share:
+    """How much of the time that training takes some other work may take, with some in advance.
+
+    Args:
+        share: of training's time.
+        in_advance: rounds whose share may be used before they were trained: what is seen early tells most.
+    """
+
+    def __init__(self, share: float, in_advance: int) -> None:
+        self.spent_s = 0.0
+        self.trained_s = 0.0
+        self._share, self._in_advance = share, in_advance
+        self._rounds = 0
+        self._last_s = 0.0
+
+    def trained(self, seconds: float) -> None:
+        """A round took so long."""
+        self.trained_s += seconds
+        self._rounds += 1
+
+    def spent(self, seconds: float) -> None:
+        """The other work took so long."""
+        self._last_s = seconds
+        self.spent_s += seconds
+
+    def allows(self) -> bool:
+        """Whether there is time for as much as last time."""
+        if not self._rounds:
+            return False
+        mean_s = self.trained_s / self._rounds
+        affordable_s = self._share * (self.trained_s + max(0, self._in_advance - self._rounds) * mean_s)
+        return self.spent_s + self._last_s <= affordable_s

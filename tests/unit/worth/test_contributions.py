@@ -1,0 +1,199 @@
+"""What contributions were worth: measured within a share of the time, added up, kept over restarts, told to people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.rounds import Stretch, StretchPart, StretchWork
+from kmel_p2p.core.types import Vector
+from kmel_p2p.learn.worker import session
+from kmel_p2p.site.observe.contribution import contribution_page, contribution_report
+from kmel_p2p.site.trainer import contributions as module
+from kmel_p2p.site.trainer.contribution_book import ContributionBook
+from kmel_p2p.site.trainer.contributions import FOLDER, SHARE, ContributionMeasuring
+from tests.testbed.peers.site import make_site, make_world
+
+NORTH, SOUTH, WEST = (SiteKey(name * 32) for name in (b"n", b"s", b"w"))
+
+
+def one_part(author: SiteKey, first: int, number: int, weight: float = 1.0, copies: int = 0) -> StretchPart:
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return StretchPart(author, first, number, weight, 100, copies, 0, *nothing)
+
+
+def endpoint(*worth: float) -> session.EndpointWorth:
+    """Of the parts in order; groups differ a little."""
+    groups = tuple(tuple(value * (1 + 0.01 * group) for value in worth) for group in range(-3, 3))
+    return session.EndpointWorth(60, 0.5, groups)
+
+
+def book_of(*stretches: tuple[float, float, float]) -> ContributionBook:
+    book = ContributionBook()
+    for at, worth in enumerate(stretches):
+        parts = tuple(one_part(key, 4 * at + 1, 4 * at + 4) for key in (NORTH, SOUTH, WEST))
+        until = dict.fromkeys((NORTH, SOUTH, WEST), 4 * at + 4)
+        book.add(Stretch(until, np.zeros(1, np.float32), parts), {0: endpoint(*worth)})
+    return book
+
+
+def test_stretches_are_added_up_by_group_and_survive_the_store() -> None:
+    book = book_of((0.3, 0.1, -0.1), (0.1, 0.1, -0.2))
+    book.saw(SOUTH, reachable=True)
+    book.saw(SOUTH, reachable=False)
+    again = ContributionBook.decode(book.encode())
+    assert again == book
+    assert again.mark == dict.fromkeys((NORTH, SOUTH, WEST), 8)
+    assert again.uptime(SOUTH) == 0.5
+    assert again.uptime(WEST) is None
+    worth = again.worth(NORTH, 0)
+    assert worth is not None
+    assert worth.value == pytest.approx(0.4, rel=0.01)
+    assert worth.low < worth.value < worth.high
+    assert again.worth(NORTH, 1) is None
+    # Equal weights: beyond the mean of all, which is 0.1.
+    beyond = [found.value for key in (NORTH, SOUTH, WEST) if (found := again.beyond_weight(key, 0)) is not None]
+    assert beyond == pytest.approx([0.3, 0.1, -0.4], rel=0.02)
+    assert ContributionBook.decode(None) == ContributionBook()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"version": 2}', b"\xff"])
+def test_an_account_that_cannot_be_read_is_named(damage: bytes) -> None:
+    with pytest.raises(ConfigError, match="account of contributions"):
+        ContributionBook.decode(damage)
+
+
+class Bench:
+    """A trainer that answers when it is told to, and a store."""
+
+    def __init__(self, folder: Path, book: ContributionBook | None = None) -> None:
+        self.asked: list[session.Appraise] = []
+        self.kept: list[bytes] = []
+        self.marks: list[Vector] = []
+        self.measuring = ContributionMeasuring(
+            folder, book or ContributionBook(), self.stretch, self.asked.append, self.kept.append
+        )
+
+    def stretch(self, mark: Vector) -> StretchWork:
+        self.marks.append(mark)
+        number = mark.get(SOUTH, 0) + 1
+        part = one_part(SOUTH, number, number)
+        return lambda: Stretch({SOUTH: number}, np.zeros(3, np.float32), (part,))
+
+    async def round(self, seconds: float = 1.0) -> None:
+        self.measuring.trained(seconds)
+        if self.measuring._task is not None:
+            await self.measuring._task
+
+    def answer(self, seconds: float = 0.1) -> None:
+        self.measuring.appraised(session.Appraised({0: endpoint(0.25)}, seconds))
+
+
+def test_a_stretch_goes_to_the_trainer_in_files_and_what_it_found_to_the_store(tmp_path: Path) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        await bench.round()
+        (asked,) = bench.asked
+        assert asked.half_way.exists()
+        assert asked.count == 1
+        assert (tmp_path / FOLDER).stat().st_mode & 0o077 == 0
+        await bench.round()
+        assert len(bench.asked) == 1, "one at a time"
+        bench.answer()
+        assert list((tmp_path / FOLDER).iterdir()) == []
+        await bench.round()
+        assert bench.marks == [{}, {SOUTH: 1}]
+        assert ContributionBook.decode(bench.kept[-1]).mark == {SOUTH: 1}
+        # After a crash the stretch that was under way is measured again.
+        again = Bench(tmp_path, ContributionBook.decode(bench.kept[-1]))
+        await again.round()
+        assert again.marks == [{SOUTH: 1}]
+        await bench.measuring.close()
+        await again.measuring.close()
+
+    asyncio.run(scene())
+
+
+def test_measuring_takes_a_twentieth_of_the_time(tmp_path: Path) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        for _ in range(200):
+            asked = len(bench.asked)
+            await bench.round()
+            if len(bench.asked) > asked:
+                bench.answer(0.4)
+        spent = 0.4 * len(bench.asked)
+        assert SHARE * 200 - 1 <= spent <= SHARE * 200
+        await bench.measuring.close()
+
+    asyncio.run(scene())
+
+
+def test_what_came_last_is_measured_when_the_run_is_over_whatever_time_is_left(tmp_path: Path) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        await bench.round()
+        bench.answer(100.0)
+        await bench.round()
+        assert len(bench.asked) == 1
+        bench.measuring.measure_the_rest()
+        assert bench.measuring._task is not None
+        await bench.measuring._task
+        assert len(bench.asked) == 2
+        await bench.measuring.close()
+
+    asyncio.run(scene())
+
+
+def test_a_full_disk_or_a_lost_trainer_costs_one_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+
+        def full(path: Path, values: object) -> None:
+            raise ConfigError("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "write_vector", full)
+            await bench.round()
+        assert not bench.asked
+        await bench.round()
+        bench.measuring.lost()
+        # An answer of the trainer before is of nothing that is still wanted.
+        bench.answer()
+        assert not bench.kept
+        await bench.round()
+        assert len(bench.asked) == 2
+        await bench.measuring.close()
+
+    asyncio.run(scene())
+
+
+def test_the_report_names_harm_copies_and_what_has_no_effect(tmp_path: Path) -> None:
+    world = make_world("ledger", 3, 0, 10)
+    site = make_site(world, 0, Constitution(world.charter), tmp_path)
+    keys = [identity.key for identity in world.identities]
+    book = book_of((0.3, 0.0, -0.1), (0.1, 0.0, -0.2))
+    moved = dict(zip((NORTH, SOUTH, WEST), keys, strict=True))
+    book.authors = {moved[key]: sums for key, sums in book.authors.items()}
+    book.authors[keys[1]] = replace(book.authors[keys[1]], copies=7)
+    book.saw(keys[1], reachable=True, size_class=9)
+    report = contribution_report(site, book)
+    json.dumps(report, allow_nan=False)
+    names = [site.names[key] for key in keys]
+    notes = {name: report["authors"][name]["notes"] for name in names}
+    assert notes[names[0]] == []
+    assert [note.split()[0] for note in notes[names[1]]] == ["7", "no"]
+    assert notes[names[2]] == ["did harm to at least one assay endpoint"]
+    found = report["authors"][names[1]]
+    assert (found["uptime"], found["size_class"], found["weight_share"]) == (1.0, 9, pytest.approx(1 / 3, abs=1e-3))
+    page = contribution_page({**report, "federation": "<script>"})
+    assert "<script>" not in page
+    assert all(name in page for name in names)
