@@ -5,7 +5,8 @@
 2  wrong usage of the command line    7  the daemon refused the request
 3  a file or setting is wrong         8  a check failed (signatures, chain, bounds)
 4  measurements cannot be used        9  a simulated site failed
-                                    130  interrupted
+10 doctor: something of the network  11 doctor: something of this machine
+130  interrupted
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class ExitCode(enum.IntEnum):
     REFUSED = 7
     DOES_NOT_HOLD = 8
     SITE_FAILED = 9
+    NETWORK = 10
+    MACHINE = 11
     INTERRUPTED = 130
 
 

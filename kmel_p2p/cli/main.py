@@ -21,6 +21,7 @@ COMMANDS = {
     "config": ("kmel_p2p.cli.run:config_command", "Check the settings and print them with all defaults."),
     "run": ("kmel_p2p.cli.run:run", "Run the peer of this site."),
     "status": ("kmel_p2p.cli.status:status", "Show what the running peer is doing."),
+    "doctor": ("kmel_p2p.cli.doctor:doctor", "Examine this site, and the ways to and from the others."),
     "stop": ("kmel_p2p.cli.run:stop", "Stop the running peer in order."),
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "begin": ("kmel_p2p.cli.run:begin", "Wait no longer for sites that are away."),
@@ -80,7 +81,7 @@ def cli() -> None:
     """Train one ADMET model with other sites, without a server.
 
     Exit codes: 0 done, 1 bug, 2 usage, 3 settings, 4 data, 5 not running, 6 not answering, 7 refused,
-    8 a check failed, 9 a simulated site failed, 130 interrupted.
+    8 a check failed, 9 a simulated site failed, 10 network and 11 machine (doctor), 130 interrupted.
     """
 
 
