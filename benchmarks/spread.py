@@ -24,9 +24,9 @@ from benchmarks.parts.measure import Goal, at_most, parse, percentile, publish, 
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
-from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished
 from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros

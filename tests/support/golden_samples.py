@@ -17,6 +17,7 @@ from kmel_p2p.core.effects import Message
 from kmel_p2p.core.ledger.harm.vote import cast
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, context_hash, create
+from kmel_p2p.core.ledger.log.epoch import NO_EPOCHS, begin
 from kmel_p2p.core.ledger.rules.proof import fork_of
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.claims import sign_claim
@@ -29,6 +30,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     Compacted,
     EntryId,
     EntryRange,
+    Epochs,
     Have,
     Heads,
     Holdings,
@@ -128,10 +130,14 @@ SNAPSHOT = _snapshot()
 OFFER_ID = digest(b"kmel snapshot 1", SNAPSHOT.prefix(), SNAPSHOT.digest())
 FORK = fork_of(SECOND, OTHER_SECOND)
 VECTOR = ORDER.vector(SNAPSHOT.vector)
+EPOCH = begin(ALICE, CHARTER_ID, 1, 2, (OTHER_SECOND.hash,))
 
 MESSAGES: dict[str, Message] = {
     "have": Have(state_digest(AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, {1: 2}), 1, 12500, (0, 2), True),
-    "holdings": Holdings(1, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, {1: 2}, (FIRST.stub(),), True),
+    "holdings": Holdings(
+        1, AMENDMENT.amendment.hash, VECTOR, SNAPSHOT.chains, {1: 2}, NO_EPOCHS, (FIRST.stub(),), True
+    ),
+    "epochs": Epochs((EPOCH.encode(),)),
     "want": Want((EntryRange(ALICE.key, 2, 3),), (BOB.key,)),
     "bodies": Bodies((FIRST.encode(),)),
     "announce": Announce((EntryId(ALICE.key, 2),)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.events import Divergence, DivergenceRecord, EntryRefused
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.sync.claims import ClaimSettings, claim_is_signed, sign_claim
 from kmel_p2p.core.ledger.sync.messages import Claim
 from kmel_p2p.core.types import SECOND

@@ -12,6 +12,7 @@ from kmel_p2p.core.effects import Effect, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import EntryRefused, HeadUnproved
 from kmel_p2p.core.ledger.log.entry import NO_AMENDMENTS, decode_stub
+from kmel_p2p.core.ledger.log.epoch import NO_EPOCHS
 from kmel_p2p.core.ledger.sync.messages import MAX_SHOWN, Have, Holdings
 from kmel_p2p.core.ledger.sync.own_states import KEPT, OwnStates
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings, Rhythm
@@ -76,7 +77,7 @@ def answers(averaging: LedgerAveraging) -> list[Holdings]:
 
 
 def question(averaging: LedgerAveraging, vector: RosterVector, headers: tuple[bytes, ...] = ()) -> Holdings:
-    return Holdings(0, NO_AMENDMENTS, vector, bytes(32), {}, headers, True)
+    return Holdings(0, NO_AMENDMENTS, vector, bytes(32), {}, NO_EPOCHS, headers, True)
 
 
 def test_who_asks_again_and_again_is_answered_twice_a_second_at_most() -> None:

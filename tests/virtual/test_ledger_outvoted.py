@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from kmel_p2p.core.ledger.averaging import OUTVOTED, LedgerSettings
 from kmel_p2p.core.ledger.events import (
     AgreementRecord,
     Divergence,
@@ -14,6 +13,8 @@ from kmel_p2p.core.ledger.events import (
     SnapshotRecord,
     SumsAgree,
 )
+from kmel_p2p.core.ledger.reasons import OUTVOTED
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.sync.claims import ClaimSettings
 from kmel_p2p.core.rounds import RoundAbandoned
 from kmel_p2p.core.types import SECOND

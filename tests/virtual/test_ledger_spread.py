@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from kmel_p2p.core.ledger.averaging import LedgerSettings
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.federation import LedgerFederation

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.ledger.averaging import SUSPENDED
 from kmel_p2p.core.ledger.events import (
     AuthorSuspended,
     Divergence,
@@ -20,6 +19,7 @@ from kmel_p2p.core.ledger.events import (
 )
 from kmel_p2p.core.ledger.harm.vote import cast
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.reasons import SUSPENDED
 from kmel_p2p.core.ledger.sync.messages import VoteDigest, Votes
 from kmel_p2p.core.rounds import EndpointLook, Look, Looked
 from kmel_p2p.core.types import MILLISECOND, SECOND

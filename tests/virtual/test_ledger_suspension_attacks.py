@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.ledger.averaging import STALE
 from kmel_p2p.core.ledger.events import AuthorSuspended, HarmSeen, VoteRefused
 from kmel_p2p.core.ledger.harm.allowance import AT_ONCE
 from kmel_p2p.core.ledger.harm.vote import HarmVote, cast
+from kmel_p2p.core.ledger.reasons import STALE
 from kmel_p2p.core.ledger.sync.messages import MAX_VOTES, Votes
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.amending import agreed, amend

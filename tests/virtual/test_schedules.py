@@ -8,13 +8,15 @@ import pytest
 
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.core.ledger.own_log import OwnLog
+from kmel_p2p.core.ledger.own_epochs import OwnEpochs
 from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.rounds.completion import Completion
 from tests.testbed.peers.run import play
 from tests.testbed.peers.schedule import Happening, Schedule, made_up, shrunk
 
-KEPT = sorted((Path(__file__).parents[1] / "testbed" / "schedules").glob("*.toml"))
+FOLDER = Path(__file__).parents[1] / "testbed" / "schedules"
+KEPT = sorted(FOLDER.glob("*.toml"))
+IMAGE = "an-image-put-back-while-the-informed-site-is-away.toml"
 DRAWN = (6, 8, 11)
 """Both modes, each within a few seconds."""
 
@@ -71,9 +73,9 @@ def test_an_old_store_beside_a_site_that_knows_more_holds() -> None:
     assert played.reached["a site waits because its log may lack entries"]
 
 
-def test_the_oracle_sees_an_entry_signed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OwnLog, "wait", lambda self, roster: None)
-    kinds = {text.partition(":")[0] for text in play(LOST_AND_PARTED).violations}
+def test_the_oracle_sees_a_log_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnEpochs, "look", lambda self, alive, now: None)
+    kinds = {text.partition(":")[0] for text in play(Schedule.read(FOLDER / IMAGE)).violations}
     assert "convicted" in kinds
 
 

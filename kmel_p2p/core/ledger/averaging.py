@@ -7,7 +7,6 @@ named site: every wait is for a count of sites that membership calls alive, or f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,70 +21,33 @@ from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
 from kmel_p2p.core.ledger.late_founders import LateFounders
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
+from kmel_p2p.core.ledger.own_epochs import AGAIN, PARTED, OwnEpochs
 from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.ledger.publisher import Publisher
+from kmel_p2p.core.ledger.reasons import COMES_AFTER_THE_END, ENDED, OUTVOTED, STALE, SUSPENDED
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.snapshot import maintenance
 from kmel_p2p.core.ledger.snapshot.maintenance import Maintenance
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
-from kmel_p2p.core.ledger.sync.claims import ClaimSettings
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
-from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Have, Heads, Holdings, Proofs, Stubs, Want
+from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Epochs, Have, Heads, Holdings, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
-from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
 from kmel_p2p.core.rounds.looks import Looked
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
-from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US, round_settings
+from kmel_p2p.core.rounds.settings import round_settings
 from kmel_p2p.core.rounds.states import End, RoundState, Wait
-from kmel_p2p.core.types import SECOND, Micros, Randomness
-
-COMES_AFTER_THE_END = (
-    "the run was over before this site came: it takes the trunk as it is. The sites may extend the run by an amendment "
-    "(kmel-peer amendment draft --entries N)"
-)
-"""Trained on top by one site alone, the trunk would be that site's more than anybody's."""
-
-SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"
-
-STALE = (
-    "an amendment or votes change whether entries count that are compacted here; fetching a snapshot. If no site has "
-    "one, an amendment that lifts the suspension, or retracts the same entries, ends this"
-)
-
-OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerSettings:
-    """What a site may set about its own part."""
-
-    hold: bool = False
-    """Keep each entry back until the operator approves it."""
-    settle_us: Micros = SETTLE_US
-    """How long a starting site waits to hear from every alive site before its first round. Guards a site that lost
-    its store against numbering entries anew; bounded, so a mute site holds nobody up."""
-    stuck_after_us: Micros = STUCK_AFTER_US
-    """How long a site that trains, but whose log does not move, holds this one back; at least `pacing.STUCK_ROUNDS` of
-    our own rounds."""
-    turn_bytes: int = 256 * 1024
-    """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
-    catch_up_us: Micros = 15 * SECOND
-    """A site far behind trains only when nothing came in for so long: an entry made on old ground helps nobody."""
-    catch_up_limit_us: Micros = 600 * SECOND
-    """However much comes in, it trains again after so long: an author that gives out its log drop by drop must not
-    keep others from training."""
-    claims: ClaimSettings = field(default_factory=ClaimSettings)
-    antientropy: AntiEntropySettings = field(default_factory=AntiEntropySettings)
+from kmel_p2p.core.types import Micros, Randomness
 
 
 class LedgerAveraging(RoundMachine):
     """See the module docstring. Implements `rounds.Averaging`."""
 
     messages: tuple[type[Message], ...] = (
-        Have, Holdings, Want, Bodies, Announce, Proofs, Heads, Stubs, *maintenance.MESSAGES
+        Have, Holdings, Want, Bodies, Announce, Proofs, Heads, Stubs, Epochs, *maintenance.MESSAGES
     )  # fmt: skip
 
     def __init__(
@@ -128,6 +90,7 @@ class LedgerAveraging(RoundMachine):
         )
         self._late_founders = LateFounders(identity.key, charter, ledger)
         self._own_log = OwnLog(identity.key, ledger, self._outbox)
+        self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
         self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
         self._grew = (0, now)
@@ -215,12 +178,14 @@ class LedgerAveraging(RoundMachine):
         self.maintenance.advance(now)
 
     def _deadlines_us(self) -> Iterable[Micros | None]:
-        return self.antientropy.deadline(), self.maintenance.deadline()
+        return self.antientropy.deadline(), self.maintenance.deadline(), self._own_epochs.deadline()
 
     def _before_round(self, now: Micros) -> None:
         self.antientropy.states.step_us = self._pacing.step_us
         self._own_log.note(key for key in self._members.alive() if self._has_told_its_vector(key))
-        self.maintenance.turn(self._state is not RoundState.STORING, now)
+        self._own_epochs.look(self._members.alive(), now)
+        self._publish_again()
+        self.maintenance.turn(self._state is not RoundState.STORING and not self._own_epochs.storing, now)
 
     def _after_round(self, now: Micros) -> None:
         held, states = self.ledger.accepted.held, self.antientropy.states
@@ -240,10 +205,21 @@ class LedgerAveraging(RoundMachine):
 
     # ---- a round ------------------------------------------------------------------------------------------------
 
-    def _begin_round(self) -> tuple[int, float]:
+    def _publish_again(self) -> None:
+        """Publish what stood in a branch of this site's log that was disowned, while no round is open."""
+        may = self._state is RoundState.IDLE and self._pause.wait is None and self._wait_for_own_log() is None
+        entry = self._own_epochs.next if may and self._key not in self.ledger.accepted.retired else None
+        if entry is not None:
+            number, _ = self._begin_round(entry.head_weights)
+            again = RoundTrained(number, entry.payload, entry.steps, 0, "")
+            self._own_epochs.stored(self.publisher.store(again))
+
+    def _begin_round(self, heads: Iterable[int] | None = None) -> tuple[int, float]:
+        """`heads`: the shared heads that the entry is about; None: those that this site trains."""
+        own_heads = frozenset(self.antientropy.states.heads if heads is None else heads)
         told = {key: self._told(key) for key in self._those_in(Phase.TRAINING)}
         training = {key: Trains(self.sizes.of(key), frozenset(t.heads)) for key, t in told.items() if t is not None}
-        training[self._key] = Trains(self.sizes.of(self._key), frozenset(self.antientropy.states.heads))
+        training[self._key] = Trains(self.sizes.of(self._key), own_heads)
         rules, number = self.ledger.rules, self.publisher.next_number
         weights = weights_of(self._key, training, rules.cap_at(number), rules.share_at(number))
         return self.publisher.open(weights.trunk, weights.heads)
@@ -267,7 +243,10 @@ class LedgerAveraging(RoundMachine):
             return
         outcome = self.ledger.offer(entry)
         self._own_log.published(self.ledger.head(self._key))
-        self._commit()
+        if self._own_epochs.storing:
+            self._own_epochs.published()
+        else:
+            self._commit()
         if outcome.verdict is Verdict.APPLIED:
             self._outbox.append(Emit(EntryPublished(entry.number, len(entry.encode()), entry.weight)))
             self.antientropy.push.own(entry, now)
@@ -280,6 +259,8 @@ class LedgerAveraging(RoundMachine):
     def _obstacle(self, now: Micros) -> Wait | End | None:
         if self._key in self.ledger.accepted.retired:
             return End("this site was retired by an amendment", may_go_on=False)
+        if self._own_epochs.again:
+            return self._wait_for_own_log() or Wait(AGAIN)
         end = self._limit(self.publisher.next_number - 1) or self._plateau()
         if end is not None:
             return end
@@ -310,8 +291,9 @@ class LedgerAveraging(RoundMachine):
         if self._key in self.ledger.suspended:
             return Wait(SUSPENDED, tuple(self.ledger.votes.against(self._key)))
         if self._key in self.ledger.faults:
-            return Wait("this site's log was ended by the others; its key must be replaced by an amendment")
-        return self._own_log.wait(self.ledger.rules.current - self._blocked)
+            return Wait(PARTED if self._own_epochs.may_help else ENDED)
+        signed = self.antientropy.statements.proved(self._key)
+        return self._own_log.wait(self.ledger.rules.current - self._blocked, signed)
 
     def _wait_for_others(self, now: Micros) -> Wait | None:
         """What has to come in before the next round."""
@@ -367,7 +349,7 @@ class LedgerAveraging(RoundMachine):
     def _has_told_its_vector(self, key: SiteKey) -> bool:
         """Whether a site has told how much it holds of each log, or that it is what is held here."""
         told = self._told(key)
-        return told is not None and told.vector is not None
+        return told is not None and told.vector is not None and told.epochs == self.ledger.accepted.epochs.hash
 
     # ---- the end of the run -------------------------------------------------------------------------------------
 
@@ -378,7 +360,11 @@ class LedgerAveraging(RoundMachine):
         self.maintenance.claims.tell_all()
 
     def _is_complete(self) -> bool:
-        return self.phase is Phase.LISTENING and self._state is RoundState.IDLE and not self._ending.is_waiting()
+        return (
+            self.phase is Phase.LISTENING
+            and self._state is RoundState.IDLE
+            and not (self._ending.is_waiting() or self._own_epochs.again)
+        )
 
     def _rounds_published(self) -> Mapping[SiteKey, int]:
         return self.ledger.vector

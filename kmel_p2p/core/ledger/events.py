@@ -67,6 +67,27 @@ class LogEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EpochBegun(Event):
+    """An author that had signed two branches of its log disowned one of them: its log goes on with the other."""
+
+    author: SiteKey
+    number: int
+    first: int
+    """Number of the first entry that is disowned."""
+    disowned: int
+    """How many are."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotPublishedAgain(Event):
+    """An own entry of a branch that was disowned can no longer be published: what it held is lost."""
+
+    number: int
+    """That it had."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AmendmentRefused(Event):
     """Another peer sent something that is not the next amendment in force."""
 
@@ -239,6 +260,26 @@ class OwnLogDoubted(Record):
     """Whether this site's own log may lack entries that it signed: kept, for a restart must not end the doubt."""
 
     doubted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord(Record):
+    """A log began another epoch: keep the statement; its author's entries from `cut` on (0: none) are set aside."""
+
+    author: SiteKey
+    number: int
+    encoded: bytes
+    cut: int
+    reopened: bool
+    """Whether the end that is stored of this log counts no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedAgainRecord(Record):
+    """An own entry that was set aside was published again (or cannot be): it is to be tried no more."""
+
+    number: int
+    encoded: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,22 @@ class OwnLog:
         if self._ledger.own_log_in_doubt:
             self._doubt(False)
 
-    def wait(self, roster: Iterable[SiteKey]) -> Wait | None:
-        """Whom the next own entry waits for. `roster`: the sites that take part and are not blocked."""
+    def parted(self) -> None:
+        """The own log had two branches: whoever was heard before may not have known the other one."""
+        self._heard.clear()
+        self._doubt(True)
+
+    def wait(self, roster: Iterable[SiteKey], signed: int) -> Wait | None:
+        """Whom the next own entry waits for.
+
+        Args:
+            roster: the sites that take part and are not blocked.
+            signed: the highest number of an own entry of which a signed header was seen.
+        """
         if not self._ledger.own_log_in_doubt:
             return None
         unheard = tuple(sorted(set(roster) - self._heard - {self._own}))
-        if not unheard:
+        if not unheard and signed <= self._ledger.head(self._own):
             self.trust()
             return None
         return Wait(IN_DOUBT, unheard, until_begin=True)

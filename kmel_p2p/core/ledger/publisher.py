@@ -96,7 +96,7 @@ class Publisher:
             return f"the trainer's delta would not stand: {against}"
         self._tickets += 1
         self._entry = entry
-        record = EntryRecord(self._identity.key, opened.number, entry.encode(), result.own_state_file)
+        record = EntryRecord(self._identity.key, opened.number, entry.encode(), result.own_state_file or None)
         self._outbox.append(Persist(record, self._tickets))
         return ""
 

@@ -17,14 +17,16 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Event, Message, Record
-from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import (
     AgreementRecord,
     AmendmentRecord,
     CompactionRecord,
     DivergenceRecord,
     EntryRecord,
+    EpochRecord,
     OwnLogDoubted,
+    PublishedAgainRecord,
     RetractionRecord,
     SnapshotRecord,
     VoteRecord,
@@ -33,6 +35,7 @@ from kmel_p2p.core.ledger.harm.parts import trunks_without
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Bodies, SnapshotPart
 from kmel_p2p.core.ledger.worth.stretch import stretch_since
@@ -47,7 +50,7 @@ from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.harm_report import harm_facts, harm_summary
 from kmel_p2p.site.modes.ledger_report import report
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
-from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compression, keep_vote, open_ledger
+from kmel_p2p.site.modes.stored_ledger import adopt, codec_of, compact, compression, keep_epoch, keep_vote, open_ledger
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
@@ -124,6 +127,10 @@ class LedgerMode(SiteMode):
                 return lambda store: compact(site, store, record)
             case VoteRecord(encoded=encoded):
                 return lambda store: keep_vote(store, encoded)
+            case EpochRecord():
+                return lambda store: keep_epoch(store, record)
+            case PublishedAgainRecord(encoded=encoded):
+                return lambda store: store.drop_retracted(site.identity.key, encoded)
             case OwnLogDoubted(doubted=doubted):
                 return lambda store: store.put_blob(DOUBT_BLOB, b"1" if doubted else b"")
             case SnapshotRecord():

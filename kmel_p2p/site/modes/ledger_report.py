@@ -12,20 +12,27 @@ from kmel_p2p.core.ledger.events import (
     EntriesCompacted,
     EntryPublished,
     EntryRefused,
+    EpochBegun,
     HeadShown,
     HeadUnproved,
     LateFault,
     LedgerOutvoted,
     LedgerRestored,
     LogEnded,
+    NotPublishedAgain,
     SizeImplausible,
     SnapshotAdopted,
     SnapshotProgress,
     SnapshotRefused,
     SumsAgree,
 )
+from kmel_p2p.core.ledger.log.epoch import BRANCHED
 from kmel_p2p.site.modes.harm_report import report_harm
 from kmel_p2p.site.modes.mode import Notes
+
+GOES_ON = (
+    ". After a disk that was lost or put back, its peer says by itself which entries belong to the log, and it goes on"
+)
 
 
 def report(event: Event, notes: Notes) -> bool:
@@ -57,9 +64,19 @@ def report(event: Event, notes: Notes) -> bool:
             activity.clear(f"unproved head {name(site)}")
             notes.say("head shown", remote=name(site))
         case LogEnded(author=author, number=number, reason=reason, retracted=retracted):
-            text = f"log of {name(author)} ends before entry {number}: {reason}"
+            text = f"log of {name(author)} ends before entry {number}: {reason}{GOES_ON if reason in BRANCHED else ''}"
             activity.alarm(f"log ended {name(author)}", text)
             notes.warn("log ended", author=name(author), number=number, reason=reason, retracted=retracted)
+        case EpochBegun(author=author, number=number, first=first, disowned=disowned):
+            activity.clear(f"log ended {name(author)}")
+            activity.clear(f"late fault {name(author)}")
+            notes.warn(
+                "log goes on after it had two branches", author=name(author), epoch=number, first=first, apart=disowned
+            )
+        case NotPublishedAgain(number=number, reason=reason):
+            text = f"what entry {number} held, made while this site's store lacked a part of its log, is lost: {reason}"
+            activity.alarm("not published again", text)
+            notes.warn("not published again", number=number, reason=reason)
         case AmendmentRefused(sender=sender, reason=reason):
             activity.alarm(f"amendment from {name(sender)}", f"site {name(sender)}: {reason}")
             notes.warn("amendment refused", sender=name(sender), reason=reason)

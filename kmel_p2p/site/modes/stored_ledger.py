@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError, WireError
-from kmel_p2p.agreement.identity import short
-from kmel_p2p.core.ledger.events import CompactionRecord, SnapshotRecord
+from kmel_p2p.agreement.identity import SiteKey, short
+from kmel_p2p.core.ledger.events import CompactionRecord, EpochRecord, SnapshotRecord
 from kmel_p2p.core.ledger.harm.vote import HarmVote
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.epoch import decode as decode_epoch
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.proof import FaultProof
@@ -27,6 +28,9 @@ from kmel_p2p.site.state.trust import Trusted
 
 VOTE = "vote "
 """Blobs that hold votes: one of each voter and author."""
+
+EPOCH = "epoch "
+"""Blobs that hold epochs, by author and number."""
 
 REPLACE_STORE = (
     "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"
@@ -52,8 +56,16 @@ def compact(site: Site, store: Store, record: CompactionRecord) -> None:
 
 
 def adopt(site: Site, store: Store, record: SnapshotRecord, at: float) -> None:
-    """Go on from an attested snapshot, and count the own entries that it takes the place of. Raises ConfigError."""
+    """Go on from an attested snapshot, and count the own entries that it takes the place of. Raises ConfigError.
+
+    Own entries that are of another branch of this site's log are set aside: they are to be published again.
+    """
     own, snapshot = site.identity.key, record.snapshot
+    in_snapshot = {header.number: header.hash for header in snapshot.headers.get(own, ())}
+    for entry in store.load_entries(of=own):
+        if in_snapshot.get(entry.number, entry.hash) != entry.hash:
+            store.set_aside(own, entry.number)
+            break
     keep_own_sum(store, own, site.layout.size, snapshot.vector.get(own, 0), codec_of(site))
     trusted = Trusted(snapshot.vector, record.server, record.attested, at)
     store.adopt(snapshot, record.kept, trusted.encode())
@@ -81,6 +93,7 @@ def open_ledger(site: Site, store: Store) -> Ledger:
     # Before anything else: what counts in the sum follows from amendments and votes.
     ledger.amend(stored_constitution(site, store))
     _load_votes(ledger, store)
+    _load_epochs(ledger, store)
     snapshot = store.snapshot()
     if snapshot is not None:
         problem = snapshot.problem()
@@ -95,7 +108,11 @@ def open_ledger(site: Site, store: Store) -> Ledger:
         ledger.amend(stored_constitution(site, store))
     for author, (number, reason) in store.log_ends().items():
         evidence = tuple(body for at, kind, body in store.evidence(author) if (at, kind) == (number, "proof"))
-        ledger.end_log(FaultProof(author, number, reason, evidence))
+        fault = FaultProof(author, number, reason, evidence)
+        ledger.end_log(fault)
+        ledger.keep_aside(fault, _set_aside(store, author))
+    if ledger.accepted.epochs.of(site.identity.key):
+        ledger.set_aside = list(_set_aside(store, site.identity.key))
     replay(ledger, _stored_entries(store), str(store.path))
     return ledger
 
@@ -136,6 +153,34 @@ def replay(ledger: Ledger, entries: Iterable[Entry], source: str) -> int:
             raise ConfigError(f"{source}: stored {entry} does not stand: {reason}; {REPLACE_STORE}")
         count += len(outcome.applied)
     return count
+
+
+def keep_epoch(store: Store, record: EpochRecord) -> None:
+    """Keep an epoch of a log, and set aside what it takes back."""
+    name = f"{EPOCH}{record.author.hex()} {record.number:04d}"
+    store.begin_epoch(record.author, name, record.encoded, record.cut, record.reopened)
+
+
+def _load_epochs(ledger: Ledger, store: Store) -> None:
+    for name, encoded in store.blobs(EPOCH).items():
+        where = f"{store.path}: stored epoch {name[:16]}"
+        try:
+            epoch = decode_epoch(encoded)
+        except WireError as error:
+            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
+        if not epoch.is_signed(ledger.rules.charter_id):
+            raise ConfigError(f"{where} is not signed by its author; {REPLACE_STORE}")
+        ledger.begin_epoch(epoch)
+
+
+def _set_aside(store: Store, author: SiteKey) -> Iterator[Entry]:
+    for number, kind, body in store.evidence(author):
+        if kind == "retracted":
+            try:
+                yield decode(body)
+            except WireError as error:
+                where = f"{store.path}: entry {number} of {short(author)} that was set aside"
+                raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
 
 
 def _stored_entries(store: Store) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ the thread that opened it (`StoreWriter` gives the daemon one); offline commands
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare
+from kmel_p2p.site.state.set_aside import SetAside
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
 from kmel_p2p.site.state.stored_state import StateRecords
 
@@ -65,7 +66,7 @@ class StoredEntry:
         return packed
 
 
-class Store:
+class Store(SetAside):
     """The open store. Every write is one transaction; calls inside `transaction()` share one."""
 
     def __init__(self, path: Path, *, fault: Fault = no_fault, read_only: bool = False) -> None:
@@ -272,37 +273,6 @@ class Store:
             also()
             self.put_blob(SNAPSHOT, name.encode())
         self._files.sweep(name)
-
-    def retract(self, author: SiteKey, number: int, reason: str, evidence: Iterable[bytes]) -> None:
-        """End an author's log before `number`: later entries become evidence, beside what proves the fault."""
-        with self.transaction("retract"):
-            taken = self._all(
-                "SELECT number, header, signature, payload FROM entries WHERE author = ? AND number >= ?"
-                " ORDER BY number",
-                author,
-                number,
-            )
-            rows = [
-                (author, number, "retracted", msgpack.packb([header, signature, payload], use_bin_type=True))
-                for number, header, signature, payload in taken
-            ]
-            rows += [(author, number, "proof", item) for item in evidence]
-            self._connection.executemany("INSERT INTO evidence (author, number, kind, body) VALUES (?, ?, ?, ?)", rows)
-            self._connection.execute("DELETE FROM entries WHERE author = ? AND number >= ?", (author, number))
-            self._connection.execute(
-                "INSERT INTO log_ends VALUES (?, ?, ?) ON CONFLICT (author) DO UPDATE"
-                " SET number = excluded.number, reason = excluded.reason WHERE excluded.number < log_ends.number",
-                (author, number, reason),
-            )
-
-    def log_ends(self) -> dict[SiteKey, tuple[int, str]]:
-        """Authors whose log was ended: author -> (first number not accepted, reason)."""
-        rows = self._all("SELECT author, number, reason FROM log_ends ORDER BY author")
-        return {SiteKey(author): (number, reason) for author, number, reason in rows}
-
-    def evidence(self, author: SiteKey) -> list[tuple[int, str, bytes]]:
-        """What was set aside of an author: (number, "retracted" or "proof", bytes), oldest first."""
-        return self._all("SELECT number, kind, body FROM evidence WHERE author = ? ORDER BY arrival", author)
 
     def add_amendment(self, number: int, encoded: bytes) -> None:
         """Keep an amendment in force."""

@@ -18,12 +18,13 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Event, Machine, Persist, Persisted, Record, Send
-from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberUnreachable

@@ -24,13 +24,16 @@ from kmel_p2p.core.ledger.events import (
     AmendmentRecord,
     CompactionRecord,
     EntryRecord,
+    EpochRecord,
     OwnLogDoubted,
+    PublishedAgainRecord,
     RetractionRecord,
     SnapshotRecord,
     VoteRecord,
 )
 from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.entry import decode
+from kmel_p2p.core.ledger.log.epoch import decode as decode_epoch
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.payload import Decoder
@@ -82,6 +85,9 @@ class Disk:
         self.others: list[Record] = []
         self.amendments: list[bytes] = []
         self.votes: list[bytes] = []
+        self.epochs: list[bytes] = []
+        self.aside: list[bytes] = []
+        """Entries that no longer count, encoded."""
         self.own_log_in_doubt = False
         self.own_state: str | None = None
         """Trainer state stored with the newest own entry."""
@@ -114,6 +120,8 @@ class Disk:
         self.others.clear()
         self.amendments.clear()
         self.votes.clear()
+        self.epochs.clear()
+        self.aside.clear()
         self.own_state = None
 
     def restored(self, ledger: Ledger, charter: Charter) -> Ledger:
@@ -128,13 +136,18 @@ class Disk:
         for encoded in self.amendments:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         ledger.amend(constitution)
+        for encoded in self.epochs:
+            ledger.begin_epoch(decode_epoch(encoded))
         for encoded in self.votes:
             ledger.vote(decode_vote(encoded))
         if self.snapshot is not None:
             ledger.adopt(self.snapshot)
             ledger.amend(constitution)
         for end in self.ends.values():
-            ledger.end_log(FaultProof(end.author, end.number, end.reason, end.evidence))
+            fault = FaultProof(end.author, end.number, end.reason, end.evidence)
+            ledger.end_log(fault)
+            ledger.keep_aside(fault, map(decode, self.aside))
+        ledger.set_aside = list(map(decode, self.aside))
         for record in self.entries.values():
             outcome = ledger.offer(decode(record.encoded))
             if outcome.verdict is not Verdict.APPLIED:
@@ -145,6 +158,11 @@ class Disk:
         """Numbers of the stored entries of one author."""
         return [number for key, number in self.entries if key == author]
 
+    def _set_aside(self, author: SiteKey, number: int) -> None:
+        taken = {at: record for at, record in self.entries.items() if at[0] == author and at[1] >= number}
+        self.aside += [record.encoded for record in taken.values()]
+        self.entries = {at: record for at, record in self.entries.items() if at not in taken}
+
     def _keep(self, record: Record) -> None:
         match record:
             case EntryRecord():
@@ -152,7 +170,7 @@ class Disk:
                 self.own_state = record.own_state_file or self.own_state
             case RetractionRecord():
                 self.ends[record.author] = record
-                self.entries = {k: r for k, r in self.entries.items() if k[0] != record.author or k[1] < record.number}
+                self._set_aside(record.author, record.number)
             case CompactionRecord(until, withdrawn, amendments):
                 compacted = [decode(r.encoded) for k, r in self.entries.items() if k[1] <= until.get(k[0], 0)]
                 before = self.snapshot or self._genesis
@@ -167,6 +185,14 @@ class Disk:
                 self.amendments.append(record.encoded)
             case VoteRecord(encoded):
                 self.votes.append(encoded)
+            case EpochRecord(author=author, encoded=encoded, cut=cut, reopened=reopened):
+                self.epochs.append(encoded)
+                if reopened:
+                    self.ends.pop(author, None)
+                if cut:
+                    self._set_aside(author, cut)
+            case PublishedAgainRecord(encoded=encoded):
+                self.aside = [each for each in self.aside if each != encoded]
             case OwnLogDoubted(doubted):
                 self.own_log_in_doubt = doubted
             case _:

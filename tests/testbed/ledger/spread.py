@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.events import EntriesApplied, EntryPublished
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from tests.testbed.ledger.federation import LedgerFederation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from kmel_p2p.core.effects import Effect, Emit, Persist
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import Divergence, EntryPublished, EntryRecord, EntryRefused, LateFault, LogEnded
 from kmel_p2p.core.ledger.log.entry import Entry, decode
+from kmel_p2p.core.ledger.log.epoch import BRANCHED
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.own_log import IN_DOUBT
@@ -52,7 +54,7 @@ class Oracle:
         self._idle_since: dict[int, Micros] = {}
         self._sent: dict[int, int] = {}
         self._told: set[tuple[str, ...]] = set()
-        self._held: dict[tuple[SiteKey, int], bytes] = {}
+        self._held: dict[tuple[SiteKey, int], Entry] = {}
         """Entries that some disk held when everything healed."""
         self._federation.watchers.append(self._watch)
 
@@ -115,12 +117,17 @@ class Oracle:
             self._stored(site, effect.record)
         elif isinstance(effect, Emit):
             match effect.event:
+                case LogEnded(author=author, reason=reason) if author in self._honest and reason in BRANCHED:
+                    # Its log goes on in another epoch; at the end it must have.
+                    pass
                 case LogEnded(author=author, number=number, reason=reason) if author in self._honest:
                     self._say(
                         "convicted", site, self._honest[author], text=f"ended the log before entry {number}: {reason}"
                     )
                 case LateFault(author=author, reason=reason) if author in self._honest:
                     self._say("convicted", site, self._honest[author], text=f"holds it at fault: {reason}")
+                case EntryRefused(reason=reason) if reason in BRANCHED:
+                    pass
                 case EntryRefused(sender=sender, reason=reason) if sender in self._honest:
                     self._say("refused", site, self._honest[sender], text=f"refused an entry: {reason}")
                 case Divergence(site=other) if other in self._honest:
@@ -129,8 +136,9 @@ class Oracle:
                     hash_ = self._newest[site.key, number]
                     earlier = self._published.get((site.key, number), hash_)
                     self._published[site.key, number] = hash_
-                    # One that nobody got was never there.
-                    if earlier != hash_ and self._is_held(site.key, number, earlier):
+                    # One that nobody got was never there, and who has an old disk cannot know better.
+                    known = site.number not in self._play.damaged and self._is_held(site.key, number, earlier)
+                    if earlier != hash_ and known:
                         self._say("twice", site, text=f"published two entries {number}")
 
     def _stored(self, site: PeerSite, record: EntryRecord) -> None:
@@ -160,7 +168,7 @@ class Oracle:
             if isinstance(averaging, LedgerAveraging):
                 for entry in averaging.ledger.entries():
                     if entry.author in self._honest:
-                        self._held[entry.author, entry.number] = entry.hash
+                        self._held[entry.author, entry.number] = entry
 
     def has_progressed(self) -> bool:
         """Whether the run is over at every honest site, and they agree. A suspended one waits for the consortium."""
@@ -193,24 +201,38 @@ class Oracle:
             if not isinstance(averaging, LedgerAveraging):
                 continue
             ledger = averaging.ledger
-            for (author, number), hash_ in self._held.items():
+            for author in self._honest.keys() & ledger.faults.keys():
+                self._say(
+                    "convicted", site, self._honest[author], text=f"ended the log: {ledger.faults[author].reason}"
+                )
+            contents = {header.payload_hash for log in ledger.accepted.logs.values() for header in log.headers()}
+            for (author, number), entry in self._held.items():
                 header = ledger.accepted.header(author, number)
                 if number >= ledger.accepted.end(author):
                     continue
-                if number > ledger.head(author) or (header is not None and header.hash != hash_):
+                # An entry of a branch that was disowned is published again under another number.
+                again = ledger.accepted.epochs.disowns(entry) and entry.payload_hash in contents
+                stands = number <= ledger.head(author) and (header is None or header.hash == entry.hash)
+                if not stands and not again:
                     self._say("lost", site, self._honest[author], text=f"does not hold entry {number} of")
-            again = fresh_ledger(site.site)
-            again.amend(site.site.constitution)
+            own = (entry for entry in ledger.entries() if entry.author in self._honest)
+            counts = Counter((entry.author, entry.payload_hash) for entry in own)
+            for author in {author for (author, _), count in counts.items() if count > 1}:
+                self._say("doubled", site, self._honest[author], text="counts a payload twice of")
+            fresh = fresh_ledger(site.site)
+            fresh.amend(site.site.constitution)
+            for epoch in ledger.accepted.epochs:
+                fresh.begin_epoch(epoch)
             for fault in ledger.faults.values():
-                again.end_log(fault)
+                fresh.end_log(fault)
             for vote in ledger.votes:
-                again.vote(vote)
+                fresh.vote(vote)
             for author in ledger.suspended:
                 self._judge_suspension(site, ledger, author)
             for entry in self._seen:
-                if again.offer(entry).verdict is Verdict.DROPPED:
+                if fresh.offer(entry).verdict is Verdict.DROPPED:
                     break
-            if again.vector == ledger.vector and again.digest() != ledger.digest():
+            if fresh.vector == ledger.vector and fresh.digest() != ledger.digest():
                 self._say("sum", site, text="its trunk is not the sum of the entries in its vector")
         digests = self._digests(sites)
         if len({tuple(suspended.items()) for suspended in self._suspended(sites)}) > 1:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kmel_p2p.core.ledger.averaging import LedgerSettings
 from kmel_p2p.core.ledger.events import EntryPublished, EntryRecord
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.membership import MemberUnreachable
 from kmel_p2p.core.rounds import (
     Approve,

@@ -24,6 +24,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     Compacted,
     EntryId,
     EntryRange,
+    Epochs,
     Have,
     Heads,
     Holdings,
@@ -61,6 +62,7 @@ messages = st.one_of(
         vector=vectors,
         chains=keys,
         ended=st.dictionaries(st.integers(0, 4095), seqs, max_size=5),
+        epochs=keys,
         headers=st.lists(st.binary(max_size=99), max_size=3).map(tuple),
         reply=st.booleans(),
     ),
@@ -79,6 +81,7 @@ messages = st.one_of(
         digest=keys,
         signature=st.binary(min_size=64, max_size=64),
     ),
+    st.builds(Epochs, epochs=st.lists(st.binary(max_size=99), max_size=3).map(tuple)),
     st.builds(Compacted, amendment=keys, floor=vectors),
     st.builds(SnapshotAsk, id=keys, first=st.integers(0, 2**32), count=st.integers(0, 8)),
     st.builds(SnapshotOffer, id=keys, size_bytes=st.integers(0, 2**48), digest=keys),
@@ -134,8 +137,8 @@ def test_another_protocol_version_names_both_numbers() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        [0, HASH, b"", HASH, [4, 5, 2, 5], [], False],  # unsorted places
-        [0, HASH, b"", HASH, [4, 5, 4, 5], [], False],  # a place twice
+        [0, HASH, b"", HASH, [4, 5, 2, 5], HASH, [], False],  # unsorted places
+        [0, HASH, b"", HASH, [4, 5, 4, 5], HASH, [], False],  # a place twice
         [0, HASH, b"", HASH, [4096, 5], [], False],
         [0, HASH, b"", HASH, [4, -1], [], False],
         [0, HASH, b"", HASH, [4, True], [], False],

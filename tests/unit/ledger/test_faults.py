@@ -56,7 +56,6 @@ BREACHES: list[tuple[Refusal, dict[str, Any]]] = [
     (Refusal.STEPS, {"steps": 0}),
     (Refusal.BASE_SELF, {"base": {A.key: 2, D.key: 1}}),
     (Refusal.BASE_AUTHOR, {"base": {b"\xff" * 32: 1}}),
-    (Refusal.BASE_ENDED, {"ended": {A.key: 1}}),
     (Refusal.PAYLOAD, {"payload": b"nonsense"}),
     (Refusal.NORM_CLAIM, {"norm_squared": 5}),
     (Refusal.NORM, {"payload": PlainCodec.encode([0], [5000])}),

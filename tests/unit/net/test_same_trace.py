@@ -21,10 +21,11 @@ from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Persist, Send
-from kmel_p2p.core.ledger.averaging import LedgerAveraging, LedgerSettings
+from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.rules.rules import Rules
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS
 from kmel_p2p.core.membership import Membership, OwnDescription, RosterSite, preset
 from kmel_p2p.core.membership import commands as membership_commands

@@ -2,108 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
-from kmel_p2p.core.ledger.log.entry import NO_PREVIOUS, Basis, Entry, SignedHeader, context_hash
+from kmel_p2p.core.ledger.log.author_log import Log
+from kmel_p2p.core.ledger.log.entry import Basis, Entry, SignedHeader, context_hash
+from kmel_p2p.core.ledger.log.epoch import EpochBook
 from kmel_p2p.core.ledger.log.head_table import HeadTable
 from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS, kept_headers
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
-
-
-class Log:
-    """One author's entries `first..head`, contiguous and chained; those below are in the snapshot."""
-
-    __slots__ = ("_entries", "_headers", "first")
-
-    def __init__(self, headers: Iterable[SignedHeader] = (), kept: int = KEPT_HEADERS) -> None:
-        """Start after `headers`, which are contiguous and chained (none: at the first entry); keep so many of them."""
-        self._headers: deque[SignedHeader] = deque(headers, maxlen=kept)
-        self._entries: list[Entry] = []
-        self.first = self._headers[-1].number + 1 if self._headers else 1
-
-    @property
-    def head(self) -> int:
-        """Number of the newest entry; 0 before the first."""
-        return self.first + len(self._entries) - 1
-
-    @property
-    def oldest(self) -> int:
-        """Number of the oldest entry whose header is held; that of the next entry when there is none."""
-        return self.first - len(self._headers)
-
-    @property
-    def newest(self) -> SignedHeader | None:
-        """The header of the newest entry, held or compacted."""
-        if self._entries:
-            return self._entries[-1]
-        return self._headers[-1] if self._headers else None
-
-    @property
-    def head_hash(self) -> bytes:
-        """The `previous` that the next entry must have."""
-        newest = self.newest
-        return newest.hash if newest else NO_PREVIOUS
-
-    def get(self, number: int) -> Entry | None:
-        """The entry at `number`; None where it is compacted or not here yet."""
-        index = number - self.first
-        return self._entries[index] if 0 <= index < len(self._entries) else None
-
-    def header(self, number: int) -> SignedHeader | None:
-        """The header at `number`; None where it is too old or not here yet."""
-        held = self.get(number)
-        if held is not None:
-            return held
-        index = number - self.first + len(self._headers)
-        return self._headers[index] if 0 <= index < len(self._headers) else None
-
-    def headers(self) -> Iterator[SignedHeader]:
-        """Every header that is held, oldest first."""
-        yield from self._headers
-        yield from self._entries
-
-    def keep(self, kept: int) -> None:
-        """Keep so many headers of compacted entries from now on."""
-        if kept != self._headers.maxlen:
-            self._headers = deque(self._headers, maxlen=kept)
-
-    def append(self, entry: Entry) -> None:
-        """Add the next entry.
-
-        Raises:
-            Bug: it does not follow the newest entry; callers check before.
-        """
-        if entry.number != self.head + 1 or entry.previous != self.head_hash:
-            raise Bug(f"{entry} does not follow {self.head}")
-        self._entries.append(entry)
-
-    def after(self, number: int) -> Iterator[Entry]:
-        """Held entries numbered above `number`, oldest first."""
-        yield from self._entries[max(0, number - self.first + 1) :]
-
-    def truncate(self, number: int) -> list[Entry]:
-        """Take back every held entry from `number` on; returns them, newest first."""
-        index = max(0, number - self.first)
-        taken = self._entries[index:]
-        del self._entries[index:]
-        return taken[::-1]
-
-    def compact(self, until: int) -> list[SignedHeader]:
-        """Drop the payloads up to and including `until`; returns the headers that remain of them, oldest first."""
-        count = min(max(0, until - self.first + 1), len(self._entries))
-        compacted = [entry.without_payload() for entry in self._entries[:count]]
-        del self._entries[:count]
-        self._headers.extend(compacted)
-        self.first += count
-        return compacted
-
 
 ENDLESS = 2**62
 """Above every number of an entry."""
@@ -118,6 +29,8 @@ class AcceptedLogs:
         retired: sites that an amendment retired: author -> first number not accepted.
         withdrawn: author -> first number whose contribution amendments or votes took out of the trunk.
         left_out: author -> first number of its compacted entries that is not in the sum.
+        epochs: how logs went on after their authors had signed two branches.
+        overtaken: whether an epoch disowned entries that are compacted here.
         amendment: number of amendments in force.
         amendment_hash: hash of the newest amendment.
     """
@@ -130,6 +43,8 @@ class AcceptedLogs:
         self.retired: dict[SiteKey, int] = {}
         self.withdrawn: dict[SiteKey, int] = {}
         self.left_out: dict[SiteKey, int] = {}
+        self.epochs = EpochBook()
+        self.overtaken = False
         self.amendment = 0
         self.amendment_hash = bytes(HASH_BYTES)
         self._payloads: dict[bytes, tuple[SiteKey, int]] = {}
@@ -284,6 +199,13 @@ class AcceptedLogs:
             ends[key] = min(fault.number, ends.get(key, fault.number))
         return dict(sorted(ends.items()))
 
+    @property
+    def cuts(self) -> dict[SiteKey, int]:
+        """Ended logs, and those that began another epoch: author -> first number not accepted, or disowned by the
+        newest epoch, in key order."""
+        newest = {key: self.epochs.of(key)[-1].first for key in self.epochs.authors}
+        return dict(sorted({**newest, **self.ended}.items()))
+
     def is_ended(self, author: SiteKey, number: int) -> bool:
         """Whether the author's log ends before this number."""
         return number >= self.end(author)
@@ -314,13 +236,20 @@ class AcceptedLogs:
         return min(found, key=lambda fault: fault.number, default=None)
 
     def is_proved(self, author: SiteKey, number: int) -> bool:
-        """Whether a proof or an amendment here ends the author's log before `number` or earlier."""
+        """Whether a proof or an amendment here ends the author's log before `number` or earlier, or an epoch tells
+        of two branches there."""
         fault = self.proof_against(author)
-        return min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number
+        ends = min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number
+        return ends or self.epochs.covers(author, number)
 
     def reaches_usable(self, base: RosterVector) -> bool:
-        """Whether `base` is here, cut where a fault or an amendment ended a log."""
+        """Whether `base` is here, cut where a fault or an amendment ended a log, or it parted into branches."""
         numbers = base.numbers
+        for key in self.epochs.authors:
+            place = self.order.place(key)
+            if place < numbers.size and (usable := self.epochs.usable(key, int(numbers[place]))) != numbers[place]:
+                numbers = numbers.copy()
+                numbers[place] = usable
         ends = [(place, end) for place, end in self._ends() if place < numbers.size and numbers[place] >= end]
         if ends:
             numbers = numbers.copy()
@@ -336,7 +265,7 @@ class AcceptedLogs:
         if author in self.order:
             others[self.order.place(author)] = 0
         context = context_hash([head.hash for head in self._table.named_by(others) if head is not None])
-        ended = {self.order.place(key): number for key, number in self.ended.items()}
+        ended = {self.order.place(key): number for key, number in self.cuts.items()}
         return Basis(self.held, context, ended, self.amendment, self.amendment_hash)
 
     def at_base(self, author: SiteKey, base: RosterVector) -> tuple[list[SignedHeader], int]:
@@ -373,8 +302,8 @@ class AcceptedLogs:
         return behind
 
     def _maybe_ended(self) -> set[SiteKey]:
-        """Authors of whom a proof or an amendment says anything."""
-        return self.faults.keys() | self.late.keys() | self.retired.keys()
+        """Authors of whom a proof, an amendment or an epoch says anything."""
+        return self.faults.keys() | self.late.keys() | self.retired.keys() | self.epochs.authors
 
     def _ends(self) -> list[tuple[int, int]]:
         """Place and first number not accepted of the logs that have ended."""
@@ -382,8 +311,7 @@ class AcceptedLogs:
 
     def _note_payload(self, header: SignedHeader) -> None:
         # The first stays: whoever replays it later is the second.
-        found = self._payloads.get(header.payload_hash)
-        if found is None or self.header(*found) is None:
+        if self.same_payload(header) is None:
             self._payloads[header.payload_hash] = (header.author, header.number)
         if len(self._payloads) > 4 * KEPT_HEADERS * max(1, len(self.logs)):
             self._payloads = {mark: at for mark, at in self._payloads.items() if self.header(*at) is not None}

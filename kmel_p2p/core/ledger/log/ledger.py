@@ -6,7 +6,7 @@ of entries and proofs, not on their order. What to send to whom is decided elsew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import Bug, WireError
@@ -17,6 +17,7 @@ from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.harm.vote_book import VoteBook
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
+from kmel_p2p.core.ledger.log.branches import Branches
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
 from kmel_p2p.core.ledger.log.kept_headers import fitting
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
@@ -33,7 +34,7 @@ from kmel_p2p.core.types import Vector
 from kmel_p2p.delta.sparse import SparseDelta
 
 
-class Ledger:
+class Ledger(Branches):
     """See the module docstring. All calls are synchronous and pure in-memory."""
 
     def __init__(self, accumulator: Accumulator, codec: Decoder, rules: Rules) -> None:
@@ -46,6 +47,9 @@ class Ledger:
         self.own_log_in_doubt = False
         """Whether this site's store had lost entries of its own log, so that it may lack some still (`own_log`)."""
         self.accepted = AcceptedLogs(rules.roster)
+        self.aside = {}
+        self.set_aside: list[Entry] = []
+        """Own entries that the store keeps although they do not count: those of disowned branches among them."""
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; `settle` does the rest. None: no limit."""
         self.unsettled = False
@@ -206,6 +210,8 @@ class Ledger:
         refusal = check_origin(entry, self.rules)
         if refusal is not None:
             return Outcome(Verdict.REFUSED, refusal)
+        if self.accepted.epochs.disowns(entry):
+            return Outcome(Verdict.KNOWN)
         if known is not None:
             return self._ended_by(Refusal.FORK, fork_of(known, entry))
         if self.accepted.is_ended(entry.author, entry.number):
@@ -225,36 +231,6 @@ class Ledger:
     def settle(self) -> Outcome:
         """Go on applying waiting entries, as far as one call may go."""
         outcome = Outcome(Verdict.WAITING)
-        self._settle(outcome)
-        return outcome
-
-    def offer_proof(self, evidence: Sequence[bytes], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Outcome:
-        """Take evidence against an author from anywhere.
-
-        Raises:
-            WireError: a part of it is neither a header nor an entry.
-        """
-        fault = prove(evidence, self.amended_rules, self._decoder, max_payload_bytes)
-        return Outcome(Verdict.REFUSED) if fault is None else self.end_log(fault)
-
-    def end_log(self, fault: FaultProof) -> Outcome:
-        """End an author's log before `fault.number`, taking back exactly what is beyond it. The fault must be proved.
-
-        Entries of others stand even if their base reaches beyond: their authors could not know.
-        """
-        outcome = Outcome(Verdict.REFUSED)
-        earlier = self.accepted.proof_against(fault.author)
-        is_proved = earlier is not None and earlier.number <= fault.number
-        if is_proved or self.accepted.is_ended(fault.author, fault.number):
-            outcome.verdict = Verdict.ENDED
-            return outcome
-        if fault.number < self.accepted.log(fault.author).first:
-            # Compacted entries were attested by a majority; they cannot be taken back any more.
-            self.accepted.late[fault.author] = fault
-            outcome.late.append(fault)
-            self._settle(outcome)
-            return outcome
-        self._end(fault, outcome)
         self._settle(outcome)
         return outcome
 
@@ -299,7 +275,9 @@ class Ledger:
         self.accumulator = snapshot.accumulator.copy()
         constitution = None if self.constitution is None else self._longer(self.constitution, snapshot)
         order = self.rules.roster if constitution is None else RosterOrder(constitution.order)
+        epochs = self.accepted.epochs
         self.accepted = AcceptedLogs.following(snapshot.headers, order, snapshot.withdrawn)
+        self.accepted.epochs = epochs
         self._waiting, self._holds = WaitingRoom(), {}
         outcome = Outcome(Verdict.APPLIED)
         if constitution is not None:
@@ -318,6 +296,7 @@ class Ledger:
         limit, self.turn_bytes = self.turn_bytes, None
         self._settle(outcome)
         self.turn_bytes = limit
+        self.keep_parted(entry for entry in again if entry.hash in before)
         stand = [entry for entry in outcome.applied if entry.hash in before]
         outcome.kept = {entry.author: entry.number for entry in stand}
         outcome.applied = [entry for entry in outcome.applied if entry.hash not in before]
@@ -346,6 +325,9 @@ class Ledger:
                         self.unsettled = True
                         return
                     verdict = check_entry(entry, self.accepted, self.amended_rules, self._decoder)
+                    if isinstance(verdict, FaultProof) and self.proves_nothing(verdict):
+                        # What it does not follow is disowned, but compacted here.
+                        verdict = Hold.CONTEXT
                     if isinstance(verdict, Hold):
                         self._holds[author] = verdict
                         break
@@ -362,11 +344,6 @@ class Ledger:
         if not self.accepted.is_withdrawn(entry.author, entry.number):
             self.accumulator.add(verdict, entry.weight, entry.head_weights)
         outcome.applied.append(entry)
-
-    def _end(self, fault: FaultProof, outcome: Outcome) -> None:
-        self.accepted.faults[fault.author] = fault
-        outcome.faults.append(fault)
-        self._cut(fault.author, fault.number, outcome)
 
     def _cut(self, author: SiteKey, end: int, outcome: Outcome) -> None:
         """Take back an author's entries from `end` on."""

@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Persist
-from kmel_p2p.core.ledger.events import EntriesApplied, EntryRecord, LateFault, LogEnded, RetractionRecord
+from kmel_p2p.core.ledger.events import (
+    EntriesApplied,
+    EntryRecord,
+    EpochBegun,
+    EpochRecord,
+    LateFault,
+    LogEnded,
+    RetractionRecord,
+)
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.log.epoch import Epoch
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.ledger.rules.validity import Refusal
 from kmel_p2p.core.types import Vector
@@ -32,6 +41,8 @@ class Outcome:
 
     Attributes:
         late: faults proved too late to change anything.
+        author: whose epoch says that a proof which was offered proves nothing.
+        voided: only of an epoch: faults that rested on what it disowns.
         kept: only after `adopt`: author -> its newest entry that was applied before and still stands.
     """
 
@@ -41,7 +52,20 @@ class Outcome:
     retracted: list[Entry] = field(default_factory=list)
     faults: list[FaultProof] = field(default_factory=list)
     late: list[FaultProof] = field(default_factory=list)
+    voided: list[FaultProof] = field(default_factory=list)
+    author: SiteKey | None = None
     kept: dict[SiteKey, int] = field(default_factory=dict)
+
+
+def epoch_changes(epoch: Epoch, outcome: Outcome) -> list[Effect]:
+    """Effects of an epoch that come before those of `changes`; what it took back is told here, not there."""
+    cut = min((entry.number for entry in outcome.retracted), default=0)
+    reopened = any(fault.author == epoch.author for fault in outcome.voided)
+    outcome.retracted = []
+    return [
+        Persist(EpochRecord(epoch.author, epoch.number, epoch.encode(), cut, reopened)),
+        Emit(EpochBegun(epoch.author, epoch.number, epoch.first, len(epoch.disowned))),
+    ]
 
 
 RETIRED = "an amendment retired the site"

@@ -22,6 +22,7 @@ class Hold(enum.Enum):
 
     BASE = "its base is not here"
     PROOF = "it names an ended log without proof here"
+    EPOCH = "its base goes beyond the end that it names of a log, and no epoch that explains this is here"
     AMENDMENT = "it was made under an amendment that is not here"
     CONFLICT = "it was made under another amendment with a number that is in force here"
     CONTEXT = "its author saw another branch of a log"
@@ -67,6 +68,9 @@ def why_hold(entry: Entry, accepted: AcceptedLogs) -> Hold | None:
     ended = accepted.order.named_at(entry.basis.ended)
     if not all(accepted.is_proved(key, number) for key, number in ended.items()):
         return Hold.PROOF
+    beyond = {key: end for key, end in ended.items() if entry.base.at(accepted.order.place(key)) >= end}
+    if not all(accepted.epochs.covers(key, end) for key, end in beyond.items()):
+        return Hold.EPOCH
     if not accepted.reaches_usable(entry.base):
         return Hold.BASE
     return None

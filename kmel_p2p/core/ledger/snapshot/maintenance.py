@@ -217,11 +217,12 @@ class Maintenance:
             elif now >= since_us + BELIEVED_AFTER:
                 self._want_up_to(floor, now)
         behind = self._antientropy.statements.proved_behind()
+        far_behind = behind >= FAR_BEHIND and self._antientropy.bytes_of(behind) > 8 * len(self._ledger.accumulator)
         if self.claims.vote.outvoted:
             self._want(now)
         elif self._ledger.stale:
             self.fetcher.want(now)
-        elif behind >= FAR_BEHIND and self._antientropy.bytes_of(behind) > 8 * len(self._ledger.accumulator):
+        elif far_behind or self._ledger.accepted.overtaken:
             self._want(now)
 
     def _want_up_to(self, floor: Vector, now: Micros) -> None:

@@ -22,12 +22,14 @@ from kmel_p2p.core.ledger.log.entry import decode, decode_stub
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict, changes
 from kmel_p2p.core.ledger.rules.entry_check import Hold
+from kmel_p2p.core.ledger.sync.epoch_exchange import EpochExchange
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_BODIES,
     Announce,
     Bodies,
     EntryId,
+    Epochs,
     Have,
     Heads,
     Holdings,
@@ -84,6 +86,7 @@ class AntiEntropy:
         self.statements = LogStatements(own, ledger, outbox)
         self.states = StateExchange(ledger, forks, self.statements, alive, outbox, rng, settings, self._refuse, now)
         self._other_peers = self.states.others
+        self.epochs = EpochExchange(ledger, self.statements, alive, outbox, self._take_epoch)
         self._now = now
         self._held_since_us: dict[SiteKey, Micros] = {}
         self._next_summary_us = now + self._jittered()
@@ -147,6 +150,7 @@ class AntiEntropy:
                 self._pull_from(sender, now)
             case Holdings():
                 self.states.on_holdings(sender, message, now)
+                self.epochs.compare(sender, message)
                 self.behind = self._other_peers.missing()
                 self._pull_from(sender, now)
             case Want():
@@ -163,6 +167,12 @@ class AntiEntropy:
                 self._forks.on_heads(sender, message)
             case Stubs():
                 self._on_stubs(sender, message, now)
+            case Epochs():
+                try:
+                    self.epochs.on_epochs(sender, message)
+                except WireError as error:
+                    self._refuse(sender, None, str(error))
+                self._pull_from(sender, now)
 
     def advance(self, now: Micros) -> None:
         """Go on applying, announce, repeat what got no answer, send the periodic summary: whatever is due."""
@@ -271,6 +281,10 @@ class AntiEntropy:
             self._take(sender, outcome)
             if outcome.faults or outcome.late:
                 continue
+            if outcome.author is not None:
+                # It rests on what its author has disowned since: the sender does not know that yet.
+                self.epochs.show(sender, self._ledger.accepted.epochs.of(outcome.author))
+                continue
             if outcome.verdict is Verdict.REFUSED:
                 self._refuse(sender, None, "its evidence against an author proves nothing")
             # Known already, or worth nothing. Only what is missing is asked for, and looking at it costs signatures.
@@ -305,6 +319,12 @@ class AntiEntropy:
                 self._outbox.append(Send(of, WantAmendments(self._ledger.amended_rules.number + 1)))
             elif hold is Hold.CONTEXT:
                 self._forks.compare(of, entry.base)
+
+    def _take_epoch(self, sender: SiteKey, outcome: Outcome) -> None:
+        self._take(sender, outcome)
+        if outcome.verdict is Verdict.APPLIED:
+            self.behind = self._other_peers.missing()
+            self.states.announce()
 
     def _refuse(self, sender: SiteKey, author: SiteKey | None, reason: str) -> None:
         self._outbox.append(Emit(EntryRefused(sender, author, reason)))

@@ -11,6 +11,7 @@ from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
 from kmel_p2p.core.effects import Message
 from kmel_p2p.core.ledger.harm.vote import MAX_VOTE_BYTES
 from kmel_p2p.core.ledger.log.entry import ENDED, MAX_HEADS, MAX_PAYLOAD_BYTES, MAX_STUB_BYTES
+from kmel_p2p.core.ledger.log.epoch import MAX_EPOCH_BYTES, MAX_EPOCHS
 from kmel_p2p.core.ledger.rules.proof import MAX_EVIDENCE
 from kmel_p2p.core.roster_vector import MAX_NUMBER, RosterVector
 from kmel_p2p.core.wire import HASH, KEY, SIGNATURE, VECTOR, Schema, blob, flag, listing, record, uint
@@ -84,7 +85,9 @@ class Holdings(Message):
     chains: bytes
     """Hash of the headers at the vector: reveals a fork that numbers alone hide."""
     ended: dict[int, int]
-    """Ended logs: place -> first number not accepted."""
+    """Ended logs, and those that began another epoch: place -> first number not accepted, or disowned."""
+    epochs: bytes
+    """Hash of all epochs that the sender holds; zeros for none."""
     headers: tuple[bytes, ...]
     """Signed headers at the vector, of logs that go further than the receiver said: without its header a number counts
     for nothing."""
@@ -244,6 +247,13 @@ class Amendments(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Epochs(Message):
+    """Encoded epochs of logs: a new one, or all, to a site that holds others."""
+
+    epochs: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VoteDigest(Message):
     """Which votes the sender holds; a receiver that holds others sends its own."""
 
@@ -313,6 +323,7 @@ SCHEMAS = (
             "vector": VECTOR,
             "chains": HASH,
             "ended": ENDED,
+            "epochs": HASH,
             "headers": listing(blob(MAX_STUB_BYTES), MAX_SHOWN),
             "reply": flag(),
         },
@@ -320,4 +331,5 @@ SCHEMAS = (
     ),
     Schema(36, VoteDigest, {"digest": HASH}),
     Schema(37, Votes, {"votes": listing(blob(MAX_VOTE_BYTES), MAX_VOTES)}, MAX_VOTES_BYTES),
+    Schema(38, Epochs, {"epochs": listing(blob(MAX_EPOCH_BYTES), MAX_EPOCHS)}),
 )

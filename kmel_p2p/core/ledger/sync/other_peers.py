@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import SignedHeader
+from kmel_p2p.core.ledger.log.epoch import NO_EPOCHS
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Have, Holdings
@@ -47,6 +48,8 @@ class OtherPeer:
     """None: it told none, or goes by amendments that are not here, so that nobody can tell what it counts."""
     chains: bytes = b""
     ended: Vector | None = None
+    epochs: bytes = NO_EPOCHS
+    """Hash of the epochs that it holds."""
     agreed: bool = False
     """Whether it holds the headers that we hold at its vector."""
     agreed_at_us: Micros = 0
@@ -85,10 +88,11 @@ class OtherPeers:
         told = self._told.setdefault(key, OtherPeer())
         order = self._ledger.accepted.order
         known = held.amendment in self._ledger.amended_rules.hashes
-        told.state, told.since_us = state_digest(held.amendment, held.vector, held.chains, held.ended), now
+        told.state, told.since_us = state_digest(held.amendment, held.vector, held.chains, held.ended, held.epochs), now
         told.explained, told.agreed, told.chains = True, False, held.chains
         told.vector = held.vector.cut(len(order)) if known else None
         told.ended = order.named_at(held.ended) if known else {}
+        told.epochs = held.epochs
         if told.vector is not None:
             self._statements.said(key, order.named(told.vector), now)
         self._agree(key, now)
@@ -227,6 +231,7 @@ class OtherPeers:
         own = None if told.explained else self._states.get(told.state)
         if own is not None:
             told.explained, told.agreed, told.vector, told.chains = True, False, own.vector, own.chains
+            told.epochs = own.epochs
 
     def _agree(self, key: SiteKey, now: Micros) -> None:
         """Compare headers with what a peer told us, as soon as we have reached its vector."""

@@ -203,7 +203,9 @@ class StateExchange:
         self.others.holds(sender, held, now)
         told, floor = self.others.get(sender), accepted.floor
         ended = told.ended if told is not None and told.ended is not None else {}
-        if any(number <= floor.get(key, 0) for key, number in ended.items()):
+        covers = accepted.epochs.covers
+        behind = (number <= floor.get(key, 0) and not covers(key, number) for key, number in ended.items())
+        if any(behind) or (accepted.overtaken and ended):
             # It took back entries that are compacted here and at a majority.
             self._outbox.append(Send(sender, Compacted(accepted.amendment_hash, accepted.order.vector(floor))))
         if held.reply and now >= self._answered_us.get(sender, -ANSWERS_APART) + ANSWERS_APART:
@@ -233,7 +235,14 @@ class StateExchange:
         if reply:
             self.others.asked(to, self._now)
         held = Holdings(
-            accepted.amendment, accepted.amendment_hash, accepted.held, chains, self._own.ended, headers, reply
+            accepted.amendment,
+            accepted.amendment_hash,
+            accepted.held,
+            chains,
+            self._own.ended,
+            accepted.epochs.hash,
+            headers,
+            reply,
         )
         self._outbox.append(Send(to, held))
 

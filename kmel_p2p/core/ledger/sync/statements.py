@@ -97,7 +97,7 @@ class LogStatements:
     def shown(self, header: SignedHeader, now: Micros) -> None:
         """A header came. It proves how far its author's log goes if the signature is good; raises WireError if not."""
         author, number = header.author, header.number
-        if number <= self.known(author):
+        if number <= self.known(author) or self._ledger.accepted.epochs.disowns(header):
             return
         refusal = check_origin(header, self._ledger.rules)
         if refusal is not None:
@@ -138,6 +138,10 @@ class LogStatements:
         """What who said `vector` may be asked for: also what is proved though its log stands still here."""
         numbers = {author: min(number, self.known(author)) for author, number in vector.items()}
         return {author: number for author, number in numbers.items() if number}
+
+    def forget(self, author: SiteKey) -> None:
+        """A log goes on in another epoch: what was shown of it may have been of the branch that is disowned."""
+        self._shown.pop(author, None)
 
     def ask(self, sayer: SiteKey, now: Micros) -> bool:
         """Ask `sayer` for the headers that would prove what it said, where nobody was asked lately; whether it did."""

@@ -1,0 +1,20 @@
+"""Why this site does not train now, in words for its operator; what only one place says stands there."""
+
+from __future__ import annotations
+
+COMES_AFTER_THE_END = (
+    "the run was over before this site came: it takes the trunk as it is. The sites may extend the run by an amendment "
+    "(kmel-peer amendment draft --entries N)"
+)
+"""Trained on top by one site alone, the trunk would be that site's more than anybody's."""
+
+SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"
+
+STALE = (
+    "an amendment or votes change whether entries count that are compacted here; fetching a snapshot. If no site has "
+    "one, an amendment that lifts the suspension, or retracts the same entries, ends this"
+)
+
+ENDED = "this site's log was ended by the others; its key must be replaced by an amendment"
+
+OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"

@@ -1,0 +1,86 @@
+"""The part of a store that keeps what no longer counts: entries of ended logs and disowned branches, and the proofs."""
+
+from __future__ import annotations
+
+import sqlite3
+from abc import abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import msgpack
+
+from kmel_p2p.agreement.identity import SiteKey
+
+
+class SetAside:
+    """See the module docstring. The attributes are the store's."""
+
+    _connection: sqlite3.Connection
+
+    @abstractmethod
+    def transaction(self, name: str) -> AbstractContextManager[None]:
+        """All writes inside are kept together or not at all."""
+
+    @abstractmethod
+    def put_blob(self, name: str, value: bytes) -> None:
+        """Keep a small named value."""
+
+    @abstractmethod
+    def _all(self, query: str, *arguments: Any) -> list[Any]:
+        """All rows of a query."""
+
+    def retract(self, author: SiteKey, number: int, reason: str, evidence: Iterable[bytes]) -> None:
+        """End an author's log before `number`: later entries become evidence, beside what proves the fault."""
+        with self.transaction("retract"):
+            self.set_aside(author, number)
+            rows = [(author, number, "proof", item) for item in evidence]
+            self._connection.executemany("INSERT INTO evidence (author, number, kind, body) VALUES (?, ?, ?, ?)", rows)
+            self._connection.execute(
+                "INSERT INTO log_ends VALUES (?, ?, ?) ON CONFLICT (author) DO UPDATE"
+                " SET number = excluded.number, reason = excluded.reason WHERE excluded.number < log_ends.number",
+                (author, number, reason),
+            )
+
+    def begin_epoch(self, author: SiteKey, name: str, encoded: bytes, cut: int, reopened: bool) -> None:
+        """Keep an epoch of a log under `name`; entries from `cut` on (0: none) are set aside.
+
+        `reopened`: that the log had ended, and what proved it, holds no longer.
+        """
+        with self.transaction("epoch"):
+            self.put_blob(name, encoded)
+            if reopened:
+                self._connection.execute("DELETE FROM log_ends WHERE author = ?", (author,))
+                self._connection.execute("DELETE FROM evidence WHERE author = ? AND kind = 'proof'", (author,))
+            if cut:
+                self.set_aside(author, cut)
+
+    def drop_retracted(self, author: SiteKey, encoded: bytes) -> None:
+        """Forget an entry that was set aside."""
+        with self.transaction("drop"):
+            self._connection.execute(
+                "DELETE FROM evidence WHERE author = ? AND kind = 'retracted' AND body = ?", (author, encoded)
+            )
+
+    def set_aside(self, author: SiteKey, number: int) -> None:
+        """Entries of an author from `number` on become evidence."""
+        taken = self._all(
+            "SELECT number, header, signature, payload FROM entries WHERE author = ? AND number >= ? ORDER BY number",
+            author,
+            number,
+        )
+        rows = [
+            (author, at, "retracted", msgpack.packb([header, signature, payload], use_bin_type=True))
+            for at, header, signature, payload in taken
+        ]
+        self._connection.executemany("INSERT INTO evidence (author, number, kind, body) VALUES (?, ?, ?, ?)", rows)
+        self._connection.execute("DELETE FROM entries WHERE author = ? AND number >= ?", (author, number))
+
+    def log_ends(self) -> dict[SiteKey, tuple[int, str]]:
+        """Authors whose log was ended: author -> (first number not accepted, reason)."""
+        rows = self._all("SELECT author, number, reason FROM log_ends ORDER BY author")
+        return {SiteKey(author): (number, reason) for author, number, reason in rows}
+
+    def evidence(self, author: SiteKey) -> list[tuple[int, str, bytes]]:
+        """What was set aside of an author: (number, "retracted" or "proof", bytes), oldest first."""
+        return self._all("SELECT number, kind, body FROM evidence WHERE author = ? ORDER BY arrival", author)
