@@ -139,14 +139,14 @@ def test_another_protocol_version_names_both_numbers() -> None:
     [
         [0, HASH, b"", HASH, [4, 5, 2, 5], HASH, [], False],  # unsorted places
         [0, HASH, b"", HASH, [4, 5, 4, 5], HASH, [], False],  # a place twice
-        [0, HASH, b"", HASH, [4096, 5], [], False],
-        [0, HASH, b"", HASH, [4, -1], [], False],
-        [0, HASH, b"", HASH, [4, True], [], False],
-        [0, HASH, b"", HASH, [], [b""] * 65, False],
-        [0, HASH, [1], HASH, [], [], False],
-        [2**33, HASH, b"", HASH, [], [], False],
-        [0, HASH, b"", HASH, [], [], 1],
-        [0, HASH, b"", HASH, [], []],
+        [0, HASH, b"", HASH, [4096, 5], HASH, [], False],
+        [0, HASH, b"", HASH, [4, -1], HASH, [], False],
+        [0, HASH, b"", HASH, [4, True], HASH, [], False],
+        [0, HASH, b"", HASH, [], HASH, [b""] * 65, False],
+        [0, HASH, [1], HASH, [], HASH, [], False],
+        [2**33, HASH, b"", HASH, [], HASH, [], False],
+        [0, HASH, b"", HASH, [], HASH, [], 1],
+        [0, HASH, b"", HASH, [], HASH, []],
     ],
 )
 def test_values_out_of_bounds_are_refused(body: list[object]) -> None:
@@ -155,7 +155,7 @@ def test_values_out_of_bounds_are_refused(body: list[object]) -> None:
 
 
 def test_what_is_refused_above_is_not_refused_for_its_length() -> None:
-    WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 35, 0, HASH, b"", HASH, [2, 5, 4, 5], [], False]))
+    WIRE.decode(msgpack.packb([2, WIRE.charter_tag, 35, 0, HASH, b"", HASH, [2, 5, 4, 5], HASH, [], False]))
 
 
 def test_deep_nesting_is_refused_without_recursion_error() -> None:
