@@ -40,6 +40,8 @@ COMMANDS = {
         "kmel_p2p.cli.contribution:contribution",
         "Show what each author's entries were worth to this site.",
     ),
+    "backup": ("kmel_p2p.cli.backup:backup", "Write the state of this site to one file, also while it runs."),
+    "restore": ("kmel_p2p.cli.backup:restore", "Put the state of this site back from a backup."),
     "audit": ("kmel_p2p.cli.audit:audit", "Say what this site's entries show of its compounds."),
     "privacy": ("kmel_p2p.cli.privacy:privacy", "Plan differential privacy of single compounds."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
