@@ -19,6 +19,7 @@ from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES, Charter, Key, Quorum, SiteRule, signature_is_good
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, Identity, SiteKey, curve_public, digest
+from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import Name, StrictModel, build, parse_toml
 
 SIGNING_CONTEXT = b"kmel amendment 1"
@@ -29,7 +30,7 @@ NO_AMENDMENT = bytes(HASH_BYTES).hex()
 MAX_AMENDMENT_BYTES = 2 * 1024 * 1024
 """Encoded, with a signature of every site a charter may list."""
 
-Hash = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+Hash = Annotated[str, worded_pattern(r"^[0-9a-f]{64}$", "64 hex digits")]
 Number = Annotated[int, pydantic.Field(ge=0, le=2**40)]
 
 

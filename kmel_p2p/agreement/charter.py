@@ -19,7 +19,8 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
-from kmel_p2p.agreement.shown import PRINTABLE
+from kmel_p2p.agreement.in_words import worded_pattern
+from kmel_p2p.agreement.shown import PRINTABLE, PRINTABLE_WORDS
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
 from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
@@ -29,10 +30,10 @@ SIGNING_CONTEXT = b"kmel charter 1"
 MAX_SITES = 4096
 """Most sites that a charter may list; bounds every mapping by site on the wire."""
 
-AddressText = Annotated[str, pydantic.Field(max_length=512, pattern=PRINTABLE)]
+AddressText = Annotated[str, worded_pattern(PRINTABLE, PRINTABLE_WORDS, max_length=512)]
 """Where a site is reached; the transport reads it (`net.address`)."""
 
-Key = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+Key = Annotated[str, worded_pattern(r"^[0-9a-f]{64}$", "64 hex digits")]
 """An Ed25519 public key in hex."""
 
 Quorum = Literal["majority", "two-thirds", "all"]

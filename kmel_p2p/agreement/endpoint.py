@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import pydantic
 
-from kmel_p2p.agreement.shown import CONTROL, PRINTABLE
+from kmel_p2p.agreement.in_words import worded_pattern
+from kmel_p2p.agreement.shown import CONTROL, PRINTABLE, PRINTABLE_WORDS
 from kmel_p2p.agreement.strict import StrictModel
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ class AssayEndpoint(StrictModel):
     (transformed - center) / scale, with constants from the charter, never from a site's data.
     """
 
-    name: Annotated[str, pydantic.Field(min_length=1, max_length=64, pattern=LABEL)]
+    name: Annotated[
+        str,
+        worded_pattern(LABEL, "a text that begins with a letter or digit, in one line", min_length=1, max_length=64),
+    ]
     """Begins with a letter or digit; no control characters."""
     kind: Kind = "regression"
-    unit: Annotated[str, pydantic.Field(max_length=32, pattern=PRINTABLE)] = ""
+    unit: Annotated[str, worded_pattern(PRINTABLE, PRINTABLE_WORDS, max_length=32)] = ""
     transform: Literal["identity", "log10"] = "identity"
     valid_range: tuple[float, float] = (-1e9, 1e9)
     """Lowest and highest credible native value, inclusive; sites refuse values outside it."""

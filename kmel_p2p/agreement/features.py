@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import StrictModel
 
 
@@ -32,7 +33,9 @@ class FeatureRule(StrictModel):
     """`canonical` maps every tautomer to RDKit's canonical one (slow); `keep` takes the one that is drawn."""
     mixtures: Literal["refuse", "largest"] = "refuse"
     """A record of several parts that are no counter-ions: refuse it, or keep the largest part."""
-    reference_hash: Annotated[str, pydantic.Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    reference_hash: Annotated[
+        str, worded_pattern(r"^([0-9a-f]{64})?$", "64 hex digits, as kmel-peer charter verify prints, or nothing")
+    ] = ""
     """Hash of the reference molecules' features, which every site must reproduce; empty: not checked."""
 
     @property

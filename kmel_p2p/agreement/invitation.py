@@ -19,6 +19,7 @@ from kmel_p2p.agreement.canonical import canonical, unpack_bounded
 from kmel_p2p.agreement.charter import AddressText, Key
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public, digest, verify
+from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import Name, StrictModel, build
 
 PREFIX = "kmel-invitation-1:"
@@ -38,7 +39,7 @@ FINGERPRINT_GROUPS, GROUP_DIGITS = 5, 4
 _INVITATION = b"kmel invitation 1"
 _APPLICATION = b"kmel application 1"
 
-Secret = Annotated[str, pydantic.Field(pattern=rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$")]
+Secret = Annotated[str, worded_pattern(rf"^[0-9a-f]{{{2 * SECRET_BYTES}}}$", f"{2 * SECRET_BYTES} hex digits")]
 
 
 def invitation_id(secret: bytes) -> bytes:
@@ -115,7 +116,7 @@ class Application(StrictModel):
     name: Name
     key: Key
     addresses: Annotated[tuple[AddressText, ...], pydantic.Field(max_length=8)] = ()
-    signature: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{128}$")]
+    signature: Annotated[str, worded_pattern(r"^[0-9a-f]{128}$", "128 hex digits, as kmel-peer signs")]
 
     @classmethod
     def made(cls, identity: Identity, invitation: Invitation, name: str, addresses: tuple[str, ...]) -> Application:

@@ -14,6 +14,8 @@ CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069
 PRINTABLE = rf"^[^{CONTROL}]*$"
 """Pattern of a text without any of them."""
 
+PRINTABLE_WORDS = "text without control characters"
+
 _SHOWN_ESCAPED = re.compile(rf"(?![\n\t]|\r\n)[{CONTROL}]")
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

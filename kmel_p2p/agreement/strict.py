@@ -12,8 +12,15 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import pydantic
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.in_words import fault_in_words, worded_pattern
 
-Name = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Name = Annotated[
+    str,
+    worded_pattern(
+        r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        "a name of lower-case letters, digits, - and _, at most 32, that begins with a letter or digit",
+    ),
+]
 """Short lower-case name: it appears in file names, tables and logs."""
 
 M = TypeVar("M", bound="StrictModel")
@@ -102,7 +109,24 @@ def _explain(model: type[pydantic.BaseModel], problem: Any) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known: {context['expected_tags']}"
         return f"key {'.'.join(str(part) for part in path)!r} is {context['tag']!r}; {hint}"
     found = problem.get("input")
-    return f"key {where!r} is {found!r:.80}: {problem['msg'].removeprefix('Value error, ')}"
+    shown = plain_value(found)
+    return f"key {where!r} is {shown:.80}: {fault_in_words(problem)}"
+
+
+def plain_value(value: Any) -> str:
+    """A value as TOML writes it, not as Python does."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case tuple() | list():
+            return f"[{', '.join(map(plain_value, value))}]"
+        case Mapping() | pydantic.BaseModel():
+            return "a table"
+        case str():
+            return repr(value)
+    return str(value)
 
 
 def _without_tags(model: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -13,6 +13,7 @@ import tomli_w
 from kmel_p2p.agreement.charter import MAX_SITES
 from kmel_p2p.agreement.columns import Location, Source
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
 from kmel_p2p.site.observe.egress import DAY_S, Rotation
 from kmel_p2p.site.training_hours import Hours
@@ -140,7 +141,12 @@ class LogSection(StrictModel):
 class MetricsSection(StrictModel):
     """Prometheus metrics and a status page, read-only. Off unless an address is given."""
 
-    listen: Annotated[str, pydantic.Field(pattern=r"^(|(127\.0\.0\.1|\[::1\]|localhost):\d{1,5})$")] = ""
+    listen: Annotated[
+        str,
+        worded_pattern(
+            r"^(|(127\.0\.0\.1|\[::1\]|localhost):\d{1,5})$", 'a loopback address such as "127.0.0.1:9477", or ""'
+        ),
+    ] = ""
     """A loopback address such as 127.0.0.1:9477, port 0 for any; whoever may see it can log in here anyway."""
 
 

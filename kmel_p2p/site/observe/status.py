@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pydantic
 
 from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.in_words import fault_in_words
 
 SCHEMA = 1
 
@@ -254,7 +255,7 @@ class StatusDocument:
         try:
             document = _reader().validate_python(raw)
         except pydantic.ValidationError as error:
-            problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            problems = (f"{'.'.join(map(str, each['loc']))}: {fault_in_words(each)}" for each in error.errors())
             raise LocalError("the status document cannot be read: " + "; ".join(problems)) from None
         return document
 

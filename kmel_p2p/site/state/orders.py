@@ -16,6 +16,7 @@ import pydantic
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import KEY_BYTES, SiteKey
+from kmel_p2p.agreement.in_words import fault_in_words
 from kmel_p2p.core.rounds import ApproveUntil, Conclude
 from kmel_p2p.files import private_directory, write_whole
 
@@ -159,7 +160,7 @@ class OrderBook:
 def _problem(error: OSError | ValueError) -> str:
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
+        return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {fault_in_words(first)}"
     return str(error)
 
 

@@ -82,7 +82,7 @@ def test_status_shows_what_an_operator_needs(site: Path, run: Run, daemon: FakeD
     ("change", "problem"),
     [
         ({"schema": 2}, "schema 1"),
-        ({"phase": "dreaming"}, "phase: Input should be 'preparing'"),
+        ({"phase": "dreaming"}, "phase: expected one of 'preparing'"),
         ({"process": {"pid": 4, "rss_bytes": "much", "uptime_s": 1.0}}, "process.rss_bytes: "),
         ({"mode": "other"}, "averaging: "),
     ],
