@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.core.ledger.harm import suspensions
 from kmel_p2p.core.ledger.own_epochs import OwnEpochs
 from kmel_p2p.core.peer import Peer
 from kmel_p2p.core.rounds.completion import Completion
@@ -34,6 +36,26 @@ LOST_AND_PARTED = Schedule(
     ),
 )
 """Site 0 goes on from an old store while the only site that knows its newest entries is away."""
+
+SUSPENDED_TWICE = Schedule(
+    seed=3,
+    founders=4,
+    spares=1,
+    entry_limit=36,
+    happenings=(
+        *(Happening(0.0, "start", site) for site in range(4)),
+        Happening(10.0, "harm", 3, other=0b0111, lasts_s=6.0),
+        Happening(11.0, "collude", 0, lasts_s=1.0),
+        Happening(14.0, "power", 1, lasts_s=4.0),
+        Happening(19.0, "add", 0, lasts_s=3.0),
+        Happening(24.0, "lift", 0),
+        Happening(26.0, "harm", 3, other=0b0111, lasts_s=10.0),
+        Happening(27.0, "collude", 3, lasts_s=1.0),
+        Happening(34.0, "power", 2, lasts_s=4.0),
+        Happening(36.0, "wipe", 1, lasts_s=4.0),
+    ),
+)
+"""A site is voted out, put back and voted out again, while others join, lose power and lose their disk."""
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -71,6 +93,22 @@ def test_an_old_store_beside_a_site_that_knows_more_holds() -> None:
     assert not played.violations
     assert played.reached["happening: put back"]
     assert played.reached["a site waits because its log may lack entries"]
+
+
+def test_a_site_suspended_twice_amid_everything_else_is_so_everywhere() -> None:
+    played = play(SUSPENDED_TWICE)
+    assert not played.violations
+    assert played.reached["AuthorSuspended"] >= 8
+    assert played.reached["SuspensionLifted"] >= 4
+    assert played.reached["happening: wipe"]
+
+
+def test_the_oracle_sees_a_suspension_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspensions, "votes_needed", lambda others, quorum: 1)
+    schedule = replace(
+        SUSPENDED_TWICE, happenings=tuple(each for each in SUSPENDED_TWICE.happenings if each.what != "harm")
+    )
+    assert any(text.startswith("suspended: ") for text in play(schedule).violations)
 
 
 def test_the_oracle_sees_a_log_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
