@@ -29,7 +29,9 @@ from kmel_p2p.simulate import report_plots as plots
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final, RunRecord, sample_rows
+from kmel_p2p.simulate.payoff import in_words, payoff_of
 from kmel_p2p.site.loaded_site import architecture_of
+from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.status import bytes_text
 from kmel_p2p.version import VERSION
 
@@ -125,6 +127,7 @@ def build_details(outcome: RunOutcome) -> dict[str, Any]:
         "longest_status_answer_s": round(outcome.record.longest_answer_s, 4),
         "charter_id": outcome.charter.id.hex(),
         "charter": outcome.charter.model_dump(mode="json"),
+        "exposed": mode_of(outcome.charter).exposes,
         "sites": {name: _details(outcome, at, name) for at, name in enumerate(outcome.finals)},
         "pooled_history": [[share, dict(scores)] for share, scores in outcome.pooled.history],
     }
@@ -136,6 +139,7 @@ def _details(outcome: RunOutcome, at: int, name: str) -> dict[str, Any]:
     return {
         # What the site itself computed with its models, and what it would have without any.
         "predicts": mean_test(endpoint["predicted"] for endpoint in endpoints),
+        "best_local": _best_local(endpoints),
         "forest": mean_test(endpoint["baseline_forest"] for endpoint in endpoints),
         "chosen": "/".join(dict.fromkeys(endpoint["chosen"] for endpoint in endpoints)),
         "chemistry": dataclasses.asdict(outcome.divided.figures[at]),
@@ -150,6 +154,12 @@ def _details(outcome: RunOutcome, at: int, name: str) -> dict[str, Any]:
         "alarms": [dataclasses.asdict(alarm) for alarm in final.status.alarms],
         "samples": sample_rows(outcome.record).get(name, []),
     }
+
+
+def _best_local(endpoints: Iterable[Mapping[str, Any]]) -> float | None:
+    """What the best that the site can make alone would score; None without a stack."""
+    sides = [endpoint.get("stacked", {}).get("best_local") for endpoint in endpoints]
+    return mean_test(sides) if sides and all(sides) else None
 
 
 def write_report(out: Path, report: Mapping[str, Any], details: Mapping[str, Any]) -> None:
@@ -200,7 +210,7 @@ def summary(report: Mapping[str, Any], details: Mapping[str, Any]) -> Group:
         f"{name} {site['predicts']:.3f} ({site['chosen'].replace('_', ' ')}; a forest {site['forest']:.3f})"
         for name, site in details["sites"].items()
     )
-    answer = Text(f"each site predicts with: {predicts}")
+    answer = Text(f"{' '.join(in_words(report, details))}\n\neach site predicts with: {predicts}")
     if "spread" in report:
         share = f"{100 * report['spread']:.2g} %"
         apart = f"the sites' trunks differ by at most {share} of the distance that training moved them"
@@ -230,6 +240,8 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         report=report,
         details=details,
         headline=_headline(report),
+        worth=in_words(report, details),
+        payoff=payoff_of(details),
         metric=plots.error_label(report),
         kinds=sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
         models=list(plots.MODEL_STYLE),

@@ -38,7 +38,7 @@ def sample_details() -> dict[str, Any]:
     one = {
         "chemistry": {"compounds": 100, "scaffolds": 20, "shared_scaffolds": 0, "similarity_within": 0.5,
                       "similarity_across": 0.2},
-        "predicts": 0.654, "forest": 0.987, "chosen": "hybrid",
+        "predicts": 0.654, "best_local": 0.8, "forest": 0.987, "chosen": "hybrid",
         "comparison": {"history": history, "endpoints": []}, "egress": {"Bodies": [6, 12_000], "Ping": [9, 345]},
         "egress_problem": "", "daemon_rss_max": 10**8, "trainer_rss_max": 5 * 10**8, "samples": samples,
     }  # fmt: skip

@@ -69,6 +69,9 @@ class LedgerMode(SiteMode):
     name: ClassVar[Mode] = "ledger"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
     keeps_entries: ClassVar[bool] = True
+    exposes: ClassVar[str] = (
+        "Every site saw the others' signed entries, which tell much about the fingerprints behind them"
+    )
     one_trunk: ClassVar[bool] = True
 
     def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:

@@ -49,6 +49,7 @@ class PushSumMode(SiteMode):
     name: ClassVar[Mode] = "pushsum"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
     keeps_entries: ClassVar[bool] = False
+    exposes: ClassVar[str] = "Sites saw each other's shares, which are mixtures but not sealed"
     one_trunk: ClassVar[bool] = False
 
     def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:

@@ -77,6 +77,7 @@ class SealedMode(SiteMode):
     name: ClassVar[Mode] = "sealed"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
     keeps_entries: ClassVar[bool] = False
+    exposes: ClassVar[str] = "Sites saw sums of groups, and no other site's delta"
     one_trunk: ClassVar[bool] = True
 
     def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:
