@@ -2,7 +2,8 @@
 
 The text names the site that invites, its key and addresses, and carries a secret. Who has the text may talk to that
 site's desk (`net.desk`) and to nothing else; the operator there still decides who takes part. Both sides show the same
-*fingerprint*, which two people compare: it stands for both keys, so nobody between them can take either's place.
+*fingerprint*, which two people compare: it stands for both keys and for all that the newcomer asks with, so nobody
+between them can take either's place.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ ADDRESSES = 4
 """Addresses in a text; more would make it long."""
 
 FINGERPRINT_GROUPS, GROUP_DIGITS = 5, 4
-"""20 digits: 66 bits, so that nobody finds keys with a given fingerprint while two people talk on the phone."""
+"""20 digits, 66 bits. The newcomer's signature is in them, which nobody foresees before the text is fixed: whoever is
+between the two has to hit the digits of one side, and cannot vary both until any two of them meet (33 bits)."""
 
 _INVITATION = b"kmel invitation 1"
 _APPLICATION = b"kmel application 1"
@@ -126,7 +128,8 @@ class Application(StrictModel):
             ConfigError: name or addresses are not possible.
         """
         key = identity.key.hex()
-        signed = identity.sign(_APPLICATION, _applied(invitation.id, name, key, addresses)).hex()
+        applied = _applied(invitation.site_key, invitation.id, name, key, addresses)
+        signed = identity.sign(_APPLICATION, applied).hex()
         return build(cls, {"name": name, "key": key, "addresses": addresses, "signature": signed}, "application")
 
     @property
@@ -134,18 +137,27 @@ class Application(StrictModel):
         """Key of the site that applies, 32 bytes."""
         return SiteKey(bytes.fromhex(self.key))
 
-    def answers(self, answered: bytes) -> bool:
-        """Whether whoever holds the key wrote it, for the invitation of this id."""
-        applied = _applied(answered, self.name, self.key, self.addresses)
+    def answers(self, inviting: SiteKey, answered: bytes) -> bool:
+        """Whether whoever holds the key wrote it, for the invitation of this id, from the site with key `inviting`."""
+        applied = _applied(inviting, answered, self.name, self.key, self.addresses)
         return verify(self.site_key, _APPLICATION, applied, bytes.fromhex(self.signature))
 
 
-def fingerprint(inviting: SiteKey, joining: SiteKey, invitation: bytes) -> str:
-    """The digits that two people compare: five groups of four."""
-    number = int.from_bytes(digest(b"kmel fingerprint 1", inviting, joining, invitation), "big")
+def fingerprint(inviting: SiteKey, joining: SiteKey, invitation: bytes, signature: str) -> str:
+    """The digits that two people compare: five groups of four.
+
+    Args:
+        inviting: key of the site that invites.
+        joining: key of the newcomer.
+        invitation: id of the invitation that it answers.
+        signature: of its application (hex).
+    """
+    parts = (inviting, joining, invitation, bytes.fromhex(signature))
+    number = int.from_bytes(digest(b"kmel fingerprint 1", *parts), "big")
     digits = f"{number % 10 ** (FINGERPRINT_GROUPS * GROUP_DIGITS):0{FINGERPRINT_GROUPS * GROUP_DIGITS}d}"
     return " ".join(digits[at : at + GROUP_DIGITS] for at in range(0, len(digits), GROUP_DIGITS))
 
 
-def _applied(invitation: bytes, name: str, key: str, addresses: tuple[str, ...]) -> bytes:
-    return canonical([invitation, name, key, list(addresses)])
+def _applied(inviting: SiteKey, invitation: bytes, name: str, key: str, addresses: tuple[str, ...]) -> bytes:
+    # The key, because a holder of the text can hand its secret on in a text of its own.
+    return canonical([inviting, invitation, name, key, list(addresses)])

@@ -160,7 +160,7 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
 
         raise ConfigError(f"{here.charter_path}: this charter does not list this site; move it away to found another")
     news = threading.Event()
-    desk = NewcomersDesk(book, table, here.name, time.time, news.set)
+    desk = NewcomersDesk(book, table, here.name, identity.key, time.time, news.set)
     decisions = Decisions(here.name, identity, book, news.set)
     with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer) as room:
         book.plan_founding(plan)

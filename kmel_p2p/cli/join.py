@@ -41,7 +41,7 @@ def join(text: str, wait_min: float, **site: Any) -> None:
         raise ConfigError(f"{here.data_file}: no such file; name the table with this site's measurements")
     identity = here.identity()
     application = Application.made(identity, invitation, here.name, here.addresses)
-    digits = fingerprint(invitation.site_key, identity.key, invitation.id)
+    digits = fingerprint(invitation.site_key, identity.key, invitation.id, application.signature)
     click.echo(f"{invitation.site} invites to {invitation.federation}.")
     click.echo(f"Fingerprint {digits}: {invitation.site} sees the same digits. Compare them by phone.")
     asking = Joining(invitation, application, time.time)

@@ -7,7 +7,6 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.agreement.invitation import fingerprint
 from kmel_p2p.site.desk.invitations import InvitationBook, Newcomer
 
 
@@ -37,20 +36,27 @@ class Decisions:
             case "invitations":
                 return self.listed()
             case "decide":
-                return self.decide(str(arguments.get("site", "")), arguments.get("approve") is True)
+                shown = str(arguments.get("fingerprint", ""))
+                return self.decide(str(arguments.get("site", "")), arguments.get("approve") is True, shown)
             case "withdraw":
-                return self.book.withdraw()
+                count = self.book.withdraw()
+                self._changed()
+                return count
             case "stop":
                 raise LocalError("kmel-peer invite waits for the founders here; end it with Ctrl-C")
         raise LocalError("the federation is being founded: this has to wait until kmel-peer run")
 
-    def decide(self, site: str, approve: bool) -> Mapping[str, Any]:
+    def found(self, site: str, approve: bool, shown: str = "") -> Newcomer:
+        """As `InvitationBook.found`."""
+        return self.book.found(site, approve, shown, self._identity.key)
+
+    def decide(self, site: str, approve: bool, shown: str = "") -> Mapping[str, Any]:
         """Approve or refuse a newcomer, by name or key.
 
         Raises:
-            LocalError: as `InvitationBook.decide`.
+            LocalError: as `InvitationBook.found`.
         """
-        decided = self.book.decide(site, approve)
+        decided = self.book.decide(self.found(site, approve, shown).key, approve)
         self._changed()
         return self.row(decided)
 
@@ -67,11 +73,10 @@ class Decisions:
 
     def row(self, newcomer: Newcomer) -> dict[str, Any]:
         """A newcomer as plain data, with the digits to compare."""
-        digits = fingerprint(self._identity.key, newcomer.site_key, bytes.fromhex(newcomer.invitation))
         return {
             "name": newcomer.name,
             "key": newcomer.key,
             "addresses": list(newcomer.addresses),
             "state": newcomer.state,
-            "fingerprint": digits,
+            "fingerprint": newcomer.fingerprint(self._identity.key),
         }

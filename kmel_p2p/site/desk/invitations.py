@@ -6,7 +6,7 @@ Nobody takes part because of what is here. It says who asked, and what the opera
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,10 +14,11 @@ import pydantic
 
 from kmel_p2p.agreement.charter import AddressText, Key
 from kmel_p2p.agreement.errors import ConfigError, LocalError
-from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.agreement.invitation import ADDRESSES, Application, Invitation, Secret, invitation_id
+from kmel_p2p.agreement.identity import SiteKey, curve_public
+from kmel_p2p.agreement.invitation import ADDRESSES, Application, Invitation, Secret, fingerprint, invitation_id
 from kmel_p2p.agreement.strict import Name, StrictModel, build, parse_json
 from kmel_p2p.files import private_directory, write_whole
+from kmel_p2p.net.address import check_advertised
 
 INVITATIONS_NAME = "invitations.json"
 
@@ -70,12 +71,22 @@ class Newcomer(StrictModel):
     addresses: tuple[AddressText, ...] = ()
     invitation: str
     """Id in hex."""
+    signature: str
+    """Of its application, in hex."""
     state: Literal["asks", "approved", "refused"] = "asks"
 
     @property
     def site_key(self) -> SiteKey:
         """Its key, 32 bytes."""
         return SiteKey(bytes.fromhex(self.key))
+
+    def fingerprint(self, inviting: SiteKey) -> str:
+        """The digits that its operator sees, too."""
+        return fingerprint(inviting, self.site_key, bytes.fromhex(self.invitation), self.signature)
+
+
+class DecidedMeanwhileError(LocalError):
+    """What was decided on is not what was shown any more."""
 
 
 class FoundingPlan(StrictModel):
@@ -167,59 +178,114 @@ class InvitationBook:
         self._keep(self._kept.changed(invitations=(), newcomers=stay))
         return count
 
-    def decide(self, name: str, approve: bool) -> Newcomer:
+    def found(self, site: str, approve: bool, shown: str = "", inviting: SiteKey | None = None) -> Newcomer:
+        """The newcomer of that name or key (hex) whom the operator may approve, or refuse, now.
+
+        Args:
+            site: a name means who was not refused, if there is such a site.
+            approve: whether it is to be approved; a refusal can be taken back so.
+            shown: the fingerprint that the operator was shown; empty: none.
+            inviting: key of this site; needed with `shown`.
+
+        Raises:
+            DecidedMeanwhileError: it asks with another fingerprint now.
+            LocalError: nobody of that name asked, or it cannot be approved.
+        """
+        named = [one for one in self.newcomers if site in (one.name, one.key)]
+        asking = [one for one in named if one.state != "refused"]
+        candidates = asking or (named if approve else [])
+        if not candidates:
+            names = ", ".join(one.name for one in self.newcomers if one.state != "refused") or "nobody"
+            raise LocalError(f"no site {site!r} asks to join; {names} did. kmel-peer invite list shows all")
+        if len(candidates) > 1:
+            raise LocalError(f"several sites called {site!r} were refused: approve one by its key (invite list --json)")
+        found = candidates[0]
+        if shown and inviting is not None and found.fingerprint(inviting) != shown:
+            raise DecidedMeanwhileError(f"{found.name!r} asks anew since, with another fingerprint; compare that one")
+        if approve and found.state != "approved":
+            self._require_place(found)
+        return found
+
+    def decide(self, site: str, approve: bool) -> Newcomer:
         """Approve or refuse the site of that name, or of that key (hex).
 
         Raises:
-            LocalError: nobody of that name asked.
+            LocalError: as `found`.
         """
-        asking = [one for one in self.newcomers if one.state != "refused"]
-        found = next((one for one in asking if name in (one.name, one.key)), None)
-        if found is None:
-            names = ", ".join(one.name for one in asking) or "nobody"
-            raise LocalError(f"no site {name!r} asks to join; {names} did. kmel-peer invite list shows all")
-        if approve and found.state == "asks":
-            kept = next((one for one in self._kept.invitations if one.id == found.invitation), None)
-            if kept is None or self._taken(found.invitation) >= kept.uses:
-                raise LocalError(
-                    f"the invitation that {found.name!r} answers has no place left; refuse it, and make it a new one "
-                    "with kmel-peer invite"
-                )
-        return self._become(found, "approved" if approve else "refused")
+        return self._become(self.found(site, approve), "approved" if approve else "refused")
+
+    def _require_place(self, newcomer: Newcomer) -> None:
+        kept = next((one for one in self._kept.invitations if one.id == newcomer.invitation), None)
+        if kept is None or self._taken(newcomer.invitation) >= kept.uses:
+            raise LocalError(
+                f"the invitation that {newcomer.name!r} answers has no place left; refuse it, and make it a new one "
+                "with kmel-peer invite"
+            )
+        if any(one.name == newcomer.name and one.key != newcomer.key for one in self.newcomers if _holds_name(one)):
+            raise LocalError(f"another site is called {newcomer.name!r} now: let this one join under another --name")
 
     # ---- what newcomers do --------------------------------------------------------------------------------------
 
-    def apply(self, answered: bytes, application: Application, now: float) -> Newcomer:
-        """Take an application, or find it again.
+    def apply(
+        self,
+        answered: bytes,
+        application: Application,
+        now: float,
+        inviting: SiteKey,
+        sites: Mapping[SiteKey, str],
+    ) -> Newcomer:
+        """Take an application, or find it again. While nobody has approved it, a new one takes its place.
+
+        Args:
+            answered: id of the invitation.
+            application: what came.
+            now: see above.
+            inviting: key of this site.
+            sites: key and name of this site, and of all that take part or did.
 
         Raises:
             LocalError: it cannot be taken; says why, to be read by the newcomer.
         """
-        identifier = answered.hex()
-        if not application.answers(answered):
-            raise LocalError("the application is not signed with the key that it names")
+        if not application.answers(inviting, answered):
+            raise LocalError("the application is not signed with the key that it names, for this invitation")
         known = next((one for one in self.newcomers if one.key == application.key), None)
-        if known is not None:
+        if known is not None and known.signature == application.signature:
             return known
-        kept = next((one for one in self._kept.invitations if one.id == identifier), None)
-        if kept is None or now >= kept.expires:
-            raise LocalError("this invitation is over; ask for a new one")
-        left = kept.uses - self._taken(identifier)
-        waiting = [one for one in self.newcomers if one.state == "asks" and one.invitation == identifier]
-        if left <= 0 or len(waiting) >= WAITING_MAX * left:
-            raise LocalError("this invitation is used up; ask for a new one")
-        if any(one.name == application.name and one.state != "refused" for one in self.newcomers):
+        if known is not None and known.state == "approved":
+            raise LocalError(
+                f"this key was approved with another application, as {known.name!r}: use that invitation, name and "
+                "address, or have the operator refuse that one first"
+            )
+        identifier = answered.hex()
+        others = [one for one in self.newcomers if one is not known]
+        self._require_room(identifier, others, now, is_refused=known is not None and known.state == "refused")
+        _require_possible(application, sites)
+        if any(one.name == application.name for one in others if _holds_name(one)):
             raise LocalError(
                 f"another site already asked under the name {application.name!r}: choose another one, or, if it was "
                 "you with a former key, ask the operator to refuse that one first"
             )
         fresh = Newcomer(
-            name=application.name, key=application.key, addresses=application.addresses, invitation=identifier
+            name=application.name,
+            key=application.key,
+            addresses=application.addresses,
+            invitation=identifier,
+            signature=application.signature,
+            state=known.state if known is not None else "asks",
         )
-        refused = [one for one in self.newcomers if one.state == "refused"]
+        refused = [one for one in others if one.state == "refused"]
         forgotten = set(refused[: max(0, len(refused) - MAX_REFUSED)])
-        self._keep(self._kept.changed(newcomers=(*(one for one in self.newcomers if one not in forgotten), fresh)))
+        self._keep(self._kept.changed(newcomers=(*(one for one in others if one not in forgotten), fresh)))
         return fresh
+
+    def _require_room(self, identifier: str, others: list[Newcomer], now: float, is_refused: bool) -> None:
+        kept = next((one for one in self._kept.invitations if one.id == identifier), None)
+        if kept is None or now >= kept.expires:
+            raise LocalError("this invitation is over; ask for a new one")
+        left = kept.uses - self._taken(identifier)
+        waiting = sum(one.state == "asks" and one.invitation == identifier for one in others)
+        if not is_refused and (left <= 0 or waiting >= WAITING_MAX * left):
+            raise LocalError("this invitation is used up; ask for a new one")
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -247,3 +313,25 @@ class InvitationBook:
         private_directory(self._path.parent)
         write_whole(self._path, json.dumps(kept.model_dump(mode="json"), indent=1).encode())
         self._kept = kept
+
+
+def _holds_name(newcomer: Newcomer) -> bool:
+    return newcomer.state != "refused"
+
+
+def _require_possible(application: Application, sites: Mapping[SiteKey, str]) -> None:
+    """A site that every charter can list, beside `sites`.
+
+    Raises:
+        LocalError: it cannot be one; says why.
+    """
+    if application.site_key in sites:
+        raise LocalError(f"this key is that of {sites[application.site_key]!r} already: a new site needs its own")
+    if application.name in sites.values():
+        raise LocalError(f"a site of this federation is called {application.name!r}, or was: choose another --name")
+    curve_public(application.site_key)
+    for address in application.addresses:
+        try:
+            check_advertised(address, roster_is_remote=False)
+        except ConfigError as error:
+            raise LocalError(str(error)) from None

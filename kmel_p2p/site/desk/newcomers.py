@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.invitation import Application
 from kmel_p2p.agreement.strict import build
 from kmel_p2p.site.desk.invitations import InvitationBook, Newcomer
@@ -49,8 +50,10 @@ class NewcomersDesk:
         book: who was invited and who asked.
         table: what goes on.
         host: name of this site.
+        key: its key.
         clock: seconds since 1970.
         changed: told whenever somebody new asks, or signs.
+        sites: key and name of the other sites that take part, or did.
     """
 
     def __init__(
@@ -58,12 +61,16 @@ class NewcomersDesk:
         book: InvitationBook,
         table: Table,
         host: str,
+        key: SiteKey,
         clock: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
+        sites: Callable[[], Mapping[SiteKey, str]] = dict,
     ) -> None:
         self._book = book
         self._table = table
         self._host = host
+        self._key = key
+        self._sites = sites
         self._clock = clock
         self._changed = changed
 
@@ -74,9 +81,10 @@ class NewcomersDesk:
             LocalError: to be read by the newcomer.
         """
         application = self._application(arguments)
-        known = len(self._book.newcomers)
-        newcomer = self._book.apply(invitation, application, self._clock())
-        if len(self._book.newcomers) != known:
+        before = self._book.newcomers
+        sites = {**self._sites(), self._key: self._host}
+        newcomer = self._book.apply(invitation, application, self._clock(), self._key, sites)
+        if self._book.newcomers != before:
             self._changed()
         if name == "sign" and newcomer.state == "approved":
             self._table.sign(newcomer, str(arguments.get("signature", "")))

@@ -89,10 +89,12 @@ class Reception:
         self._book = InvitationBook(state_dir)
         self._proposals = Proposals(state_dir, lambda: site().constitution)
         self._decisions = Decisions(here.rule.name, here.identity, self._book, self._look_around)
-        self._newcomers = NewcomersDesk(self._book, self, here.rule.name, time.time, self._look_around)
+        self._newcomers = NewcomersDesk(
+            self._book, self, here.rule.name, here.identity.key, time.time, self._look_around, self._sites
+        )
         self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves)
         self._told: dict[tuple[SiteKey, str], int] = {}
-        self._alarms: set[str] = set()
+        self._alarms: dict[str, str] = {}
         self._news = asyncio.Event()
         self._spreading: asyncio.Task[None] | None = None
         self.desk = Desk(
@@ -192,19 +194,22 @@ class Reception:
 
     def _decide(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Approve or refuse; who is approved is added by an amendment, which is drafted, signed and proposed here."""
-        name, approve = str(arguments.get("site", "")), arguments.get("approve") is True
-        if not approve:
-            return self._decisions.decide(name, approve)
+        if arguments.get("approve") is not True:
+            refused: Mapping[str, Any] = self._decisions.answer("decide", arguments)
+            return refused
         site = self._site()
         self._require_amendable(site)
-        decided = self._decisions.decide(name, approve=True)
-        newcomer = next(one for one in self._book.newcomers if one.key == decided["key"])
+        newcomer = self._decisions.found(str(arguments.get("site", "")), True, str(arguments.get("fingerprint", "")))
         if newcomer.site_key in site.constitution.roster:
-            return {**decided, "text": " It takes part already."}
+            return {**self._decisions.decide(newcomer.key, approve=True), "text": " It takes part already."}
         if (adding := self._adding(newcomer)) is not None:
-            return {**decided, "text": f" {self._missing(adding)}."}
+            return {**self._decisions.decide(newcomer.key, approve=True), "text": f" {self._missing(adding)}."}
         added = {"name": newcomer.name, "key": newcomer.key, "addresses": newcomer.addresses}
-        row = self._sign(site.constitution.draft(add=[added]), instead=False)
+        document = site.constitution.draft(add=[added])
+        mode_of(site.charter).check_amendment(site, self._averaging, document)
+        # Approved only now: what no amendment can add must not take the place.
+        decided = self._decisions.decide(newcomer.key, approve=True)
+        row = self._sign(document, instead=False)
         return {**decided, "text": f" Amendment {row['number']} is proposed to the other sites: {row['missing']}."}
 
     def _sign(self, document: AmendmentDocument, instead: bool) -> Mapping[str, Any]:
@@ -290,7 +295,7 @@ class Reception:
     def _look_around(self) -> None:
         """Raise the alarms of what waits for the operator, clear the others, and have proposals brought on."""
         site = self._site()
-        wanted = {}
+        wanted: dict[str, str] = {}
         for newcomer in self._book.newcomers:
             if newcomer.state == "asks" and newcomer.site_key not in site.constitution.everyone:
                 digits = self._decisions.row(newcomer)["fingerprint"]
@@ -303,13 +308,17 @@ class Reception:
                 wanted[f"amendment {row['number']} proposed"] = (
                     f"{'; '.join(row['changes'])}. {row['missing']}. kmel-peer amendment sign shows it and asks"
                 )
-        for what in self._alarms - wanted.keys():
-            self._activity.clear(what)
+        for what, text in self._alarms.items():
+            if wanted.get(what) != text:
+                self._activity.clear(what)
         for what, text in wanted.items():
-            if what not in self._alarms:
+            if self._alarms.get(what) != text:
                 self._activity.alarm(what, text)
-        self._alarms = set(wanted)
+        self._alarms = wanted
         self._news.set()
+
+    def _sites(self) -> Mapping[SiteKey, str]:
+        return {key: rule.name for key, rule in self._site().constitution.everyone.items()}
 
     def _adding(self, newcomer: Newcomer) -> Proposal | None:
         adds = ((one, [site.key for site in one.document.amendment.add]) for one in self._proposals.waiting())

@@ -71,18 +71,29 @@ def test_a_text_that_another_key_signed_is_refused() -> None:
 
 def test_an_application_is_for_one_invitation_one_key_and_one_name() -> None:
     made = Application.made(SOUTH, invitation(), "south", ("tcp://peer.south.example:7700",))
-    assert made.answers(invitation().id)
-    assert not made.answers(invitation(secret="5b" * 16).id)
+    assert made.answers(NORTH.key, invitation().id)
+    assert not made.answers(NORTH.key, invitation(secret="5b" * 16).id)
+    assert not made.answers(OTHER.key, invitation().id)
     for change in ({"name": "west"}, {"key": OTHER.key.hex()}, {"addresses": ()}):
-        assert not made.model_copy(update=change).answers(invitation().id)
+        assert not made.model_copy(update=change).answers(NORTH.key, invitation().id)
 
 
-def test_a_fingerprint_stands_for_both_keys_and_the_invitation() -> None:
-    digits = fingerprint(NORTH.key, SOUTH.key, invitation().id)
+def test_a_fingerprint_stands_for_both_keys_the_invitation_and_the_application() -> None:
+    digits = fingerprint(NORTH.key, SOUTH.key, invitation().id, "ab" * 64)
     assert [len(group) for group in digits.split()] == [4] * 5
     others = {
-        fingerprint(OTHER.key, SOUTH.key, invitation().id),
-        fingerprint(NORTH.key, OTHER.key, invitation().id),
-        fingerprint(NORTH.key, SOUTH.key, invitation(secret="5b" * 16).id),
+        fingerprint(OTHER.key, SOUTH.key, invitation().id, "ab" * 64),
+        fingerprint(NORTH.key, OTHER.key, invitation().id, "ab" * 64),
+        fingerprint(NORTH.key, SOUTH.key, invitation(secret="5b" * 16).id, "ab" * 64),
+        fingerprint(NORTH.key, SOUTH.key, invitation().id, "ac" * 64),
     }
-    assert len(others | {digits}) == 4
+    assert len(others | {digits}) == 5
+
+
+def test_who_knows_both_keys_cannot_tell_the_digits_of_a_text_before_it_is_answered() -> None:
+    """Else whoever is between the two varies texts for one and keys for the other until two fingerprints meet."""
+    text = invitation()
+    made = [Application.made(SOUTH, text, name, ()) for name in ("south", "south2")]
+    again = Application.made(SOUTH, text, "south", ())
+    first, other, same = (fingerprint(text.site_key, SOUTH.key, text.id, one.signature) for one in (*made, again))
+    assert first == same != other

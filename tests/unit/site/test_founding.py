@@ -38,7 +38,7 @@ class Founding:
         self.book.plan_founding(FoundingPlan(federation="demo", sites=3, endpoints=("logd",), trunk="mlp", seed=0))
         self.table = FoundingTable(self.book, self.path, NORTH.key)
         self.news = threading.Event()
-        desk = NewcomersDesk(self.book, self.table, "north", time.time, self.news.set)
+        desk = NewcomersDesk(self.book, self.table, "north", NORTH.key, time.time, self.news.set)
         self.room = FoundingRoom(
             NORTH, "tcp://127.0.0.1:0", folder / "state", self.book, desk, lambda name, given: name
         )

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
+import nacl.bindings as nb
 import pytest
 
+from kmel_p2p.agreement.canonical import canonical
 from kmel_p2p.agreement.errors import ConfigError, LocalError
-from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
+from kmel_p2p.agreement.invitation import Application, Invitation, fingerprint, invitation_id
 from kmel_p2p.site.desk.invitations import (
     INVITATIONS_NAME,
     MAX_INVITATIONS,
     MAX_REFUSED,
     WAITING_MAX,
+    DecidedMeanwhileError,
     FoundingPlan,
     InvitationBook,
+    Newcomer,
 )
 
-NORTH = Identity(b"n" * 32)
+NORTH, FORMER = Identity(b"n" * 32), Identity(b"f" * 32)
 NOW, END = 1_000.0, 2_000
 
 
@@ -35,6 +42,30 @@ def application(invitation: Invitation, number: int, name: str = "") -> Applicat
     return Application.made(identity(number), invitation, name or f"site{number}", ())
 
 
+def ask(book: InvitationBook, asked: Application, now: float = NOW, secret: bytes = b"s" * 16) -> Newcomer:
+    return book.apply(invitation_id(secret), asked, now, NORTH.key, {NORTH.key: "north", FORMER.key: "former"})
+
+
+def mixed_order() -> tuple[bytes, Callable[[bytes], bytes]]:
+    """A key with a part of small order, which no CURVE key comes from, and a way to sign with it."""
+    secret = hashlib.sha512(b"any").digest()
+    scalar = nb.crypto_core_ed25519_scalar_reduce(bytes([secret[0] & 248]) + secret[1:31] + bytes([64]) + bytes(32))
+    small = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
+    key = nb.crypto_core_ed25519_add(nb.crypto_scalarmult_ed25519_base_noclamp(scalar), small)
+
+    def sign(message: bytes) -> bytes:
+        for number in itertools.count(1):
+            nonce = nb.crypto_core_ed25519_scalar_reduce(digest(b"r", number.to_bytes(4, "big"), message) + bytes(32))
+            first = nb.crypto_scalarmult_ed25519_base_noclamp(nonce)
+            factor = nb.crypto_core_ed25519_scalar_reduce(hashlib.sha512(first + key + message).digest())
+            if int.from_bytes(factor, "little") % 8 == 0:
+                product = nb.crypto_core_ed25519_scalar_mul(factor, scalar)
+                return first + nb.crypto_core_ed25519_scalar_add(nonce, product)
+        raise AssertionError
+
+    return key, sign
+
+
 @pytest.fixture
 def book(tmp_path: Path) -> InvitationBook:
     return InvitationBook(tmp_path)
@@ -42,7 +73,7 @@ def book(tmp_path: Path) -> InvitationBook:
 
 def test_nobody_takes_part_before_the_operator_says_so(book: InvitationBook) -> None:
     invitation = invited(book)
-    assert book.apply(invitation.id, application(invitation, 1), NOW).state == "asks"
+    assert ask(book, application(invitation, 1)).state == "asks"
     assert book.approved() == []
     book.decide("site1", approve=True)
     assert [one.name for one in book.approved()] == ["site1"]
@@ -50,7 +81,7 @@ def test_nobody_takes_part_before_the_operator_says_so(book: InvitationBook) -> 
 
 def test_everything_is_there_after_a_restart(book: InvitationBook, tmp_path: Path) -> None:
     invitation = invited(book)
-    book.apply(invitation.id, application(invitation, 1), NOW)
+    ask(book, application(invitation, 1))
     book.decide("site1", approve=True)
     plan = FoundingPlan(federation="demo", sites=3, endpoints=("logd",), trunk="mlp", seed=1)
     book.plan_founding(plan)
@@ -62,13 +93,13 @@ def test_everything_is_there_after_a_restart(book: InvitationBook, tmp_path: Pat
 
 def test_an_invitation_is_counted(book: InvitationBook) -> None:
     invitation = invited(book, uses=1)
-    book.apply(invitation.id, application(invitation, 1), NOW)
-    book.apply(invitation.id, application(invitation, 2), NOW)
+    ask(book, application(invitation, 1))
+    ask(book, application(invitation, 2))
     book.decide("site1", approve=True)
     with pytest.raises(LocalError, match="no place left"):
         book.decide("site2", approve=True)
     with pytest.raises(LocalError, match="used up"):
-        book.apply(invitation.id, application(invitation, 3), NOW)
+        ask(book, application(invitation, 3))
 
 
 def test_an_invitation_ends_and_lets_those_go_on_who_were_approved(book: InvitationBook) -> None:
@@ -76,47 +107,47 @@ def test_an_invitation_ends_and_lets_those_go_on_who_were_approved(book: Invitat
     assert book.secrets(END - 1) == [b"s" * 16]
     assert book.secrets(END) == []
     with pytest.raises(LocalError, match="is over"):
-        book.apply(invitation.id, application(invitation, 1), END)
-    book.apply(invitation.id, application(invitation, 1), NOW)
+        ask(book, application(invitation, 1), END)
+    ask(book, application(invitation, 1))
     book.decide("site1", approve=True)
     assert book.secrets(END) == [b"s" * 16]
-    assert book.apply(invitation.id, application(invitation, 1), END).state == "approved"
+    assert ask(book, application(invitation, 1), END).state == "approved"
 
 
 def test_who_holds_the_text_cannot_fill_the_book(book: InvitationBook) -> None:
     invitation = invited(book, uses=1)
     for number in range(1, WAITING_MAX + 1):
-        book.apply(invitation.id, application(invitation, number), NOW)
+        ask(book, application(invitation, number))
     with pytest.raises(LocalError, match="used up"):
-        book.apply(invitation.id, application(invitation, 99), NOW)
+        ask(book, application(invitation, 99))
     for number in range(1, MAX_REFUSED + 9):
-        book.apply(invitation.id, application(invitation, number), NOW)
+        ask(book, application(invitation, number))
         book.decide(f"site{number}", approve=False)
     assert len(book.newcomers) <= MAX_REFUSED + 2
 
 
 def test_a_name_is_taken_once_and_a_refused_key_stays_refused(book: InvitationBook) -> None:
     invitation = invited(book)
-    book.apply(invitation.id, application(invitation, 1, "south"), NOW)
+    ask(book, application(invitation, 1, "south"))
     with pytest.raises(LocalError, match="already asked under the name"):
-        book.apply(invitation.id, application(invitation, 2, "south"), NOW)
+        ask(book, application(invitation, 2, "south"))
     book.decide("south", approve=False)
-    assert book.apply(invitation.id, application(invitation, 2, "south"), NOW).state == "asks"
-    assert book.apply(invitation.id, application(invitation, 1, "south"), NOW).state == "refused"
+    assert ask(book, application(invitation, 2, "south")).state == "asks"
+    assert ask(book, application(invitation, 1, "south")).state == "refused"
 
 
 def test_a_key_that_did_not_sign_is_not_taken(book: InvitationBook) -> None:
     invitation = invited(book)
     stolen = application(invitation, 1).model_copy(update={"key": identity(2).key.hex()})
     with pytest.raises(LocalError, match="not signed"):
-        book.apply(invitation.id, stolen, NOW)
+        ask(book, stolen)
     assert book.newcomers == ()
 
 
 def test_withdrawing_ends_all_and_keeps_decisions(book: InvitationBook) -> None:
     invitation = invited(book)
     for number in (1, 2):
-        book.apply(invitation.id, application(invitation, number), NOW)
+        ask(book, application(invitation, number))
     book.decide("site1", approve=True)
     assert book.withdraw() == 1
     assert [one.name for one in book.newcomers] == ["site1"]
@@ -138,6 +169,101 @@ def test_a_damaged_book_is_named_with_what_to_do(book: InvitationBook, tmp_path:
 
 def test_deciding_on_nobody_says_who_asked(book: InvitationBook) -> None:
     invitation = invited(book)
-    book.apply(invitation.id, application(invitation, 1), NOW)
+    ask(book, application(invitation, 1))
     with pytest.raises(LocalError, match="site1 did"):
         book.decide("south", approve=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "address", "why"),
+    [
+        (1, "north", "", "called 'north'"),
+        (1, "former", "", "called 'former'"),
+        (0, "south", "", "is that of 'north' already"),
+        (1, "south", "garbage", "no port"),
+        (1, "south", "tcp://*:7700", "no host"),
+        (1, "south", "tcp://0.0.0.0:7700", "every interface"),
+        (1, "south", "[/tcp]://x", "scheme"),
+        (1, "south", "tcp://s.example:7700)      south asks fingerprint 1111 2222 (tcp://s:7700", "write an IPv6"),
+        (1, "south", "tcp://evil.example:1[tcp://good]", "no port"),
+    ],
+)
+def test_who_no_charter_can_list_is_refused_at_once(
+    book: InvitationBook, number: int, name: str, address: str, why: str
+) -> None:
+    invitation = invited(book)
+    asking = identity(number) if number else NORTH
+    made = Application.made(asking, invitation, name, (address,) if address else ())
+    with pytest.raises(LocalError, match=why):
+        ask(book, made)
+    assert book.newcomers == ()
+
+
+def test_a_key_that_no_charter_takes_is_refused_at_once(book: InvitationBook) -> None:
+    invitation = invited(book)
+    context, made = b"kmel application 1", application(invitation, 1)
+    key, sign = mixed_order()
+    body = canonical([NORTH.key, invitation.id, "site1", key.hex(), []])
+    signature = sign(len(context).to_bytes(1, "big") + context + body)
+    assert verify(SiteKey(key), context, body, signature)
+    with pytest.raises(LocalError, match="not an Ed25519 public key"):
+        ask(book, made.changed(key=key.hex(), signature=signature.hex()))
+
+
+def test_both_sides_see_the_same_digits_after_a_second_invitation(book: InvitationBook) -> None:
+    first = invited(book, secret=b"a" * 16)
+    ask(book, Application.made(identity(1), first, "south", ("tcp://typo:1",)), secret=b"a" * 16)
+    second = invited(book)
+    made = Application.made(identity(1), second, "south2", ("tcp://right:1",))
+    newcomer = ask(book, made)
+    assert newcomer.fingerprint(NORTH.key) == fingerprint(NORTH.key, identity(1).key, second.id, made.signature)
+    assert [(one.name, one.addresses, one.state) for one in book.newcomers] == [("south2", ("tcp://right:1",), "asks")]
+
+
+def test_what_was_approved_is_not_changed_by_asking_again(book: InvitationBook) -> None:
+    invitation = invited(book)
+    ask(book, application(invitation, 1))
+    book.decide("site1", approve=True)
+    with pytest.raises(LocalError, match="approved with another application, as 'site1'"):
+        ask(book, application(invitation, 1, "other"))
+    assert ask(book, application(invitation, 1)).state == "approved"
+
+
+def test_an_answer_to_what_is_not_there_any_more_decides_nothing(book: InvitationBook) -> None:
+    invitation = invited(book)
+    shown = ask(book, application(invitation, 1)).fingerprint(NORTH.key)
+    assert book.found("site1", True, shown, NORTH.key).name == "site1"
+    ask(book, Application.made(identity(1), invitation, "site1", ("tcp://other:1",)))
+    with pytest.raises(DecidedMeanwhileError, match="compare that one"):
+        book.found("site1", True, shown, NORTH.key)
+
+
+def test_a_refusal_can_be_taken_back_and_a_name_means_who_was_not_refused(book: InvitationBook) -> None:
+    invitation = invited(book, uses=2)
+    ask(book, application(invitation, 1, "south"))
+    book.decide("south", approve=False)
+    ask(book, application(invitation, 2, "south"))
+    assert book.found("south", approve=True).key == identity(2).key.hex()
+    with pytest.raises(LocalError, match="another site is called 'south'"):
+        book.decide(identity(1).key.hex(), approve=True)
+    book.decide("south", approve=False)
+    with pytest.raises(LocalError, match="by its key"):
+        book.decide("south", approve=True)
+    assert book.decide(identity(1).key.hex(), approve=True).state == "approved"
+    assert ask(book, application(invitation, 1, "south")).state == "approved"
+
+
+def test_a_refused_site_that_asks_anew_stays_refused_with_the_digits_that_it_sees(book: InvitationBook) -> None:
+    first = invited(book, secret=b"a" * 16)
+    ask(book, application(first, 1), secret=b"a" * 16)
+    book.decide("site1", approve=False)
+    made = application(invited(book), 1)
+    assert ask(book, made).state == "refused"
+    assert [one.signature for one in book.newcomers] == [made.signature]
+
+
+def test_what_was_signed_for_another_site_that_hands_the_secret_on_is_not_taken(book: InvitationBook) -> None:
+    invitation = invited(book)
+    forged = invitation.changed(key=identity(9).key.hex())
+    with pytest.raises(LocalError, match="for this invitation"):
+        ask(book, application(forged, 1))

@@ -143,9 +143,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Her
     return lambda name: Here(name, tmp_path)
 
 
-async def apply(here: Here, text: str, name: str) -> tuple[Joining, dict[str, Any]]:
+async def apply(here: Here, text: str, name: str, called: str = "") -> tuple[Joining, dict[str, Any]]:
     invitation = Invitation.parse(text)
-    application = Application.made(IDENTITIES[name], invitation, name, ())
+    application = Application.made(IDENTITIES[name], invitation, called or name, ())
     given = {"application": application.model_dump(mode="json")}
     answer = await here.reception.answer(DeskGuest(invitation=invitation.id), "join", given)
     return Joining(invitation, application, time.time), answer
@@ -212,3 +212,35 @@ async def test_a_member_is_told_of_no_newcomer_and_an_invited_of_no_proposal(her
             await north.reception.answer(invited, name, {})
     with pytest.raises(LocalError, match="knows no request 'join'"):
         await north.reception.answer(DeskGuest(site=IDENTITIES["south"].key), "join", {})
+
+
+async def test_a_newcomer_that_no_amendment_can_add_takes_no_place(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
+    with pytest.raises(LocalError, match="called 'east'"):
+        await apply(north, text, "west", called="east")
+    await apply(north, text, "west")
+    # Another site has it added under its name meanwhile.
+    north.constitution = FOUNDED.followed_by(signed(adding("west", 1), "north", "south"))
+    with pytest.raises(KmelError, match="west"):
+        await north.reception.operate("decide", {"site": "west", "approve": True})
+    assert [row["state"] for row in (await north.reception.operate("invitations", {}))["sites"]] == ["asks"]
+
+
+async def test_an_alarm_shows_the_digits_of_who_asks_now(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
+    await apply(north, text, "west")
+    honest = north.alarms["west asks to join"]
+    await north.reception.operate("withdraw", {})
+    assert north.alarms == {}
+    text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
+    await apply(north, text, "thief", called="west")
+    (row,) = (await north.reception.operate("invitations", {}))["sites"]
+    assert row["fingerprint"] in north.alarms["west asks to join"] != honest
+    await north.reception.operate("decide", {"site": row["key"], "approve": False})
+    await apply(north, text, "west")
+    assert row["fingerprint"] not in north.alarms["west asks to join"]
+    shown = {"site": "west", "approve": True, "fingerprint": row["fingerprint"]}
+    with pytest.raises(LocalError, match="asks anew since"):
+        await north.reception.operate("decide", shown)
