@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kmel_p2p.agreement.errors import KmelError
-from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
@@ -28,6 +28,7 @@ from kmel_p2p.site.modes.stored_ledger import open_ledger
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from kmel_p2p.site.state.own_state import own_entries, own_state
 from kmel_p2p.site.state.store import STORE_NAME, Store
+from tests.testbed.damage import Damage
 
 POLL_S = 0.05
 UP_S = 90.0
@@ -45,6 +46,8 @@ class KillPlan:
         longest_pause_s: before each kill, uniform.
         longest_down_s: of a killed daemon, uniform.
         daemon_share: probability that the daemon is the victim rather than its trainer.
+        damage_share: probability that the disk of a killed daemon is lost or replaced by an old copy before it starts
+            again, each by a third: see `damage.KINDS`.
         busy_share: probability that the kill waits until the victim trains again, and up to a second more; the others
             hit a site wherever it is, often while it starts.
     """
@@ -54,6 +57,7 @@ class KillPlan:
     longest_down_s: float = 3.0
     daemon_share: float = 0.6
     busy_share: float = 0.7
+    damage_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,9 @@ class Figures:
         balances: site -> gap of its books (`site.state.own_state`), the worst of all looks.
         looks: how often the books of a stopped site were checked against all its entries.
         unseen: looks that could not, for an own entry was compacted before any look.
+        damages: site and kind of every disk that was lost or replaced.
+        doubled: payloads that some log has twice at the end.
+        epochs: epochs that logs began.
         problems: everything that did not hold, in words.
         restart_s: per killed daemon, seconds from its start to its next answer.
     """
@@ -97,6 +104,9 @@ class Figures:
     residual_norms: dict[str, float] = field(default_factory=dict)
     looks: int = 0
     unseen: int = 0
+    damages: list[tuple[str, str]] = field(default_factory=list)
+    doubled: int = 0
+    epochs: int = 0
     problems: list[str] = field(default_factory=list)
     restart_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -107,12 +117,28 @@ class Figures:
         return dict(sorted(Counter(f"{kill.what} while {kill.trainer or 'starting'}" for kill in self.kills).items()))
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An entry that was in a store.
+
+    Attributes:
+        payload: its hash.
+        holders: sites in whose store it was; empty: it may have gone with their disks.
+    """
+
+    author: SiteKey
+    number: int
+    payload: bytes
+    holders: set[str]
+
+
 class Witness:
     """Remembers what the stores showed."""
 
     def __init__(self, figures: Figures) -> None:
         self._figures = figures
-        self._hashes: dict[tuple[SiteKey, int], bytes] = {}
+        self._seen: dict[bytes, Seen] = {}
+        self._damaged: set[str] = set()
         self._own: dict[SiteKey, dict[int, Entry]] = {}
 
     def look(self, site: SiteProcess) -> None:
@@ -123,7 +149,11 @@ class Witness:
             return
         with contextlib.closing(Store(path, read_only=True)) as store:
             for stored in store.load_entries():
-                self._seen((stored.author, stored.number), stored.hash)
+                seen = Seen(stored.author, stored.number, digest(stored.payload), set())
+                self._seen.setdefault(stored.hash, seen).holders.add(site.name)
+            if site.name in self._damaged:
+                # Its trainer began anew, or where it was long ago: there are no books to check.
+                return
             own = self._own.setdefault(made.identity.key, {})
             own.update(own_entries(made, store))
             try:
@@ -158,21 +188,31 @@ class Witness:
             digests.add(ledger.digest())
             vectors.add(tuple(sorted(ledger.vector.items())))
             self._figures.published[site.name] = ledger.head(made.identity.key)
-            for (author, number), hash_ in self._hashes.items():
-                header = ledger.accepted.header(author, number)
-                self._figures.missing += number > ledger.head(author)
-                self._figures.contradictions += header is not None and header.hash != hash_
+            epochs = ledger.accepted.epochs
+            self._figures.epochs = max(self._figures.epochs, len(list(epochs)))
+            contents = Counter(header.payload_hash for log in ledger.accepted.logs.values() for header in log.headers())
+            self._figures.doubled += sum(count > 1 for count in contents.values())
+            for hash_, seen in self._seen.items():
+                if not seen.holders:
+                    continue
+                header = ledger.accepted.header(seen.author, seen.number)
+                # What its author disowned is there under another number.
+                again = seen.payload in contents and (header is None or header.hash != hash_)
+                self._figures.missing += seen.number > ledger.head(seen.author) and not again
+                self._figures.contradictions += header is not None and header.hash != hash_ and not again
             for author, fault in ledger.faults.items():
                 self._say(f"{site.name}: the log of {made.names[author]} was ended: {fault.reason}")
             audit = verify(site.state_dir / EGRESS_NAME)
             if audit.problem:
                 self._say(f"{site.name}: egress: {audit.problem}")
         self._figures.digests, self._figures.vectors = len(digests), len(vectors)
-        self._figures.entries = len(self._hashes)
+        self._figures.entries = len(self._seen)
 
-    def _seen(self, which: tuple[SiteKey, int], hash_: bytes) -> None:
-        if self._hashes.setdefault(which, hash_) != hash_:
-            self._figures.contradictions += 1
+    def damaged(self, site: SiteProcess) -> None:
+        """The site's disk was lost or replaced: what nobody else was seen to hold may have gone with it."""
+        self._damaged.add(site.name)
+        for seen in self._seen.values():
+            seen.holders.discard(site.name)
 
     def _say(self, problem: str) -> None:
         if problem not in self._figures.problems:
@@ -211,6 +251,7 @@ class _Run:
         self.rng = rng
         self._federation, self._plan = federation, plan
         self._witness = Witness(self.figures)
+        self._damage = Damage(next(iter(federation)).folder.parent / "backups", plan.damage_share, rng)
         self._began = time.monotonic()
         self._due: dict[str, float] = {}
         """Killed site -> when it is started again."""
@@ -298,6 +339,10 @@ class _Run:
         now = time.monotonic()
         for name in [name for name, at in self._due.items() if at <= now]:
             del self._due[name]
+            kind = self._damage.draw(name, self._federation[name].state_dir)
+            if kind:
+                self.figures.damages.append((name, kind))
+                self._witness.damaged(self._federation[name])
             self._federation[name].start()
             self._rising[name] = now
         for name, since in list(self._rising.items()):

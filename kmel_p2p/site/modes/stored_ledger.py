@@ -23,14 +23,12 @@ from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.own_sum import keep_own_sum
+from kmel_p2p.site.state.set_aside import EPOCH
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.trust import Trusted
 
 VOTE = "vote "
 """Blobs that hold votes: one of each voter and author."""
-
-EPOCH = "epoch "
-"""Blobs that hold epochs, by author and number."""
 
 REPLACE_STORE = (
     "the store belongs to another charter or was altered. Move it away and start again: the others will send the ledger"

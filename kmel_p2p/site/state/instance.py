@@ -22,13 +22,14 @@ def was_put_back(store: Store) -> bool:
     """Whether the store was copied here since it was last run; notes this start."""
     path = store.path.parent / INSTANCE_NAME
     kept = store.get_blob(INSTANCE_BLOB)
-    put_back = kept is not None and kept != _mark(store.path, path)
+    put_back = kept is not None and kept != mark_of(store.path, path)
     write_whole(path, TEXT)
-    store.put_blob(INSTANCE_BLOB, _mark(store.path, path))
+    store.put_blob(INSTANCE_BLOB, mark_of(store.path, path))
     return put_back
 
 
-def _mark(store: Path, instance: Path) -> bytes:
+def mark_of(store: Path, instance: Path) -> bytes:
+    """What tells the store at its place from a copy, with the change time of the file beside it."""
     try:
         return f"{store.stat().st_ino} {instance.stat().st_ctime_ns}".encode()
     except FileNotFoundError:

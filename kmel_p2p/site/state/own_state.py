@@ -19,6 +19,7 @@ from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.learn.train.balance import Sums, sums, sums_of
 from kmel_p2p.site.modes.stored_ledger import codec_of
 from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.set_aside import EPOCH
 from kmel_p2p.site.state.store import Store, StoredEntry
 
 TRAINER_DIRECTORY = "trainer"
@@ -37,7 +38,7 @@ class OwnState:
         steps: optimiser steps over all own entries.
         residual_norm: L2 norm of what is not published yet.
         gap: largest difference between published plus residual and the sum of the drifts, as a share of the drift of a
-            mean round; None where entries needed for it are no longer kept.
+            mean round; None where entries needed for it are no longer kept, or the log went on in another epoch.
         file: the round file.
     """
 
@@ -84,7 +85,9 @@ def own_state(site: Site, store: Store, entries: Mapping[int, Entry]) -> OwnStat
         if name is None:
             return None
         try:
-            return _read(site, site.config.site.state_dir / TRAINER_DIRECTORY / name, entries)
+            # Numbers mean other entries once the log went on in another epoch.
+            known = {} if store.blobs(f"{EPOCH}{site.identity.key.hex()} ") else entries
+            return _read(site, site.config.site.state_dir / TRAINER_DIRECTORY / name, known)
         except ConfigError:
             # Beside a running peer the file may be replaced between the two looks.
             if name == store.own_state_file(site.identity.key):

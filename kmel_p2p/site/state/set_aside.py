@@ -12,6 +12,12 @@ import msgpack
 
 from kmel_p2p.agreement.identity import SiteKey
 
+OWN_STATE = "own_state_file"
+"""Blob that names the trainer state stored with the newest own entry, once that entry is compacted or set aside."""
+
+EPOCH = "epoch "
+"""Blobs that hold epochs, by author and number."""
+
 
 class SetAside:
     """See the module docstring. The attributes are the store's."""
@@ -63,16 +69,22 @@ class SetAside:
             )
 
     def set_aside(self, author: SiteKey, number: int) -> None:
-        """Entries of an author from `number` on become evidence."""
+        """Entries of an author from `number` on become evidence. The trainer's state outlives own ones."""
         taken = self._all(
-            "SELECT number, header, signature, payload FROM entries WHERE author = ? AND number >= ? ORDER BY number",
+            "SELECT number, header, signature, payload, own_state_file FROM entries WHERE author = ? AND number >= ?"
+            " ORDER BY number",
             author,
             number,
         )
         rows = [
             (author, at, "retracted", msgpack.packb([header, signature, payload], use_bin_type=True))
-            for at, header, signature, payload in taken
+            for at, header, signature, payload, _ in taken
         ]
+        states = [state for *_, state in taken if state]
+        if states:
+            # Only the newest file is sure to be there still.
+            self.put_blob(OWN_STATE, f"{author.hex()}/{states[-1]}".encode())
+            self._connection.execute("UPDATE entries SET own_state_file = NULL WHERE author = ?", (author,))
         self._connection.executemany("INSERT INTO evidence (author, number, kind, body) VALUES (?, ?, ?, ?)", rows)
         self._connection.execute("DELETE FROM entries WHERE author = ? AND number >= ?", (author, number))
 

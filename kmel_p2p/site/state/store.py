@@ -22,7 +22,7 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare
-from kmel_p2p.site.state.set_aside import SetAside
+from kmel_p2p.site.state.set_aside import OWN_STATE, SetAside
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
 from kmel_p2p.site.state.stored_state import StateRecords
 
@@ -33,8 +33,6 @@ AMENDMENT = "amendment "
 """Blobs that hold the amendments in force, by number."""
 TRUSTED = "trusted"
 """Blob that says whose word the newest adopted snapshot rests on."""
-OWN_STATE = "own_state_file"
-"""Blob that names the trainer state stored with the newest own entry, once that entry is compacted."""
 BUSY_TIMEOUT_S = 5.0
 ROWS_AT_ONCE = 16
 

@@ -118,7 +118,7 @@ class VirtualDisk:
         shutil.copytree(backup, self.folder)
         if as_image:
             store = Store(self.folder / STORE_NAME)
-            store.put_blob(instance.INSTANCE_BLOB, instance._mark(store.path, self.folder / instance.INSTANCE_NAME))
+            store.put_blob(instance.INSTANCE_BLOB, instance.mark_of(store.path, self.folder / instance.INSTANCE_NAME))
             store.close()
 
     # ---- inner --------------------------------------------------------------------------------------------------
