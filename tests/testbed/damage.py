@@ -1,4 +1,4 @@
-"""What happens to the disk of a site that is down: lost, replaced by an old copy, or by an image that looks unchanged."""
+"""What happens to the disk of a site that is down: it is lost, or replaced by an old copy, noticed or not."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.own_epochs import AGAIN, PARTED, OwnEpochs
 from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.reasons import COMES_AFTER_THE_END, ENDED, OUTVOTED, STALE, SUSPENDED
+from kmel_p2p.core.ledger.reasons import CATCHING_UP, COMES_AFTER_THE_END, ENDED, OUTVOTED, SNAPSHOT, STALE, SUSPENDED
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
 from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.snapshot import maintenance
@@ -190,10 +190,18 @@ class LedgerAveraging(RoundMachine):
     def _after_round(self, now: Micros) -> None:
         held, states = self.ledger.accepted.held, self.antientropy.states
         states.awaited = frozenset(key for wait in self.waits for key in wait.sites)
+        if states.phase is not self._told_phase():
+            states.phase = self._told_phase()
+            states.announce()
         if self.phase is Phase.LISTENING and held != self._announced and not self._those_in(Phase.TRAINING):
             # The others cannot see the end before they know what we hold. While anybody trains, it is not the end.
             self._announced = held
             states.announce()
+
+    def _told_phase(self) -> Phase:
+        """What the others are told: nobody's pace is to depend on a site that still fetches what they hold."""
+        catches_up = self._wait is not None and self._wait[0].kind in (SNAPSHOT, CATCHING_UP)
+        return Phase.PREPARING if catches_up and self.phase is Phase.TRAINING else self.phase
 
     def _phase_changed(self) -> None:
         self.antientropy.states.phase = self.phase
@@ -304,12 +312,12 @@ class LedgerAveraging(RoundMachine):
         if self.ledger.stale:
             return Wait(STALE, fetcher.awaited, fetcher.until_us)
         if fetcher.active:
-            return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, "snapshot")
+            return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, SNAPSHOT)
         training = self._those_in(Phase.TRAINING)
         missing, until_us = self._catching_up(now)
         if missing:
             reason = f"catching up: {missing} entries of the others are not here yet"
-            return Wait(reason, self.antientropy.ahead(), until_us, "catching up")
+            return Wait(reason, self.antientropy.ahead(), until_us, CATCHING_UP)
         start = None if self.ledger.vector else self._start(training, self.ledger.rules.current - self._gave_up())
         number = self.publisher.next_number - 1
         return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)

@@ -18,3 +18,6 @@ STALE = (
 ENDED = "this site's log was ended by the others; its key must be replaced by an amendment"
 
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
+
+SNAPSHOT, CATCHING_UP = "snapshot", "catching up"
+"""Kinds of waits of a site that fetches what the others hold."""
