@@ -10,6 +10,9 @@ from pathlib import Path
 from kmel_p2p.site.state import instance
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
+CACHE = "cache"
+"""Stays: to describe the molecules again takes long and shows nothing."""
+
 KINDS = ("wiped", "old", "image")
 """All of it lost; an older copy put back; an older copy put back as an image of the disk, which nobody notices."""
 
@@ -35,12 +38,14 @@ class Damage:
         if self._rng.random() >= self._share:
             if not backup.exists() or self._rng.random() < self._share:
                 shutil.rmtree(backup, ignore_errors=True)
-                shutil.copytree(state, backup, ignore=shutil.ignore_patterns("control.*", "lock"))
+                shutil.copytree(state, backup, ignore=shutil.ignore_patterns("control.*", "lock", CACHE))
             return ""
         kind = self._rng.choice(KINDS if backup.exists() else KINDS[:1])
-        shutil.rmtree(state)
+        for path in state.iterdir():
+            if path.name != CACHE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if kind != "wiped":
-            shutil.copytree(backup, state)
+            shutil.copytree(backup, state, dirs_exist_ok=True)
         if kind == "image":
             with closing(Store(state / STORE_NAME)) as store:
                 mark = instance.mark_of(store.path, state / instance.INSTANCE_NAME)

@@ -31,7 +31,7 @@ from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.testbed.damage import Damage
 
 POLL_S = 0.05
-UP_S = 90.0
+UP_S = 180.0
 """A restarted site must publish again within this time."""
 END_S = 120.0
 """All sites must hold the same entries within this time after the last one was told to listen."""
