@@ -238,9 +238,7 @@ class AcceptedLogs:
     def is_proved(self, author: SiteKey, number: int) -> bool:
         """Whether a proof or an amendment here ends the author's log before `number` or earlier, or an epoch tells
         of two branches there."""
-        fault = self.proof_against(author)
-        ends = min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number
-        return ends or self.epochs.covers(author, number)
+        return self._ends_by(author, number) or self.epochs.covers(author, number)
 
     def reaches_usable(self, base: RosterVector) -> bool:
         """Whether `base` is here, cut where a fault or an amendment ended a log, or it parted into branches."""
@@ -268,14 +266,18 @@ class AcceptedLogs:
         ended = {self.order.place(key): number for key, number in self.cuts.items()}
         return Basis(self.held, context, ended, self.amendment, self.amendment_hash)
 
-    def at_base(self, author: SiteKey, base: RosterVector) -> tuple[list[SignedHeader], int]:
-        """Headers that `base` names in the order of keys, without the author's; how many others are unknown here."""
+    def at_base(self, author: SiteKey, base: RosterVector, parted: bool = False) -> tuple[list[SignedHeader], int]:
+        """Headers that `base` names in the order of keys, without the author's; how many others are unknown here.
+
+        `parted`: where a number may mean an entry that its author has disowned since, the header is unknown, too.
+        """
         numbers = base.padded(len(self.order))
         numbers[self.order.place(author)] = 0
         unknown = 0
         for key in self._maybe_ended():
             place = self.order.place(key)
-            if numbers[place] and self.is_proved(key, int(numbers[place])):
+            number = int(numbers[place])
+            if number and (self._ends_by(key, number) or (parted and self.epochs.covers(key, number))):
                 numbers[place] = 0
                 unknown += 1
         found = self._table.named_by(numbers)
@@ -300,6 +302,11 @@ class AcceptedLogs:
         for key in self._maybe_ended():
             behind[self.order.place(key)] = True
         return behind
+
+    def _ends_by(self, author: SiteKey, number: int) -> bool:
+        """Whether a proof or an amendment here ends the author's log before `number` or earlier."""
+        fault = self.proof_against(author)
+        return min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number
 
     def _maybe_ended(self) -> set[SiteKey]:
         """Authors of whom a proof, an amendment or an epoch says anything."""

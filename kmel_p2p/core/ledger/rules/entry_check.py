@@ -49,8 +49,11 @@ def check_entry(
     if refusal is not None:
         return fault_of(refusal, entry)
     heads, unknown = accepted.at_base(entry.author, entry.base)
-    if heads and not unknown and context_hash([head.hash for head in heads]) != entry.basis.context:
-        return Hold.CONTEXT
+    if unknown or (heads and context_hash([head.hash for head in heads]) != entry.basis.context):
+        # Where a log has parted, the author may have seen the branch that was disowned since.
+        heads, unknown = accepted.at_base(entry.author, entry.base, parted=True)
+        if not unknown:
+            return Hold.CONTEXT
     doubtful = _NOBODY if accepted.closed(entry.author, entry.base) else accepted.doubtful(entry.base)
     refusal = check_base(entry, heads, rules, unknown, doubtful)
     if refusal is not None:
