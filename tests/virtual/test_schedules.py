@@ -112,7 +112,7 @@ def test_the_oracle_sees_a_suspension_without_a_reason(monkeypatch: pytest.Monke
 
 
 def test_the_oracle_sees_a_log_that_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OwnEpochs, "look", lambda self, alive, now: None)
+    monkeypatch.setattr(OwnEpochs, "look", lambda self, alive, has_twin, now: None)
     kinds = {text.partition(":")[0] for text in play(Schedule.read(FOLDER / IMAGE)).violations}
     assert "convicted" in kinds
 

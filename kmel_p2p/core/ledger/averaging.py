@@ -183,11 +183,8 @@ class LedgerAveraging(RoundMachine):
     def _before_round(self, now: Micros) -> None:
         self.antientropy.states.step_us = self._pacing.step_us
         self._own_log.note(key for key in self._members.alive() if self._has_told_its_vector(key))
-        if self._pause.wait is None:
-            # Not while another process with this key may do the same: two epochs of one number would end the log.
-            self._own_epochs.look(self._members.alive(), now)
-        if self._own_epochs.next is not None:
-            self._publish_again()
+        self._own_epochs.look(self._members.alive(), self._pause.wait is not None, now)
+        self._publish_again()
         self.maintenance.turn(self._state is not RoundState.STORING and not self._own_epochs.storing, now)
 
     def _after_round(self, now: Micros) -> None:
@@ -219,13 +216,8 @@ class LedgerAveraging(RoundMachine):
     def _publish_again(self) -> None:
         """Publish what stood in a branch of this site's log that was disowned, while no round is open."""
         free = self._state is RoundState.IDLE and self._pause.wait is None
-        entry = self._own_epochs.next
-        if (
-            entry is not None
-            and free
-            and self._key not in self.ledger.accepted.retired
-            and not self._wait_for_own_log()
-        ):
+        entry = self._own_epochs.next if free and self._key not in self.ledger.accepted.retired else None
+        if entry is not None and not self._wait_for_own_log():
             number, _ = self._begin_round(entry.head_weights)
             again = RoundTrained(number, entry.payload, entry.steps, 0, "")
             self._own_epochs.stored(self.publisher.store(again))

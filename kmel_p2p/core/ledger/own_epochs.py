@@ -68,10 +68,13 @@ class OwnEpochs:
         """What is to be published again now."""
         return self.again[0] if self.again and not self.storing else None
 
-    def look(self, alive: Collection[SiteKey], now: Micros) -> None:
-        """Begin another epoch when it is due and known where the branches part."""
+    def look(self, alive: Collection[SiteKey], has_twin: bool, now: Micros) -> None:
+        """Begin another epoch when it is due and known where the branches part.
+
+        Not while there is a twin, which would do the same: two epochs of one number end the log.
+        """
         fault = self._ledger.faults.get(self._identity.key)
-        if fault is None or not self.may_help:
+        if fault is None or has_twin or not self.may_help:
             self._fault = self._due_us = None
         elif fault is not self._fault or self._due_us is None:
             self._fault, self._due_us = fault, now + LOOK_FOR
