@@ -34,7 +34,7 @@ GOALS: dict[str, Goal] = {
     "books_checked": at_least(1),
     "worst_gap": at_most(1e-3),
 }
-SMOKE: dict[str, Any] = {"kills": 1, "pause": 0.5, "steps": 2, "sites": 2}
+SMOKE: dict[str, Any] = {"kills": 1, "pause": 0.5, "steps": 2, "sites": 2, "damage": 1.0}
 
 
 def main(given: Sequence[str] | None = None) -> int:
