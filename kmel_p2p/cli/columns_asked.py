@@ -78,6 +78,16 @@ def header_of(path: Path) -> list[str]:
     return [name for name in table_rows(path, TableForm())[0] if name]
 
 
+def require_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raises UsageError where a table lacks a column that the command line names."""
+    header = header_of(path)
+    if missing := [name for name in columns if name not in header]:
+        raise click.UsageError(
+            f"{path} has no column {', '.join(map(repr, missing))}; it has: {', '.join(header)}. Correct --column or "
+            "--smiles-column"
+        )
+
+
 def placeholder_columns(endpoints: Sequence[AssayEndpoint]) -> Columns:
     """A column named as each assay endpoint, for people to correct."""
     return {endpoint.name: (endpoint.name, endpoint.unit) for endpoint in endpoints}

@@ -80,6 +80,7 @@ def invite(
     elif count is not None:
         plan = FoundingPlan(**{**dict(plan), "sites": count})
     rules = _rules(plan.endpoints)
+    here.require_data()
     identity = here.identity()
     here.write_settings(rules)
     _found(here, identity, book, plan, days)

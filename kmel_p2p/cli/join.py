@@ -31,14 +31,12 @@ def join(text: str, wait_min: float, **site: Any) -> None:
     Makes this site's key, asks the site that invites, shows the charter before you sign it, and writes charter.toml
     and site.toml. It may be interrupted: the same command goes on. Nothing of your data is sent.
     """
-    from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.agreement.invitation import Application, Invitation, fingerprint
     from kmel_p2p.site.desk.joining import Joining
 
     invitation = Invitation.parse(text)
     here = NewSite.opened(**site, must_listen=False)
-    if here.data_file is not None and not here.data_file.exists():
-        raise ConfigError(f"{here.data_file}: no such file; name the table with this site's measurements")
+    here.require_data()
     identity = here.identity()
     application = Application.made(identity, invitation, here.name, here.addresses)
     digits = fingerprint(invitation.site_key, identity.key, invitation.id, application.signature)

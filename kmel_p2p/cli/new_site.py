@@ -134,6 +134,23 @@ class NewSite:
         """Where the charter is, or will be."""
         return self.config.site.charter if self.config else (self.directory / "charter.toml").absolute()
 
+    def require_data(self) -> None:
+        """Look early whether the table and the columns that were named are there.
+
+        Raises:
+            ConfigError, DataError, UsageError: they are not.
+        """
+        from kmel_p2p.agreement.errors import ConfigError
+        from kmel_p2p.cli.columns_asked import require_columns
+
+        if self.data_file is None:
+            return
+        if not self.data_file.exists():
+            raise ConfigError(f"{self.data_file}: no such file; name the table with this site's measurements")
+        named = [text.partition("=")[2].partition(":")[0] for text in self.columns]
+        if self.columns:
+            require_columns(self.data_file, [self.smiles_column, *filter(None, named)])
+
     def identity(self) -> Identity:
         """The key that is there, or a new one.
 
@@ -170,7 +187,13 @@ class NewSite:
         Raises:
             ConfigError, DataError, UsageError: the data cannot be read, or a value is not possible.
         """
-        from kmel_p2p.cli.columns_asked import asked_columns, given_columns, placeholder_columns, unmapped
+        from kmel_p2p.cli.columns_asked import (
+            asked_columns,
+            given_columns,
+            placeholder_columns,
+            require_columns,
+            unmapped,
+        )
         from kmel_p2p.cli.init import site_template
         from kmel_p2p.files import write_new
         from kmel_p2p.site.config import parse_config
@@ -187,7 +210,9 @@ class NewSite:
         if path is None and not self.yes and not columns:
             given = answer("Table with this site's measurements (CSV, Parquet, xlsx; empty: later)", "")
             path = Path(given) if given else None
-        if path is not None and not columns:
+        if path is not None and columns:
+            require_columns(path, [smiles, *(column for column, _ in columns.values())])
+        elif path is not None:
             smiles, columns = asked_columns(path, endpoints, lambda question, hint: answer(question, hint))
         text = site_template(
             self.name,

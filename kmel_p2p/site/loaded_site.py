@@ -21,6 +21,8 @@ from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site
 
+NO_CHARTER = "answer an invitation with kmel-peer join, or found a federation with kmel-peer invite"
+
 MAX_NAMES = 2000
 """Characters of tensor names in a line of the egress log."""
 
@@ -33,7 +35,9 @@ def load_site(config: SiteConfig) -> Site:
     """
     identity = load_key(config.site.key_file)
     source = str(config.site.charter)
-    text = read_text(config.site.charter, "ask the consortium for it, or draft one with kmel-peer charter new")
+    text = read_text(
+        config.site.charter, "answer an invitation with kmel-peer join, or found a federation with kmel-peer invite"
+    )
     charter = CharterDocument.parse(text, source).require_in_force(source)
     architecture = architecture_of(charter)
     layout = trunk_layout(architecture)

@@ -32,6 +32,10 @@ KEYS = {
     "faults": {"faults_seeds", "faults_sound", "faults_score_kept", "faults_mean_difference", "runs"},
     "featurise": {"molecules", "per_second", "rdkit_per_second", "ratio", "cached_per_second", "enumerated"},
     "federation": {"ledger_peer_bytes_4", "ledger_alone_bytes_100", "pushsum_agree_4", "pushsum_apart_4"},
+    "first_hour": {
+        *("commands_to_found", "commands_to_join", "minutes", "mistakes", "mistakes_unhelpful"),
+        *("doctor_found", "doctor_missed", "doctor_false"),
+    },
     "fuzz": {"cases", "untyped", "slowest_ms", "by_target"},
     "hostile": {"attacks", "failed", "progress_share_worst", "alarm_s_worst", "extra_mb_worst", "loop_ms_worst"},
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
