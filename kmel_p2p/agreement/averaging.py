@@ -60,6 +60,7 @@ class LedgerRule(CommonRule):
     """Mode `ledger`: how deltas are made, weighed and kept."""
 
     mode: Literal["ledger"] = "ledger"
+    """How the sites' trunks become one (docs/averaging.md)."""
     chunk: Annotated[int, pydantic.Field(ge=16, le=65536)] = 4096
     """Values of a tensor that compete for being sent (docs/delta.md). Leave it; `kept` sets the size of an entry."""
     kept: Annotated[int, pydantic.Field(ge=1)] = 64
@@ -96,6 +97,7 @@ class PushSumRule(CommonRule):
     """Mode `pushsum`: how shares are coded, and how a round moves a site's trunk."""
 
     mode: Literal["pushsum"] = "pushsum"
+    """How the sites' trunks become one (docs/averaging.md)."""
     bits: Literal[4, 8] = 8
     """Per value of a share. 4 halves the bytes."""
     momentum: Annotated[float, pydantic.Field(ge=0.0, le=MAX_MOMENTUM)] = 0.5
@@ -119,6 +121,7 @@ class SealedRule(CommonRule):
     """Mode `sealed`: only sums of groups are ever opened (docs/sealed.md)."""
 
     mode: Literal["sealed"] = "sealed"
+    """How the sites' trunks become one (docs/averaging.md)."""
     min_group: Annotated[int, pydantic.Field(ge=4, le=16)] = 5
     """Fewest sites that make a round. With fewer ready, the federation waits; it never falls back to clear entries."""
     min_sum: Annotated[int, pydantic.Field(ge=3, le=16)] = 4

@@ -44,8 +44,11 @@ class SiteRule(StrictModel):
     """One partner site of the roster."""
 
     name: Name
+    """In tables, files and logs."""
     key: Key
+    """Public key of the site, which is its identity."""
     addresses: Annotated[tuple[AddressText, ...], pydantic.Field(max_length=8)] = ()
+    """Where its peer is reached; none: it only dials out."""
 
     @property
     def site_key(self) -> SiteKey:
@@ -57,13 +60,16 @@ class AmendmentsRule(StrictModel):
     """How the roster may change later; see `agreement.amendment`."""
 
     quorum: Quorum = "majority"
+    """Share of the current sites that must sign a later amendment: `majority`, `two-thirds` or `all`."""
 
 
 class Charter(StrictModel):
     """Everything the founders agree on. See the module docstring."""
 
     federation: Name
+    """Name of the federation."""
     version: Literal[1] = 1
+    """Of this format."""
     sites: Annotated[tuple[SiteRule, ...], pydantic.Field(min_length=1, max_length=MAX_SITES)]
     model: ModelRule = ModelRule()
     features: FeatureRule = FeatureRule()

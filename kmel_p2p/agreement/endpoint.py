@@ -36,8 +36,11 @@ class AssayEndpoint(StrictModel):
     ]
     """Begins with a letter or digit; no control characters."""
     kind: Kind = "regression"
+    """`regression` for numbers, `classification` for classes 0 and 1."""
     unit: Annotated[str, worded_pattern(PRINTABLE, PRINTABLE_WORDS, max_length=32)] = ""
+    """Of native values; each site's are converted to it."""
     transform: Literal["identity", "log10"] = "identity"
+    """`log10`: trained on, and scored, as logarithms."""
     valid_range: tuple[float, float] = (-1e9, 1e9)
     """Lowest and highest credible native value, inclusive; sites refuse values outside it."""
     center: float = 0.0

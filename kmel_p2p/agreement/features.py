@@ -23,6 +23,7 @@ class FeatureRule(StrictModel):
     """How a structure is standardised and described; the same at every site of a federation."""
 
     kind: Literal["morgan-count+rdkit"] = "morgan-count+rdkit"
+    """What describes a structure: a Morgan count fingerprint, and descriptors of RDKit."""
     radius: Annotated[int, pydantic.Field(ge=0, le=6)] = 2
     """Of the Morgan fingerprint, in bonds; 2 is ECFP4."""
     bits: Annotated[int, pydantic.Field(ge=64, le=65536)] = 2048

@@ -43,17 +43,18 @@ def new(
     compounds: int | None,
     output: Path,
 ) -> None:
-    """Draft a charter with default rules, and with the reference hash of this machine's featuriser.
+    """Draft a charter with default rules, each below a comment, and this machine's reference hash.
 
     Edit the file as the consortium wishes, then let every site sign it. Any later change invalidates all signatures.
     """
+    from kmel_p2p.cli.charter_comments import commented
     from kmel_p2p.files import write_new
 
     if not endpoints:
         raise click.UsageError("--endpoint is missing: name at least one assay endpoint (kmel-peer data catalogue)")
     founders = [site_of(text) for text in sites]
     document, reason = draft_charter(federation, founders, endpoints, trunk=trunk, seed=seed, compounds=compounds)
-    write_new(output, (remarks(reason) + document.render()).encode(), 0o644)
+    write_new(output, (remarks(reason) + commented(document)).encode(), 0o644)
     click.echo(f"Wrote {output}, charter {document.charter.id.hex()[:16]}, unsigned.")
     click.echo("\n".join(reason))
     click.echo(f"Every site now runs: kmel-peer charter sign {output} --key site.key")
@@ -63,9 +64,11 @@ def new(
 @click.argument("path", type=FILE)
 @click.option("--key", type=FILE, default=Path("site.key"), show_default=True, help="Secret key of the site.")
 @click.option("--output", "-o", type=FILE, help="Where to write; default: the same file.")
-def sign(path: Path, key: Path, output: Path | None) -> None:
-    """Add this site's signature. Read the charter first (charter show): it binds the site."""
+@click.option("--yes", is_flag=True, help="The charter was read; do not show it and ask.")
+def sign(path: Path, key: Path, output: Path | None, yes: bool) -> None:
+    """Show the charter, ask, and add this site's signature: it binds the site."""
     from kmel_p2p.agreement.charter_text import signed_text
+    from kmel_p2p.cli.new_site import agreed
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import read_text
     from kmel_p2p.site.keys import load_key
@@ -73,8 +76,13 @@ def sign(path: Path, key: Path, output: Path | None) -> None:
     document = load_charter(path)
     identity = load_key(key)
     signed = document.signed_by(identity)
-    write_whole(output or path, signed_text(read_text(path, ""), signed).encode(), mode=0o644)
     name = signed.charter.roster[identity.key].name
+    if not yes:
+        Screen().print(charter_view(document))
+        if not agreed(f"Does {name} sign this charter?"):
+            click.echo("Not signed.")
+            return
+    write_whole(output or path, signed_text(read_text(path, ""), signed).encode(), mode=0o644)
     click.echo(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")
     for problem in signed.problems():
         click.echo(f"still missing: {problem}")
@@ -116,6 +124,27 @@ def verify(path: Path, as_json: bool) -> None:
         raise DoesNotHoldError(f"{path}: not in force here: " + "; ".join(problems))
     if not as_json:
         click.echo(f"In force: {document.charter.federation}, charter {document.charter.id.hex()}")
+
+
+@charter.command()
+@click.argument("one", type=FILE)
+@click.argument("other", type=FILE)
+@json_option
+def diff(one: Path, other: Path, as_json: bool) -> None:
+    """Say in which settings two charters differ. Exits with 8 where they do."""
+    from kmel_p2p.cli.charter_view import differences
+    from kmel_p2p.cli.exits import DoesNotHoldError
+
+    rows = list(differences(load_charter(one).charter, load_charter(other).charter))
+    if as_json:
+        echo_json([{"setting": setting, "one": here, "other": there} for setting, here, there in rows])
+    else:
+        for setting, here, there in rows:
+            click.echo(f"{setting}: {here} -> {there}")
+    if rows:
+        raise DoesNotHoldError(f"{one} and {other} differ in {len(rows)} setting{'' if len(rows) == 1 else 's'}")
+    if not as_json:
+        click.echo("The same charter; signatures and comments may differ.")
 
 
 @charter.command()

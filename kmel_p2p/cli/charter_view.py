@@ -1,8 +1,9 @@
-"""A charter as people read it before they sign."""
+"""A charter as people read it before they sign, whole; and what differs between two."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -14,41 +15,97 @@ from kmel_p2p.learn.models.registry import trunk_kind
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter, CharterDocument
 
+OF_ITS_OWN = ("sites", "assay_endpoints", "federation", "version")
+"""Parts of a charter that are no sections of settings."""
+
 
 def charter_view(document: CharterDocument) -> RenderableType:
     """Everything a site agrees to by signing."""
     charter = document.charter
-    problems = {line.split("'")[1]: line for line in document.problems()}
-    sites = Table(title="sites", title_justify="left", box=None, header_style="bold")
-    for column in ("name", "key", "addresses", "signature"):
-        sites.add_column(column)
-    for site in charter.sites:
-        signature = Text("missing or wrong", "red") if site.name in problems else Text("good", "green")
-        sites.add_row(site.name, site.key[:16] + "…", "\n".join(site.addresses) or "-", signature)
-    endpoints = Table(title="assay endpoints", title_justify="left", box=None, header_style="bold")
-    for column in ("name", "kind", "unit", "transform", "valid range", "head", "weight"):
-        endpoints.add_column(column)
-    for rule in charter.assay_endpoints:
-        low, high = rule.valid_range
-        endpoints.add_row(
-            rule.name, rule.kind, rule.unit, rule.transform, f"{low:g} to {high:g}", rule.head, f"{rule.weight:g}"
-        )
     title = f"{charter.federation} · charter {charter.id.hex()[:16]}"
-    return Panel(Group(sites, "", endpoints, "", _rules(charter)), title=title)
+    endpoints = _endpoints(charter)
+    return Panel(Group(_sites(document), "", endpoints, "", _rules(charter)), title=title)
+
+
+def differences(one: Charter, other: Charter) -> Iterator[tuple[str, str, str]]:
+    """(setting, here, there) for each that differs; sites and assay endpoints by name, `-` where there is none."""
+    here, there = _flat(one), _flat(other)
+    for name in [*here, *(name for name in there if name not in here)]:
+        values = here.get(name, "-"), there.get(name, "-")
+        if values[0] != values[1]:
+            yield name, *values
+
+
+def _sites(document: CharterDocument) -> Table:
+    problems = {line.split("'")[1]: line for line in document.problems()}
+    table = Table(title="sites", title_justify="left", box=None, header_style="bold")
+    for column in ("name", "key", "addresses", "signature"):
+        table.add_column(column)
+    for site in document.charter.sites:
+        signed = site.name in document.signatures
+        bad = "wrong" if signed else "missing"
+        signature = Text(bad, "red") if site.name in problems else Text("good", "green")
+        table.add_row(site.name, site.key[:16] + "…", "\n".join(site.addresses) or "-", signature)
+    return table
+
+
+def _endpoints(charter: Charter) -> Table:
+    table = Table(title="assay endpoints", title_justify="left", box=None, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for rule in charter.assay_endpoints:
+        values = rule.model_dump(mode="json")
+        table.add_row(values.pop("name"), _listed(values))
+    return table
 
 
 def _rules(charter: Charter) -> Table:
     table = Table(title="rules", title_justify="left", box=None, show_header=False)
     table.add_column(style="dim")
     table.add_column()
-    for section in ("model", "features", "training", "averaging", "pace", "split"):
-        values = getattr(charter, section).model_dump(mode="json")
-        if section == "model":
-            # Some keys are not written at their default.
-            values |= {key: getattr(charter.model, key) for key in sorted(trunk_kind(charter.model.trunk).keys)}
-        table.add_row(section, ", ".join(f"{key} {value}" for key, value in values.items() if value != ""))
+    for section in (name for name in type(charter).model_fields if name not in OF_ITS_OWN):
+        table.add_row(section, _listed(_section(charter, section)))
     table.add_row("trunk", _trunk(charter))
     return table
+
+
+def _section(charter: Charter, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = getattr(charter, name).model_dump(mode="json")
+    if name == "model":
+        # Some keys are not written at their default.
+        values |= {key: getattr(charter.model, key) for key in sorted(trunk_kind(charter.model.trunk).keys)}
+    return values
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case "":
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case list() | tuple():
+            return " to ".join(map(_shown, value)) if len(value) == 2 else " ".join(map(_shown, value)) or "-"
+    return str(value)
+
+
+def _flat(charter: Charter) -> dict[str, str]:
+    """Every setting by its name in words of the file."""
+    found = {"federation": charter.federation}
+    for site in charter.sites:
+        found[f"site {site.name}"] = f"{site.key[:16]}… {' '.join(site.addresses)}".rstrip()
+    for rule in charter.assay_endpoints:
+        values = rule.model_dump(mode="json")
+        name = values.pop("name")
+        found |= {f"assay endpoint {name}: {key}": _shown(value) for key, value in values.items()}
+    for section in (name for name in type(charter).model_fields if name not in OF_ITS_OWN):
+        found |= {f"{section}.{key}": _shown(value) for key, value in _section(charter, section).items()}
+    return found
 
 
 def _trunk(charter: Charter) -> str:

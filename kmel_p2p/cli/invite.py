@@ -212,6 +212,7 @@ def _gather(
 
 def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: FoundingTable, plan: Any) -> None:
     """Draft the charter with the sites that are there, unless it is drafted, and sign it."""
+    from kmel_p2p.cli.charter_comments import commented
     from kmel_p2p.cli.charter_view import charter_view
     from kmel_p2p.cli.screen import Screen
     from kmel_p2p.files import write_new
@@ -224,7 +225,7 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
         document, reason = draft_charter(
             plan.federation, [own, *others], plan.endpoints, trunk=plan.trunk, seed=plan.seed, compounds=plan.compounds
         )
-        write_new(here.charter_path, (remarks(reason) + document.render()).encode(), 0o644)
+        write_new(here.charter_path, (remarks(reason) + commented(document)).encode(), 0o644)
         click.echo(f"Wrote {here.charter_path}. You may still edit it; nobody has signed.")
     if table.is_signed():
         return

@@ -192,7 +192,7 @@ def _agreement(answered: Sequence[Contact], constitution: Constitution) -> Itera
                 Area.FILES,
                 "agreement",
                 text,
-                "compare the two (kmel-peer charter show): one of the sites took a wrong file",
+                "compare the two (kmel-peer charter diff): one of the sites took a wrong file",
             )
             continue
         number = max(0, int(facts["amendments"]))

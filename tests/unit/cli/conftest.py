@@ -56,7 +56,7 @@ def trained(tmp_path: Path, run: Run) -> Path:
         "charter", "new", "--federation", "demo", "--site", site, "--endpoint", "logd,head=shared", "-o", charter
     )
     assert made.code == ExitCode.OK, made.err
-    assert run("charter", "sign", charter, "--key", key).code == ExitCode.OK
+    assert run("charter", "sign", "--yes", charter, "--key", key).code == ExitCode.OK
     chain = [f"{'C' * length}{end}" for length in range(1, 31) for end in ("O", "N", "F")]
     with (folder / "d.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows([("smiles", "D"), *((smiles, len(smiles) / 10) for smiles in chain)])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kmel_p2p.agreement.charter import CharterDocument
+from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.strict import build, parse_toml
+from kmel_p2p.cli.charter_comments import commented
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.site.keys import load_key
 from tests.support.cli_harness import Run
@@ -42,7 +49,7 @@ def test_a_chain_of_signatures_puts_it_in_force(run: Run, path: Path, founders: 
         before = run("charter", "verify", path)
         assert before.code == ExitCode.DOES_NOT_HOLD
         assert f"site {name!r} has not signed" in before.err
-        assert run("charter", "sign", path, "--key", key).code == 0
+        assert run("charter", "sign", "--yes", path, "--key", key).code == 0
     done = run("charter", "verify", path)
     assert done.code == 0, done.err
     assert "In force: demo" in done.out
@@ -68,17 +75,16 @@ def test_a_draft_says_why_its_settings_suit_the_announced_size(run: Run, tmp_pat
     assert "there are classes" in run(*new[:-1], "--endpoint=ames,head=shared", "-o", tmp_path / "classes.toml").out
     sure = json.loads(run("charter", "show", tmp_path / "classes.toml", "--json").out)["charter"]
     assert sure["training"]["learning_rate"] < few["training"]["learning_rate"]
-    heading = [line for line in small.read_text().splitlines() if line.startswith("#")]
-    assert len(heading) == 6
-    assert all(line.removeprefix("# ") in told for line in heading)
-    assert run("charter", "sign", small, "--key", key).code == 0
-    assert [line for line in small.read_text().splitlines() if line.startswith("#")] == heading
+    comments = [line for line in small.read_text().splitlines() if line.startswith("#")]
+    assert all(line.removeprefix("# ") in told for line in comments[:6])
+    assert run("charter", "sign", "--yes", small, "--key", key).code == 0
+    assert [line for line in small.read_text().splitlines() if line.startswith("#")] == comments
 
 
 def test_separate_signatures_are_merged(run: Run, path: Path, founders: dict[str, Path], tmp_path: Path) -> None:
     copies = [tmp_path / f"{name}.toml" for name in founders]
     for copy, key in zip(copies, founders.values(), strict=True):
-        assert run("charter", "sign", path, "--key", key, "-o", copy).code == 0
+        assert run("charter", "sign", "--yes", path, "--key", key, "-o", copy).code == 0
     assert run("charter", "merge", *copies, "-o", tmp_path / "all.toml").code == 0
     assert run("charter", "verify", tmp_path / "all.toml").code == 0
     copies[0].write_text(copies[0].read_text().replace("seed = 7", "seed = 8"))
@@ -89,7 +95,7 @@ def test_separate_signatures_are_merged(run: Run, path: Path, founders: dict[str
 
 def test_any_change_takes_the_signatures_force_away(run: Run, path: Path, founders: dict[str, Path]) -> None:
     for key in founders.values():
-        run("charter", "sign", path, "--key", key)
+        run("charter", "sign", "--yes", path, "--key", key)
     path.write_text("# a comment changes nothing\n" + path.read_text())
     assert run("charter", "verify", path).code == 0
     path.write_text(path.read_text().replace("seed = 7", "seed = 8"))
@@ -103,7 +109,7 @@ def test_other_features_here_are_told(run: Run, path: Path, founders: dict[str, 
     at = text.index('reference_hash = "') + len('reference_hash = "')
     path.write_text(text[:at] + "0" * 64 + text[at + 64 :])
     for key in founders.values():
-        run("charter", "sign", path, "--key", key)
+        run("charter", "sign", "--yes", path, "--key", key)
     done = run("charter", "verify", path)
     assert done.code == ExitCode.DOES_NOT_HOLD
     assert "RDKit" in done.err
@@ -127,21 +133,21 @@ def test_a_draft_may_be_made_for_another_trunk_or_become_one(
     assert "chemprop" in told
     (found,) = re.findall(r"set reference_hash to ([0-9a-f]{64})", told)
     assert f'reference_hash = "{found}"' in other.read_text()
-    run("charter", "sign", path, "--key", founders["north"])
+    run("charter", "sign", "--yes", path, "--key", founders["north"])
     assert "set reference_hash" not in run("charter", "verify", path).err
 
 
 def test_a_stranger_cannot_sign(run: Run, path: Path, tmp_path: Path) -> None:
     run("init", tmp_path / "stranger", "--name", "stranger")
-    done = run("charter", "sign", path, "--key", tmp_path / "stranger" / "site.key")
+    done = run("charter", "sign", "--yes", path, "--key", tmp_path / "stranger" / "site.key")
     assert done.code == ExitCode.CONFIG
     assert "ask whoever drafts the charter" in done.err
 
 
 def test_show_is_for_reading_before_signing(run: Run, path: Path, founders: dict[str, Path]) -> None:
-    run("charter", "sign", path, "--key", founders["north"])
+    run("charter", "sign", "--yes", path, "--key", founders["north"])
     shown = run("charter", "show", path).out
-    for text in ("demo", "north", "good", "missing or wrong", "logS", "shared", "entry_limit"):
+    for text in ("demo", "north", "good", "missing", "logS", "shared", "entry_limit"):
         assert text in shown
     document = json.loads(run("charter", "show", path, "--json").out)
     assert document["charter"]["assay_endpoints"][0]["valid_range"] == [-14.0, 3.0]
@@ -208,3 +214,80 @@ def test_a_draft_for_a_projected_trunk_has_its_shape(run: Run, founders: dict[st
     assert "featuriser" not in run("charter", "verify", draft).err
     draft.write_text(draft.read_text().replace("seed = 5", "seed = 6"))
     assert "[features] or [model] was edited" in run("charter", "verify", draft).err
+
+
+def test_every_setting_of_a_draft_has_its_comment(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    settings = [at for at, line in enumerate(lines) if re.match(r"[a-z_]+ = ", line)]
+    bare = {lines[at].partition(" = ")[0] for at in settings if not lines[at - 1].startswith("#")}
+    # The second and later sites are as the first.
+    assert bare <= {"name", "key", "addresses"}
+    assert {lines[at].partition(" = ")[0] for at in settings} >= {"quorum", "fold_key", "norm_cap", "beyond_bound"}
+    assert max(len(line) for line in lines[lines.index("") :] if line.startswith("#")) <= 120
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from leaves(value[0], path)
+    else:
+        yield path
+
+
+def test_show_leaves_out_nothing_that_is_signed(run: Run, path: Path) -> None:
+    shown = run("charter", "show", path).out
+    document = json.loads(run("charter", "show", path, "--json").out)
+    missing = {leaf[-1] for leaf in leaves(document["charter"]) if leaf[-1] not in shown}
+    assert missing == {"federation", "version"}, shown
+    assert "quorum majority" in " ".join(shown.split())
+
+
+def test_diff_names_each_setting_that_differs(run: Run, path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    text = path.read_text().replace("seed = 7", "seed = 8").replace("high = 3", "high = 4")
+    other.write_text("# agreed in May\n" + text.replace('name = "south"', 'name = "soth"'))
+    assert run("charter", "diff", path, path).code == 0
+    done = run("charter", "diff", path, other)
+    assert done.code == ExitCode.DOES_NOT_HOLD
+    assert "model.seed: 7 -> 8" in done.out
+    assert re.search(r"site south: .* -> -", done.out)
+    assert re.search(r"site soth: - -> ", done.out)
+    rows = json.loads(run("charter", "diff", path, other, "--json").out)
+    assert {"setting": "model.seed", "one": "7", "other": "8"} in rows
+    assert len(rows) == 3
+
+
+def test_a_charter_is_shown_and_asked_about_before_it_is_signed(
+    run: Run, path: Path, founders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer, signed in (("n\n", False), ("", False), ("y\n", True)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        done = run("charter", "sign", path, "--key", founders["north"])
+        assert "entry_limit" in done.out
+        assert ("[signatures]" in path.read_text()) is signed
+        assert done.code == (0 if answer else ExitCode.USAGE)
+        assert answer or "--yes" in done.err
+
+
+@given(
+    hidden=st.lists(st.integers(1, 999), min_size=1, max_size=3),
+    rate=st.floats(1e-6, 1.0),
+    unit=st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Cf")), max_size=8),
+    mode=st.sampled_from(["ledger", "pushsum"]),
+    sites=st.integers(1, 3),
+)
+def test_a_commented_text_reads_back_as_it_was(
+    hidden: list[int], rate: float, unit: str, mode: str, sites: int
+) -> None:
+    raw = {
+        "federation": "demo",
+        "sites": [{"name": f"s{n}", "key": f"{n:064x}", "addresses": ["tcp://s:1"]} for n in range(sites)],
+        "model": {"hidden": hidden},
+        "training": {"learning_rate": rate},
+        "averaging": {"mode": mode},
+        "assay_endpoints": [{"name": "logD", "unit": unit}, {"name": "b", "kind": "classification"}],
+    }
+    document = CharterDocument(charter=build(Charter, raw, "test"), signatures={"s0": "ab" * 64})
+    assert parse_toml(CharterDocument, commented(document), "text") == document

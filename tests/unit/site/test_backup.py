@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     key, charter = home / "site.key", home / "charter.toml"
     drafted = ["--federation", "demo", "--site", f"north={load_key(key).key.hex()}", "--endpoint", "logd,head=shared"]
     assert invoke(["charter", "new", *drafted, "-o", str(charter)]) == 0
-    assert invoke(["charter", "sign", str(charter), "--key", str(key)]) == 0
+    assert invoke(["charter", "sign", "--yes", str(charter), "--key", str(key)]) == 0
     return home
 
 
