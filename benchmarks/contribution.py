@@ -7,11 +7,12 @@ ones differ in size (1 to 2) and in the error of the labels that they train on (
 differ in worth by more than chance; one site sends copies of the first site's entries, changed a little, and one sends
 noise. In each of `--federations` federations every site
 measures all authors along the way, as the daemon does, and an author's worth for all is the mean over the other sites.
-Then the federation is trained again without each author: what the other sites' test compounds lose by that is what it
-was worth in truth, up to the chance in two trainings (`--repeats`).
+Then the federation is trained again without each author: what the other sites' held-out compounds lose by that is what
+it was worth in truth, up to the chance in two trainings (`--repeats`).
 
-  rank_correlation   Spearman's, of worth for all and retraining, mean over the federations; of the honest alone in
-                     `rank_correlation_honest`
+  rank_correlation   Spearman's, of worth for all and retraining, both on the compounds that sites looked at, mean over
+                     the federations; of the honest sites alone in `rank_correlation_honest`
+  on_test            the same where retraining is judged on the test compounds: what few compounds cost comes on top
   cost_share         processor time of measuring over that of training
   by_sum             the same correlation for leave-one-out on the final sum, which needs no measuring along the way
 """
@@ -109,17 +110,24 @@ class Federation:
             found.append(float(compound_losses(ENDPOINT, outputs, data.labels[rows, 0]).mean()))
         return np.array(found)
 
-    def truth(self) -> NDArray[np.float64]:
-        """Float64[voters, authors]: what a voter's test compounds lose without an author; NaN for itself."""
+    def truth(self, looked: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+        """Fold -> float64[authors]: what the other sites' compounds lose without an author, mean over sites that look.
+
+        Args:
+            looked: bool[sites], which sites have enough held-out compounds.
+        """
         everybody = range(len(self._data))
-        lost = np.zeros((len(everybody), len(everybody)))
+        lost = {fold: np.zeros((len(everybody), len(everybody))) for fold in ("valid", "test")}
         for repeat in range(self._arguments.repeats):
-            base = self.losses(self.run(everybody, repeat).trunk, "test")
+            whole = self.run(everybody, repeat).trunk
             for author in everybody:
-                without = self.run([at for at in everybody if at != author], repeat)
-                lost[:, author] += self.losses(without.trunk, "test") - base
-        np.fill_diagonal(lost, np.nan)
-        return lost / self._arguments.repeats
+                without = self.run([at for at in everybody if at != author], repeat).trunk
+                for fold, values in lost.items():
+                    values[:, author] += self.losses(without, fold) - self.losses(whole, fold)
+        for values in lost.values():
+            np.fill_diagonal(values, np.nan)
+            values[~looked] = np.nan
+        return {fold: np.nanmean(values, axis=0) / self._arguments.repeats for fold, values in lost.items()}
 
     def measured(self, run: Contributed) -> Mapping[str, NDArray[np.float64]]:
         """Way of measuring -> float64[voters, authors]; NaN for itself and where nothing was measured."""
@@ -146,19 +154,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         run = federation.run(range(len(SIZES)), 0, weigh=True)
         shares.append(run.weigh_s / run.train_s)
         stretches += [book.stretches for book in run.books.values()]
-        truth = np.nanmean(federation.truth(), axis=0)
-        row: dict[str, Any] = {"seed": seed, "truth": truth.tolist()}
-        for name, values in federation.measured(run).items():
-            overall = np.nanmean(values, axis=0)
-            honest = [at for at in range(len(SIZES)) if at not in RIDERS]
+        measured = federation.measured(run)
+        looked = np.asarray(np.isfinite(measured[CHOSEN]).any(axis=1))
+        truth = federation.truth(looked)
+        row: dict[str, Any] = {"seed": seed, **{f"retrained {fold}": found.tolist() for fold, found in truth.items()}}
+        honest = [at for at in range(len(SIZES)) if at not in RIDERS]
+        for name, values in measured.items():
+            overall = np.nanmean(values[looked], axis=0)
             row[name] = overall.tolist()
-            row[f"{name} correlation"] = float(spearmanr(overall, truth).statistic)
-            row[f"{name} correlation honest"] = float(spearmanr(overall[honest], truth[honest]).statistic)
+            row[f"{name} correlation"] = _spearman(overall, truth["valid"])
+            row[f"{name} correlation honest"] = _spearman(overall[honest], truth["valid"][honest])
+            row[f"{name} correlation test"] = _spearman(overall, truth["test"])
         rows.append(row)
         say(f"{row}")
     return {
         "rank_correlation": _mean(rows, f"{CHOSEN} correlation"),
         "rank_correlation_honest": _mean(rows, f"{CHOSEN} correlation honest"),
+        "on_test": _mean(rows, f"{CHOSEN} correlation test"),
         "by_sum": _mean(rows, "by_sum correlation"),
         "cost_share": float(np.mean(shares)),
         "stretches": float(np.mean(stretches)),
@@ -169,6 +181,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 CHOSEN = "worth"
 """What the report leads with."""
+
+
+def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(spearmanr(one, other).statistic)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:

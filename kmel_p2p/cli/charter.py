@@ -9,7 +9,7 @@ import click
 
 from kmel_p2p.cli.charter_draft import draft_charter, draft_options, reference_hash, remarks, site_of
 from kmel_p2p.cli.charter_view import charter_view
-from kmel_p2p.cli.options import FILE, echo_json, json_option
+from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 from kmel_p2p.learn.models.registry import trunk_kind
 
@@ -28,20 +28,31 @@ def charter() -> None:
     "--site",
     "sites",
     multiple=True,
-    required=True,
     metavar="NAME=KEY[@ADDRESS,...]",
     help="A founding site; repeat. `kmel-peer init` prints NAME=KEY.",
 )
+@click.option(
+    "--from-board",
+    "notices",
+    multiple=True,
+    metavar="ID",
+    help="A notice of the board (kmel-peer board list); repeat. Its author becomes a founding site beside this one, "
+    "and its assay endpoint the charter's. Addresses are those of the present charter: each site needs a port of its "
+    "own for each federation.",
+)
 @draft_options
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
+@config_option
 def new(
     federation: str,
     sites: tuple[str, ...],
+    notices: tuple[str, ...],
     endpoints: tuple[str, ...],
     seed: int,
     trunk: str,
     compounds: int | None,
     output: Path,
+    config_path: Path,
 ) -> None:
     """Draft a charter with default rules, each below a comment, and this machine's reference hash.
 
@@ -50,9 +61,25 @@ def new(
     from kmel_p2p.cli.charter_comments import commented
     from kmel_p2p.files import write_new
 
+    founders = [site_of(text) for text in sites]
+    if notices:
+        from kmel_p2p.chem.dataset.catalogue import charter_rules
+        from kmel_p2p.cli.board import stored_board
+        from kmel_p2p.site.notice_board import drafted, notice_rows
+
+        site, book = stored_board(config_path)
+        more, named = drafted(site, notice_rows(site, book, set()), notices)
+        founders += [each for each in more if each["name"] not in {founder["name"] for founder in founders}]
+        given = {text.partition(",")[0].casefold() for text in endpoints}
+        for name, unit in named.items():
+            if name.casefold() not in given:
+                # What the catalogue does not know is drafted as it was posted; people see to its scale.
+                known = name.casefold()
+                endpoints = (*endpoints, known if charter_rules(known) else f"{name},unit={unit}")
+    if not founders:
+        raise click.UsageError("--site is missing: name the founding sites, or notices of the board (--from-board)")
     if not endpoints:
         raise click.UsageError("--endpoint is missing: name at least one assay endpoint (kmel-peer data catalogue)")
-    founders = [site_of(text) for text in sites]
     document, reason = draft_charter(federation, founders, endpoints, trunk=trunk, seed=seed, compounds=compounds)
     write_new(output, (remarks(reason) + commented(document)).encode(), 0o644)
     click.echo(f"Wrote {output}, charter {document.charter.id.hex()[:16]}, unsigned.")

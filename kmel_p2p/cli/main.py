@@ -36,6 +36,8 @@ COMMANDS = {
         "kmel_p2p.cli.amendment:amendment",
         "Add, retire or re-key a site; extend the run.",
     ),
+    "board": ("kmel_p2p.cli.board:board", "Say what this site needs or offers, and see what others do."),
+    "projects": ("kmel_p2p.cli.projects:projects", "Show every federation that this host has a part in."),
     "contribution": (
         "kmel_p2p.cli.contribution:contribution",
         "Show what each author's entries were worth to this site.",

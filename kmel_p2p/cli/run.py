@@ -16,7 +16,12 @@ STOP_WAIT_S = 15.0
 
 @click.command()
 @config_option
-def run(config_path: Path) -> int:
+@click.option(
+    "--no-training",
+    is_flag=True,
+    help="Read no measurements and train nothing: reach the others, use the board, apply and relay their entries.",
+)
+def run(config_path: Path, no_training: bool) -> int:
     """Run the peer of this site until it is stopped (or complete, with ledger.on_complete = "exit")."""
     from kmel_p2p.site.config import load_config
 
@@ -24,7 +29,7 @@ def run(config_path: Path) -> int:
     load_config(config_path)
     from kmel_p2p.site import daemon
 
-    return daemon.run(config_path)
+    return daemon.run(config_path, train=not no_training)
 
 
 @click.command("config")

@@ -1,4 +1,4 @@
-"""One site's whole protocol: membership and one averaging mode behind the contract of `effects.Machine`.
+"""One site's whole protocol: membership, one averaging mode and the board behind the contract of `effects.Machine`.
 
 Whom the operator blocks is treated as if it were not on the roster: its messages are dropped, nothing is sent to it,
 and nothing waits for it. What it signed still counts where others hand it on: without it, sites would hold other sums.
@@ -11,9 +11,12 @@ from typing import Any
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.board.board import COMMANDS as BOARD_COMMANDS
+from kmel_p2p.core.board.board import Board, RosterChanged
+from kmel_p2p.core.board.messages import SCHEMAS as BOARD_SCHEMAS
 from kmel_p2p.core.effects import Effect, Emit, Message
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
-from kmel_p2p.core.membership.events import MemberLeft, MemberRemoved
+from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
 from kmel_p2p.core.rounds import COMMANDS, Averaging, Blocked, CharterAmended, SiteBlocked, SiteUnblocked
 from kmel_p2p.core.types import Micros
@@ -21,18 +24,19 @@ from kmel_p2p.core.wire import Schema, Wire
 
 
 def make_wire(charter_id: bytes, averaging: tuple[Schema, ...]) -> Wire:
-    """The message table under a charter: membership's messages and those of its averaging mode. No others decode."""
-    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *averaging))
+    """The message table under a charter: those of membership, of its averaging mode and of the board, and no others."""
+    return Wire(charter_id, (*MEMBERSHIP_SCHEMAS, *averaging, *BOARD_SCHEMAS))
 
 
 class Peer:
-    """Routes messages, commands and time to its two parts; tells each what the other decided."""
+    """Routes messages, commands and time to its parts; tells each what the others decided."""
 
     def __init__(
         self,
         own: SiteKey,
         membership: Membership,
         averaging: Averaging,
+        board: Board,
         constitution: Constitution,
         blocked: frozenset[SiteKey] = frozenset(),
         now: Micros = 0,
@@ -41,6 +45,7 @@ class Peer:
         self._own = own
         self.membership = membership
         self.averaging = averaging
+        self.board = board
         self._constitution = constitution
         self._blocked = blocked
         self._outbox: deque[Effect] = deque()
@@ -52,6 +57,8 @@ class Peer:
             return
         if isinstance(message, self.averaging.messages):
             self.averaging.receive(sender, message, now)
+        elif isinstance(message, self.board.messages):
+            self.board.receive(sender, message, now)
         else:
             self.membership.receive(sender, message, now)
         self._gather(now)
@@ -65,6 +72,8 @@ class Peer:
             self.membership.command(SetRoster(self._roster()), now)
         if isinstance(cmd, COMMANDS):
             self.averaging.command(cmd, now)
+        elif isinstance(cmd, BOARD_COMMANDS):
+            self.board.command(cmd, now)
         else:
             self.membership.command(cmd, now)
         self._gather(now)
@@ -73,11 +82,12 @@ class Peer:
         """Time passed."""
         self.membership.advance(now)
         self.averaging.advance(now)
+        self.board.advance(now)
         self._gather(now)
 
     def deadline(self) -> Micros | None:
         """When `advance` is due next."""
-        moments = (self.membership.deadline(), self.averaging.deadline())
+        moments = (self.membership.deadline(), self.averaging.deadline(), self.board.deadline())
         return min((m for m in moments if m is not None), default=None)
 
     def poll(self) -> Effect | None:
@@ -85,7 +95,7 @@ class Peer:
         return self._outbox.popleft() if self._outbox else None
 
     def _gather(self, now: Micros) -> None:
-        """Collect both parts' effects, telling averaging what membership decided."""
+        """Collect all parts' effects, telling averaging and the board what membership decided."""
         progressed = True
         while progressed:
             progressed = False
@@ -95,6 +105,8 @@ class Peer:
                     match effect.event:
                         case MemberRemoved(key=key) if key in self._blocked:
                             effect = Emit(MemberLeft(key))
+                        case MemberJoined(key=key) | MemberBack(key=key):
+                            self.board.greet(key)
                     self.averaging.member_event(effect.event, now)
                 self._outbox.append(effect)
             while (effect := self.averaging.poll()) is not None:
@@ -102,7 +114,10 @@ class Peer:
                 if isinstance(effect, Emit) and isinstance(effect.event, CharterAmended):
                     self._constitution = effect.event.constitution
                     self.membership.command(SetRoster(self._roster()), now)
+                    self.board.command(RosterChanged(frozenset(self._constitution.roster)), now)
                     progressed = True
+            while (effect := self.board.poll()) is not None:
+                self._outbox.append(effect)
 
     def _roster(self) -> dict[SiteKey, RosterSite]:
         """The current sites without the blocked ones; a retired one still knows itself."""

@@ -40,25 +40,26 @@ from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
 from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import mode_of
+from kmel_p2p.site.notice_board import NoticeBoard, today
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.audit import Audit
-from kmel_p2p.site.observe.contribution import contribution_page, contribution_report
 from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import HeadKeeper
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME
 from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
-from kmel_p2p.site.observe.metrics import MetricsServer
+from kmel_p2p.site.observe.metrics import MetricsServer, serve_metrics
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.sampling import Sampler
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
+from kmel_p2p.site.pages import pages_of
 from kmel_p2p.site.pausing import Pausing
 from kmel_p2p.site.peer_machine import addresses_of, make_peer
 from kmel_p2p.site.reload import reloaded
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
 from kmel_p2p.site.state.orders import OrderBook
-from kmel_p2p.site.state.recording import Recorder, known_descriptors
+from kmel_p2p.site.state.recording import Recorder, known_descriptors, known_notices
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from kmel_p2p.site.trainer.answers import TrainerAnswers
@@ -78,8 +79,8 @@ LEAVE_GRACE_S = 2.0
 """How long the other peers have to hear that this one leaves."""
 
 
-def run(config_path: Path) -> int:
-    """Run the peer of a site until it is told to stop; returns the exit code.
+def run(config_path: Path, *, train: bool = True) -> int:
+    """Run the peer of a site until it is told to stop; returns the exit code. Without `train` it reads no measurements.
 
     Raises:
         ConfigError, DataError: this site's files are wrong; the peer did not start, or has left again.
@@ -89,13 +90,14 @@ def run(config_path: Path) -> int:
     with SiteLock(config.site.state_dir):
         log_file = config.site.state_dir / LOG_NAME
         configure_logging(config.log.level, config.log.format, log_file, site=config.site.name)
-        return asyncio.run(Daemon(config, config_path).serve())
+        return asyncio.run(Daemon(config, config_path, train=train).serve())
 
 
 class Daemon:
     """One life of a peer: makes the parts, connects them and ends them in order."""
 
-    def __init__(self, config: SiteConfig, config_path: Path) -> None:
+    def __init__(self, config: SiteConfig, config_path: Path, *, train: bool = True) -> None:
+        self._train = train
         self._config = config
         self._config_path = config_path
         self._site: Site = load_site(config)
@@ -147,8 +149,13 @@ class Daemon:
         parts.push_async_callback(self._audit.close)
         rng = random.Random(secrets.randbits(64))
         addresses = self._config.network.advertise or self._site.rule.addresses
-        self._peer = make_peer(self._site, history, generation, addresses, rng, now_us(), self._orders.blocked)
+        notices = await writer.call(known_notices)
+        blocked = self._orders.blocked
+        self._peer = make_peer(self._site, history, generation, addresses, rng, now_us(), blocked, notices, today())
         averaging = self._peer.averaging
+        self._board = NoticeBoard(
+            lambda: self._site, self._peer.board, self._peer.membership.alive, lambda each: self._driver.command(each)
+        )
         digest = TrunkDigest(averaging)
         self._trainer = TrainerSupervisor(
             trainer_main,
@@ -187,6 +194,7 @@ class Daemon:
             stop=self._stop.set,
             desk=lambda name, arguments: self._reception.operate(name, arguments),
             pause=self._pausing.tell,
+            board=self._board.answer,
         )
         control = ControlServer(state_dir, requests.answer)
         endpoints = [endpoint.name for endpoint in self._site.charter.assay_endpoints]
@@ -241,13 +249,14 @@ class Daemon:
             note=self._note,
             fail=self._fail,
         )
-        await self._trainer.start(answers)
+        if self._train:
+            await self._trainer.start(answers)
         parts.push_async_callback(self._final_models.close)
         parts.push_async_callback(looks.close)
         self._reception.start()
         parts.push_async_callback(self._measuring.close)
         sampler = Sampler(
-            look=self._pausing.look,
+            looks=(self._pausing.look, self._board.look),
             status=self._status.build,
             activity=self._activity,
             note=self._note,
@@ -257,23 +266,14 @@ class Daemon:
             seen=self._saw,
         )
         sampler.start()
-        await self._open_metrics(parts)
+        pages = pages_of(lambda: self._site, self._measuring.book, self._board)
+        metrics = MetricsServer(self._status.build, self._activity.events, pages)
+        parts.push_async_callback(metrics.close)
+        await serve_metrics(self._config.metrics.listen, metrics)
         parts.push_async_callback(sampler.close)
         writer.wait_for_room = True
         entries = sum(averaging.vector.values())
         log.info("peer started", address=address, generation=generation, mode=self._site.mode, entries=entries)
-
-    async def _open_metrics(self, parts: contextlib.AsyncExitStack) -> None:
-        if not self._config.metrics.listen:
-            return
-        host, _, port = self._config.metrics.listen.rpartition(":")
-        pages = {
-            "/contribution": lambda query: contribution_page(contribution_report(self._site, self._measuring.book)),
-        }
-        server = MetricsServer(self._status.build, self._activity.events, pages)
-        bound = await server.start(host.strip("[]"), int(port))
-        parts.push_async_callback(server.close)
-        log.info("metrics", address=f"http://{host}:{bound}/")
 
     async def _status_with_digest(self, digest: TrunkDigest) -> StatusDocument:
         await digest.refresh()

@@ -52,6 +52,7 @@ class OperatorRequests:
         result: the comparison of the final models; None until it is there.
         stop: ends the peer in order.
         pause: has a pause, or its end, take force.
+        board: answers what is about notices; None: there is no board.
         desk: answers what is about invitations and proposals; None: there is no desk.
     """
 
@@ -69,6 +70,7 @@ class OperatorRequests:
         stop: Callable[[], None],
         pause: Callable[[], None],
         desk: Callable[[str, Mapping[str, Any]], Awaitable[Any]] | None = None,
+        board: Callable[[Mapping[str, Any]], Awaitable[Any]] | None = None,
     ) -> None:
         self._site = site
         self._averaging = averaging
@@ -81,6 +83,7 @@ class OperatorRequests:
         self._stop = stop
         self._pause = pause
         self._desk = desk
+        self._board = board
 
     async def answer(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Do what is asked.
@@ -129,6 +132,8 @@ class OperatorRequests:
                 return None
             case "held":
                 return self._held()
+            case "board" if self._board is not None:
+                return await self._board(arguments)
             case _ if name in DESK_REQUESTS and self._desk is not None:
                 return await self._desk(name, arguments)
         raise LocalError(f"this peer knows no request {name!r}")

@@ -224,8 +224,16 @@ def status_page(status: StatusDocument) -> str:
         f'<p><b title="{html.escape(status.phase.meaning)}">{status.phase}</b> {html.escape(status.reason)}</p>'
         f"{'<h2>Waits</h2><ul>' + waits + '</ul>' if waits else ''}"
         f"<table>{summary}</table>"
-        '<p><a href="contribution">contributions</a></p>'
+        '<p><a href="contribution">contributions</a>, <a href="board">board</a></p>'
         f"{'<h2>Alarms</h2><ul>' + alarms + '</ul>' if alarms else ''}"
         "<h2>Sites</h2><table><tr><th>site</th><th>state</th><th>entries</th><th>round trip</th><th>problem</th></tr>"
         f"{rows}</table><h2>Everything</h2><pre>{html.escape(json.dumps(status.as_dict(), indent=1))}</pre>"
     )
+
+
+async def serve_metrics(listen: str, server: MetricsServer) -> None:
+    """Have it listen at `host:port`; not at all where that is empty. Raises as `MetricsServer.start`."""
+    if listen:
+        host, _, port = listen.rpartition(":")
+        bound = await server.start(host.strip("[]"), int(port))
+        log.info("metrics", address=f"http://{host}:{bound}/")

@@ -8,6 +8,7 @@ import structlog
 
 from kmel_p2p.agreement.endpoint import endpoint_name
 from kmel_p2p.agreement.identity import SiteKey, short
+from kmel_p2p.core.board.messages import NoticePosted, NoticeRefused
 from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import (
@@ -100,6 +101,13 @@ class Reporter:
         if self._mode.report(event, self):
             return
         match event:
+            case NoticePosted(author=author, slot=slot, version=version, withdrawn=withdrawn):
+                what = "notice withdrawn" if withdrawn else "notice posted"
+                self.say(what, notice=f"{self.name(author)}/{slot}", version=version)
+            case NoticeRefused(sender=sender, reason=reason):
+                activity.refused += 1
+                activity.alarm(f"notice from {self.name(sender)}", f"a notice was refused: {reason}")
+                self.warn("notice refused", sender=self.name(sender), reason=reason)
             case CharterAmended(constitution=constitution):
                 sites = [rule.name for rule in constitution.roster.values()]
                 self.say("charter amended", amendment=constitution.number, sites=sorted(sites))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -26,7 +26,7 @@ class Sampler:
     """See the module docstring.
 
     Args:
-        look: called before each sample.
+        looks: called before each sample.
         status: makes the status document.
         note: stores something that nobody waits for.
         disk_full: why the store waits for room on its disk; empty: it does not.
@@ -37,7 +37,7 @@ class Sampler:
     def __init__(
         self,
         *,
-        look: Callable[[], None],
+        looks: Sequence[Callable[[], None]],
         status: Callable[[], StatusDocument],
         activity: Activity,
         note: Callable[[Callable[[Store], None]], None],
@@ -46,7 +46,7 @@ class Sampler:
         audit: Audit,
         seen: Callable[[SiteKey, bool], None],
     ) -> None:
-        self._look = look
+        self._looks = looks
         self._status = status
         self._activity = activity
         self._note = note
@@ -78,7 +78,8 @@ class Sampler:
                 self._activity.clear("short of resources")
 
     async def _sample(self) -> None:
-        self._look()
+        for look in self._looks:
+            look()
         status = self._status()
         row = {
             "phase": status.phase.value,

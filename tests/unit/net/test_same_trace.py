@@ -20,6 +20,7 @@ from typing import Any
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.errors import RemoteError
 from kmel_p2p.agreement.identity import Identity, SiteKey
+from kmel_p2p.core.board.board import Board
 from kmel_p2p.core.effects import Compute, Dial, Effect, Emit, Hangup, Message, Persist, Send
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
@@ -56,7 +57,8 @@ def machine(identity: Identity, addresses: dict[SiteKey, str], now: Micros) -> P
     membership = Membership(identity, CHARTER.id, roster, own, preset("sim"), rng, now)
     settings = LedgerSettings(settle_us=200 * MILLISECOND)
     averaging = LedgerAveraging(identity, CHARTER, ledger, membership, rng, settings, 1 << 16, now)
-    return Peer(identity.key, membership, averaging, Constitution(CHARTER))
+    board = Board(identity.key, CHARTER.id, membership.alive, frozenset(NAMES), rng, (), 0, now)
+    return Peer(identity.key, membership, averaging, board, Constitution(CHARTER))
 
 
 @dataclass

@@ -1,0 +1,150 @@
+"""What a notice on the board says: a need, an offer, or an answer to one of them.
+
+Signing, spreading and replacing notices is `core.board`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgpack
+import pydantic
+
+from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
+from kmel_p2p.agreement.endpoint import LABEL
+from kmel_p2p.agreement.errors import LocalError, WireError
+from kmel_p2p.agreement.shown import CONTROL, PRINTABLE
+from kmel_p2p.agreement.strict import Name, StrictModel
+
+MAX_BODY_BYTES = 2048
+"""Of what a notice says, encoded."""
+
+Stage: TypeAlias = Literal["discovery", "preclinical", "clinical"]
+
+Line = Annotated[str, pydantic.Field(max_length=120, pattern=PRINTABLE)]
+"""One line for people."""
+
+Text = Annotated[str, pydantic.Field(max_length=600, pattern=rf"^(?:[^{CONTROL}]|\n)*$")]
+"""A few lines for people."""
+
+Label = Annotated[str, pydantic.Field(max_length=64, pattern=rf"(?:{LABEL})|^$")]
+"""An assay endpoint by its name, or nothing."""
+
+SizeClass = Annotated[int, pydantic.Field(ge=0, le=40)]
+"""Number of measurements as a power of two, as in a site's descriptor: 11 is 1,024 to 2,047; 0: none, or not told."""
+
+
+class _Described(StrictModel):
+    """What needs and offers have in common: what they are about, and for whom."""
+
+    assay_endpoint: Label = ""
+    """Name of the measured property, in the words of the catalogue where it has them."""
+    unit: Annotated[str, pydantic.Field(max_length=32, pattern=PRINTABLE)] = ""
+    stage: Stage | None = None
+    size_class: SizeClass = 0
+    """Of the poster's own measurements of it."""
+    text: Text = ""
+    sites: Annotated[tuple[Name, ...], pydantic.Field(max_length=16)] = ()
+    """For these sites only, by name; empty: for all. Everybody can read it all the same."""
+
+
+class Need(_Described):
+    """What a site would like to predict better."""
+
+    kind: Literal["need"] = "need"
+    assay_endpoint: Annotated[str, pydantic.Field(min_length=1, max_length=64, pattern=LABEL)]
+    baseline_error: Annotated[float, pydantic.Field(ge=0.0)] | None = None
+    """Of the best model that the site can make alone, in the unit (log10 of it where it is learned so)."""
+    in_return: Line = ""
+
+
+class Offer(_Described):
+    """What a site would give: data to learn from (which stay where they are), a model package, compute, a service."""
+
+    kind: Literal["offer"] = "offer"
+    what: Literal["data", "model", "compute", "service"]
+    package: Line = ""
+    """Of a model: name and version of the package, as it is installed."""
+    package_hash: Annotated[str, pydantic.Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the package's file."""
+    card: Line = ""
+    """Where the model card is."""
+
+    @pydantic.model_validator(mode="after")
+    def _a_model_is_named(self) -> Offer:
+        if self.what == "model" and not (self.package and self.package_hash):
+            raise ValueError("an offer of a model names package and package_hash, so that everybody gets the same one")
+        if self.what != "model" and (self.package or self.package_hash or self.card):
+            raise ValueError("package, package_hash and card belong to an offer of a model")
+        return self
+
+
+class NoticeAnswer(StrictModel):
+    """An answer to a notice; everybody can read it."""
+
+    kind: Literal["answer"] = "answer"
+    to_site: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    """Key of whoever posted the notice."""
+    to_slot: Annotated[int, pydantic.Field(ge=0, le=255)]
+    text: Text
+    interested: bool = True
+
+
+Content: TypeAlias = Annotated[Need | Offer | NoticeAnswer, pydantic.Field(discriminator="kind")]
+
+_READER: pydantic.TypeAdapter[Need | Offer | NoticeAnswer] = pydantic.TypeAdapter(Content)
+
+
+def encode_content(content: Need | Offer | NoticeAnswer) -> bytes:
+    """One spelling of what a notice says; fields at their defaults are left out.
+
+    Raises:
+        LocalError: it is too long.
+    """
+    body = canonical(plain({"kind": content.kind, **content.model_dump(exclude_defaults=True)}))
+    if len(body) > MAX_BODY_BYTES:
+        raise LocalError(f"the notice takes {len(body)} bytes; at most {MAX_BODY_BYTES} are allowed: shorten its text")
+    return body
+
+
+def decode_content(body: bytes) -> Need | Offer | NoticeAnswer:
+    """Read what a notice from anybody says.
+
+    Raises:
+        WireError: it says nothing that this version knows, or in another spelling.
+    """
+    raw = unpack_bounded(body, MAX_BODY_BYTES, containers=64, length=64)
+    try:
+        content = _READER.validate_python(_tuples(raw))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise WireError(f"no notice: {'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]) from None
+    try:
+        same = encode_content(content) == body
+    except (LocalError, ValueError, msgpack.exceptions.PackException):
+        same = False
+    if not same:
+        raise WireError("a notice has another spelling")
+    return content
+
+
+def content_of(raw: Mapping[str, Any]) -> Need | Offer | NoticeAnswer:
+    """A notice from what an operator gave.
+
+    Raises:
+        LocalError: names the field and what is wrong with it.
+    """
+    try:
+        return _READER.validate_python(dict(raw))
+    except pydantic.ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc'][1:])) or 'notice'}: {each['msg']}" for each in error.errors()]
+        raise LocalError("; ".join(lines).replace("Value error, ", "")) from None
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
