@@ -16,6 +16,7 @@ from kmel_p2p.core.ledger.harm.suspensions import vote_reach
 from kmel_p2p.core.ledger.harm.vote import HarmVote, cast
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.log.epoch import Epoch, begin
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome, changes
 from kmel_p2p.core.ledger.rules.rules import Rules
@@ -253,3 +254,40 @@ def test_every_order_ends_with_one_trunk_and_one_set_of_suspended_sites(seed: in
         before = replica.state()
         replica.restart()
         assert replica.state() == before
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_suspended_site_exchanges_no_branch_of_its_log_for_one_that_nobody_voted_about(seed: int) -> None:
+    charter = toy_charter(SITES[:4], {"retain_entries": 32, "suspension_quorum": "majority"}, {"start_sites": 1})
+    author, common, public = SITES[AUTHOR], Replica(charter), Replica(charter)
+
+    def grown(replica: Replica, units: int, until: int) -> list[Entry]:
+        made = []
+        while (number := replica.ledger.head(author.key) + 1) <= until:
+            made.append(next_entry(author, replica.ledger, units, number % 16, charter_id=charter.id))
+            replica.take(made[-1])
+        return made
+
+    shared = [next_entry(who, common.ledger, 1000, charter_id=charter.id) for who in SITES[:4]]
+    for each in shared:
+        common.take(each)
+        public.take(each)
+    first, second = grown(public, 1000, 20), grown(common, 1400, 24)
+    votes = [cast(SITES[voter], charter.id, author.key, 0, (15, 20), {0: 2}, True) for voter in (1, 2)]
+    stubs = sorted((first[0], second[0]), key=lambda entry: entry.hash)
+    epoch = begin(author, charter.id, 1, 2, tuple(entry.hash for entry in first))
+    items = [*shared, *first, *second, *votes, tuple(each.stub() for each in stubs), epoch]
+    rng = Random(seed)
+    rng.shuffle(items)
+    replica = Replica(charter)
+    for _ in range(3):
+        for item in items:
+            if isinstance(item, Epoch):
+                replica.ledger.begin_epoch(item)
+            else:
+                replica.take(item)
+    assert replica.ledger.head(author.key) == 24
+    assert replica.ledger.suspended == {author.key: 15}
+    assert replica.ledger.accepted.withdrawn == {author.key: 2}
+    replica.take(signed(Constitution(charter), lift=["site0"]))
+    assert replica.ledger.accumulator.digest() == common.ledger.accumulator.digest()

@@ -18,6 +18,7 @@ from kmel_p2p.agreement.averaging import SuspensionQuorum
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.harm.vote import HarmVote
 from kmel_p2p.core.ledger.harm.vote_book import VoteBook
+from kmel_p2p.core.ledger.log.epoch import EpochBook
 from kmel_p2p.core.roster_vector import MAX_NUMBER
 
 FEWEST_VOTES = 2
@@ -78,6 +79,21 @@ class Suspensions:
         self.votes.add(vote)
         self._judge(vote.author)
         return True
+
+    def exchanged(self, epochs: EpochBook) -> dict[SiteKey, int]:
+        """Suspended author -> first entry of another epoch shortly below its suspension.
+
+        By an epoch the author exchanges a branch of its log for another one that nobody voted about. Where that may
+        have happened since the votes, what stands from there on does not count either.
+        """
+        assert self._constitution is not None or not self.starts, "nobody is suspended without a constitution"
+        found: dict[SiteKey, int] = {}
+        for author, start in self.starts.items():
+            lowest = start - 2 * vote_reach(self._constitution)
+            firsts = [epoch.first for epoch in epochs.of(author) if lowest <= epoch.first < start]
+            if firsts:
+                found[author] = min(firsts)
+        return found
 
     # ---- inner --------------------------------------------------------------------------------------------------
 

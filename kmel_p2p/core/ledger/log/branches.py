@@ -39,6 +39,10 @@ class Branches:
     def _settle(self, outcome: Outcome) -> None:
         """Apply waiting entries."""
 
+    @abstractmethod
+    def _rule(self) -> None:
+        """Have the trunk follow from amendments, votes and epochs."""
+
     def offer_proof(self, evidence: Sequence[bytes], max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> Outcome:
         """Take evidence against an author from anywhere.
 
@@ -99,6 +103,7 @@ class Branches:
             for number, entry in sorted(self.aside.pop(author, {}).items()):
                 if not accepted.epochs.disowns(entry) and number < accepted.end(author):
                     self._waiting.hold(entry, always=True)
+        self._rule()
         self._settle(outcome)
         return outcome
 

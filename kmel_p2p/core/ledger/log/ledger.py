@@ -306,7 +306,8 @@ class Ledger(Branches):
 
     def _rule(self) -> None:
         """Have the trunk follow from amendments and votes: what they take out of it, and nothing else."""
-        starts = first_counts((self.amended_rules.withdrawn, self.suspended))
+        exchanged = self.suspensions.exchanged(self.accepted.epochs)
+        starts = first_counts((self.amended_rules.withdrawn, self.suspended, exchanged))
         withdraw(starts, self.accepted, self.accumulator, self._decoder)
 
     def _known(self, entry: Entry) -> SignedHeader | None:

@@ -132,6 +132,8 @@ class Retention:
         """
         ledger, head = self._ledger, self._ledger.head(author)
         firsts = [vote.first for vote in ledger.votes.against(author).values()]
+        # A suspension goes down to another epoch of the log (`Suspensions.exchanged`).
+        firsts += [epoch.first for epoch in ledger.accepted.epochs.of(author)]
         if author not in ledger.suspended:
             firsts = [first for first in firsts if head - first < DISPUTED * retain]
         return min(firsts, default=head + 1) - 1
