@@ -31,23 +31,30 @@ class Damage:
         self._rng = rng
 
     def draw(self, name: str, state: Path) -> str:
-        """Damage a state directory, or not: then a backup may be made of it. Returns what was done."""
+        """Damage a state directory of which there is a backup, or make one. Returns what was done, in one word."""
         if not self._share or not state.exists():
             return ""
-        backup = self._folder / name
-        if self._rng.random() >= self._share:
-            if not backup.exists() or self._rng.random() < self._share:
-                shutil.rmtree(backup, ignore_errors=True)
-                shutil.copytree(state, backup, ignore=shutil.ignore_patterns("control.*", "lock", CACHE))
+        if not (self._folder / name).exists() or self._rng.random() >= self._share:
+            self.back_up(name, state)
             return ""
-        kind = self._rng.choice(KINDS if backup.exists() else KINDS[:1])
+        kind = self._rng.choice(KINDS)
+        self.do(kind, name, state)
+        return kind
+
+    def back_up(self, name: str, state: Path) -> None:
+        """Make a backup in place of the one before."""
+        backup = self._folder / name
+        shutil.rmtree(backup, ignore_errors=True)
+        shutil.copytree(state, backup, ignore=shutil.ignore_patterns("control.*", "lock", CACHE))
+
+    def do(self, kind: str, name: str, state: Path) -> None:
+        """Damage a state directory in one of the ways in `KINDS`."""
         for path in state.iterdir():
             if path.name != CACHE:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         if kind != "wiped":
-            shutil.copytree(backup, state, dirs_exist_ok=True)
+            shutil.copytree(self._folder / name, state, dirs_exist_ok=True)
         if kind == "image":
             with closing(Store(state / STORE_NAME)) as store:
                 mark = instance.mark_of(store.path, state / instance.INSTANCE_NAME)
                 store.put_blob(instance.INSTANCE_BLOB, mark)
-        return kind

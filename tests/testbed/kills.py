@@ -12,23 +12,14 @@ import os
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from kmel_p2p.agreement.errors import KmelError
-from kmel_p2p.agreement.identity import SiteKey, digest
-from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
-from kmel_p2p.site.config import load_config
-from kmel_p2p.site.loaded_site import load_site
-from kmel_p2p.site.modes.stored_ledger import open_ledger
-from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
-from kmel_p2p.site.state.own_state import own_entries, own_state
-from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.testbed.damage import Damage
+from tests.testbed.witness import Figures, Kill, Witness
 
 POLL_S = 0.05
 UP_S = 180.0
@@ -60,165 +51,6 @@ class KillPlan:
     damage_share: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """One kill: when (seconds since the first), whom, and what the site was doing, by its last status."""
-
-    at_s: float
-    site: str
-    what: str
-    phase: str
-    trainer: str
-
-
-@dataclass(slots=True)
-class Figures:
-    """What was seen.
-
-    Attributes:
-        kills: every kill.
-        entries: entries that any store showed at any time.
-        published: newest entry of each site at the end.
-        digests: different digests at the end; 1 is right.
-        vectors: different vectors at the end; 1 is right.
-        missing: entries that some store showed once and that some log does not hold at the end.
-        contradictions: (author, number) that were seen with two hashes.
-        balances: site -> gap of its books (`site.state.own_state`), the worst of all looks.
-        looks: how often the books of a stopped site were checked against all its entries.
-        unseen: looks that could not, for an own entry was compacted before any look.
-        damages: site and kind of every disk that was lost or replaced.
-        doubled: payloads that some log has twice at the end.
-        epochs: epochs that logs began.
-        problems: everything that did not hold, in words.
-        restart_s: per killed daemon, seconds from its start to its next answer.
-    """
-
-    kills: list[Kill] = field(default_factory=list)
-    entries: int = 0
-    published: dict[str, int] = field(default_factory=dict)
-    digests: int = 0
-    vectors: int = 0
-    missing: int = 0
-    contradictions: int = 0
-    balances: dict[str, float] = field(default_factory=dict)
-    residual_norms: dict[str, float] = field(default_factory=dict)
-    looks: int = 0
-    unseen: int = 0
-    damages: list[tuple[str, str]] = field(default_factory=list)
-    doubled: int = 0
-    epochs: int = 0
-    problems: list[str] = field(default_factory=list)
-    restart_s: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def by_kind(self) -> dict[str, int]:
-        """Kills by what was killed and what the trainer was doing."""
-        return dict(sorted(Counter(f"{kill.what} while {kill.trainer or 'starting'}" for kill in self.kills).items()))
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """An entry that was in a store.
-
-    Attributes:
-        payload: its hash.
-        holders: sites in whose store it was; empty: it may have gone with their disks.
-    """
-
-    author: SiteKey
-    number: int
-    payload: bytes
-    holders: set[str]
-
-
-class Witness:
-    """Remembers what the stores showed."""
-
-    def __init__(self, figures: Figures) -> None:
-        self._figures = figures
-        self._seen: dict[bytes, Seen] = {}
-        self._damaged: set[str] = set()
-        self._own: dict[SiteKey, dict[int, Entry]] = {}
-
-    def look(self, site: SiteProcess) -> None:
-        """Read a site's store: every entry, the own ones in full, and the trainer's state beside them."""
-        made = load_site(load_config(site.folder / "site.toml"))
-        path = site.state_dir / STORE_NAME
-        if not path.exists():
-            return
-        with contextlib.closing(Store(path, read_only=True)) as store:
-            for stored in store.load_entries():
-                seen = Seen(stored.author, stored.number, digest(stored.payload), set())
-                self._seen.setdefault(stored.hash, seen).holders.add(site.name)
-            if site.name in self._damaged:
-                # Its trainer began anew, or where it was long ago: there are no books to check.
-                return
-            own = self._own.setdefault(made.identity.key, {})
-            own.update(own_entries(made, store))
-            try:
-                state = own_state(made, store, own)
-            except KmelError as error:
-                self._say(f"{site.name}: {error}")
-                return
-        if state is None:
-            return
-        if state.gap is None:
-            self._figures.unseen += 1
-            return
-        self._figures.looks += 1
-        if state.first != 1 or state.steps != sum(
-            entry.steps for number, entry in own.items() if number <= state.round
-        ):
-            self._say(f"{site.name}: the trainer's state counts {state.steps} steps from entry {state.first} on")
-        if state.problem:
-            self._say(f"{site.name}: {state.problem}")
-        self._figures.balances[site.name] = max(self._figures.balances.get(site.name, 0.0), state.gap)
-        self._figures.residual_norms[site.name] = state.residual_norm
-
-    def conclude(self, sites: list[SiteProcess]) -> None:
-        """Recompute every stopped site's ledger from its store, and compare with all that was ever seen."""
-        digests, vectors = set(), set()
-        for site in sites:
-            made = load_site(load_config(site.folder / "site.toml"))
-            with contextlib.closing(Store(site.state_dir / STORE_NAME, read_only=True)) as store:
-                for problem in store.check():
-                    self._say(f"{site.name}: {problem}")
-                ledger = open_ledger(made, store)
-            digests.add(ledger.digest())
-            vectors.add(tuple(sorted(ledger.vector.items())))
-            self._figures.published[site.name] = ledger.head(made.identity.key)
-            epochs = ledger.accepted.epochs
-            self._figures.epochs = max(self._figures.epochs, len(list(epochs)))
-            contents = Counter(header.payload_hash for log in ledger.accepted.logs.values() for header in log.headers())
-            self._figures.doubled += sum(count > 1 for count in contents.values())
-            for hash_, seen in self._seen.items():
-                if not seen.holders:
-                    continue
-                header = ledger.accepted.header(seen.author, seen.number)
-                # What its author disowned is there under another number.
-                again = seen.payload in contents and (header is None or header.hash != hash_)
-                self._figures.missing += seen.number > ledger.head(seen.author) and not again
-                self._figures.contradictions += header is not None and header.hash != hash_ and not again
-            for author, fault in ledger.faults.items():
-                self._say(f"{site.name}: the log of {made.names[author]} was ended: {fault.reason}")
-            audit = verify(site.state_dir / EGRESS_NAME)
-            if audit.problem:
-                self._say(f"{site.name}: egress: {audit.problem}")
-        self._figures.digests, self._figures.vectors = len(digests), len(vectors)
-        self._figures.entries = len(self._seen)
-
-    def damaged(self, site: SiteProcess) -> None:
-        """The site's disk was lost or replaced: what nobody else was seen to hold may have gone with it."""
-        self._damaged.add(site.name)
-        for seen in self._seen.values():
-            seen.holders.discard(site.name)
-
-    def _say(self, problem: str) -> None:
-        if problem not in self._figures.problems:
-            self._figures.problems.append(problem)
-
-
 def kill_at_random(
     federation: LocalFederation, plan: KillPlan, seed: int, report: Callable[[int], None] = lambda done: None
 ) -> Figures:
@@ -238,6 +70,8 @@ def kill_at_random(
         run.pause(run.rng.uniform(0.0, plan.longest_pause_s))
         run.kill()
         report(len(run.figures.kills))
+    if plan.damage_share and len(list(federation)) > 2:
+        run.branch()
     run.finish()
     run.figures.seconds = time.monotonic() - began
     return run.figures
@@ -255,6 +89,8 @@ class _Run:
         self._began = time.monotonic()
         self._due: dict[str, float] = {}
         """Killed site -> when it is started again."""
+        self._held: set[str] = set()
+        """Sites that are down on purpose."""
         self._rising: dict[str, float] = {}
         """Site that does not answer yet -> when it was started."""
 
@@ -313,6 +149,41 @@ class _Run:
                 raise SiteFailedError(f"not within {deadline_s:g} s: {what}\n{tails}")
             self.pause(2 * POLL_S)
 
+    def branch(self) -> None:
+        """Have one site sign two branches of its log: an image of its disk comes back while who knows more is down."""
+        loser, other, informed = list(self._federation)[:3]
+        self._up()
+        self._down(loser)
+        self._damage.back_up(loser.name, loser.state_dir)
+        loser.start()
+        self._up()
+        self._down(other)
+        before = _published(loser)
+        self.await_("the site goes on with one other", lambda: _published(loser) >= before + 3, UP_S)
+        self.await_("the other one has that", lambda: _holds(informed, loser.name) >= before + 3, UP_S)
+        self._down(loser)
+        self._down(informed)
+        self._damage.do("image", loser.name, loser.state_dir)
+        self.figures.damages.append((loser.name, "image"))
+        self._witness.damaged(loser)
+        loser.start()
+        other.start()
+        self.await_("the site publishes anew", lambda: 0 < _published(loser) <= _holds(other, loser.name), UP_S)
+        anew = _published(loser)
+        self.await_("the site goes on", lambda: _holds(other, loser.name) >= anew + 2, UP_S)
+        informed.start()
+        self._up()
+
+    def _up(self) -> None:
+        self.await_("all sites run", lambda: not self._due and not self._rising, UP_S)
+        self.await_("all sites answer", lambda: all(site.status() is not None for site in self._federation), UP_S)
+
+    def _down(self, site: SiteProcess) -> None:
+        site.signal(signal.SIGKILL)
+        site.wait(5.0)
+        self._witness.look(site)
+        self._held.add(site.name)
+
     def finish(self) -> None:
         """All up again, each publishes once more, then all listen, agree and stop."""
         self.await_("all sites run again", lambda: not self._due and not self._rising, UP_S)
@@ -350,7 +221,9 @@ class _Run:
                 self.figures.restart_s.append(round(now - since, 3))
                 del self._rising[name]
         for site in self._federation:
-            if site.name not in self._due and not site.running:
+            if site.running:
+                self._held.discard(site.name)
+            elif site.name not in self._due and site.name not in self._held:
                 raise SiteFailedError(f"{site.name} ended by itself with {site.exit_code}\n{site.last_lines()}")
 
     def _ended(self) -> bool:
@@ -367,6 +240,12 @@ def _trains(site: SiteProcess) -> bool:
     if status is None or status.ages.trained_s is None:
         return False
     return status.trainer.state in ("training", "idle")
+
+
+def _holds(site: SiteProcess, author: str) -> int:
+    """Entries of an author that a site has."""
+    status = site.status()
+    return status.averaging.vector.get(author, 0) if status else 0
 
 
 def _published(site: SiteProcess) -> int:
