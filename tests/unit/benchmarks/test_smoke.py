@@ -17,7 +17,7 @@ from benchmarks.parts.measure import ROOT
 from kmel_p2p.learn.stack import learners
 from tests.support.namespaces import require_namespaces
 from tests.support.public_files import write_public_files
-from tests.testbed.kills import Figures, Kill
+from tests.testbed.witness import Figures, Kill
 
 KEYS = {
     "accumulate": {"signatures_per_s", "entries_per_s", "digest_over_blake2b", "trunk_ms"},
