@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from kmel_p2p.core.ledger.events import EpochBegun, NotPublishedAgain
+from kmel_p2p.core.effects import Emit, Send
+from kmel_p2p.core.ledger.events import EntryRefused, EpochBegun, NotPublishedAgain
+from kmel_p2p.core.ledger.log.entry import NO_AMENDMENTS
+from kmel_p2p.core.ledger.sync.messages import Epochs, Holdings
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.toy import ToyTrainer, toy_world
@@ -93,3 +97,33 @@ def test_a_power_cut_in_the_middle_changes_nothing(at: int) -> None:
     after = Counter(payloads(made, 2))
     assert before <= after.keys()
     assert set(after.values()) == {1}
+
+
+def test_a_site_that_asks_again_and_again_gets_all_epochs_once_in_two_seconds() -> None:
+    made = forked(53, 3, 3)
+    made.start(INFORMED)
+    heals(made)
+    averaging, asker, now = made.averaging(1), made.sites[2].key, made.network.now
+    held = averaging.ledger.accepted
+    question = Holdings(0, NO_AMENDMENTS, held.held, bytes(32), {}, b"x" * 32, (), False)
+    list(iter(averaging.poll, None))
+    for step in range(40):
+        averaging.receive(asker, question, now + step * SECOND // 10)
+    sent = [effect.message for effect in iter(averaging.poll, None) if isinstance(effect, Send)]
+    told = [message for message in sent if isinstance(message, Epochs)]
+    assert 1 <= len(told) <= 3
+    assert {len(message.epochs) for message in told} == {1}
+
+
+def test_what_no_author_signed_is_refused_and_changes_nothing() -> None:
+    made = forked(59, 3, 3)
+    made.start(INFORMED)
+    heals(made)
+    averaging, now = made.averaging(1), made.network.now
+    epoch = averaging.ledger.accepted.epochs.of(made.sites[LOSER].key)[0]
+    before = averaging.ledger.digest()
+    for wrong in (replace(epoch, number=2), replace(epoch, author=made.sites[2].key)):
+        averaging.receive(made.sites[2].key, Epochs((wrong.encode(),)), now)
+    refused = [e.event for e in iter(averaging.poll, None) if isinstance(e, Emit) and isinstance(e.event, EntryRefused)]
+    assert [event.sender for event in refused] == [made.sites[2].key] * 2
+    assert averaging.ledger.digest() == before

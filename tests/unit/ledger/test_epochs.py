@@ -153,6 +153,7 @@ def test_two_epochs_of_one_number_end_the_log_and_prove_it() -> None:
     assert [fault.reason for fault in outcome.faults] == [TWO_EPOCHS]
     assert {ledger.faults[A.key].number for ledger in ledgers} == {3}
     assert ledgers[0].digest() == ledgers[1].digest()
+    assert ledgers[0].accepted.epochs.hash == ledgers[1].accepted.epochs.hash
     stranger = copy_of([*parted.common, *parted.lost])
     assert [fault.number for fault in stranger.offer_proof(outcome.faults[0].evidence).faults] == [3]
 

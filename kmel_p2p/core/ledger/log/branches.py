@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accepted_logs import ENDLESS, AcceptedLogs
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, decode_stub
-from kmel_p2p.core.ledger.log.epoch import BRANCHED, Epoch, prove_two_epochs, read_two_epochs
+from kmel_p2p.core.ledger.log.epoch import BRANCHED, TWO_EPOCHS, Epoch, prove_two_epochs, read_two_epochs
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
 from kmel_p2p.core.ledger.log.waiting import WaitingRoom
 from kmel_p2p.core.ledger.rules.payload import Decoder
@@ -59,6 +59,8 @@ class Branches:
         Entries of others stand even if their base reaches beyond: their authors could not know.
         """
         outcome = Outcome(Verdict.REFUSED)
+        if fault.reason == TWO_EPOCHS:
+            self.accepted.epochs.disregard(fault.author)
         earlier = self.accepted.proof_against(fault.author)
         is_proved = earlier is not None and earlier.number <= fault.number
         if self.proves_nothing(fault):

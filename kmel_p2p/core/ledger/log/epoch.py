@@ -136,6 +136,7 @@ class EpochBook:
     def __init__(self) -> None:
         self._of: dict[SiteKey, dict[int, Epoch]] = {}
         self._disowned: dict[bytes, SiteKey] = {}
+        self._disregarded: set[SiteKey] = set()
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -164,6 +165,10 @@ class EpochBook:
         for hash_ in epoch.disowned:
             self._disowned[hash_] = epoch.author
 
+    def disregard(self, author: SiteKey) -> None:
+        """An author signed two epochs with one number: sites may hold different ones of it, and need not compare."""
+        self._disregarded.add(author)
+
     def disowns(self, header: SignedHeader) -> bool:
         """Whether its author says that the entry does not belong to its log."""
         return self._disowned.get(header.hash) == header.author
@@ -171,7 +176,8 @@ class EpochBook:
     @property
     def hash(self) -> bytes:
         """Of all epochs here: sites with equal ones hold the same. Zeros when there is none."""
-        return digest(b"kmel epochs 1", *sorted(epoch.encode() for epoch in self)) if self._of else NO_EPOCHS
+        encoded = sorted(epoch.encode() for epoch in self if epoch.author not in self._disregarded)
+        return digest(b"kmel epochs 1", *encoded) if encoded else NO_EPOCHS
 
     def covers(self, author: SiteKey, number: int) -> bool:
         """Whether a proof that ended the log before `number` may have come from a branch that is disowned."""

@@ -150,7 +150,7 @@ class AntiEntropy:
                 self._pull_from(sender, now)
             case Holdings():
                 self.states.on_holdings(sender, message, now)
-                self.epochs.compare(sender, message)
+                self.epochs.compare(sender, message, now)
                 self.behind = self._other_peers.missing()
                 self._pull_from(sender, now)
             case Want():
@@ -283,8 +283,7 @@ class AntiEntropy:
                 continue
             if outcome.author is not None:
                 # It rests on what its author has disowned since: the sender does not know that yet.
-                self.epochs.show(sender, self._ledger.accepted.epochs.of(outcome.author))
-                continue
+                self.epochs.show(sender, self._now)
             if outcome.verdict is Verdict.REFUSED:
                 self._refuse(sender, None, "its evidence against an author proves nothing")
             # Known already, or worth nothing. Only what is missing is asked for, and looking at it costs signatures.

@@ -1,4 +1,4 @@
-"""Spreads epochs of logs: whoever takes one in tells everybody, and sites that hold different ones exchange all."""
+"""Spreads epochs of logs: an author tells everybody, and sites that hold different ones send each other all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict, epoch_changes
 from kmel_p2p.core.ledger.sync.messages import Epochs, Holdings
 from kmel_p2p.core.ledger.sync.statements import LogStatements
-from kmel_p2p.core.types import Lane
+from kmel_p2p.core.types import SECOND, Lane, Micros
+
+APART: Micros = 2 * SECOND
+"""A site gets all epochs no sooner after the last time: its question is small, the answer is not."""
 
 
 class EpochExchange:
@@ -36,6 +39,7 @@ class EpochExchange:
         self._alive = alive
         self._outbox = outbox
         self._take = take
+        self._shown_us: dict[SiteKey, Micros] = {}
 
     def on_epochs(self, sender: SiteKey, message: Epochs) -> None:
         """Take in what a site sends.
@@ -46,30 +50,38 @@ class EpochExchange:
         rules, known = self._ledger.rules, self._ledger.accepted.epochs
         for encoded in message.epochs:
             epoch = decode(encoded)
-            if known.get(epoch.author, epoch.number) == epoch:
+            if known.get(epoch.author, epoch.number) == epoch or epoch.author not in rules.roster:
+                # Of a site that an amendment adds which is not here yet, it comes again.
                 continue
-            if epoch.author not in rules.roster or not epoch.is_signed(rules.charter_id):
+            if not epoch.is_signed(rules.charter_id):
                 raise WireError(f"an epoch of {short(epoch.author)} that its author did not sign")
-            self.begin(sender, epoch)
+            self._take_in(sender, epoch)
 
-    def begin(self, sender: SiteKey, epoch: Epoch) -> None:
-        """Take in an epoch whose signature is good, and tell everybody else."""
+    def begin(self, own: SiteKey, epoch: Epoch) -> None:
+        """Take in an epoch of this site, and tell everybody."""
+        self._take_in(own, epoch)
+        for site in sorted(self._alive()):
+            self._outbox.append(Send(site, Epochs((epoch.encode(),)), Lane.BULK))
+
+    def compare(self, site: SiteKey, held: Holdings, now: Micros) -> None:
+        """A site tells what it holds: if those are not the epochs here, it gets all of them."""
+        if held.epochs != self._ledger.accepted.epochs.hash:
+            self.show(site, now)
+
+    def show(self, site: SiteKey, now: Micros) -> None:
+        """Send all epochs to a site, if it did not get them just now."""
+        if now < self._shown_us.get(site, -APART) + APART:
+            return
+        self._shown_us[site] = now
+        encoded = [epoch.encode() for epoch in self._ledger.accepted.epochs]
+        for start in range(0, len(encoded), MAX_EPOCHS):
+            self._outbox.append(Send(site, Epochs(tuple(encoded[start : start + MAX_EPOCHS])), Lane.BULK))
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _take_in(self, sender: SiteKey, epoch: Epoch) -> None:
         outcome = self._ledger.begin_epoch(epoch)
         if outcome.verdict is Verdict.APPLIED:
             self._statements.forget(epoch.author)
             self._outbox += epoch_changes(epoch, outcome)
-            for site in sorted(set(self._alive()) - {sender}):
-                self._outbox.append(Send(site, Epochs((epoch.encode(),)), Lane.BULK))
         self._take(sender, outcome)
-
-    def compare(self, site: SiteKey, held: Holdings) -> None:
-        """A site tells what it holds: if those are not the epochs here, it gets all of them."""
-        epochs = self._ledger.accepted.epochs
-        if held.epochs != epochs.hash:
-            self.show(site, epochs)
-
-    def show(self, site: SiteKey, epochs: Iterable[Epoch]) -> None:
-        """Send these epochs to a site."""
-        encoded = [epoch.encode() for epoch in epochs]
-        for start in range(0, len(encoded), MAX_EPOCHS):
-            self._outbox.append(Send(site, Epochs(tuple(encoded[start : start + MAX_EPOCHS])), Lane.BULK))
