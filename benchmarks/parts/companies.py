@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.parts.daemons import RINGS
@@ -206,14 +207,21 @@ def compare_and_agree(inviting: Screen, joining: Mapping[str, Screen]) -> None:
         NotSeenError: the digits differ.
     """
     digits = {name: screen.wait_for(r"Fingerprint (\d{4}(?: \d{4}){4})") for name, screen in joining.items()}
-    asked: list[str] = []
-    while len(asked) < len(joining):
-        name = inviting.wait_for(rf"(?:Does (\w+) read the same digits to you.*?){{{len(asked) + 1}}}")
+    for number in range(len(joining)):
+        until("the next one is asked about", partial(_has_asked_about, inviting, number + 1))
+        name = _asked_about(inviting)[number]
         shown = inviting.wait_for(rf"{name} +asks +fingerprint (\d{{4}}(?: \d{{4}}){{4}})")
         if shown != digits[name]:
             raise NotSeenError(f"{name} reads {digits[name]}, and {shown} is on the screen")
         inviting.answer(f"Does {name} read the same digits to you", "y")
-        asked.append(name)
+
+
+def _has_asked_about(inviting: Screen, count: int) -> bool:
+    return len(_asked_about(inviting)) >= count
+
+
+def _asked_about(inviting: Screen) -> list[str]:
+    return re.findall(r"Does (\w+) read the same digits to you", inviting.text())
 
 
 def free_port() -> int:

@@ -161,7 +161,9 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
 
         raise ConfigError(f"{here.charter_path}: this charter does not list this site; move it away to found another")
     news = threading.Event()
-    desk = NewcomersDesk(book, table, here.name, identity.key, time.time, news.set)
+    desk = NewcomersDesk(
+        book, table, here.name, identity.key, time.time, news.set, trouble=lambda text: click.echo(text, err=True)
+    )
     decisions = Decisions(here.name, identity, book, news.set)
     with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer) as room:
         book.plan_founding(plan)
@@ -294,7 +296,7 @@ def list_(context: click.Context, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    for invitation in found["invitations"]:
+    for invitation in (one for one in found["invitations"] if one["expires"] > time.time()):
         click.echo(f"valid until {_day(invitation['expires'])}, {invitation['places']} places left:")
         click.echo(f"{invitation['text']}\n")
     for row in found["sites"]:

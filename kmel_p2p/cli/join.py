@@ -74,13 +74,13 @@ def _until(asking: Joining, states: tuple[str, ...], wait_min: float) -> Mapping
 
 
 def _sign(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any], digits: str) -> None:
-    from kmel_p2p.agreement.charter import SIGNING_CONTEXT
+    from kmel_p2p.agreement.charter import SIGNING_CONTEXT, signature_is_good
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.cli.charter import feature_problems
 
     document = asking.offered(answer)
-    name = document.charter.roster[identity.key].name
-    if document.signatures.get(name):
+    signature = document.signatures.get(document.charter.roster[identity.key].name, "")
+    if signature_is_good(identity.key, SIGNING_CONTEXT, document.charter.id, signature):
         return
     _show(document)
     if problems := feature_problems(document):

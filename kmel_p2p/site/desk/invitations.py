@@ -172,10 +172,14 @@ class InvitationBook:
         self._keep(self._kept.changed(invitations=(*kept, fresh)))
 
     def withdraw(self) -> int:
-        """End all invitations: who holds one and was not approved is let in no more. Returns how many there were."""
+        """End all invitations: who holds one and was not approved is let in no more. Returns how many there were.
+
+        Those who were approved may still fetch what they need.
+        """
         count = len(self._kept.invitations)
+        used = tuple(one.changed(expires=0) for one in self._kept.invitations if self._taken(one.id))
         stay = tuple(newcomer for newcomer in self.newcomers if newcomer.state != "asks")
-        self._keep(self._kept.changed(invitations=(), newcomers=stay))
+        self._keep(self._kept.changed(invitations=used, newcomers=stay))
         return count
 
     def found(self, site: str, approve: bool, shown: str = "", inviting: SiteKey | None = None) -> Newcomer:

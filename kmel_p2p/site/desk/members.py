@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from kmel_p2p.agreement.amendment import Constitution
@@ -40,6 +41,7 @@ class MembersDesk:
         constitution: as it is now.
         addresses: where each site is said to be reached.
         leaves: told of each question (receiver, bytes) before it leaves, and asked whether it may.
+        threads: where questions wait for their answers; None: the loop's own.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class MembersDesk:
         constitution: Callable[[], Constitution],
         addresses: Callable[[SiteKey], tuple[str, ...]],
         leaves: Callable[[SiteKey, bytes], bool] = lambda to, question: True,
+        threads: ThreadPoolExecutor | None = None,
     ) -> None:
         self._identity = identity
         self._constitution = constitution
         self._addresses = addresses
         self._leaves = leaves
+        self._threads = threads
         self._looking: set[SiteKey] = set()
         self._looked_at: dict[SiteKey, float] = {}
 
@@ -98,7 +102,8 @@ class MembersDesk:
             if not self._leaves(site, question):
                 return {"address": address, "problem": "what leaves cannot be recorded here now, so nothing was asked"}
             try:
-                await asyncio.to_thread(ask_desk, keys, site, address, question, LOOK_S)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, LOOK_S)
             except LocalError as error:
                 return {"address": address, "problem": str(error)}
             return {"address": address, "problem": ""}

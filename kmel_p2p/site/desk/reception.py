@@ -11,6 +11,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -46,8 +47,12 @@ AGAIN_S = 60.0
 IDLE_ASK_S = 120.0
 """Between two questions of a site that only dials out, of one other site: nobody can bring it a proposal."""
 
-ASK_S = 10.0
+ASK_S = 5.0
+"""For one question; also what may hold up the end of the daemon."""
 ASKED_AT_ONCE = 8
+
+NEW_EVERY_S = 5.0
+"""Between two new amendments that one site brings."""
 
 TOLD_MAX = 65_536
 """Sites and amendments remembered together, of whom was told of what."""
@@ -90,9 +95,18 @@ class Reception:
         self._proposals = Proposals(state_dir, lambda: site().constitution)
         self._decisions = Decisions(here.rule.name, here.identity, self._book, self._look_around)
         self._newcomers = NewcomersDesk(
-            self._book, self, here.rule.name, here.identity.key, time.time, self._look_around, self._sites
+            self._book,
+            self,
+            here.rule.name,
+            here.identity.key,
+            time.time,
+            self._look_around,
+            self._sites,
+            trouble=lambda text: activity.alarm("invitations", text),
         )
-        self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves)
+        self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
+        self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves, self._threads)
+        self._brought_at: dict[SiteKey, float] = {}
         self._told: dict[tuple[SiteKey, str], int] = {}
         self._alarms: dict[str, str] = {}
         self._news = asyncio.Event()
@@ -114,6 +128,7 @@ class Reception:
             self._spreading.cancel()
             await asyncio.gather(self._spreading, return_exceptions=True)
         await self.desk.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # ---- what guests ask ----------------------------------------------------------------------------------------
 
@@ -228,7 +243,17 @@ class Reception:
         for encoded in documents[: len(self._site().constitution.roster)]:
             document = AmendmentDocument.decode(encoded)
             if document.amendment.number == self._site().constitution.number + 1:
+                self._require_patience(document, brought_by)
                 self._take(document, brought_by)
+
+    def _require_patience(self, document: AmendmentDocument, site: SiteKey) -> None:
+        """Raises LocalError where a site brings one new amendment after another: each is written to the disk."""
+        if any(one.hash == document.amendment.hash.hex() for one in self._proposals.waiting()):
+            return
+        now = time.monotonic()
+        if now - self._brought_at.get(site, -NEW_EVERY_S) < NEW_EVERY_S:
+            raise LocalError("you have just proposed another amendment; propose one at a time")
+        self._brought_at[site] = now
 
     def _take(self, document: AmendmentDocument, brought_by: SiteKey) -> Proposal:
         """Keep what is new of an amendment, and put it in force once a quorum has signed."""
@@ -280,7 +305,8 @@ class Reception:
             if keys is None or not self._leaves(site, question):
                 return
             try:
-                answer = await asyncio.to_thread(ask_desk, keys, site, address, question, ASK_S)
+                loop = asyncio.get_running_loop()
+                answer = await loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, ASK_S)
                 self._take_all(answer.get("documents") if type(answer) is dict else None, site)
             except KmelError as error:
                 structlog.get_logger().debug("proposals not exchanged", site=site.hex(), reason=str(error))

@@ -17,7 +17,7 @@ from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.invitation import Application, Invitation
 from kmel_p2p.net.connection_failure import ConnectionFailure
-from kmel_p2p.net.desk import QUESTIONS_BURST, invited_keys
+from kmel_p2p.net.desk import invited_keys
 from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
 from kmel_p2p.site.desk.founding import FoundingTable
 from kmel_p2p.site.desk.founding_room import FoundingRoom
@@ -38,7 +38,10 @@ class Founding:
         self.book.plan_founding(FoundingPlan(federation="demo", sites=3, endpoints=("logd",), trunk="mlp", seed=0))
         self.table = FoundingTable(self.book, self.path, NORTH.key)
         self.news = threading.Event()
-        desk = NewcomersDesk(self.book, self.table, "north", NORTH.key, time.time, self.news.set)
+        self.troubles: list[str] = []
+        desk = NewcomersDesk(
+            self.book, self.table, "north", NORTH.key, time.time, self.news.set, trouble=self.troubles.append
+        )
         self.room = FoundingRoom(
             NORTH, "tcp://127.0.0.1:0", folder / "state", self.book, desk, lambda name, given: name
         )
@@ -156,20 +159,6 @@ def test_the_charter_that_comes_is_the_one_that_was_signed(founding: Founding) -
         asking.complete({"charter": second.render()}, SOUTH.key)
 
 
-def test_a_flood_of_questions_costs_refusals_and_the_operator_still_decides(founding: Founding) -> None:
-    invitation = founding.invitation()
-    joining(invitation, SOUTH, "south").ask()
-    refused, question = 0, encode_question("join", {"application": 7})
-    for _ in range(QUESTIONS_BURST + 20):
-        try:
-            ask_desk(invited_keys(SECRET), NORTH.key, invitation.addresses[0], question)
-        except DeskRefusedError as error:
-            refused += "too many questions" in str(error)
-    assert refused > 0
-    founding.room.do(lambda: founding.book.decide("south", True))
-    assert [one.name for one in founding.book.approved()] == ["south"]
-
-
 @pytest.mark.parametrize("given", [{}, {"application": {}}, {"application": {"name": "x" * 900}}, {"application": []}])
 def test_what_is_no_application_is_refused_in_words(founding: Founding, given: dict[str, Any]) -> None:
     invitation = founding.invitation()
@@ -190,6 +179,34 @@ def test_who_is_not_there_yet_is_waited_for(founding: Founding) -> None:
     answer = joining(nowhere, SOUTH, "south").ask()
     assert answer["state"] == "unreachable"
     assert "nobody listens" in answer["text"]
+
+
+def test_what_this_site_cannot_write_is_told_here_and_not_to_the_newcomer(founding: Founding, tmp_path: Path) -> None:
+    asking = joining(founding.invitation(), SOUTH, "south")
+    (tmp_path / "state" / "invitations.json.new").mkdir()
+    with pytest.raises(LocalError, match="its operator was told") as refused:
+        asking.ask()
+    assert str(tmp_path) not in str(refused.value)
+    assert str(tmp_path) in founding.troubles[0]
+    (tmp_path / "state" / "invitations.json.new").rmdir()
+    assert asking.ask()["state"] == "asks"
+
+
+def test_a_charter_that_was_changed_is_signed_anew(founding: Founding) -> None:
+    asking = joining(founding.invitation(), SOUTH, "south")
+    asking.ask()
+    approve_all(founding)
+    first = founding.draft(("north", NORTH), ("south", SOUTH))
+    founding.room.do(lambda: founding.table.keep(first.signed_by(NORTH)))
+    asking.sign(SOUTH.sign(SIGNING_CONTEXT, asking.offered(asking.ask()).charter.id).hex())
+    founding.path.write_text(founding.path.read_text().replace("seed = 0", "seed = 1"))
+    assert asking.ask()["state"] == "approved"
+    founding.room.do(lambda: founding.table.keep(founding.table.document.signed_by(NORTH)))  # type: ignore[union-attr]
+    answer = asking.ask()
+    assert answer["state"] == "sign"
+    assert "site 'south' is not of this charter" in answer["text"]
+    asking.sign(SOUTH.sign(SIGNING_CONTEXT, asking.offered(answer).charter.id).hex())
+    assert asking.ask()["state"] == "complete"
 
 
 def test_a_port_that_is_taken_is_named(founding: Founding, tmp_path: Path) -> None:

@@ -151,7 +151,10 @@ def test_withdrawing_ends_all_and_keeps_decisions(book: InvitationBook) -> None:
     book.decide("site1", approve=True)
     assert book.withdraw() == 1
     assert [one.name for one in book.newcomers] == ["site1"]
-    assert list(book.secrets(NOW)) == []
+    assert ask(book, application(invitation, 1)).state == "approved"
+    assert list(book.secrets(NOW)) == [b"s" * 16]
+    with pytest.raises(LocalError, match="is over"):
+        ask(book, application(invitation, 3))
 
 
 def test_a_new_invitation_takes_the_place_of_an_unused_one(book: InvitationBook) -> None:

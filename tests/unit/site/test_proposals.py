@@ -193,6 +193,18 @@ async def test_nobody_is_added_by_what_a_member_brings_alone(here: Callable[[str
     assert list(north.alarms) == ["amendment 1 proposed"]
 
 
+async def test_a_member_cannot_have_amendment_after_amendment_written(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    guest = DeskGuest(site=IDENTITIES["south"].key)
+    await north.reception.answer(guest, "propose", {"documents": [signed(adding(), "south").encode()]})
+    for number in range(1, 9):
+        document = signed(adding(f"x{number}", number), "south").encode()
+        with pytest.raises(LocalError, match="one at a time"):
+            await north.reception.answer(guest, "propose", {"documents": [document]})
+    await north.reception.answer(guest, "propose", {"documents": [signed(adding(), "south", "east").encode()]})
+    assert north.constitution.number == 1
+
+
 async def test_two_amendments_of_one_number_are_never_both_signed_here(here: Callable[[str], Here]) -> None:
     north = here("north")
     guest = DeskGuest(site=IDENTITIES["south"].key)
