@@ -10,9 +10,10 @@ measures all authors along the way, as the daemon does, and an author's worth fo
 Then the federation is trained again without each author: what the other sites' held-out compounds lose by that is what
 it was worth in truth, up to the chance in two trainings (`--repeats`).
 
-  rank_correlation   Spearman's, of worth for all and retraining, both on the compounds that sites looked at, mean over
-                     the federations; of the honest sites alone in `rank_correlation_honest`
+  rank_correlation   Spearman's, of worth in the second half of the run and retraining, both on the compounds that sites
+                     looked at, mean over the federations; of the honest sites alone in `rank_correlation_honest`
   on_test            the same where retraining is judged on the test compounds: what few compounds cost comes on top
+  whole_run          the same for worth over the whole run
   cost_share         processor time of measuring over that of training
   by_sum             the same correlation for leave-one-out on the final sum, which needs no measuring along the way
 """
@@ -132,12 +133,14 @@ class Federation:
     def measured(self, run: Contributed) -> Mapping[str, NDArray[np.float64]]:
         """Way of measuring -> float64[voters, authors]; NaN for itself and where nothing was measured."""
         count = len(self._data)
-        found = {name: np.full((count, count), np.nan) for name in ("worth", "beyond_weight", "by_sum")}
+        found = {name: np.full((count, count), np.nan) for name in ("late", "worth", "beyond_weight", "by_sum")}
         base = self.losses(run.trunk, "valid")
         for author in range(count):
             found["by_sum"][:, author] = self.losses(run.trunk - run.added[author], "valid") - base
             for voter, book in run.books.items():
                 worth, beyond = book.worth(key_of(author), 0), book.beyond_weight(key_of(author), 0)
+                late = book.late(key_of(author), 0)
+                found["late"][voter, author] = np.nan if late is None else late.value
                 found["worth"][voter, author] = np.nan if worth is None else worth.value
                 found["beyond_weight"][voter, author] = np.nan if beyond is None else beyond.value
         for values in found.values():
@@ -171,6 +174,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "rank_correlation": _mean(rows, f"{CHOSEN} correlation"),
         "rank_correlation_honest": _mean(rows, f"{CHOSEN} correlation honest"),
         "on_test": _mean(rows, f"{CHOSEN} correlation test"),
+        "whole_run": _mean(rows, "worth correlation"),
         "by_sum": _mean(rows, "by_sum correlation"),
         "cost_share": float(np.mean(shares)),
         "stretches": float(np.mean(stretches)),
@@ -179,7 +183,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-CHOSEN = "worth"
+CHOSEN = "late"
 """What the report leads with."""
 
 

@@ -74,7 +74,7 @@ def _table(report: Mapping[str, Any], endpoint: str, facts: Mapping[str, Any]) -
 
     title = f"{endpoint}: worth to {report['site']}, on {facts['compounds']} held-out compounds"
     table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1))
-    for column in ("site", "entries", "bytes", "worth (95 %)", "share", "beyond its weight"):
+    for column in ("site", "entries", "bytes", "worth (95 %)", "share", "second half"):
         table.add_column(column, justify="left" if column == "site" else "right")
     for name, author in report["authors"].items():
         worth = author["worth"].get(endpoint)
@@ -85,6 +85,6 @@ def _table(report: Mapping[str, Any], endpoint: str, facts: Mapping[str, Any]) -
             bytes_text(author["payload_bytes"]),
             interval_text(worth) if worth is not None else "",
             "" if share is None else f"{100 * share:.0f} %",
-            interval_text(worth["beyond_weight"]) if worth is not None else "",
+            interval_text(worth["late"]) if worth is not None and worth["late"] is not None else "",
         )
     return table

@@ -32,7 +32,8 @@ def contribution_report(site: Site, book: ContributionBook) -> dict[str, Any]:
         `authors`: by name: `entries`, `payload_bytes`, `uptime` (share of samples; null for this site itself),
         `size_class`, `weight_share`, `notes` (what people should know), and `worth`: assay endpoint -> `value`, `low`,
         `high` (by how much its entries made the loss smaller, with a 95 % interval, in labels), `share` (of the whole
-        fall of the loss), and `beyond_weight` with its interval (what it gave beyond what its weight accounts for).
+        fall of the loss), `late` (the same over the second half of the run, by entries), and `beyond_weight` with its
+        interval (what it gave beyond what its weight accounts for).
     """
     endpoints = site.charter.assay_endpoints
     measured = [place for place in sorted(book.losses) if place < len(endpoints)]
@@ -48,6 +49,7 @@ def contribution_report(site: Site, book: ContributionBook) -> dict[str, Any]:
                 worth[endpoints[place].name] = {
                     **_rounded(own),
                     "share": round(own.value / whole, 4) if whole > 0 else None,
+                    "late": None if (late := book.late(key, place)) is None else _rounded(late),
                     "beyond_weight": _rounded(beyond),
                 }
         authors[site.names.get(key, key.hex())] = {
@@ -134,16 +136,18 @@ def contribution_page(report: Mapping[str, Any]) -> str:
         "</small></h1><p>Worth: by how much an author's entries made the loss on this site's own held-out compounds "
         f"smaller, with a 95 % interval, over {report['stretches']} stretches of the run. It stays at this site.</p>"
         "<table><tr><th>site</th><th>entries</th><th>bytes</th><th>reachable</th><th>size class</th><th>weight</th>"
-        "<th>assay endpoint</th><th>worth</th><th>share of the gain</th><th>beyond its weight</th><th></th></tr>"
+        "<th>assay endpoint</th><th>worth</th><th>share of the gain</th><th>in the second half</th>"
+        "<th>beyond its weight</th><th></th></tr>"
         f"{''.join(rows)}</table>"
     )
 
 
 def _cells(worth: Mapping[str, Any] | None) -> str:
     if worth is None:
-        return "<td></td><td></td><td></td>"
+        return "<td></td>" * 4
     return (
         f"<td>{interval_text(worth)}</td><td>{_percent(worth['share'])}</td>"
+        f"<td>{'' if worth['late'] is None else interval_text(worth['late'])}</td>"
         f"<td>{interval_text(worth['beyond_weight'])}</td>"
     )
 

@@ -21,6 +21,9 @@ BLOB = "contributions"
 
 VERSION = 1
 
+MOST_SPANS = 16
+"""Pieces of the run that are told apart, of about equal length; neighbours are joined when there are more."""
+
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}
 """Number of groups -> how many standard errors of the mean a 95 % interval reaches (Student's t)."""
 
@@ -40,6 +43,29 @@ class AuthorSums:
     copies: int = 0
     alike: int = 0
     worth: dict[int, list[float]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Span:
+    """A piece of the run.
+
+    Attributes:
+        entries: of all authors together.
+        worth: author -> place of the assay endpoint -> by group of compounds.
+    """
+
+    entries: int = 0
+    worth: dict[SiteKey, dict[int, list[float]]] = field(default_factory=dict)
+
+    def join(self, later: Span) -> Span:
+        """This piece and the next one as one."""
+        joined = Span(self.entries + later.entries)
+        for span in (self, later):
+            for author, places in span.worth.items():
+                mine = joined.worth.setdefault(author, {})
+                for place, groups in places.items():
+                    mine[place] = _added(mine.get(place, []), groups)
+        return joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +93,7 @@ class ContributionBook:
         stretches: measured so far.
         compounds: place of the assay endpoint -> held-out compounds with a value.
         losses: place of the assay endpoint -> mean loss in the first and in the newest stretch.
+        spans: pieces of the run, one after the other.
         reachable: site -> samples in which it was reachable, and samples in all.
         sizes: site -> size class of its data, as it last described itself.
     """
@@ -76,6 +103,7 @@ class ContributionBook:
     stretches: int = 0
     compounds: dict[int, int] = field(default_factory=dict)
     losses: dict[int, tuple[float, float]] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
     reachable: dict[SiteKey, tuple[int, int]] = field(default_factory=dict)
     sizes: dict[SiteKey, int] = field(default_factory=dict)
 
@@ -95,6 +123,7 @@ class ContributionBook:
         """Take in what the trainer found along a stretch."""
         self.mark = {**self.mark, **stretch.until}
         self.stretches += 1
+        span = Span(sum(part.number - part.first + 1 for part in stretch.parts))
         for at, part in enumerate(stretch.parts):
             sums = self.authors.setdefault(part.author, AuthorSums())
             sums.weight += part.weight
@@ -104,12 +133,9 @@ class ContributionBook:
             sums.alike += part.alike
             for place, found in endpoints.items():
                 new = [group[at] for group in found.worth]
-                before = sums.worth.get(place, [])
-                # Other data since a restart may be divided into fewer groups: what is longer stays as it is.
-                width = max(len(before), len(new))
-                sums.worth[place] = [
-                    (before[i] if i < len(before) else 0.0) + (new[i] if i < len(new) else 0.0) for i in range(width)
-                ]
+                sums.worth[place] = _added(sums.worth.get(place, []), new)
+                span.worth.setdefault(part.author, {})[place] = new
+        self._append(span)
         for place, found in endpoints.items():
             self.compounds[place] = found.compounds
             self.losses[place] = (self.losses.get(place, (found.loss, 0.0))[0], found.loss)
@@ -119,6 +145,26 @@ class ContributionBook:
         sums = self.authors.get(author)
         groups = sums.worth.get(place) if sums is not None else None
         return Worth.of(groups) if groups else None
+
+    def late(self, author: SiteKey, place: int) -> Worth | None:
+        """The same over the second half of the run, by entries; None where nothing was measured of it.
+
+        At first every author brings the loss down in the same way. What one brings that the others do not shows later.
+        """
+        found: list[float] = []
+        whole, passed = sum(span.entries for span in self.spans), 0
+        for span in self.spans:
+            if 2 * passed + span.entries >= whole:
+                found = _added(found, span.worth.get(author, {}).get(place, []))
+            passed += span.entries
+        return Worth.of(found) if found else None
+
+    def _append(self, span: Span) -> None:
+        self.spans.append(span)
+        if len(self.spans) > MOST_SPANS:
+            # The two neighbours that are shortest together: pieces stay about equally long.
+            at = min(range(MOST_SPANS), key=lambda i: self.spans[i].entries + self.spans[i + 1].entries)
+            self.spans[at : at + 2] = [self.spans[at].join(self.spans[at + 1])]
 
     def beyond_weight(self, author: SiteKey, place: int) -> Worth | None:
         """The same beyond what its weight alone would account for: what would be missed if others took its place.
@@ -145,6 +191,10 @@ class ContributionBook:
             "stretches": self.stretches,
             "compounds": self.compounds,
             "losses": self.losses,
+            "spans": [
+                {"entries": span.entries, "worth": {key.hex(): places for key, places in span.worth.items()}}
+                for span in self.spans
+            ],
             "reachable": {key.hex(): counts for key, counts in self.reachable.items()},
             "sizes": {key.hex(): size for key, size in self.sizes.items()},
         }
@@ -169,6 +219,10 @@ class ContributionBook:
                 int(raw["stretches"]),
                 {int(place): int(count) for place, count in raw["compounds"].items()},
                 {int(place): (float(first), float(newest)) for place, (first, newest) in raw["losses"].items()},
+                [
+                    Span(int(span["entries"]), {_key(key): _worth(places) for key, places in span["worth"].items()})
+                    for span in raw["spans"]
+                ],
                 {_key(key): (int(up), int(samples)) for key, (up, samples) in raw["reachable"].items()},
                 {_key(key): int(size) for key, size in raw["sizes"].items()},
             )
@@ -186,7 +240,16 @@ def _key(text: str) -> SiteKey:
     return SiteKey(key)
 
 
+def _worth(raw: Mapping[str, Any]) -> dict[int, list[float]]:
+    return {int(place): [float(value) for value in groups] for place, groups in raw.items()}
+
+
+def _added(one: list[float], other: list[float]) -> list[float]:
+    """Group by group. Other data since a restart may be divided into fewer groups: what is longer stays as it is."""
+    width = max(len(one), len(other))
+    return [(one[i] if i < len(one) else 0.0) + (other[i] if i < len(other) else 0.0) for i in range(width)]
+
+
 def _sums(raw: Mapping[str, Any]) -> AuthorSums:
-    worth = {int(place): [float(value) for value in groups] for place, groups in raw["worth"].items()}
     counts = {name: int(raw[name]) for name in ("entries", "payload_bytes", "copies", "alike")}
-    return AuthorSums(weight=float(raw["weight"]), worth=worth, **counts)
+    return AuthorSums(weight=float(raw["weight"]), worth=_worth(raw["worth"]), **counts)

@@ -18,7 +18,7 @@ from kmel_p2p.core.types import Vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.observe.contribution import contribution_page, contribution_report
 from kmel_p2p.site.trainer import contributions as module
-from kmel_p2p.site.trainer.contribution_book import ContributionBook
+from kmel_p2p.site.trainer.contribution_book import MOST_SPANS, ContributionBook
 from kmel_p2p.site.trainer.contributions import FOLDER, SHARE, ContributionMeasuring
 from tests.testbed.peers.site import make_site, make_world
 
@@ -63,6 +63,20 @@ def test_stretches_are_added_up_by_group_and_survive_the_store() -> None:
     beyond = [found.value for key in (NORTH, SOUTH, WEST) if (found := again.beyond_weight(key, 0)) is not None]
     assert beyond == pytest.approx([0.3, 0.1, -0.4], rel=0.02)
     assert ContributionBook.decode(None) == ContributionBook()
+
+
+def test_the_second_half_of_a_long_run_is_told_apart_in_bounded_space() -> None:
+    book = book_of(*([(1.0, 0.0, 0.0)] * 50 + [(0.0, 1.0, -1.0)] * 50))
+    assert len(book.spans) == MOST_SPANS
+    assert sum(span.entries for span in book.spans) == 100 * 12
+    late = [found.value for key in (NORTH, SOUTH, WEST) if (found := book.late(key, 0)) is not None]
+    # Pieces do not end exactly in the middle.
+    assert late == pytest.approx([0, 50, -50], abs=5)
+    whole = book.worth(NORTH, 0)
+    assert whole is not None
+    assert whole.value == pytest.approx(50, rel=0.01)
+    assert ContributionBook.decode(book.encode()) == book
+    assert ContributionBook().late(NORTH, 0) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"version": 2}', b"\xff"])
