@@ -79,8 +79,8 @@ class LedgerRule(CommonRule):
     grows from the equal share: nobody is heavy who has shown nothing yet."""
     suspension_quorum: SuspensionQuorum = "none"
     """Share of the other sites that must vote against an author before its entries are taken out of the trunk until
-    an amendment decides; always two sites at least. "none": votes are shown, and people decide by amendment. docs/harm.md
-    says what was shown of suspensions and what was not."""
+    an amendment decides; always two sites at least. "none": votes are shown, and people decide by amendment.
+    docs/harm.md says what was shown of suspensions and what was not."""
     retain_entries: Annotated[int, pydantic.Field(ge=8, le=1024)] = 64
     """Newest entries of each site that are kept beyond what everybody has; older ones are compacted into the snapshot.
     More lets a site stay away longer before it must fetch the snapshot. A site keeps fewer where all of them would
