@@ -28,6 +28,12 @@ def shown(text: str) -> str:
     return _SHOWN_ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
+def one_line(text: str, most: int = 300) -> str:
+    """A text of others within a line of ours: without ends of lines and runs of blanks, at most `most` characters."""
+    line = shown(" ".join(text[: 4 * most].split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def cell(value: object) -> str:
     """A cell of a table that people open in a spreadsheet.
 

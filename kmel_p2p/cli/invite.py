@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from kmel_p2p.site.desk.founding import FoundingTable
     from kmel_p2p.site.desk.founding_room import FoundingRoom
     from kmel_p2p.site.desk.invitations import InvitationBook
+
+
+TROUBLES = 20
+"""Different ones that are told; more would bury the questions."""
 
 
 @click.group(invoke_without_command=True)
@@ -161,11 +165,9 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
 
         raise ConfigError(f"{here.charter_path}: this charter does not list this site; move it away to found another")
     news = threading.Event()
-    desk = NewcomersDesk(
-        book, table, here.name, identity.key, time.time, news.set, trouble=lambda text: click.echo(text, err=True)
-    )
+    desk = NewcomersDesk(book, table, here.name, identity.key, time.time, news.set)
     decisions = Decisions(here.name, identity, book, news.set)
-    with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer) as room:
+    with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer, _told_once()) as room:
         book.plan_founding(plan)
         invitation = _invitation(here, identity, book, plan.federation, plan.sites - 1, days)
         click.echo(f"Listening at {room.address}. Send this text to the other {plan.sites - 1} sites:")
@@ -175,6 +177,18 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
         _sign(here, identity, room, table, plan)
         _collect(room, table, news)
     click.echo(f"{here.charter_path} is complete: {plan.federation} is founded. Next: kmel-peer run -c {here.settings}")
+
+
+def _told_once() -> Callable[[str], None]:
+    """Tells the operator of what keeps the desk from answering, each once: newcomers ask every few seconds."""
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told and len(told) < TROUBLES:
+            told.add(text)
+            click.echo(text, err=True)
+
+    return tell
 
 
 def _invitation(

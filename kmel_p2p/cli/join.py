@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from kmel_p2p.site.desk.joining import Joining
 
 ASK_EVERY_S = 1.0
+ASK_AT_LEAST_EVERY_S = 4.0
+"""The pause grows from the one to the other while nothing changes: many sites may hold one invitation."""
 
 
 @click.command()
@@ -43,14 +46,14 @@ def join(text: str, wait_min: float, **site: Any) -> None:
     click.echo(f"{invitation.site} invites to {invitation.federation}.")
     click.echo(f"Fingerprint {digits}: {invitation.site} sees the same digits. Compare them by phone.")
     asking = Joining(invitation, application, time.time)
-    answer = _until(asking, ("sign", "complete"), wait_min)
+    answer = _until(asking.ask, ("sign", "complete"), wait_min)
     if answer["state"] == "sign":
-        _sign(here, identity, asking, answer, digits)
-        answer = _until(asking, ("complete",), wait_min)
+        _sign(here, identity, asking, answer, digits, wait_min)
+        answer = _until(asking.ask, ("complete",), wait_min)
     _finish(here, identity, asking, answer)
 
 
-def _until(asking: Joining, states: tuple[str, ...], wait_min: float) -> Mapping[str, Any]:
+def _until(ask: Callable[[], Mapping[str, Any]], states: tuple[str, ...], wait_min: float) -> Mapping[str, Any]:
     """Ask until an answer is in one of these states.
 
     Raises:
@@ -58,22 +61,25 @@ def _until(asking: Joining, states: tuple[str, ...], wait_min: float) -> Mapping
     """
     from kmel_p2p.agreement.errors import LocalError
 
-    end, told = time.monotonic() + 60 * wait_min, ""
+    end, told, pause = time.monotonic() + 60 * wait_min, "", ASK_EVERY_S
     while True:
-        answer = asking.ask()
+        answer = ask()
         if answer["state"] in states:
             return answer
         if answer["state"] == "refused":
             raise LocalError(f"{answer['text']}; ask its operator why")
         if answer["text"] != told:
-            told = str(answer["text"])
+            told, pause = str(answer["text"]), ASK_EVERY_S
             click.echo(told)
         if time.monotonic() > end:
             raise LocalError(f"not yet after {wait_min:g} min: {told}. The same command goes on from here")
-        time.sleep(ASK_EVERY_S)
+        time.sleep(pause)
+        pause = min(ASK_AT_LEAST_EVERY_S, 1.2 * pause)
 
 
-def _sign(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any], digits: str) -> None:
+def _sign(
+    here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any], digits: str, wait_min: float
+) -> None:
     from kmel_p2p.agreement.charter import SIGNING_CONTEXT, signature_is_good
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.cli.charter import feature_problems
@@ -87,7 +93,8 @@ def _sign(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[st
         raise ConfigError(f"this charter cannot be signed here: {'; '.join(problems)}")
     if not here.confirm(f"Did {asking.invitation.site} read {digits} to you, and does {here.name} sign this charter?"):
         raise click.UsageError("not signed; the same command asks again")
-    asking.sign(identity.sign(SIGNING_CONTEXT, document.charter.id).hex())
+    signature = identity.sign(SIGNING_CONTEXT, document.charter.id).hex()
+    _until(partial(asking.sign, signature), ("sign", "complete"), wait_min)
     click.echo(f"{here.name} signed charter {document.charter.id.hex()[:16]}.")
 
 

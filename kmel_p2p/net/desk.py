@@ -7,14 +7,16 @@ Two kinds of guests are admitted, each by a CURVE key that both sides derive and
   nothing more: what it says of itself is proved in what it asks.
 
 A question is one frame, the msgpack map `{"v": 1, "do": str, "with": map}`, its answer `{"v": 1, "value": any}` or
-`{"v": 1, "error": str}`. Guests are bounded before anything is decoded: connections by the doorkeeper, then questions
-per second and questions at once, by guest and in all.
+`{"v": 1, "error": str}`, with `"busy": true` where the same question may well be answered later. Guests are bounded
+before anything is decoded: connections by the doorkeeper, then questions per second, of one connection, host and
+guest, and questions at once. Several sites hold one invitation, so a host that floods must not use up what others
+have.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,10 +26,11 @@ import nacl.bindings
 import nacl.exceptions
 
 from kmel_p2p.agreement.canonical import unpack_bounded
-from kmel_p2p.agreement.errors import KmelError, LocalError, WireError
+from kmel_p2p.agreement.errors import ConfigError, KmelError, LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public, digest
 from kmel_p2p.agreement.invitation import invitation_id
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
+from kmel_p2p.net.doorkeeper import network_of
 from kmel_p2p.net.link_events import Egress
 from kmel_p2p.net.sockets import CurveKeys
 
@@ -45,16 +48,26 @@ MAX_DESK_ANSWER_BYTES = 252 * 1024
 QUESTION_ITEMS_MAX = 2048
 """Items of one list or map in a question, and lists and maps in all."""
 
-QUESTIONS_PER_SECOND = 10
-QUESTIONS_BURST = 30
-"""Of one guest; further ones are answered with a refusal, which costs nothing."""
+GUEST_PER_SECOND, GUEST_BURST = 50, 150
+"""Questions per second, and at once; further ones are refused, which costs nothing. Sixty sites may hold one
+invitation, and ask every few seconds."""
+
+HOST_PER_SECOND, HOST_BURST = 10, 30
+"""The same, of one host (of IPv6: network) that asks as this guest."""
+
+CONNECTION_PER_SECOND, CONNECTION_BURST = 1, 3
+"""The same, over one connection: a guest has one for each question."""
+
+ALLOWANCES_MAX = 4096
+"""Hosts and connections remembered; then those that have asked nothing for longest are forgotten."""
 
 REREAD_EVERY = 10 * MILLISECOND
 """Between two looks at members and invitations."""
 
 OPEN_OF_ONE_MAX = 4
+OPEN_OF_INVITED_MAX = 16
 OPEN_MAX = 32
-"""Questions that are being answered at once: of one guest, and of all."""
+"""Questions that are being answered at once: of one member, of the holders of one invitation, and of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +86,41 @@ class DeskGuest:
 class DeskRoute(Protocol):
     """The way back over the connection of a guest."""
 
+    routing_id: bytes
+    """Of the connection."""
+
     def send(self, header: bytes, data: memoryview | None = None) -> bool: ...
     def cut(self) -> None: ...
 
 
 Answerer = Callable[[DeskGuest, str, Mapping[str, Any]], Awaitable[Any]]
-"""Given guest, request and arguments; returns plain data, or raises `LocalError` with what the guest may read."""
+"""Given guest, request and arguments; returns plain data, or raises `LocalError` with what the guest may read.
+
+A `ConfigError`, of a disk for instance, is the operator's to read, and not the guest's.
+"""
+
+
+class Allowance:
+    """So many at once, and so many per second.
+
+    Args:
+        per_second, burst: see above.
+        now: monotonic microseconds.
+    """
+
+    def __init__(self, per_second: float, burst: float, now: Micros) -> None:
+        self._per_second, self._burst = per_second, burst
+        self._left, self._at = burst, now
+
+    def has_one(self, now: Micros) -> bool:
+        """Whether one more is allowed."""
+        self._left = min(self._burst, self._left + (now - self._at) / SECOND * self._per_second)
+        self._at = now
+        return self._left >= 1
+
+    def take(self, count: int = 1) -> None:
+        """Some more are done."""
+        self._left = max(0.0, self._left - count)
 
 
 def invited_keys(secret: bytes) -> CurveKeys:
@@ -112,6 +154,7 @@ class Desk:
         answer: answers a question.
         clock: monotonic microseconds.
         record: told of each answer before it leaves, and asked whether it may.
+        troubled: told what keeps this desk from answering, for the operator.
     """
 
     def __init__(
@@ -122,6 +165,7 @@ class Desk:
         answer: Answerer,
         clock: Callable[[], Micros],
         record: Callable[[Egress], bool] = lambda egress: True,
+        troubled: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._identity = identity
         self._members = members
@@ -129,12 +173,13 @@ class Desk:
         self._answer = answer
         self._clock = clock
         self._record = record
+        self._troubled = troubled
         self._known: dict[SiteKey | bytes, bytes] = {}
         """Member, or secret of an invitation -> the CURVE key that it is admitted by."""
         self._curves: dict[bytes, DeskGuest] = {}
         self._guests: dict[str, DeskGuest] = {}
         self._read_us: Micros | None = None
-        self._allowance: dict[str, tuple[float, Micros]] = {}
+        self._allowances: OrderedDict[tuple[str, ...], Allowance] = OrderedDict()
         self._open: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self.refused: Counter[str] = Counter()
@@ -152,13 +197,14 @@ class Desk:
         if guest is None or not self._still_welcome(guest):
             route.cut()
             return
-        if not self._allowed(user):
+        most = OPEN_OF_ONE_MAX if guest.site is not None else OPEN_OF_INVITED_MAX
+        if overflow or len(parts) != 1:
             self.refused[user] += 1
-            self._send(guest, route, {"error": "too many questions; ask again in some seconds"})
+            self._send(guest, route, {"error": "a question has one frame"})
             return
-        if overflow or len(parts) != 1 or self._open[user] >= OPEN_OF_ONE_MAX or len(self._tasks) >= OPEN_MAX:
+        if not self._allowed(user, route, parts[0]) or self._open[user] >= most or len(self._tasks) >= OPEN_MAX:
             self.refused[user] += 1
-            self._send(guest, route, {"error": "this peer is answering too many questions; ask again in some seconds"})
+            self._send(guest, route, {"error": "too many questions; ask again in some seconds", "busy": True})
             return
         self._open[user] += 1
         task = asyncio.get_running_loop().create_task(self._serve(guest, route, bytes(parts[0].bytes)), name="desk")
@@ -185,8 +231,6 @@ class Desk:
         self._known = {who: self._known.get(who) or self._curve(who, who in members) for who in members | secrets}
         self._curves = {curve: self._guest(who, who in members) for who, curve in self._known.items() if curve}
         self._guests = {guest.user: guest for guest in self._curves.values()}
-        for user in self._allowance.keys() - self._guests.keys():
-            del self._allowance[user]
 
     def _curve(self, who: bytes, is_member: bool) -> bytes:
         """The public key that somebody is admitted by; empty for a roster key that nobody can hold."""
@@ -203,17 +247,34 @@ class Desk:
         self._refresh()
         return guest.user in self._guests
 
-    def _allowed(self, user: str) -> bool:
+    def _allowed(self, user: str, route: DeskRoute, question: Any) -> bool:
+        """Whether connection, host and guest may ask once more; what one of them refuses counts for none."""
         now = self._clock()
-        left, at = self._allowance.get(user, (float(QUESTIONS_BURST), now))
-        left = min(float(QUESTIONS_BURST), left + (now - at) / SECOND * QUESTIONS_PER_SECOND)
-        self._allowance[user] = max(0.0, left - 1), now
-        return left >= 1
+        host = network_of(str(question.get("Peer-Address")).removeprefix("::ffff:"))
+        kinds = (
+            ((user, host, route.routing_id.hex()), CONNECTION_PER_SECOND, CONNECTION_BURST),
+            ((user, host), HOST_PER_SECOND, HOST_BURST),
+            ((user,), GUEST_PER_SECOND, GUEST_BURST),
+        )
+        asked = []
+        for name, per_second, burst in kinds:
+            asked.append(self._allowances.setdefault(name, Allowance(per_second, burst, now)))
+            self._allowances.move_to_end(name)
+        while len(self._allowances) > ALLOWANCES_MAX:
+            self._allowances.popitem(last=False)
+        allowed = all(allowance.has_one(now) for allowance in asked)
+        for allowance in asked if allowed else ():
+            allowance.take()
+        return allowed
 
     async def _serve(self, guest: DeskGuest, route: DeskRoute, question: bytes) -> None:
         try:
             name, arguments = read_question(question)
             reply = {"value": await self._answer(guest, name, arguments)}
+        except ConfigError as error:
+            self.refused[guest.user] += 1
+            self._troubled(f"a question was not answered: {error}")
+            reply = {"error": "this peer cannot do that now; its operator has been told why", "busy": True}
         except KmelError as error:
             self.refused[guest.user] += 1
             reply = {"error": str(error)[:2000]}

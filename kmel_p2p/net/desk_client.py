@@ -17,16 +17,25 @@ from zmq.utils.monitor import parse_monitor_message
 from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import SiteKey, curve_public
+from kmel_p2p.agreement.shown import one_line
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.connection import WATCHED
 from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake
 from kmel_p2p.net.desk import DESK_VERSION, MAX_DESK_ANSWER_BYTES
+from kmel_p2p.net.doorkeeper import Unfinished
 from kmel_p2p.net.sockets import CurveKeys, make_monitor
 
 ANSWER_SLACK = 4096
 """Bytes of a frame beside the answer."""
 
 LOOK_MS = 20
+"""Between two looks at what came; also, how long an answer without an end can go on unseen."""
+
+UNFINISHED_BYTES = 1024 * 1024
+"""That may arrive without completing an answer. ZeroMQ bounds its frames, and not their number."""
+
+MESSAGES_WAITING = 2
+"""That ZeroMQ may take in before the first is read."""
 
 
 class DeskRefusedError(LocalError):
@@ -39,6 +48,10 @@ class DeskUnreachableError(LocalError):
     def __init__(self, failure: ConnectionFailure, text: str) -> None:
         super().__init__(text)
         self.failure = failure
+
+
+class DeskBusyError(DeskUnreachableError):
+    """The desk answers no more questions now; it may well do so later."""
 
 
 def encode_question(name: str, arguments: Mapping[str, Any] | None = None) -> bytes:
@@ -65,6 +78,7 @@ def ask_desk(
 
     Raises:
         DeskUnreachableError: no answer; says why and what to do.
+        DeskBusyError: it has too much to do now.
         DeskRefusedError: the desk refused.
         LocalError: the address is wrong.
     """
@@ -101,6 +115,7 @@ def _socket(context: zmq.Context[Any], keys: CurveKeys, server: bytes) -> zmq.So
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.setsockopt(zmq.RECONNECT_IVL, -1)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_DESK_ANSWER_BYTES + ANSWER_SLACK)
+    socket.setsockopt(zmq.RCVHWM, MESSAGES_WAITING)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
     socket.setsockopt(zmq.CURVE_SERVERKEY, server)
@@ -111,11 +126,13 @@ def _answer(
     socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], question: bytes, deadline: float, address: Address
 ) -> bytes:
     connected = sent = False
+    unfinished: Unfinished | None = None
     while time.monotonic() < deadline:
         if monitor.poll(0):
             happened = parse_monitor_message(monitor.recv_multipart())
             event = int(happened["event"])
-            connected = connected or event == zmq.EVENT_CONNECTED
+            if event == zmq.EVENT_CONNECTED:
+                connected, unfinished = True, Unfinished(int(happened["value"]))
             if (failure := _failure(event, int(happened["value"]), connected, sent)) is not None:
                 raise DeskUnreachableError(failure, _explained(failure, address))
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -123,8 +140,12 @@ def _answer(
                 sent = True
             continue
         if socket.poll(LOOK_MS):
-            frames = socket.recv_multipart()
-            return frames[0]
+            data = socket.recv()
+            if socket.getsockopt(zmq.RCVMORE):
+                raise DeskUnreachableError(ConnectionFailure.MISBEHAVED, f"{address} answered in several frames")
+            return data
+        if unfinished is not None and unfinished.is_endless(UNFINISHED_BYTES):
+            raise DeskUnreachableError(ConnectionFailure.MISBEHAVED, f"{address} sent an answer without an end")
     failure = ConnectionFailure.NO_ANSWER
     if connected:
         failure = ConnectionFailure.STUCK_PROGRAM if sent else ConnectionFailure.STUCK_HANDSHAKE
@@ -176,6 +197,9 @@ def _value(data: bytes, address: Address) -> Any:
     if type(reply) is not dict or reply.get("v") != DESK_VERSION:
         text = f"the peer at {address} runs another version of kmel-peer; one of the two must be updated"
         raise DeskUnreachableError(ConnectionFailure.OTHER_VERSION, text)
+    if reply.get("busy") is True:
+        text = f"the peer at {address} has too much to do, or something to mend, and answers later"
+        raise DeskBusyError(ConnectionFailure.STUCK_PROGRAM, text)
     if "error" in reply:
-        raise DeskRefusedError(str(reply["error"])[:2000])
+        raise DeskRefusedError(one_line(str(reply["error"])))
     return reply.get("value")

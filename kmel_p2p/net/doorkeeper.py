@@ -151,7 +151,7 @@ class Doorkeeper:
         host = remote_host(descriptor, self._port)
         if host is None:
             return
-        network = _network(host)
+        network = network_of(host)
         self._guests[descriptor] = self._silent[descriptor] = Guest(
             descriptor, host, network, self._clock(), Unfinished(descriptor)
         )
@@ -226,7 +226,7 @@ class Doorkeeper:
         self._on_cut(guest.host, guest.site, reason)
 
 
-def _network(host: str) -> str:
+def network_of(host: str) -> str:
     """What counts as one host."""
     try:
         address = ipaddress.ip_address(host)

@@ -78,7 +78,10 @@ class FoundingTable:
 
     def stands(self, newcomer: Newcomer) -> Mapping[str, Any]:
         """As `Table.stands`."""
-        document = self._offered()
+        try:
+            document = self._offered()
+        except LocalError as error:
+            return {"state": "approved", "text": f"approved; {error}"}
         if document is None:
             wait = f"waits for {self.missing} more" if self.missing else "waits until the charter is drafted and signed"
             return {"state": "approved", "text": f"approved; {wait}"}

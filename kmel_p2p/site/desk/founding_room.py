@@ -32,6 +32,7 @@ class FoundingRoom(DeskRoom):
         book: read and written in the room's thread only, through `do`.
         desk: answers the newcomers.
         operator: answers the control socket: request and arguments.
+        troubled: as of `DeskRoom`.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class FoundingRoom(DeskRoom):
         book: InvitationBook,
         desk: NewcomersDesk,
         operator: Callable[[str, Mapping[str, Any]], Any],
+        troubled: Callable[[str], None] = lambda text: None,
     ) -> None:
-        super().__init__(identity, bind, self._newcomer, invitations=lambda: book.secrets(time.time()))
+        super().__init__(
+            identity, bind, self._newcomer, invitations=lambda: book.secrets(time.time()), troubled=troubled
+        )
         self._lock = SiteLock(private_directory(state_dir))
         self._state_dir = state_dir
         self._desk = desk

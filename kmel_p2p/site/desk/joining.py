@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,12 +12,17 @@ from kmel_p2p.agreement.charter import SIGNING_CONTEXT, CharterDocument, signatu
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.agreement.shown import one_line
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import invited_keys
-from kmel_p2p.net.desk_client import DeskUnreachableError, ask_desk, encode_question
+from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
 
 FINAL = frozenset({ConnectionFailure.NOT_ADMITTED, ConnectionFailure.WRONG_KEY, ConnectionFailure.OTHER_VERSION})
 """Failures that waiting does not mend."""
+
+WRONG_KEY_FOR_S = 60.0
+"""A connection that is closed in the handshake looks like a wrong key, and a port forwarder whose program is down does
+that, too: only if nothing else happens for so long, it is believed."""
 
 STATES = ("asks", "approved", "refused", "sign", "complete")
 
@@ -28,18 +34,28 @@ class Joining:
         invitation: the text that was received.
         application: ours.
         clock: seconds since 1970.
+        elapsed: monotonic seconds.
     """
 
-    def __init__(self, invitation: Invitation, application: Application, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        invitation: Invitation,
+        application: Application,
+        clock: Callable[[], float],
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.invitation = invitation
         self._application = application
         self._clock = clock
+        self._elapsed = elapsed
+        self._wrong_since: float | None = None
+        """When the key began to look wrong, and has ever since."""
         self._keys = invited_keys(bytes.fromhex(invitation.secret))
         self._agreed: bytes | None = None
         """Id of the charter that this site signed."""
 
     def ask(self) -> Mapping[str, Any]:
-        """Where the application stands: `state` (`newcomers.Stage`, or `unreachable`) and `text`.
+        """Where the application stands: `state` (`newcomers.Stage`, or `unreachable`) and `text`, in one line.
 
         Raises:
             ConfigError: the invitation leads nowhere; says why and what to do.
@@ -47,15 +63,13 @@ class Joining:
         """
         return self._ask("join", {})
 
-    def sign(self, signature: str) -> None:
-        """Hand over the signature of the charter offered last (hex).
+    def sign(self, signature: str) -> Mapping[str, Any]:
+        """Hand over the signature of the charter offered last (hex); gives what `ask` gives.
 
         Raises:
-            LocalError: it was not taken; ask again.
+            LocalError, ConfigError: it was not taken, and will not be.
         """
-        answer = self._ask("sign", {"signature": signature})
-        if answer["state"] == "unreachable":
-            raise LocalError(f"the signature was not handed over: {answer['text']}. The same command goes on from here")
+        return self._ask("sign", {"signature": signature})
 
     def done(self) -> None:
         """Tell that everything is written down. If that does not arrive, nothing is lost."""
@@ -126,12 +140,15 @@ class Joining:
         for address in self.invitation.addresses:
             try:
                 answer = ask_desk(self._keys, self.invitation.site_key, address, question)
+            except DeskRefusedError as error:
+                raise LocalError(f"{self.invitation.site} refuses: {error}") from None
             except DeskUnreachableError as error:
                 failure = failure if failure is not None and failure.failure in FINAL else error
                 continue
             if type(answer) is not dict or answer.get("state") not in STATES or type(answer.get("text")) is not str:
                 raise LocalError(f"{self.invitation.site} answered what this version cannot read; update kmel-peer")
-            return answer
+            self._wrong_since = None
+            return {**answer, "text": f"{self.invitation.site} says: {one_line(answer['text'])}"}
         assert failure is not None, "an invitation has an address"
         if failure.failure is ConnectionFailure.NOT_ADMITTED:
             over = self._clock() >= self.invitation.expires
@@ -139,6 +156,11 @@ class Joining:
             raise ConfigError(
                 f"{self.invitation.site} does not know this invitation any more: {why}; ask for a new one"
             )
-        if failure.failure in FINAL:
+        if failure.failure is not ConnectionFailure.WRONG_KEY:
+            self._wrong_since = None
+        elif self._wrong_since is None:
+            self._wrong_since = self._elapsed()
+        lasts = self._wrong_since is None or self._elapsed() - self._wrong_since >= WRONG_KEY_FOR_S
+        if failure.failure in FINAL and lasts:
             raise ConfigError(str(failure))
         return {"state": "unreachable", "text": f"{failure}. Still trying"}

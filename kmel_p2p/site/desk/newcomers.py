@@ -54,7 +54,6 @@ class NewcomersDesk:
         clock: seconds since 1970.
         changed: told whenever somebody new asks, or signs.
         sites: key and name of the other sites that take part, or did.
-        trouble: told why this site could not write down what a newcomer brought.
     """
 
     def __init__(
@@ -66,7 +65,6 @@ class NewcomersDesk:
         clock: Callable[[], float],
         changed: Callable[[], None] = lambda: None,
         sites: Callable[[], Mapping[SiteKey, str]] = dict,
-        trouble: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._book = book
         self._table = table
@@ -75,7 +73,6 @@ class NewcomersDesk:
         self._sites = sites
         self._clock = clock
         self._changed = changed
-        self._trouble = trouble
 
     def answer(self, invitation: bytes, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer a holder of the invitation with this id.
@@ -83,14 +80,6 @@ class NewcomersDesk:
         Raises:
             LocalError: to be read by the newcomer.
         """
-        try:
-            return self._answered(invitation, name, arguments)
-        except ConfigError as error:
-            # It names files of this site, which are nothing to the newcomer.
-            self._trouble(str(error))
-            raise LocalError("this site cannot read or write its own files now; its operator was told") from None
-
-    def _answered(self, invitation: bytes, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         application = self._application(arguments)
         before = self._book.newcomers
         sites = {**self._sites(), self._key: self._host}

@@ -102,7 +102,6 @@ class Reception:
             time.time,
             self._look_around,
             self._sites,
-            trouble=lambda text: activity.alarm("invitations", text),
         )
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
         self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves, self._threads)
@@ -112,7 +111,13 @@ class Reception:
         self._news = asyncio.Event()
         self._spreading: asyncio.Task[None] | None = None
         self.desk = Desk(
-            here.identity, self._listened_to, lambda: self._book.secrets(time.time()), self.answer, now_us, record
+            here.identity,
+            self._listened_to,
+            lambda: self._book.secrets(time.time()),
+            self.answer,
+            now_us,
+            record,
+            lambda text: activity.alarm("desk", text),
         )
 
     # ---- life ---------------------------------------------------------------------------------------------------

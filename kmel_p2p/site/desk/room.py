@@ -40,6 +40,7 @@ class DeskRoom:
         answer: answers the guests, in the room's thread.
         members: sites that may ask.
         invitations: secrets of invitations whose holders may ask.
+        troubled: told what keeps the desk from answering, in the room's thread.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class DeskRoom:
         answer: Answerer,
         members: Callable[[], Collection[SiteKey]] = tuple,
         invitations: Callable[[], Collection[bytes]] = tuple,
+        troubled: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._identity = identity
         self._bind = bind
         self._answer = answer
         self._members = members
         self._invitations = invitations
+        self._troubled = troubled
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="desk", daemon=True)
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -96,7 +99,7 @@ class DeskRoom:
 
     async def _serve(self) -> None:
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        desk = Desk(self._identity, self._members, self._invitations, self._answer, now_us)
+        desk = Desk(self._identity, self._members, self._invitations, self._answer, now_us, troubled=self._troubled)
         transport = Transport(
             self._identity,
             tuple,

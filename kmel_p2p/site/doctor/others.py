@@ -13,6 +13,7 @@ from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.charter import SiteRule
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.shown import one_line
 from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import member_keys
@@ -111,7 +112,7 @@ def _looked(answer: Any) -> Sequence[Mapping[str, str]]:
     rows = answer.get("looked") if type(answer) is dict else None
     if type(rows) is not list or not all(type(row) is dict for row in rows):
         raise LocalError("it answered what this version cannot read; update kmel-peer there or here")
-    return [{name: str(row.get(name, ""))[:500] for name in ("address", "problem")} for row in rows]
+    return [{name: one_line(str(row.get(name, "")), 500) for name in ("address", "problem")} for row in rows]
 
 
 def examine_contacts(contacts: Sequence[Contact], constitution: Constitution, asked_to_look: bool) -> Iterator[Finding]:

@@ -13,10 +13,11 @@ from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.types import SECOND
 from kmel_p2p.net.desk import (
+    HOST_BURST,
+    HOST_PER_SECOND,
     MAX_DESK_ANSWER_BYTES,
+    OPEN_OF_INVITED_MAX,
     OPEN_OF_ONE_MAX,
-    QUESTIONS_BURST,
-    QUESTIONS_PER_SECOND,
     REREAD_EVERY,
     Desk,
     DeskGuest,
@@ -35,11 +36,15 @@ class Frame:
     def __init__(self, data: bytes) -> None:
         self.bytes = data
 
+    def get(self, name: str) -> str:
+        return {"Peer-Address": "203.0.113.1"}[name]
+
 
 class Route:
     """Keeps what is sent back."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.routing_id = number.to_bytes(4, "big")
         self.sent: list[dict[str, Any]] = []
         self.was_cut = False
 
@@ -58,6 +63,7 @@ class Host:
         self.now = 1_000 * SECOND
         self.members: set[SiteKey] = {NORTH.key, SOUTH.key}
         self.secrets = [SECRET]
+        self.routes = 0
         self.asked: list[tuple[DeskGuest, str]] = []
         self.recorded: list[Egress] = []
         self.may_leave = True
@@ -82,7 +88,8 @@ class Host:
         return self.desk.admits(curve)
 
     async def ask(self, user: str, *frames: bytes) -> Route:
-        route = Route()
+        self.routes += 1
+        route = Route(self.routes)
         self.desk.receive(user, route, [Frame(frame) for frame in frames], overflow=False)
         for _ in range(5):
             await asyncio.sleep(0)
@@ -140,16 +147,16 @@ async def test_a_flood_of_questions_is_refused_before_it_is_read() -> None:
     host = Host()
     user = host.user(invited_keys(SECRET).public)
     assert user is not None
-    for _ in range(QUESTIONS_BURST):
+    for _ in range(HOST_BURST):
         await host.ask(user, encode_question("facts"))
-    assert len(host.asked) == QUESTIONS_BURST
+    assert len(host.asked) == HOST_BURST
     for _ in range(100):
         assert "too many questions" in (await host.ask(user, b"\x00")).sent[0]["error"]
-    assert len(host.asked) == QUESTIONS_BURST
+    assert len(host.asked) == HOST_BURST
     host.now += SECOND
     for _ in range(100):
         await host.ask(user, encode_question("facts"))
-    assert len(host.asked) == QUESTIONS_BURST + QUESTIONS_PER_SECOND
+    assert len(host.asked) == HOST_BURST + HOST_PER_SECOND
 
 
 async def test_a_guest_has_so_many_questions_open_and_others_still_get_in() -> None:
@@ -161,10 +168,14 @@ async def test_a_guest_has_so_many_questions_open_and_others_still_get_in() -> N
     assert pair is not None
     member = host.user(pair.public)
     assert member is not None
-    for _ in range(OPEN_OF_ONE_MAX):
-        assert (await host.ask(invited, encode_question("facts"))).sent == []
-    assert "answering too many" in (await host.ask(invited, encode_question("facts"))).sent[0]["error"]
-    waiting = await host.ask(member, encode_question("facts"))
+    for guest, most in ((invited, OPEN_OF_INVITED_MAX), (member, OPEN_OF_ONE_MAX)):
+        for _ in range(most):
+            assert (await host.ask(guest, encode_question("facts"))).sent == []
+        assert "too many" in (await host.ask(guest, encode_question("facts"))).sent[0]["error"]
+    other = member_keys(EAST, NORTH.key, asks=True)
+    assert other is not None
+    host.members.add(EAST.key)
+    waiting = await host.ask(host.user(other.public) or "", encode_question("facts"))
     host.waits.set()
     for _ in range(5):
         await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask
 from kmel_p2p.site.desk.founding import FoundingTable
 from kmel_p2p.site.desk.founding_room import FoundingRoom
 from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
-from kmel_p2p.site.desk.joining import Joining
+from kmel_p2p.site.desk.joining import WRONG_KEY_FOR_S, Joining
 from kmel_p2p.site.desk.newcomers import NewcomersDesk
 
 NORTH, SOUTH, EAST, THIEF = (Identity(letter.encode() * 32) for letter in "nset")
@@ -38,12 +39,16 @@ class Founding:
         self.book.plan_founding(FoundingPlan(federation="demo", sites=3, endpoints=("logd",), trunk="mlp", seed=0))
         self.table = FoundingTable(self.book, self.path, NORTH.key)
         self.news = threading.Event()
-        self.troubles: list[str] = []
-        desk = NewcomersDesk(
-            self.book, self.table, "north", NORTH.key, time.time, self.news.set, trouble=self.troubles.append
-        )
+        self.told: list[str] = []
+        desk = NewcomersDesk(self.book, self.table, "north", NORTH.key, time.time, self.news.set)
         self.room = FoundingRoom(
-            NORTH, "tcp://127.0.0.1:0", folder / "state", self.book, desk, lambda name, given: name
+            NORTH,
+            "tcp://127.0.0.1:0",
+            folder / "state",
+            self.book,
+            desk,
+            lambda name, given: name,
+            self.told.append,
         )
 
     def invitation(self) -> Invitation:
@@ -184,10 +189,10 @@ def test_who_is_not_there_yet_is_waited_for(founding: Founding) -> None:
 def test_what_this_site_cannot_write_is_told_here_and_not_to_the_newcomer(founding: Founding, tmp_path: Path) -> None:
     asking = joining(founding.invitation(), SOUTH, "south")
     (tmp_path / "state" / "invitations.json.new").mkdir()
-    with pytest.raises(LocalError, match="its operator was told") as refused:
-        asking.ask()
-    assert str(tmp_path) not in str(refused.value)
-    assert str(tmp_path) in founding.troubles[0]
+    answer = asking.ask()
+    assert answer["state"] == "unreachable"
+    assert str(tmp_path) not in answer["text"]
+    assert str(tmp_path) in founding.told[0]
     (tmp_path / "state" / "invitations.json.new").rmdir()
     assert asking.ask()["state"] == "asks"
 
@@ -227,3 +232,61 @@ def test_comments_of_a_charter_stay_when_it_is_signed(founding: Founding) -> Non
     assert twice.count("# agreed on 3 May") == 1
     assert twice.count("[signatures]") == 1
     assert CharterDocument.parse(twice, "text").problems() == []
+
+
+def test_a_charter_that_is_being_edited_is_waited_for(founding: Founding) -> None:
+    asking = joining(founding.invitation(), SOUTH, "south")
+    asking.ask()
+    approve_all(founding)
+    founding.path.write_text("[charter")
+    assert "being edited" in asking.ask()["text"]
+
+
+@contextlib.contextmanager
+def closing_port() -> Iterator[str]:
+    """A port that closes whatever connects, as a forwarder whose program is down."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_port_that_closes_at_once_is_a_wrong_key_only_after_a_while(founding: Founding) -> None:
+    with closing_port() as address:
+        nowhere = founding.invitation().model_copy(update={"addresses": (address,)})
+        elapsed = iter((0.0, 0.0, WRONG_KEY_FOR_S - 1, WRONG_KEY_FOR_S))
+        asking = Joining(nowhere, Application.made(SOUTH, nowhere, "south", ()), time.time, lambda: next(elapsed))
+        for _ in range(2):
+            assert asking.ask()["state"] == "unreachable"
+        with pytest.raises(ConfigError, match="does not hold the key"):
+            asking.ask()
+
+
+def test_what_the_other_side_says_is_one_line_that_begins_with_its_name(
+    founding: Founding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = "waits\nFingerprint 9999 8888 7777 6666 5555: north sees the same digits.\n" + "x" * 900
+    answers = [{"state": "asks", "text": forged}, DeskRefusedError(forged)]
+
+    def ask(*given: object) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    asking = joining(founding.invitation(), SOUTH, "south")
+    monkeypatch.setattr("kmel_p2p.site.desk.joining.ask_desk", ask)
+    text = asking.ask()["text"]
+    assert text.startswith("north says: waits Fingerprint")
+    assert "\n" not in text
+    assert len(text) < 330
+    with pytest.raises(LocalError, match="north refuses: waits"):
+        asking.ask()
