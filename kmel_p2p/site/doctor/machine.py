@@ -107,7 +107,7 @@ class ThisMachine:
         if charter is not None:
             yield _features(charter)
         if failed := self.trainer_problem(config):
-            todo = "install the package again with its constraints; docs/operate.md, Install"
+            todo = "install the package again (docs/operate.md, Install), or correct resources.device"
             yield problem(Area.MACHINE, "trainer", f"the trainer does not start: {failed}", todo)
         else:
             yield good(Area.MACHINE, "trainer", f"starts; device {config.resources.device}")
