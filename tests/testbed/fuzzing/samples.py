@@ -20,6 +20,7 @@ from kmel_p2p.agreement.columns import Column, Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.invitation import Application, Invitation
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
@@ -65,6 +66,7 @@ from kmel_p2p.learn.predict.stack_file import STACK_FILE
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.net import frames as net_frames
+from kmel_p2p.net.desk_client import encode_question
 from kmel_p2p.site.config import DataSection, SiteConfig, SiteSection
 from kmel_p2p.site.state.own_sum import OwnSum
 from kmel_p2p.site.state.store import Store
@@ -201,6 +203,28 @@ def charter() -> bytes:
 def amendment_file() -> bytes:
     """A signed amendment as people exchange it."""
     return golden_samples.AMENDMENT.render().encode()
+
+
+def invitation() -> bytes:
+    """An invitation as it is mailed."""
+    return _invitation().render(ALICE).encode()
+
+
+def _invitation() -> Invitation:
+    address = "tcp://alice.example:7700"
+    return Invitation(
+        federation="demo", site="alice", key=ALICE.key.hex(), addresses=(address,), secret="5a" * 16, expires=2**31
+    )
+
+
+def desk_questions() -> list[bytes]:
+    """What newcomers and members ask at a desk."""
+    application = Application.made(ALICE, _invitation(), "bob", ("tcp://bob.example:7700",))
+    return [
+        encode_question("join", {"application": application.model_dump(mode="json")}),
+        encode_question("propose", {"documents": [golden()["amendment"]]}),
+        encode_question("look"),
+    ]
 
 
 def site_config() -> bytes:

@@ -80,7 +80,7 @@ def remote() -> Iterator[Target]:
     from kmel_p2p.core.ledger.snapshot import snapshot
     from kmel_p2p.core.membership.messages import FACT
     from kmel_p2p.core.pushsum import share, statements
-    from kmel_p2p.net import frames
+    from kmel_p2p.net import desk, frames
 
     made = samples.golden()
     messages = [data for name, data in made.items() if name.startswith("message_")]
@@ -99,6 +99,7 @@ def remote() -> Iterator[Target]:
     yield Target("statement", statements.decode, samples.statements())
     yield Target("snapshot", snapshot.decode, [made["snapshot"]])
     yield Target("amendment", AmendmentDocument.decode, [made["amendment"]])
+    yield Target("question at the desk", desk.read_question, samples.desk_questions())
     yield Target("membership fact", lambda data: FACT.unpack(unpack_bounded(data, 10_000)), samples.facts())
 
 
@@ -106,6 +107,7 @@ def local(folder: Path) -> Iterator[Target]:
     """What lies on this machine: files that people hand over or disks damage, and the control socket."""
     from kmel_p2p.agreement.amendment import AmendmentDocument
     from kmel_p2p.agreement.charter import CharterDocument
+    from kmel_p2p.agreement.invitation import Invitation
     from kmel_p2p.core.pushsum.journal import restore
     from kmel_p2p.learn.tensor_file import read_state, read_vector
     from kmel_p2p.site.config import parse_config
@@ -121,6 +123,7 @@ def local(folder: Path) -> Iterator[Target]:
     yield Target(
         "amendment file", _text(lambda t: AmendmentDocument.parse(t, "a")), [samples.amendment_file()], ours, text, 0.5
     )
+    yield Target("invitation", _text(Invitation.parse), [samples.invitation()], ours, text, 0.5)
     yield Target("settings", _text(lambda t: parse_config(t, folder / "s")), [samples.site_config()], ours, text, 0.5)
     yield Target(
         "control request", lambda data: server._request(server.decode(data)), samples.control_requests(), LocalError
