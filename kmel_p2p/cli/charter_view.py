@@ -40,7 +40,7 @@ def _sites(document: CharterDocument) -> Table:
     problems = {line.split("'")[1]: line for line in document.problems()}
     table = Table(title="sites", title_justify="left", box=None, header_style="bold")
     for column in ("name", "key", "addresses", "signature"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for site in document.charter.sites:
         signed = site.name in document.signatures
         bad = "wrong" if signed else "missing"
@@ -51,8 +51,8 @@ def _sites(document: CharterDocument) -> Table:
 
 def _endpoints(charter: Charter) -> Table:
     table = Table(title="assay endpoints", title_justify="left", box=None, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
     for rule in charter.assay_endpoints:
         values = rule.model_dump(mode="json")
         table.add_row(values.pop("name"), _listed(values))
@@ -61,8 +61,8 @@ def _endpoints(charter: Charter) -> Table:
 
 def _rules(charter: Charter) -> Table:
     table = Table(title="rules", title_justify="left", box=None, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
     for section in (name for name in type(charter).model_fields if name not in OF_ITS_OWN):
         table.add_row(section, _listed(_section(charter, section)))
     table.add_row("trunk", _trunk(charter))
@@ -88,7 +88,8 @@ def _shown(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:g}"
+            short = f"{value:g}"
+            return short if float(short) == value else repr(value)
         case list() | tuple():
             return " to ".join(map(_shown, value)) if len(value) == 2 else " ".join(map(_shown, value)) or "-"
     return str(value)
@@ -98,7 +99,7 @@ def _flat(charter: Charter) -> dict[str, str]:
     """Every setting by its name in words of the file."""
     found = {"federation": charter.federation}
     for site in charter.sites:
-        found[f"site {site.name}"] = f"{site.key[:16]}… {' '.join(site.addresses)}".rstrip()
+        found[f"site {site.name}"] = f"{site.key} {' '.join(site.addresses)}".rstrip()
     for rule in charter.assay_endpoints:
         values = rule.model_dump(mode="json")
         name = values.pop("name")

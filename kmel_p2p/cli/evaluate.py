@@ -148,7 +148,9 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         if "verdict" in e:
             told = e["verdict"]
             console.print(
-                f"[bold]{escape(e['name'])}[/]: [{COLOUR[told['advice']]}]{told['advice']}[/]", highlight=False
+                f"[bold]{escape(e['name'])}[/]: [{COLOUR[told['advice']]}]{told['advice']}[/]",
+                highlight=False,
+                markup=True,
             )
             console.print(Padding(Text(in_words(told, METRICS[e["metric"]])), (0, 0, 0, 2)), highlight=False)
     if report["warning"]:

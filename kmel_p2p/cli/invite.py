@@ -7,7 +7,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from kmel_p2p.cli.new_site import NewSite, new_site_options
 from kmel_p2p.cli.options import echo_json, json_option
 
 if TYPE_CHECKING:
-    from kmel_p2p.agreement.charter import CharterDocument
+    from kmel_p2p.agreement.charter import Charter, CharterDocument
     from kmel_p2p.agreement.identity import Identity
     from kmel_p2p.agreement.invitation import Invitation
     from kmel_p2p.site.desk.decisions import Decisions
@@ -103,8 +102,16 @@ def _takes_part(directory: Path) -> bool:
 
 def _invite_to_run(context: click.Context, directory: Path, uses: int, days: float) -> None:
     """Have the running peer make an invitation."""
+    from kmel_p2p.site.control.client import NotRunningError
+
     context.obj = directory
-    made = _ask(context, "invite", {"uses": uses, "days": float(days)})
+    try:
+        made = _ask(context, "invite", {"uses": uses, "days": float(days)})
+    except NotRunningError:
+        raise NotRunningError(
+            f"the charter is complete, and the peer does not run: kmel-peer run -c {directory / 'site.toml'}. Founders "
+            "that lack the charter fetch it from the running peer, and kmel-peer invite lets later partners in there"
+        ) from None
     click.echo(f"Send this text to {'the new site' if uses == 1 else f'the {uses} new sites'}:\n")
     click.echo(f"{made['text']}\n")
     click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(made['expires'])}.")
@@ -158,18 +165,14 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
 
     table = FoundingTable(book, here.charter_path, identity.key)
     document = table.document
-    if document is not None and not document.problems() and document.charter.federation == plan.federation:
-        pass  # complete: hand it to whoever lacks it
-    elif document is not None and identity.key not in document.charter.roster:
-        from kmel_p2p.agreement.errors import ConfigError
-
-        raise ConfigError(f"{here.charter_path}: this charter does not list this site; move it away to found another")
+    if document is not None:
+        _require_own(here.charter_path, document.charter, plan.federation, identity)
     news = threading.Event()
     desk = NewcomersDesk(book, table, here.name, identity.key, time.time, news.set)
     decisions = Decisions(here.name, identity, book, news.set)
     with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer, _told_once()) as room:
-        book.plan_founding(plan)
-        invitation = _invitation(here, identity, book, plan.federation, plan.sites - 1, days)
+        room.do(lambda: book.plan_founding(plan))
+        invitation = room.do(lambda: _invitation(here, identity, book, plan.federation, plan.sites - 1, days))
         click.echo(f"Listening at {room.address}. Send this text to the other {plan.sites - 1} sites:")
         click.echo(f"\n{invitation.render(identity)}\n")
         click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(invitation.expires)}.")
@@ -177,6 +180,19 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
         _sign(here, identity, room, table, plan)
         _collect(room, table, news)
     click.echo(f"{here.charter_path} is complete: {plan.federation} is founded. Next: kmel-peer run -c {here.settings}")
+
+
+def _require_own(path: Path, charter: Charter, federation: str, identity: Identity) -> None:
+    """Raises ConfigError where the charter that is there is another than the one to be founded."""
+    from kmel_p2p.agreement.errors import ConfigError
+
+    if charter.federation != federation:
+        raise ConfigError(
+            f"{path}: this charter is of {charter.federation!r}; found {federation!r} in another --directory, or move "
+            "the file away"
+        )
+    if identity.key not in charter.roster:
+        raise ConfigError(f"{path}: this charter does not list this site; move it away to found another")
 
 
 def _told_once() -> Callable[[str], None]:
@@ -213,17 +229,34 @@ def _gather(
     while room.do(lambda: table.document is None and table.missing > 0):
         news.clear()
         for newcomer in room.do(lambda: [one for one in decisions.book.newcomers if one.state == "asks"]):
-            if newcomer.key in told or not room.do(lambda: table.missing):
+            row = decisions.row(newcomer)
+            if row["fingerprint"] in told or not room.do(lambda: table.missing):
                 continue
-            told.add(newcomer.key)
-            click.echo(line_of(decisions.row(newcomer)))
+            told.add(row["fingerprint"])
+            click.echo(line_of(row))
             if here.yes:
                 click.echo(f"Compare the digits, then: kmel-peer invite approve {newcomer.name}, or refuse")
                 continue
             question = f"Does {newcomer.name} read the same digits to you, and may it take part?"
             approve = here.confirm(question)
-            room.do(partial(decisions.decide, newcomer.key, approve))
+            _decide(room, decisions, row, approve)
         news.wait(0.5)
+
+
+def _decide(room: FoundingRoom, decisions: Decisions, row: Mapping[str, Any], approve: bool) -> None:
+    """Decide on what was shown, unless it was decided on, withdrawn or replaced while the question stood."""
+
+    def decide() -> str:
+        now = next((one for one in map(decisions.row, decisions.book.newcomers) if one["key"] == row["key"]), None)
+        if now == row:
+            decisions.decide(row["key"], approve, row["fingerprint"])
+            return ""
+        if now is None:
+            return "it does not ask any more"
+        return "it asks anew since" if now["state"] == "asks" else f"it was {now['state']} meanwhile"
+
+    if changed := room.do(decide):
+        click.echo(f"Your answer about {row['name']} counts for nothing: {changed}.")
 
 
 def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: FoundingTable, plan: Any) -> None:
@@ -246,13 +279,17 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
     if table.is_signed():
         return
     document = _present(table)
-    Screen().print(charter_view(document))
-    if not here.confirm("Sign this charter for this site, and ask the others to sign it?"):
-        raise click.UsageError(
-            f"not signed. Edit {here.charter_path} as agreed; the same kmel-peer invite goes on from there"
-        )
-    # Read again: it may have been edited while the question stood.
-    signed = _present(table).signed_by(identity)
+    while True:
+        Screen().print(charter_view(document))
+        if not here.confirm("Sign this charter for this site, and ask the others to sign it?"):
+            raise click.UsageError(
+                f"not signed. Edit {here.charter_path} as agreed; the same kmel-peer invite goes on from there"
+            )
+        shown, document = document, _present(table)
+        if document.charter.id == shown.charter.id:
+            break
+        click.echo(f"{here.charter_path} was edited while the question stood. It says now:")
+    signed = document.signed_by(identity)
     room.do(lambda: table.keep(signed))
     click.echo(f"{here.name} signed charter {signed.charter.id.hex()[:16]}; the others are asked to.")
 
@@ -280,9 +317,9 @@ def _collect(room: FoundingRoom, table: FoundingTable, news: threading.Event) ->
 
 
 def line_of(row: Mapping[str, Any]) -> str:
-    """A newcomer in a line."""
+    """A newcomer, with the digits on a line of their own: what it chose itself cannot pass for them."""
     where = ", ".join(row["addresses"]) or "no address: it only dials out"
-    return f"{row['name']:16} {row['state']:9} fingerprint {row['fingerprint']}  ({where})"
+    return f"{row['name']:16} {row['state']:9} ({where})\n{'':16} fingerprint {row['fingerprint']}"
 
 
 def _day(seconds: int) -> str:
@@ -327,14 +364,20 @@ def approve(context: click.Context, site: str, yes: bool) -> None:
     """Let SITE take part. Compare the fingerprint first, by phone: both sides see the same digits."""
     from kmel_p2p.cli.new_site import agreed
 
-    rows = [row for row in _ask(context, "invitations")["sites"] if site in (row["name"], row["key"])]
+    named = [row for row in _ask(context, "invitations")["sites"] if site in (row["name"], row["key"])]
+    # A name means who was not refused, and a refusal is taken back only where it is clear whose.
+    rows = [row for row in named if row["state"] != "refused"] or named
     for row in rows:
         click.echo(line_of(row))
+    if len(rows) > 1:
+        keys = ", ".join(row["key"] for row in rows)
+        raise click.UsageError(f"several sites called {site!r} were refused: name one by its key ({keys})")
     if rows and not yes and not agreed("Does its operator read the same digits to you?"):
         click.echo(f"Nothing was approved. If the digits differ: kmel-peer invite refuse {site}")
         return
-    # By key: nobody else may have taken the name meanwhile.
-    done = _ask(context, "decide", {"site": rows[0]["key"] if rows else site, "approve": True})
+    # By key and digits: it may ask anew meanwhile, and somebody else have taken the name.
+    shown = {"site": rows[0]["key"], "fingerprint": rows[0]["fingerprint"]} if rows else {"site": site}
+    done = _ask(context, "decide", {**shown, "approve": True})
     click.echo(f"{done['name']} is approved.{done.get('text', '')}")
 
 

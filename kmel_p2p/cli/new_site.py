@@ -237,6 +237,7 @@ def answer(question: str, default: str | None = None) -> str:
     Raises:
         UsageError: nobody is there.
     """
+    _require_stdin()
     try:
         return str(click.prompt(question, default=default, show_default=bool(default)))
     except click.Abort:
@@ -249,10 +250,19 @@ def agreed(question: str) -> bool:
     Raises:
         UsageError: nobody is there.
     """
+    _require_stdin()
     try:
         return click.confirm(question, default=False)
     except click.Abort:
         raise _nobody() from None
+
+
+def _require_stdin() -> None:
+    """Python has none where the shell closed it (0<&-)."""
+    import sys
+
+    if sys.stdin is None:
+        raise click.UsageError(NO_ANSWER)
 
 
 def _nobody() -> Exception:
@@ -275,8 +285,10 @@ def _asked_addresses(must_listen: bool, yes: bool) -> tuple[str, ...]:
 
 
 def _bound(addresses: Sequence[str]) -> str:
+    """Every interface at the port of the first address; those of IPv6, too, where one has such an address."""
     port = addresses[0].rpartition(":")[2] if addresses else str(DEFAULT_PORT)
-    return f"tcp://0.0.0.0:{port}"
+    host = "*" if any("[" in address for address in addresses) else "0.0.0.0"
+    return f"tcp://{host}:{port}"
 
 
 def _beside(path: Path, directory: Path) -> str:

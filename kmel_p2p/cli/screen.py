@@ -13,11 +13,18 @@ from kmel_p2p.cli.plain_streams import PlainStream
 
 
 class Screen(Console):
-    """A rich console. Colours and the cursor are its own to steer; the text in it is not."""
+    """A rich console. Colours and the cursor are its own to steer; the text in it is not, nor does markup in it count:
+    an address `tcp://evil:1[tcp://good]` is shown whole.
+    """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
         stream = sys.stderr if stderr else sys.stdout
-        super().__init__(file=stream.stream if isinstance(stream, PlainStream) else stream, width=width)
+        super().__init__(
+            file=stream.stream if isinstance(stream, PlainStream) else stream,
+            width=width,
+            markup=False,
+            emoji=False,
+        )
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """As `Console.render`, with control characters in text written out."""

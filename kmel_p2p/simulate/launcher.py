@@ -57,7 +57,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     reference = trunk_reference_hash(policy, simulation.model)
     prepare_directory(out, simulation)
     names = simulation.sites.names
-    console.print(f"[bold]{simulation.task}[/]: {len(names)} sites, seed {simulation.seed}, in {out}")
+    console.print(f"{simulation.task}: {len(names)} sites, seed {simulation.seed}, in {out}")
     divided = divide(simulation, policy, out)
     console.print(division_table(simulation, divided))
     federation_files = create_federation(simulation, out, divided.parts, divided.test, reference)
@@ -81,7 +81,7 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
     write_report(out, report, details)
     console.print(summary(report, details))
     require_agreement(report)
-    console.print(f"report: [bold]{(out / 'report.html').absolute()}[/]", soft_wrap=True)
+    console.print(f"report: {(out / 'report.html').absolute()}", soft_wrap=True)
     return report
 
 

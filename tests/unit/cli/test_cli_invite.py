@@ -1,0 +1,188 @@
+"""What people are asked while a federation is founded: answers count for what was shown, and for nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.cli import invite as inviting
+from kmel_p2p.cli.charter_view import charter_view
+from kmel_p2p.cli.new_site import NewSite, _bound, agreed, answer
+from kmel_p2p.cli.screen import Screen
+from kmel_p2p.site.desk.decisions import Decisions
+from kmel_p2p.site.desk.founding import FoundingTable
+from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook, Newcomer
+
+NORTH, SOUTH, THIEF = (Identity(letter.encode() * 32) for letter in "nst")
+SECRET = b"k" * 16
+V = TypeVar("V")
+
+
+class Room:
+    """Does the work at once."""
+
+    def do(self, work: Callable[[], V]) -> V:
+        return work()
+
+
+class Founding:
+    """North founds with one other site; `confirm` is what people answer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.book = InvitationBook(folder / "state")
+        self.plan = FoundingPlan(federation="demo", sites=2, endpoints=("logd,head=shared",), trunk="mlp", seed=0)
+        self.book.plan_founding(self.plan)
+        self.book.invite("demo", ("tcp://127.0.0.1:7700",), 1, 2000, SECRET)
+        self.here = NewSite(
+            folder, "north", ("tcp://127.0.0.1:7700",), "tcp://127.0.0.1:0", None, (), "smiles", False, None
+        )
+        self.table = FoundingTable(self.book, self.here.charter_path, NORTH.key)
+        self.decisions = Decisions("north", NORTH, self.book, lambda: None)
+
+    @property
+    def invitation(self) -> Invitation:
+        return self.book.handed_out("north", NORTH.key)[-1][0]
+
+    def ask(self, identity: Identity, name: str, *addresses: str) -> Newcomer:
+        application = Application.made(identity, self.invitation, name, addresses)
+        return self.book.apply(self.invitation.id, application, 1000.0, NORTH.key, {NORTH.key: "north"})
+
+    def answering(self, monkeypatch: pytest.MonkeyPatch, *answers: Callable[[], bool]) -> None:
+        waiting = iter(answers)
+        monkeypatch.setattr(self.here, "confirm", lambda question: next(waiting)())
+
+    def gather(self) -> None:
+        inviting._gather(self.here, Room(), self.decisions, self.table, threading.Event())  # type: ignore[arg-type]
+
+    def sign(self) -> None:
+        inviting._sign(self.here, NORTH, Room(), self.table, self.plan)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def founding(tmp_path: Path) -> Founding:
+    return Founding(tmp_path)
+
+
+def test_an_answer_does_not_undo_what_was_decided_at_another_terminal(
+    founding: Founding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    founding.ask(SOUTH, "south")
+    founding.answering(monkeypatch, lambda: founding.book.decide("south", True).state == "nothing")
+    founding.gather()
+    assert [one.state for one in founding.book.newcomers] == ["approved"]
+    assert "it was approved meanwhile" in capsys.readouterr().out
+
+
+def test_who_was_refused_withdrawn_or_asks_anew_meanwhile_does_not_end_the_founding(
+    founding: Founding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> bool:
+        return founding.book.decide("south", False).state == "refused"
+
+    def anew() -> bool:
+        return founding.ask(THIEF, "thief", "tcp://other.example:1").state == "asks"
+
+    founding.ask(SOUTH, "south")
+    founding.ask(THIEF, "thief")
+    founding.answering(monkeypatch, refused, anew, lambda: True)
+    founding.gather()
+    said = capsys.readouterr().out
+    assert "it was refused meanwhile" in said
+    assert "it asks anew since" in said
+    assert [(one.name, one.addresses) for one in founding.book.approved()] == [("thief", ("tcp://other.example:1",))]
+
+
+def test_what_is_signed_is_what_was_shown(
+    founding: Founding, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    founding.ask(SOUTH, "south")
+    founding.book.decide("south", True)
+
+    def edited() -> bool:
+        text = founding.here.charter_path.read_text()
+        assert "seed = 0" in text
+        founding.here.charter_path.write_text(text.replace("seed = 0", "seed = 7", 1))
+        return True
+
+    def seen() -> bool:
+        return "seed 7" in capsys.readouterr().out
+
+    founding.answering(monkeypatch, edited, seen)
+    founding.sign()
+    assert founding.table.is_signed()
+
+
+def test_another_federation_is_not_founded_over_a_charter(founding: Founding) -> None:
+    charter = Charter.model_validate(
+        {
+            "federation": "demo",
+            "sites": ({"name": "north", "key": NORTH.key.hex(), "addresses": ()},),
+            "assay_endpoints": ({"name": "logd"},),
+        }
+    )
+    founding.here.charter_path.write_text(CharterDocument(charter=charter).signed_by(NORTH).render())
+    with pytest.raises(ConfigError, match="is of 'demo'; found 'other' in another"):
+        inviting._found(founding.here, NORTH, founding.book, founding.plan.changed(federation="other"), 7)
+
+
+def test_a_name_means_who_was_not_refused(founding: Founding, monkeypatch: pytest.MonkeyPatch) -> None:
+    founding.ask(THIEF, "south")
+    founding.book.decide("south", False)
+    founding.ask(SOUTH, "south")
+
+    def ask(context: object, name: str, arguments: Any = None) -> Any:
+        return founding.decisions.answer(name, arguments or {})
+
+    monkeypatch.setattr(inviting, "_ask", ask)
+    result = CliRunner().invoke(inviting.invite, ["-d", str(founding.here.directory), "approve", "south", "--yes"])
+    assert result.exit_code == 0, result.output
+    assert [one.key for one in founding.book.approved()] == [SOUTH.key.hex()]
+
+
+def test_the_digits_have_a_line_of_their_own(founding: Founding) -> None:
+    founding.ask(SOUTH, "south", *[f"tcp://{'s' * 250}{number}:7700" for number in range(8)])
+    row = founding.decisions.listed()["sites"][0]
+    assert inviting.line_of(row).splitlines()[-1].strip() == f"fingerprint {row['fingerprint']}"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_charter_is_shown_whole_and_markup_in_it_is_text(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    address, unit = "tcp://evil.example:1[tcp://good]", "mol[red]/L :smile: [/]"
+    charter = Charter.model_validate(
+        {
+            "federation": "demo",
+            "sites": ({"name": "north", "key": NORTH.key.hex(), "addresses": (address, "[/tcp]://x")},),
+            "assay_endpoints": ({"name": "logd", "unit": unit, "center": 0.123456789},),
+            "features": {"reference_hash": "5a" * 32},
+            "amendments": {"quorum": "two-thirds"},
+        }
+    )
+    Screen(width=width).print(charter_view(CharterDocument(charter=charter)))
+    shown = "".join(capsys.readouterr().out.replace("│", " ").split())
+    for whole in ("5a" * 32, "mol[red]/L:smile:[/]", "0.123456789", "two-thirds", "beyond_bound", "positive_weight"):
+        assert whole in shown
+    assert "…" not in shown.replace(f"{NORTH.key.hex()[:16]}…", "")
+    assert "[tcp://good]" in shown
+
+
+def test_where_nobody_can_answer_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    for asked in (lambda: answer("Name"), lambda: agreed("Sure?")):
+        with pytest.raises(click.UsageError, match="nobody to give it"):
+            asked()
+
+
+def test_a_site_with_an_address_of_ipv6_listens_there() -> None:
+    assert _bound(("tcp://[2001:db8::1]:7700",)) == "tcp://*:7700"
+    assert _bound(("tcp://north.example:7701",)) == "tcp://0.0.0.0:7701"
+    assert _bound(()) == "tcp://0.0.0.0:7700"
