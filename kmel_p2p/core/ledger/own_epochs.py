@@ -92,7 +92,9 @@ class OwnEpochs:
         """The first of `again` is on its way to the store, or cannot be published."""
         self.storing = not problem
         if problem:
-            self._outbox.append(Emit(NotPublishedAgain(self.again[0].number, problem)))
+            headers = self._ledger.accepted.log(self._identity.key).headers()
+            if self.again[0].payload_hash not in {header.payload_hash for header in headers}:
+                self._outbox.append(Emit(NotPublishedAgain(self.again[0].number, problem)))
             self.published()
 
     def published(self) -> None:

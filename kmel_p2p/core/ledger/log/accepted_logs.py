@@ -238,7 +238,7 @@ class AcceptedLogs:
     def is_proved(self, author: SiteKey, number: int) -> bool:
         """Whether a proof or an amendment here ends the author's log before `number` or earlier, or an epoch tells
         of two branches there."""
-        return self._ends_by(author, number) or self.epochs.covers(author, number)
+        return self.ends_by(author, number) or self.epochs.covers(author, number)
 
     def reaches_usable(self, base: RosterVector) -> bool:
         """Whether `base` is here, cut where a fault or an amendment ended a log, or it parted into branches."""
@@ -277,7 +277,7 @@ class AcceptedLogs:
         for key in self._maybe_ended():
             place = self.order.place(key)
             number = int(numbers[place])
-            if number and (self._ends_by(key, number) or (parted and self.epochs.covers(key, number))):
+            if number and (self.ends_by(key, number) or (parted and self.epochs.covers(key, number))):
                 numbers[place] = 0
                 unknown += 1
         found = self._table.named_by(numbers)
@@ -303,7 +303,7 @@ class AcceptedLogs:
             behind[self.order.place(key)] = True
         return behind
 
-    def _ends_by(self, author: SiteKey, number: int) -> bool:
+    def ends_by(self, author: SiteKey, number: int) -> bool:
         """Whether a proof or an amendment here ends the author's log before `number` or earlier."""
         fault = self.proof_against(author)
         return min(fault.number if fault else ENDLESS, self.retired.get(author, ENDLESS)) <= number

@@ -225,11 +225,17 @@ class AntiEntropy:
         told = self._other_peers.get(site)
         if told is None:
             return
-        is_proved = self._ledger.accepted.is_proved
-        evidence = tuple(key for key, number in sorted((told.ended or {}).items()) if not is_proved(key, number))
+        ended = sorted((told.ended or {}).items())
+        evidence = tuple(key for key, number in ended if not self._explains(told, key, number))
         further = self._other_peers.further(site)
         if further or evidence:
             self.pull.ask(site, further, now, evidence)
+
+    def _explains(self, told: OtherPeer, author: SiteKey, number: int) -> bool:
+        """Whether a proof, an amendment or an epoch here says why a log ends or parted there before `number`."""
+        accepted = self._ledger.accepted
+        goes_on = told.vector is not None and told.vector.at(accepted.order.place(author)) >= number
+        return accepted.is_proved(author, number) if goes_on else accepted.ends_by(author, number)
 
     def _answer(self, sender: SiteKey, want: Want, now: Micros) -> None:
         if self._budget.left(sender, now) > 0:

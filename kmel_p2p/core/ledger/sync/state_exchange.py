@@ -203,9 +203,9 @@ class StateExchange:
         self.others.holds(sender, held, now)
         told, floor = self.others.get(sender), accepted.floor
         ended = told.ended if told is not None and told.ended is not None else {}
-        covers = accepted.epochs.covers
-        behind = (number <= floor.get(key, 0) and not covers(key, number) for key, number in ended.items())
-        if any(behind) or (accepted.overtaken and ended):
+        order = accepted.order
+        cut = {key: number for key, number in ended.items() if held.vector.at(order.place(key)) < number}
+        if any(number <= floor.get(key, 0) for key, number in cut.items()) or (accepted.overtaken and ended):
             # It took back entries that are compacted here and at a majority.
             self._outbox.append(Send(sender, Compacted(accepted.amendment_hash, accepted.order.vector(floor))))
         if held.reply and now >= self._answered_us.get(sender, -ANSWERS_APART) + ANSWERS_APART:
