@@ -17,7 +17,10 @@ from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from kmel_p2p.site.config import load_config
+from kmel_p2p.site.loaded_site import load_site
 from kmel_p2p.site.modes import MODES
+from kmel_p2p.site.observe.contribution import stored_report
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME, verify
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument
 from kmel_p2p.site.state.store import STORE_NAME, Store
@@ -88,6 +91,7 @@ class Final:
         steps: optimiser steps over all own entries.
         egress: (messages, bytes) that left, by kind.
         egress_problem: what is wrong with the egress log; empty when it stands.
+        contribution: what each author's entries were worth to it (`site.observe.contribution`).
     """
 
     status: StatusDocument
@@ -98,6 +102,7 @@ class Final:
     steps: int
     egress: dict[str, tuple[int, int]]
     egress_problem: str
+    contribution: dict[str, Any]
 
 
 def follow(federation: LocalFederation, watcher: Watcher, deadline_s: float) -> RunRecord:
@@ -184,6 +189,7 @@ def _final(site: SiteProcess, status: StatusDocument, result: dict[str, Any]) ->
     store = Store(site.state_dir / STORE_NAME, read_only=True)
     try:
         work = MODES[status.mode].own_work(SiteKey(bytes.fromhex(status.key)), store, status.averaging, egress)
+        contribution = stored_report(load_site(load_config(site.folder / "site.toml")), store)
     finally:
         store.close()
     return Final(
@@ -195,6 +201,7 @@ def _final(site: SiteProcess, status: StatusDocument, result: dict[str, Any]) ->
         steps=work.steps,
         egress=egress,
         egress_problem=verdict.problem,
+        contribution=contribution,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -147,6 +147,7 @@ def _details(outcome: RunOutcome, at: int, name: str) -> dict[str, Any]:
         "comparison": final.result,
         "entry_bytes": final.entry_bytes,
         "steps": final.steps,
+        "contribution": final.contribution,
         "egress": {kind: list(total) for kind, total in final.egress.items()},
         "egress_problem": final.egress_problem,
         "daemon_rss_max": outcome.record.daemon_rss.get(name, 0),
@@ -246,6 +247,7 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         kinds=sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
         models=list(plots.MODEL_STYLE),
         own_trunks="spread" in report,
+        contributions=_contributions(details),
         agreed=len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
         error_by_model=Markup(plots.error_by_model(report, details)),
         error_by_entry=Markup(plots.error_by_entry(report, details)),
@@ -268,6 +270,34 @@ def _headline(report: Mapping[str, Any]) -> dict[str, Any]:
         "smaller": report["fp32_bytes_per_exchange"] / entry if entry else 0.0,
         "least_gain": max(site["federated"] / site["local"] - 1 for site in sites),
     }
+
+
+def _contributions(details: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the page shows of contributions: a cell for each author and site; None where nothing was measured."""
+    found = {name: site.get("contribution", {}) for name, site in details["sites"].items()}
+    authors = sorted({author for each in found.values() for author in each.get("authors", {})})
+    rows = {}
+    for name, each in found.items():
+        late = {
+            author: [worth["late"] for worth in facts["worth"].values() if worth["late"] is not None]
+            for author, facts in each.get("authors", {}).items()
+        }
+        if any(late.values()):
+            rows[name] = [_mean_interval(late.get(author, [])) for author in authors]
+    notes = [
+        f"{name} about {author}: {note}"
+        for name, each in found.items()
+        for author, facts in each.get("authors", {}).items()
+        for note in facts["notes"]
+    ]
+    return {"authors": authors, "rows": rows, "notes": notes} if rows else None
+
+
+def _mean_interval(worth: Sequence[Mapping[str, float]]) -> str:
+    if not worth:
+        return ""
+    value, low, high = (fmean(each[name] for each in worth) for name in ("value", "low", "high"))
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(share: float, digits: int) -> str:

@@ -75,6 +75,20 @@ def test_the_page_is_whole_and_needs_nothing_else() -> None:
         assert figure in text
 
 
+def test_what_contributions_were_worth_stands_on_the_page_where_it_was_measured() -> None:
+    details = sample_details()
+    assert "What contributions were worth" not in page_text(render_html(sample_report(), details))
+    worth = {"solubility": {"late": {"value": 0.03, "low": 0.01, "high": 0.05}}}
+    authors = {
+        "north": {"worth": worth, "notes": []},
+        "south": {"worth": {"solubility": {"late": None}}, "notes": ["no visible effect on any assay endpoint"]},
+    }
+    details["sites"]["north"] = {**details["sites"]["north"], "contribution": {"authors": authors}}
+    text = page_text(render_html(sample_report(), details))
+    assert "+0.0300 (+0.0100 to +0.0500)" in text
+    assert "north about south: no visible effect" in text
+
+
 def test_disagreement_is_said_loudly() -> None:
     report = sample_report()
     require_agreement(report)
