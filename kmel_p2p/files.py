@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -65,23 +67,56 @@ def whole_file(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
 
 
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a file that must not exist yet.
+    """Write a file that must not exist yet: it is there whole, or not at all.
 
     Raises:
-        ConfigError: it exists, or cannot be written.
+        ConfigError: it exists, or cannot be written. Nothing is left behind.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        create_whole(path, content, mode)
     except FileExistsError:
         raise ConfigError(
             f"{path}: exists already and is not overwritten; move it away or choose another name"
         ) from None
+
+
+def create_whole(path: Path, content: bytes, mode: int) -> None:
+    """The same, for callers that word themselves what is there already.
+
+    Raises:
+        FileExistsError: there is such a file, or a link of that name.
+        ConfigError: it cannot be written. Nothing is left behind.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _give_name(beside, path)
+        sync_directory(path.parent)
+    except FileExistsError:
+        raise
     except OSError as error:
-        raise ConfigError(f"{path}: cannot write: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror}; make room or permissions, then try again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def _give_name(beside: Path, path: Path) -> None:
+    """Give a whole file its name, unless the name is taken: a link replaces nothing, as a rename would."""
+    try:
+        os.link(beside, path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # No links on this file system: here alone, another program could take the name between the two steps.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        os.replace(beside, path)
 
 
 def private_directory(path: Path) -> Path:

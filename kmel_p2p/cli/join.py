@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +14,7 @@ import click
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 
 if TYPE_CHECKING:
+    from kmel_p2p.agreement.amendment import AmendmentDocument
     from kmel_p2p.agreement.charter import CharterDocument
     from kmel_p2p.agreement.identity import Identity
     from kmel_p2p.site.desk.joining import Joining
@@ -85,6 +87,7 @@ def _sign(
     from kmel_p2p.cli.charter import feature_problems
 
     document = asking.offered(answer)
+    _require_no_other(here.charter_path, document)
     signature = document.signatures.get(document.charter.roster[identity.key].name, "")
     if signature_is_good(identity.key, SIGNING_CONTEXT, document.charter.id, signature):
         return
@@ -104,6 +107,7 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
     from kmel_p2p.files import write_whole
 
     document, amendments = asking.complete(answer, identity.key)
+    _require_no_other(here.charter_path, document)
     if identity.key not in document.charter.roster:
         _show(document)
         for amended in amendments:
@@ -111,30 +115,56 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
                 click.echo(f"amendment {amended.amendment.number} {line}")
         if not here.confirm(f"Take part in {document.charter.federation} under this charter?"):
             raise click.UsageError("nothing was written; the same command asks again")
-    _keep_charter(here.charter_path, document)
     paths = [here.directory / f"amendment-{amendment.amendment.number}.toml" for amendment in amendments]
-    for path, amendment in zip(paths, amendments, strict=True):
-        write_whole(path, amendment.render().encode(), mode=0o644)
+    kept = [_amendment_to_keep(path, amendment) for path, amendment in zip(paths, amendments, strict=True)]
+    _keep_charter(here.charter_path, document)
+    for path, text in zip(paths, kept, strict=True):
+        write_whole(path, text.encode(), mode=0o644)
     here.write_settings(document.charter.assay_endpoints, paths)
     asking.done()
     click.echo(f"{here.name} is a site of {document.charter.federation}. Next: kmel-peer run -c {here.settings}")
 
 
 def _keep_charter(path: Path, document: CharterDocument) -> None:
-    """Write the charter; another one that is there stays.
-
-    Raises:
-        ConfigError: another charter is there.
-    """
-    from kmel_p2p.agreement.errors import ConfigError
-    from kmel_p2p.cli.charter import load_charter
+    """Write the charter; what else stands in a file that is there stays."""
+    from kmel_p2p.agreement.charter_text import signed_text
     from kmel_p2p.cli.charter_draft import remarks
     from kmel_p2p.files import write_whole
+    from kmel_p2p.site.config import read_text
+
+    if path.exists():
+        text = signed_text(read_text(path, ""), document)
+    else:
+        text = remarks([f"The charter of {document.charter.federation}, signed by every founder."]) + document.render()
+    write_whole(path, text.encode(), mode=0o644)
+
+
+def _require_no_other(path: Path, document: CharterDocument) -> None:
+    """Raises ConfigError where another charter is there, before anything is asked or signed."""
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.cli.charter import load_charter
 
     if path.exists() and load_charter(path).charter.id != document.charter.id:
         raise ConfigError(f"{path}: another charter is there; move it away, or choose another --directory")
-    heading = remarks([f"The charter of {document.charter.federation}, signed by every founder."])
-    write_whole(path, (heading + document.render()).encode(), mode=0o644)
+
+
+def _amendment_to_keep(path: Path, amendment: AmendmentDocument) -> str:
+    """The text of an amendment's file: what is there, where it says the same.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    from kmel_p2p.agreement.amendment import AmendmentDocument
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.site.config import read_text
+
+    if not path.exists():
+        return amendment.render()
+    text = read_text(path, "")
+    with contextlib.suppress(ConfigError):
+        if AmendmentDocument.parse(text, str(path)) == amendment:
+            return text
+    raise ConfigError(f"{path}: is there already and is not the amendment that is in force; move it away")
 
 
 def _show(document: CharterDocument) -> None:

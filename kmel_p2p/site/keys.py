@@ -10,7 +10,7 @@ import nacl.utils
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import KEY_BYTES, Identity
-from kmel_p2p.files import sync_directory
+from kmel_p2p.files import create_whole
 
 MAX_FILE_BYTES = 256
 """A seed as hex with white space fits; anything larger is another kind of file."""
@@ -24,20 +24,12 @@ def create_key(path: Path) -> Identity:
     """
     seed = nacl.utils.random(KEY_BYTES)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        create_whole(path, seed.hex().encode() + b"\n", 0o600)
     except FileExistsError:
         raise ConfigError(
             f"{path}: a key exists already and is never overwritten. "
             "Move it away first if this site really should get a new identity"
         ) from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot write the site key: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(seed.hex().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    sync_directory(path.parent)
     return Identity(seed)
 
 

@@ -16,6 +16,8 @@ from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.errors import ConfigError, KmelError, LocalError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.cli import join as joining
+from kmel_p2p.cli.new_site import NewSite
 from kmel_p2p.core.rounds import Amend
 from kmel_p2p.net.desk import DeskGuest
 from kmel_p2p.site.desk.joining import Joining
@@ -256,3 +258,30 @@ async def test_an_alarm_shows_the_digits_of_who_asks_now(here: Callable[[str], H
     shown = {"site": "west", "approve": True, "fingerprint": row["fingerprint"]}
     with pytest.raises(LocalError, match="asks anew since"):
         await north.reception.operate("decide", shown)
+
+
+def test_joining_overwrites_no_amendment_and_no_remark_of_the_users(tmp_path: Path) -> None:
+    amended = signed(adding(), "north", "south")
+    whole = CharterDocument(charter=CHARTER)
+    for other in NAMES:
+        whole = whole.signed_by(IDENTITIES[other])
+
+    class Asking:
+        def complete(self, answer: Any, own: Any) -> Any:
+            return whole, (amended,)
+
+        def done(self) -> None: ...
+
+    here = NewSite(tmp_path, "west", (), "tcp://127.0.0.1:0", None, (), "smiles", True, None)
+    mine = tmp_path / "amendment-1.toml"
+    mine.write_text("# my own draft\n")
+    with pytest.raises(ConfigError, match=r"amendment-1\.toml.*move it away"):
+        joining._finish(here, IDENTITIES["west"], Asking(), {})  # type: ignore[arg-type]
+    assert mine.read_text() == "# my own draft\n"
+    assert not here.charter_path.exists()
+    mine.write_text("# as I got it by mail\n" + amended.render())
+    here.charter_path.write_text("# our remarks\n" + whole.render())
+    joining._finish(here, IDENTITIES["west"], Asking(), {})  # type: ignore[arg-type]
+    assert mine.read_text() == "# as I got it by mail\n" + amended.render()
+    assert here.charter_path.read_text().startswith("# our remarks\n")
+    assert CharterDocument.parse(here.charter_path.read_text(), "file").problems() == []

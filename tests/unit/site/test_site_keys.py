@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,37 @@ def test_anything_else_is_no_key_and_is_not_shown(tmp_path: Path, content: bytes
 def test_a_directory_is_no_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="regular file"):
         load_key(tmp_path)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.files import write_new
+from kmel_p2p.site.keys import create_key
+resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
+folder = Path(sys.argv[1])
+for make in (lambda: create_key(folder / "site.key"), lambda: write_new(folder / "site.toml", bytes(500))):
+    try:
+        make()
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_leaves_no_half_key_and_no_half_settings(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.count("cannot be written: File too large") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_links_gets_whole_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*given: object, **named: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuses)
+    key = create_key(tmp_path / "site.key").key
+    assert load_key(tmp_path / "site.key").key == key
+    with pytest.raises(ConfigError, match="never overwritten"):
+        create_key(tmp_path / "site.key")
+    assert [path.name for path in tmp_path.iterdir()] == ["site.key"]
