@@ -27,14 +27,18 @@ KEPT_DIGESTS = 8
 """Answers remembered: sites tend to ask about the same few vectors."""
 
 
+_Heads = tuple[RosterVector, bytes | None]
+"""A vector, and the hash of the headers there."""
+
+
 class Digests:
     """Digests of the ledger at past and present vectors; equal questions are answered once."""
 
     def __init__(self, ledger: Ledger, computing: Computing) -> None:
         self._ledger = ledger
         self._computing = computing
-        self._known: dict[RosterVector, bytes] = {}
-        self._asked: dict[RosterVector, list[Answer]] = {}
+        self._known: dict[_Heads, bytes] = {}
+        self._asked: dict[_Heads, list[Answer]] = {}
 
     def at(self, vector: RosterVector, answer: Answer) -> bool:
         """Call `answer` with the digest at `vector`, now or later; with None when the ledger cannot tell.
@@ -42,31 +46,33 @@ class Digests:
         Whether the entries above the vector are still held is checked when the work begins. Returns False, and never
         answers, when too much waits already.
         """
-        known = self._known.get(vector)
+        # A number means another entry once its log went on in another epoch.
+        heads = vector, self._ledger.accepted.chains(vector)
+        known = self._known.get(heads)
         if known is not None:
             answer(known)
             return True
-        if vector in self._asked:
-            self._asked[vector].append(answer)
+        if heads in self._asked:
+            self._asked[heads].append(answer)
             return True
-        self._asked[vector] = [answer]
+        self._asked[heads] = [answer]
         started = self._computing.start(
-            lambda: self._ledger.digest_work(vector), lambda result: self._found(vector, result)
+            lambda: self._ledger.digest_work(vector), lambda result: self._found(heads, result)
         )
         if not started:
-            del self._asked[vector]
+            del self._asked[heads]
         return started
 
     def forget(self) -> None:
         """The ledger took something back: earlier answers no longer hold."""
         self._known.clear()
 
-    def _found(self, vector: RosterVector, result: bytes | None) -> None:
-        if result is not None:
-            self._known[vector] = result
+    def _found(self, heads: _Heads, result: bytes | None) -> None:
+        if result is not None and self._ledger.accepted.chains(heads[0]) == heads[1]:
+            self._known[heads] = result
             if len(self._known) > KEPT_DIGESTS:
                 del self._known[next(iter(self._known))]
-        for answer in self._asked.pop(vector, []):
+        for answer in self._asked.pop(heads, []):
             answer(result)
 
 
