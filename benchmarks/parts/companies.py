@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -181,6 +182,9 @@ class Company:
             except subprocess.TimeoutExpired:
                 screen.process.kill()
                 screen.process.wait()
+            assert screen.process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                screen.process.stdin.close()
 
     def _line(self, given: Sequence[object]) -> list[str]:
         return [*self.prefix, *COMMAND, *map(str, given)]
