@@ -1,7 +1,9 @@
 """Amendments that are not in force yet, with the signatures so far: they come and go through the desks of the sites.
 
-Only what a current site has signed is kept, and one amendment of each site that brings some. An amendment that a
-quorum has signed is handed to the caller, which puts it in force.
+Only what a current site has signed is kept, and of each site two: the newest that it signed and brought itself, and the
+newest with its signature that another one brought. So nobody pushes out what somebody else proposed, neither by
+bringing it first nor by repeating what that site had signed before. An amendment that a quorum has signed is handed to
+the caller, which puts it in force.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from kmel_p2p.files import private_directory, write_whole
 
 PROPOSALS_NAME = "proposals.json"
 
-MAX_PROPOSALS_OF_ONE = 1
-"""Amendments that wait because one site brought them: a newer one takes the place of its former one."""
+MAX_PROPOSALS_OF_ONE = 2
+"""Amendments that wait because one site signed them: a newer one takes the place of its former one."""
+
+RELAYED = " relayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +33,12 @@ class Proposal:
 
     Attributes:
         document: with the good signatures so far.
-        brought_by: key of the site that brought it first (hex).
+        kept_for: why it is kept: sites that signed it (key in hex), `KEY` if it is the newest that this site brought
+            itself, `KEY relayed` if it is the newest with its signature that another one brought.
     """
 
     document: AmendmentDocument
-    brought_by: str
+    kept_for: frozenset[str]
 
     @property
     def hash(self) -> str:
@@ -77,16 +82,18 @@ class Proposals:
         merged = {**good, **known_signatures}
         if not merged:
             raise LocalError(f"amendment {document.amendment.number}: no current site has signed it")
-        if known is not None and len(merged) == len(known_signatures):
+        kept_for = frozenset(_why_kept(constitution, name, brought_by) for name in good)
+        if known is not None:
+            # What its signer brought itself needs no other reason.
+            kept_for = frozenset(why for why in kept_for if why.removesuffix(RELAYED) not in known.kept_for)
+        is_new = known is None or len(merged) > len(known_signatures)
+        if known is not None and not is_new and kept_for <= known.kept_for:
             return known, False
         whole = document.model_copy(update={"signatures": dict(sorted(merged.items()))})
-        kept = Proposal(whole, known.brought_by if known else brought_by.hex())
-        waiting = {one.hash: one for one in self.waiting()}
-        others = [one for one in waiting.values() if one.brought_by == kept.brought_by and one.hash != kept.hash]
-        for former in others[: max(0, len(others) + 1 - MAX_PROPOSALS_OF_ONE)]:
-            del waiting[former.hash]
-        self._keep({**waiting, kept.hash: kept})
-        return kept, True
+        kept = Proposal(whole, kept_for | (known.kept_for if known is not None else frozenset()))
+        others = [Proposal(one.document, one.kept_for - kept_for) for one in self.waiting() if one.hash != kept.hash]
+        self._keep({one.hash: one for one in (*(other for other in others if other.kept_for), kept)})
+        return kept, is_new
 
     def named(self, number_or_hash: str) -> Proposal:
         """The one of that number, or whose hash begins so; the only one there is for an empty text.
@@ -110,7 +117,9 @@ class Proposals:
     def _read(self) -> dict[str, Proposal]:
         try:
             raw = parse_json(self._path.read_bytes())
-            found = [Proposal(AmendmentDocument.parse(one["document"], "proposal"), str(one["by"])) for one in raw]
+            found = [
+                Proposal(AmendmentDocument.parse(one["document"], "proposal"), frozenset(one["for"])) for one in raw
+            ]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
@@ -121,7 +130,14 @@ class Proposals:
         return {one.hash: one for one in found}
 
     def _keep(self, waiting: dict[str, Proposal]) -> None:
-        rows = [{"document": one.document.render(), "by": one.brought_by} for one in waiting.values()]
+        rows = [{"document": one.document.render(), "for": sorted(one.kept_for)} for one in waiting.values()]
         private_directory(self._path.parent)
         write_whole(self._path, json.dumps(rows, indent=1).encode())
         self._waiting = waiting
+
+
+def _why_kept(constitution: Constitution, signed_by: str, brought_by: SiteKey) -> str:
+    """An entry of `Proposal.kept_for`."""
+    rule = constitution.site_named(signed_by)
+    assert rule is not None, "its signature was checked with its key"
+    return rule.key if rule.site_key == brought_by else rule.key + RELAYED

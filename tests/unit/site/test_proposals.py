@@ -21,7 +21,7 @@ from kmel_p2p.cli.new_site import NewSite
 from kmel_p2p.core.rounds import Amend
 from kmel_p2p.net.desk import DeskGuest
 from kmel_p2p.site.desk.joining import Joining
-from kmel_p2p.site.desk.proposals import PROPOSALS_NAME, Proposals
+from kmel_p2p.site.desk.proposals import MAX_PROPOSALS_OF_ONE, PROPOSALS_NAME, Proposals
 from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.observe.activity import Activity
 
@@ -80,6 +80,35 @@ def test_a_site_cannot_fill_the_list(proposals: Proposals) -> None:
     for number in range(1, 30):
         proposals.take(signed(adding(f"x{number}", number), "north"), IDENTITIES["north"].key)
     assert [one.document.amendment.add[0].name for one in proposals.waiting()] == ["west", "x29"]
+
+
+def names(proposals: Proposals) -> list[str]:
+    return [one.document.amendment.add[0].name for one in proposals.waiting()]
+
+
+def test_nobody_pushes_out_what_another_site_proposed(proposals: Proposals) -> None:
+    norths, souths = signed(adding(), "north"), signed(adding("x1", 1), "south")
+    north, south = IDENTITIES["north"].key, IDENTITIES["south"].key
+    proposals.take(norths, south)
+    proposals.take(norths, north)
+    proposals.take(souths, south)
+    assert sorted(names(proposals)) == ["west", "x1"]
+    # South signs it, too, and then signs something else instead.
+    proposals.take(signed(norths, "south"), south)
+    proposals.take(signed(adding("x2", 2), "south"), south)
+    assert sorted(names(proposals)) == ["west", "x2"]
+    # South repeats what north had signed before.
+    proposals.take(signed(adding("old", 3), "north"), south)
+    proposals.take(signed(adding("older", 4), "north"), south)
+    assert sorted(names(proposals)) == ["older", "west", "x2"]
+    assert len(proposals.waiting()) <= MAX_PROPOSALS_OF_ONE * len(NAMES)
+
+
+def test_who_hands_on_what_others_signed_brings_all_of_it(proposals: Proposals, tmp_path: Path) -> None:
+    for document in (signed(adding(), "north"), signed(adding("x1", 1), "south")):
+        proposals.take(document, IDENTITIES["east"].key)
+    assert names(proposals) == ["west", "x1"]
+    assert names(Proposals(tmp_path, lambda: FOUNDED)) == ["west", "x1"]
 
 
 def test_what_cannot_be_the_next_one_is_refused_and_what_was_overtaken_forgotten(tmp_path: Path) -> None:
