@@ -64,6 +64,7 @@ def main(given: Sequence[str] | None = None) -> int:
             preset="sim",
             retain=arguments.retain,
             tiny=arguments.smoke,
+            epochs=arguments.damage > 0,
         ) as federation,
     ):
         task = progress.add_task("kills", total=arguments.kills)

@@ -81,6 +81,9 @@ class LedgerRule(CommonRule):
     """Share of the other sites that must vote against an author before its entries are taken out of the trunk until
     an amendment decides; always two sites at least. "none": votes are shown, and people decide by amendment.
     docs/harm.md says what was shown of suspensions and what was not."""
+    epochs: bool = False
+    """Whether a site whose disk was put back as a whole image may go on in another epoch of its log, instead of ending
+    it as a fork. Experimental: docs/ledger.md lists what a hostile site can do with epochs still."""
     retain_entries: Annotated[int, pydantic.Field(ge=8, le=1024)] = 64
     """Newest entries of each site that are kept beyond what everybody has; older ones are compacted into the snapshot.
     More lets a site stay away longer before it must fetch the snapshot. A site keeps fewer where all of them would

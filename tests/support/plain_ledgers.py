@@ -43,7 +43,7 @@ def identities(count: int) -> list[Identity]:
     return [Identity(bytes([n + 1]) * 32) for n in range(count)]
 
 
-def rules(sites: list[Identity], norm_cap: float = 4.0) -> Rules:
+def rules(sites: list[Identity], norm_cap: float = 4.0, *, epochs: bool = False) -> Rules:
     return Rules(
         charter_id=CHARTER_ID,
         roster=RosterOrder(sorted(s.key for s in sites)),
@@ -51,12 +51,13 @@ def rules(sites: list[Identity], norm_cap: float = 4.0) -> Rules:
         weight_cap=weight_cap(len(sites), 2.0),
         norm_cap=norm_cap,
         first_norm_squared=2**60,
+        epochs=epochs,
     )
 
 
-def new_ledger(sites: list[Identity], norm_cap: float = 4.0) -> Ledger:
+def new_ledger(sites: list[Identity], norm_cap: float = 4.0, *, epochs: bool = False) -> Ledger:
     base = np.linspace(-1, 1, SIZE).astype(np.float32)
-    return Ledger(Accumulator.from_trunk(base), PlainCodec(), rules(sites, norm_cap))
+    return Ledger(Accumulator.from_trunk(base), PlainCodec(), rules(sites, norm_cap, epochs=epochs))
 
 
 def next_entry(

@@ -33,7 +33,9 @@ class OwnWayTrainer(ToyTrainer):
 def forked(seed: int, lost: int, anew: int) -> LedgerFederation:
     """Four sites; one signed `lost` entries that only one other has, and then `anew` under the same numbers."""
     OwnWayTrainer.lives = 0
-    world = toy_world(4, {"entry_limit": LIMIT}, {"max_lead": 100}, padding=64, make_trainer=OwnWayTrainer)
+    world = toy_world(
+        4, {"entry_limit": LIMIT, "epochs": True}, {"max_lead": 100}, padding=64, make_trainer=OwnWayTrainer
+    )
     made = LedgerFederation(world, seed)
     made.start_all()
     key = made.sites[LOSER].key

@@ -61,7 +61,12 @@ class OwnEpochs:
         own = self._identity.key
         fault, epochs = self._ledger.faults.get(own), self._ledger.accepted.epochs.of(own)
         parted = fault is not None and fault.reason in (Refusal.FORK.value, Refusal.CHAIN.value)
-        return parted and len(epochs) < MAX_EPOCHS and len(self._ledger.aside.get(own, {})) <= MAX_DISOWNED
+        return (
+            self._ledger.rules.epochs
+            and parted
+            and len(epochs) < MAX_EPOCHS
+            and len(self._ledger.aside.get(own, {})) <= MAX_DISOWNED
+        )
 
     @property
     def next(self) -> Entry | None:

@@ -59,6 +59,7 @@ def make_world(mode: Mode, founders: int, spares: int, entry_limit: int) -> Worl
             bits=cast(Any, PARAMETERS.bits),
             retain_entries=RETAINED,
             suspension_quorum="majority",
+            epochs=True,
         )
     else:
         averaging = PushSumRule(steps_per_entry=STEPS_PER_ENTRY, entry_limit=entry_limit)

@@ -37,6 +37,7 @@ def test_the_section_of_mode_ledger_counts_in_a_charters_id_as_before_there_was_
         "first_norm": 1.0,
         "trusted_after": 16,
         "suspension_quorum": "none",
+        "epochs": False,
         "retain_entries": 64,
     }
     made = charter("bits = 4\nkept = 32\nentry_limit = 7")

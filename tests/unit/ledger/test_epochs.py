@@ -33,7 +33,7 @@ def grow(ledger: Ledger, site: int, count: int, units: int) -> list[Entry]:
 
 
 def copy_of(entries: list[Entry]) -> Ledger:
-    ledger = new_ledger(SITES)
+    ledger = new_ledger(SITES, epochs=True)
     for entry in entries:
         assert ledger.offer(entry).verdict is Verdict.APPLIED
     return ledger
@@ -43,14 +43,14 @@ class Parted:
     """A signs `lost` entries that B knows, then others under their numbers that C knows; B and C go on with them."""
 
     def __init__(self, lost: int, anew: int) -> None:
-        first = new_ledger(SITES)
+        first = new_ledger(SITES, epochs=True)
         self.common = grow(first, 1, 1, 900) + grow(first, 2, 1, 950) + grow(first, 0, 2, 1000)
         b, c = copy_of(self.common), copy_of(self.common)
         self.lost, self.anew = grow(b, 0, lost, 1100), grow(c, 0, anew, 1050)
         self.others = grow(b, 1, 2, 1010) + grow(c, 2, 2, 1020)
         self.epoch = begin(A, CHARTER_ID, 1, 3, tuple(entry.hash for entry in self.anew))
         # What A made anew, published again on top of the other branch.
-        top = new_ledger(SITES)
+        top = new_ledger(SITES, epochs=True)
         for step in [*self.common, *self.lost]:
             top.offer(step)
         top.begin_epoch(self.epoch)
@@ -80,7 +80,7 @@ def test_any_order_of_entries_proofs_and_epochs_gives_one_state(case, random) ->
     fork = fork_of(parted.lost[0], parted.anew[0])
     news: list[Entry | Epoch | tuple[bytes, ...]] = [*parted.entries, parted.epoch, fork.evidence]
     random.shuffle(news)
-    ledger = new_ledger(SITES)
+    ledger = new_ledger(SITES, epochs=True)
     for _ in range(2):
         # The second time stands for what the others give again to whoever lacks it.
         for item in news:
@@ -185,3 +185,15 @@ def test_an_epoch_has_one_spelling_and_bounds() -> None:
             decode(wrong.encode())
     with pytest.raises(WireError):
         decode(epoch.encode() + b"\0")
+
+
+def test_without_epochs_in_the_charter_a_fork_ends_the_log_for_good() -> None:
+    parted = Parted(lost=2, anew=2)
+    ledger = new_ledger(SITES)
+    for entry in [*parted.common, *parted.lost, *parted.anew]:
+        ledger.offer(entry)
+    assert A.key in ledger.faults
+    assert not ledger.aside
+    two = begin(A, CHARTER_ID, 1, 3, (parted.lost[0].hash,))
+    with pytest.raises(WireError):
+        ledger.offer_proof((parted.epoch.encode(), two.encode()))

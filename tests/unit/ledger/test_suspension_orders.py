@@ -225,7 +225,7 @@ def test_every_order_ends_with_one_trunk_and_one_set_of_suspended_sites(seed: in
     rng = Random(f"suspension orders {seed}")
     charter = toy_charter(
         SITES[:FOUNDERS],
-        {"retain_entries": 16, "suspension_quorum": "majority", "entry_limit": 1000},
+        {"retain_entries": 16, "suspension_quorum": "majority", "epochs": True, "entry_limit": 1000},
         {"start_sites": 1, "max_lead": 4},
     )
     items = history(charter, rng)
@@ -258,7 +258,9 @@ def test_every_order_ends_with_one_trunk_and_one_set_of_suspended_sites(seed: in
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_suspended_site_exchanges_no_branch_of_its_log_for_one_that_nobody_voted_about(seed: int) -> None:
-    charter = toy_charter(SITES[:4], {"retain_entries": 32, "suspension_quorum": "majority"}, {"start_sites": 1})
+    charter = toy_charter(
+        SITES[:4], {"retain_entries": 32, "suspension_quorum": "majority", "epochs": True}, {"start_sites": 1}
+    )
     author, common, public = SITES[AUTHOR], Replica(charter), Replica(charter)
 
     def grown(replica: Replica, units: int, until: int) -> list[Entry]:

@@ -49,7 +49,8 @@ class Branches:
         Raises:
             WireError: a part of it is neither a header nor an entry.
         """
-        fault = read_two_epochs(tuple(evidence), self.amended_rules.now.charter_id)
+        rules = self.amended_rules.now
+        fault = read_two_epochs(tuple(evidence), rules.charter_id) if rules.epochs else None
         fault = fault or prove(evidence, self.amended_rules, self._decoder, max_payload_bytes)
         return Outcome(Verdict.REFUSED) if fault is None else self.end_log(fault)
 
@@ -111,7 +112,7 @@ class Branches:
 
     def keep_aside(self, fault: FaultProof, taken: Iterable[Entry]) -> None:
         """Keep what a fault took back, if it is one of two branches."""
-        if fault.reason in BRANCHED:
+        if fault.reason in BRANCHED and self.amended_rules.now.epochs:
             aside = self.aside.setdefault(fault.author, {})
             for entry in taken:
                 if entry.author == fault.author and not self.accepted.epochs.disowns(entry):
@@ -119,6 +120,8 @@ class Branches:
 
     def keep_parted(self, held: Iterable[Entry]) -> None:
         """Keep what stood here before a snapshot was adopted and is of another branch of its log than the snapshot."""
+        if not self.amended_rules.now.epochs:
+            return
         for entry in held:
             header = self.accepted.header(entry.author, entry.number)
             beyond = entry.number >= self.accepted.end(entry.author)
@@ -131,7 +134,7 @@ class Branches:
         epochs = self.accepted.epochs
         if epochs.voids(fault):
             return True
-        if fault.reason != Refusal.REPLAY.value:
+        if fault.reason != Refusal.REPLAY.value or not self.amended_rules.now.epochs:
             return False
         offender, earlier = map(decode_stub, fault.evidence)
         order = self.accepted.order

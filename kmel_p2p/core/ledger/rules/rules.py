@@ -40,6 +40,8 @@ class Rules:
     """Largest weight, in equal shares among the current sites."""
     trusted_after: int = 1
     """Number of the entry from which on a site may have the largest weight."""
+    epochs: bool = False
+    """Whether logs may go on in another epoch (`log.epoch`)."""
 
     def share_at(self, number: int) -> float:
         """Largest weight of the entry with this number, in equal shares: it grows from 1 to `cap_share`."""
@@ -66,6 +68,7 @@ class Rules:
             current=frozenset(charter.roster),
             cap_share=charter.averaging.weight_cap,
             trusted_after=charter.ledger.trusted_after,
+            epochs=charter.ledger.epochs,
         )
 
 

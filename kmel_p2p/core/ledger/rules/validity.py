@@ -39,6 +39,7 @@ class Refusal(enum.Enum):
     BASE_SELF = "its base does not hold exactly the author's earlier entries"
     OUTSIDE = "its author was not on the roster under the amendment that it names"
     BASE_AUTHOR = "its base names a site that is not on the roster"
+    BASE_ENDED = "its base holds entries of a log that it calls ended before them"
     ALONE = "it ran further ahead than the charter allows before it had seen an entry of any other site"
     CHAIN = "its previous hash is not the hash of the author's last entry"
     BASE_BACKWARD = "its base is behind the base of the author's last entry"
@@ -87,6 +88,8 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
         return Refusal.BASE_SELF
     if len(base) > places or any(place >= places for place in ended):
         return Refusal.BASE_AUTHOR
+    if not rules.epochs and any(base.at(place) >= number for place, number in ended.items()):
+        return Refusal.BASE_ENDED
     if rules.lone_entries is not None and header.number > rules.lone_entries and not _names_others(header, own):
         return Refusal.ALONE
     return None

@@ -45,9 +45,11 @@ class EpochExchange:
         """Take in what a site sends.
 
         Raises:
-            WireError: one of them is no epoch, or not its author's.
+            WireError: one of them is no epoch, or not its author's, or the charter has none.
         """
         rules, known = self._ledger.rules, self._ledger.accepted.epochs
+        if not rules.epochs:
+            raise WireError("an epoch of a log, in a federation whose charter has none")
         for encoded in message.epochs:
             epoch = decode(encoded)
             if known.get(epoch.author, epoch.number) == epoch or epoch.author not in rules.roster:
