@@ -20,8 +20,7 @@ from kmel_p2p.cli.screen import Screen
 def contribution(config_path: Path, as_json: bool, page: Path | None) -> None:
     """Show by how much each author's entries made the loss on this site's own held-out compounds smaller.
 
-    Works whether or not the peer runs. Nothing of it leaves the site but coarse classes, where the charter has shares
-    computed from them.
+    Works whether or not the peer runs. Nothing of it leaves the site.
     """
     from kmel_p2p.files import write_whole
     from kmel_p2p.learn.worker.session import FEWEST_COMPOUNDS

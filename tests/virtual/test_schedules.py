@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,9 +104,9 @@ def test_a_site_suspended_twice_amid_everything_else_is_so_everywhere() -> None:
 
 def test_the_oracle_sees_a_suspension_without_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suspensions, "votes_needed", lambda others, quorum: 1)
-    schedule = replace(
-        SUSPENDED_TWICE, happenings=tuple(each for each in SUSPENDED_TWICE.happenings if each.what != "harm")
-    )
+    starts = tuple(Happening(0.0, "start", site) for site in range(4))
+    # Of the colluding votes, the newest is one against site 0.
+    schedule = Schedule(3, founders=4, entry_limit=12, happenings=(*starts, Happening(12.0, "collude")))
     assert any(text.startswith("suspended: ") for text in play(schedule).violations)
 
 
