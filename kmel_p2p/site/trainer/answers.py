@@ -67,6 +67,9 @@ class TrainerAnswers:
             "test_rows": answer.test_rows,
         }
         log.info("data prepared", **self._activity.data, rejects=str(answer.rejects_path))
+        # What was asked of a trainer that was starting again nobody answers.
+        self._looks.lost()
+        self._measuring.lost()
         self._command(membership_commands.DescribeSelf(size_class=answer.size_class))
         self._command(Ready(answer.heads))
         self._final_models.prepared(answer.dataset_hash)
