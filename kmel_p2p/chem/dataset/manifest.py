@@ -8,15 +8,18 @@ import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import DataError
 from kmel_p2p.agreement.strict import parse_json
-from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.files import write_whole
+
+if TYPE_CHECKING:
+    # It loads RDKit, and the daemon reads what is written here.
+    from kmel_p2p.chem.dataset.measurements import Measurements
 
 MANIFEST = "dataset_STAYS.json"
 APPROVAL = "dataset-approved.json"

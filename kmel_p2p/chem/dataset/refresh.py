@@ -9,12 +9,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.files import write_whole
+
+if TYPE_CHECKING:
+    # It loads RDKit, and the daemon reads what is written here.
+    from kmel_p2p.chem.dataset.measurements import Measurements
 
 KEPT = "measured_STAYS.csv.gz"
 """In the state directory and beside each version of the models. It names compounds, so it stays at the site."""

@@ -2,7 +2,8 @@
 
 Ballots follow each other. In each, a site votes for one choice (close), and when a quorum voted for one, says so and
 gives what opens it (reveal). A quorum of reveals in one ballot decides. Who revealed a choice votes for it again in
-later ballots, unless a later ballot had a quorum of votes for another. This is the core of Tendermint (Buchman, Kwon,
+later ballots (or for nothing, if it had voted for another set before), unless a later ballot had a quorum of votes for
+another. This is the core of Tendermint (Buchman, Kwon,
 Milosevic 2018) with two choices: the one set of vectors that a site may ever vote for in the round, and none.
 
 With fewer than a third of the roster lying, no two choices are decided, and no two sets get a quorum of votes, because
@@ -106,6 +107,14 @@ class Ballots:
         if backed is not None and (locked is None or backed[0] >= locked[0]):
             return backed[1]
         return locked[1] if locked is not None else None
+
+    def must_abstain(self) -> bool:
+        """Whether this site revealed a set that it may not vote for, since it had voted for another one before.
+
+        A vote for none would help to void what the others may have decided with its reveal.
+        """
+        choice = self.must_vote()
+        return choice is not None and choice in self._revealed.values() and not self.may_vote(choice)
 
     def may_reveal(self) -> bytes | None:
         """The choice with a quorum of votes in the present ballot, unless this site has said so already."""

@@ -100,6 +100,8 @@ class Voting:
 
     def _choose_again(self, at: SealedRound, now: Micros) -> tuple[Included, ...] | None:
         choice, ballots = at.ballots.must_vote(), at.ballots
+        if ballots.must_abstain():
+            return None
         if choice is None or choice == VOID or not ballots.may_vote(choice):
             return ()
         if at.is_supported(choice):
