@@ -214,7 +214,7 @@ def compare_and_agree(inviting: Screen, joining: Mapping[str, Screen]) -> None:
     for number in range(len(joining)):
         until("the next one is asked about", partial(_has_asked_about, inviting, number + 1))
         name = _asked_about(inviting)[number]
-        shown = inviting.wait_for(rf"{name} +asks +fingerprint (\d{{4}}(?: \d{{4}}){{4}})")
+        shown = inviting.wait_for(rf"{name} +asks[^?]*?fingerprint (\d{{4}}(?: \d{{4}}){{4}})")
         if shown != digits[name]:
             raise NotSeenError(f"{name} reads {digits[name]}, and {shown} is on the screen")
         inviting.answer(f"Does {name} read the same digits to you", "y")
