@@ -48,8 +48,9 @@ def list_command(config_path: Path, as_json: bool) -> None:
         click.echo("No models yet: a site writes them when its run ends.")
         return
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("version", "kept", "own entries", "compounds", "size", ""):
-        table.add_column(name, justify="left" if name in ("version", "kept", "") else "right")
+    for name in ("version", "kept", "entries", "compounds", "size", ""):
+        left = name in ("version", "kept", "")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for facts in marks:
         told = [word for word in ("in use", "newest") if facts[word.replace(" ", "_")]]
         entries, compounds = (str(facts[key]) if facts[key] is not None else "" for key in ("entries", "compounds"))
