@@ -3,19 +3,24 @@ author's own entries and excuses nothing else."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.core.effects import Effect
 from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.log.epoch import MAX_DISOWNED, TWO_EPOCHS, Epoch, begin, decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Verdict
 from kmel_p2p.core.ledger.rules.proof import fork_of
 from kmel_p2p.core.ledger.rules.validity import Refusal
+from kmel_p2p.core.ledger.sync.epoch_exchange import EpochExchange
+from kmel_p2p.core.ledger.sync.messages import Epochs
 from tests.support.plain_ledgers import CHARTER_ID, PlainCodec, identities, new_ledger, next_entry
 
 SITES = identities(3)
@@ -197,3 +202,12 @@ def test_without_epochs_in_the_charter_a_fork_ends_the_log_for_good() -> None:
     two = begin(A, CHARTER_ID, 1, 3, (parted.lost[0].hash,))
     with pytest.raises(WireError):
         ledger.offer_proof((parted.epoch.encode(), two.encode()))
+
+
+def test_without_epochs_in_the_charter_a_message_with_one_is_refused() -> None:
+    epoch = Parted(lost=2, anew=2).epoch
+    outbox: deque[Effect] = deque()
+    exchange = EpochExchange(new_ledger(SITES), Mock(), lambda: (), outbox, Mock())
+    with pytest.raises(WireError, match="whose charter has none"):
+        exchange.on_epochs(B.key, Epochs((epoch.encode(),)))
+    assert not outbox
