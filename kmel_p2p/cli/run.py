@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from kmel_p2p.cli.options import config_option
+from kmel_p2p.files import private_directory
 
 STOP_WAIT_S = 15.0
 """A peer ends within 10 s of being asked; the rest is for a slow machine."""
@@ -112,17 +113,34 @@ def claim(config_path: Path) -> None:
 def pause(config_path: Path, reason: str) -> None:
     """Train no more for now; keep applying and relaying entries of other sites. A restart does not undo it.
 
-    An open round is finished first. The other sites go on without this one, up to the charter's lead.
+    An open round is finished first. The other sites go on without this one. Works whether or not the peer runs.
     """
-    ask(config_path, "pause", {"reason": reason})
+    _pause(config_path, reason)
     click.echo("paused once the open round is over; kmel-peer resume goes on")
+
+
+def _pause(config_path: Path, reason: str | None) -> str:
+    """Pause, or with None resume, now or at the next start; returns what the peer waits for then."""
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.control.client import NotRunningError
+    from kmel_p2p.site.state.lockfile import SiteLock
+    from kmel_p2p.site.state.orders import OrderBook
+
+    try:
+        answer = ask(config_path, "resume") if reason is None else ask(config_path, "pause", {"reason": reason})
+    except NotRunningError:
+        state_dir = private_directory(load_config(config_path).site.state_dir)
+        with SiteLock(state_dir):
+            OrderBook(state_dir).pause(reason)
+        return ""
+    return str(answer["waiting"])
 
 
 @click.command()
 @config_option
 def resume(config_path: Path) -> None:
     """Train again after a pause, within this site's training hours."""
-    waiting = ask(config_path, "resume")["waiting"]
+    waiting = _pause(config_path, None)
     click.echo(f"resumed; waiting: {waiting}" if waiting else "resumed")
 
 

@@ -31,7 +31,8 @@ from kmel_p2p.site.modes.harm_report import report_harm
 from kmel_p2p.site.modes.mode import Notes
 
 GOES_ON = (
-    ". After a disk that was lost or put back, its peer says by itself which entries belong to the log, and it goes on"
+    ". If its disk was lost or put back, the log goes on by itself where the charter has epochs; else the site needs a "
+    "new key (kmel-peer amendment draft)"
 )
 
 

@@ -155,9 +155,9 @@ class PeerFederation:
     # ---- operators ----------------------------------------------------------------------------------------------
 
     def order(self, site: PeerSite, name: str, /, **arguments: Any) -> bool:
-        """An order of the operator; whether the peer took it."""
+        """An order of the operator; whether the peer took it, or will at its next start."""
         if site.life is None:
-            return False
+            return site.leave_order(name, arguments)
         try:
             site.order(partial(self.command, site), name, arguments)
         except LocalError:

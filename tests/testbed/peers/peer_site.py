@@ -210,6 +210,21 @@ class PeerSite:
         )
         asyncio.run(requests.answer(name, arguments))
 
+    def leave_order(self, name: str, arguments: Mapping[str, Any]) -> bool:
+        """Keep an order for the next start, as the command line does where no peer runs; whether it can be kept."""
+        book = OrderBook(self.disk.folder)
+        match name:
+            case "unblock":
+                rule = self.constitution.site_named(arguments["site"])
+                if rule is None or rule.site_key not in book.blocked:
+                    return False
+                book.unblock(rule.site_key)
+            case "resume":
+                book.pause(None)
+            case _:
+                return False
+        return True
+
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _status(

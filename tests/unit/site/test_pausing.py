@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.cli.main import invoke
 from kmel_p2p.core.rounds import Pause, Resume
-from kmel_p2p.site.config import parse_config
+from kmel_p2p.site.config import load_config, parse_config
 from kmel_p2p.site.pausing import Pausing
 from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.training_hours import Window, closed_until
@@ -81,3 +82,13 @@ def test_the_protocol_is_told_when_something_changes_and_not_otherwise(tmp_path:
     assert again.orders.paused == "the cluster is needed", "a restart does not undo it"
     again.pause(None)
     assert OrderBook(tmp_path).orders.paused is None
+
+
+def test_a_peer_that_does_not_run_is_told_at_its_next_start(tmp_path: Path) -> None:
+    home = tmp_path / "north"
+    assert invoke(["init", str(home), "--name", "north"]) == 0
+    settings, state = str(home / "site.toml"), load_config(home / "site.toml").site.state_dir
+    assert invoke(["pause", "--reason", "the cluster is needed", "-c", settings]) == 0
+    assert OrderBook(state).orders.paused == "the cluster is needed"
+    assert invoke(["resume", "-c", settings]) == 0
+    assert OrderBook(state).orders.paused is None
