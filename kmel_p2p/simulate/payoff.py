@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from kmel_p2p.site.observe.status import bytes_text
+from kmel_p2p.site.observe.status import bytes_text, span_text
 
 SAME = 0.005
 """Smaller differences are told as none."""
@@ -59,7 +59,7 @@ def in_words(report: Mapping[str, Any], details: Mapping[str, Any]) -> list[str]
     what = "shares" if "spread" in report else "entries"
     entries = fmean(site["entries"] for site in report["sites"])
     found.append(
-        f"It cost each site {entries:.0f} {what}, {bytes_text(sent)} of traffic, and {_duration(details['run_s'])} on "
+        f"It cost each site {entries:.0f} {what}, {bytes_text(sent)} of traffic, and {span_text(details['run_s'])} on "
         "this machine."
     )
     if details.get("exposed"):
@@ -80,7 +80,7 @@ def _worth(payoff: Payoff) -> str:
     else:
         whom = "It does not pay"
     more = "less" if payoff.change < 0 else "more"
-    spread = f"{_percent(changes[0])} to {_percent(changes[-1])} by site"
+    spread = f"{percent(changes[0])} to {percent(changes[-1])} by site"
     worse = f"; {', '.join(payoff.losing)} would do better alone" if payoff.losing else ""
     return (
         f"{whom}: what the sites predict with errs {abs(100 * payoff.change):.0f} % {more} than {against}, "
@@ -88,9 +88,6 @@ def _worth(payoff: Payoff) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:+.0f} %".replace("-", "\N{MINUS SIGN}")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def percent(share: float, digits: int = 0) -> str:
+    """A relative change with its sign."""
+    return f"{100 * share:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")

@@ -29,7 +29,7 @@ from kmel_p2p.simulate import report_plots as plots
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final, RunRecord, sample_rows
-from kmel_p2p.simulate.payoff import in_words, payoff_of
+from kmel_p2p.simulate.payoff import in_words, payoff_of, percent
 from kmel_p2p.site.loaded_site import architecture_of
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.status import bytes_text
@@ -236,7 +236,7 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["size"] = bytes_text
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     return environment.get_template(TEMPLATE).render(
         report=report,
         details=details,
@@ -298,11 +298,6 @@ def _mean_interval(worth: Sequence[Mapping[str, float]]) -> str:
         return ""
     value, low, high = (fmean(each[name] for each in worth) for name in ("value", "low", "high"))
     return f"{value:+.4f} ({low:+.4f} to {high:+.4f})".replace("-", "\N{MINUS SIGN}")
-
-
-def _percent(share: float, digits: int) -> str:
-    """A relative change with its sign."""
-    return f"{100 * share:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")
 
 
 def _json(value: Any) -> bytes:

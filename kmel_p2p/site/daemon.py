@@ -26,13 +26,14 @@ from kmel_p2p.core.ledger.sync.pull import MAX_ANSWER_BYTES
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
-from kmel_p2p.core.types import Lane, Micros
+from kmel_p2p.core.types import Lane
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker.process import main as trainer_main
 from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.link_events import Egress
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
+from kmel_p2p.site.clock import now_us
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
@@ -389,8 +390,3 @@ class Daemon:
         run_over = self._peer.averaging.phase is rounds.Phase.LISTENING
         if self._config.ledger.on_complete == "exit" and run_over:
             self._stop.set()
-
-
-def now_us() -> Micros:
-    """Monotonic time in microseconds: the clock of transport, protocol and status."""
-    return time.monotonic_ns() // 1000

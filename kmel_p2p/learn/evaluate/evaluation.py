@@ -30,6 +30,7 @@ from kmel_p2p.learn.evaluate.scores import (
     median_baseline,
     metric,
     probability,
+    relative_change,
     resampled,
     scorable,
     score,
@@ -187,11 +188,10 @@ def _scores(
     local = found["local"]["score"]
     gains = {}
     for name in (name for name in columns if name != "local" and not name.startswith("baseline")):
-        change = sampled[name] / np.maximum(sampled["local"], 1e-12) - 1
-        low, high = np.quantile(change, [0.025, 0.975])
+        change, interval = relative_change((found[name]["score"], local), (sampled[name], sampled["local"]))
         gains[name] = {
-            "change_pct": 100 * (found[name]["score"] / max(local, 1e-12) - 1),
-            "interval_pct": [100 * float(low), 100 * float(high)],
+            "change_pct": change,
+            "interval_pct": interval,
             "to_perfect": _to_perfect(found["local"], found[name]),
         }
     return {"models": found, "gains": gains}

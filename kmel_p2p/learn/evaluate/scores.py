@@ -228,6 +228,19 @@ def resampled(
     return found
 
 
+def relative_change(
+    scores: tuple[float, float], sampled: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> tuple[float, list[float]]:
+    """Change of a score against a reference, and its 95 % bootstrap interval, both in percent.
+
+    Args:
+        scores: of the two, the reference last.
+        sampled: the same on the same resamples (`resampled`), float64[draws] each.
+    """
+    low, high = np.quantile(sampled[0] / np.maximum(sampled[1], 1e-12) - 1, [0.025, 0.975])
+    return 100 * (scores[0] / max(scores[1], 1e-12) - 1), [100 * float(low), 100 * float(high)]
+
+
 def some_of(rows: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
     """At most `most` of ascending rows, ascending; the same ones for the same seed."""
     if len(rows) <= most:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.evaluate.evaluation import MIN_TEST, RESAMPLES
-from kmel_p2p.learn.evaluate.scores import metric, resampled, scorable, score
+from kmel_p2p.learn.evaluate.scores import metric, relative_change, resampled, scorable, score
 from kmel_p2p.learn.predict.predict import Model
 from kmel_p2p.learn.train.dataset import Dataset
 
@@ -46,11 +46,10 @@ def compare_versions(former: Model, later: Model, dataset: Dataset, seed: int) -
             columns = {name: output[known, place] for name, output in zip(("former", "later"), outputs, strict=True)}
             scores = {name: score(endpoint, output, labels.astype(np.float32)) for name, output in columns.items()}
             sampled = resampled(endpoint, columns, labels, seed, RESAMPLES)
-            change = sampled["later"] / np.maximum(sampled["former"], 1e-12) - 1
-            low, high = np.quantile(change, [0.025, 0.975])
-            found |= scores
-            found["change_pct"] = 100 * (scores["later"] / max(scores["former"], 1e-12) - 1)
-            found["interval_pct"] = [100 * float(low), 100 * float(high)]
+            change, interval = relative_change(
+                (scores["later"], scores["former"]), (sampled["later"], sampled["former"])
+            )
+            found |= {**scores, "change_pct": change, "interval_pct": interval}
         endpoints.append(found)
     return {"former": former.card.version, "later": later.card.version, "endpoints": endpoints}
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.learn.evaluate.losses import log_losses
 from kmel_p2p.learn.register.matched import Matched
 
 MIN_VALUES = 20
@@ -120,7 +121,7 @@ def _losses(part: Matched, outputs: NDArray[np.float64] | None = None) -> NDArra
     if part.endpoint.kind == "regression":
         losses: NDArray[np.float64] = (found - part.labels) ** 2
         return losses
-    return np.logaddexp(0.0, np.where(part.labels > 0.5, -found, found))
+    return log_losses(found, part.labels)
 
 
 def _score(part: Matched, losses: NDArray[np.float64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.dataset.refresh import measured_in
 from kmel_p2p.learn.evaluate.scores import SURE
 from kmel_p2p.learn.register.register import Registered
 
@@ -78,28 +79,18 @@ def match(
     Returns:
         by assay endpoint the predictions with a measured value, and how many wait for one.
     """
-    values = _values(measurements)
+    values = {key: value for part in measurements for key, value in measured_in(part).items()}
     found: dict[str, list[tuple[Registered, float]]] = {endpoint.name: [] for endpoint in endpoints}
     waiting = dict.fromkeys(found, 0)
     for one in predictions:
         if one.endpoint not in found:
             continue
-        label, relation = values.get((one.compound, one.endpoint), (np.nan, 0))
-        if not np.isfinite(label):
+        value = values.get((one.compound, one.endpoint))
+        if value is None:
             waiting[one.endpoint] += 1
-        elif relation == 0:
-            found[one.endpoint].append((one, label))
+        elif value[0] == 0:
+            found[one.endpoint].append((one, value[1]))
     return {endpoint.name: _matched(endpoint, found[endpoint.name]) for endpoint in endpoints}, waiting
-
-
-def _values(measurements: Sequence[Measurements]) -> Mapping[tuple[str, str], tuple[float, int]]:
-    found = {}
-    for part in measurements:
-        for place, endpoint in enumerate(part.endpoints):
-            for row in np.flatnonzero(np.isfinite(part.labels[:, place])):
-                label, relation = float(part.labels[row, place]), int(part.relations[row, place])
-                found[part.structures.identities[row], endpoint.name] = label, relation
-    return found
 
 
 def _matched(endpoint: AssayEndpoint, found: Sequence[tuple[Registered, float]]) -> Matched:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.learn.evaluate.evaluation import MIN_TEST, RESAMPLES, further_scores
-from kmel_p2p.learn.evaluate.scores import metric, resampled, score
+from kmel_p2p.learn.evaluate.scores import metric, relative_change, resampled, score
 from kmel_p2p.learn.register.drift import drifts
 from kmel_p2p.learn.register.matched import Matched, match
 from kmel_p2p.learn.register.register import Registered
@@ -97,10 +97,7 @@ def _change(
     labels: NDArray[np.float64],
 ) -> Mapping[str, Any]:
     """Change of the score against another column, with a 95 % bootstrap interval, in percent."""
-    own_score, other_score = (score(endpoint, column, labels.astype(np.float32)) for column in (outputs, other))
+    scores = score(endpoint, outputs, labels.astype(np.float32)), score(endpoint, other, labels.astype(np.float32))
     sampled = resampled(endpoint, {"own": outputs, "other": other}, labels, 0, RESAMPLES)
-    low, high = np.quantile(sampled["own"] / np.maximum(sampled["other"], 1e-12) - 1, [0.025, 0.975])
-    return {
-        f"change_vs_{name}_pct": 100 * (own_score / max(other_score, 1e-12) - 1),
-        f"change_vs_{name}_interval_pct": [100 * float(low), 100 * float(high)],
-    }
+    change, interval = relative_change(scores, (sampled["own"], sampled["other"]))
+    return {f"change_vs_{name}_pct": change, f"change_vs_{name}_interval_pct": interval}

@@ -8,6 +8,7 @@ import numpy as np
 
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.chem.dataset.refresh import measured_in
 from kmel_p2p.chem.structures.standardise import identity_of
 from kmel_p2p.learn.evaluate.scores import best_constant, probability
 from kmel_p2p.learn.predict.predict import Model
@@ -78,9 +79,4 @@ def medians_of(model: Model) -> dict[str, float]:
 
 def measured_by(measurements: Sequence[Measurements]) -> set[tuple[str, str]]:
     """(compound, assay endpoint) of everything that was measured, bounds included."""
-    found = set()
-    for part in measurements:
-        for place, endpoint in enumerate(part.endpoints):
-            rows = np.flatnonzero(np.isfinite(part.labels[:, place]))
-            found |= {(part.structures.identities[row], endpoint.name) for row in rows}
-    return found
+    return {key for part in measurements for key in measured_in(part)}

@@ -26,13 +26,13 @@ from kmel_p2p.core.types import Lane
 from kmel_p2p.net.desk import Desk, DeskGuest, member_keys
 from kmel_p2p.net.desk_client import ask_desk, encode_question
 from kmel_p2p.net.link_events import Egress
+from kmel_p2p.site.clock import now_us
 from kmel_p2p.site.config import read_text
 from kmel_p2p.site.desk.decisions import Decisions
 from kmel_p2p.site.desk.invitations import DAY_S, InvitationBook, Newcomer
 from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.newcomers import NewcomersDesk
 from kmel_p2p.site.desk.proposals import Proposal, Proposals
-from kmel_p2p.site.desk.room import now_us
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.site import Site

@@ -10,17 +10,16 @@ import contextlib
 import random
 import secrets
 import threading
-import time
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self, TypeVar
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.types import Micros
 from kmel_p2p.net.desk import Answerer, Desk
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
+from kmel_p2p.site.clock import now_us
 
 V = TypeVar("V")
 
@@ -123,8 +122,3 @@ class DeskRoom:
             finally:
                 self._ready.set()
             await self._ending.wait()
-
-
-def now_us() -> Micros:
-    """Monotonic time in microseconds."""
-    return time.monotonic_ns() // 1000

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError, WireError
@@ -26,6 +27,13 @@ from kmel_p2p.site.state.own_sum import keep_own_sum
 from kmel_p2p.site.state.set_aside import EPOCH
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.trust import Trusted
+
+
+class _Statement(Protocol):
+    def is_signed(self, charter_id: bytes) -> bool: ...
+
+
+S = TypeVar("S", bound=_Statement)
 
 VOTE = "vote "
 """Blobs that hold votes: one of each voter and author."""
@@ -126,14 +134,7 @@ def _place_of(vote: HarmVote) -> str:
 
 def _load_votes(ledger: Ledger, store: Store) -> None:
     """Those of earlier terms, and others that no longer count, stay in the store until the same voter says more."""
-    for name, encoded in store.blobs(VOTE).items():
-        where = f"{store.path}: stored vote {name[:16]}"
-        try:
-            vote = decode_vote(encoded)
-        except WireError as error:
-            raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
-        if not vote.is_signed(ledger.rules.charter_id):
-            raise ConfigError(f"{where} is not signed by its voter; {REPLACE_STORE}")
+    for vote in _signed(store, ledger, VOTE, ("vote", "voter"), decode_vote):
         ledger.vote(vote)
 
 
@@ -160,15 +161,31 @@ def keep_epoch(store: Store, record: EpochRecord) -> None:
 
 
 def _load_epochs(ledger: Ledger, store: Store) -> None:
-    for name, encoded in store.blobs(EPOCH).items():
-        where = f"{store.path}: stored epoch {name[:16]}"
+    for epoch in _signed(store, ledger, EPOCH, ("epoch", "author"), decode_epoch):
+        ledger.begin_epoch(epoch)
+
+
+def _signed(
+    store: Store, ledger: Ledger, prefix: str, words: tuple[str, str], read: Callable[[bytes], S]
+) -> Iterator[S]:
+    """Statements that the store keeps under names that begin so; each has to be signed by whoever made it.
+
+    Args:
+        words: what they are, and who makes one.
+
+    Raises:
+        ConfigError: one cannot be read, or is not signed.
+    """
+    what, maker = words
+    for name, encoded in store.blobs(prefix).items():
+        where = f"{store.path}: stored {what} {name[:16]}"
         try:
-            epoch = decode_epoch(encoded)
+            found = read(encoded)
         except WireError as error:
             raise ConfigError(f"{where} does not decode: {error}; {REPLACE_STORE}") from error
-        if not epoch.is_signed(ledger.rules.charter_id):
-            raise ConfigError(f"{where} is not signed by its author; {REPLACE_STORE}")
-        ledger.begin_epoch(epoch)
+        if not found.is_signed(ledger.rules.charter_id):
+            raise ConfigError(f"{where} is not signed by its {maker}; {REPLACE_STORE}")
+        yield found
 
 
 def _set_aside(store: Store, author: SiteKey) -> Iterator[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,17 @@ MAX_BYTES = 1 << 22
 MAX_ALARMS = 16
 
 
+@functools.lru_cache(maxsize=1)
+def _told(path: Path, changed_ns: int, size: int) -> tuple[str, ...]:
+    """Signs of drift in a report; read once for each change of the file, because status is built every few seconds."""
+    try:
+        texts = parse_json(path.read_bytes())["drift"] if size <= MAX_BYTES else []
+        return tuple(str(text) for text in texts)[:MAX_ALARMS]
+    except (OSError, ValueError, KeyError, TypeError):
+        # Somebody else's file under its name: no reason for a peer to say anything.
+        return ()
+
+
 def drift_alarms(state_dir: Path) -> Iterator[Alarm]:
     """One for each sign of drift in the report that `kmel-peer prospective` wrote last; none without a report.
 
@@ -22,10 +34,7 @@ def drift_alarms(state_dir: Path) -> Iterator[Alarm]:
     path = state_dir / FOLDER / REPORT
     try:
         found = path.stat()
-        texts = parse_json(path.read_bytes())["drift"] if found.st_size <= MAX_BYTES else []
-        texts = [str(text) for text in texts]
-    except (OSError, ValueError, KeyError, TypeError):
-        # Not there yet, or somebody else's file under its name: no reason for a peer to say anything.
+    except OSError:
         return
-    for text in texts[:MAX_ALARMS]:
+    for text in _told(path, found.st_mtime_ns, found.st_size):
         yield Alarm(f"drift of {text.partition(':')[0]}", text, max(0.0, time.time() - found.st_mtime))

@@ -25,6 +25,7 @@ from kmel_p2p.files import private_directory
 from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.tasks import end_task
+from kmel_p2p.site.trainer.pace import Share
 
 log = structlog.get_logger()
 
@@ -61,27 +62,25 @@ class TrunkLooks:
         examine: Callable[[session.Examine], None],
         command: Callable[[Any], None],
     ) -> None:
-        self.spent_s = 0.0
-        """What looks took so far."""
-        self.trained_s = 0.0
         self._folder = folder / FOLDER
         self._trunks = trunks
         self._examine = examine
         self._command = command
-        self._rounds = 0
+        self._pace = Share(SHARE, IN_ADVANCE)
         self._turn = 0
-        self._last_s = 0.0
         self._written_s = 0.0
         self._under_way = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def spent_s(self) -> float:
+        """What looks took so far."""
+        return self._pace.spent_s
+
     def trained(self, seconds: float, number: int) -> None:
         """A round was trained in so many seconds: look, if that is due. `number`: of its entry."""
-        self.trained_s += seconds
-        self._rounds += 1
-        mean_s = self.trained_s / self._rounds
-        affordable_s = SHARE * (self.trained_s + max(0, IN_ADVANCE - self._rounds) * mean_s)
-        if number < FIRST or self._under_way or self.spent_s + self._last_s > affordable_s:
+        self._pace.trained(seconds)
+        if number < FIRST or self._under_way or not self._pace.allows():
             return
         work = self._trunks(self._turn)
         if work is not None:
@@ -92,8 +91,7 @@ class TrunkLooks:
     def examined(self, answer: session.Examined) -> None:
         """The trainer has looked."""
         self._under_way = False
-        self._last_s = self._written_s + answer.seconds
-        self.spent_s += answer.seconds
+        self._pace.spent(answer.seconds, self._written_s)
         self._clear()
         looks = tuple(
             Look(SiteKey(effect.part.author), effect.part.first, effect.part.number, _endpoints(effect))
@@ -123,7 +121,7 @@ class TrunkLooks:
             self._clear()
             return
         # Taking authors out of the trunk and writing that costs this machine, whichever process does it.
-        self.spent_s += self._written_s
+        self._pace.counted(self._written_s)
         self._examine(examine)
 
     def _clear(self) -> None:

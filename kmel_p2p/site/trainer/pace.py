@@ -23,9 +23,13 @@ class Share:
         self.trained_s += seconds
         self._rounds += 1
 
-    def spent(self, seconds: float) -> None:
-        """The other work took so long."""
-        self._last_s = seconds
+    def spent(self, seconds: float, before_s: float = 0.0) -> None:
+        """The other work took so long. `before_s`: what was counted of it already (`counted`)."""
+        self._last_s = before_s + seconds
+        self.spent_s += seconds
+
+    def counted(self, seconds: float) -> None:
+        """A part of it took so long, whether or not the rest will be done."""
         self.spent_s += seconds
 
     def allows(self) -> bool:

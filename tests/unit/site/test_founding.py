@@ -20,12 +20,12 @@ from kmel_p2p.agreement.invitation import Application, Invitation
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import REREAD_EVERY, invited_keys
 from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
+from kmel_p2p.site.clock import now_us
 from kmel_p2p.site.desk.founding import FoundingTable
 from kmel_p2p.site.desk.founding_room import FoundingRoom
 from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
 from kmel_p2p.site.desk.joining import WRONG_KEY_FOR_S, Joining
 from kmel_p2p.site.desk.newcomers import NewcomersDesk
-from kmel_p2p.site.desk.room import now_us
 
 NORTH, SOUTH, EAST, THIEF = (Identity(letter.encode() * 32) for letter in "nset")
 SECRET = b"k" * 16
