@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from benchmarks.parts.draft_cases import CASES, Case, drafted, site_datasets
-from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
+from benchmarks.parts.measure import at_most, parse, publish, publish_so_far, say, settings_of, this_machine
 from benchmarks.parts.stacked import change_pct, stacked_sites
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.scores import score
@@ -112,11 +112,14 @@ def main(given: Sequence[str] | None = None) -> None:
     names = arguments.only.split(";") if arguments.only else list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no federation {unknown[0]!r}; there are: {'; '.join(known)}")
-    rows = []
-    for name in names:
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            rows += run(arguments, known[name], seed, StructureCache(arguments.cache))
-    figures = {**summary(rows), "settings": settings_of(arguments)}
+    rows: list[dict[str, Any]] = []
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    federations = [(name, seed) for name in names for seed in seeds]
+    for done, (name, seed) in enumerate(federations, start=1):
+        rows += run(arguments, known[name], seed, StructureCache(arguments.cache))
+        figures = {**summary(rows), "settings": settings_of(arguments)}
+        left = f"{len(federations) - done} of {len(federations)} federations"
+        publish_so_far(machine, figures, GOALS, arguments.json, left)
     details = [pd.DataFrame(rows).round(3).to_string(index=False)]
     publish("drafted settings", machine, figures, GOALS, arguments.json, details)
 

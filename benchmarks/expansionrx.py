@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
+from benchmarks.parts.measure import at_most, parse, publish, publish_so_far, say, settings_of, this_machine
 from benchmarks.parts.silos_data import POLICY, datasets, labelled, read_silos
 from benchmarks.parts.stacked import SHOWN, change_pct, stacked_sites, training_settings
 from kmel_p2p.agreement.endpoint import AssayEndpoint
@@ -193,8 +193,11 @@ def main(given: Sequence[str] | None = None) -> None:
     machine = this_machine()
     torch.set_num_threads(1)
     silos, cache = read_silos(arguments.data), StructureCache(arguments.cache)
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    figures = summary([run(arguments, seed, silos, cache) for seed in seeds])
+    runs = []
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        runs.append(run(arguments, seed, silos, cache))
+        figures = summary(runs)
+        publish_so_far(machine, figures, GOALS, arguments.json, f"seeds above {seed}")
     details = [pd.DataFrame(figures["endpoints"]).round(3).to_string(index=False)]
     publish(
         "ExpansionRx by time, nine assay endpoints", machine, {**figures, "settings": settings_of(arguments)}, GOALS,

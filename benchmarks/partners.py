@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.parts.measure import Goal, at_least, parse, publish, say, settings_of, this_machine
+from benchmarks.parts.measure import Goal, at_least, parse, publish, publish_so_far, say, settings_of, this_machine
 from benchmarks.parts.partners_data import ENDPOINTS, FEDERATIONS, PARTNERS, read_partners
 from benchmarks.parts.silos_data import POLICY, SILOS, datasets, read_silos
 from benchmarks.parts.stacked import change_pct, mean_absolute, stacked_sites, training_settings
@@ -172,13 +172,14 @@ def main(given: Sequence[str] | None = None) -> None:
     cache = StructureCache(arguments.cache)
     most = {name for size in arguments.sizes for names in FEDERATIONS[size] for name in names}
     tables = {**read_silos(arguments.data), **read_partners(arguments.data, most & set(PARTNERS), arguments.per_site)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         parts = datasets(tables, arguments.per_site, arguments.pool, seed, cache, arguments.workers, ENDPOINTS)
         data = dict(zip(tables, parts, strict=True))
         for size in arguments.sizes:
             rows += run(arguments, seed, data, size)
-    figures = {**summary(rows), "settings": settings_of(arguments)}
+            figures = {**summary(rows), "settings": settings_of(arguments)}
+            publish_so_far(machine, figures, GOALS, arguments.json, f"what comes after {size} sites, seed {seed}")
     if arguments.plot:
         plot(figures, f"What joining is worth ({arguments.per_site:,} compounds per site and assay)", arguments.plot)
     table = pd.DataFrame(figures["pairs"])[["sites", "site", "endpoint", "local", "best_local", "chosen", "gain_pct"]]

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.parts.measure import at_most, parse, publish, say, settings_of, this_machine
+from benchmarks.parts.measure import at_most, parse, publish, publish_so_far, say, settings_of, this_machine
 from benchmarks.parts.silos_data import ENDPOINTS, POLICY, SILOS, datasets, read_silos
 from benchmarks.parts.silos_peers import federate_peers
 from benchmarks.parts.silos_pooled import pooled_predictors
@@ -325,7 +325,8 @@ def main(given: Sequence[str] | None = None) -> None:
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         data = datasets(silos, arguments.per_silo, arguments.pool, seed, cache, arguments.workers)
         runs.append(run(arguments, seed, data))
-    figures = {**summary(runs), "settings": settings_of(arguments)}
+        figures = {**summary(runs), "settings": settings_of(arguments)}
+        publish_so_far(machine, figures, GOALS, arguments.json, f"seeds above {seed}")
     if arguments.plot:
         title = f"Error against the model each silo can train alone ({arguments.per_silo:,} compounds each)"
         plot(figures, title, arguments.plot)

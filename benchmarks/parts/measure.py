@@ -19,6 +19,8 @@ import psutil
 import rich.console
 import rich.table
 
+from kmel_p2p.files import BY_UMASK, write_whole
+
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: where benchmarks and testbed can be imported."""
 
@@ -128,15 +130,36 @@ def publish(
         details: shown before the table of figures.
     """
     if output is not None:
-        single = singled(figures)
-        missed = [name for name, goal in goals.items() if single.get(name) is not None and not goal.met(single[name])]
-        document = {**figures, "missed": missed, "under_load": machine.busy, "machine": asdict(machine)}
-        text = json.dumps(document, indent=2)
+        text = json.dumps(_document(machine, figures, goals), indent=2)
         if output == "-":
             print(text)
             return
-        Path(output).write_text(text + "\n", encoding="utf-8")
+        _write(output, text)
     rich.console.Console().print(*details, _table(title, machine, figures, goals))
+
+
+def publish_so_far(
+    machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal], output: str | None, left: str
+) -> None:
+    """Write the figures of what is done to the file of `--json`, so that an interruption costs only the rest.
+
+    Nothing is written where JSON goes to standard output. `publish` replaces the file.
+
+    Args:
+        left: what is not done yet; the document's `unfinished`.
+    """
+    if output is not None and output != "-":
+        _write(output, json.dumps({"unfinished": left, **_document(machine, figures, goals)}, indent=2))
+
+
+def _document(machine: Machine, figures: Mapping[str, Any], goals: Mapping[str, Goal]) -> dict[str, Any]:
+    single = singled(figures)
+    missed = [name for name, goal in goals.items() if single.get(name) is not None and not goal.met(single[name])]
+    return {**figures, "missed": missed, "under_load": machine.busy, "machine": asdict(machine)}
+
+
+def _write(output: str, text: str) -> None:
+    write_whole(Path(output), f"{text}\n".encode(), mode=BY_UMASK)
 
 
 def singled(figures: Mapping[str, Any]) -> dict[str, Any]:

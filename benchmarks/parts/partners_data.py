@@ -55,8 +55,13 @@ _FURTHER = {
     "papp": (0.7, 0.7),
     "vdss": (0.1, 0.6), "half_life": (0.7, 0.7), "ld50": (-2.5, 0.9),
 }  # fmt: skip
-ENDPOINTS = silos_data.ENDPOINTS + tuple(
-    AssayEndpoint(name=name, center=center, scale=scale, head="shared") for name, (center, scale) in _FURTHER.items()
+ENDPOINTS = (
+    silos_data.ENDPOINTS
+    + tuple(
+        AssayEndpoint(name=name, center=center, scale=scale, head="shared")
+        for name, (center, scale) in _FURTHER.items()
+    )
+    + (AssayEndpoint(name="bbb", kind="classification", head="shared"),)
 )
 """The silos' four, then those that only partners have; center and scale are the catalogue's or of its order."""
 
