@@ -36,9 +36,10 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from benchmarks.parts.measure import at_least, parse, publish, this_machine
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.chem.structures.cell import MAX_SMILES
 from kmel_p2p.chem.structures.described import CHUNK, describe_all
 from kmel_p2p.chem.structures.parallel import usable_cores
-from kmel_p2p.chem.structures.standardise import MAX_HEAVY_ATOMS, MAX_SMILES
+from kmel_p2p.chem.structures.standardise import MAX_HEAVY_ATOMS
 
 POLICY = FeatureRule()
 GOALS = {"ratio": at_least(0.9)}

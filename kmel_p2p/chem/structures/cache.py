@@ -26,7 +26,7 @@ from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.chem.structures.table import CountMatrix, StructureTable
 
-FORMAT = "4"
+FORMAT = "5"
 FOLDER = "cache"
 """Of a site's structures, in its state directory."""
 _TEXT_COLUMNS = ("sources", "smiles", "identities", "scaffolds", "series", "reasons", "changes")

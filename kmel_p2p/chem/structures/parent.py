@@ -27,6 +27,11 @@ METALS = frozenset((*_ALKALI, *_ALKALINE_EARTH, 13, *range(21, 32), *range(39, 5
 _METAL = Chem.MolFromSmarts(f"[{','.join(f'#{number}' for number in sorted(METALS))}]").GetAtomWithIdx(0)
 _LABELLED = rdqueries.IsotopeGreaterQueryAtom(0)
 
+_BARE_CARBANION = Chem.MolFromSmarts(
+    "[$([c-;X2]),$([C-;!$([C-]#*);!$([C-]~[#6,#7,P,S]~[*-,O,S,N]);!$([C-]~[#6]=,:[#6]);!$([C-]~[*+]);!$([C-](F)(F)F)])]"
+)
+"""A carbanion that nothing holds: with a metal it is an organometallic compound, such as `[Li+].[CH2-]CCC`."""
+
 _COUNTER_METALS = _ALKALI | _ALKALINE_EARTH | frozenset((13, 30, 47, 83))
 """Metals whose separate ions are counter-ions: those two groups, Al, Zn, Ag and Bi (as in ChEMBL's list)."""
 
@@ -135,6 +140,8 @@ def parts_of(molecule: Chem.Mol) -> list[Chem.Mol]:
         StructureError: a metal is bound to carbon or in a complex.
     """
     if len(molecule.GetAtomsMatchingQuery(_METAL)):
+        if molecule.HasSubstructMatch(_BARE_CARBANION):
+            raise StructureError("a metal bound to carbon, drawn as ions")
         molecule = _ionic(molecule)
     return list(Chem.GetMolFrags(molecule, asMols=True))
 

@@ -19,13 +19,11 @@ from rdkit.Chem import inchi, rdMolDescriptors, rdqueries
 from rdkit.Chem.MolStandardize import rdMolStandardize
 
 from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.chem.structures.cell import no_smiles, read_smiles, require_definite
 from kmel_p2p.chem.structures.parent import Change, StructureError, choose_parent, clear_isotopes, parts_of
 
 MAX_HEAVY_ATOMS = 150
 """A larger record is a biologic or a polymer, for which descriptors mean nothing."""
-
-MAX_SMILES = 4000
-"""Characters; longer cells are not small molecules."""
 
 MAX_TAUTOMERS = 256
 
@@ -63,6 +61,7 @@ def standardise(smiles: str, policy: FeatureRule, *, identify: bool = True) -> t
             molecule, changes = choose_parent(
                 parts_of(parse(smiles)), policy.mixtures == "largest", policy.stereo == "keep"
             )
+            _require_small(molecule)
             # Before tautomers: which one RDKit takes for canonical depends on stereo elsewhere in the molecule.
             changes += _drop_stereo(molecule) if policy.stereo == "drop" else []
             canonical, molecule, own = _neutral(molecule)
@@ -74,10 +73,13 @@ def standardise(smiles: str, policy: FeatureRule, *, identify: bool = True) -> t
             raise
         except Exception as error:  # RDKit raises many types here, among them plain RuntimeError
             raise StructureError(f"RDKit cannot standardise it: {_first_line(error)}") from None
-        if molecule.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
-            raise StructureError(f"{molecule.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
         identity = _identity(molecule, canonical, policy) if identify else ""
         return Structure(canonical, identity, tuple(changes)), molecule
+
+
+def _require_small(molecule: Chem.Mol) -> None:
+    if molecule.GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
+        raise StructureError(f"{molecule.GetNumHeavyAtoms()} heavy atoms; at most {MAX_HEAVY_ATOMS} are used")
 
 
 def identity_of(standardised: str, policy: FeatureRule) -> str:
@@ -96,15 +98,7 @@ def parse(smiles: str) -> Chem.Mol:
     Raises:
         StructureError: it is not one SMILES of a definite structure.
     """
-    text = smiles.strip()
-    if not text:
-        raise StructureError("no SMILES")
-    if len(text) > MAX_SMILES:
-        raise StructureError(f"SMILES of {len(text)} characters; at most {MAX_SMILES} are read")
-    parts = text.split(None, 1)
-    if len(parts) > 1 and not parts[1].startswith("|"):
-        # RDKit would take the rest for the compound's name and go on with half a structure.
-        raise StructureError("SMILES with a blank in it")
+    text = read_smiles(smiles)
     molecule = _read(text)
     if molecule is None:
         raise StructureError(_why_unparsable(text))
@@ -113,8 +107,7 @@ def parse(smiles: str) -> Chem.Mol:
             atom.SetAtomMapNum(0)
     if molecule.GetNumHeavyAtoms() == 0:
         raise StructureError("no heavy atom")
-    if len(molecule.GetAtomsMatchingQuery(_UNSPECIFIED)):
-        raise StructureError("an unspecified atom (* or R): a family of compounds, not one")
+    require_definite(molecule, text)
     return molecule
 
 
@@ -126,13 +119,11 @@ def _read(smiles: str) -> Chem.Mol | None:
 
 def _why_unparsable(smiles: str) -> str:
     """RDKit's own diagnosis: a chemical problem where the syntax holds."""
-    if smiles.startswith("InChI="):
-        return "an InChI; write SMILES"
     raw: Any = Chem.MolFromSmiles(smiles, sanitize=False)
     if raw is None:
-        return "SMILES does not parse"
+        return no_smiles(smiles)
     problems = Chem.DetectChemistryProblems(raw)
-    return f"SMILES is no valid structure: {problems[0].Message()}" if problems else "SMILES does not parse"
+    return f"SMILES is no valid structure: {problems[0].Message()}" if problems else no_smiles(smiles)
 
 
 def _cleanup_parameters() -> Any:
@@ -215,7 +206,6 @@ _FORMULA = re.compile(
 """A formula in Hill's order, for a compound with carbon."""
 
 # RDKit's queries look at all atoms in a fraction of the time that a loop in Python takes.
-_UNSPECIFIED = rdqueries.AtomNumEqualsQueryAtom(0)
 _UNPAIRED = rdqueries.NumRadicalElectronsGreaterQueryAtom(0)
 _POSITIVE, _NEGATIVE = rdqueries.FormalChargeGreaterQueryAtom(0), rdqueries.FormalChargeLessQueryAtom(0)
 _CENTRE = rdqueries.HasChiralTagQueryAtom()

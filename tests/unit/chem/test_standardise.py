@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.chem.structures.cell import MAX_SMILES
 from kmel_p2p.chem.structures.parent import StructureError
 from kmel_p2p.chem.structures.series import series
-from kmel_p2p.chem.structures.standardise import MAX_SMILES, standardise
+from kmel_p2p.chem.structures.standardise import standardise
 
 POLICY = FeatureRule()
 
@@ -65,6 +66,16 @@ def test_tautomers_become_one_where_the_charter_says_so() -> None:
         ("*CC", "an unspecified atom"),
         ("CC[*:1]", "an unspecified atom"),
         ("InChI=1S/CH4/h1H4", "an InChI; write SMILES"),
+        ("VNWKTOKETHGBQD-UHFFFAOYSA-N", "an InChIKey, which says nothing"),
+        ("50-78-2", "a CAS number"),
+        ("CCO>>CC=O", "a reaction"),
+        ("CC\u041e", "does not have: .* \\(CYRILLIC CAPITAL LETTER O\\)"),
+        ("\uff2fc1ccccc1", "FULLWIDTH LATIN CAPITAL LETTER O"),
+        ("CCO\x01", r"'\\x01' \(U\+0001\)"),
+        ("C~C", "an unspecified bond"),
+        ("C:C", "an aromatic bond"),
+        ("C[N+4]", r"a charge of \+4 on one atom \(N\)"),
+        ("[Li+].CCC[CH2-]", "a metal bound to carbon, drawn as ions"),
         ("C" * 200, "200 heavy atoms"),
         ("C" * (MAX_SMILES + 1), "characters"),
     ],
@@ -82,6 +93,20 @@ def test_any_text_is_a_structure_or_a_reason(text: str) -> None:
     except StructureError:
         return
     assert Chem.MolFromSmiles(structure.smiles) is not None
+
+
+FOREIGN = st.characters(exclude_characters="\u200b\u200c\u200d\u2060\ufeff\u00ad", exclude_categories=["Cs"]).filter(
+    lambda character: not "!" <= character <= "~" and not character.isspace()
+)
+
+
+@given(FOREIGN, st.integers(min_value=0, max_value=20))
+@settings(deadline=None, max_examples=200)
+def test_a_letter_of_another_script_never_costs_an_atom_in_silence(foreign: str, place: int) -> None:
+    smiles = "CC(=O)Oc1ccccc1C(=O)O"
+    for text in (smiles[:place] + foreign + smiles[place:], smiles[:place] + foreign + smiles[place + 1 :]):
+        with pytest.raises(StructureError, match="a character that it does not have"):
+            standardise(text, POLICY)
 
 
 @given(st.sampled_from(["CC(=O)Oc1ccccc1C(=O)O", "CN1CCC23C4C1CC5=C2C(=C(C=C5)O)OC3C(C=C4)O", "C[N+](C)(C)CC(=O)[O-]"]))
