@@ -8,6 +8,8 @@ raises an error of ours; anything else is a defect.
   slowest_ms   processor time of the slowest case
   by_target    cases, untyped errors and processor seconds of each reader
 
+The file of `--json` is written after each reader; two runs of half the cases with two seeds use two processors.
+
 `--atheris SECONDS` has libFuzzer look for more, led by the branches of the code that it reaches; it needs the extra
 `fuzz` and takes the readers one after another, each in a process of its own.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import random
 import subprocess
@@ -24,8 +27,9 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +78,10 @@ def place_of(error: BaseException) -> str:
     return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
-def run(every: Sequence[Target], cases: int, seed: int) -> dict[str, Outcome]:
-    """`cases` over all readers, by their shares."""
+def run(
+    every: Sequence[Target], cases: int, seed: int, so_far: Callable[[dict[str, Outcome]], None]
+) -> dict[str, Outcome]:
+    """`cases` over all readers, by their shares; `so_far` is given what there is after each reader."""
     shares = sum(target.share for target in every)
     found: dict[str, Outcome] = {}
     for target in every:
@@ -84,7 +90,27 @@ def run(every: Sequence[Target], cases: int, seed: int) -> dict[str, Outcome]:
         for _ in range(max(1, round(cases * target.share / shares))):
             outcome.try_case(target, target.case(rng))
         say(f"{target.name}: {outcome.cases} cases, {outcome.untyped} untyped, {outcome.seconds:.1f} s")
+        so_far(found)
     return found
+
+
+def figures_of(found: dict[str, Outcome]) -> dict[str, Any]:
+    """Of the readers that are done."""
+    return {
+        "cases": sum(outcome.cases for outcome in found.values()),
+        "untyped": sum(outcome.untyped for outcome in found.values()),
+        "slowest_ms": 1000 * max((outcome.slowest_s for outcome in found.values()), default=0.0),
+        "by_target": {
+            name: {"cases": o.cases, "untyped": o.untyped, "seconds": round(o.seconds, 2)} for name, o in found.items()
+        },
+    }
+
+
+def keep(output: str | None, readers: int, found: dict[str, Outcome]) -> None:
+    """Write what there is to the file of `--json`, so that a run that is ended early has shown something."""
+    if output is not None and output != "-" and len(found) < readers:
+        unfinished = {**figures_of(found), "readers_left": readers - len(found)}
+        Path(output).write_text(json.dumps(unfinished, indent=2) + "\n", encoding="utf-8")
 
 
 UNDER_ATHERIS = """
@@ -142,18 +168,11 @@ def main(given: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="kmel-fuzz-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         every = [target for target in targets(Path(folder)) if options.only in target.name]
-        found = run(every, options.cases, options.seed)
+        found = run(every, options.cases, options.seed, partial(keep, options.json, len(every)))
     for name, outcome in found.items():
         for kind, example in outcome.kinds.items():
             say(f"{name}: {kind}\n    {example}")
-    figures: dict[str, Any] = {
-        "cases": sum(outcome.cases for outcome in found.values()),
-        "untyped": sum(outcome.untyped for outcome in found.values()),
-        "slowest_ms": 1000 * max((outcome.slowest_s for outcome in found.values()), default=0.0),
-        "by_target": {
-            name: {"cases": o.cases, "untyped": o.untyped, "seconds": round(o.seconds, 2)} for name, o in found.items()
-        },
-    }
+    figures = figures_of(found)
     if options.atheris:
         figures["broken_by_atheris"] = run_atheris([target.name for target in every], options.atheris)
     publish(f"readers under {figures['cases']:,} damaged inputs", machine, figures, GOALS, options.json)

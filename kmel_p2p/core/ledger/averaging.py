@@ -92,6 +92,8 @@ class LedgerAveraging(RoundMachine):
         self._own_log = OwnLog(identity.key, ledger, self._outbox)
         self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
+        self._spoke: tuple[SiteKey, ...] = ()
+        """Sites of which this site may have learned in this turn how much they hold."""
         self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
         self._grew = (0, now)
         self._behind_since_us: Micros | None = None
@@ -155,6 +157,7 @@ class LedgerAveraging(RoundMachine):
         self._turn(now)
 
     def _on_message(self, sender: SiteKey, message: Message, now: Micros) -> None:
+        self._spoke = (sender,)
         if isinstance(message, maintenance.MESSAGES):
             self.maintenance.receive(sender, message, now)
         else:
@@ -174,6 +177,7 @@ class LedgerAveraging(RoundMachine):
                 self._persisted(ticket, now)
 
     def _on_time(self, now: Micros) -> None:
+        self._spoke = tuple(self._members.alive())
         self.antientropy.advance(now)
         self.maintenance.advance(now)
 
@@ -182,7 +186,8 @@ class LedgerAveraging(RoundMachine):
 
     def _before_round(self, now: Micros) -> None:
         self.antientropy.states.step_us = self._pacing.step_us
-        self._own_log.note(key for key in self._members.alive() if self._has_told_its_vector(key))
+        self._own_log.note(key for key in self._spoke if self._has_told_its_vector(key))
+        self._spoke = ()
         self._own_epochs.look(self._members.alive(), self._pause.wait is not None, now)
         self._publish_again()
         self.maintenance.turn(self._state is not RoundState.STORING and not self._own_epochs.storing, now)
@@ -380,7 +385,7 @@ class LedgerAveraging(RoundMachine):
     def _behind(self) -> dict[SiteKey, int]:
         ended = self.ledger.accepted.ended.keys() | self.ledger.suspended.keys()
         behind: dict[SiteKey, int] = {}
-        different: dict[SiteKey, int] = {}
+        listening: list[SiteKey] = []
         for key in self._members.alive():
             if key in ended or key in self.antientropy.stuck or key in self.maintenance.amendments.conflicts:
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
@@ -388,7 +393,10 @@ class LedgerAveraging(RoundMachine):
             told = self._told(key)
             if told is None or told.phase is not Phase.LISTENING:
                 behind[key] = self.ledger.head(key)
-            elif not self.antientropy.ends_with_us(key):
-                different[key] = self.ledger.head(key)
+            else:
+                listening.append(key)
         # While anybody trains, those that listen hold now this and now that, and nobody tells every change.
-        return behind or different
+        if behind:
+            return behind
+        same = self.antientropy.end_with_us(listening)
+        return {key: self.ledger.head(key) for key in listening if key not in same}

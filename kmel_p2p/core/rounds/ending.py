@@ -85,11 +85,15 @@ class Ending:
         """Sites that were waited for and are not now; their waits count again until their logs grow."""
         self._rounds: dict[SiteKey, tuple[int, Micros]] = {}
         """Site -> its rounds, and when they last grew."""
+        self._noted: Mapping[SiteKey, int] | None = None
         self._longest_us: dict[SiteKey, Micros] = {}
         """Longest pause between two rounds of a site."""
 
     def note(self, rounds: Mapping[SiteKey, int], now: Micros) -> None:
-        """Take in how many rounds each site has published."""
+        """Take in how many rounds each site has published. What was given before is not looked at again."""
+        if rounds is self._noted:
+            return
+        self._noted = rounds
         for site, count in rounds.items():
             before, at_us = self._rounds.get(site, (count, now))
             if count > before > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -300,8 +300,7 @@ class LedgerFederation:
 
     def _count_bodies(self, send: Send) -> None:
         for encoded in getattr(send.message, "entries", ()):
-            entry = decode(encoded)
-            what = (send.to, entry.author, entry.number)
+            what = (send.to, *_author_and_number(encoded))
             self.bodies_sent[what] = self.bodies_sent.get(what, 0) + 1
 
     def _blocked(self, a: int, b: int) -> bool:
@@ -325,3 +324,10 @@ class LedgerFederation:
         if self._blocked(self.host(i).index, self.host(j).index):
             self.see(i, j, False)
             self.see(j, i, False)
+
+
+@lru_cache(maxsize=256)
+def _author_and_number(encoded: bytes) -> tuple[SiteKey, int]:
+    # Its author sends an entry to everybody: reading it each time would be most of the work.
+    entry = decode(encoded)
+    return entry.author, entry.number

@@ -28,9 +28,10 @@ steps = st.lists(
 
 def both_ways(ledger: Ledger, entry: Entry) -> Refusal | None:
     """The verdict on an entry from the doubtful authors, after comparing it with that from all."""
-    heads, unknown = ledger.accepted.at_base(entry.author, entry.base)
-    quick = check_base(entry, heads, ledger.rules, unknown, ledger.accepted.doubtful(entry.base))
-    assert quick is check_base(entry, heads, ledger.rules, unknown)
+    named = ledger.accepted.at_base(entry.author, entry.base)
+    doubtful = ledger.accepted.doubtful(entry.base)
+    quick = check_base(entry, named, ledger.rules, named.unknown, doubtful, named.norms)
+    assert quick is check_base(entry, list(named), ledger.rules, named.unknown)
     if ledger.accepted.closed(entry.author, entry.base):
         assert quick is not Refusal.BASE_STALE
     return quick

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
 from kmel_p2p.core.ledger.log.author_log import Log
-from kmel_p2p.core.ledger.log.entry import Basis, Entry, SignedHeader, context_hash
+from kmel_p2p.core.ledger.log.entry import Basis, Entry, SignedHeader
 from kmel_p2p.core.ledger.log.epoch import EpochBook
 from kmel_p2p.core.ledger.log.head_table import HeadTable
 from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS, kept_headers
+from kmel_p2p.core.ledger.log.named_headers import NamedHeaders
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 
@@ -61,7 +62,7 @@ class AcceptedLogs:
         accepted.logs = {key: Log(held, accepted._kept) for key, held in headers.items()}
         for held in headers.values():
             for header in held:
-                accepted._table.holds(header)
+                accepted._table.holds(header, at_once=True)
                 accepted._note_payload(header)
         accepted.withdrawn = dict(withdrawn)
         accepted.left_out = {key: at for key, at in withdrawn.items() if at < accepted.log(key).first}
@@ -185,9 +186,8 @@ class AcceptedLogs:
         """
         if not self.reaches(vector):
             return None
-        headers = self._table.named_by(vector.padded(len(self.order)))
-        held = [header.hash for header in headers if header is not None]
-        return context_hash(held) if len(held) == len(headers) else None
+        named = self._table.named_here(vector.padded(len(self.order)))
+        return None if named.unknown else named.context
 
     # ---- ended logs ---------------------------------------------------------------------------------------------
 
@@ -243,6 +243,8 @@ class AcceptedLogs:
     def reaches_usable(self, base: RosterVector) -> bool:
         """Whether `base` is here, cut where a fault or an amendment ended a log, or it parted into branches."""
         numbers = base.numbers
+        if not self._maybe_ended():
+            return self._table.reaches(numbers)
         for key in self.epochs.authors:
             place = self.order.place(key)
             if place < numbers.size and (usable := self.epochs.usable(key, int(numbers[place]))) != numbers[place]:
@@ -262,27 +264,26 @@ class AcceptedLogs:
         others = self.heads.copy()
         if author in self.order:
             others[self.order.place(author)] = 0
-        context = context_hash([head.hash for head in self._table.named_by(others) if head is not None])
+        context = self._table.named_here(others).context
         ended = {self.order.place(key): number for key, number in self.cuts.items()}
         return Basis(self.held, context, ended, self.amendment, self.amendment_hash)
 
-    def at_base(self, author: SiteKey, base: RosterVector, parted: bool = False) -> tuple[list[SignedHeader], int]:
-        """Headers that `base` names in the order of keys, without the author's; how many others are unknown here.
+    def at_base(self, author: SiteKey, base: RosterVector, parted: bool = False) -> NamedHeaders:
+        """Headers that `base` names, without the author's.
 
         `parted`: where a number may mean an entry that its author has disowned since, the header is unknown, too.
         """
         numbers = base.padded(len(self.order))
         numbers[self.order.place(author)] = 0
-        unknown = 0
+        taken = 0
         for key in self._maybe_ended():
             place = self.order.place(key)
             number = int(numbers[place])
             if number and (self.ends_by(key, number) or (parted and self.epochs.covers(key, number))):
                 numbers[place] = 0
-                unknown += 1
-        found = self._table.named_by(numbers)
-        heads = [header for header in found if header is not None]
-        return heads, unknown + len(found) - len(heads)
+                taken += 1
+        named = self._table.named_by(numbers)
+        return named.lacking(taken) if taken else named
 
     def closed(self, author: SiteKey, base: RosterVector) -> bool:
         """Whether `base` certainly leaves out nothing that entries in it were made on; False: see `doubtful`."""
@@ -310,6 +311,8 @@ class AcceptedLogs:
 
     def _maybe_ended(self) -> set[SiteKey]:
         """Authors of whom a proof, an amendment or an epoch says anything."""
+        if not (self.faults or self.late or self.retired or self.epochs):
+            return set()
         return self.faults.keys() | self.late.keys() | self.retired.keys() | self.epochs.authors
 
     def _ends(self) -> list[tuple[int, int]]:

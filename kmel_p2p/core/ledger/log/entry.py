@@ -163,11 +163,11 @@ class Entry(SignedHeader):
         return _parse(self.header, self.signature)
 
 
-def context_hash(hashes: Iterable[bytes]) -> bytes:
+def context_hash(hashes: Iterable[bytes | memoryview]) -> bytes:
     """BLAKE2b-256 over the hashes of the headers that a base names, the author's own left out.
 
     Args:
-        hashes: in the order of their authors' keys.
+        hashes: in the order of their authors' keys; several may be run together.
     """
     return digest(b"kmel context 2" + b"".join(hashes))
 

@@ -137,6 +137,7 @@ class EpochBook:
         self._of: dict[SiteKey, dict[int, Epoch]] = {}
         self._disowned: dict[bytes, SiteKey] = {}
         self._disregarded: set[SiteKey] = set()
+        self._hash: bytes | None = NO_EPOCHS
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -161,12 +162,14 @@ class EpochBook:
 
     def add(self, epoch: Epoch) -> None:
         """Take in an epoch whose signature was checked, and of whose number there is no other."""
+        self._hash = None
         self._of.setdefault(epoch.author, {})[epoch.number] = epoch
         for hash_ in epoch.disowned:
             self._disowned[hash_] = epoch.author
 
     def disregard(self, author: SiteKey) -> None:
         """An author signed two epochs with one number: sites may hold different ones of it, and need not compare."""
+        self._hash = None
         self._disregarded.add(author)
 
     def disowns(self, header: SignedHeader) -> bool:
@@ -176,8 +179,10 @@ class EpochBook:
     @property
     def hash(self) -> bytes:
         """Of all epochs here: sites with equal ones hold the same. Zeros when there is none."""
-        encoded = sorted(epoch.encode() for epoch in self if epoch.author not in self._disregarded)
-        return digest(b"kmel epochs 1", *encoded) if encoded else NO_EPOCHS
+        if self._hash is None:
+            encoded = sorted(epoch.encode() for epoch in self if epoch.author not in self._disregarded)
+            self._hash = digest(b"kmel epochs 1", *encoded) if encoded else NO_EPOCHS
+        return self._hash
 
     def covers(self, author: SiteKey, number: int) -> bool:
         """Whether a proof that ended the log before `number` may have come from a branch that is disowned."""

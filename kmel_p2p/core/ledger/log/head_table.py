@@ -1,7 +1,7 @@
 """All logs' newest numbers as arrays, and every header that is held in one table: what judging an entry looks up.
 
-With n sites a base names n entries. Comparing it with what is here is one comparison of arrays, and finding the headers
-that it names one pass over a table, instead of n walks through n logs.
+With n sites a base names n entries. Comparing it with what is here is one comparison of arrays, and the headers that it
+names are those of the base before, but for a few (`named_headers`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import SignedHeader
+from kmel_p2p.core.ledger.log.named_headers import NamedCursor, NamedHeaders, name_of
 from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 
 KEPT_BASES = 3
@@ -24,8 +25,8 @@ MOST_CELLS = 2**22
 _LARGEST = 2**31 - 1
 """In a row of that array."""
 
-_NUMBER_BITS = 41
-"""Of a number in a name of the table; the place is above them."""
+_NEVER = 2**62
+"""After every turn."""
 
 
 class HeadTable:
@@ -43,6 +44,10 @@ class HeadTable:
         self.used = np.zeros(len(order), np.int64)
         self._headers: dict[int, SignedHeader] = {}
         self._rows = _Rows(len(order))
+        self._bases = NamedCursor(self._headers, order.by_key)
+        self._own = NamedCursor(self._headers, order.by_key)
+        """Another one for what is held here: it differs more from the bases of others than those do."""
+        self._turn = 0
         self._vector: RosterVector | None = None
         self._named: dict[SiteKey, int] | None = None
 
@@ -53,6 +58,7 @@ class HeadTable:
         self.heads, self.used = np.pad(self.heads, (0, more)), np.pad(self.used, (0, more))
         if more:
             self._rows = _Rows(len(order))
+        self._lost()
         self._changed()
 
     @property
@@ -69,28 +75,34 @@ class HeadTable:
             self._named = self.order.named(self.vector)
         return self._named
 
-    def holds(self, header: SignedHeader) -> None:
-        """The header is held, and so is every one below it that counts."""
+    def holds(self, header: SignedHeader, at_once: bool = False) -> None:
+        """The header is held, and so is every one below it that counts.
+
+        `at_once`: it came together with the one before, as in a snapshot, and not after what its base names.
+        """
         place = self.order.place(header.author)
-        self._headers[_name(place, header.number)] = header
+        self._headers[name_of(place, header.number)] = header
         if header.number > self.heads[place]:
             self.heads[place] = header.number
             self._changed()
         numbers = header.base.numbers
-        self._rows.put(place, header.number, numbers)
+        self._turn += not at_once
+        self._rows.put(place, header.number, numbers, self._turn)
         known = min(numbers.size, self.used.size)
         np.maximum(self.used[:known], numbers[:known], out=self.used[:known])
 
     def replace(self, header: SignedHeader) -> None:
         """The header takes the place of an entry, whose payload is dropped."""
-        self._headers[_name(self.order.place(header.author), header.number)] = header
+        self._headers[name_of(self.order.place(header.author), header.number)] = header
+        self._lost()
 
     def drop(self, author: SiteKey, numbers: Iterable[int]) -> None:
         """Headers are held no longer."""
         place = self.order.place(author)
         for number in numbers:
-            self._headers.pop(_name(place, number), None)
+            self._headers.pop(name_of(place, number), None)
             self._rows.drop(place, number)
+        self._lost()
 
     def cut(self, author: SiteKey, head: int) -> None:
         """The newest entry of a log is now this one."""
@@ -116,37 +128,45 @@ class HeadTable:
         columns[own] = False
         return self._rows.within(np.flatnonzero(named), base, np.flatnonzero(columns))
 
-    def named_by(self, numbers: NDArray[np.int64]) -> list[SignedHeader | None]:
-        """The header of each number that is not 0, in the order of keys; None where it is not held.
+    def named_by(self, numbers: NDArray[np.int64]) -> NamedHeaders:
+        """The header of each number of a base that is not 0.
 
         Args:
             numbers: by place, int64[places].
         """
-        by_key = self.order.by_key
-        ordered = numbers[by_key]
-        names = (by_key << _NUMBER_BITS) | ordered
-        return list(map(self._headers.get, names[ordered > 0].tolist()))
+        return self._bases.at(numbers)
+
+    def named_here(self, numbers: NDArray[np.int64]) -> NamedHeaders:
+        """The same for numbers near those that are held here."""
+        return self._own.at(numbers)
+
+    def _lost(self) -> None:
+        """Headers are not what they were."""
+        self._bases = NamedCursor(self._headers, self.order.by_key)
+        self._own = NamedCursor(self._headers, self.order.by_key)
 
     def _changed(self) -> None:
         self._vector = self._named = None
 
 
 class _Rows:
-    """The newest bases of every author, each a row."""
+    """The newest bases of every author, each a row, and in which turn it came."""
 
     def __init__(self, places: int) -> None:
         kept = KEPT_BASES if KEPT_BASES * places * places <= MOST_CELLS else 0
         self._numbers = np.zeros(kept * places, np.int64)
         """Number of the entry whose base stands in a row; 0: of none."""
+        self._turns = np.zeros(kept * places, np.int64)
+        """When it came: an entry comes after all that its base names."""
         self._rows = np.zeros((kept * places, places), np.int32)
 
-    def put(self, place: int, number: int, base: NDArray[np.int64]) -> None:
+    def put(self, place: int, number: int, base: NDArray[np.int64], turn: int) -> None:
         """The base of an entry. An older one of its author gives way."""
         if not self._numbers.size or base.size > self._rows.shape[1]:
             return
         row = KEPT_BASES * place + number % KEPT_BASES
         fits = not base.size or int(base.max()) <= _LARGEST
-        self._numbers[row] = number if fits else 0
+        self._numbers[row], self._turns[row] = number if fits else 0, turn
         if fits:
             self._rows[row, : base.size] = base
             self._rows[row, base.size :] = 0
@@ -170,14 +190,14 @@ class _Rows:
         rows = KEPT_BASES * named + base[named] % KEPT_BASES
         if not bool((self._numbers[rows] == base[named]).all()):
             return False
-        looked_at = self._rows[rows] if 2 * columns.size > base.size else self._rows[rows[:, None], columns]
-        limit = base if looked_at.shape[1] == base.size else base[columns]
-        if looked_at.shape[1] == base.size and columns.size < base.size:
-            # The others are not to be looked at: nothing is above this.
-            limit = np.full(base.size, _LARGEST)
-            limit[columns] = base[columns]
-        return not bool((looked_at > limit).any())
+        # What came before all that is looked at was not made on any of it.
+        rows = rows[self._turns[rows] >= self._first_beyond(base, columns)]
+        return not rows.size or not bool((self._rows[rows[:, None], columns] > base[columns]).any())
 
-
-def _name(place: int, number: int) -> int:
-    return place << _NUMBER_BITS | number
+    def _first_beyond(self, base: NDArray[np.int64], columns: NDArray[np.int64]) -> int:
+        """The turn in which the first entry beyond `base` came at these places, or an earlier one."""
+        following = base[columns] + 1
+        rows = KEPT_BASES * columns + following % KEPT_BASES
+        if not bool((self._numbers[rows] == following).all()):
+            return 0
+        return int(self._turns[rows].min(initial=_NEVER))

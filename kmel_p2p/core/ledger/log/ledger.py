@@ -126,12 +126,12 @@ class Ledger(Branches):
 
     def norm_bound_squared(self, author: SiteKey, base: RosterVector) -> int:
         """Bound on an entry that `author` makes on `base`; all of `base` must be applied here."""
-        heads, unknown = self.accepted.at_base(author, base)
-        return norm_bound_squared([head.norm_squared for head in heads], self.rules, unknown)
+        named = self.accepted.at_base(author, base)
+        return norm_bound_squared(named.norms, self.rules, named.unknown)
 
     def head_caps(self, author: SiteKey, base: RosterVector, heads: Iterable[int]) -> dict[int, int]:
         """Largest weight (units of 2**-16) that an entry of `author` on `base` may give to each of these heads."""
-        known, _ = self.accepted.at_base(author, base)
+        known = self.accepted.at_base(author, base)
         number, rules = base.at(self.accepted.order.place(author)) + 1, self.rules
         return {head: max(rules.cap_at(number), head_cap(head, author, number, known, rules)) for head in heads}
 
@@ -222,7 +222,7 @@ class Ledger(Branches):
             return self._ended_by(refusal, fault_of(refusal, entry))
         if entry.number <= self.head(entry.author):
             return Outcome(Verdict.KNOWN)
-        if not self._waiting.hold(entry, always=entry.number == self.head(entry.author) + 1):
+        if not self._waiting.hold(entry, always=entry.number == self.head(entry.author) + 1, alone=rules):
             return Outcome(Verdict.DROPPED)
         outcome = Outcome(Verdict.WAITING)
         self._settle(outcome)
@@ -325,7 +325,8 @@ class Ledger(Branches):
                     if left is not None and left <= 0:
                         self.unsettled = True
                         return
-                    verdict = check_entry(entry, self.accepted, self.amended_rules, self._decoder)
+                    alone = self._waiting.checked_alone(entry)
+                    verdict = check_entry(entry, self.accepted, self.amended_rules, self._decoder, alone)
                     if isinstance(verdict, FaultProof) and self.proves_nothing(verdict):
                         # What it does not follow is disowned, but compacted here.
                         verdict = Hold.CONTEXT

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.entry import Entry
+from kmel_p2p.core.ledger.rules.rules import Rules
 
 MAX_WAITING = 1024
 """Entries held back in all. A pull asks for at most `MAX_BODIES` at a time, so this is room for the answers of several
@@ -23,6 +24,8 @@ class WaitingRoom:
 
     def __init__(self) -> None:
         self._held: dict[SiteKey, dict[int, Entry]] = {}
+        self._alone: dict[bytes, Rules] = {}
+        """Hash of a held entry -> the rules under which it was checked alone."""
         self._bytes = 0
         self._count = 0
 
@@ -46,10 +49,17 @@ class WaitingRoom:
         held = self._held.get(author, {})
         yield from (held[number] for number in sorted(held))
 
-    def hold(self, entry: Entry, always: bool = False) -> bool:
+    def checked_alone(self, entry: Entry) -> Rules | None:
+        """The rules under which a held entry was checked alone when it came, if it was."""
+        return self._alone.get(entry.hash)
+
+    def hold(self, entry: Entry, always: bool = False, alone: Rules | None = None) -> bool:
         """Hold an entry back; False when there is no room. A lower number replaces the author's highest.
 
-        `always`: there is room in any case. For the next entry of a log, so that a full room stops no log.
+        Args:
+            entry: what to hold.
+            always: there is room in any case. For the next entry of a log, so that a full room stops no log.
+            alone: the rules under which it was checked alone.
         """
         held = self._held.get(entry.author, {})
         if len(held) >= MAX_WAITING_OF_AUTHOR:
@@ -61,6 +71,8 @@ class WaitingRoom:
         if full and not always:
             return False
         self._held.setdefault(entry.author, {})[entry.number] = entry
+        if alone is not None:
+            self._alone[entry.hash] = alone
         self._bytes += len(entry.payload)
         self._count += 1
         return True
@@ -68,7 +80,9 @@ class WaitingRoom:
     def release(self, author: SiteKey, number: int) -> None:
         """Drop a held entry."""
         held = self._held[author]
-        self._bytes -= len(held.pop(number).payload)
+        entry = held.pop(number)
+        self._alone.pop(entry.hash, None)
+        self._bytes -= len(entry.payload)
         self._count -= 1
         if not held:
             del self._held[author]

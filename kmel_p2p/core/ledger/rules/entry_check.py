@@ -7,10 +7,10 @@ import enum
 import numpy as np
 
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
-from kmel_p2p.core.ledger.log.entry import Entry, context_hash
+from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of
-from kmel_p2p.core.ledger.rules.rules import AmendedRules
+from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
 from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, is_replay
 from kmel_p2p.delta.sparse import SparseDelta
 
@@ -30,9 +30,12 @@ class Hold(enum.Enum):
 
 
 def check_entry(
-    entry: Entry, accepted: AcceptedLogs, amended_rules: AmendedRules, decoder: Decoder
+    entry: Entry, accepted: AcceptedLogs, amended_rules: AmendedRules, decoder: Decoder, alone: Rules | None = None
 ) -> SparseDelta | FaultProof | Hold:
-    """Judge the next entry of a log: its delta, the fault that its headers prove, or why it has to wait."""
+    """Judge the next entry of a log: its delta, the fault that its headers prove, or why it has to wait.
+
+    `alone`: the rules under which it was checked alone (`check_alone`) when it came, if any.
+    """
     rules = amended_rules.under(entry.basis)
     if rules is None:
         # What its base means is not known.
@@ -45,20 +48,20 @@ def check_entry(
     hold = why_hold(entry, accepted)
     if hold is not None:
         return hold
-    refusal = check_alone(entry, rules)
+    refusal = check_alone(entry, rules) if rules is not alone else None
     if refusal is not None:
         return fault_of(refusal, entry)
-    heads, unknown = accepted.at_base(entry.author, entry.base)
-    if unknown or (heads and context_hash([head.hash for head in heads]) != entry.basis.context):
+    named = accepted.at_base(entry.author, entry.base)
+    if named.unknown or (len(named) and named.context != entry.basis.context):
         # Where a log has parted, the author may have seen the branch that was disowned since.
-        heads, unknown = accepted.at_base(entry.author, entry.base, parted=True)
-        if not unknown:
+        named = accepted.at_base(entry.author, entry.base, parted=True)
+        if not named.unknown:
             return Hold.CONTEXT
     doubtful = _NOBODY if accepted.closed(entry.author, entry.base) else accepted.doubtful(entry.base)
-    refusal = check_base(entry, heads, rules, unknown, doubtful)
+    refusal = check_base(entry, named, rules, named.unknown, doubtful, named.norms)
     if refusal is not None:
         # The author may have seen an unknown header that excuses it: the entry waits, and nobody is blamed.
-        return Hold.EXCUSE if unknown else fault_of(refusal, entry, *heads)
+        return Hold.EXCUSE if named.unknown else fault_of(refusal, entry, *named)
     replayed = accepted.same_payload(entry)
     if replayed is not None and is_replay(entry, replayed, order.place(replayed.author)):
         return fault_of(Refusal.REPLAY, entry, replayed)

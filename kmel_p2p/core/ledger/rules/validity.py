@@ -9,7 +9,7 @@ signed headers alone, so that it can be proved to anybody: see `proof`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,10 +111,11 @@ def check_chain(header: SignedHeader, previous: SignedHeader | None, previous_ha
 
 def check_base(
     header: SignedHeader,
-    at_base: Iterable[SignedHeader],
+    at_base: Collection[SignedHeader],
     rules: Rules,
     unknown: int = 0,
     doubtful: NDArray[np.bool_] | None = None,
+    norms: Sequence[int] | None = None,
 ) -> Refusal | None:
     """The checks against the headers that the base names.
 
@@ -126,15 +127,16 @@ def check_base(
             their norms count as larger than any, so that no author is blamed for another's fork.
         doubtful: by place, bool[places]: the only authors whose entries the base may lack although those headers were
             made on them (None: any). Saves work: with n sites the headers name n authors each.
+        norms: squared norms of those headers, ascending, where they are known already.
     """
-    heads = list(at_base)
     if doubtful is None or bool(doubtful.any()):
         own = rules.roster.place(header.author)
-        if not all(_reaches(header, head.base, own, doubtful) for head in heads):
+        if not all(_reaches(header, head.base, own, doubtful) for head in at_base):
             return Refusal.BASE_STALE
-    if not _head_weights_are_allowed(header, heads, rules, unknown):
+    if not _head_weights_are_allowed(header, at_base, rules, unknown):
         return Refusal.HEAD_WEIGHT
-    bound = norm_bound_squared([head.norm_squared for head in heads], rules, unknown)
+    ascending = sorted(head.norm_squared for head in at_base) if norms is None else norms
+    bound = norm_bound_squared(ascending, rules, unknown)
     return Refusal.NORM if header.norm_squared > bound else None
 
 
@@ -176,7 +178,9 @@ def head_cap(
     return weight_cap(max(1, len(rules.current) - without - unknown), rules.share_at(number))
 
 
-def _head_weights_are_allowed(header: SignedHeader, heads: list[SignedHeader], rules: Rules, unknown: int) -> bool:
+def _head_weights_are_allowed(
+    header: SignedHeader, heads: Collection[SignedHeader], rules: Rules, unknown: int
+) -> bool:
     # A weight within the trunk's cap is always allowed.
     heavy = {head: w for head, w in header.head_weights.items() if w > rules.cap_at(header.number)}
     return all(
@@ -189,11 +193,11 @@ def context_of(at_base: Iterable[SignedHeader]) -> bytes:
     return context_hash(head.hash for head in sorted(at_base, key=lambda head: head.author))
 
 
-def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int = 0) -> int:
+def norm_bound_squared(norms: Sequence[int], rules: Rules, unknown: int = 0) -> int:
     """Largest squared norm (integer, units 2**-48) that an entry with this base may have.
 
     Args:
-        norms_at_base: squared norm of the newest entry of each other author at the base.
+        norms: squared norm of the newest entry of each other author at the base, ascending.
         rules: the charter's.
         unknown: further norms, counted as larger than any given; they can only raise the bound.
 
@@ -201,7 +205,6 @@ def norm_bound_squared(norms_at_base: Iterable[int], rules: Rules, unknown: int 
     makes the bound one of the given integers times a constant, so it never depends on rounding. Clipping to the median
     of norms follows Templar's SparseLoCo aggregation (arXiv 2508.15706).
     """
-    norms = sorted(norms_at_base)
     if not norms:
         return rules.first_norm_squared
     cap = int(rules.norm_cap * 2**16)
@@ -220,6 +223,8 @@ def _reaches(header: SignedHeader, earlier: RosterVector, own: int, doubtful: ND
     """
     base, needed = header.base.numbers, earlier.numbers
     common = min(base.size, needed.size)
+    if common == needed.size and bool((needed <= base[:common]).all()):
+        return True
     lacking = needed > 0
     lacking[:common] = needed[:common] > base[:common]
     if doubtful is not None:

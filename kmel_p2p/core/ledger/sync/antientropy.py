@@ -121,9 +121,9 @@ class AntiEntropy:
         told = self._other_peers.get(key)
         return told is not None and (told.explained or told.vector is not None)
 
-    def ends_with_us(self, key: SiteKey) -> bool:
-        """Whether `key` holds what is held here, as far as it is to be believed."""
-        return self._other_peers.holds_the_same(key)
+    def end_with_us(self, keys: Iterable[SiteKey]) -> set[SiteKey]:
+        """Those of `keys` that hold what is held here, as far as they are to be believed."""
+        return self._other_peers.hold_the_same(keys)
 
     def agreed_with(self, key: SiteKey) -> tuple[RosterVector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""

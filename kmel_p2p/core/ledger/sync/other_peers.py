@@ -150,14 +150,18 @@ class OtherPeers:
             return 0
         return min(told.vector.at(order.place(author)), self._statements.proved(author))
 
-    def holds_the_same(self, key: SiteKey) -> bool:
-        """Whether `key` holds what is held here, as far as it is to be believed."""
-        told = self._told.get(key)
-        if told is None:
-            return False
-        if told.state == self._states.now():
-            return True
-        return told.explained and told.vector is not None and self.credible(key) == self._ledger.vector
+    def hold_the_same(self, keys: Iterable[SiteKey]) -> set[SiteKey]:
+        """Those of `keys` that hold what is held here, as far as they are to be believed."""
+        own = self._states.now()
+        found = set()
+        for key in keys:
+            told = self._told.get(key)
+            if told is None:
+                continue
+            explained = told.explained and told.vector is not None
+            if told.state == own or (explained and self.credible(key) == self._ledger.vector):
+                found.add(key)
+        return found
 
     def offered(self, key: SiteKey) -> Vector:
         """The vector that `key` last told us, as far as it may be asked for what is in it."""
@@ -219,8 +223,10 @@ class OtherPeers:
     def _further(self) -> list[SiteKey]:
         """Peers that say that a log goes further than here."""
         accepted = self._ledger.accepted
-        others = ((site, told.vector) for site, told in self._told.items() if told.vector is not None)
-        return [site for site, vector in others if vector is not accepted.held and not accepted.reaches(vector)]
+        others = {site: told.vector for site, told in self._told.items() if told.vector is not None}
+        # Most of them name one of a few vectors.
+        further = {vector for vector in {*others.values()} if not accepted.reaches(vector)}
+        return [site for site, vector in others.items() if vector in further] if further else []
 
     def _named(self, key: SiteKey) -> Vector:
         told = self._told.get(key)
