@@ -71,10 +71,8 @@ class LedgerAveraging(RoundMachine):
         self._settings = settings
         self.publisher = Publisher(identity, ledger, self._outbox)
         forks = ForkFinder(ledger, self._outbox)
-        alive, outbox = members.alive, self._outbox
-        self.antientropy = AntiEntropy(
-            identity.key, ledger, forks, alive, outbox, rng, settings.antientropy, max_payload_bytes, now
-        )
+        alive, outbox, timing = members.alive, self._outbox, settings.antientropy
+        self.antientropy = AntiEntropy(identity.key, ledger, forks, alive, outbox, rng, timing, max_payload_bytes, now)
         self.maintenance = Maintenance(
             identity,
             charter,
@@ -92,8 +90,7 @@ class LedgerAveraging(RoundMachine):
         self._own_log = OwnLog(identity.key, ledger, self._outbox)
         self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
-        self._spoke: tuple[SiteKey, ...] = ()
-        """Sites of which this site may have learned in this turn how much they hold."""
+        self._spoke: tuple[SiteKey, ...] = ()  # sites that may have told in this turn what they hold
         self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
         self._grew = (0, now)
         self._behind_since_us: Micros | None = None
