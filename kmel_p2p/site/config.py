@@ -38,11 +38,15 @@ class SiteSection(StrictModel):
     """Who this is and where its files are."""
 
     name: Name
+    """Of this site in the charter."""
     key_file: Location = Path("site.key")
+    """The site's only secret; its mode must be 0600."""
     charter: Location = Path("charter.toml")
+    """What all sites signed."""
     amendments: Annotated[tuple[Location, ...], pydantic.Field(max_length=1024)] = ()
     """Amendments of the charter, in order. Needed at a site that one of them added; the others hear of them."""
     state_dir: Location = Path("state")
+    """What the peer keeps: store, models, logs. One peer at a time works on it."""
 
 
 class NetworkSection(StrictModel):
@@ -53,6 +57,7 @@ class NetworkSection(StrictModel):
     advertise: Annotated[tuple[Address, ...], pydantic.Field(max_length=8)] = ()
     """Addresses told to the others; empty: those of the charter, else the bound one."""
     preset: Literal["lan", "wan", "sim"] = "wan"
+    """How patient membership is: `wan` between companies, `lan` in one building, `sim` on one machine."""
     neighbours: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     """Where sites exchange shares: the only ones to send shares to, by name; empty: all. Lists should be mutual."""
     outbound_only: bool = False
@@ -100,6 +105,7 @@ class LedgerSection(StrictModel):
     """What this site does with its entries or rounds."""
 
     on_complete: Literal["stay", "exit"] = "stay"
+    """When the run is complete: `stay` and relay, or `exit` with code 0."""
     hold: bool = False
     """True: every entry (or round) waits for the operator's approval before it leaves."""
 
@@ -135,7 +141,9 @@ class LogSection(StrictModel):
     """The log of the daemon, on standard error and in the state directory."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     format: Literal["json", "console"] = "json"
+    """Of standard error; the file always has JSON."""
 
 
 class MetricsSection(StrictModel):

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 WIDTH = 120
 
@@ -29,12 +29,14 @@ def _prose(page: Path) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_prose_fits_a_screen(page: Path) -> None:
     assert [line for line in _prose(page) if len(line) > WIDTH] == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_files_that_a_page_names_exist(page: Path) -> None:
     named = {name for name in NAMED_FILE.findall(page.read_text("utf-8")) if not name.startswith(("state/", "north/"))}
     roots = (ROOT, ROOT / "kmel_p2p", ROOT / "docs")
