@@ -55,7 +55,8 @@ level = "info"                    # debug | info | warning | error
 format = "json"                   # json | console
 
 [metrics]
-listen = ""                       # "127.0.0.1:9477": Prometheus at /metrics, a page at /, /healthz and /readyz
+listen = ""                       # "127.0.0.1:9477": a live page at /, Prometheus at /metrics, /healthz and /readyz
+# token_file = "page-token"       # on a machine that others log in to: a token that page and metrics ask for
 """
 """`configs/site.example.toml` shows it filled in."""
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 PACKAGES = ("fastapi", "python_multipart", "uvicorn")
 """Of the extra `serve`."""
 
-MIN_TOKEN = 20
-"""Characters of a token; a random one of this length cannot be guessed."""
-
 MAX_CONNECTIONS = 64
 GRACE_S = 3
 
@@ -41,12 +38,13 @@ def serve(listen: str, allow_remote: bool, token_file: Path | None, model_dir: P
     --allow-remote and a token, and without encryption: put it behind a proxy with TLS, or use an SSH tunnel instead.
     """
     from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.web.local_pages import read_token
 
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"kmel-peer serve needs {', '.join(missing)}: pip install 'kmel-p2p[serve]'")
     address = _address(listen)
-    token = _token(token_file)
+    token = read_token(token_file)
     if not address.loopback and not (allow_remote and token):
         raise ConfigError(
             f"--listen {listen} is reached from other machines: give --allow-remote and --token-file, or listen on "
@@ -95,24 +93,6 @@ def _address(listen: str) -> Address:
         raise ConfigError(
             f"--listen {listen!r:.80} is no address with a port, such as 127.0.0.1:8410 or [::1]:8410"
         ) from None
-
-
-def _token(path: Path | None) -> str:
-    """The token in a file; empty without a file."""
-    from kmel_p2p.agreement.errors import ConfigError
-
-    if path is None:
-        return ""
-    try:
-        text = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
-        raise ConfigError(
-            f"{path}: a token has {MIN_TOKEN} or more letters and digits and no blank, such as those of "
-            "`openssl rand -hex 20`"
-        )
-    return text
 
 
 def _socket(address: Address, listen: str) -> socket.socket:

@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 
 from kmel_p2p.agreement.errors import DataError, KmelError
 from kmel_p2p.serve import api, forms
-from kmel_p2p.serve.guard import MAX_BODY_BYTES, Guard
 from kmel_p2p.serve.worker import BusyError, LostError, ModelWorker
 from kmel_p2p.version import VERSION
+from kmel_p2p.web.guard import MAX_BODY_BYTES, Guard
 
 RETRY_S = 5
 

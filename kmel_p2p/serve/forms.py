@@ -6,7 +6,6 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +14,10 @@ from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from kmel_p2p.agreement.errors import DataError, KmelError
-from kmel_p2p.learn.predict.templates import page
 from kmel_p2p.serve.api import MAX_EXPLAINED, About
 from kmel_p2p.serve.worker import BusyError, LostError, ModelWorker
+from kmel_p2p.web.templates import page
+from kmel_p2p.web.templates import style as sheet
 
 BLOCK_ROWS = 256
 """Rows of a table computed at a time: a second or two, between which other requests have their turn."""
@@ -55,9 +55,7 @@ def routes(worker: ModelWorker, about: About, folder: Path) -> APIRouter:
 
     @router.get("/style.css")
     async def style() -> Response:
-        parts = ("kmel_p2p.learn.predict", "explanation_style.css"), ("kmel_p2p.serve", "style.css")
-        text = "".join(resources.files(package).joinpath(name).read_text("utf-8") for package, name in parts)
-        return Response(text, media_type="text/css")
+        return Response(sheet(("kmel_p2p.serve", "style.css")), media_type="text/css")
 
     @router.post("/")
     async def explained(

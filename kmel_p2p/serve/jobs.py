@@ -14,8 +14,8 @@ from kmel_p2p.learn.predict.columns import csv_head, csv_rows, require_room
 from kmel_p2p.learn.predict.explain import Explanation, explain
 from kmel_p2p.learn.predict.explanation_view import compound_view
 from kmel_p2p.learn.predict.predict import Model, load_model
-from kmel_p2p.learn.predict.templates import page
 from kmel_p2p.learn.predict.values import Prediction, Value
+from kmel_p2p.web.templates import page
 
 MAX_ROWS = 20_000
 """Of an uploaded table; a minute or two. `kmel-peer predict` has no limit."""

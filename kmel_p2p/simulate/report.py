@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -34,8 +33,9 @@ from kmel_p2p.site.loaded_site import architecture_of
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.status import bytes_text
 from kmel_p2p.version import VERSION
+from kmel_p2p.web.templates import page
 
-TEMPLATE = "report.html.j2"
+TEMPLATE = "report.html"
 MODELS = ("local", "federated", "personalised", "hybrid")
 
 
@@ -228,32 +228,24 @@ def render_html(report: Mapping[str, Any], details: Mapping[str, Any]) -> str:
         report: as in `report.json`.
         details: as in `details.json`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kmel_p2p.simulate", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["size"] = bytes_text
-    environment.filters["percent"] = percent
-    return environment.get_template(TEMPLATE).render(
-        report=report,
-        details=details,
-        headline=_headline(report),
-        worth=in_words(report, details),
-        payoff=payoff_of(details),
-        metric=plots.error_label(report),
-        kinds=sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
-        models=list(plots.MODEL_STYLE),
-        own_trunks="spread" in report,
-        contributions=_contributions(details),
-        agreed=len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
-        error_by_model=Markup(plots.error_by_model(report, details)),
-        error_by_entry=Markup(plots.error_by_entry(report, details)),
-        vectors=Markup(plots.vectors_over_time(report, details)),
-        traffic=Markup(plots.bytes_over_time(report, details)),
-    )
+    values = {
+        "report": report,
+        "details": details,
+        "headline": _headline(report),
+        "worth": in_words(report, details),
+        "payoff": payoff_of(details),
+        "metric": plots.error_label(report),
+        "kinds": sorted({kind for site in details["sites"].values() for kind in site["egress"]}),
+        "models": list(plots.MODEL_STYLE),
+        "own_trunks": "spread" in report,
+        "contributions": _contributions(details),
+        "agreed": len({(site["digest"], tuple(sorted(site["vector"].items()))) for site in report["sites"]}) == 1,
+        "error_by_model": Markup(plots.error_by_model(report, details)),
+        "error_by_entry": Markup(plots.error_by_entry(report, details)),
+        "vectors": Markup(plots.vectors_over_time(report, details)),
+        "traffic": Markup(plots.bytes_over_time(report, details)),
+    }
+    return page("kmel_p2p.simulate", TEMPLATE, values, {"size": bytes_text, "percent": percent})
 
 
 def _headline(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,6 +156,8 @@ class MetricsSection(StrictModel):
         ),
     ] = ""
     """A loopback address such as 127.0.0.1:9477, port 0 for any; whoever may see it can log in here anyway."""
+    token_file: Location | None = None
+    """A file with a token that page and metrics ask for, as password or bearer: for machines that others log in to."""
 
 
 class SiteConfig(StrictModel):
@@ -194,6 +196,7 @@ def parse_config(text: str, path: Path) -> SiteConfig:
             "site": _anchor(config.site, base, "key_file", "charter", "state_dir").model_copy(
                 update={"amendments": tuple(_absolute(base / path) for path in config.site.amendments)}
             ),
+            "metrics": _anchor(config.metrics, base, "token_file"),
             "data": _anchor(config.data, base, "path", "test", "structures", "assays").model_copy(
                 update={"embargo": _anchor(config.data.embargo, base, "compounds", "scaffolds")}
             ),

@@ -44,16 +44,16 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import NoticeBoard, today
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.audit import Audit
+from kmel_p2p.site.observe.course import Course
 from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import HeadKeeper
 from kmel_p2p.site.observe.egress_segments import EGRESS_NAME
 from kmel_p2p.site.observe.logs import LOG_NAME, configure_logging
-from kmel_p2p.site.observe.metrics import MetricsServer, serve_metrics
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.sampling import Sampler
 from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
-from kmel_p2p.site.pages import pages_of
+from kmel_p2p.site.page.serving import PageParts
 from kmel_p2p.site.pausing import Pausing
 from kmel_p2p.site.peer_machine import addresses_of, make_peer
 from kmel_p2p.site.reload import reloaded
@@ -148,6 +148,8 @@ class Daemon:
             lambda problem: self._reporter.egress_stands(problem),
         )
         parts.push_async_callback(self._audit.close)
+        await self._audit.recall_today()
+        course = await writer.call(lambda store: Course(store, self._note))
         rng = random.Random(secrets.randbits(64))
         addresses = self._config.network.advertise or self._site.rule.addresses
         notices = await writer.call(known_notices)
@@ -248,6 +250,7 @@ class Daemon:
             looks=looks,
             measuring=self._measuring,
             note=self._note,
+            course=course,
             fail=self._fail,
         )
         if self._train:
@@ -260,18 +263,21 @@ class Daemon:
             looks=(self._pausing.look, self._board.look),
             status=self._status.build,
             activity=self._activity,
-            note=self._note,
+            course=course,
             disk_full=lambda: writer.disk_full,
             tell_disk=self._reporter.disk_is_full,
             audit=self._audit,
             seen=self._saw,
         )
         sampler.start()
-        pages = pages_of(lambda: self._site, self._measuring.book, self._board)
-        metrics = MetricsServer(self._status.build, self._activity.events, pages)
-        parts.push_async_callback(metrics.close)
-        await serve_metrics(self._config.metrics.listen, metrics)
+        parts.callback(course.close)
         parts.push_async_callback(sampler.close)
+        page = PageParts(
+            lambda: self._site, self._status.build, self._activity, course, self._audit, self._orders,
+            self._final_models, self._measuring.book, self._board,
+        )  # fmt: skip
+        if (served := await page.serve(self._config.metrics)) is not None:
+            parts.push_async_callback(served.close)
         writer.wait_for_room = True
         entries = sum(averaging.vector.values())
         log.info("peer started", address=address, generation=generation, mode=self._site.mode, entries=entries)

@@ -119,6 +119,11 @@ class FinalModels:
         return int(self._before.get("entry_limit", self._averaging.entry_limit))
 
     @property
+    def last_result(self) -> Mapping[str, Any] | None:
+        """Of the newest comparison, also of an earlier end of the run; None: there was none yet."""
+        return self.result or self._before.get("result")
+
+    @property
     def were_written(self) -> bool:
         """Whether the models were written once: then the run is over, and this site publishes nothing more."""
         return bool(self._before)

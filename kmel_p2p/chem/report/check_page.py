@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +14,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.dataset.catalogue import look_up
 from kmel_p2p.chem.dataset.labels import Readings
 from kmel_p2p.chem.dataset.measurements import Measurements
+from kmel_p2p.web.templates import page
 
 VALUES, BOUNDS, REFUSED, PILE, TYPICAL = "#3b6ea5", "#d9a441", "#b23b3b", "#7a4d00", "#e8f1e6"
 BINS = 48
@@ -31,11 +30,8 @@ def check_page(report: Mapping[str, Any], own: Measurements) -> str:
         for place, endpoint in enumerate(own.endpoints)
         if endpoint.name in piles
     }
-    template = resources.files("kmel_p2p.chem.report").joinpath("check_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: f"{value:.3g}"
-    environment.filters["many"] = lambda value: f"{value:,}"
-    return environment.from_string(template).render(r=report, plots=plots)
+    filters = {"number": lambda value: f"{value:.3g}", "many": lambda value: f"{value:,}"}
+    return page("kmel_p2p.chem.report", "check_page.html", {"r": report, "plots": plots}, filters)
 
 
 def _range_plot(endpoint: AssayEndpoint, readings: Readings, piles: list[dict[str, Any]]) -> str:

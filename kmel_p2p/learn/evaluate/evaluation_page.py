@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
-
-import jinja2
 
 from kmel_p2p.chem.report.check_page import png
 from kmel_p2p.learn.evaluate.advice import LOCAL, NO_EVIDENCE, USE, in_words
 from kmel_p2p.learn.predict.outputs import CHOSEN
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, STACK
+from kmel_p2p.web.templates import Filters, page
 
 SHOWN = {
     "local": "local",
@@ -42,14 +40,12 @@ BLUE, GREY, LIGHT = "#0072B2", "#8A939C", "#C5CED6"
 def evaluation_page(report: Mapping[str, Any]) -> str:
     """HTML of `evaluation.evaluate`'s report."""
     plots = {e["name"]: _plot(e) for e in report["endpoints"] if "models" in e}
-    template = resources.files("kmel_p2p.learn.evaluate").joinpath("evaluation_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["signed"] = _signed
-    environment.filters["figure"] = _figure
-    environment.filters["in_words"] = in_words
-    return environment.from_string(template).render(
-        r=report, plots=plots, shown=SHOWN, further=FURTHER, metrics=METRICS, chosen=CHOSEN, advice_style=ADVICE_STYLE
-    )
+    values = {
+        "r": report, "plots": plots, "shown": SHOWN, "further": FURTHER, "metrics": METRICS, "chosen": CHOSEN,
+        "advice_style": ADVICE_STYLE,
+    }  # fmt: skip
+    filters: Filters = {"signed": _signed, "figure": _figure, "in_words": in_words}
+    return page("kmel_p2p.learn.evaluate", "evaluation_page.html", values, filters)
 
 
 def _signed(value: float, digits: int = 1) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kmel_p2p.learn.predict.explanation_view import CompoundView
-from kmel_p2p.learn.predict.templates import SHARED, page
+from kmel_p2p.web.templates import page
 
 if TYPE_CHECKING:
     from kmel_p2p.learn.predict.predict import Model
@@ -41,4 +41,4 @@ def explanation_page(
         "level": "" if level is None else f"{level:g}",
         "warning": warning,
     }
-    return page(SHARED, "explanation_page.html", values)
+    return page("kmel_p2p.learn.predict", "explanation_page.html", values)

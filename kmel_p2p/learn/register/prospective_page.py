@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import jinja2
-
 from kmel_p2p.chem.report.check_page import png
+from kmel_p2p.web.templates import page
 
 METRICS = {"rmse": "RMSE", "log_loss": "log loss"}
 RANKING = {"regression": ("spearman", "Spearman"), "classification": ("auroc", "AUROC")}
@@ -18,13 +16,14 @@ BLUE, ORANGE, GREY, LIGHT = "#0072B2", "#B35900", "#8A939C", "#C5CED6"
 def prospective_page(report: Mapping[str, Any]) -> str:
     """HTML of `prospective.prospective`'s report."""
     plots = {e["name"]: _plot(e) for e in report["endpoints"] if len(_months(e)) > 1}
-    template = resources.files("kmel_p2p.learn.register").joinpath("prospective_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["in_words"] = in_words
-    environment.filters["figure"] = lambda value: "" if value is None else f"{value:.3f}"
-    environment.filters["signed"] = lambda value: f"{value:+.2f}"
-    environment.filters["percent"] = lambda value: "" if value is None else f"{100 * value:.0f} %"
-    return environment.from_string(template).render(r=report, plots=plots, metrics=METRICS, ranking=RANKING)
+    filters = {
+        "in_words": in_words,
+        "figure": lambda value: "" if value is None else f"{value:.3f}",
+        "signed": lambda value: f"{value:+.2f}",
+        "percent": lambda value: "" if value is None else f"{100 * value:.0f} %",
+    }
+    values = {"r": report, "plots": plots, "metrics": METRICS, "ranking": RANKING}
+    return page("kmel_p2p.learn.register", "prospective_page.html", values, filters)
 
 
 def in_words(endpoint: Mapping[str, Any]) -> str:

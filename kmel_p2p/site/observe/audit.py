@@ -16,6 +16,7 @@ from kmel_p2p.core.types import Lane
 from kmel_p2p.net.link_events import Egress
 from kmel_p2p.site.observe.egress import EgressLog
 from kmel_p2p.site.observe.egress_head import HeadKeeper
+from kmel_p2p.site.observe.egress_today import EgressToday, day_of, recorded_since
 
 
 class Audit:
@@ -40,6 +41,7 @@ class Audit:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.log = log
+        self.today = EgressToday(clock)
         self._heads = heads
         self._tensors = tensors
         self._name = name
@@ -52,6 +54,7 @@ class Audit:
         kind, _, contents = egress.label.partition(": ")
         if egress.lane is Lane.CONTROL:
             self.log.add(now, name, kind, egress.size_bytes, egress.digest)
+            self.today.add(name, kind, egress.size_bytes)
             return True
         # What holds something of the trunk says so, and of which tensors.
         what = f"{contents}; {self._tensors}" if contents else ""
@@ -61,7 +64,13 @@ class Audit:
             self._tell(str(error))
             return False
         self._heads.note()
+        self.today.add(name, kind, egress.size_bytes)
         return True
+
+    async def recall_today(self) -> None:
+        """Count what left today before this start, too. Called before anything leaves."""
+        day = day_of(self._clock())
+        self.today.recall(await asyncio.to_thread(recorded_since, self.log.path, day), day)
 
     async def look(self) -> None:
         """Write sums that are due, begin a new segment, delete old ones as configured. Called every few seconds."""

@@ -5,7 +5,6 @@ Worth is measured on own held-out compounds and stays at this site (docs/consort
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from kmel_p2p.site.observe.status import bytes_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.trainer.contribution_book import BLOB, ContributionBook, Worth
+from kmel_p2p.web.templates import Filters, page
 
 SCHEMA = 1
 
@@ -113,49 +113,19 @@ def _notes(book: ContributionBook, key: SiteKey, measured: list[int], *, own_sit
 
 def contribution_page(report: Mapping[str, Any]) -> str:
     """The report as one self-contained page."""
-    rows = []
-    for name, author in report["authors"].items():
-        shown = author["worth"] or {"": None}
-        for at, (endpoint, worth) in enumerate(shown.items()):
-            head = (
-                f"<td>{html.escape(name)}</td><td>{author['entries']}</td>"
-                f"<td>{html.escape(bytes_text(author['payload_bytes']))}</td><td>{_percent(author['uptime'])}</td>"
-                f"<td>{author['size_class'] or ''}</td><td>{_percent(author['weight_share'])}</td>"
-            )
-            notes = html.escape("; ".join(author["notes"])) if at == 0 else ""
-            rows.append(
-                f"<tr>{head if at == 0 else '<td></td>' * 6}<td>{html.escape(endpoint)}</td>{_cells(worth)}"
-                f"<td>{notes}</td></tr>"
-            )
-    return (
-        '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="60">'
-        f"<title>contributions · {html.escape(report['site'])}</title>"
-        "<style>body{font:15px/1.5 sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}"
-        "td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}</style>"
-        f"<h1>Contributions <small>{html.escape(report['federation'])}, as {html.escape(report['site'])} measures them"
-        "</small></h1><p>Worth: by how much an author's entries made the loss on this site's own held-out compounds "
-        f"smaller, with a 95 % interval, over {report['stretches']} stretches of the run. It stays at this site.</p>"
-        "<table><tr><th>site</th><th>entries</th><th>bytes</th><th>reachable</th><th>size class</th><th>weight</th>"
-        "<th>assay endpoint</th><th>worth</th><th>share of the gain</th><th>in the second half</th>"
-        "<th>beyond its weight</th><th></th></tr>"
-        f"{''.join(rows)}</table>"
-    )
+    return page("kmel_p2p.site.page", "contribution.html", {"r": report}, FILTERS)
 
 
-def _cells(worth: Mapping[str, Any] | None) -> str:
+def interval_text(worth: Mapping[str, float] | None) -> str:
+    """A value with its interval; empty for none."""
     if worth is None:
-        return "<td></td>" * 4
-    return (
-        f"<td>{interval_text(worth)}</td><td>{_percent(worth['share'])}</td>"
-        f"<td>{'' if worth['late'] is None else interval_text(worth['late'])}</td>"
-        f"<td>{interval_text(worth['beyond_weight'])}</td>"
-    )
-
-
-def interval_text(worth: Mapping[str, float]) -> str:
-    """A value with its interval."""
+        return ""
     return f"{worth['value']:.4f} ({worth['low']:.4f} to {worth['high']:.4f})"
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
+
+
+FILTERS: Filters = {"size": bytes_text, "percent": _percent, "interval": interval_text}
+"""Of the template `contribution.html`."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.audit import Audit
+from kmel_p2p.site.observe.course import Course
 from kmel_p2p.site.observe.status import StatusDocument
-from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.tasks import end_task
 
 log = structlog.get_logger()
 
 TICK_S = 2.0
-"""Between two samples for the history, and between two looks at the egress log."""
+"""Between two looks: at the peer, for the course of the run, and at the egress log."""
 
 
 class Sampler:
@@ -28,7 +26,7 @@ class Sampler:
     Args:
         looks: called before each sample.
         status: makes the status document.
-        note: stores something that nobody waits for.
+        course: takes the samples.
         disk_full: why the store waits for room on its disk; empty: it does not.
         tell_disk: tells the operator of it.
         seen: told of each other site whether it is reachable.
@@ -40,7 +38,7 @@ class Sampler:
         looks: Sequence[Callable[[], None]],
         status: Callable[[], StatusDocument],
         activity: Activity,
-        note: Callable[[Callable[[Store], None]], None],
+        course: Course,
         disk_full: Callable[[], str],
         tell_disk: Callable[[str], None],
         audit: Audit,
@@ -49,7 +47,7 @@ class Sampler:
         self._looks = looks
         self._status = status
         self._activity = activity
-        self._note = note
+        self._course = course
         self._disk_full = disk_full
         self._tell_disk = tell_disk
         self._audit = audit
@@ -81,14 +79,7 @@ class Sampler:
         for look in self._looks:
             look()
         status = self._status()
-        row = {
-            "phase": status.phase.value,
-            "vector": dict(status.averaging.vector),
-            "bytes_out": status.egress.bytes_out,
-            "bytes_in": status.egress.bytes_in,
-            "alive": status.reachable,
-        }
-        self._note(partial(Store.add_history, kind="sample", at=time.time(), values=row))
+        self._course.sample(status)
         for member in status.members:
             self._seen(SiteKey(bytes.fromhex(member.key)), member.reachable)
         self._tell_disk(self._disk_full())

@@ -67,6 +67,10 @@ class MemberStatus:
     entries_applied: int = 0
     problem: str = ""
     """Why there is no connection, in words for the operator; empty when there is one."""
+    outbound: bool = False
+    """This peer's own connection to the site works."""
+    inbound: bool = False
+    """The site's connection to this peer works."""
 
     @property
     def reachable(self) -> bool:

@@ -171,6 +171,8 @@ class StatusBuilder:
                     bytes_out=sum(link.traffic.bytes_out.values()) if link else 0,
                     entries_applied=vector.get(SiteKey(view.key), 0),
                     problem=_problem(link),
+                    outbound=link is not None and link.outbound,
+                    inbound=link is not None and link.inbound,
                 )
             )
         return tuple(members)

@@ -7,7 +7,7 @@ the thread that opened it (`StoreWriter` gives the daemon one); offline commands
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,10 +349,35 @@ class Store(SetAside):
                 (kind, at, msgpack.packb(dict(values), use_bin_type=True)),
             )
 
-    def history(self, kind: str) -> list[dict[str, Any]]:
-        """Rows of one series in order, each with its time under "at"."""
-        rows = self._all("SELECT at, body FROM history WHERE kind = ? ORDER BY row", kind)
+    def history(self, kind: str, most: int = 0) -> list[dict[str, Any]]:
+        """Rows of one series in order, each with its time under "at".
+
+        Args:
+            most: so many at most, evenly spread, with the newest; 0: all.
+        """
+        step = -(-self.history_length(kind) // most) if most else 1
+        rows = self._all(
+            "SELECT at, body FROM (SELECT row, at, body, ROW_NUMBER() OVER (ORDER BY row DESC) - 1 AS place "
+            "FROM history WHERE kind = ?) WHERE place % ? = 0 ORDER BY row",
+            kind,
+            max(1, step),
+        )
         return [{"at": at, **msgpack.unpackb(body, raw=False)} for at, body in rows]
+
+    def history_length(self, kind: str) -> int:
+        """Number of rows of one series."""
+        return int(self._one("SELECT COUNT(*) FROM history WHERE kind = ?", kind))
+
+    def replace_history(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep these rows alone of one series, each with its time under "at"."""
+        with self.transaction("history"):
+            self._connection.execute("DELETE FROM history WHERE kind = ?", (kind,))
+            for row in rows:
+                values = {name: value for name, value in row.items() if name != "at"}
+                self._connection.execute(
+                    "INSERT INTO history (kind, at, body) VALUES (?, ?, ?)",
+                    (kind, row["at"], msgpack.packb(values, use_bin_type=True)),
+                )
 
     def check(self) -> list[str]:
         """What SQLite's own integrity check finds wrong; empty when the file is sound."""

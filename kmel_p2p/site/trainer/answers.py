@@ -16,6 +16,7 @@ from kmel_p2p.core.rounds import Ready, RoundFailed, RoundTrained, Unready
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.final_models import FinalModels
 from kmel_p2p.site.observe.activity import Activity
+from kmel_p2p.site.observe.course import ROUND, Course
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.trainer.contributions import ContributionMeasuring
 from kmel_p2p.site.trainer.looks import TrunkLooks
@@ -33,6 +34,7 @@ class TrainerAnswers:
         looks: told of rounds, and of what looks found.
         measuring: likewise of what contributions are worth.
         note: stores something that nobody waits for.
+        course: told of rounds, too.
         fail: ends the peer.
     """
 
@@ -45,6 +47,7 @@ class TrainerAnswers:
         looks: TrunkLooks,
         measuring: ContributionMeasuring,
         note: Callable[[Callable[[Store], None]], None],
+        course: Course,
         fail: Callable[[KmelError], None],
     ) -> None:
         self._activity = activity
@@ -53,6 +56,7 @@ class TrainerAnswers:
         self._looks = looks
         self._measuring = measuring
         self._note = note
+        self._course = course
         self._fail = fail
 
     def trainer_prepared(self, answer: session.Prepared) -> None:
@@ -80,6 +84,7 @@ class TrainerAnswers:
         activity.trained_at, activity.loss, activity.scores = activity.clock(), answer.train_loss, answer.scores
         activity.steps += answer.steps
         activity.trained_payload = answer.payload
+        at = time.time()
         row = {
             "number": answer.round,
             "loss": answer.train_loss,
@@ -90,7 +95,8 @@ class TrainerAnswers:
             "seconds": answer.seconds,
             "training_us": answer.training_us,
         }
-        self._note(partial(Store.add_history, kind="round", at=time.time(), values=row))
+        self._note(partial(Store.add_history, kind=ROUND, at=at, values=row))
+        self._course.trained({"at": at, **row})
         validation = validation_figure(answer.scores)
         self._command(
             RoundTrained(

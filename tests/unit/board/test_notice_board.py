@@ -14,7 +14,8 @@ from kmel_p2p.core.board.board import Board, Today
 from kmel_p2p.core.board.notice import MAX_SLOTS
 from kmel_p2p.site import notice_board as module
 from kmel_p2p.site.notice_board import NoticeBoard, drafted
-from kmel_p2p.site.observe.board_page import WORDS, board_page, language
+from kmel_p2p.site.page.board_page import WORDS, board_page
+from kmel_p2p.site.page.words import language
 from kmel_p2p.site.state.recording import known_notices, work_of
 from kmel_p2p.site.state.store import Store
 from tests.testbed.peers.site import World, make_site, make_world

@@ -33,12 +33,14 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
 from kmel_p2p.site.modes import MODES, mode_of
 from kmel_p2p.site.observe.activity import Activity
-from kmel_p2p.site.observe.metrics import StatusCollector, status_page
+from kmel_p2p.site.observe.metrics import StatusCollector
 from kmel_p2p.site.observe.status import ProcessStatus, SitePhase, StatusDocument, TrainerStatus
+from kmel_p2p.site.page.view import page_values
 from kmel_p2p.site.peer_machine import make_peer
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.recording import work_of
 from kmel_p2p.site.state.store import STORE_NAME, Store
+from tests.support.page_sample import facts
 from tests.support.recording_transport import RecordingTransport
 
 SECOND = 1_000_000
@@ -270,7 +272,7 @@ def test_status_page_metrics_and_terminal_show_the_mode(folders: dict[str, Path]
     assert plain["pushsum"]["payload_bytes_mean"] == 100
     assert StatusDocument.parse(json.loads(json.dumps(plain))).averaging.facts["reached"] == 5
     limit = site.charter.averaging.entry_limit
-    page = status_page(document)
+    page = " ".join(text for _, text in page_values(facts(document), "en")["facts"])
     assert f"3 of {limit} rounds" in page
     figures = {m.name: m.samples[0].value for m in StatusCollector(lambda: document, {}).collect() if m.samples}
     assert figures["kmel_rounds_trained"] == 3

@@ -1,7 +1,7 @@
 """Who is answered, and how much is read: checked before any route sees a request.
 
-- The Host must name this machine (`local_pages`), unless a token is asked for: a page on the web whose name resolves to
-  loopback gets nothing.
+- The Host must name this machine (`local_pages`), unless the server may be reached from others: a page on the web whose
+  name resolves to loopback gets nothing.
 - A form sent from another page is refused by its Origin.
 - With a token, every request must carry it, as a bearer or as the password of HTTP Basic, which browsers ask for.
 - A body is read up to a limit, whatever its headers say.
@@ -12,18 +12,25 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kmel_p2p.local_pages import guards, name_this_machine
+from kmel_p2p.web.local_pages import guards, name_this_machine
 
-POLICY = (
+FORMS = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+"""Content security policy of pages with forms and without scripts."""
+
+LIVE = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; form-action 'none'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+"""Of pages that keep themselves up to date."""
 
 MAX_BODY_BYTES = 10 << 20
 """Of one request: some 100,000 rows of a table."""
@@ -38,10 +45,24 @@ class Guard:
         app: what is guarded.
         token: that requests must carry; empty for none.
         most_bytes: of a body.
+        policy: content security policy of the answers.
+        any_host: whether requests with a token may name any host.
+        without_token: paths that are answered without a token all the same.
     """
 
-    def __init__(self, app: ASGIApp, token: str = "", most_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str = "",
+        most_bytes: int = MAX_BODY_BYTES,
+        *,
+        policy: str = FORMS,
+        any_host: bool = True,
+        without_token: Collection[str] = (),
+    ) -> None:
         self._app, self._token, self._most = app, token, most_bytes
+        self._headers = guards(policy)
+        self._any_host, self._without_token = any_host, frozenset(without_token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -51,16 +72,17 @@ class Guard:
         headers = Headers(scope=scope)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await refusal(scope, receive, _guarded(send))
+            await refusal(scope, receive, self._guarded(send))
             return
         body = _Body(receive, self._most)
-        sender = _guarded(_OrTooLarge(scope, receive, send, body))
+        sender = self._guarded(_OrTooLarge(scope, receive, send, body))
         await self._app(scope, body, sender)
 
     def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
-        if not self._token and not name_this_machine(headers.getlist("host")):
+        if not (self._token and self._any_host) and not name_this_machine(headers.getlist("host")):
             return PlainTextResponse("ask for localhost or an address, not for a name\n", 421)
-        if self._token and not _carries(headers.get("authorization", ""), self._token):
+        asked = self._token and scope["path"] not in self._without_token
+        if asked and not _carries(headers.get("authorization", ""), self._token):
             return PlainTextResponse(
                 "this needs the token of the server\n", 401, {"WWW-Authenticate": 'Basic realm="kmel-peer"'}
             )
@@ -69,6 +91,16 @@ class Guard:
         if _length(headers) > self._most:
             return _too_large(self._most)
         return None
+
+    def _guarded(self, send: Send) -> Send:
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.lower().encode(), value.encode()) for name, value in self._headers]
+                # What is shown may be confidential: no cache keeps it.
+                message = {**message, "headers": [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]}
+            await send(message)
+
+        return sending
 
 
 class _Body:
@@ -109,17 +141,6 @@ class _OrTooLarge:
             await _too_large(self._body.most)(self._scope, self._receive, self._send)
             return
         await self._send(message)
-
-
-def _guarded(send: Send) -> Send:
-    async def sending(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            extra = [(name.lower().encode(), value.encode()) for name, value in guards(POLICY)]
-            # What is shown may be confidential: no cache keeps it.
-            message = {**message, "headers": [*message.get("headers", []), *extra, (b"cache-control", b"no-store")]}
-        await send(message)
-
-    return sending
 
 
 def _too_large(most: int) -> PlainTextResponse:

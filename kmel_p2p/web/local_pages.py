@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from pathlib import Path
+
+from kmel_p2p.agreement.errors import ConfigError
 
 NO_SOURCES = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """Content security policy of answers that are no pages: nothing runs and nothing is loaded."""
+
+
+MIN_TOKEN = 20
+"""Characters of a token; a random one of this length cannot be guessed."""
 
 
 def guards(policy: str) -> list[tuple[str, str]]:
@@ -36,3 +43,23 @@ def name_this_machine(hosts: Iterable[str]) -> bool:
             if name.lower() != "localhost":
                 return False
     return True
+
+
+def read_token(path: Path | None) -> str:
+    """The token in a file; empty without a file.
+
+    Raises:
+        ConfigError: it cannot be read, or could be guessed.
+    """
+    if path is None:
+        return ""
+    try:
+        text = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if len(text) < MIN_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"{path}: a token has {MIN_TOKEN} or more letters and digits and no blank, such as those of "
+            "`openssl rand -hex 20`"
+        )
+    return text

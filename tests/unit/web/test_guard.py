@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from kmel_p2p.serve.guard import Guard
+from kmel_p2p.web.guard import Guard
 
 TOKEN = "0123456789abcdef0123"
 

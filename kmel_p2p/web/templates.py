@@ -1,0 +1,61 @@
+"""Templates of pages, and the one style that all of them have. Loads neither torch nor RDKit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import markupsafe
+
+SHARED = "kmel_p2p.web"
+"""Package with what several pages include: layout, style, and the section that explains one compound."""
+
+Filters = Mapping[str, Callable[..., Any]]
+
+
+def page(package: str, template: str, values: Mapping[str, object], filters: Filters | None = None) -> str:
+    """A page from a template of a package. Everything filled in is escaped, but `markupsafe.Markup`.
+
+    Args:
+        filters: name -> function, for this page.
+    """
+    return _environment(package).overlay_with(filters).get_template(template).render(**values)
+
+
+def block(package: str, template: str, name: str, values: Mapping[str, object], filters: Filters | None = None) -> str:
+    """What one block of a template makes: the part of a page that changes while it is looked at."""
+    found = _environment(package).overlay_with(filters).get_template(template)
+    return "".join(found.blocks[name](found.new_context(dict(values))))
+
+
+def style(*more: tuple[str, str]) -> str:
+    """The style sheet of all pages; after it those of single pages, as (package, file name)."""
+    parts: Sequence[tuple[str, str]] = ((SHARED, "style.css"), *more)
+    return "".join(resources.files(package).joinpath(name).read_text("utf-8") for package, name in parts)
+
+
+def script() -> str:
+    """What keeps a page up to date while it is looked at."""
+    return resources.files(SHARED).joinpath("live.js").read_text("utf-8")
+
+
+class _Environment(jinja2.Environment):
+    def overlay_with(self, filters: Filters | None) -> jinja2.Environment:
+        if not filters:
+            return self
+        found = self.overlay()
+        found.filters = {**self.filters, **filters}
+        return found
+
+
+@functools.cache
+def _environment(package: str) -> _Environment:
+    folders = [str(resources.files(name)) for name in dict.fromkeys((package, SHARED))]
+    loader = jinja2.FileSystemLoader(folders)
+    made = _Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    # A style sheet is included as it is: CSS has quotes, and no text of anybody.
+    made.globals["style"] = lambda *more: markupsafe.Markup(style(*more))
+    return made
