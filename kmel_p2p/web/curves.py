@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kmel_p2p.agreement.shown import shown
+
 COLOURS, DASHES = 8, 4
 """Of the style sheet; together they tell 32 curves apart."""
 
@@ -81,10 +83,15 @@ def chart(
             f'<line class="level l{at}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
         )
     drawn = (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text_of(label)}">'
         f"{''.join(parts)}</svg>"
     )
     return drawn + _key(known, levels)
+
+
+def text_of(text: str) -> str:
+    """A text of anybody within SVG."""
+    return html.escape(shown(text))
 
 
 def _path(points: Points, steps: bool) -> str:
@@ -118,9 +125,9 @@ def _grid(
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
     for value in _round_numbers(*across):
         x, _ = place(value, up[0])
-        parts.append(f'<text x="{x:.1f}" y="{base + 13}" text-anchor="middle">{html.escape(ticks(value))}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{base + 13}" text-anchor="middle">{text_of(ticks(value))}</text>')
     parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(name)}</text>'
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{text_of(name)}</text>'
     )
     return "".join(parts)
 
@@ -144,7 +151,7 @@ def _key(curves: Sequence[Curve], levels: Sequence[tuple[str, float]]) -> str:
         '<ul class="key">'
         + "".join(
             f'<li><svg viewBox="0 0 26 10" aria-hidden="true"><path class="{style}" d="M0 5H26"/></svg>'
-            f"{html.escape(name)}</li>"
+            f"{text_of(name)}</li>"
             for style, name in lines
         )
         + "</ul>"

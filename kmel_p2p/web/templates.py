@@ -10,6 +10,8 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from kmel_p2p.agreement.shown import shown
+
 SHARED = "kmel_p2p.web"
 """Package with what several pages include: layout, style, and the section that explains one compound."""
 
@@ -17,7 +19,7 @@ Filters = Mapping[str, Callable[..., Any]]
 
 
 def page(package: str, template: str, values: Mapping[str, object], filters: Filters | None = None) -> str:
-    """A page from a template of a package. Everything filled in is escaped, but `markupsafe.Markup`.
+    """A page from a template of a package. Everything filled in is escaped, but `markupsafe.Markup`, and has no control characters.
 
     Args:
         filters: name -> function, for this page.
@@ -51,11 +53,16 @@ class _Environment(jinja2.Environment):
         return found
 
 
+def _plain(value: Any) -> Any:
+    """Control characters of others, such as those that turn the direction of text, are written out on a page, too."""
+    return shown(value) if type(value) is str else value
+
+
 @functools.cache
 def _environment(package: str) -> _Environment:
     folders = [str(resources.files(name)) for name in dict.fromkeys((package, SHARED))]
     loader = jinja2.FileSystemLoader(folders)
-    made = _Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made = _Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain)
     # A style sheet is included as it is: CSS has quotes, and no text of anybody.
     made.globals["style"] = lambda *more: markupsafe.Markup(style(*more))
     return made

@@ -5,11 +5,11 @@ Every state is told by a sign and a dash as well as by colour.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 
 from kmel_p2p.site.observe.status import MemberStatus
+from kmel_p2p.web.curves import text_of
 
 MOST_NAMED, MOST_DRAWN = 16, 64
 """Sites drawn with their names, and drawn at all; a table names every one."""
@@ -52,7 +52,7 @@ def federation_map(site: str, members: Sequence[MemberStatus], words: Mapping[st
     label = words["map"].format(site=site, up=up, of=len(members))
     x, y = middle
     return (
-        f'<svg class="chart map" viewBox="0 {top:.0f} {WIDTH} {bottom - top:.0f}" role="img" aria-label="{html.escape(label)}">'
+        f'<svg class="chart map" viewBox="0 {top:.0f} {WIDTH} {bottom - top:.0f}" role="img" aria-label="{text_of(label)}">'
         f"{''.join(ways)}{''.join(circles)}"
         f'<circle class="self" cx="{x}" cy="{y}" r="19"/>{_text("name", x, y + 33, _short(site))}</svg>'
     )
@@ -67,11 +67,11 @@ def _site(
     # Away from this site, so that no way runs through it.
     below = y + radius + 12 if y > HEIGHT / 2 - 1 else y - radius - 5
     texts = _text("sign", x, y + 5, SIGNS[member.state]) + _text("name", x, below, _short(member.name))
-    return f"<g><title>{html.escape(told)}</title>{circle}{texts if named else ''}</g>"
+    return f"<g><title>{text_of(told)}</title>{circle}{texts if named else ''}</g>"
 
 
 def _text(style: str, x: float, y: float, text: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{html.escape(text)}</text>'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{text_of(text)}</text>'
 
 
 def _way(middle: tuple[float, float], place: tuple[float, float], radius: float, state: str, *, outward: bool) -> str:

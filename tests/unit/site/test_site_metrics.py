@@ -148,7 +148,7 @@ async def test_names_and_reasons_of_others_run_nothing_on_any_page(port: int) ->
         members=members(HOSTILE),
         alarms=(Alarm(HOSTILE, HOSTILE, 1.0),),
         waits=(WaitStatus(HOSTILE, (HOSTILE,), 1.0),),
-        reason=HOSTILE,
+        reason=f"{HOSTILE}\N{RIGHT-TO-LEFT OVERRIDE}\x1b[31m",
         last_error=HOSTILE,
     )
     shown.facts = facts(hostile, exposes=HOSTILE, today={(HOSTILE, HOSTILE): Total(1, 2)})
@@ -160,6 +160,8 @@ async def test_names_and_reasons_of_others_run_nothing_on_any_page(port: int) ->
             assert b"&lt;script&gt;" in answer
             assert b"<script>document" not in answer
             assert b"<img" not in answer
+            assert b"\\u202e\\u001b[31m" in answer
+            assert "\N{RIGHT-TO-LEFT OVERRIDE}".encode() not in answer
     finally:
         await shown.pages.close()
 
