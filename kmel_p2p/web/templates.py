@@ -19,7 +19,9 @@ Filters = Mapping[str, Callable[..., Any]]
 
 
 def page(package: str, template: str, values: Mapping[str, object], filters: Filters | None = None) -> str:
-    """A page from a template of a package. Everything filled in is escaped, but `markupsafe.Markup`, and has no control characters.
+    """A page from a template of a package.
+
+    All that is filled in is escaped, and has its control characters written out, but for `markupsafe.Markup`.
 
     Args:
         filters: name -> function, for this page.

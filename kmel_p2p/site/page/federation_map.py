@@ -51,11 +51,9 @@ def federation_map(site: str, members: Sequence[MemberStatus], words: Mapping[st
     top, bottom = min(heights) - 40, max(heights) + 40
     label = words["map"].format(site=site, up=up, of=len(members))
     x, y = middle
-    return (
-        f'<svg class="chart map" viewBox="0 {top:.0f} {WIDTH} {bottom - top:.0f}" role="img" aria-label="{text_of(label)}">'
-        f"{''.join(ways)}{''.join(circles)}"
-        f'<circle class="self" cx="{x}" cy="{y}" r="19"/>{_text("name", x, y + 33, _short(site))}</svg>'
-    )
+    frame = f'viewBox="0 {top:.0f} {WIDTH} {bottom - top:.0f}" role="img" aria-label="{text_of(label)}"'
+    here = f'<circle class="self" cx="{x}" cy="{y}" r="19"/>{_text("name", x, y + 33, _short(site))}'
+    return f'<svg class="chart map" {frame}>{"".join(ways)}{"".join(circles)}{here}</svg>'
 
 
 def _site(

@@ -59,7 +59,7 @@ class Facts:
     exposes: str
 
 
-def page_values(facts: Facts, lang: str) -> dict[str, object]:
+def page_values(facts: Facts, lang: str) -> dict[str, Any]:
     """What the template `page.html` shows, in one of the languages of `WORDS`."""
     w, status = WORDS[lang], facts.status
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,12 +30,12 @@ def test_a_restart_counts_what_left_before_it_and_midnight_ends_the_day(tmp_path
     assert found["south", "Ping"] == Total(1, 70)
     assert sum(total.messages for total in found.values()) == 1 + 30
     assert found["east", "Bodies"].bytes == sum(1000 + number for number in range(10, 40, 2))
-    now = [MIDNIGHT + 310.0]
-    today = EgressToday(lambda: now[0])
+    clock = [MIDNIGHT + 310.0]
+    today = EgressToday(lambda: clock[0])
     today.add("south", "Ping", 30)
-    today.recall(found, day_of(now[0]))
+    today.recall(found, day_of(clock[0]))
     assert today.totals["south", "Ping"] == Total(2, 100)
-    now[0] = MIDNIGHT + DAY_S + 1
+    clock[0] = MIDNIGHT + DAY_S + 1
     assert today.totals == {}
     # What was read before midnight and comes after it is of another day.
     today.recall(found, MIDNIGHT)
@@ -57,7 +58,7 @@ def test_a_log_that_is_missing_torn_or_foreign_counts_as_far_as_it_can_be_read(t
 
 @given(st.lists(st.binary(max_size=300).filter(lambda line: b"\n" not in line), max_size=30), st.binary(max_size=5))
 def test_lines_are_read_backwards_whatever_their_length(
-    tmp_path_factory: object, lines: list[bytes], torn: bytes
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], torn: bytes
 ) -> None:
     torn = torn.replace(b"\n", b"")
     path = tmp_path_factory.mktemp("lines") / "file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_the_language_is_what_was_asked_for_then_what_the_browser_prefers(
                                "predicts with errs 25 % more"),
     ],
 )  # fmt: skip
-def test_the_first_line_says_whether_it_pays(result: object, beginning: str) -> None:
+def test_the_first_line_says_whether_it_pays(result: Any, beginning: str) -> None:
     verdict, cost, exposed = headline(facts(result=result), WORDS["en"])
     assert verdict.startswith(beginning)
     assert cost == "It has cost 12 of 40 entries, 1.3 MB of traffic and 60 min."
@@ -132,5 +133,5 @@ def test_what_left_is_told_by_partner_and_content() -> None:
          ["Entry 13, 48.0 kB, since 95 s.", "Every entry waits for approval."]),
     ],
 )  # fmt: skip
-def test_what_waits_for_approval_is_told(changes: dict[str, object], said: list[str]) -> None:
+def test_what_waits_for_approval_is_told(changes: dict[str, Any], said: list[str]) -> None:
     assert page_values(facts(**changes), "en")["held"] == said
