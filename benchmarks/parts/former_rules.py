@@ -1,4 +1,4 @@
-"""Identities by the rules before counter_ions.csv: the largest organic fragment after RDKit's clean-up."""
+"""What structures became before counter_ions.csv: the largest organic fragment after RDKit's clean-up."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PARAMETERS = _parameters()
 _UNCHARGER = rdMolStandardize.Uncharger()
 
 
-def former_identity(smiles: str) -> str:
-    """First block of the InChIKey, stereo dropped; empty where the record was refused."""
+def former_structure(smiles: str) -> str:
+    """Canonical SMILES, stereo dropped; empty where the record was refused."""
     with rdBase.BlockLogs():
         molecule: Chem.Mol | None = Chem.MolFromSmiles(smiles.strip())
         if molecule is None or molecule.GetNumHeavyAtoms() == 0:
@@ -42,5 +42,11 @@ def former_identity(smiles: str) -> str:
             return ""
         if read is None or not 0 < read.GetNumHeavyAtoms() <= 150:
             return ""
-        key = str(inchi.MolToInchiKey(read) or "")  # type: ignore[no-untyped-call]
-        return key[:14] or str(Chem.MolToSmiles(read))
+        return str(Chem.MolToSmiles(read))
+
+
+def identity(canonical: str) -> str:
+    """First block of the InChIKey; the SMILES itself where InChI cannot name it."""
+    with rdBase.BlockLogs():
+        key = str(inchi.MolToInchiKey(Chem.MolFromSmiles(canonical)) or "")  # type: ignore[no-untyped-call]
+    return key[:14] or canonical

@@ -148,8 +148,8 @@ def predict(
     own = model is None and model_dir is None and version is None
     with registering(load_config(config_path), loaded, level) if own else nullcontext() as register:
 
-        def work(start: int) -> Iterator[tuple[bytes, dict[str, Any]]]:
-            return _blocks(file, loaded, made, start, stop, model, level, register)
+        def work(start: int, crashed: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
+            return _blocks(file, loaded, made, start, stop, model, level, register, crashed)
 
         if output is None:
             for piece in made.whole(_told(work(start), tally), tally.similarities.shift):
@@ -186,8 +186,13 @@ def _blocks(
     model: str | None,
     level: float,
     register: Registering | None,
+    crashed: bool,
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """(content, facts) of each block of rows from `start` to `stop`, recorded if asked for; shows how far it is."""
+    """(content, facts) of each block of rows from `start` to `stop`, recorded if asked for; shows how far it is.
+
+    A few rows are done in this process, which is quicker, unless it `crashed` before.
+    """
+    from kmel_p2p.chem.structures.described import CHUNK
     from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.learn.predict.predict import BLOCK
 
@@ -199,7 +204,14 @@ def _blocks(
             yield [row[file.smiles_at] for row in rows.rows]
 
     with progress_of_long_work("structures", stop - start) as progress:
-        found = loaded.predict_blocks(smiles(), model=model, level=level, workers=usable_cores(), done=progress.add)
+        found = loaded.predict_blocks(
+            smiles(),
+            model=model,
+            level=level,
+            workers=usable_cores(),
+            isolated=crashed or stop - start > CHUNK,
+            done=progress.add,
+        )
         for predictions in found:
             rows = waiting.pop(0)
             if register is not None:
@@ -217,7 +229,7 @@ def _told(blocks: Iterable[tuple[bytes, dict[str, Any]]], tally: Tally) -> Itera
 def _write(
     output: Path,
     made: Output,
-    work: Callable[[int], Iterator[tuple[bytes, dict[str, Any]]]],
+    work: Callable[[int, bool], Iterator[tuple[bytes, dict[str, Any]]]],
     start: int,
     made_from: dict[str, str],
     resume: bool,
@@ -233,7 +245,7 @@ def _write(
             tally.add(facts)
         if tally.rows:
             click.echo(f"{tally.rows} rows were done before", err=True)
-        for content, facts in work(start + tally.rows):
+        for content, facts in work(start + tally.rows, unfinished.crashed):
             unfinished.keep(content, facts)
             tally.add(facts)
         with whole_file(output, mode=BY_UMASK) as out:

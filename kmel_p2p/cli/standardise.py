@@ -111,8 +111,9 @@ def _standardised(
         total += count
         progress(total, file.count)
 
-    work = functools.partial(standardise_chunk, policy=policy)
-    for parts in map_blocks(work, structures(), chunk=CHUNK, workers=usable_cores(), done=done):
+    work, many = functools.partial(standardise_chunk, policy=policy), file.count > CHUNK
+    found = map_blocks(work, structures(), chunk=CHUNK, workers=usable_cores(), lost=_lost, isolated=many, done=done)
+    for parts in found:
         block, rows = taken.popleft(), [row for part in parts for row in part]
         for at, reason in block.refused.items():
             rows[at]["reason"] = reason
@@ -142,7 +143,7 @@ def standardise_chunk(smiles: Sequence[str], policy: FeatureRule) -> list[dict[s
 
     rows = []
     for text in smiles:
-        row: dict[str, Any] = {"smiles": text, "standardised": "", "identity": "", "changes": [], "reason": ""}
+        row = _row(text, "")
         try:
             structure, _ = standardise_one(text, policy)
         except StructureError as error:
@@ -152,6 +153,16 @@ def standardise_chunk(smiles: Sequence[str], policy: FeatureRule) -> list[dict[s
             row["changes"] = [change._asdict() for change in structure.changes]
         rows.append(row)
     return rows
+
+
+def _row(smiles: str, reason: str) -> dict[str, Any]:
+    return {"smiles": smiles, "standardised": "", "identity": "", "changes": [], "reason": reason}
+
+
+def _lost(smiles: str) -> list[dict[str, Any]]:
+    from kmel_p2p.chem.structures.described import LOST
+
+    return [_row(smiles, LOST)]
 
 
 class _Csv:

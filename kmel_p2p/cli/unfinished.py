@@ -3,6 +3,7 @@
     run.json        what the blocks were made from
     00000000.part   bytes of the first block
     00000000.json   what is known about it; a block counts when this file is there
+    at-work         there while a process is at it; afterwards a sign that it was killed, or crashed
 
 Every file is written in one step. The folder goes when the output is whole.
 """
@@ -24,7 +25,9 @@ from kmel_p2p.files import private_directory, write_whole
 
 FACTS_FILE = "run.json"
 
-_OURS = re.compile(r"(run\.json|(?P<block>\d{8,})\.(part|json))(\.new)?")
+AT_WORK = "at-work"
+
+_OURS = re.compile(r"(run\.json|at-work|(?P<block>\d{8,})\.(part|json))(\.new)?")
 """Names of the files in the folder; `.new` was being written."""
 
 
@@ -34,6 +37,7 @@ class UnfinishedOutput:
     Attributes:
         folder: where the blocks are.
         blocks: what is known about each block that is done, in order.
+        crashed: whether the process that was at it last ended without a word.
     """
 
     def __init__(self, output: Path, made_from: Mapping[str, str], resume: bool) -> None:
@@ -49,6 +53,7 @@ class UnfinishedOutput:
         """
         self.folder = output.with_name(f"{output.name}.unfinished")
         self.blocks: list[dict[str, Any]] = []
+        self.crashed = False
         if foreign := next((name for name in self._names() if not _OURS.fullmatch(name)), None):
             raise ConfigError(f"{self.folder}: is needed for unfinished work, and holds {foreign!r}; move it away")
         private_directory(self.folder)
@@ -82,6 +87,8 @@ class UnfinishedOutput:
             # Blocks after one that is damaged, perhaps of another run: nobody may take them for this one's.
             if (found := _OURS.fullmatch(name)) and found["block"] and int(found["block"]) >= len(done):
                 (self.folder / name).unlink()
+        self.crashed = (self.folder / AT_WORK).exists()
+        write_whole(self.folder / AT_WORK, b"")
         if not done:
             write_whole(self.folder / FACTS_FILE, json.dumps(made_from, indent=1).encode())
 
@@ -137,4 +144,7 @@ class UnfinishedOutput:
                 for name in self._names():
                     (self.folder / name).unlink()
                 self.folder.rmdir()
+        else:
+            with contextlib.suppress(OSError):
+                (self.folder / AT_WORK).unlink()
         os.close(self._lock)

@@ -25,6 +25,9 @@ CHUNK = 256
 KEPT = 4096
 """Molecules that an interrupted run loses at most, beside those in work: some 40 seconds of one core."""
 
+LOST = "the process that computed it ended: RDKit crashed on it, or memory was short"
+"""Reason of a structure that was given up."""
+
 Progress = Callable[[int, int], None]
 """Called with (molecules done, molecules in all)."""
 
@@ -74,12 +77,12 @@ def describe_all(
     progress(have, len(distinct))
     parts: dict[int, StructureTable] = {}
     done = have
-    work = functools.partial(describe_chunk, policy=policy)
+    work, lose = functools.partial(describe_chunk, policy=policy), functools.partial(_lost, policy=policy)
     loose: list[StructureTable] = []
     try:
-        for index, part in map_chunks(work, todo, chunk=CHUNK, workers=workers):
-            parts[index] = part
-            loose.append(part)
+        for index, found in map_chunks(work, todo, chunk=CHUNK, workers=workers, lost=lose):
+            part = parts[index] = StructureTable.concatenate(found, policy.bits)
+            loose.append(_settled(part))
             done += len(part)
             if cache and sum(map(len, loose)) >= KEPT:
                 cache.keep(StructureTable.concatenate(loose, policy.bits), policy)
@@ -92,7 +95,7 @@ def describe_all(
     fresh = [parts[index] for index in sorted(parts)]
     table = StructureTable.concatenate(([known] if known is not None else []) + fresh, policy.bits)
     if cache and todo:
-        cache.add(StructureTable.concatenate(fresh, policy.bits), policy)
+        cache.add(_settled(StructureTable.concatenate(fresh, policy.bits)), policy)
     place = {text: row for row, text in enumerate(table.sources)}
     return Described(table, np.array([place[text] for text in smiles], np.int64), len(todo))
 
@@ -102,6 +105,7 @@ def describe_blocks(
     policy: FeatureRule,
     *,
     workers: int = 1,
+    isolated: bool = False,
     done: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Described]:
     """The same for any number of blocks of SMILES, in order and bounded memory, without what relates compounds.
@@ -109,6 +113,7 @@ def describe_blocks(
     Args:
         blocks: taken as they are needed; a SMILES that stands twice in one is described once.
         policy, workers: as `describe_all`.
+        isolated: never in this process, so that a structure on which RDKit crashes costs its row alone.
         done: told how many distinct SMILES were finished, from time to time.
     """
     rows: deque[NDArray[np.int64]] = deque()
@@ -119,8 +124,12 @@ def describe_blocks(
             rows.append(np.array([places.setdefault(text, len(places)) for text in block], np.int64))
             yield list(places)
 
-    work = functools.partial(describe_chunk, policy=policy, related=False)
-    for parts in map_blocks(work, distinct(), chunk=CHUNK, workers=workers, done=done):
+    work, lose = (
+        functools.partial(describe_chunk, policy=policy, related=False),
+        functools.partial(_lost, policy=policy),
+    )
+    found = map_blocks(work, distinct(), chunk=CHUNK, workers=workers, lost=lose, isolated=isolated, done=done)
+    for parts in found:
         table = StructureTable.concatenate(parts, policy.bits)
         yield Described(table, rows.popleft(), len(table))
 
@@ -165,3 +174,16 @@ def describe_chunk(smiles: Sequence[str], policy: FeatureRule, *, related: bool 
         counts=CountMatrix.from_rows(counts, policy.bits),
         descriptors=np.array(descriptors, np.float32).reshape(len(smiles), len(empty)),
     )
+
+
+def _lost(smiles: str, policy: FeatureRule) -> StructureTable:
+    """The row of a structure that was given up."""
+    blank = np.zeros((1, len(descriptor_constants())), np.float32)
+    counts = CountMatrix.from_rows([np.zeros(policy.bits, np.uint32)], policy.bits)
+    return StructureTable([smiles], [""], [""], [""], [""], [LOST], [""], counts, blank)
+
+
+def _settled(table: StructureTable) -> StructureTable:
+    """What another run would find, too: memory may have been short in this one only."""
+    kept = [row for row, reason in enumerate(table.reasons) if reason != LOST]
+    return table if len(kept) == len(table) else table.take(kept)

@@ -172,6 +172,7 @@ class Model:
         model: str | None = None,
         level: float = DEFAULT_LEVEL,
         workers: int = 1,
+        isolated: bool = False,
         done: Callable[[int], None] = lambda count: None,
     ) -> Iterator[list[Prediction]]:
         """The same for any number of compounds, block by block, in memory that does not grow with them.
@@ -179,6 +180,7 @@ class Model:
         Args:
             blocks: of SMILES, some thousands each; taken as they are needed.
             model, level, workers: as for `predictions`.
+            isolated: prepare structures in other processes alone: one on which RDKit crashes costs its row alone.
             done: told how many structures were finished, from time to time; equal ones in a block count once.
 
         Raises:
@@ -191,7 +193,7 @@ class Model:
             )
         if not 0 < level < 1:
             raise ConfigError(f"the level is {level}; it must be above 0 and below 1")
-        described = describe_blocks(blocks, self.card.features, workers=workers, done=done)
+        described = describe_blocks(blocks, self.card.features, workers=workers, isolated=isolated, done=done)
         return (self._block(block, model, level) for block in described)
 
     def _block(self, described: Described, model: str | None, level: float) -> list[Prediction]:

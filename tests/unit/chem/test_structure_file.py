@@ -101,7 +101,7 @@ def test_blocks_are_worked_on_in_order_and_taken_as_they_are_needed(workers: int
             taken.append(start)
             yield list(range(start, start + 20))
 
-    found = map_blocks(sum, blocks(), chunk=5, workers=workers, done=done.append)  # type: ignore[arg-type]
+    found = map_blocks(sum, blocks(), chunk=5, workers=workers, lost=abs, done=done.append)  # type: ignore[arg-type]
     assert next(found) == [sum(range(at, at + 5)) for at in range(0, 20, 5)]
     assert len(taken) <= 5, "memory for a few blocks, not for all"
     rest = list(found)
@@ -112,5 +112,5 @@ def test_blocks_are_worked_on_in_order_and_taken_as_they_are_needed(workers: int
 
 def test_a_single_chunk_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kmel_p2p.chem.structures.parallel.ProcessPoolExecutor", None)
-    assert list(map_blocks(sum, [[1, 2, 3]], chunk=5, workers=8)) == [[6]]
-    assert list(map_blocks(sum, [], chunk=5, workers=8)) == []
+    assert list(map_blocks(sum, [[1, 2, 3]], chunk=5, workers=8, lost=abs)) == [[6]]
+    assert list(map_blocks(sum, [], chunk=5, workers=8, lost=abs)) == []

@@ -19,11 +19,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from kmel_p2p.chem.structures import parallel
+from kmel_p2p.chem.structures.described import LOST
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.cli.progress import EVERY_S, LinesOfLog, LongWork
 from kmel_p2p.learn.predict import predict as predicting
 from kmel_p2p.learn.predict.predict import Model
 from tests.support.cli_harness import Run
+from tests.support.crashing import CRASHING, crash_on_one
 from tests.support.small_model import HERG, LOGS, write_small_model
 
 ROWS = [f"{'C' * (n + 1)}O" if n != 4 else "bad((" for n in range(11)]
@@ -346,3 +349,30 @@ def test_a_killed_run_loses_no_block_that_was_done(
     assert run(*command, "--resume").code == 0
     assert described == [3, 2]
     assert output.read_text() == run("predict", source, "--model-dir", model_dir).out
+
+
+CRASHED = """
+import sys
+from kmel_p2p.chem.structures import parallel
+from kmel_p2p.cli.main import invoke
+from tests.support.crashing import crash_on_one
+
+parallel.usable_cores = lambda: 1
+crash_on_one()
+invoke(sys.argv[1:])
+"""
+
+
+def test_a_run_that_crashed_goes_on_without_the_structure_that_did_it(
+    tmp_path: Path, run: Run, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text(f"smiles\nCCO\n{CRASHING}\nCCN\n")
+    command = ["predict", str(source), "-o", str(output), "--model-dir", str(model_dir)]
+    crashed = subprocess.run([sys.executable, "-c", CRASHED, *command], check=False, stderr=subprocess.DEVNULL)
+    assert crashed.returncode == -signal.SIGABRT
+    monkeypatch.setattr(parallel, "end_with_parent", crash_on_one)
+    assert run(*command, "--resume").code == 0
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [row["kmel_reason"] for row in rows] == ["", LOST, ""]
+    assert not (tmp_path / "out.csv.unfinished").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_a_full_register_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("vw"), st.booleans()), max_size=12))
 def test_every_prediction_is_new_or_there_already(steps: list[tuple[str, str, bool]]) -> None:
-    with Register(Path(":memory:"), 1000) as register:
+    with tempfile.TemporaryDirectory() as folder, Register(Path(folder) / "register", 1000) as register:
         held: set[tuple[str, str]] = set()
         ahead: dict[str, str] = {}
         measured: set[str] = set()
