@@ -27,6 +27,12 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def lacks_room(error: BaseException) -> bool:
+    """Whether a file could not be written because its disk, or the quota there, is full."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_whole(path: Path, *content: Part, mode: int = 0o600) -> None:
     """Replace `path` by `content`, part after part, in one step: a crash leaves the old file or the new one.
 

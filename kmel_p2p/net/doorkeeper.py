@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +33,9 @@ IPV6_NETWORK_BITS = 64
 CONNECTIONS_OF_ONE_SITE = 16
 """Two are in use, and some may be on their way out."""
 
+ADMITTED_MAX = 1024
+"""Keys remembered that the gate let in and that have not said a word: by them a silent connection is named."""
+
 UNFINISHED_SILENT = 1 * MIB
 """Bytes that may arrive before the first whole message, which is a HELLO of a few hundred bytes."""
 
@@ -45,6 +48,9 @@ LOOK_EVERY: Micros = 50 * MILLISECOND
 
 PER_CONNECTION: Micros = MILLISECOND // 2
 """A look at one takes about 5 microseconds: this keeps all looks at a hundredth of the processor."""
+
+CUT_WITHIN: Micros = 5 * SECOND
+"""A busy loop looks later."""
 
 TOO_MANY = "it opened too many connections and said nothing on them"
 TOO_QUIET = "its connection said nothing for too long"
@@ -120,6 +126,8 @@ class Doorkeeper:
         self._silent: dict[int, Guest] = {}
         """Those without a message yet, the oldest first."""
         self._silent_from: Counter[str] = Counter()
+        self._admitted: deque[tuple[str, str, Micros]] = deque(maxlen=ADMITTED_MAX)
+        """Host and site (hex key) of whom the gate let in and who was not heard yet, and when."""
         self._port = 0
         self._timer: asyncio.TimerHandle | None = None
         limit = open_files_limit()
@@ -162,6 +170,10 @@ class Doorkeeper:
         elif len(self._silent) > self._silent_max or len(self._guests) > self._room:
             self._cut_oldest(max(self._silent_from, key=self._silent_from.__getitem__))
 
+    def admitted(self, host: str, site: str) -> None:
+        """The gate let a site in that connects from this host; over which connection it does not know."""
+        self._admitted.append((host, site, self._clock()))
+
     def heard(self, descriptor: int, site: str) -> None:
         """A whole message came over a connection that is authenticated as `site`'s."""
         guest = self._guests.get(descriptor)
@@ -172,6 +184,9 @@ class Doorkeeper:
             return
         self._heard_of(guest)
         guest.site = site
+        same_guest = next((one for one in self._admitted if one[:2] == (guest.host, site)), None)
+        if same_guest is not None:
+            self._admitted.remove(same_guest)
         same = [other for other in self._guests.values() if other.site == site]
         if len(same) > CONNECTIONS_OF_ONE_SITE:
             self._cut(same[0], CROWDED)
@@ -203,6 +218,7 @@ class Doorkeeper:
             # Whole messages that wait in the socket are bounded by its high-water mark and the window.
             waiting = 0 if idle else 2 * self._settings.window + UNFINISHED_MAX
             if guest.unfinished.is_endless((UNFINISHED_SILENT if silent else UNFINISHED_MAX) + waiting):
+                guest.site = guest.site or self._only_admitted(guest.host)
                 self._cut(guest, ENDLESS)
 
     def _arm(self) -> None:
@@ -214,6 +230,12 @@ class Doorkeeper:
             self.look()
         finally:
             self._arm()
+
+    def _only_admitted(self, host: str) -> str:
+        """The site that alone was let in from a host lately and has said nothing; empty where it may be several."""
+        first = self._clock() - self._settings.dial_timeout_us - CUT_WITHIN
+        sites = {site for from_host, site, at_us in self._admitted if from_host == host and at_us >= first}
+        return sites.pop() if len(sites) == 1 else ""
 
     def _cut_oldest(self, network: str) -> None:
         """End the connection of this network that has been silent for longest."""

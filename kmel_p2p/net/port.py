@@ -189,6 +189,10 @@ class Port:
         self._pump.nudge_if_readable()
         return Sent.TAKEN
 
+    def admitted(self, host: str, site: str) -> None:
+        """The gate let `site` (hex key) in, from this host."""
+        self._doorkeeper.admitted(host, site)
+
     def cut(self, descriptor: int) -> None:
         """Shut down the TCP connection with this descriptor, if it is one to our port."""
         shut_down(descriptor, self.number)

@@ -288,6 +288,8 @@ class Transport:
     def _decide(self, curve_key: bytes, address: str) -> str | None:
         site = self._roster.site(curve_key)
         if site is not None:
+            if self._port is not None:
+                self._port.admitted(address.removeprefix("::ffff:"), site.hex())
             return site.hex()
         if self._desk is not None and (guest := self._desk.admits(curve_key)) is not None:
             return guest

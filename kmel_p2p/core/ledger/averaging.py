@@ -17,6 +17,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted
 from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
+from kmel_p2p.core.ledger.catching_up import CatchingUp
 from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
 from kmel_p2p.core.ledger.late_founders import LateFounders
 from kmel_p2p.core.ledger.log.ledger import Ledger
@@ -33,6 +34,7 @@ from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Epochs, Have, Heads, Holdings, Proofs, Stubs, Want
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
+from kmel_p2p.core.ledger.sync.refusals import Refusals
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
@@ -68,7 +70,6 @@ class LedgerAveraging(RoundMachine):
             ledger.amend(Constitution(charter))
         ledger.turn_bytes = settings.turn_bytes
         self._charter = charter
-        self._settings = settings
         self.publisher = Publisher(identity, ledger, self._outbox)
         forks = ForkFinder(ledger, self._outbox)
         alive, outbox, timing = members.alive, self._outbox, settings.antientropy
@@ -92,8 +93,8 @@ class LedgerAveraging(RoundMachine):
         self._announced = NOTHING
         self._spoke: tuple[SiteKey, ...] = ()  # sites that may have told in this turn what they hold
         self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
-        self._grew = (0, now)
-        self._behind_since_us: Micros | None = None
+        self._catching_up = CatchingUp(charter.pace.max_lead, settings, now)
+        self._refusals = Refusals(self._outbox, self._hear)
 
     @property
     def vector(self) -> Mapping[SiteKey, int]:
@@ -127,7 +128,7 @@ class LedgerAveraging(RoundMachine):
             self.antientropy.states.heads = (
                 cmd.heads if cmd.heads is not None else tuple(range(self.ledger.rules.heads))
             )
-        if isinstance(cmd, Begin):
+        if isinstance(cmd, Begin) and not cmd.again:
             self._own_log.trust()
         super().command(cmd, now)
 
@@ -155,6 +156,9 @@ class LedgerAveraging(RoundMachine):
 
     def _on_message(self, sender: SiteKey, message: Message, now: Micros) -> None:
         self._spoke = (sender,)
+        self._refusals.take(sender, message, now)
+
+    def _hear(self, sender: SiteKey, message: Message, now: Micros) -> None:
         if isinstance(message, maintenance.MESSAGES):
             self.maintenance.receive(sender, message, now)
         else:
@@ -316,29 +320,13 @@ class LedgerAveraging(RoundMachine):
         if fetcher.active:
             return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, SNAPSHOT)
         training = self._those_in(Phase.TRAINING)
-        missing, until_us = self._catching_up(now)
+        missing, until_us = self._catching_up.look(self.ledger.vector, self.antientropy.behind, now)
         if missing:
             reason = f"catching up: {missing} entries of the others are not here yet"
             return Wait(reason, self.antientropy.ahead(), until_us, CATCHING_UP)
         start = None if self.ledger.vector else self._start(training, self.ledger.rules.current - self._gave_up())
         number = self.publisher.next_number - 1
         return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)
-
-    def _catching_up(self, now: Micros) -> tuple[int, Micros]:
-        """Entries missing here, if of any author that is more than pace explains and they come in, else 0; until when
-        at most."""
-        entries = sum(self.ledger.vector.values())
-        if entries != self._grew[0]:
-            self._grew = (entries, now)
-        behind = self.antientropy.behind.values()
-        if max(behind, default=0) <= 2 * self._charter.pace.max_lead:
-            self._behind_since_us = None
-            return 0, now
-        if self._behind_since_us is None:
-            self._behind_since_us = now
-        settings = self._settings
-        until_us = min(self._grew[1] + settings.catch_up_us, self._behind_since_us + settings.catch_up_limit_us)
-        return (sum(behind) if now < until_us else 0), until_us
 
     def _gave_up(self) -> frozenset[SiteKey]:
         """Sites that say that they listen and hold nothing: they will never begin. After a run, they hold entries."""

@@ -136,9 +136,13 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Wait no longer for sites that are away: neither before the first round of all, nor to hear of the own log."""
+    """Wait no longer for sites that are away: neither before the first round of all, nor to hear of the own log.
+
+    `again`: it was ordered before a restart. Then it says nothing about the own log, which may have been lost since.
+    """
 
     reason: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from types import FrameType
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
 from kmel_p2p.chem.structures.parallel import end_with_parent
+from kmel_p2p.files import lacks_room
 from kmel_p2p.learn.worker.session import Answer, Command, Failed, Progress, Stop, TrainerPlan
 
 REPORT_INTERVAL_S = 0.2
@@ -123,7 +124,7 @@ def _serve(pipe: DaemonPipe, plan: TrainerPlan) -> int:
                 pipe.answer(Failed("data", str(error)))
                 return 1
             except ConfigError as error:
-                pipe.answer(Failed("config", str(error)))
+                pipe.answer(Failed("room" if lacks_room(error) else "config", str(error)))
                 return 1
             except KmelError as error:
                 pipe.answer(Failed("bug", f"{type(error).__name__}: {error}"))

@@ -372,11 +372,12 @@ class Failed:
     """The last command failed.
 
     Attributes:
-        kind: `data` (the site's measurements), `config` (its settings or the charter) or `bug`.
+        kind: `data` (the site's measurements), `config` (its settings or the charter) `room` (the disk is full) or
+            `bug`.
         text: what is wrong, where, and what to do; with traceback for a bug.
     """
 
-    kind: Literal["data", "config", "bug"]
+    kind: Literal["data", "config", "room", "bug"]
     text: str
 
 

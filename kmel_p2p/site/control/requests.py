@@ -142,6 +142,7 @@ class OperatorRequests:
         if not any(wait.until_begin for wait in self._averaging.waits):
             waiting = self._averaging.waiting
             raise LocalError(f"nothing here waits for that order{f': {waiting}' if waiting else ''}")
+        self._orders.begin(reason)
         self._command(Begin(reason))
 
     async def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -100,11 +100,13 @@ class Reception:
             here.rule.name,
             here.identity.key,
             time.time,
-            self._look_around,
+            self._look_around_soon,
             self._sites,
         )
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
         self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves, self._threads)
+        self._writing = asyncio.Lock()  # whoever changes book or proposals holds it
+        self._loop = asyncio.get_running_loop()
         self._brought_at: dict[SiteKey, float] = {}
         self._told: dict[tuple[SiteKey, str], int] = {}
         self._alarms: dict[str, str] = {}
@@ -144,9 +146,11 @@ class Reception:
             LocalError, RemoteError: to be read by it.
         """
         if guest.site is None:
-            return self._newcomers.answer(guest.invitation, name, arguments)
+            async with self._writing:
+                # A disk takes its time.
+                return await asyncio.to_thread(self._newcomers.answer, guest.invitation, name, arguments)
         if name == "propose":
-            self._take_all(arguments.get("documents", []), guest.site)
+            await self._take_all(arguments.get("documents", []), guest.site)
             return {"documents": [proposal.document.encode() for proposal in self._proposals.waiting()]}
         return await self._members.answer(guest.site, name)
 
@@ -183,6 +187,10 @@ class Reception:
         Raises:
             LocalError, ConfigError: it cannot be done; says why and what to do.
         """
+        async with self._writing:
+            return self._operate(name, arguments)
+
+    def _operate(self, name: str, arguments: Mapping[str, Any]) -> Any:
         match name:
             case "invite":
                 return self._invite(arguments)
@@ -238,18 +246,22 @@ class Reception:
         mode_of(site.charter).check_amendment(site, self._averaging, document)
         signed = document.signed_by(site.identity, site.constitution)
         note_signature(site.config.site.state_dir, document.amendment, instead)
-        return self._row(self._take(signed, site.identity.key))
+        proposal, is_new = self._proposals.take(signed, site.identity.key)
+        self._taken(signed, proposal, is_new)
+        return self._row(proposal)
 
     # ---- proposals ----------------------------------------------------------------------------------------------
 
-    def _take_all(self, documents: Any, brought_by: SiteKey) -> None:
+    async def _take_all(self, documents: Any, brought_by: SiteKey) -> None:
         if type(documents) is not list or not all(type(one) is bytes for one in documents):
             raise LocalError("proposals are a list of amendments; use the same version of kmel-peer")
         for encoded in documents[: len(self._site().constitution.roster)]:
             document = AmendmentDocument.decode(encoded)
             if document.amendment.number == self._site().constitution.number + 1:
                 self._require_patience(document, brought_by)
-                self._take(document, brought_by)
+                async with self._writing:
+                    proposal, is_new = await asyncio.to_thread(self._proposals.take, document, brought_by)
+                    self._taken(document, proposal, is_new)
 
     def _require_patience(self, document: AmendmentDocument, site: SiteKey) -> None:
         """Raises LocalError where a site brings one new amendment after another: each is written to the disk."""
@@ -260,9 +272,8 @@ class Reception:
             raise LocalError("you have just proposed another amendment; propose one at a time")
         self._brought_at[site] = now
 
-    def _take(self, document: AmendmentDocument, brought_by: SiteKey) -> Proposal:
-        """Keep what is new of an amendment, and put it in force once a quorum has signed."""
-        proposal, is_new = self._proposals.take(document, brought_by)
+    def _taken(self, document: AmendmentDocument, proposal: Proposal, is_new: bool) -> None:
+        """What is new of an amendment is kept: put it in force once a quorum has signed."""
         site = self._site()
         if not site.constitution.why_not_in_force(proposal.document):
             mode_of(site.charter).check_amendment(site, self._averaging, proposal.document)
@@ -271,7 +282,6 @@ class Reception:
             names = ", ".join(proposal.document.signatures)
             structlog.get_logger().info("amendment proposed", number=document.amendment.number, signed_by=names)
         self._look_around()
-        return proposal
 
     async def _spread(self) -> None:
         """Bring proposals to those who lack them, and fetch theirs."""
@@ -312,7 +322,7 @@ class Reception:
             try:
                 loop = asyncio.get_running_loop()
                 answer = await loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, ASK_S)
-                self._take_all(answer.get("documents") if type(answer) is dict else None, site)
+                await self._take_all(answer.get("documents") if type(answer) is dict else None, site)
             except KmelError as error:
                 structlog.get_logger().debug("proposals not exchanged", site=site.hex(), reason=str(error))
                 continue
@@ -322,6 +332,10 @@ class Reception:
             return
 
     # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _look_around_soon(self) -> None:
+        """As `_look_around`, from a thread."""
+        self._loop.call_soon_threadsafe(self._look_around)
 
     def _look_around(self) -> None:
         """Raise the alarms of what waits for the operator, clear the others, and have proposals brought on."""

@@ -1,4 +1,5 @@
-"""What the operator ordered and a restart must not undo: blocked sites, approved entries, a pause, a concluded run.
+"""What the operator ordered and a restart must not undo: blocked sites, approved entries, a pause, a run begun
+without all founders, or concluded.
 
 Kept in a file of its own beside the store, written whole before an order takes force.
 """
@@ -17,7 +18,7 @@ import pydantic
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import KEY_BYTES, SiteKey
 from kmel_p2p.agreement.in_words import fault_in_words
-from kmel_p2p.core.rounds import ApproveUntil, Conclude
+from kmel_p2p.core.rounds import ApproveUntil, Begin, Conclude
 from kmel_p2p.files import private_directory, write_whole
 
 ORDERS_NAME = "orders.json"
@@ -43,12 +44,14 @@ class Orders:
         concluded: why the run is concluded here; None: it is not.
         approved_until: entries up to this number leave without being asked about.
         paused: why the operator paused training; None: it is not paused.
+        begun: why the operator had the run begin without all founders; None: it waits for them.
     """
 
     blocked: Mapping[SiteKey, Block] = field(default_factory=dict)
     concluded: str | None = None
     approved_until: int = 0
     paused: str | None = None
+    begun: str | None = None
 
 
 class _Document(pydantic.BaseModel):
@@ -60,6 +63,7 @@ class _Document(pydantic.BaseModel):
     concluded: str | None = None
     approved_until: int = pydantic.Field(0, ge=0)
     paused: str | None = None
+    begun: str | None = None
 
 
 class OrderBook:
@@ -82,6 +86,8 @@ class OrderBook:
         """What the protocol is told of them right after a start; blocked sites it knows from the beginning."""
         if self.orders.approved_until:
             yield ApproveUntil(self.orders.approved_until)
+        if self.orders.begun is not None:
+            yield Begin(self.orders.begun, again=True)
         if self.orders.concluded is not None:
             yield Conclude(self.orders.concluded)
 
@@ -114,6 +120,14 @@ class OrderBook:
         """
         self._keep(replace(self.orders, concluded=reason[:MAX_REASON]))
 
+    def begin(self, reason: str) -> None:
+        """Keep that the run begins without the founders that are away.
+
+        Raises:
+            ConfigError: the file cannot be written; nothing changed.
+        """
+        self._keep(replace(self.orders, begun=reason[:MAX_REASON]))
+
     def approve_until(self, number: int) -> None:
         """Keep that entries up to this number leave without being asked about; 0: none.
 
@@ -134,14 +148,14 @@ class OrderBook:
         try:
             document = _Document.model_validate_json(self._path.read_bytes())
             blocked = {_key(text): block for text, block in document.blocked.items()}
-            return Orders(blocked, document.concluded, document.approved_until, document.paused)
+            return Orders(blocked, document.concluded, document.approved_until, document.paused, document.begun)
         except FileNotFoundError:
             return Orders()
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{self._path}: cannot be read: {_problem(error)}. It says which sites are blocked here, which "
-                "entries may leave unasked, and whether training is paused or the run concluded; restore it, or move "
-                "it away and give those orders again"
+                "entries may leave unasked, and whether training is paused or the run was begun or concluded; restore "
+                "it, or move it away and give those orders again"
             ) from None
 
     def _keep(self, orders: Orders) -> None:
@@ -152,6 +166,7 @@ class OrderBook:
             "concluded": orders.concluded,
             "approved_until": orders.approved_until,
             "paused": orders.paused,
+            "begun": orders.begun,
         }
         write_whole(self._path, json.dumps(kept, indent=1).encode())
         self.orders = orders

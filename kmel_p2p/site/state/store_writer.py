@@ -8,7 +8,6 @@ for, some minutes: nothing of the write is done then, and the same write is trie
 from __future__ import annotations
 
 import asyncio
-import errno
 import queue
 import sqlite3
 import threading
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.files import lacks_room
 from kmel_p2p.site.state.store import Fault, Store, no_fault
 
 T = TypeVar("T")
@@ -205,4 +205,4 @@ def _is_lack_of_room(error: BaseException) -> bool:
     cause = error.__cause__
     if isinstance(cause, sqlite3.Error):
         return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return lacks_room(error)

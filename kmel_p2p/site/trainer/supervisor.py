@@ -89,6 +89,8 @@ class TrainerSupervisor:
         self._deferred: Callable[[], None] | None = None
         """Opens the round that waits for a comparison."""
         self._backoff_s = RESTART_FIRST_S
+        self._lack = ""
+        """Why it ends although it would go on with more room."""
         self._restart: asyncio.Task[None] | None = None
 
     @property
@@ -207,13 +209,16 @@ class TrainerSupervisor:
             # Another try would find the same files and settings.
             self.state = TrainerState.FAILED
             self._listener.trainer_unusable(answer.kind, answer.text)
+        elif answer.kind == "room":
+            # There may be room again: the next trainer goes on from what was stored before.
+            self._lack = answer.text
 
     def _on_exit(self, code: int | None) -> None:
         process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED)
         failed, self._round, self._answered, self._deferred = self._round, None, None, None
         if not process_wanted:
             return
-        reason = f"the trainer ended with {_exit_text(code)}"
+        reason, self._lack = self._lack or f"the trainer ended with {_exit_text(code)}", ""
         log.error("trainer lost", reason=reason, restart_in_s=self._backoff_s)
         self.state = TrainerState.STARTING
         self.restarts += 1

@@ -16,7 +16,7 @@ from kmel_p2p.cli.main import invoke
 from kmel_p2p.core.effects import Dial, Emit, Event, LinkUp, Send
 from kmel_p2p.core.membership.events import MemberLeft, MemberRemoved
 from kmel_p2p.core.peer import Peer
-from kmel_p2p.core.rounds import Blocked, Conclude, SiteBlocked, SiteUnblocked
+from kmel_p2p.core.rounds import Begin, Blocked, Conclude, SiteBlocked, SiteUnblocked
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import create_federation
@@ -157,6 +157,7 @@ def test_orders_outlive_a_restart_and_a_damaged_file_says_what_to_do(site: Site,
     book = OrderBook(tmp_path / "state")
     book.block(south, "x" * 1000)
     book.conclude("enough")
+    book.begin("the fourth has no machine yet")
     again = OrderBook(tmp_path / "state")
     assert again.orders == book.orders
     assert again.blocked == {south}
@@ -167,6 +168,7 @@ def test_orders_outlive_a_restart_and_a_damaged_file_says_what_to_do(site: Site,
     with pytest.raises(LocalError, match="not blocked"):
         again.unblock(south)
     assert OrderBook(tmp_path / "state").orders.concluded == "enough"
+    assert Begin("the fourth has no machine yet", again=True) in OrderBook(tmp_path / "state").first_commands()
     for text in ("{", '{"blocked": {"00": {"reason": "", "at": 1}}}', '{"blocked": {}, "else": 1}', "[]"):
         (tmp_path / "state" / ORDERS_NAME).write_text(text)
         with pytest.raises(ConfigError, match=r"orders\.json: cannot be read.*give those orders again"):
@@ -212,4 +214,4 @@ def test_a_peer_that_does_not_run_is_given_the_order_for_its_next_start(
     assert invoke(["unblock", "south", "-c", settings]) == 0
     assert invoke(["unblock", "south", "-c", settings]) == ExitCode.REFUSED
     stored = json.loads((site.config.site.state_dir / ORDERS_NAME).read_text())
-    assert stored == {"blocked": {}, "concluded": None, "approved_until": 0, "paused": None}
+    assert stored == {"blocked": {}, "concluded": None, "approved_until": 0, "paused": None, "begun": None}

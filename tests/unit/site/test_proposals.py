@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +213,26 @@ async def test_a_later_partner_is_added_by_a_quorum_without_a_file_by_mail(here:
     asking, answer = await apply(north, text, "west")
     _, amendments = asking.complete(answer, IDENTITIES["west"].key)
     assert [document.amendment.add[0].name for document in amendments] == ["west"]
+
+
+async def test_what_guests_bring_is_written_beside_the_event_loop(
+    here: Callable[[str], Here], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = here("north")
+    text = (await north.reception.operate("invite", {"uses": 1, "days": 1.0}))["text"]
+    loops_thread, written_by, real = threading.get_ident(), list[int](), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        written_by.append(threading.get_ident())
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    await apply(north, text, "west")
+    documents = [signed(adding("x1", 1), "south").encode()]
+    await north.reception.answer(DeskGuest(site=IDENTITIES["south"].key), "propose", {"documents": documents})
+    assert len(written_by) >= 4
+    assert loops_thread not in written_by
+    assert sorted(north.alarms) == ["amendment 1 proposed", "west asks to join"]
 
 
 async def test_nobody_is_added_by_what_a_member_brings_alone(here: Callable[[str], Here]) -> None:

@@ -42,6 +42,10 @@ AGAIN_FIRST: Micros = 60 * SECOND
 AGAIN_MOST: Micros = 3600 * SECOND
 """After a snapshot was adopted, another is fetched no sooner than this; the pause doubles with each."""
 
+STALE_AGAIN: Micros = 10 * SECOND
+STALE_MOST: Micros = 600 * SECOND
+"""Where only a snapshot helps and none could be had, the next is sought after a pause, which doubles each time."""
+
 FAR_BEHIND = 64
 """Entries that may be on their way at any time in a busy federation; a site less far behind fetches no snapshot."""
 
@@ -108,6 +112,8 @@ class Maintenance:
         self._adopted = 0
         self._again_us = now
         self._last_resort_us = now
+        self._stale_tries = 0
+        self._stale_again_us = now
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
         self._next_us = now + BELIEVED_AFTER
 
@@ -146,6 +152,8 @@ class Maintenance:
         """A site went away or came back."""
         self._hints.pop(site, None)
         self.fetcher.forget(site, now)
+        # It may be the one that has what is needed.
+        self._stale_again_us = min(self._stale_again_us, now + STALE_AGAIN)
 
     def advance(self, now: Micros) -> None:
         """Time passed."""
@@ -169,6 +177,7 @@ class Maintenance:
         snapshot, server, attested = self.fetcher.take()
         self._again_us = now + min(AGAIN_FIRST << min(self._adopted, 8), AGAIN_MOST)
         self._adopted += 1
+        self._stale_tries = 0
         known = self.amendments.constitution.number
         ended = dict(self._ledger.accepted.ended)
         outcome = self._ledger.adopt(snapshot)
@@ -221,7 +230,7 @@ class Maintenance:
         if self.claims.vote.outvoted:
             self._want(now)
         elif self._ledger.stale:
-            self.fetcher.want(now)
+            self._want_while_stale(now)
         elif far_behind or self._ledger.accepted.overtaken:
             self._want(now)
 
@@ -251,6 +260,12 @@ class Maintenance:
             self._want(now)
         else:
             self._outbox.append(Emit(LedgerRestored()))
+
+    def _want_while_stale(self, now: Micros) -> None:
+        if now >= self._stale_again_us and not self.fetcher.active:
+            self._stale_again_us = now + min(STALE_AGAIN << min(self._stale_tries, 8), STALE_MOST)
+            self._stale_tries += 1
+            self.fetcher.want(now)
 
     def _want(self, now: Micros) -> None:
         """Fetch a snapshot, but not one after the other: what others say is all that speaks for it."""
