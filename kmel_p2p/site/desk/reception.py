@@ -105,7 +105,7 @@ class Reception:
         )
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
         self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves, self._threads)
-        self._writing = asyncio.Lock()  # whoever changes book or proposals holds it
+        self._writing = asyncio.Lock()  # held while book or proposals go to the disk
         self._loop = asyncio.get_running_loop()
         self._brought_at: dict[SiteKey, float] = {}
         self._told: dict[tuple[SiteKey, str], int] = {}
@@ -147,7 +147,6 @@ class Reception:
         """
         if guest.site is None:
             async with self._writing:
-                # A disk takes its time.
                 return await asyncio.to_thread(self._newcomers.answer, guest.invitation, name, arguments)
         if name == "propose":
             await self._take_all(arguments.get("documents", []), guest.site)
@@ -320,8 +319,7 @@ class Reception:
             if keys is None or not self._leaves(site, question):
                 return
             try:
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, ASK_S)
+                answer = await self._loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, ASK_S)
                 await self._take_all(answer.get("documents") if type(answer) is dict else None, site)
             except KmelError as error:
                 structlog.get_logger().debug("proposals not exchanged", site=site.hex(), reason=str(error))
