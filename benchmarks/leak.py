@@ -33,9 +33,11 @@ from benchmarks.parts.inprocess import federate
 from benchmarks.parts.leak_views import VIEWS, View, Watcher
 from benchmarks.parts.likelihood_ratio import ratios
 from benchmarks.parts.measure import parse, publish, say, settings_of, this_machine
+from benchmarks.parts.noised_federation import noised_trunk
 from benchmarks.parts.sealed_sums import SealedSums
 from benchmarks.parts.solubility_data import ENDPOINT, POLICY, Solubility, read_solubility
 from kmel_p2p.agreement.features import descriptor_constants
+from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.audit.first_layer_view import FirstLayerView, weakest_energies
@@ -43,6 +45,8 @@ from kmel_p2p.learn.audit.ranking import auroc, found_at
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.privacy.accountant import noise_for
+from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 SMOKE: dict[str, Any] = {
@@ -50,9 +54,11 @@ SMOKE: dict[str, Any] = {
     "entries": 2,
     "steps": 2,
     "decoys": 20,
-    "modes": ["ledger_projected", "sealed_projected"],
+    "private_rounds": 2,
+    "modes": ["ledger_projected", "sealed_projected", "sealed_private"],
 }
 RATE = 1e-3
+PRIVACY = PrivacyRule(dp="record", epsilon=8.5, delta=1e-4)
 MEMBER = 0
 """The site that looks at sums."""
 
@@ -68,10 +74,12 @@ class Mode:
     Attributes:
         shape: of the trunk.
         sealed: only sums of levels exist, as sealed rounds make them; otherwise every entry is read by everybody.
+        private: with differential privacy of single compounds, a step in each round.
     """
 
     shape: Architecture
     sealed: bool = False
+    private: bool = False
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -84,6 +92,7 @@ MODES = {
     "ledger": Mode(SHAPE),
     "ledger_projected": Mode(PROJECTED),
     "sealed_projected": Mode(PROJECTED, sealed=True),
+    "sealed_private": Mode(PROJECTED.changed(hidden=(32, 16), dropout=0.0), sealed=True, private=True),
 }
 
 
@@ -112,31 +121,26 @@ def federation(arguments: argparse.Namespace, mode: Mode, data: Solubility, seed
     rng, sites = np.random.default_rng([17, seed]), len(data.members)
     halves = [np.sort(rng.permutation(rows)[: len(rows) // 2]) for rows in data.members]
     layout = trunk_layout(mode.shape)
+    datasets = [data.site(rows) for rows in halves]
     watcher = Watcher(FirstLayerView(mode.shape), layout.size, MEMBER, range(sites) if "A" in mode.views else ())
-    settings = [
-        TrainingSettings(
-            batch_size=32, learning_rate=RATE, weight_decay=0.01, seed=1000 * seed + site,
-            entry_limit=arguments.entries, steps_per_entry=arguments.steps,
-        )
-        for site in range(sites)
-    ]  # fmt: skip
-    sums = SealedSums(layout.size, sites, RATE, arguments.steps, seed) if mode.sealed else None
-    with tempfile.TemporaryDirectory() as folder:
-        together = federate(
-            mode.shape, [data.site(rows) for rows in halves], settings, arguments.entries, Path(folder),
-            tick=watcher.round_over, watch=watcher.entry, sums=sums,
+    if mode.private:
+        trunk = noised_trunk(
+            mode.shape, datasets, PRIVACY, noise_of(arguments), arguments.private_rounds,
+            tick=watcher.round_over, watch=watcher.entry,
         )  # fmt: skip
-    watcher.ended(together.trunk.astype(np.float64) - initial_trunk(layout, 0))
-    trained = np.zeros(len(data.inputs), np.bool_)
-    trained[np.concatenate(halves)] = True
+    else:
+        trunk = trained(arguments, mode, datasets, watcher, seed)
+    watcher.ended(trunk.astype(np.float64) - initial_trunk(layout, 0))
+    member = np.zeros(len(data.inputs), np.bool_)
+    member[np.concatenate(halves)] = True
     views = {("A", site): view for site, view in watcher.authors.items()}
     views |= {("S", site): watcher.sums for site in range(sites) if site != MEMBER}
     views |= {("F", site): watcher.final for site in range(sites)}
     network = Network(mode.shape)
-    network.load(together.trunk)
+    network.load(trunk)
     features = [data.inputs.rows(rows) for rows in data.members]
     return Seen(
-        trained,
+        member,
         {key: view.statistics(features[key[1]]) for key, view in views.items()},
         {key: view.response(features[key[1]]) for key, view in views.items()}
         | {("out", site): network.predict(rows) for site, rows in enumerate(features)},
@@ -147,6 +151,33 @@ def federation(arguments: argparse.Namespace, mode: Mode, data: Solubility, seed
         },
         data.rmse(network.predict(data.inputs.rows(data.scored))),
     )
+
+
+def trained(
+    arguments: argparse.Namespace, mode: Mode, datasets: Sequence[Dataset], watcher: Watcher, seed: int
+) -> NDArray[np.float32]:
+    """Rounds without noise; the final trunk, float32[d]."""
+    sites = len(datasets)
+    settings = [
+        TrainingSettings(
+            batch_size=32, learning_rate=RATE, weight_decay=0.01, seed=1000 * seed + site,
+            entry_limit=arguments.entries, steps_per_entry=arguments.steps,
+        )
+        for site in range(sites)
+    ]  # fmt: skip
+    size = trunk_layout(mode.shape).size
+    sums = SealedSums(size, sites, RATE, arguments.steps, seed) if mode.sealed else None
+    with tempfile.TemporaryDirectory() as folder:
+        together = federate(
+            mode.shape, datasets, settings, arguments.entries, Path(folder),
+            tick=watcher.round_over, watch=watcher.entry, sums=sums,
+        )  # fmt: skip
+    return together.trunk
+
+
+def noise_of(arguments: argparse.Namespace) -> float:
+    """Sigma of the whole sum that spends the budget."""
+    return noise_for(PRIVACY.epsilon, PRIVACY.delta, PRIVACY.rate, arguments.private_rounds)
 
 
 def bits(view: View, data: Solubility, half: NDArray[np.int64]) -> dict[str, float]:
@@ -225,6 +256,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--federations", type=int, default=6, help="a target and its shadows; 4 at least")
     parser.add_argument("--entries", type=int, default=40)
     parser.add_argument("--steps", type=int, default=10, help="of each entry")
+    parser.add_argument("--private-rounds", type=int, default=200, help="with noise, a step each")
     parser.add_argument("--decoys", type=int, default=1_500)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-leak-cache")
     arguments = parse(parser, SMOKE, given)

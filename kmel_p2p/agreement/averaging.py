@@ -55,6 +55,10 @@ class CommonRule(StrictModel):
         """Why these settings do not go with so many sites, in words; empty when they do."""
         return ""
 
+    def privacy_problem(self, colluders: int) -> str:
+        """Why these settings do not go with `privacy.dp = "record"`, in words; empty when they do."""
+        return "privacy.dp is 'record', which takes sums that nobody can take apart: set averaging.mode to 'sealed'"
+
 
 class LedgerRule(CommonRule):
     """Mode `ledger`: how deltas are made, weighed and kept."""
@@ -149,6 +153,20 @@ class SealedRule(CommonRule):
             f"mode sealed takes averaging.min_group ({self.min_group}) to {MAX_SEALED_SITES} sites, and {sites} are "
             "listed"
         )
+
+    def privacy_problem(self, colluders: int) -> str:
+        """As `CommonRule.privacy_problem`."""
+        if self.steps_per_entry != 1 or self.pattern != 1.0:
+            return (
+                "with privacy.dp a round is one step of all values: set averaging.steps_per_entry to 1 and "
+                f"averaging.pattern to 1.0; found {self.steps_per_entry} and {self.pattern:g}"
+            )
+        if colluders > self.min_sum - 2:
+            return (
+                f"privacy.colluders is {colluders}, and a sum has {self.min_sum} sites or more (averaging.min_sum): "
+                "two at least must be left whose noise counts"
+            )
+        return ""
 
 
 def _mode_of(value: Any) -> str | None:

@@ -20,6 +20,7 @@ from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
 from kmel_p2p.agreement.in_words import worded_pattern
+from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.agreement.shown import PRINTABLE, PRINTABLE_WORDS
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
@@ -78,6 +79,8 @@ class Charter(StrictModel):
     averaging: AveragingRule = LedgerRule()
     pace: PaceRule = PaceRule()
     split: SplitRule = SplitRule()
+    privacy: Annotated[PrivacyRule, pydantic.Field(exclude_if=lambda rule: not rule.on)] = PrivacyRule()
+    """Where it is off, it is no part of what is hashed and written: charters signed before keep their id."""
     amendments: AmendmentsRule = AmendmentsRule()
 
     @pydantic.model_validator(mode="after")
@@ -107,6 +110,12 @@ class Charter(StrictModel):
     @pydantic.model_validator(mode="after")
     def _sites_fit_averaging(self) -> Charter:
         if problem := self.averaging.roster_problem(len(self.sites)):
+            raise ValueError(problem)
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _privacy_fits_averaging(self) -> Charter:
+        if self.privacy.on and (problem := self.averaging.privacy_problem(self.privacy.colluders)):
             raise ValueError(problem)
         return self
 

@@ -49,7 +49,8 @@ def new(
     notices: tuple[str, ...],
     endpoints: tuple[str, ...],
     seed: int,
-    trunk: str,
+    trunk: str | None,
+    epsilon: float | None,
     compounds: int | None,
     output: Path,
     config_path: Path,
@@ -80,7 +81,9 @@ def new(
         raise click.UsageError("--site is missing: name the founding sites, or notices of the board (--from-board)")
     if not endpoints:
         raise click.UsageError("--endpoint is missing: name at least one assay endpoint (kmel-peer data catalogue)")
-    document, reason = draft_charter(federation, founders, endpoints, trunk=trunk, seed=seed, compounds=compounds)
+    document, reason = draft_charter(
+        federation, founders, endpoints, trunk=trunk, seed=seed, compounds=compounds, epsilon=epsilon
+    )
     write_new(output, (remarks(reason) + commented(document)).encode(), 0o644)
     click.echo(f"Wrote {output}, charter {document.charter.id.hex()[:16]}, unsigned.")
     click.echo("\n".join(reason))

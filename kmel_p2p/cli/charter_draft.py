@@ -20,6 +20,11 @@ START_ADVICE = (
     "The run begins when all founders are ready (pace.start_sites); kmel-peer begin starts without those who are late."
 )
 
+USUAL_TRUNK, PRIVATE_TRUNK = "mlp", "projected"
+"""Of drafts, without and with differential privacy."""
+PRIVATE_HIDDEN = (32, 16)
+"""Layers of a trunk whose every value gets noise."""
+
 NUMBERS = ("center", "scale", "weight", "low", "high", "beyond_bound", "positive_weight")
 """Keys of `--endpoint` whose value is a number."""
 
@@ -37,11 +42,16 @@ def draft_options(command: F) -> F:
         "and patience are drafted for them. Default: a small site's.",
     )(command)
     command = click.option(
+        "--epsilon",
+        type=click.FloatRange(0.1, 100),
+        help="Draft sealed rounds with differential privacy of single compounds, within this budget of the whole run.",
+    )(command)
+    command = click.option(
         "--trunk",
         type=click.Choice(list(KINDS)),
-        default="mlp",
-        show_default=True,
-        help="; ".join(map(_trunk_help, KINDS.values())) + ".",
+        help=f"Default: {USUAL_TRUNK}, or {PRIVATE_TRUNK} with --epsilon. "
+        + "; ".join(map(_trunk_help, KINDS.values()))
+        + ".",
     )(command)
     command = click.option(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk."
@@ -63,24 +73,28 @@ def draft_charter(
     sites: Sequence[dict[str, Any]],
     endpoints: Sequence[str],
     *,
-    trunk: str,
+    trunk: str | None = None,
     seed: int = 0,
     compounds: int | None = None,
+    epsilon: float | None = None,
 ) -> tuple[CharterDocument, list[str]]:
     """An unsigned charter with default rules and this machine's reference hash, and the reasons for its settings.
 
     Args:
         sites: each with `name`, `key` and `addresses` (`site_of`).
         endpoints: as `--endpoint` takes them.
+        trunk: kind of it; None: the usual one.
         compounds: of a usual site; None: nothing was announced.
+        epsilon: budget of differential privacy; None: without it.
 
     Raises:
         ConfigError, UsageError: something of it is not possible.
     """
     from kmel_p2p.agreement.charter import Charter, CharterDocument
-    from kmel_p2p.agreement.drafted import USUAL, suggested
+    from kmel_p2p.agreement.drafted import USUAL, private_sections, suggested
     from kmel_p2p.agreement.strict import build
 
+    trunk = trunk or (USUAL_TRUNK if epsilon is None else PRIVATE_TRUNK)
     kind, rules = trunk_kind(trunk), [endpoint_of(text) for text in endpoints]
     suggestion = suggested(compounds or USUAL, any(rule.get("kind") == "classification" for rule in rules))
     raw: dict[str, Any] = {
@@ -90,11 +104,16 @@ def draft_charter(
         "assay_endpoints": rules,
     }
     raw["model"] |= {**kind.drafted, "seed": seed, "trunk": trunk}
+    private = []
+    if epsilon is not None:
+        private = private_sections(raw, epsilon, compounds or USUAL, len(sites))
+        raw["model"] |= {"hidden": PRIVATE_HIDDEN}
     raw["pace"] |= {"start_sites": len(sites)}
     draft = with_reference_hash(build(Charter, raw, "command line"))
     document = CharterDocument(charter=draft)
     CharterDocument.parse(document.render(), "command line")
-    return document, [*suggestion.reason(compounds or USUAL, announced=compounds is not None), START_ADVICE]
+    reason = private or suggestion.reason(compounds or USUAL, announced=compounds is not None)
+    return document, [*reason, START_ADVICE]
 
 
 def with_reference_hash(draft: Charter) -> Charter:

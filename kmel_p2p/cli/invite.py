@@ -52,7 +52,8 @@ def invite(
     days: float,
     endpoints: tuple[str, ...],
     seed: int,
-    trunk: str,
+    trunk: str | None,
+    epsilon: float | None,
     compounds: int | None,
     **site: Any,
 ) -> None:
@@ -79,7 +80,8 @@ def invite(
     book = InvitationBook(here.state_dir)
     plan = book.plan
     if federation is not None or plan is None:
-        plan = _plan(federation, count, endpoints, trunk, seed, compounds)
+        drafted = {"trunk": trunk, "seed": seed, "compounds": compounds, "epsilon": epsilon}
+        plan = _plan(federation, count, endpoints, drafted)
     elif count is not None:
         plan = FoundingPlan(**{**dict(plan), "sites": count})
     rules = _rules(plan.endpoints)
@@ -122,9 +124,7 @@ def _plan(
     federation: str | None,
     count: int | None,
     endpoints: tuple[str, ...],
-    trunk: str,
-    seed: int,
-    compounds: int | None,
+    drafted: Mapping[str, Any],
 ) -> Any:
     from kmel_p2p.agreement.strict import build
     from kmel_p2p.site.desk.invitations import FoundingPlan
@@ -136,14 +136,7 @@ def _plan(
             f"to found a federation, give {' and '.join(missing)}, for instance: kmel-peer invite --federation "
             "logd-2026 --sites 3 --endpoint logd,head=shared"
         )
-    values = {
-        "federation": federation,
-        "sites": count,
-        "endpoints": endpoints,
-        "trunk": trunk,
-        "seed": seed,
-        "compounds": compounds,
-    }
+    values = {"federation": federation, "sites": count, "endpoints": endpoints, **drafted}
     return build(FoundingPlan, values, "command line")
 
 
@@ -272,8 +265,9 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
         newcomers = room.do(table.newcomers)
         others = [{"name": one.name, "key": one.key, "addresses": one.addresses} for one in newcomers]
         document, reason = draft_charter(
-            plan.federation, [own, *others], plan.endpoints, trunk=plan.trunk, seed=plan.seed, compounds=plan.compounds
-        )
+            plan.federation, [own, *others], plan.endpoints,
+            trunk=plan.trunk, seed=plan.seed, compounds=plan.compounds, epsilon=plan.epsilon,
+        )  # fmt: skip
         write_new(here.charter_path, (remarks(reason) + commented(document)).encode(), 0o644)
         click.echo(f"Wrote {here.charter_path}. You may still edit it; nobody has signed.")
     if table.is_signed():

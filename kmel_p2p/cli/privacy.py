@@ -1,26 +1,24 @@
-"""`kmel-peer privacy`: plan what differential privacy of single compounds would cost."""
+"""`kmel-peer privacy`: plan what differential privacy of single compounds costs, and say how much of it is spent."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.options import echo_json, json_option
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.privacy import OUTSIDE
+from kmel_p2p.cli.options import config_option, echo_json, json_option
 
 if TYPE_CHECKING:
     from kmel_p2p.learn.privacy.plan import Plan
 
-OUTSIDE = (
-    "Outside epsilon: the choice of models by validation, private heads, and what predictions of a site's own models "
-    "show. This version plans such runs; it does not train them yet."
-)
-
 
 @click.group()
 def privacy() -> None:
-    """Plan differential privacy of single compounds."""
+    """Differential privacy of single compounds: what it costs, and how much of a budget is spent."""
 
 
 @privacy.command()
@@ -40,7 +38,8 @@ def plan(
     The best batch for each number of steps, by the noise that is left, the least first. Adjacent data sets differ in
     one compound with all its replicates and assay endpoints. The cost is that of a federation like the measured one.
     """
-    from kmel_p2p.learn.privacy.plan import STEPS, plans, usual_delta
+    from kmel_p2p.agreement.drafted import usual_delta
+    from kmel_p2p.learn.privacy.plan import STEPS, plans
 
     found = plans(compounds, epsilon, delta or usual_delta(compounds), sites, steps or STEPS)
     if as_json:
@@ -49,7 +48,46 @@ def plan(
     click.echo(f"{compounds:,} compounds a site, sums of {sites} sites, epsilon {epsilon:g}, delta {found[0].delta:g}")
     for one in found:
         click.echo(_words(one))
-    click.echo(OUTSIDE)
+    click.echo(f"{OUTSIDE[0].upper()}{OUTSIDE[1:]}.")
+
+
+@privacy.command()
+@config_option
+@json_option
+def spent(config_path: Path, as_json: bool) -> None:
+    """Say how many noised steps left this site, and what they cost: an upper bound of epsilon.
+
+    Read from the store, where a step is charged before anything of it leaves; the peer may run meanwhile.
+    """
+    from kmel_p2p.learn.privacy.accountant import Steps, epsilon_of, noise_for
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import load_site
+    from kmel_p2p.site.modes.sealed import charged_steps
+
+    site = load_site(load_config(config_path))
+    rule, rounds = site.charter.privacy, site.charter.averaging.entry_limit
+    if not rule.on:
+        raise ConfigError(
+            "the charter has no differential privacy (privacy.dp): what leaves this site is not bounded by an epsilon"
+        )
+    budget = rule.steps(rounds)
+    noise = noise_for(rule.epsilon, rule.delta, rule.rate, budget)
+    steps = charged_steps(site)
+    epsilon = epsilon_of(Steps(noise, rule.rate, steps), rule.delta) if steps else 0.0
+    facts = {
+        "steps": steps,
+        "budget_steps": budget,
+        "epsilon": epsilon,
+        "budget_epsilon": rule.epsilon,
+        "delta": rule.delta,
+        "noise": noise,
+        "rate": rule.rate,
+    }
+    if as_json:
+        echo_json(facts)
+        return
+    click.echo(f"{steps} of {budget} noised steps: epsilon {epsilon:.3g} of {rule.epsilon:g}, delta {rule.delta:g}")
+    click.echo(f"{OUTSIDE[0].upper()}{OUTSIDE[1:]}.")
 
 
 def _words(plan: Plan) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.privacy import OUTSIDE
 from kmel_p2p.core.rounds import Averaging
 from kmel_p2p.learn.predict.model_directory import read_card
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER
@@ -199,9 +200,9 @@ class FinalModels:
             self._written()
             return
         site = self._site()
-        entries = averaging.vector.get(site.identity.key, 0)
+        entries = mode_of(site.charter).own_rounds(averaging, site.identity.key)
         total_steps = entries * site.charter.averaging.steps_per_entry
-        self._trainer.finish(total_steps, entries, self._labels(averaging.vector), averaging.trunk, others)
+        self._trainer.finish(total_steps, entries, self._labels(site, averaging.vector), averaging.trunk, others)
 
     async def _write_others(self, site: Site) -> Path | None:
         """The trunk without this site's own entries, for the trainer; None where it is not known."""
@@ -222,9 +223,11 @@ class FinalModels:
             return False
         return bool(card.digest == before["result"].get("digest"))
 
-    def _labels(self, vector: Mapping[SiteKey, int]) -> dict[str, str]:
-        names = self._site().names
+    def _labels(self, site: Site, vector: Mapping[SiteKey, int]) -> dict[str, str]:
+        names, rule = site.names, site.charter.privacy
+        private = {"differential_privacy": f"epsilon {rule.epsilon:g}, delta {rule.delta:g}; {OUTSIDE}"}
         return {
+            **(private if rule.on else {}),
             "state_digest": self._digest.text,
             "vector": " ".join(f"{names.get(key, key.hex())}:{number}" for key, number in vector.items()),
         }

@@ -96,6 +96,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
             test_in_rounds=config.data.test_in_rounds,
         ),
         codec=mode_of(charter).codec(charter),
+        noise=mode_of(charter).noise(charter),
         layout_hash=site.layout.hash,
         reference_hash=charter.features.reference_hash,
         trunk_memory="",

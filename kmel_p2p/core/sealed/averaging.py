@@ -31,7 +31,7 @@ from kmel_p2p.core.sealed.events import (
     SumRecord,
     VectorSealed,
 )
-from kmel_p2p.core.sealed.levels import quantise, share_of
+from kmel_p2p.core.sealed.levels import made_levels, quantise, share_of
 from kmel_p2p.core.sealed.messages import MESSAGES, SCHEMAS, Sealed, SealSum, Statement, signed
 from kmel_p2p.core.sealed.own_part import SealedState
 from kmel_p2p.core.sealed.present import Entropy, Present
@@ -106,6 +106,11 @@ class SealedAveraging(RoundMachine):
     def trunk(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """The trunk, float32[d]."""
         return self.log.trunk(out)
+
+    @property
+    def charged(self) -> int:
+        """Steps that count against the privacy budget: vectors sealed. A site that lost its store counts every sum."""
+        return max(self.present.own.sealed, self.log.number)
 
     @property
     def committed(self) -> int:
@@ -201,20 +206,22 @@ class SealedAveraging(RoundMachine):
         if self._trains_for != present.at.number or not present.may_seal:
             self._refuse("the sealed round ended without this site's vector")
             return
-        drift = np.frombuffer(result.payload, "<f4").astype(np.float32)
+        trained = np.frombuffer(result.payload, "<f4").astype(np.float32)
         try:
-            q, left = quantise(
-                self._residual + np.float32(self._weight()) * drift,
-                self.log.positions(present.at.number),
-                self.log.exponent,
-                self.log.levels,
-            )
+            if self._rules.budget:
+                q, left = made_levels(trained, self.log.levels), np.zeros_like(trained)
+            else:
+                residual = self._residual + np.float32(self._weight()) * trained
+                places = self.log.positions(present.at.number)
+                q, left = quantise(residual, places, self.log.exponent, self.log.levels)
         except LocalError as error:
             self._refuse(str(error))
             self._unready(str(error))
             return
         self._candidate = left
         self._outbox.append(Persist(CandidateRecord(left.tobytes())))
+        # Charged in the transaction that stores the vector, before anything of it leaves.
+        present.own.sealed += 1
         self._publish(present.seal(q, result.own_state_file))
 
     def _weight(self) -> float:
@@ -328,6 +335,8 @@ class SealedAveraging(RoundMachine):
         limit = self._limit(self.log.number) or self._plateau()
         if limit is not None:
             return limit
+        if self._rules.budget and self.charged >= self._rules.budget:
+            return End("its privacy budget is spent", may_go_on=False)
         training, listening = self._talk.in_phase(Phase.TRAINING), self._talk.in_phase(Phase.LISTENING)
         if len(self._rules.roster) - len(listening) < self._rules.min_group:
             return End(f"fewer than {self._rules.min_group} sites still train")

@@ -59,6 +59,18 @@ def quantise(
     return q, left
 
 
+def made_levels(trained: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
+    """Levels that the trainer made itself, noise included, int64[d]: under differential privacy nothing is left of them
+    for later, because a residual would carry compounds into sums that are charged for others.
+
+    Raises:
+        LocalError: one is beyond the limit, or not finite.
+    """
+    if not np.isfinite(trained).all() or np.abs(trained).max(initial=0) > limit:
+        raise LocalError(f"the trainer's noised sum has a value that is not within {limit} of zero")
+    return np.rint(trained).astype(np.int64)
+
+
 def add_sum(
     accumulator: NDArray[np.int64], positions: NDArray[np.int64], total: NDArray[np.int64], exponent: int
 ) -> None:

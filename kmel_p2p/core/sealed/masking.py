@@ -19,7 +19,8 @@ from kmel_p2p.core.sealed.keystream import words
 
 MAX_MEMBERS = 16
 """Sites in one group."""
-MAX_LEVELS = 127
+WORD_BITS = 16
+"""Of the widest masked value."""
 
 Levels = NDArray[np.int64]
 
@@ -27,6 +28,11 @@ Levels = NDArray[np.int64]
 def mask_bits(members: int, levels: int) -> int:
     """Bits of a masked value: the sum of `members` values, each one of 2 * levels + 1, fits."""
     return (members * (2 * levels + 1) - 1).bit_length()
+
+
+def private_levels(sites: int) -> int:
+    """The limit of a level with noise on it: the largest with which a sum of all sites fits `WORD_BITS`."""
+    return ((1 << WORD_BITS) // sites - 1) // 2
 
 
 def sign(own: SiteKey, other: SiteKey) -> int:

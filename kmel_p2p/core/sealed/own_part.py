@@ -15,7 +15,7 @@ from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.core.sealed.messages import SCHEMAS, SealOpen, SealSum, Statement
 from kmel_p2p.core.wire import Wire
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class SealedState:
         opened: the Open that it was sealed to.
         said: own statements of this round, in order.
         last_sum: the newest own `SealSum`.
+        sealed: vectors sealed so far, in a sum or not: what differential privacy charges.
     """
 
     round: int = 1
@@ -41,6 +42,7 @@ class SealedState:
     opened: SealOpen | None = None
     said: list[Statement] = field(default_factory=list)
     last_sum: SealSum | None = None
+    sealed: int = 0
 
     def __repr__(self) -> str:
         return f"SealedState(round={self.round})"
@@ -59,6 +61,7 @@ class SealedState:
                 encode(self.opened) if self.opened is not None else b"",
                 [encode(statement) for statement in self.said],
                 encode(self.last_sum) if self.last_sum is not None else b"",
+                self.sealed,
             ],
             use_bin_type=True,
         )
@@ -66,7 +69,7 @@ class SealedState:
 
     def after(self, outcome_of: int, committed: bool) -> SealedState:
         """The state of the round after that one: without its secrets."""
-        return SealedState(outcome_of + 1, self.committed + committed)
+        return SealedState(outcome_of + 1, self.committed + committed, sealed=self.sealed)
 
 
 def decode_own_state(data: bytes, charter_id: bytes, where: str) -> SealedState:
@@ -77,9 +80,13 @@ def decode_own_state(data: bytes, charter_id: bytes, where: str) -> SealedState:
     """
     decode: Callable[[bytes], object] = Wire(charter_id, SCHEMAS).decode
     try:
-        version, number, committed, secret, self_seed, state_file, opened, said, last = msgpack.unpackb(data, raw=False)
+        version, *fields = msgpack.unpackb(data, raw=False)
+        if version == 1:
+            # Before there was noise, nothing was charged.
+            version, fields = FORMAT, [*fields, *fields[1:2]]
         if version != FORMAT:
             raise ConfigError(f"{where}: holds sealed rounds of format {version}; this version reads {FORMAT}")
+        number, committed, secret, self_seed, state_file, opened, said, last, sealed = fields
         group = decode(opened) if opened else None
         last_sum = decode(last) if last else None
         statements = [decode(each) for each in said]
@@ -88,4 +95,4 @@ def decode_own_state(data: bytes, charter_id: bytes, where: str) -> SealedState:
     if not isinstance(group, SealOpen | None) or not isinstance(last_sum, SealSum | None):
         raise ConfigError(f"{where}: the state of the present sealed round has other statements than it must")
     kept = [each for each in statements if isinstance(each, Statement)]
-    return SealedState(number, committed, secret, self_seed, state_file, group, kept, last_sum)
+    return SealedState(number, committed, secret, self_seed, state_file, group, kept, last_sum, sealed)

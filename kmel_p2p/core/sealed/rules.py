@@ -13,7 +13,9 @@ from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds.settings import SETTLE_US, RoundSettings
 from kmel_p2p.core.sealed.ballots import quorum_of
-from kmel_p2p.core.sealed.levels import first_exponent
+from kmel_p2p.core.sealed.levels import SCALE_BITS, first_exponent
+from kmel_p2p.core.sealed.masking import private_levels
+from kmel_p2p.core.sealed.public_optimiser import PublicOptimiser
 from kmel_p2p.core.sealed.sums import SumLog
 from kmel_p2p.core.types import SECOND, Micros
 
@@ -35,6 +37,9 @@ class SealedRules:
         pattern: part of the values that a round sends.
         exponent: of the first step.
         max_lead, patience: of the charter's pace.
+        budget: vectors that a site may seal under differential privacy; 0: without it. Then a sum holds gradients, and
+            moves the trunk by a step of an optimiser.
+        learning_rate, weight_decay: of that optimiser.
     """
 
     charter_id: bytes
@@ -50,6 +55,9 @@ class SealedRules:
     exponent: int = -10
     max_lead: int = 4
     patience: int = 0
+    budget: int = 0
+    learning_rate: float = 0.0
+    weight_decay: float = 0.0
 
     @property
     def least_members(self) -> int:
@@ -69,7 +77,7 @@ class SealedRules:
             start_sites=charter.start_sites,
             min_group=rule.min_group,
             min_sum=rule.min_sum,
-            levels=rule.levels,
+            levels=private_levels(len(charter.sites)) if charter.privacy.on else rule.levels,
             entry_limit=rule.entry_limit,
             steps_per_entry=rule.steps_per_entry,
             weight_cap=rule.weight_cap,
@@ -77,6 +85,9 @@ class SealedRules:
             exponent=first_exponent(training.learning_rate, rule.steps_per_entry, rule.min_group),
             max_lead=charter.pace.max_lead,
             patience=charter.pace.patience,
+            budget=charter.privacy.steps(rule.entry_limit) if charter.privacy.on else 0,
+            learning_rate=charter.privacy.learning_rate,
+            weight_decay=training.weight_decay,
         )
 
     def rounds(self, settings: SealedSettings) -> RoundSettings:
@@ -95,7 +106,10 @@ class SealedRules:
 
     def empty_log(self, base: NDArray[np.float32]) -> SumLog:
         """The sums before the first one. `base`: initial trunk, float32[d]."""
-        return SumLog(self.charter_id, base, self.pattern, self.levels, self.exponent)
+        optimiser = None
+        if self.budget:
+            optimiser = PublicOptimiser(self.learning_rate, self.weight_decay, self.entry_limit, 2.0**-SCALE_BITS)
+        return SumLog(self.charter_id, base, self.pattern, self.levels, self.exponent, optimiser)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from kmel_p2p.core.sealed import levels as steps
 from kmel_p2p.core.sealed.keystream import positions
 from kmel_p2p.core.sealed.masking import MAX_MEMBERS, mask_bits, pack, unpack
 from kmel_p2p.core.sealed.messages import MAX_ROUND
+from kmel_p2p.core.sealed.public_optimiser import PublicOptimiser
 
 NORMS_KEPT = 16
 """Sums whose median norm bounds the next one."""
@@ -91,10 +92,17 @@ class SumLog:
         pattern: part of the values that a round sends.
         levels: limit of a level.
         exponent: of the first step.
+        optimiser: what sums move the trunk by, where they are sums of gradients; None: they are added to it.
     """
 
     def __init__(
-        self, charter_id: bytes, base: NDArray[np.float32], pattern: float, levels: int, exponent: int
+        self,
+        charter_id: bytes,
+        base: NDArray[np.float32],
+        pattern: float,
+        levels: int,
+        exponent: int,
+        optimiser: PublicOptimiser | None = None,
     ) -> None:
         self.lane = SiteKey(digest(b"kmel lane 1", charter_id))
         self.number = 0
@@ -104,7 +112,7 @@ class SumLog:
         self.levels = levels
         self.encoded: list[bytes] = []
         """All sums, for sites that lack some."""
-        self._charter_id = charter_id
+        self._charter_id, self._optimiser = charter_id, optimiser
         self._sum = np.rint(base.astype(np.float64) * 2.0**steps.SCALE_BITS).astype(np.int64)
         self._count = max(1, round(pattern * base.size))
         self._norms: deque[int] = deque(maxlen=NORMS_KEPT)
@@ -161,12 +169,16 @@ class SumLog:
         if int(raised.max(initial=0)) > 2 * entry.count * self.levels:
             raise WireError(f"sum {entry.number} has a value beyond what {entry.count} sites can send")
         total = raised - entry.count * self.levels
-        steps.add_sum(self._sum, self.positions(entry.round), total, self.exponent)
+        if self._optimiser is None:
+            steps.add_sum(self._sum, self.positions(entry.round), total, self.exponent)
+        else:
+            self._sum += self._optimiser.change(total, self._sum)
         self._norms.append(self._norm(total))
         self.chain = chain_after(self.chain, entry)
         self.encoded.append(entry.encode())
         self.number, self.last_round = entry.number, entry.round
-        self.exponent = steps.next_exponent(self.exponent, total, entry.count, self.levels)
+        if self._optimiser is None:
+            self.exponent = steps.next_exponent(self.exponent, total, entry.count, self.levels)
 
     def _norm(self, total: NDArray[np.int64]) -> int:
         """Squared norm in units of 2**-80."""

@@ -32,6 +32,7 @@ class Dmpnn:
     keys: frozenset[str] = frozenset({"message_width", "depth"})
     by_input: frozenset[str] = frozenset()
     perceptron: bool = False
+    compound_gradients: bool = False
     drafted: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, architecture: Architecture) -> None:

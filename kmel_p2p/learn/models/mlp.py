@@ -53,6 +53,7 @@ class Mlp:
     keys: frozenset[str] = frozenset({"members"})
     by_input: frozenset[str] = frozenset({"trunk.0.weight"})
     perceptron: bool = True
+    compound_gradients: bool = False
     drafted: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, architecture: Architecture) -> None:

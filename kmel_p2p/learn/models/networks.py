@@ -7,7 +7,7 @@ values of those that are kept by input (`TrunkKind.by_input`) do not: `trunk_val
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from kmel_p2p.delta.layout import Layout, TensorSpec
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
-from kmel_p2p.learn.models.perceptron import linear
+from kmel_p2p.learn.models.perceptron import Perceptron, linear
 from kmel_p2p.learn.models.registry import trunk_kind
 
 
@@ -63,12 +63,24 @@ class Network:
         """float32[members, n, E]: `forward` of each member."""
         return self._read_out(self._body(inputs, training))
 
-    def _read_out(self, hidden: Tensor) -> Tensor:
-        members = self.architecture.members
-        outputs = [linear(self._tensors, f"head.{whose}", hidden, members) for whose in self._heads]
-        if "calibration.gain" in self._tensors:
+    def trunk_tensors(self) -> dict[str, Tensor]:
+        """The tensors of trunk and shared heads by name, in the order of `trunk_layout`."""
+        return {spec.name: self._tensors[spec.name].detach() for spec in trunk_layout(self.architecture).specs}
+
+    def outputs_with(self, trunk: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """`member_outputs` with other values of the trunk, as a function of these, without dropout.
+
+        For kinds of trunk with `TrunkKind.compound_gradients`, which are perceptrons over what `read` gives.
+        """
+        tensors = {**self._tensors, **trunk}
+        return self._read_out(Perceptron(self.architecture, tensors)(inputs, training=False), tensors)
+
+    def _read_out(self, hidden: Tensor, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        members, tensors = self.architecture.members, self._tensors if tensors is None else tensors
+        outputs = [linear(tensors, f"head.{whose}", hidden, members) for whose in self._heads]
+        if "calibration.gain" in tensors:
             # Shared heads come first.
-            outputs[0] = outputs[0] * (1 + self._tensors["calibration.gain"]) + self._tensors["calibration.shift"]
+            outputs[0] = outputs[0] * (1 + tensors["calibration.gain"]) + tensors["calibration.shift"]
         return torch.cat(outputs, dim=2)[:, :, self._order]
 
     def trunk_values(self) -> NDArray[np.float32]:

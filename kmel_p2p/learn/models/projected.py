@@ -43,6 +43,7 @@ class Projected:
     keys: frozenset[str] = frozenset({"members", "projection"})
     by_input: frozenset[str] = frozenset()
     perceptron: bool = True
+    compound_gradients: bool = True
     drafted: Mapping[str, Any] = field(default_factory=lambda: {"hidden": (128, 64), "projection": 256})
 
     def check(self, architecture: Architecture) -> None:

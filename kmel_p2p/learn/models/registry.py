@@ -33,6 +33,8 @@ class TrunkKind(Protocol):
         keys: keys of the charter's `[model]` that not every kind has. Set for another kind, they are an error.
         by_input: weights whose memory a network orders by input, so that those of one input lie together.
         perceptron: whether it is a perceptron over the features, or over a fixed projection of them.
+        compound_gradients: whether it is small and simple enough for the gradient of every compound by itself, which
+            differential privacy clips: a perceptron over what `TrunkBody.read` gives.
         drafted: keys of the charter's `[model]` that a draft sets for this kind, whatever the size of the sites.
     """
 
@@ -50,6 +52,8 @@ class TrunkKind(Protocol):
     def by_input(self) -> frozenset[str]: ...
     @property
     def perceptron(self) -> bool: ...
+    @property
+    def compound_gradients(self) -> bool: ...
     @property
     def drafted(self) -> Mapping[str, Any]: ...
 

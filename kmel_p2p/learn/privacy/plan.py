@@ -59,11 +59,6 @@ class Plan:
 strain_of = attrgetter("strain")
 
 
-def usual_delta(compounds: int) -> float:
-    """A tenth of one in all compounds, as a power of ten: well below one in them, as it has to be."""
-    return float(10.0 ** math.floor(math.log10(0.1 / compounds)))
-
-
 def plans(compounds: int, epsilon: float, delta: float, sites: int, steps: Sequence[int] = STEPS) -> list[Plan]:
     """The best plan for each number of steps, the least strain first.
 

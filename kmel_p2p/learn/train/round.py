@@ -1,6 +1,7 @@
 """Rounds: train from the trunk, add the drift to the residual, encode the part most worth sending.
 
-Without a codec, the whole drift goes to the daemon, and there is no residual.
+Without a codec, the whole drift goes to the daemon, and there is no residual. Under differential privacy, a noised sum
+of gradients goes there instead.
 
 With trunk φ, trained parameters θ and residual e: e <- e + (θ - φ); payload = encode(e), which subtracts
 decode(payload) from e. This is error feedback (Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847): at any
@@ -27,6 +28,7 @@ from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.evaluate.scores import FoldScores, fold_outputs, sampled, scores_by_fold
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
 from kmel_p2p.learn.train.dataset import Dataset
@@ -85,6 +87,7 @@ class Rounds:
         codec: DeltaCodec | None,
         settings: TrainingSettings,
         folder: Path,
+        noised: NoisedSum | None = None,
     ) -> None:
         self.committed: int | None = None
         self.history: list[tuple[int, FoldScores]] = []
@@ -93,7 +96,11 @@ class Rounds:
         self.prefix = BestPrefix(folder, self._scored)
         self._size = layout.size
         self._settings, self._folder = settings, folder
-        self._optimiser = LocalOptimiser(network, dataset, settings)
+        # Under differential privacy the trunk's optimiser runs on the sums, at every site alike.
+        private_only = noised is not None and network.private.numel() > 0
+        self._noised = noised
+        self._optimiser = LocalOptimiser(network, dataset, settings, private_only=private_only)
+        self._moments = network.private.numel() + (0 if private_only else layout.size)
         # Without a codec nothing is left out, so there is no residual.
         self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
         self._drift: Sums = np.zeros(BINS)
@@ -235,21 +242,19 @@ class Rounds:
             self.prefix.offer(number, outputs["valid"], trunk, self.private())
         losses = []
         began_ns = time.monotonic_ns()
+        drift = None
         for done in range(steps):
             if interrupted is not None:
                 interrupted()
-            losses.append(self._optimiser.train(1, rate))
+            if self._noised is None:
+                losses.append(self._optimiser.train(1, rate))
+            else:
+                drift, loss = self._noised_step(rate)
+                losses.append(loss)
             report(Progress("training", done + 1, steps))
         training_us = (time.monotonic_ns() - began_ns) // 1000
-        drift = self._network.trunk_values() - trunk
-        for place in self._idle:
-            # Only weight decay moved these heads, and they carry no weight in this site's entries.
-            drift[place] = 0.0
-        if not np.isfinite(drift).all():
-            raise ConfigError(
-                "training diverged: parameters are no longer finite. The charter's training.learning_rate "
-                f"({self._settings.learning_rate:g}) is too high for this site's data"
-            )
+        if drift is None:
+            drift = self._drifted(trunk)
         self._drift += sums(drift)
         if self._first is None:
             self._first = number
@@ -259,6 +264,27 @@ class Rounds:
         name = self._name(number)
         write_state(self._folder / name, self._tensors(), self._facts(number))
         return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores, training_us)
+
+    def _drifted(self, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far training moved the trunk, float32[d]."""
+        drift = self._network.trunk_values() - trunk
+        for place in self._idle:
+            # Only weight decay moved these heads, and they carry no weight in this site's entries.
+            drift[place] = 0.0
+        if not np.isfinite(drift).all():
+            raise ConfigError(
+                "training diverged: parameters are no longer finite. The charter's training.learning_rate "
+                f"({self._settings.learning_rate:g}) is too high for this site's data"
+            )
+        return drift
+
+    def _noised_step(self, rate: float) -> tuple[NDArray[np.float32], float]:
+        """A noised sum of gradients in levels, float32[d], and the mean loss; private heads take their step, too."""
+        assert self._noised is not None
+        levels, loss = self._noised.draw()
+        if self._network.private.numel():
+            self._optimiser.train(1, rate)
+        return levels.astype(np.float32), loss
 
     def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
         """The payload of this round, and its L2 norm."""
@@ -294,7 +320,7 @@ class Rounds:
 
     def _load(self, path: Path) -> None:
         private = self._network.private.numel()
-        moments = (self._size + private,)
+        moments = (self._moments,)
         tensors, facts = read_state(
             path,
             {

@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import FeatureRule
+from kmel_p2p.agreement.privacy import NoisePlan
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.delta.chunks import CodecParameters
@@ -53,6 +54,7 @@ class TrainerPlan:
         source: measurements to train on.
         test_source: further file used for scoring only, or None.
         codec: how a round's delta is compressed; None hands it over uncompressed, without a residual.
+        noise: what is added under differential privacy: a round is one step then, and its payload the noised sum.
         layout_hash: what `trunk_layout(architecture).hash` must be.
         reference_hash: the charter's hash of the reference molecules' features; empty if the charter has none.
         trunk_memory: name of the shared memory block that holds the trunk, float32[layout.size].
@@ -87,6 +89,7 @@ class TrainerPlan:
     require_approval: bool = False
     versions: int = 10
     labels: Mapping[str, str] = field(default_factory=dict)
+    noise: NoisePlan | None = None
 
     @property
     def endpoints(self) -> tuple[AssayEndpoint, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.shared_memory
+import os
 import sys
 import time
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.privacy import NoisePlan
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.device import use_device
@@ -25,6 +27,8 @@ from kmel_p2p.learn.predict.model_directory import Card, rewritten, write_model
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER, keep_version, prune
+from kmel_p2p.learn.privacy.accountant import noise_for
+from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.tensor_file import read_parts, read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
@@ -49,6 +53,10 @@ from kmel_p2p.learn.worker.session import (
     Trained,
     TrainerPlan,
 )
+
+LEAST_STEPS = 600
+"""Of the models trained for comparison under differential privacy. Noised steps are few and of large batches; a site
+alone needs no noise and would take as many as a draft for small sites suggests."""
 
 
 class Outlet(Protocol):
@@ -118,6 +126,7 @@ class Trainer:
                 None if plan.codec is None else DeltaCodec(self._layout, plan.codec),
                 plan.training,
                 plan.state_dir / "trainer",
+                None if plan.noise is None else _noised(plan.noise, self._network, dataset),
             )
             rounds.resume(plan.resume_file)
             self._dataset, self._rounds, self._prepared = dataset, rounds, prepared
@@ -156,7 +165,7 @@ class Trainer:
             plan.training,
             plan.model_seed,
             Parameters(trunk, rounds.private()),
-            steps=command.total_steps,
+            steps=max(command.total_steps, LEAST_STEPS if plan.noise is not None else 0),
             federated_history=rounds.history,
             report=self._comparison_progress,
             prefix=rounds.prefix.parameters,
@@ -242,6 +251,13 @@ class Trainer:
         if self._rounds is None:
             raise LocalError("Prepare comes first")
         return self._rounds
+
+
+def _noised(plan: NoisePlan, network: Network, dataset: Dataset) -> NoisedSum:
+    rule = plan.rule
+    noise = noise_for(rule.epsilon, rule.delta, rule.rate, plan.steps)
+    # From the operating system and not from the site's seed: who can guess the noise takes it off.
+    return NoisedSum(network, dataset, rule, plan.limit, noise, plan.sharing, os.urandom)
 
 
 def _attach(name: str) -> multiprocessing.shared_memory.SharedMemory:

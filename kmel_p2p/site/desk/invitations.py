@@ -96,9 +96,11 @@ class FoundingPlan(StrictModel):
     sites: Annotated[int, pydantic.Field(ge=1, le=MAX_USES + 1)]
     """Founding sites in all, this one included."""
     endpoints: tuple[str, ...]
-    trunk: str
+    trunk: str | None
     seed: int
     compounds: int | None = None
+    epsilon: float | None = None
+    """Of differential privacy; None: without it."""
 
 
 class _Kept(StrictModel):

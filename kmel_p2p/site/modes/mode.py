@@ -18,6 +18,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.privacy import NoisePlan
 from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.rounds import Averaging, Members, StretchWork, Trunks
 from kmel_p2p.core.types import Micros, Randomness, Vector
@@ -85,6 +86,10 @@ class SiteMode(ABC):
     @abstractmethod
     def codec(self, charter: Charter) -> CodecParameters | None:
         """How the trainer compresses a round's delta; None: it hands over the whole drift."""
+
+    def noise(self, charter: Charter) -> NoisePlan | None:
+        """The noise that the trainer adds under differential privacy; None: there is none."""
+        return None
 
     @abstractmethod
     def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
@@ -174,6 +179,10 @@ class SiteMode(ABC):
         None where the mode knows no parts, or none came.
         """
         return None
+
+    def own_rounds(self, averaging: Averaging, key: SiteKey) -> int:
+        """Rounds of this site that are in the trunk. `key`: the site's."""
+        return averaging.vector.get(key, 0)
 
     @abstractmethod
     def own_work(

@@ -17,6 +17,7 @@ from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey
+from kmel_p2p.agreement.privacy import NoisePlan
 from kmel_p2p.core.effects import Event, Message, Record
 from kmel_p2p.core.rounds import Averaging, Members
 from kmel_p2p.core.sealed.averaging import SealedAveraging
@@ -32,7 +33,7 @@ from kmel_p2p.core.sealed.events import (
     SumRecord,
     VectorSealed,
 )
-from kmel_p2p.core.sealed.masking import MAX_MEMBERS, mask_bits, packed_bytes
+from kmel_p2p.core.sealed.masking import mask_bits, packed_bytes
 from kmel_p2p.core.sealed.messages import MAX_PAYLOAD_BYTES, SCHEMAS, Sealed, SealPast
 from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
 from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
@@ -41,13 +42,14 @@ from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.models.layout import unlearned
+from kmel_p2p.learn.models.registry import KINDS, trunk_kind
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text
 from kmel_p2p.site.site import Site
-from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 VECTOR = Sealed.__name__
 """Kind of message, in the egress log, that carries a masked vector."""
@@ -88,6 +90,8 @@ class SealedMode(SiteMode):
             )
         if config.network.neighbours:
             raise ConfigError("network.neighbours belongs to averaging mode pushsum; this charter's mode is sealed")
+        if charter.privacy.on:
+            _check_private(charter)
         if self.max_payload_bytes(charter, layout) > MAX_PAYLOAD_BYTES:
             raise ConfigError(
                 f"the charter's trunk has {layout.size:,} values, too many for averaging mode sealed, where a vector "
@@ -97,10 +101,17 @@ class SealedMode(SiteMode):
     def codec(self, charter: Charter) -> None:
         """The whole drift is handed over: it is quantised where it is sealed."""
 
+    def noise(self, charter: Charter) -> NoisePlan | None:
+        """A share of what the charter's budget asks for, for each of `min_sum` sites less those that may collude."""
+        if not charter.privacy.on:
+            return None
+        rules = SealedRules.of(charter)
+        return NoisePlan(charter.privacy, rules.levels, rules.budget, rules.min_sum - charter.privacy.colluders)
+
     def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
         """Of a masked vector in the largest group."""
         rules = SealedRules.of(charter)
-        return packed_bytes(max(1, round(rules.pattern * layout.size)), mask_bits(MAX_MEMBERS, rules.levels))
+        return packed_bytes(max(1, round(rules.pattern * layout.size)), mask_bits(len(rules.roster), rules.levels))
 
     # ---- store and protocol -------------------------------------------------------------------------------------
 
@@ -211,6 +222,7 @@ class SealedMode(SiteMode):
             round: the present one.
             progress: where it is, in words.
             waits_for: names of the sites that it waits for.
+            privacy: under differential privacy, steps charged and allowed, and the budget.
         """
         machine, names, limit = _of(averaging), site.names, site.charter.averaging.entry_limit
         number, sealed = machine.log.number, activity.shares_sent
@@ -225,11 +237,17 @@ class SealedMode(SiteMode):
             held=1 if activity.held else 0,
             entry_limit=limit,
             payload_bytes_mean=activity.entry_bytes / sealed if sealed else 0.0,
-            facts={"round": machine.present.at.number, "progress": machine.progress, "waits_for": waits},
+            facts={
+                "round": machine.present.at.number,
+                "progress": machine.progress,
+                "waits_for": waits,
+                **({"privacy": _spent(site.charter, machine)} if site.charter.privacy.on else {}),
+            },
             summary=(
                 ("sums", f"{number} of {limit}  ({age_text(activity.ages.applied_s)})"),
                 ("own part", own_count(activity, machine.committed, 0, " of them have a vector of this site")),
                 ("round", f"{machine.progress}{waiting}"),
+                *((("privacy", _spent_text(site.charter, machine)),) if site.charter.privacy.on else ()),
                 ("digest", f"{digest[:16] or 'being computed'}  at {number} sums"),
             ),
             figures={"sums": number, "vectors_in_sums": machine.committed, "messages_refused": activity.refused},
@@ -271,6 +289,10 @@ class SealedMode(SiteMode):
 
         return work
 
+    def own_rounds(self, averaging: Averaging, key: SiteKey) -> int:
+        """Own vectors that are in a sum: the vector of sums has no site."""
+        return _of(averaging).committed
+
     def own_work(
         self, key: SiteKey, store: Store, section: AveragingStatus, sent: Mapping[str, tuple[int, int]]
     ) -> OwnWork:
@@ -278,6 +300,49 @@ class SealedMode(SiteMode):
         steps = {row["number"]: row["steps"] for row in store.history("round")}
         vectors, size = sent.get(VECTOR, (0, 0))
         return OwnWork(section.published, sum(steps.values()), [], size / vectors if vectors else 0.0)
+
+
+def charged_steps(site: Site) -> int:
+    """Noised steps charged to a site's privacy budget, read from its store; 0 where there is no store yet.
+
+    Raises:
+        ConfigError: the store belongs to another run, or is damaged.
+    """
+    path = site.config.site.state_dir / STORE_NAME
+    if not path.exists():
+        return 0
+    store = Store(path, read_only=True)
+    try:
+        part, stored = store.get_blob(ROUND), store.averaging.load()
+        sums = len(stored.journal) if stored is not None else 0
+        return max(decode_own_state(part, site.charter.id, str(path)).sealed if part else 0, sums)
+    finally:
+        store.close()
+
+
+def _check_private(charter: Charter) -> None:
+    kind = trunk_kind(charter.model.trunk)
+    if not kind.compound_gradients or charter.model.members > 1:
+        able = ", ".join(name for name, each in KINDS.items() if each.compound_gradients)
+        raise ConfigError(
+            "privacy.dp is 'record', which clips the gradient of every compound by itself: choose model.trunk among "
+            f"{able}, with model.members = 1; found {kind.name} and {charter.model.members}"
+        )
+
+
+def _spent(charter: Charter, machine: SealedAveraging) -> dict[str, float]:
+    rule = charter.privacy
+    budget = rule.steps(charter.averaging.entry_limit)
+    return {"steps": machine.charged, "budget_steps": budget, "epsilon": rule.epsilon, "delta": rule.delta}
+
+
+def _spent_text(charter: Charter, machine: SealedAveraging) -> str:
+    """The budget and how much of it is used, in words."""
+    spent = _spent(charter, machine)
+    return (
+        f"{spent['steps']:.0f} of {spent['budget_steps']:.0f} noised steps, which cost epsilon {spent['epsilon']:g} at "
+        f"most (delta {spent['delta']:g})"
+    )
 
 
 def _keep_sum(store: Store, record: SumRecord) -> None:

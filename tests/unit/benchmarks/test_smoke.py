@@ -45,6 +45,10 @@ KEYS = {
     "poison": {"attacks", "false_suspensions", "worst_predicted_ratio", "worst_federated_ratio", "look_share"},
     "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
     "round_cost": {"training_share", "steps_kept", "step_speedup"},
+    "sealed": {
+        *("rmse", "payload_bytes", "share_bytes", "mask_ms", "unmask_ms", "exact", "digests", "plain_bytes_found"),
+        *("dp_epsilon", "dp_rmse"),
+    },
     "silos": {
         *("pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"),
         *("mean_change_vs_best_local_pct", "worst_change_vs_best_local_pct"),

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from kmel_p2p.agreement.drafted import usual_delta
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.privacy.accountant import SPENT, Steps, epsilon_of, noise_for
-from kmel_p2p.learn.privacy.plan import MEASURED, plans, usual_delta
+from kmel_p2p.learn.privacy.plan import MEASURED, plans
 
 GOOGLE = {
     (2.0, 0.252, 200, 1e-4): 8.477598,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from safetensors import safe_open
 
 from kmel_p2p.agreement.errors import ConfigError, LocalError
+from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
@@ -20,12 +24,13 @@ from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.scores import Predict, fold_outputs
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.train.balance import sums
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.prefix import PREFIX_NAME
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.session import Progress, TrainingSettings
-from tests.support.learn_fixtures import SETTINGS, architecture, dataset
+from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 LAYOUT = trunk_layout(architecture())
 CODEC = DeltaCodec(LAYOUT, CodecParameters(chunk=64, kept=4, bits=2))
@@ -339,3 +344,38 @@ def test_the_best_trunk_that_a_round_started_from_outlives_a_restart(tmp_path: P
     (tmp_path / PREFIX_NAME).write_bytes(whole)
     assert rounds(tmp_path).prefix.parameters is None, "a site that starts anew knows no earlier trunk"
     assert not (tmp_path / PREFIX_NAME).exists()
+
+
+def noised_rounds(folder: Path, private_heads: bool) -> tuple[Rounds, NoisedSum, Network]:
+    """Rounds under differential privacy, with or without a head that stays at the site."""
+    kept = tuple(e if private_heads else e.changed(head="shared") for e in ENDPOINTS)
+    shape = architecture().changed(trunk="projected", projection=16, dropout=0.0, endpoints=kept)
+    network, data = Network(shape), replace(dataset(), endpoints=kept)
+    start_local(network, shape, 3, 4)
+    noised = NoisedSum(network, data, PrivacyRule(dp="record"), 6553, 2.0, 4, os.urandom)
+    return Rounds(network, data, trunk_layout(shape), None, SETTINGS, folder, noised), noised, network
+
+
+@pytest.mark.parametrize("private_heads", [True, False])
+def test_under_differential_privacy_a_round_is_a_noised_sum_and_heads_of_the_site_train_on(
+    private_heads: bool, tmp_path: Path
+) -> None:
+    site, noised, network = noised_rounds(tmp_path, private_heads)
+    site.resume(None)
+    trunk, private = network.trunk_values(), site.private()
+    first = site.train(1, 1, None, trunk, quiet)
+    levels = np.frombuffer(first.payload, "<f4")
+    assert (levels == np.rint(levels)).all()
+    assert 0.8 * noised.grid.std < levels.std() < 6553
+    assert math.isfinite(first.train_loss)
+    np.testing.assert_array_equal(network.trunk_values(), trunk)
+    assert (site.private() != private).any() == private_heads
+    site.abandon(1)
+    np.testing.assert_array_equal(site.private(), private)
+    again = site.train(1, 1, None, trunk, quiet)
+    assert again.payload != first.payload, "noise that repeats can be taken off"
+    site.commit(1)
+    kept, _, _ = noised_rounds(tmp_path, private_heads)
+    kept.resume(again.state_file)
+    assert kept.committed == 1
+    np.testing.assert_array_equal(kept.private(), site.private())

@@ -33,7 +33,7 @@ from kmel_p2p.core.sealed.rules import SealedSettings
 from kmel_p2p.core.sealed.stages import Stage
 from kmel_p2p.core.sealed.sums import decode_sum
 from kmel_p2p.core.types import SECOND
-from tests.support.sealed_mesh import CHARTER_ID, FAST, Faults, Mesh
+from tests.testbed.sealed_mesh import CHARTER_ID, FAST, Faults, Mesh
 
 
 class Account:

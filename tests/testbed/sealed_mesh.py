@@ -21,7 +21,7 @@ from kmel_p2p.core.sealed.events import AccusationRecord, CandidateRecord, OwnSt
 from kmel_p2p.core.sealed.messages import SCHEMAS
 from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
 from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
-from kmel_p2p.core.sealed.sums import SumLog, decode_sum
+from kmel_p2p.core.sealed.sums import decode_sum
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from kmel_p2p.core.wire import Wire
 
@@ -132,7 +132,7 @@ class Mesh:
         self.index = {key: n for n, key in enumerate(self.keys)}
         self.base = np.zeros(size, np.float32)
         about: dict[str, Any] = {"start_sites": min(count, 4), "min_group": 4, "min_sum": 4, "entry_limit": 6}
-        fixed: dict[str, Any] = {"levels": 7, "steps_per_entry": 5, "weight_cap": 2.0}
+        fixed: dict[str, Any] = {"levels": 7, "steps_per_entry": 5, "weight_cap": 2.0, "exponent": -5}
         self.rules = SealedRules(CHARTER_ID, tuple(self.keys), **{**about, **fixed, **rules})
         self.settings, self.faults, self.train_time = settings, faults or Faults(), train_time
         self.drift = drift or towards(size)
@@ -164,7 +164,7 @@ class Mesh:
         disk = self.disks[n]
         self.starts[n] += 1
         size = self.base.size
-        log = SumLog(CHARTER_ID, self.base, 0.25, self.rules.levels, -5)
+        log = self.rules.empty_log(self.base)
         for encoded in disk.sums:
             log.add(decode_sum(encoded))
         own = decode_own_state(disk.own, CHARTER_ID, "disk") if disk.own is not None else SealedState()

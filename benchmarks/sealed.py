@@ -1,0 +1,251 @@
+"""Sealed rounds: what they cost, what they give, and that nothing plain leaves a site.
+
+  python benchmarks/sealed.py --json [FILE]
+
+exact, digests, plain_bytes_found    200 rounds of five whole peers in virtual time, a tenth of the messages lost and
+                                     a site killed in every stage of a round, again and again: every sum against the
+                                     plain one, trunks that differ, bytes of plain vectors in messages and on others'
+                                     disks
+payload_bytes, share_bytes           of one vector of the demo's trunk, for groups of 5, 8 and 16
+mask_ms, unmask_ms                   making one (keys, shares and commitments included), and opening the sum
+rmse                                 demo data, four sites, sums of quantised levels at a quarter of the places
+dp_epsilon, dp_rmse                  the same with differential privacy of single compounds, a step in each round
+round_overhead_s                     real daemons on this machine: time of a round beside its training
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.leak import PROJECTED, RATE
+from benchmarks.parts.daemons import found_federation, rounds_of, until
+from benchmarks.parts.inprocess import federate
+from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, settings_of, this_machine
+from benchmarks.parts.noised_federation import noised_trunk
+from benchmarks.parts.sealed_federation import watch
+from benchmarks.parts.sealed_sums import SealedSums
+from benchmarks.parts.solubility_data import Solubility, read_solubility
+from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.privacy import PrivacyRule
+from kmel_p2p.chem.structures.cache import StructureCache
+from kmel_p2p.core.sealed.group import Group, OwnPart
+from kmel_p2p.core.sealed.messages import GroupMember, SealKey, SealOpen, signed
+from kmel_p2p.core.sealed.pairs import public_key
+from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.privacy.accountant import Steps, epsilon_of, noise_for
+from kmel_p2p.learn.train.dataset import Dataset
+from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.site.observe.status import SitePhase
+
+GOALS: dict[str, Goal] = {
+    "rmse": at_most(0.60),
+    "payload_bytes": at_most(18_000),
+    "share_bytes_per_member": at_most(80),
+    "mask_ms": at_most(10),
+    "unmask_ms": at_most(10),
+    "round_overhead_s": at_most(1.0),
+    "exact": at_least(1),
+    "digests": at_most(1),
+    "plain_bytes_found": at_most(0),
+    "dp_epsilon": at_most(8.5),
+    "dp_rmse": at_most(0.72),
+}
+SMOKE: dict[str, Any] = {
+    "rounds": 4,
+    "entries": 2,
+    "steps": 2,
+    "private_rounds": 2,
+    "groups": [4],
+    "seeds": 1,
+    "daemons": 0,
+}
+PRIVATE = PROJECTED.changed(hidden=(32, 16), dropout=0.0)
+LEVELS, PATTERN = 7, 0.25
+KILLED = 0.002
+"""Probability of a kill at every input of a site: one in about three rounds."""
+
+
+def masks(members: int, size: int, repeats: int) -> dict[str, float]:
+    """One round's arithmetic in a group: medians over repeats."""
+    charter, identities = (
+        os.urandom(32),
+        sorted((Identity(os.urandom(32)) for _ in range(members)), key=lambda i: i.key),
+    )
+    making, opening, payload, shares = [], [], 0, 0
+    rng = np.random.default_rng(0)
+    for _ in range(repeats):
+        secrets = [os.urandom(32) for _ in identities]
+        keys = [
+            signed(identity, charter, SealKey(identity.key, 1, public_key(secret)))
+            for identity, secret in zip(identities, secrets, strict=True)
+        ]
+        listed = tuple(GroupMember(key.author, key.public, key.signature) for key in keys)
+        opened = signed(identities[0], charter, SealOpen(identities[0].key, 1, bytes(32), listed))
+        group = Group(opened, charter, size, LEVELS)
+        plain = [rng.integers(-LEVELS, LEVELS + 1, size) for _ in identities]
+        seeds = [os.urandom(32) for _ in identities]
+        sealed, parts = [], []
+        for identity, secret, vector, seed in zip(identities, secrets, plain, seeds, strict=True):
+            began = time.perf_counter()
+            parts.append(OwnPart(group, identity.key, secret))
+            sealed.append(signed(identity, charter, parts[-1].seal(1, vector, seed)))
+            making.append(time.perf_counter() - began)
+        received = {
+            (here.author, there): part.share_from(here)
+            for here in sealed
+            for there, part in zip((i.key for i in identities), parts, strict=True)
+            if there != here.author
+        }
+        began = time.perf_counter()
+        found = []
+        for each in sealed:
+            some = {there: share for (author, there), share in received.items() if author == each.author}
+            found.append(group.self_seed(each, some))
+        total = group.sum(sealed, [seed for seed in found if seed is not None], {})
+        opening.append(time.perf_counter() - began)
+        if not np.array_equal(total, np.sum(plain, axis=0)):
+            raise AssertionError("the sum that was opened is not the sum that was sealed")
+        payload, shares = len(sealed[0].payload), len(sealed[0].shares) + len(sealed[0].commitments)
+    return {
+        "payload_bytes": payload,
+        "share_bytes": shares,
+        "share_bytes_per_member": shares / members,
+        "mask_ms": 1e3 * statistics.median(making),
+        "unmask_ms": 1e3 * statistics.median(opening),
+    }
+
+
+def score(data: Solubility, shape: Architecture, trunk: np.ndarray) -> float:
+    """RMSE of a trunk on the compounds of nobody."""
+    network = Network(shape)
+    network.load(trunk)
+    return data.rmse(network.predict(data.inputs.rows(data.scored)))
+
+
+def clear_sums(arguments: argparse.Namespace, data: Solubility, datasets: Sequence[Dataset], seed: int) -> float:
+    """RMSE of sums without noise."""
+    layout = trunk_layout(PROJECTED)
+    settings = [
+        TrainingSettings(
+            batch_size=32, learning_rate=RATE, weight_decay=0.01, seed=1000 * seed + site,
+            entry_limit=arguments.entries, steps_per_entry=arguments.steps,
+        )
+        for site in range(len(datasets))
+    ]  # fmt: skip
+    sums = SealedSums(layout.size, len(datasets), RATE, arguments.steps, seed, PATTERN, LEVELS)
+    with tempfile.TemporaryDirectory() as folder:
+        together = federate(
+            PROJECTED, datasets, settings, arguments.entries, Path(folder), model_seed=seed, sums=sums
+        )  # fmt: skip
+    return score(data, PROJECTED.changed(seed=seed), together.trunk)
+
+
+def overhead(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Real daemons: seconds of a round beside its training, and trunks that differ at the end."""
+    rounds = arguments.daemons
+    with found_federation(
+        folder, 4, hidden=(128, 64), steps=arguments.steps, entries=rounds, tiny=True, mode="sealed"
+    ) as federation:
+        federation.start()
+        sites = list(federation)
+
+        def done() -> bool:
+            documents = [site.status() for site in sites]
+            ended = (SitePhase.LISTENING, SitePhase.COMPLETE)
+            return all(
+                document is not None and document.phase in ended and document.averaging.applied >= rounds
+                for document in documents
+            )
+
+        until("all rounds are over", done, 60.0 + 20 * rounds, federation)
+        digests = {document.averaging.digest for site in sites if (document := site.status()) is not None}
+        rows = [rounds_of(site) for site in sites]
+    spent = [
+        (site[-1]["at"] - site[0]["at"]) / max(1, len(site) - 1) - statistics.mean(row["seconds"] for row in site[1:])
+        for site in rows
+        if len(site) > 1
+    ]
+    return {"round_overhead_s": statistics.mean(spent), "daemon_digests": len(digests)}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    size = round(PATTERN * trunk_layout(PROJECTED).size)
+    figures: dict[str, Any] = {}
+    for members in arguments.groups:
+        found = masks(members, size, arguments.repeats)
+        figures |= {f"{name}_{members}": value for name, value in found.items()}
+        if members <= 8:
+            figures |= found
+        say(f"masks of {members}: {found['mask_ms']:.1f} ms, opened in {found['unmask_ms']:.1f} ms")
+    run = watch(5, arguments.rounds, 400, loss=0.1, often=KILLED)
+    figures |= {
+        "rounds": run.sums,
+        "exact": run.exact,
+        "digests": run.digests,
+        "plain_bytes_found": run.plain_bytes_found,
+        "kills": run.kills,
+        "virtual_s_per_round": run.seconds_per_round,
+    }
+    say(f"{run.sums} rounds, {sum(run.kills.values())} kills in {len(run.kills)} stages, exact: {run.exact}")
+    for members in arguments.groups:
+        quiet = watch(members, 3, trunk_layout(PROJECTED).size, loss=0.0)
+        figures[f"round_bytes_{members}"] = quiet.bytes_per_round
+        say(f"{members} sites send {quiet.bytes_per_round:,.0f} bytes each in a round")
+    data = read_solubility(StructureCache(arguments.cache), decoys=10)
+    datasets = [data.site(rows) for rows in data.members]
+    clear = [clear_sums(arguments, data, datasets, seed) for seed in range(arguments.seeds)]
+    say(f"sums: RMSE {clear}")
+    rule = PrivacyRule(dp="record", epsilon=arguments.epsilon, delta=arguments.delta)
+    noise = noise_for(rule.epsilon, rule.delta, rule.rate, arguments.private_rounds)
+    private = []
+    for seed in range(arguments.seeds):
+        shape = PRIVATE.changed(seed=seed)
+        trunk = noised_trunk(shape, datasets, rule, noise, arguments.private_rounds, seed=seed)
+        private.append(score(data, shape, trunk))
+        say(f"epsilon {arguments.epsilon:g}, seed {seed}: RMSE {private[-1]:.3f}")
+    spent = epsilon_of(Steps(noise, rule.rate, arguments.private_rounds), rule.delta)
+    figures |= {"rmse": float(np.mean(clear)), "rmse_by_seed": clear, "dp_epsilon": spent, "dp_noise": noise}
+    figures |= {"dp_rmse": float(np.mean(private)), "dp_rmse_by_seed": private, "dp_delta": rule.delta}
+    if arguments.daemons:
+        with tempfile.TemporaryDirectory() as folder:
+            figures |= overhead(arguments, Path(folder))
+    return figures
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=200, help="in virtual time")
+    parser.add_argument("--groups", type=int, nargs="+", default=[5, 8, 16])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--entries", type=int, default=40, help="sums of the run without noise")
+    parser.add_argument("--steps", type=int, default=10, help="of each round of it")
+    parser.add_argument("--private-rounds", type=int, default=200, help="with noise, a step each")
+    parser.add_argument("--epsilon", type=float, default=8.5)
+    parser.add_argument("--delta", type=float, default=1e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--daemons", type=int, default=10, help="rounds of real daemons; 0: leave them out")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-leak-cache")
+    arguments = parse(parser, SMOKE, given)
+    machine = this_machine()
+    torch.set_num_threads(1)
+    figures = measure(arguments)
+    goals = {name: goal for name, goal in GOALS.items() if name in figures}
+    figures["settings"] = settings_of(arguments)
+    publish("sealed rounds", machine, figures, goals, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
