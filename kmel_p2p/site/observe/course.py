@@ -6,6 +6,7 @@ a month both have some hundred points, spread over the whole of it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -32,16 +33,16 @@ class Series:
 
     Args:
         points: to begin with, ascending; thinned out if there are more.
-        spacing_s: at least so much time lies between two points.
+        spacing_s: at least so much time lies between two points; 0 for a series whose points come when they come.
     """
 
     def __init__(self, points: Sequence[Point], most: int, spacing_s: float) -> None:
         self._most, self.spacing_s = most, spacing_s
         self.points = list(points)
-        if len(points) > 1:
+        if len(points) > 1 and spacing_s > 0:
             # What an earlier life has thinned out is not filled in more densely.
-            while self.points[-1]["at"] - self.points[0]["at"] > most * self.spacing_s:
-                self.spacing_s *= 2
+            span = self.points[-1]["at"] - self.points[0]["at"]
+            self.spacing_s *= 2 ** max(0, math.ceil(math.log2(max(span, spacing_s) / (most * spacing_s))))
         while len(self.points) > most:
             self._thin()
 

@@ -43,6 +43,16 @@ def test_points_of_a_long_run_are_evenly_spread() -> None:
     assert kept[0] < max(gaps)
 
 
+@pytest.mark.parametrize("spacing_s", [0.0, 2.0])
+def test_a_series_begins_with_what_is_kept_whatever_its_spacing(spacing_s: float) -> None:
+    kept = [{"at": float(at)} for at in range(0, 20_000, 10)]
+    series = Series(kept, 64, spacing_s)
+    assert 32 <= len(series.points) <= 64
+    assert series.points[-1] == kept[-1]
+    assert series.add({"at": 20_000.0}) is (None if spacing_s else True)
+    assert Series(kept[:2], 64, spacing_s).points == kept[:2]
+
+
 def test_a_clock_that_was_set_back_stops_no_series() -> None:
     series = Series([{"at": 1000.0}], 8, 2.0)
     assert series.add({"at": 1001.0}) is None
@@ -65,10 +75,11 @@ def test_a_course_goes_on_after_a_restart(store: Store) -> None:
     first.sample(dataclasses.replace(sent, egress=EgressStatus(bytes_out=1000)))
     assert [point["sent"] for point in first.samples] == [700]
     first.close()
-    store.add_history(ROUND, 101.0, {"number": 1, "scores": {"logd": {"valid": 0.5}}})
+    for number in (1, 2):
+        store.add_history(ROUND, 100.0 + number, {"number": number, "scores": {"logd": {"valid": 0.5}}})
     second = Course(store, lambda work: work(store), lambda: now[0])
     assert [point["sent"] for point in second.samples] == [700, 1000]
-    assert [point["number"] for point in second.rounds] == [1]
+    assert [point["number"] for point in second.rounds] == [1, 2]
     assert second.samples[-1]["vector"]["north"] == 12
     # What was sent counts on over the restart.
     assert second.sent(dataclasses.replace(sent, egress=EgressStatus(bytes_out=11))) == 1011
