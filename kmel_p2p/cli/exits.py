@@ -17,6 +17,7 @@ import traceback
 import click
 
 from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError, LocalError
+from kmel_p2p.cli.language import say
 
 
 class ExitCode(enum.IntEnum):
@@ -70,9 +71,9 @@ def report(error: BaseException) -> ExitCode:
     code = exit_code_of(error)
     if code is ExitCode.BUG:
         click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
-        click.echo("kmel-peer: this is a bug; please report it with the lines above", err=True)
+        click.echo(say("kmel-peer: this is a bug; please report it with the lines above"), err=True)
     elif code is ExitCode.INTERRUPTED:
-        click.echo("kmel-peer: interrupted", err=True)
+        click.echo(say("kmel-peer: interrupted"), err=True)
     else:
         for line in str(error).splitlines():
             click.echo(f"kmel-peer: {line}", err=True)

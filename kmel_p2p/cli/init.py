@@ -27,6 +27,7 @@ empty: as in the charter
 preset = "wan"                    # lan | wan | sim: how soon a silent site counts as unreachable
 # neighbours = ["south"]          # where sites exchange shares over few links: send shares to these alone
 outbound_only = {outbound_only}             # true: no port is opened; this peer dials, others answer on its connections
+proxy = {proxy}                        # "socks5://proxy.example:1080": dial the others through it
 
 [data]
 format = "wide"                   # wide (CSV, Parquet) | sdf | kmelloddy | tuner; docs/data.md shows each
@@ -94,6 +95,7 @@ def site_template(
     bind: str = "tcp://0.0.0.0:7700",
     advertise: Sequence[str] = (),
     outbound_only: bool = False,
+    proxy: str = "",
     amendments: Sequence[str] = (),
     path: str = "measurements.csv",
     smiles_column: str = "smiles",
@@ -102,7 +104,7 @@ def site_template(
     """Settings of a site called `name`, as TOML with comments.
 
     Args:
-        bind, advertise, outbound_only: as in `[network]`.
+        bind, advertise, outbound_only, proxy: as in `[network]`.
         amendments: files, in order.
         path, smiles_column: as in `[data]`.
         columns: assay endpoint -> column and unit.
@@ -113,6 +115,7 @@ def site_template(
         bind=_quoted(bind),
         advertise=f"[{', '.join(map(_quoted, advertise))}]",
         outbound_only=str(outbound_only).lower(),
+        proxy=_quoted(proxy),
         amendments=listed,
         path=_quoted(path),
         smiles_column=_quoted(smiles_column),

@@ -47,7 +47,7 @@ def join(text: str, wait_min: float, **site: Any) -> None:
     digits = fingerprint(invitation.site_key, identity.key, invitation.id, application.signature)
     click.echo(f"{invitation.site} invites to {invitation.federation}.")
     click.echo(f"Fingerprint {digits}: {invitation.site} sees the same digits. Compare them by phone.")
-    asking = Joining(invitation, application, time.time)
+    asking = Joining(invitation, application, time.time, proxy=here.proxy_address)
     answer = _until(asking.ask, ("sign", "complete"), wait_min)
     if answer["state"] == "sign":
         _sign(here, identity, asking, answer, digits, wait_min)

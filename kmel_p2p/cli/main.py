@@ -6,12 +6,17 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from kmel_p2p.cli.exits import ExitCode, report
+from kmel_p2p.cli.language import say, speak, translated
 from kmel_p2p.cli.plain_streams import plain_streams
 from kmel_p2p.version import VERSION
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "init": ("kmel_p2p.cli.init:init", "Create this site's key and settings."),
@@ -56,6 +61,7 @@ COMMANDS = {
     "prospective": ("kmel_p2p.cli.prospective:prospective", "Say whether predictions were right on what came since."),
     "serve": ("kmel_p2p.cli.serve:serve", "Show predictions and why in a browser, on this machine."),
     "standardise": ("kmel_p2p.cli.standardise:standardise", "Standardise structures, and say what was changed."),
+    "completion": ("kmel_p2p.cli.completion:completion", "Have a shell complete commands and options."),
     "simulate": ("kmel_p2p.cli.simulate:simulate", "Run a federation of real peers on this machine."),
 }
 """Command -> (where it is, one line for --help). The line is here so that --help imports nothing."""
@@ -72,11 +78,18 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+        return translated(command)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click does it, but without loading every command for its line of help."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        with formatter.section(say("Commands")):
+            formatter.write_dl([(name, say(line)) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -91,6 +104,8 @@ def cli() -> None:
 
 def invoke(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code."""
+    speak()
+    translated(cli)
     with plain_streams():
         return _invoke(arguments)
 

@@ -50,6 +50,12 @@ def new_site_options(command: F) -> F:
             metavar="tcp://HOST:PORT",
             help="How the other sites reach this one; repeat. None: this site only dials out.",
         ),
+        click.option(
+            "--proxy",
+            default="",
+            metavar="socks5://HOST:PORT",
+            help="SOCKS5 proxy through which this site dials the others.",
+        ),
         click.option("--name", help="Name of this site: lower case, digits, - and _."),
         click.option("--directory", "-d", type=DIRECTORY, default=Path(), help="Of this site's files; default: here."),
     ):
@@ -71,6 +77,13 @@ class NewSite:
     yes: bool
     config: SiteConfig | None
     """Settings that were there before."""
+    proxy: str = ""
+    """SOCKS5 proxy through which it dials; empty: none."""
+
+    @property
+    def proxy_address(self) -> str:
+        """host:port of the proxy."""
+        return self.proxy.removeprefix("socks5://")
 
     @classmethod
     def opened(
@@ -84,14 +97,16 @@ class NewSite:
         smiles_column: str | None,
         yes: bool,
         must_listen: bool,
+        proxy: str = "",
     ) -> NewSite:
         """Read what is there, and ask for what is missing.
 
         Raises:
             ConfigError, UsageError: something of it is not possible.
         """
+        from kmel_p2p.cli.init import site_template
         from kmel_p2p.net.address import check_advertised
-        from kmel_p2p.site.config import load_config
+        from kmel_p2p.site.config import load_config, parse_config
 
         settings = directory / "site.toml"
         config = load_config(settings) if settings.exists() else None
@@ -100,9 +115,11 @@ class NewSite:
                 raise click.UsageError(f"{settings} says that this site is {config.site.name!r}, not {name!r}")
             name = config.site.name
             addresses = addresses or config.network.advertise
+            proxy = proxy or config.network.proxy
             bind = bind or ("" if config.network.outbound_only else config.network.bind)
         if name is None:
             name = answer("Name of this site (lower case, digits, - and _)")
+        parse_config(site_template(name, proxy=proxy), Path("command line"))
         only_dials = config is not None and config.network.outbound_only
         if not addresses and not only_dials:
             addresses = _asked_addresses(must_listen, yes)
@@ -117,6 +134,7 @@ class NewSite:
             smiles_column=smiles_column or "smiles",
             yes=yes,
             config=config,
+            proxy=proxy,
         )
 
     @property
@@ -219,6 +237,7 @@ class NewSite:
             bind=self.bind,
             advertise=self.addresses,
             outbound_only=not self.addresses,
+            proxy=self.proxy,
             amendments=[_beside(path, self.directory) for path in amendments],
             path=_beside(path, self.directory) if path else "measurements.csv",
             smiles_column=smiles,

@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.site.observe.status import (
     SITES_NAMED,
     MembershipStatus,
@@ -42,7 +43,7 @@ def status_view(document: StatusDocument) -> RenderableType:
     """The whole document."""
     parts: list[RenderableType] = [Rule(f"{document.site} · {document.federation}", align="left", style="dim")]
     if document.alarms:
-        parts += [Text("needs attention", "bold red"), _alarms(document)]
+        parts += [Text(say("needs attention"), "bold red"), _alarms(document)]
     return Group(*parts, _facts(document), _Members(document.members))
 
 
@@ -56,27 +57,27 @@ def _alarms(document: StatusDocument) -> Table:
 def _facts(document: StatusDocument) -> Table:
     table = _grid()
     phase = document.phase
-    table.add_row("phase", Text.assemble((phase.value, phase.style), f"  {document.reason}"))
+    table.add_row(say("phase"), Text.assemble((say(phase.value), phase.style), f"  {document.reason}"))
     for wait in document.waits:
-        table.add_row("waits", wait.text)
-    for name, text in (("mode", document.mode), *document.averaging.summary):
+        table.add_row(say("waits"), wait.text)
+    for name, text in ((say("mode"), document.mode), *document.averaging.summary):
         table.add_row(name, text)
     loss = "-" if document.loss is None else f"{document.loss:.4f}"
-    table.add_row("loss", f"{loss}  (trained {age_text(document.ages.trained_s)})")
+    table.add_row(say("loss"), f"{loss}  (trained {age_text(document.ages.trained_s)})")
     for endpoint, scores in document.scores.items():
         table.add_row(endpoint, "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    table.add_row("trainer", _trainer(document.trainer))
+    table.add_row(say("trainer"), _trainer(document.trainer))
     process, egress = document.process, document.egress
     table.add_row(
-        "daemon",
+        say("daemon"),
         f"process {process.pid}, {bytes_text(process.rss_bytes)}, up {process.uptime_s:.0f} s, "
         f"loop lag {process.loop_lag_ms:.0f} ms",
     )
-    table.add_row("address", document.address or "-")
-    table.add_row("membership", _membership(document.membership))
-    table.add_row("traffic", f"{bytes_text(egress.bytes_out)} out, {bytes_text(egress.bytes_in)} in")
+    table.add_row(say("address"), document.address or "-")
+    table.add_row(say("membership"), _membership(document.membership))
+    table.add_row(say("traffic"), f"{bytes_text(egress.bytes_out)} out, {bytes_text(egress.bytes_in)} in")
     if document.last_error:
-        table.add_row("last error", Text(document.last_error, "red"))
+        table.add_row(say("last error"), Text(document.last_error, "red"))
     return table
 
 
@@ -121,18 +122,18 @@ class _Members:
         for problem, names in alike.items():
             more = f" and {len(names) - SITES_NAMED} more" if len(names) > SITES_NAMED else ""
             who = " ".join(names[:SITES_NAMED]) + more
-            yield Padding(Text.assemble((who, "red"), f"  {problem}"), (0, 1))
+            yield Padding(Text.assemble((who, "red"), f"  {say(problem)}"), (0, 1))
 
     def _table(self, wide: bool) -> Table:
         table = Table(box=None, header_style="bold", padding=(0, 1))
         for name, right in HEADINGS.items():
-            table.add_column(name, justify="right" if right else "left", no_wrap=True)
+            table.add_column(say(name), justify="right" if right else "left", no_wrap=True)
         if wide:
-            table.add_column("address", no_wrap=True)
+            table.add_column(say("address"), no_wrap=True)
         for member in self._members:
             row: list[RenderableType] = [
                 member.name,
-                Text(member.state, STATE_STYLE[member.state]),
+                Text(say(member.state), STATE_STYLE[member.state]),
                 age_text(member.heard_age_s).removesuffix(" ago"),
                 "-" if member.rtt_ms is None else f"{member.rtt_ms:.1f} ms",
                 str(member.entries_applied),

@@ -26,6 +26,7 @@ class ConnectionFailure(enum.Enum):
     NO_NAME = "no-name"
     NOBODY = "nobody"
     NO_ANSWER = "no-answer"
+    PROXY = "proxy"
     STUCK_HANDSHAKE = "stuck-handshake"
     CLOSED = "closed"
     NO_HEARTBEAT = "no-heartbeat"
@@ -89,6 +90,8 @@ def explain(
             return f"nobody listens at {address}: the peer is not running, or its port differs"
         case ConnectionFailure.NO_ANSWER:
             return f"no answer from {address}: the machine is off, or a firewall drops the connection"
+        case ConnectionFailure.PROXY:
+            return f"no way to {address} through the proxy {detail}"
         case ConnectionFailure.STUCK_HANDSHAKE:
             return f"{address} accepts connections but does not finish the handshake: its program is stuck or stopped"
         case ConnectionFailure.CLOSED:

@@ -20,10 +20,11 @@ from kmel_p2p.agreement.identity import SiteKey, curve_public
 from kmel_p2p.agreement.shown import one_line
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.connection import WATCHED
-from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake
+from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake, explain
 from kmel_p2p.net.desk import DESK_VERSION, MAX_DESK_ANSWER_BYTES
 from kmel_p2p.net.doorkeeper import Unfinished
 from kmel_p2p.net.sockets import CurveKeys, make_monitor
+from kmel_p2p.net.socks import ProxyError, tunnel_in_a_thread
 
 ANSWER_SLACK = 4096
 """Bytes of a frame beside the answer."""
@@ -66,6 +67,7 @@ def ask_desk(
     address: str,
     question: bytes,
     timeout_s: float = 10.0,
+    proxy: str = "",
 ) -> Any:
     """Ask one question.
 
@@ -75,6 +77,7 @@ def ask_desk(
         address: where.
         question: what is asked (`encode_question`).
         timeout_s: for connection and answer.
+        proxy: host:port of the SOCKS5 proxy that the connection goes through; empty: none.
 
     Raises:
         DeskUnreachableError: no answer; says why and what to do.
@@ -84,7 +87,17 @@ def ask_desk(
     """
     parsed = parse_address(address)
     deadline = time.monotonic() + timeout_s
-    target = _resolved(parsed)
+    if not proxy:
+        return _ask_at(_resolved(parsed), keys, key, question, deadline, parsed)
+    try:
+        with tunnel_in_a_thread(proxy, parsed, timeout_s) as begins:
+            return _ask_at(str(begins), keys, key, question, deadline, parsed)
+    except ProxyError as error:
+        text = explain(ConnectionFailure.PROXY, key, str(parsed), key, detail=str(error))
+        raise DeskUnreachableError(ConnectionFailure.PROXY, text) from None
+
+
+def _ask_at(target: str, keys: CurveKeys, key: SiteKey, question: bytes, deadline: float, parsed: Address) -> Any:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _socket(context, keys, curve_public(key))
     monitor = make_monitor(context, socket, WATCHED)

@@ -21,6 +21,7 @@ from kmel_p2p.net.connection_failure import NEEDS_OPERATOR, ConnectionFailure, e
 from kmel_p2p.net.frames import Greeting
 from kmel_p2p.net.link_events import LinkPhase
 from kmel_p2p.net.settings import TransportSettings
+from kmel_p2p.net.socks import ProxyError, Tunnel, open_tunnel
 from kmel_p2p.net.wiring import Wiring
 
 JITTER = 0.25
@@ -79,6 +80,15 @@ class Dialler:
         self._connection: Connection | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lookup: asyncio.Task[None] | None = None
+        """A look-up of a name, or the way through the proxy that is being made."""
+        self._tunnel: Tunnel | None = None
+
+    @property
+    def reached(self) -> str:
+        """The address that led to the site: numeric, unless a proxy looks up the names."""
+        if self._connection is None or self._wiring.settings.proxy:
+            return self.address
+        return self._connection.numeric_address
 
     @property
     def connection(self) -> Connection | None:
@@ -137,10 +147,25 @@ class Dialler:
         except LocalError as error:
             self._failed(ConnectionFailure.LOCAL, str(error))
             return
-        if _numeric(address.host):
+        if self._wiring.settings.proxy:
+            self._lookup = self._wiring.loop.create_task(self._go_round(address), name=f"proxy to {address.host}")
+        elif _numeric(address.host):
             self._connect(address)
         else:
             self._lookup = self._wiring.loop.create_task(self._resolve(address), name=f"resolve {address.host}")
+
+    async def _go_round(self, address: Address) -> None:
+        """Through the proxy."""
+        proxy, patience_us = self._wiring.settings.proxy, self._wiring.settings.dial_timeout_us
+        try:
+            async with asyncio.timeout(patience_us / SECOND):
+                self._tunnel = await open_tunnel(proxy, address)
+        except (ProxyError, TimeoutError) as error:
+            self._lookup = None
+            self._failed(ConnectionFailure.PROXY, str(error) or f"{proxy}: no answer within {patience_us // SECOND} s")
+            return
+        self._lookup = None
+        self._connect(self._tunnel.address)
 
     async def _resolve(self, address: Address) -> None:
         try:
@@ -245,6 +270,8 @@ class Dialler:
         self.hang_up(linger_ms)
         if lookup is not None:
             await asyncio.wait([lookup])
+        if self._tunnel is not None:
+            await self._tunnel.close(linger_ms / 1000)
 
 
 def _numeric(host: str) -> bool:

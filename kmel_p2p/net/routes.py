@@ -45,7 +45,7 @@ class Routes:
         """Open our bulk connection where our control one got through. False where none did."""
         control = self.control.connection
         if control is not None:
-            self.bulk.want((control.numeric_address,))
+            self.bulk.want((self.control.reached,))
         return control is not None
 
     def window(self, route: Route) -> int:

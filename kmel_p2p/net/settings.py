@@ -91,6 +91,9 @@ class TransportSettings(StrictModel):
     drain_us: Duration = 4 * MILLISECOND
     """Longest turn of one socket on the event loop."""
 
+    proxy: str = ""
+    """SOCKS5 proxy, host:port, through which every connection of ours goes; it looks up the names. Empty: none."""
+
     io_threads: Annotated[int, pydantic.Field(ge=1, le=8)] = 1
     """ZeroMQ threads; each does CURVE for the connections it owns."""
 
@@ -98,14 +101,15 @@ class TransportSettings(StrictModel):
     """ZeroMQ's limit; its default of 1023 ends at about 170 peers."""
 
     @classmethod
-    def carrying(cls, largest: int) -> Self:
+    def carrying(cls, largest: int, proxy: str = "") -> Self:
         """The limits where `largest` bytes is the largest message.
 
         What waits for one site is bounded to a few messages: a site that asks for entries and never takes them costs
         no more. What does not fit is asked for again.
         """
         reassembly = max(largest, cls.model_fields["reassembly"].default)
-        return cls(max_message=largest, queue=max(QUEUED_FOR_ONE_SITE, 2 * largest), reassembly=reassembly)
+        queue = max(QUEUED_FOR_ONE_SITE, 2 * largest)
+        return cls(max_message=largest, queue=queue, reassembly=reassembly, proxy=proxy)
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:

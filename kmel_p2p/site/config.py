@@ -62,6 +62,19 @@ class NetworkSection(StrictModel):
     """Where sites exchange shares: the only ones to send shares to, by name; empty: all. Lists should be mutual."""
     outbound_only: bool = False
     """True where no inbound port can be opened: this peer dials, and is answered on its own connections."""
+    proxy: Annotated[
+        str,
+        worded_pattern(
+            r"^(|socks5://(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5})$",
+            'a proxy such as "socks5://proxy.example:1080", or ""',
+        ),
+    ] = ""
+    """SOCKS5 proxy (without a login) through which this peer dials all other sites; it resolves their names."""
+
+    @property
+    def proxy_address(self) -> str:
+        """host:port of the proxy; empty: none."""
+        return self.proxy.removeprefix("socks5://")
 
     @pydantic.model_validator(mode="after")
     def _outbound_only_advertises_nothing(self) -> NetworkSection:

@@ -303,7 +303,7 @@ class Daemon:
         """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""
         charter = self._site.charter
         largest = max(MAX_ANSWER_BYTES, self._mode.max_payload_bytes(charter, self._site.layout)) + MESSAGE_SLACK_BYTES
-        settings = TransportSettings.carrying(largest)
+        settings = TransportSettings.carrying(largest, self._config.network.proxy_address)
         self._driver = Driver(
             self._peer,
             make_wire(charter.id, self._mode.messages),

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from kmel_p2p.agreement.errors import LocalError
@@ -27,13 +29,17 @@ class Hosts:
         count: hosts.
         megabits: bandwidth of each host's link, each way; 0 is unlimited.
         delay_ms: latency of each host's link, each way (a kernel with `netem`).
+        ipv4, ipv6: which families they have addresses of.
     """
 
-    def __init__(self, count: int, megabits: int = 0, delay_ms: int = 0) -> None:
+    def __init__(
+        self, count: int, megabits: int = 0, delay_ms: int = 0, *, ipv4: bool = True, ipv6: bool = False
+    ) -> None:
         self._tag = f"kmel{os.getpid()}-{next(_counter)}"
         self._count = count
         self._megabits = megabits
         self._delay_ms = delay_ms
+        self._ipv4, self._ipv6 = ipv4, ipv6
         self._filtered: set[int] = set()
 
     def __enter__(self) -> Hosts:
@@ -58,6 +64,16 @@ class Hosts:
         """IPv4 address of a host."""
         return f"10.97.0.{host + 1}"
 
+    def address6(self, host: int) -> str:
+        """IPv6 address of a host; only with `ipv6`."""
+        return f"fd97::{host + 1}"
+
+    def name_file(self, host: int) -> Path:
+        """What stands in for /etc/hosts on a host, for commands that begin later; write it in place."""
+        path = Path("/etc/netns") / self._name(host) / "hosts"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
     def prefix(self, host: int) -> tuple[str, ...]:
         """What runs a command on a host."""
         return ("ip", "netns", "exec", self._name(host))
@@ -69,16 +85,23 @@ class Hosts:
 
     def block(self, source: int, target: int) -> None:
         """Drop every packet of `source` as it arrives at `target`; the other direction is untouched."""
-        if target not in self._filtered:
-            self._nft(target, "add", "table", *TABLE)
-            self._nft(target, "add", "chain", *TABLE, "input", "{ type filter hook input priority 0; }")
-            self._filtered.add(target)
-        self._nft(target, "add", "rule", *TABLE, "input", "ip", "saddr", self.address(source), "drop")
+        self.drop(target, "ip", "saddr", self.address(source))
+
+    def drop(self, target: int, *match: str) -> None:
+        """Drop what arrives at `target` and fits these words of nftables, such as `meta length > 1000`."""
+        self._filter(target)
+        self._nft(target, "add", "rule", *TABLE, "input", *match, "drop")
 
     def heal(self) -> None:
         """Drop nothing more."""
         for host in self._filtered:
             self._nft(host, "flush", "chain", *TABLE, "input")
+
+    def _filter(self, target: int) -> None:
+        if target not in self._filtered:
+            self._nft(target, "add", "table", *TABLE)
+            self._nft(target, "add", "chain", *TABLE, "input", "{ type filter hook input priority 0; }")
+            self._filtered.add(target)
 
     def _build(self) -> None:
         hub = f"{self._tag}-hub"
@@ -97,7 +120,10 @@ class Hosts:
         name, port = self._name(host), f"port{host}"
         _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
         _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
-        _ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
+        if self._ipv4:
+            _ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
+        if self._ipv6:
+            _ip("-n", name, "address", "add", f"{self.address6(host)}/64", "dev", "eth0", "nodad")
         _ip("-n", name, "link", "set", "eth0", "up")
         # Shaped at both ends of the cable: what a host sends, and what it receives.
         self._shape(name, "eth0")
@@ -114,6 +140,7 @@ class Hosts:
     def _remove(self) -> None:
         for name in (*map(self._name, range(self._count)), f"{self._tag}-hub"):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
 
     def _name(self, host: int) -> str:
         return f"{self._tag}-{host}"

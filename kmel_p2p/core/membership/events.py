@@ -61,9 +61,10 @@ class MemberRemoved(Event):
 
 @dataclass(frozen=True, slots=True)
 class DegradedLink(Event):
-    """Alive, but reachable from here only through others."""
+    """Alive, but reachable from here only through others. `both_only_dial`: of the two nobody can be dialled."""
 
     key: SiteKey
+    both_only_dial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

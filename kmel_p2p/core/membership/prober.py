@@ -297,7 +297,8 @@ class Prober:
         context.counters.probes_answered_indirectly += 1
         if member.indirect_streak >= DEGRADED_AFTER and not member.degraded:
             member.degraded = True
-            context.emit(DegradedLink(member.key))
+            only_dials = member.descriptor is not None and member.descriptor.outbound_only
+            context.emit(DegradedLink(member.key, context.own.outbound_only and only_dials))
         self._success(probe)
 
     def _success(self, probe: _Probe) -> None:

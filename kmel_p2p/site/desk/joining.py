@@ -43,11 +43,14 @@ class Joining:
         application: Application,
         clock: Callable[[], float],
         elapsed: Callable[[], float] = time.monotonic,
+        proxy: str = "",
     ) -> None:
+        """`proxy`: through which this site dials, host:port; empty: none."""
         self.invitation = invitation
         self._application = application
         self._clock = clock
         self._elapsed = elapsed
+        self._proxy = proxy
         self._wrong_since: float | None = None
         """When the key began to look wrong, and has ever since."""
         self._keys = invited_keys(bytes.fromhex(invitation.secret))
@@ -139,7 +142,7 @@ class Joining:
         failure: DeskUnreachableError | None = None
         for address in self.invitation.addresses:
             try:
-                answer = ask_desk(self._keys, self.invitation.site_key, address, question)
+                answer = ask_desk(self._keys, self.invitation.site_key, address, question, proxy=self._proxy)
             except DeskRefusedError as error:
                 raise LocalError(f"{self.invitation.site} refuses: {error}") from None
             except DeskUnreachableError as error:

@@ -42,6 +42,7 @@ class MembersDesk:
         addresses: where each site is said to be reached.
         leaves: told of each question (receiver, bytes) before it leaves, and asked whether it may.
         threads: where questions wait for their answers; None: the loop's own.
+        proxy: through which this site dials, host:port; empty: none.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class MembersDesk:
         addresses: Callable[[SiteKey], tuple[str, ...]],
         leaves: Callable[[SiteKey, bytes], bool] = lambda to, question: True,
         threads: ThreadPoolExecutor | None = None,
+        proxy: str = "",
     ) -> None:
         self._identity = identity
         self._constitution = constitution
         self._addresses = addresses
         self._leaves = leaves
         self._threads = threads
+        self._proxy = proxy
         self._looking: set[SiteKey] = set()
         self._looked_at: dict[SiteKey, float] = {}
 
@@ -103,7 +106,7 @@ class MembersDesk:
                 return {"address": address, "problem": "what leaves cannot be recorded here now, so nothing was asked"}
             try:
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, LOOK_S)
+                await loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, LOOK_S, self._proxy)
             except LocalError as error:
                 return {"address": address, "problem": str(error)}
             return {"address": address, "problem": ""}

@@ -104,7 +104,9 @@ class Reception:
             self._sites,
         )
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
-        self._members = MembersDesk(here.identity, lambda: site().constitution, addresses, self._leaves, self._threads)
+        self._proxy = proxy = here.config.network.proxy_address
+        constitution = lambda: site().constitution  # noqa: E731
+        self._members = MembersDesk(here.identity, constitution, addresses, self._leaves, self._threads, proxy)
         self._writing = asyncio.Lock()  # held while book or proposals go to the disk
         self._loop = asyncio.get_running_loop()
         self._brought_at: dict[SiteKey, float] = {}
@@ -319,7 +321,8 @@ class Reception:
             if keys is None or not self._leaves(site, question):
                 return
             try:
-                answer = await self._loop.run_in_executor(self._threads, ask_desk, keys, site, address, question, ASK_S)
+                asked = (ask_desk, keys, site, address, question, ASK_S, self._proxy)
+                answer = await self._loop.run_in_executor(self._threads, *asked)
                 await self._take_all(answer.get("documents") if type(answer) is dict else None, site)
             except KmelError as error:
                 structlog.get_logger().debug("proposals not exchanged", site=site.hex(), reason=str(error))

@@ -92,7 +92,7 @@ class Examination:
                 return list(dict.fromkeys(filter(None, (*rule.addresses, told.get(rule.key, "")))))
 
             look = listens and not config.network.outbound_only
-            contacts = contact_all(identity, rules, addresses, look, self.clock)
+            contacts = contact_all(identity, rules, addresses, look, self.clock, config.network.proxy_address)
             yield from examine_contacts(contacts, constitution, look)
 
 

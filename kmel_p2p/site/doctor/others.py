@@ -59,19 +59,26 @@ def contact_all(
     addresses: Callable[[SiteRule], Sequence[str]],
     have_looked: bool,
     clock: Callable[[], float] = time.time,
+    proxy: str = "",
 ) -> list[Contact]:
     """Ask every site, several at once.
 
     Args:
         addresses: where each is said to be reached.
         have_looked: whether to ask each of them to try our port.
+        proxy: through which this site dials, host:port; empty: none.
     """
     with ThreadPoolExecutor(SITES_AT_ONCE) as pool:
-        return list(pool.map(lambda rule: _contact(identity, rule, addresses(rule), have_looked, clock), rules))
+        return list(pool.map(lambda rule: _contact(identity, rule, addresses(rule), have_looked, clock, proxy), rules))
 
 
 def _contact(
-    identity: Identity, rule: SiteRule, addresses: Sequence[str], have_looked: bool, clock: Callable[[], float]
+    identity: Identity,
+    rule: SiteRule,
+    addresses: Sequence[str],
+    have_looked: bool,
+    clock: Callable[[], float],
+    proxy: str,
 ) -> Contact:
     keys = member_keys(identity, rule.site_key, asks=True)
     if keys is None:
@@ -80,7 +87,7 @@ def _contact(
     for address in addresses:
         before = clock()
         try:
-            facts = ask_desk(keys, rule.site_key, address, encode_question("facts"), ASK_S)
+            facts = ask_desk(keys, rule.site_key, address, encode_question("facts"), ASK_S, proxy)
         except LocalError as error:
             failures.append(_worded(error, rule, identity))
             continue
@@ -92,7 +99,7 @@ def _contact(
         looked, not_looked = None, ""
         if have_looked:
             try:
-                looked = _looked(ask_desk(keys, rule.site_key, address, encode_question("look"), LOOK_S))
+                looked = _looked(ask_desk(keys, rule.site_key, address, encode_question("look"), LOOK_S, proxy))
             except LocalError as error:
                 not_looked = str(error)
         return Contact(rule, address, facts, tuple(failures), ahead, looked, not_looked)

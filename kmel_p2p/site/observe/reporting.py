@@ -165,6 +165,8 @@ class Reporter:
                 self.say("member left", remote=self.name(key))
             case member.MemberRemoved(key=key):
                 self.say("member removed", remote=self.name(key))
+            case member.DegradedLink(key=key, both_only_dial=True):
+                self.say("relayed", remote=self.name(key))
             case member.DegradedLink(key=key):
                 text = f"site {self.name(key)} is reachable only through others; check the link between the two"
                 self.activity.alarm(f"degraded link {self.name(key)}", text)

@@ -59,6 +59,10 @@ def _resident_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+RELAYED = "relayed through other sites: both sites only dial out"
+"""Beside a site of which no more can be expected."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class StatusBuilder:
     """The parts of a daemon that have something to tell. `clock` gives the monotonic microseconds of the transport."""
@@ -154,6 +158,7 @@ class StatusBuilder:
 
     def _members(self, site: Site) -> tuple[MemberStatus, ...]:
         links, vector, names = self.transport.links(), self.peer.averaging.vector, site.names
+        only_dials = site.config.network.outbound_only
         members = []
         for view in self.peer.membership.members():
             link = links.get(view.key)
@@ -170,7 +175,7 @@ class StatusBuilder:
                     bytes_in=sum(link.traffic.bytes_in.values()) if link else 0,
                     bytes_out=sum(link.traffic.bytes_out.values()) if link else 0,
                     entries_applied=vector.get(SiteKey(view.key), 0),
-                    problem=_problem(link),
+                    problem=RELAYED if view.degraded and view.outbound_only and only_dials else _problem(link),
                     outbound=link is not None and link.outbound,
                     inbound=link is not None and link.inbound,
                 )
