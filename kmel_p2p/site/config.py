@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from kmel_p2p.site.observe.egress import DAY_S, Rotation
 from kmel_p2p.site.training_hours import Hours
 
 MAX_FILE_BYTES = 1 << 20
+
+KEY_VARIABLE = "KMEL_KEY"
+"""Environment variable with the path of the site's key, in place of `site.key_file`: where a supervisor keeps it."""
 
 _ADDRESS = re.compile(r"^tcp://(\[[0-9a-fA-F:.%]+\]|[^:/\s]+):(\d{1,5})$")
 
@@ -40,7 +44,7 @@ class SiteSection(StrictModel):
     name: Name
     """Of this site in the charter."""
     key_file: Location = Path("site.key")
-    """The site's only secret; its mode must be 0600."""
+    """The site's only secret; its mode must be 0600. The environment variable KMEL_KEY names another file."""
     charter: Location = Path("charter.toml")
     """What all sites signed."""
     amendments: Annotated[tuple[Location, ...], pydantic.Field(max_length=1024)] = ()
@@ -204,6 +208,8 @@ def parse_config(text: str, path: Path) -> SiteConfig:
     """`load_config` of text that is at hand already; `path` names it and anchors relative paths."""
     config = parse_toml(SiteConfig, text, str(path))
     base = path.absolute().parent
+    if key := os.environ.get(KEY_VARIABLE):
+        config = config.model_copy(update={"site": config.site.model_copy(update={"key_file": Path(key).absolute()})})
     return config.model_copy(
         update={
             "site": _anchor(config.site, base, "key_file", "charter", "state_dir").model_copy(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kmel_p2p.agreement.amendment import signatures_needed
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -74,3 +76,11 @@ def test_a_row_about_an_attack_names_a_test() -> None:
     attacks = [row for row in rows if row.count(" | ") == 2 and not row.startswith("| can, or tries")]
     assert len(attacks) > 50
     assert [row for row in attacks if "`tests/" not in row.rpartition(" | ")[2]] == []
+
+
+def test_the_page_of_the_consortium_counts_votes_as_the_program_does() -> None:
+    page = (ROOT / "docs" / "consortium.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) >= 5
+    for sites, *votes in ([int(cell) for cell in row] for row in rows):
+        assert votes == [signatures_needed(sites, quorum) for quorum in ("majority", "two-thirds", "all")]

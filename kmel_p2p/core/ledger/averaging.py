@@ -376,6 +376,9 @@ class LedgerAveraging(RoundMachine):
                 # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
                 continue
             told = self._told(key)
+            if told is None and self.ledger.head(key) >= self.entry_limit:
+                # Reached through others alone, it tells nothing of itself; but all that it may publish is here.
+                continue
             if told is None or told.phase is not Phase.LISTENING:
                 behind[key] = self.ledger.head(key)
             else:

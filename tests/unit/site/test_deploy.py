@@ -12,7 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
+from kmel_p2p.site.config import KEY_VARIABLE
 from kmel_p2p.site.observe.metrics import StatusCollector, why_not_ready
 from kmel_p2p.site.observe.status import Ages, SitePhase
 from tests.unit.site.test_site_metrics import document
@@ -80,6 +82,59 @@ def test_systemd_finds_the_unit_little_exposed() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-300:]
+
+
+def instructions(*words: str) -> list[str]:
+    """Instructions of the Dockerfile that begin with one of these words, continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.startswith(words)]
+
+
+def test_the_image_copies_what_exists_and_what_the_build_may_see() -> None:
+    ignored = (DEPLOY.parent / ".dockerignore").read_text().split()
+    copied = [path for line in instructions("COPY ") if "--from" not in line for path in line.split()[1:-1]]
+    assert len(copied) > 5
+    for path in copied:
+        assert (DEPLOY.parent / path).exists(), path
+        assert f"!{path.split('/')[0]}" in ignored, path
+    assert ignored[0] == "*", "nothing else, such as a site's key, gets into a build"
+
+
+def test_the_image_installs_pinned_packages_and_runs_without_privileges() -> None:
+    installs = [part for line in instructions("RUN ") for part in line.split("&&") if "pip install" in part]
+    assert len(installs) == 3
+    assert all("--require-hashes" in part for part in installs if " -r " in part)
+    assert "--no-index" in installs[-1] or "--no-deps" in installs[-1]
+    froms = instructions("FROM ")
+    assert len(froms) == 2
+    assert all("slim" in line for line in froms)
+    last = (DEPLOY / "Dockerfile").read_text().rpartition("FROM ")[2]
+    assert re.search(r"^USER kmel$", last, re.MULTILINE)
+    assert last.index("USER kmel") < last.index("ENTRYPOINT")
+    assert "apt-get" not in last[last.index("USER kmel") :]
+    assert "VOLUME /srv/kmel" in last
+    assert not any("KEY" in line or "secret" in line.lower() for line in instructions("ENV ", "ARG "))
+    (health,) = [line for line in last.splitlines() if "/healthz" in line and "CMD" in line]
+    code = json.loads(health.partition("CMD ")[2])[2]
+    compile(code, "health check", "exec")
+    assert ":9477/healthz" in code
+
+
+def test_the_peers_of_the_example_have_volumes_of_their_own_and_no_privileges() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+    peers = compose["services"]
+    volumes = [volume for peer in peers.values() for volume in peer["volumes"]]
+    assert len(set(volumes)) == len(peers) == 3
+    assert {volume.split(":")[0] for volume in volumes} == set(compose["volumes"])
+    for peer in peers.values():
+        assert (peer["cap_drop"], peer["read_only"]) == (["ALL"], True)
+        assert (DEPLOY / peer["build"]["context"] / peer["build"]["dockerfile"]).exists()
+
+
+def test_the_credential_is_the_key_that_the_peer_reads() -> None:
+    text = (DEPLOY / "kmel-peer@credentials.conf").read_text()
+    name = re.findall(r"^LoadCredentialEncrypted=([\w.]+):", text, re.MULTILINE)
+    assert re.findall(r"^Environment=(\w+)=%d/([\w.]+)$", text, re.MULTILINE) == [(KEY_VARIABLE, name[0])]
 
 
 def test_ready_is_who_takes_part() -> None:

@@ -281,7 +281,7 @@ def test_what_the_other_side_says_is_one_line_that_begins_with_its_name(
     forged = "waits\nFingerprint 9999 8888 7777 6666 5555: north sees the same digits.\n" + "x" * 900
     answers = [{"state": "asks", "text": forged}, DeskRefusedError(forged)]
 
-    def ask(*given: object) -> object:
+    def ask(*given: object, proxy: str = "") -> object:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

@@ -142,7 +142,7 @@ class Here:
         charter.write_text(whole.render())
         rule = CHARTER.site_named(name)
         section = SimpleNamespace(state_dir=folder / name, charter=charter)
-        network = SimpleNamespace(advertise=rule.addresses, outbound_only=False)
+        network = SimpleNamespace(advertise=rule.addresses, outbound_only=False, proxy_address="")
         self.activity = Activity(time.monotonic)
         self.reception = Reception(
             site=lambda: SimpleNamespace(  # type: ignore[arg-type, return-value]

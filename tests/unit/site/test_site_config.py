@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.site.config import load_config, parse_config
+from kmel_p2p.cli.init import site_template
+from kmel_p2p.site.config import KEY_VARIABLE, load_config, parse_config
 
 MINIMAL = """
 [site]
@@ -99,3 +100,21 @@ def test_missing_large_and_binary_files_are_told_apart(tmp_path: Path) -> None:
 def test_addresses_of_every_kind_are_accepted(tmp_path: Path, address: str) -> None:
     config = load_config(write(tmp_path, MINIMAL + f"[network]\nbind = '{address}'\n"))
     assert config.network.bind == address
+
+
+def test_the_environment_may_name_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = site_template("north")
+    assert parse_config(text, tmp_path / "site.toml").site.key_file == tmp_path / "site.key"
+    monkeypatch.setenv(KEY_VARIABLE, "/run/credentials/kmel-peer@admet.service/site.key")
+    config = parse_config(text, tmp_path / "site.toml")
+    assert config.site.key_file == Path("/run/credentials/kmel-peer@admet.service/site.key")
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://proxy.example:8080", "socks5://user:secret@proxy.example:1080", "proxy:1080"]
+)
+def test_a_proxy_is_socks5_without_a_login(tmp_path: Path, proxy: str) -> None:
+    with pytest.raises(ConfigError, match=r"'network.proxy' is .*: expected a proxy such as"):
+        parse_config(site_template("north", proxy=proxy), tmp_path / "site.toml")
+    config = parse_config(site_template("north", proxy="socks5://proxy.example:1080"), tmp_path / "site.toml")
+    assert config.network.proxy_address == "proxy.example:1080"

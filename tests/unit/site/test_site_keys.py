@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,25 @@ def test_a_file_system_without_links_gets_whole_files_too(tmp_path: Path, monkey
     with pytest.raises(ConfigError, match="never overwritten"):
         create_key(tmp_path / "site.key")
     assert [path.name for path in tmp_path.iterdir()] == ["site.key"]
+
+
+def test_a_credential_of_systemd_is_this_services_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its access list for the service's user shows as a right of the group."""
+    made = create_key(tmp_path / "site.key")
+    (tmp_path / "site.key").chmod(0o440)
+    with pytest.raises(ConfigError, match="open to others"):
+        load_key(tmp_path / "site.key")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match="open to others"):
+        load_key(tmp_path / "site.key")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(os, "fstat", _as_of_root(os.fstat))
+    assert load_key(tmp_path / "site.key").key == made.key
+    (tmp_path / "site.key").chmod(0o444)
+    with pytest.raises(ConfigError, match="open to others"):
+        load_key(tmp_path / "site.key")
+
+
+def _as_of_root(fstat: Callable[[int], os.stat_result]) -> Callable[[int], os.stat_result]:
+    """The tests may run as anybody."""
+    return lambda handle: os.stat_result((*fstat(handle)[:4], 0, *fstat(handle)[5:10]))
