@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import structlog
@@ -95,18 +96,13 @@ class Reception:
         self._proposals = Proposals(state_dir, lambda: site().constitution)
         self._decisions = Decisions(here.rule.name, here.identity, self._book, self._look_around)
         self._newcomers = NewcomersDesk(
-            self._book,
-            self,
-            here.rule.name,
-            here.identity.key,
-            time.time,
-            self._look_around_soon,
-            self._sites,
+            self._book, self, here.rule.name, here.identity.key, time.time, self._look_around_soon, self._sites
         )
         self._threads = ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="desk")
-        self._proxy = proxy = here.config.network.proxy_address
-        constitution = lambda: site().constitution  # noqa: E731
-        self._members = MembersDesk(here.identity, constitution, addresses, self._leaves, self._threads, proxy)
+        self._proxy = here.config.network.proxy_address
+        self._members = MembersDesk(
+            here.identity, lambda: site().constitution, addresses, self._leaves, self._threads, self._proxy
+        )
         self._writing = asyncio.Lock()  # held while book or proposals go to the disk
         self._loop = asyncio.get_running_loop()
         self._brought_at: dict[SiteKey, float] = {}
@@ -321,8 +317,8 @@ class Reception:
             if keys is None or not self._leaves(site, question):
                 return
             try:
-                asked = (ask_desk, keys, site, address, question, ASK_S, self._proxy)
-                answer = await self._loop.run_in_executor(self._threads, *asked)
+                ask = partial(ask_desk, keys, site, address, question, ASK_S, self._proxy)
+                answer = await self._loop.run_in_executor(self._threads, ask)
                 await self._take_all(answer.get("documents") if type(answer) is dict else None, site)
             except KmelError as error:
                 structlog.get_logger().debug("proposals not exchanged", site=site.hex(), reason=str(error))
