@@ -146,7 +146,7 @@ def predict(
     tally = Tally(loaded.batch())
     # The register is about what this site acts upon: its own models, as they answer without being asked for one.
     own = model is None and model_dir is None and version is None
-    with registering(load_config(config_path), loaded, level) if own else nullcontext() as register:
+    with registering(load_config(config_path), loaded) if own else nullcontext() as register:
 
         def work(start: int, crashed: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
             return _blocks(file, loaded, made, start, stop, model, level, register, crashed)
@@ -215,7 +215,7 @@ def _blocks(
         for predictions in found:
             rows = waiting.pop(0)
             if register is not None:
-                register.take(predictions)
+                register.take(predictions, level)
             yield made.block(rows, predictions), facts_of(loaded, rows, predictions)
             progress.reach(len(predictions))
 

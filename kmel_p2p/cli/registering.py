@@ -1,4 +1,4 @@
-"""Records what `kmel-peer predict` answers, where the settings of the site ask for it (`[predictions] record`)."""
+"""Records what `kmel-peer predict` and `serve` answer, where the settings ask for it (`[predictions] record`)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,27 @@ class Registering:
     A register that cannot be written costs nobody the predictions: they are made all the same, and `tell` raises.
     """
 
-    def __init__(self, register: Register, loaded: Model, level: float) -> None:
+    def __init__(self, register: Register, loaded: Model) -> None:
         from kmel_p2p.learn.register.recording import medians_of
         from kmel_p2p.learn.register.register import Recorded
 
-        self._register, self._loaded, self._level = register, loaded, level
+        self._register, self._loaded = register, loaded
         self._medians = medians_of(loaded)
         self._kept = Recorded()
         self._problem: ConfigError | None = None
 
-    def take(self, predictions: Sequence[Prediction]) -> None:
-        """Record a block."""
+    def take(self, predictions: Sequence[Prediction], level: float) -> None:
+        """Record a block.
+
+        Args:
+            level: of its intervals and classes.
+        """
         from kmel_p2p.learn.register.recording import registered
 
         if self._problem is not None:
             return
         card = self._loaded.card
-        rows = registered(predictions, card.features, card.version, self._medians, self._level, int(time.time()))
+        rows = registered(predictions, card.features, card.version, self._medians, level, int(time.time()))
         try:
             self._kept += self._register.keep(rows)
         except ConfigError as error:
@@ -51,23 +55,29 @@ class Registering:
         """Say what was recorded.
 
         Raises:
-            ConfigError: not everything was; the predictions themselves are whole.
+            ConfigError: as `require_kept`.
         """
         kept = self._kept
         if kept.new or kept.again or kept.left_out:
             again = f", {kept.again} were there already" if kept.again else ""
             click.echo(f"{kept.new} predictions recorded in the register{again}", err=True)
+        self.require_kept()
+
+    def require_kept(self) -> None:
+        """Raises:
+        ConfigError: not everything was recorded; the predictions themselves are whole.
+        """
         if self._problem is not None:
             raise ConfigError(f"all rows were predicted, but not all are in the register: {self._problem}")
-        if kept.left_out:
+        if self._kept.left_out:
             raise ConfigError(
-                f"all rows were predicted, but {kept.left_out} predictions are not in the register, which is full: "
-                "raise [predictions] most, or delete old ones with kmel-peer prospective --forget-before"
+                f"all rows were predicted, but {self._kept.left_out} predictions are not in the register, which is "
+                "full: raise [predictions] most, or delete old ones with kmel-peer prospective --forget-before"
             )
 
 
 @contextlib.contextmanager
-def registering(config: SiteConfig, loaded: Model, level: float) -> Iterator[Registering | None]:
+def registering(config: SiteConfig, loaded: Model) -> Iterator[Registering | None]:
     """For the models of this site; None where nothing is to be recorded. Tells at the end what was.
 
     Raises:
@@ -83,7 +93,7 @@ def registering(config: SiteConfig, loaded: Model, level: float) -> Iterator[Reg
         except (ConfigError, DataError) as error:
             problem = error
         else:
-            one = Registering(register, loaded, level)
+            one = Registering(register, loaded)
             yield one
             one.tell()
             return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,8 +33,9 @@ GRACE_S = 3
 def serve(listen: str, allow_remote: bool, token_file: Path | None, model_dir: Path | None, config_path: Path) -> None:
     """Serve a page with predictions, and why, to browsers on this machine; /openapi.json describes it for programs.
 
-    Paste SMILES or upload a table. Nothing is loaded from elsewhere, and nothing that is entered is kept. Needs the
-    extra `serve`. The models are those of the directory when the server starts.
+    Paste SMILES or upload a table. Nothing is loaded from elsewhere, and nothing that is entered is kept, but values of
+    this site's own models are recorded where its settings say so ([predictions] record). Needs the extra `serve`. The
+    models are those of the directory when the server starts.
 
     Whoever reaches the page sees own compounds with measured values. Beyond this machine it is served only with
     --allow-remote and a token, and without encryption: put it behind a proxy with TLS, or use an SSH tunnel instead.
@@ -53,19 +56,35 @@ def serve(listen: str, allow_remote: bool, token_file: Path | None, model_dir: P
     folder = model_folder(model_dir, config_path)
     with _socket(address, listen) as bound:
         try:
-            asyncio.run(_serve(bound, folder, token))
+            asyncio.run(_serve(bound, folder, token, _jobs(model_dir, config_path)))
         except KeyboardInterrupt:
             click.echo("Ended.", err=True)
 
 
-async def _serve(bound: socket.socket, folder: Path, token: str) -> None:
+def _jobs(model_dir: Path | None, config_path: Path) -> Callable[[Path], Any]:
+    """Makes the jobs in their process; recording ones for this site's own models, where its settings say so."""
+    from kmel_p2p.serve.worker import load_jobs
+    from kmel_p2p.site.config import load_config
+
+    if model_dir is not None or not load_config(config_path).predictions.record:
+        return load_jobs
+    return functools.partial(_recording_jobs, config_path=config_path)
+
+
+def _recording_jobs(folder: Path, config_path: Path) -> Any:
+    from kmel_p2p.cli.recording_jobs import RecordingJobs
+
+    return RecordingJobs(folder, config_path)
+
+
+async def _serve(bound: socket.socket, folder: Path, token: str, make: Callable[[Path], Any]) -> None:
     import uvicorn
 
     from kmel_p2p.serve.app import application
     from kmel_p2p.serve.worker import ModelWorker
 
     click.echo(f"Loading {folder} ...", err=True)
-    async with application(ModelWorker(folder), token) as app:
+    async with application(ModelWorker(folder, make), token) as app:
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"Serving at http://{shown}:{port}/ until Ctrl-C{', with the token' if token else ''}.", err=True)

@@ -104,6 +104,8 @@ class About(pydantic.BaseModel):
     assay_endpoints: list[ServedEndpoint]
     knows_own_compounds: bool
     """False for an exported copy: there are no similarities and no neighbours."""
+    recorded: bool
+    """Whether what is answered goes into the register of the site ([predictions] record)."""
 
 
 class NoAnswer(pydantic.BaseModel):

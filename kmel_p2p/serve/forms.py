@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from kmel_p2p.agreement.errors import DataError, KmelError
 from kmel_p2p.serve.api import MAX_EXPLAINED, About
+from kmel_p2p.serve.spool import spooled
 from kmel_p2p.serve.worker import BusyError, LostError, ModelWorker
 from kmel_p2p.web.templates import page
 from kmel_p2p.web.templates import style as sheet
@@ -83,18 +84,8 @@ def routes(worker: ModelWorker, about: About, folder: Path) -> APIRouter:
         smiles: Pasted = "", table: Uploaded = None, column: Column = "smiles", level: Chosen = 0.9
     ) -> Response:
         stack = AsyncExitStack()
-        try:
-            await stack.enter_async_context(worker.place())
-            path = await _source(stack, folder, smiles, table)
-            shape = await worker.ask("table_shape", path=path, smiles_column=column)
-        except KmelError as error:
-            await stack.aclose()
-            return shown(_status(error), problem=str(error), pasted=smiles, column=column, level=level)
-        except BaseException:
-            await stack.aclose()
-            raise
 
-        async def rows() -> AsyncIterator[str]:
+        async def rows() -> AsyncGenerator[str, None]:
             async with stack:
                 yield shape["head"]
                 for start in range(0, shape["rows"], BLOCK_ROWS):
@@ -102,8 +93,20 @@ def routes(worker: ModelWorker, about: About, folder: Path) -> APIRouter:
                         "table_rows", path=path, smiles_column=column, start=start, size=BLOCK_ROWS, level=level
                     )
 
+        try:
+            await stack.enter_async_context(worker.place())
+            path = await _source(stack, folder, smiles, table)
+            shape = await worker.ask("table_shape", path=path, smiles_column=column)
+            # The place in the queue is given back when all is computed, however slowly the client reads.
+            content = await spooled(rows(), folder)
+        except KmelError as error:
+            await stack.aclose()
+            return shown(_status(error), problem=str(error), pasted=smiles, column=column, level=level)
+        except BaseException:
+            await stack.aclose()
+            raise
         headers = {"Content-Disposition": 'attachment; filename="predictions.csv"'}
-        return StreamingResponse(rows(), media_type="text/csv; charset=utf-8", headers=headers)
+        return StreamingResponse(content, media_type="text/csv; charset=utf-8", headers=headers)
 
     return router
 

@@ -32,6 +32,9 @@ TOO_LONG = f"longer than {MAX_CHARACTERS:,} characters"
 class ModelJobs:
     """The models of a directory. Every public method is a job.
 
+    Attributes:
+        model: the models.
+
     Args:
         folder: model directory.
 
@@ -40,13 +43,13 @@ class ModelJobs:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._model: Model = load_model(folder)
-        self._endpoints = self._model.card.architecture.endpoints
+        self.model: Model = load_model(folder)
+        self._endpoints = self.model.card.architecture.endpoints
 
     def about(self) -> dict[str, Any]:
         """What the models are, as `api.About` has it."""
-        card = self._model.card
-        missing, without = self._model.without_values(), self._model.without_intervals()
+        card = self.model.card
+        missing, without = self.model.without_values(), self.model.without_intervals()
         return {
             "labels": dict(card.labels),
             "digest": card.digest,
@@ -60,16 +63,17 @@ class ModelJobs:
                 }
                 for endpoint in self._endpoints
             ],
-            "knows_own_compounds": self._model.neighbours is not None,
+            "knows_own_compounds": self.model.neighbours is not None,
+            "recorded": False,
         }
 
     def predict(self, smiles: Sequence[str], level: float) -> list[dict[str, Any]]:
         """Values of each structure, as `api.Predicted` has them."""
-        return [_plain(prediction) for prediction in self._predictions(smiles, level)]
+        return [_plain(prediction) for prediction in self.predictions(smiles, level)]
 
     def explain(self, smiles: Sequence[str], level: float) -> list[dict[str, Any]]:
         """Values and why, as `api.Explained` has them."""
-        return [_explained(made) for made in explain(self._model, self._predictions(smiles, level))]
+        return [_explained(made) for made in explain(self.model, self.predictions(smiles, level))]
 
     def cards(self, smiles: Sequence[str], names: Sequence[str], level: float, first: int) -> str:
         """Values and why as HTML, one section per structure.
@@ -78,7 +82,7 @@ class ModelJobs:
             names: of the structures, empty where they have none.
             first: number of the first of them.
         """
-        made = explain(self._model, self._predictions(smiles, level))
+        made = explain(self.model, self.predictions(smiles, level))
         compounds = [compound_view(one, self._endpoints, name) for one, name in zip(made, names, strict=True)]
         return page("kmel_p2p.serve", "results.html", {"compounds": compounds, "first": first})
 
@@ -91,16 +95,16 @@ class ModelJobs:
         file = _open(path, smiles_column)
         if file.count > MAX_ROWS:
             raise DataError(f"{path.name}: has {file.count:,} rows; {MAX_ROWS:,} at most, kmel-peer predict takes more")
-        require_room(file.header, self._model.card)
-        return {"rows": file.count, "head": csv_head(file.header, self._model.card)}
+        require_room(file.header, self.model.card)
+        return {"rows": file.count, "head": csv_head(file.header, self.model.card)}
 
     def table_rows(self, path: Path, smiles_column: str, start: int, size: int, level: float) -> str:
         """Rows of an uploaded table with their predictions, as CSV."""
         file = _open(path, smiles_column)
         parts = []
         for block in file.blocks(start, start + size, size):
-            predictions = self._predictions([row[file.smiles_at] for row in block.rows], level)
-            parts.append(csv_rows(block.rows, predictions, self._model.card, block.refused))
+            predictions = self.predictions([row[file.smiles_at] for row in block.rows], level)
+            parts.append(csv_rows(block.rows, predictions, self.model.card, block.refused))
         return "".join(parts)
 
     def table_start(self, path: Path, smiles_column: str, most: int) -> dict[str, Any]:
@@ -118,9 +122,10 @@ class ModelJobs:
             "names": ["" if named is None else row[named].strip() for row in rows],
         }
 
-    def _predictions(self, smiles: Sequence[str], level: float) -> list[Prediction]:
+    def predictions(self, smiles: Sequence[str], level: float) -> list[Prediction]:
+        """One for each structure; every other job asks here."""
         short = [text if len(text) <= MAX_CHARACTERS else "" for text in smiles]
-        found = self._model.predictions(short, level=level)
+        found = self.model.predictions(short, level=level)
         return [
             prediction if len(text) <= MAX_CHARACTERS else Prediction(text[:80], "", {}, None, "", TOO_LONG)
             for text, prediction in zip(smiles, found, strict=True)

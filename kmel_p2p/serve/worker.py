@@ -82,6 +82,9 @@ def _answer(jobs: Any, name: str, arguments: dict[str, Any]) -> tuple[type[Excep
 class ModelWorker:
     """The process and its queue.
 
+    Attributes:
+        free: places in the queue.
+
     Args:
         folder: model directory.
         make: as for `run`; picklable.
@@ -98,7 +101,7 @@ class ModelWorker:
         timeout_s: float = JOB_TIMEOUT_S,
     ) -> None:
         self._make, self._folder = make, folder
-        self._free, self._timeout_s = waiting, timeout_s
+        self.free, self._timeout_s = waiting, timeout_s
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
         # One thread, so that a request whose client went away still ends before the next one begins.
@@ -119,13 +122,13 @@ class ModelWorker:
         Raises:
             BusyError: there is none.
         """
-        if self._free <= 0:
+        if self.free <= 0:
             raise BusyError("many requests are waiting; try again in a few seconds")
-        self._free -= 1
+        self.free -= 1
         try:
             yield
         finally:
-            self._free += 1
+            self.free += 1
 
     async def ask(self, name: str, **arguments: Any) -> Any:
         """The answer of one job.

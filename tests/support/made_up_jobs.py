@@ -26,6 +26,7 @@ class MadeUpJobs:
                 {"name": "logD", "kind": "regression", "unit": "", "no_values": "", "no_intervals": ""}
             ],
             "knows_own_compounds": False,
+            "recorded": False,
         }
 
     def predict(self, smiles: list[str], level: float) -> list[dict[str, Any]]:
@@ -54,3 +55,13 @@ class MadeUpJobs:
 
     def where(self) -> int:
         return os.getpid()
+
+
+class MadeUpTables(MadeUpJobs):
+    """Also a table of 500 rows, whatever is sent."""
+
+    def table_shape(self, path: Path, smiles_column: str) -> dict[str, Any]:
+        return {"rows": 500, "head": "smiles,logD\n"}
+
+    def table_rows(self, path: Path, smiles_column: str, start: int, size: int, level: float) -> str:
+        return "C,1.0\n" * min(size, 500 - start)

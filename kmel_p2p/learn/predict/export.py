@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
 from kmel_p2p.chem.structures.table import MAX_COUNT
 from kmel_p2p.files import BY_UMASK, write_whole
+from kmel_p2p.learn.evaluate.comparison import PREDICTED
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.registry import KINDS, trunk_kind
@@ -25,13 +27,24 @@ OPSET = 17
 def export_model(source: Path, target: Path) -> Card:
     """Check and copy card and parameters; the files with the neighbours and the stack stay behind.
 
-    So the copy predicts with the networks alone.
+    So the copy predicts with the networks alone, and its card says with which, and how well.
 
     Raises:
         ConfigError: there is no complete model in `source`, or `target` cannot be written.
     """
     card = read_card(source)
-    return write_model(target, replace(card, stack_digest=""), read_parameters(source, card))
+    result = {**card.result, "endpoints": [_by_network(told) for told in card.result.get("endpoints", ())]}
+    copy = replace(card, stack_digest="", result=result if card.result else card.result)
+    return write_model(target, copy, read_parameters(source, card))
+
+
+def _by_network(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result tells of an assay endpoint, for who has no stack: the chosen network answers for all compounds."""
+    network = told.get("network", told.get("chosen"))
+    kept = {key: value for key, value in told.items() if key != "stacked"}
+    if "stacked" not in told or network not in told.get("models", {}):
+        return kept
+    return kept | {"chosen": network, PREDICTED: told["models"][network]}
 
 
 def require_onnx(source: Path) -> Card:

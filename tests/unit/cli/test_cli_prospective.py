@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.cli import recording_jobs
 from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.cli.recording_jobs import RecordingJobs
+from kmel_p2p.cli.registering import open_register
 from kmel_p2p.learn.register import FOLDER, REPORT
-from kmel_p2p.learn.register.register import FILE
+from kmel_p2p.learn.register.register import FILE, Register
+from kmel_p2p.site.config import load_config
 from kmel_p2p.site.observe.drift_alarms import drift_alarms
 from tests.support.cli_harness import Run
 
@@ -116,3 +121,27 @@ def test_old_predictions_can_be_deleted(recording: Path, run: Run) -> None:
     assert json.loads(kept.out) == {"forgotten": 0}
     day = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 2 * 86_400))
     assert "30 predictions deleted" in run("prospective", "--config", recording, "--forget-before", day).out
+
+
+def test_what_serve_answers_is_recorded_too_and_a_full_register_is_told_once(
+    recording: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = RecordingJobs(recording.parent / "state" / "model", recording)
+    assert jobs.about()["recorded"]
+    jobs.predict([*NEW[:3], "nonsense"], 0.8)
+    jobs.explain(NEW[:1], 0.9)
+    with open_register(load_config(recording)) as register:
+        found = list(register.ahead())
+        assert len(found) == 3
+        assert {one.level for one in found} == {0.8}
+    monkeypatch.setattr(recording_jobs, "open_register", lambda config: Register(config.site.state_dir / FILE, 4))
+    jobs = RecordingJobs(recording.parent / "state" / "model", recording)
+    for _ in range(2):
+        assert len(jobs.predict(NEW[3:6], 0.9)) == 3
+    assert capsys.readouterr().err.count("which is full") == 1
+
+
+def test_without_its_measurements_a_site_does_not_serve_what_it_would_record(recording: Path) -> None:
+    (recording.parent / "d.csv").unlink()
+    with pytest.raises(ConfigError, match=r"record needs the measurements of this site.*No such file"):
+        RecordingJobs(recording.parent / "state" / "model", recording)

@@ -17,7 +17,7 @@ from kmel_p2p.learn.evaluate.evaluation import evaluate
 from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
 from kmel_p2p.learn.predict import predict as predicting
 from kmel_p2p.learn.predict.export import export_model
-from kmel_p2p.learn.predict.model_directory import Card
+from kmel_p2p.learn.predict.model_directory import Card, read_card, read_parameters, write_model
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.predict.stack_file import STACK_FILE, StoredStack, read_stack
 from kmel_p2p.learn.predict.uncertainty import Calibration, SiteCalibration
@@ -100,6 +100,19 @@ def test_an_export_leaves_the_learners_out_and_predicts_with_networks(folder: Pa
     assert {value.model for value in copy.predictions(["CCCO"])[0].assays.values()} == {"hybrid"}
     with pytest.raises(ConfigError, match=r"no model 'best_local'.*predict at the site"):
         copy.predictions(["CCCO"], model=BEST_LOCAL)
+
+
+def test_the_card_of_an_export_tells_of_the_networks_that_answer_there(folder: Path, tmp_path: Path) -> None:
+    card = read_card(folder)
+    told = {
+        "name": "solubility", "chosen": "stack", "network": "hybrid", "stacked": {"own": "stack"},
+        "predicted": {"test": {"rmse": 0.1}}, "models": {"hybrid": {"test": {"rmse": 0.2}}},
+    }  # fmt: skip
+    write_model(folder, dataclasses.replace(card, result={"endpoints": [told]}), read_parameters(folder, card))
+    (found,) = export_model(folder, tmp_path / "out").result["endpoints"]
+    assert found["chosen"] == "hybrid"
+    assert found["predicted"] == {"test": {"rmse": 0.2}}
+    assert "stacked" not in found
 
 
 def test_a_damaged_or_missing_file_is_named_with_what_to_do(folder: Path) -> None:
