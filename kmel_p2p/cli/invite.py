@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kmel_p2p.cli.charter_draft import draft_charter, draft_options, endpoint_of, remarks
+from kmel_p2p.cli.charter_draft import draft_charter, draft_options, remarks
+from kmel_p2p.cli.founding_plan import given_of, plan_of, require_open, rules_of
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 from kmel_p2p.cli.options import echo_json, json_option
 
@@ -78,17 +79,18 @@ def invite(
         return
     here = NewSite.opened(**site, must_listen=True)
     book = InvitationBook(here.state_dir)
-    plan = book.plan
-    if federation is not None or plan is None:
-        drafted = {"trunk": trunk, "seed": seed, "compounds": compounds, "epsilon": epsilon}
-        plan = _plan(federation, count, endpoints, drafted)
-    elif count is not None:
-        plan = FoundingPlan(**{**dict(plan), "sites": count})
-    rules = _rules(plan.endpoints)
+    kept, drafted = book.plan, {"trunk": trunk, "seed": seed, "compounds": compounds, "epsilon": epsilon}
+    if federation is not None or kept is None:
+        plan = plan_of(federation, count, endpoints, drafted)
+    else:
+        given = {**drafted, "sites": count, "endpoints": endpoints}
+        plan = FoundingPlan(**{**dict(kept), **{name: given[name] for name in given_of(context, given)}})
+    require_open(here.charter_path, kept, plan)
+    rules = rules_of(plan.endpoints)
     here.require_data()
     identity = here.identity()
     here.write_settings(rules)
-    _found(here, identity, book, plan, days)
+    _found(here, identity, book, plan, days, given_of(context, ["days"]) != [])
 
 
 def _takes_part(directory: Path) -> bool:
@@ -120,37 +122,12 @@ def _invite_to_run(context: click.Context, directory: Path, uses: int, days: flo
     click.echo("kmel-peer invite list shows who asks; invite approve SITE proposes the amendment that adds it.")
 
 
-def _plan(
-    federation: str | None,
-    count: int | None,
-    endpoints: tuple[str, ...],
-    drafted: Mapping[str, Any],
-) -> Any:
-    from kmel_p2p.agreement.strict import build
-    from kmel_p2p.site.desk.invitations import FoundingPlan
-
-    wanted = {"--federation": federation, "--sites": count, "--endpoint": endpoints}
-    missing = [option for option, given in wanted.items() if not given]
-    if missing:
-        raise click.UsageError(
-            f"to found a federation, give {' and '.join(missing)}, for instance: kmel-peer invite --federation "
-            "logd-2026 --sites 3 --endpoint logd,head=shared"
-        )
-    values = {"federation": federation, "sites": count, "endpoints": endpoints, **drafted}
-    return build(FoundingPlan, values, "command line")
-
-
-def _rules(texts: tuple[str, ...]) -> list[Any]:
-    from kmel_p2p.agreement.endpoint import AssayEndpoint
-    from kmel_p2p.agreement.strict import build
-
-    return [build(AssayEndpoint, endpoint_of(text), f"--endpoint {text}") for text in texts]
-
-
 # ---- founding ---------------------------------------------------------------------------------------------------
 
 
-def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, days: float) -> None:
+def _found(
+    here: NewSite, identity: Identity, book: InvitationBook, plan: Any, days: float, days_were_given: bool = False
+) -> None:
     from kmel_p2p.site.desk.decisions import Decisions
     from kmel_p2p.site.desk.founding import FoundingTable
     from kmel_p2p.site.desk.founding_room import FoundingRoom
@@ -169,6 +146,11 @@ def _found(here: NewSite, identity: Identity, book: InvitationBook, plan: Any, d
         click.echo(f"Listening at {room.address}. Send this text to the other {plan.sites - 1} sites:")
         click.echo(f"\n{invitation.render(identity)}\n")
         click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(invitation.expires)}.")
+        if days_were_given and abs(invitation.expires - (time.time() + days * 86_400)) > 60:
+            click.echo(
+                f"This is the text that was handed out before, so --days {days:g} changes nothing; kmel-peer invite "
+                "withdraw from another terminal ends it, and the next start makes a new one."
+            )
         _gather(here, room, decisions, table, news)
         _sign(here, identity, room, table, plan)
         _collect(room, table, news)

@@ -25,13 +25,16 @@ ASK_AT_LEAST_EVERY_S = 4.0
 
 
 @click.command()
-@click.argument("text")
+@click.argument("text", required=False)
 @new_site_options
 @click.option(
     "--wait", "wait_min", type=click.FloatRange(min=0), default=1440, show_default=True, help="Minutes, at most."
 )
-def join(text: str, wait_min: float, **site: Any) -> None:
+def join(text: str | None, wait_min: float, **site: Any) -> None:
     """Join the federation that the invitation TEXT is from.
+
+    TEXT may also be a file that holds it, or - for the first line of standard input; without TEXT it is asked. Other
+    users of this machine can read what stands on a command line.
 
     Makes this site's key, asks the site that invites, shows the charter before you sign it, and writes charter.toml
     and site.toml. It may be interrupted: the same command goes on. Nothing of your data is sent.
@@ -39,7 +42,7 @@ def join(text: str, wait_min: float, **site: Any) -> None:
     from kmel_p2p.agreement.invitation import Application, Invitation, fingerprint
     from kmel_p2p.site.desk.joining import Joining
 
-    invitation = Invitation.parse(text)
+    invitation = Invitation.parse(_given(text))
     here = NewSite.opened(**site, must_listen=False)
     here.require_data()
     identity = here.identity()
@@ -53,6 +56,34 @@ def join(text: str, wait_min: float, **site: Any) -> None:
         _sign(here, identity, asking, answer, digits, wait_min)
         answer = _until(asking.ask, ("complete",), wait_min)
     _finish(here, identity, asking, answer)
+
+
+def _given(text: str | None) -> str:
+    """The text of the invitation, wherever it is.
+
+    Raises:
+        ConfigError, UsageError: it is nowhere.
+    """
+    import sys
+
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.agreement.invitation import MAX_INVITATION_CHARACTERS, PREFIX
+    from kmel_p2p.cli.new_site import answer
+
+    if text is None:
+        return answer("Invitation")
+    if text == "-":
+        line = sys.stdin.readline(MAX_INVITATION_CHARACTERS + 1) if sys.stdin is not None else ""
+        if not line.strip():
+            raise ConfigError("there is no invitation on standard input: its first line has to be the text")
+        return line
+    if PREFIX in text or not Path(text).is_file():
+        return text
+    try:
+        with Path(text).open(encoding="utf-8") as file:
+            return file.read(MAX_INVITATION_CHARACTERS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{text}: cannot be read: {error}") from None
 
 
 def _until(ask: Callable[[], Mapping[str, Any]], states: tuple[str, ...], wait_min: float) -> Mapping[str, Any]:

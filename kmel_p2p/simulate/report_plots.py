@@ -143,7 +143,7 @@ def vectors_over_time(report: Mapping[str, Any], details: Mapping[str, Any]) -> 
                 )
         axes.set_xlabel("seconds since the start")
         axes.set_ylabel("rounds trained" if "spread" in report else "newest entry in the ledger")
-        axes.legend(title="author (thick: at its own site)", loc="upper left")
+        axes.legend(title="author (thick: at its own site)", loc="lower right")
 
     return _svg(draw, 4.7, 3.4)
 

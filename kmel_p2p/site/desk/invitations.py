@@ -31,6 +31,12 @@ MAX_USES = 64
 WAITING_MAX = 4
 """Sites that may ask for each place that an invitation has left, before the operator decided on them."""
 
+NAME_HELD_S = 86_400.0
+"""A site that nobody decided on and that has not asked for so long has given up: it holds no name and no place."""
+
+ASKED_NOTED_S = 3600.0
+"""How exactly it is noted when a site last asked."""
+
 MAX_REFUSED = 256
 """Refusals remembered; beyond it the oldest is forgotten, and has to be refused again."""
 
@@ -74,6 +80,8 @@ class Newcomer(StrictModel):
     signature: str
     """Of its application, in hex."""
     state: Literal["asks", "approved", "refused"] = "asks"
+    asked_at: Annotated[float, pydantic.Field(ge=0)] = 0.0
+    """When it last asked, to within `ASKED_NOTED_S`; seconds since 1970."""
 
     @property
     def site_key(self) -> SiteKey:
@@ -256,14 +264,14 @@ class InvitationBook:
             raise LocalError("the application is not signed with the key that it names, for this invitation")
         known = next((one for one in self.newcomers if one.key == application.key), None)
         if known is not None and known.signature == application.signature:
-            return known
+            return self._asked_again(known, now)
         if known is not None and known.state == "approved":
             raise LocalError(
                 f"this key was approved with another application, as {known.name!r}: use that invitation, name and "
                 "address, or have the operator refuse that one first"
             )
         identifier = answered.hex()
-        others = [one for one in self.newcomers if one is not known]
+        others = [one for one in self.newcomers if one is not known and not self._gave_up(one, now)]
         self._require_room(identifier, others, now, is_refused=known is not None and known.state == "refused")
         _require_possible(application, sites)
         if any(one.name == application.name for one in others if _holds_name(one)):
@@ -278,6 +286,7 @@ class InvitationBook:
             invitation=identifier,
             signature=application.signature,
             state=known.state if known is not None else "asks",
+            asked_at=now,
         )
         refused = [one for one in others if one.state == "refused"]
         forgotten = set(refused[: max(0, len(refused) - MAX_REFUSED)])
@@ -294,6 +303,18 @@ class InvitationBook:
             raise LocalError("this invitation is used up; ask for a new one")
 
     # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _asked_again(self, newcomer: Newcomer, now: float) -> Newcomer:
+        """Note that it is still there, now and then: it asks every few seconds."""
+        if newcomer.state != "asks" or abs(now - newcomer.asked_at) < ASKED_NOTED_S:
+            return newcomer
+        noted = newcomer.changed(asked_at=now)
+        self._keep(self._kept.changed(newcomers=tuple(noted if one is newcomer else one for one in self.newcomers)))
+        return noted
+
+    def _gave_up(self, newcomer: Newcomer, now: float) -> bool:
+        """Whether it was never decided on and asks no more: its name and its place are for others then."""
+        return newcomer.state == "asks" and now - newcomer.asked_at > NAME_HELD_S
 
     def _taken(self, identifier: str) -> int:
         return sum(one.state == "approved" and one.invitation == identifier for one in self.newcomers)

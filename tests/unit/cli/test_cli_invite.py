@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,12 @@ from click.testing import CliRunner
 from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.agreement.invitation import PREFIX, Application, Invitation
 from kmel_p2p.cli import invite as inviting
+from kmel_p2p.cli import new_site
 from kmel_p2p.cli.charter_view import charter_view
+from kmel_p2p.cli.founding_plan import given_of, require_open
+from kmel_p2p.cli.join import _given
 from kmel_p2p.cli.new_site import NewSite, _bound, agreed, answer
 from kmel_p2p.cli.screen import Screen
 from kmel_p2p.site.desk.decisions import Decisions
@@ -186,3 +191,65 @@ def test_a_site_with_an_address_of_ipv6_listens_there() -> None:
     assert _bound(("tcp://[2001:db8::1]:7700",)) == "tcp://*:7700"
     assert _bound(("tcp://north.example:7701",)) == "tcp://0.0.0.0:7701"
     assert _bound(()) == "tcp://0.0.0.0:7700"
+
+
+TEXT = f"{PREFIX}abcdef"
+
+
+def test_an_invitation_comes_from_argument_file_input_or_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _given(TEXT) == TEXT
+    (tmp_path / "mail.txt").write_text(f"  {TEXT}\n")
+    assert _given(str(tmp_path / "mail.txt")).strip() == TEXT
+    # The lines after it answer questions.
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{TEXT}\nnorth\n"))
+    assert _given("-").strip() == TEXT
+    assert sys.stdin.readline() == "north\n"
+    monkeypatch.setattr(new_site, "answer", lambda question: f"{question}: {TEXT}")
+    assert _given(None) == f"Invitation: {TEXT}"
+
+
+@pytest.mark.parametrize("given", ["", "\n"])
+def test_an_empty_input_and_a_file_that_cannot_be_read_are_named(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    with pytest.raises(ConfigError, match="no invitation on standard input"):
+        _given("-")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ConfigError, match="no invitation on standard input"):
+        _given("-")
+    (tmp_path / "key.bin").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"key\.bin: cannot be read"):
+        _given(str(tmp_path / "key.bin"))
+    # Neither a text nor a file: the text's own reader says what it should be.
+    assert _given("mail.txt") == "mail.txt"
+
+
+def test_a_founding_that_goes_on_takes_what_is_given_anew_until_the_charter_is_drafted(tmp_path: Path) -> None:
+    kept = FoundingPlan(federation="demo", sites=3, endpoints=("logd,head=shared",), trunk="mlp", seed=1)
+    fresh = kept.changed(endpoints=("logp,head=shared",), seed=2)
+    charter = tmp_path / "charter.toml"
+    require_open(charter, kept, fresh)
+    charter.write_text("drafted")
+    require_open(charter, kept, kept.changed())
+    require_open(charter, None, fresh)
+    with pytest.raises(click.UsageError, match=r"drafted already, so --endpoint, --seed would change nothing"):
+        require_open(charter, kept, fresh)
+
+
+def test_only_what_stands_on_the_command_line_counts_as_given() -> None:
+    found: list[list[str]] = []
+
+    @click.command()
+    @click.option("--sites", "count", type=int)
+    @click.option("--seed", type=int, default=1)
+    @click.option("--days", default=7)
+    @click.pass_context
+    def command(context: click.Context, **_: Any) -> None:
+        found.append(given_of(context, ["sites", "seed", "days"]))
+
+    for arguments in ([], ["--sites", "2"], ["--seed", "1", "--days", "7"]):
+        command.main(arguments, standalone_mode=False)
+    assert found == [[], ["sites"], ["seed", "days"]]

@@ -18,6 +18,7 @@ from kmel_p2p.site.desk.invitations import (
     INVITATIONS_NAME,
     MAX_INVITATIONS,
     MAX_REFUSED,
+    NAME_HELD_S,
     WAITING_MAX,
     DecidedMeanwhileError,
     FoundingPlan,
@@ -270,3 +271,44 @@ def test_what_was_signed_for_another_site_that_hands_the_secret_on_is_not_taken(
     forged = invitation.changed(key=identity(9).key.hex())
     with pytest.raises(LocalError, match="for this invitation"):
         ask(book, application(forged, 1))
+
+
+def test_who_asks_no_more_and_was_never_decided_on_holds_no_name_and_no_place(tmp_path: Path) -> None:
+    book = InvitationBook(tmp_path)
+    book.invite("demo", ("tcp://north.example:7700",), 1, int(NOW + 10 * NAME_HELD_S), b"s" * 16)
+    made = book.handed_out("north", NORTH.key)[-1][0]
+    for number in range(WAITING_MAX):
+        ask(book, application(made, number, "wanted" if number == 0 else ""))
+    late = NOW + NAME_HELD_S + 1
+    with pytest.raises(LocalError, match="used up"):
+        ask(book, application(made, 9, "wanted"), NOW + 1)
+    # One of them still asks, and keeps what it has.
+    ask(book, application(made, 1), late - 5)
+    assert ask(InvitationBook(tmp_path), application(made, 9, "wanted"), late).name == "wanted"
+    kept = InvitationBook(tmp_path).newcomers
+    assert [one.key for one in kept] == [identity(1).key.hex(), identity(9).key.hex()]
+    assert [one.asked_at for one in kept] == [late - 5, late]
+
+
+def test_who_was_approved_keeps_its_name_however_long_it_is_away(tmp_path: Path) -> None:
+    book = InvitationBook(tmp_path)
+    book.invite("demo", ("tcp://north.example:7700",), 2, int(NOW + 10 * NAME_HELD_S), b"s" * 16)
+    made = book.handed_out("north", NORTH.key)[-1][0]
+    ask(book, application(made, 1, "taken"))
+    book.decide("taken", approve=True)
+    with pytest.raises(LocalError, match="another site already asked under the name"):
+        ask(book, application(made, 2, "taken"), NOW + 2 * NAME_HELD_S)
+
+
+def test_asking_every_second_writes_once_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = InvitationBook(tmp_path)
+    book.invite("demo", ("tcp://north.example:7700",), 1, int(NOW + NAME_HELD_S), b"s" * 16)
+    made = book.handed_out("north", NORTH.key)[-1][0]
+    asked = application(made, 1)
+    ask(book, asked)
+    writes: list[object] = []
+    keep = book._keep
+    monkeypatch.setattr(book, "_keep", lambda kept: (writes.append(kept), keep(kept)))
+    for second in range(0, 7300, 4):
+        ask(book, asked, NOW + second)
+    assert len(writes) == 2
