@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from kmel_p2p.site.observe.status import StatusDocument
 
 
+WATCHED = 3
+"""Alarms and waits on a full screen, so that phase and next step are always on it."""
+
+
 @click.command()
 @config_option
 @json_option
@@ -59,7 +63,7 @@ def _watch(client: ControlClient, every: float) -> None:
         while True:
             screen.print(status_view(client.status()))
             time.sleep(every)
-    with Live(status_view(client.status()), console=screen, auto_refresh=False, screen=True) as live:
+    with Live(status_view(client.status(), WATCHED), console=screen, auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(every)
-            live.update(status_view(client.status()), refresh=True)
+            live.update(status_view(client.status(), WATCHED), refresh=True)

@@ -6,6 +6,7 @@ Made for 80 columns and 24 lines: what is cut off on a small screen is what matt
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kmel_p2p.cli.language import say
+from kmel_p2p.site.observe.next_step import STEPS, next_step
 from kmel_p2p.site.observe.status import (
     SITES_NAMED,
     MembershipStatus,
@@ -39,33 +41,44 @@ HEADINGS = {"site": False, "state": False, "heard": True, "trip": True, "entries
 """Of the other sites' columns: whether they stand on the right."""
 
 
-def status_view(document: StatusDocument) -> RenderableType:
-    """The whole document."""
+def status_view(document: StatusDocument, most: int | None = None) -> RenderableType:
+    """The document.
+
+    Args:
+        most: alarms and waits that are shown, for a screen of which the rest has to be seen, too; None: all.
+    """
     parts: list[RenderableType] = [Rule(f"{document.site} · {document.federation}", align="left", style="dim")]
     if document.alarms:
-        parts += [Text(say("needs attention"), "bold red"), _alarms(document)]
-    return Group(*parts, _facts(document), _Members(document.members))
+        parts += [Text(say("needs attention"), "bold red"), *_alarms(document, most)]
+    return Group(*parts, _facts(document, most), _Members(document.members))
 
 
-def _alarms(document: StatusDocument) -> Table:
-    table = _grid()
-    for alarm in document.alarms:
-        table.add_row(Text(alarm.what, "red"), f"{alarm.text}  ({age_text(alarm.age_s)})")
-    return table
+def _alarms(document: StatusDocument, most: int | None) -> Iterator[RenderableType]:
+    """Over the whole width: which site an alarm is about must not be cut off."""
+    for alarm in document.alarms[:most]:
+        yield Text.assemble((alarm.what, "red"), f"  {alarm.text}  ({age_text(alarm.age_s)})")
+    yield from (Text(line, "red") for line in _left_out(len(document.alarms), most, "alarms"))
 
 
-def _facts(document: StatusDocument) -> Table:
+def _left_out(count: int, most: int | None, what: str) -> list[str]:
+    left = 0 if most is None else count - most
+    return [f"and {left} more {what}: kmel-peer status shows all"] if left > 0 else []
+
+
+def _facts(document: StatusDocument, most: int | None) -> Table:
     table = _grid()
     phase = document.phase
     table.add_row(say("phase"), Text.assemble((say(phase.value), phase.style), f"  {document.reason}"))
-    for wait in document.waits:
-        table.add_row(say("waits"), wait.text)
+    table.add_row(say("next"), say(STEPS[next_step(document)]))
+    for text in (*(wait.text for wait in document.waits[:most]), *_left_out(len(document.waits), most, "waits")):
+        table.add_row(say("waits"), text)
     for name, text in ((say("mode"), document.mode), *document.averaging.summary):
         table.add_row(name, text)
     loss = "-" if document.loss is None else f"{document.loss:.4f}"
     table.add_row(say("loss"), f"{loss}  (trained {age_text(document.ages.trained_s)})")
     for endpoint, scores in document.scores.items():
-        table.add_row(endpoint, "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        scored = "  ".join([endpoint, *(f"{name} {value:.4f}" for name, value in scores.items())])
+        table.add_row(say("scores"), scored)
     table.add_row(say("trainer"), _trainer(document.trainer))
     process, egress = document.process, document.egress
     table.add_row(
@@ -84,7 +97,7 @@ def _facts(document: StatusDocument) -> Table:
 def _grid() -> Table:
     """Names on the left, texts that wrap on the right."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True, max_width=24)
+    table.add_column(style="dim", overflow="fold", max_width=14)
     table.add_column()
     return table
 
@@ -127,7 +140,14 @@ class _Members:
     def _table(self, wide: bool) -> Table:
         table = Table(box=None, header_style="bold", padding=(0, 1))
         for name, right in HEADINGS.items():
-            table.add_column(say(name), justify="right" if right else "left", no_wrap=True)
+            # A name is broken over lines before any other column is cut.
+            name_of_site = name == "site"
+            table.add_column(
+                say(name),
+                justify="right" if right else "left",
+                no_wrap=not name_of_site,
+                overflow="fold" if name_of_site else "ellipsis",
+            )
         if wide:
             table.add_column(say("address"), no_wrap=True)
         for member in self._members:

@@ -97,6 +97,7 @@ def test_a_peer_that_has_stopped_is_told_and_what_stood_there_stays(browser: Any
     wait_for(lambda: "No answer since" in _text(browser, "#lost")())
     assert "south" in _text(browser, "#sites")()
     # The browser says for itself that nobody answered.
+    browser.get("about:blank")
     browser.get_log("browser")
 
 

@@ -98,8 +98,11 @@ def headline(facts: Facts, w: Mapping[str, str]) -> list[str]:
     if payoff is None:
         verdict = f"{w['undecided']}."
     else:
-        if not payoff.gaining:
-            said = w["unclear"] if payoff.unclear else w["pays_not"]
+        change = payoff.change or 0.0
+        if not payoff.gaining and not payoff.unclear:
+            said = w["pays_not"]
+        elif not payoff.gaining:
+            said = w["unclear" if abs(change) <= SAME else "seems" if change < 0 else "seems_not"]
         elif payoff.change is not None and payoff.change > SAME:
             said = w["mixed"]
         elif len(payoff.gaining) == payoff.count:
@@ -111,14 +114,27 @@ def headline(facts: Facts, w: Mapping[str, str]) -> list[str]:
             how = "same" if abs(payoff.change) <= SAME else "less" if payoff.change < 0 else "more"
             said += ": " + w[how].format(change=f"{abs(100 * payoff.change):.0f}")
         verdict = f"{said}."
-    began = facts.samples[0]["at"] if facts.samples else facts.at
     cost = w["cost"].format(
         entries=averaging.published,
         limit=averaging.entry_limit or averaging.published,
         sent=bytes_text(facts.sent),
-        time=span_text(max(0.0, facts.at - began)),
+        time=span_text(_lasted(facts)),
     )
     return [verdict, cost, w["exposed"].format(exposes=facts.exposes)]
+
+
+_BUSY = {phase.value for phase in SitePhase if phase.publishes}
+
+
+def _lasted(facts: Facts) -> float:
+    """Seconds from the first start until now, or until this site published its last entry."""
+    if not facts.samples:
+        return 0.0
+    end = facts.at
+    if not facts.status.phase.publishes:
+        busy = [point["at"] for point in facts.samples if point.get("phase") in _BUSY]
+        end = max(busy, default=end)
+    return max(0.0, float(end) - float(facts.samples[0]["at"]))
 
 
 def _clock(at: float) -> str:

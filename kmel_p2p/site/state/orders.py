@@ -24,7 +24,7 @@ from kmel_p2p.files import private_directory, write_whole
 ORDERS_NAME = "orders.json"
 
 MAX_REASON = 200
-"""Characters kept of a reason: it stands in one line of `status`."""
+"""Characters of a reason: two or three lines of `status`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class OrderBook:
             ConfigError: the file cannot be written; nothing changed.
         """
         at = self.orders.blocked[site].at if site in self.orders.blocked else time.time()
-        block = Block(reason[:MAX_REASON], at)
+        block = Block(_whole(reason), at)
         self._keep(replace(self.orders, blocked={**self.orders.blocked, site: block}))
 
     def unblock(self, site: SiteKey) -> None:
@@ -118,7 +118,7 @@ class OrderBook:
         Raises:
             ConfigError: the file cannot be written; nothing changed.
         """
-        self._keep(replace(self.orders, concluded=reason[:MAX_REASON]))
+        self._keep(replace(self.orders, concluded=_whole(reason)))
 
     def begin(self, reason: str) -> None:
         """Keep that the run begins without the founders that are away.
@@ -126,7 +126,7 @@ class OrderBook:
         Raises:
             ConfigError: the file cannot be written; nothing changed.
         """
-        self._keep(replace(self.orders, begun=reason[:MAX_REASON]))
+        self._keep(replace(self.orders, begun=_whole(reason)))
 
     def approve_until(self, number: int) -> None:
         """Keep that entries up to this number leave without being asked about; 0: none.
@@ -142,7 +142,7 @@ class OrderBook:
         Raises:
             ConfigError: the file cannot be written; nothing changed.
         """
-        self._keep(replace(self.orders, paused=None if reason is None else reason[:MAX_REASON]))
+        self._keep(replace(self.orders, paused=None if reason is None else _whole(reason)))
 
     def _read(self) -> Orders:
         try:
@@ -177,6 +177,17 @@ def _problem(error: OSError | ValueError) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {fault_in_words(first)}"
     return str(error)
+
+
+def _whole(reason: str) -> str:
+    """A reason as it is kept and shown; a longer one is refused rather than cut in silence.
+
+    Raises:
+        LocalError: it is too long.
+    """
+    if len(reason) > MAX_REASON:
+        raise LocalError(f"a reason has at most {MAX_REASON} characters, and this one has {len(reason)}: shorten it")
+    return reason
 
 
 def _key(text: str) -> SiteKey:

@@ -247,7 +247,7 @@ def test_only_what_stands_on_the_command_line_counts_as_given() -> None:
     @click.option("--seed", type=int, default=1)
     @click.option("--days", default=7)
     @click.pass_context
-    def command(context: click.Context, **_: Any) -> None:
+    def command(context: click.Context, /, **_: Any) -> None:
         found.append(given_of(context, ["sites", "seed", "days"]))
 
     for arguments in ([], ["--sites", "2"], ["--seed", "1", "--days", "7"]):

@@ -155,7 +155,10 @@ def test_a_site_that_was_blocked_before_the_start_is_never_dialled(folder: Path)
 def test_orders_outlive_a_restart_and_a_damaged_file_says_what_to_do(site: Site, tmp_path: Path) -> None:
     south = site.charter.site_named("south").site_key
     book = OrderBook(tmp_path / "state")
-    book.block(south, "x" * 1000)
+    with pytest.raises(LocalError, match=f"at most {MAX_REASON} characters, and this one has 1000"):
+        book.block(south, "x" * 1000)
+    assert book.blocked == frozenset()
+    book.block(south, "x" * MAX_REASON)
     book.conclude("enough")
     book.begin("the fourth has no machine yet")
     again = OrderBook(tmp_path / "state")

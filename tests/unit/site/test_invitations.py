@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nacl.bindings as nb
 import pytest
@@ -308,7 +309,12 @@ def test_asking_every_second_writes_once_an_hour(tmp_path: Path, monkeypatch: py
     ask(book, asked)
     writes: list[object] = []
     keep = book._keep
-    monkeypatch.setattr(book, "_keep", lambda kept: (writes.append(kept), keep(kept)))
+
+    def counted(kept: Any) -> None:
+        writes.append(kept)
+        keep(kept)
+
+    monkeypatch.setattr(book, "_keep", counted)
     for second in range(0, 7300, 4):
         ask(book, asked, NOW + second)
     assert len(writes) == 2
