@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kmel_p2p.cli.options import config_option, echo_json, json_option, progress_bar
+from kmel_p2p.cli.leak_view import NOT_PRIVATE, leak_in_words, measured
+from kmel_p2p.cli.options import config_option, echo_json, json_option
 from kmel_p2p.cli.own_payloads import NOTHING_HELD, held_entry, kept_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from kmel_p2p.learn.audit.own_entries import LeakAudit, Shown
     from kmel_p2p.site.config import SiteConfig
     from kmel_p2p.site.site import Site
-
-NOT_PRIVATE = (
-    "These are attacks that need nothing but the entries and the charter. A figure of 0 is no proof that others fail."
-)
 
 
 @click.group()
@@ -51,20 +45,15 @@ def leak(config_path: Path, held_only: bool, at_most: float | None, as_json: boo
     """
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.cli.exits import DoesNotHoldError
-    from kmel_p2p.learn.audit.own_entries import LeakAudit
-    from kmel_p2p.learn.worker.prepare import prepare
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import load_site, trainer_plan
+    from kmel_p2p.site.loaded_site import load_site
 
     config = load_config(config_path)
     site = load_site(config)
     payloads, held = _payloads(site, config, held_only)
     if not payloads:
         raise LocalError("no own entry is kept here yet, and none waits for approval: there is nothing to look at")
-    with progress_bar("structures", as_json) as progress:
-        dataset, _ = prepare(trainer_plan(site, 0), lambda p: progress(p.done, p.total))
-    looked = LeakAudit(site.architecture, dataset)
-    energies = _energies(site, looked, payloads)
+    looked, energies = measured(site, payloads, as_json)
     entries = {number: looked.shown([each]) for number, each in energies.items()}
     together = looked.shown(energies.values())
     facts = {
@@ -108,13 +97,6 @@ def _payloads(site: Site, config: SiteConfig, held_only: bool) -> tuple[dict[int
     return {**found, held.number: held.payload}, held.number
 
 
-def _energies(site: Site, looked: LeakAudit, payloads: Mapping[int, bytes]) -> dict[int, NDArray[np.float64]]:
-    from kmel_p2p.site.modes.stored_ledger import codec_of
-
-    codec, size = codec_of(site), site.layout.size
-    return {number: looked.energies(codec.decode(payload).dense(size)) for number, payload in sorted(payloads.items())}
-
-
 def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held: int | None) -> None:
     click.echo(
         f"{looked.compounds:,} training compounds with {looked.own_bits:,} fingerprint bits, against {looked.others:,} "
@@ -122,16 +104,6 @@ def _show(looked: LeakAudit, entries: Mapping[int, Shown], together: Shown, held
     )
     for number, shown in entries.items():
         name = f"entry {number}{' (held)' if number == held else ''}"
-        click.echo(f"{name:<18} {_words(shown)}")
-    click.echo(f"{'together':<18} {_words(together)}")
+        click.echo(f"{name:<18} {leak_in_words(shown)}")
+    click.echo(f"{'together':<18} {leak_in_words(together)}")
     click.echo(NOT_PRIVATE)
-
-
-def _words(shown: Shown) -> str:
-    parts = []
-    if shown.bits is not None and shown.own_share is not None:
-        right = f"{shown.right / shown.bits:.1%} right" if shown.bits and shown.right is not None else "none"
-        parts.append(f"{shown.own_share:.1%} of the own bits ({right}), {shown.compounds:,} compounds whole")
-    if shown.picked_at_1pct is not None:
-        parts.append(f"picks out {shown.picked_at_1pct:.1%} at 1 % false alarms (AUROC {shown.picked_auroc:.3f})")
-    return "; ".join(parts) or "nothing that can be measured: there are no other compounds to compare with"

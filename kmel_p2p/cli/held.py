@@ -52,11 +52,13 @@ def list_(config_path: Path, as_json: bool) -> None:
 
 @held.command()
 @config_option
+@click.option("--no-leak", is_flag=True, help="Leave out what it shows of this site's compounds; the data are n.")
 @json_option
-def show(config_path: Path, as_json: bool) -> None:
-    """Say what would leave: bytes, tensors, norms, and how it compares with the entry before.
+def show(config_path: Path, no_leak: bool, as_json: bool) -> None:
+    """Say what would leave: bytes, tensors, norms, how it compares with the entry before, and what it shows.
 
-    What it shows of this site's compounds is measured by `kmel-peer audit leak --held`.
+    What it shows of this site's compounds is measured as `kmel-peer audit leak --held` does; that command also compares
+    it with a limit, for scripts.
     """
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
@@ -68,6 +70,8 @@ def show(config_path: Path, as_json: bool) -> None:
         raise LocalError(NOTHING_HELD)
     site = load_site(config)
     facts = {**_facts(waits), **_content(site, config, waits.payload)}
+    if not no_leak:
+        facts |= _leak(site, waits, as_json)
     if as_json:
         echo_json(facts)
     else:
@@ -161,6 +165,24 @@ def _content(site: Site, config: SiteConfig, payload: bytes) -> dict[str, Any]:
     return {"norm": norm, "sent": int(np.count_nonzero(delta)), "values": delta.size, "tensors": tensors, "last": last}
 
 
+def _leak(site: Site, waits: Held, as_json: bool) -> dict[str, Any]:
+    """`shows`: figures (`learn.audit.own_entries.Shown`), or null and `not_measured`, why."""
+    from dataclasses import asdict
+
+    from kmel_p2p.agreement.errors import KmelError
+    from kmel_p2p.cli.leak_view import measured
+    from kmel_p2p.site.modes import mode_of
+
+    if not mode_of(site.charter).keeps_entries:
+        return {"shows": None, "not_measured": f"sites keep no entries in averaging mode {site.mode}"}
+    try:
+        looked, energies = measured(site, {waits.number: waits.payload}, as_json)
+    except KmelError as error:
+        # Whoever decides needs the rest all the same.
+        return {"shows": None, "not_measured": str(error)}
+    return {"shows": asdict(looked.shown(energies.values()))}
+
+
 def _dense(site: Site, payload: bytes) -> NDArray[np.float32]:
     """float32[d]; a mode without entries hands over the whole change."""
     import numpy as np
@@ -195,5 +217,14 @@ def _say(facts: Mapping[str, Any]) -> None:
     if (last := facts["last"]) is not None:
         ratio = facts["norm"] / last["norm"] if last["norm"] else 0.0
         click.echo(f"beside entry {last['number']}: {ratio:.2f} times as long, cosine {last['cosine']:+.2f}")
-    click.echo("what it shows of this site's compounds: kmel-peer audit leak --held")
+    if facts.get("shows") is not None:
+        from kmel_p2p.cli.leak_view import NOT_PRIVATE, leak_in_words
+        from kmel_p2p.learn.audit.own_entries import Shown
+
+        words = f"of this site's compounds it shows: {leak_in_words(Shown(**facts['shows']))}. {NOT_PRIVATE}"
+        click.echo(click.wrap_text(words, 79))
+    elif why := facts.get("not_measured"):
+        click.echo(click.wrap_text(f"what it shows of this site's compounds was not measured: {why}", 79))
+    else:
+        click.echo("what it shows of this site's compounds: leave out --no-leak")
     click.echo(f"to decide: kmel-peer held approve {number}, kmel-peer held reject {number}")

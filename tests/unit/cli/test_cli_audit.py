@@ -135,6 +135,19 @@ def test_what_would_leave_is_shown_by_tensor(trained: tuple[Path, bytes], holdin
     assert "entry 3, " in shown
     assert "beside entry 2: " in shown
     assert all(len(line) < 80 for line in shown.splitlines())
+    leak = json.loads(run("audit", "leak", "-c", trained[0], "--held", "--json").out)
+    assert facts["shows"] == leak["together"]
+    assert "of this site's compounds it shows: " in shown
+    quick = run("held", "show", "-c", trained[0], "--no-leak").out
+    assert "shows:" not in quick
+    assert "kmel-peer held approve 3" in quick
+    (table,) = trained[0].parent.glob("*.csv")
+    table.rename(table.with_suffix(".away"))
+    without = run("held", "show", "-c", trained[0])
+    assert without.code == 0
+    assert "was not measured: " in without.out
+    assert "beside entry 2: " in without.out
+    table.with_suffix(".away").rename(table)
     assert json.loads(run("held", "list", "-c", trained[0], "--json").out) == {
         "held": [{"number": 3, "bytes": len(trained[1]), "age_s": 61.0}],
         "hold": False,
