@@ -52,7 +52,7 @@ def list_(config_path: Path, as_json: bool) -> None:
 
 @held.command()
 @config_option
-@click.option("--no-leak", is_flag=True, help="Leave out what it shows of this site's compounds; the data are n.")
+@click.option("--no-leak", is_flag=True, help="Leave out what it shows of own compounds; the data are not read.")
 @json_option
 def show(config_path: Path, no_leak: bool, as_json: bool) -> None:
     """Say what would leave: bytes, tensors, norms, how it compares with the entry before, and what it shows.
