@@ -64,7 +64,6 @@ def main(given: Sequence[str] | None = None) -> int:
             preset="sim",
             retain=arguments.retain,
             tiny=arguments.smoke,
-            epochs=arguments.damage > 0,
         ) as federation,
     ):
         task = progress.add_task("kills", total=arguments.kills)
@@ -79,7 +78,6 @@ def main(given: Sequence[str] | None = None) -> int:
         "missing": found.missing,
         "contradictions": found.contradictions,
         "doubled": found.doubled,
-        "epochs": found.epochs,
         "problems": len(found.problems),
         "books_checked": found.looks,
         "books_unseen": found.unseen,

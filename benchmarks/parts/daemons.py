@@ -51,7 +51,6 @@ def found_federation(
     tiny: bool = False,
     mode: str = "ledger",
     start: int | None = None,
-    epochs: bool = False,
 ) -> LocalFederation:
     """Sites with their share of the solubility data; nothing is started.
 
@@ -63,13 +62,12 @@ def found_federation(
         entries: entries per site.
         retain: newest entries of each site that are kept.
         mode: averaging mode.
-        epochs: whether logs may go on in another epoch.
         start: sites that the first round waits for; None: all.
         tiny: some made-up compounds instead of the solubility data, for a smoke run.
         addresses: of each site; ports of the loopback interface when empty.
     """
     out.mkdir(parents=True, exist_ok=True)
-    kept = {"retain_entries": retain, "epochs": epochs} if mode == "ledger" else {}
+    kept = {"retain_entries": retain} if mode == "ledger" else {}
     simulation = Simulation.model_validate(
         {
             "task": "aqueous solubility",

@@ -1,4 +1,4 @@
-"""`kmel-peer block` and `unblock`: whether this site listens to another one at all."""
+"""`kmel-peer block` and `unblock`: whether this site listens to another one at all; `trust`: whether to one alone."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def unblock(site: str, config_path: Path) -> None:
     """Listen to site SITE again."""
     _order(config_path, "unblock", {"site": site})
     click.echo(f"{site} is blocked no longer")
+
+
+@click.command()
+@click.argument("site")
+@config_option
+def trust(site: str, config_path: Path) -> None:
+    """Take the ledger that site SITE gives, although too few others can attest it.
+
+    For sites that lost their ledger, where most others lost theirs as well: `status` shows that such a site waits for
+    attestations that nobody can give. Ask the operator of SITE first whether its ledger is whole (kmel-peer ledger
+    verify). It is kept on whose word the ledger rests.
+    """
+    from kmel_p2p.cli.run import ask
+
+    ask(config_path, "trust", {"site": site})
+    click.echo(f"the ledger of {site} is taken on its word; kmel-peer ledger verify says so from now on")
 
 
 def _order(config_path: Path, name: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:

@@ -261,9 +261,11 @@ def _say_trusted(trusted: dict[str, Any] | None) -> None:
         return
     heads = " ".join(f"{name}:{number}" for name, number in trusted["vector"].items())
     on = datetime.datetime.fromtimestamp(trusted["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    given, others = trusted["attested"], trusted["other_sites"]
+    by_order = "" if 2 * len(given) > others else "; by order of this site's operator, for they are no majority"
     click.echo(
         f"taken on trust: the sum up to {heads}, in a snapshot that {trusted['server']} gave on {on}, attested by "
-        f"{', '.join(trusted['attested'])} ({len(trusted['attested'])} of {trusted['other_sites']} other sites)"
+        f"{', '.join(given)} ({len(given)} of {others} other sites{by_order})"
     )
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "stop": ("kmel_p2p.cli.run:stop", "Stop the running peer in order."),
     "listen": ("kmel_p2p.cli.run:listen", "Publish nothing more; keep relaying."),
     "begin": ("kmel_p2p.cli.run:begin", "Wait no longer for sites that are away."),
+    "trust": ("kmel_p2p.cli.block:trust", "Take the ledger of one site on its word alone."),
     "claim": ("kmel_p2p.cli.run:claim", "Go on here where two processes run with this site's key."),
     "pause": ("kmel_p2p.cli.run:pause", "Train no more for now; stay a member."),
     "resume": ("kmel_p2p.cli.run:resume", "Train again after a pause."),

@@ -125,6 +125,10 @@ class LedgerSection(StrictModel):
     """When the run is complete: `stay` and relay, or `exit` with code 0."""
     hold: bool = False
     """True: every entry (or round) waits for the operator's approval before it leaves."""
+    hear_s: Annotated[int, pydantic.Field(ge=10, le=30 * 86400)] = 600
+    """Before its first entry after a start, a site hears what the others hold of its log: seconds that it waits for
+    those that are away. Make it longer where machines may be put back from snapshots of their disks while partners are
+    away for longer; `kmel-peer begin` ends the wait at once."""
 
 
 class EgressSection(StrictModel):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kmel_p2p.core.ledger.own_log import IN_DOUBT, NOT_HEARD
 from kmel_p2p.simulate import SiteFailedError
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from tests.testbed.damage import Damage
@@ -71,7 +72,7 @@ def kill_at_random(
         run.kill()
         report(len(run.figures.kills))
     if plan.damage_share and len(list(federation)) > 2:
-        run.branch()
+        run.put_back_unnoticed()
     run.finish()
     run.figures.seconds = time.monotonic() - began
     return run.figures
@@ -149,8 +150,8 @@ class _Run:
                 raise SiteFailedError(f"not within {deadline_s:g} s: {what}\n{tails}")
             self.pause(2 * POLL_S)
 
-    def branch(self) -> None:
-        """Have one site sign two branches of its log: an image of its disk comes back while who knows more is down."""
+    def put_back_unnoticed(self) -> None:
+        """An image of a disk comes back while who knows more of that site is down: it must wait, and then go on."""
         loser, other, informed = list(self._federation)[:3]
         self._up()
         self._down(loser)
@@ -168,11 +169,13 @@ class _Run:
         self._witness.damaged(loser)
         loser.start()
         other.start()
-        self.await_("the site publishes anew", lambda: 0 < _published(loser) <= _holds(other, loser.name), UP_S)
-        anew = _published(loser)
-        self.await_("the site goes on", lambda: _holds(other, loser.name) >= anew + 2, UP_S)
+        self.await_("the site waits for who knows more", lambda: _waits_for(loser, informed.name), UP_S)
+        self.pause(self._plan.longest_pause_s)
+        if _published(loser) > before:
+            self.figures.problems.append(f"{loser.name} published before it had heard {informed.name}")
         informed.start()
         self._up()
+        self.await_("the site goes on", lambda: _published(loser) >= before + 4, UP_S)
 
     def _up(self) -> None:
         self.await_("all sites run", lambda: not self._due and not self._rising, UP_S)
@@ -246,6 +249,13 @@ def _holds(site: SiteProcess, author: str) -> int:
     """Entries of an author that a site has."""
     status = site.status()
     return status.averaging.vector.get(author, 0) if status else 0
+
+
+def _waits_for(site: SiteProcess, name: str) -> bool:
+    status = site.status()
+    return status is not None and any(
+        name in wait.sites and wait.reason in (IN_DOUBT, NOT_HEARD) for wait in status.waits
+    )
 
 
 def _published(site: SiteProcess) -> int:

@@ -46,7 +46,6 @@ class Figures:
         unseen: looks that could not, for an own entry was compacted before any look.
         damages: site and kind of every disk that was lost or replaced.
         doubled: payloads that some log has twice at the end.
-        epochs: epochs that logs began.
         problems: everything that did not hold, in words.
         restart_s: per killed daemon, seconds from its start to its next answer.
     """
@@ -64,7 +63,6 @@ class Figures:
     unseen: int = 0
     damages: list[tuple[str, str]] = field(default_factory=list)
     doubled: int = 0
-    epochs: int = 0
     problems: list[str] = field(default_factory=list)
     restart_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -146,8 +144,6 @@ class Witness:
             digests.add(ledger.digest())
             vectors.add(tuple(sorted(ledger.vector.items())))
             self._figures.published[site.name] = ledger.head(made.identity.key)
-            epochs = ledger.accepted.epochs
-            self._figures.epochs = max(self._figures.epochs, len(list(epochs)))
             contents = Counter(header.payload_hash for log in ledger.accepted.logs.values() for header in log.headers())
             self._figures.doubled += sum(count > 1 for count in contents.values())
             for hash_, seen in self._seen.items():

@@ -8,7 +8,7 @@ import pytest
 
 from kmel_p2p.core.effects import Emit
 from kmel_p2p.core.ledger.events import EntryRefused, SnapshotProgress
-from kmel_p2p.core.ledger.snapshot.fetcher import FetchStage
+from kmel_p2p.core.ledger.snapshot.attempt import FetchStage
 from kmel_p2p.core.ledger.snapshot.server import SnapshotServer
 from kmel_p2p.core.ledger.sync.messages import Bodies, Claim
 from kmel_p2p.core.ledger.sync.refusals import AT_ONCE, LEFT_OUT

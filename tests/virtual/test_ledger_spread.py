@@ -38,7 +38,7 @@ def test_a_small_entry_is_uploaded_by_its_author_alone() -> None:
 
 @pytest.mark.parametrize("eager_bytes", [0, 2**40])
 def test_an_entry_reaches_a_site_that_its_author_cannot_reach(eager_bytes: int) -> None:
-    settings = LedgerSettings(antientropy=AntiEntropySettings(eager_bytes=eager_bytes))
+    settings = LedgerSettings(hear_us=5 * SECOND, antientropy=AntiEntropySettings(eager_bytes=eager_bytes))
     federation = LedgerFederation(toy_world(4, {"entry_limit": 4}, settings=settings), seed=2)
     federation.start_all()
     federation.partition([0], [3])

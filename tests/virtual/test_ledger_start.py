@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from kmel_p2p.agreement.errors import RemoteError
+from kmel_p2p.core.effects import Effect, Send
+from kmel_p2p.core.ledger.own_log import NOT_HEARD
+from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.rounds import Begin, Conclude, Phase
-from kmel_p2p.core.types import SECOND
+from kmel_p2p.core.types import SECOND, Micros
 from tests.testbed.ledger.federation import LedgerFederation
 from tests.testbed.ledger.toy import toy_charter, toy_identities, toy_world
+from tests.testbed.network.host import Host
 
 FOUNDERS, PRESENT = 4, 3
 
@@ -93,3 +98,30 @@ def test_an_operator_who_has_concluded_is_not_drawn_in_again() -> None:
     made.start(1)
     assert made.run(120 * SECOND, until=lambda: made.averaging(0).ledger.head(made.sites[1].key) == 8)
     assert made.averaging(0).phase is Phase.LISTENING
+
+
+class Sends:
+    """Counts the messages of a network."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def stepped(self, host: Host, now: Micros) -> None: ...
+
+    def refused(self, host: Host, sender: Host, error: RemoteError, now: Micros) -> None: ...
+
+    def effect(self, host: Host, effect: Effect, size_bytes: int, now: Micros) -> None:
+        self.count += isinstance(effect, Send)
+
+
+def test_sites_that_could_start_and_wait_to_hear_a_fourth_do_not_talk_each_other_out_of_it() -> None:
+    patient = LedgerSettings(hear_us=60 * SECOND)
+    made = LedgerFederation(toy_world(FOUNDERS, {"entry_limit": 4}, {"start_sites": PRESENT}, settings=patient), seed=7)
+    sends = Sends()
+    made.network.watchers.append(sends)
+    for index in range(PRESENT):
+        made.start(index)
+    made.run(30 * SECOND)
+    assert {made.averaging(index).waiting for index in range(PRESENT)} == {NOT_HEARD}
+    assert sends.count < 500
+    assert made.run(120 * SECOND, until=lambda: len(made.averaging(0).vector) == PRESENT)

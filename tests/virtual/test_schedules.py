@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.testbed.peers.schedule import Happening, Schedule, made_up, shrunk
 
 FOLDER = Path(__file__).parents[1] / "testbed" / "schedules"
 KEPT = sorted(FOLDER.glob("*.toml"))
-IMAGE = "an-image-put-back-while-the-informed-site-is-away.toml"
+IMAGE = "an-image-put-back-and-not-waited-for.toml"
 DRAWN = (6, 8, 11)
 """Both modes, each within a few seconds."""
 
@@ -85,6 +86,13 @@ def test_a_schedule_replays_exactly() -> None:
     one, other = play(schedule), play(schedule)
     assert one.trace == other.trace
     assert one.reached == other.reached
+
+
+def test_what_lacks_witnesses_waits_until_an_operator_trusts_one_site() -> None:
+    whole = Schedule.read(FOLDER / "two-of-three-disks-lost-and-one-ledger-trusted.toml")
+    without = tuple(each for each in whole.happenings if each.what != "trust")
+    (stands,) = [text for text in play(replace(whole, happenings=without)).violations if text.startswith("liveness")]
+    assert stands.count("kmel-peer trust SITE takes the word") >= 2
 
 
 def test_an_old_store_beside_a_site_that_knows_more_holds() -> None:

@@ -16,6 +16,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted
+from kmel_p2p.core.ledger import reasons
 from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
 from kmel_p2p.core.ledger.catching_up import CatchingUp
 from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
@@ -25,7 +26,6 @@ from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.own_epochs import AGAIN, PARTED, OwnEpochs
 from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.ledger.publisher import Publisher
-from kmel_p2p.core.ledger.reasons import CATCHING_UP, COMES_AFTER_THE_END, ENDED, OUTVOTED, SNAPSHOT, STALE, SUSPENDED
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
 from kmel_p2p.core.ledger.settings import LedgerSettings
 from kmel_p2p.core.ledger.snapshot import maintenance
@@ -37,7 +37,7 @@ from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.refusals import Refusals
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
-from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained
+from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained, Trust
 from kmel_p2p.core.rounds.looks import Looked
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import round_settings
@@ -88,10 +88,9 @@ class LedgerAveraging(RoundMachine):
             lambda: self._blocked,
         )
         self._late_founders = LateFounders(identity.key, charter, ledger)
-        self._own_log = OwnLog(identity.key, ledger, self._outbox)
+        self._own_log = OwnLog(identity.key, ledger, self._outbox, settings.hear_us)
         self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
-        self._spoke: tuple[SiteKey, ...] = ()  # sites that may have told in this turn what they hold
         self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
         self._catching_up = CatchingUp(charter.pace.max_lead, settings, now)
         self._refusals = Refusals(self._outbox, self._hear)
@@ -155,7 +154,6 @@ class LedgerAveraging(RoundMachine):
         self._turn(now)
 
     def _on_message(self, sender: SiteKey, message: Message, now: Micros) -> None:
-        self._spoke = (sender,)
         self._refusals.take(sender, message, now)
 
     def _hear(self, sender: SiteKey, message: Message, now: Micros) -> None:
@@ -170,6 +168,8 @@ class LedgerAveraging(RoundMachine):
         match cmd:
             case Amend(encoded):
                 self.maintenance.amend(AmendmentDocument.decode(encoded))
+            case Trust(site):
+                self.maintenance.fetcher.trust(site, now)
             case Looked(looks):
                 self.maintenance.panel.looked(looks)
             case Computed():
@@ -178,17 +178,16 @@ class LedgerAveraging(RoundMachine):
                 self._persisted(ticket, now)
 
     def _on_time(self, now: Micros) -> None:
-        self._spoke = tuple(self._members.alive())
         self.antientropy.advance(now)
         self.maintenance.advance(now)
 
     def _deadlines_us(self) -> Iterable[Micros | None]:
-        return self.antientropy.deadline(), self.maintenance.deadline(), self._own_epochs.deadline()
+        return (part.deadline() for part in (self.antientropy, self.maintenance, self._own_epochs, self._own_log))
 
     def _before_round(self, now: Micros) -> None:
         self.antientropy.states.step_us = self._pacing.step_us
-        self._own_log.note(key for key in self._spoke if self._has_told_its_vector(key))
-        self._spoke = ()
+        told = self._members.alive() if self._own_log.asks else ()
+        self._own_log.note(filter(self._has_told_our_log, told), self.antientropy.statements.proved(self._key), now)
         self._own_epochs.look(self._members.alive(), self._pause.wait is not None, now)
         self._publish_again()
         self.maintenance.turn(self._state is not RoundState.STORING and not self._own_epochs.storing, now)
@@ -205,8 +204,12 @@ class LedgerAveraging(RoundMachine):
             states.announce()
 
     def _told_phase(self) -> Phase:
-        """What the others are told: nobody's pace is to depend on a site that still fetches what they hold."""
-        catches_up = self._wait is not None and self._wait[0].kind in (SNAPSHOT, CATCHING_UP)
+        """What the others are told: nobody's pace is to depend on a site that fetches or hears what they hold.
+
+        Before any entry is there, that it hears does not count: who is ready to start would follow from itself.
+        """
+        kinds = reasons.LEARNING if self.ledger.vector else reasons.FETCHING
+        catches_up = self._wait is not None and self._wait[0].kind in kinds
         return Phase.PREPARING if catches_up and self.phase is Phase.TRAINING else self.phase
 
     def _phase_changed(self) -> None:
@@ -223,7 +226,7 @@ class LedgerAveraging(RoundMachine):
         """Publish what stood in a branch of this site's log that was disowned, while no round is open."""
         free = self._state is RoundState.IDLE and self._pause.wait is None
         entry = self._own_epochs.next if free and self._key not in self.ledger.accepted.retired else None
-        if entry is not None and not self._wait_for_own_log():
+        if entry is not None and not (self._wait_for_own_log() or self._wait_to_hear()):
             number, _ = self._begin_round(entry.head_weights)
             again = RoundTrained(number, entry.payload, entry.steps, 0, "")
             self._own_epochs.stored(self.publisher.store(again))
@@ -246,9 +249,9 @@ class LedgerAveraging(RoundMachine):
         return len(result.payload)
 
     def _store_round(self, result: RoundTrained) -> None:
-        outvoted = bool(self.maintenance.claims.vote.outvoted)
-        problem = OUTVOTED if outvoted else self.publisher.store(result)
-        if problem:
+        doubt = self._wait_to_hear()
+        against = reasons.OUTVOTED if self.maintenance.claims.vote.outvoted else doubt.reason if doubt else ""
+        if problem := against or self.publisher.store(result):
             self._refuse(problem)
 
     def _persisted(self, ticket: int, now: Micros) -> None:
@@ -274,12 +277,12 @@ class LedgerAveraging(RoundMachine):
         if self._key in self.ledger.accepted.retired:
             return End("this site was retired by an amendment", may_go_on=False)
         if self._own_epochs.again:
-            return self._wait_for_own_log() or Wait(AGAIN)
+            return self._wait_for_own_log() or self._wait_to_hear() or Wait(AGAIN)
         end = self._limit(self.publisher.next_number - 1) or self._plateau()
         if end is not None:
             return end
         wait = self._wait_for_own_log() or self._wait_for_others(now)
-        return wait or (End(COMES_AFTER_THE_END) if self._comes_after_the_end() else None)
+        return wait or (End(reasons.COMES_AFTER_THE_END) if self._comes_after_the_end() else None)
 
     def _comes_after_the_end(self) -> bool:
         """Whether the others were done before this site had a part. For a founder they go on (`LateFounders`)."""
@@ -294,18 +297,22 @@ class LedgerAveraging(RoundMachine):
         next_number = self.publisher.next_number
         holders = [k for k in self._members.alive() if self.antientropy.holds(k, self._key) >= next_number]
         if holders:
-            return Wait("others hold entries of this site that its store lost; fetching them", tuple(holders))
+            return self.maintenance.fetching or Wait(reasons.LOST, tuple(holders))
         lone = self.ledger.rules.lone_entries
         if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
             others = self.ledger.rules.current - self._blocked - {self._key}
             return Wait("no other site has published yet", tuple(sorted(others)))
         if self.maintenance.claims.vote.outvoted:
             fetcher = self.maintenance.fetcher
-            return Wait(OUTVOTED, fetcher.awaited, fetcher.until_us)
+            return Wait(reasons.OUTVOTED, fetcher.awaited, fetcher.until_us)
         if self._key in self.ledger.suspended:
-            return Wait(SUSPENDED, tuple(self.ledger.votes.against(self._key)))
+            return Wait(reasons.SUSPENDED, tuple(self.ledger.votes.against(self._key)))
         if self._key in self.ledger.faults:
-            return Wait(PARTED if self._own_epochs.may_help else ENDED)
+            return Wait(PARTED if self._own_epochs.may_help else reasons.ENDED)
+        return None
+
+    def _wait_to_hear(self) -> Wait | None:
+        """What others may hold of this site's log."""
         signed = self.antientropy.statements.proved(self._key)
         return self._own_log.wait(self.ledger.rules.current - self._blocked, signed)
 
@@ -314,19 +321,16 @@ class LedgerAveraging(RoundMachine):
         silent = [key for key in self._members.alive() if not self.antientropy.has_heard(key)]
         if self._pacing.is_settling and silent:
             return Wait(HEARING, tuple(silent), self._pacing.settled_at_us)
-        fetcher = self.maintenance.fetcher
-        if self.ledger.stale:
-            return Wait(STALE, fetcher.awaited, fetcher.until_us)
-        if fetcher.active:
-            return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, SNAPSHOT)
+        if fetching := self.maintenance.fetching:
+            return fetching
         training = self._those_in(Phase.TRAINING)
         missing, until_us = self._catching_up.look(self.ledger.vector, self.antientropy.behind, now)
         if missing:
             reason = f"catching up: {missing} entries of the others are not here yet"
-            return Wait(reason, self.antientropy.ahead(), until_us, CATCHING_UP)
+            return Wait(reason, self.antientropy.ahead(), until_us, reasons.CATCHING_UP)
         start = None if self.ledger.vector else self._start(training, self.ledger.rules.current - self._gave_up())
-        number = self.publisher.next_number - 1
-        return start or self._too_far_ahead({key: self.ledger.head(key) for key in training}, number, now)
+        heads, number = {key: self.ledger.head(key) for key in training}, self.publisher.next_number - 1
+        return start or self._wait_to_hear() or self._too_far_ahead(heads, number, now)
 
     def _gave_up(self) -> frozenset[SiteKey]:
         """Sites that say that they listen and hold nothing: they will never begin. After a run, they hold entries."""
@@ -344,10 +348,11 @@ class LedgerAveraging(RoundMachine):
         """What a site last told of itself."""
         return self.antientropy.other_peer(key)
 
-    def _has_told_its_vector(self, key: SiteKey) -> bool:
-        """Whether a site has told how much it holds of each log, or that it is what is held here."""
+    def _has_told_our_log(self, key: SiteKey) -> bool:
+        """Whether a site has told how much it holds of this site's log, and has shown it, or could have."""
         told = self._told(key)
-        return told is not None and told.vector is not None and told.epochs == self.ledger.accepted.epochs.hash
+        known = told is not None and told.vector is not None and told.epochs == self.ledger.accepted.epochs.hash
+        return known and not self.antientropy.statements.may_show(key, self._key)
 
     # ---- the end of the run -------------------------------------------------------------------------------------
 
@@ -358,11 +363,8 @@ class LedgerAveraging(RoundMachine):
         self.maintenance.claims.tell_all()
 
     def _is_complete(self) -> bool:
-        return (
-            self.phase is Phase.LISTENING
-            and self._state is RoundState.IDLE
-            and not (self._ending.is_waiting() or self._own_epochs.again)
-        )
+        done = self.phase is Phase.LISTENING and self._state is RoundState.IDLE
+        return done and not (self._ending.is_waiting() or self._own_epochs.again)
 
     def _rounds_published(self) -> Mapping[SiteKey, int]:
         return self.ledger.vector

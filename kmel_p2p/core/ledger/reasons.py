@@ -8,6 +8,8 @@ COMES_AFTER_THE_END = (
 )
 """Trained on top by one site alone, the trunk would be that site's more than anybody's."""
 
+LOST = "others hold entries of this site that its store lost; fetching them"
+
 SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"
 
 STALE = (
@@ -19,5 +21,8 @@ ENDED = "this site's log was ended by the others; its key must be replaced by an
 
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
 
-SNAPSHOT, CATCHING_UP = "snapshot", "catching up"
-"""Kinds of waits of a site that fetches what the others hold."""
+SNAPSHOT, CATCHING_UP, OWN_LOG = "snapshot", "catching up", "own log"
+"""Kinds of waits."""
+FETCHING = (SNAPSHOT, CATCHING_UP)
+LEARNING = (*FETCHING, OWN_LOG)
+"""Those of a site that fetches or hears what the others hold: nobody's pace is to depend on it."""

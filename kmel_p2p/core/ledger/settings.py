@@ -9,6 +9,9 @@ from kmel_p2p.core.ledger.sync.state_exchange import AntiEntropySettings
 from kmel_p2p.core.rounds.settings import SETTLE_US, STUCK_AFTER_US
 from kmel_p2p.core.types import SECOND, Micros
 
+HEAR_US: Micros = 600 * SECOND
+"""Sites that restart together, or a network that is down for maintenance, are back by then."""
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
@@ -22,6 +25,9 @@ class LedgerSettings:
     stuck_after_us: Micros = STUCK_AFTER_US
     """How long a site that trains, but whose log does not move, holds this one back; at least `pacing.STUCK_ROUNDS` of
     our own rounds."""
+    hear_us: Micros = HEAR_US
+    """Before its first entry after a start, a site hears what the others hold of its log. How long it waits for those
+    that are away, once the first other site was heard: `OwnLog`."""
     turn_bytes: int = 256 * 1024
     """Payload bytes judged and applied before other inputs have their turn (about 50 ms of work)."""
     catch_up_us: Micros = 15 * SECOND

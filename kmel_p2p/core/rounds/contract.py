@@ -146,6 +146,13 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """Take the word of this site alone for a snapshot that too few others are there to attest."""
+
+    site: SiteKey
+
+
+@dataclass(frozen=True, slots=True)
 class Conclude:
     """The run ends here with what is here: publish nothing more and wait for nobody."""
 
@@ -173,6 +180,7 @@ COMMANDS = (
     Computed,
     Amend,
     Begin,
+    Trust,
     Listen,
     Conclude,
     Blocked,

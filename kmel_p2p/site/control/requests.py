@@ -21,6 +21,7 @@ from kmel_p2p.core.rounds import (
     Conclude,
     Listen,
     Reject,
+    Trust,
 )
 from kmel_p2p.site.desk.reception import REQUESTS as DESK_REQUESTS
 from kmel_p2p.site.modes import mode_of
@@ -107,6 +108,9 @@ class OperatorRequests:
             case "begin":
                 self._begin(str(arguments.get("reason", "begun by the operator")))
                 return None
+            case "trust":
+                self._trust(str(arguments.get("site", "")))
+                return None
             case "claim":
                 self._command(GoOn())
                 return None
@@ -144,6 +148,12 @@ class OperatorRequests:
             raise LocalError(f"nothing here waits for that order{f': {waiting}' if waiting else ''}")
         self._orders.begin(reason)
         self._command(Begin(reason))
+
+    def _trust(self, name: str) -> None:
+        site = self._site()
+        if not mode_of(site.charter).keeps_entries:
+            raise LocalError(f"in averaging mode {site.mode} no site fetches the ledger of another one")
+        self._command(Trust(blockable(site, name)))
 
     async def _amend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Put an amendment in force that a quorum has signed; it reaches the other peers by itself."""

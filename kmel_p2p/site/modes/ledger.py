@@ -40,7 +40,7 @@ from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Bodies, SnapshotPart
 from kmel_p2p.core.ledger.worth.stretch import stretch_since
 from kmel_p2p.core.rounds import Averaging, Members, StretchWork, Trunks
-from kmel_p2p.core.types import Micros, Randomness, Vector
+from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
@@ -113,7 +113,8 @@ class LedgerMode(SiteMode):
         self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros
     ) -> LedgerAveraging:
         """`history`: a `Ledger`."""
-        settings = LedgerSettings(hold=site.config.ledger.hold)
+        chosen = site.config.ledger
+        settings = LedgerSettings(hold=chosen.hold, hear_us=chosen.hear_s * SECOND)
         largest = self.max_payload_bytes(site.charter, site.layout)
         return LedgerAveraging(site.identity, site.charter, history, members, rng, settings, largest, now)
 

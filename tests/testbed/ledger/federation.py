@@ -62,7 +62,8 @@ class LedgerWorld:
     """What a round takes at a site beside its steps."""
     heads: Callable[[int], tuple[int, ...] | None] = lambda index: None
     """Shared heads that a site trains (None: all)."""
-    settings: LedgerSettings = field(default_factory=LedgerSettings)
+    settings: LedgerSettings = field(default_factory=lambda: LedgerSettings(hear_us=5 * SECOND))
+    """Most of these federations begin without some of their sites, and few tests are about waiting for them."""
     conditions: Conditions = field(default_factory=Conditions)
     persist_us: Micros = 2 * MILLISECOND
     notice_us: Micros = 2 * SECOND

@@ -33,7 +33,8 @@ def measure_spread(sites: int, loss: float, seed: int, entries: int = 8, lazy: b
     Latency is 15 to 25 ms each way, a round of lazy push 200 ms; `loss` holds for every message.
     """
     eager_bytes = 0 if lazy else 2**40
-    settings = LedgerSettings(antientropy=AntiEntropySettings(eager_bytes=eager_bytes, spread_period_us=PERIOD))
+    exchange = AntiEntropySettings(eager_bytes=eager_bytes, spread_period_us=PERIOD)
+    settings = LedgerSettings(hear_us=5 * SECOND, antientropy=exchange)
     world = toy_world(
         sites,
         {"entry_limit": entries},

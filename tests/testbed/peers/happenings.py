@@ -214,7 +214,15 @@ class Play:
         self.federation.lose_trainer(site)
 
     def begin(self, site: PeerSite, happening: Happening) -> bool:
+        """Who knows that a disk is old does not order what ends the log, unless it can go on in another epoch."""
+        if site.index in self.damaged and not self.schedule.epochs:
+            return False
         return self.federation.order(site, "begin")
+
+    def trust(self, site: PeerSite, happening: Happening) -> bool:
+        """The operator takes the word of another site for the ledger."""
+        name = self.federation.world.rule(happening.other).name
+        return site.life is not None and self.federation.order(site, "trust", site=name)
 
     def listen(self, site: PeerSite, happening: Happening) -> bool:
         return self.federation.order(site, "listen")
@@ -346,6 +354,7 @@ HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = M
         "pause": Play.pause,
         "trainer": Play.trainer,
         "begin": Play.begin,
+        "trust": Play.trust,
         "listen": Play.listen,
         "conclude": Play.conclude,
         "rest": Play.rest,

@@ -116,8 +116,9 @@ class Oracle:
         if isinstance(effect, Persist) and isinstance(effect.record, EntryRecord):
             self._stored(site, effect.record)
         elif isinstance(effect, Emit):
+            epochs = self._play.schedule.epochs
             match effect.event:
-                case LogEnded(author=author, reason=reason) if author in self._honest and reason in BRANCHED:
+                case LogEnded(author=author, reason=reason) if self._goes_on(author, reason):
                     # Its log goes on in another epoch; at the end it must have.
                     pass
                 case LogEnded(author=author, number=number, reason=reason) if author in self._honest:
@@ -126,7 +127,7 @@ class Oracle:
                     )
                 case LateFault(author=author, reason=reason) if author in self._honest:
                     self._say("convicted", site, self._honest[author], text=f"holds it at fault: {reason}")
-                case EntryRefused(reason=reason) if reason in BRANCHED:
+                case EntryRefused(reason=reason) if epochs and reason in BRANCHED:
                     pass
                 case EntryRefused(sender=sender, reason=reason) if sender in self._honest:
                     self._say("refused", site, self._honest[sender], text=f"refused an entry: {reason}")
@@ -140,6 +141,10 @@ class Oracle:
                     known = site.number not in self._play.damaged and self._is_held(site.key, number, earlier)
                     if earlier != hash_ and known:
                         self._say("twice", site, text=f"published two entries {number}")
+
+    def _goes_on(self, author: SiteKey, reason: str) -> bool:
+        """Whether an honest site's log that has ended may go on in another epoch."""
+        return self._play.schedule.epochs and author in self._honest and reason in BRANCHED
 
     def _stored(self, site: PeerSite, record: EntryRecord) -> None:
         entry = decode(record.encoded)

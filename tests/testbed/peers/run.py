@@ -7,7 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from kmel_p2p.core.effects import Machine
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.delta import CodecParameters, DeltaCodec
 from kmel_p2p.delta.sparse import SparseDelta
+from kmel_p2p.site.config import LedgerSection
 from tests.testbed.ledger.hostile import Malice
 from tests.testbed.peers.federation import PeerFederation
 from tests.testbed.peers.happenings import Play
@@ -55,7 +56,9 @@ class Played:
 def play(schedule: Schedule) -> Played:
     """Play a schedule. An exception out of a peer is a violation, too."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder, quiet(), decoding_once():
-        world = make_world(schedule.mode, schedule.founders, schedule.spares, schedule.entry_limit)
+        world = make_world(schedule.mode, schedule.founders, schedule.spares, schedule.entry_limit, schedule.epochs)
+        if schedule.hear_s is not None:
+            world = replace(world, ledger=LedgerSection(hear_s=schedule.hear_s))
 
         def wrap(site: PeerSite, machine: Machine) -> Machine:
             if not schedule.malice or site.index != schedule.founders - 1:

@@ -52,6 +52,8 @@ class Schedule:
         spares: sites that amendments may add.
         entry_limit: of the charter.
         malice: what the last founder does, a name of `Malice`; empty: all are honest.
+        epochs: whether a log with two branches goes on in another epoch; else it has ended.
+        hear_s: how long after a start sites are waited for that are away; None: as the product has it.
         happenings: in order of time.
     """
 
@@ -61,11 +63,13 @@ class Schedule:
     spares: int = 1
     entry_limit: int = 20
     malice: str = ""
+    epochs: bool = False
+    hear_s: int | None = None
     happenings: tuple[Happening, ...] = ()
 
     def render(self) -> str:
         """TOML that `read` reads back."""
-        document: dict[str, Any] = asdict(self)
+        document: dict[str, Any] = {name: value for name, value in asdict(self).items() if value is not None}
         document["happenings"] = [
             {name: value for name, value in happening.items() if value or name == "at_s"}
             for happening in document["happenings"]
@@ -126,7 +130,7 @@ MASKS = ("part", "harm", "calm")
 
 
 def made_up(seed: int, often: Collection[str] = ()) -> Schedule:
-    """The schedule of a seed. `often`: kinds to draw eight times as often, in mode `ledger`."""
+    """The schedule of a seed. `often`: kinds to draw eight times as often, old disks with a victim; all in `ledger`."""
     rng = random.Random(f"schedule {seed}")
     mode: Mode = "pushsum" if rng.random() < 0.25 and not often else "ledger"
     founders = rng.randint(3, 6)
@@ -148,8 +152,27 @@ def made_up(seed: int, often: Collection[str] = ()) -> Schedule:
                 lasts_s=round(rng.choice((rng.uniform(0.5, 8), rng.uniform(5, 60))), 1),
             )
         )
+    if often:
+        happenings += [each for happening in happenings for each in _before(happening, founders, rng)]
     happenings.sort(key=lambda happening: happening.at_s)
-    return Schedule(seed, mode, founders, spares, rng.choice((10, 20, 40)), malice, tuple(happenings))
+    return Schedule(seed, mode, founders, spares, rng.choice((10, 20, 40)), malice, happenings=tuple(happenings))
+
+
+def _before(happening: Happening, founders: int, rng: random.Random) -> list[Happening]:
+    """What an old disk needs to do harm: a copy made before, and one site that knows more and is away meanwhile."""
+    if happening.what not in ("image", "put back"):
+        return []
+    copied_s = max(3.0, happening.at_s - rng.uniform(1, 30))
+    other = rng.randrange(founders - 1)
+    other += other >= happening.site
+
+    def meanwhile(what: str, site: int, mask: int, most_s: float) -> Happening:
+        at_s, lasts_s = rng.uniform(copied_s, happening.at_s), rng.uniform(1, most_s)
+        return Happening(round(at_s, 1), what, site, mask, round(lasts_s, 1))
+
+    copied = Happening(round(copied_s, 1), "backup", happening.site)
+    pair = 1 << other | 1 << happening.site
+    return [copied, meanwhile("power", other, 0, 80), meanwhile("part", 0, pair, 30)][: rng.randint(2, 3)]
 
 
 def shrunk(schedule: Schedule, fails: Callable[[Schedule], bool], most: int = 200) -> Schedule:

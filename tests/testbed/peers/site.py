@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.training import PaceRule
 from kmel_p2p.delta import CodecParameters
 from kmel_p2p.delta.layout import Layout, TensorSpec
-from kmel_p2p.site.config import DataSection, NetworkSection, SiteConfig, SiteSection
+from kmel_p2p.site.config import DataSection, LedgerSection, NetworkSection, SiteConfig, SiteSection
 from kmel_p2p.site.site import Site
 from tests.testbed.ledger.toy import toy_identities
 from tests.testbed.membership.federation import address_of
@@ -35,10 +35,12 @@ class World:
     Attributes:
         charter: its founders are the first of `identities`; the others may be added by amendments.
         identities: by index of the site.
+        ledger: what every site sets about its entries.
     """
 
     charter: Charter
     identities: Sequence[Identity]
+    ledger: LedgerSection = field(default_factory=LedgerSection)
 
     def rule(self, index: int) -> SiteRule:
         """The roster's line of a site."""
@@ -46,7 +48,7 @@ class World:
         return SiteRule(name=f"site{index}", key=key.hex(), addresses=(address_of(index),))
 
 
-def make_world(mode: Mode, founders: int, spares: int, entry_limit: int) -> World:
+def make_world(mode: Mode, founders: int, spares: int, entry_limit: int, epochs: bool = False) -> World:
     """A world of so many founders, and of sites that are not on the roster at first."""
     identities = toy_identities(founders + spares)
     averaging: LedgerRule | PushSumRule
@@ -59,7 +61,7 @@ def make_world(mode: Mode, founders: int, spares: int, entry_limit: int) -> Worl
             bits=cast(Any, PARAMETERS.bits),
             retain_entries=RETAINED,
             suspension_quorum="majority",
-            epochs=True,
+            epochs=epochs,
         )
     else:
         averaging = PushSumRule(steps_per_entry=STEPS_PER_ENTRY, entry_limit=entry_limit)
@@ -87,6 +89,7 @@ def make_site(world: World, index: int, constitution: Constitution, folder: Path
     config = SiteConfig(
         site=SiteSection(name=rule.name, state_dir=folder),
         network=NetworkSection(preset="lan"),
+        ledger=world.ledger,
         data=DataSection.model_validate({"path": folder / "none.csv", "columns": {"toy": {"column": "toy"}}}),
     )
     return Site(config, identity, world.charter, constitution, rule, cast(Any, None), LAYOUT)

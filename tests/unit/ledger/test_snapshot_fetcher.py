@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit
 from kmel_p2p.core.ledger.events import SnapshotRefused
-from kmel_p2p.core.ledger.snapshot.fetcher import STALLED, Attempt, FetchStage, SnapshotFetcher
+from kmel_p2p.core.ledger.snapshot.attempt import Attempt, FetchStage
+from kmel_p2p.core.ledger.snapshot.fetcher import STALLED, SnapshotFetcher
 from kmel_p2p.core.ledger.sync.messages import PART_BYTES, Claim, SnapshotOffer, SnapshotPart
 from kmel_p2p.core.types import SECOND
 from tests.support.plain_ledgers import identities, new_ledger, next_entry
@@ -48,8 +53,9 @@ def refused(outbox: deque[Effect]) -> set[bytes]:
     return {event.server for event in events if isinstance(event, SnapshotRefused)}
 
 
-def test_a_witness_that_repeats_itself_buys_no_time() -> None:
-    made, outbox = fetcher()
+def attesting(*others: bytes) -> tuple[SnapshotFetcher, deque[Effect], Claim]:
+    """A snapshot of the liar is here, and nobody has attested it yet; also what attests it."""
+    made, outbox = fetcher(*others)
     ledger = new_ledger(identities(5))
     ledger.offer(next_entry(identities(5)[0], ledger))
     snapshot = ledger.snapshot()
@@ -57,11 +63,42 @@ def test_a_witness_that_repeats_itself_buys_no_time() -> None:
     made._attempt = Attempt(LIAR, SnapshotOffer(bytes(32), 8 * SIZE + 1, bytes(32)), snapshot=snapshot, vector=vector)
     made._enter(FetchStage.ATTESTING, 0)
     made._due_us = 0
-    claim = Claim(snapshot.amendment_hash, vector, snapshot.chains, b"\x01" * 32, bytes(64))
+    return made, outbox, Claim(snapshot.standing, vector, snapshot.chains, bytes(32), bytes(64))
+
+
+def test_a_witness_that_repeats_itself_buys_no_time() -> None:
+    made, outbox, good = attesting(*OTHERS)
+    claim = replace(good, digest=b"\x01" * 32)
     for now in range(0, 4 * STALLED, SECOND):
         made.on_claim(LIAR, claim, now)
         made.advance(now)
-    assert refused(outbox) == {LIAR}
+    assert LIAR in refused(outbox)
+
+
+def test_where_nobody_else_holds_the_ledger_an_operator_may_take_the_word_of_one_site() -> None:
+    made, outbox, claim = attesting()
+    with pytest.raises(LocalError, match="has not attested"):
+        made.trust(LIAR, SECOND)
+    made.on_claim(LIAR, claim, SECOND)
+    for now in range(SECOND, 10 * STALLED, SECOND):
+        made.advance(now)
+    assert made.stage is FetchStage.ATTESTING
+    assert "1 of 3 needed, and too few are in sight" in made.progress
+    assert "kmel-peer trust" in made.progress
+    assert made.until_us is None
+    assert not refused(outbox)
+    with pytest.raises(LocalError, match="has not attested"):
+        made.trust(OTHERS[0], 10 * STALLED)
+    made.trust(LIAR, 10 * STALLED)
+    assert made.take()[1:] == (LIAR, (LIAR,))
+
+
+def test_no_word_of_one_site_is_taken_while_others_could_attest() -> None:
+    made, _, claim = attesting(*OTHERS)
+    made.on_claim(LIAR, claim, SECOND)
+    assert "trust" not in made.progress
+    with pytest.raises(LocalError, match="nothing here waits"):
+        made.trust(LIAR, SECOND)
 
 
 def test_a_giver_that_changes_what_it_offers_buys_no_time() -> None:

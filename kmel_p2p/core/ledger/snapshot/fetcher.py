@@ -12,18 +12,17 @@ has the copy.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.amendment import Constitution
-from kmel_p2p.agreement.errors import WireError
+from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
 from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS
+from kmel_p2p.core.ledger.snapshot.attempt import Attempt, FetchStage
 from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, continued, decode
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_PARTS_ASKED,
@@ -35,7 +34,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     SnapshotPart,
 )
 from kmel_p2p.core.ledger.sync.open_requests import ResponseTime
-from kmel_p2p.core.roster_vector import NOTHING, RosterOrder, RosterVector
+from kmel_p2p.core.roster_vector import RosterOrder, RosterVector
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness, Vector
 
 OFFER_WAIT: Micros = 15 * SECOND
@@ -55,42 +54,16 @@ ASK_PERIOD: Micros = 3 * SECOND
 """Between two requests for an offer, or to the sites that have not attested yet: messages may be lost, and some sites
 must first reach the vector."""
 
+TOO_FEW = (
+    ", and too few are in sight that hold the ledger. Where the others lost theirs for good, kmel-peer trust SITE "
+    "takes the word of the one that has it"
+)
+
 MAX_OFFERS = 4
 """A giver that restarts, or whose copy expired, offers another snapshot; one that never stops doing so is left."""
 
 SITES_TO_COME = 64
 """Sites that amendments unknown here may have added; bounds the size of a snapshot."""
-
-
-class FetchStage(enum.Enum):
-    """How far the present attempt is."""
-
-    IDLE = "idle"
-    SEEKING = "looking for a site that offers a snapshot"
-    FETCHING = "fetching a snapshot"
-    CHECKING = "checking a snapshot"
-    ATTESTING = "waiting for other sites to attest a snapshot"
-    READY = "about to adopt a snapshot"
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One snapshot on its way."""
-
-    server: SiteKey
-    offer: SnapshotOffer | None = None
-    offers: int = 0
-    """How many different ones came."""
-    offered_us: Micros = 0
-    """When the first one came."""
-    parts: dict[int, bytes] = field(default_factory=dict)
-    asked_us: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
-    """Part -> (when it was asked for, when it is due)."""
-    snapshot: Snapshot | None = None
-    vector: RosterVector = NOTHING
-    """The snapshot's, in roster order."""
-    attested: set[SiteKey] = field(default_factory=set)
-    denied: set[SiteKey] = field(default_factory=set)
 
 
 class SnapshotFetcher:
@@ -137,7 +110,8 @@ class SnapshotFetcher:
         if self.stage is FetchStage.FETCHING and attempt is not None and attempt.offer is not None:
             return f"{self.stage.value} ({100 * len(attempt.parts) // attempt.offer.parts} %)"
         if self.stage is FetchStage.ATTESTING and attempt is not None:
-            return f"{self.stage.value} ({len(attempt.attested & self.others())} of {self._needed()} needed)"
+            count = f"{len(attempt.attested & self.others())} of {self._needed()} needed"
+            return f"{self.stage.value} ({count}{TOO_FEW if self.until_us is None else ''})"
         return self.stage.value if self.active else ""
 
     @property
@@ -156,9 +130,7 @@ class SnapshotFetcher:
         attempt = self._attempt
         if attempt is None or self.stage is FetchStage.READY:
             return None
-        reachable = self.others() & (set(self._alive()) | attempt.attested)
-        too_few = self.stage is FetchStage.ATTESTING and len(reachable) < self._needed()
-        return None if too_few else self._stalls_at_us
+        return None if self._too_few(attempt) else self._stalls_at_us
 
     # ---- machine ------------------------------------------------------------------------------------------------
 
@@ -259,6 +231,22 @@ class SnapshotFetcher:
     def deadline(self) -> Micros | None:
         """When `advance` has something to do."""
         return self._due_us
+
+    def trust(self, site: SiteKey, now: Micros) -> None:
+        """The operator takes the word of one site for the snapshot that too few can attest.
+
+        Raises:
+            LocalError: nothing waits for that, or that site has not attested it.
+        """
+        attempt = self._attempt
+        if attempt is None or not self._too_few(attempt):
+            raise LocalError("nothing here waits for that order: no snapshot lacks attestations that nobody can give")
+        if site not in attempt.attested & self.others():
+            raise LocalError(
+                "that site has not attested the snapshot that is here; kmel-peer status says who is awaited"
+            )
+        self._enter(FetchStage.READY, now)
+        self._due_us = None
 
     def take(self) -> tuple[Snapshot, SiteKey, tuple[SiteKey, ...]]:
         """The attested snapshot, who gave it, and who attested it. Ends the attempt."""
@@ -387,9 +375,14 @@ class SnapshotFetcher:
             self._due_us = None
         elif len(attempt.denied & others) > len(others) - needed:
             self._fail("other sites hold something else at its vector", now)
-        elif len(others & (set(self._alive()) | attempt.attested)) < needed:
-            # Too many are away to tell: fetching from another giver would not help.
+        elif self._too_few(attempt):
+            # Fetching from another giver would not help.
             self._stalls_at_us = now + STALLED
+
+    def _too_few(self, attempt: Attempt) -> bool:
+        """Whether too many sites are away, or hold nothing, to attest what is fetched."""
+        in_sight = {key for key in self._alive() if self._told(key)} | attempt.attested
+        return self.stage is FetchStage.ATTESTING and len(self.others() & in_sight) < self._needed()
 
     def others(self) -> set[SiteKey]:
         """The sites of the roster without this one and those that the operator has blocked."""

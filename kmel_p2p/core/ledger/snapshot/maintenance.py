@@ -14,7 +14,9 @@ from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, Snapshot
 from kmel_p2p.core.ledger.harm.panel import Panel
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import Outcome
-from kmel_p2p.core.ledger.snapshot.fetcher import FetchStage, SnapshotFetcher
+from kmel_p2p.core.ledger.reasons import SNAPSHOT, STALE
+from kmel_p2p.core.ledger.snapshot.attempt import FetchStage
+from kmel_p2p.core.ledger.snapshot.fetcher import SnapshotFetcher
 from kmel_p2p.core.ledger.snapshot.retention import Retention, bytes_worth_keeping
 from kmel_p2p.core.ledger.snapshot.server import SnapshotServer
 from kmel_p2p.core.ledger.sync.amendment_exchange import AmendmentExchange
@@ -33,6 +35,7 @@ from kmel_p2p.core.ledger.sync.messages import (
     Votes,
     WantAmendments,
 )
+from kmel_p2p.core.rounds.states import Wait
 from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
 
 BELIEVED_AFTER: Micros = 5 * SECOND
@@ -116,6 +119,14 @@ class Maintenance:
         self._stale_again_us = now
         self._hints: dict[SiteKey, tuple[Vector, Micros]] = {}
         self._next_us = now + BELIEVED_AFTER
+
+    @property
+    def fetching(self) -> Wait | None:
+        """The wait for a snapshot that is on its way, or has to come."""
+        fetcher = self.fetcher
+        if self._ledger.stale:
+            return Wait(STALE, fetcher.awaited, fetcher.until_us)
+        return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, SNAPSHOT) if fetcher.active else None
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed one of `MESSAGES`."""

@@ -129,6 +129,11 @@ class LogStatements:
         """Whether anybody was asked for a header of this log."""
         return author in self._asked_us
 
+    def may_show(self, sayer: SiteKey, author: SiteKey) -> bool:
+        """Whether `sayer` says that a log goes further than is known here, and still has time to show it."""
+        said = self._said.get(sayer, {}).get(author)
+        return said is not None and not said.told and max(said.number, said.latest) > self.known(author)
+
     def credible(self, vector: Vector) -> dict[SiteKey, int]:
         """`vector` as far as it is to be believed: cut to what is proved."""
         numbers = {author: min(number, self.proved(author)) for author, number in vector.items()}

@@ -1,0 +1,43 @@
+"""One snapshot on its way to this site: how far it is, what came of it, who attested it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.ledger.sync.messages import SnapshotOffer
+from kmel_p2p.core.roster_vector import NOTHING, RosterVector
+from kmel_p2p.core.types import Micros
+
+
+class FetchStage(enum.Enum):
+    """How far the present attempt is."""
+
+    IDLE = "idle"
+    SEEKING = "looking for a site that offers a snapshot"
+    FETCHING = "fetching a snapshot"
+    CHECKING = "checking a snapshot"
+    ATTESTING = "waiting for other sites to attest a snapshot"
+    READY = "about to adopt a snapshot"
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One snapshot on its way."""
+
+    server: SiteKey
+    offer: SnapshotOffer | None = None
+    offers: int = 0
+    """How many different ones came."""
+    offered_us: Micros = 0
+    """When the first one came."""
+    parts: dict[int, bytes] = field(default_factory=dict)
+    asked_us: dict[int, tuple[Micros, Micros]] = field(default_factory=dict)
+    """Part -> (when it was asked for, when it is due)."""
+    snapshot: Snapshot | None = None
+    vector: RosterVector = NOTHING
+    """The snapshot's, in roster order."""
+    attested: set[SiteKey] = field(default_factory=set)
+    denied: set[SiteKey] = field(default_factory=set)
