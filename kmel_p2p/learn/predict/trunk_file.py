@@ -124,16 +124,16 @@ def read_trunk(folder: Path) -> tuple[TrunkCard, NDArray[np.float32]]:
             raise ConfigError(f"{path}: is not the card of a trunk; kmel_p2p.load reads models as well")
         raw.pop("file")
         card = TrunkCard(**shapes_of(raw, path), **raw)
+        file = folder / card.file
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is damaged: {error!r}; copy the directory again from a site") from None
     layout = trunk_layout(card.architecture)
-    path = folder / card.file
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(file.read_bytes())
     except (OSError, SafetensorError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; copy the directory again from a site") from None
+        raise ConfigError(f"{file}: cannot be read: {error}; copy the directory again from a site") from None
     expected = {spec.name: spec.shape for spec in layout.specs}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected or digest_of(tensors) != card.digest:
         raise ConfigError(f"{folder}: {card.file} and {CARD} do not belong together; copy the directory as a whole")

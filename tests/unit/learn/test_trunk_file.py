@@ -163,3 +163,12 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, damage: Any, m
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(ConfigError, match=message):
         read_trunk(tmp_path)
+
+
+@pytest.mark.parametrize("value", [5, None, {}, -1, True, [1]])
+def test_a_card_whose_digest_is_no_text_is_refused(tmp_path: Path, value: Any) -> None:
+    write_trunk(tmp_path, card(), trunk())
+    values = json.loads((tmp_path / CARD).read_text("utf-8"))
+    (tmp_path / CARD).write_text(json.dumps({**values, "digest": value}), "utf-8")
+    with pytest.raises(ConfigError, match="copy the directory"):
+        read_trunk(tmp_path)
