@@ -191,6 +191,11 @@ def _csv_rows(file: InputFile, form: TableForm) -> Iterator[tuple[int, list[str]
         first = above[0] if above else handle.readline()
         if kind := kind_of(first[:8].encode("latin-1", "replace")):
             raise DataError(f"{file.path}: is {kind}")
+        if "\0" in first:
+            raise DataError(
+                f"{file.path}: has NUL characters in line {form.header_line}: UTF-16 without a byte order mark, or no "
+                'text. Export it as UTF-8, or set data.encoding (of commands: --encoding) to "utf-16-le"'
+            )
         separator: str = form.separator
         line = form.header_line
         rest = handle if above else itertools.chain([first], handle)

@@ -114,3 +114,12 @@ def test_a_single_chunk_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("kmel_p2p.chem.structures.parallel.ProcessPoolExecutor", None)
     assert list(map_blocks(sum, [[1, 2, 3]], chunk=5, workers=8, lost=abs)) == [[6]]
     assert list(map_blocks(sum, [], chunk=5, workers=8, lost=abs)) == []
+
+
+def test_utf16_without_a_mark_is_called_what_it_is_and_read_when_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes("smiles,x\nCCO,1\n".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"NUL characters in line 1: UTF-16 without a byte order mark.*utf-16-le"):
+        StructureFile(InputFile(path), InputForm())
+    file = StructureFile(InputFile(path), InputForm(encoding="utf-16-le"))
+    assert [block.rows for block in file.blocks(0, file.count, 10)] == [[["CCO", "1"]]]
