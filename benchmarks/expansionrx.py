@@ -145,7 +145,13 @@ def run(arguments: argparse.Namespace, seed: int, silos: Mapping[str, Any], cach
     )  # fmt: skip
     settings = [training_settings(arguments, seed, at) for at in range(len(others) + 1)]
     (site,) = stacked_sites(
-        shape, [own, *others], settings, seed, scored=[0], tick=lambda text: say(f"seed {seed}: {text}")
+        shape,
+        [own, *others],
+        settings,
+        seed,
+        scored=[0],
+        graph_networks=arguments.graph_networks,
+        tick=lambda text: say(f"seed {seed}: {text}"),
     )
     rows = pd.DataFrame(site.errors(relative_error))
     rows.insert(0, "endpoint", [endpoint.name for endpoint in endpoints])
@@ -187,6 +193,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--graph-networks", type=int, default=0, help="in both stacks (extra gnn)")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos-cache")
     arguments = parse(parser, SMOKE, given)

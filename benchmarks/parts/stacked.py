@@ -61,7 +61,7 @@ class StackedSite:
 
     def outputs(self) -> dict[str, NDArray[np.float64]]:
         """Of each of `SHOWN` on the test fold, float64[n, E]."""
-        inputs = self.data.inputs.rows(self.data.test)
+        inputs = self.data.read_by(self.stack.reads).inputs.rows(self.data.test)
         predict = predictors(self.shape, self.comparison.models)
         sides = self.stack.sides(inputs)
         unusual = Neighbours.of(self.data).unusual(self.data.inputs.bits(self.data.test))
@@ -107,6 +107,7 @@ def stacked_sites(
     patience: int = 0,
     dense: bool = False,
     scored: Sequence[int] | None = None,
+    graph_networks: int = 0,
     tick: Callable[[str], None] = lambda text: None,
 ) -> list[StackedSite]:
     """Federate, then compare and stack at each site as its trainer would.
@@ -115,6 +116,7 @@ def stacked_sites(
         settings: of each site; `entry_limit` entries of `steps_per_entry` steps.
         patience: the charter's `pace.patience`.
         scored: numbers of the sites that are compared; None: all.
+        graph_networks: in each stack.
         tick: called with a line of progress.
     """
     # Rounds and comparison score test folds only to show them; here they are scored at the end.
@@ -131,7 +133,7 @@ def stacked_sites(
                 shape, blind[at], settings[at], seed, together.parameters(at),
                 steps=together.entries[at] * settings[at].steps_per_entry, federated_history=[],
                 report=lambda done, total: None, prefix=together.rounds[at].prefix.parameters, stacking=True,
-                others=together.others(at),
+                others=together.others(at), graph_networks=graph_networks,
             )  # fmt: skip
             tick(f"site {at} compared")
             found.append(StackedSite(shape, data[at], own, together.entries[at]))

@@ -152,6 +152,8 @@ class PredictionsSection(StrictModel):
 
     versions: Annotated[int, pydantic.Field(ge=1, le=10_000)] = 10
     """Versions of the models that are kept (`kmel-peer models`); the oldest are deleted, never the one in use."""
+    graph_networks: Annotated[int, pydantic.Field(ge=0, le=10)] = 0
+    """Graph networks (extra gnn) in the site's stacks beside their other learners; 3 is enough. 0: none."""
     record: bool = False
     """True: predictions of this site are recorded, without structures; `kmel-peer prospective` reports on them."""
     most: Annotated[int, pydantic.Field(ge=1000, le=100_000_000)] = 1_000_000

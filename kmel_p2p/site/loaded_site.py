@@ -107,6 +107,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         nice=config.resources.nice,
         require_approval=config.data.require_approval,
         versions=config.predictions.versions,
+        graph_networks=config.predictions.graph_networks,
         labels={
             "federation": charter.federation,
             "charter_id": charter.id.hex(),

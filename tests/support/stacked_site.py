@@ -19,6 +19,7 @@ from kmel_p2p.learn.predict.model_directory import STORED, Card, write_model
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate_stack
+from kmel_p2p.learn.stack import graph_networks as graph_networks_of
 from kmel_p2p.learn.stack import learners
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
@@ -58,8 +59,12 @@ class Site:
 
 
 @functools.cache
-def make_site() -> Site:
-    """Train and fit, with few trees and stages: what they predict does not matter much. Made once; change nothing."""
+def make_site(graph_networks: int = 0) -> Site:
+    """Train and fit, with few trees and stages: what they predict does not matter much. Made once; change nothing.
+
+    Args:
+        graph_networks: small ones, trained for a few passes.
+    """
     table = describe_all(SMILES, POLICY).table
     rng = np.random.default_rng(1)
     signal = np.array([len(smiles) for smiles in SMILES]) / 20 - 1 + 0.1 * rng.normal(size=len(SMILES))
@@ -74,7 +79,15 @@ def make_site() -> Site:
         patch.setattr(learners, "TREES", (20, 20))
         patch.setattr(learners, "STAGES", 40)
         patch.setattr(learners, "CLASS_STAGES", 20)
-        fitted = fit_stack(SHAPE, data, models, 1)
+        patch.setattr(graph_networks_of, "EPOCHS", 5)
+        patch.setattr(graph_networks_of, "BATCH", 10)
+        graphs = None
+        if graph_networks:
+            data = data.read_by(graph_networks_of.GRAPH_TRUNK)
+            small = graph_networks_of.graph_shape(SHAPE, 12, 2, (8,))
+            patch.setattr(graph_networks_of, "graph_shape", lambda site: small)
+            graphs = graph_networks_of.train_graphs(SHAPE, data, graph_networks, 7)
+        fitted = fit_stack(SHAPE, data, models, 1, graphs=graphs)
     neighbours = Neighbours.of(data)
     return Site(data, models, fitted, StoredStack(fitted.stack, calibrate_stack(data, fitted, neighbours)), neighbours)
 

@@ -46,6 +46,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_on
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
+from kmel_p2p.learn.stack.graph_networks import GRAPH_TRUNK, graph_steps, train_graphs
 from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, OTHERS
 from kmel_p2p.learn.stack.verdict import compare_sides
 from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints, validation_loss
@@ -112,6 +113,7 @@ def compare(
     prefix: Parameters | None = None,
     stacking: bool = False,
     others: NDArray[np.float32] | None = None,
+    graph_networks: int = 0,
 ) -> Comparison:
     """Train local and personalised models, score all, choose, and fit the stack.
 
@@ -123,12 +125,13 @@ def compare(
         report: called with (steps done, total steps); may raise to interrupt.
         prefix: the earlier trunk that did best on the validation fold, with the private heads of that time. The
             personalised model starts from it if it does better there than the final one.
+        graph_networks: members of the ensemble that the stack has beside its other learners; 0: none.
     """
     tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
     total = steps + 2 * tuning
     if stacking:
         names = (*LOCAL_NETWORKS, "federated", "personalised", *([OTHERS] if others is not None else []))
-        total += 2 * (steps + tuning) + learners_in_all(dataset, names)
+        total += 2 * (steps + tuning) + learners_in_all(dataset, names) + graph_networks * graph_steps(dataset)
     network = Network(architecture)
 
     fitted = fit_private_heads(network, dataset, settings, federated, tuning, lambda: report(0, total))
@@ -158,7 +161,7 @@ def compare(
     stacked = None
     if stacking:
         stacked = _stacked(
-            architecture, dataset, settings, model_seed, models, others, steps + tuning,
+            architecture, dataset, settings, model_seed, models, others, steps + tuning, graph_networks,
             lambda done: report(steps + 2 * tuning + done, total),
         )  # fmt: skip
     predict = predictors(architecture, models)
@@ -172,7 +175,8 @@ def compare(
     }
     result = _result(dataset, scores, networks, local, federated_history, every)
     if stacked is not None:
-        for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked, neighbours), strict=True):
+        read = dataset.read_by(stacked.stack.reads)
+        for endpoint, told in zip(result["endpoints"], compare_sides(read, stacked, neighbours), strict=True):
             endpoint[PREDICTED] = told.pop("answers")
             endpoint["stacked"] = told
             if endpoint["train"]:
@@ -189,12 +193,14 @@ def _stacked(
     models: dict[str, Parameters],
     others: NDArray[np.float32] | None,
     steps: int,
+    graph_networks: int,
     report: Callable[[int], None],
 ) -> FittedStack:
     """Train further local networks, and fit the stack.
 
     Args:
         steps: optimiser steps of each network.
+        graph_networks: beside them, from structures.
         report: called with what is done: steps, then learners.
     """
     further = {}
@@ -206,8 +212,14 @@ def _stacked(
         )  # fmt: skip
     if others is not None:
         further[OTHERS] = Parameters(others, models["federated"].private)
+    done = 2 * steps
+    graphs = None
+    if graph_networks:
+        dataset = dataset.read_by(GRAPH_TRUNK)
+        graphs = train_graphs(architecture, dataset, graph_networks, settings.seed, lambda own: report(2 * steps + own))
+        done += graph_networks * graph_steps(dataset)
     return fit_stack(
-        architecture, dataset, {**models, **further}, settings.seed, lambda done, _: report(2 * steps + done)
+        architecture, dataset, {**models, **further}, settings.seed, lambda own, _: report(done + own), graphs
     )
 
 

@@ -67,7 +67,7 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
         ConfigError: model and data have different assay endpoints.
     """
     _require_same(model, dataset)
-    inputs = dataset.inputs.rows(dataset.test)
+    inputs = dataset.read_by(model.reads).inputs.rows(dataset.test)
     near = None if model.neighbours is None else model.neighbours.nearest(dataset.inputs.bits(dataset.test))
     answer = model.answering.answer(inputs, near)
     outputs = {

@@ -62,4 +62,4 @@ def _outputs(model: Model, dataset: Dataset) -> NDArray[np.float64]:
             "has now: the two cannot be compared on the same values"
         )
     near = None if model.neighbours is None else model.neighbours.nearest(dataset.inputs.bits(dataset.test))
-    return model.answering.answer(dataset.inputs.rows(dataset.test), near).output
+    return model.answering.answer(dataset.read_by(model.reads).inputs.rows(dataset.test), near).output

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,24 +22,8 @@ from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.dmpnn_layout import ATOM_FEATURES, BOND_FEATURES, GRAPH_TENSORS
+from kmel_p2p.learn.models.graph_rows import Graph, GraphRows
 from kmel_p2p.learn.models.perceptron import Perceptron
-
-MAX_BONDS = 4096
-"""Directed bonds in a batch for prediction. A message of 300 numbers is 1.2 kB, and a few generations of messages exist
-at a time; a batch by molecules alone would grow with their size."""
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """One molecule, about 0.7 kB: its atoms and bonds as numbers of the kinds below.
-
-    Attributes:
-        atoms: int32[a] kinds of atoms.
-        bonds: int32[3, b]; kind of bond, and the two atoms it joins.
-    """
-
-    atoms: NDArray[np.int32]
-    bonds: NDArray[np.int32]
 
 
 class _Kinds:
@@ -73,42 +57,6 @@ class _Kinds:
 
 
 _ATOMS, _BONDS = _Kinds(ATOM_FEATURES), _Kinds(BOND_FEATURES)
-
-
-class GraphRows(np.ndarray[Any, np.dtype[np.float32]]):
-    """float32[n, width] of features whose rows remember the graphs of their molecules.
-
-    Everything that takes features (baselines, scores, predictors) works on it as on any other array; a `dmpnn` network
-    finds the graphs. Slices of rows keep them; whatever else numpy makes of it forgets them.
-
-    Attributes:
-        graphs: one per row.
-    """
-
-    graphs: Sequence[Graph]
-
-    @classmethod
-    def of(cls, features: NDArray[np.float32], graphs: Sequence[Graph]) -> Self:
-        """The rows of `features` with their graphs."""
-        rows = features.view(cls)
-        rows.graphs = graphs
-        return rows
-
-    def part(self, start: int, stop: int) -> GraphRows:
-        """Rows from `start` on, below `stop`."""
-        return GraphRows.of(np.asarray(self)[start:stop], self.graphs[start:stop])
-
-    def cuts(self, most: int) -> Iterator[tuple[int, int]]:
-        """Consecutive parts (start, stop) of at most `most` rows and `MAX_BONDS` directed bonds, or one molecule."""
-        start = bonds = 0
-        for at, graph in enumerate(self.graphs):
-            own = 2 * graph.bonds.shape[1]
-            if at > start and (at - start == most or bonds + own > MAX_BONDS):
-                yield start, at
-                start, bonds = at, 0
-            bonds += own
-        if start < len(self.graphs):
-            yield start, len(self.graphs)
 
 
 class MoleculeGraphs:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.structures.masked import MAX_ATOMS, mask_atoms
-from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.predict.answering import Answering
 from kmel_p2p.learn.predict.drawing import SIZE, draw, draw_contributions, full_colour
 from kmel_p2p.learn.predict.model_directory import Card
@@ -46,6 +45,10 @@ class Explainable(Protocol):
     card: Card
     neighbours: Neighbours | None
     answering: Answering
+
+    @property
+    def reads(self) -> str:
+        """See `predict.Model`."""
 
     def outputs(self, inputs: NDArray[np.float32], names: Collection[str]) -> Mapping[str, NDArray[np.float64]]:
         """Model -> labels or logits, float64[n, E]."""
@@ -156,8 +159,7 @@ def _changes(model: Explainable, prediction: Prediction, name: str | None) -> ND
     masked = mask_atoms(prediction.standardised, model.card.features)
     if masked is None:
         return None
-    molecules = trunk_kind(model.card.architecture.trunk).molecules(list(masked.smiles))
-    inputs = Inputs(masked.counts, masked.descriptors, molecules)
+    inputs = Inputs(masked.counts, masked.descriptors).read_by(model.reads, list(masked.smiles))
     rows = inputs.rows(np.arange(len(inputs)))
     if name is not None:
         outputs = model.outputs(rows, [name])[name]

@@ -22,7 +22,6 @@ from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.evaluate.comparison import predictors
 from kmel_p2p.learn.evaluate.scores import Predict
 from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_reference_hash
-from kmel_p2p.learn.models.registry import trunk_kind
 from kmel_p2p.learn.predict.answering import Answering, ByNetworks, ByStack, Similarity, parts_of
 from kmel_p2p.learn.predict.explain import Explanation, explain
 from kmel_p2p.learn.predict.frame import frame_of
@@ -82,6 +81,11 @@ class Model:
             known = {name: Calibration.read(raw) for name, raw in card.uncertainty.items()}
             chosen = [card.chosen[name] for name in names]
             self.answering = ByNetworks(self._predictors, chosen, self._untrained, known, neighbours)
+
+    @property
+    def reads(self) -> str:
+        """The kind of trunk whose rows of inputs predict (`Dataset.read_by`)."""
+        return self.card.architecture.trunk if self.stack is None else self.stack.reads
 
     @property
     def predictors(self) -> Mapping[str, Predict]:
@@ -252,8 +256,7 @@ class Model:
         self, part: StructureTable, model: str | None, level: float
     ) -> Iterator[tuple[dict[str, Value], float | None]]:
         """For each compound, values by assay endpoint, and similarity."""
-        molecules = trunk_kind(self.card.architecture.trunk).molecules(part.smiles)
-        inputs = Inputs(part.counts, part.descriptors, molecules)
+        inputs = Inputs(part.counts, part.descriptors).read_by(self.reads, part.smiles)
         every = np.arange(len(inputs))
         near = None if self.neighbours is None else self.neighbours.nearest(inputs.bits(every))
         columns = self._columns(inputs.rows(every), near, model, level)

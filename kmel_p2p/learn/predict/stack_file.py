@@ -20,6 +20,7 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.learn.predict.model_directory import Card
 from kmel_p2p.learn.predict.uncertainty import Calibration, SiteCalibration
+from kmel_p2p.learn.stack.graph_networks import graphs_reference
 from kmel_p2p.learn.stack.stack import SiteStack
 from kmel_p2p.learn.tensor_file import write_state
 from kmel_p2p.learn.train.checkpoint import Parameters
@@ -73,6 +74,7 @@ def read_stack(folder: Path, card: Card, parameters: Mapping[str, Parameters]) -
         with safe_open(path, framework="np") as handle:
             facts = parse_json(handle.metadata()["facts"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        _require_graphs(path, facts["stack"])
         stack = SiteStack.from_tensors(tensors, facts["stack"], card.architecture, parameters)
         known = {e.name: _calibration(facts["calibrations"][e.name]) for e in stack.architecture.endpoints}
     except FileNotFoundError:
@@ -82,6 +84,17 @@ def read_stack(folder: Path, card: Card, parameters: Mapping[str, Parameters]) -
             raise
         raise ConfigError(f"{path}: cannot be read: {error}; {WHAT_TO_DO}") from None
     return StoredStack(stack, known)
+
+
+def _require_graphs(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raises:
+    ConfigError: there are graph networks, and chemprop is missing here.
+    """
+    if "graphs" in facts:
+        try:
+            graphs_reference()
+        except ConfigError as error:
+            raise ConfigError(f"{path}: this site's stack has graph networks: {error}") from None
 
 
 def _calibration(raw: Mapping[str, Any]) -> SiteCalibration:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from kmel_p2p.learn.evaluate.scores import MAX_ROWS, blocks, scorable, some_of, too_little
 from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.stack.gaussian_process import MAX_ROWS as MAX_KNOWN
+from kmel_p2p.learn.stack.graph_networks import GraphNetworks
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
 from kmel_p2p.learn.stack.learners import KINDS, Learner, fit_learner, name_of
 from kmel_p2p.learn.stack.out_of_fold import out_of_fold
-from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Similar
+from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Reader, Similar
 from kmel_p2p.learn.stack.sides import LOCALS, OTHERS, read_by
-from kmel_p2p.learn.stack.stack import EndpointStack, SiteStack, networks_of, output_of
+from kmel_p2p.learn.stack.stack import EndpointStack, SiteStack, output_of, readers_of
 from kmel_p2p.learn.stack.weigh import Evidence, only_others, weigh
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
@@ -65,6 +65,7 @@ def fit_stack(
     models: Mapping[str, Parameters],
     seed: int,
     report: Callable[[int, int], None] = lambda done, total: None,
+    graphs: GraphNetworks | None = None,
 ) -> FittedStack:
     """Fit all learners of a site and weigh them.
 
@@ -72,8 +73,9 @@ def fit_stack(
         models: parameters of `local`, `federated` and `personalised`, and of as many of `local-2`, `local-3` and
             `others` as there are (`sides`).
         report: called with (learners done, learners in all); may raise to interrupt.
+        graphs: the site's graph networks, where it has some. The rows of the dataset then carry graphs.
     """
-    site = _Site(dataset, networks_of(architecture, models), read_by(models), seed)
+    site = _Site(dataset, readers_of(architecture, models, graphs), read_by(models), seed)
     total, done = learners_in_all(dataset, models), 0
 
     def tick() -> None:
@@ -87,7 +89,8 @@ def fit_stack(
         endpoints.append(stack)
         left.append(held_out)
     report(total, total)
-    return FittedStack(SiteStack(architecture, dataset.inputs.width, models, site.known, tuple(endpoints)), tuple(left))
+    made = SiteStack(architecture, dataset.inputs.width, models, site.known, tuple(endpoints), graphs)
+    return FittedStack(made, tuple(left))
 
 
 def learners_in_all(dataset: Dataset, networks: Collection[str]) -> int:
@@ -110,7 +113,7 @@ class _Site:
         known: the compounds of `all_chosen`.
     """
 
-    def __init__(self, dataset: Dataset, networks: Mapping[str, Network], readers: Collection[str], seed: int) -> None:
+    def __init__(self, dataset: Dataset, networks: Mapping[str, Reader], readers: Collection[str], seed: int) -> None:
         self.dataset, self.networks, self.readers, self.seed = dataset, networks, readers, seed
         self.held = np.union1d(dataset.valid, dataset.calibration)
         places = range(len(dataset.endpoints))

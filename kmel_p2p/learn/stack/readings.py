@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.stack.kernels import SMALLEST, counts_of, min_max, rbf, usual_distance
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
 
 DESCRIPTORS = "descriptors"
 """Name of the scale of descriptors among those of networks' activations."""
+
+
+class Reader(Protocol):
+    """A network, or several that answer as one."""
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    def activations(self, inputs: NDArray[np.float32], /) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """See `Network.activations`."""
 
 
 class LearnerInputs:
@@ -28,7 +38,7 @@ class LearnerInputs:
     def __init__(
         self,
         inputs: NDArray[np.float32],
-        networks: Mapping[str, Network],
+        networks: Mapping[str, Reader],
         bits: int,
         withheld: Collection[int] = (),
     ) -> None:

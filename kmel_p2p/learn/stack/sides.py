@@ -1,6 +1,7 @@
 """Which learners stand on which side: what a site can do alone, and what the federation adds.
 
-    alone       the mean of the local networks, and trees, boosting and a Gaussian process on features
+    alone       the mean of the local networks, trees, boosting and a Gaussian process on features, and where the site
+                asks for them the mean of its graph networks
     networks    those, and the same three on activations of one or two local networks
     stack       all of those, the personalised and the federated network, and the three on activations of the
                 federated trunk and, where it is known, of the others' trunk
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.learn.stack.graph_networks import GRAPHS
 from kmel_p2p.learn.stack.learners import KINDS, name_of
 from kmel_p2p.learn.stack.logits import UNCHANGED, LogitMap
 
@@ -66,7 +68,7 @@ def read_by(networks: Collection[str]) -> tuple[str, ...]:
 
 def alone(learners: Collection[str]) -> list[str]:
     """The small local stack."""
-    return [name for name in (LOCALS, *KINDS) if name in learners]
+    return [name for name in (LOCALS, GRAPHS, *KINDS) if name in learners]
 
 
 def with_local_networks(learners: Collection[str], networks: Collection[str]) -> list[str]:

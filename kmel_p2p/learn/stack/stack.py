@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.graph_rows import parts_of
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.stack.graph_networks import GRAPHS, GraphEnsemble, GraphNetworks
 from kmel_p2p.learn.stack.learners import Learner, read_learner
 from kmel_p2p.learn.stack.logits import LogitMap
-from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Similar
+from kmel_p2p.learn.stack.readings import Known, LearnerInputs, Reader, Similar
 from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, LOCALS, SIDES, STACK, Mixture
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
 from kmel_p2p.learn.stack.weigh import spread_of
@@ -85,15 +87,23 @@ class SiteStack:
         models: Mapping[str, Parameters],
         known: Known,
         endpoints: tuple[EndpointStack, ...],
+        graphs: GraphNetworks | None = None,
     ) -> None:
         """
         Args:
             bits: width of the fingerprint.
             models: parameters of the networks; `sides` has their names.
+            graphs: the site's graph networks, where it has some.
         """
         self.architecture, self.endpoints = architecture, endpoints
         self._bits, self._models, self._known = bits, dict(models), known
-        self._networks = networks_of(architecture, models)
+        self._graphs = graphs
+        self._networks = readers_of(architecture, models, graphs)
+
+    @property
+    def reads(self) -> str:
+        """The kind of trunk whose rows of inputs it takes (`Dataset.read_by`)."""
+        return self.architecture.trunk if self._graphs is None else self._graphs.architecture.trunk
 
     def sides(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float64]]:
         """Outputs float64[n, E] of each of `SIDES`: labels, or logits.
@@ -108,7 +118,7 @@ class SiteStack:
         found = {side: np.empty((len(inputs), len(self.endpoints))) for side in SIDES}
         spread = np.empty((len(inputs), len(self.endpoints)))
         stop = 0
-        for part in next(iter(self._networks.values())).parts(inputs, BLOCK):
+        for part in parts_of(inputs, BLOCK):
             block = slice(stop, stop + len(part))
             stop = block.stop
             readings = LearnerInputs(part, self._networks, self._bits)
@@ -147,6 +157,8 @@ class SiteStack:
         for name, model in self._models.items():
             if name not in STORED_ELSEWHERE:
                 found |= under(f"network/{name}", {"trunk": model.trunk, "private": model.private})
+        if self._graphs is not None:
+            found |= under("graphs", self._graphs.tensors())
         for place, stack in enumerate(self.endpoints):
             found[f"{place}/rows"] = stack.rows
             for name, learner in stack.learners.items():
@@ -169,7 +181,8 @@ class SiteStack:
             }
             for endpoint, stack in zip(self.architecture.endpoints, self.endpoints, strict=True)
         ]
-        return {"bits": self._bits, "networks": list(self._models), "endpoints": endpoints}
+        found = {"bits": self._bits, "networks": list(self._models), "endpoints": endpoints}
+        return found if self._graphs is None else {**found, "graphs": self._graphs.facts()}
 
     @classmethod
     def from_tensors(
@@ -181,7 +194,8 @@ class SiteStack:
             models: parameters of the networks in `STORED_ELSEWHERE`.
 
         Raises:
-            ConfigError: something is damaged, or belongs to other networks.
+            ConfigError: something is damaged, or belongs to other networks; or there are graph networks, and chemprop
+                is missing or another.
         """
         try:
             return _read(tensors, facts, architecture, models)
@@ -195,6 +209,14 @@ def networks_of(architecture: Architecture, models: Mapping[str, Parameters]) ->
     for name, network in networks.items():
         models[name].load_into(network)
     return networks
+
+
+def readers_of(
+    architecture: Architecture, models: Mapping[str, Parameters], graphs: GraphNetworks | None
+) -> dict[str, Reader]:
+    """What learners read: the networks, and under `GRAPHS` those of graphs where there are some."""
+    found: dict[str, Reader] = {**networks_of(architecture, models)}
+    return found if graphs is None else found | {GRAPHS: GraphEnsemble(graphs)}
 
 
 def output_of(
@@ -236,6 +258,9 @@ def _read(
             else []
         )
         every[name] = Parameters(*parts) if own else models[name]
+    graphs = None
+    if "graphs" in facts:
+        graphs = GraphNetworks.from_tensors(below(tensors, "graphs"), facts["graphs"], architecture, WHERE)
     hidden = architecture.hidden[-1]
     known = Known.from_tensors(below(tensors, "known"), bits, architecture.inputs, hidden, WHERE)
     if len(facts["endpoints"]) != len(architecture.endpoints):
@@ -266,7 +291,7 @@ def _read(
             mixing = tuple(told["sides"][side])
             weights = require(tensors, f"{place}/weights/{side}", np.float64, (len(mixing),), where)
             if (
-                not set(mixing) <= {LOCALS, *every, *learners}
+                not set(mixing) <= {LOCALS, *every, *learners, *([GRAPHS] if graphs is not None else [])}
                 or not len(mixing)
                 or (weights < 0).any()
                 or abs(weights.sum() - 1) > 1e-6
@@ -278,4 +303,4 @@ def _read(
             raise damaged(where, "no such side")
         held_out = int(told["held_out"])
         endpoints.append(EndpointStack(learners, rows, sides, told["own"], told["unusual"], held_out))
-    return SiteStack(architecture, bits, every, known, tuple(endpoints))
+    return SiteStack(architecture, bits, every, known, tuple(endpoints), graphs)

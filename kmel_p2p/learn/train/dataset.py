@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -44,6 +45,16 @@ class Inputs:
         """float32[len(rows), width]: `LEVELS` of counts, then descriptors, then what else the trunk reads."""
         features = self._dense[rows] if self._dense is not None else self._fill(rows)
         return features if self._molecules is None else self._molecules.attach(features, rows)
+
+    def read_by(self, trunk: str, smiles: Sequence[str]) -> Inputs:
+        """The same features, with what a kind of trunk reads beside them.
+
+        Args:
+            smiles: standardised structures of all compounds.
+        """
+        found = copy.copy(self)
+        found._molecules = trunk_kind(trunk).molecules(smiles)
+        return found
 
     def prepare(self, progress: Callable[[int, int], None]) -> None:
         """Compute now what `rows` would compute when first asked (`registry.Molecules.prepare`)."""
@@ -119,6 +130,10 @@ class Dataset:
             np.flatnonzero(every == Fold.TEST),
             tuple(table.smiles),
         )
+
+    def read_by(self, trunk: str) -> Dataset:
+        """The same measurements for a network with this kind of trunk."""
+        return replace(self, inputs=self.inputs.read_by(trunk, self.smiles))
 
     def trained_heads(self) -> tuple[int, ...]:
         """Numbers of the shared heads that learn from these measurements: places among the charter's shared heads."""

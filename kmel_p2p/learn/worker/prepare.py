@@ -15,6 +15,7 @@ from kmel_p2p.chem.dataset.refresh import KEPT, write_measured
 from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
+from kmel_p2p.learn.stack.graph_networks import graphs_reference
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress, TrainerPlan
 
@@ -29,6 +30,8 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
         DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
     features_hash = check_reference(plan)
+    if plan.graph_networks:
+        check_graphs()
     cache = StructureCache(plan.state_dir / FOLDER)
     workers = plan.featurise_processes or usable_cores()
 
@@ -80,6 +83,18 @@ def check_reference(plan: TrainerPlan) -> str:
             "Install the versions the federation agreed on"
         )
     return own
+
+
+def check_graphs() -> None:
+    """Find out now, not after days of training, whether graph networks can be trained here.
+
+    Raises:
+        ConfigError: chemprop is missing, or of another version.
+    """
+    try:
+        graphs_reference()
+    except ConfigError as error:
+        raise ConfigError(f"predictions.graph_networks: {error}; or set it to 0, which trains none") from None
 
 
 def _account(own: Measurements, dataset: Dataset, plan: TrainerPlan, features_hash: str) -> Prepared:

@@ -66,6 +66,7 @@ class TrainerPlan:
         nice: how much to lower the process's priority, 0 to 19.
         require_approval: train only on an approved dataset (`chem.dataset.manifest`).
         versions: of the models that are kept (`learn.predict.versions`).
+        graph_networks: in the site's stack (`learn.stack.graph_networks`); 0: none.
         labels: facts for the model's card, such as federation, charter id and site name.
     """
 
@@ -88,6 +89,7 @@ class TrainerPlan:
     nice: int = 0
     require_approval: bool = False
     versions: int = 10
+    graph_networks: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     noise: NoisePlan | None = None
 

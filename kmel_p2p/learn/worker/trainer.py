@@ -171,6 +171,7 @@ class Trainer:
             prefix=rounds.prefix.parameters,
             others=None if command.others_file is None else read_vector(command.others_file, self._layout.size),
             stacking=True,
+            graph_networks=plan.graph_networks,
         )
         stacked = comparison.stacked
         assert stacked is not None, "asked for"

@@ -30,8 +30,10 @@ from kmel_p2p.learn import device
 from kmel_p2p.learn.evaluate.comparison import MODELS, compare, start_local
 from kmel_p2p.learn.evaluate.scores import fold_scores, forest_baseline, median_baseline
 from kmel_p2p.learn.models import dmpnn_graphs as graphs
+from kmel_p2p.learn.models import graph_rows
 from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.models.dmpnn_graphs import GraphBatch, GraphRows, MessagePassing, MoleculeGraphs
+from kmel_p2p.learn.models.dmpnn_graphs import GraphBatch, MessagePassing, MoleculeGraphs
+from kmel_p2p.learn.models.graph_rows import GraphRows
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import trunk_reference_hash
@@ -202,7 +204,7 @@ def test_predicting_takes_parts_that_fit_into_memory(data: Dataset, monkeypatch:
     network, rows = started(), data.inputs.rows(np.arange(61))
     assert isinstance(rows, GraphRows)
     whole = network.predict(rows)
-    monkeypatch.setattr(graphs, "MAX_BONDS", 40)
+    monkeypatch.setattr(graph_rows, "MAX_BONDS", 40)
     cuts = list(rows.cuts(7))
     assert cuts[0][0] == 0
     assert cuts[-1][1] == 61
@@ -212,7 +214,7 @@ def test_predicting_takes_parts_that_fit_into_memory(data: Dataset, monkeypatch:
     assert all(bonds <= 40 or size == 1 for size, bonds in sizes)
     assert network.predict(rows, batch=7) == pytest.approx(whole, abs=1e-5)
     # A molecule above the limit is a part of its own.
-    monkeypatch.setattr(graphs, "MAX_BONDS", 1)
+    monkeypatch.setattr(graph_rows, "MAX_BONDS", 1)
     assert network.predict(rows) == pytest.approx(whole, abs=1e-5)
 
 
