@@ -46,12 +46,13 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import ONLY_OTHERS, MeanOf, answers, outputs_on
 from kmel_p2p.learn.stack.fit import FittedStack, fit_stack, learners_in_all
-from kmel_p2p.learn.stack.graph_networks import GRAPH_TRUNK, graph_steps, train_graphs
+from kmel_p2p.learn.stack.graph_networks import graph_steps, train_graphs
 from kmel_p2p.learn.stack.sides import LOCAL_NETWORKS, OTHERS
 from kmel_p2p.learn.stack.verdict import compare_sides
-from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints, validation_loss
+from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import LocalOptimiser, MultiTaskLoss
+from kmel_p2p.learn.train.optimise import LocalOptimiser
+from kmel_p2p.learn.train.prefix import better_start
 from kmel_p2p.learn.worker.session import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
@@ -146,7 +147,7 @@ def compare(
         tick=lambda done: report(done, total),
         scored=sampled(dataset, settings.seed, test=settings.test_in_rounds),
     )
-    start = _better_start(network, dataset, fitted, prefix)
+    start = better_start(network, dataset, fitted, prefix)
     start.load_into(network)
     personalised = train_with_checkpoints(
         network,
@@ -175,8 +176,7 @@ def compare(
     }
     result = _result(dataset, scores, networks, local, federated_history, every)
     if stacked is not None:
-        read = dataset.read_by(stacked.stack.reads)
-        for endpoint, told in zip(result["endpoints"], compare_sides(read, stacked, neighbours), strict=True):
+        for endpoint, told in zip(result["endpoints"], compare_sides(dataset, stacked, neighbours), strict=True):
             endpoint[PREDICTED] = told.pop("answers")
             endpoint["stacked"] = told
             if endpoint["train"]:
@@ -212,26 +212,11 @@ def _stacked(
         )  # fmt: skip
     if others is not None:
         further[OTHERS] = Parameters(others, models["federated"].private)
-    done = 2 * steps
-    graphs = None
-    if graph_networks:
-        dataset = dataset.read_by(GRAPH_TRUNK)
-        graphs = train_graphs(architecture, dataset, graph_networks, settings.seed, lambda own: report(2 * steps + own))
-        done += graph_networks * graph_steps(dataset)
+    graphs = train_graphs(architecture, dataset, graph_networks, settings.seed, lambda own: report(2 * steps + own))
+    done = 2 * steps + graph_networks * graph_steps(dataset)
     return fit_stack(
         architecture, dataset, {**models, **further}, settings.seed, lambda own, _: report(done + own), graphs
     )
-
-
-def _better_start(network: Network, dataset: Dataset, final: Parameters, prefix: Parameters | None) -> Parameters:
-    """Which of the two has the lower loss on the validation fold; the final one, unless the prefix has."""
-    if prefix is None:
-        return final
-    loss, found = MultiTaskLoss(dataset.endpoints), []
-    for parameters in (final, prefix):
-        parameters.load_into(network)
-        found.append(validation_loss(network, dataset, loss))
-    return prefix if found[1] < found[0] or not np.isfinite(found[0]) else final
 
 
 def train_local(

@@ -30,8 +30,8 @@ class Graph:
 class GraphRows(np.ndarray[Any, np.dtype[np.float32]]):
     """float32[n, width] of features whose rows remember the graphs of their molecules.
 
-    Everything that takes features (baselines, scores, predictors) works on it as on any other array; a `dmpnn` network
-    finds the graphs. Slices of rows keep them; whatever else numpy makes of it forgets them.
+    Everything that takes features (baselines, scores, predictors) works on it as on any other array; a network of
+    graphs finds them. Slices of rows keep them; whatever else numpy makes of it forgets them.
 
     Attributes:
         graphs: one per row.

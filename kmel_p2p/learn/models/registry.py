@@ -129,6 +129,10 @@ class Molecules(Protocol):
 KINDS: Mapping[str, TrunkKind] = {kind.name: kind for kind in (mlp.KIND, dmpnn.KIND, projected.KIND)}
 
 
+GRAPH_TRUNK = dmpnn.KIND.name
+"""The kind that reads molecular graphs."""
+
+
 def trunk_kind(name: str) -> TrunkKind:
     """The kind of that name.
 

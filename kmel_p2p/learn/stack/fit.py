@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.learn.evaluate.scores import MAX_ROWS, blocks, scorable, some_of, too_little
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.registry import GRAPH_TRUNK
 from kmel_p2p.learn.stack.gaussian_process import MAX_ROWS as MAX_KNOWN
 from kmel_p2p.learn.stack.graph_networks import GraphNetworks
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
@@ -73,8 +74,10 @@ def fit_stack(
         models: parameters of `local`, `federated` and `personalised`, and of as many of `local-2`, `local-3` and
             `others` as there are (`sides`).
         report: called with (learners done, learners in all); may raise to interrupt.
-        graphs: the site's graph networks, where it has some. The rows of the dataset then carry graphs.
+        graphs: the site's graph networks, where it has some.
     """
+    if graphs is not None:
+        dataset = dataset.read_by(GRAPH_TRUNK)
     site = _Site(dataset, readers_of(architecture, models, graphs), read_by(models), seed)
     total, done = learners_in_all(dataset, models), 0
 

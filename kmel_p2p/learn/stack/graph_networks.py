@@ -1,6 +1,6 @@
 """Graph networks of a site's own, as one learner of its stacks: an ensemble that reads bonds and atoms (extra `gnn`).
 
-Each member is what a charter's trunk `dmpnn` is (`learn.models.dmpnn`): chemprop's directed message passing, then a
+Each member is what a charter's trunk of graphs is (`registry.GRAPH_TRUNK`): chemprop's directed message passing, then a
 perceptron that also reads the descriptors, with a head for every assay endpoint. All assay endpoints of the site train
 it together. Nothing of it leaves the site, and no other site needs the extra.
 """
@@ -15,19 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.structures.features import REFERENCE_MOLECULES
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.models.dmpnn import KIND
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.registry import GRAPH_TRUNK, trunk_kind
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import TrainingSettings
-
-GRAPH_TRUNK = KIND.name
-"""The kind of trunk of its members."""
 
 GRAPHS = "graphs"
 """The learner that is the mean of the graph networks."""
@@ -160,19 +158,20 @@ def train_graphs(
     members: int,
     seed: int,
     tick: Callable[[int], None] = lambda done: None,
-) -> GraphNetworks:
+) -> GraphNetworks | None:
     """Train an ensemble on the site's own training fold.
 
     Args:
         site: the architecture of the site's other networks.
-        dataset: whose rows carry graphs (`Dataset.read_by`).
-        members: networks, from seeds of their own.
+        members: networks, from seeds of their own; 0: None is returned.
         tick: called with the steps done, of `members * graph_steps(dataset)`; may raise to interrupt.
 
     Raises:
         ConfigError: chemprop is missing.
     """
-    shape, reference = graph_shape(site), graphs_reference()
+    if not members:
+        return None
+    dataset, shape, reference = dataset.read_by(GRAPH_TRUNK), graph_shape(site), graphs_reference()
     every, steps = _steps_per_epoch(dataset), graph_steps(dataset)
     found = []
     for number in range(members):
@@ -196,9 +195,7 @@ def graphs_reference() -> str:
     Raises:
         ConfigError: chemprop is missing; says what to do.
     """
-    from kmel_p2p.learn.models.dmpnn_graphs import graphs_hash
-
     try:
-        return graphs_hash(REFERENCE_MOLECULES)
+        return trunk_kind(GRAPH_TRUNK).reference_hash(REFERENCE_MOLECULES, ModelRule(), 0)
     except ConfigError as error:
         raise ConfigError(f"{NEEDED} ({error})") from None

@@ -25,7 +25,7 @@ def compare_sides(dataset: Dataset, fitted: FittedStack, neighbours: Neighbours)
     answers             {"valid": score, "test": score} of what the site predicts with: the side that answers for each
     difference          [mean, standard error] of the losses on held-out compounds, stack - best local; None if few
     """
-    tests = _test_outputs(dataset, fitted)
+    tests = _test_outputs(dataset.read_by(fitted.stack.reads), fitted)
     answered = fitted.stack.chosen(tests, neighbours.unusual(dataset.inputs.bits(dataset.test)))
     found: list[dict[str, Any]] = []
     for place, endpoint in enumerate(dataset.endpoints):

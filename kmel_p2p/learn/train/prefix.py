@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.tensor_file import read_state, write_state
-from kmel_p2p.learn.train.checkpoint import Parameters, can_choose
+from kmel_p2p.learn.train.checkpoint import Parameters, can_choose, validation_loss
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import MultiTaskLoss, loss_of
 
@@ -80,3 +81,14 @@ class BestPrefix:
         """Remove what another run left."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+
+def better_start(network: Network, dataset: Dataset, final: Parameters, prefix: Parameters | None) -> Parameters:
+    """Which of the two has the lower loss on the validation fold; the final one, unless the prefix has."""
+    if prefix is None:
+        return final
+    loss, found = MultiTaskLoss(dataset.endpoints), []
+    for parameters in (final, prefix):
+        parameters.load_into(network)
+        found.append(validation_loss(network, dataset, loss))
+    return prefix if found[1] < found[0] or not np.isfinite(found[0]) else final

@@ -16,10 +16,11 @@ from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.learn.evaluate.scores import score
 from kmel_p2p.learn.models import dmpnn_graphs
+from kmel_p2p.learn.models.registry import GRAPH_TRUNK
 from kmel_p2p.learn.predict.predict import load_model
 from kmel_p2p.learn.stack import graph_networks
 from kmel_p2p.learn.stack import stack as stacks
-from kmel_p2p.learn.stack.graph_networks import GRAPH_TRUNK, GRAPHS, GraphEnsemble, graph_shape, train_graphs
+from kmel_p2p.learn.stack.graph_networks import GRAPHS, GraphEnsemble, GraphNetworks, graph_shape, train_graphs
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, FOREIGN, SIDES, STACK
 from kmel_p2p.learn.stack.stack import STORED_ELSEWHERE, SiteStack
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
@@ -65,7 +66,7 @@ def test_they_learn_from_graphs_what_each_assay_endpoint_measures(monkeypatch: p
     small = graph_shape(SHAPE, 12, 2, (8,))
     monkeypatch.setattr(graph_networks, "graph_shape", lambda site: small)
     seen: list[int] = []
-    trained = train_graphs(SHAPE, data, 2, 7, seen.append)
+    trained = _trained(data, 7, seen)
     assert seen == sorted(seen)
     assert seen[-1] == 2 * graph_networks.graph_steps(data)
     inputs = data.inputs.rows(data.test)
@@ -74,7 +75,7 @@ def test_they_learn_from_graphs_what_each_assay_endpoint_measures(monkeypatch: p
     assert score(ENDPOINTS[0], outputs[:, 0], values) < 0.6 * float(values.std()) * ENDPOINTS[0].scale
     assert score(ENDPOINTS[1], outputs[:, 1], classes) < 0.1
     monkeypatch.setattr(graph_networks, "EPOCHS", 2)
-    few = [GraphEnsemble(train_graphs(SHAPE, data, 2, seed)).activations(inputs)[1] for seed in (7, 7, 8)]
+    few = [GraphEnsemble(_trained(data, seed, seen)).activations(inputs)[1] for seed in (7, 7, 8)]
     assert np.array_equal(few[0], few[1])
     assert not np.array_equal(few[0], few[2])
 
@@ -155,6 +156,12 @@ def test_another_chemprop_is_told_apart_from_damage(written: Path, monkeypatch: 
     monkeypatch.setattr(graph_networks, "REFERENCE_MOLECULES", ("CC",))
     with pytest.raises(ConfigError, match="trained with another version of chemprop or RDKit"):
         load_model(written)
+
+
+def _trained(data: Dataset, seed: int, seen: list[int]) -> GraphNetworks:
+    found = train_graphs(SHAPE, data, 2, seed, seen.append)
+    assert found is not None
+    return found
 
 
 def _known(site: Site) -> dict[str, Any]:
