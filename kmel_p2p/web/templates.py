@@ -26,12 +26,12 @@ def page(package: str, template: str, values: Mapping[str, object], filters: Fil
     Args:
         filters: name -> function, for this page.
     """
-    return _environment(package).overlay_with(filters).get_template(template).render(**values)
+    return _environment(package, tuple((filters or {}).items())).get_template(template).render(**values)
 
 
 def block(package: str, template: str, name: str, values: Mapping[str, object], filters: Filters | None = None) -> str:
     """What one block of a template makes: the part of a page that changes while it is looked at."""
-    found = _environment(package).overlay_with(filters).get_template(template)
+    found = _environment(package, tuple((filters or {}).items())).get_template(template)
     return "".join(found.blocks[name](found.new_context(dict(values))))
 
 
@@ -46,25 +46,18 @@ def script() -> str:
     return resources.files(SHARED).joinpath("live.js").read_text("utf-8")
 
 
-class _Environment(jinja2.Environment):
-    def overlay_with(self, filters: Filters | None) -> jinja2.Environment:
-        if not filters:
-            return self
-        found = self.overlay()
-        found.filters = {**self.filters, **filters}
-        return found
-
-
 def _plain(value: Any) -> Any:
     """Control characters of others, such as those that turn the direction of text, are written out on a page, too."""
     return shown(value) if type(value) is str else value
 
 
-@functools.cache
-def _environment(package: str) -> _Environment:
+@functools.lru_cache(16)
+def _environment(package: str, filters: tuple[tuple[str, Callable[..., Any]], ...]) -> jinja2.Environment:
+    """Kept, so that a page that is looked at is compiled once."""
     folders = [str(resources.files(name)) for name in dict.fromkeys((package, SHARED))]
     loader = jinja2.FileSystemLoader(folders)
-    made = _Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain)
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain)
+    made.filters.update(filters)
     # A style sheet is included as it is: CSS has quotes, and no text of anybody.
     made.globals["style"] = lambda *more: markupsafe.Markup(style(*more))
     return made
