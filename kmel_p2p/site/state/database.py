@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgpack
+
 from kmel_p2p.agreement.errors import ConfigError
 
 APPLICATION_ID = 0x6B6D656C
@@ -119,3 +121,18 @@ def _free(path: Path) -> str:
         return f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free at {path.parent}"
     except OSError:
         return f"look at {path.parent}"
+
+
+@contextmanager
+def sound(path: Path, what: str) -> Iterator[None]:
+    """Has a record that cannot be read told with what to do.
+
+    Raises:
+        ConfigError: the `with` block could not read it.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ConfigError(
+            f"{path}: {what} is damaged: {error}; stop the daemon and restore the state directory from a backup"
+        ) from None

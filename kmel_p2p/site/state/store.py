@@ -21,7 +21,7 @@ from kmel_p2p.core.ledger.events import CompactionRecord
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
-from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare
+from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare, sound
 from kmel_p2p.site.state.set_aside import OWN_STATE, SetAside
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
 from kmel_p2p.site.state.stored_state import StateRecords
@@ -278,7 +278,8 @@ class Store(SetAside):
 
     def amendments(self) -> dict[int, bytes]:
         """Amendments heard of, by number, in order. Those that the site's files list need not be among them."""
-        return {int(number): value for number, value in self.blobs(AMENDMENT).items()}
+        with sound(self.path, "an amendment"):
+            return {int(number): value for number, value in self.blobs(AMENDMENT).items()}
 
     # small values
 
@@ -362,7 +363,8 @@ class Store(SetAside):
             kind,
             max(1, step),
         )
-        return [{"at": at, **msgpack.unpackb(body, raw=False)} for at, body in rows]
+        with sound(self.path, f"a row of the series {kind!r}"):
+            return [{"at": at, **msgpack.unpackb(body, raw=False)} for at, body in rows]
 
     def history_length(self, kind: str) -> int:
         """Number of rows of one series."""

@@ -165,6 +165,11 @@ def test_parquet_reads_like_csv(tmp_path: Path) -> None:
         (3, "no measurement in this row"),
         (4, "no SMILES"),
     ]
+    # The bytes of a text that is none, as after damage; pandas writes them uncompressed here.
+    pd.DataFrame({"smiles": ["CCO", "CCNCC"], "D": [1.5, 2.0]}).to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"CCNCC", b"CC\xffCC"))
+    with pytest.raises(DataError, match=r"data\.parquet: cannot be read as Parquet"):
+        ingest(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), (LOGD,), POLICY)
     path.write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         ingest(Source(path=path, smiles_column="smiles", columns={"logd": Column(column="D")}), (LOGD,), POLICY)

@@ -305,3 +305,17 @@ def test_damage_foreign_files_and_newer_schemas_are_told_apart(tmp_path: Path) -
         Store(tmp_path / "none", read_only=True)
     with pytest.raises(ConfigError, match="cannot be opened"):
         Store(tmp_path / "no" / "such" / "directory")
+
+
+def test_a_damaged_record_is_named_with_what_to_do(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    store.put_blob("amendment 0000\x7f00001", b"")
+    store.add_history("round", 1.0, {"loss": 0.5})
+    store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        connection.execute("UPDATE history SET body = ?", (b"\x81\xa5a\xffive\x01",))
+    store = Store(tmp_path / "store.sqlite")
+    for read in (store.amendments, lambda: store.history("round")):
+        with pytest.raises(ConfigError, match=r"store\.sqlite: .* is damaged: .*from a backup"):
+            read()
+    store.close()
