@@ -158,6 +158,8 @@ class _Run:
         self._damage.back_up(loser.name, loser.state_dir)
         loser.start()
         self._up()
+        stored = _published(loser)
+        self.await_("the site has heard both others", lambda: _published(loser) > stored, UP_S)
         self._down(other)
         before = _published(loser)
         self.await_("the site goes on with one other", lambda: _published(loser) >= before + 3, UP_S)
