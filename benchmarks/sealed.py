@@ -136,7 +136,8 @@ def score(data: Solubility, shape: Architecture, trunk: np.ndarray) -> float:
 
 def clear_sums(arguments: argparse.Namespace, data: Solubility, datasets: Sequence[Dataset], seed: int) -> float:
     """RMSE of sums without noise."""
-    layout = trunk_layout(PROJECTED)
+    shape = PROJECTED.changed(seed=seed)
+    layout = trunk_layout(shape)
     settings = [
         TrainingSettings(
             batch_size=32, learning_rate=RATE, weight_decay=0.01, seed=1000 * seed + site,
@@ -146,10 +147,8 @@ def clear_sums(arguments: argparse.Namespace, data: Solubility, datasets: Sequen
     ]  # fmt: skip
     sums = SealedSums(layout.size, len(datasets), RATE, arguments.steps, seed, PATTERN, LEVELS)
     with tempfile.TemporaryDirectory() as folder:
-        together = federate(
-            PROJECTED, datasets, settings, arguments.entries, Path(folder), model_seed=seed, sums=sums
-        )  # fmt: skip
-    return score(data, PROJECTED.changed(seed=seed), together.trunk)
+        together = federate(shape, datasets, settings, arguments.entries, Path(folder), model_seed=seed, sums=sums)
+    return score(data, shape, together.trunk)
 
 
 def overhead(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:

@@ -115,8 +115,23 @@ class Charter(StrictModel):
 
     @pydantic.model_validator(mode="after")
     def _privacy_fits_averaging(self) -> Charter:
-        if self.privacy.on and (problem := self.averaging.privacy_problem(self.privacy.colluders)):
+        if not self.privacy.on:
+            return self
+        if problem := self.averaging.privacy_problem(self.privacy.colluders):
             raise ValueError(problem)
+        # What is trained on a compound without noise, and what sums are made with, must not be the same thing.
+        kept = [endpoint.name for endpoint in self.assay_endpoints if endpoint.head != "shared"]
+        if kept or self.model.calibrate:
+            what = f"assay endpoint {kept[0]!r} has a private head" if kept else "model.calibrate is true"
+            raise ValueError(
+                f"{what}, and with privacy.dp = 'record' nothing of a network may be trained without noise: the sums "
+                "would show it. Set head = 'shared' everywhere and model.calibrate = false"
+            )
+        if self.pace.patience:
+            raise ValueError(
+                f"pace.patience is {self.pace.patience}: when a site stops would show its validation scores, for which "
+                "no noise is added (privacy.dp). Set it to 0"
+            )
         return self
 
     @property

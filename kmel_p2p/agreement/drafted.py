@@ -115,24 +115,30 @@ def private_sections(sections: dict[str, dict[str, Any]], epsilon: float, compou
         sites: founders.
     """
     delta = usual_delta(compounds)
+    group = max(4, min(5, sites))
+    # The smallest set that the smallest group of the rounds may open: fewer would mean more noise for each site.
+    least = max(3, 2 * max(group, 2 * sites // 3 + 1) // 3 + 1)
     sections["model"] |= {"dropout": 0.0}
     sections["averaging"] = {
         "mode": "sealed",
         "entry_limit": PRIVATE_ROUNDS,
         "steps_per_entry": 1,
         "pattern": 1.0,
-        "min_group": max(4, min(5, sites)),
-        "min_sum": max(3, min(4, sites - 1)),
+        "min_group": group,
+        "min_sum": least,
     }
     sections["pace"] = {"patience": 0}
-    sections["privacy"] = {"dp": "record", "epsilon": epsilon, "delta": delta}
+    # As many as may lie without anybody being hurt, if enough are left whose noise counts.
+    colluders = max(1, min((sites - 1) // 3, least - 2))
+    sections["privacy"] = {"dp": "record", "epsilon": epsilon, "delta": delta, "colluders": colluders}
     return [
         f"Sealed rounds with differential privacy: epsilon {epsilon:g} and delta {delta:g} bound what {PRIVATE_ROUNDS} "
         "noised steps say about any one compound.",
+        f"{colluders} of the sites may pool what they know: the noise of the others alone keeps the budget.",
         "kmel-peer privacy plan says what a budget costs in error.",
     ]
 
 
 def usual_delta(compounds: int) -> float:
     """A tenth of one in all compounds, as a power of ten: well below one in them, as it has to be."""
-    return float(10.0 ** math.floor(math.log10(0.1 / compounds)))
+    return min(1e-3, float(10.0 ** math.floor(math.log10(0.1 / compounds))))

@@ -14,8 +14,8 @@ SPARE = (20, 4)
 sealed its vector are charged like others."""
 
 OUTSIDE = (
-    "outside epsilon: the choice of models by validation, private heads, and what a site's own models and predictions "
-    "show"
+    "outside epsilon: the choice of models by validation, what a site's own models and predictions show, when it "
+    "trains, its size class, and which assay endpoints it has"
 )
 """What no noise is added for, in words."""
 
@@ -25,7 +25,9 @@ class PrivacyRule(StrictModel):
 
     dp: Literal["none", "record"] = "none"
     """"record": every site adds noise before its part is sealed, so that epsilon and delta bound what all sums of the
-    run say about any one compound, with all its replicates and assay endpoints. For averaging mode `sealed`."""
+    run say about any one compound of a site, with all its replicates and assay endpoints. Where several sites hold a
+    compound, and in further runs over it, what they cost adds up. For averaging mode `sealed`; `averaging.levels` and
+    `averaging.weight_cap` have no effect then."""
     epsilon: Annotated[float, pydantic.Field(ge=0.1, le=100.0)] = 8.0
     """Budget of the whole run. `kmel-peer privacy plan` says what it costs in error."""
     delta: Annotated[float, pydantic.Field(gt=0.0, le=1e-3)] = 1e-5
@@ -40,6 +42,13 @@ class PrivacyRule(StrictModel):
     colluders: Annotated[int, pydantic.Field(ge=0, le=13)] = 1
     """Sites that might pool what they know and take their own noise off a sum: that of the others alone is enough. 1:
     every member by itself. More cost accuracy, 0 counts on members who do not try."""
+
+    @pydantic.model_validator(mode="after")
+    def _is_on_or_not_there(self) -> PrivacyRule:
+        idle = sorted(self.model_fields_set - {"dp"})
+        if self.dp == "none" and idle:
+            raise ValueError(f"{idle[0]} has no effect without dp = 'record': no noise is added")
+        return self
 
     @property
     def on(self) -> bool:

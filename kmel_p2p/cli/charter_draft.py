@@ -93,6 +93,7 @@ def draft_charter(
     from kmel_p2p.agreement.charter import Charter, CharterDocument
     from kmel_p2p.agreement.drafted import USUAL, private_sections, suggested
     from kmel_p2p.agreement.strict import build
+    from kmel_p2p.site.loaded_site import check_noise
 
     trunk = trunk or (USUAL_TRUNK if epsilon is None else PRIVATE_TRUNK)
     kind, rules = trunk_kind(trunk), [endpoint_of(text) for text in endpoints]
@@ -108,8 +109,11 @@ def draft_charter(
     if epsilon is not None:
         private = private_sections(raw, epsilon, compounds or USUAL, len(sites))
         raw["model"] |= {"hidden": PRIVATE_HIDDEN}
+        raw["assay_endpoints"] = [{"head": "shared"} | rule for rule in rules]
     raw["pace"] |= {"start_sites": len(sites)}
-    draft = with_reference_hash(build(Charter, raw, "command line"))
+    draft = build(Charter, raw, "command line")
+    check_noise(draft)
+    draft = with_reference_hash(draft)
     document = CharterDocument(charter=draft)
     CharterDocument.parse(document.render(), "command line")
     reason = private or suggestion.reason(compounds or USUAL, announced=compounds is not None)

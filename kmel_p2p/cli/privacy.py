@@ -28,10 +28,19 @@ def privacy() -> None:
     "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Default: below 0.1/compounds."
 )
 @click.option("--sites", type=click.IntRange(1, 4096), default=4, show_default=True, help="In one sum (min_sum).")
+@click.option(
+    "--colluders", type=click.IntRange(0, 13), default=1, show_default=True, help="Of them, whose noise does not count."
+)
 @click.option("--steps", type=click.IntRange(1, 100_000), multiple=True, help="Rounds; repeat to compare several.")
 @json_option
 def plan(
-    compounds: int, epsilon: float, delta: float | None, sites: int, steps: tuple[int, ...], as_json: bool
+    compounds: int,
+    epsilon: float,
+    delta: float | None,
+    sites: int,
+    colluders: int,
+    steps: tuple[int, ...],
+    as_json: bool,
 ) -> None:
     """Print steps, batch, noise and expected cost of sealed rounds that keep a privacy budget.
 
@@ -41,7 +50,7 @@ def plan(
     from kmel_p2p.agreement.drafted import usual_delta
     from kmel_p2p.learn.privacy.plan import STEPS, plans
 
-    found = plans(compounds, epsilon, delta or usual_delta(compounds), sites, steps or STEPS)
+    found = plans(compounds, epsilon, delta or usual_delta(compounds), sites, steps or STEPS, colluders)
     if as_json:
         echo_json({"compounds": compounds, "sites": sites, "plans": [asdict(one) for one in found]})
         return
@@ -57,7 +66,8 @@ def plan(
 def spent(config_path: Path, as_json: bool) -> None:
     """Say how many noised steps left this site, and what they cost: an upper bound of epsilon.
 
-    Read from the store, where a step is charged before anything of it leaves; the peer may run meanwhile.
+    Read from the store, where a step is charged before anything of it leaves; the peer may run meanwhile. A store that
+    was lost or put back counts all sums again, and forgets void rounds. Other runs over the same compounds add up.
     """
     from kmel_p2p.learn.privacy.accountant import Steps, epsilon_of, noise_for
     from kmel_p2p.site.config import load_config

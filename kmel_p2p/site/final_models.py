@@ -225,7 +225,7 @@ class FinalModels:
 
     def _labels(self, site: Site, vector: Mapping[SiteKey, int]) -> dict[str, str]:
         names, rule = site.names, site.charter.privacy
-        private = {"differential_privacy": f"epsilon {rule.epsilon:g}, delta {rule.delta:g}; {OUTSIDE}"}
+        private = {"shared_trunk": f"trained with epsilon {rule.epsilon:g}, delta {rule.delta:g}; {OUTSIDE}"}
         return {
             **(private if rule.on else {}),
             "state_digest": self._digest.text,

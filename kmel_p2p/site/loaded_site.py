@@ -42,6 +42,7 @@ def load_site(config: SiteConfig) -> Site:
     architecture = architecture_of(charter)
     layout = trunk_layout(architecture)
     mode_of(charter).check(config, charter, identity.key, layout)
+    check_noise(charter)
     constitution = _amended(charter, config.site.amendments)
     rule = constitution.everyone.get(identity.key)
     if rule is None:
@@ -76,6 +77,19 @@ def architecture_of(charter: Charter) -> Architecture:
         endpoints=charter.assay_endpoints,
         descriptors=len(descriptor_constants()),
     )
+
+
+def check_noise(charter: Charter) -> None:
+    """Whether the charter's trunk can bear the noise that its privacy budget asks for, where it has one.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    plan = mode_of(charter).noise(charter)
+    if plan is not None:
+        from kmel_p2p.learn.privacy.grid import planned
+
+        planned(plan, trunk_layout(architecture_of(charter)).size)
 
 
 def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:

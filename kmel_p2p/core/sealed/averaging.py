@@ -55,6 +55,8 @@ class SealedAveraging(RoundMachine):
     """
 
     messages: tuple[type[Message], ...] = MESSAGES
+    has_residual = False
+    """That of the trainer: what is deferred here would be lost."""
 
     def __init__(
         self,
@@ -83,6 +85,7 @@ class SealedAveraging(RoundMachine):
         self._trains_for = 0
         """Sealed round that the trainer's open round belongs to."""
         self.certificates = Certificates(len(rules.roster) - quorum_of(len(rules.roster)))
+        own.sealed = max(own.sealed, log.number)
         self.present = self._make_present(own)
         self._talk = Conversation(self, members, rules, settings, rng, self._outbox, now)
 
@@ -109,8 +112,9 @@ class SealedAveraging(RoundMachine):
 
     @property
     def charged(self) -> int:
-        """Steps that count against the privacy budget: vectors sealed. A site that lost its store counts every sum."""
-        return max(self.present.own.sealed, self.log.number)
+        """Steps that count against the privacy budget: vectors sealed, or every sum where that is more, as after a lost
+        store."""
+        return self.present.own.sealed
 
     @property
     def committed(self) -> int:
@@ -279,6 +283,7 @@ class SealedAveraging(RoundMachine):
         state = own.after(last, over)
         for entry in entries:
             self.log.add(entry)
+        state.sealed = max(state.sealed, self.log.number)
         state.last_sum = signed(
             self._identity, self._rules.charter_id, SealSum(self._key, last, self.log.number, self.log.chain)
         )

@@ -13,62 +13,15 @@ distributed noise: Kairouz, Liu and Steinke, ICML 2021).
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.compound_gradients import CompoundGradients
-from kmel_p2p.learn.privacy.discrete_gaussian import REACH, DiscreteGaussian, Entropy
+from kmel_p2p.learn.privacy.discrete_gaussian import DiscreteGaussian, Entropy
+from kmel_p2p.learn.privacy.grid import Grid
 from kmel_p2p.learn.train.dataset import Dataset
-
-STRAY = 0.98
-"""Share of the squared bound that the expected squared length after rounding may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The scale of levels that goes with a noise.
-
-    Attributes:
-        std: standard deviation of one site's noise.
-        most: largest sum at a value before the noise.
-        longest: largest L2 norm of one compound's part.
-        clipped: norm that a clipped gradient has before it is rounded.
-    """
-
-    std: float
-    most: int
-    longest: float
-    clipped: float
-
-    @classmethod
-    def of(cls, limit: int, noise: float, sharing: int, values: int) -> Grid:
-        """The finest scale on which a site's sum and noise stay within the limit.
-
-        Args:
-            limit: of a level (`core.sealed.rules.SealedRules.levels`).
-            noise: sigma, of the whole sum, in units of the clipping norm.
-            sharing: sites whose noises make up the whole.
-            values: of the trunk.
-
-        Raises:
-            ConfigError: rounding would take as much as clipping leaves.
-        """
-        most = limit // 2
-        std = (limit - most - 1) / REACH
-        longest = std * math.sqrt(sharing) / noise
-        left = STRAY * longest**2 - values / 4
-        if left < longest**2 / 4:
-            raise ConfigError(
-                f"the charter's trunk has {values:,} values, too many for noise {noise:.3g}: choose narrower "
-                "model.hidden, a larger privacy.epsilon or fewer sites"
-            )
-        return cls(std, most, longest, math.sqrt(left))
 
 
 class NoisedSum:

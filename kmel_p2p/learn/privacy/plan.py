@@ -59,32 +59,40 @@ class Plan:
 strain_of = attrgetter("strain")
 
 
-def plans(compounds: int, epsilon: float, delta: float, sites: int, steps: Sequence[int] = STEPS) -> list[Plan]:
+def plans(
+    compounds: int, epsilon: float, delta: float, sites: int, steps: Sequence[int] = STEPS, colluders: int = 0
+) -> list[Plan]:
     """The best plan for each number of steps, the least strain first.
 
     Args:
         compounds: that a site trains on; the smallest site's, because its compounds are drawn most often.
         epsilon, delta: the budget of one compound over the whole run.
         sites: whose noised sums are added up in a round.
+        colluders: sites among them whose noise does not count (`PrivacyRule.colluders`).
 
     Raises:
         ConfigError: a value is out of range, or no noise keeps the budget.
     """
-    if compounds < 50 or sites < 1 or not 0 < delta < 1 / compounds or not 0 < epsilon < math.inf:
+    if compounds < 50 or sites <= colluders or not 0 < delta < 1 / compounds or not 0 < epsilon < math.inf:
         raise ConfigError(
-            "a plan needs 50 compounds or more, one site or more, epsilon above 0, and delta between 0 and 1 in the "
-            f"number of compounds; given {compounds} compounds, {sites} sites, epsilon {epsilon:g}, delta {delta:g}"
+            "a plan needs 50 compounds or more, more sites than colluders, epsilon above 0, and delta between 0 and 1 "
+            f"in the number of compounds; given {compounds} compounds, {sites} sites, epsilon {epsilon:g}, delta "
+            f"{delta:g}"
         )
     best = (
-        min((_plan(compounds, epsilon, delta, sites, count, rate) for rate in RATES), key=strain_of) for count in steps
+        min((_plan(compounds, epsilon, delta, (sites, colluders), count, rate) for rate in RATES), key=strain_of)
+        for count in steps
     )
     return sorted(best, key=strain_of)
 
 
-def _plan(compounds: int, epsilon: float, delta: float, sites: int, count: int, rate: float) -> Plan:
+def _plan(compounds: int, epsilon: float, delta: float, group: tuple[int, int], count: int, rate: float) -> Plan:
     noise = noise_for(epsilon, delta, rate, count)
     batch = max(1, round(rate * compounds))
-    strain = noise / (batch * sites) * math.sqrt(MEASURED_STEPS / count)
+    sites, colluders = group
+    # The noise of those who might take theirs off comes on top.
+    whole = noise * math.sqrt(sites / (sites - colluders))
+    strain = whole / (batch * sites) * math.sqrt(MEASURED_STEPS / count)
     known, costs = zip(*MEASURED, strict=True)
     return Plan(
         steps=count,

@@ -96,11 +96,9 @@ class Rounds:
         self.prefix = BestPrefix(folder, self._scored)
         self._size = layout.size
         self._settings, self._folder = settings, folder
-        # Under differential privacy the trunk's optimiser runs on the sums, at every site alike.
-        private_only = noised is not None and network.private.numel() > 0
+        # Under differential privacy no optimiser runs here, but at every site alike, on the sums.
         self._noised = noised
-        self._optimiser = LocalOptimiser(network, dataset, settings, private_only=private_only)
-        self._moments = network.private.numel() + (0 if private_only else layout.size)
+        self._optimiser = LocalOptimiser(network, dataset, settings)
         # Without a codec nothing is left out, so there is no residual.
         self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
         self._drift: Sums = np.zeros(BINS)
@@ -249,7 +247,8 @@ class Rounds:
             if self._noised is None:
                 losses.append(self._optimiser.train(1, rate))
             else:
-                drift, loss = self._noised_step(rate)
+                levels, loss = self._noised.draw()
+                drift = levels.astype(np.float32)
                 losses.append(loss)
             report(Progress("training", done + 1, steps))
         training_us = (time.monotonic_ns() - began_ns) // 1000
@@ -277,14 +276,6 @@ class Rounds:
                 f"({self._settings.learning_rate:g}) is too high for this site's data"
             )
         return drift
-
-    def _noised_step(self, rate: float) -> tuple[NDArray[np.float32], float]:
-        """A noised sum of gradients in levels, float32[d], and the mean loss; private heads take their step, too."""
-        assert self._noised is not None
-        levels, loss = self._noised.draw()
-        if self._network.private.numel():
-            self._optimiser.train(1, rate)
-        return levels.astype(np.float32), loss
 
     def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
         """The payload of this round, and its L2 norm."""
@@ -320,7 +311,7 @@ class Rounds:
 
     def _load(self, path: Path) -> None:
         private = self._network.private.numel()
-        moments = (self._moments,)
+        moments = (self._size + private,)
         tensors, facts = read_state(
             path,
             {

@@ -9,6 +9,7 @@ import time
 from typing import Any, Protocol
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ from kmel_p2p.learn.predict.model_directory import Card, rewritten, write_model
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER, keep_version, prune
-from kmel_p2p.learn.privacy.accountant import noise_for
+from kmel_p2p.learn.privacy.grid import planned
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.tensor_file import read_parts, read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
@@ -53,6 +54,8 @@ from kmel_p2p.learn.worker.session import (
     Trained,
     TrainerPlan,
 )
+
+log = structlog.get_logger()
 
 LEAST_STEPS = 600
 """Of the models trained for comparison under differential privacy. Noised steps are few and of large batches; a site
@@ -193,12 +196,20 @@ class Trainer:
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
-                unlearned=unlearned(plan.architecture, trunk, initial_trunk(self._layout, plan.model_seed)),
+                unlearned=self._unlearned(trunk),
                 stack_digest=write_stack(aside, stored),
             )
             models = {name: (model.trunk, model.private) for name, model in comparison.models.items()}
             card = write_model(aside, card, models)
         return Finished({**result, "digest": card.digest}, folder, self._keep_version())
+
+    def _unlearned(self, trunk: NDArray[np.float32]) -> list[str]:
+        """Assay endpoints that no site trained; under differential privacy, where noise moves every head, those that
+        this site has not measured: nobody can tell whether others have."""
+        if self._plan.noise is None:
+            return unlearned(self._plan.architecture, trunk, initial_trunk(self._layout, self._plan.model_seed))
+        assert self._dataset is not None
+        return [self._plan.endpoints[place].name for place in self._dataset.untrained()]
 
     def _keep_version(self) -> str:
         """Keep the models that were just written as a version; returns why that failed, if it did."""
@@ -255,8 +266,9 @@ class Trainer:
 
 
 def _noised(plan: NoisePlan, network: Network, dataset: Dataset) -> NoisedSum:
-    rule = plan.rule
-    noise = noise_for(rule.epsilon, rule.delta, rule.rate, plan.steps)
+    noise, rule = planned(plan, network.trunk.numel()), plan.rule
+    if rule.delta * len(dataset.train) >= 1:
+        log.warning("delta is too large for so many compounds", delta=rule.delta, compounds=len(dataset.train))
     # From the operating system and not from the site's seed: who can guess the noise takes it off.
     return NoisedSum(network, dataset, rule, plan.limit, noise, plan.sharing, os.urandom)
 

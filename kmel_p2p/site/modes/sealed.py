@@ -313,9 +313,9 @@ def charged_steps(site: Site) -> int:
         return 0
     store = Store(path, read_only=True)
     try:
-        part, stored = store.get_blob(ROUND), store.averaging.load()
-        sums = len(stored.journal) if stored is not None else 0
-        return max(decode_own_state(part, site.charter.id, str(path)).sealed if part else 0, sums)
+        part = store.get_blob(ROUND)
+        sealed = decode_own_state(part, site.charter.id, str(path)).sealed if part else 0
+        return max(sealed, store.averaging.newest())
     finally:
         store.close()
 
@@ -340,8 +340,8 @@ def _spent_text(charter: Charter, machine: SealedAveraging) -> str:
     """The budget and how much of it is used, in words."""
     spent = _spent(charter, machine)
     return (
-        f"{spent['steps']:.0f} of {spent['budget_steps']:.0f} noised steps, which cost epsilon {spent['epsilon']:g} at "
-        f"most (delta {spent['delta']:g})"
+        f"{spent['steps']:.0f} of {spent['budget_steps']:.0f} noised steps; all of them cost epsilon "
+        f"{spent['epsilon']:g} (delta {spent['delta']:g})"
     )
 
 

@@ -73,6 +73,11 @@ class StateRecords:
             journal = self._connection.execute("SELECT number, body FROM averaging_journal ORDER BY number").fetchall()
         return None if row is None else StoredState(row[0], row[1], tuple(journal))
 
+    def newest(self) -> int:
+        """Number of the newest change; 0 without any. Reads alone, so it works beside a peer that runs."""
+        row = self._connection.execute("SELECT COALESCE(MAX(number), 0) FROM averaging_journal").fetchone()
+        return int(row[0])
+
     def own_state_file(self) -> str | None:
         """Trainer state stored with the newest own round; None when there is none."""
         row = self._connection.execute("SELECT own_state_file FROM averaging_state").fetchone()

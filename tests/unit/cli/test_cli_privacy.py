@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.drafted import private_sections
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.strict import build
 from kmel_p2p.cli.exits import ExitCode
@@ -18,6 +19,7 @@ from kmel_p2p.core.sealed.own_part import SealedState
 from kmel_p2p.site.config import load_config
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.modes.sealed import ROUND
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.support.cli_harness import Run
@@ -81,7 +83,9 @@ def test_spent_says_what_left_and_what_it_cost(run: Run, tmp_path: Path) -> None
     store.averaging.put_state(site.charter.id, 0, b"kmel sealed 1", None)
     store.put_blob(ROUND, SealedState(9, 7, sealed=30).encode(site.charter.id))
     store.close()
-    facts = json.loads(run("privacy", "spent", "--config", config, "--json").out)
+    done = run("privacy", "spent", "--config", config, "--json")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
     assert (facts["steps"], facts["budget_steps"], facts["budget_epsilon"]) == (30, 214, 6)
     assert 0 < facts["epsilon"] < 4
 
@@ -107,6 +111,9 @@ def test_a_charter_hashes_as_before_where_privacy_is_off(run: Run, tmp_path: Pat
         ({"averaging": {"mode": "sealed", "min_group": 4, "pattern": 1.0}}, "set averaging.steps_per_entry to 1"),
         ({"privacy": {"dp": "record", "colluders": 3}}, "two at least must be left"),
         ({"privacy": {"dp": "record", "epsilon": 0.0}}, "epsilon"),
+        ({"privacy": {"epsilon": 4.0}}, "epsilon has no effect without dp = 'record'"),
+        ({"pace": {"patience": 5}}, "would show its validation scores"),
+        ({"assay_endpoints": ({"name": "logd", "head": "private"},)}, "'logd' has a private head"),
     ],
 )
 def test_a_charter_that_cannot_keep_its_privacy_is_refused(
@@ -118,7 +125,28 @@ def test_a_charter_that_cannot_keep_its_privacy_is_refused(
         build(Charter, {**raw, **change}, "charter")
 
 
+@pytest.mark.parametrize(("sites", "least", "colluders"), [(4, 3, 1), (5, 4, 1), (8, 5, 2), (16, 8, 5)])
+def test_a_draft_asks_for_sums_of_more_sites_than_may_lie(sites: int, least: int, colluders: int) -> None:
+    sections: dict[str, dict[str, Any]] = {"model": {}}
+    private_sections(sections, 8.0, 1000, sites)
+    assert (sections["averaging"]["min_sum"], sections["privacy"]["colluders"]) == (least, colluders)
+
+
+def test_a_budget_that_no_trunk_of_that_size_can_keep_is_refused_before_anybody_signs(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="too many for the noise that its budget asks for"):
+        founded(run, tmp_path, "--epsilon", 0.5)
+
+
+def test_a_head_that_stays_at_a_site_cannot_be_drafted_with_a_budget(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="has a private head"):
+        founded(run, tmp_path, "--epsilon", 8, "--endpoint", "logd,head=private")
+
+
 def test_a_trunk_whose_gradients_cannot_be_clipped_is_refused(run: Run, tmp_path: Path) -> None:
-    config = founded(run, tmp_path, "--epsilon", 6, "--trunk", "mlp")
+    config = founded(run, tmp_path, "--epsilon", 6)
+    text = (config.parent / "charter.toml").read_text()
+    site = load_site(load_config(config))
+    charter = site.charter.changed(model=site.charter.model.changed(members=3))
     with pytest.raises(ConfigError, match=re.escape("choose model.trunk among projected")):
-        load_site(load_config(config))
+        mode_of(charter).check(site.config, charter, site.identity.key, site.layout)
+    assert "projected" in text

@@ -7,6 +7,8 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,16 +20,27 @@ from hypothesis.extra import numpy as arrays
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.compound_gradients import CompoundGradients
 from kmel_p2p.learn.privacy.discrete_gaussian import REACH, DiscreteGaussian
-from kmel_p2p.learn.privacy.noised_sum import Grid, NoisedSum
+from kmel_p2p.learn.privacy.grid import Grid
+from kmel_p2p.learn.privacy.noised_sum import NoisedSum
+from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import MultiTaskLoss
-from tests.support.learn_fixtures import architecture, dataset
+from kmel_p2p.learn.train.round import Rounds
+from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture
+from tests.support.learn_fixtures import dataset as made_up
 
 RULE = PrivacyRule(dp="record", rate=0.5)
 LIMIT, NOISE, SHARING = 6553, 2.0, 4
-PROJECTED = architecture().changed(trunk="projected", projection=16, dropout=0.0)
+SHARED = tuple(endpoint.changed(head="shared") for endpoint in ENDPOINTS)
+PROJECTED = architecture().changed(trunk="projected", projection=16, dropout=0.0, endpoints=SHARED)
+
+
+def dataset() -> Dataset:
+    """Every head is shared, as charters with differential privacy ask for."""
+    return replace(made_up(), endpoints=SHARED)
 
 
 def counted(seed: int) -> Callable[[int], bytes]:
@@ -102,6 +115,27 @@ def test_a_compound_more_moves_what_is_noised_by_the_bound_at_most(others: np.nd
     assert np.linalg.norm(moved.astype(float)) <= site.grid.longest
 
 
+def test_who_is_not_in_a_batch_moves_no_sum(tmp_path: Path) -> None:
+    """Rounds of two data sets that differ in one compound: nothing that was trained on it without noise is in the
+    sums of the others."""
+    whole = dataset()
+    less = replace(whole, train=whole.train[1:])
+    sums = []
+    for data in (whole, less):
+        made = network()
+        noise = NoisedSum(made, data, PrivacyRule(dp="record", rate=1.0), LIMIT, NOISE, SHARING, counted(0))
+        rounds = Rounds(made, data, trunk_layout(PROJECTED), None, SETTINGS, tmp_path / str(len(data.train)), noise)
+        trunk = made.trunk_values()
+        for number in range(1, 6):
+            rounds.train(number, 1, None, trunk, lambda progress: None)
+            rounds.commit(number)
+            trunk = trunk + 0.01 * number
+        made.load(trunk)
+        noise._entropy = counted(1)
+        sums.append(noise.clipped_sum(less.train)[0])
+    np.testing.assert_array_equal(sums[0], sums[1])
+
+
 def test_a_step_stays_within_the_levels_whatever_the_data() -> None:
     site = noised(rule=PrivacyRule(dp="record", rate=1.0, clip=1e-3))
     for _ in range(5):
@@ -146,7 +180,7 @@ def test_batches_are_drawn_compound_by_compound() -> None:
 
 
 def test_a_trunk_with_too_many_values_for_the_noise_is_named() -> None:
-    with pytest.raises(ConfigError, match="too many for noise 40"):
+    with pytest.raises(ConfigError, match="too many for the noise that its budget asks for"):
         Grid.of(2047, 40.0, 3, 200_000)
 
 

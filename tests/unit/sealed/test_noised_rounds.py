@@ -15,7 +15,7 @@ from kmel_p2p.core.sealed.own_part import SealedState, decode_own_state
 from kmel_p2p.core.sealed.public_optimiser import PublicOptimiser
 from kmel_p2p.core.sealed.sums import decode_sum
 from kmel_p2p.core.types import SECOND
-from tests.testbed.sealed_mesh import CHARTER_ID, Drift, Faults, Mesh
+from tests.testbed.sealed_mesh import CHARTER_ID, Disk, Drift, Faults, Mesh
 
 SITES = 4
 LIMIT = private_levels(SITES)
@@ -93,12 +93,17 @@ def test_a_spent_budget_ends_training_and_survives_a_restart() -> None:
     assert mesh.site(3).charged == 5
 
 
-def test_who_lost_its_store_counts_every_sum() -> None:
+def test_who_lost_its_store_counts_every_sum_and_goes_on_from_there() -> None:
     mesh = private_mesh()
-    mesh.run(mesh.all_complete, 600 * SECOND)
-    site = mesh.site(0)
-    site.present.own.sealed = 0
-    assert site.charged == site.log.number == 12
+    mesh.run(lambda: mesh.site(0).log.number >= 6, 600 * SECOND)
+    mesh.crash(0)
+    mesh.disks[0] = Disk()
+    mesh.start(0)
+    mesh.run(lambda: mesh.site(0).log.number >= 6, 900 * SECOND)
+    assert mesh.site(0).present.own.sealed >= mesh.site(0).log.number
+    mesh.run(mesh.all_complete, 1200 * SECOND)
+    assert mesh.site(0).charged >= 12
+    assert len(mesh.digests()) == 1
 
 
 def test_a_sum_that_the_trainer_did_not_make_is_refused() -> None:
