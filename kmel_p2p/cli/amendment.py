@@ -68,6 +68,11 @@ def draft(
     write_new(output, document.render().encode(), 0o644)
     click.echo(f"Wrote {output}: amendment {document.amendment.number}, unsigned.")
     click.echo(f"{constitution.signatures_needed} sites now run: kmel-peer amendment sign {output} --config site.toml")
+    if document.amendment.add:
+        from kmel_p2p.site.loaded_site import needs_of
+
+        sites = len(constitution.everyone) + len(document.amendment.add)
+        click.echo("\n".join(needs_of(constitution.genesis, sites)))
 
 
 @amendment.command()

@@ -93,7 +93,7 @@ def draft_charter(
     from kmel_p2p.agreement.charter import Charter, CharterDocument
     from kmel_p2p.agreement.drafted import USUAL, private_sections, suggested
     from kmel_p2p.agreement.strict import build
-    from kmel_p2p.site.loaded_site import check_noise
+    from kmel_p2p.site.loaded_site import check_noise, needs_of
 
     trunk = trunk or (USUAL_TRUNK if epsilon is None else PRIVATE_TRUNK)
     kind, rules = trunk_kind(trunk), [endpoint_of(text) for text in endpoints]
@@ -117,7 +117,7 @@ def draft_charter(
     document = CharterDocument(charter=draft)
     CharterDocument.parse(document.render(), "command line")
     reason = private or suggestion.reason(compounds or USUAL, announced=compounds is not None)
-    return document, [*reason, START_ADVICE]
+    return document, [*reason, START_ADVICE, *needs_of(draft, len(sites))]
 
 
 def with_reference_hash(draft: Charter) -> Charter:

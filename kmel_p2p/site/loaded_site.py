@@ -92,6 +92,11 @@ def check_noise(charter: Charter) -> None:
         planned(plan, trunk_layout(architecture_of(charter)).size)
 
 
+def needs_of(charter: Charter, sites: int) -> list[str]:
+    """What a run of this charter takes at each of so many sites, in words; the mode may have nothing to say."""
+    return mode_of(charter).needs(charter, trunk_layout(architecture_of(charter)), sites)
+
+
 def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
     """What the trainer is told. `resume_file` and `trunk_memory` are filled in at each start."""
     charter, config = site.charter, site.config

@@ -36,6 +36,7 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED
 from kmel_p2p.core.ledger.settings import LedgerSettings
+from kmel_p2p.core.ledger.snapshot.needs import needs
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.sync.messages import SCHEMAS, Bodies, SnapshotPart
 from kmel_p2p.core.ledger.worth.stretch import stretch_since
@@ -89,6 +90,11 @@ class LedgerMode(SiteMode):
     def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
         """Of an entry."""
         return DeltaCodec(layout, self.codec(charter)).max_payload_bytes
+
+    def needs(self, charter: Charter, layout: Layout, sites: int) -> list[str]:
+        """Headers, entries and snapshot, with advice where the sites are too many for the charter."""
+        payload = self.max_payload_bytes(charter, layout)
+        return needs(sites, layout.size, charter.ledger.retain_entries, payload).in_words()
 
     # ---- store and protocol -------------------------------------------------------------------------------------
 

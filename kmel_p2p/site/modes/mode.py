@@ -91,6 +91,10 @@ class SiteMode(ABC):
         """The noise that the trainer adds under differential privacy; None: there is none."""
         return None
 
+    def needs(self, charter: Charter, layout: Layout, sites: int) -> list[str]:
+        """What a run with so many sites takes at each of them, in words for those who read a draft; may say nothing."""
+        return []
+
     @abstractmethod
     def max_payload_bytes(self, charter: Charter, layout: Layout) -> int:
         """No valid payload is larger."""
