@@ -44,7 +44,7 @@ STATUS: dict[str, Any] = {
     "egress": {"bytes_out": 123_456, "bytes_in": 99, "entry_bytes_out": 0, "records": 3},
     "members": [{"name": "south", "key": "99" * 32, "state": "alive", "state_age_s": 3.0, "heard_age_s": 0.2,
                  "rtt_ms": 1.5, "last_rtt_ms": None, "address": "tcp://192.0.2.1:7700", "bytes_in": 5, "bytes_out": 6,
-                 "entries_applied": 2, "problem": ""}],
+                 "entries_applied": 2, "problem": "", "outbound": True, "inbound": True}],
     "waits": [{"reason": "1 of 2 sites are ready to start", "sites": ["south"], "since_s": 3.0, "until_s": None}],
     "membership": {"health": 2, "counters": {"dials": 3, "stalls": 0}},
     "address": "tcp://0.0.0.0:7700",

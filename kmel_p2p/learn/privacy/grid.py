@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.privacy import NoisePlan
-from kmel_p2p.learn.privacy.accountant import noise_for
 from kmel_p2p.learn.privacy.discrete_gaussian import REACH
 
 STRAY = 0.98
@@ -65,6 +64,9 @@ def planned(plan: NoisePlan, values: int) -> float:
     Raises:
         ConfigError: no noise keeps its budget, or none that a trunk of this size can bear.
     """
+    # scipy takes half a second to import; a trainer that adds no noise does without it.
+    from kmel_p2p.learn.privacy.accountant import noise_for
+
     rule = plan.rule
     noise = noise_for(rule.epsilon, rule.delta, rule.rate, plan.steps)
     Grid.of(plan.limit, noise, plan.sharing, values)

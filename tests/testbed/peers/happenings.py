@@ -84,6 +84,10 @@ class Play:
         for site in self.honest:
             if site.index < self.schedule.founders or site.index in self.added:
                 federation.start(site)
+        for site in federation.sites:
+            if site.index in self.copied and site.life is not None:
+                # Where the copy was found out only after its operator had spoken, nobody else ends the pause.
+                federation.order(site, "claim")
 
     # ---- power and disks ----------------------------------------------------------------------------------------
 

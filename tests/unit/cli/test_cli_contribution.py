@@ -53,7 +53,7 @@ def test_contributions_are_shown_as_table_as_document_and_as_page(measured: Path
         "north": pytest.approx(0.75, abs=0.01),
         "south": pytest.approx(0.25, abs=0.01),
     }
-    assert "<td>south</td>" in page.read_text()
+    assert '<th scope="row">south' in page.read_text()
     shown = run("contribution", "-c", measured).out
     assert "solubility: worth to north, on 60 held-out compounds" in shown
     assert "75 %" in shown

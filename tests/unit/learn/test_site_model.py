@@ -172,5 +172,5 @@ def test_evaluation_compares_with_best_local_in_words_and_numbers(site: Site, fo
     assert herg["calibrated_apart"] is False, "held-out compounds chose checkpoints and sides"
     page = evaluation_page(report)
     assert "Is the federation worth using?" in page
-    assert page.count('class="advice ') == 4  # in the table, and beside the plots
+    assert page.count('class="badge ') == 4  # in the table, and beside the plots
     assert "each predicted with weights that were fitted to others of them" in page

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.learn.predict import model_directory as model
 from kmel_p2p.learn.tensor_file import read_vector
 from kmel_p2p.learn.worker import session
@@ -63,7 +64,9 @@ class Bench:
             config=SimpleNamespace(site=SimpleNamespace(state_dir=folder)),
             identity=Identity(bytes(32)),
             names={},
-            charter=SimpleNamespace(averaging=SimpleNamespace(mode="pushsum", steps_per_entry=10)),
+            charter=SimpleNamespace(
+                averaging=SimpleNamespace(mode="pushsum", steps_per_entry=10), privacy=PrivacyRule()
+            ),
         )
         self.final_models = self.another_life()
 
@@ -214,7 +217,9 @@ async def test_the_trainer_is_handed_the_others_trunk_of_the_trunk_it_compares(
             bench.averaging.revision = 2
         return lambda: made
 
-    mode = SimpleNamespace(trunk_writer=lambda *given: None, others_trunk=others_trunk)
+    mode = SimpleNamespace(
+        trunk_writer=lambda *given: None, others_trunk=others_trunk, own_rounds=lambda averaging, key: 0
+    )
     monkeypatch.setattr(module, "mode_of", lambda charter: mode)
     await complete(bench)
     bench.answered()
