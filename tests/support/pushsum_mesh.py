@@ -73,6 +73,7 @@ class Disk:
 @dataclass
 class Descriptor:
     size_class: int
+    outbound_only: bool = False
 
 
 class View:

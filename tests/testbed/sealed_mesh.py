@@ -86,6 +86,7 @@ class Disk:
 @dataclass
 class Descriptor:
     size_class: int
+    outbound_only: bool = False
 
 
 class View:

@@ -125,3 +125,14 @@ def test_sites_that_could_start_and_wait_to_hear_a_fourth_do_not_talk_each_other
     assert {made.averaging(index).waiting for index in range(PRESENT)} == {NOT_HEARD}
     assert sends.count < 500
     assert made.run(120 * SECOND, until=lambda: len(made.averaging(0).vector) == PRESENT)
+
+
+def test_a_site_that_is_never_met_is_not_waited_for_after_a_start() -> None:
+    """Two sites that only dial out hear of each other through others, so nothing of a log is at one of them alone."""
+    patient = LedgerSettings(hear_us=600 * SECOND)
+    made = LedgerFederation(toy_world(FOUNDERS, {"entry_limit": 4}, {"start_sites": PRESENT}, settings=patient), seed=7)
+    for index in range(PRESENT):
+        made.start(index)
+    for view in made.views:
+        view.only_dial = frozenset(made.world.charter.roster)
+    assert made.run(60 * SECOND, until=lambda: len(made.averaging(0).vector) == PRESENT)

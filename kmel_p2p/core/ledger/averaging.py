@@ -37,7 +37,7 @@ from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.refusals import Refusals
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
-from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained, Trust
+from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained, Trust, never_meet
 from kmel_p2p.core.rounds.looks import Looked
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import round_settings
@@ -312,9 +312,10 @@ class LedgerAveraging(RoundMachine):
         return None
 
     def _wait_to_hear(self) -> Wait | None:
-        """What others may hold of this site's log."""
-        signed = self.antientropy.statements.proved(self._key)
-        return self._own_log.wait(self.ledger.rules.current - self._blocked, signed)
+        """What others may hold of this site's log; a site that it never meets has that from those whom both meet."""
+        signed, asked = self.antientropy.statements.proved(self._key), self.ledger.rules.current - self._blocked
+        met = (site for site in asked if not never_meet(self._members, self._key, site))
+        return self._own_log.wait(frozenset(met), signed)
 
     def _wait_for_others(self, now: Micros) -> Wait | None:
         """What has to come in before the next round."""

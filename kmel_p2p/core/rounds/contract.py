@@ -297,18 +297,20 @@ class CharterAmended(Event):
     constitution: Constitution
 
 
-class Sized(Protocol):
-    """The part of a membership descriptor that weighs a site."""
+class Described(Protocol):
+    """The part of a membership descriptor that averaging reads."""
 
     @property
     def size_class(self) -> int: ...
+    @property
+    def outbound_only(self) -> bool: ...
 
 
 class Members(Protocol):
     """What averaging asks of membership."""
 
     def alive(self) -> tuple[SiteKey, ...]: ...
-    def descriptor(self, key: SiteKey) -> Sized | None: ...
+    def descriptor(self, key: SiteKey) -> Described | None: ...
 
 
 class Averaging(Protocol):
@@ -342,6 +344,12 @@ class Averaging(Protocol):
     def advance(self, now: Micros) -> None: ...
     def deadline(self) -> Micros | None: ...
     def poll(self) -> Effect | None: ...
+
+
+def never_meet(members: Members, one: SiteKey, other: SiteKey) -> bool:
+    """Whether of two sites neither can be dialled, so that they hear of each other through others alone."""
+    described = members.descriptor(one), members.descriptor(other)
+    return all(each is not None and each.outbound_only for each in described)
 
 
 def size_class(members: Members, key: SiteKey) -> int:

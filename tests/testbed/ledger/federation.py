@@ -75,6 +75,7 @@ class SizeClass:
     """The oracle's descriptor of a site."""
 
     size_class: int = 8
+    outbound_only: bool = False
 
 
 class View:
@@ -82,12 +83,13 @@ class View:
 
     def __init__(self) -> None:
         self.up: dict[SiteKey, None] = {}
+        self.only_dial: frozenset[SiteKey] = frozenset()
 
     def alive(self) -> tuple[SiteKey, ...]:
         return tuple(self.up)
 
     def descriptor(self, key: SiteKey) -> SizeClass:
-        return SizeClass()
+        return SizeClass(outbound_only=key in self.only_dial)
 
 
 Hook = Callable[[VirtualSite, Record], None]
