@@ -297,7 +297,7 @@ class CharterAmended(Event):
     constitution: Constitution
 
 
-class Described(Protocol):
+class DescribedSite(Protocol):
     """The part of a membership descriptor that averaging reads."""
 
     @property
@@ -310,7 +310,7 @@ class Members(Protocol):
     """What averaging asks of membership."""
 
     def alive(self) -> tuple[SiteKey, ...]: ...
-    def descriptor(self, key: SiteKey) -> Described | None: ...
+    def descriptor(self, key: SiteKey) -> DescribedSite | None: ...
 
 
 class Averaging(Protocol):
