@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +12,11 @@ import pytest
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.net.connection_failure import ConnectionFailure, explain
+from tests.support.scripts import script
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = ROOT / "docs" / "runbook.md"
 OPEN = "…"
-
-
-def script(name: str) -> Any:
-    loader = SourceFileLoader(f"kmel_{Path(name).stem}", str(ROOT / "scripts" / name))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -20,21 +17,12 @@ from kmel_p2p.cli.language import CATALOGUES, DOMAIN
 from kmel_p2p.cli.main import COMMANDS, cli
 from kmel_p2p.cli.status_view import HEADINGS
 from kmel_p2p.site.observe.status import SitePhase
+from tests.support.scripts import script
 
 ROOT = Path(__file__).parents[3]
 PO = CATALOGUES / "ko" / "LC_MESSAGES" / f"{DOMAIN}.po"
 OF_CLICK = Path(click.__file__).parent
 HANGUL = re.compile(r"[가-힣]")
-
-
-def script(name: str) -> Any:
-    loader = SourceFileLoader(f"kmel_{Path(name).stem}", str(ROOT / "scripts" / name))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
