@@ -22,6 +22,7 @@ ROUND_READS = 10 * 64
 @dataclass(frozen=True, slots=True)
 class Says:
     size_class: int
+    outbound_only: bool = False
 
 
 def weights(claimed: int, entries: int) -> tuple[LedgerFederation, list[Entry]]:
