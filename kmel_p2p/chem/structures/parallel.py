@@ -72,7 +72,9 @@ class _Workers(Generic[Item, Result]):
         try:
             return self._pool.submit(self._work, chunk)
         except BrokenProcessPool:
-            self._pool.shutdown(wait=False)
+            # Waiting costs a moment. A broken pool that is let go while its thread still ends the other processes makes
+            # that thread wait for itself (Python 3.13.0), and this process with it when it ends.
+            self._pool.shutdown()
             self._pool = _pool(self._processes)
             return self._pool.submit(self._work, chunk)
 
@@ -111,7 +113,12 @@ def _pool(processes: int) -> ProcessPoolExecutor:
 def _ready_process() -> ProcessPoolExecutor:
     """A single process that can work; otherwise, every item would seem to end it."""
     pool = _pool(1)
-    pool.submit(usable_cores).result()
+    try:
+        pool.submit(usable_cores).result()
+    except BaseException:
+        # Not let go while it ends: see `_Workers.submit`.
+        pool.shutdown()
+        raise
     return pool
 
 
