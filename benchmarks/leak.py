@@ -129,7 +129,8 @@ def federation(arguments: argparse.Namespace, mode: Mode, data: Solubility, seed
             tick=watcher.round_over, watch=watcher.entry,
         )  # fmt: skip
     else:
-        trunk = trained(arguments, mode, datasets, watcher, seed)
+        sums = sums_of(arguments, mode.shape, sites, seed) if mode.sealed else None
+        trunk = trained(arguments, mode.shape, datasets, seed, sums, tick=watcher.round_over, watch=watcher.entry)
     watcher.ended(trunk.astype(np.float64) - initial_trunk(layout, 0))
     member = np.zeros(len(data.inputs), np.bool_)
     member[np.concatenate(halves)] = True
@@ -153,26 +154,34 @@ def federation(arguments: argparse.Namespace, mode: Mode, data: Solubility, seed
     )
 
 
+def sums_of(arguments: argparse.Namespace, shape: Architecture, sites: int, seed: int) -> SealedSums:
+    """How sealed rounds add up what so many sites trained."""
+    return SealedSums(trunk_layout(shape).size, sites, RATE, arguments.steps, seed)
+
+
 def trained(
-    arguments: argparse.Namespace, mode: Mode, datasets: Sequence[Dataset], watcher: Watcher, seed: int
+    arguments: argparse.Namespace,
+    shape: Architecture,
+    datasets: Sequence[Dataset],
+    seed: int,
+    sums: SealedSums | None,
+    **given: Any,
 ) -> NDArray[np.float32]:
-    """Rounds without noise; the final trunk, float32[d]."""
-    sites = len(datasets)
+    """Rounds without noise; the final trunk, float32[d].
+
+    Args:
+        sums: of sealed rounds; None: entries of a ledger.
+        given: further arguments of `federate`.
+    """
     settings = [
         TrainingSettings(
             batch_size=32, learning_rate=RATE, weight_decay=0.01, seed=1000 * seed + site,
             entry_limit=arguments.entries, steps_per_entry=arguments.steps,
         )
-        for site in range(sites)
+        for site in range(len(datasets))
     ]  # fmt: skip
-    size = trunk_layout(mode.shape).size
-    sums = SealedSums(size, sites, RATE, arguments.steps, seed) if mode.sealed else None
     with tempfile.TemporaryDirectory() as folder:
-        together = federate(
-            mode.shape, datasets, settings, arguments.entries, Path(folder),
-            tick=watcher.round_over, watch=watcher.entry, sums=sums,
-        )  # fmt: skip
-    return together.trunk
+        return federate(shape, datasets, settings, arguments.entries, Path(folder), sums=sums, **given).trunk
 
 
 def noise_of(arguments: argparse.Namespace) -> float:

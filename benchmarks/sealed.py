@@ -27,13 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.leak import PROJECTED, RATE
+from benchmarks.leak import PROJECTED, sums_of, trained
 from benchmarks.parts.daemons import found_federation, rounds_of, until
-from benchmarks.parts.inprocess import federate
 from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.noised_federation import noised_trunk
 from benchmarks.parts.sealed_federation import watch
-from benchmarks.parts.sealed_sums import SealedSums
 from benchmarks.parts.solubility_data import Solubility, read_solubility
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.privacy import PrivacyRule
@@ -46,7 +44,6 @@ from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.accountant import Steps, epsilon_of, noise_for
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
 from kmel_p2p.site.observe.status import SitePhase
 
 GOALS: dict[str, Goal] = {
@@ -137,18 +134,8 @@ def score(data: Solubility, shape: Architecture, trunk: np.ndarray) -> float:
 def clear_sums(arguments: argparse.Namespace, data: Solubility, datasets: Sequence[Dataset], seed: int) -> float:
     """RMSE of sums without noise."""
     shape = PROJECTED.changed(seed=seed)
-    layout = trunk_layout(shape)
-    settings = [
-        TrainingSettings(
-            batch_size=32, learning_rate=RATE, weight_decay=0.01, seed=1000 * seed + site,
-            entry_limit=arguments.entries, steps_per_entry=arguments.steps,
-        )
-        for site in range(len(datasets))
-    ]  # fmt: skip
-    sums = SealedSums(layout.size, len(datasets), RATE, arguments.steps, seed, PATTERN, LEVELS)
-    with tempfile.TemporaryDirectory() as folder:
-        together = federate(shape, datasets, settings, arguments.entries, Path(folder), model_seed=seed, sums=sums)
-    return score(data, shape, together.trunk)
+    sums = sums_of(arguments, shape, len(datasets), seed)
+    return score(data, shape, trained(arguments, shape, datasets, seed, sums, model_seed=seed))
 
 
 def overhead(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:

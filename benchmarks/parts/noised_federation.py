@@ -19,6 +19,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.privacy.grid import Grid
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.train.dataset import Dataset
 
@@ -46,10 +47,10 @@ def noised_trunk(
             with the round.
     """
     layout, limit = trunk_layout(shape), private_levels(len(datasets))
+    grid = Grid.of(limit, noise, len(datasets) - rule.colluders, layout.size)
     networks = [Network(shape) for _ in datasets]
     sums = [
-        NoisedSum(network, dataset, rule, limit, noise, len(datasets) - rule.colluders, os.urandom)
-        for network, dataset in zip(networks, datasets, strict=True)
+        NoisedSum(network, dataset, rule, grid, os.urandom) for network, dataset in zip(networks, datasets, strict=True)
     ]
     optimiser = PublicOptimiser(rule.learning_rate, WEIGHT_DECAY, rounds, 2.0**-SCALE_BITS)
     trunk = np.rint(initial_trunk(layout, seed).astype(np.float64) * 2.0**SCALE_BITS).astype(np.int64)

@@ -24,6 +24,11 @@ MAX_SEALED_SITES = 16
 """All sites vote on every sealed round, and every pair of them has secrets of its own."""
 
 
+def quorum_of(sites: int) -> int:
+    """More than two thirds: so many sites decide a sealed round, and so many shares open a vector."""
+    return 2 * sites // 3 + 1
+
+
 class CommonRule(StrictModel):
     """What all modes have. A round is the optimiser steps from one entry (mode pushsum: one exchange) to the next."""
 

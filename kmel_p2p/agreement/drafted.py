@@ -14,6 +14,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kmel_p2p.agreement.averaging import quorum_of
+
 USUAL = 300
 """Compounds that are assumed where nothing is announced. Too few steps make less of a large site's data; too many ruin
 what all have in common, and no site can mend that for the others."""
@@ -117,7 +119,7 @@ def private_sections(sections: dict[str, dict[str, Any]], epsilon: float, compou
     delta = usual_delta(compounds)
     group = max(4, min(5, sites))
     # The smallest set that the smallest group of the rounds may open: fewer would mean more noise for each site.
-    least = max(3, 2 * max(group, 2 * sites // 3 + 1) // 3 + 1)
+    least = max(3, quorum_of(max(group, quorum_of(sites))))
     sections["model"] |= {"dropout": 0.0}
     sections["averaging"] = {
         "mode": "sealed",

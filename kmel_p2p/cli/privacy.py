@@ -15,6 +15,8 @@ from kmel_p2p.cli.options import config_option, echo_json, json_option
 if TYPE_CHECKING:
     from kmel_p2p.learn.privacy.plan import Plan
 
+_OUTSIDE = f"{OUTSIDE[0].upper()}{OUTSIDE[1:]}."
+
 
 @click.group()
 def privacy() -> None:
@@ -57,7 +59,7 @@ def plan(
     click.echo(f"{compounds:,} compounds a site, sums of {sites} sites, epsilon {epsilon:g}, delta {found[0].delta:g}")
     for one in found:
         click.echo(_words(one))
-    click.echo(f"{OUTSIDE[0].upper()}{OUTSIDE[1:]}.")
+    click.echo(_OUTSIDE)
 
 
 @privacy.command()
@@ -97,7 +99,7 @@ def spent(config_path: Path, as_json: bool) -> None:
         echo_json(facts)
         return
     click.echo(f"{steps} of {budget} noised steps: epsilon {epsilon:.3g} of {rule.epsilon:g}, delta {rule.delta:g}")
-    click.echo(f"{OUTSIDE[0].upper()}{OUTSIDE[1:]}.")
+    click.echo(_OUTSIDE)
 
 
 def _words(plan: Plan) -> str:

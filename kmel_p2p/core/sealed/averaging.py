@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.effects import Emit, Event, Message, Persist, Persisted, Record
@@ -16,7 +17,6 @@ from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft
 from kmel_p2p.core.rounds.contract import Amend, CurrentWait, Members, Phase, RoundTrained, size_class
 from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.states import End, Move, RoundState, Wait
-from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.catching_up import Certificates
 from kmel_p2p.core.sealed.conversation import Conversation
 from kmel_p2p.core.sealed.events import (

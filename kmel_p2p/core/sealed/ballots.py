@@ -14,16 +14,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.sealed.messages import MAX_BALLOT, VOID
 
 _Votes = dict[bytes, set[SiteKey]]
 """Choice -> who is for it. A site that signs two choices in one ballot counts for both: it is one liar either way."""
-
-
-def quorum_of(sites: int) -> int:
-    """More than two thirds."""
-    return 2 * sites // 3 + 1
 
 
 class Ballots:

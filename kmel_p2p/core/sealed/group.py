@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.masking import mask_bits, open_sum, packed_bytes, seal, sign, unpack
 from kmel_p2p.core.sealed.messages import Included, Sealed, SealOpen
 from kmel_p2p.core.sealed.pairs import SEALED_SHARE_BYTES, Pair, decrypt_share, encrypt_share, pair, public_key

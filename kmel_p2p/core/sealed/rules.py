@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.averaging import SealedRule
+from kmel_p2p.agreement.averaging import SealedRule, quorum_of
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.rounds.settings import SETTLE_US, RoundSettings
-from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.levels import SCALE_BITS, first_exponent
 from kmel_p2p.core.sealed.masking import private_levels
 from kmel_p2p.core.sealed.public_optimiser import PublicOptimiser

@@ -13,6 +13,7 @@ from torch.nn import functional
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.first_layer import SparseLinear, SparseRows
+from kmel_p2p.learn.models.graph_rows import parts_of
 
 
 def linear(tensors: Mapping[str, Tensor], name: str, inputs: Tensor, members: int) -> Tensor:
@@ -32,6 +33,10 @@ class Perceptron:
 
     def __init__(self, architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
         self._architecture, self._tensors = architecture, tensors
+
+    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+        """See `registry.TrunkBody`."""
+        return parts_of(rows, most)
 
     def __call__(self, inputs: Tensor, training: bool) -> Tensor:
         """float32[members, n, hidden[-1]] from float32[n, inputs]."""
@@ -54,10 +59,6 @@ class PerceptronBody(Perceptron):
         super().__init__(architecture, tensors)
         self._width = architecture.inputs - architecture.descriptors
         self._first = SparseLinear(tensors["trunk.0.weight"], tensors["trunk.0.bias"])
-
-    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(rows), most):
-            yield rows[start : start + most]
 
     def read(self, rows: NDArray[np.float32]) -> SparseRows | Tensor:
         # A GPU multiplies faster than it gathers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -24,10 +24,6 @@ class ProjectedBody(Perceptron):
         super().__init__(architecture, tensors)
         self._bits = fingerprint_bits(architecture)
         self._projection = torch.from_numpy(scaled(self._bits, architecture.projection, architecture.seed)).to(device())
-
-    def parts(self, rows: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(rows), most):
-            yield rows[start : start + most]
 
     def read(self, rows: NDArray[np.float32]) -> Tensor:
         """float32[n, projection + descriptors]."""

@@ -24,8 +24,8 @@ Entropy = Callable[[int], bytes]
 class DiscreteGaussian:
     """Numbers z with a probability proportional to exp(-z^2 / (2 std^2)), for |z| of at most `REACH` std.
 
-    Every number comes from 64 bits by the inverse of the distribution, which is held in units of 2**-64. The distance
-    from the exact distribution is below 2e-14 for each number, which delta has to bear.
+    Every number comes from 64 bits by the inverse of the distribution, which is held in units of 2**-64: each
+    probability is right to within that unit.
 
     Args:
         std: standard deviation, 1 to 100,000.

@@ -55,8 +55,8 @@ class Grid:
         return cls(std, most, longest, math.sqrt(left))
 
 
-def planned(plan: NoisePlan, values: int) -> float:
-    """Sigma of a plan, in units of the clipping norm.
+def planned(plan: NoisePlan, values: int) -> Grid:
+    """The scale that goes with the noise of a plan.
 
     Args:
         values: of the trunk.
@@ -69,5 +69,4 @@ def planned(plan: NoisePlan, values: int) -> float:
 
     rule = plan.rule
     noise = noise_for(rule.epsilon, rule.delta, rule.rate, plan.steps)
-    Grid.of(plan.limit, noise, plan.sharing, values)
-    return noise
+    return Grid.of(plan.limit, noise, plan.sharing, values)

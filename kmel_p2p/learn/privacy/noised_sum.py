@@ -5,7 +5,7 @@
    that the sum is exact. Where rounding made it longer than `Grid.longest`, it is rounded towards zero instead: no
    compound ever moves the sum by more.
 3. The sum is cut to `Grid.most` at every value. Cutting brings two sums no further apart, so the bound holds still.
-4. Normal noise on whole numbers is added (`discrete_gaussian`). Noises of `Grid.sharing` sites make up the whole.
+4. Normal noise on whole numbers is added (`discrete_gaussian`). Noises of several sites make up the whole.
 
 Sensitivity and noise are in levels; their ratio is the sigma that `accountant` counts with (Abadi et al., CCS 2016;
 distributed noise: Kairouz, Liu and Steinke, ICML 2021).
@@ -28,26 +28,15 @@ class NoisedSum:
     """See the module docstring.
 
     Args:
-        limit: of a level.
-        noise: sigma.
-        sharing: sites whose noises make up the whole.
+        grid: the scale of the levels.
         entropy: for batches, rounding and noise.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        dataset: Dataset,
-        rule: PrivacyRule,
-        limit: int,
-        noise: float,
-        sharing: int,
-        entropy: Entropy,
-    ) -> None:
-        self.grid = Grid.of(limit, noise, sharing, network.trunk.numel())
+    def __init__(self, network: Network, dataset: Dataset, rule: PrivacyRule, grid: Grid, entropy: Entropy) -> None:
+        self.grid = grid
         self._rule, self._dataset, self._entropy = rule, dataset, entropy
         self._gradients = CompoundGradients(network, dataset)
-        self._noise = DiscreteGaussian(self.grid.std)
+        self._noise = DiscreteGaussian(grid.std)
 
     def draw(self) -> tuple[NDArray[np.int64], float]:
         """A step's noised sum at the network's present trunk, int64[d], and the mean loss of its compounds (0 without

@@ -377,7 +377,7 @@ class Failed:
     """The last command failed.
 
     Attributes:
-        kind: `data` (the site's measurements), `config` (its settings or the charter) `room` (the disk is full) or
+        kind: `data` (the site's measurements), `config` (its settings or the charter), `room` (the disk is full) or
             `bug`.
         text: what is wrong, where, and what to do; with traceback for a bug.
     """

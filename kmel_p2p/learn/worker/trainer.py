@@ -266,11 +266,11 @@ class Trainer:
 
 
 def _noised(plan: NoisePlan, network: Network, dataset: Dataset) -> NoisedSum:
-    noise, rule = planned(plan, network.trunk.numel()), plan.rule
+    rule, grid = plan.rule, planned(plan, network.trunk.numel())
     if rule.delta * len(dataset.train) >= 1:
         log.warning("delta is too large for so many compounds", delta=rule.delta, compounds=len(dataset.train))
     # From the operating system and not from the site's seed: who can guess the noise takes it off.
-    return NoisedSum(network, dataset, rule, plan.limit, noise, plan.sharing, os.urandom)
+    return NoisedSum(network, dataset, rule, grid, os.urandom)
 
 
 def _attach(name: str) -> multiprocessing.shared_memory.SharedMemory:

@@ -56,7 +56,8 @@ def network() -> Network:
 
 
 def noised(seed: int = 0, rule: PrivacyRule = RULE) -> NoisedSum:
-    return NoisedSum(network(), dataset(), rule, LIMIT, NOISE, SHARING, counted(seed))
+    made = network()
+    return NoisedSum(made, dataset(), rule, Grid.of(LIMIT, NOISE, SHARING, made.trunk.numel()), counted(seed))
 
 
 def test_each_compounds_gradient_is_what_a_batch_of_it_alone_gives() -> None:
@@ -123,7 +124,8 @@ def test_who_is_not_in_a_batch_moves_no_sum(tmp_path: Path) -> None:
     sums = []
     for data in (whole, less):
         made = network()
-        noise = NoisedSum(made, data, PrivacyRule(dp="record", rate=1.0), LIMIT, NOISE, SHARING, counted(0))
+        grid = Grid.of(LIMIT, NOISE, SHARING, made.trunk.numel())
+        noise = NoisedSum(made, data, PrivacyRule(dp="record", rate=1.0), grid, counted(0))
         rounds = Rounds(made, data, trunk_layout(PROJECTED), None, SETTINGS, tmp_path / str(len(data.train)), noise)
         trunk = made.trunk_values()
         for number in range(1, 6):

@@ -24,6 +24,7 @@ from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.scores import Predict, fold_outputs
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.privacy.grid import Grid
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.train.balance import sums
 from kmel_p2p.learn.train.dataset import Dataset
@@ -352,7 +353,8 @@ def noised_rounds(folder: Path) -> tuple[Rounds, NoisedSum, Network]:
     shape = architecture().changed(trunk="projected", projection=16, dropout=0.0, endpoints=shared)
     network, data = Network(shape), replace(dataset(), endpoints=shared)
     start_local(network, shape, 3, 4)
-    noised = NoisedSum(network, data, PrivacyRule(dp="record"), 6553, 2.0, 4, os.urandom)
+    grid = Grid.of(6553, 2.0, 4, network.trunk.numel())
+    noised = NoisedSum(network, data, PrivacyRule(dp="record"), grid, os.urandom)
     return Rounds(network, data, trunk_layout(shape), None, SETTINGS, folder, noised), noised, network
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.sealed.ballots import Ballots, quorum_of
+from kmel_p2p.core.sealed.ballots import Ballots
 from kmel_p2p.core.sealed.messages import VOID
 
 A, B = b"a" * 32, b"b" * 32

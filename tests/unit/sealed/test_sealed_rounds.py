@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kmel_p2p.agreement.averaging import quorum_of
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.sealed import averaging as averaging_module
 from kmel_p2p.core.sealed import masking
-from kmel_p2p.core.sealed.ballots import quorum_of
 from kmel_p2p.core.sealed.events import RoundVoid, SealRefused, SiteAccused
 from kmel_p2p.core.sealed.gathering import turns
 from kmel_p2p.core.sealed.levels import quantise
