@@ -83,7 +83,9 @@ class NewSite:
     @property
     def proxy_address(self) -> str:
         """host:port of the proxy."""
-        return self.proxy.removeprefix("socks5://")
+        from kmel_p2p.site.config import proxy_address
+
+        return proxy_address(self.proxy)
 
     @classmethod
     def opened(

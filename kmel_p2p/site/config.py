@@ -53,6 +53,11 @@ class SiteSection(StrictModel):
     """What the peer keeps: store, models, logs. One peer at a time works on it."""
 
 
+def proxy_address(proxy: str) -> str:
+    """host:port of a proxy as `network.proxy` names it; empty: none."""
+    return proxy.removeprefix("socks5://")
+
+
 class NetworkSection(StrictModel):
     """The one port of the site, and how others reach it."""
 
@@ -78,7 +83,7 @@ class NetworkSection(StrictModel):
     @property
     def proxy_address(self) -> str:
         """host:port of the proxy; empty: none."""
-        return self.proxy.removeprefix("socks5://")
+        return proxy_address(self.proxy)
 
     @pydantic.model_validator(mode="after")
     def _outbound_only_advertises_nothing(self) -> NetworkSection:

@@ -60,8 +60,3 @@ def site_payoff(result: Mapping[str, Any] | None) -> SitePayoff | None:
     if not (gaining or alone or unclear):
         return None
     return SitePayoff(gaining, alone, unclear, fmean(changes) if changes else None)
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """A relative change with its sign."""
-    return f"{100 * share:+.{digits}f} %".replace("-", "\N{MINUS SIGN}")

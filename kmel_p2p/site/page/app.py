@@ -12,7 +12,6 @@ time, so that whoever asks in a hurry delays nothing but the page.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -179,7 +178,7 @@ class PeerPages:
         return PlainTextResponse(f"{reason or 'ready'}\n", 503 if reason else 200)
 
     async def _document(self, request: Request) -> Response:
-        return JSONResponse(json.loads(json.dumps(self._status().as_dict())))
+        return JSONResponse(self._status().as_dict())
 
 
 def _rendered(template: str, values: Mapping[str, object], part: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kmel_p2p.site.page.words import other_language
 from kmel_p2p.web.templates import page
 
 WORDS: Mapping[str, Mapping[str, str]] = {
@@ -95,7 +96,7 @@ def board_values(
         "head": HEAD,
         "notices": [_notice(row, answers, words) for row in rows if row["kind"] != "answer"],
         "matched": matched,
-        "other": ("en", "English") if lang == "ko" else ("ko", "한국어"),
+        "other": other_language(lang),
     }
 
 

@@ -16,7 +16,7 @@ from kmel_p2p.site.observe.headline import BEST_LOCAL, SAME, site_payoff
 from kmel_p2p.site.observe.next_step import next_step
 from kmel_p2p.site.observe.status import MemberStatus, SitePhase, StatusDocument, bytes_text, span_text
 from kmel_p2p.site.page.federation_map import federation_map
-from kmel_p2p.site.page.words import WORDS
+from kmel_p2p.site.page.words import WORDS, other_language
 from kmel_p2p.web.curves import Curve, chart
 
 MOST_AUTHORS = 10
@@ -65,7 +65,7 @@ def page_values(facts: Facts, lang: str) -> dict[str, Any]:
     return {
         "w": w,
         "lang": lang,
-        "other": ("en", "English") if lang == "ko" else ("ko", "한국어"),
+        "other": other_language(lang),
         "status": status,
         "headline": headline(facts, w),
         "as_of": w["as_of"].format(time=_clock(facts.at), up=span_text(status.process.uptime_s)),

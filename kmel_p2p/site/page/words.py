@@ -202,6 +202,11 @@ WORDS: Mapping[str, Mapping[str, str]] = {
 """Language -> word -> text."""
 
 
+def other_language(lang: str) -> tuple[str, str]:
+    """What a page links to: the language that it is not in, and that language's own name."""
+    return ("en", "English") if lang == "ko" else ("ko", "한국어")
+
+
 def language(query: str, accepted: str = "") -> str:
     """The language of an answer: `lang=ko` or `lang=en` in what follows the question mark, else what a browser prefers.
 

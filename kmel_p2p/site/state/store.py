@@ -345,10 +345,13 @@ class Store(SetAside):
             values: plain data (numbers, strings, lists, maps).
         """
         with self.transaction("history"):
-            self._connection.execute(
-                "INSERT INTO history (kind, at, body) VALUES (?, ?, ?)",
-                (kind, at, msgpack.packb(dict(values), use_bin_type=True)),
-            )
+            self._insert_history(kind, at, values)
+
+    def _insert_history(self, kind: str, at: float, values: Mapping[str, Any]) -> None:
+        self._connection.execute(
+            "INSERT INTO history (kind, at, body) VALUES (?, ?, ?)",
+            (kind, at, msgpack.packb(dict(values), use_bin_type=True)),
+        )
 
     def history(self, kind: str, most: int = 0) -> list[dict[str, Any]]:
         """Rows of one series in order, each with its time under "at".
@@ -375,11 +378,7 @@ class Store(SetAside):
         with self.transaction("history"):
             self._connection.execute("DELETE FROM history WHERE kind = ?", (kind,))
             for row in rows:
-                values = {name: value for name, value in row.items() if name != "at"}
-                self._connection.execute(
-                    "INSERT INTO history (kind, at, body) VALUES (?, ?, ?)",
-                    (kind, row["at"], msgpack.packb(values, use_bin_type=True)),
-                )
+                self._insert_history(kind, row["at"], {name: value for name, value in row.items() if name != "at"})
 
     def check(self) -> list[str]:
         """What SQLite's own integrity check finds wrong; empty when the file is sound."""
