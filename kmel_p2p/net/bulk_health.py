@@ -1,8 +1,8 @@
 """Whether bulk messages get through to a site whose control messages do: a path may be dead for one of the two.
 
 A firewall that ends long transfers, or a path that loses large packets (a black hole for its MTU), leaves probes and
-keepalives alive. The outbox dials anew and gives messages up; this says so to the operator, once when it begins and
-once when something gets through again.
+keepalives alive. So does a site that asks for entries and grants no room for them. The outbox dials anew and gives
+messages up; this says so to the operator, once when it begins and once when something gets through again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class Moving(Protocol):
     """What is asked of an outbox."""
 
     def stuck_since(self) -> Micros | None: ...
+
+    def wants_credit(self) -> bool: ...
 
 
 class BulkHealth:
@@ -54,13 +56,22 @@ class BulkHealth:
         if since_us is not None and self._up_since_us is not None:
             lasts_us = now - max(since_us, self._up_since_us)
             if lasts_us >= TOLD_AFTER:
-                why = "a bulk connection is open, but moves nothing" if has_route else "there is no bulk connection"
                 cause = f" (the last one: {error})" if error else ""
                 self.problem = (
                     f"nothing large, such as an entry, has got through for {lasts_us // SECOND} s, though small "
-                    f"messages do: {why}{cause}. It is dialled anew; look for a firewall or tunnel that drops large "
-                    "packets"
+                    f"messages do: {_why(outbox, has_route, cause)}"
                 )
         if self.problem and not before:
             return BulkStuck(self._key, self.problem)
         return BulkMoves(self._key) if before and not self.problem else None
+
+
+def _why(outbox: Moving, has_route: bool, cause: str) -> str:
+    """What is known of the reason, and what to do."""
+    if has_route and outbox.wants_credit():
+        return (
+            "its peer takes what fits into its first window, and grants no room for the rest. It is dialled anew; ask "
+            "its operator whether the peer hangs"
+        )
+    state = "a bulk connection is open, but moves nothing" if has_route else "there is no bulk connection"
+    return f"{state}{cause}. It is dialled anew; look for a firewall or tunnel that drops large packets"

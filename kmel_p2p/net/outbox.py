@@ -166,20 +166,30 @@ class Outbox:
 
     def peek(self) -> Part | None:
         """The next chunk that may go now. Order is kept: an interrupted message holds back the ones behind it."""
-        if self._session is None:
+        transfer = self._next()
+        if self._session is None or transfer is None or not self._has_credit(transfer):
             return None
+        length = self._next_length(transfer)
+        header = Chunk(self._session, transfer.id, len(transfer.data), transfer.sent)
+        return Part(transfer, header, memoryview(transfer.data)[transfer.sent : transfer.sent + length])
+
+    def wants_credit(self) -> bool:
+        """Whether there is a connection and a chunk, and the receiver has granted no room for it."""
+        transfer = self._next()
+        return self._session is not None and transfer is not None and not self._has_credit(transfer)
+
+    def _next(self) -> BulkTransfer | None:
         for transfer in self._queue.values():
-            if transfer.stage is TransferStage.SENT:
-                continue
-            if transfer.stage is not TransferStage.SENDING:
-                return None
-            size = len(transfer.data)
-            length = min(CHUNK_BYTES, size - transfer.sent)
-            if self._session_sent + charge(length) > self._limit:
-                return None
-            header = Chunk(self._session, transfer.id, size, transfer.sent)
-            return Part(transfer, header, memoryview(transfer.data)[transfer.sent : transfer.sent + length])
+            if transfer.stage is not TransferStage.SENT:
+                return transfer if transfer.stage is TransferStage.SENDING else None
         return None
+
+    @staticmethod
+    def _next_length(transfer: BulkTransfer) -> int:
+        return min(CHUNK_BYTES, len(transfer.data) - transfer.sent)
+
+    def _has_credit(self, transfer: BulkTransfer) -> bool:
+        return self._session_sent + charge(self._next_length(transfer)) <= self._limit
 
     def commit(self, part: Part) -> None:
         """The socket took `part`."""

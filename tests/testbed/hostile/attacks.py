@@ -273,7 +273,7 @@ ATTACKS = {
     "A9": Attack(never_finishes, "run held up {name}", entries=6),
     "A10": Attack(boasts, "size of {name}", trains=True),
     "A11": Attack(floods_bad_entries, "refused from {name}"),
-    "A14": Attack(asks_and_never_takes, ""),
+    "A14": Attack(asks_and_never_takes, "bulk {name}"),
     "A16": Attack(signs_anothers_payload, "log ended {name}"),
 }
 """By number."""

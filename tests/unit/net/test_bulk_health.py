@@ -13,7 +13,7 @@ from kmel_p2p.net import bulk_health
 from kmel_p2p.net.bulk_health import TOLD_AFTER, BulkHealth
 from kmel_p2p.net.link_events import BulkMoves, BulkStuck
 from kmel_p2p.net.outbox import Outbox
-from kmel_p2p.net.settings import TransportSettings
+from kmel_p2p.net.settings import CHUNK_BYTES, TransportSettings
 from kmel_p2p.site.modes.ledger import LedgerMode
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.reporting import Reporter
@@ -53,6 +53,25 @@ def test_it_is_told_once_after_a_while_and_once_when_something_gets_through() ->
     assert outbox.done(message, TOLD_AFTER + 2 * SECOND) is not None
     assert health.look(TOLD_AFTER + 2 * SECOND, True, outbox, True, "") == BulkMoves(KEY)
     assert health.problem == ""
+
+
+def test_a_site_that_grants_no_room_is_told_from_a_dead_path() -> None:
+    outbox, health = an_outbox(), BulkHealth(KEY)
+    outbox.open(b"session1", 1 << 20, 0)
+    message = sent(outbox, 0)
+    for _ in range(4):
+        outbox.put(bytes(CHUNK_BYTES), "", 0)
+    while (part := outbox.peek()) is not None:
+        outbox.commit(part)
+    assert outbox.wants_credit()
+    assert outbox.done(message, SECOND) is not None
+    assert health.look(0, True, outbox, True, "") is None
+    stuck = health.look(SECOND + TOLD_AFTER, True, outbox, True, "")
+    assert isinstance(stuck, BulkStuck)
+    assert "grants no room" in stuck.reason
+    outbox.granted(b"session1", 2 << 20, 2 * TOLD_AFTER)
+    assert not outbox.wants_credit()
+    assert health.look(2 * TOLD_AFTER, True, outbox, True, "") == BulkMoves(KEY)
 
 
 def test_messages_that_were_given_up_do_not_end_it() -> None:
