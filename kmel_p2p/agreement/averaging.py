@@ -64,6 +64,10 @@ class CommonRule(StrictModel):
         """Why these settings do not go with `privacy.dp = "record"`, in words; empty when they do."""
         return "privacy.dp is 'record', which takes sums that nobody can take apart: set averaging.mode to 'sealed'"
 
+    def reward_problem(self) -> str:
+        """Why these settings do not go with `reward.shares = "stated"`, in words; empty when they do."""
+        return "reward.shares is 'stated', and what authors gave is measured in mode 'ledger' alone; remove [reward]"
+
 
 class LedgerRule(CommonRule):
     """Mode `ledger`: how deltas are made, weighed and kept."""
@@ -97,6 +101,10 @@ class LedgerRule(CommonRule):
     """Newest entries of each site that are kept beyond what everybody has; older ones are compacted into the snapshot.
     More lets a site stay away longer before it must fetch the snapshot. A site keeps fewer where all of them would
     take more memory than the trunk's sum."""
+
+    def reward_problem(self) -> str:
+        """As `CommonRule.reward_problem`."""
+        return ""
 
     @pydantic.model_validator(mode="after")
     def _kept_fits_chunk(self) -> LedgerRule:

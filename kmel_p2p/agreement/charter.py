@@ -21,6 +21,7 @@ from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
 from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.privacy import PrivacyRule
+from kmel_p2p.agreement.reward import RewardRule
 from kmel_p2p.agreement.shown import PRINTABLE, PRINTABLE_WORDS
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
@@ -81,6 +82,8 @@ class Charter(StrictModel):
     split: SplitRule = SplitRule()
     privacy: Annotated[PrivacyRule, pydantic.Field(exclude_if=lambda rule: not rule.on)] = PrivacyRule()
     """Where it is off, it is no part of what is hashed and written: charters signed before keep their id."""
+    reward: Annotated[RewardRule, pydantic.Field(exclude_if=lambda rule: not rule.on)] = RewardRule()
+    """Likewise."""
     amendments: AmendmentsRule = AmendmentsRule()
 
     @pydantic.model_validator(mode="after")
@@ -132,6 +135,12 @@ class Charter(StrictModel):
                 f"pace.patience is {self.pace.patience}: when a site stops would show its validation scores, for which "
                 "no noise is added (privacy.dp). Set it to 0"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _reward_fits_averaging(self) -> Charter:
+        if self.reward.on and (problem := self.averaging.reward_problem()):
+            raise ValueError(problem)
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What a notice on the board says: a need, an offer, or an answer to one of them.
+"""What a notice on the board says: a need, an offer, an answer to one of them, or a statement about contributions.
 
 Signing, spreading and replacing notices is `core.board`'s.
 """
@@ -91,12 +91,47 @@ class NoticeAnswer(StrictModel):
     interested: bool = True
 
 
-Content: TypeAlias = Annotated[Need | Offer | NoticeAnswer, pydantic.Field(discriminator="kind")]
+PREFIX = 16
+"""Hex digits of a key by which a statement names an author: as many as no two sites share by accident."""
 
-_READER: pydantic.TypeAdapter[Need | Offer | NoticeAnswer] = pydantic.TypeAdapter(Content)
+MAX_STATED = 64
+"""Authors in a statement; those with the largest parts."""
+
+_Author = Annotated[str, pydantic.Field(pattern=rf"^[0-9a-f]{{{PREFIX}}}$")]
 
 
-def encode_content(content: Need | Offer | NoticeAnswer) -> bytes:
+class ContributionStatement(StrictModel):
+    """What a site states of the others' contributions, coarsely: what it measured on own compounds stays with it."""
+
+    kind: Literal["statement"] = "statement"
+    measure: Literal["second half", "whole"]
+    """Of the run."""
+    entries: Annotated[int, pydantic.Field(ge=1, le=2**40)]
+    """Of all authors together, that it rests on."""
+    given: Annotated[tuple[tuple[_Author, Annotated[int, pydantic.Field(ge=1, le=100)]], ...],
+                     pydantic.Field(max_length=MAX_STATED)]  # fmt: skip
+    """First digits of an author's key, and the percent of what the other sites gave that came from it. Sorted."""
+    copiers: Annotated[tuple[_Author, ...], pydantic.Field(max_length=MAX_STATED)] = ()
+    """Authors whose entries are, in good part, nearly copies of entries that they knew. Sorted."""
+
+    @pydantic.model_validator(mode="after")
+    def _adds_up(self) -> ContributionStatement:
+        names = [name for name, _ in self.given]
+        if names != sorted(set(names)) or list(self.copiers) != sorted(set(self.copiers)):
+            raise ValueError("authors are listed once each, sorted")
+        if sum(percent for _, percent in self.given) > 100:
+            raise ValueError("more than 100 percent are given")
+        return self
+
+
+Said: TypeAlias = Need | Offer | NoticeAnswer | ContributionStatement
+
+Content: TypeAlias = Annotated[Said, pydantic.Field(discriminator="kind")]
+
+_READER: pydantic.TypeAdapter[Said] = pydantic.TypeAdapter(Content)
+
+
+def encode_content(content: Said) -> bytes:
     """One spelling of what a notice says; fields at their defaults are left out.
 
     Raises:
@@ -108,13 +143,13 @@ def encode_content(content: Need | Offer | NoticeAnswer) -> bytes:
     return body
 
 
-def decode_content(body: bytes) -> Need | Offer | NoticeAnswer:
+def decode_content(body: bytes) -> Said:
     """Read what a notice from anybody says.
 
     Raises:
         WireError: it says nothing that this version knows, or in another spelling.
     """
-    raw = unpack_bounded(body, MAX_BODY_BYTES, containers=64, length=64)
+    raw = unpack_bounded(body, MAX_BODY_BYTES, containers=MAX_STATED + 8, length=MAX_STATED)
     try:
         content = _READER.validate_python(_tuples(raw))
     except pydantic.ValidationError as error:
@@ -129,14 +164,14 @@ def decode_content(body: bytes) -> Need | Offer | NoticeAnswer:
     return content
 
 
-def content_of(raw: Mapping[str, Any]) -> Need | Offer | NoticeAnswer:
-    """A notice from what an operator gave.
+def content_of(raw: Mapping[str, Any]) -> Said:
+    """A notice from what an operator gave; lists stand for tuples.
 
     Raises:
         LocalError: names the field and what is wrong with it.
     """
     try:
-        return _READER.validate_python(dict(raw))
+        return _READER.validate_python(_tuples(dict(raw)))
     except pydantic.ValidationError as error:
         lines = [f"{'.'.join(map(str, each['loc'][1:])) or 'notice'}: {each['msg']}" for each in error.errors()]
         raise LocalError("; ".join(lines).replace("Value error, ", "")) from None

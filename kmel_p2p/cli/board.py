@@ -56,7 +56,7 @@ def post(config_path: Path, as_json: bool, days: int | None, edit: str, measurem
 
 
 @board.command("list")
-@click.option("--kind", type=click.Choice(["need", "offer", "answer"]))
+@click.option("--kind", type=click.Choice(["need", "offer", "answer", "statement"]))
 @config_option
 @json_option
 def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
@@ -150,6 +150,8 @@ def match(everybody: bool, config_path: Path, as_json: bool) -> None:
 def _about(row: Mapping[str, Any]) -> str:
     if row["kind"] == "answer":
         return f"to {row['to']}: {row['text'][:60]}"
+    if row["kind"] == "statement":
+        return f"contributions, over {row['entries']:,} entries"
     named = " ".join(part for part in (row["assay_endpoint"], f"({row['unit']})" if row["unit"] else "") if part)
     return named or row.get("package") or row["text"][:60]
 

@@ -9,7 +9,15 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.agreement.notice import NoticeAnswer, content_of, decode_content, encode_content
+from kmel_p2p.agreement.notice import (
+    ContributionStatement,
+    Need,
+    NoticeAnswer,
+    Offer,
+    content_of,
+    decode_content,
+    encode_content,
+)
 from kmel_p2p.core.board.board import Board, Post, Today
 from kmel_p2p.core.board.matching import matches, same_name
 from kmel_p2p.core.board.notice import MAX_DAYS, MAX_SLOTS, Notice, sign
@@ -92,11 +100,14 @@ class NoticeBoard:
         given = arguments.get("notice")
         if not isinstance(given, Mapping):
             raise LocalError("a post has a notice")
-        raw = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-        body = encode_content(content_of(raw))
+        content = content_of(given)
         edited = str(arguments.get("edit", ""))
-        slot = self._own(edited)[1] if edited else self._free_slot()
-        return self._sign(slot, body, self._until(arguments))
+        if isinstance(content, ContributionStatement):
+            # A second statement takes the place of the first.
+            slot = self._slot_of(lambda notice: isinstance(decode_content(notice.body), ContributionStatement))
+        else:
+            slot = self._own(edited)[1] if edited else self._free_slot()
+        return self._sign(slot, encode_content(content), self._until(arguments))
 
     def _answer(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         author, slot = self._find(str(arguments.get("id", "")))
@@ -107,12 +118,8 @@ class NoticeBoard:
             {"kind": "answer", "to_site": author.hex(), "to_slot": slot, "text": text, "interested": interested}
         )
         # A second answer to the same notice takes the place of the first.
-        before = [
-            notice.slot
-            for notice in self._board.book.of(self._site().identity.key)
-            if not notice.withdrawn and _answers(notice) == (author, slot)
-        ]
-        return self._sign(before[0] if before else self._free_slot(), encode_content(content), self._until(arguments))
+        before = self._slot_of(lambda notice: _answers(notice) == (author, slot))
+        return self._sign(before, encode_content(content), self._until(arguments))
 
     def _sign(self, slot: int, body: bytes, until: int, author: SiteKey | None = None) -> dict[str, Any]:
         site = self._site()
@@ -143,6 +150,12 @@ class NoticeBoard:
         raise LocalError(
             f"this site has {MAX_SLOTS} notices on the board already: withdraw one, or edit it (--edit ID)"
         )
+
+    def _slot_of(self, same: Callable[[Notice], bool]) -> int:
+        """The slot of the own notice whose place a new one takes; a free one where there is none."""
+        own = self._board.book.of(self._site().identity.key)
+        before = next((notice.slot for notice in own if not notice.withdrawn and same(notice)), None)
+        return self._free_slot() if before is None else before
 
     def _own(self, text: str) -> tuple[SiteKey, int]:
         author, slot = self._find(text)
@@ -186,7 +199,7 @@ def notice_rows(site: Site, notices: Iterable[Notice], reachable: Collection[Sit
         if isinstance(content, NoticeAnswer):
             to = SiteKey(bytes.fromhex(content.to_site))
             row["to"] = f"{site.names.get(to, to.hex())}/{content.to_slot}"
-        else:
+        elif isinstance(content, (Need, Offer)):
             row["answers"] = answers.get(notice.place, [])
         rows.append(row)
     return rows
@@ -199,7 +212,7 @@ def match_rows(
     posted = []
     for notice in notices:
         content = decode_content(notice.body) if not notice.withdrawn else None
-        if content is not None and not isinstance(content, NoticeAnswer):
+        if isinstance(content, (Need, Offer)):
             posted.append((notice, content))
     names = {key: rule.name for key, rule in site.constitution.roster.items()}
     found = matches(posted, names, reachable, None if everybody else site.identity.key)

@@ -94,7 +94,7 @@ def board_values(
         "w": words,
         "lang": lang,
         "head": HEAD,
-        "notices": [_notice(row, answers, words) for row in rows if row["kind"] != "answer"],
+        "notices": [_notice(row, answers, words) for row in rows if row["kind"] in ("need", "offer")],
         "matched": matched,
         "other": other_language(lang),
     }
