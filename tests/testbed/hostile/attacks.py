@@ -26,6 +26,7 @@ from kmel_p2p.core.pushsum.messages import MassTransfer
 from kmel_p2p.core.roster_vector import RosterVector
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import Lane
+from kmel_p2p.net.inbox import Intake
 from tests.testbed.hostile.raw_sockets import endless_message, silent_connections
 from tests.testbed.puppet import Puppet
 
@@ -187,7 +188,9 @@ async def asks_and_never_takes(hostile: Hostile) -> None:
     ranges = tuple(EntryRange(key, 1, 1000) for key in hostile.puppet.others)
     body = hostile.puppet.wire.encode(Want(ranges, ()))
     for link in hostile.puppet.transport._links.values():
-        link.transfers.inbox.grants = list  # type: ignore[method-assign]
+        inbox = link.transfers.inbox
+        inbox.grants = list  # type: ignore[method-assign]
+        inbox.chunk = lambda header, data, now: Intake()  # type: ignore[method-assign]
     async for _ in Ticks(0.05):
         for key in hostile.puppet.others:
             hostile.puppet.transport.send(key, body, Lane.CONTROL, label="Want")
