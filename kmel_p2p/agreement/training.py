@@ -7,6 +7,7 @@ from typing import Annotated
 import pydantic
 
 from kmel_p2p.agreement.strict import Name, StrictModel
+from kmel_p2p.agreement.trunk_package import TrunkPackage
 
 PROJECTION = 256
 """The default of `ModelRule.projection`."""
@@ -40,6 +41,9 @@ class ModelRule(StrictModel):
     """Numbers that the fingerprint is projected to, for a trunk that reads a fixed random projection of it. At its
     default, it is no part of what is hashed and written: charters signed before there was such a trunk keep their
     id."""
+    package: Annotated[TrunkPackage | None, pydantic.Field(exclude_if=lambda package: package is None)] = None
+    """Where the trunk is none of this program's: the package that brings it. The last of `hidden` is the width of what
+    it gives to the heads."""
 
 
 class TrainingRule(StrictModel):

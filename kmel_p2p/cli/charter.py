@@ -11,7 +11,7 @@ from kmel_p2p.cli.charter_draft import draft_charter, draft_options, reference_h
 from kmel_p2p.cli.charter_view import charter_view
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
-from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.learn.models.registry import kind_of
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import CharterDocument
@@ -208,7 +208,7 @@ def feature_problems(document: CharterDocument) -> list[str]:
         return []
     import rdkit
 
-    packages = ["RDKit", *trunk_kind(agreed.model.trunk).packages]
+    packages = ["RDKit", *kind_of(agreed.model).packages]
     advice = f"install the consortium's version of {' and '.join(packages)}"
     if not document.signatures:
         advice += f"; or, if [features] or [model] was edited since the draft, set reference_hash to {found}"

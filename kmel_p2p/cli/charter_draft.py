@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli.options import F
-from kmel_p2p.learn.models.registry import KINDS, TrunkKind, trunk_kind
+from kmel_p2p.learn.models.registry import KINDS, TrunkKind
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter, CharterDocument
@@ -48,10 +48,10 @@ def draft_options(command: F) -> F:
     )(command)
     command = click.option(
         "--trunk",
-        type=click.Choice(list(KINDS)),
+        metavar=f"[{'|'.join(KINDS)}|NAME]",
         help=f"Default: {USUAL_TRUNK}, or {PRIVATE_TRUNK} with --epsilon. "
         + "; ".join(map(_trunk_help, KINDS.values()))
-        + ".",
+        + "; another NAME: the installed package that brings it (kmel-peer trunk list).",
     )(command)
     command = click.option(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the initial trunk."
@@ -96,15 +96,20 @@ def draft_charter(
     from kmel_p2p.site.loaded_site import check_noise, needs_of
 
     trunk = trunk or (USUAL_TRUNK if epsilon is None else PRIVATE_TRUNK)
-    kind, rules = trunk_kind(trunk), [endpoint_of(text) for text in endpoints]
+    kind, rules = KINDS.get(trunk), [endpoint_of(text) for text in endpoints]
+    if kind is None and epsilon is not None:
+        raise click.UsageError(
+            f"--trunk {trunk}: with --epsilon the gradient of every compound is clipped by itself, which needs one of "
+            f"this program's trunks, such as {PRIVATE_TRUNK}"
+        )
     suggestion = suggested(compounds or USUAL, any(rule.get("kind") == "classification" for rule in rules))
     raw: dict[str, Any] = {
-        **suggestion.sections(perceptron=kind.perceptron),
+        **suggestion.sections(perceptron=kind is not None and kind.perceptron),
         "federation": federation,
         "sites": list(sites),
         "assay_endpoints": rules,
     }
-    raw["model"] |= {**kind.drafted, "seed": seed, "trunk": trunk}
+    raw["model"] |= {**(kind.drafted if kind is not None else packaged(trunk)), "seed": seed, "trunk": trunk}
     private = []
     if epsilon is not None:
         private = private_sections(raw, epsilon, compounds or USUAL, len(sites))
@@ -118,6 +123,18 @@ def draft_charter(
     CharterDocument.parse(document.render(), "command line")
     reason = private or suggestion.reason(compounds or USUAL, announced=compounds is not None)
     return document, [*reason, START_ADVICE, *needs_of(draft, len(sites))]
+
+
+def packaged(trunk: str) -> dict[str, Any]:
+    """The charter's `[model]` for a trunk that an installed package brings.
+
+    Raises:
+        ConfigError: none does, or it cannot be used.
+    """
+    from kmel_p2p.learn.models.package_files import installed, package_with
+    from kmel_p2p.learn.models.trunk_draft import drafted_model
+
+    return dict(drafted_model(installed(package_with(trunk)), trunk))
 
 
 def with_reference_hash(draft: Charter) -> Charter:

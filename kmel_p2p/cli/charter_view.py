@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.learn.models.registry import kind_of
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter, CharterDocument
@@ -73,7 +74,14 @@ def _section(charter: Charter, name: str) -> dict[str, Any]:
     values: dict[str, Any] = getattr(charter, name).model_dump(mode="json")
     if name == "model":
         # Some keys are not written at their default.
-        values |= {key: getattr(charter.model, key) for key in sorted(trunk_kind(charter.model.trunk).keys)}
+        values |= {key: getattr(charter.model, key) for key in sorted(kind_of(charter.model).keys)}
+        if (package := charter.model.package) is not None:
+            options = f" with {' '.join(package.options)}" if package.options else ""
+            tensors = hashlib.sha256("\n".join(package.tensors).encode()).hexdigest()[:16]
+            values["package"] = (
+                f"{package.name} {package.version}{options} (sha256 {package.sha256}), {len(package.tensors)} tensors "
+                f"({tensors})"
+            )
     return values
 
 
@@ -114,5 +122,5 @@ def _trunk(charter: Charter) -> str:
     from kmel_p2p.site.loaded_site import architecture_of
 
     shape = architecture_of(charter)
-    kind, size = trunk_kind(shape.trunk), trunk_layout(shape).size
+    kind, size = kind_of(shape), trunk_layout(shape).size
     return f"reads {kind.summary}; {size:,} values, about {kind.cost(shape):,} multiplications per compound and pass"

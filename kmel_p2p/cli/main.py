@@ -51,6 +51,7 @@ COMMANDS = {
     "backup": ("kmel_p2p.cli.backup:backup", "Write the state of this site to one file, also while it runs."),
     "restore": ("kmel_p2p.cli.backup:restore", "Put the state of this site back from a backup."),
     "audit": ("kmel_p2p.cli.audit:audit", "Say what this site's entries show of its compounds."),
+    "trunk": ("kmel_p2p.cli.trunk:trunk", "Check trunks that come as packages, and draft with them."),
     "privacy": ("kmel_p2p.cli.privacy:privacy", "Plan differential privacy of single compounds."),
     "ledger": ("kmel_p2p.cli.ledger:ledger", "Read and verify the entries this site keeps."),
     "egress": ("kmel_p2p.cli.egress:egress", "Read and verify the record of what left this site."),

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class TensorSpec:
     Attributes:
         name: unique within the layout; part of the layout's hash.
         shape: dimensions; `()` is a scalar, a zero makes the tensor empty.
-        bound: half-width of the uniform initial values; 0.0 starts at zero. Not part of the hash.
+        bound: half-width of the uniform initial values; 0.0 starts at `center`. Not part of the hash.
         heads_along: the dimension that counts shared heads: slice h along it belongs to head h. None: the tensor
             belongs to no head. Not part of the hash.
     """
@@ -48,6 +49,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     bound: float = 0.0
     heads_along: int | None = None
+    center: float = 0.0
 
     @property
     def size(self) -> int:
@@ -174,7 +176,7 @@ def check_flat(flat: NDArray[np.float32], size: int, what: str) -> None:
 
 
 def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
-    """The trunk every site starts from: uniform in [-bound, bound] per tensor, float32[layout.size].
+    """The trunk every site starts from: uniform in center ± bound per tensor, float32[layout.size].
 
     Made from the raw 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), whose stream numpy guarantees, with exact
     or correctly rounded arithmetic only: the same bits on every machine and in every version. Each tensor has its own
@@ -182,7 +184,7 @@ def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
     of 2**-30, which the accumulator holds exactly.
 
     Args:
-        layout: shapes and bounds.
+        layout: shapes, centers and bounds.
         seed: 0 <= seed < 2**64; the charter's.
 
     Raises:
@@ -192,15 +194,21 @@ def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
         raise ConfigError(f"the model seed is {seed}; it must lie in [0, 2**64)")
     flat = np.zeros(layout.size, np.float32)
     for index, spec in enumerate(layout.specs):
+        place = layout.slices[spec.name]
         if spec.bound == 0.0 or spec.size == 0:
+            flat[place] = _on_grid(np.float64(spec.center))
             continue
         generator = np.random.Philox(key=seed + (index << 64))
         words = generator.random_raw(spec.size)
         # The upper 24 bits, centred: odd multiples of 2**-24 in (-1, 1), exact in float64.
         unit = ((words >> np.uint64(40)).astype(np.float64) * 2.0 - (2.0**24 - 1.0)) * 2.0**-24
-        grid = np.rint(unit * spec.bound * 2.0**_GRID_BITS) * 2.0**-_GRID_BITS
-        flat[layout.slices[spec.name]] = grid.astype(np.float32)
+        flat[place] = _on_grid(unit * spec.bound + spec.center)
     return flat
+
+
+def _on_grid(values: Any) -> Any:
+    """float64 to float32 multiples of 2**-30."""
+    return (np.rint(values * 2.0**_GRID_BITS) * 2.0**-_GRID_BITS).astype(np.float32)
 
 
 def _head_runs(
@@ -232,6 +240,8 @@ def _check_spec(spec: TensorSpec) -> None:
         raise ConfigError(f"tensor {spec.name!r} has no dimension {spec.heads_along} to be divided along by heads")
     if not 0.0 <= spec.bound <= MAX_BOUND:
         raise ConfigError(f"tensor {spec.name!r} has bound {spec.bound}; it must lie in [0, {MAX_BOUND}]")
+    if not abs(spec.center) <= MAX_BOUND:
+        raise ConfigError(f"tensor {spec.name!r} has center {spec.center}; it must lie within ±{MAX_BOUND}")
 
 
 def _layout_hash(specs: tuple[TensorSpec, ...]) -> bytes:

@@ -39,7 +39,7 @@ from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
 from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
-from kmel_p2p.site.loaded_site import describe_tensors, load_site, trainer_plan
+from kmel_p2p.site.loaded_site import describe_tensors, load_site, require_trunk, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import NoticeBoard, today
 from kmel_p2p.site.observe.activity import Activity
@@ -102,6 +102,7 @@ class Daemon:
         self._config = config
         self._config_path = config_path
         self._site: Site = load_site(config)
+        require_trunk(self._site.charter)
         self._mode = mode_of(self._site.charter)
         self._activity = Activity(time.monotonic)
         self._orders = OrderBook(config.site.state_dir)

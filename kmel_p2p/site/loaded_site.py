@@ -15,6 +15,7 @@ from kmel_p2p.agreement.features import descriptor_constants
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.learn.models.package_files import check_installed
 from kmel_p2p.learn.worker.session import TrainerPlan, TrainingSettings
 from kmel_p2p.site.config import SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
@@ -90,6 +91,17 @@ def check_noise(charter: Charter) -> None:
         from kmel_p2p.learn.privacy.grid import planned
 
         planned(plan, trunk_layout(architecture_of(charter)).size)
+
+
+def require_trunk(charter: Charter) -> None:
+    """Whether the package that brings the charter's trunk, where one does, is installed here as agreed. Reads its files
+    and runs nothing of it.
+
+    Raises:
+        ConfigError: it is not; says what to install.
+    """
+    if charter.model.package is not None:
+        check_installed(charter.model.package, charter.model.trunk)
 
 
 def needs_of(charter: Charter, sites: int) -> list[str]:

@@ -15,7 +15,7 @@ from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.models.registry import GRAPH_TRUNK
+from kmel_p2p.learn.models.registry import GRAPH_MODEL
 from kmel_p2p.learn.predict.model_directory import STORED, Card, write_model
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
@@ -84,7 +84,7 @@ def make_site(graph_networks: int = 0) -> Site:
         patch.setattr(graph_networks_of, "BATCH", 10)
         graphs = None
         if graph_networks:
-            data = data.read_by(GRAPH_TRUNK)
+            data = data.read_by(GRAPH_MODEL)
             small = graph_networks_of.graph_shape(SHAPE, 12, 2, (8,))
             patch.setattr(graph_networks_of, "graph_shape", lambda site: small)
             graphs = graph_networks_of.train_graphs(SHAPE, data, graph_networks, 7)

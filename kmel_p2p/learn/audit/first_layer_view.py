@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
-from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.learn.models.registry import kind_of
 
 WEAKEST = 0.25
 """Share of a compound's positions that it is judged by: those that moved least. A compound that was not trained on
@@ -34,7 +34,7 @@ class FirstLayerView:
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        kind = trunk_kind(architecture.trunk)
+        kind = kind_of(architecture)
         if not kind.perceptron:
             raise LocalError(
                 f"trunk {kind.name} reads {kind.summary}: no weight of it stands for a position of the fingerprint, "

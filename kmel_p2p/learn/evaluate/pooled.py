@@ -75,7 +75,7 @@ def train_pooled(
     test = ingest(test_source, endpoints, features, cache=cache) if test_source else None
     excluded = frozenset(test.structures.identities) if test else frozenset()
     own = ingest(source, endpoints, features, cache=cache, excluded=excluded)
-    dataset = Dataset.build(own, own.folds(split), test, trunk=architecture.trunk)
+    dataset = Dataset.build(own, own.folds(split), test, model=architecture)
     network = Network(architecture)
     start_local(network, architecture, model_seed, training.seed)
     course = train_with_checkpoints(

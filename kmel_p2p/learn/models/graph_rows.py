@@ -1,4 +1,4 @@
-"""Rows of features whose molecules' graphs come with them. Imports neither torch nor chemprop."""
+"""Rows of features that molecules' graphs, or other descriptions, come with. Imports neither torch nor chemprop."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class GraphRows(np.ndarray[Any, np.dtype[np.float32]]):
     graphs finds them. Slices of rows keep them; whatever else numpy makes of it forgets them.
 
     Attributes:
-        graphs: one per row.
+        graphs: one per row; for a trunk of a package, what the package describes molecules by.
     """
 
-    graphs: Sequence[Graph]
+    graphs: Sequence[Any]
 
     @classmethod
-    def of(cls, features: NDArray[np.float32], graphs: Sequence[Graph]) -> Self:
+    def of(cls, features: NDArray[np.float32], graphs: Sequence[Any]) -> Self:
         """The rows of `features` with their graphs."""
         rows = features.view(cls)
         rows.graphs = graphs

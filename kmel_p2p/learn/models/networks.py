@@ -20,7 +20,7 @@ from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.perceptron import Perceptron, linear
-from kmel_p2p.learn.models.registry import trunk_kind
+from kmel_p2p.learn.models.registry import kind_of
 
 
 class Network:
@@ -34,7 +34,7 @@ class Network:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        kind, layout = trunk_kind(architecture.trunk), trunk_layout(architecture)
+        kind, layout = kind_of(architecture), trunk_layout(architecture)
         self.trunk, shared = _flat(layout, kind.by_input)
         self.private, private = _flat(private_layout(architecture))
         self._by_input = [(layout.slices[spec.name], spec.shape) for spec in layout.specs if spec.name in kind.by_input]

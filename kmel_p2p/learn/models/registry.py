@@ -1,5 +1,7 @@
 """The kinds of trunk that a charter can choose. To add one, write its module and list it in `KINDS`.
 
+Others come as packages: see `packaged`.
+
 Importing a kind must be cheap: the daemon does it. Only `body`, `molecules` and `reference_hash` may load torch, RDKit
 and packages of an extra.
 """
@@ -17,6 +19,7 @@ from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.delta.layout import TensorSpec
 from kmel_p2p.learn.models import dmpnn, mlp, projected
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.packaged import PackagedTrunk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,17 +135,39 @@ KINDS: Mapping[str, TrunkKind] = {kind.name: kind for kind in (mlp.KIND, dmpnn.K
 GRAPH_TRUNK = dmpnn.KIND.name
 """The kind that reads molecular graphs."""
 
+GRAPH_MODEL = ModelRule(trunk=GRAPH_TRUNK)
+"""A model of that kind."""
+
 
 def trunk_kind(name: str) -> TrunkKind:
-    """The kind of that name.
+    """The kind of that name that is this program's own.
 
     Raises:
         ConfigError: there is none.
     """
     kind = KINDS.get(name)
     if kind is None:
-        raise ConfigError(f"model.trunk is {name!r:.40}; this version has: {', '.join(KINDS)}")
+        raise ConfigError(
+            f"model.trunk is {name!r:.40}; this version has: {', '.join(KINDS)}. One that comes as a package needs the "
+            "section [model.package], which kmel-peer trunk draft writes"
+        )
     return kind
+
+
+def kind_of(model: ModelRule) -> TrunkKind:
+    """The kind of trunk of a charter's `[model]`. Where a package brings it, the package need not be installed.
+
+    Raises:
+        ConfigError: the trunk is unknown, or both this program's and a package's.
+    """
+    if model.package is None:
+        return trunk_kind(model.trunk)
+    if model.trunk in KINDS:
+        raise ConfigError(
+            f"model.trunk is {model.trunk!r}, which this program has itself, and model.package names "
+            f"{model.package.name}: remove the section [model.package], or name the trunk as the package does"
+        )
+    return PackagedTrunk(model.trunk, model.package)
 
 
 def check_model(architecture: Architecture) -> TrunkKind:
@@ -151,7 +176,7 @@ def check_model(architecture: Architecture) -> TrunkKind:
     Raises:
         ConfigError: the trunk is unknown or cannot have that shape, or a key is set that belongs to another trunk.
     """
-    kind = trunk_kind(architecture.trunk)
+    kind = kind_of(architecture)
     for other in KINDS.values():
         for key in sorted(other.keys - kind.keys):
             usual = ModelRule.model_fields[key].default

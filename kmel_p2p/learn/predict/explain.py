@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.structures.masked import MAX_ATOMS, mask_atoms
 from kmel_p2p.learn.predict.answering import Answering
 from kmel_p2p.learn.predict.drawing import SIZE, draw, draw_contributions, full_colour
@@ -47,7 +48,7 @@ class Explainable(Protocol):
     answering: Answering
 
     @property
-    def reads(self) -> str:
+    def reads(self) -> ModelRule:
         """See `predict.Model`."""
 
     def outputs(self, inputs: NDArray[np.float32], names: Collection[str]) -> Mapping[str, NDArray[np.float64]]:

@@ -18,7 +18,7 @@ from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.evaluate.comparison import PREDICTED
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
-from kmel_p2p.learn.models.registry import KINDS, trunk_kind
+from kmel_p2p.learn.models.registry import KINDS, kind_of
 from kmel_p2p.learn.predict.model_directory import STORED, Card, read_card, read_parameters, write_model
 
 OPSET = 17
@@ -57,7 +57,7 @@ def require_onnx(source: Path) -> Card:
     if importlib.util.find_spec("onnx") is None:
         raise ConfigError("ONNX needs the package onnx: pip install 'kmel-p2p[onnx]'")
     card = read_card(source)
-    if not trunk_kind(card.architecture.trunk).perceptron:
+    if not kind_of(card.architecture).perceptron:
         able = " and ".join(kind.name for kind in KINDS.values() if kind.perceptron)
         raise ConfigError(
             f"{source}: ONNX is for {able} trunks; this model's is {card.architecture.trunk}. Export it without --onnx"
@@ -115,7 +115,7 @@ def _read(shape: Architecture, constants: dict[str, np.ndarray], nodes: list[Any
     """Add nodes for what comes before the perceptron. Returns the name of what it reads."""
     from onnx import helper
 
-    projection = trunk_kind(shape.trunk).projection(shape)
+    projection = kind_of(shape).projection(shape)
     if projection is None:
         return "features"
     constants |= {"projection": projection, "parts": np.array([len(projection), shape.descriptors], np.int64)}

@@ -21,6 +21,7 @@ from kmel_p2p.chem.structures.described import Described, Progress, describe_blo
 from kmel_p2p.chem.structures.table import StructureTable
 from kmel_p2p.learn.evaluate.comparison import predictors
 from kmel_p2p.learn.evaluate.scores import Predict
+from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.reference import MADE_WITH, installation, trunk_reference_hash
 from kmel_p2p.learn.predict.answering import Answering, ByNetworks, ByStack, Similarity, parts_of
 from kmel_p2p.learn.predict.explain import Explanation, explain
@@ -83,9 +84,9 @@ class Model:
             self.answering = ByNetworks(self._predictors, chosen, self._untrained, known, neighbours)
 
     @property
-    def reads(self) -> str:
-        """The kind of trunk whose rows of inputs predict (`Dataset.read_by`)."""
-        return self.card.architecture.trunk if self.stack is None else self.stack.reads
+    def reads(self) -> Architecture:
+        """The model whose rows of inputs predict (`Dataset.read_by`)."""
+        return self.card.architecture if self.stack is None else self.stack.reads
 
     @property
     def predictors(self) -> Mapping[str, Predict]:
@@ -372,6 +373,6 @@ def _check_features(folder: Path, card: Card) -> None:
     if trunk_reference_hash(card.features, card.architecture) != card.reference_hash:
         made_with = card.labels.get(MADE_WITH, f"reference hash {card.reference_hash[:16]}")
         raise ConfigError(
-            f"{folder}: this installation ({installation(card.architecture.trunk)}) computes different features than "
+            f"{folder}: this installation ({installation(card.architecture)}) computes different features than "
             f"the one the model was made with ({made_with}); install that version to predict with this model"
         )

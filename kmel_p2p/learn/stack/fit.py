@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.learn.evaluate.scores import MAX_ROWS, blocks, scorable, some_of, too_little
 from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.models.registry import GRAPH_TRUNK
+from kmel_p2p.learn.models.registry import GRAPH_MODEL
 from kmel_p2p.learn.stack.gaussian_process import MAX_ROWS as MAX_KNOWN
 from kmel_p2p.learn.stack.graph_networks import GraphNetworks
 from kmel_p2p.learn.stack.guard import MIN_HELD_OUT
@@ -77,7 +77,7 @@ def fit_stack(
         graphs: the site's graph networks, where it has some.
     """
     if graphs is not None:
-        dataset = dataset.read_by(GRAPH_TRUNK)
+        dataset = dataset.read_by(GRAPH_MODEL)
     site = _Site(dataset, readers_of(architecture, models, graphs), read_by(models), seed)
     total, done = learners_in_all(dataset, models), 0
 

@@ -21,7 +21,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.models.registry import GRAPH_TRUNK, trunk_kind
+from kmel_p2p.learn.models.registry import GRAPH_MODEL, GRAPH_TRUNK, trunk_kind
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
@@ -171,7 +171,7 @@ def train_graphs(
     """
     if not members:
         return None
-    dataset, shape, reference = dataset.read_by(GRAPH_TRUNK), graph_shape(site), graphs_reference()
+    dataset, shape, reference = dataset.read_by(GRAPH_MODEL), graph_shape(site), graphs_reference()
     every, steps = _steps_per_epoch(dataset), graph_steps(dataset)
     found = []
     for number in range(members):

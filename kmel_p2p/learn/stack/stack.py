@@ -101,9 +101,9 @@ class SiteStack:
         self._networks = readers_of(architecture, models, graphs)
 
     @property
-    def reads(self) -> str:
-        """The kind of trunk whose rows of inputs it takes (`Dataset.read_by`)."""
-        return self.architecture.trunk if self._graphs is None else self._graphs.architecture.trunk
+    def reads(self) -> Architecture:
+        """The model whose rows of inputs it takes (`Dataset.read_by`)."""
+        return self.architecture if self._graphs is None else self._graphs.architecture
 
     def sides(self, inputs: NDArray[np.float32]) -> Mapping[str, NDArray[np.float64]]:
         """Outputs float64[n, E] of each of `SIDES`: labels, or logits.

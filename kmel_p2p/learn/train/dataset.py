@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.split import Fold
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.dataset.measurements import Measurements
 from kmel_p2p.chem.structures.table import MAX_COUNT, CountMatrix, StructureTable
-from kmel_p2p.learn.models.registry import Molecules, trunk_kind
+from kmel_p2p.learn.models.registry import Molecules, kind_of
 
 MAX_DENSE_BYTES = 192 << 20
 """Inputs up to this size are computed once; larger tables are filled batch by batch."""
@@ -46,14 +47,14 @@ class Inputs:
         features = self._dense[rows] if self._dense is not None else self._fill(rows)
         return features if self._molecules is None else self._molecules.attach(features, rows)
 
-    def read_by(self, trunk: str, smiles: Sequence[str]) -> Inputs:
-        """The same features, with what a kind of trunk reads beside them.
+    def read_by(self, model: ModelRule, smiles: Sequence[str]) -> Inputs:
+        """The same features, with what the model's kind of trunk reads beside them.
 
         Args:
             smiles: standardised structures of all compounds.
         """
         found = copy.copy(self)
-        found._molecules = trunk_kind(trunk).molecules(smiles)
+        found._molecules = kind_of(model).molecules(smiles)
         return found
 
     def prepare(self, progress: Callable[[int, int], None]) -> None:
@@ -108,12 +109,12 @@ class Dataset:
         folds: NDArray[np.int8],
         test_only: Measurements | None = None,
         *,
-        trunk: str = "mlp",
+        model: ModelRule | None = None,
     ) -> Dataset:
         """Own measurements by fold; those of a test file are added to the test fold.
 
         Args:
-            trunk: kind of the trunk that will read the inputs.
+            model: whose trunk will read the inputs; None: one that reads features alone.
         """
         parts = [own] if test_only is None else [own, test_only]
         bits = own.structures.counts.width
@@ -122,7 +123,7 @@ class Dataset:
         every = np.concatenate([folds, extra])
         return cls(
             own.endpoints,
-            Inputs(table.counts, table.descriptors, trunk_kind(trunk).molecules(table.smiles)),
+            Inputs(table.counts, table.descriptors, None if model is None else kind_of(model).molecules(table.smiles)),
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.relations for part in parts]),
             np.flatnonzero(every == Fold.TRAIN),
@@ -131,9 +132,9 @@ class Dataset:
             tuple(table.smiles),
         )
 
-    def read_by(self, trunk: str) -> Dataset:
-        """The same measurements for a network with this kind of trunk."""
-        return replace(self, inputs=self.inputs.read_by(trunk, self.smiles))
+    def read_by(self, model: ModelRule) -> Dataset:
+        """The same measurements for a network with this model's kind of trunk."""
+        return replace(self, inputs=self.inputs.read_by(model, self.smiles))
 
     def trained_heads(self) -> tuple[int, ...]:
         """Numbers of the shared heads that learn from these measurements: places among the charter's shared heads."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError, DataError
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.dataset.measurements import Measurements, write_rejects
@@ -15,6 +16,7 @@ from kmel_p2p.chem.dataset.refresh import KEPT, write_measured
 from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
+from kmel_p2p.learn.models.registry import kind_of
 from kmel_p2p.learn.stack.graph_networks import graphs_reference
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress, TrainerPlan
@@ -31,7 +33,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     """
     features_hash = check_reference(plan)
     if plan.graph_networks:
-        check_graphs()
+        check_graphs(plan.architecture)
     cache = StructureCache(plan.state_dir / FOLDER)
     workers = plan.featurise_processes or usable_cores()
 
@@ -57,7 +59,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
     write_measured(plan.state_dir / KEPT, own)
     if plan.require_approval:
         require_approved(plan.state_dir, own.dataset_hash())
-    dataset = Dataset.build(own, own.folds(plan.split), test, trunk=plan.architecture.trunk)
+    dataset = Dataset.build(own, own.folds(plan.split), test, model=plan.architecture)
     dataset = dataset.with_calibration(plan.split.apart(own.structures.series))
     if not len(dataset.train):
         raise DataError(
@@ -78,19 +80,25 @@ def check_reference(plan: TrainerPlan) -> str:
     own = trunk_reference_hash(plan.features, plan.architecture)
     if plan.reference_hash and plan.reference_hash != own:
         raise ConfigError(
-            f"this installation ({installation(plan.architecture.trunk)}) computes different features than the charter "
+            f"this installation ({installation(plan.architecture)}) computes different features than the charter "
             f"says: features.reference_hash is {plan.reference_hash[:16]}, but {own[:16]} here. "
             "Install the versions the federation agreed on"
         )
     return own
 
 
-def check_graphs() -> None:
+def check_graphs(model: ModelRule) -> None:
     """Find out now, not after days of training, whether graph networks can be trained here.
 
     Raises:
-        ConfigError: chemprop is missing, or of another version.
+        ConfigError: chemprop is missing, or of another version; or the trunk reads descriptions of its own, which take
+            the place of graphs.
     """
+    if model.package is not None and kind_of(model).molecules(()) is not None:
+        raise ConfigError(
+            f"predictions.graph_networks: the trunk {model.trunk} reads its own descriptions of molecules, and graphs "
+            "cannot stand beside them: set it to 0"
+        )
     try:
         graphs_reference()
     except ConfigError as error:

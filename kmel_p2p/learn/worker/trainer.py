@@ -192,7 +192,7 @@ class Trainer:
                 features=plan.features,
                 reference_hash=self._prepared.features_hash,
                 chosen=chosen,
-                labels={**plan.labels, **command.labels, MADE_WITH: installation(plan.architecture.trunk)},
+                labels={**plan.labels, **command.labels, MADE_WITH: installation(plan.architecture)},
                 result={key: value for key, value in result.items() if key != "history"},
                 uncertainty={name: calibration.plain() for name, calibration in known.items()},
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from kmel_p2p.agreement.charter import Charter
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.doctor.findings import Area, Finding, good, problem
@@ -127,7 +128,11 @@ def _features(charter: Charter) -> Finding:
     expected = charter.features.reference_hash
     if not expected:
         return Finding(Area.MACHINE, "features", "note", "the charter has no reference hash to compare with")
-    found = trunk_reference_hash(charter.features, charter.model)
+    try:
+        found = trunk_reference_hash(charter.features, charter.model)
+    except ConfigError as error:
+        todo = "install what the charter's trunk needs, in the version that the consortium uses"
+        return problem(Area.MACHINE, "features", str(error), todo)
     if found == expected:
         return good(Area.MACHINE, "features", f"those of the charter ({expected[:16]})")
     import rdkit

@@ -42,7 +42,7 @@ from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta.layout import Layout, initial_trunk
 from kmel_p2p.learn.models.layout import unlearned
-from kmel_p2p.learn.models.registry import KINDS, trunk_kind
+from kmel_p2p.learn.models.registry import KINDS, kind_of
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
@@ -321,7 +321,7 @@ def charged_steps(site: Site) -> int:
 
 
 def _check_private(charter: Charter) -> None:
-    kind = trunk_kind(charter.model.trunk)
+    kind = kind_of(charter.model)
     if not kind.compound_gradients or charter.model.members > 1:
         able = ", ".join(name for name, each in KINDS.items() if each.compound_gradients)
         raise ConfigError(

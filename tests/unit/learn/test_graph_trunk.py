@@ -37,6 +37,7 @@ from kmel_p2p.learn.models.graph_rows import GraphRows
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import trunk_reference_hash
+from kmel_p2p.learn.models.registry import GRAPH_MODEL
 from kmel_p2p.learn.predict.export import export_onnx
 from kmel_p2p.learn.predict.model_directory import Card, write_model
 from kmel_p2p.learn.predict.predict import load_model
@@ -289,7 +290,7 @@ def test_a_file_of_measurements_becomes_the_models_compared(tmp_path: Path) -> N
     path.write_text("smiles,size\n" + "".join(f"{name},{len(name)}\n" for name in names))
     own = ingest(Source(path=path, smiles_column="smiles", columns={"size": Column(column="size")}), [ENDPOINT], POLICY)
     built = Dataset.build(
-        own, own.folds(SplitRule(fold_key="k", valid_fraction=0.35, test_fraction=0.1)), trunk="dmpnn"
+        own, own.folds(SplitRule(fold_key="k", valid_fraction=0.35, test_fraction=0.1)), model=GRAPH_MODEL
     )
     trunk = Parameters.of(started())
     found = compare(SHAPE, built, SETTINGS, 3, trunk, steps=20, federated_history=[], report=lambda done, total: None)

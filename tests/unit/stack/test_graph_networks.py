@@ -13,10 +13,11 @@ import pytest
 from safetensors.numpy import load, save
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.structures.described import describe_all
 from kmel_p2p.learn.evaluate.scores import score
 from kmel_p2p.learn.models import dmpnn_graphs
-from kmel_p2p.learn.models.registry import GRAPH_TRUNK
+from kmel_p2p.learn.models.registry import GRAPH_MODEL, GRAPH_TRUNK
 from kmel_p2p.learn.predict.predict import load_model
 from kmel_p2p.learn.stack import graph_networks
 from kmel_p2p.learn.stack import stack as stacks
@@ -60,7 +61,7 @@ def test_they_learn_from_graphs_what_each_assay_endpoint_measures(monkeypatch: p
         ENDPOINTS, Inputs(table.counts, table.descriptors), labels, np.zeros(labels.shape, np.int8),
         rows[:48], rows[48:60], rows[60:], tuple(table.smiles),
     )  # fmt: skip
-    data = plain.read_by(GRAPH_TRUNK)
+    data = plain.read_by(GRAPH_MODEL)
     for name, value in {"EPOCHS": 60, "BATCH": 16, "RATE": 0.02}.items():
         monkeypatch.setattr(graph_networks, name, value)
     small = graph_shape(SHAPE, 12, 2, (8,))
@@ -86,7 +87,7 @@ def test_a_stack_with_graphs_comes_back_bit_for_bit_in_blocks_of_any_size(
     inputs = site.data.inputs.rows(site.data.test)
     facts = json.loads(json.dumps(site.stored.stack.facts()))
     again = SiteStack.from_tensors(load(save(site.stored.stack.tensors())), facts, SHAPE, _known(site))
-    assert again.reads == GRAPH_TRUNK
+    assert again.reads.trunk == GRAPH_TRUNK
     expected = site.stored.stack.sides(inputs)
     found = again.sides(inputs)
     monkeypatch.setattr(stacks, "BLOCK", 7)
@@ -149,7 +150,7 @@ def test_without_chemprop_the_message_says_what_to_do(written: Path, monkeypatch
     with pytest.raises(ConfigError, match=r"learners_STAYS.*stack has graph networks.*pip install 'kmel-p2p\[gnn\]'"):
         load_model(written)
     with pytest.raises(ConfigError, match=r"predictions\.graph_networks.*'kmel-p2p\[gnn\]'.*or set it to 0"):
-        check_graphs()
+        check_graphs(ModelRule())
 
 
 def test_another_chemprop_is_told_apart_from_damage(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""An example of a trunk for kmel_p2p."""
