@@ -147,8 +147,14 @@ class _Run:
         while not probe():
             if time.monotonic() > end:
                 tails = "\n".join(f"--- {site.name}\n{site.last_lines(5)}" for site in self._federation)
-                raise SiteFailedError(f"not within {deadline_s:g} s: {what}\n{tails}")
+                raise SiteFailedError(f"not within {deadline_s:g} s: {what}\n{self._so_far()}\n{tails}")
             self.pause(2 * POLL_S)
+
+    def _so_far(self) -> str:
+        """What was done to whom, for whoever has to find out what went wrong."""
+        disks = "; ".join(f"{name} {kind}" for name, kind in self.figures.damages) or "none"
+        kills = "; ".join(f"{kill.at_s:.0f} s {kill.site} {kill.what}" for kill in self.figures.kills[-10:])
+        return f"disks damaged, in order: {disks}\nnewest kills: {kills}"
 
     def put_back_unnoticed(self) -> None:
         """An image of a disk comes back while who knows more of that site is down: it must wait, and then go on."""
