@@ -53,6 +53,7 @@ def restore(source: Path, config_path: Path, as_json: bool) -> None:
     Settings are written where they are missing. The peer then knows that its store is from a backup: it takes its own
     newer entries from the other sites before it publishes anything.
     """
+    from kmel_p2p.files import private_directory
     from kmel_p2p.site.config import load_config, parse_config
     from kmel_p2p.site.state.backup import read_member, restore_backup
     from kmel_p2p.site.state.lockfile import SiteLock
@@ -61,7 +62,7 @@ def restore(source: Path, config_path: Path, as_json: bool) -> None:
         config = load_config(config_path)
     else:
         config = parse_config(read_member(source, SETTINGS).decode(), config_path)
-    config.site.state_dir.mkdir(parents=True, exist_ok=True)
+    private_directory(config.site.state_dir)
     with SiteLock(config.site.state_dir):
         written = restore_backup(source, config.site.state_dir, _settings(config_path, config))
     if as_json:

@@ -155,9 +155,10 @@ def read_measurements(config: SiteConfig, quiet: bool) -> tuple[Charter, Measure
     from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
     from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.files import private_directory
 
     charter = load_charter(config.site.charter).charter
-    cache = StructureCache(config.site.state_dir / FOLDER)
+    cache = StructureCache(private_directory(config.site.state_dir) / FOLDER)
     workers = config.resources.featurise_processes or usable_cores()
 
     def read(source: Source, excluded: frozenset[str]) -> Measurements:

@@ -143,7 +143,7 @@ def _found(
     with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer, _told_once()) as room:
         room.do(lambda: book.plan_founding(plan))
         invitation = room.do(lambda: _invitation(here, identity, book, plan.federation, plan.sites - 1, days))
-        click.echo(f"Listening at {room.address}. Send this text to the other {plan.sites - 1} sites:")
+        click.echo(f"Listening at {room.address}. Send this text to the other {_sites(plan.sites - 1)}:")
         click.echo(f"\n{invitation.render(identity)}\n")
         click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(invitation.expires)}.")
         if days_were_given and abs(invitation.expires - (time.time() + days * 86_400)) > 60:
@@ -155,6 +155,10 @@ def _found(
         _sign(here, identity, room, table, plan)
         _collect(room, table, news)
     click.echo(f"{here.charter_path} is complete: {plan.federation} is founded. Next: kmel-peer run -c {here.settings}")
+
+
+def _sites(count: int) -> str:
+    return "site" if count == 1 else f"{count} sites"
 
 
 def _require_own(path: Path, charter: Charter, federation: str, identity: Identity) -> None:

@@ -48,6 +48,7 @@ def test_a_good_table_passes_and_leaves_a_report(site: Path, run: Run) -> None:
     assert "logd" in (site / "out" / "data_STAYS.html").read_text()
     assert (site / "out" / "rejects.csv").read_text().startswith("file,row")
     assert {path.stat().st_mode & 0o777 for path in (site / "out").iterdir()} == {0o600}
+    assert (site / "state").stat().st_mode & 0o077 == 0, "the cache in it holds structures"
 
 
 def test_a_report_that_cannot_be_written_is_a_matter_of_settings(site: Path, run: Run) -> None:
