@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgpack
@@ -139,10 +140,17 @@ class AmendmentDocument(StrictModel):
 class Constitution:
     """A charter with the amendments in force. Immutable."""
 
-    def __init__(self, genesis: Charter, documents: tuple[AmendmentDocument, ...] = ()) -> None:
+    def __init__(
+        self,
+        genesis: Charter,
+        documents: tuple[AmendmentDocument, ...] = (),
+        overruled: Mapping[bytes, AmendmentDocument] = MappingProxyType({}),
+    ) -> None:
         """`documents` are in force one after another (see `followed_by`)."""
         self.genesis = genesis
         self.documents = documents
+        self.overruled = overruled
+        """Amendments that gave way to others of the same number (`rival_amendments`), by hash."""
         self.roster: dict[SiteKey, SiteRule] = dict(genesis.roster)
         """Current sites, in key order."""
         self.everyone: dict[SiteKey, SiteRule] = dict(genesis.roster)
@@ -201,7 +209,7 @@ class Constitution:
 
     def at(self, number: int) -> Constitution:
         """As it was after `number` amendments."""
-        return self if number == self.number else Constitution(self.genesis, self.documents[:number])
+        return self if number == self.number else Constitution(self.genesis, self.documents[:number], self.overruled)
 
     def draft(self, **changes: Any) -> AmendmentDocument:
         """The next amendment, without signatures.
@@ -270,7 +278,7 @@ class Constitution:
         problem = self.why_not_in_force(document)
         if problem:
             raise ConfigError(f"amendment {document.amendment.number}: {problem}")
-        return Constitution(self.genesis, (*self.documents, document))
+        return Constitution(self.genesis, (*self.documents, document), self.overruled)
 
     # ---- inner --------------------------------------------------------------------------------------------------
 

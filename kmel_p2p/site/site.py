@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
@@ -11,6 +12,7 @@ from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.site.config import SiteConfig
+from kmel_p2p.site.state.overruled import overruled_amendments
 from kmel_p2p.site.state.store import Store
 
 
@@ -50,14 +52,27 @@ def names_of(constitution: Constitution) -> dict[SiteKey, str]:
 
 
 def stored_constitution(site: Site, store: Store) -> Constitution:
-    """What the site's files say, continued by what the store holds.
+    """What the site's files say, continued by what the store holds, and without what was overruled.
 
     Raises:
         ConfigError: the two contradict each other.
     """
-    constitution = site.constitution
-    stored = store.amendments()
+    constitution, stored = site.constitution, store.amendments()
+    overruled = overruled_amendments(store)
+    if overruled:
+        constitution = Constitution(constitution.genesis, _still_listed(constitution, stored), overruled)
     # By number: a site that an amendment added has that one and those before it in its files only.
     while (encoded := stored.get(constitution.number + 1)) is not None:
         constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
     return constitution
+
+
+def _still_listed(listed: Constitution, stored: Mapping[int, bytes]) -> tuple[AmendmentDocument, ...]:
+    """The amendments of the site's files up to the first in whose place the store has another one."""
+    documents = []
+    for document in listed.documents:
+        encoded = stored.get(document.amendment.number)
+        if encoded is not None and AmendmentDocument.decode(encoded).amendment.hash != document.amendment.hash:
+            break
+        documents.append(document)
+    return tuple(documents)

@@ -6,7 +6,7 @@ import numpy as np
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import Identity
-from kmel_p2p.core.ledger.events import AmendmentConflict, AmendmentRefused, EntryPublished
+from kmel_p2p.core.ledger.events import EntryPublished
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.rounds import CharterAmended, Phase, RunComplete
@@ -185,33 +185,3 @@ def test_a_site_goes_on_under_a_new_key() -> None:
     assert federation.averaging(1).ledger.head(old) == last
     published = [e for e in federation.events(0, EntryPublished) if isinstance(e, EntryPublished)]
     assert published[-1].number == 12
-
-
-def test_two_amendments_with_one_number_are_seen_on_both_sides_and_nobody_is_convicted() -> None:
-    """Both quorums share a site that signed twice; each side of a partition puts another amendment in force."""
-    federation = LedgerFederation(toy_world(5, {"entry_limit": 12}, step_us=slowly), 7)
-    federation.start_all()
-    federation.run(60 * SECOND, until=lambda: federation.averaging(0).ledger.head(federation.sites[4].key) >= 2)
-    documents = []
-    for name, signers in (("west", [0, 1, 2]), ("east", [2, 3, 4])):
-        added = [{"name": name, "key": Identity(name.encode() * 8).key.hex()}]
-        if name == "east":
-            added.append({"name": "south", "key": Identity(b"s" * 32).key.hex()})
-        documents.append(agreed(federation, signers, add=added))
-    federation.partition([0, 1], [2, 3, 4])
-    federation.run(3 * SECOND)
-    amend(federation, 0, documents[0])
-    amend(federation, 4, documents[1])
-    federation.run(20 * SECOND)
-    federation.heal([0, 1], [2, 3, 4])
-    assert federation.run(120 * SECOND, until=federation.all_complete)
-    for index in range(5):
-        conflicts = [e for e in federation.events(index, AmendmentConflict) if isinstance(e, AmendmentConflict)]
-        other_side = [2, 3, 4] if index < 2 else [0, 1]
-        assert {event.site for event in conflicts} == {federation.sites[other].key for other in other_side}
-        assert all(event.number == 1 for event in conflicts)
-        assert len(conflicts) == len(other_side)
-        assert not federation.averaging(index).ledger.faults
-        assert not federation.events(index, AmendmentRefused)
-    sides = [{federation.averaging(index).ledger.digest() for index in side} for side in ([0, 1], [2, 3, 4])]
-    assert [len(side) for side in sides] == [1, 1]

@@ -139,7 +139,7 @@ class LedgerAveraging(RoundMachine):
                 self._ending.came_back(key)
                 self._forget(key, now)
                 self.antientropy.states.greet(key, now)
-                self.maintenance.panel.greet(key)
+                self.maintenance.greet(key)
             case MemberUnreachable(key=key):
                 told = self._told(key)
                 done = told is None or told.phase is Phase.LISTENING or key in self.ledger.accepted.ended
@@ -161,8 +161,8 @@ class LedgerAveraging(RoundMachine):
             self.maintenance.receive(sender, message, now)
         else:
             self.antientropy.receive(sender, message, now)
-            if isinstance(message, Holdings):
-                self.maintenance.amendments.told(sender, message.amendments, message.amendment)
+            if isinstance(message, (Have, Holdings)):
+                self.maintenance.receive(sender, message, now)
 
     def _on_command(self, cmd: Any, now: Micros) -> None:
         match cmd:
@@ -190,7 +190,12 @@ class LedgerAveraging(RoundMachine):
         self._own_log.note(filter(self._has_told_our_log, told), self.antientropy.statements.proved(self._key), now)
         self._own_epochs.look(self._members.alive(), self._pause.wait is not None, now)
         self._publish_again()
-        self.maintenance.turn(self._state is not RoundState.STORING and not self._own_epochs.storing, now)
+        was_retired = self._key in self.ledger.accepted.retired
+        changed = self.maintenance.turn(self._state is not RoundState.STORING and not self._own_epochs.storing, now)
+        if changed is not None:
+            self._own_epochs.overruled(changed)
+            # Whom an overruled amendment had retired goes on.
+            self._ended_at = 0 if was_retired and self._key not in self.ledger.accepted.retired else self._ended_at
 
     def _after_round(self, now: Micros) -> None:
         held, states = self.ledger.accepted.held, self.antientropy.states
@@ -276,6 +281,8 @@ class LedgerAveraging(RoundMachine):
     def _obstacle(self, now: Micros) -> Wait | End | None:
         if self._key in self.ledger.accepted.retired:
             return End("this site was retired by an amendment", may_go_on=False)
+        if self.maintenance.amendments.left_out:
+            return End(reasons.LEFT_OUT, may_go_on=False)
         if self._own_epochs.again:
             return self._wait_for_own_log() or self._wait_to_hear() or Wait(AGAIN)
         end = self._limit(self.publisher.next_number - 1) or self._plateau()

@@ -99,12 +99,29 @@ class AmendmentRefused(Event):
 class AmendmentConflict(Event):
     """A site goes by another amendment with a number that is in force here: one of the two should never have been.
 
-    Until the consortium decides, the two exchange no vectors, and each holds the other's later entries back.
+    Until one of the two gives way, the sites exchange no vectors, and each holds the other's later entries back.
     """
 
     site: SiteKey
     number: int
     """Of the newest amendment that both could have: the two differ there or earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class AmendmentOverruled(Event):
+    """Two amendments with one number had reached a quorum: one gave way, with all that followed it."""
+
+    number: int
+    overruled: bytes
+    """Hash of the one that gave way."""
+    by: bytes
+    """Hash of the one in force."""
+    signed_both: tuple[str, ...]
+    """Names of the sites that signed both."""
+    stood_here: bool
+    """Whether this site had gone by it."""
+    left_out: bool
+    """Whether this site takes part under none but the overruled one: it publishes nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,3 +362,18 @@ class AmendmentRecord(Record):
 
     number: int
     encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AmendmentsOverruled(Record):
+    """Amendments gave way to others of the same numbers: keep them apart from those in force."""
+
+    first: int
+    """Number of the first that gave way here."""
+    documents: tuple[bytes, ...]
+    """Encoded amendments in force from that number on; empty where nothing changed but what is known."""
+    overruled: tuple[bytes, ...]
+    """Encoded amendments that gave way."""
+    kept: Vector | None
+    """Author -> its newest stored entry that still stands: later ones are set aside, and all ends of logs go, for those
+    that still hold are recorded again. None: nothing changes."""

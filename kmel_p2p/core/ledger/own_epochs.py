@@ -16,6 +16,7 @@ from kmel_p2p.core.ledger.events import NotPublishedAgain, PublishedAgainRecord
 from kmel_p2p.core.ledger.log.entry import Entry, decode_stub
 from kmel_p2p.core.ledger.log.epoch import MAX_DISOWNED, MAX_EPOCHS, begin
 from kmel_p2p.core.ledger.log.ledger import Ledger
+from kmel_p2p.core.ledger.log.outcome import Outcome
 from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.ledger.rules.validity import Refusal
@@ -29,7 +30,10 @@ LOOK_FOR: Micros = 3 * SECOND
 MOST_ASKED = 8
 """Sites that are asked."""
 
-AGAIN = "publishing again what this site had published while its store lacked a part of its log"
+AGAIN = (
+    "publishing again what this site had published while its store lacked a part of its log, or under an amendment "
+    "that was overruled"
+)
 
 PARTED = (
     "this site's log has two branches, as after a disk that was lost or put back: finding out where they part. It goes "
@@ -44,7 +48,7 @@ class OwnEpochs:
         self, identity: Identity, ledger: Ledger, antientropy: AntiEntropy, own_log: OwnLog, outbox: deque[Effect]
     ) -> None:
         self.again = deque(_not_published_again(identity.key, ledger))
-        """Own entries that were disowned, to be published again under new numbers."""
+        """Own entries that were disowned, or made under an overruled amendment, to be published again."""
         self.storing = False
         """Whether the first of them is on its way to the store."""
         self._identity = identity
@@ -108,6 +112,14 @@ class OwnEpochs:
         entry = self.again.popleft()
         self._outbox.append(Persist(PublishedAgainRecord(entry.number, entry.encode())))
 
+    def overruled(self, outcome: Outcome) -> None:
+        """Other amendments are in force: what this site made under those that were overruled, it publishes again."""
+        rules = self._ledger.amended_rules
+        # Whom an overruled amendment had retired has its entries back; the store never lost them.
+        self._own_log.published(self._ledger.head(self._identity.key))
+        gone = (entry for entry in outcome.retracted if entry.author == self._identity.key)
+        self.again.extend(entry for entry in gone if rules.voids(entry.basis))
+
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _ask(self, alive: Collection[SiteKey]) -> None:
@@ -141,7 +153,8 @@ class OwnEpochs:
 
 
 def _not_published_again(own: SiteKey, ledger: Ledger) -> list[Entry]:
-    """Own entries that an epoch disowned, and whose payloads this site's log lacks."""
+    """Own entries that an epoch disowned or that are void, and whose payloads this site's log lacks."""
     known = {header.payload_hash for header in ledger.accepted.log(own).headers()}
-    found = {entry.hash: entry for entry in ledger.set_aside if ledger.accepted.epochs.disowns(entry)}
+    disowns, voids = ledger.accepted.epochs.disowns, ledger.amended_rules.voids
+    found = {entry.hash: entry for entry in ledger.set_aside if disowns(entry) or voids(entry.basis)}
     return [entry for entry in found.values() if entry.author == own and entry.payload_hash not in known]

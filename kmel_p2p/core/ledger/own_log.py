@@ -78,6 +78,9 @@ class OwnLog:
         if self._heard and self._until_us is None:
             self._until_us = now + self._hear_us
         self._confirmed = self._confirmed or (self._until_us is not None and now >= self._until_us)
+        if self._own in self._ledger.accepted.retired:
+            # An amendment cut the log here; the store lost nothing.
+            return
         head = self._ledger.head(self._own)
         if max(head, signed) > self._known and not self._ledger.own_log_in_doubt:
             self._doubt(True)

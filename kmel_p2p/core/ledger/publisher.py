@@ -76,6 +76,8 @@ class Publisher:
         if opened.number != self.next_number:
             # Our own log grew under the round: another site gave back entries that this store had lost.
             return "this site's log moved on under the round"
+        if opened.basis.amendment_hash in self._ledger.amended_rules.overruled:
+            return "the amendments under which the round was opened were overruled"
         norm_squared = self._ledger.measure(result.payload)
         entry = create(
             self._identity,

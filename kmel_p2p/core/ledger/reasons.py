@@ -19,6 +19,11 @@ STALE = (
 
 ENDED = "this site's log was ended by the others; its key must be replaced by an amendment"
 
+LEFT_OUT = (
+    "the amendment that this site takes part by was overruled by another one with its number, which does not list it: "
+    "ask the consortium for a new one"
+)
+
 OUTVOTED = "most other sites attest another sum of the same entries; fetching the ledger again"
 
 SNAPSHOT, CATCHING_UP, OWN_LOG = "snapshot", "catching up", "own log"

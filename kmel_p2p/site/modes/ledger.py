@@ -21,6 +21,7 @@ from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import (
     AgreementRecord,
     AmendmentRecord,
+    AmendmentsOverruled,
     CompactionRecord,
     DivergenceRecord,
     EntryRecord,
@@ -56,6 +57,7 @@ from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.instance import was_put_back
+from kmel_p2p.site.state.overruled import overrule
 from kmel_p2p.site.state.own_sum import others_trunk
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.trust import AGREEMENT, DIVERGENCE
@@ -133,6 +135,8 @@ class LedgerMode(SiteMode):
                 return lambda store: store.retract(author, number, reason, evidence)
             case AmendmentRecord(number=number, encoded=encoded):
                 return lambda store: store.add_amendment(number, encoded)
+            case AmendmentsOverruled():
+                return lambda store: overrule(store, record)
             case CompactionRecord():
                 return lambda store: compact(site, store, record)
             case VoteRecord(encoded=encoded):

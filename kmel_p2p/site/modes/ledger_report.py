@@ -5,6 +5,7 @@ from __future__ import annotations
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.ledger.events import (
     AmendmentConflict,
+    AmendmentOverruled,
     AmendmentRefused,
     AmendmentsAgree,
     Divergence,
@@ -84,11 +85,14 @@ def report(event: Event, notes: Notes) -> bool:
         case AmendmentConflict(site=site, number=number):
             text = (
                 f"site {name(site)} goes by another amendment {number} than this one, or by another before it: two "
-                "amendments with one number were signed, and entries of the two sides do not count together. "
-                "Compare kmel-peer amendment show at both, and have the consortium decide"
+                "amendments with one number were signed, and entries of the two sides do not count together until one "
+                "gives way, which happens by itself unless most sites have gone by both. If this stays, compare "
+                "kmel-peer amendment show at both, and have the consortium decide"
             )
             activity.alarm(f"amendments of {name(site)}", text)
             notes.warn("amendment conflict", remote=name(site), number=number)
+        case AmendmentOverruled():
+            _overruled(event, notes)
         case AmendmentsAgree(site=site):
             activity.clear(f"amendments of {name(site)}")
             notes.say("amendments agree", remote=name(site))
@@ -142,3 +146,28 @@ def report(event: Event, notes: Notes) -> bool:
         case _:
             return report_harm(event, notes)
     return True
+
+
+def _overruled(event: AmendmentOverruled, notes: Notes) -> None:
+    """One of two amendments with one number gave way."""
+    number, gone = event.number, event.overruled.hex()[:16]
+    text = f"two amendments {number} had reached a quorum, and {gone} was overruled"
+    text += f" by {event.by.hex()[:16]}" if event.by else ""
+    text += f"; both were signed by {', '.join(event.signed_both)}" if event.signed_both else ""
+    if event.left_out:
+        text += ". This site takes part by the overruled one alone and publishes no more: ask the consortium"
+    else:
+        text += (
+            ". What sites had published under it they publish again, and sites that it alone had added no longer take "
+            "part. Whoever wants what it said drafts it anew (kmel-peer amendment draft)"
+        )
+    notes.activity.alarm(f"amendment {number} overruled", text)
+    notes.warn(
+        "amendment overruled",
+        number=number,
+        overruled=gone,
+        by=event.by.hex()[:16],
+        signed_both=list(event.signed_both),
+        stood_here=event.stood_here,
+        left_out=event.left_out,
+    )

@@ -15,7 +15,7 @@ from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.core.ledger.log.entry import Entry, decode
 from kmel_p2p.core.ledger.log.epoch import decode as decode_epoch
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
@@ -117,7 +117,9 @@ def open_ledger(site: Site, store: Store) -> Ledger:
         fault = FaultProof(author, number, reason, evidence)
         ledger.end_log(fault)
         ledger.keep_aside(fault, _set_aside(store, author))
-    if ledger.accepted.epochs.of(site.identity.key):
+        if reason == RETIRED:
+            ledger.cut_off += _set_aside(store, author)
+    if ledger.accepted.epochs.of(site.identity.key) or ledger.amended_rules.overruled:
         ledger.set_aside = list(_set_aside(store, site.identity.key))
     replay(ledger, _stored_entries(store), str(store.path))
     return ledger

@@ -88,6 +88,20 @@ class SetAside:
         self._connection.executemany("INSERT INTO evidence (author, number, kind, body) VALUES (?, ?, ?, ?)", rows)
         self._connection.execute("DELETE FROM entries WHERE author = ? AND number >= ?", (author, number))
 
+    def forget_ends(self) -> None:
+        """Forget which logs have ended, and the proofs: what still holds is recorded anew."""
+        self._connection.execute("DELETE FROM log_ends")
+        self._connection.execute("DELETE FROM evidence WHERE kind = 'proof'")
+
+    def authors(self) -> list[SiteKey]:
+        """Authors of the entries that are kept, in the order of their keys."""
+        return [SiteKey(author) for (author,) in self._all("SELECT DISTINCT author FROM entries ORDER BY author")]
+
+    def drop_blob(self, name: str) -> None:
+        """Forget a small named value."""
+        with self.transaction("blob"):
+            self._connection.execute("DELETE FROM blobs WHERE name = ?", (name,))
+
     def log_ends(self) -> dict[SiteKey, tuple[int, str]]:
         """Authors whose log was ended: author -> (first number not accepted, reason)."""
         rows = self._all("SELECT author, number, reason FROM log_ends ORDER BY author")

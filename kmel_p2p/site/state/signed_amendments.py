@@ -41,8 +41,8 @@ def note_signature(state_dir: Path, amendment: Amendment, instead: bool) -> None
     if before != hash_ and not instead:
         raise LocalError(
             f"this site has signed another amendment {number} ({str(before)[:16]}) than this one ({hash_[:16]}). "
-            "If both reached a quorum, the sites would part for good. Sign with --instead only when all sites have "
-            "dropped the other one"
+            "If both reached a quorum, one would be overruled, and what sites published under it would be taken back. "
+            "Sign with --instead only when all sites have dropped the other one"
         )
     if signed.get(number) != hash_:
         private_directory(state_dir)

@@ -237,8 +237,7 @@ class Store(SetAside):
 
         def also() -> None:
             self.put_blob(TRUSTED, trusted)
-            self._connection.execute("DELETE FROM log_ends")
-            self._connection.execute("DELETE FROM evidence WHERE kind = 'proof'")
+            self.forget_ends()
 
         self._replace_snapshot(snapshot, lambda author: (vector.get(author, 0), kept.get(author, 0)), also)
 
@@ -263,8 +262,8 @@ class Store(SetAside):
             )
             for author, state in states:
                 self.put_blob(OWN_STATE, f"{author.hex()}/{state}".encode())
-            for (author,) in self._all("SELECT DISTINCT author FROM entries"):
-                low, high = span(SiteKey(author))
+            for author in self.authors():
+                low, high = span(author)
                 self._connection.execute("DELETE FROM entries WHERE author = ? AND number <= ?", (author, low))
                 if high is not None:
                     self._connection.execute("DELETE FROM entries WHERE author = ? AND number > ?", (author, high))

@@ -22,6 +22,7 @@ from kmel_p2p.core.effects import Effect, Event, Message, Record
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.ledger.events import (
     AmendmentRecord,
+    AmendmentsOverruled,
     CompactionRecord,
     EntryRecord,
     EpochRecord,
@@ -35,7 +36,7 @@ from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.log.epoch import decode as decode_epoch
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import Verdict
+from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.rules.proof import FaultProof
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
@@ -84,6 +85,7 @@ class Disk:
         self.ends: dict[SiteKey, RetractionRecord] = {}
         self.others: list[Record] = []
         self.amendments: list[bytes] = []
+        self.overruled: list[bytes] = []
         self.votes: list[bytes] = []
         self.epochs: list[bytes] = []
         self.aside: list[bytes] = []
@@ -119,6 +121,7 @@ class Disk:
         self.ends.clear()
         self.others.clear()
         self.amendments.clear()
+        self.overruled.clear()
         self.votes.clear()
         self.epochs.clear()
         self.aside.clear()
@@ -130,7 +133,8 @@ class Disk:
         Raises:
             Bug: a stored entry does not stand.
         """
-        constitution = Constitution(charter)
+        gone = (AmendmentDocument.decode(encoded) for encoded in self.overruled)
+        constitution = Constitution(charter, (), {document.amendment.hash: document for document in gone})
         ledger.amend(constitution)
         ledger.own_log_in_doubt = self.own_log_in_doubt
         for encoded in self.amendments:
@@ -147,6 +151,8 @@ class Disk:
             fault = FaultProof(end.author, end.number, end.reason, end.evidence)
             ledger.end_log(fault)
             ledger.keep_aside(fault, map(decode, self.aside))
+            if end.reason == RETIRED:
+                ledger.cut_off += [entry for entry in map(decode, self.aside) if entry.author == end.author]
         ledger.set_aside = list(map(decode, self.aside))
         for record in self.entries.values():
             outcome = ledger.offer(decode(record.encoded))
@@ -183,6 +189,13 @@ class Disk:
                 self.ends.clear()
             case AmendmentRecord():
                 self.amendments.append(record.encoded)
+            case AmendmentsOverruled(first, documents, overruled, kept):
+                self.overruled += overruled
+                if kept is not None:
+                    self.amendments = [*self.amendments[: first - 1], *documents]
+                    self.ends.clear()
+                    for author in {author for author, _ in self.entries}:
+                        self._set_aside(author, kept.get(author, 0) + 1)
             case VoteRecord(encoded):
                 self.votes.append(encoded)
             case EpochRecord(author=author, encoded=encoded, cut=cut, reopened=reopened):

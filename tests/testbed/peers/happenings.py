@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, RekeyRule, RetireRule
 from kmel_p2p.core.ledger.averaging import LedgerAveraging
@@ -318,12 +319,44 @@ class Play:
         self._then(happening, partial(self.federation.start, fresh[0]))
         return True
 
+    def rivals(self, site: PeerSite, happening: Happening) -> bool:
+        """Two amendments of one number come into force on the two sides of a cut: some sites signed both."""
+        sides = [[s for s in self.honest if happening.other >> s.index & 1 == side] for side in (1, 0)]
+        ends = [next((s for s in half if self._may_amend(s)), None) for half in sides]
+        if ends[0] is None or ends[1] is None:
+            return False
+        constitution = ends[0].site.constitution
+        limit = constitution.entry_limit
+        changes: list[dict[str, Any]] = [{"entries": limit + 10}, {"entries": limit + 20, "quorum": "two-thirds"}]
+        signers = [s for s in self.honest if s.key in constitution.roster]
+        needed = constitution.signatures_needed
+        if len(signers) < needed:
+            return False
+        self.part(site, happening)
+        for end, change, half in zip(ends, changes, (signers[:needed], signers[-needed:]), strict=True):
+            document: AmendmentDocument = constitution.draft(**change)
+            for signer in half:
+                document = document.signed_by(self.federation.world.identities[signer.index], constitution)
+            assert end is not None, "looked at above"
+            self.federation.amend(end, document)
+        self._amendments += 1
+        return True
+
+    def _may_amend(self, site: PeerSite) -> bool:
+        """Whether a site is on, and goes by the newest amendments, as all others do that are on."""
+        if site.life is None or site.site.constitution.number != self._amendments:
+            return False
+        heads = {other.site.constitution.head_hash for other in self.honest if other.life is not None}
+        newest = site.site.constitution.head_hash
+        had_rivals = any(happening.what == "rivals" for happening in self.done)
+        return heads == {newest} or not had_rivals
+
     def _amend(self, site: PeerSite, **changes: object) -> Constitution | None:
         """An amendment signed by all honest sites of the roster; nobody signs two of one number.
 
         Returns what is agreed with it (a paused site takes it later); None: it was not handed in.
         """
-        if site.life is None or site.site.constitution.number != self._amendments:
+        if not self._may_amend(site):
             return None
         constitution = site.site.constitution
         document: AmendmentDocument = constitution.draft(**changes)
@@ -371,6 +404,7 @@ HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = M
         "calm": Play.calm,
         "collude": Play.collude,
         "lift": Play.lift,
+        "rivals": Play.rivals,
     }
 )
 """By the word in a schedule; a function that changed nothing says False."""

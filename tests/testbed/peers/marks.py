@@ -26,6 +26,8 @@ TOLD = (
     "SiteBlocked",
     "SiteUnblocked",
     "CharterAmended",
+    "AmendmentConflict",
+    "AmendmentOverruled",
     "EntryRefused",
     "LogEnded",
     "HeadUnproved",

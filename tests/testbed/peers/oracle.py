@@ -48,7 +48,8 @@ class Oracle:
         self._published: dict[tuple[SiteKey, int], bytes] = {}
         self._seen: list[Entry] = []
         """Every entry stored anywhere, each once, in order of time."""
-        self._known: set[bytes] = set()
+        self._known: dict[bytes, Entry] = {}
+        """The same by hash."""
         self._running_since: dict[int, Micros] = {}
         self._off_since: dict[int, Micros] = {}
         self._idle_since: dict[int, Micros] = {}
@@ -139,6 +140,7 @@ class Oracle:
                     self._published[site.key, number] = hash_
                     # One that nobody got was never there, and who has an old disk cannot know better.
                     known = site.number not in self._play.damaged and self._is_held(site.key, number, earlier)
+                    known = known and not self._is_void(site, earlier)
                     if earlier != hash_ and known:
                         self._say("twice", site, text=f"published two entries {number}")
 
@@ -151,8 +153,14 @@ class Oracle:
         if record.author == site.key:
             self._newest[record.author, record.number] = entry.hash
         if entry.hash not in self._known:
-            self._known.add(entry.hash)
+            self._known[entry.hash] = entry
             self._seen.append(entry)
+
+    def _is_void(self, site: PeerSite, hash_: bytes) -> bool:
+        """Whether a site's entry was made under an amendment that was overruled."""
+        averaging = site.life.peer.averaging if site.life is not None else None
+        entry = self._known[hash_]
+        return isinstance(averaging, LedgerAveraging) and averaging.ledger.amended_rules.voids(entry.basis)
 
     def _is_held(self, author: SiteKey, number: int, hash_: bytes) -> bool:
         """Whether another running site has this entry in its ledger."""
@@ -215,8 +223,9 @@ class Oracle:
                 header = ledger.accepted.header(author, number)
                 if number >= ledger.accepted.end(author):
                     continue
-                # An entry of a branch that was disowned is published again under another number.
-                again = ledger.accepted.epochs.disowns(entry) and entry.payload_hash in contents
+                # An entry of a branch that was disowned, or made under what was overruled, is published again.
+                void = ledger.accepted.epochs.disowns(entry) or ledger.amended_rules.voids(entry.basis)
+                again = void and entry.payload_hash in contents
                 stands = number <= ledger.head(author) and (header is None or header.hash == entry.hash)
                 if not stands and not again:
                     self._say("lost", site, self._honest[author], text=f"does not hold entry {number} of")

@@ -120,12 +120,13 @@ KINDS = {
     "calm": 1,
     "collude": 2,
     "lift": 2,
+    "rivals": 1,
 }
 """How often each kind is drawn."""
 VOTES = ("harm", "calm", "collude", "lift")
 """Those that make and end suspensions."""
-LEDGER_ONLY = ("extend", "retire", "add", "rekey", *VOTES)
-MASKS = ("part", "harm", "calm")
+LEDGER_ONLY = ("extend", "retire", "add", "rekey", "rivals", *VOTES)
+MASKS = ("part", "harm", "calm", "rivals")
 """Those whose `other` is a set of sites, one bit each."""
 
 

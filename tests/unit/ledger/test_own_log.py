@@ -22,7 +22,8 @@ class Toy:
 
     def __init__(self, head: int) -> None:
         self.head = head
-        self.ledger = cast(Any, SimpleNamespace(own_log_in_doubt=False, head=lambda key: self.head))
+        accepted = SimpleNamespace(retired={})
+        self.ledger = cast(Any, SimpleNamespace(own_log_in_doubt=False, head=lambda key: self.head, accepted=accepted))
         self.outbox: deque[Any] = deque()
         self.log = OwnLog(OWN, self.ledger, self.outbox, HEAR_US)
 

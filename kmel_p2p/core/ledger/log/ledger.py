@@ -17,10 +17,10 @@ from kmel_p2p.core.ledger.harm.vote import decode as decode_vote
 from kmel_p2p.core.ledger.harm.vote_book import VoteBook
 from kmel_p2p.core.ledger.log.accepted_logs import AcceptedLogs
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
-from kmel_p2p.core.ledger.log.branches import Branches
 from kmel_p2p.core.ledger.log.entry import MAX_PAYLOAD_BYTES, Entry, SignedHeader
 from kmel_p2p.core.ledger.log.kept_headers import fitting
 from kmel_p2p.core.ledger.log.outcome import Outcome, Verdict
+from kmel_p2p.core.ledger.log.overruling import Overruling
 from kmel_p2p.core.ledger.log.waiting import WaitingRoom
 from kmel_p2p.core.ledger.log.withdrawing import withdraw
 from kmel_p2p.core.ledger.rules.entry_check import Hold, check_entry
@@ -34,7 +34,7 @@ from kmel_p2p.core.types import Vector
 from kmel_p2p.delta.sparse import SparseDelta
 
 
-class Ledger(Branches):
+class Ledger(Overruling):
     """See the module docstring. All calls are synchronous and pure in-memory."""
 
     def __init__(self, accumulator: Accumulator, codec: Decoder, rules: Rules) -> None:
@@ -50,6 +50,7 @@ class Ledger(Branches):
         self.aside = {}
         self.set_aside: list[Entry] = []
         """Own entries that the store keeps although they do not count: those of disowned branches among them."""
+        self.cut_off = []
         self.turn_bytes: int | None = None
         """Payload bytes judged in one call; `settle` does the rest. None: no limit."""
         self.unsettled = False
@@ -58,6 +59,7 @@ class Ledger(Branches):
         self._decoder = CachingDecoder(codec)
         self._waiting = WaitingRoom()
         self._holds: dict[SiteKey, Hold] = {}
+        self._rests_on_overruled = False
 
     # ---- what is here -------------------------------------------------------------------------------------------
 
@@ -79,7 +81,7 @@ class Ledger(Branches):
     @property
     def stale(self) -> bool:
         """Whether amendments or votes change what is compacted here: only a snapshot helps, or another decision."""
-        return self.accepted.stale
+        return self.accepted.stale or self._rests_on_overruled
 
     @property
     def vector(self) -> dict[SiteKey, int]:
@@ -210,8 +212,12 @@ class Ledger(Branches):
         refusal = check_origin(entry, self.rules)
         if refusal is not None:
             return Outcome(Verdict.REFUSED, refusal)
-        if self.accepted.epochs.disowns(entry):
+        if self.accepted.epochs.disowns(entry) or self.amended_rules.voids(entry.basis):
             return Outcome(Verdict.KNOWN)
+        if known is not None and self._replaced(known, entry):
+            known = self._known(entry)
+            if known is not None:
+                return Outcome(Verdict.KNOWN)
         if known is not None:
             return self._ended_by(Refusal.FORK, fork_of(known, entry))
         if self.accepted.is_ended(entry.author, entry.number):
@@ -247,6 +253,8 @@ class Ledger(Branches):
             if self.accepted.retired.get(author) != end:
                 self.accepted.retired[author] = end
                 self._cut(author, end, outcome)
+        self.cut_off += outcome.retracted
+        self._forget_void()
         self.suspensions.amended(constitution, [rules.current for rules in self.amended_rules.rules])
         self._rule()
         self._settle(outcome)
@@ -275,9 +283,7 @@ class Ledger(Branches):
         self.accumulator = snapshot.accumulator.copy()
         constitution = None if self.constitution is None else self._longer(self.constitution, snapshot)
         order = self.rules.roster if constitution is None else RosterOrder(constitution.order)
-        epochs = self.accepted.epochs
-        self.accepted = AcceptedLogs.following(snapshot.headers, order, snapshot.withdrawn)
-        self.accepted.epochs = epochs
+        self._follow(snapshot.headers, order, snapshot.withdrawn)
         self._waiting, self._holds = WaitingRoom(), {}
         outcome = Outcome(Verdict.APPLIED)
         if constitution is not None:
@@ -357,6 +363,11 @@ class Ledger(Branches):
 
     def _longer(self, constitution: Constitution, snapshot: Snapshot) -> Constitution:
         """The constitution continued by the snapshot's further amendments, which were checked."""
+        if constitution.number and len(snapshot.amendments) > constitution.number:
+            newest = AmendmentDocument.decode(snapshot.amendments[constitution.number - 1]).amendment.hash
+            if newest != constitution.head_hash:
+                # A stored one, from before ours overruled those that it names.
+                return constitution
         for encoded in snapshot.amendments[constitution.number :]:
             constitution = constitution.followed_by(AmendmentDocument.decode(encoded))
         return constitution

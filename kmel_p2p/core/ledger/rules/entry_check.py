@@ -42,6 +42,9 @@ def check_entry(
         below = entry.basis.amendment <= amended_rules.number
         return Hold.CONFLICT if below else Hold.AMENDMENT
     log, order = accepted.log(entry.author), amended_rules.now.roster
+    if log.newest is not None and amended_rules.under(log.newest.basis) is None:
+        # Compacted here and void: only a snapshot helps.
+        return Hold.CONFLICT
     refusal = check_chain(entry, log.newest, log.head_hash, order.place(entry.author))
     if refusal is not None:
         return fault_of(refusal, entry, *([log.newest] if log.newest else []))

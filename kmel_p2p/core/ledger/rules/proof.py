@@ -79,22 +79,20 @@ def prove(
     if any(check_origin(header, amended.now) is not None for header in (offender, *others)):
         return None
     rules = amended.under(offender.basis)
-    if rules is None and not (len(others) == 1 and others[0].author == offender.author):
+    if rules is None or any(amended.under(header.basis) is None for header in others):
+        # The places in their bases stand for sites that are not known here; and of two entries with one number, one may
+        # have been made under an amendment that gave way: then it belongs to no log.
         return None
     refusal = _refusal(offender, others, rules, amended, codec)
     return None if refusal is None else FaultProof(offender.author, offender.number, refusal.value, tuple(evidence))
 
 
 def _refusal(
-    offender: SignedHeader, others: list[SignedHeader], rules: Rules | None, amended: AmendedRules, codec: Decoder
+    offender: SignedHeader, others: list[SignedHeader], rules: Rules, amended: AmendedRules, codec: Decoder
 ) -> Refusal | None:
     order = amended.now.roster
     if len(others) == 1 and others[0].author == offender.author and others[0].number == offender.number:
-        # Whatever each was made under: two entries have one number.
         return Refusal.FORK if others[0].hash != offender.hash else None
-    if rules is None or any(amended.under(header.basis) is None for header in others):
-        # The places in their bases stand for sites that are not known here.
-        return None
     if not others:
         return _by_itself(offender, rules, codec)
     second = others[0]

@@ -81,12 +81,14 @@ class AmendedRules:
         hashes: of the newest of so many amendments; zeros for none.
         retired: author -> first number not accepted.
         withdrawn: author -> first number whose contribution is taken out of the trunk.
+        overruled: hashes of amendments that gave way to others: entries made under them are void.
     """
 
     rules: tuple[Rules, ...]
     hashes: tuple[bytes, ...]
     retired: Mapping[SiteKey, int]
     withdrawn: Mapping[SiteKey, int]
+    overruled: frozenset[bytes] = frozenset()
 
     @classmethod
     def first(cls, rules: Rules) -> AmendedRules:
@@ -112,7 +114,7 @@ class AmendedRules:
         retired = {key: rule.last + 1 for key, rule in constitution.retired.items()}
         withdrawn = {key: rule.retract_from for key, rule in constitution.retired.items() if rule.retract_from}
         hashes = tuple(constitution.hash_at(number) for number in range(constitution.number + 1))
-        return cls(tuple(by_number), hashes, retired, withdrawn)
+        return cls(tuple(by_number), hashes, retired, withdrawn, frozenset(constitution.overruled))
 
     @property
     def number(self) -> int:
@@ -135,6 +137,10 @@ class AmendedRules:
         if number >= len(self.rules) or self.hashes[number] != basis.amendment_hash:
             return None
         return self.rules[number]
+
+    def voids(self, basis: Basis) -> bool:
+        """Whether an entry made under these amendments belongs to no log: they have given way to others."""
+        return basis.amendment_hash in self.overruled and self.under(basis) is None
 
     def contradicts(self, number: int, newest: bytes) -> bool:
         """Whether another amendment than `newest` has this number here."""

@@ -248,6 +248,10 @@ class SnapshotFetcher:
         self._enter(FetchStage.READY, now)
         self._due_us = None
 
+    def abandon(self) -> None:
+        """What is on its way is of no use any more."""
+        self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
+
     def take(self) -> tuple[Snapshot, SiteKey, tuple[SiteKey, ...]]:
         """The attested snapshot, who gave it, and who attested it. Ends the attempt."""
         assert self.stage is FetchStage.READY, "only an attested snapshot is handed out"

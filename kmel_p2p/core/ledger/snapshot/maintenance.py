@@ -10,10 +10,16 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Message, Persist
-from kmel_p2p.core.ledger.events import LedgerOutvoted, LedgerRestored, SnapshotAdopted, SnapshotRecord
+from kmel_p2p.core.ledger.events import (
+    LedgerOutvoted,
+    LedgerRestored,
+    RetractionRecord,
+    SnapshotAdopted,
+    SnapshotRecord,
+)
 from kmel_p2p.core.ledger.harm.panel import Panel
 from kmel_p2p.core.ledger.log.ledger import Ledger
-from kmel_p2p.core.ledger.log.outcome import Outcome
+from kmel_p2p.core.ledger.log.outcome import RETIRED, Outcome
 from kmel_p2p.core.ledger.reasons import SNAPSHOT, STALE
 from kmel_p2p.core.ledger.snapshot.attempt import FetchStage
 from kmel_p2p.core.ledger.snapshot.fetcher import SnapshotFetcher
@@ -28,6 +34,8 @@ from kmel_p2p.core.ledger.sync.messages import (
     Attest,
     Claim,
     Compacted,
+    Have,
+    Holdings,
     SnapshotAsk,
     SnapshotOffer,
     SnapshotPart,
@@ -86,7 +94,7 @@ class Maintenance:
         def roster() -> int:
             return len(self.amendments.constitution.roster.keys() - blocked())
 
-        self.amendments = AmendmentExchange(ledger, alive, outbox)
+        self.amendments = AmendmentExchange(identity.key, ledger, alive, outbox)
         self.computing = Computing(outbox)
         self._ledger = ledger
         self._antientropy = antientropy
@@ -129,7 +137,7 @@ class Maintenance:
         return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, SNAPSHOT) if fetcher.active else None
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
-        """Feed one of `MESSAGES`."""
+        """Feed one of `MESSAGES`, or what a site says of what it holds."""
         match message:
             case Claim():
                 if self.claims.on_claim(sender, message, now):
@@ -150,6 +158,14 @@ class Maintenance:
             case Amendments():
                 for outcome in self.amendments.on_amendments(sender, message):
                     self._amended(outcome)
+            case Have():
+                told = self._antientropy.other_peer(sender)
+                if told is not None and told.explained and told.vector is not None:
+                    for outcome in self.amendments.agrees(sender):
+                        self._amended(outcome)
+            case Holdings():
+                for outcome in self.amendments.told(sender, message):
+                    self._amended(outcome)
             case VoteDigest() | Votes():
                 self.panel.receive(sender, message, now)
             case SnapshotAsk():
@@ -158,6 +174,11 @@ class Maintenance:
                 self.fetcher.on_offer(sender, message, now)
             case SnapshotPart():
                 self.fetcher.on_part(sender, message, now)
+
+    def greet(self, site: SiteKey) -> None:
+        """A site came up."""
+        self.amendments.greet(site)
+        self.panel.greet(site)
 
     def forget(self, site: SiteKey, now: Micros) -> None:
         """A site went away or came back."""
@@ -179,8 +200,31 @@ class Maintenance:
         parts = (self.claims, self.panel, self.fetcher, self._server, self.retention)
         return min([self._next_us, *(m for m in (part.deadline() for part in parts) if m is not None)])
 
-    def turn(self, may_adopt: bool, now: Micros) -> None:
-        """After every input: adopt a snapshot that is attested, unless an own entry is being stored."""
+    def turn(self, may_adopt: bool, now: Micros) -> Outcome | None:
+        """After every input: go by amendments that overruled ours, and adopt a snapshot that is attested.
+
+        Args:
+            may_adopt: no own entry is being stored.
+            now: monotonic time.
+
+        Returns:
+            What other amendments changed, if they did.
+        """
+        changed = self._change_over() if may_adopt else None
+        self._adopt_what_is_ready(may_adopt, now)
+        return changed
+
+    def amend(self, document: AmendmentDocument) -> None:
+        """The operator hands over the next amendment.
+
+        Raises:
+            ConfigError: it is not in force; says why.
+        """
+        self._amended(self.amendments.enact(document))
+
+    # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _adopt_what_is_ready(self, may_adopt: bool, now: Micros) -> None:
         self._look_at_the_vote(now)
         self._antientropy.pull.active = not self.fetcher.active
         if self.fetcher.stage is not FetchStage.READY or not may_adopt:
@@ -206,15 +250,24 @@ class Maintenance:
         self.panel.store(snapshot.votes)
         self.panel.turn()
 
-    def amend(self, document: AmendmentDocument) -> None:
-        """The operator hands over the next amendment.
-
-        Raises:
-            ConfigError: it is not in force; says why.
-        """
-        self._amended(self.amendments.enact(document))
-
-    # ---- inner --------------------------------------------------------------------------------------------------
+    def _change_over(self) -> Outcome | None:
+        ended = dict(self._ledger.accepted.ended)
+        outcome = self.amendments.change_over()
+        if outcome is None:
+            return None
+        self._digests.forget()
+        self._hints.clear()
+        self.fetcher.abandon()
+        self._antientropy.changed_over()
+        self.claims.vote.forget()
+        # What does not stand any more was set aside with the amendments, and the ends of logs are recorded anew.
+        gone, outcome.retracted = outcome.retracted, []
+        for key, end in sorted(self._ledger.accepted.retired.items()):
+            self._outbox.append(Persist(RetractionRecord(key, end, RETIRED, ())))
+        self._antientropy.record(outcome, ended)
+        outcome.retracted = gone
+        self.panel.turn()
+        return outcome
 
     def _amended(self, outcome: Outcome) -> None:
         self._digests.forget()

@@ -204,6 +204,11 @@ class AntiEntropy:
         moments = (self._next_summary_us, self.push.deadline(), self.pull.deadline())
         return min(m for m in moments if m is not None)
 
+    def changed_over(self) -> None:
+        """Other amendments are in force: the places in what was said stand for other sites now."""
+        self._other_peers.unread()
+        self.statements.unsay()
+
     def record(self, outcome: Outcome, ended: Vector) -> None:
         """A snapshot was adopted or an amendment came into force: record what changed, and tell the others.
 

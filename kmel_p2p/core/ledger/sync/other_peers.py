@@ -180,6 +180,12 @@ class OtherPeers:
         """What `key` told us before no longer holds."""
         self._told.pop(key, None)
 
+    def unread(self) -> None:
+        """What others said that they hold can no longer be read: they are asked again."""
+        self._states.forget()
+        for told in self._told.values():
+            told.explained, told.agreed, told.vector, told.ended, told.agreed_vector = False, False, None, {}, None
+
     def agreed_with(self, key: SiteKey) -> tuple[RosterVector, Micros] | None:
         """The vector up to which `key` was last seen to hold our headers, and when that was."""
         told = self._told.get(key)

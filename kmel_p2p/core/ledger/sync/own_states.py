@@ -78,6 +78,11 @@ class OwnStates:
                 del self._known[next(iter(self._known))]
         return self._now
 
+    def forget(self) -> None:
+        """Other amendments are in force: the places in what was held stand for other sites now."""
+        self._known.clear()
+        self._noted = None
+
     def get(self, state: bytes) -> HeldState | None:
         """What was held here under this digest, now or lately."""
         return self._known.get(state)

@@ -24,7 +24,7 @@ from kmel_p2p.core.ledger.sync.messages import MAX_SHOWN, Compacted, Have, Holdi
 from kmel_p2p.core.ledger.sync.other_peers import OtherPeer, OtherPeers
 from kmel_p2p.core.ledger.sync.own_states import OwnStates
 from kmel_p2p.core.ledger.sync.statements import LogStatements
-from kmel_p2p.core.roster_vector import RosterVector
+from kmel_p2p.core.roster_vector import NOTHING, RosterVector
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros, Randomness
 
@@ -211,8 +211,10 @@ class StateExchange:
         if held.reply and now >= self._answered_us.get(sender, -ANSWERS_APART) + ANSWERS_APART:
             self._answered_us[sender] = now
             # It asked without headers. They come with its next answer.
-            further = is_ours and self.others.may_ask(sender, now) and not self._is_known(told)
-            self._send_holdings(sender, self._shown_to(sender, held.vector) if is_ours else (), further)
+            lacks = not self._is_known(told) if is_ours else not held.headers
+            further = lacks and self.others.may_ask(sender, now)
+            # Where amendments differ, the newest headers show who goes by ours (`AmendmentExchange`).
+            self._send_holdings(sender, self._shown_to(sender, held.vector if is_ours else NOTHING), further)
 
     # ---- inner --------------------------------------------------------------------------------------------------
 

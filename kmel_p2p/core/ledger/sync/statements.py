@@ -99,6 +99,8 @@ class LogStatements:
         author, number = header.author, header.number
         if number <= self.known(author) or self._ledger.accepted.epochs.disowns(header):
             return
+        if self._ledger.amended_rules.voids(header.basis):
+            return
         refusal = check_origin(header, self._ledger.rules)
         if refusal is not None:
             raise WireError(f"a header that it showed proves nothing: {refusal.value}")
@@ -147,6 +149,11 @@ class LogStatements:
     def forget(self, author: SiteKey) -> None:
         """A log goes on in another epoch: what was shown of it may have been of the branch that is disowned."""
         self._shown.pop(author, None)
+
+    def unsay(self) -> None:
+        """Other amendments are in force: nothing that was said or shown counts any longer."""
+        self._said.clear()
+        self._shown.clear()
 
     def ask(self, sayer: SiteKey, now: Micros) -> bool:
         """Ask `sayer` for the headers that would prove what it said, where nobody was asked lately; whether it did."""
