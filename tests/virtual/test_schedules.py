@@ -81,6 +81,15 @@ def test_a_site_that_pauses_holds_nobody_up_and_ends_with_the_others(mode: Mode,
     assert played.reached["happening: rest"]
 
 
+@pytest.mark.parametrize("how", ["put back", "image"])
+def test_an_old_store_is_noticed_where_sites_exchange_shares(how: str) -> None:
+    starts = tuple(Happening(0.0, "start", site) for site in range(3))
+    old = Happening(6.0, "backup"), Happening(16.0, how, lasts_s=1.0)
+    played = play(Schedule(1, "pushsum", founders=3, spares=0, entry_limit=20, happenings=(*starts, *old)))
+    assert not played.violations
+    assert played.reached["StoreOutdated"] == 1
+
+
 def test_a_schedule_replays_exactly() -> None:
     schedule = Schedule(3, founders=3, entry_limit=4, happenings=tuple(Happening(0.0, "start", i) for i in range(3)))
     one, other = play(schedule), play(schedule)

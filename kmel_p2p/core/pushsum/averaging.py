@@ -61,7 +61,7 @@ class PushSumAveraging(RoundMachine):
         self.state = state
         self._rules = rules
         self._resting = False
-        self._stated = (self.phase, self._resting, state.offset, state.weight)
+        self._stated = (self.phase, self._resting, state.offset, state.weight, state.life)
         self._journal = Journal(state, self._outbox)
         self._coding = Coding(self._outbox, len(state.holding), settings.at_once)
         self.table = StatementTable(self._key, rules.charter_id, rules.roster, rules.averaging.entry_limit)
@@ -170,9 +170,10 @@ class PushSumAveraging(RoundMachine):
             self._outbox.append(Send(newer, ShareRequest()))
         self._mixing.wind_down(self.phase, now)
         self._resting = self._mixing.resting
-        stated = (self.phase, self._resting, self.state.offset, self.state.weight or self._stated[3])
+        state, weight = self.state, self.state.weight or self._stated[3]
+        stated = (self.phase, self._resting, state.offset, weight, state.life)
         if stated != self._stated:
-            self._stated = (*stated[:3], self._weight())
+            self._stated = (*stated[:3], self._weight(), state.life)
             self._exchange.announce()
 
     def _phase_changed(self) -> None:

@@ -66,6 +66,14 @@ class MassReclaimed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StoreOutdated(Event):
+    """This site's store is an older copy: it goes on in another life, with the trunk that it holds."""
+
+    shown_by: SiteKey | None
+    """Who holds a transfer that the store does not know; None: the files showed it at the start."""
+
+
+@dataclass(frozen=True, slots=True)
 class PushSumRefused(Event):
     """A remote peer sent something that does not stand. Counted against it."""
 

@@ -144,6 +144,12 @@ class Holding:
             self.sums += _scaled(self.sums, mass, self.mass)
         self.mass += mass
 
+    def reset(self, mass: int) -> None:
+        """Hold so much mass, whatever was held before, at the same trunk."""
+        self.sums = _scaled(self.sums, mass, self.mass) if self.mass else self.sums
+        self.mass = mass
+        self.revision += 1
+
     def has_room(self, mass: int) -> bool:
         """Whether `mass` more keeps the total within bounds."""
         return self.mass + mass <= MAX_MASS

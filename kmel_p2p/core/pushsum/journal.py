@@ -61,6 +61,12 @@ class Journal:
         self.state.index += 1
         self._store_state(own_state_file, then, copy)
 
+    def begin_again(self, life: bytes) -> None:
+        """Go on in another life, and have that stored."""
+        self.state.begin_again(life)
+        self.state.index += 1
+        self._store_state(None, None)
+
     def persisted(self, ticket: int, now: Micros) -> None:
         """A record is durable."""
         then = self._waiting.pop(ticket, None)
@@ -112,6 +118,7 @@ def restore(base: NDArray[np.float32], state: bytes, journal: Iterable[tuple[int
             f"{source}: the stored pushsum state does not stand ({type(error).__name__}: {error}); the store belongs "
             "to another charter or was altered. Move it away and start again: this site then joins as a newcomer"
         ) from error
+    found.restored = True
     return found
 
 

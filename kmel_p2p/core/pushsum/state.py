@@ -115,6 +115,8 @@ class PushSumState:
         owed: debited transfers without receipt, by receiver; at most one each.
         taken: the newest transfer of each sender.
         index: of the newest record.
+        restored: came from a store, which may be older than what this site sent. Not stored.
+        outdated: the store was put back from a copy, which was noticed at the start. Not stored.
     """
 
     life: bytes
@@ -128,11 +130,26 @@ class PushSumState:
     owed: dict[SiteKey, Debited] = field(default_factory=dict)
     taken: dict[SiteKey, Taken] = field(default_factory=dict)
     index: int = 0
+    restored: bool = False
+    outdated: bool = False
 
     @classmethod
     def fresh(cls, base: NDArray[np.float32], life: bytes) -> PushSumState:
         """A site without history. `base`: initial trunk, float32[d]; `life`: 8 random bytes."""
         return cls(life, Holding(base), np.zeros(base.size, np.float32))
+
+    def begin_again(self, life: bytes) -> None:
+        """Go on as another store does whose own was lost, with the trunk of this one.
+
+        Transfers are counted anew. What this site held is not known any more: others may have been sent it since. So
+        it holds what it brought in, and the others take back what they owe to its earlier life.
+        """
+        self.life = life
+        if self.weight:
+            self.holding.reset(self.weight)
+        self.numbers.clear()
+        self.owed.clear()
+        self.taken.clear()
 
     @property
     def level(self) -> int:

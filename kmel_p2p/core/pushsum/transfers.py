@@ -7,6 +7,10 @@ proves nothing, so its mass waits. It is taken back in three cases only: the rec
 receiver's store (`life`) was replaced, or the receiver was retired, so that whatever it held is gone. In the last two
 nobody can tell whether the receiver had applied it and passed some of it on; then that part counts twice. Both are
 acts of people, rare, and shift weights between trunks that agree, not the trunk.
+
+A store that was put back as an image would repeat numbers, and what it sends would be taken for repetitions. So after a
+start a site sends nothing to another one before that one has said that it never heard of the next number. If it has,
+the store is old, and this site goes on in another life.
 """
 
 from __future__ import annotations
@@ -19,10 +23,17 @@ from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.pushsum.coding import Coding
-from kmel_p2p.core.pushsum.events import MassReceived, MassReclaimed, MassSent, PushSumRefused, Treatment
+from kmel_p2p.core.pushsum.events import (
+    MassReceived,
+    MassReclaimed,
+    MassSent,
+    PushSumRefused,
+    StoreOutdated,
+    Treatment,
+)
 from kmel_p2p.core.pushsum.holding import Sums, within_distance
 from kmel_p2p.core.pushsum.journal import Journal
-from kmel_p2p.core.pushsum.messages import Inquiry, MassTransfer, Receipt, TransferVerdict
+from kmel_p2p.core.pushsum.messages import LIFE_BYTES, Inquiry, MassTransfer, Receipt, TransferVerdict
 from kmel_p2p.core.pushsum.share import Bits, decode, encode
 from kmel_p2p.core.pushsum.state import Credited, Debited, Settled
 from kmel_p2p.core.pushsum.statements import Statement, StatementTable
@@ -39,6 +50,8 @@ class TransferSettings:
     retry_first_us: Micros = 20 * SECOND
     """Longer than a transfer usually takes, so that what is still on its way is not asked for again."""
     retry_most_us: Micros = 600 * SECOND
+    confirm_first_us: Micros = 2 * SECOND
+    """Until a site is asked again whether it knows a number that this one will use next."""
     inquire_above: int = 64 * 1024
     """Payload bytes above which it is asked first whether the transfer arrived; smaller ones are simply sent again."""
 
@@ -93,6 +106,13 @@ class Transfers:
         self._taking: dict[SiteKey, tuple[bytes, int]] = {}
         """Life and number of what is being decoded or stored, by sender."""
         self._retries = {key: _Retry(now, settings.retry_first_us) for key in self._state.owed}
+        self._confirmed: set[SiteKey] | None = set() if self._state.restored else None
+        """Sites that do not know the number that this one will use next; None: nobody can, for the life is new."""
+        self._asked: dict[SiteKey, _Retry] = {}
+        self._shown_by: SiteKey | None = None
+        """Who knows it, so that the store is an older copy."""
+        if self._state.outdated:
+            outbox.append(Emit(StoreOutdated(None)))
         self.credible: Callable[[Statement], int] = lambda statement: statement.weight
         """How much of the weight that a site states counts."""
         self.trains: Callable[[], bool] = lambda: False
@@ -104,6 +124,8 @@ class Transfers:
 
     def may_send(self, to: Statement, weight: int) -> bool:
         """Whether a transfer to that site can start now. `weight`: own starting mass."""
+        if self._shown_by is not None or (self._confirmed is not None and to.site not in self._confirmed):
+            return False
         return to.site not in self._state.owed and self._share_of_mass(to, weight) > 0
 
     def send(self, to: Statement, weight: int, bits: Bits) -> None:
@@ -169,15 +191,25 @@ class Transfers:
                 retry.at_us = now + retry.delay_us
                 retry.delay_us = min(2 * retry.delay_us, self._settings.retry_most_us)
                 self._remind(self._state.owed[key], retry)
+        for key, retry in self._asked.items():
+            if now >= retry.at_us and self._is_alive(key):
+                retry.at_us = now + retry.delay_us
+                retry.delay_us = min(2 * retry.delay_us, self._settings.retry_most_us)
+                self._ask_whether_known(key)
+        if self._shown_by is not None and not self._coding.is_busy and not self._taking:
+            self._begin_again()
 
     def deadline(self) -> Micros | None:
         """When `advance` has something to do. A receiver out of reach is waited for without a timer."""
-        return min((r.at_us for key, r in self._retries.items() if self._is_alive(key)), default=None)
+        waiting = (*self._retries.items(), *self._asked.items())
+        return min((r.at_us for key, r in waiting if self._is_alive(key)), default=None)
 
     def is_back(self, key: SiteKey, now: Micros) -> None:
         """A receiver is reachable again: ask at once."""
         if key in self._retries:
             self._retries[key] = _Retry(now, self._settings.retry_first_us)
+        if key in self._asked:
+            self._asked[key] = _Retry(now, self._settings.confirm_first_us)
 
     def is_retired(self, key: SiteKey) -> None:
         """A site left the roster, and with it whatever mass it holds."""
@@ -185,6 +217,9 @@ class Transfers:
 
     def check_life(self, statement: Statement) -> None:
         """A site told its present life: what was owed to an earlier one is lost with its store."""
+        site = statement.site
+        if self._confirmed is not None and site not in self._confirmed and site not in self._asked:
+            self._asked[site] = _Retry(0, self._settings.confirm_first_us)
         owed = self._state.owed.get(statement.site)
         if owed is not None and owed.life != statement.life:
             self._reclaim(statement.site, "the site's store was replaced")
@@ -193,6 +228,32 @@ class Transfers:
     def is_pending(self) -> bool:
         """Whether a transfer to a reachable site has no receipt yet, or something is being coded."""
         return self._coding.is_busy or any(self._is_alive(key) for key in self._state.owed)
+
+    def _ask_whether_known(self, key: SiteKey) -> None:
+        statement = self._statements.get(key)
+        if statement is not None:
+            number = self._state.numbers.get(key, 0) + 1
+            self._outbox.append(Send(key, Inquiry(number, self._state.life, statement.life)))
+
+    def _heard_of_next(self, sender: SiteKey, receipt: Receipt) -> bool:
+        """Whether a receipt is about a number that was not used here yet; notes what it says."""
+        next_number = self._state.numbers.get(sender, 0) + 1
+        if sender not in self._asked or receipt.life != self._state.life or receipt.number != next_number:
+            return False
+        del self._asked[sender]
+        if self._confirmed is not None and TransferVerdict(receipt.verdict) is TransferVerdict.MISSING:
+            self._confirmed.add(sender)
+        else:
+            self._shown_by = sender
+        return True
+
+    def _begin_again(self) -> None:
+        """This store is an older copy: count transfers anew, in another life."""
+        self._outbox.append(Emit(StoreOutdated(self._shown_by)))
+        self._shown_by, self._confirmed = None, None
+        self._asked.clear()
+        self._retries.clear()
+        self._journal.begin_again(self._rng.randrange(2 ** (8 * LIFE_BYTES)).to_bytes(LIFE_BYTES, "big"))
 
     def _reclaim(self, key: SiteKey, reason: str) -> None:
         owed = self._state.owed.get(key)
@@ -215,6 +276,8 @@ class Transfers:
 
     def on_receipt(self, sender: SiteKey, receipt: Receipt) -> None:
         """The receiver says what became of a transfer."""
+        if self._heard_of_next(sender, receipt):
+            return
         owed, retry = self._state.owed.get(sender), self._retries.get(sender)
         # A receipt before the first sending answers a transfer that does not exist yet.
         if owed is None or retry is None or receipt.number != owed.number or receipt.life != self._state.life:

@@ -22,6 +22,7 @@ from kmel_p2p.core.pushsum.events import (
     PushSumRefused,
     RoundCounted,
     StateRecord,
+    StoreOutdated,
 )
 from kmel_p2p.core.pushsum.journal import restore
 from kmel_p2p.core.pushsum.messages import LIFE_BYTES, MAX_PAYLOAD_BYTES, SCHEMAS, MassTransfer
@@ -37,6 +38,7 @@ from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_co
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.status import AveragingStatus, age_text, vector_text
 from kmel_p2p.site.site import Site
+from kmel_p2p.site.state.instance import was_put_back
 from kmel_p2p.site.state.store import Store
 
 SHARE = MassTransfer.__name__
@@ -86,13 +88,21 @@ class PushSumMode(SiteMode):
             # The name of this store: a replaced one is told from it, and what was owed to the old one is taken back.
             state = PushSumState.fresh(base, os.urandom(LIFE_BYTES))
             store.averaging.put_state(site.charter.id, state.index, state.encode(), None)
+            was_put_back(store)
             return state
         if stored.charter_id != site.charter.id:
             raise ConfigError(
                 f"{store.path}: holds a run under charter {stored.charter_id.hex()[:16]}; this site's charter is "
                 f"{site.charter.id.hex()[:16]}. {OTHER_RUN}"
             )
-        return restore(base, stored.state, stored.journal, str(store.path))
+        state = restore(base, stored.state, stored.journal, str(store.path))
+        with store.transaction("life"):
+            if was_put_back(store):
+                state.outdated, state.restored = True, False
+                state.begin_again(os.urandom(LIFE_BYTES))
+                state.index += 1
+                store.averaging.put_state(site.charter.id, state.index, state.encode(), None)
+        return state
 
     def averaging(
         self, site: Site, history: Any, members: Members, rng: Randomness, generation: int, now: Micros
@@ -144,6 +154,15 @@ class PushSumMode(SiteMode):
                 text = f"share {number} for {name(key)} was taken back: {reason}"
                 activity.alarm(f"share taken back {name(key)}", text)
                 notes.warn("share taken back", to=name(key), number=number, mass=mass, reason=reason)
+            case StoreOutdated(shown_by=key):
+                found = f"site {name(key)} holds a share that it does not know" if key else "its files were copied"
+                text = (
+                    f"this site's store is an older copy ({found}): it goes on with the trunk that it holds and the "
+                    "mass that it brought in, and the others take back what they owed it. Rounds after the copy are "
+                    "lost here"
+                )
+                activity.alarm("store put back", text)
+                notes.warn("store put back", shown_by=name(key) if key else "", remedy=text)
             case PushSumRefused(sender=sender, reason=reason):
                 activity.refused += 1
                 activity.alarm(f"refused from {name(sender)}", f"site {name(sender)}: {reason}")

@@ -39,6 +39,7 @@ TOLD = (
     "SnapshotProgress",
     "SnapshotAdopted",
     "MassReclaimed",
+    "StoreOutdated",
     "MassReceived",
 )
 """Classes of events."""
