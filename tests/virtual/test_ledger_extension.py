@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kmel_p2p.core.rounds import Phase, PhaseChanged, RunComplete
 from kmel_p2p.core.rounds.settings import AGAIN_US, AWAY_US
 from kmel_p2p.core.types import SECOND
@@ -23,7 +25,8 @@ def test_an_amendment_extends_a_run_that_is_over_everywhere_and_after_a_restart(
     assert made.events(0, RunComplete)
 
 
-def test_a_site_that_joins_a_run_that_is_over_takes_its_trunk_and_says_what_to_do() -> None:
+@pytest.mark.parametrize("hears_first", [0, 4], ids=["a founder", "the newcomer"])
+def test_a_site_that_joins_a_run_that_is_over_takes_its_trunk_and_says_what_to_do(hears_first: int) -> None:
     made = with_newcomer(13)
     assert made.run(120 * SECOND, until=made.all_complete)
     newcomer = made.sites[4]
@@ -38,7 +41,7 @@ def test_a_site_that_joins_a_run_that_is_over_takes_its_trunk_and_says_what_to_d
     told = [event.reason for event in made.events(4, PhaseChanged) if isinstance(event, PhaseChanged)]
     assert "kmel-peer amendment draft --entries" in told[-1]
     limit = made.averaging(0).entry_limit + 3
-    amend(made, 0, agreed(made, [0, 1, 2], entries=limit))
+    amend(made, hears_first, agreed(made, [0, 1, 2], entries=limit))
     assert made.run(120 * SECOND, until=lambda: made.averaging(0).ledger.head(newcomer.key) == limit)
 
 

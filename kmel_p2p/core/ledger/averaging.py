@@ -291,13 +291,19 @@ class LedgerAveraging(RoundMachine):
         wait = self._wait_for_own_log() or self._wait_for_others(now)
         return wait or (End(reasons.COMES_AFTER_THE_END) if self._comes_after_the_end() else None)
 
+    def _maybe_go_on(self) -> None:
+        # With the others, not before them: what a newcomer heard of them may be from before the run was extended.
+        if not self._is_new() or self._those_in(Phase.TRAINING):
+            super()._maybe_go_on()
+
+    def _is_new(self) -> bool:
+        """Whether this site was added, and has published nothing yet where others have."""
+        return self.publisher.next_number == 1 and bool(self.ledger.vector) and self._key not in self._charter.roster
+
     def _comes_after_the_end(self) -> bool:
         """Whether the others were done before this site had a part. For a founder they go on (`LateFounders`)."""
-        alive = self._members.alive()
-        if self.publisher.next_number > 1 or not alive or not self.ledger.vector or self._key in self._charter.roster:
-            return False
-        told = [self._told(key) for key in alive]
-        return all(t is not None and t.phase is Phase.LISTENING for t in told)
+        told = [self._told(key) for key in self._members.alive()]
+        return self._is_new() and bool(told) and all(t is not None and t.phase is Phase.LISTENING for t in told)
 
     def _wait_for_own_log(self) -> Wait | None:
         """What rules out an own entry now, whatever the others do."""
