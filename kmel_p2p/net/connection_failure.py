@@ -83,7 +83,7 @@ def explain(
         case ConnectionFailure.NOT_CURVE:
             return f"{address} does not speak CURVE: another program listens there; check the address"
         case ConnectionFailure.OTHER_VERSION:
-            return f"the peer at {address} runs an incompatible version: {detail}; one of the two must be updated"
+            return f"the peer at {address} runs an incompatible version: {detail}"
         case ConnectionFailure.NO_NAME:
             return f"the name in {address} does not resolve: {detail}"
         case ConnectionFailure.NOBODY:

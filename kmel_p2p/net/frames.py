@@ -337,5 +337,6 @@ class VersionError(WireError):
     """A greeting of another version of the protocol."""
 
     def __init__(self, version: int) -> None:
-        super().__init__(f"the peer speaks protocol {version}, this one {VERSION}")
+        older = "the peer" if version < VERSION else "this one"
+        super().__init__(f"the peer speaks protocol {version}, this one {VERSION}: {older} has to be upgraded")
         self.version = version

@@ -90,7 +90,7 @@ def test_golden_bytes_of_a_greeting_and_a_chunk() -> None:
 
 
 def test_another_version_is_recognised_whatever_else_it_changed() -> None:
-    with pytest.raises(VersionError, match="speaks protocol 1, this one 2"):
+    with pytest.raises(VersionError, match="speaks protocol 1, this one 2: the peer has to be upgraded"):
         decode(b"\x01\x01and then something we do not know")
 
 
