@@ -124,9 +124,8 @@ class LedgerAveraging(RoundMachine):
     def command(self, cmd: Any, now: Micros) -> None:
         """Feed one of `contract.COMMANDS`."""
         if isinstance(cmd, Ready):
-            self.antientropy.states.heads = (
-                cmd.heads if cmd.heads is not None else tuple(range(self.ledger.rules.heads))
-            )
+            every = tuple(range(self.ledger.rules.heads))
+            self.antientropy.states.heads = every if cmd.heads is None else cmd.heads
         if isinstance(cmd, Begin) and not cmd.again:
             self._own_log.trust()
         super().command(cmd, now)
@@ -142,8 +141,7 @@ class LedgerAveraging(RoundMachine):
                 self.maintenance.greet(key)
             case MemberUnreachable(key=key):
                 told = self._told(key)
-                done = told is None or told.phase is Phase.LISTENING or key in self.ledger.accepted.ended
-                if not done:
+                if not (told is None or told.phase is Phase.LISTENING or key in self.ledger.accepted.ended):
                     self._ending.went_away(key, now)
                 self._forget(key, now)
             case MemberLeft(key=key) | MemberRemoved(key=key):
@@ -232,8 +230,7 @@ class LedgerAveraging(RoundMachine):
         free = self._state is RoundState.IDLE and self._pause.wait is None
         entry = self._own_epochs.next if free and self._key not in self.ledger.accepted.retired else None
         if entry is not None and not (self._wait_for_own_log() or self._wait_to_hear()):
-            number, _ = self._begin_round(entry.head_weights)
-            again = RoundTrained(number, entry.payload, entry.steps, 0, "")
+            again = RoundTrained(self._begin_round(entry.head_weights)[0], entry.payload, entry.steps, 0, "")
             self._own_epochs.stored(self.publisher.store(again))
 
     def _begin_round(self, heads: Iterable[int] | None = None) -> tuple[int, float]:
@@ -285,8 +282,7 @@ class LedgerAveraging(RoundMachine):
             return End(reasons.LEFT_OUT, may_go_on=False)
         if self._own_epochs.again:
             return self._wait_for_own_log() or self._wait_to_hear() or Wait(AGAIN)
-        end = self._limit(self.publisher.next_number - 1) or self._plateau()
-        if end is not None:
+        if (end := self._limit(self.publisher.next_number - 1) or self._plateau()) is not None:
             return end
         wait = self._wait_for_own_log() or self._wait_for_others(now)
         return wait or (End(reasons.COMES_AFTER_THE_END) if self._comes_after_the_end() else None)
@@ -385,15 +381,13 @@ class LedgerAveraging(RoundMachine):
 
     def _behind(self) -> dict[SiteKey, int]:
         ended = self.ledger.accepted.ended.keys() | self.ledger.suspended.keys()
-        behind: dict[SiteKey, int] = {}
-        listening: list[SiteKey] = []
+        behind, listening = dict[SiteKey, int](), list[SiteKey]()
         for key in self._members.alive():
-            if key in ended or key in self.antientropy.stuck or key in self.maintenance.amendments.conflicts:
-                # Who broke the rules, was retired or says what cannot be judged keeps nobody from finishing.
-                continue
             told = self._told(key)
-            if told is None and self.ledger.head(key) >= self.entry_limit:
-                # Reached through others alone, it tells nothing of itself; but all that it may publish is here.
+            out = key in ended or key in self.antientropy.stuck or key in self.maintenance.amendments.conflicts
+            # Nobody is kept from finishing by who broke the rules, was retired or says what cannot be judged; nor by
+            # who is reached through others alone and tells nothing, where all that it may publish is here.
+            if out or (told is None and self.ledger.head(key) >= self.entry_limit):
                 continue
             if told is None or told.phase is not Phase.LISTENING:
                 behind[key] = self.ledger.head(key)
