@@ -6,6 +6,7 @@ from typing import Annotated
 
 import pydantic
 
+from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import Name, StrictModel
 from kmel_p2p.agreement.trunk_package import TrunkPackage
 
@@ -41,6 +42,13 @@ class ModelRule(StrictModel):
     """Numbers that the fingerprint is projected to, for a trunk that reads a fixed random projection of it. At its
     default, it is no part of what is hashed and written: charters signed before there was such a trunk keep their
     id."""
+    start: Annotated[
+        str,
+        worded_pattern(r"^([0-9a-f]{64})?$", "64 hex digits, as sha256sum prints, or nothing"),
+        pydantic.Field(exclude_if=lambda start: not start),
+    ] = ""
+    """SHA-256 of a safetensors file with the values that the trunk starts from; each site names its copy in
+    `site.start_file`. Empty: they are drawn from the seed. Heads always are."""
     package: Annotated[TrunkPackage | None, pydantic.Field(exclude_if=lambda package: package is None)] = None
     """Where the trunk is none of this program's: the package that brings it. The last of `hidden` is the width of what
     it gives to the heads."""

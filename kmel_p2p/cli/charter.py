@@ -41,6 +41,7 @@ def charter() -> None:
     "own for each federation.",
 )
 @draft_options
+@click.option("--start-file", type=FILE, help="Start the trunk from the values of this safetensors file (model.start).")
 @click.option("--output", "-o", type=FILE, default=Path("charter.toml"), show_default=True)
 @config_option
 def new(
@@ -52,6 +53,7 @@ def new(
     trunk: str | None,
     epsilon: float | None,
     compounds: int | None,
+    start_file: Path | None,
     output: Path,
     config_path: Path,
 ) -> None:
@@ -82,7 +84,14 @@ def new(
     if not endpoints:
         raise click.UsageError("--endpoint is missing: name at least one assay endpoint (kmel-peer data catalogue)")
     document, reason = draft_charter(
-        federation, founders, endpoints, trunk=trunk, seed=seed, compounds=compounds, epsilon=epsilon
+        federation,
+        founders,
+        endpoints,
+        trunk=trunk,
+        seed=seed,
+        compounds=compounds,
+        epsilon=epsilon,
+        start_file=start_file,
     )
     write_new(output, (remarks(reason) + commented(document)).encode(), 0o644)
     click.echo(f"Wrote {output}, charter {document.charter.id.hex()[:16]}, unsigned.")

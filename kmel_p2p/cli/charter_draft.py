@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +78,7 @@ def draft_charter(
     seed: int = 0,
     compounds: int | None = None,
     epsilon: float | None = None,
+    start_file: Path | None = None,
 ) -> tuple[CharterDocument, list[str]]:
     """An unsigned charter with default rules and this machine's reference hash, and the reasons for its settings.
 
@@ -86,6 +88,7 @@ def draft_charter(
         trunk: kind of it; None: the usual one.
         compounds: of a usual site; None: nothing was announced.
         epsilon: budget of differential privacy; None: without it.
+        start_file: that the trunk starts from; None: from the seed.
 
     Raises:
         ConfigError, UsageError: something of it is not possible.
@@ -118,11 +121,24 @@ def draft_charter(
     raw["pace"] |= {"start_sites": len(sites)}
     draft = build(Charter, raw, "command line")
     check_noise(draft)
+    if start_file is not None:
+        draft = _starting_from(draft, start_file)
     draft = with_reference_hash(draft)
     document = CharterDocument(charter=draft)
     CharterDocument.parse(document.render(), "command line")
     reason = private or suggestion.reason(compounds or USUAL, announced=compounds is not None)
     return document, [*reason, START_ADVICE, *needs_of(draft, len(sites))]
+
+
+def _starting_from(draft: Charter, start_file: Path) -> Charter:
+    """Raises ConfigError: the file does not fit the trunk."""
+    from kmel_p2p.learn.models.layout import trunk_layout
+    from kmel_p2p.learn.models.start_file import file_hash, started_trunk
+    from kmel_p2p.site.loaded_site import architecture_of
+
+    model = draft.model.changed(start=file_hash(start_file))
+    started_trunk(model, trunk_layout(architecture_of(draft)), start_file)
+    return draft.model_copy(update={"model": model})
 
 
 def packaged(trunk: str) -> dict[str, Any]:

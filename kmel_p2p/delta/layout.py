@@ -196,18 +196,18 @@ def initial_trunk(layout: Layout, seed: int) -> NDArray[np.float32]:
     for index, spec in enumerate(layout.specs):
         place = layout.slices[spec.name]
         if spec.bound == 0.0 or spec.size == 0:
-            flat[place] = _on_grid(np.float64(spec.center))
+            flat[place] = on_grid(np.float64(spec.center))
             continue
         generator = np.random.Philox(key=seed + (index << 64))
         words = generator.random_raw(spec.size)
         # The upper 24 bits, centred: odd multiples of 2**-24 in (-1, 1), exact in float64.
         unit = ((words >> np.uint64(40)).astype(np.float64) * 2.0 - (2.0**24 - 1.0)) * 2.0**-24
-        flat[place] = _on_grid(unit * spec.bound + spec.center)
+        flat[place] = on_grid(unit * spec.bound + spec.center)
     return flat
 
 
-def _on_grid(values: Any) -> Any:
-    """float64 to float32 multiples of 2**-30."""
+def on_grid(values: Any) -> Any:
+    """float64 to float32 multiples of 2**-30, which the ledger's sum holds exactly."""
     return (np.rint(values * 2.0**_GRID_BITS) * 2.0**-_GRID_BITS).astype(np.float32)
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.columns import Column, Source
-from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.pooled import Pooled, train_pooled
 from kmel_p2p.learn.models.layout import trunk_layout
+from kmel_p2p.learn.models.start_file import started_trunk
 from kmel_p2p.learn.predict.model_directory import read_card, read_parameters
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER
 from kmel_p2p.learn.worker.session import TrainingSettings
@@ -57,6 +57,7 @@ def pooled_model(
         steps=sum(final.steps for final in finals.values()),
         cache_dir=divided.cache,
         threads=simulation.sites.threads,
+        start=started_trunk(charter.model, trunk_layout(architecture_of(charter)), simulation.sites.start_file),
     )
 
 
@@ -70,12 +71,12 @@ def final_trunks(state_dirs: Mapping[str, Path]) -> dict[str, NDArray[np.float32
     return {name: read_parameters(folder, read_card(folder))["federated"][0] for name, folder in folders.items()}
 
 
-def spread(trunks: Mapping[str, NDArray[np.float32]], charter: Charter) -> float:
+def spread(trunks: Mapping[str, NDArray[np.float32]], charter: Charter, start_file: Path | None = None) -> float:
     """Largest distance of a site's trunk from the sites' mean, relative to the distance that training moved that mean.
 
     0: all trunks are equal; 1: as far apart as one of them is from the initial trunk.
     """
-    base = initial_trunk(trunk_layout(architecture_of(charter)), charter.model.seed).astype(np.float64)
+    base = started_trunk(charter.model, trunk_layout(architecture_of(charter)), start_file).astype(np.float64)
     mean = np.mean([trunk.astype(np.float64) for trunk in trunks.values()], axis=0)
     moved = float(np.linalg.norm(mean - base))
     apart = max(float(np.linalg.norm(trunk - mean)) for trunk in trunks.values())

@@ -48,6 +48,8 @@ class SitesSection(StrictModel):
 
     names: Annotated[tuple[Name, ...], pydantic.Field(min_length=2, max_length=64)]
     threads: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
+    start_file: Location | None = None
+    """Of `charter.model.start`, where the trunk starts from a file."""
     preset: Literal["lan", "wan", "sim"] = "lan"
     deadline_s: Annotated[float, pydantic.Field(gt=0.0)] = 900.0
     """The run fails when the sites are not complete by then."""
@@ -152,6 +154,8 @@ def load_simulation(path: Path, seed: int | None = None) -> Simulation:
     if data.parts:
         files["parts"] = {name: base / value for name, value in data.parts.items()}
     update: dict[str, object] = {"data": data.model_copy(update=files)}
+    if simulation.sites.start_file is not None:
+        update["sites"] = simulation.sites.model_copy(update={"start_file": base / simulation.sites.start_file})
     if seed is not None:
         update["seed"] = seed
     return simulation.model_copy(update=update)

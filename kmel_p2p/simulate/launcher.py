@@ -74,7 +74,9 @@ def simulate(config: Path, out: Path, seed: int | None, console: Console) -> dic
         pooled = pooled_model(
             simulation, charter, divided, finals, out, lambda done, total: shown.update(f"pooled model: {done}/{total}")
         )
-    apart = None if mode_of(charter).one_trunk else spread(final_trunks(state_dirs), charter)
+    apart = (
+        None if mode_of(charter).one_trunk else spread(final_trunks(state_dirs), charter, simulation.sites.start_file)
+    )
     wall_s = time.monotonic() - began
     outcome = RunOutcome(simulation, charter, divided, record, finals, pooled, run_s, wall_s, out, apart)
     report, details = build_report(outcome), build_details(outcome)

@@ -225,7 +225,7 @@ def free_ports(count: int) -> list[int]:
 
 def _site_config(simulation: Simulation, name: str, address: str, test: Path | None) -> SiteConfig:
     return SiteConfig(
-        site=SiteSection(name=name),
+        site=SiteSection(name=name, start_file=simulation.sites.start_file),
         network=NetworkSection(bind=address, preset=simulation.sites.preset),
         data=DataSection(
             path=Path(DATA_NAME),

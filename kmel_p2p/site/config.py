@@ -49,6 +49,8 @@ class SiteSection(StrictModel):
     """What all sites signed."""
     amendments: Annotated[tuple[Location, ...], pydantic.Field(max_length=1024)] = ()
     """Amendments of the charter, in order. Needed at a site that one of them added; the others hear of them."""
+    start_file: Location | None = None
+    """This site's copy of the file that the trunk starts from, where the charter names one (`model.start`)."""
     state_dir: Location = Path("state")
     """What the peer keeps: store, models, logs. One peer at a time works on it."""
 
@@ -223,7 +225,7 @@ def parse_config(text: str, path: Path) -> SiteConfig:
         config = config.model_copy(update={"site": config.site.model_copy(update={"key_file": Path(key).absolute()})})
     return config.model_copy(
         update={
-            "site": _anchor(config.site, base, "key_file", "charter", "state_dir").model_copy(
+            "site": _anchor(config.site, base, "key_file", "charter", "start_file", "state_dir").model_copy(
                 update={"amendments": tuple(_absolute(base / path) for path in config.site.amendments)}
             ),
             "metrics": _anchor(config.metrics, base, "token_file"),

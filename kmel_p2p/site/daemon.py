@@ -102,7 +102,7 @@ class Daemon:
         self._config = config
         self._config_path = config_path
         self._site: Site = load_site(config)
-        require_trunk(self._site.charter)
+        require_trunk(self._site)
         self._mode = mode_of(self._site.charter)
         self._activity = Activity(time.monotonic)
         self._orders = OrderBook(config.site.state_dir)

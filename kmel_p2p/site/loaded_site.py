@@ -93,15 +93,17 @@ def check_noise(charter: Charter) -> None:
         planned(plan, trunk_layout(architecture_of(charter)).size)
 
 
-def require_trunk(charter: Charter) -> None:
-    """Whether the package that brings the charter's trunk, where one does, is installed here as agreed. Reads its files
-    and runs nothing of it.
+def require_trunk(site: Site) -> None:
+    """Whether what brings the charter's trunk is here as agreed: the package, where one does, whose files are read and
+    not run, and the file that it starts from.
 
     Raises:
-        ConfigError: it is not; says what to install.
+        ConfigError: it is not; says what to install or to get.
     """
-    if charter.model.package is not None:
-        check_installed(charter.model.package, charter.model.trunk)
+    model = site.charter.model
+    if model.package is not None:
+        check_installed(model.package, model.trunk)
+    site.initial_trunk()
 
 
 def needs_of(charter: Charter, sites: int) -> list[str]:
@@ -116,6 +118,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         architecture=site.architecture,
         features=charter.features,
         model_seed=charter.model.seed,
+        start_file=config.site.start_file,
         source=config.data,
         test_source=config.data.test_source,
         split=charter.split,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter, SiteRule
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.start_file import started_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.state.overruled import overruled_amendments
 from kmel_p2p.site.state.store import Store
@@ -33,6 +37,14 @@ class Site:
     def mode(self) -> Mode:
         """The charter's averaging mode."""
         return self.charter.averaging.mode
+
+    def initial_trunk(self) -> NDArray[np.float32]:
+        """The trunk before the first entry, float32[layout.size]; read or drawn anew at each call.
+
+        Raises:
+            ConfigError: the charter's start file is missing here, or another.
+        """
+        return started_trunk(self.charter.model, self.layout, self.config.site.start_file)
 
     @property
     def names(self) -> dict[SiteKey, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
+from safetensors.numpy import load_file, save_file
 
 from kmel_p2p.agreement.strict import parse_toml
 from kmel_p2p.agreement.training import ModelRule
@@ -35,12 +38,20 @@ def command(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def settings(folder: Path, model: dict[str, Any]) -> Path:
+def pretrained(folder: Path, model: ModelRule) -> Path:
+    """A start file as a supplier makes one of a trained module: here all values are one number."""
+    assert model.package is not None
+    path = folder / "pretrained.safetensors"
+    save_file({f"trunk.{t.name}": np.full(t.shape, 0.01, np.float32) for t in model.package.parsed}, path)
+    return path
+
+
+def settings(folder: Path, model: dict[str, Any], start_file: Path) -> Path:
     train, test = write_solubility(folder, [160], 20)
     run = {
         "task": "aqueous solubility with a trunk that comes as a package",
         "data": {"kind": "csv", "train": str(train), "test": str(test)},
-        "sites": {"names": SITES, "preset": "sim", "deadline_s": 150.0},
+        "sites": {"names": SITES, "preset": "sim", "deadline_s": 150.0, "start_file": str(start_file)},
         "charter": {
             "federation": "packaged",
             "model": model,
@@ -71,8 +82,10 @@ def test_the_template_is_checked_federated_and_refused_when_altered(tmp_path: Pa
     assert model.package is not None
     assert model.package.sha256 == found["sha256"]
 
+    start_file = pretrained(tmp_path, model)
+    model = model.changed(start=hashlib.sha256(start_file.read_bytes()).hexdigest())
     out = tmp_path / "run"
-    run = command(installed, "simulate", settings(tmp_path, model.model_dump(mode="json")), "--out", out)
+    run = command(installed, "simulate", settings(tmp_path, model.model_dump(mode="json"), start_file), "--out", out)
     assert run.returncode == ExitCode.OK, run.stdout + run.stderr
     report = json.loads((out / "report.json").read_text())
     assert len({site["digest"] for site in report["sites"]}) == 1
@@ -81,6 +94,10 @@ def test_the_template_is_checked_federated_and_refused_when_altered(tmp_path: Pa
     assert report["params"] == layout + 8 + 1
 
     site = out / "sites" / "north"
+    (trunk,) = (site / "state" / "trunk").glob("trunk-*.safetensors")
+    gain = load_file(trunk)["trunk.norms.0.weight"]
+    # The template itself starts them at 1; nine entries of three steps move them little.
+    assert np.abs(gain - 0.01).max() < 0.1
     table = tmp_path / "in.csv"
     table.write_text("smiles\nCCO\nc1ccccc1\n")
     predicted = command(installed, "predict", table, "--model-dir", site / "state" / "model", "--json")

@@ -117,9 +117,8 @@ def fresh_history(site: Site) -> Any:
     if mode_of(site.charter).keeps_entries:
         return fresh_ledger(site)
     from kmel_p2p.core.pushsum.state import PushSumState
-    from kmel_p2p.delta.layout import initial_trunk
 
-    return PushSumState.fresh(initial_trunk(site.layout, site.charter.model.seed), bytes(8))
+    return PushSumState.fresh(site.initial_trunk(), bytes(8))
 
 
 def now_us() -> Micros:

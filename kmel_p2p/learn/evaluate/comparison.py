@@ -115,6 +115,7 @@ def compare(
     stacking: bool = False,
     others: NDArray[np.float32] | None = None,
     graph_networks: int = 0,
+    start: NDArray[np.float32] | None = None,
 ) -> Comparison:
     """Train local and personalised models, score all, choose, and fit the stack.
 
@@ -127,6 +128,7 @@ def compare(
         prefix: the earlier trunk that did best on the validation fold, with the private heads of that time. The
             personalised model starts from it if it does better there than the final one.
         graph_networks: members of the ensemble that the stack has beside its other learners; 0: none.
+        start: trunk of the charter's start file, float32[d]; local networks start from it, as a site alone could.
     """
     tuning = max(1, round(TUNING_SHARE * steps)) if steps else 0
     total = steps + 2 * tuning
@@ -137,7 +139,7 @@ def compare(
 
     fitted = fit_private_heads(network, dataset, settings, federated, tuning, lambda: report(0, total))
     every = max(1, settings.steps_per_entry)
-    start_local(network, architecture, model_seed, settings.seed)
+    start_local(network, architecture, model_seed, settings.seed, start)
     local = train_with_checkpoints(
         network,
         dataset,
@@ -147,8 +149,8 @@ def compare(
         tick=lambda done: report(done, total),
         scored=sampled(dataset, settings.seed, test=settings.test_in_rounds),
     )
-    start = better_start(network, dataset, fitted, prefix)
-    start.load_into(network)
+    better = better_start(network, dataset, fitted, prefix)
+    better.load_into(network)
     personalised = train_with_checkpoints(
         network,
         dataset,
@@ -163,7 +165,7 @@ def compare(
     if stacking:
         stacked = _stacked(
             architecture, dataset, settings, model_seed, models, others, steps + tuning, graph_networks,
-            lambda done: report(steps + 2 * tuning + done, total),
+            lambda done: report(steps + 2 * tuning + done, total), start,
         )  # fmt: skip
     predict = predictors(architecture, models)
     networks = choices(dataset, predict)
@@ -182,7 +184,7 @@ def compare(
             if endpoint["train"]:
                 endpoint["chosen"] = told["own"]
     result |= {"steps": steps, "tuning_steps": tuning}
-    return Comparison(models, result, forest, neighbours, start is prefix, stacked)
+    return Comparison(models, result, forest, neighbours, better is prefix, stacked)
 
 
 def _stacked(
@@ -195,6 +197,7 @@ def _stacked(
     steps: int,
     graph_networks: int,
     report: Callable[[int], None],
+    start: NDArray[np.float32] | None,
 ) -> FittedStack:
     """Train further local networks, and fit the stack.
 
@@ -207,7 +210,7 @@ def _stacked(
     for number, name in enumerate(LOCAL_NETWORKS[1:], start=1):
         before = (number - 1) * steps
         further[name] = train_local(
-            architecture, dataset, settings, model_seed, number, steps=steps,
+            architecture, dataset, settings, model_seed, number, steps=steps, start=start,
             tick=lambda done, before=before: report(before + done),  # type: ignore[misc]
         )  # fmt: skip
     if others is not None:
@@ -228,6 +231,7 @@ def train_local(
     *,
     steps: int,
     tick: Callable[[int], None] = lambda done: None,
+    start: NDArray[np.float32] | None = None,
 ) -> Parameters:
     """A further local network: as `local`, from other seeds.
 
@@ -237,14 +241,17 @@ def train_local(
     """
     network = Network(architecture)
     settings = settings.changed(seed=settings.seed + number * OTHER_SEED)
-    start_local(network, architecture, model_seed + number * OTHER_SEED, settings.seed)
+    start_local(network, architecture, model_seed + number * OTHER_SEED, settings.seed, start)
     every = max(1, settings.steps_per_entry)
     return train_with_checkpoints(network, dataset, settings, steps=steps, every=every, tick=tick).best
 
 
-def start_local(network: Network, architecture: Architecture, model_seed: int, site_seed: int) -> None:
-    """Load the charter's initial trunk, and private heads initialised from the site's own seed."""
-    network.load(initial_trunk(trunk_layout(architecture), model_seed))
+def start_local(
+    network: Network, architecture: Architecture, model_seed: int, site_seed: int,
+    start: NDArray[np.float32] | None = None,
+) -> None:  # fmt: skip
+    """Load the charter's initial trunk (`start`, or one drawn from its seed), and private heads from the site's."""
+    network.load(initial_trunk(trunk_layout(architecture), model_seed) if start is None else start)
     network.load_private(initial_trunk(private_layout(architecture), site_seed))
 
 

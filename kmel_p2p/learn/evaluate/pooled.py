@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.features import FeatureRule
@@ -58,6 +60,7 @@ def train_pooled(
     cache_dir: Path,
     threads: int = 1,
     progress: Callable[[int, int], None] = ignore_progress,
+    start: NDArray[np.float32] | None = None,
 ) -> Pooled:
     """Train one model on everything.
 
@@ -65,6 +68,7 @@ def train_pooled(
         source: one file with the rows of all sites.
         steps: sum of the sites' optimiser steps.
         progress: called with (steps done, steps in all).
+        start: the trunk to start from, float32[d]; None: drawn from the seed.
 
     Raises:
         ConfigError, DataError: as `ingest`.
@@ -77,7 +81,7 @@ def train_pooled(
     own = ingest(source, endpoints, features, cache=cache, excluded=excluded)
     dataset = Dataset.build(own, own.folds(split), test, model=architecture)
     network = Network(architecture)
-    start_local(network, architecture, model_seed, training.seed)
+    start_local(network, architecture, model_seed, training.seed, start)
     course = train_with_checkpoints(
         network,
         dataset,

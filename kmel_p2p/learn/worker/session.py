@@ -51,6 +51,7 @@ class TrainerPlan:
 
     Attributes:
         model_seed: charter seed of the initial trunk.
+        start_file: this site's copy of the file that the trunk starts from, where the charter names one.
         source: measurements to train on.
         test_source: further file used for scoring only, or None.
         codec: how a round's delta is compressed; None hands it over uncompressed, without a residual.
@@ -90,6 +91,7 @@ class TrainerPlan:
     require_approval: bool = False
     versions: int = 10
     graph_networks: int = 0
+    start_file: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     noise: NoisePlan | None = None
 

@@ -24,6 +24,7 @@ from kmel_p2p.learn.evaluate.worth import WorthMeter
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
+from kmel_p2p.learn.models.start_file import started_trunk
 from kmel_p2p.learn.predict.model_directory import Card, rewritten, write_model
 from kmel_p2p.learn.predict.stack_file import StoredStack, write_stack
 from kmel_p2p.learn.predict.uncertainty import calibrate, calibrate_stack
@@ -79,6 +80,8 @@ class Trainer:
         self._plan, self._outlet = plan, outlet
         self._layout = trunk_layout(plan.architecture)
         check_layout(self._layout, plan.layout_hash)
+        own = plan.architecture
+        self._start = started_trunk(own, self._layout, plan.start_file) if own.start else None
         self._memory = _attach(plan.trunk_memory)
         self._network = Network(plan.architecture)
         self._dataset: Dataset | None = None
@@ -121,7 +124,7 @@ class Trainer:
             plan = self._plan
             dataset, prepared = prepare(plan, self._outlet.report)
             # Private heads and optimiser start from the site's seed. The trunk always comes from shared memory.
-            start_local(self._network, plan.architecture, plan.model_seed, plan.training.seed)
+            start_local(self._network, plan.architecture, plan.model_seed, plan.training.seed, self._start)
             rounds = Rounds(
                 self._network,
                 dataset,
@@ -175,6 +178,7 @@ class Trainer:
             others=None if command.others_file is None else read_vector(command.others_file, self._layout.size),
             stacking=True,
             graph_networks=plan.graph_networks,
+            start=self._start,
         )
         stacked = comparison.stacked
         assert stacked is not None, "asked for"
@@ -207,7 +211,8 @@ class Trainer:
         """Assay endpoints that no site trained; under differential privacy, where noise moves every head, those that
         this site has not measured: nobody can tell whether others have."""
         if self._plan.noise is None:
-            return unlearned(self._plan.architecture, trunk, initial_trunk(self._layout, self._plan.model_seed))
+            drawn = initial_trunk(self._layout, self._plan.model_seed)
+            return unlearned(self._plan.architecture, trunk, drawn if self._start is None else self._start)
         assert self._dataset is not None
         return [self._plan.endpoints[place].name for place in self._dataset.untrained()]
 

@@ -45,7 +45,7 @@ from kmel_p2p.core.rounds import Averaging, Members, StretchWork, Trunks
 from kmel_p2p.core.types import SECOND, Micros, Randomness, Vector
 from kmel_p2p.core.wire import Schema
 from kmel_p2p.delta import CodecParameters, DeltaCodec
-from kmel_p2p.delta.layout import Layout, initial_trunk
+from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
 from kmel_p2p.site.config import SiteConfig
@@ -316,7 +316,7 @@ def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> Tr
         architecture=site.architecture,
         features=site.charter.features,
         reference_hash=site.charter.features.reference_hash,
-        unlearned=unlearned(site.architecture, trunk, initial_trunk(site.layout, site.charter.model.seed)),
+        unlearned=unlearned(site.architecture, trunk, site.initial_trunk()),
     )
 
 

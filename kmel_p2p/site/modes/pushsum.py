@@ -32,7 +32,7 @@ from kmel_p2p.core.pushsum.state import PushSumState
 from kmel_p2p.core.rounds import Averaging, Members
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
-from kmel_p2p.delta.layout import Layout, initial_trunk
+from kmel_p2p.delta.layout import Layout
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.modes.mode import OTHER_RUN, Notes, OwnWork, SiteMode, own_count
 from kmel_p2p.site.observe.activity import Activity
@@ -82,7 +82,7 @@ class PushSumMode(SiteMode):
         """The state in the store; a fresh one gets its name here."""
         if store.vector():
             raise ConfigError(f"{store.path}: holds a run in mode ledger; this charter's mode is pushsum. {OTHER_RUN}")
-        base = initial_trunk(site.layout, site.charter.model.seed)
+        base = site.initial_trunk()
         stored = store.averaging.load()
         if stored is None:
             # The name of this store: a replaced one is told from it, and what was owed to the old one is taken back.

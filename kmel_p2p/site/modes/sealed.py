@@ -40,7 +40,7 @@ from kmel_p2p.core.sealed.rules import SealedRules, SealedSettings
 from kmel_p2p.core.sealed.sums import SumLog, decode_sum
 from kmel_p2p.core.types import Micros, Randomness
 from kmel_p2p.core.wire import Schema
-from kmel_p2p.delta.layout import Layout, initial_trunk
+from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.layout import unlearned
 from kmel_p2p.learn.models.registry import KINDS, kind_of
 from kmel_p2p.learn.predict.trunk_file import TrunkCard, write_trunk
@@ -128,7 +128,7 @@ class SealedMode(SiteMode):
                 f"is {site.charter.id.hex()[:16]}. {OTHER_RUN}"
             )
         rules, size = SealedRules.of(site.charter), site.layout.size
-        log = rules.empty_log(initial_trunk(site.layout, site.charter.model.seed))
+        log = rules.empty_log(site.initial_trunk())
         for number, encoded in stored.journal if stored is not None else ():
             try:
                 log.add(decode_sum(encoded))
@@ -283,7 +283,7 @@ class SealedMode(SiteMode):
                 architecture=site.architecture,
                 features=site.charter.features,
                 reference_hash=site.charter.features.reference_hash,
-                unlearned=unlearned(site.architecture, trunk, initial_trunk(site.layout, site.charter.model.seed)),
+                unlearned=unlearned(site.architecture, trunk, site.initial_trunk()),
             )
             return write_trunk(folder, card, trunk)
 

@@ -21,7 +21,6 @@ from kmel_p2p.core.ledger.rules.rules import Rules
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
 from kmel_p2p.core.ledger.snapshot.snapshot import genesis as empty_snapshot
 from kmel_p2p.delta import CodecParameters, DeltaCodec
-from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.own_sum import keep_own_sum
 from kmel_p2p.site.state.set_aside import EPOCH
@@ -79,13 +78,13 @@ def adopt(site: Site, store: Store, record: SnapshotRecord, at: float) -> None:
 
 def genesis(site: Site) -> Snapshot:
     """The charter's initial trunk, before the first entry."""
-    trunk = initial_trunk(site.layout, site.charter.model.seed)
+    trunk = site.initial_trunk()
     return empty_snapshot(site.charter.id, Accumulator.from_trunk(trunk))
 
 
 def fresh_ledger(site: Site) -> Ledger:
     """A ledger without entries: the charter's initial trunk."""
-    trunk, codec = initial_trunk(site.layout, site.charter.model.seed), codec_of(site)
+    trunk, codec = site.initial_trunk(), codec_of(site)
     return Ledger(Accumulator.from_trunk(trunk), codec, Rules.of(site.charter, codec.codec_id, trunk))
 
 
