@@ -39,6 +39,7 @@ KEYS = {
     "fuzz": {"cases", "untyped", "slowest_ms", "by_target"},
     "hostile": {"attacks", "failed", "progress_share_worst", "alarm_s_worst", "extra_mb_worst", "loop_ms_worst"},
     "kills": {"kills", "digests", "vectors", "missing", "contradictions", "problems", "worst_gap"},
+    "late_founder": {"answers_s", "ready_s", "entry_s", "counted_s", "entries_left", "others_extended"},
     "leak": {"ledger_projected", "sealed_projected", "settings"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
