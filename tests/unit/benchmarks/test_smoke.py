@@ -42,6 +42,7 @@ KEYS = {
     "late_founder": {"answers_s", "ready_s", "entry_s", "counted_s", "entries_left", "others_extended"},
     "leak": {"ledger_projected", "sealed_projected", "settings"},
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
+    "page_memory": {"rss_mb", "page_mb", "viewed_mb", "view_ms"},
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
     "poison": {"attacks", "false_suspensions", "worst_predicted_ratio", "worst_federated_ratio", "look_share"},
     "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
