@@ -14,6 +14,7 @@ import click
 
 from kmel_p2p.cli.charter_draft import draft_charter, draft_options, remarks
 from kmel_p2p.cli.founding_plan import given_of, plan_of, require_open, rules_of
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 from kmel_p2p.cli.options import echo_json, json_option
 
@@ -216,7 +217,7 @@ def _gather(
             if here.yes:
                 click.echo(f"Compare the digits, then: kmel-peer invite approve {newcomer.name}, or refuse")
                 continue
-            question = f"Does {newcomer.name} read the same digits to you, and may it take part?"
+            question = say("Does {site} read the same digits to you, and may it take part?").format(site=newcomer.name)
             approve = here.confirm(question)
             _decide(room, decisions, row, approve)
         news.wait(0.5)
@@ -261,7 +262,7 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
     document = _present(table)
     while True:
         Screen().print(charter_view(document))
-        if not here.confirm("Sign this charter for this site, and ask the others to sign it?"):
+        if not here.confirm(say("Sign this charter for this site, and ask the others to sign it?")):
             raise click.UsageError(
                 f"not signed. Edit {here.charter_path} as agreed; the same kmel-peer invite goes on from there"
             )
@@ -352,7 +353,7 @@ def approve(context: click.Context, site: str, yes: bool) -> None:
     if len(rows) > 1:
         keys = ", ".join(row["key"] for row in rows)
         raise click.UsageError(f"several sites called {site!r} were refused: name one by its key ({keys})")
-    if rows and not yes and not agreed("Does its operator read the same digits to you?"):
+    if rows and not yes and not agreed(say("Does its operator read the same digits to you?")):
         click.echo(f"Nothing was approved. If the digits differ: kmel-peer invite refuse {site}")
         return
     # By key and digits: it may ask anew meanwhile, and somebody else have taken the name.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def join(text: str | None, wait_min: float, **site: Any) -> None:
     application = Application.made(identity, invitation, here.name, here.addresses)
     digits = fingerprint(invitation.site_key, identity.key, invitation.id, application.signature)
     click.echo(f"{invitation.site} invites to {invitation.federation}.")
-    click.echo(f"Fingerprint {digits}: {invitation.site} sees the same digits. Compare them by phone.")
+    compare = say("Fingerprint {digits}: {site} sees the same digits. Compare them by phone.")
+    click.echo(compare.format(digits=digits, site=invitation.site))
     asking = Joining(invitation, application, time.time, proxy=here.proxy_address)
     answer = _until(asking.ask, ("sign", "complete"), wait_min)
     if answer["state"] == "sign":
@@ -125,7 +127,8 @@ def _sign(
     _show(document)
     if problems := feature_problems(document):
         raise ConfigError(f"this charter cannot be signed here: {'; '.join(problems)}")
-    if not here.confirm(f"Did {asking.invitation.site} read {digits} to you, and does {here.name} sign this charter?"):
+    question = say("Did {inviting} read {digits} to you, and does {site} sign this charter?")
+    if not here.confirm(question.format(inviting=asking.invitation.site, digits=digits, site=here.name)):
         raise click.UsageError("not signed; the same command asks again")
     signature = identity.sign(SIGNING_CONTEXT, document.charter.id).hex()
     _until(partial(asking.sign, signature), ("sign", "complete"), wait_min)
@@ -144,7 +147,7 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
         for amended in amendments:
             for line in changes_in_words(amended.amendment):
                 click.echo(f"amendment {amended.amendment.number} {line}")
-        if not here.confirm(f"Take part in {document.charter.federation} under this charter?"):
+        if not here.confirm(_take_part(document.charter.federation)):
             raise click.UsageError("nothing was written; the same command asks again")
     paths = [here.directory / f"amendment-{amendment.amendment.number}.toml" for amendment in amendments]
     kept = [_amendment_to_keep(path, amendment) for path, amendment in zip(paths, amendments, strict=True)]
@@ -154,6 +157,10 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
     here.write_settings(document.charter.assay_endpoints, paths)
     asking.done()
     click.echo(f"{here.name} is a site of {document.charter.federation}. Next: kmel-peer run -c {here.settings}")
+
+
+def _take_part(federation: str) -> str:
+    return say("Take part in {federation} under this charter?").format(federation=federation)
 
 
 def _keep_charter(path: Path, document: CharterDocument) -> None:
