@@ -1,4 +1,5 @@
-"""Amendments of a charter: sites added, retired, re-keyed; a new quorum; a longer run. Signed by a quorum of the sites.
+"""Amendments of a charter: sites added, retired, re-keyed; a new quorum; a longer run, or the next one. Signed by a
+quorum of the sites.
 
 Amendments are numbered from 1 and chained by hash. An amendment is in force once enough sites of the roster before it
 have signed, as the quorum before it requires; anyone with the charter can check the whole chain. Entries name the
@@ -16,6 +17,7 @@ import msgpack
 import pydantic
 import tomli_w
 
+from kmel_p2p.agreement.campaign import Campaign, CampaignRule, EntryNumber
 from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES, Charter, Key, Quorum, SiteRule, signature_is_good
 from kmel_p2p.agreement.errors import ConfigError, WireError
@@ -32,15 +34,14 @@ MAX_AMENDMENT_BYTES = 2 * 1024 * 1024
 """Encoded, with a signature of every site a charter may list."""
 
 Hash = Annotated[str, worded_pattern(r"^[0-9a-f]{64}$", "64 hex digits")]
-Number = Annotated[int, pydantic.Field(ge=0, le=2**40)]
 
 
 class RetireRule(StrictModel):
     """A site leaves. Its entries up to `last` stay in the log, and in the trunk unless they are retracted."""
 
     name: Name
-    last: Number
-    retract_from: Number = 0
+    last: EntryNumber
+    retract_from: EntryNumber = 0
     """First entry whose contribution is subtracted from the trunk; 0: none."""
 
     @pydantic.model_validator(mode="after")
@@ -55,7 +56,7 @@ class RekeyRule(StrictModel):
 
     name: Name
     key: Key
-    last: Number
+    last: EntryNumber
 
 
 class Amendment(StrictModel):
@@ -73,7 +74,9 @@ class Amendment(StrictModel):
     lift: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     """Sites whose suspension ends: their entries count again, and the votes against them so far no longer do."""
     entries: Annotated[int, pydantic.Field(ge=0, le=2**32)] = 0
-    """Entries that each site may publish in all from now on, more than before; 0 leaves it unchanged."""
+    """Entries that each site may publish in the campaign that runs, more than before; 0 leaves it unchanged."""
+    campaign: Annotated[CampaignRule | None, pydantic.Field(exclude_if=lambda rule: rule is None)] = None
+    """The campaign that it opens. Without one, it is no part of what is hashed and written."""
 
     @property
     def hash(self) -> bytes:
@@ -165,8 +168,8 @@ class Constitution:
         self.replaced: dict[SiteKey, SiteKey] = {}
         """Former key of a site -> the key that took its place."""
         self.quorum: Quorum = genesis.amendments.quorum
-        self.entry_limit: int = genesis.averaging.entry_limit
-        """Entries that each site may publish in all."""
+        self.campaigns: tuple[Campaign, ...] = (Campaign.first(genesis),)
+        """All so far; the last one runs, or is over."""
         for document in documents:
             self._apply(document.amendment)
 
@@ -175,6 +178,11 @@ class Constitution:
         """Id of the founding charter, which entries and messages name throughout."""
         found: bytes = self.genesis.id
         return found
+
+    @property
+    def campaign(self) -> Campaign:
+        """The newest one."""
+        return self.campaigns[-1]
 
     @property
     def number(self) -> int:
@@ -298,14 +306,15 @@ class Constitution:
             amendment.quorum,
             amendment.lift,
             amendment.entries,
+            amendment.campaign,
         )
         if not any(changes):
             return (
-                "it changes nothing; name a site to add, retire, re-key or whose suspension to lift, a new quorum, or "
-                "more entries"
+                "it changes nothing; name a site to add, retire, re-key or whose suspension to lift, a new quorum, "
+                "more entries, or a campaign"
             )
-        if 0 < amendment.entries <= self.entry_limit:
-            return f"it lets each site publish {amendment.entries} entries, as {self.entry_limit} do already; name more"
+        if 0 < amendment.entries <= (so_far := self.campaign.entries):
+            return f"it lets each site publish {amendment.entries} entries, as {so_far} do already; name more"
         leaving = [rule.name for rule in amendment.retire] + [rule.name for rule in amendment.rekey]
         for name in (*leaving, *amendment.lift):
             if self.site_named(name) is None:
@@ -329,9 +338,14 @@ class Constitution:
             return "no site would be left"
         if len(self.everyone) + len(keys) > MAX_SITES:
             return f"{len(self.everyone)} sites took part so far; with former ones there may be {MAX_SITES} in all"
-        return ""
+        if (opened := amendment.campaign) is None:
+            return ""
+        both = "it opens a campaign and extends one; campaign.entries says how many" if amendment.entries else ""
+        known = {site.name: key for key, site in self.roster.items()}
+        return both or self.genesis.averaging.campaign_problem() or self.campaign.problem_of_next(opened, known, names)
 
     def _apply(self, amendment: Amendment) -> None:
+        present = {site.name: key for key, site in self.roster.items()}
         for name in amendment.lift:
             site = self.site_named(name)
             assert site is not None, "checked before"
@@ -352,7 +366,12 @@ class Constitution:
         self.order = (*self.order, *sorted(added))
         if amendment.quorum:
             self.quorum = amendment.quorum
-        self.entry_limit = amendment.entries or self.entry_limit
+        if amendment.entries:
+            self.campaigns = (*self.campaigns[:-1], self.campaign.with_entries(amendment.entries))
+        if (opened := amendment.campaign) is not None:
+            after = {present[name]: last for name, last in opened.after.items()}
+            sits_out = frozenset(key for key, site in self.roster.items() if site.name in opened.sits_out)
+            self.campaigns = (*self.campaigns, self.campaign.followed_by(opened, amendment.number, after, sits_out))
 
     def _retire(self, rule: RetireRule) -> None:
         site = self.site_named(rule.name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from kmel_p2p.agreement.amendment import Amendment
+from kmel_p2p.agreement.campaign import CampaignRule
+from kmel_p2p.agreement.strict import plain_value
 
 
 def changes_in_words(amendment: Amendment) -> list[str]:
@@ -22,5 +24,18 @@ def changes_in_words(amendment: Amendment) -> list[str]:
     if amendment.quorum:
         lines.append(f"asks for the signatures of {amendment.quorum} of the sites for later amendments")
     if amendment.entries:
-        lines.append(f"lets each site publish {amendment.entries} entries in all")
-    return lines
+        lines.append(f"lets each site publish {amendment.entries} entries in all in the campaign that runs")
+    return [*lines, *(_campaign_in_words(amendment.campaign) if amendment.campaign is not None else ())]
+
+
+def _campaign_in_words(rule: CampaignRule) -> list[str]:
+    boundary = " ".join(f"{name}:{last}" for name, last in sorted(rule.after.items()))
+    optimiser = "go on" if rule.optimiser == "kept" else "start afresh"
+    residual = "goes into its entries" if rule.residual == "kept" else "is dropped"
+    return [
+        f"opens campaign {rule.number}: {rule.entries} entries of each site, from the trunk as it is",
+        f"counts these to earlier campaigns: {boundary}",
+        *(f"sets {name} to {plain_value(value)}" for name, value in sorted(rule.settings.items())),
+        f"optimisers {optimiser}; what a site trained and did not publish {residual}",
+        *(f"{name} sits it out" for name in sorted(rule.sits_out)),
+    ]

@@ -60,6 +60,13 @@ class CommonRule(StrictModel):
         """Why these settings do not go with so many sites, in words; empty when they do."""
         return ""
 
+    def campaign_problem(self) -> str:
+        """Why a federation of this mode has no second campaign, in words; empty where it has."""
+        return (
+            "campaigns need averaging mode ledger, in which logs go on: in this federation's mode the next run needs a "
+            "charter of its own (kmel-peer charter new)"
+        )
+
     def privacy_problem(self, colluders: int) -> str:
         """Why these settings do not go with `privacy.dp = "record"`, in words; empty when they do."""
         return "privacy.dp is 'record', which takes sums that nobody can take apart: set averaging.mode to 'sealed'"
@@ -104,6 +111,10 @@ class LedgerRule(CommonRule):
 
     def reward_problem(self) -> str:
         """As `CommonRule.reward_problem`."""
+        return ""
+
+    def campaign_problem(self) -> str:
+        """As `CommonRule.campaign_problem`."""
         return ""
 
     @pydantic.model_validator(mode="after")

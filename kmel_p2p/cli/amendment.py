@@ -54,7 +54,7 @@ def draft(
     from kmel_p2p.cli.charter_draft import site_of
     from kmel_p2p.files import write_new
 
-    constitution, heads, _ = _in_force(config_path)
+    constitution, heads, _ = in_force(config_path)
     changes: dict[str, Any] = {
         "add": [site_of(text) for text in added],
         "retire": [_retirement(text, heads) for text in retired],
@@ -100,7 +100,7 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     if path is None:
         _sign_proposal(config_path, number, yes, instead)
         return
-    constitution, _, identity = _in_force(config_path)
+    constitution, _, identity = in_force(config_path)
     document = _read(path).signed_by(identity, constitution)
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
     write_whole(path, document.render().encode(), mode=0o644)
@@ -175,7 +175,7 @@ def show(path: Path, config_path: Path, as_json: bool) -> None:
     from kmel_p2p.agreement.amendment_words import changes_in_words
     from kmel_p2p.cli.exits import DoesNotHoldError
 
-    constitution, _, _ = _in_force(config_path)
+    constitution, _, _ = in_force(config_path)
     document = _read(path)
     enacted = any(known.amendment.hash == document.amendment.hash for known in constitution.documents)
     problem = "" if enacted else constitution.why_not_in_force(document)
@@ -210,7 +210,7 @@ def _read(path: Path) -> AmendmentDocument:
     return AmendmentDocument.parse(read_text(path, "kmel-peer amendment draft writes one"), str(path))
 
 
-def _in_force(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
+def in_force(config_path: Path) -> tuple[Constitution, dict[str, int], Identity]:
     """The constitution in force here, the number of the newest entry kept of each site, and the site's identity."""
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config

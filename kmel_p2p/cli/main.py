@@ -42,6 +42,7 @@ COMMANDS = {
         "kmel_p2p.cli.amendment:amendment",
         "Add, retire or re-key a site; extend the run.",
     ),
+    "campaign": ("kmel_p2p.cli.campaign:campaign", "Open the next run of a federation, and show all so far."),
     "board": ("kmel_p2p.cli.board:board", "Say what this site needs or offers, and see what others do."),
     "projects": ("kmel_p2p.cli.projects:projects", "Show every federation that this host has a part in."),
     "contribution": (

@@ -170,6 +170,7 @@ def _facts(one: Version, used: Path, *, newest: bool) -> dict[str, Any]:
     return {
         "version": one.name,
         "kept": "" if one.at_s is None else _minute(one.at_s),
+        "campaign": int(one.card.labels.get("campaign", "1")),
         "entries": result.get("entries"),
         "compounds": dataset.get("compounds"),
         "dataset_hash": dataset.get("dataset_hash"),

@@ -64,6 +64,7 @@ from kmel_p2p.site.state.recording import Recorder, known_descriptors, known_not
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.state.store_writer import StoreWriter
 from kmel_p2p.site.trainer.answers import TrainerAnswers
+from kmel_p2p.site.trainer.campaigns import campaign_training
 from kmel_p2p.site.trainer.contribution_book import BLOB as BOOK
 from kmel_p2p.site.trainer.contribution_book import ContributionBook
 from kmel_p2p.site.trainer.contributions import ContributionMeasuring
@@ -231,8 +232,8 @@ class Daemon:
         )
         self._driver.command(membership_commands.Recall(await writer.call(known_descriptors)))
         if self._final_models.were_written:
-            limit = self._final_models.entry_limit_before
-            self._driver.command(rounds.Listen("the run was complete before this start", limit))
+            allowed = self._final_models.allowed_before
+            self._driver.command(rounds.Listen("the run was complete before this start", allowed))
         for command in self._orders.first_commands():
             self._driver.command(command)
         self._pausing.look()
@@ -343,7 +344,9 @@ class Daemon:
         """An event of the protocol: for the trainer first, then for people."""
         match event:
             case rounds.RoundOpened():
-                self._trainer.train(event, self._peer.averaging.trunk)
+                self._trainer.train(
+                    event, self._peer.averaging.trunk, campaign_training(self._site.constitution, event)
+                )
             case rounds.RoundCommitted(number=number):
                 self._trainer.commit(number)
             case rounds.CharterAmended(constitution=constitution):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import ConfigError, KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.privacy import OUTSIDE
-from kmel_p2p.core.rounds import Averaging
+from kmel_p2p.core.rounds import Averaging, RoundAllowance
 from kmel_p2p.learn.predict.model_directory import read_card
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER
 from kmel_p2p.learn.tensor_file import write_vector
@@ -29,6 +29,7 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.store import STORE_NAME, Store
 from kmel_p2p.site.tasks import end_task
+from kmel_p2p.site.trainer.campaigns import usual_steps
 from kmel_p2p.site.trainer.supervisor import TrainerState, TrainerSupervisor
 
 log = structlog.get_logger()
@@ -115,9 +116,10 @@ class FinalModels:
             self._before = json.loads(kept)
 
     @property
-    def entry_limit_before(self) -> int:
-        """Entries that this site could publish when the models were last written."""
-        return int(self._before.get("entry_limit", self._averaging.entry_limit))
+    def allowed_before(self) -> RoundAllowance:
+        """What this site could train when the models were last written."""
+        limit = int(self._before.get("entry_limit", self._averaging.entry_limit))
+        return RoundAllowance(int(self._before.get("campaign", 1)), limit)
 
     @property
     def last_result(self) -> Mapping[str, Any] | None:
@@ -167,6 +169,7 @@ class FinalModels:
             "dataset": self._dataset,
             "result": self.result,
             "entry_limit": self._averaging.entry_limit,
+            "campaign": self._averaging.allowance.campaign,
         }
         self._note(partial(Store.put_blob, name=BLOB_NAME, value=json.dumps(self._before).encode()))
         self._written()
@@ -201,8 +204,9 @@ class FinalModels:
             return
         site = self._site()
         entries = mode_of(site.charter).own_rounds(averaging, site.identity.key)
-        total_steps = entries * site.charter.averaging.steps_per_entry
-        self._trainer.finish(total_steps, entries, self._labels(site, averaging.vector), averaging.trunk, others)
+        steps = usual_steps(site.constitution, site.identity.key, entries)
+        training = site.constitution.campaign.training
+        self._trainer.finish(steps, entries, self._labels(site, averaging.vector), averaging.trunk, others, training)
 
     async def _write_others(self, site: Site) -> Path | None:
         """The trunk without this site's own entries, for the trainer; None where it is not known."""
@@ -228,6 +232,7 @@ class FinalModels:
         private = {"shared_trunk": f"trained with epsilon {rule.epsilon:g}, delta {rule.delta:g}; {OUTSIDE}"}
         return {
             **(private if rule.on else {}),
+            "campaign": str(self._averaging.allowance.campaign),
             "state_digest": self._digest.text,
             "vector": " ".join(f"{names.get(key, key.hex())}:{number}" for key, number in vector.items()),
         }

@@ -20,10 +20,11 @@ from kmel_p2p.core.ledger import reasons
 from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
 from kmel_p2p.core.ledger.catching_up import CatchingUp
 from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
-from kmel_p2p.core.ledger.late_founders import LateFounders
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
-from kmel_p2p.core.ledger.own_epochs import AGAIN, PARTED, OwnEpochs
+from kmel_p2p.core.ledger.next_round import NextRound
+from kmel_p2p.core.ledger.own_campaign import OwnCampaign
+from kmel_p2p.core.ledger.own_epochs import OwnEpochs
 from kmel_p2p.core.ledger.own_log import OwnLog
 from kmel_p2p.core.ledger.publisher import Publisher
 from kmel_p2p.core.ledger.rules.weights import Trains, weights_of
@@ -33,19 +34,27 @@ from kmel_p2p.core.ledger.snapshot.maintenance import Maintenance
 from kmel_p2p.core.ledger.sync.antientropy import AntiEntropy
 from kmel_p2p.core.ledger.sync.forks import ForkFinder
 from kmel_p2p.core.ledger.sync.messages import Announce, Bodies, Epochs, Have, Heads, Holdings, Proofs, Stubs, Want
-from kmel_p2p.core.ledger.sync.other_peers import OtherPeer
 from kmel_p2p.core.ledger.sync.refusals import Refusals
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.roster_vector import NOTHING
-from kmel_p2p.core.rounds.contract import Amend, Begin, Members, Phase, Ready, RoundTrained, Trust, never_meet
+from kmel_p2p.core.rounds.contract import (
+    Amend,
+    Begin,
+    CampaignBegun,
+    Members,
+    Phase,
+    Ready,
+    RoundAllowance,
+    RoundTrained,
+    Trust,
+)
 from kmel_p2p.core.rounds.looks import Looked
-from kmel_p2p.core.rounds.machine import HEARING, RoundMachine
 from kmel_p2p.core.rounds.settings import round_settings
-from kmel_p2p.core.rounds.states import End, RoundState, Wait
+from kmel_p2p.core.rounds.states import RoundState
 from kmel_p2p.core.types import Micros, Randomness
 
 
-class LedgerAveraging(RoundMachine):
+class LedgerAveraging(NextRound):
     """See the module docstring. Implements `rounds.Averaging`."""
 
     messages: tuple[type[Message], ...] = (
@@ -63,11 +72,12 @@ class LedgerAveraging(RoundMachine):
         max_payload_bytes: int,
         now: Micros,
     ) -> None:
-        times = (settings.settle_us, settings.stuck_after_us)
-        super().__init__(identity.key, members, round_settings(charter, settings.hold, *times), now)
-        self.ledger = ledger
         if ledger.constitution is None:
             ledger.amend(Constitution(charter))
+        self._own_campaign = OwnCampaign(identity.key, charter, ledger, now)
+        rounds = round_settings(charter, settings.hold, settings.settle_us, settings.stuck_after_us)
+        super().__init__(identity.key, members, self._own_campaign.settings(rounds), now)
+        self.ledger = ledger
         ledger.turn_bytes = settings.turn_bytes
         self._charter = charter
         self.publisher = Publisher(identity, ledger, self._outbox)
@@ -87,7 +97,6 @@ class LedgerAveraging(RoundMachine):
             now,
             lambda: self._blocked,
         )
-        self._late_founders = LateFounders(identity.key, charter, ledger)
         self._own_log = OwnLog(identity.key, ledger, self._outbox, settings.hear_us)
         self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
@@ -99,12 +108,6 @@ class LedgerAveraging(RoundMachine):
     def vector(self) -> Mapping[SiteKey, int]:
         """What is applied here."""
         return self.ledger.vector
-
-    @property
-    def entry_limit(self) -> int:
-        """Entries that this site may publish in all: charter and amendments, and what late founders add to it."""
-        limit = self.maintenance.amendments.constitution.entry_limit
-        return limit + self._late_founders.added(limit)
 
     @property
     def revision(self) -> object:
@@ -180,9 +183,12 @@ class LedgerAveraging(RoundMachine):
         self.maintenance.advance(now)
 
     def _deadlines_us(self) -> Iterable[Micros | None]:
-        return (part.deadline() for part in (self.antientropy, self.maintenance, self._own_epochs, self._own_log))
+        timed = (self.antientropy, self.maintenance, self._own_epochs, self._own_log, self._own_campaign)
+        return (part.deadline() for part in timed)
 
     def _before_round(self, now: Micros) -> None:
+        if self._own_campaign.changed(now):
+            self._begin_campaign()
         self.antientropy.states.step_us = self._pacing.step_us
         told = self._members.alive() if self._own_log.asks else ()
         self._own_log.note(filter(self._has_told_our_log, told), self.antientropy.statements.proved(self._key), now)
@@ -193,7 +199,15 @@ class LedgerAveraging(RoundMachine):
         if changed is not None:
             self._own_epochs.overruled(changed)
             # Whom an overruled amendment had retired goes on.
-            self._ended_at = 0 if was_retired and self._key not in self.ledger.accepted.retired else self._ended_at
+            if was_retired and self._key not in self.ledger.accepted.retired:
+                self._ended_at = RoundAllowance(0, 0)
+
+    def _begin_campaign(self) -> None:
+        settings = self._round_settings = self._own_campaign.settings(self._round_settings)
+        self._pacing.begin_campaign(settings.max_lead, settings.patience)
+        self._begun = False
+        entries = self._own_campaign.now.limit_of(self._key) - self.before_campaign
+        self._outbox.append(Emit(CampaignBegun(self.campaign, entries)))
 
     def _after_round(self, now: Micros) -> None:
         held, states = self.ledger.accepted.held, self.antientropy.states
@@ -273,97 +287,6 @@ class LedgerAveraging(RoundMachine):
             # An amendment retired this site while its entry was being stored: the store must not count it.
             self._outbox.append(Persist(RetractionRecord(self._key, entry.number, RETIRED, ())))
 
-    # ---- when the next round may open ---------------------------------------------------------------------------
-
-    def _obstacle(self, now: Micros) -> Wait | End | None:
-        if self._key in self.ledger.accepted.retired:
-            return End("this site was retired by an amendment", may_go_on=False)
-        if self.maintenance.amendments.left_out:
-            return End(reasons.LEFT_OUT, may_go_on=False)
-        if self._own_epochs.again:
-            return self._wait_for_own_log() or self._wait_to_hear() or Wait(AGAIN)
-        if (end := self._limit(self.publisher.next_number - 1) or self._plateau()) is not None:
-            return end
-        wait = self._wait_for_own_log() or self._wait_for_others(now)
-        return wait or (End(reasons.COMES_AFTER_THE_END) if self._comes_after_the_end() else None)
-
-    def _maybe_go_on(self) -> None:
-        # With the others, not before them: what a newcomer heard of them may be from before the run was extended.
-        if not self._is_new() or self._those_in(Phase.TRAINING):
-            super()._maybe_go_on()
-
-    def _is_new(self) -> bool:
-        """Whether this site was added, and has published nothing yet where others have."""
-        return self.publisher.next_number == 1 and bool(self.ledger.vector) and self._key not in self._charter.roster
-
-    def _comes_after_the_end(self) -> bool:
-        """Whether the others were done before this site had a part. For a founder they go on (`LateFounders`)."""
-        told = [self._told(key) for key in self._members.alive()]
-        return self._is_new() and bool(told) and all(t is not None and t.phase is Phase.LISTENING for t in told)
-
-    def _wait_for_own_log(self) -> Wait | None:
-        """What rules out an own entry now, whatever the others do."""
-        next_number = self.publisher.next_number
-        holders = [k for k in self._members.alive() if self.antientropy.holds(k, self._key) >= next_number]
-        if holders:
-            return self.maintenance.fetching or Wait(reasons.LOST, tuple(holders))
-        lone = self.ledger.rules.lone_entries
-        if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
-            others = self.ledger.rules.current - self._blocked - {self._key}
-            return Wait("no other site has published yet", tuple(sorted(others)))
-        if self.maintenance.claims.vote.outvoted:
-            fetcher = self.maintenance.fetcher
-            return Wait(reasons.OUTVOTED, fetcher.awaited, fetcher.until_us)
-        if self._key in self.ledger.suspended:
-            return Wait(reasons.SUSPENDED, tuple(self.ledger.votes.against(self._key)))
-        if self._key in self.ledger.faults:
-            return Wait(PARTED if self._own_epochs.may_help else reasons.ENDED)
-        return None
-
-    def _wait_to_hear(self) -> Wait | None:
-        """What others may hold of this site's log; a site that it never meets has that from those whom both meet."""
-        signed, asked = self.antientropy.statements.proved(self._key), self.ledger.rules.current - self._blocked
-        met = (site for site in asked if not never_meet(self._members, self._key, site))
-        return self._own_log.wait(frozenset(met), signed)
-
-    def _wait_for_others(self, now: Micros) -> Wait | None:
-        """What has to come in before the next round."""
-        silent = [key for key in self._members.alive() if not self.antientropy.has_heard(key)]
-        if self._pacing.is_settling and silent:
-            return Wait(HEARING, tuple(silent), self._pacing.settled_at_us)
-        if fetching := self.maintenance.fetching:
-            return fetching
-        training = self._those_in(Phase.TRAINING)
-        missing, until_us = self._catching_up.look(self.ledger.vector, self.antientropy.behind, now)
-        if missing:
-            reason = f"catching up: {missing} entries of the others are not here yet"
-            return Wait(reason, self.antientropy.ahead(), until_us, reasons.CATCHING_UP)
-        start = None if self.ledger.vector else self._start(training, self.ledger.rules.current - self._gave_up())
-        heads, number = {key: self.ledger.head(key) for key in training}, self.publisher.next_number - 1
-        return start or self._wait_to_hear() or self._too_far_ahead(heads, number, now)
-
-    def _gave_up(self) -> frozenset[SiteKey]:
-        """Sites that say that they listen and hold nothing: they will never begin. After a run, they hold entries."""
-        order, listening = self.ledger.accepted.order, self._those_in(Phase.LISTENING)
-        known = ((key, told.vector) for key in listening if (told := self._told(key)) is not None and told.explained)
-        return frozenset(key for key, vector in known if vector is not None and not any(order.named(vector).values()))
-
-    def _those_in(self, phase: Phase) -> list[SiteKey]:
-        """Alive sites in this phase, without us and without those whose log has ended or that are suspended."""
-        told = ((key, self._told(key)) for key in self._members.alive())
-        out = self.ledger.accepted.ended.keys() | self.ledger.suspended.keys()
-        return [k for k, t in told if t is not None and t.phase is phase and k not in out]
-
-    def _told(self, key: SiteKey) -> OtherPeer | None:
-        """What a site last told of itself."""
-        return self.antientropy.other_peer(key)
-
-    def _has_told_our_log(self, key: SiteKey) -> bool:
-        """Whether a site has told how much it holds of this site's log, and has shown it, or could have."""
-        told = self._told(key)
-        known = told is not None and told.vector is not None and told.epochs == self.ledger.accepted.epochs.hash
-        return known and not self.antientropy.statements.may_show(key, self._key)
-
     # ---- the end of the run -------------------------------------------------------------------------------------
 
     def _final_state(self) -> object:
@@ -374,7 +297,7 @@ class LedgerAveraging(RoundMachine):
 
     def _is_complete(self) -> bool:
         done = self.phase is Phase.LISTENING and self._state is RoundState.IDLE
-        return done and not (self._ending.is_waiting() or self._own_epochs.again)
+        return done and not (self._ending.is_waiting() or self._own_epochs.again or self._own_campaign.may_begin)
 
     def _rounds_published(self) -> Mapping[SiteKey, int]:
         return self.ledger.vector
@@ -387,7 +310,7 @@ class LedgerAveraging(RoundMachine):
             out = key in ended or key in self.antientropy.stuck or key in self.maintenance.amendments.conflicts
             # Nobody is kept from finishing by who broke the rules, was retired or says what cannot be judged; nor by
             # who is reached through others alone and tells nothing, where all that it may publish is here.
-            if out or (told is None and self.ledger.head(key) >= self.entry_limit):
+            if out or (told is None and self.ledger.head(key) >= self._own_campaign.now.limit_of(key)):
                 continue
             if told is None or told.phase is not Phase.LISTENING:
                 behind[key] = self.ledger.head(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,13 @@ class Phase(enum.IntEnum):
     TRAINING = 1
     LISTENING = 2
     """Publishes nothing more; keeps applying and relaying."""
+
+
+class RoundAllowance(NamedTuple):
+    """How much a site may train: the campaign, and its rounds in all. Where it grows, a site that was done goes on."""
+
+    campaign: int
+    rounds: int
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------
@@ -126,12 +133,12 @@ class Listen:
     """Publish nothing more; keep relaying.
 
     Attributes:
-        entry_limit: this site's run was over when so many entries were allowed: it goes on when there are more. None:
-            it publishes nothing more, whatever is allowed.
+        allowed: this site's run was over when so much was allowed: it goes on when it is more. None: it publishes
+            nothing more, whatever is allowed.
     """
 
     reason: str
-    entry_limit: int | None = None
+    allowed: RoundAllowance | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +161,13 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Conclude:
-    """The run ends here with what is here: publish nothing more and wait for nobody."""
+    """The run ends here with what is here: publish nothing more and wait for nobody, until the next campaign.
+
+    `campaign`: which one was concluded, where that was ordered before a restart; None: the one that runs.
+    """
 
     reason: str
+    campaign: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +232,9 @@ class RoundOpened(Event):
     """Largest L2 norm the decoded delta may have."""
     entry_limit: int
     """Rounds that this site will train in all, as far as is known now."""
+    campaign: int = 1
+    before: int = 0
+    """Rounds of earlier campaigns: the learning rate falls over what is between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +291,14 @@ class RunComplete(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CampaignBegun(Event):
+    """A campaign is in force here that was not: this site may publish so many entries in it; 0: it sits it out."""
+
+    campaign: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
 class SiteBlocked(Event):
     """The operator blocked this site: nothing is heard from it or sent to it."""
 
@@ -328,6 +350,8 @@ class Averaging(Protocol):
     def complete(self) -> bool: ...
     @property
     def entry_limit(self) -> int: ...
+    @property
+    def allowance(self) -> RoundAllowance: ...
     @property
     def vector(self) -> Mapping[SiteKey, int]: ...
     @property

@@ -6,6 +6,7 @@ the way of a round, how a round is begun and stored, and all exchange with the o
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -32,13 +33,13 @@ from kmel_p2p.core.rounds.contract import (
     Reject,
     Resume,
     RoundAbandoned,
+    RoundAllowance,
     RoundCommitted,
     RoundFailed,
     RoundOpened,
     RoundTrained,
     RunComplete,
     Unready,
-    Waiting,
 )
 from kmel_p2p.core.rounds.ending import Ending
 from kmel_p2p.core.rounds.obstacles import Obstacles
@@ -82,8 +83,8 @@ class RoundMachine(Obstacles, ABC):
         self._result: RoundTrained | None = None
         self._approved_until = 0
         """Rounds up to this number are not held."""
-        self._ended_at: int | None = None
-        """Entries that were allowed when this site's rounds ended by themselves; None: they did not."""
+        self._ended_at: RoundAllowance | None = None
+        """What was allowed when this site's rounds ended; None: they did not, or for good."""
         self._completion = Completion(settings.again_us)
 
     @property
@@ -204,13 +205,15 @@ class RoundMachine(Obstacles, ABC):
                 self._unready(reason)
             case Begin():
                 self._begun = True
-            case Listen(reason, entry_limit):
+            case Listen(reason, allowed):
                 self._enter(Phase.LISTENING, reason)
-                self._ended_at = entry_limit
-            case Conclude(reason):
+                self._ended_at = allowed
+            case Conclude(reason, campaign) if campaign in (None, self.campaign):
                 self._ending.concluded = True
-                self._ended_at = None
+                self._ended_at = RoundAllowance(self.campaign, sys.maxsize)
                 self._enter(Phase.LISTENING, reason)
+            case Conclude():
+                pass  # of a campaign that is over
             case Blocked(sites):
                 self._blocked = sites
                 for site in sites:
@@ -270,12 +273,16 @@ class RoundMachine(Obstacles, ABC):
             self._run_completed()
 
     def _maybe_go_on(self) -> None:
-        """Train again when more entries are allowed than when this site's rounds ended."""
-        if self._ended_at is not None and self._ended_at < self.entry_limit and self._ready:
+        """Train again when more is allowed than when this site's rounds ended."""
+        before, now = self._ended_at, self.allowance
+        if before is not None and before < now:
             self._ended_at = None
+            self._ending.concluded = False
             self._completion.forget()
             self._pacing.go_on()
-            self._change(Phase.TRAINING, f"the run goes on: each site may publish {self.entry_limit} entries now")
+            what = f"campaign {now.campaign} is open" if before.campaign < now.campaign else "the run goes on"
+            phase = Phase.TRAINING if self._ready else Phase.PREPARING
+            self._change(phase, f"{what}: this site may publish entries up to {now.rounds} now")
 
     def _look_to_the_end(self, now: Micros) -> None:
         """See whom the end of the run waits for, and tell when that lasts."""
@@ -296,13 +303,14 @@ class RoundMachine(Obstacles, ABC):
         self._say(obstacle if isinstance(obstacle, Wait) else None, now)
         if isinstance(obstacle, End):
             self._enter(Phase.LISTENING, obstacle.reason)
-            self._ended_at = self.entry_limit if obstacle.may_go_on else None
+            self._ended_at = self.allowance if obstacle.may_go_on else None
         elif obstacle is None:
             self._pacing.opened(now)
             steps = self._pacing.steps(self._round_settings.steps_per_entry, self._step_times_us())
             number, norm_bound = self._begin_round()
             self._move(Move.OPEN, number)
-            self._outbox.append(Emit(RoundOpened(number, steps, norm_bound, self.entry_limit)))
+            now_in, before = self.allowance, self.before_campaign
+            self._outbox.append(Emit(RoundOpened(number, steps, norm_bound, now_in.rounds, now_in.campaign, before)))
 
     def _trained(self, result: RoundTrained, now: Micros) -> None:
         self._require(Move.STORE, result.number)
@@ -386,15 +394,3 @@ class RoundMachine(Obstacles, ABC):
         """Nobody's pace may depend on a site that cannot train."""
         self._ready = False
         self._enter(Phase.PREPARING, reason)
-
-    def _say(self, wait: Wait | None, now: Micros) -> None:
-        if wait is None or not wait.reason:
-            self._wait = None
-        elif self._wait is not None and (self._wait[0].kind or self._wait[0].reason) == (wait.kind or wait.reason):
-            self._wait = wait, self._wait[1]
-        else:
-            self._wait = wait, now
-        reason, sites = (wait.reason, wait.sites) if wait is not None else ("", ())
-        if reason != self._waiting:
-            self._waiting = reason
-            self._outbox.append(Emit(Waiting(reason, sites)))

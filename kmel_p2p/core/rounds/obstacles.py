@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.effects import Effect, Emit
+from kmel_p2p.core.rounds.contract import RoundAllowance, Waiting
 from kmel_p2p.core.rounds.pacing import Pacing
 from kmel_p2p.core.rounds.settings import RoundSettings
 from kmel_p2p.core.rounds.states import End, Wait
@@ -19,11 +22,29 @@ class Obstacles:
     _pacing: Pacing
     _begun: bool
     _blocked: frozenset[SiteKey]
+    _wait: tuple[Wait, Micros] | None
+    _waiting: str
+    _outbox: deque[Effect]
 
     @property
     def entry_limit(self) -> int:
         """Rounds that this site may train in all, as things are now."""
         return self._round_settings.entry_limit
+
+    @property
+    def campaign(self) -> int:
+        """The number of the campaign that this site is in."""
+        return 1
+
+    @property
+    def allowance(self) -> RoundAllowance:
+        """What this site may train, as things are now."""
+        return RoundAllowance(self.campaign, self.entry_limit)
+
+    @property
+    def before_campaign(self) -> int:
+        """Rounds of this site that belong to earlier campaigns."""
+        return 0
 
     def _limit(self, done: int) -> End | None:
         """The charter allows no more after `done` rounds."""
@@ -59,3 +80,16 @@ class Obstacles:
         # The soonest moment: then one of them counts as stuck, and whether the next is worth waiting for is looked at.
         reason = f"{settings.max_lead} {settings.unit} ahead of the slowest training site"
         return Wait(reason, tuple(sorted(slow)), min(slow.values()))
+
+    def _say(self, wait: Wait | None, now: Micros) -> None:
+        """Tell the operator what the next round waits for, each wait once."""
+        if wait is None or not wait.reason:
+            self._wait = None
+        elif self._wait is not None and (self._wait[0].kind or self._wait[0].reason) == (wait.kind or wait.reason):
+            self._wait = wait, self._wait[1]
+        else:
+            self._wait = wait, now
+        reason, sites = (wait.reason, wait.sites) if wait is not None else ("", ())
+        if reason != self._waiting:
+            self._waiting = reason
+            self._outbox.append(Emit(Waiting(reason, sites)))

@@ -85,6 +85,12 @@ class Pacing:
         self.enough = False
         self._plateau.start_anew()
 
+    def begin_campaign(self, max_lead: int, patience: int) -> None:
+        """Other rules hold from now on, and figures may be of other data: what was best before says nothing."""
+        self.enough = False
+        self._lead = Lead(max_lead)
+        self._plateau = Plateau(patience)
+
     def opened(self, now: Micros) -> None:
         """A round was opened."""
         self._opened_at_us = now

@@ -60,9 +60,11 @@ class OptimiserState:
     first: NDArray[np.float32]
     second: NDArray[np.float32]
     steps: int
+    fresh_at: int = 0
+    """Steps at which the moments last began at zero."""
 
     def copy(self) -> OptimiserState:
-        return OptimiserState(self.first.copy(), self.second.copy(), self.steps)
+        return OptimiserState(self.first.copy(), self.second.copy(), self.steps, self.fresh_at)
 
 
 def cosine_rate(progress: float) -> float:
@@ -84,7 +86,7 @@ class LocalOptimiser:
         self._adam = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self._steps = 0
+        self._steps = self._fresh_at = 0
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
         """The last permutation drawn, and its epoch: drawing one in every step is slow for a large site."""
 
@@ -92,6 +94,17 @@ class LocalOptimiser:
     def steps(self) -> int:
         """Optimiser steps taken so far."""
         return self._steps
+
+    def use(self, settings: OptimiserSettings) -> None:
+        """Train by other settings from now on; their seed stays the same."""
+        self._settings = settings
+        for group in self._adam.param_groups:
+            group["weight_decay"] = settings.weight_decay
+
+    def forget(self) -> None:
+        """Have the moments begin at zero; the stream of batches goes on."""
+        self._fresh_at = self._steps
+        self._adam.state.clear()
 
     def train(self, steps: int, rate: float, interrupted: Interrupted | None = None) -> float:
         """Take `steps` steps at `rate` times the learning rate.
@@ -110,27 +123,28 @@ class LocalOptimiser:
 
     def state(self) -> OptimiserState:
         """A copy of everything but the parameters that the next step depends on."""
-        if not self._steps:
+        if self._steps == self._fresh_at:
             size = sum(parameter.numel() for parameter in self._parameters)
-            return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), 0)
+            return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), self._steps, self._fresh_at)
         states = [(parameter, self._adam.state[parameter]) for parameter in self._parameters]
         return OptimiserState(
             np.concatenate([self._laid_out(of, state["exp_avg"]) for of, state in states]),
             np.concatenate([self._laid_out(of, state["exp_avg_sq"]) for of, state in states]),
             self._steps,
+            self._fresh_at,
         )
 
     def restore(self, state: OptimiserState) -> None:
         """Continue from `state`."""
-        self._steps = state.steps
+        self._steps, self._fresh_at = state.steps, state.fresh_at
         self._adam.state.clear()
-        if not state.steps:
+        if state.steps == state.fresh_at:
             return
         start = 0
         for parameter in self._parameters:
             stop = start + parameter.numel()
             self._adam.state[parameter] = {
-                "step": torch.tensor(float(state.steps)).to(device()),
+                "step": torch.tensor(float(state.steps - state.fresh_at)).to(device()),
                 "exp_avg": self._own_order(parameter, state.first[start:stop]),
                 "exp_avg_sq": self._own_order(parameter, state.second[start:stop]),
             }

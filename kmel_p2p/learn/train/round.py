@@ -31,6 +31,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.tensor_file import read_state, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
+from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState, cosine_rate
 from kmel_p2p.learn.train.prefix import BestPrefix
@@ -103,6 +104,8 @@ class Rounds:
         self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
         self._drift: Sums = np.zeros(BINS)
         self._first: int | None = None
+        self._campaign = 1
+        """Of the state."""
         self._before: _Before | None = None
         learning = dataset.trained_heads()
         heads = sum(endpoint.head == "shared" for endpoint in dataset.endpoints)
@@ -150,11 +153,12 @@ class Rounds:
         report: Report,
         interrupted: Callable[[], None] | None = None,
         entry_limit: int | None = None,
+        campaign: CampaignTraining | None = None,
     ) -> RoundResult:
         """Train `steps` steps from `trunk`, encode, and write the round file.
 
         The learning rate falls over `entry_limit` rounds (None: as the settings say); where a run is extended, it goes
-        on in the middle of its course.
+        on in the middle of its course. In a later `campaign` it falls anew, and the first round meets its boundary.
 
         Raises:
             LocalError: a round is open.
@@ -164,12 +168,16 @@ class Rounds:
             raise LocalError(f"round {self._before.round} is neither committed nor abandoned")
         if self.committed is not None and number != self.committed + 1:
             self._begin_books(number)
+        limit = entry_limit or self._settings.entry_limit
+        progress = (number - 1) / limit
+        if campaign is not None:
+            self._take_part(campaign)
+            progress = campaign.progress(number, limit)
         self._before = _Before(
             number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
         )
         try:
-            rate = cosine_rate((number - 1) / (entry_limit or self._settings.entry_limit))
-            return self._train(number, steps, rate, norm_bound, trunk, report, interrupted)
+            return self._train(number, steps, cosine_rate(progress), norm_bound, trunk, report, interrupted)
         except BaseException:
             self.abandon(number)
             raise
@@ -180,6 +188,24 @@ class Rounds:
         sums that prove published plus residual to be all that was trained begin anew."""
         log.warning("the trainer's state is not that of the newest entry", state=self.committed, next_entry=number)
         self.committed, self._first, self._drift = None, None, sums(self._residual)
+
+    def _take_part(self, campaign: CampaignTraining) -> None:
+        """Train as a campaign says; what is stored tells whether its boundary was met, so that a crash meets it once.
+
+        That takes force before the round is opened: a round that is abandoned goes back to here.
+        """
+        self._optimiser.use(self._settings.changed(**dict(campaign.training)))
+        if self._campaign == campaign.number:
+            return
+        if not campaign.keeps_optimiser:
+            self._optimiser.forget()
+        if campaign.drops_residual(self._campaign):
+            norm = float(np.linalg.norm(self._residual))
+            log.info("the residual ends with its campaign", stored_in=self._campaign, now=campaign.number, norm=norm)
+            # The books prove published plus residual to be all that was trained: they begin anew.
+            self._residual[:] = 0.0
+            self._first, self._drift = None, np.zeros(BINS)
+        self._campaign = campaign.number
 
     def commit(self, number: int) -> None:
         """The entry of round `number` is stored: delete the files of earlier rounds."""
@@ -219,7 +245,7 @@ class Rounds:
         if rejected:
             # Batches and dropout follow from the count of steps.
             state = self._optimiser.state()
-            self._optimiser.restore(OptimiserState(state.first, state.second, steps))
+            self._optimiser.restore(OptimiserState(state.first, state.second, steps, min(state.fresh_at, steps)))
             write_state(self._folder / self._name(number - 1), self._tensors(), self._facts(number - 1))
 
     def _train(
@@ -303,6 +329,8 @@ class Rounds:
         return {
             "round": number,
             "steps": self._optimiser.steps,
+            "fresh_at": self._optimiser.state().fresh_at,
+            "campaign": self._campaign,
             "seed": self._settings.seed,
             "history": self.history,
             "first": number + 1 if self._first is None else self._first,
@@ -324,14 +352,15 @@ class Rounds:
         try:
             self.committed = int(facts["round"])
             self.history = [(int(number), scores) for number, scores in facts["history"]]
-            steps = int(facts["steps"])
+            steps, fresh_at = int(facts["steps"]), int(facts.get("fresh_at", 0))
+            self._campaign = int(facts.get("campaign", 1))
             self._first = int(facts["first"])
             self._drift = np.array(facts["drift"], np.float64)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: is not a round file: {error}") from error
         self._residual = tensors["residual"].copy()
         self._network.load_private(tensors["private"])
-        self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps))
+        self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps, fresh_at))
 
     def _newest_like(self, wanted: str) -> str:
         """That file; where a backup left another one beside the store, the newest there is."""

@@ -30,6 +30,7 @@ from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.train.campaign import CampaignTraining
 
 
 class TrainingSettings(TrainingRule):
@@ -118,12 +119,14 @@ class Train:
         steps: optimiser steps to take.
         norm_bound: largest L2 norm the entry may have, or None.
         entry_limit: rounds in all, over which the learning rate falls; None: as the plan says.
+        campaign: the later campaign that the round is of; None: the first one.
     """
 
     round: int
     steps: int
     norm_bound: float | None = None
     entry_limit: int | None = None
+    campaign: CampaignTraining | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,14 @@ class Finish:
         entries: entries this site published.
         labels: facts about the trunk for the model's card, in addition to those of the plan.
         others_file: the trunk without this site's own entries (`tensor_file.read_vector`); None where it is not known.
+        training: the settings of the campaign that has ended; None: the plan's.
     """
 
     total_steps: int
     entries: int
     labels: Mapping[str, str] = field(default_factory=dict)
     others_file: Path | None = None
+    training: TrainingRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

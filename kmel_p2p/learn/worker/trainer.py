@@ -147,6 +147,7 @@ class Trainer:
             self._trunk(),
             self._outlet.report,
             entry_limit=command.entry_limit,
+            campaign=command.campaign,
         )
         return Trained(
             round=command.round,
@@ -168,7 +169,7 @@ class Trainer:
         comparison = compare(
             plan.architecture,
             self._dataset,
-            plan.training,
+            plan.training if command.training is None else plan.training.changed(**dict(command.training)),
             plan.model_seed,
             Parameters(trunk, rounds.private()),
             steps=max(command.total_steps, LEAST_STEPS if plan.noise is not None else 0),

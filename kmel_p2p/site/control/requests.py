@@ -119,7 +119,7 @@ class OperatorRequests:
                 return None
             case "conclude":
                 reason = str(arguments.get("reason", "concluded by the operator"))
-                self._orders.conclude(reason)
+                self._orders.conclude(reason, self._averaging.allowance.campaign)
                 self._command(Conclude(reason))
                 return None
             case "pause" | "resume":

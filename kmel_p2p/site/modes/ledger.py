@@ -188,7 +188,8 @@ class LedgerMode(SiteMode):
     def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
         """`vector` counts the entries applied; `digest` is that of the trunk there.
 
-        Facts: `ended`, site name -> why its log was ended; `suspended` and `harm`, see `harm_facts`.
+        Facts: `campaign`, its number; `ended`, site name -> why its log was ended; `suspended` and `harm`, see
+        `harm_facts`.
         """
         ledger, own, names = _of(averaging).ledger, site.identity.key, site.names
         vector = {names.get(key, key.hex()): number for key, number in ledger.vector.items()}
@@ -206,8 +207,9 @@ class LedgerMode(SiteMode):
             held=1 if activity.held else 0,
             entry_limit=limit,
             payload_bytes_mean=activity.entry_bytes / activity.published if activity.published else 0.0,
-            facts={"ended": ended, **harm},
+            facts={"ended": ended, "campaign": _of(averaging).campaign, **harm},
             summary=(
+                *(() if _of(averaging).campaign == 1 else (("campaign", _campaign_in_words(_of(averaging))),)),
                 ("published", own_count(activity, published, limit)),
                 ("applied", f"{applied} of other sites  ({age_text(activity.ages.applied_s)})"),
                 ("digest", f"{digest[:16] or 'being computed'}  at {vector_text(vector)}"),
@@ -291,6 +293,12 @@ class LedgerMode(SiteMode):
         sizes = [len(encoded) for encoded in own]
         steps = sum(decode(encoded).steps for encoded in own)
         return OwnWork(len(own), steps, sizes, fmean(sizes) if sizes else 0.0)
+
+
+def _campaign_in_words(machine: LedgerAveraging) -> str:
+    number, published = machine.campaign, machine.publisher.next_number - 1 - machine.before_campaign
+    allowed = machine.entry_limit - machine.before_campaign
+    return f"{number}: {max(0, published)} of {allowed} entries of this site" if allowed else f"{number}: sits it out"
 
 
 def trunk_card(site: Site, snapshot: Snapshot, trunk: NDArray[np.float32]) -> TrunkCard:

@@ -12,6 +12,7 @@ from kmel_p2p.core.board.messages import NoticePosted, NoticeRefused
 from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import (
+    CampaignBegun,
     CharterAmended,
     EntryHeld,
     PhaseChanged,
@@ -111,6 +112,8 @@ class Reporter:
             case CharterAmended(constitution=constitution):
                 sites = [rule.name for rule in constitution.roster.values()]
                 self.say("charter amended", amendment=constitution.number, sites=sorted(sites))
+            case CampaignBegun(campaign=campaign, entries=entries):
+                self.say("campaign open", campaign=campaign, entries=entries)
             case EntryHeld(number=number, payload_bytes=size):
                 activity.hold(number)
                 self.say("entry held for approval", number=number, bytes=size)

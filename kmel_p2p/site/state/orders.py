@@ -44,6 +44,7 @@ class Orders:
         concluded: why the run is concluded here; None: it is not.
         approved_until: entries up to this number leave without being asked about.
         paused: why the operator paused training; None: it is not paused.
+        concluded_in: the campaign that was concluded; it says nothing about a later one.
         begun: why the operator had the run begin without all founders; None: it waits for them.
     """
 
@@ -52,6 +53,7 @@ class Orders:
     approved_until: int = 0
     paused: str | None = None
     begun: str | None = None
+    concluded_in: int = 1
 
 
 class _Document(pydantic.BaseModel):
@@ -64,6 +66,7 @@ class _Document(pydantic.BaseModel):
     approved_until: int = pydantic.Field(0, ge=0)
     paused: str | None = None
     begun: str | None = None
+    concluded_in: int = pydantic.Field(1, ge=1)
 
 
 class OrderBook:
@@ -89,7 +92,7 @@ class OrderBook:
         if self.orders.begun is not None:
             yield Begin(self.orders.begun, again=True)
         if self.orders.concluded is not None:
-            yield Conclude(self.orders.concluded)
+            yield Conclude(self.orders.concluded, self.orders.concluded_in)
 
     def block(self, site: SiteKey, reason: str) -> None:
         """Keep that a site is blocked; the reason of one that is blocked already is replaced.
@@ -112,13 +115,13 @@ class OrderBook:
             raise LocalError("that site is not blocked here; kmel-peer status shows which are")
         self._keep(replace(self.orders, blocked={k: b for k, b in self.orders.blocked.items() if k != site}))
 
-    def conclude(self, reason: str) -> None:
-        """Keep that the run is concluded here.
+    def conclude(self, reason: str, campaign: int) -> None:
+        """Keep that the run is concluded here, in its present campaign.
 
         Raises:
             ConfigError: the file cannot be written; nothing changed.
         """
-        self._keep(replace(self.orders, concluded=_whole(reason)))
+        self._keep(replace(self.orders, concluded=_whole(reason), concluded_in=campaign))
 
     def begin(self, reason: str) -> None:
         """Keep that the run begins without the founders that are away.
@@ -148,7 +151,10 @@ class OrderBook:
         try:
             document = _Document.model_validate_json(self._path.read_bytes())
             blocked = {_key(text): block for text, block in document.blocked.items()}
-            return Orders(blocked, document.concluded, document.approved_until, document.paused, document.begun)
+            return Orders(
+                blocked, document.concluded, document.approved_until, document.paused, document.begun,
+                document.concluded_in,
+            )  # fmt: skip
         except FileNotFoundError:
             return Orders()
         except (OSError, ValueError) as error:
@@ -167,6 +173,7 @@ class OrderBook:
             "approved_until": orders.approved_until,
             "paused": orders.paused,
             "begun": orders.begun,
+            "concluded_in": orders.concluded_in,
         }
         write_whole(self._path, json.dumps(kept, indent=1).encode())
         self.orders = orders

@@ -19,7 +19,9 @@ import structlog
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError
+from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.core.rounds import RoundAbandoned, RoundOpened
+from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.trainer.process import SharedTrunk, TrainerProcess
 
@@ -108,15 +110,20 @@ class TrainerSupervisor:
         self._listener = listener
         await self._launch()
 
-    def train(self, opened: RoundOpened, write_trunk: Callable[[NDArray[np.float32]], Any]) -> None:
+    def train(
+        self,
+        opened: RoundOpened,
+        write_trunk: Callable[[NDArray[np.float32]], Any],
+        campaign: CampaignTraining | None = None,
+    ) -> None:
         """Open a round: fill the shared trunk, then command. A run that goes on waits for a comparison under way."""
         self._round = opened.number
         if self.state is TrainerState.FINISHING:
-            self._deferred = partial(self.train, opened, write_trunk)
+            self._deferred = partial(self.train, opened, write_trunk, campaign)
             return
         write_trunk(self._trunk.values)
         self.state = TrainerState.TRAINING
-        self._send(session.Train(opened.number, opened.steps, opened.norm_bound, opened.entry_limit))
+        self._send(session.Train(opened.number, opened.steps, opened.norm_bound, opened.entry_limit, campaign))
 
     def commit(self, number: int) -> None:
         """The round's entry is durable. Only the life that trained it has anything to forget."""
@@ -137,11 +144,12 @@ class TrainerSupervisor:
         labels: Mapping[str, str],
         write_trunk: Callable[[NDArray[np.float32]], Any],
         others_file: Path | None = None,
+        training: TrainingRule | None = None,
     ) -> None:
         """Have the models compared and written; the arguments but `write_trunk` are those of `session.Finish`."""
         write_trunk(self._trunk.values)
         self.state = TrainerState.FINISHING
-        self._send(session.Finish(total_steps, entries, labels, others_file))
+        self._send(session.Finish(total_steps, entries, labels, others_file, training))
 
     def examine(self, command: session.Examine | session.Appraise) -> None:
         """Have parts of the trunk examined or appraised, whatever else the trainer does; nobody waits for it."""

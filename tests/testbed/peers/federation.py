@@ -263,7 +263,7 @@ class PeerFederation:
 
     def _models_written(self, site: PeerSite) -> None:
         if site.life is not None and site.life.peer.averaging.complete:
-            site.disk.write(keep_models(site.life.peer.averaging.entry_limit))
+            site.disk.write(keep_models(site.life.peer.averaging.allowance))
 
     def _later(self, delay_us: Micros, site: PeerSite, action: Callable[[], None]) -> None:
         """Do something in the present life of a site, unless it has ended by then."""

@@ -250,7 +250,7 @@ class Play:
     def extend(self, site: PeerSite, happening: Happening) -> bool:
         if site.life is None:
             return False
-        return self._amend(site, entries=site.site.constitution.entry_limit + 10) is not None
+        return self._amend(site, entries=site.site.constitution.campaign.entries + 10) is not None
 
     def retire(self, site: PeerSite, happening: Happening) -> bool:
         """The site retires another one, as of the entries of it that it holds."""
@@ -326,7 +326,7 @@ class Play:
         if ends[0] is None or ends[1] is None:
             return False
         constitution = ends[0].site.constitution
-        limit = constitution.entry_limit
+        limit = constitution.campaign.entries
         changes: list[dict[str, Any]] = [{"entries": limit + 10}, {"entries": limit + 20, "quorum": "two-thirds"}]
         signers = [s for s in self.honest if s.key in constitution.roster]
         needed = constitution.signatures_needed

@@ -6,6 +6,7 @@ Store, orders, reporting, status and the operator's requests are the shipped one
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from kmel_p2p.agreement.identity import SiteKey, curve_public
 from kmel_p2p.core.effects import Event
 from kmel_p2p.core.membership import commands as membership_commands
 from kmel_p2p.core.peer import Peer
-from kmel_p2p.core.rounds import CharterAmended, Listen, Ready, RoundTrained
+from kmel_p2p.core.rounds import CharterAmended, Listen, Ready, RoundAllowance, RoundTrained
 from kmel_p2p.core.rounds.contract import RoundOpened
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.net.admission import AdmittedSites
@@ -43,7 +44,7 @@ from tests.testbed.peers.site import World, make_site
 
 SIZE_CLASS = 8
 MODELS_BLOB = "virtual models"
-"""Under this name the store keeps how many entries were allowed when the models were written."""
+"""Under this name the store keeps what was allowed when the models were written."""
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class PeerSite:
         found: list[Any] = [membership_commands.Recall(known_descriptors(store))]
         written = store.get_blob(MODELS_BLOB)
         if written is not None:
-            found.append(Listen("the run was complete before this start", int(written)))
+            found.append(Listen("the run was complete before this start", RoundAllowance(*json.loads(written))))
         found += life.orders.first_commands()
         Pausing(life.orders, (), found.append).look()
         return found
@@ -250,6 +251,6 @@ class PeerSite:
         )
 
 
-def keep_models(limit: int) -> Callable[[Store], None]:
-    """The models are written: the store keeps how many entries were allowed then."""
-    return lambda store: store.put_blob(MODELS_BLOB, str(limit).encode())
+def keep_models(allowed: RoundAllowance) -> Callable[[Store], None]:
+    """The models are written: the store keeps what was allowed then."""
+    return lambda store: store.put_blob(MODELS_BLOB, json.dumps(allowed).encode())

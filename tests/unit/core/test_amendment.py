@@ -109,8 +109,8 @@ def test_signatures_count_once_and_only_of_current_sites() -> None:
 def test_a_run_is_extended_and_never_shortened() -> None:
     constitution = Constitution(CHARTER)
     longer = constitution.followed_by(signed(constitution, SITES[:3], entries=9))
-    assert (constitution.entry_limit, longer.entry_limit) == (6, 9)
-    assert longer.followed_by(signed(longer, SITES[:3], quorum="all")).entry_limit == 9
+    assert (constitution.campaign.entries, longer.campaign.entries) == (6, 9)
+    assert longer.followed_by(signed(longer, SITES[:3], quorum="all")).campaign.entries == 9
     with pytest.raises(ConfigError, match="as 9 do already"):
         longer.draft(entries=8)
 

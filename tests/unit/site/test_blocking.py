@@ -16,7 +16,7 @@ from kmel_p2p.cli.main import invoke
 from kmel_p2p.core.effects import Dial, Emit, Event, LinkUp, Send
 from kmel_p2p.core.membership.events import MemberLeft, MemberRemoved
 from kmel_p2p.core.peer import Peer
-from kmel_p2p.core.rounds import Begin, Blocked, Conclude, SiteBlocked, SiteUnblocked
+from kmel_p2p.core.rounds import Begin, Blocked, Conclude, RoundAllowance, SiteBlocked, SiteUnblocked
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import create_federation
@@ -159,7 +159,7 @@ def test_orders_outlive_a_restart_and_a_damaged_file_says_what_to_do(site: Site,
         book.block(south, "x" * 1000)
     assert book.blocked == frozenset()
     book.block(south, "x" * MAX_REASON)
-    book.conclude("enough")
+    book.conclude("enough", 1)
     book.begin("the fourth has no machine yet")
     again = OrderBook(tmp_path / "state")
     assert again.orders == book.orders
@@ -187,7 +187,7 @@ async def test_an_order_is_kept_before_it_takes_force(site: Site, tmp_path: Path
         given.append((order, OrderBook(tmp_path / "state").orders))
 
     parts = dict.fromkeys(("activity", "writer", "status", "result", "stop", "pause"), Mock())
-    averaging = Mock(vector={site.charter.site_named("south").site_key: 7})
+    averaging = Mock(vector={site.charter.site_named("south").site_key: 7}, allowance=RoundAllowance(1, 6))
     requests = OperatorRequests(site=lambda: site, averaging=averaging, orders=book, command=command, **parts)
     answer = await requests.answer("block", {"site": "south", "reason": "lies"})
     assert answer["entries"] == 7
@@ -217,4 +217,11 @@ def test_a_peer_that_does_not_run_is_given_the_order_for_its_next_start(
     assert invoke(["unblock", "south", "-c", settings]) == 0
     assert invoke(["unblock", "south", "-c", settings]) == ExitCode.REFUSED
     stored = json.loads((site.config.site.state_dir / ORDERS_NAME).read_text())
-    assert stored == {"blocked": {}, "concluded": None, "approved_until": 0, "paused": None, "begun": None}
+    assert stored == {
+        "blocked": {},
+        "concluded": None,
+        "approved_until": 0,
+        "paused": None,
+        "begun": None,
+        "concluded_in": 1,
+    }

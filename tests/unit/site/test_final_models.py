@@ -11,8 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from kmel_p2p.agreement.averaging import PushSumRule
+from kmel_p2p.agreement.campaign import Campaign
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.privacy import PrivacyRule
+from kmel_p2p.agreement.training import PaceRule, TrainingRule
+from kmel_p2p.core.rounds import RoundAllowance
 from kmel_p2p.learn.predict import model_directory as model
 from kmel_p2p.learn.tensor_file import read_vector
 from kmel_p2p.learn.worker import session
@@ -31,6 +35,10 @@ class Averaging:
         self.revision = 1
         self.vector: dict[Any, int] = {}
         self.entry_limit = 6
+
+    @property
+    def allowance(self) -> RoundAllowance:
+        return RoundAllowance(1, self.entry_limit)
 
     def trunk(self) -> None: ...
 
@@ -60,7 +68,9 @@ class Bench:
         self.errors: list[Exception] = []
         self.averaging = Averaging()
         self.trainer = SimpleNamespace(state=TrainerState.IDLE, finish=self._finish)
+        campaign = Campaign(1, 0, 6, TrainingRule(), PushSumRule(steps_per_entry=10), PaceRule())
         self.site = SimpleNamespace(
+            constitution=SimpleNamespace(campaign=campaign, campaigns=(campaign,)),
             config=SimpleNamespace(site=SimpleNamespace(state_dir=folder)),
             identity=Identity(bytes(32)),
             names={},
@@ -88,7 +98,13 @@ class Bench:
         self.ends += 1
 
     def _finish(
-        self, total_steps: int, entries: int, labels: dict[str, str], trunk: Any, others_file: Path | None
+        self,
+        total_steps: int,
+        entries: int,
+        labels: dict[str, str],
+        trunk: Any,
+        others_file: Path | None,
+        training: TrainingRule,
     ) -> None:
         self.trainer.state = TrainerState.FINISHING
         self.asked.append((total_steps, labels))
@@ -160,7 +176,7 @@ async def test_another_life_knows_how_long_the_run_was_that_it_finished(bench: B
     await complete(bench)
     bench.answered()
     bench.averaging.entry_limit = 9
-    assert bench.another_life().entry_limit_before == 6
+    assert bench.another_life().allowed_before == RoundAllowance(1, 6)
 
 
 async def test_a_trainer_lost_over_the_comparison_is_asked_again(bench: Bench) -> None:

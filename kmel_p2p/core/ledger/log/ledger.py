@@ -244,9 +244,7 @@ class Ledger(Overruling):
         """Go on under a constitution that continues the present one."""
         outcome = Outcome(Verdict.APPLIED)
         self.constitution = constitution
-        self.amended_rules = AmendedRules.of(
-            constitution, self.amended_rules.rules[0], constitution.genesis.averaging.weight_cap
-        )
+        self.amended_rules = AmendedRules.of(constitution, self.amended_rules.rules[0])
         self.accepted.amendment, self.accepted.amendment_hash = self.amended_rules.number, self.amended_rules.head_hash
         self.accepted.grow(self.rules.roster)
         for author, end in self.amended_rules.retired.items():

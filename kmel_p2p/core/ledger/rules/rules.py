@@ -96,20 +96,26 @@ class AmendedRules:
         return cls((rules,), (NO_AMENDMENTS,), {}, {})
 
     @classmethod
-    def of(cls, constitution: Constitution, rules: Rules, share: float) -> AmendedRules:
+    def of(cls, constitution: Constitution, rules: Rules) -> AmendedRules:
         """The rules under a constitution.
 
         Args:
             constitution: charter and amendments in force.
             rules: the first charter's.
-            share: the charter's weight cap, in equal shares.
         """
         by_number = []
         for number in range(constitution.number + 1):
             then = constitution.at(number)
-            cap = weight_cap(len(then.roster), share)
+            rule = then.campaign.ledger
             by_number.append(
-                replace(rules, roster=RosterOrder(then.order), weight_cap=cap, current=frozenset(then.roster))
+                replace(
+                    rules,
+                    roster=RosterOrder(then.order),
+                    weight_cap=weight_cap(len(then.roster), rule.weight_cap),
+                    norm_cap=rule.norm_cap,
+                    current=frozenset(then.roster),
+                    cap_share=rule.weight_cap,
+                )
             )
         retired = {key: rule.last + 1 for key, rule in constitution.retired.items()}
         withdrawn = {key: rule.retract_from for key, rule in constitution.retired.items() if rule.retract_from}

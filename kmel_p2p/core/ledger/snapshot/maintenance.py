@@ -246,6 +246,7 @@ class Maintenance:
             self._outbox.append(Emit(LedgerRestored()))
         self.claims.vote.forget()
         self.amendments.tell(known)
+        self._antientropy.states.others.amended()
         self._antientropy.record(outcome, ended)
         self.panel.store(snapshot.votes)
         self.panel.turn()
@@ -271,6 +272,7 @@ class Maintenance:
 
     def _amended(self, outcome: Outcome) -> None:
         self._digests.forget()
+        self._antientropy.states.others.amended()
         self._antientropy.record(outcome, {})
         self.panel.turn()
 

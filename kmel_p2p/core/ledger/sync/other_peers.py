@@ -97,6 +97,14 @@ class OtherPeers:
             self._statements.said(key, order.named(told.vector), now)
         self._agree(key, now)
 
+    def amended(self) -> None:
+        """Other amendments are in force here: what a peer told under them, and could not be read, is asked for again.
+
+        Nothing else would bring it: a peer that is done names the same digest for ever.
+        """
+        for told in self._told.values():
+            told.explained = told.explained and told.vector is not None
+
     def made_entry(self, header: SignedHeader, now: Micros) -> None:
         """An entry was applied: its author holds the base, with the headers that are here, and the entry itself."""
         told = self._told.get(header.author)

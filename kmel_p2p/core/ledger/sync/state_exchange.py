@@ -168,6 +168,11 @@ class StateExchange:
         self._now = now
         self._greet(site, reply=True)
 
+    def named_our_state(self, sites: Iterable[SiteKey]) -> set[SiteKey]:
+        """Those of `sites` that last named the digest of what is held here now, amendments included."""
+        own = self._own.now()
+        return {site for site in sites if (told := self.others.get(site)) is not None and told.state == own}
+
     def announce(self) -> None:
         """Tell every reachable site: phase or holdings changed in a way that others wait for."""
         self._announced_step_us = self.step_us
