@@ -1,0 +1,87 @@
+"""Two campaigns of real daemons, with the commands that docs/living.md gives the operator."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.cli.main import invoke
+from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from kmel_p2p.site.observe.status import StatusDocument
+from tests.support.local_run import complete, log_times, published, small_federation, until
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+FIRST, SECOND = 3, 4
+"""Entries of each site in the two campaigns."""
+
+
+def operator(capsys: pytest.CaptureFixture[str], site: SiteProcess, *arguments: object) -> tuple[int, str]:
+    """Exit code and text of a command at a site."""
+    code = invoke([str(each) for each in (*arguments, "-c", site.folder / "site.toml")])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def over(federation: LocalFederation, vector: dict[str, int]) -> list[StatusDocument] | None:
+    """Every site's status once all are complete with these entries."""
+    documents = complete(federation)
+    if documents is None or any(document.averaging.vector != vector for document in documents):
+        return None
+    return documents
+
+
+def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = tmp_path / "second.toml"
+    with small_federation(tmp_path, FIRST, 10) as federation:
+        north, south, east = federation
+        federation.start()
+        vector = {site.name: FIRST for site in federation}
+        first = until("the first campaign is over", lambda: over(federation, vector), 120, federation)
+        assert len({document.averaging.digest for document in first}) == 1
+
+        refused = operator(capsys, north, "campaign", "draft", "--set", "features.bits=4096", "-o", second)
+        assert refused[0] == ExitCode.USAGE, refused
+        assert not second.exists()
+        drafted = operator(
+            capsys, north, "campaign", "draft", "--entries", SECOND, "--set", "training.learning_rate=2e-4",
+            "--sit-out", "east", "-o", second,
+        )  # fmt: skip
+        assert drafted[0] == 0, drafted
+        for site in (north, south):
+            signed = operator(capsys, site, "campaign", "sign", second)
+            assert signed[0] == 0, signed
+        started = operator(capsys, south, "campaign", "start", second)
+        assert started[0] == 0, started
+
+        until("the second campaign runs", lambda: published(south) > FIRST, 60, federation)
+        south.signal(signal.SIGKILL)
+        assert south.wait(5)
+        south.start()
+        vector = {"north": FIRST + SECOND, "south": FIRST + SECOND, "east": FIRST}
+        last = until("the second campaign is over", lambda: over(federation, vector), 150, federation)
+        assert len({document.averaging.digest for document in last}) == 1
+        assert all(document.averaging.facts["campaign"] == 2 for document in last)
+        assert len(log_times(north, "entry published")) == FIRST + SECOND
+
+        code, text = operator(capsys, east, "campaign", "show", "--json")
+        assert code == 0, text
+        rows = json.loads(text)
+        assert [row["sites"]["north"] for row in rows] == [
+            {"first": 1, "last": FIRST, "sits_out": False},
+            {"first": FIRST + 1, "last": FIRST + SECOND, "sits_out": False},
+        ]
+        assert rows[1]["sites"]["east"]["sits_out"]
+        assert rows[1]["settings"]["training.learning_rate"] == 2e-4
+        federation.stop()
+        assert [site.exit_code for site in federation] == [0, 0, 0]
+        for site in federation:
+            code, text = operator(capsys, site, "models", "list", "--json")
+            assert code == 0, text
+            assert len(json.loads(text)) >= 2, text
