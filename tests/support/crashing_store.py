@@ -19,6 +19,7 @@ from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.sync.messages import Bodies
 from kmel_p2p.core.types import Micros
 from kmel_p2p.delta import DeltaCodec
+from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.site.modes.stored_ledger import open_ledger
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.recording import work_of
@@ -55,6 +56,7 @@ class StoreDisk(Disk):
             layout=LAYOUT,
             constitution=Constitution(charter),
             identity=SimpleNamespace(key=key),
+            initial_trunk=lambda: initial_trunk(LAYOUT, charter.model.seed),
         )
         self._site = cast(Site, parts)
         self._store = self._opened()
