@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.strict import StrictModel
 from kmel_p2p.agreement.training import PaceRule
 
@@ -209,3 +210,14 @@ AveragingRule: TypeAlias = Annotated[
     ),
 ]
 """The settings of one mode; `mode` says which."""
+
+
+def ledger_rule(rule: AveragingRule) -> LedgerRule:
+    """The settings of mode `ledger`.
+
+    Raises:
+        Bug: another mode was chosen.
+    """
+    if not isinstance(rule, LedgerRule):
+        raise Bug("the charter's averaging mode is not ledger")
+    return rule

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 
-from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule
+from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule, ledger_rule
 from kmel_p2p.agreement.charter import MAX_SITES, Charter
-from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.in_words import fault_in_words
 from kmel_p2p.agreement.strict import Name, StrictModel, plain_value
@@ -136,9 +135,7 @@ class Campaign:
         Raises:
             Bug: the charter chose another mode.
         """
-        if not isinstance(self.averaging, LedgerRule):
-            raise Bug("the charter's averaging mode is not ledger")
-        return self.averaging
+        return ledger_rule(self.averaging)
 
     def before(self, site: SiteKey) -> int:
         """The newest entry of a site that belongs to an earlier campaign."""

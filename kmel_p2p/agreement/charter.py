@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 import pydantic
 import tomli_w
 
-from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule
+from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule, ledger_rule
 from kmel_p2p.agreement.canonical import canonical, plain
 from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
 from kmel_p2p.agreement.in_words import worded_pattern
@@ -150,9 +150,7 @@ class Charter(StrictModel):
         Raises:
             Bug: the charter chose another mode.
         """
-        if not isinstance(self.averaging, LedgerRule):
-            raise Bug("the charter's averaging mode is not ledger")
-        return self.averaging
+        return ledger_rule(self.averaging)
 
     @property
     def id(self) -> bytes:

@@ -160,8 +160,8 @@ def _measured(config_path: Path) -> tuple[Any, Any]:
     from kmel_p2p.agreement.errors import LocalError
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.loaded_site import load_site
+    from kmel_p2p.site.observe.contribution import stored_book
     from kmel_p2p.site.state.store import STORE_NAME, Store
-    from kmel_p2p.site.trainer.contribution_book import BLOB, ContributionBook
 
     config = load_config(config_path)
     path = config.site.state_dir / STORE_NAME
@@ -170,7 +170,7 @@ def _measured(config_path: Path) -> tuple[Any, Any]:
     site = load_site(config)
     store = Store(path, read_only=True)
     try:
-        return site, ContributionBook.decode(store.get_blob(BLOB))
+        return site, stored_book(store)
     finally:
         store.close()
 

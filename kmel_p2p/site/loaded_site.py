@@ -103,7 +103,8 @@ def require_trunk(site: Site) -> None:
     model = site.charter.model
     if model.package is not None:
         check_installed(model.package, model.trunk)
-    site.initial_trunk()
+    if model.start or site.config.site.start_file is not None:
+        site.initial_trunk()
 
 
 def needs_of(charter: Charter, sites: int) -> list[str]:

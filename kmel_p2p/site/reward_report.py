@@ -27,14 +27,18 @@ MAX_REPORT_BYTES = 32 * 1024 * 1024
 """Of a file that is read: a statement of every site that a charter may list, in hex."""
 
 
-def statements_on(notices: Iterable[Notice], roster: Iterable[SiteKey]) -> dict[SiteKey, Notice]:
-    """The newest statement of each site of `roster` that has one on the board."""
-    current, found = frozenset(roster), dict[SiteKey, Notice]()
+def statements_on(
+    notices: Iterable[Notice], roster: Iterable[SiteKey]
+) -> dict[SiteKey, tuple[Notice, ContributionStatement]]:
+    """The newest statement of each site of `roster` that has one on the board, and what it says."""
+    current, found = frozenset(roster), dict[SiteKey, tuple[Notice, ContributionStatement]]()
     for notice in notices:
-        stated = not notice.withdrawn and isinstance(decode_content(notice.body), ContributionStatement)
         before = found.get(notice.author)
-        if stated and notice.author in current and (before is None or notice.rank > before.rank):
-            found[notice.author] = notice
+        if notice.withdrawn or notice.author not in current or (before and notice.rank <= before[0].rank):
+            continue
+        content = decode_content(notice.body)
+        if isinstance(content, ContributionStatement):
+            found[notice.author] = notice, content
     return found
 
 
@@ -50,9 +54,9 @@ def report_body(charter: Charter, constitution: Constitution, notices: Iterable[
     """
     if not charter.reward.on:
         raise LocalError("the charter names no shares: it has no [reward] with shares = 'stated'")
-    roster = sorted(constitution.roster)
+    roster, measure = sorted(constitution.roster), charter.reward.measure
     held = statements_on(notices, roster)
-    fitting = {key: content for key, notice in held.items() if (content := _fitting(charter, notice)) is not None}
+    fitting = {key: content for key, (_, content) in held.items() if content.measure == measure}
     if not fitting:
         raise LocalError(
             "no site has stated what contributions were worth to it; kmel-peer contribution declare does, at each site"
@@ -64,7 +68,7 @@ def report_body(charter: Charter, constitution: Constitution, notices: Iterable[
         "charter": charter.id.hex(),
         "amendment": constitution.number,
         "rule": charter.reward.model_dump(mode="json"),
-        "statements": {key.hex(): held[key].encode().hex() for key in sorted(fitting)},
+        "statements": {key.hex(): held[key][0].encode().hex() for key in sorted(fitting)},
         "shares": {key.hex(): shares[key] for key in roster},
         "names": {key.hex(): constitution.roster[key].name for key in roster},
     }
@@ -92,31 +96,24 @@ def checked_report(path: Path, charter: Charter, constitution: Constitution) -> 
     signer, signature = str(report.pop("signer", "")), str(report.pop("signature", ""))
     if report.get("charter") != charter.id.hex() or report.get("amendment") != constitution.number:
         raise LocalError(
-            f"{path}: it is of another charter, or of amendment {report.get('amendment')!r} where "
+            f"{path}: it is of another charter, or of amendment {report.get('amendment')!r:.64} where "
             f"{constitution.number} is in force here"
         )
-    if signer not in {key.hex() for key in constitution.roster}:
+    names = {key.hex(): rule.name for key, rule in constitution.roster.items()}
+    if signer not in names:
         raise LocalError(f"{path}: it is signed by nobody on the roster ({signer[:64]!r})")
     made = report_body(charter, constitution, _statements(path, report, charter.id))
     if canonical(made) != canonical(report):
         wrong = next((name for name in made if made[name] != report.get(name)), "its keys")
         raise LocalError(f"{path}: {wrong} do not follow from the statements in it")
     if not signature_is_good(SiteKey(bytes.fromhex(signer)), SIGNING_CONTEXT, canonical(made), signature):
-        raise LocalError(
-            f"{path}: the signature is not that of {constitution.roster[SiteKey(bytes.fromhex(signer))].name}"
-        )
+        raise LocalError(f"{path}: the signature is not that of {names[signer]}")
     return {**made, "signer": signer, "signature": signature}
 
 
 def percent(share: int) -> str:
     """Parts of 10,000 as people read them."""
     return f"{100 * share / WHOLE:.2f} %"
-
-
-def _fitting(charter: Charter, notice: Notice) -> ContributionStatement | None:
-    content = decode_content(notice.body)
-    fits = isinstance(content, ContributionStatement) and content.measure == charter.reward.measure
-    return content if fits and isinstance(content, ContributionStatement) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,7 +138,8 @@ def _statements(path: Path, report: Mapping[str, Any], charter_id: bytes) -> lis
             if not isinstance(text, str) or len(text) > 2 * MAX_NOTICE_BYTES:
                 raise WireError("not a notice")
             notice = decode(bytes.fromhex(text))
-            decode_content(notice.body)
+            if notice.withdrawn:
+                raise WireError("says nothing")
         except (WireError, ValueError):
             raise LocalError(f"{path}: the statement under {key[:64]!r} cannot be read") from None
         if notice.author.hex() != key or not notice.is_signed(charter_id):

@@ -87,7 +87,16 @@ def stored_report(site: Site, store: Store) -> dict[str, Any]:
     Raises:
         ConfigError: the store's account of contributions cannot be read.
     """
-    return contribution_report(site, ContributionBook.decode(store.get_blob(BLOB)))
+    return contribution_report(site, stored_book(store))
+
+
+def stored_book(store: Store) -> ContributionBook:
+    """What the store holds of this site's account of contributions.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return ContributionBook.decode(store.get_blob(BLOB))
 
 
 def _rounded(worth: Worth) -> dict[str, float]:
