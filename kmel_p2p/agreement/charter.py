@@ -24,10 +24,13 @@ from kmel_p2p.agreement.privacy import PrivacyRule
 from kmel_p2p.agreement.reward import RewardRule
 from kmel_p2p.agreement.shown import PRINTABLE, PRINTABLE_WORDS
 from kmel_p2p.agreement.split import SplitRule
-from kmel_p2p.agreement.strict import Name, StrictModel, parse_toml
+from kmel_p2p.agreement.strict import Name, StrictModel, build, read_toml
 from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
 
 SIGNING_CONTEXT = b"kmel charter 1"
+
+VERSION = 1
+"""Of the format of charters."""
 
 MAX_SITES = 4096
 """Most sites that a charter may list; bounds every mapping by site on the wire."""
@@ -193,7 +196,9 @@ class CharterDocument(StrictModel):
         Raises:
             ConfigError: names source and key.
         """
-        document = parse_toml(cls, text, source)
+        raw = read_toml(text, source)
+        _require_known_version(raw.get("charter"), source)
+        document = build(cls, raw, source)
         for site in document.charter.sites:
             try:
                 curve_public(site.site_key)
@@ -243,6 +248,16 @@ class CharterDocument(StrictModel):
         if problems:
             raise ConfigError(f"{source}: charter is not in force: " + "; ".join(problems))
         return self.charter
+
+
+def _require_known_version(charter: object, source: str) -> None:
+    """Raises ConfigError where a later program wrote the charter: what else is new in it would only confuse."""
+    version = charter.get("version") if isinstance(charter, dict) else None
+    if type(version) is int and version > VERSION:
+        raise ConfigError(
+            f"{source}: this charter is of version {version}, and this kmel-peer reads version {VERSION}: upgrade "
+            "kmel-peer here"
+        )
 
 
 def signature_is_good(key: SiteKey, context: bytes, signed: bytes, signature: str) -> bool:

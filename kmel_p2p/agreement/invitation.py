@@ -23,7 +23,8 @@ from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public, digest,
 from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import Name, StrictModel, build
 
-PREFIX = "kmel-invitation-1:"
+FORM = 1
+PREFIX = f"kmel-invitation-{FORM}:"
 
 MAX_INVITATION_CHARACTERS = 8192
 """Of the text, with the blanks and quotation marks that a mail may add."""
@@ -89,6 +90,12 @@ class Invitation(StrictModel):
         if len(text) > MAX_INVITATION_CHARACTERS:
             raise ConfigError(f"an invitation has at most {MAX_INVITATION_CHARACTERS} characters; paste nothing else")
         joined = re.sub(r"[\s>'\"]+", "", text)
+        form = re.match(r"kmel-invitation-(\d{1,9}):", joined)
+        if form is not None and int(form[1]) != FORM:
+            raise ConfigError(
+                f"this invitation is of version {int(form[1])}, and this kmel-peer reads version {FORM}: "
+                f"{'the one that made it' if int(form[1]) < FORM else 'this one'} has to be upgraded"
+            )
         if not joined.startswith(PREFIX):
             raise ConfigError(f"this is no invitation: one begins with {PREFIX}; paste the whole of it")
         damaged = "this invitation is not whole, or was changed on its way; paste all of it, or ask for it again"

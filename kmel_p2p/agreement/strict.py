@@ -65,13 +65,21 @@ def parse_toml(model: type[M], document: str, source: str) -> M:
     Raises:
         ConfigError: names source, key, what was found and what is expected.
     """
+    return build(model, read_toml(document, source), source)
+
+
+def read_toml(document: str, source: str) -> dict[str, Any]:
+    """What a TOML document says, before anything is expected of it.
+
+    Raises:
+        ConfigError: it is not TOML; names source and line.
+    """
     try:
-        raw = tomllib.loads(document)
+        return tomllib.loads(document)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{source}: not TOML of ours: it is nested too deeply") from None
-    return build(model, raw, source)
 
 
 def build(model: type[M], raw: dict[str, Any], source: str) -> M:

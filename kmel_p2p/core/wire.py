@@ -42,6 +42,20 @@ HEAD_BYTES = LENGTH_BYTES + NUMBER_BYTES + LENGTH_BYTES + CHARTER_TAG_BYTES + NU
 """Before the fields of a message."""
 
 
+def versions_differ(what: str, theirs: object, ours: int, they: str = "the peer", we: str = "this one") -> str:
+    """Says which of two sides has to be upgraded, where they speak different versions; empty where they do not.
+
+    Args:
+        what: is spoken, such as "protocol".
+        theirs: as the other side gave it; what is no integer says nothing.
+        they, we: how the two are called.
+    """
+    if type(theirs) is not int or theirs == ours:
+        return ""
+    older = they if theirs < ours else we
+    return f"{they} speaks {what} {theirs}, {we} {ours}: {older} has to be upgraded"
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """How one value travels. `pack` gives msgpack-able data; `unpack` checks type, length and range.

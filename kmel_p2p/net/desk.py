@@ -6,11 +6,14 @@ Two kinds of guests are admitted, each by a CURVE key that both sides derive and
 - *invited*: whoever holds the text of an invitation, by its secret. Who is admitted so is a holder of the text and
   nothing more: what it says of itself is proved in what it asks.
 
-A question is one frame, the msgpack map `{"v": 1, "do": str, "with": map}`, its answer `{"v": 1, "value": any}` or
-`{"v": 1, "error": str}`, with `"busy": true` where the same question may well be answered later. Guests are bounded
-before anything is decoded: connections by the doorkeeper, then questions per second, of one connection, host and
-guest, and questions at once. Several sites hold one invitation, so a host that floods must not use up what others
-have.
+A question is one frame, the msgpack map `{"v": 1, "do": str, "with": map, "protocol": int}`, its answer `{"v": 1,
+"value": any, "protocol": int}`, or `"error": str` in place of the value, with `"busy": true` where the same question
+may well be answered later. `protocol` is that of the run (`core.wire.PROTOCOL`): a newcomer with another one is told
+before it signs anything, and members are answered, so that their doctors can tell.
+
+Guests are bounded before anything is decoded: connections by the doorkeeper, then questions per second, of one
+connection, host and guest, and questions at once. Several sites hold one invitation, so a host that floods must not use
+up what others have.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from kmel_p2p.agreement.errors import ConfigError, KmelError, LocalError, WireEr
 from kmel_p2p.agreement.identity import Identity, SiteKey, curve_public, digest
 from kmel_p2p.agreement.invitation import invitation_id
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
+from kmel_p2p.core.wire import PROTOCOL, versions_differ
 from kmel_p2p.net.doorkeeper import network_of
 from kmel_p2p.net.link_events import Egress
 from kmel_p2p.net.sockets import CurveKeys
@@ -38,6 +42,9 @@ DESK_USER = "desk:"
 """What the User-Id of a guest's connection begins with; those of sites are hex."""
 
 DESK_VERSION = 1
+
+UNSAID_PROTOCOL = 2
+"""Of questions and answers that do not say which protocol their program speaks: older ones never did."""
 
 MAX_QUESTION_BYTES = 64 * 1024
 """An amendment with the signatures of some hundred sites."""
@@ -269,7 +276,11 @@ class Desk:
 
     async def _serve(self, guest: DeskGuest, route: DeskRoute, question: bytes) -> None:
         try:
-            name, arguments = read_question(question)
+            name, arguments, protocol = read_question(question)
+            if guest.site is None and (
+                differ := versions_differ("protocol", protocol, PROTOCOL, "your kmel-peer", "the one here")
+            ):
+                raise LocalError(differ)
             reply = {"value": await self._answer(guest, name, arguments)}
         except ConfigError as error:
             self.refused[guest.user] += 1
@@ -281,10 +292,11 @@ class Desk:
         self._send(guest, route, reply)
 
     def _send(self, guest: DeskGuest, route: DeskRoute, reply: Mapping[str, Any]) -> None:
-        packed = msgpack.packb({"v": DESK_VERSION, **reply}, use_bin_type=True)
+        head = {"v": DESK_VERSION, "protocol": PROTOCOL}
+        packed = msgpack.packb({**head, **reply}, use_bin_type=True)
         if len(packed) > MAX_DESK_ANSWER_BYTES:
             text = f"the answer has {len(packed)} bytes, more than a desk gives; ask for the files by mail"
-            packed = msgpack.packb({"v": DESK_VERSION, "error": text}, use_bin_type=True)
+            packed = msgpack.packb({**head, "error": text}, use_bin_type=True)
         to = guest.site if guest.site is not None else SiteKey(digest(guest.invitation))
         label = "DeskAnswer" if guest.site is not None else "DeskAnswerInvited"
         if self._record(Egress(to, Lane.CONTROL, label, len(packed), digest(packed))):
@@ -297,16 +309,20 @@ class Desk:
             asyncio.get_running_loop().call_exception_handler({"message": "desk", "exception": error})
 
 
-def read_question(data: bytes) -> tuple[str, Mapping[str, Any]]:
-    """Request and arguments of a question.
+def read_question(data: bytes) -> tuple[str, Mapping[str, Any], int]:
+    """Request and arguments of a question, and the protocol of the program that asks.
 
     Raises:
         WireError: not a question of this version, or out of bounds.
     """
     raw = unpack_bounded(data, MAX_QUESTION_BYTES, containers=QUESTION_ITEMS_MAX, length=QUESTION_ITEMS_MAX)
     if type(raw) is not dict or raw.get("v") != DESK_VERSION:
-        raise WireError(f"a question at the desk is a map of version {DESK_VERSION}; use the same version of kmel-peer")
-    name, arguments = raw.get("do"), raw.get("with", {})
+        version = raw.get("v") if type(raw) is dict else None
+        differ = versions_differ("version", version, DESK_VERSION, "your kmel-peer", "the desk here")
+        raise WireError(differ or f"a question at the desk is a map of version {DESK_VERSION}")
+    name, arguments, protocol = raw.get("do"), raw.get("with", {}), raw.get("protocol", UNSAID_PROTOCOL)
     if type(name) is not str or type(arguments) is not dict or not all(type(key) is str for key in arguments):
         raise WireError('a question has "do" (string) and "with" (map)')
-    return name, arguments
+    if type(protocol) is not int:
+        raise WireError('"protocol" of a question is an integer')
+    return name, arguments, protocol

@@ -18,10 +18,11 @@ from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import SiteKey, curve_public
 from kmel_p2p.agreement.shown import one_line
+from kmel_p2p.core.wire import PROTOCOL, versions_differ
 from kmel_p2p.net.address import Address, parse_address
 from kmel_p2p.net.connection import WATCHED
 from kmel_p2p.net.connection_failure import ConnectionFailure, classify_handshake, explain
-from kmel_p2p.net.desk import DESK_VERSION, MAX_DESK_ANSWER_BYTES
+from kmel_p2p.net.desk import DESK_VERSION, MAX_DESK_ANSWER_BYTES, UNSAID_PROTOCOL
 from kmel_p2p.net.doorkeeper import Unfinished
 from kmel_p2p.net.sockets import CurveKeys, make_monitor
 from kmel_p2p.net.socks import ProxyError, tunnel_in_a_thread
@@ -57,7 +58,8 @@ class DeskBusyError(DeskUnreachableError):
 
 def encode_question(name: str, arguments: Mapping[str, Any] | None = None) -> bytes:
     """A question as it travels. `arguments`: plain data."""
-    packed: bytes = msgpack.packb({"v": DESK_VERSION, "do": name, "with": dict(arguments or {})}, use_bin_type=True)
+    question = {"v": DESK_VERSION, "do": name, "with": dict(arguments or {}), "protocol": PROTOCOL}
+    packed: bytes = msgpack.packb(question, use_bin_type=True)
     return packed
 
 
@@ -68,6 +70,7 @@ def ask_desk(
     question: bytes,
     timeout_s: float = 10.0,
     proxy: str = "",
+    any_protocol: bool = True,
 ) -> Any:
     """Ask one question.
 
@@ -78,9 +81,10 @@ def ask_desk(
         question: what is asked (`encode_question`).
         timeout_s: for connection and answer.
         proxy: host:port of the SOCKS5 proxy that the connection goes through; empty: none.
+        any_protocol: whether the answer of a program counts that speaks another protocol of the run.
 
     Raises:
-        DeskUnreachableError: no answer; says why and what to do.
+        DeskUnreachableError: no answer that counts; says why and what to do.
         DeskBusyError: it has too much to do now.
         DeskRefusedError: the desk refused.
         LocalError: the address is wrong.
@@ -88,22 +92,23 @@ def ask_desk(
     parsed = parse_address(address)
     deadline = time.monotonic() + timeout_s
     if not proxy:
-        return _ask_at(_resolved(parsed), keys, key, question, deadline, parsed)
+        return _value(_ask_at(_resolved(parsed), keys, key, question, deadline, parsed), parsed, any_protocol)
     try:
         with tunnel_in_a_thread(proxy, parsed, timeout_s) as begins:
-            return _ask_at(str(begins), keys, key, question, deadline, parsed)
+            data = _ask_at(str(begins), keys, key, question, deadline, parsed)
     except ProxyError as error:
         text = explain(ConnectionFailure.PROXY, key, str(parsed), key, detail=str(error))
         raise DeskUnreachableError(ConnectionFailure.PROXY, text) from None
+    return _value(data, parsed, any_protocol)
 
 
-def _ask_at(target: str, keys: CurveKeys, key: SiteKey, question: bytes, deadline: float, parsed: Address) -> Any:
+def _ask_at(target: str, keys: CurveKeys, key: SiteKey, question: bytes, deadline: float, parsed: Address) -> bytes:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = _socket(context, keys, curve_public(key))
     monitor = make_monitor(context, socket, WATCHED)
     try:
         socket.connect(target)
-        return _value(_answer(socket, monitor, question, deadline, parsed), parsed)
+        return _answer(socket, monitor, question, deadline, parsed)
     finally:
         socket.disable_monitor()
         socket.close(0)
@@ -202,17 +207,23 @@ def _explained(failure: ConnectionFailure, address: Address) -> str:
             return f"the connection with {address} ended before the answer; ask again"
 
 
-def _value(data: bytes, address: Address) -> Any:
+def _value(data: bytes, address: Address, any_protocol: bool) -> Any:
     try:
         reply = unpack_bounded(data, MAX_DESK_ANSWER_BYTES)
     except WireError as error:
         raise DeskUnreachableError(ConnectionFailure.MISBEHAVED, f"{address} answered nonsense: {error}") from None
+    they = f"the peer at {address}"
     if type(reply) is not dict or reply.get("v") != DESK_VERSION:
-        text = f"the peer at {address} runs another version of kmel-peer; one of the two must be updated"
+        version = reply.get("v") if type(reply) is dict else None
+        text = versions_differ("the desk's version", version, DESK_VERSION, they)
+        text = text or f"{they} answered what no version of kmel-peer does; ask its operator what listens there"
         raise DeskUnreachableError(ConnectionFailure.OTHER_VERSION, text)
+    differ = versions_differ("protocol", reply.get("protocol", UNSAID_PROTOCOL), PROTOCOL, they)
+    if differ and not any_protocol:
+        raise DeskUnreachableError(ConnectionFailure.OTHER_VERSION, differ)
     if reply.get("busy") is True:
         text = f"the peer at {address} has too much to do, or something to mend, and answers later"
         raise DeskBusyError(ConnectionFailure.STUCK_PROGRAM, text)
     if "error" in reply:
-        raise DeskRefusedError(one_line(str(reply["error"])))
+        raise DeskRefusedError(one_line(str(reply["error"])) + (f"; {differ}" if differ else ""))
     return reply.get("value")

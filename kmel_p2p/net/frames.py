@@ -33,7 +33,7 @@ import zmq
 from kmel_p2p.agreement.errors import ProtocolError, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES
 from kmel_p2p.core.types import Lane
-from kmel_p2p.core.wire import PROTOCOL
+from kmel_p2p.core.wire import PROTOCOL, versions_differ
 from kmel_p2p.net.settings import CONTROL_BYTES_MAX
 
 VERSION = PROTOCOL
@@ -337,6 +337,5 @@ class VersionError(WireError):
     """A greeting of another version of the protocol."""
 
     def __init__(self, version: int) -> None:
-        older = "the peer" if version < VERSION else "this one"
-        super().__init__(f"the peer speaks protocol {version}, this one {VERSION}: {older} has to be upgraded")
+        super().__init__(versions_differ("protocol", version, VERSION))
         self.version = version

@@ -142,7 +142,8 @@ class Joining:
         failure: DeskUnreachableError | None = None
         for address in self.invitation.addresses:
             try:
-                answer = ask_desk(self._keys, self.invitation.site_key, address, question, proxy=self._proxy)
+                key = self.invitation.site_key
+                answer = ask_desk(self._keys, key, address, question, proxy=self._proxy, any_protocol=False)
             except DeskRefusedError as error:
                 raise LocalError(f"{self.invitation.site} refuses: {error}") from None
             except DeskUnreachableError as error:

@@ -14,7 +14,7 @@ from kmel_p2p.agreement.charter import SiteRule
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.shown import one_line
-from kmel_p2p.core.wire import PROTOCOL
+from kmel_p2p.core.wire import PROTOCOL, versions_differ
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import member_keys
 from kmel_p2p.net.desk_client import DeskUnreachableError, ask_desk, encode_question
@@ -93,7 +93,9 @@ def _contact(
             continue
         after = clock()
         if type(facts) is not dict or type(facts.get("time")) is not float or type(facts.get("amendments")) is not int:
-            failures.append(f"{address} answered what this version cannot read; update kmel-peer there or here")
+            differ = versions_differ("protocol", facts.get("protocol") if type(facts) is dict else None, PROTOCOL)
+            told = differ or "ask its operator which version of kmel-peer runs there"
+            failures.append(f"{address} answered what this version cannot read: {told}")
             continue
         ahead = facts["time"] - (before + after) / 2, (after - before) / 2
         looked, not_looked = None, ""
@@ -176,7 +178,8 @@ def _clock(answered: Sequence[Contact]) -> Finding:
 
 
 def _versions(answered: Sequence[Contact]) -> Iterator[Finding]:
-    others = [contact for contact in answered if (contact.facts or {}).get("version") != VERSION]
+    ours = (VERSION, PROTOCOL)
+    others = [one for one in answered if one.facts and (one.facts.get("version"), one.facts.get("protocol")) != ours]
     if not others:
         yield good(Area.FILES, "version", f"{VERSION}, as the others")
         return
@@ -184,9 +187,15 @@ def _versions(answered: Sequence[Contact]) -> Iterator[Finding]:
         facts = contact.facts or {}
         text = f"{contact.rule.name} runs {str(facts.get('version'))[:40]}, this site {VERSION}"
         if facts.get("protocol") != PROTOCOL:
-            yield problem(Area.FILES, "version", text + ", which do not understand each other", "update the older one")
+            yield _other_protocol(contact.rule.name, facts.get("protocol"), text)
         else:
             yield Finding(Area.FILES, "version", "warning", text, "update the older one when it suits")
+
+
+def _other_protocol(name: str, protocol: object, text: str) -> Finding:
+    differ = versions_differ("protocol", protocol, PROTOCOL, name, "this site")
+    todo = "upgrade as docs/upgrades.md says (All sites together); nothing is lost meanwhile, and neither gets entries"
+    return problem(Area.FILES, "version", f"{text}: {differ or 'it does not say which protocol it speaks'}", todo)
 
 
 def _agreement(answered: Sequence[Contact], constitution: Constitution) -> Iterator[Finding]:

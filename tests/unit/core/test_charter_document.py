@@ -65,6 +65,11 @@ def test_a_stranger_cannot_sign() -> None:
         ("start_sites = 0", "start_sites = 9", "start_sites is 9"),
         ('kind = "regression"', 'kind = "regresion"', "regression"),
         ("dropout = 0.1", "dropout = nan", "dropout"),
+        (
+            "version = 1\n",
+            "version = 2\nmodal = 1\n",
+            r"^charter\.toml: this charter is of version 2, .*: upgrade kmel-peer here$",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named(old: str, new: str, message: str) -> None:

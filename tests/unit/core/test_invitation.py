@@ -64,6 +64,12 @@ def test_other_text_is_refused_in_words(text: str) -> None:
     assert len(text) <= MAX_INVITATION_CHARACTERS or "x" in text
 
 
+@pytest.mark.parametrize(("version", "older"), [(0, "the one that made it"), (2, "this one")])
+def test_a_text_of_another_version_says_who_has_to_be_upgraded(version: int, older: str) -> None:
+    with pytest.raises(ConfigError, match=f"version {version}.*reads version 1: {older} has to be upgraded"):
+        Invitation.parse(TEXT.replace(PREFIX, f"kmel-invitation-{version}:"))
+
+
 def test_a_text_that_another_key_signed_is_refused() -> None:
     with pytest.raises(ConfigError, match="changed on its way"):
         Invitation.parse(invitation().render(OTHER))

@@ -12,6 +12,7 @@ import pytest
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.core.types import SECOND
+from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.desk import (
     HOST_BURST,
     HOST_PER_SECOND,
@@ -134,13 +135,15 @@ async def test_a_question_is_answered_and_on_record_before_it_leaves() -> None:
     user = host.user(invited_keys(SECRET).public)
     assert user is not None
     route = await host.ask(user, encode_question("facts", {"a": 1}))
-    assert route.sent == [{"v": 1, "value": "well"}]
+    assert route.sent == [{"v": 1, "value": "well", "protocol": PROTOCOL}]
     assert [record.label for record in host.recorded] == ["DeskAnswerInvited"]
     host.may_leave = False
     assert (await host.ask(user, encode_question("facts"))).sent == []
     assert (await host.ask(user, encode_question("refuse"))).sent == []
     host.may_leave = True
-    assert (await host.ask(user, encode_question("refuse"))).sent == [{"v": 1, "error": "not today"}]
+    assert (await host.ask(user, encode_question("refuse"))).sent == [
+        {"v": 1, "error": "not today", "protocol": PROTOCOL}
+    ]
 
 
 async def test_a_flood_of_questions_is_refused_before_it_is_read() -> None:
@@ -179,7 +182,7 @@ async def test_a_guest_has_so_many_questions_open_and_others_still_get_in() -> N
     host.waits.set()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert waiting.sent == [{"v": 1, "value": "well"}]
+    assert waiting.sent == [{"v": 1, "value": "well", "protocol": PROTOCOL}]
     await host.desk.close()
 
 
@@ -203,6 +206,21 @@ async def test_an_answer_that_is_too_large_says_so() -> None:
     assert "more than a desk gives" in answer["error"]
 
 
+@pytest.mark.parametrize(("theirs", "older"), [(PROTOCOL - 1, "your kmel-peer"), (PROTOCOL + 1, "the one here")])
+async def test_a_newcomer_of_another_protocol_is_told_before_it_is_heard_and_a_member_is_answered(
+    theirs: int, older: str
+) -> None:
+    host = Host()
+    question = msgpack.packb({"v": 1, "do": "join", "with": {}, "protocol": theirs})
+    (refused,) = (await host.ask(host.user(invited_keys(SECRET).public) or "", question)).sent
+    assert refused["error"].endswith(f"{older} has to be upgraded")
+    assert host.asked == []
+    asking = member_keys(SOUTH, NORTH.key, asks=True)
+    assert asking is not None
+    (answer,) = (await host.ask(host.user(asking.public) or "", question)).sent
+    assert (answer["value"], answer["protocol"]) == ("well", PROTOCOL)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -211,6 +229,8 @@ async def test_an_answer_that_is_too_large_says_so() -> None:
         b"\x90",
         msgpack.packb({"v": 2, "do": "facts"}),
         msgpack.packb({"v": 1, "do": 7}),
+        msgpack.packb({"v": 1, "do": "facts", "protocol": "2"}),
+        msgpack.packb({"v": 1, "do": "facts", "protocol": True}),
         msgpack.packb({"v": 1, "do": "facts", "with": []}),
         msgpack.packb({"v": 1, "do": "facts", "with": {"a": [[]] * 3000}}),
         b"\xdf\xff\xff\xff\xff",

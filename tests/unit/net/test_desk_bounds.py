@@ -15,6 +15,7 @@ import zmq
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.types import SECOND
+from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import CONNECTION_BURST, HOST_BURST, HOST_PER_SECOND, Desk, DeskGuest, invited_keys
 from kmel_p2p.net.desk_client import DeskBusyError, DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
@@ -78,7 +79,7 @@ async def test_who_floods_uses_up_the_share_of_its_own_host() -> None:
         await asked.ask("::ffff:198.51.100.1")
     assert (await asked.ask("::ffff:198.51.100.1"))["busy"] is True
     for number in range(8):
-        assert await asked.ask(f"::ffff:203.0.113.{number}") == {"v": 1, "value": 1}
+        assert await asked.ask(f"::ffff:203.0.113.{number}") == {"v": 1, "value": 1, "protocol": PROTOCOL}
     for number in range(20 * HOST_BURST):
         await asked.ask(f"2001:db8::{number:x}")
     assert (await asked.ask("2001:db8::ffff:7"))["busy"] is True

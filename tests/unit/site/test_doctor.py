@@ -201,6 +201,10 @@ def other_version(site: Site) -> None:
     site.south.says |= {"version": "0.0.1", "protocol": PROTOCOL - 1}
 
 
+def later_protocol(site: Site) -> None:
+    site.south.says["protocol"] = PROTOCOL + 1
+
+
 def closed_firewall(site: Site) -> None:
     site.south.sees = lambda address: f"no answer from {address}: a firewall drops the connection"
 
@@ -224,7 +228,8 @@ PLANTED = [
     (parted_amendments, "agreement", "another amendment 0", ExitCode.CONFIG),
     (missing_amendment, "agreement", "south has 1 amendments in force, this site 0", ExitCode.OK),
     (wrong_clock, "clock", "behind those of south", ExitCode.MACHINE),
-    (other_version, "version", "do not understand each other", ExitCode.CONFIG),
+    (other_version, "version", "south speaks protocol 1, this site 2: south has to be upgraded", ExitCode.CONFIG),
+    (later_protocol, "version", "south speaks protocol 3, this site 2: this site has to be upgraded", ExitCode.CONFIG),
     (closed_firewall, "from south", "open the port in the firewall", ExitCode.NETWORK),
 ]
 

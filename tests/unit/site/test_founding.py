@@ -17,6 +17,7 @@ from kmel_p2p.agreement.charter_text import signed_text
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.invitation import Application, Invitation
+from kmel_p2p.core.wire import PROTOCOL
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import REREAD_EVERY, invited_keys
 from kmel_p2p.net.desk_client import DeskRefusedError, DeskUnreachableError, ask_desk, encode_question
@@ -275,13 +276,26 @@ def test_a_port_that_closes_at_once_is_a_wrong_key_only_after_a_while(founding: 
             asking.ask()
 
 
+def test_two_protocols_part_before_anything_is_signed(founding: Founding, monkeypatch: pytest.MonkeyPatch) -> None:
+    invitation = founding.invitation()
+    asking = joining(invitation, SOUTH, "south")
+    monkeypatch.setattr("kmel_p2p.net.desk.PROTOCOL", PROTOCOL + 1)
+    with pytest.raises(ConfigError, match=rf"speaks protocol {PROTOCOL + 1}, this one {PROTOCOL}: this one has to be"):
+        asking.ask()
+    # A program from before the newcomer's side looked reads the same in the desk's words.
+    keys = invited_keys(SECRET)
+    with pytest.raises(DeskRefusedError, match="your kmel-peer has to be upgraded"):
+        ask_desk(keys, NORTH.key, invitation.addresses[0], encode_question("join"))
+    assert founding.book.newcomers == ()
+
+
 def test_what_the_other_side_says_is_one_line_that_begins_with_its_name(
     founding: Founding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forged = "waits\nFingerprint 9999 8888 7777 6666 5555: north sees the same digits.\n" + "x" * 900
     answers = [{"state": "asks", "text": forged}, DeskRefusedError(forged)]
 
-    def ask(*given: object, proxy: str = "") -> object:
+    def ask(*given: object, proxy: str = "", any_protocol: bool = True) -> object:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
