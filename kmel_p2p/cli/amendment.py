@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _sign_proposal(config_path: Path, which: str, yes: bool, instead: bool) -> N
         )
     (row,) = rows
     _show_row(row)
-    if not yes and not agreed("Does this site sign it?"):
+    if not yes and not agreed(say("Does this site sign it?")):
         click.echo("Not signed.")
         return
     done = ask(config_path, "sign_proposal", {"which": row["hash"], "instead": instead})

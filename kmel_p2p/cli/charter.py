@@ -9,6 +9,7 @@ import click
 
 from kmel_p2p.cli.charter_draft import draft_charter, draft_options, reference_hash, remarks, site_of
 from kmel_p2p.cli.charter_view import charter_view
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 from kmel_p2p.learn.models.registry import kind_of
@@ -118,8 +119,8 @@ def sign(path: Path, key: Path, output: Path | None, yes: bool) -> None:
     name = signed.charter.roster[identity.key].name
     if not yes:
         Screen().print(charter_view(document))
-        if not agreed(f"Does {name} sign this charter?"):
-            click.echo("Not signed.")
+        if not agreed(say("Does {site} sign this charter?").format(site=name)):
+            click.echo(say("Not signed."))
             return
     write_whole(output or path, signed_text(read_text(path, ""), signed).encode(), mode=0o644)
     click.echo(f"{name} signed charter {signed.charter.id.hex()[:16]} of {signed.charter.federation}.")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kmel_p2p.cli.language import say
+
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
 
@@ -54,16 +56,16 @@ def asked_columns(
         UsageError: nothing in it is an assay endpoint of the charter.
     """
     header = header_of(path)
-    click.echo(f"{path} has the columns: {', '.join(header)}")
-    structures = _one_of(header, lambda: ask("Column with the structures (SMILES)", _structures(header)))
+    click.echo(say("{path} has the columns: {columns}").format(path=path, columns=", ".join(header)))
+    structures = _one_of(header, lambda: ask(say("Column with the structures (SMILES)"), _structures(header)))
     found: Columns = {}
     for endpoint in endpoints:
-        what = (
-            f"Column with {endpoint.name}{f' in {endpoint.unit}' if endpoint.unit else ''} ({NONE}: not measured here)"
-        )
-        column = _one_of([*header, NONE], partial(ask, what, _likely(header, endpoint.name)))
+        what = endpoint.name + (f" ({endpoint.unit})" if endpoint.unit else "")
+        question = say("Column with {endpoint} ({none}: not measured here)").format(endpoint=what, none=NONE)
+        column = _one_of([*header, NONE], partial(ask, question, _likely(header, endpoint.name)))
         if column != NONE:
-            unit = ask(f"Unit of {column}", endpoint.unit) if endpoint.unit else ""
+            question = say("Unit of {column}").format(column=column)
+            unit = ask(question, endpoint.unit) if endpoint.unit else ""
             found[endpoint.name] = column, unit
     if not found:
         raise click.UsageError(f"{path} measures no assay endpoint of the charter, so there is nothing to train on")
@@ -104,7 +106,8 @@ def unmapped(columns: Mapping[str, object], endpoints: Sequence[AssayEndpoint]) 
 
 def _one_of(choices: Sequence[str], ask: Callable[[], str]) -> str:
     while (answer := ask().strip()) not in choices:
-        click.echo(f"There is no column {answer!r}; there are: {', '.join(choices)}")
+        told = say("There is no column {named!r}; there are: {columns}")
+        click.echo(told.format(named=answer, columns=", ".join(choices)))
     return answer
 
 

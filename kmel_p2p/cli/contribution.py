@@ -10,6 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 from kmel_p2p.cli.screen import Screen
 
@@ -79,7 +80,7 @@ def declare(yes: bool, days: int | None, config_path: Path, as_json: bool) -> No
         if not content.given:
             click.echo("  nobody gave 1 % or more")
     if not yes:
-        click.confirm("Sign this and post it, for all sites to read?", abort=True, err=as_json)
+        click.confirm(say("Sign this and post it, for all sites to read?"), abort=True, err=as_json)
     notice = content.model_dump(mode="json")
     arguments = {"do": "post", "notice": notice, **({} if days is None else {"days": days})}
     done = ask(config_path, "board", arguments)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import FILE, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 MARKS = {"good": ("ok", "green"), "note": ("--", "white"), "warning": ("!", "yellow"), "problem": ("XX", "red")}
 CHECK_WIDTH = 18
+COUNTED = {
+    "problem": ("no problems", "1 problem", "{count} problems"),
+    "warning": ("no warnings", "1 warning", "{count} warnings"),
+}
 
 
 @click.command()
@@ -40,7 +45,7 @@ def doctor(config_path: Path, as_json: bool, bundle: Path | None, yes: bool) -> 
         echo_json({"findings": [finding.plain() for finding in found], "exit_code": int(code)})
     else:
         counts = {what: sum(finding.level == what for finding in found) for what in ("problem", "warning")}
-        click.echo(", ".join(f"{count or 'no'} {what}{'' if count == 1 else 's'}" for what, count in counts.items()))
+        click.echo(", ".join(say(COUNTED[what][min(count, 2)]).format(count=count) for what, count in counts.items()))
     if bundle is not None:
         _bundle(bundle, config_path, found, yes, quiet=as_json)
     return code
@@ -59,10 +64,14 @@ def exit_code(found: list[Finding]) -> ExitCode:
 
 
 def _show(finding: Finding) -> None:
+    from rich.cells import cell_len
+
     mark, colour = MARKS[finding.level]
-    click.echo(f"{click.style(f'{mark:2}', fg=colour)} {finding.check:{CHECK_WIDTH}} {finding.text}")
-    if finding.todo:
-        click.echo(f"   {'':{CHECK_WIDTH}} -> {finding.todo}")
+    check, text, todo = finding.in_words(say)
+    padded = check + " " * (CHECK_WIDTH - cell_len(check))  # letters of Korean are two columns wide
+    click.echo(f"{click.style(f'{mark:2}', fg=colour)} {padded} {text}")
+    if todo:
+        click.echo(f"   {'':{CHECK_WIDTH}} -> {todo}")
 
 
 def _bundle(path: Path, config_path: Path, found: list[Finding], yes: bool, quiet: bool) -> None:
@@ -71,15 +80,15 @@ def _bundle(path: Path, config_path: Path, found: list[Finding], yes: bool, quie
 
     contents = bundle_contents(config_path, found, _status(config_path))
     if not quiet:
-        click.echo(f"\n{path} would hold:")
+        click.echo("\n" + say("{path} would hold:").format(path=path))
         for name, content in contents.items():
             click.echo(f"  {name:24} {len(content):>9,} bytes")
         click.echo(
-            "It holds no key, invitation, measurement, structure, model or entry. Read the log before you send it."
+            say("It holds no key, invitation, measurement, structure, model or entry. Read the log before you send it.")
         )
-    if yes or agreed("Write it?"):
+    if yes or agreed(say("Write it?")):
         write_bundle(path, contents)
-        click.echo(f"Wrote {path}.", err=quiet)
+        click.echo(say("Wrote {path}.").format(path=path), err=quiet)
 
 
 def _status(config_path: Path) -> dict[str, Any] | None:

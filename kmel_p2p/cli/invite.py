@@ -117,10 +117,13 @@ def _invite_to_run(context: click.Context, directory: Path, uses: int, days: flo
             f"the charter is complete, and the peer does not run: kmel-peer run -c {directory / 'site.toml'}. Founders "
             "that lack the charter fetch it from the running peer, and kmel-peer invite lets later partners in there"
         ) from None
-    click.echo(f"Send this text to {'the new site' if uses == 1 else f'the {uses} new sites'}:\n")
+    told = say("Send this text to the {count} new sites:")
+    if uses == 1:
+        told = say("Send this text to the new site:")
+    click.echo(told.format(count=uses) + "\n")
     click.echo(f"{made['text']}\n")
-    click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(made['expires'])}.")
-    click.echo("kmel-peer invite list shows who asks; invite approve SITE proposes the amendment that adds it.")
+    click.echo(_they_run(made["expires"]))
+    click.echo(say("kmel-peer invite list shows who asks; invite approve SITE proposes the amendment that adds it."))
 
 
 # ---- founding ---------------------------------------------------------------------------------------------------
@@ -144,9 +147,9 @@ def _found(
     with FoundingRoom(identity, here.bind, here.state_dir, book, desk, decisions.answer, _told_once()) as room:
         room.do(lambda: book.plan_founding(plan))
         invitation = room.do(lambda: _invitation(here, identity, book, plan.federation, plan.sites - 1, days))
-        click.echo(f"Listening at {room.address}. Send this text to the other {_sites(plan.sites - 1)}:")
+        click.echo(_listening(room.address, plan.sites - 1))
         click.echo(f"\n{invitation.render(identity)}\n")
-        click.echo(f"They run: kmel-peer join TEXT --directory NAME. It is valid until {_day(invitation.expires)}.")
+        click.echo(_they_run(invitation.expires))
         if days_were_given and abs(invitation.expires - (time.time() + days * 86_400)) > 60:
             click.echo(
                 f"This is the text that was handed out before, so --days {days:g} changes nothing; kmel-peer invite "
@@ -155,11 +158,20 @@ def _found(
         _gather(here, room, decisions, table, news)
         _sign(here, identity, room, table, plan)
         _collect(room, table, news)
-    click.echo(f"{here.charter_path} is complete: {plan.federation} is founded. Next: kmel-peer run -c {here.settings}")
+    done = say("{path} is complete: {federation} is founded. Next: kmel-peer run -c {settings}")
+    click.echo(done.format(path=here.charter_path, federation=plan.federation, settings=here.settings))
 
 
-def _sites(count: int) -> str:
-    return "site" if count == 1 else f"{count} sites"
+def _listening(address: str, others: int) -> str:
+    told = say("Listening at {address}. Send this text to the other {count} sites:")
+    if others == 1:
+        told = say("Listening at {address}. Send this text to the other site:")
+    return told.format(address=address, count=others)
+
+
+def _they_run(expires: int) -> str:
+    told = say("They run: kmel-peer join TEXT --directory NAME. It is valid until {day}.")
+    return told.format(day=_day(expires))
 
 
 def _require_own(path: Path, charter: Charter, federation: str, identity: Identity) -> None:
@@ -247,7 +259,7 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
     from kmel_p2p.files import write_new
 
     if table.document is None:
-        click.echo("All sites are here: drafting the charter.")
+        click.echo(say("All sites are here: drafting the charter."))
         own = {"name": here.name, "key": identity.key.hex(), "addresses": here.addresses}
         newcomers = room.do(table.newcomers)
         others = [{"name": one.name, "key": one.key, "addresses": one.addresses} for one in newcomers]
@@ -256,7 +268,7 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
             trunk=plan.trunk, seed=plan.seed, compounds=plan.compounds, epsilon=plan.epsilon,
         )  # fmt: skip
         write_new(here.charter_path, (remarks(reason) + commented(document)).encode(), 0o644)
-        click.echo(f"Wrote {here.charter_path}. You may still edit it; nobody has signed.")
+        click.echo(say("Wrote {path}. You may still edit it; nobody has signed.").format(path=here.charter_path))
     if table.is_signed():
         return
     document = _present(table)
@@ -272,7 +284,8 @@ def _sign(here: NewSite, identity: Identity, room: FoundingRoom, table: Founding
         click.echo(f"{here.charter_path} was edited while the question stood. It says now:")
     signed = document.signed_by(identity)
     room.do(lambda: table.keep(signed))
-    click.echo(f"{here.name} signed charter {signed.charter.id.hex()[:16]}; the others are asked to.")
+    told = say("{site} signed charter {id}; the others are asked to.")
+    click.echo(told.format(site=here.name, id=signed.charter.id.hex()[:16]))
 
 
 def _present(table: FoundingTable) -> CharterDocument:
@@ -290,7 +303,7 @@ def _collect(room: FoundingRoom, table: FoundingTable, news: threading.Event) ->
             told = problems
         news.clear()
         news.wait(0.5)
-    click.echo("All have signed. Waiting until every site has fetched the charter; Ctrl-C ends that.")
+    click.echo(say("All have signed. Waiting until every site has fetched the charter; Ctrl-C ends that."))
     with contextlib.suppress(KeyboardInterrupt):
         while not room.do(table.all_have_it):
             news.clear()
@@ -334,7 +347,7 @@ def list_(context: click.Context, as_json: bool) -> None:
     for row in found["sites"]:
         click.echo(line_of(row))
     if not found["sites"]:
-        click.echo("Nobody has asked to join yet.")
+        click.echo(say("Nobody has asked to join yet."))
 
 
 @invite.command()
@@ -359,7 +372,7 @@ def approve(context: click.Context, site: str, yes: bool) -> None:
     # By key and digits: it may ask anew meanwhile, and somebody else have taken the name.
     shown = {"site": rows[0]["key"], "fingerprint": rows[0]["fingerprint"]} if rows else {"site": site}
     done = _ask(context, "decide", {**shown, "approve": True})
-    click.echo(f"{done['name']} is approved.{done.get('text', '')}")
+    click.echo(say("{site} is approved.").format(site=done["name"]) + done.get("text", ""))
 
 
 @invite.command()
@@ -368,7 +381,7 @@ def approve(context: click.Context, site: str, yes: bool) -> None:
 def refuse(context: click.Context, site: str) -> None:
     """Do not let SITE take part."""
     done = _ask(context, "decide", {"site": site, "approve": False})
-    click.echo(f"{done['name']} is refused.")
+    click.echo(say("{site} is refused.").format(site=done["name"]))
 
 
 @invite.command()

@@ -49,7 +49,8 @@ def join(text: str | None, wait_min: float, **site: Any) -> None:
     identity = here.identity()
     application = Application.made(identity, invitation, here.name, here.addresses)
     digits = fingerprint(invitation.site_key, identity.key, invitation.id, application.signature)
-    click.echo(f"{invitation.site} invites to {invitation.federation}.")
+    invites = say("{site} invites to {federation}.")
+    click.echo(invites.format(site=invitation.site, federation=invitation.federation))
     compare = say("Fingerprint {digits}: {site} sees the same digits. Compare them by phone.")
     click.echo(compare.format(digits=digits, site=invitation.site))
     asking = Joining(invitation, application, time.time, proxy=here.proxy_address)
@@ -73,7 +74,7 @@ def _given(text: str | None) -> str:
     from kmel_p2p.cli.new_site import answer
 
     if text is None:
-        return answer("Invitation")
+        return answer(say("Invitation"))
     if text == "-":
         line = sys.stdin.readline(MAX_INVITATION_CHARACTERS + 1) if sys.stdin is not None else ""
         if not line.strip():
@@ -132,7 +133,7 @@ def _sign(
         raise click.UsageError("not signed; the same command asks again")
     signature = identity.sign(SIGNING_CONTEXT, document.charter.id).hex()
     _until(partial(asking.sign, signature), ("sign", "complete"), wait_min)
-    click.echo(f"{here.name} signed charter {document.charter.id.hex()[:16]}.")
+    click.echo(say("{site} signed charter {id}.").format(site=here.name, id=document.charter.id.hex()[:16]))
 
 
 def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any]) -> None:
@@ -156,7 +157,8 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
         write_whole(path, text.encode(), mode=0o644)
     here.write_settings(document.charter.assay_endpoints, paths)
     asking.done()
-    click.echo(f"{here.name} is a site of {document.charter.federation}. Next: kmel-peer run -c {here.settings}")
+    done = say("{site} is a site of {federation}. Next: kmel-peer run -c {settings}")
+    click.echo(done.format(site=here.name, federation=document.charter.federation, settings=here.settings))
 
 
 def _take_part(federation: str) -> str:

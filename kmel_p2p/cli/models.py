@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import config_option, echo_json, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def prune_command(keep: int, yes: bool, config_path: Path, as_json: bool) -> Non
     state_dir = _state_dir(config_path)
     surplus = len(versions(state_dir)) - keep
     if surplus > 0 and not yes:
-        click.confirm(f"Delete up to {surplus} of the oldest versions for good?", abort=True, err=True)
+        question = say("Delete up to {count} of the oldest versions for good?").format(count=surplus)
+        click.confirm(question, abort=True, err=True)
     gone = [one.name for one in prune(state_dir, keep)]
     if as_json:
         echo_json({"deleted": gone})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import DIRECTORY, FILE
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class NewSite:
             proxy = proxy or config.network.proxy
             bind = bind or ("" if config.network.outbound_only else config.network.bind)
         if name is None:
-            name = answer("Name of this site (lower case, digits, - and _)")
+            name = answer(say("Name of this site (lower case, digits, - and _)"))
         parse_config(site_template(name, proxy=proxy), Path("command line"))
         only_dials = config is not None and config.network.outbound_only
         if not addresses and not only_dials:
@@ -191,13 +192,13 @@ class NewSite:
         except OSError as error:
             raise ConfigError(f"{self.directory}: cannot create this directory: {error.strerror}") from error
         identity = create_key(path)
-        click.echo(f"Wrote {path}: this site's identity. Keep it secret, and keep a copy.")
+        click.echo(say("Wrote {path}: this site's identity. Keep it secret, and keep a copy.").format(path=path))
         return identity
 
     def confirm(self, question: str) -> bool:
         """Whether people agree."""
         if self.yes:
-            click.echo(f"{question} yes (--yes)")
+            click.echo(f"{question} {say('yes')} (--yes)")
             return True
         return agreed(question)
 
@@ -228,7 +229,7 @@ class NewSite:
         columns, smiles = given_columns(self.columns, endpoints), self.smiles_column
         path = self.data_file
         if path is None and not self.yes and not columns:
-            given = answer("Table with this site's measurements (CSV, Parquet, xlsx; empty: later)", "")
+            given = answer(say("Table with this site's measurements (CSV, Parquet, xlsx; empty: later)"), "")
             path = Path(given) if given else None
         if path is not None and columns:
             require_columns(path, [smiles, *(column for column, _ in columns.values())])
@@ -247,9 +248,11 @@ class NewSite:
         )
         parse_config(text, self.settings)
         write_new(self.settings, text.encode(), 0o644)
-        click.echo(f"Wrote {self.settings}.")
+        click.echo(say("Wrote {path}.").format(path=self.settings))
         if path is None or not columns:
-            click.echo("Edit [data] in it before the first run: file, columns and units; docs/data.md shows each form.")
+            click.echo(
+                say("Edit [data] in it before the first run: file, columns and units; docs/data.md shows each form.")
+            )
 
 
 def answer(question: str, default: str | None = None) -> str:
@@ -298,8 +301,9 @@ def _asked_addresses(must_listen: bool, yes: bool) -> tuple[str, ...]:
         if must_listen:
             raise click.UsageError("--address is missing: the sites that are invited have to reach this one")
         return ()
-    nothing = "" if must_listen else "; empty: none, this site only dials out"
-    given = answer(f"Address at which the others reach this site, such as tcp://peer.example.org:7700{nothing}", "")
+    question = say("Address at which the others reach this site, such as tcp://peer.example.org:7700")
+    nothing = "" if must_listen else say("; empty: none, this site only dials out")
+    given = answer(question + nothing, "")
     if not given and must_listen:
         raise click.UsageError("without an address nobody can join here: let a site with an open port invite")
     return (given,) if given else ()

@@ -18,7 +18,7 @@ from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.control.client import ControlClient, NotRunningError, StartingError
 from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.room import DeskRoom
-from kmel_p2p.site.doctor.findings import Area, Finding, good, problem
+from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem, warning
 from kmel_p2p.site.doctor.machine import ThisMachine
 from kmel_p2p.site.doctor.others import contact_all, examine_contacts
 from kmel_p2p.site.doctor.own_files import OwnFiles, examine_files
@@ -55,8 +55,8 @@ class Examination:
         yield from self.machine.examine(own.config, charter, running)
         status = yield from _daemon(own.config, running)
         if own.identity is None or own.constitution is None or own.identity.key not in own.constitution.roster:
-            text = "the other sites were not asked: that takes this site's key and a charter that lists it"
-            yield Finding(Area.NETWORK, "others", "note", text)
+            says = "the other sites were not asked: that takes this site's key and a charter that lists it"
+            yield note(Area.NETWORK, "others", says)
             return
         yield from self._network(own.config, own.identity, own.constitution, status, running)
 
@@ -74,16 +74,16 @@ class Examination:
                 yield good(Area.NETWORK, "port", "none: this site only dials out (outbound_only)")
             elif running:
                 address = status.address if status else config.network.bind
-                yield good(Area.NETWORK, "port", f"the daemon listens at {address}")
+                yield good(Area.NETWORK, "port", "the daemon listens at {address}", address=address)
             else:
                 try:
                     room = open_.enter_context(_room(config, identity, constitution))
                 except (ConfigError, LocalError) as error:
-                    todo = "stop the other program, or change network.bind"
-                    yield problem(Area.NETWORK, "port", str(error), todo)
+                    advice = "correct network.bind; where another program has the port, stop it or choose another port"
+                    yield problem(Area.NETWORK, "port", "{error}", advice, error=error)
                 else:
                     listens = True
-                    yield good(Area.NETWORK, "port", f"{room.address} can be listened at")
+                    yield good(Area.NETWORK, "port", "{address} can be listened at", address=room.address)
             blocked = OrderBook(config.site.state_dir).blocked
             rules = [rule for key, rule in constitution.roster.items() if key != identity.key and key not in blocked]
             told = {member.key: member.address for member in status.members} if status else {}
@@ -99,27 +99,29 @@ class Examination:
 def _daemon(config: SiteConfig, running: bool) -> Any:
     """Yields what is found of the daemon; returns its status."""
     if not running:
-        yield Finding(Area.MACHINE, "daemon", "note", "does not run; kmel-peer run starts it")
+        yield note(Area.MACHINE, "daemon", "does not run; kmel-peer run starts it")
         return None
     try:
         with ControlClient(config.site.state_dir, STATUS_S) as client:
             status = client.status()
     except (NotRunningError, StartingError) as error:
-        yield Finding(Area.MACHINE, "daemon", "note", str(error))
+        yield note(Area.MACHINE, "daemon", "{error}", error=error)
         return None
     except KmelError as error:
-        yield problem(Area.MACHINE, "daemon", str(error), "look at peer.log in the state directory, then restart it")
+        advice = "look at peer.log in the state directory, then restart it"
+        yield problem(Area.MACHINE, "daemon", "{error}", advice, error=error)
         return None
     up = span_text(status.process.uptime_s)
     if status.phase is SitePhase.FAILED:
-        text = f"has run for {up} and cannot go on: {status.reason or status.last_error}"
-        yield problem(Area.MACHINE, "daemon", text, "look at the last lines of peer.log")
+        says, why = "has run for {span} and cannot go on: {reason}", status.reason or status.last_error
+        yield problem(Area.MACHINE, "daemon", says, "look at the last lines of peer.log", span=up, reason=why)
     elif status.alarms:
         named = "; ".join(f"{alarm.what}: {alarm.text}" for alarm in status.alarms[:ALARMS_NAMED])
-        text = f"has run for {up}, and needs attention: {named}"
-        yield Finding(Area.MACHINE, "daemon", "warning", text, "kmel-peer status shows all")
+        says = "has run for {span}, and needs attention: {alarms}"
+        yield warning(Area.MACHINE, "daemon", says, "kmel-peer status shows all", span=up, alarms=named)
     else:
-        yield good(Area.MACHINE, "daemon", f"has run for {up}, phase {status.phase.value}")
+        says = "has run for {span}, phase {phase}"
+        yield good(Area.MACHINE, "daemon", says, span=up, phase=status.phase.value)
     return status
 
 

@@ -16,7 +16,7 @@ from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.site.config import SiteConfig
-from kmel_p2p.site.doctor.findings import Area, Finding, good, problem
+from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem, warning
 
 MB, GB = 10**6, 10**9
 
@@ -95,47 +95,58 @@ class ThisMachine:
         yield self._disk(config.site.state_dir)
         memory = self.free_memory()
         if memory < MEMORY_LEAST and not running:
-            text = f"{memory // MB} MB of memory are free; the trainer takes about {MEMORY_LEAST // MB} MB"
-            yield problem(Area.MACHINE, "memory", text, "end other programs, or give this machine more")
+            says = "{free} MB of memory are free; the trainer takes about {takes} MB"
+            advice = "end other programs, or give this machine more"
+            yield problem(Area.MACHINE, "memory", says, advice, free=memory // MB, takes=MEMORY_LEAST // MB)
         else:
-            yield good(Area.MACHINE, "memory", f"{memory / GB:.1f} GB free")
+            yield good(Area.MACHINE, "memory", "{free} GB free", free=f"{memory / GB:.1f}")
         files = self.open_files()
         if files < FILES_LEAST:
-            text = f"a process may open {files} files; a peer needs {FILES_LEAST}"
-            yield problem(Area.MACHINE, "files", text, "raise the limit (ulimit -n, or LimitNOFILE= of the unit)")
+            says = "a process may open {allowed} files; a peer needs {needed}"
+            advice = "raise the limit (ulimit -n, or LimitNOFILE= of the unit)"
+            yield problem(Area.MACHINE, "files", says, advice, allowed=files, needed=FILES_LEAST)
         else:
             yield good(Area.MACHINE, "files", "enough files may be open")
         if charter is not None:
             yield _features(charter)
         if failed := self.trainer_problem(config):
-            todo = "install the package again (docs/operate.md, Install), or correct resources.device"
-            yield problem(Area.MACHINE, "trainer", f"the trainer does not start: {failed}", todo)
+            advice = "install the package again (docs/operate.md, Install), or correct resources.device"
+            yield problem(Area.MACHINE, "trainer", "the trainer does not start: {reason}", advice, reason=failed)
         else:
-            yield good(Area.MACHINE, "trainer", f"starts; device {config.resources.device}")
+            yield good(Area.MACHINE, "trainer", "starts; device {device}", device=config.resources.device)
 
     def _disk(self, state_dir: Path) -> Finding:
         free = self.free_disk(state_dir)
-        text = f"{free / GB:.1f} GB free for {state_dir}"
         if free < DISK_LEAST:
-            text = f"{free // MB} MB free for {state_dir}; the peer stops when nothing is left"
-            return problem(Area.MACHINE, "disk", text, "free some space, or move state_dir")
+            says = "{free} MB free for {folder}; the peer stops when nothing is left"
+            advice = "free some space, or move state_dir"
+            return problem(Area.MACHINE, "disk", says, advice, free=free // MB, folder=state_dir)
+        says, gigabytes = "{free} GB free for {folder}", f"{free / GB:.1f}"
         if free < DISK_ENOUGH:
-            return Finding(Area.MACHINE, "disk", "warning", text, "free some space before the run goes on for long")
-        return good(Area.MACHINE, "disk", text)
+            advice = "free some space before the run goes on for long"
+            return warning(Area.MACHINE, "disk", says, advice, free=gigabytes, folder=state_dir)
+        return good(Area.MACHINE, "disk", says, free=gigabytes, folder=state_dir)
 
 
 def _features(charter: Charter) -> Finding:
     expected = charter.features.reference_hash
     if not expected:
-        return Finding(Area.MACHINE, "features", "note", "the charter has no reference hash to compare with")
+        return note(Area.MACHINE, "features", "the charter has no reference hash to compare with")
     try:
         found = trunk_reference_hash(charter.features, charter.model)
     except ConfigError as error:
-        todo = "install what the charter's trunk needs, in the version that the consortium uses"
-        return problem(Area.MACHINE, "features", str(error), todo)
+        advice = "install what the charter's trunk needs, in the version that the consortium uses"
+        return problem(Area.MACHINE, "features", "{error}", advice, error=error)
     if found == expected:
-        return good(Area.MACHINE, "features", f"those of the charter ({expected[:16]})")
+        return good(Area.MACHINE, "features", "those of the charter ({hash})", hash=expected[:16])
     import rdkit
 
-    text = f"RDKit {rdkit.__version__} of this machine gives {found[:16]} where the charter says {expected[:16]}"
-    return problem(Area.MACHINE, "features", text, "install the version of RDKit that the consortium uses")
+    return problem(
+        Area.MACHINE,
+        "features",
+        "RDKit {version} of this machine gives {found} where the charter says {expected}",
+        "install the version of RDKit that the consortium uses",
+        version=rdkit.__version__,
+        found=found[:16],
+        expected=expected[:16],
+    )

@@ -18,7 +18,7 @@ from kmel_p2p.core.wire import PROTOCOL, versions_differ
 from kmel_p2p.net.connection_failure import ConnectionFailure
 from kmel_p2p.net.desk import member_keys
 from kmel_p2p.net.desk_client import DeskUnreachableError, ask_desk, encode_question
-from kmel_p2p.site.doctor.findings import Area, Finding, good, problem
+from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem, warning
 from kmel_p2p.version import VERSION
 
 ASK_S = 6.0
@@ -139,63 +139,65 @@ def examine_contacts(contacts: Sequence[Contact], constitution: Constitution, as
 
 
 def _outward(contact: Contact) -> Finding:
-    name, check = contact.rule.name, f"to {contact.rule.name}"
+    name, title = contact.rule.name, "to {site}"
     if contact.facts is not None:
-        return good(Area.NETWORK, check, f"answers at {contact.address}")
+        return good(Area.NETWORK, title, "answers at {address}", site=name, address=contact.address)
     if not contact.failures:
-        return Finding(Area.NETWORK, check, "note", f"{name} has no address: it dials, and nobody dials it")
-    todo = f"do what the message says, or ask the operator of {name}; kmel-peer doctor there sees the other side"
-    return problem(Area.NETWORK, check, "; ".join(contact.failures), todo)
+        return note(Area.NETWORK, title, "{site} has no address: it dials, and nobody dials it", site=name)
+    advice = "do what the message says, or ask the operator of {site}; kmel-peer doctor there sees the other side"
+    return problem(Area.NETWORK, title, "{failures}", advice, site=name, failures="; ".join(contact.failures))
 
 
 def _inward(contact: Contact) -> Finding:
-    name, check = contact.rule.name, f"from {contact.rule.name}"
+    name, title = contact.rule.name, "from {site}"
     if contact.looked is None:
-        return Finding(Area.NETWORK, check, "note", f"{name} did not look: {contact.not_looked}")
+        return note(Area.NETWORK, title, "{site} did not look: {reason}", site=name, reason=contact.not_looked)
     reached = [row["address"] for row in contact.looked if not row["problem"]]
     if reached:
-        return good(Area.NETWORK, check, f"{name} reaches this site at {', '.join(reached)}")
+        says = "{site} reaches this site at {addresses}"
+        return good(Area.NETWORK, title, says, site=name, addresses=", ".join(reached))
     if not contact.looked:
-        text = f"{name} knows no address of this site, so it cannot dial it"
-        todo = "set network.advertise, unless this site is only to dial out: then outbound_only = true"
-        return problem(Area.NETWORK, check, text, todo)
-    text = f"{name} does not reach this site: {'; '.join(row['problem'] for row in contact.looked)}"
-    todo = "open the port in the firewall and forward it, or correct network.advertise; else outbound_only = true"
-    return problem(Area.NETWORK, check, text, todo)
+        says = "{site} knows no address of this site, so it cannot dial it"
+        advice = "set network.advertise, unless this site is only to dial out: then outbound_only = true"
+        return problem(Area.NETWORK, title, says, advice, site=name)
+    says, failures = "{site} does not reach this site: {failures}", "; ".join(row["problem"] for row in contact.looked)
+    advice = "open the port in the firewall and forward it, or correct network.advertise; else outbound_only = true"
+    return problem(Area.NETWORK, title, says, advice, site=name, failures=failures)
 
 
 def _clock(answered: Sequence[Contact]) -> Finding:
     off = [contact for contact in answered if abs(contact.ahead_s[0]) > CLOCK_S + contact.ahead_s[1]]
     if not off:
-        return good(Area.MACHINE, "clock", f"within {CLOCK_S:g} s of {len(answered)} other sites")
+        says = "within {seconds} s of {count} other sites"
+        return good(Area.MACHINE, "clock", says, seconds=f"{CLOCK_S:g}", count=len(answered))
     ours = statistics.median(contact.ahead_s[0] for contact in answered)
     if abs(ours) > CLOCK_S:
-        way = "behind" if ours > 0 else "ahead of"
-        text = f"this machine's clock is {abs(ours):.0f} s {way} those of {_names(off)}"
-        return problem(Area.MACHINE, "clock", text, "set it by NTP (timedatectl set-ntp true)")
-    text = f"the clock of {_names(off)} differs from this one and most others"
-    return Finding(Area.MACHINE, "clock", "warning", text, "tell the operator there")
+        says = "this machine's clock is {seconds} s ahead of those of {sites}"
+        if ours > 0:
+            says = "this machine's clock is {seconds} s behind those of {sites}"
+        advice = "set it by NTP (timedatectl set-ntp true)"
+        return problem(Area.MACHINE, "clock", says, advice, seconds=f"{abs(ours):.0f}", sites=_names(off))
+    says = "the clock of {sites} differs from this one and most others"
+    return warning(Area.MACHINE, "clock", says, "tell the operator there", sites=_names(off))
 
 
 def _versions(answered: Sequence[Contact]) -> Iterator[Finding]:
     ours = (VERSION, PROTOCOL)
     others = [one for one in answered if one.facts and (one.facts.get("version"), one.facts.get("protocol")) != ours]
     if not others:
-        yield good(Area.FILES, "version", f"{VERSION}, as the others")
+        yield good(Area.FILES, "version", "{version}, as the others", version=VERSION)
         return
     for contact in others:
-        facts = contact.facts or {}
-        text = f"{contact.rule.name} runs {str(facts.get('version'))[:40]}, this site {VERSION}"
-        if facts.get("protocol") != PROTOCOL:
-            yield _other_protocol(contact.rule.name, facts.get("protocol"), text)
+        facts, name = contact.facts or {}, contact.rule.name
+        theirs, protocol = one_line(str(facts.get("version")), 40), facts.get("protocol")
+        if protocol != PROTOCOL:
+            says = "{site} runs {theirs}, this site {ours}, and the two do not understand each other: {reason}"
+            advice = "upgrade as docs/upgrades.md says, All sites together; until then neither gets the other's entries"
+            reason = versions_differ("protocol", protocol, PROTOCOL, name, "this site") or "it names no protocol"
+            yield problem(Area.FILES, "version", says, advice, site=name, theirs=theirs, ours=VERSION, reason=reason)
         else:
-            yield Finding(Area.FILES, "version", "warning", text, "update the older one when it suits")
-
-
-def _other_protocol(name: str, protocol: object, text: str) -> Finding:
-    differ = versions_differ("protocol", protocol, PROTOCOL, name, "this site")
-    todo = "upgrade as docs/upgrades.md says (All sites together); nothing is lost meanwhile, and neither gets entries"
-    return problem(Area.FILES, "version", f"{text}: {differ or 'it does not say which protocol it speaks'}", todo)
+            says, advice = "{site} runs {theirs}, this site {ours}", "update the older one when it suits"
+            yield warning(Area.FILES, "version", says, advice, site=name, theirs=theirs, ours=VERSION)
 
 
 def _agreement(answered: Sequence[Contact], constitution: Constitution) -> Iterator[Finding]:
@@ -204,27 +206,24 @@ def _agreement(answered: Sequence[Contact], constitution: Constitution) -> Itera
         facts, name = contact.facts or {}, contact.rule.name
         if facts.get("charter") != constitution.id.hex():
             same = False
-            text = f"{name} goes by another charter ({str(facts.get('charter'))[:16]}) than this site"
-            yield problem(
-                Area.FILES,
-                "agreement",
-                text,
-                "compare the two (kmel-peer charter diff): one of the sites took a wrong file",
-            )
+            says, id = "{site} goes by another charter ({id}) than this site", one_line(str(facts.get("charter")), 16)
+            advice = "compare the two (kmel-peer charter diff): one of the sites took a wrong file"
+            yield problem(Area.FILES, "agreement", says, advice, site=name, id=id)
             continue
         number = max(0, int(facts["amendments"]))
         if number <= constitution.number and facts.get("head") != constitution.hash_at(number).hex():
             same = False
-            text = f"{name} has another amendment {number} in force than this site"
-            todo = "stop, and talk to the other operators: the sites have parted"
-            yield problem(Area.FILES, "agreement", text, todo)
+            says = "{site} has another amendment {number} in force than this site"
+            advice = "stop, and talk to the other operators: the sites have parted"
+            yield problem(Area.FILES, "agreement", says, advice, site=name, number=number)
         elif number != constitution.number:
             same = False
-            text = f"{name} has {number} amendments in force, this site {constitution.number}"
-            todo = "nothing, while both peers run: the missing ones come by themselves"
-            yield Finding(Area.FILES, "agreement", "warning", text, todo)
+            says = "{site} has {theirs} amendments in force, this site {ours}"
+            advice = "nothing, while both peers run: the missing ones come by themselves"
+            yield warning(Area.FILES, "agreement", says, advice, site=name, theirs=number, ours=constitution.number)
     if same:
-        yield good(Area.FILES, "agreement", f"the same charter and amendments as {_names(answered)}")
+        says = "the same charter and amendments as {sites}"
+        yield good(Area.FILES, "agreement", says, sites=_names(answered))
 
 
 def _names(contacts: Sequence[Contact]) -> str:

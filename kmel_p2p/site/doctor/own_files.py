@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.chem.read.table_file import table_rows
 from kmel_p2p.site.config import SiteConfig, load_config, read_text
-from kmel_p2p.site.doctor.findings import Area, Finding, good, problem
+from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
@@ -33,9 +33,11 @@ def examine_files(config_path: Path, own: OwnFiles) -> Iterator[Finding]:
     try:
         own.config = load_config(config_path)
     except ConfigError as error:
-        yield problem(Area.FILES, "settings", str(error), f"correct {config_path}, then look again")
+        yield problem(
+            Area.FILES, "settings", "{error}", "correct {file}, then look again", error=error, file=config_path
+        )
         return
-    yield good(Area.FILES, "settings", f"{config_path} can be used")
+    yield good(Area.FILES, "settings", "{file} can be used", file=config_path)
     yield _key(own)
     yield _modes(own.config)
     yield from _charter(own)
@@ -47,18 +49,20 @@ def _key(own: OwnFiles) -> Finding:
     try:
         own.identity = load_key(own.config.site.key_file)
     except ConfigError as error:
-        return problem(Area.FILES, "key", str(error), "do what the message says; the peer does not start before")
-    return good(Area.FILES, "key", f"{own.config.site.key_file}, public key {own.identity.key.hex()[:16]}…")
+        advice = "do what the message says; the peer does not start before"
+        return problem(Area.FILES, "key", "{error}", advice, error=error)
+    return good(Area.FILES, "key", "{file}, public key {key}…", file=own.config.site.key_file, key=_short(own.identity))
 
 
 def _modes(config: SiteConfig) -> Finding:
     folder = config.site.state_dir
     if not folder.exists():
-        return Finding(Area.FILES, "state", "note", f"{folder} is made at the first start")
+        return note(Area.FILES, "state", "{folder} is made at the first start", folder=folder)
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
-        return problem(Area.FILES, "state", f"{folder} is open to others (mode {mode:04o})", f"chmod 700 {folder}")
-    return good(Area.FILES, "state", f"{folder} is this user's alone")
+        says = "{folder} is open to others (mode {mode})"
+        return problem(Area.FILES, "state", says, "chmod 700 {folder}", folder=folder, mode=f"{mode:04o}")
+    return good(Area.FILES, "state", "{folder} is this user's alone", folder=folder)
 
 
 def _charter(own: OwnFiles) -> Iterator[Finding]:
@@ -67,45 +71,48 @@ def _charter(own: OwnFiles) -> Iterator[Finding]:
     try:
         own.document = CharterDocument.parse(read_text(path, "kmel-peer join or invite brings it"), str(path))
     except ConfigError as error:
-        yield problem(
-            Area.FILES, "charter", str(error), "kmel-peer join TEXT, or ask another site for its charter.toml"
-        )
+        advice = "kmel-peer join TEXT, or ask another site for its charter.toml"
+        yield problem(Area.FILES, "charter", "{error}", advice, error=error)
         return
     charter = own.document.charter
     if problems := own.document.problems():
-        yield problem(
-            Area.FILES,
-            "charter",
-            f"{path} is not in force: {'; '.join(problems)}",
-            "collect the signatures: kmel-peer invite or join, or kmel-peer charter merge",
-        )
+        says = "{file} is not in force: {problems}"
+        advice = "collect the signatures: kmel-peer invite or join, or kmel-peer charter merge"
+        yield problem(Area.FILES, "charter", says, advice, file=path, problems="; ".join(problems))
         return
-    yield good(Area.FILES, "charter", f"{charter.federation}, {charter.id.hex()[:16]}, signed by all founders")
+    says = "{federation}, {id}, signed by all founders"
+    yield good(Area.FILES, "charter", says, federation=charter.federation, id=charter.id.hex()[:16])
     try:
         constitution = _constitution(own.config, Constitution(charter))
     except (KmelError, OSError) as error:
-        yield problem(Area.FILES, "amendments", str(error), "list all amendments in order under site.amendments")
+        advice = "list all amendments in order under site.amendments"
+        yield problem(Area.FILES, "amendments", "{error}", advice, error=error)
         return
     own.constitution = constitution
     if own.identity is None:
         return
-    rule = constitution.roster.get(own.identity.key)
-    if rule is None:
-        left = own.identity.key in constitution.everyone
-        text = "an amendment has retired this key" if left else "neither charter nor amendments list this site's key"
-        yield problem(
-            Area.FILES,
-            "roster",
-            f"{text} ({own.identity.key.hex()[:16]}…)",
-            "check that key and charter are those of one federation; a later site needs site.amendments",
-        )
-    elif rule.name != own.config.site.name:
-        text = f"site.name is {own.config.site.name!r}, and the charter calls this key {rule.name!r}"
-        yield problem(Area.FILES, "roster", text, f'write name = "{rule.name}" under [site]')
-    else:
-        yield good(Area.FILES, "roster", f"{rule.name} is one of {len(constitution.roster)} sites")
+    yield _roster(own.config.site.name, own.identity, constitution)
     number = constitution.number
-    yield good(Area.FILES, "amendments", f"{number} in force" if number else "none in force")
+    yield good(Area.FILES, "amendments", "{count} in force" if number else "none in force", count=number)
+
+
+def _roster(name: str, identity: Identity, constitution: Constitution) -> Finding:
+    """Whether charter and amendments have this site, by its name."""
+    rule = constitution.roster.get(identity.key)
+    if rule is None:
+        says = "neither charter nor amendments list this site's key ({key}…)"
+        if identity.key in constitution.everyone:
+            says = "an amendment has retired this key ({key}…)"
+        advice = "check that key and charter are those of one federation; a later site needs site.amendments"
+        return problem(Area.FILES, "roster", says, advice, key=_short(identity))
+    if rule.name != name:
+        says = "site.name is {written!r}, and the charter calls this key {name!r}"
+        return problem(Area.FILES, "roster", says, 'write name = "{name}" under [site]', written=name, name=rule.name)
+    return good(Area.FILES, "roster", "{name} is one of {count} sites", name=rule.name, count=len(constitution.roster))
+
+
+def _short(identity: Identity) -> str:
+    return identity.key.hex()[:16]
 
 
 def _constitution(config: SiteConfig, constitution: Constitution) -> Constitution:
@@ -128,32 +135,38 @@ def _constitution(config: SiteConfig, constitution: Constitution) -> Constitutio
 
 def _data(own: OwnFiles) -> Iterator[Finding]:
     assert own.config is not None
-    data, where = own.config.data, "[data] in the settings; docs/data.md shows each form"
+    data, advice = own.config.data, "correct [data] in the settings; docs/data.md shows each form"
     if own.document is not None:
         known = [endpoint.name for endpoint in own.document.charter.assay_endpoints]
         odd = [name for name in data.columns if name not in known]
         if odd:
-            text = f"[data.columns] names {', '.join(map(repr, odd))}; the charter has {', '.join(map(repr, known))}"
-            yield problem(Area.DATA, "columns", text, f"correct {where}")
+            says = "[data.columns] names {odd}; the charter has {known}"
+            yield problem(Area.DATA, "columns", says, advice, odd=_listed(odd), known=_listed(known))
     try:
         with data.path.open("rb"):
             pass
     except OSError as error:
-        yield problem(Area.DATA, "data", f"{data.path} cannot be read: {error.strerror}", f"correct {where}")
+        says = "{file} cannot be read: {reason}"
+        yield problem(Area.DATA, "data", says, advice, file=data.path, reason=error.strerror)
         return
     if data.format != "wide":
-        yield good(Area.DATA, "data", f"{data.path} is there; kmel-peer data check reads it")
+        yield good(Area.DATA, "data", "{file} is there; kmel-peer data check reads it", file=data.path)
         return
     try:
         header, _ = table_rows(data.path, data)
     except (DataError, ConfigError) as error:
-        yield problem(Area.DATA, "data", str(error), f"correct the file, or {where}")
+        yield problem(Area.DATA, "data", "{error}", "correct the file, or [data] in the settings", error=error)
         return
     missing = [
         name for name in (data.smiles_column, *(rule.column for rule in data.columns.values())) if name not in header
     ]
     if missing:
-        text = f"{data.path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, header[:20]))}"
-        yield problem(Area.DATA, "data", text, f"correct {where}")
+        says, there = "{file} has no column {missing}; it has {there}", _listed(header[:20])
+        yield problem(Area.DATA, "data", says, advice, file=data.path, missing=_listed(missing), there=there)
     else:
-        yield good(Area.DATA, "data", f"{data.path} has the columns; kmel-peer data check reads its values")
+        says = "{file} has the columns; kmel-peer data check reads its values"
+        yield good(Area.DATA, "data", says, file=data.path)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
