@@ -120,6 +120,11 @@ def names(target: ast.AST) -> Iterator[str]:
 
 
 def test_every_command_says_in_korean_what_it_does(words: dict[str, str]) -> None:
+    context = click.Context(cli, info_name="kmel-peer")
+    commands = [cli.get_command(context, name) for name in COMMANDS]
+    helped = {text for command in commands if command is not None for text in texts_of(command)}
+    assert len(helped) > 250
+    assert helped - words.keys() == set()
     assert [line for _, line in COMMANDS.values() if line not in words] == []
     told = run("--help", LANG="ko_KR.UTF-8")
     assert told.startswith("사용법: kmel-peer")
