@@ -41,6 +41,9 @@ def speak() -> None:
 def translated(command: click.Command) -> click.Command:
     """A command with its help in the language of this process, and so its options and the commands under it."""
     if korean():
+        from kmel_p2p.cli.wide_help import WideContext
+
+        command.context_class = WideContext
         if command.help:
             command.help = _paragraphs(command.help)
         for parameter in command.params:

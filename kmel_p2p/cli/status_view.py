@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kmel_p2p.cli.language import say
+from kmel_p2p.site.observe.headline import BEST_LOCAL
 from kmel_p2p.site.observe.next_step import STEPS, next_step
 from kmel_p2p.site.observe.status import (
     SITES_NAMED,
@@ -36,8 +37,11 @@ STATE_STYLE = {
 }
 WIDE = 100
 """Columns from which addresses are shown as well."""
+NARROW = 72
+"""Columns below which round trips are not."""
 
-HEADINGS = {"site": False, "state": False, "heard": True, "trip": True, "entries": True, "in": True, "out": True}
+HEADINGS = {"site": False, "state": False, "heard": True, "trip": True, "entries": True, "behind": True, "in": True,
+            "out": True}  # fmt: skip
 """Of the other sites' columns: whether they stand on the right."""
 
 
@@ -72,13 +76,13 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     table.add_row(say("next"), say(STEPS[next_step(document)]))
     for text in (*(wait.text for wait in document.waits[:most]), *_left_out(len(document.waits), most, "waits")):
         table.add_row(say("waits"), text)
-    for name, text in ((say("mode"), document.mode), *document.averaging.summary):
-        table.add_row(name, text)
+    for name, text in (("mode", document.mode), *document.averaging.summary):
+        table.add_row(say(name), text)
     loss = "-" if document.loss is None else f"{document.loss:.4f}"
     table.add_row(say("loss"), f"{loss}  (trained {age_text(document.ages.trained_s)})")
-    for endpoint, scores in document.scores.items():
-        scored = "  ".join([endpoint, *(f"{name} {value:.4f}" for name, value in scores.items())])
-        table.add_row(say("scores"), scored)
+    for endpoint in {**document.scores, **document.compared}:
+        rounds = (f"{name} {value:.4f}" for name, value in document.scores.get(endpoint, {}).items())
+        table.add_row(say("scores"), "  ".join([endpoint, *rounds, *_against_best_local(document, endpoint)]))
     table.add_row(say("trainer"), _trainer(document.trainer))
     process, egress = document.process, document.egress
     table.add_row(
@@ -92,6 +96,14 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     if document.last_error:
         table.add_row(say("last error"), Text(document.last_error, "red"))
     return table
+
+
+def _against_best_local(document: StatusDocument, endpoint: str) -> Iterator[str]:
+    """Whether it pays, once the run has ended; the smaller error is the better one."""
+    if errors := document.compared.get(endpoint):
+        own, local = errors["predicts"], errors[BEST_LOCAL]
+        change = f" ({own / local - 1:+.1%})" if local > 0 else ""
+        yield say("predicts with {own}, best local {local}").format(own=f"{own:.4f}", local=f"{local:.4f}") + change
 
 
 def _grid() -> Table:
@@ -127,7 +139,7 @@ class _Members:
         self._members = members
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._table(options.max_width >= WIDE)
+        yield self._table(options.max_width)
         alike: defaultdict[str, list[str]] = defaultdict(list)
         for member in self._members:
             if member.problem:
@@ -137,9 +149,10 @@ class _Members:
             who = " ".join(names[:SITES_NAMED]) + more
             yield Padding(Text.assemble((who, "red"), f"  {say(problem)}"), (0, 1))
 
-    def _table(self, wide: bool) -> Table:
-        table = Table(box=None, header_style="bold", padding=(0, 1))
-        for name, right in HEADINGS.items():
+    def _table(self, width: int) -> Table:
+        table, wide = Table(box=None, header_style="bold", padding=(0, 1)), width >= WIDE
+        shown = {name: right for name, right in HEADINGS.items() if name != "trip" or width >= NARROW}
+        for name, right in shown.items():
             # A name is broken over lines before any other column is cut.
             name_of_site = name == "site"
             table.add_column(
@@ -151,14 +164,15 @@ class _Members:
         if wide:
             table.add_column(say("address"), no_wrap=True)
         for member in self._members:
-            row: list[RenderableType] = [
-                member.name,
-                Text(say(member.state), STATE_STYLE[member.state]),
-                age_text(member.heard_age_s).removesuffix(" ago"),
-                "-" if member.rtt_ms is None else f"{member.rtt_ms:.1f} ms",
-                str(member.entries_applied),
-                bytes_text(member.bytes_in),
-                bytes_text(member.bytes_out),
-            ]
-            table.add_row(*row, *([member.address] if wide else []))
+            row: dict[str, RenderableType] = {
+                "site": member.name,
+                "state": Text(say(member.state), STATE_STYLE[member.state]),
+                "heard": age_text(member.heard_age_s).removesuffix(" ago"),
+                "trip": "-" if member.rtt_ms is None else f"{member.rtt_ms:.1f} ms",
+                "entries": str(member.entries_applied),
+                "behind": "-" if member.behind is None else str(member.behind),
+                "in": bytes_text(member.bytes_in),
+                "out": bytes_text(member.bytes_out),
+            }
+            table.add_row(*(row[name] for name in shown), *([member.address] if wide else []))
         return table

@@ -12,6 +12,22 @@ FIRST, COMING, MADE = 4, 10, 24
 SLOW = Conditions(latency_us=20 * MILLISECOND, bits_per_second=500_000)
 
 
+def test_a_site_that_was_away_is_seen_to_be_behind_until_it_has_caught_up() -> None:
+    made = LedgerFederation(toy_world(3, {"entry_limit": 12}, step_us=lambda index: SECOND // 5), seed=3)
+    made.start_all()
+    averaging, away = made.averaging(0), made.sites[2].key
+    assert averaging.antientropy.lacking(away) is None
+    assert made.run(60 * SECOND, until=lambda: averaging.ledger.head(away) >= 2)
+    held = sum(averaging.ledger.vector.values())
+    made.partition([2], range(3))
+    assert made.run(60 * SECOND, until=lambda: sum(averaging.ledger.vector.values()) >= held + 6)
+    assert averaging.antientropy.lacking(away) is None, "what it said before it went says nothing of it now"
+    made.heal([2], range(3))
+    assert made.run(10 * SECOND, until=lambda: (averaging.antientropy.lacking(away) or 0) >= 6, step=MILLISECOND)
+    assert made.run(60 * SECOND, until=made.all_complete)
+    assert made.run(10 * SECOND, until=lambda: averaging.antientropy.lacking(away) == 0)
+
+
 def test_many_newcomers_train_only_when_most_entries_are_there() -> None:
     """What each lacks of an author counts, not what it lacks in all beside the many that say they train."""
     world = toy_world(

@@ -225,6 +225,10 @@ class LedgerMode(SiteMode):
             },
         )
 
+    def behind(self, averaging: Averaging, key: SiteKey) -> int | None:
+        """By what the site told last, at most some seconds ago where it answers."""
+        return _of(averaging).antientropy.lacking(key)
+
     def has_failed(self, site: Site, averaging: Averaging) -> bool:
         """Its own log was ended."""
         return site.identity.key in _of(averaging).ledger.faults

@@ -137,6 +137,10 @@ class SiteMode(ABC):
     def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
         """The mode's section of the status document. `digest`: hex, empty while it is being computed."""
 
+    def behind(self, averaging: Averaging, key: SiteKey) -> int | None:
+        """Entries held here that another site has not told that it holds; None: it told nothing, or there are none."""
+        return None
+
     @abstractmethod
     def has_failed(self, site: Site, averaging: Averaging) -> bool:
         """Whether this site can contribute nothing more until people act."""

@@ -40,6 +40,17 @@ class SitePayoff:
         return len(self.gaining) + len(self.alone) + len(self.unclear)
 
 
+def against_best_local(result: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """Assay endpoint -> errors on the test fold of what the site `predicts` with, and of `best_local`, where known."""
+    found = {}
+    for endpoint in (result or {}).get("endpoints", ()):
+        local = (endpoint.get("stacked") or {}).get(BEST_LOCAL, {}).get("test")
+        own = endpoint.get("predicted", {}).get("test")
+        if local is not None and own is not None:
+            found[endpoint["name"]] = {"predicts": float(own), BEST_LOCAL: float(local)}
+    return found
+
+
 def site_payoff(result: Mapping[str, Any] | None) -> SitePayoff | None:
     """Of a comparison (`learn.evaluate.comparison`); None where there is none, or no stack to compare with."""
     gaining, alone, unclear, changes = [], [], [], []

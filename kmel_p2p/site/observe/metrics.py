@@ -66,13 +66,18 @@ def _peer_metrics(status: StatusDocument) -> Iterable[Metric]:
 def _member_metrics(status: StatusDocument) -> Iterable[Metric]:
     alive = GaugeMetricFamily("kmel_member_alive", "1 while the site counts as reachable", labels=["site"])
     entries = GaugeMetricFamily("kmel_member_entries", "newest entry applied of the site", labels=["site"])
+    behind = GaugeMetricFamily(
+        "kmel_member_behind_entries", "entries held here that the site has not told it holds", labels=["site"]
+    )
     trip = GaugeMetricFamily("kmel_member_round_trip_seconds", "probe round trip", labels=["site"])
     for member in status.members:
         alive.add_metric([member.name], float(member.reachable))
         entries.add_metric([member.name], member.entries_applied)
+        if member.behind is not None:
+            behind.add_metric([member.name], member.behind)
         if member.rtt_ms is not None:
             trip.add_metric([member.name], member.rtt_ms / 1000)
-    yield from (alive, entries, trip)
+    yield from (alive, entries, behind, trip)
 
 
 def why_not_ready(status: StatusDocument) -> str:

@@ -65,6 +65,8 @@ class MemberStatus:
     bytes_in: int = 0
     bytes_out: int = 0
     entries_applied: int = 0
+    behind: int | None = None
+    """Entries held here that it has not told that it holds; None: not known, or this mode keeps no entries."""
     problem: str = ""
     """Why there is no connection, in words for the operator; empty when there is one."""
     outbound: bool = False
@@ -221,7 +223,10 @@ class StatusDocument:
     """Where this peer listens."""
     loss: float | None = None
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Assay endpoint -> metric -> value."""
+    """Assay endpoint -> metric -> value, of this site's newest round."""
+    compared: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Assay endpoint -> `predicts` (error of what this site predicts with) and `best_local` -> on the test fold, when
+    the run last ended."""
     data: Mapping[str, int] = field(default_factory=dict)
     """Rows in, used, rejected, aggregated, train, valid, test."""
     alarms: tuple[Alarm, ...] = ()

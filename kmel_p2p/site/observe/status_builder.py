@@ -23,6 +23,7 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.drift_alarms import drift_alarms
 from kmel_p2p.site.observe.egress import EgressLog
+from kmel_p2p.site.observe.headline import against_best_local
 from kmel_p2p.site.observe.status import (
     Alarm,
     EgressStatus,
@@ -106,6 +107,7 @@ class StatusBuilder:
             address=self.address,
             loss=activity.loss,
             scores=activity.scores,
+            compared=against_best_local(self.final_models.last_result),
             data=activity.data,
             alarms=(*activity.alarms, *self._never_reached(site), *drift_alarms(site.config.site.state_dir)),
             last_error=activity.last_error,
@@ -158,6 +160,7 @@ class StatusBuilder:
 
     def _members(self, site: Site) -> tuple[MemberStatus, ...]:
         links, vector, names = self.transport.links(), self.peer.averaging.vector, site.names
+        mode = mode_of(site.charter)
         only_dials = site.config.network.outbound_only
         members = []
         for view in self.peer.membership.members():
@@ -175,6 +178,7 @@ class StatusBuilder:
                     bytes_in=sum(link.traffic.bytes_in.values()) if link else 0,
                     bytes_out=sum(link.traffic.bytes_out.values()) if link else 0,
                     entries_applied=vector.get(SiteKey(view.key), 0),
+                    behind=mode.behind(self.peer.averaging, SiteKey(view.key)),
                     problem=RELAYED if view.degraded and view.outbound_only and only_dials else _problem(link),
                     outbound=link is not None and link.outbound,
                     inbound=link is not None and link.inbound,

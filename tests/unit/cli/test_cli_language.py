@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+from rich.cells import cell_len
 
 from kmel_p2p.cli.language import CATALOGUES, DOMAIN
 from kmel_p2p.cli.main import COMMANDS, cli
@@ -139,6 +140,12 @@ def test_help_and_errors_are_korean_where_the_environment_says_so_and_english_el
         told = run("join", "--help", **language)
         assert told.startswith("Usage: kmel-peer join")
         assert not HANGUL.search(told)
+
+
+def test_korean_help_keeps_to_the_width_of_the_screen() -> None:
+    for arguments in ([], ["held", "reject"], ["charter", "new"], ["ledger", "verify"]):
+        told = run(*arguments, "--help", LANG="ko_KR.UTF-8", COLUMNS="80")
+        assert [line for line in told.splitlines() if cell_len(line) > 80] == []
 
 
 def test_output_for_programs_is_english_everywhere(tmp_path: Path) -> None:

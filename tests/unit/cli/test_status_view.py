@@ -59,6 +59,19 @@ def test_on_a_full_screen_phase_and_next_step_are_above_the_fold() -> None:
     assert "and 9 more waits" in text
 
 
+def test_each_site_shows_how_far_it_is_behind_and_each_endpoint_whether_it_pays() -> None:
+    south, east, west = members()
+    told = (dataclasses.replace(south, behind=0), dataclasses.replace(east, behind=7), west)
+    scores, compared = {"logd": {"valid": 0.61}}, {"logd": {"predicts": 0.57, "best_local": 0.6}}
+    lines = shown(status(members=told, scores=scores, compared=compared)).splitlines()
+    ends = next(line.index("behind") + len("behind") for line in lines if "behind" in line)
+    rows = {name: next(line for line in lines if line.split()[:1] == [name]) for name in ("south", "east", "west")}
+    assert {name: row[:ends].split()[-1] for name, row in rows.items()} == {"south": "0", "east": "7", "west": "-"}
+    text = "\n".join(lines)
+    assert "logd  valid 0.6100  predicts with 0.5700, best local 0.6000 (-5.0%)" in text
+    assert "trip" not in shown(status(members=told), width=60)
+
+
 def test_with_nothing_to_say_it_fits_24_lines() -> None:
     lines = shown(status(members=members()[:2])).splitlines()
     assert len(lines) <= 24

@@ -104,6 +104,10 @@ class AntiEntropy:
         """The vector that `key` last told us, as far as it is to be believed."""
         return self._other_peers.credible(key)
 
+    def lacking(self, key: SiteKey) -> int | None:
+        """Entries held here that `key` has not told that it holds; None: it told nothing that can be read here."""
+        return self._other_peers.lacking(key)
+
     def offered(self, key: SiteKey) -> Vector:
         """How far `key` may be asked for entries, or for a snapshot."""
         return self._other_peers.offered(key)

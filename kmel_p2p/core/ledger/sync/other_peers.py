@@ -171,6 +171,17 @@ class OtherPeers:
                 found.add(key)
         return found
 
+    def lacking(self, key: SiteKey) -> int | None:
+        """Entries held here that `key` has not told that it holds; None: it told nothing that can be read here."""
+        told, accepted = self._told.get(key), self._ledger.accepted
+        if told is None or told.vector is None:
+            return None
+        if told.vector == accepted.held:
+            return 0
+        places = len(accepted.order)
+        more = accepted.held.padded(places) - told.vector.cut(places).padded(places)
+        return int(more[more > 0].sum())
+
     def offered(self, key: SiteKey) -> Vector:
         """The vector that `key` last told us, as far as it may be asked for what is in it."""
         return self._statements.offered(self._named(key))
