@@ -114,7 +114,17 @@ class ResourcesSection(StrictModel):
     """How much of this machine the trainer may use."""
 
     threads: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
-    """Threads of the trainer; 0: all cores."""
+    """Threads of the trainer, of all its processes together; 0: all cores."""
+    launcher: Literal["none", "torchrun"] = "none"
+    """`torchrun`: the trainer is several processes, each of which trains on its share of every batch."""
+    processes: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
+    """How many on each machine; on GPUs, at most as many as there are. More than one needs a launcher."""
+    nodes: Annotated[int, pydantic.Field(ge=1, le=1024)] = 1
+    """Machines with so many processes each, this one among them; docs/models.md says how the others start theirs."""
+    rendezvous: Annotated[
+        str, worded_pattern(r"^(|(\[[0-9a-fA-F:.]+\]|[^:/@\s]+):\d{1,5})$", 'host:port such as "node1:29400", or ""')
+    ] = ""
+    """Where the processes of several machines meet: a name of this machine, and a port that only they can reach."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the trainer computes; auto: on a GPU that torch can use (in bfloat16 if it has that), else on the CPU."""
     featurise_processes: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
@@ -123,6 +133,14 @@ class ResourcesSection(StrictModel):
     """Priority given up by the trainer, so that the daemon always answers."""
     hours: Annotated[tuple[Hours, ...], pydantic.Field(max_length=64)] = ()
     """When rounds may begin, in this machine's local time, such as "Mon-Fri 20:00-06:00"; empty: always."""
+
+    @pydantic.model_validator(mode="after")
+    def _several_processes_have_a_launcher(self) -> ResourcesSection:
+        if self.launcher == "none" and (self.processes > 1 or self.nodes > 1):
+            raise ValueError('processes and nodes above 1 need launcher = "torchrun"')
+        if (self.nodes > 1) != bool(self.rendezvous):
+            raise ValueError('nodes above 1 and rendezvous = "host:port" go together')
+        return self
 
 
 class LedgerSection(StrictModel):

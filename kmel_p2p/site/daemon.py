@@ -28,7 +28,7 @@ from kmel_p2p.core.membership.events import LeaveFinished
 from kmel_p2p.core.peer import make_wire
 from kmel_p2p.core.types import Lane
 from kmel_p2p.files import private_directory
-from kmel_p2p.learn.worker.process import main as trainer_main
+from kmel_p2p.learn.worker.launch import entry_of
 from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.link_events import Egress
 from kmel_p2p.net.settings import TransportSettings
@@ -162,9 +162,10 @@ class Daemon:
             lambda: self._site, self._peer.board, self._peer.membership.alive, lambda each: self._driver.command(each)
         )
         digest = TrunkDigest(averaging)
+        plan = trainer_plan(self._site, reproducible_seed=int.from_bytes(self._site.identity.key[:4], "big"))
         self._trainer = TrainerSupervisor(
-            trainer_main,
-            trainer_plan(self._site, reproducible_seed=int.from_bytes(self._site.identity.key[:4], "big")),
+            entry_of(plan),
+            plan,
             self._site.layout.size,
             lambda: writer.call(lambda store: self._mode.own_state_file(self._site, store)),
             time.monotonic,

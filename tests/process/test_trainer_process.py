@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.shared_memory import SharedMemory
@@ -29,6 +29,7 @@ from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.tensor_file import write_vector
+from kmel_p2p.learn.worker import launch
 from kmel_p2p.learn.worker import process as worker
 from kmel_p2p.learn.worker.session import (
     Abandon,
@@ -91,10 +92,10 @@ class Daemon:
         }
         return TrainerPlan(**{**settings, **changes})
 
-    def start(self, plan: TrainerPlan) -> None:
+    def start(self, plan: TrainerPlan, entry: Callable[..., None] = worker.main) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, plan))
+        self.process = context.Process(target=entry, args=(theirs, plan))
         self.process.start()
         theirs.close()
 
@@ -244,3 +245,56 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline, "the child outlived its parent"
             time.sleep(0.02)
+
+
+def test_a_trainer_of_two_processes_starts_anew_when_one_is_killed(daemon: Daemon) -> None:
+    daemon.start(daemon.plan())
+    daemon.ask(Prepare())
+    alone = daemon.ask(Train(1, 3))
+    daemon.connection.send(Stop())
+    assert daemon.exit_code() == 0
+    daemon.connection.close()
+
+    two: dict[str, Any] = {"processes": 2, "device": "cpu"}
+    daemon.start(daemon.plan(**two), launch.main)
+    assert isinstance(daemon.ask(Prepare()), Prepared)
+    first = daemon.ask(Train(1, 3))
+    assert isinstance(first, Trained), first
+    assert first.train_loss == pytest.approx(alone.train_loss, rel=1e-4)
+    assert first.norm == pytest.approx(alone.norm, rel=1e-2)
+    daemon.connection.send(Commit(1))
+    daemon.connection.send(Train(2, 100_000))
+    while True:
+        assert daemon.connection.poll(DEADLINE_S)
+        if daemon.connection.recv().stage == "training":
+            break
+    agent = psutil.Process(daemon.process.pid)
+    ranks = [child for child in agent.children() if "spawn_main" in " ".join(child.cmdline())]
+    follower = max(ranks, key=lambda each: each.pid)
+    everybody = [agent, *agent.children(recursive=True)]
+    follower.kill()
+    assert daemon.exit_code() == 1
+    _, left = psutil.wait_procs(everybody, DEADLINE_S)
+    assert not left
+    assert not (daemon.folder / "state" / "trainer" / launch.FOLDER).exists()
+    daemon.connection.close()
+
+    daemon.start(daemon.plan("round-1.safetensors", **two), launch.main)
+    daemon.ask(Prepare())
+    assert isinstance(daemon.ask(Train(2, 3)), Trained)
+    everybody = psutil.Process(daemon.process.pid).children(recursive=True)
+    assert len(everybody) >= 2
+    daemon.connection.close()
+    assert daemon.exit_code() == 0
+    _, left = psutil.wait_procs(everybody, DEADLINE_S)
+    assert not left
+
+
+def test_all_processes_of_a_trainer_end_with_their_daemon(daemon: Daemon) -> None:
+    daemon.start(daemon.plan(processes=2), launch.main)
+    assert isinstance(daemon.ask(Prepare()), Prepared)
+    everybody = psutil.Process(daemon.process.pid).children(recursive=True)
+    assert len(everybody) >= 2
+    daemon.process.kill()
+    _, left = psutil.wait_procs(everybody, DEADLINE_S)
+    assert not left

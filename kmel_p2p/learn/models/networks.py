@@ -30,13 +30,16 @@ class Network:
         trunk: float32[d] leaf tensor of the trunk and the shared heads; its `.grad` is filled by `backward`. In the
             network's own order: see `trunk_values`.
         private: float32[p] leaf tensor of the private heads.
+        gradients: float32[d + p + 1], the memory of both gradients, so that several processes add theirs up at once;
+            the last place takes whatever scalar is added up with them.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        kind, layout = kind_of(architecture), trunk_layout(architecture)
-        self.trunk, shared = _flat(layout, kind.by_input)
-        self.private, private = _flat(private_layout(architecture))
+        kind, layout, own = kind_of(architecture), trunk_layout(architecture), private_layout(architecture)
+        self.gradients = torch.zeros(layout.size + own.size + 1, device=device())
+        self.trunk, shared = _flat(layout, self.gradients[: layout.size], kind.by_input)
+        self.private, private = _flat(own, self.gradients[layout.size : -1])
         self._by_input = [(layout.slices[spec.name], spec.shape) for spec in layout.specs if spec.name in kind.by_input]
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
@@ -118,9 +121,7 @@ class Network:
 
     def clear_gradients(self) -> None:
         """Set all gradients to zero."""
-        for flat in (self.trunk, self.private):
-            assert flat.grad is not None
-            flat.grad.zero_()
+        self.gradients.zero_()
 
     @torch.no_grad()
     def predict(self, inputs: NDArray[np.float32], batch: int = 1024) -> NDArray[np.float64]:
@@ -146,15 +147,15 @@ class Network:
         return np.concatenate(last), np.concatenate(outputs)
 
 
-def _flat(layout: Layout, by_input: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, Tensor]]:
-    """A flat leaf tensor and named leaf views of it whose gradients are views of the flat gradient."""
+def _flat(layout: Layout, gradient: Tensor, by_input: frozenset[str] = frozenset()) -> tuple[Tensor, dict[str, Tensor]]:
+    """A flat leaf tensor with this gradient, and named leaf views of it whose gradients are views of that."""
 
     def view(values: Tensor, spec: TensorSpec) -> Tensor:
         part, shape = values[layout.slices[spec.name]], spec.shape
         return part.view(shape[-1:] + shape[:-1]).movedim(0, -1) if spec.name in by_input else part.view(shape)
 
     flat = torch.zeros(layout.size, requires_grad=True, device=device())
-    flat.grad = torch.zeros(layout.size, device=device())
+    flat.grad = gradient
     named = {}
     for spec in layout.specs:
         named[spec.name] = view(flat.detach(), spec).requires_grad_()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.dropout import dropout
 from kmel_p2p.learn.models.first_layer import SparseLinear, SparseRows
 from kmel_p2p.learn.models.graph_rows import parts_of
 
@@ -48,7 +49,7 @@ class Perceptron:
         for layer in range(len(shape.hidden)):
             if layer:
                 hidden = linear(self._tensors, f"trunk.{layer}", hidden, shape.members)
-            hidden = functional.dropout(functional.relu(hidden), shape.dropout, training)
+            hidden = dropout(functional.relu(hidden), shape.dropout, training)
         return hidden
 
 

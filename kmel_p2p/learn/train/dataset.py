@@ -66,6 +66,10 @@ class Inputs:
         """bool[len(rows), width of the fingerprint]: which environments occur."""
         return self._counts.occupied(rows)
 
+    def features(self, rows: NDArray[np.integer]) -> tuple[CountMatrix, NDArray[np.float32]]:
+        """What `Inputs` is made of, for these rows: counts, and descriptors as float32[len(rows), descriptors]."""
+        return self._counts.take(rows), self._descriptors[rows]
+
     @property
     def width(self) -> int:
         """Of the fingerprint."""

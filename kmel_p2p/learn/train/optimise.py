@@ -19,7 +19,9 @@ from torch.nn import functional
 
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.device import device, seed_generator, training_precision
+from kmel_p2p.learn.models.dropout import sharing
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.models.registry import kind_of
 from kmel_p2p.learn.train.dataset import Dataset
 
 CLIP_NORM = 5.0
@@ -27,6 +29,9 @@ CLIP_NORM = 5.0
 
 FINAL_RATE = 0.05
 """Share of the learning rate left at the end of the schedule."""
+
+LEAST_WEIGHT = 1e-12
+"""A batch without any measurement has a loss of zero."""
 
 Interrupted = Callable[[], None]
 """Called before each step; raises to stop the training."""
@@ -67,6 +72,36 @@ class OptimiserState:
         return OptimiserState(self.first.copy(), self.second.copy(), self.steps, self.fresh_at)
 
 
+class Ranks(Protocol):
+    """The processes that train together, each on its share of every batch (`ranks.TrainerGroup`)."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among them, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+
+    def before_step(self, optimiser: LocalOptimiser, rate: float) -> None:
+        """Have the others take the same step."""
+
+    def after_step(self, optimiser: LocalOptimiser) -> None:
+        """It is taken."""
+
+    def add_up(self, values: Tensor) -> None:
+        """Replace float32 values by their sums over all ranks."""
+
+
+_ranks: Ranks | None = None
+
+
+def train_with(ranks: Ranks | None) -> None:
+    """Have every optimiser of this process share its steps with other ranks; None: work alone."""
+    global _ranks
+    _ranks = ranks
+
+
 def cosine_rate(progress: float) -> float:
     """Share of the learning rate at `progress` (0 to 1) of the planned run (Loshchilov and Hutter 2017)."""
     progress = min(max(progress, 0.0), 1.0)
@@ -74,19 +109,26 @@ def cosine_rate(progress: float) -> float:
 
 
 class LocalOptimiser:
-    """Trains one network on the training fold of one dataset."""
+    """Trains one network on the training fold of one dataset.
+
+    Attributes:
+        changes: how often the settings or moments were replaced from outside.
+    """
 
     def __init__(
         self, network: Network, dataset: Dataset, settings: OptimiserSettings, private_only: bool = False
     ) -> None:
-        self._network, self._dataset, self._settings = network, dataset, settings
+        self.network, self.dataset, self.settings, self.private_only = network, dataset, settings, private_only
         self._loss = MultiTaskLoss(dataset.endpoints)
         groups = (network.private,) if private_only else (network.trunk, network.private)
         self._parameters = [parameter for parameter in groups if parameter.numel()]
         self._adam = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self._steps = self._fresh_at = 0
+        self._steps = self._fresh_at = self.changes = 0
+        # Ranks that read the same features draw the same masks and take their rows of them. Other trunks draw for their
+        # own rows, and must not draw alike.
+        self._masks_shared = kind_of(network.architecture).perceptron
         self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
         """The last permutation drawn, and its epoch: drawing one in every step is slow for a large site."""
 
@@ -97,13 +139,15 @@ class LocalOptimiser:
 
     def use(self, settings: OptimiserSettings) -> None:
         """Train by other settings from now on; their seed stays the same."""
-        self._settings = settings
+        self.settings = settings
+        self.changes += 1
         for group in self._adam.param_groups:
             group["weight_decay"] = settings.weight_decay
 
     def forget(self) -> None:
         """Have the moments begin at zero; the stream of batches goes on."""
         self._fresh_at = self._steps
+        self.changes += 1
         self._adam.state.clear()
 
     def train(self, steps: int, rate: float, interrupted: Interrupted | None = None) -> float:
@@ -113,12 +157,16 @@ class LocalOptimiser:
             mean loss over the steps.
         """
         for group in self._adam.param_groups:
-            group["lr"] = self._settings.learning_rate * rate
+            group["lr"] = self.settings.learning_rate * rate
         losses = []
         for _ in range(steps):
             if interrupted is not None:
                 interrupted()
+            if _ranks is not None:
+                _ranks.before_step(self, rate)
             losses.append(self._step())
+            if _ranks is not None:
+                _ranks.after_step(self)
         return float(np.mean(losses)) if losses else math.nan
 
     def state(self) -> OptimiserState:
@@ -137,6 +185,7 @@ class LocalOptimiser:
     def restore(self, state: OptimiserState) -> None:
         """Continue from `state`."""
         self._steps, self._fresh_at = state.steps, state.fresh_at
+        self.changes += 1
         self._adam.state.clear()
         if state.steps == state.fresh_at:
             return
@@ -152,30 +201,59 @@ class LocalOptimiser:
 
     def _laid_out(self, parameter: Tensor, values: Tensor) -> NDArray[np.float32]:
         """A copy of what belongs to a parameter, as the layouts say."""
-        return self._network.laid_out(values) if parameter is self._network.trunk else values.cpu().numpy().copy()
+        return self.network.laid_out(values) if parameter is self.network.trunk else values.cpu().numpy().copy()
 
     def _own_order(self, parameter: Tensor, values: NDArray[np.float32]) -> Tensor:
         """The opposite of `_laid_out`, on the device."""
-        trunk = parameter is self._network.trunk
-        return (self._network.own_order(values) if trunk else torch.from_numpy(values.copy())).to(device())
+        trunk = parameter is self.network.trunk
+        return (self.network.own_order(values) if trunk else torch.from_numpy(values.copy())).to(device())
 
     def _step(self) -> float:
-        rows = self._batch(self._steps)
+        rows, ranks = self._batch(self._steps), _ranks
+        self.network.clear_gradients()
         # One seed per step: dropout is the same after a restart, without saving torch's generator.
-        seed_generator(_mix(self._settings.seed, self._steps))
-        data = self._dataset
-        with training_precision():
-            members = self._network.member_outputs(self._network.read(data.inputs.rows(rows)), training=True)
-        labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
+        if ranks is None:
+            seed_generator(_mix(self.settings.seed, self._steps))
+            loss = float(self._pass(rows, None))
+        else:
+            loss = self._shared_pass(rows, ranks)
+        members = self.network.architecture.members
         # Each member is trained as if it were alone. A loss of their mean would let them rely on one another.
-        losses = [self._loss(outputs.float(), labels, relations) for outputs in members]
-        loss = torch.stack(losses).sum()
-        self._network.clear_gradients()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._clip(CLIP_NORM * math.sqrt(len(losses)))
+        self._clip(CLIP_NORM * math.sqrt(members))
         self._adam.step()
         self._steps += 1
-        return float(loss.detach()) / len(losses)
+        return loss / members
+
+    def _pass(self, rows: NDArray[np.int64], divisor: float | None) -> Tensor:
+        """Add the gradients of the loss on these rows; returns the sum of the members' losses.
+
+        Args:
+            divisor: see `MultiTaskLoss.__call__`.
+        """
+        data = self.dataset
+        with training_precision():
+            members = self.network.member_outputs(self.network.read(data.inputs.rows(rows)), training=True)
+        labels, relations = torch.from_numpy(data.labels[rows]), torch.from_numpy(data.relations[rows])
+        losses = [self._loss(outputs.float(), labels, relations, divisor) for outputs in members]
+        loss = torch.stack(losses).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _shared_pass(self, rows: NDArray[np.int64], ranks: Ranks) -> float:
+        """`_pass` of a batch that several ranks share: every `size`-th row is this one's.
+
+        Where labels are missing, ranks have different numbers of measurements. So each divides by the weights of the
+        whole batch, which it knows, and the sum over the ranks is the mean over the batch, not a mean of means.
+        """
+        seed = _mix(self.settings.seed, self._steps)
+        seed_generator(seed if self._masks_shared or not ranks.rank else _mix(seed, ranks.rank))
+        own, gradients = rows[ranks.rank :: ranks.size], self.network.gradients
+        if len(own):
+            divisor = self._loss.weight_of(torch.from_numpy(self.dataset.labels[rows]))
+            with sharing(ranks.rank, ranks.size, len(rows)):
+                gradients[-1] = self._pass(own, divisor)
+        ranks.add_up(gradients)
+        return float(gradients[-1])
 
     def _clip(self, most: float) -> None:
         """Scale the gradients down to an L2 norm of `most`. Most steps need no scaling, and then none is done."""
@@ -187,8 +265,8 @@ class LocalOptimiser:
 
     def _batch(self, step: int) -> NDArray[np.int64]:
         """Rows of the batch of one step. An epoch is a permutation drawn from the seed and the epoch's number alone."""
-        rows = self._dataset.train
-        size = min(self._settings.batch_size, len(rows))
+        rows = self.dataset.train
+        size = min(self.settings.batch_size, len(rows))
         first = step * size
         epochs = range(first // len(rows), (first + size - 1) // len(rows) + 1)
         stream = np.concatenate([self._permutation(epoch) for epoch in epochs])
@@ -198,7 +276,7 @@ class LocalOptimiser:
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
         if self._epoch[0] != epoch:
-            drawn = np.random.default_rng([self._settings.seed, epoch]).permutation(len(self._dataset.train))
+            drawn = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.dataset.train))
             self._epoch = epoch, drawn
         return self._epoch[1]
 
@@ -223,7 +301,11 @@ class MultiTaskLoss:
         positive = [endpoint.positive_weight for endpoint in endpoints]
         self._positive = torch.tensor(positive, dtype=torch.float32, device=device())
 
-    def __call__(self, outputs: Tensor, labels: Tensor, relations: Tensor) -> Tensor:
+    def weight_of(self, labels: Tensor) -> float:
+        """What the loss of these labels is divided by: the summed weights of what was measured, or nearly zero."""
+        return float((torch.isfinite(labels.to(device())) * self._weights).sum().clamp_min(LEAST_WEIGHT))
+
+    def __call__(self, outputs: Tensor, labels: Tensor, relations: Tensor, divisor: float | None = None) -> Tensor:
         """Scalar loss.
 
         Args:
@@ -231,6 +313,7 @@ class MultiTaskLoss:
             labels: float32[n, E], NaN where nothing was measured.
             relations: int8[n, E]. With -1 the true value is below the label: predicting higher is an error, predicting
                 lower costs only the assay endpoint's `beyond_bound`. With 1 the other way round.
+            divisor: of the summed terms, where these rows are a part of a batch; None: `weight_of` them.
         """
         outputs, labels, relations = (part.to(device()) for part in (outputs, labels, relations))
         measured = torch.isfinite(labels)
@@ -247,7 +330,7 @@ class MultiTaskLoss:
             )
             terms = torch.where(self._classes, entropy, terms)
         weights = measured * self._weights
-        return (terms * weights).sum() / weights.sum().clamp_min(1e-12)
+        return (terms * weights).sum() / (weights.sum().clamp_min(LEAST_WEIGHT) if divisor is None else divisor)
 
 
 @torch.no_grad()

@@ -88,17 +88,26 @@ class DaemonPipe:
 
 def main(connection: Connection, plan: TrainerPlan) -> None:
     """Entry point of the process; runs until the daemon stops it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the daemon handles it
-    signal.signal(signal.SIGTERM, _terminate)
-    end_with_parent()
-    pipe = DaemonPipe(connection)
-    try:
-        code = _serve(pipe, plan)
-    except _Ended:
-        code = 0
+    be_a_trainer()
+    code = serve(connection, plan)
     connection.close()
     if code:
         sys.exit(code)
+
+
+def be_a_trainer() -> None:
+    """What every process of a trainer does first: end with the daemon, and on SIGTERM, but not on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the daemon handles it
+    signal.signal(signal.SIGTERM, _terminate)
+    end_with_parent()
+
+
+def serve(connection: Connection, plan: TrainerPlan) -> int:
+    """Answer the daemon's commands until it stops this process or one fails; returns the exit code."""
+    try:
+        return _serve(DaemonPipe(connection), plan)
+    except _Ended:
+        return 0
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -115,7 +124,7 @@ def _serve(pipe: DaemonPipe, plan: TrainerPlan) -> int:
                 if trainer is None:
                     from kmel_p2p.learn.worker.trainer import Trainer
 
-                    _be_nice(plan.nice)
+                    be_nice(plan.nice)
                     trainer = stack.enter_context(contextlib.closing(Trainer(plan, pipe)))
                 reply = trainer.handle(command)
             except _Ended:
@@ -136,6 +145,7 @@ def _serve(pipe: DaemonPipe, plan: TrainerPlan) -> int:
                 pipe.answer(reply)
 
 
-def _be_nice(by: int) -> None:
+def be_nice(by: int) -> None:
+    """Give up so much of this process's priority; without the right to, none."""
     with contextlib.suppress(OSError):
         os.nice(by)

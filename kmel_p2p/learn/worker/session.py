@@ -65,6 +65,9 @@ class TrainerPlan:
         threads: torch threads; 0 leaves the choice to torch.
         device: where to compute (`learn.device`).
         featurise_processes: 0 for all cores.
+        processes: that train together on this machine, under torchrun (`worker.launch`); 1: this one alone.
+        nodes: machines with so many processes each.
+        rendezvous: host:port where the processes of several machines find each other.
         nice: how much to lower the process's priority, 0 to 19.
         require_approval: train only on an approved dataset (`chem.dataset.manifest`).
         versions: of the models that are kept (`learn.predict.versions`).
@@ -88,6 +91,9 @@ class TrainerPlan:
     threads: int = 0
     device: Literal["auto", "cpu", "cuda"] = "cpu"
     featurise_processes: int = 0
+    processes: int = 1
+    nodes: int = 1
+    rendezvous: str = ""
     nice: int = 0
     require_approval: bool = False
     versions: int = 10

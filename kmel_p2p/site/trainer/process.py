@@ -53,7 +53,10 @@ class TrainerProcess:
         plan: Any,
         on_message: Callable[[Any], None],
         on_exit: Callable[[int | None], None],
+        *,
+        several: bool = False,
     ) -> None:
+        """`several`: it starts further processes that train (`learn.worker.launch`)."""
         self._loop = asyncio.get_running_loop()
         context = multiprocessing.get_context("spawn")
         self._connection, child_end = context.Pipe()
@@ -61,7 +64,7 @@ class TrainerProcess:
             target=target, args=(child_end, plan), name="kmel-trainer", daemon=False
         )
         self._on_message = on_message
-        self._on_exit = on_exit
+        self._on_exit, self._several = on_exit, several
         self._exited = asyncio.Event()
         self._process.start()
         child_end.close()
@@ -75,9 +78,11 @@ class TrainerProcess:
 
     @property
     def resident_bytes(self) -> int:
-        """Resident memory; 0 when it is gone."""
+        """Resident memory, of all its processes where they are several; 0 when it is gone."""
         try:
-            return int(psutil.Process(self._process.pid).memory_info().rss)
+            process = psutil.Process(self._process.pid)
+            ranks = process.children(recursive=True) if self._several else []
+            return sum(int(each.memory_info().rss) for each in (process, *ranks))
         except (psutil.Error, OSError, ValueError):
             return 0
 

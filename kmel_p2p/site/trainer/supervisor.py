@@ -172,7 +172,7 @@ class TrainerSupervisor:
         resume = await self._resume_file()
         plan = dataclasses.replace(self._plan, resume_file=resume)
         self.state = TrainerState.PREPARING
-        self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit)
+        self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit, several=plan.processes > 1)
         self._process.send(session.Prepare())
         log.info("trainer started", pid=self._process.pid, resume=resume)
 
