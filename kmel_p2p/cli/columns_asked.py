@@ -60,8 +60,10 @@ def asked_columns(
     structures = _one_of(header, lambda: ask(say("Column with the structures (SMILES)"), _structures(header)))
     found: Columns = {}
     for endpoint in endpoints:
-        what = endpoint.name + (f" ({endpoint.unit})" if endpoint.unit else "")
-        question = say("Column with {endpoint} ({none}: not measured here)").format(endpoint=what, none=NONE)
+        asked = say("Column with {endpoint} ({none}: not measured here)")
+        if endpoint.unit:
+            asked = say("Column with {endpoint} in {unit} ({none}: not measured here)")
+        question = asked.format(endpoint=endpoint.name, unit=endpoint.unit, none=NONE)
         column = _one_of([*header, NONE], partial(ask, question, _likely(header, endpoint.name)))
         if column != NONE:
             question = say("Unit of {column}").format(column=column)
