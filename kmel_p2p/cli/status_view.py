@@ -74,7 +74,10 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     phase = document.phase
     table.add_row(say("phase"), Text.assemble((say(phase.value), phase.style), f"  {document.reason}"))
     table.add_row(say("next"), say(STEPS[next_step(document)]))
-    for text in (*(wait.text for wait in document.waits[:most]), *_left_out(len(document.waits), most, "waits")):
+    for text in (
+        *(wait.beside(document.reason) for wait in document.waits[:most]),
+        *_left_out(len(document.waits), most, "waits"),
+    ):
         table.add_row(say("waits"), text)
     for name, text in (("mode", document.mode), *document.averaging.summary):
         table.add_row(say(name), text)

@@ -127,7 +127,7 @@ def build_details(outcome: RunOutcome) -> dict[str, Any]:
         "longest_status_answer_s": round(outcome.record.longest_answer_s, 4),
         "charter_id": outcome.charter.id.hex(),
         "charter": outcome.charter.model_dump(mode="json"),
-        "exposed": mode_of(outcome.charter).exposes,
+        "exposed": mode_of(outcome.charter).exposes["en"],
         "sites": {name: _details(outcome, at, name) for at, name in enumerate(outcome.finals)},
         "pooled_history": [[share, dict(scores)] for share, scores in outcome.pooled.history],
     }

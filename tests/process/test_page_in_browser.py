@@ -139,7 +139,7 @@ def test_everything_is_reached_by_keyboard_in_the_order_it_is_read(browser: Any,
 
 def test_hostile_names_and_reasons_are_only_text(browser: Any, peer: Peer) -> None:
     browser.get(peer.address)
-    peer.shown.facts = facts(status(members=members(HOSTILE), reason=HOSTILE), exposes=HOSTILE)
+    peer.shown.facts = facts(status(members=members(HOSTILE), reason=HOSTILE), exposes={"en": HOSTILE, "ko": HOSTILE})
     # What comes with an update is read by the browser, too.
     wait_for(lambda: HOSTILE in _text(browser, "#sites")())
     browser.get(peer.address)

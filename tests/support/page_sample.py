@@ -110,7 +110,7 @@ def facts(document: StatusDocument | None = None, **changes: Any) -> Facts:
         held=None,
         asks=False,
         approved_until=0,
-        exposes="Sites saw each other's entries",
+        exposes={"en": "Sites saw each other's entries", "ko": "기관들이 서로의 엔트리를 보았습니다"},
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
 

@@ -72,9 +72,10 @@ class LedgerMode(SiteMode):
     name: ClassVar[Mode] = "ledger"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
     keeps_entries: ClassVar[bool] = True
-    exposes: ClassVar[str] = (
-        "Every site saw the others' signed entries, which tell much about the fingerprints behind them"
-    )
+    exposes: ClassVar[Mapping[str, str]] = {
+        "en": "Every site saw the others' signed entries, which tell much about the fingerprints behind them",
+        "ko": "모든 기관이 서로의 서명된 엔트리를 보았고, 엔트리는 그 바탕이 된 지문에 대해 많은 것을 드러냅니다",
+    }
     one_trunk: ClassVar[bool] = True
 
     def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:

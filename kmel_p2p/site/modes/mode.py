@@ -74,8 +74,8 @@ class SiteMode(ABC):
     """Whether sites keep signed entries, which `kmel-peer ledger` reads and amendments may take back."""
     one_trunk: ClassVar[bool]
     """Whether all sites end with the same trunk, to the last bit."""
-    exposes: ClassVar[str]
-    """What a site shows the others, in a few words for people; docs/privacy.md has figures."""
+    exposes: ClassVar[Mapping[str, str]]
+    """Language (en, ko) -> what a site shows the others, in a few words for people; docs/privacy.md has figures."""
 
     # ---- from the site's files ----------------------------------------------------------------------------------
 

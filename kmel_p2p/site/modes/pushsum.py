@@ -51,7 +51,10 @@ class PushSumMode(SiteMode):
     name: ClassVar[Mode] = "pushsum"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
     keeps_entries: ClassVar[bool] = False
-    exposes: ClassVar[str] = "Sites saw each other's shares, which are mixtures but not sealed"
+    exposes: ClassVar[Mapping[str, str]] = {
+        "en": "Sites saw each other's shares, which are mixtures but not sealed",
+        "ko": "기관들이 서로의 몫을 보았습니다. 몫은 섞인 값이지만 봉인되지는 않습니다",
+    }
     one_trunk: ClassVar[bool] = False
 
     def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:

@@ -79,7 +79,10 @@ class SealedMode(SiteMode):
     name: ClassVar[Mode] = "sealed"
     messages: ClassVar[tuple[Schema, ...]] = SCHEMAS
     keeps_entries: ClassVar[bool] = False
-    exposes: ClassVar[str] = "Sites saw sums of groups, and no other site's delta"
+    exposes: ClassVar[Mapping[str, str]] = {
+        "en": "Sites saw sums of groups, and no other site's delta",
+        "ko": "기관들이 그룹의 합만 보았고 다른 기관의 델타는 보지 않았습니다",
+    }
     one_trunk: ClassVar[bool] = True
 
     def check(self, config: SiteConfig, charter: Charter, own: SiteKey, layout: Layout) -> None:

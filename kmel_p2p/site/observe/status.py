@@ -95,10 +95,15 @@ class WaitStatus:
     @property
     def text(self) -> str:
         """In one line, for people."""
+        return self.beside("")
+
+    def beside(self, shown: str) -> str:
+        """In one line, for people who read `shown` above it: the reason is not said twice."""
         more = f" and {len(self.sites) - SITES_NAMED} more" if len(self.sites) > SITES_NAMED else ""
-        whom = " ".join(self.sites[:SITES_NAMED]) + more or "nobody in particular"
+        whom = f"for {' '.join(self.sites[:SITES_NAMED])}{more} " if self.sites else ""
         left = "without a limit" if self.until_s is None else f"at most {span_text(self.until_s)} more"
-        return f"for {whom} since {span_text(self.since_s)}, {left}: {self.reason}"
+        why = "" if self.reason == shown else f": {self.reason}"
+        return f"{whom}since {span_text(self.since_s)}, {left}{why}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Facts:
         result: of the newest comparison of the final models, if there was one.
         held: (number, bytes, seconds since) of the entry that waits for approval; None: none does.
         asks: whether entries wait at all; `approved_until`: up to which number they do not.
-        exposes: what a site shows the others, in words.
+        exposes: what a site shows the others, in words of each language.
     """
 
     at: float
@@ -56,7 +56,7 @@ class Facts:
     held: tuple[int, int, float] | None
     asks: bool
     approved_until: int
-    exposes: str
+    exposes: Mapping[str, str]
 
 
 def page_values(facts: Facts, lang: str) -> dict[str, Any]:
@@ -67,9 +67,10 @@ def page_values(facts: Facts, lang: str) -> dict[str, Any]:
         "lang": lang,
         "other": other_language(lang),
         "status": status,
-        "headline": headline(facts, w),
+        "headline": headline(facts, lang),
         "as_of": w["as_of"].format(time=_clock(facts.at), up=span_text(status.process.uptime_s)),
         "alarms": [(alarm.what, alarm.text, w["ago"].format(time=span_text(alarm.age_s))) for alarm in status.alarms],
+        "phase": w[f"phase_{status.phase.value}"],
         "phase_style": _PHASE_STYLE.get(status.phase, ""),
         "next": w[f"step_{next_step(status)}"],
         "map": Markup(federation_map(status.site, status.members, w)),
@@ -92,9 +93,9 @@ _PHASE_STYLE = {
 }  # fmt: skip
 
 
-def headline(facts: Facts, w: Mapping[str, str]) -> list[str]:
+def headline(facts: Facts, lang: str) -> list[str]:
     """Does it pay; at what cost; what was exposed."""
-    payoff, averaging = site_payoff(facts.result), facts.status.averaging
+    payoff, averaging, w = site_payoff(facts.result), facts.status.averaging, WORDS[lang]
     if payoff is None:
         verdict = f"{w['undecided']}."
     else:
@@ -120,7 +121,7 @@ def headline(facts: Facts, w: Mapping[str, str]) -> list[str]:
         sent=bytes_text(facts.sent),
         time=span_text(_lasted(facts)),
     )
-    return [verdict, cost, w["exposed"].format(exposes=facts.exposes)]
+    return [verdict, cost, w["exposed"].format(exposes=facts.exposes[lang])]
 
 
 _BUSY = {phase.value for phase in SitePhase if phase.publishes}

@@ -48,7 +48,7 @@ def test_the_language_is_what_was_asked_for_then_what_the_browser_prefers(
     ],
 )  # fmt: skip
 def test_the_first_line_says_whether_it_pays(result: Any, beginning: str) -> None:
-    verdict, cost, exposed = headline(facts(result=result), WORDS["en"])
+    verdict, cost, exposed = headline(facts(result=result), "en")
     assert verdict.startswith(beginning)
     assert cost == "It has cost 12 of 40 entries, 1.3 MB of traffic and 60 min."
     assert exposed == "Sites saw each other's entries; no structure and no measurement has left this site."
@@ -60,11 +60,11 @@ def test_held_out_compounds_that_differ_by_chance_are_no_evidence() -> None:
     payoff = site_payoff(result)
     assert (payoff.gaining, payoff.unclear, payoff.alone) == ([], ["solubility"], ["logd"])
     seems = "It seems to pay, though held-out compounds alone are too few to tell: what this site predicts with errs 7"
-    assert headline(facts(result=result), WORDS["en"])[0].startswith(seems)
+    assert headline(facts(result=result), "en")[0].startswith(seems)
     result["endpoints"][0]["predicted"]["test"] = 0.9
-    assert headline(facts(result=result), WORDS["en"])[0].startswith("It seems not to pay, though")
+    assert headline(facts(result=result), "en")[0].startswith("It seems not to pay, though")
     result["endpoints"][0]["predicted"]["test"] = 0.6
-    assert headline(facts(result=result), WORDS["en"])[0].startswith("There is no evidence either way: what")
+    assert headline(facts(result=result), "en")[0].startswith("There is no evidence either way: what")
     result["endpoints"][0]["stacked"]["difference"] = None
     assert site_payoff(result).unclear == ["solubility"]
 
@@ -73,7 +73,7 @@ def test_a_run_that_is_over_has_taken_until_its_last_entry() -> None:
     samples = [{**point, "phase": "training" if place < 31 else "complete"} for place, point in
                enumerate(facts().samples)]  # fmt: skip
     over = facts(status(phase=SitePhase.COMPLETE), samples=samples)
-    assert headline(over, WORDS["en"])[1].endswith("1.3 MB of traffic and 30 min.")
+    assert headline(over, "en")[1].endswith("1.3 MB of traffic and 30 min.")
 
 
 def test_a_comparison_without_a_stack_says_nothing_of_pay() -> None:

@@ -151,7 +151,7 @@ async def test_names_and_reasons_of_others_run_nothing_on_any_page(port: int) ->
         reason=f"{HOSTILE}\N{RIGHT-TO-LEFT OVERRIDE}\x1b[31m",
         last_error=HOSTILE,
     )
-    shown.facts = facts(hostile, exposes=HOSTILE, today={(HOSTILE, HOSTILE): Total(1, 2)})
+    shown.facts = facts(hostile, exposes={"en": HOSTILE, "ko": HOSTILE}, today={(HOSTILE, HOSTILE): Total(1, 2)})
     bound = await shown.pages.start("127.0.0.1", 0)
     try:
         for path in (b"/", b"/?part=main", b"/?lang=ko&part=main"):
@@ -252,4 +252,5 @@ def test_a_wait_for_many_sites_names_some_and_counts_the_rest() -> None:
     many = WaitStatus("they are not ready", tuple(f"site{number}" for number in range(300)), 3.0)
     assert many.text.startswith("for site0 site1 ")
     assert "site7 and 292 more since 3.0 s, without a limit" in many.text
-    assert WaitStatus("a disk", (), 1.0).text == "for nobody in particular since 1.0 s, without a limit: a disk"
+    assert WaitStatus("a disk", (), 1.0).text == "since 1.0 s, without a limit: a disk"
+    assert WaitStatus("a disk", (), 1.0).beside("a disk") == "since 1.0 s, without a limit"
