@@ -1,9 +1,10 @@
 """The first hour of operators: companies found a federation by invitation, a later one joins, mistakes, a doctor.
 
-    python benchmarks/first_hour.py [--founders 3] [--loopback] [--json FILE]
+    python benchmarks/first_hour.py [--founders 3] [--loopback] [--from-source] [--json FILE]
 
 Real commands and real daemons, each company in a network namespace of its own (needs root; `--loopback`: ports of one
-host instead). The people are played: who is at the phone compares the digits that both screens show, then agrees.
+host instead), and each with a fresh virtual environment that has the wheel (`--from-source`: this source tree
+instead). The people are played: who is at the phone compares the digits that both screens show, then agrees.
 
   commands_to_found   commands of the busiest founder, up to its running peer
   commands_to_join    commands of a later partner, up to its running peer
@@ -42,7 +43,7 @@ GOALS: dict[str, Goal] = {
     "doctor_found": at_least(12),
     "doctor_false": at_most(0),
 }
-SMOKE: dict[str, Any] = {"founders": 2, "loopback": True, "mistakes": 2, "faults": 1}
+SMOKE: dict[str, Any] = {"founders": 2, "loopback": True, "mistakes": 2, "faults": 1, "from_source": True}
 FEDERATION = "logd-2026"
 ENDPOINT = "logd,head=shared"
 
@@ -101,7 +102,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     count = options.founders + 1
     with contextlib.ExitStack() as parts:
         hosts = None if options.loopback else parts.enter_context(Hosts(count))
-        everybody = companies(folder, count, hosts)
+        everybody = companies(folder, count, hosts, installed=not options.from_source)
         for company in everybody:
             parts.callback(company.end)
         founders, newcomer = everybody[:-1], everybody[-1]
@@ -125,6 +126,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--founders", type=int, default=3)
     parser.add_argument("--loopback", action="store_true", default=os.geteuid() != 0, help="no namespaces")
+    parser.add_argument("--from-source", action="store_true", help="no virtual environments")
     parser.add_argument("--no-later", dest="later", action="store_false", help="no later partner")
     parser.add_argument("--mistakes", type=int, default=100, help="so many at most")
     parser.add_argument("--faults", type=int, default=100, help="so many at most")

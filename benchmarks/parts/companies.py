@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.parts.daemons import RINGS
+from benchmarks.parts.installations import build_wheel, install
 from tests.testbed.hosts import Hosts
 
 NAMES = ("north", "south", "east", "west")
@@ -24,6 +25,7 @@ PATIENCE_S = 180.0
 """For anything that is waited for: the machine may be busy."""
 
 COMMAND = (sys.executable, "-m", "kmel_p2p.cli.main")
+"""Of the source tree, where a company has no installation of its own."""
 
 
 class NotSeenError(Exception):
@@ -106,6 +108,7 @@ class Company:
         table: its measurements.
         address: at which the others reach it.
         prefix: runs a command on its host.
+        command: its `kmel-peer`.
         commands: what its operator has typed.
     """
 
@@ -114,6 +117,7 @@ class Company:
     table: Path
     address: str
     prefix: tuple[str, ...] = ()
+    command: tuple[str, ...] = COMMAND
     commands: list[str] = field(default_factory=list)
     screens: list[Screen] = field(default_factory=list)
 
@@ -128,7 +132,12 @@ class Company:
         path = self.folder.parent / f"{self.name}.{len(self.screens)}.screen"
         with path.open("wb") as out:
             process = subprocess.Popen(
-                self._line(given), stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=_environment()
+                self._line(given),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=self._environment(),
+                cwd=self._cwd,
             )
         self.screens.append(Screen(process, path))
         return self.screens[-1]
@@ -150,7 +159,8 @@ class Company:
             text=True,
             timeout=PATIENCE_S,
             check=False,
-            env=_environment(),
+            env=self._environment(),
+            cwd=self._cwd,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
@@ -187,12 +197,28 @@ class Company:
                 screen.process.stdin.close()
 
     def _line(self, given: Sequence[object]) -> list[str]:
-        return [*self.prefix, *COMMAND, *map(str, given)]
+        return [*self.prefix, *self.command, *map(str, given)]
+
+    @property
+    def _cwd(self) -> Path | None:
+        """Not the source tree, which Python would look into first."""
+        return None if self.command == COMMAND else self.folder
+
+    def _environment(self) -> dict[str, str]:
+        own = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
+        if self.command != COMMAND:
+            own.pop("PYTHONPATH", None)
+        return own
 
 
-def companies(folder: Path, count: int, hosts: Hosts | None) -> list[Company]:
-    """So many, each with a table of its own, on a host of its own or a port of this one."""
+def companies(folder: Path, count: int, hosts: Hosts | None, installed: bool = False) -> list[Company]:
+    """So many, each with a table of its own, on a host of its own or a port of this one.
+
+    Args:
+        installed: whether each has a virtual environment of its own with the wheel, instead of the source tree.
+    """
     made = []
+    wheel = build_wheel(folder) if installed else None
     for number, name in enumerate(NAMES[:count]):
         home = folder / name
         home.mkdir(parents=True)
@@ -200,7 +226,8 @@ def companies(folder: Path, count: int, hosts: Hosts | None) -> list[Company]:
         rows = [f"{'C' * (1 + at)}{RINGS[(at + number) % len(RINGS)]},{at % 5 + number / 10}" for at in range(24)]
         table.write_text("\n".join(["smiles,LogD", *rows]) + "\n", "utf-8")
         address = f"tcp://{hosts.address(number)}:{PORT}" if hosts else f"tcp://127.0.0.1:{free_port()}"
-        made.append(Company(name, home, table, address, hosts.prefix(number) if hosts else ()))
+        command = (str(install(wheel, folder / f"{name}-venv")),) if wheel else COMMAND
+        made.append(Company(name, home, table, address, hosts.prefix(number) if hosts else (), command))
     return made
 
 
@@ -233,7 +260,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1"}
