@@ -18,7 +18,7 @@ from tests.support.local_run import complete, log_times, published, small_federa
 
 pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(240)]
 
-ENTRY_LIMIT = 40
+ENTRY_LIMIT = 24
 STEPS = 40
 LONGEST_GAP_S = 10.0
 BUSY_S = 10.0
