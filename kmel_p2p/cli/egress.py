@@ -79,6 +79,9 @@ def show(
 @json_option
 def verify(config_path: Path, archives: tuple[Path, ...], as_json: bool) -> None:
     """Check the chain over all segments, and its end against the head kept in the store."""
+    from kmel_p2p.site.observe.egress_summary import contents
+    from kmel_p2p.site.observe.status import bytes_text
+
     verdict = _verdict(config_path, archives)
     totals = [
         {"to": to, "kind": kind, "messages": total.messages, "bytes": total.bytes}
@@ -111,6 +114,9 @@ def verify(config_path: Path, archives: tuple[Path, ...], as_json: bool) -> None
             f"{verdict.head.number - verdict.first + 1} records, chain unbroken over {verdict.segments} "
             f"segment{'s' if verdict.segments > 1 else ''}, head {verdict.head.hash[:16]}"
         )
+        for to, left in contents(verdict.totals).items():
+            told = sorted(((total.bytes, name) for name, total in left.items()), reverse=True)
+            click.echo(f"to {to}: {', '.join(f'{name} {bytes_text(size)}' for size, name in told)}")
 
 
 @egress.command()

@@ -21,7 +21,7 @@ from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from tests.support.local_run import SITES, published, settled, until
 
-pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMER = "793eb76a056592e36556486be893753ebc52bbad"

@@ -26,6 +26,15 @@ OTHER = "control messages (who is there, who holds what)"
 _ENTRIES = re.compile(r"(\d{1,9}) entr(?:y|ies);")
 
 
+def contents(totals: Mapping[tuple[str, str], Total]) -> dict[str, dict[str, Total]]:
+    """Receiver -> what left for it, in words -> how much. `totals`: by receiver and kind of message."""
+    found: dict[str, dict[str, Total]] = {}
+    for (to, kind), total in sorted(totals.items()):
+        site, name = found.setdefault(to, {}), KINDS.get(kind, OTHER)
+        site[name] = site.get(name, Total(0, 0)).plus(total.messages, total.bytes)
+    return found
+
+
 @dataclass(slots=True)
 class _Site:
     entries: int = 0

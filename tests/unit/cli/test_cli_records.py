@@ -99,6 +99,7 @@ def test_egress_is_shown_and_verified(filled: Path, run: Run) -> None:
     done = run("egress", "verify", "-c", filled)
     assert done.code == 0
     assert "2 records, chain unbroken" in done.out
+    assert done.out.splitlines()[-1].startswith("to south: control messages")
     assert json.loads(run("egress", "verify", "-c", filled, "--json").out)["totals"][1]["bytes"] == 321
 
 
