@@ -13,7 +13,7 @@ What gives way is *overruled*, and all amendments that follow it are, too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import zip_longest
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
@@ -43,6 +43,26 @@ def is_settled(constitution: Constitution, number: int, went_by: WentBy) -> bool
     # A site that has a new key since is the same site.
     went = {key for signer in signers for key in constitution.keys_of(signer)}
     return 2 * len(went & roster.keys()) > len(roster)
+
+
+def went_by_each(went_by: WentBy, ours: Constitution, rivals: Iterable[Constitution]) -> dict[bytes, set[SiteKey]]:
+    """Who went by each amendment in which these constitutions differ, also by one that follows it in any of them.
+
+    Without it, of three constitutions each might overrule the next in a circle: two that begin alike would count other
+    sites for the same amendment.
+    """
+    known = {hash_: set(sites) for hash_, sites in went_by.items()}
+    partings = [(rival, parting(rival, ours)) for rival in rivals]
+    first = min((number for _, number in partings), default=ours.number + 1)
+    for constitution, since in (*partings, (ours, first)):
+        sites: set[SiteKey] = set()
+        for number in range(constitution.number, max(1, min(since, first)) - 1, -1):
+            sites |= known.get(constitution.hash_at(number), set())
+            known[constitution.hash_at(number)] = set(sites)
+            before, document = constitution.at(number - 1), constitution.documents[number - 1]
+            signed = (before.site_named(name) for name in before.signed(document))
+            sites |= {site.site_key for site in signed if site is not None}
+    return known
 
 
 def overrules(challenger: Constitution, ours: Constitution, went_by: WentBy) -> bool:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.core.effects import Record
 from kmel_p2p.core.ledger.events import SnapshotAdopted
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
-from kmel_p2p.core.rounds import CampaignBegun, Conclude, Phase, RoundOpened, RunComplete
+from kmel_p2p.core.rounds import CampaignBegun, Conclude, Listen, Phase, RoundAllowance, RoundOpened, RunComplete
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.amending import agreed, amend, with_newcomer
 from tests.testbed.ledger.federation import LedgerFederation
@@ -185,3 +186,100 @@ def test_a_retracted_campaign_of_a_site_leaves_the_trunk_as_if_it_had_not_taken_
             expected.add(made.world.codec.decode(entry.payload), entry.weight, entry.head_weights)
     assert all((each.accumulator.trunk() == expected.trunk()).all() for each in ledgers)
     assert len({each.digest() for each in ledgers}) == 1
+
+
+MINORITY, MAJORITY = [0, 1], [2, 3, 4]
+
+
+def opening(made: LedgerFederation, signers: list[int], entries: int, **rule: Any) -> AmendmentDocument:
+    """The amendment that opens the second campaign after six entries of each site."""
+    after = {f"site{index}": 6 for index in range(5)}
+    campaign = {"number": 2, "entries": entries, "after": after, **rule}
+    return agreed(made, signers, campaign=campaign)
+
+
+def parted_after_a_campaign(seed: int) -> LedgerFederation:
+    made = LedgerFederation(toy_world(5), seed)
+    made.start_all()
+    assert done(made, 6, 6, 6, 6, 6)
+    made.partition(MINORITY, MAJORITY)
+    made.run(3 * SECOND)
+    return made
+
+
+def payloads(made: LedgerFederation, at: int) -> set[bytes]:
+    return {entry.payload_hash for entry in made.averaging(at).ledger.entries()}
+
+
+def one_ledger(made: LedgerFederation, standing: AmendmentDocument, expected: int, published: set[bytes]) -> bool:
+    def settled() -> bool:
+        heads_ = {made.averaging(index).ledger.amended_rules.head_hash for index in made.running()}
+        agree = heads_ == {standing.amendment.hash} and len(made.digests()) == 1
+        return agree and made.all_complete() and heads(made) == [expected] * 5
+
+    assert made.run(240 * SECOND, until=settled)
+    for index in made.running():
+        ledger = made.averaging(index).ledger
+        contents = [entry.payload_hash for entry in ledger.entries()]
+        assert published <= set(contents)
+        assert len(set(contents)) == len(contents)
+        assert not ledger.faults
+        assert not ledger.accepted.late
+    return True
+
+
+def test_of_two_amendments_that_open_a_campaign_one_stays_with_its_settings() -> None:
+    made = parted_after_a_campaign(41)
+    west = opening(made, [0, 1, 2], 3, settings={"averaging.steps_per_entry": 7}, sits_out=("site4",))
+    east = opening(made, [2, 3, 4], 8, settings={"averaging.steps_per_entry": 4, "pace.max_lead": 2})
+    amend(made, 0, west)
+    amend(made, 4, east)
+    # Both campaigns have entries, and one of them is over.
+    assert made.run(200 * SECOND, until=lambda: heads(made)[:2] == [9, 9] and made.averaging(0).complete)
+    assert made.run(200 * SECOND, until=lambda: made.averaging(3).ledger.head(made.sites[3].key) >= 8)
+    published = payloads(made, 0) | payloads(made, 4)
+    made.heal(MINORITY, MAJORITY)
+    assert one_ledger(made, east, 14, published)
+    for index in MINORITY:
+        rounds = [event for event in made.events(index, RoundOpened) if isinstance(event, RoundOpened)]
+        assert {(r.steps, r.entry_limit) for r in rounds[-2:]} == {(4, 14)}
+        assert made.events(index, CampaignBegun) == [CampaignBegun(2, 3), CampaignBegun(2, 8)]
+
+
+def test_a_campaign_that_was_overruled_is_taken_back_and_the_former_one_goes_on() -> None:
+    made = parted_after_a_campaign(42)
+    west = opening(made, [0, 1, 2], 3, settings={"averaging.steps_per_entry": 7})
+    east = agreed(made, [2, 3, 4], entries=12)
+    amend(made, 0, west)
+    amend(made, 4, east)
+    assert made.run(200 * SECOND, until=lambda: heads(made)[:2] == [9, 9] and made.averaging(0).complete)
+    assert made.run(200 * SECOND, until=lambda: made.averaging(3).ledger.head(made.sites[3].key) >= 8)
+    published = payloads(made, 0) | payloads(made, 4)
+    made.heal(MINORITY, MAJORITY)
+    assert one_ledger(made, east, 12, published)
+    for index in MINORITY:
+        assert made.averaging(index).campaign == 1
+        rounds = [event for event in made.events(index, RoundOpened) if isinstance(event, RoundOpened)]
+        assert {(r.steps, r.campaign) for r in rounds[-2:]} == {(10, 1)}
+    # The next one opens as if that had never been.
+    opened(made, [1, 2, 3], 2, 2)
+    assert done(made, *[14] * 5)
+    assert len(made.digests()) == 1
+
+
+def test_a_campaign_that_was_overruled_leaves_no_end_of_a_run_behind_at_a_restart() -> None:
+    made = parted_after_a_campaign(43)
+    west, east = opening(made, [0, 1, 2], 3), agreed(made, [2, 3, 4], entries=12)
+    amend(made, 0, west)
+    amend(made, 4, east)
+    assert made.run(200 * SECOND, until=lambda: heads(made)[:2] == [9, 9] and made.averaging(0).complete)
+    made.run(20 * SECOND)
+    published = payloads(made, 0) | payloads(made, 4)
+    made.heal(MINORITY, MAJORITY)
+    changed = lambda: made.averaging(0).ledger.amended_rules.head_hash == east.amendment.hash  # noqa: E731
+    assert made.run(60 * SECOND, until=changed, step=SECOND // 100)
+    made.crash(0)
+    made.start(0)
+    # What a daemon tells its peer where the models of a run were written before the start.
+    made.network.command(made.host(0), Listen("the run was complete before this start", RoundAllowance(2, 9)))
+    assert one_ledger(made, east, 12, published)

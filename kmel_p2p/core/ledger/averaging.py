@@ -187,8 +187,6 @@ class LedgerAveraging(NextRound):
         return (part.deadline() for part in timed)
 
     def _before_round(self, now: Micros) -> None:
-        if self._own_campaign.changed(now):
-            self._begin_campaign()
         self.antientropy.states.step_us = self._pacing.step_us
         told = self._members.alive() if self._own_log.asks else ()
         self._own_log.note(filter(self._has_told_our_log, told), self.antientropy.statements.proved(self._key), now)
@@ -201,11 +199,16 @@ class LedgerAveraging(NextRound):
             # Whom an overruled amendment had retired goes on.
             if was_retired and self._key not in self.ledger.accepted.retired:
                 self._ended_at = RoundAllowance(0, 0)
+        # After the amendments that this turn brought, and before a round opens under them.
+        if self._own_campaign.changed(now):
+            self._begin_campaign()
 
     def _begin_campaign(self) -> None:
         settings = self._round_settings = self._own_campaign.settings(self._round_settings)
         self._pacing.begin_campaign(settings.max_lead, settings.patience)
         self._begun = False
+        if self._ended_at is not None:
+            self._ended_at = RoundAllowance(0, 0)
         entries = self._own_campaign.now.limit_of(self._key) - self.before_campaign
         self._outbox.append(Emit(CampaignBegun(self.campaign, entries)))
 

@@ -37,7 +37,7 @@ class OwnCampaign:
         self._own = own
         self._ledger = ledger
         self._late_founders = LateFounders(own, charter, ledger)
-        self._seen = self.now
+        self._seen = self._opened_by
         self._since_us = self._looked_us = now
 
     @property
@@ -88,10 +88,14 @@ class OwnCampaign:
         )
 
     def changed(self, now: Micros) -> bool:
-        """Whether another campaign is in force than at the last look. Called at every turn."""
+        """Whether another campaign is in force than at the last look. Called at every turn.
+
+        The next one, or another of that number, or an earlier one again: rival amendments open campaigns and take them
+        back.
+        """
         self._looked_us = now
-        before, self._seen = self._seen.number, self.now
-        if before == self._seen.number:
+        before, self._seen = self._seen, self._opened_by
+        if before == self._seen:
             return False
         self._since_us = now
         return True
@@ -111,6 +115,12 @@ class OwnCampaign:
             return None
         reason = f"campaign {campaign.number} begins when the sites in sight are ready"
         return Wait(reason, tuple(awaited), until_us, kind="start", until_begin=True)
+
+    @property
+    def _opened_by(self) -> bytes:
+        """Hash of the amendment that opened the campaign in force; zeros for the charter."""
+        assert self._ledger.constitution is not None, "a ledger that is averaged has a constitution"
+        return self._ledger.constitution.hash_at(self.now.amendment)
 
     def deadline(self) -> Micros | None:
         """When time alone ends that wait."""

@@ -273,14 +273,17 @@ class RoundMachine(Obstacles, ABC):
             self._run_completed()
 
     def _maybe_go_on(self) -> None:
-        """Train again when more is allowed than when this site's rounds ended."""
+        """Train again when more is allowed than when this site's rounds ended, or in another campaign.
+
+        Also in an earlier one: that in which they ended may have been overruled.
+        """
         before, now = self._ended_at, self.allowance
-        if before is not None and before < now:
+        if before is not None and (before.campaign != now.campaign or before.rounds < now.rounds):
             self._ended_at = None
             self._ending.concluded = False
             self._completion.forget()
             self._pacing.go_on()
-            what = f"campaign {now.campaign} is open" if before.campaign < now.campaign else "the run goes on"
+            what = f"campaign {now.campaign} is open" if before.campaign != now.campaign else "the run goes on"
             phase = Phase.TRAINING if self._ready else Phase.PREPARING
             self._change(phase, f"{what}: this site may publish entries up to {now.rounds} now")
 

@@ -173,6 +173,10 @@ class Rounds:
         if campaign is not None:
             self._take_part(campaign)
             progress = campaign.progress(number, limit)
+        elif self._campaign > 1:
+            # A rival amendment took the campaigns since the first one back.
+            self._optimiser.use(self._settings)
+            self._campaign = 1
         self._before = _Before(
             number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
         )
@@ -192,10 +196,12 @@ class Rounds:
     def _take_part(self, campaign: CampaignTraining) -> None:
         """Train as a campaign says; what is stored tells whether its boundary was met, so that a crash meets it once.
 
-        That takes force before the round is opened: a round that is abandoned goes back to here.
+        That takes force before the round is opened: a round that is abandoned goes back to here. Where a rival
+        amendment took a later campaign back, the boundary of this one was met before.
         """
         self._optimiser.use(self._settings.changed(**dict(campaign.training)))
-        if self._campaign == campaign.number:
+        if self._campaign >= campaign.number:
+            self._campaign = campaign.number
             return
         if not campaign.keeps_optimiser:
             self._optimiser.forget()

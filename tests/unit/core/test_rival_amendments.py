@@ -15,6 +15,7 @@ from kmel_p2p.agreement.rival_amendments import (
     overruling,
     parting,
     signed_both,
+    went_by_each,
 )
 from tests.testbed.ledger.toy import toy_charter, toy_identities
 
@@ -99,3 +100,39 @@ def test_what_gave_way_is_remembered_with_all_that_followed_it() -> None:
     assert set(winner.overruled) == {OTHER.head_hash, further.head_hash}
     assert winner.at(0).overruled == winner.overruled
     assert amended(winner, [0, 1, 2], 200).overruled == winner.overruled
+
+
+def test_three_constitutions_never_overrule_each_other_in_a_circle() -> None:
+    """Two of them begin alike, and only what follows in one shows who went by that beginning."""
+    fresh = [Identity(bytes([number]) * 32) for number in range(90, 96)]
+    everybody = [*SITES, *fresh]
+    added = [{"name": f"new{number}", "key": site.key.hex()} for number, site in enumerate(fresh)]
+
+    def by(before: Constitution, signers: list[int], **changes: object) -> Constitution:
+        document = before.draft(**changes)
+        for index in signers:
+            document = document.signed_by(everybody[index], before)
+        return before.followed_by(document)
+
+    begun = by(FOUNDED, [0, 1, 2], add=added)
+    lone = next(
+        found for limit in range(300, 400) if (found := amended(FOUNDED, [2, 3, 4], limit)).head_hash < begun.head_hash
+    )
+    by_new = by(begun, [0, 5, 6, 7, 8, 9, 10], entries=100)
+    by_old = next(
+        found
+        for limit in range(200, 300)
+        if (found := by(begun, [0, 1, 2, 5, 6, 7], entries=limit)).head_hash > by_new.head_hash
+    )
+    all_three = (lone, by_new, by_old)
+    assert overrules(lone, by_new, {})
+    assert overrules(by_new, by_old, {})
+    assert overrules(by_old, lone, {})
+    for order in permutations(all_three):
+        standing = order[0]
+        for _ in range(3):
+            for rival in all_three:
+                went_by = went_by_each({}, standing, [other for other in all_three if other is not standing])
+                if overrules(rival, standing, went_by):
+                    standing = rival
+        assert standing is by_new

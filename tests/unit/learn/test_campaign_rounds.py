@@ -9,6 +9,7 @@ import numpy as np
 from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.train.campaign import CampaignTraining
+from tests.support.learn_fixtures import SETTINGS
 from tests.unit.learn.test_rounds import CODEC, LAYOUT, kept_facts, quiet, rounds, run
 
 RULE = TrainingRule(learning_rate=1e-3)
@@ -60,3 +61,27 @@ def test_what_is_kept_goes_on_without_a_break(tmp_path: Path) -> None:
     with_campaign = kept.train(4, 5, None, trunk, quiet, None, 10**9, campaign)
     without = plain.train(4, 5, None, trunk, quiet, None, 10**9)
     assert with_campaign.payload == without.payload
+
+
+def test_a_campaign_that_a_rival_amendment_took_back_leaves_no_settings_behind(tmp_path: Path) -> None:
+    second = CampaignTraining(2, 3, TrainingRule(learning_rate=5e-4), keeps_residual=False)
+    third = CampaignTraining(3, 4, TrainingRule(learning_rate=2e-4))
+    trunk = initial_trunk(LAYOUT, 3)
+    site = rounds(tmp_path)
+    run(site, trunk, range(1, 4))
+    for number, campaign in ((4, second), (5, third)):
+        site.train(number, 5, None, trunk, quiet, None, 8, campaign)
+        site.commit(number)
+    left = site.residual.copy()
+    # The third campaign never was: the boundary of the second one was met before it.
+    site.train(6, 5, None, trunk, quiet, None, 8, second)
+    assert site._optimiser._settings.learning_rate == 5e-4
+    site.abandon(6)
+    np.testing.assert_array_equal(site.residual, left)
+    site.train(6, 5, None, trunk, quiet, None, 20)
+    assert site._optimiser._settings.learning_rate == SETTINGS.learning_rate
+    site.commit(6)
+    assert kept_facts(tmp_path, 6)["campaign"] == 1
+    # What opens the second campaign instead meets its own boundary.
+    site.train(7, 5, None, trunk, quiet, None, 20, second)
+    assert site._first is None or site._first == 7

@@ -16,7 +16,14 @@ from contextlib import suppress
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.agreement.rival_amendments import have_parted, overrules, overruling, parting, signed_both
+from kmel_p2p.agreement.rival_amendments import (
+    have_parted,
+    overrules,
+    overruling,
+    parting,
+    signed_both,
+    went_by_each,
+)
 from kmel_p2p.core.effects import Effect, Emit, Persist, Send
 from kmel_p2p.core.ledger.events import (
     AmendmentConflict,
@@ -251,7 +258,7 @@ class AmendmentExchange:
         for author, log in self._ledger.accepted.logs.items():
             if log.newest is not None:
                 known.setdefault(log.newest.basis.amendment_hash, set()).add(author)
-        return known
+        return went_by_each(known, self.constitution, self._rivals.values())
 
     def _decide(self) -> list[Outcome]:
         """Compare ours with all rivals."""
