@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from kmel_p2p.core.ledger.averaging import LedgerAveraging
 from kmel_p2p.core.types import MILLISECOND, SECOND, Micros
 from tests.testbed.network.host import Host
 from tests.testbed.network.links import Conditions
+from tests.testbed.peers.campaigns import next_campaign
 from tests.testbed.peers.federation import PeerFederation
 from tests.testbed.peers.peer_site import PeerSite
 from tests.testbed.peers.schedule import END_S, Happening, Schedule
@@ -252,6 +253,15 @@ class Play:
             return False
         return self._amend(site, entries=site.site.constitution.campaign.entries + 10) is not None
 
+    def campaign(self, site: PeerSite, happening: Happening, sits_out: Collection[int] = ()) -> bool:
+        """The site has the next campaign opened, after the entries that it holds."""
+        return site.life is not None and bool(self._amend(site, campaign=next_campaign(site, happening.site, sits_out)))
+
+    def sit_out(self, site: PeerSite, happening: Happening) -> bool:
+        """A campaign in which some founders have no part."""
+        out = [index for index in range(self.schedule.founders) if happening.other >> index & 1]
+        return self.campaign(site, happening, out)
+
     def retire(self, site: PeerSite, happening: Happening) -> bool:
         """The site retires another one, as of the entries of it that it holds."""
         if site.life is None or happening.other == happening.site or self.retired:
@@ -321,19 +331,38 @@ class Play:
 
     def rivals(self, site: PeerSite, happening: Happening) -> bool:
         """Two amendments of one number come into force on the two sides of a cut: some sites signed both."""
+
+        def changes(end: PeerSite) -> list[Mapping[str, Any]]:
+            limit = end.site.constitution.campaign.entries
+            return [{"entries": limit + 10}, {"entries": limit + 20, "quorum": "two-thirds"}]
+
+        return self._rivals(site, happening, changes)
+
+    def rival_campaigns(self, site: PeerSite, happening: Happening) -> bool:
+        """As `rivals`: a campaign on one side, on the other one another campaign or a longer run."""
+
+        def changes(end: PeerSite) -> list[Mapping[str, Any]]:
+            longer = {"entries": end.site.constitution.campaign.entries + 10}
+            other = {"campaign": next_campaign(end, happening.site + 1)}
+            return [{"campaign": next_campaign(end, happening.site)}, longer if happening.other % 2 else other]
+
+        return self._rivals(site, happening, changes)
+
+    def _rivals(
+        self, site: PeerSite, happening: Happening, changes: Callable[[PeerSite], list[Mapping[str, Any]]]
+    ) -> bool:
         sides = [[s for s in self.honest if happening.other >> s.index & 1 == side] for side in (1, 0)]
         ends = [next((s for s in half if self._may_amend(s)), None) for half in sides]
         if ends[0] is None or ends[1] is None:
             return False
         constitution = ends[0].site.constitution
-        limit = constitution.campaign.entries
-        changes: list[dict[str, Any]] = [{"entries": limit + 10}, {"entries": limit + 20, "quorum": "two-thirds"}]
         signers = [s for s in self.honest if s.key in constitution.roster]
         needed = constitution.signatures_needed
         if len(signers) < needed:
             return False
+        halves = signers[:needed], signers[-needed:]
         self.part(site, happening)
-        for end, change, half in zip(ends, changes, (signers[:needed], signers[-needed:]), strict=True):
+        for end, change, half in zip(ends, changes(ends[0]), halves, strict=True):
             document: AmendmentDocument = constitution.draft(**change)
             for signer in half:
                 document = document.signed_by(self.federation.world.identities[signer.index], constitution)
@@ -348,7 +377,7 @@ class Play:
             return False
         heads = {other.site.constitution.head_hash for other in self.honest if other.life is not None}
         newest = site.site.constitution.head_hash
-        had_rivals = any(happening.what == "rivals" for happening in self.done)
+        had_rivals = any(happening.what.startswith("rival") for happening in self.done)
         return heads == {newest} or not had_rivals
 
     def _amend(self, site: PeerSite, **changes: object) -> Constitution | None:
@@ -405,6 +434,9 @@ HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = M
         "collude": Play.collude,
         "lift": Play.lift,
         "rivals": Play.rivals,
+        "campaign": Play.campaign,
+        "sit out": Play.sit_out,
+        "rival campaigns": Play.rival_campaigns,
     }
 )
 """By the word in a schedule; a function that changed nothing says False."""

@@ -28,6 +28,7 @@ TOLD = (
     "CharterAmended",
     "AmendmentConflict",
     "AmendmentOverruled",
+    "CampaignBegun",
     "EntryRefused",
     "LogEnded",
     "HeadUnproved",

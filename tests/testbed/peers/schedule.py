@@ -121,17 +121,23 @@ KINDS = {
     "collude": 2,
     "lift": 2,
     "rivals": 1,
+    "campaign": 1,
+    "sit out": 1,
+    "rival campaigns": 1,
 }
 """How often each kind is drawn."""
 VOTES = ("harm", "calm", "collude", "lift")
 """Those that make and end suspensions."""
-LEDGER_ONLY = ("extend", "retire", "add", "rekey", "rivals", *VOTES)
-MASKS = ("part", "harm", "calm", "rivals")
+CAMPAIGNS = ("campaign", "sit out", "rival campaigns")
+"""Those that open campaigns: `--often campaigns` means all of them."""
+LEDGER_ONLY = ("extend", "retire", "add", "rekey", "rivals", *CAMPAIGNS, *VOTES)
+MASKS = ("part", "harm", "calm", "rivals", "sit out", "rival campaigns")
 """Those whose `other` is a set of sites, one bit each."""
 
 
 def made_up(seed: int, often: Collection[str] = ()) -> Schedule:
     """The schedule of a seed. `often`: kinds to draw eight times as often, old disks with a victim; all in `ledger`."""
+    often = [*often, *(CAMPAIGNS if "campaigns" in often else ())]
     rng = random.Random(f"schedule {seed}")
     mode: Mode = "pushsum" if rng.random() < 0.25 and not often else "ledger"
     founders = rng.randint(3, 6)
