@@ -21,7 +21,7 @@ from kmel_p2p.agreement.campaign import Campaign, CampaignRule, EntryNumber
 from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
 from kmel_p2p.agreement.charter import MAX_SITES, Charter, Key, Quorum, SiteRule, signature_is_good
 from kmel_p2p.agreement.errors import ConfigError, WireError
-from kmel_p2p.agreement.identity import HASH_BYTES, Identity, SiteKey, curve_public, digest
+from kmel_p2p.agreement.identity import HASH_BYTES, Identity, SiteKey, digest, is_key
 from kmel_p2p.agreement.in_words import worded_pattern
 from kmel_p2p.agreement.strict import Name, StrictModel, build, parse_toml
 
@@ -278,7 +278,7 @@ class Constitution:
         return ""
 
     def followed_by(self, document: AmendmentDocument) -> Constitution:
-        """With a further amendment in force.
+        """With a further amendment in force, without signatures that count nothing: they would be kept and spread.
 
         Raises:
             ConfigError: it is not in force; says why.
@@ -286,7 +286,9 @@ class Constitution:
         problem = self.why_not_in_force(document)
         if problem:
             raise ConfigError(f"amendment {document.amendment.number}: {problem}")
-        return Constitution(self.genesis, (*self.documents, document), self.overruled)
+        signatures = {name: document.signatures[name] for name in self.signed(document)}
+        enacted = document.model_copy(update={"signatures": signatures})
+        return Constitution(self.genesis, (*self.documents, enacted), self.overruled)
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -332,7 +334,7 @@ class Constitution:
         for key in keys:
             if key in self.everyone or keys.count(key) > 1:
                 return f"key {key.hex()} was used before; a site that comes or gets a new key needs a fresh one"
-            if not _is_key(key):
+            if not is_key(key):
                 return f"{key.hex()} is no Ed25519 public key"
         if not names:
             return "no site would be left"
@@ -359,7 +361,8 @@ class Constitution:
             assert old is not None, "checked before"
             self._retire(RetireRule(name=rekey.name, last=rekey.last))
             self._add(SiteRule(name=rekey.name, key=rekey.key, addresses=old.addresses))
-            self.replaced[old.site_key] = SiteKey(bytes.fromhex(rekey.key))
+            new = self.replaced[old.site_key] = SiteKey(bytes.fromhex(rekey.key))
+            self.campaigns = (*self.campaigns[:-1], self.campaign.for_new_key(old.site_key, new))
         for site in amendment.add:
             self._add(site)
         added = self.everyone.keys() - set(self.order)
@@ -393,11 +396,3 @@ def signatures_needed(sites: int, quorum: Quorum) -> int:
             return max(sites // 2 + 1, math.ceil(2 * sites / 3))
         case "all":
             return sites
-
-
-def _is_key(key: SiteKey) -> bool:
-    try:
-        curve_public(key)
-    except Exception:
-        return False
-    return True

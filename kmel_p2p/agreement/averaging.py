@@ -20,6 +20,8 @@ Mode: TypeAlias = Literal["ledger", "pushsum", "sealed"]
 MAX_MOMENTUM = 0.9
 """With more outer momentum, a steady drift overshoots further than a run can recover from."""
 
+MAX_FACTOR = 1e9
+"""Of a bound on norms: beyond, its square is no number that a machine computes with."""
 
 MAX_SEALED_SITES = 16
 """All sites vote on every sealed round, and every pair of them has secrets of its own."""
@@ -33,7 +35,7 @@ def quorum_of(sites: int) -> int:
 class CommonRule(StrictModel):
     """What all modes have. A round is the optimiser steps from one entry (mode pushsum: one exchange) to the next."""
 
-    steps_per_entry: Annotated[int, pydantic.Field(ge=1)] = 20
+    steps_per_entry: Annotated[int, pydantic.Field(ge=1, le=2**32)] = 20
     """Optimiser steps of a round. More send fewer bytes per step, but sites drift further apart meanwhile; 10 to 20 did
     well on public data. A slow site takes fewer, down to a sixteenth."""
     entry_limit: Annotated[int, pydantic.Field(ge=1, le=2**32)] = 200
@@ -89,10 +91,10 @@ class LedgerRule(CommonRule):
     sending everything; bytes grow in proportion."""
     bits: Literal[1, 2, 4] = 2
     """Per value sent: its sign, and the rest for its magnitude. 1 saves a tenth of the bytes."""
-    norm_cap: Annotated[float, pydantic.Field(gt=1.0)] = 1.5
+    norm_cap: Annotated[float, pydantic.Field(gt=1.0, le=MAX_FACTOR)] = 1.5
     """An entry's L2 norm may be this multiple of the median norm of the other authors' newest entries; larger ones
     are refused. It bounds the harm that one entry can do. Near 1 honest sites lose by it."""
-    first_norm: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
+    first_norm: Annotated[float, pydantic.Field(gt=0.0, le=MAX_FACTOR)] = 1.0
     """Bound on the norm of an entry before which no other site published, as a multiple of what the optimiser can do:
     learning rate times steps times the square root of the values sent."""
     trusted_after: Annotated[int, pydantic.Field(ge=1, le=100_000)] = 16

@@ -73,7 +73,17 @@ def _changeable(setting: str) -> str:
     return setting
 
 
+def _within_reason(value: Any) -> Any:
+    if type(value) not in (int, float) or not 0 <= value <= MAX_SETTING:
+        raise ValueError(f"expected a number from 0 to {MAX_SETTING:_}")
+    return value
+
+
+MAX_SETTING = 2**32
+"""Above every value that a setting may have; larger whole numbers cannot even be hashed."""
+
 Setting: TypeAlias = Annotated[str, pydantic.AfterValidator(_changeable)]
+SettingValue: TypeAlias = Annotated[int | float, pydantic.BeforeValidator(_within_reason)]
 
 
 class CampaignRule(StrictModel):
@@ -85,7 +95,7 @@ class CampaignRule(StrictModel):
     """That each site may publish in it."""
     after: Annotated[Mapping[Name, EntryNumber], pydantic.Field(max_length=MAX_SITES)]
     """The boundary: of every site of the roster, its newest entry that belongs to an earlier campaign."""
-    settings: Annotated[Mapping[Setting, int | float], pydantic.Field(max_length=len(CHANGEABLE))] = pydantic.Field(
+    settings: Annotated[Mapping[Setting, SettingValue], pydantic.Field(max_length=len(CHANGEABLE))] = pydantic.Field(
         default_factory=dict
     )
     """Settings that change, by their names in the charter; the others stay as in the campaign before."""
@@ -96,6 +106,30 @@ class CampaignRule(StrictModel):
     which did not take part in the campaign before is dropped in any case: the trunk has moved on since."""
     sits_out: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     """Sites that publish nothing in it. They keep and relay everything, and take the next one up again."""
+
+    def boundary_problem(self, published: Mapping[str, int]) -> str:
+        """Why a site should not sign the boundary, in words; empty where it may.
+
+        Where it lies beyond every log, sites count as in a campaign that they are not in yet, and may publish more than
+        it allows. Where it lies far below one, its author has no part left in the campaign, and nobody said so.
+
+        Args:
+            published: site of the roster -> its newest entry, as this site holds it.
+        """
+        for name, last in sorted(self.after.items()):
+            here = published.get(name, 0)
+            if last > here:
+                return (
+                    f"it counts the entries of {name} up to {last} to earlier campaigns, and the newest here is "
+                    f"{here}: let the peer run until it has them; if nobody has them, it has to be drafted anew"
+                )
+            if last + self.entries <= here and name not in self.sits_out:
+                return (
+                    f"it counts the entries of {name} up to {last} to earlier campaigns and gives it {self.entries}, "
+                    f"and {here} are here: {name} could publish nothing in it; it has to be drafted anew, or say that "
+                    f"{name} sits it out"
+                )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +178,10 @@ class Campaign:
     def limit_of(self, site: SiteKey) -> int:
         """Entries that a site may publish in all, those of earlier campaigns included."""
         return self.before(site) + (0 if site in self.sits_out else self.entries)
+
+    def for_new_key(self, former: SiteKey, key: SiteKey) -> Campaign:
+        """With a site that has another key from now on: who sits it out still does."""
+        return replace(self, sits_out=self.sits_out | {key}) if former in self.sits_out else self
 
     def with_entries(self, entries: int) -> Campaign:
         """Extended."""

@@ -69,6 +69,15 @@ def curve_public(key: SiteKey) -> bytes:
         raise LocalError(f"{key.hex()} is not an Ed25519 public key") from error
 
 
+def is_key(key: SiteKey) -> bool:
+    """Whether somebody may hold it."""
+    try:
+        curve_public(key)
+    except LocalError:
+        return False
+    return True
+
+
 def verify(key: SiteKey, context: bytes, message: bytes, signature: bytes) -> bool:
     """Whether `key` signed `message` for the purpose named by `context`."""
     if len(signature) != SIGNATURE_BYTES:

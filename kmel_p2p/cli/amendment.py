@@ -94,6 +94,7 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     Without PATH it is about an amendment that another site has proposed: it is shown, and the running peer hands the
     signature on. With PATH, the file is signed; read it first (amendment show).
     """
+    from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.state.signed_amendments import note_signature
@@ -101,8 +102,11 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     if path is None:
         _sign_proposal(config_path, number, yes, instead)
         return
-    constitution, _, identity = in_force(config_path)
+    constitution, heads, identity = in_force(config_path)
     document = _read(path).signed_by(identity, constitution)
+    opened = document.amendment.campaign
+    if opened is not None and heads and (problem := opened.boundary_problem(heads)):
+        raise ConfigError(f"{path}: {problem}")
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
     write_whole(path, document.render().encode(), mode=0o644)
     missing = constitution.why_not_in_force(document)

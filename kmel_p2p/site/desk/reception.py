@@ -242,6 +242,11 @@ class Reception:
         site = self._site()
         mode_of(site.charter).check_amendment(site, self._averaging, document)
         signed = document.signed_by(site.identity, site.constitution)
+        if (opened := document.amendment.campaign) is not None:
+            vector = self._averaging.vector
+            published = {rule.name: vector.get(key, 0) for key, rule in site.constitution.roster.items()}
+            if problem := opened.boundary_problem(published):
+                raise LocalError(f"amendment {document.amendment.number}: {problem}")
         note_signature(site.config.site.state_dir, document.amendment, instead)
         proposal, is_new = self._proposals.take(signed, site.identity.key)
         self._taken(signed, proposal, is_new)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution, signatures_needed
 from kmel_p2p.agreement.errors import ConfigError, WireError
 from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
+from kmel_p2p.core.ledger.rules.validity import norm_bound_squared
 from tests.testbed.ledger.toy import toy_charter, toy_identities
 
 SITES = toy_identities(5)
@@ -146,3 +150,74 @@ def test_a_damaged_amendment_is_refused_or_not_in_force_or_the_same(data: st.Dat
 def test_two_quorums_share_a_site(sites: int, quorum: Any) -> None:
     assert 2 * signatures_needed(sites, quorum) > sites
     assert signatures_needed(sites, quorum) <= sites
+
+
+AFTER = {"number": 2, "entries": 3, "after": {f"site{index}": 6 for index in range(5)}}
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"),
+    [
+        ({"averaging.steps_per_entry": 10**30}, "'campaign.settings.averaging.steps_per_entry' is 1000"),
+        ({"averaging.weight_cap": 10**30}, "expected a number from 0 to 4_294_967_296"),
+        ({"averaging.weight_cap": float("nan")}, "is nan: expected a number from 0 to"),
+        ({"averaging.norm_cap": float("inf")}, "is inf: expected a number from 0 to"),
+        ({"averaging.norm_cap": 4e9}, "'norm_cap' is 4000000000.0: expected at most 1000000000.0"),
+        ({"training.learning_rate": -1.0}, "is -1.0: expected a number from 0 to"),
+        ({"training.learning_rate": 0}, "'learning_rate' is 0: expected more than 0.0"),
+        ({"training.batch_size": True}, "is true: expected a number from 0 to"),
+        ({"training.batch_size": 64.0}, "expected a whole number"),
+    ],
+)
+def test_absurd_settings_of_a_campaign_are_refused_by_name(settings_: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Constitution(CHARTER).draft(campaign={**AFTER, "settings": settings_})
+    assert words in str(refused.value)
+    assert str(refused.value).count("\n") == 0
+
+
+def test_every_bound_on_norms_that_a_charter_or_campaign_may_set_can_be_computed() -> None:
+    constitution = Constitution(CHARTER)
+    largest = {"averaging.norm_cap": 1e9, "averaging.steps_per_entry": 2**32, "averaging.weight_cap": 2**32}
+    document = signed(constitution, SITES[:3], campaign={**AFTER, "settings": largest})
+    charter = toy_charter(SITES, {"first_norm": 1e9, "steps_per_entry": 2**32})
+    rules = AmendedRules.of(constitution.followed_by(document), Rules.of(charter, 1, np.zeros(1000, np.float32)))
+    assert math.isfinite(math.sqrt(norm_bound_squared([2**128 - 1], rules.now)))
+    assert math.isfinite(math.sqrt(norm_bound_squared([], rules.now)))
+    assert rules.now.cap_at(1) == 2**16 // 5
+
+
+def test_signatures_that_count_nothing_are_not_kept_once_it_is_in_force() -> None:
+    constitution = Constitution(CHARTER)
+    document = signed(constitution, SITES[:3], entries=100)
+    padded = {**document.signatures, "site4": "0" * 60_000, **{f"x{number}": "0" * 60_000 for number in range(30)}}
+    sent = AmendmentDocument.decode(document.model_copy(update={"signatures": padded}).encode())
+    (kept,) = constitution.followed_by(sent).documents
+    assert kept == document
+
+
+def test_who_sits_a_campaign_out_does_so_under_a_new_key() -> None:
+    constitution = Constitution(CHARTER)
+    opening = signed(constitution, SITES[:3], campaign={**AFTER, "sits_out": ("site4",)})
+    constitution = constitution.followed_by(opening)
+    rekeyed = signed(constitution, SITES[:3], rekey=[{"name": "site4", "key": FRESH.key.hex(), "last": 6}])
+    campaign = constitution.followed_by(rekeyed).campaign
+    assert campaign.limit_of(FRESH.key) == 0
+    assert campaign.limit_of(SITES[0].key) == 9
+
+
+@pytest.mark.parametrize(
+    ("published", "words"),
+    [
+        ({"site2": 5}, "the entries of site2 up to 6 to earlier campaigns, and the newest here is 5"),
+        ({"site2": 9}, "gives it 3, and 9 are here: site2 could publish nothing in it"),
+        ({"site2": 8}, ""),
+        ({"site4": 20}, ""),
+    ],
+)
+def test_a_boundary_that_no_site_should_sign(published: dict[str, int], words: str) -> None:
+    document = Constitution(CHARTER).draft(campaign={**AFTER, "sits_out": ("site4",)})
+    assert document.amendment.campaign is not None
+    problem = document.amendment.campaign.boundary_problem({f"site{index}": 6 for index in range(5)} | published)
+    assert words in problem
+    assert bool(words) == bool(problem)
