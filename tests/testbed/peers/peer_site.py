@@ -240,7 +240,7 @@ class PeerSite:
             activity=activity,
             digest=cast(Any, SimpleNamespace(text="")),
             trainer=cast(Any, trainer),
-            final_models=cast(Any, SimpleNamespace(result=None)),
+            final_models=cast(Any, SimpleNamespace(result=None, last_result=None)),
             transport=cast(Any, SimpleNamespace(links=dict)),
             driver=cast(Any, SimpleNamespace(worst_lag_us=0, recent_lag_us=0)),
             egress=cast(Any, SimpleNamespace(head=SimpleNamespace(number=0))),
