@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from kmel_p2p.agreement.amendment import Amendment
+from kmel_p2p.agreement.amendment import Amendment, Constitution
 from kmel_p2p.agreement.campaign import CampaignRule
+from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.strict import plain_value
 
 
@@ -26,6 +27,16 @@ def changes_in_words(amendment: Amendment) -> list[str]:
     if amendment.entries:
         lines.append(f"lets each site publish {amendment.entries} entries in all in the campaign that runs")
     return [*lines, *(_campaign_in_words(amendment.campaign) if amendment.campaign is not None else ())]
+
+
+def left_in_words(constitution: Constitution, key: SiteKey) -> str:
+    """Why a key is on the roster no longer, for whoever runs a peer with it."""
+    if key in constitution.replaced:
+        return (
+            "an amendment gave this site another key: what runs here has the former one and publishes no more; stop "
+            "it, or give it the new key"
+        )
+    return "this site was retired by an amendment: it publishes no more, and nobody lets it in; stop it"
 
 
 def _campaign_in_words(rule: CampaignRule) -> list[str]:

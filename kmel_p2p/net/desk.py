@@ -1,8 +1,10 @@
 """The desk of a peer: short questions over its one port, from those whom it knows, beside the protocol of the run.
 
-Two kinds of guests are admitted, each by a CURVE key that both sides derive and nobody else can:
+Four kinds of guests are admitted, each by a CURVE key that both sides derive and nobody else can:
 
 - *members*: the sites of the roster, by the secret that their keys share (X25519);
+- *former* sites: those that amendments took from the roster, in the same way. They may ask for amendments;
+- *bearers*: whoever holds the charter, by its id. They may hand in amendments;
 - *invited*: whoever holds the text of an invitation, by its secret. Who is admitted so is a holder of the text and
   nothing more: what it says of itself is proved in what it asks.
 
@@ -79,15 +81,31 @@ OPEN_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class DeskGuest:
-    """Who asks: a site of the roster (`site`), or a holder of an invitation (`invitation`, its id)."""
+    """Who asks: a site of the roster (`site`), or a holder of an invitation (`invitation`, its id).
+
+    Attributes:
+        former: it is on the roster no longer.
+        bearer: it holds the charter, and no more is known of it.
+    """
 
     site: SiteKey | None = None
     invitation: bytes = b""
+    former: bool = False
+    bearer: bool = False
+
+    @property
+    def about_amendments(self) -> bool:
+        """Whether that is all that it may ask about."""
+        return self.former or self.bearer
 
     @property
     def user(self) -> str:
         """User-Id of its connections."""
-        return DESK_USER + (f"site:{self.site.hex()}" if self.site is not None else f"invited:{self.invitation.hex()}")
+        if self.bearer:
+            return f"{DESK_USER}bearer"
+        if self.site is None:
+            return f"{DESK_USER}invited:{self.invitation.hex()}"
+        return f"{DESK_USER}{'former' if self.former else 'site'}:{self.site.hex()}"
 
 
 class DeskRoute(Protocol):
@@ -135,6 +153,11 @@ def invited_keys(secret: bytes) -> CurveKeys:
     return CurveKeys(*nacl.bindings.crypto_box_seed_keypair(digest(b"kmel desk invited 1", secret)))
 
 
+def charter_keys(charter_id: bytes) -> CurveKeys:
+    """The key pair of whoever holds the charter. Its id never crosses a network in clear, and signs nothing."""
+    return CurveKeys(*nacl.bindings.crypto_box_seed_keypair(digest(b"kmel desk charter 1", charter_id)))
+
+
 def member_keys(identity: Identity, other: SiteKey, asks: bool) -> CurveKeys | None:
     """The key pair with which one of two members asks the other; None where `other` is no key that could be held.
 
@@ -162,6 +185,8 @@ class Desk:
         clock: monotonic microseconds.
         record: told of each answer before it leaves, and asked whether it may.
         troubled: told what keeps this desk from answering, for the operator.
+        former: sites that were on the roster, without blocked ones.
+        charter_id: of the charter whose bearers are let in; empty: nobody is.
     """
 
     def __init__(
@@ -173,6 +198,8 @@ class Desk:
         clock: Callable[[], Micros],
         record: Callable[[Egress], bool] = lambda egress: True,
         troubled: Callable[[str], None] = lambda text: None,
+        former: Callable[[], Collection[SiteKey]] = tuple,
+        charter_id: bytes = b"",
     ) -> None:
         self._identity = identity
         self._members = members
@@ -181,8 +208,12 @@ class Desk:
         self._clock = clock
         self._record = record
         self._troubled = troubled
+        self._former = former
+        self._bearer = charter_keys(charter_id).public if charter_id else b""
+        self._listed: tuple[set[SiteKey], set[SiteKey], set[bytes]] | None = None
+        """Members, former sites and secrets at the last look."""
         self._known: dict[SiteKey | bytes, bytes] = {}
-        """Member, or secret of an invitation -> the CURVE key that it is admitted by."""
+        """Site, or secret of an invitation -> the CURVE key that it is admitted by."""
         self._curves: dict[bytes, DeskGuest] = {}
         self._guests: dict[str, DeskGuest] = {}
         self._read_us: Micros | None = None
@@ -204,7 +235,7 @@ class Desk:
         if guest is None or not self._still_welcome(guest):
             route.cut()
             return
-        most = OPEN_OF_ONE_MAX if guest.site is not None else OPEN_OF_INVITED_MAX
+        most = OPEN_OF_INVITED_MAX if guest.invitation else OPEN_OF_ONE_MAX
         if overflow or len(parts) != 1:
             self.refused[user] += 1
             self._send(guest, route, {"error": "a question has one frame"})
@@ -232,23 +263,31 @@ class Desk:
         if self._read_us is not None and now - self._read_us < REREAD_EVERY:
             return
         self._read_us = now
-        members, secrets = set(self._members()) - {self._identity.key}, set(self._invitations())
-        if self._known.keys() == members | secrets:
+        members = set(self._members()) - {self._identity.key}
+        listed = members, set(self._former()) - members - {self._identity.key}, set(self._invitations())
+        if self._listed == listed:
             return
-        self._known = {who: self._known.get(who) or self._curve(who, who in members) for who in members | secrets}
-        self._curves = {curve: self._guest(who, who in members) for who, curve in self._known.items() if curve}
+        self._listed = listed
+        sites = members | listed[1]
+        self._known = {who: self._known.get(who) or self._curve(who, who in sites) for who in sites | listed[2]}
+        self._curves = {curve: self._guest(who) for who, curve in self._known.items() if curve}
+        if self._bearer:
+            self._curves[self._bearer] = DeskGuest(bearer=True)
         self._guests = {guest.user: guest for guest in self._curves.values()}
 
-    def _curve(self, who: bytes, is_member: bool) -> bytes:
+    def _curve(self, who: bytes, is_site: bool) -> bytes:
         """The public key that somebody is admitted by; empty for a roster key that nobody can hold."""
-        if not is_member:
+        if not is_site:
             return invited_keys(who).public
         pair = member_keys(self._identity, SiteKey(who), asks=False)
         return b"" if pair is None else pair.public
 
-    @staticmethod
-    def _guest(who: bytes, is_member: bool) -> DeskGuest:
-        return DeskGuest(site=SiteKey(who)) if is_member else DeskGuest(invitation=invitation_id(who))
+    def _guest(self, who: bytes) -> DeskGuest:
+        assert self._listed is not None, "read just now"
+        members, former, _ = self._listed
+        if who in members or who in former:
+            return DeskGuest(site=SiteKey(who), former=who in former)
+        return DeskGuest(invitation=invitation_id(who))
 
     def _still_welcome(self, guest: DeskGuest) -> bool:
         self._refresh()
@@ -297,8 +336,9 @@ class Desk:
         if len(packed) > MAX_DESK_ANSWER_BYTES:
             text = f"the answer has {len(packed)} bytes, more than a desk gives; ask for the files by mail"
             packed = msgpack.packb({**head, "error": text}, use_bin_type=True)
-        to = guest.site if guest.site is not None else SiteKey(digest(guest.invitation))
-        label = "DeskAnswer" if guest.site is not None else "DeskAnswerInvited"
+        to = guest.site if guest.site is not None else SiteKey(digest(guest.invitation or self._bearer))
+        stranger = "DeskAnswerInvited" if guest.invitation else "DeskAnswerBearer"
+        label = "DeskAnswer" if guest.site is not None else stranger
         if self._record(Egress(to, Lane.CONTROL, label, len(packed), digest(packed))):
             route.send(packed)
 

@@ -30,7 +30,7 @@ from kmel_p2p.core.types import Lane
 from kmel_p2p.files import private_directory
 from kmel_p2p.learn.worker.launch import entry_of
 from kmel_p2p.net.driver import Driver
-from kmel_p2p.net.link_events import Egress
+from kmel_p2p.net.link_events import Egress, LinkEvent
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
 from kmel_p2p.site.clock import now_us
@@ -315,7 +315,7 @@ class Daemon:
             store=Recorder(self._writer, self._site).keep,
             on_fault=self._on_fault,
             on_bad_message=self._reporter.bad_message,
-            on_link=self._reporter.link,
+            on_link=self._on_link,
             label=self._mode.label,
         )
         self._transport = Transport(
@@ -338,6 +338,10 @@ class Daemon:
         if address and not (self._config.network.advertise or self._site.rule.addresses):
             self._driver.command(membership_commands.DescribeSelf(addresses=(address,)))
         return address
+
+    def _on_link(self, event: LinkEvent) -> None:
+        self._reporter.link(event)
+        self._reception.link(event)
 
     # ---- protocol -> site ---------------------------------------------------------------------------------------
 

@@ -12,8 +12,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.amendment_words import changes_in_words
 from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.strict import parse_json
@@ -113,6 +115,25 @@ class Proposals:
                 f"{'several amendments are' if found else 'no such amendment is'} proposed; there are: {listed}"
             )
         return found[0]
+
+    def row(self, proposal: Proposal) -> dict[str, Any]:
+        """What an operator reads of it."""
+        amendment = proposal.document.amendment
+        return {
+            "number": amendment.number,
+            "hash": proposal.hash,
+            "changes": changes_in_words(amendment),
+            "signed": sorted(proposal.document.signatures),
+            "missing": self.missing(proposal),
+            "document": proposal.document.render(),
+        }
+
+    def missing(self, proposal: Proposal) -> str:
+        """What is missing before it comes in force, in words."""
+        constitution, amendment = self._constitution(), proposal.document.amendment
+        if amendment.number <= constitution.number and constitution.hash_at(amendment.number) == amendment.hash:
+            return "it is in force"
+        return constitution.why_not_in_force(proposal.document) or "a quorum has signed: it comes in force now"
 
     def _read(self) -> dict[str, Proposal]:
         try:

@@ -18,7 +18,6 @@ from typing import Any
 import structlog
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
-from kmel_p2p.agreement.amendment_words import changes_in_words
 from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.agreement.errors import KmelError, LocalError
 from kmel_p2p.agreement.identity import SiteKey, digest
@@ -26,9 +25,10 @@ from kmel_p2p.core.rounds import Amend, Averaging
 from kmel_p2p.core.types import Lane
 from kmel_p2p.net.desk import Desk, DeskGuest, member_keys
 from kmel_p2p.net.desk_client import ask_desk, encode_question
-from kmel_p2p.net.link_events import Egress
+from kmel_p2p.net.link_events import AuthRejected, Egress, LinkEvent
 from kmel_p2p.site.clock import now_us
 from kmel_p2p.site.config import read_text
+from kmel_p2p.site.desk.amendment_lane import REQUEST, AmendmentLane, KeptOut
 from kmel_p2p.site.desk.decisions import Decisions
 from kmel_p2p.site.desk.invitations import DAY_S, InvitationBook, Newcomer
 from kmel_p2p.site.desk.members import MembersDesk
@@ -103,6 +103,8 @@ class Reception:
         self._members = MembersDesk(
             here.identity, lambda: site().constitution, addresses, self._leaves, self._threads, self._proxy
         )
+        self._lane = AmendmentLane(site, averaging, command)
+        self._kept_out = KeptOut(self._lane, site, addresses, self._leaves, self._threads, self._proxy, now_us)
         self._writing = asyncio.Lock()  # held while book or proposals go to the disk
         self._loop = asyncio.get_running_loop()
         self._brought_at: dict[SiteKey, float] = {}
@@ -118,6 +120,8 @@ class Reception:
             now_us,
             record,
             lambda text: activity.alarm("desk", text),
+            self._former,
+            here.charter.id,
         )
 
     # ---- life ---------------------------------------------------------------------------------------------------
@@ -132,6 +136,7 @@ class Reception:
         if self._spreading is not None:
             self._spreading.cancel()
             await asyncio.gather(self._spreading, return_exceptions=True)
+        await self._kept_out.close()
         await self.desk.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -143,6 +148,10 @@ class Reception:
         Raises:
             LocalError, RemoteError: to be read by it.
         """
+        if guest.about_amendments or name == REQUEST:
+            if guest.invitation or name != REQUEST:
+                raise LocalError("the desk answers this guest about amendments alone")
+            return self._lane.answer(guest.site is not None, arguments)
         if guest.site is None:
             async with self._writing:
                 return await asyncio.to_thread(self._newcomers.answer, guest.invitation, name, arguments)
@@ -150,6 +159,11 @@ class Reception:
             await self._take_all(arguments.get("documents", []), guest.site)
             return {"documents": [proposal.document.encode() for proposal in self._proposals.waiting()]}
         return await self._members.answer(guest.site, name)
+
+    def link(self, event: LinkEvent) -> None:
+        """Something happened to a link: who refuses this site's key may lack an amendment, or this site does."""
+        if isinstance(event, AuthRejected):
+            self._kept_out.refused_by(event.key)
 
     def stands(self, newcomer: Newcomer) -> Mapping[str, Any]:
         """As `newcomers.Table.stands`."""
@@ -194,7 +208,7 @@ class Reception:
             case "decide":
                 return self._decide(arguments)
             case "proposals":
-                return [self._row(proposal) for proposal in self._proposals.waiting()]
+                return [self._proposals.row(proposal) for proposal in self._proposals.waiting()]
             case "sign_proposal":
                 proposal = self._proposals.named(str(arguments.get("which", "")))
                 return self._sign(proposal.document, arguments.get("instead") is True)
@@ -228,7 +242,10 @@ class Reception:
         if newcomer.site_key in site.constitution.roster:
             return {**self._decisions.decide(newcomer.key, approve=True), "text": " It takes part already."}
         if (adding := self._adding(newcomer)) is not None:
-            return {**self._decisions.decide(newcomer.key, approve=True), "text": f" {self._missing(adding)}."}
+            return {
+                **self._decisions.decide(newcomer.key, approve=True),
+                "text": f" {self._proposals.missing(adding)}.",
+            }
         added = {"name": newcomer.name, "key": newcomer.key, "addresses": newcomer.addresses}
         document = site.constitution.draft(add=[added])
         mode_of(site.charter).check_amendment(site, self._averaging, document)
@@ -250,7 +267,7 @@ class Reception:
         note_signature(site.config.site.state_dir, document.amendment, instead)
         proposal, is_new = self._proposals.take(signed, site.identity.key)
         self._taken(signed, proposal, is_new)
-        return self._row(proposal)
+        return self._proposals.row(proposal)
 
     # ---- proposals ----------------------------------------------------------------------------------------------
 
@@ -351,7 +368,7 @@ class Reception:
                 )
         for proposal in self._proposals.waiting():
             if site.rule.name not in proposal.document.signatures and site.identity.key in site.constitution.roster:
-                row = self._row(proposal)
+                row = self._proposals.row(proposal)
                 wanted[f"amendment {row['number']} proposed"] = (
                     f"{'; '.join(row['changes'])}. {row['missing']}. kmel-peer amendment sign shows it and asks"
                 )
@@ -371,26 +388,13 @@ class Reception:
         adds = ((one, [site.key for site in one.document.amendment.add]) for one in self._proposals.waiting())
         return next((proposal for proposal, keys in adds if newcomer.key in keys), None)
 
-    def _row(self, proposal: Proposal) -> dict[str, Any]:
-        amendment = proposal.document.amendment
-        return {
-            "number": amendment.number,
-            "hash": proposal.hash,
-            "changes": changes_in_words(amendment),
-            "signed": sorted(proposal.document.signatures),
-            "missing": self._missing(proposal),
-            "document": proposal.document.render(),
-        }
-
-    def _missing(self, proposal: Proposal) -> str:
-        constitution, amendment = self._site().constitution, proposal.document.amendment
-        if amendment.number <= constitution.number and constitution.hash_at(amendment.number) == amendment.hash:
-            return "it is in force"
-        return constitution.why_not_in_force(proposal.document) or "a quorum has signed: it comes in force now"
-
     def _listened_to(self) -> list[SiteKey]:
         site = self._site()
         return [key for key in site.constitution.roster if key not in self._blocked() and key != site.identity.key]
+
+    def _former(self) -> list[SiteKey]:
+        constitution = self._site().constitution
+        return [key for key in constitution.retired if key not in constitution.roster and key not in self._blocked()]
 
     def _leaves(self, to: SiteKey, question: bytes) -> bool:
         return self._record(Egress(to, Lane.CONTROL, "DeskQuestion", len(question), digest(question)))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
+from kmel_p2p.agreement.amendment_words import left_in_words
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.membership import MemberState
 from kmel_p2p.core.peer import Peer
@@ -109,7 +110,7 @@ class StatusBuilder:
             scores=activity.scores,
             compared=against_best_local(self.final_models.last_result),
             data=activity.data,
-            alarms=(*activity.alarms, *self._never_reached(site), *drift_alarms(site.config.site.state_dir)),
+            alarms=(*activity.alarms, *self._about_the_roster(site), *drift_alarms(site.config.site.state_dir)),
             last_error=activity.last_error,
         )
 
@@ -202,9 +203,13 @@ class StatusBuilder:
             if key in site.constitution.roster
         )
 
-    def _never_reached(self, site: Site) -> Iterable[Alarm]:
-        """An alarm for each site that was not heard of once since this peer started, long enough after that."""
+    def _about_the_roster(self, site: Site) -> Iterable[Alarm]:
+        """That this site's key is on it no longer; else each site that was not heard of since this peer started, long
+        enough after that."""
         up_s = time.monotonic() - self.activity.started_at
+        if site.identity.key in site.constitution.retired:
+            yield Alarm("left the roster", left_in_words(site.constitution, site.identity.key), up_s)
+            return
         if up_s < NEVER_REACHED_S:
             return
         links = self.transport.links()

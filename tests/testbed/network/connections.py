@@ -42,6 +42,8 @@ class Wires(Protocol):
 
     @property
     def admits(self) -> Callable[[Host, Host], bool]: ...
+    @property
+    def turned_away(self) -> Callable[[Host, Host], None]: ...
 
     def direction(self, source: Host, target: Host) -> Direction: ...
     def call_at(self, when: Micros, action: Callable[[], None]) -> None: ...
@@ -127,7 +129,9 @@ class Connections:
             network.call_at(timeout, partial(self._failed, host, target, "no answer"))
         elif found is not target:
             network.call_at(network.now + 2 * round_trip, partial(self._failed, host, target, "wrong key"))
-        elif not network.admits(target, host) or not network.admits(host, target):
+        elif not network.admits(target, host):
+            network.call_at(network.now + 2 * round_trip, partial(self._turned_away, host, target))
+        elif not network.admits(host, target):
             network.call_at(network.now + 2 * round_trip, partial(self._failed, host, target, "not admitted"))
         else:
             network.call_at(network.now + 2 * round_trip, partial(self._link, host, target))
@@ -139,6 +143,11 @@ class Connections:
                 if host.running and address in host.addresses:
                     return host
         return None
+
+    def _turned_away(self, host: Host, target: Host) -> None:
+        self._failed(host, target, "not admitted")
+        if host.running and target.running:
+            self._network.turned_away(target, host)
 
     def _failed(self, host: Host, target: Host, reason: str) -> None:
         if not self.linked(host, target):

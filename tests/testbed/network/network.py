@@ -10,11 +10,12 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from kmel_p2p.agreement.errors import Bug, RemoteError
+from kmel_p2p.agreement.errors import Bug, LocalError, RemoteError
 from kmel_p2p.agreement.identity import SiteKey, digest
 from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persist, Persisted, Send, SendFailed
 from kmel_p2p.core.types import Lane, Micros
@@ -44,6 +45,10 @@ def everybody(host: Host, dialler: Host) -> bool:
     return True
 
 
+def forgotten(host: Host, dialler: Host) -> None:
+    """Nothing follows."""
+
+
 @dataclass(slots=True)
 class _Packet:
     source: Host
@@ -70,6 +75,8 @@ class Network:
     """Computers with the key of another one. They dial, and nobody can dial them."""
     admits: Callable[[Host, Host], bool] = field(default=everybody)
     """Whether `host` lets `dialler` in."""
+    turned_away: Callable[[Host, Host], None] = field(default=forgotten)
+    """Told of a running host, and of a dialler whom it did not let in."""
     _queue: list[tuple[Micros, int, int, Any, Any]] = field(default_factory=list)
     _sequence: int = 0
     _directions: dict[tuple[int, int], Direction] = field(default_factory=dict)
@@ -198,7 +205,12 @@ class Network:
         host.pending_wake_us = None
         self._rearm(host)
         for item in waiting:
-            self._handle(item) if isinstance(item, _Packet) else self._command(host, item)
+            if isinstance(item, _Packet):
+                self._handle(item)
+                continue
+            with suppress(LocalError):
+                # Who gave an order while the program stood still has gone: nobody hears why it is refused now.
+                self._command(host, item)
 
     def jump_clock(self, host: Host, by_us: Micros) -> None:
         """The host's clock leaps forward."""

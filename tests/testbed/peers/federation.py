@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,9 @@ class PeerFederation:
         self.carrier = FrameCarrier(wire)
         self.network = Network(seed, self.carrier, conditions, transport)
         self.network.admits = lambda host, dialler: self.sites[host.index].admits(dialler.key, self.network.now)
+        self.network.turned_away = lambda host, dialler: self._at_the_desk(
+            self.sites[host.index], self.sites[dialler.index]
+        )
         self.network.watch(self, steps=False, sends=True)
         self.wire: Wire = wire
         self.sites: list[PeerSite] = []
@@ -221,6 +225,15 @@ class PeerFederation:
         else:
             self.hosts.append(self.network.add_copy(self.hosts[original.number], f"{rule.name} (copy)", boot))
         return site
+
+    def _at_the_desk(self, asked: PeerSite, asks: PeerSite) -> None:
+        """A site whose key another one refuses asks its desk: one of the two may lack an amendment."""
+        if asked.life is None or asks.life is None:
+            return
+        ours, theirs = asks.lane(partial(self.command, asks)), asked.lane(partial(self.command, asked))
+        with suppress(LocalError):
+            known = asks.key in asked.site.constitution.everyone
+            ours.heard(theirs.answer(known, ours.question(asked.site.constitution.number)))
 
     def _boot(self, site: PeerSite, now: Micros) -> Machine:
         rng = self.network.generator(f"peer {site.number} start {self.hosts[site.number].starts}")

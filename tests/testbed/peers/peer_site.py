@@ -26,6 +26,7 @@ from kmel_p2p.core.rounds.contract import RoundOpened
 from kmel_p2p.core.types import SECOND, Micros
 from kmel_p2p.net.admission import AdmittedSites
 from kmel_p2p.site.control.requests import OperatorRequests
+from kmel_p2p.site.desk.amendment_lane import AmendmentLane
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.modes.stored_ledger import codec_of
 from kmel_p2p.site.observe.activity import Activity
@@ -189,6 +190,10 @@ class PeerSite:
         payload = codec_of(site).encode(drift, opened.norm_bound) if keeps else drift.tobytes()
         state = f"round-{opened.number}"
         return RoundTrained(opened.number, payload, opened.steps, opened.steps * self.step_us, state)
+
+    def lane(self, command: Callable[[Any], None]) -> AmendmentLane:
+        """What it gives and takes at desks."""
+        return AmendmentLane(lambda: self.site, self._living.peer.averaging, command)
 
     def order(self, command: Callable[[Any], None], name: str, arguments: Mapping[str, Any]) -> None:
         """An order of the operator over the control socket.

@@ -22,6 +22,7 @@ from kmel_p2p.net.desk import (
     REREAD_EVERY,
     Desk,
     DeskGuest,
+    charter_keys,
     invited_keys,
     member_keys,
     read_question,
@@ -31,6 +32,7 @@ from kmel_p2p.net.link_events import Egress
 
 NORTH, SOUTH, EAST = (Identity(letter.encode() * 32) for letter in "nse")
 SECRET = b"s" * 16
+CHARTER_ID = b"c" * 32
 
 
 class Frame:
@@ -70,7 +72,17 @@ class Host:
         self.may_leave = True
         self.value: Any = "well"
         self.waits: asyncio.Event | None = None
-        self.desk = Desk(NORTH, lambda: self.members, lambda: self.secrets, self.answer, lambda: self.now, self.record)
+        self.former: set[SiteKey] = set()
+        self.desk = Desk(
+            NORTH,
+            lambda: self.members,
+            lambda: self.secrets,
+            self.answer,
+            lambda: self.now,
+            self.record,
+            former=lambda: self.former,
+            charter_id=CHARTER_ID,
+        )
 
     async def answer(self, guest: DeskGuest, name: str, arguments: Mapping[str, Any]) -> Any:
         self.asked.append((guest, name))
@@ -112,6 +124,26 @@ def test_members_are_known_by_a_key_that_only_the_two_of_them_can_make() -> None
     assert host.user(other.public) == DeskGuest(site=EAST.key).user
     host.members.clear()
     assert host.user(asking.public) is None
+
+
+async def test_who_left_the_roster_and_who_holds_the_charter_are_told_from_members() -> None:
+    host = Host()
+    asking = member_keys(SOUTH, NORTH.key, asks=True)
+    assert asking is not None
+    as_member = host.user(asking.public) or ""
+    host.former, host.members = {SOUTH.key}, {NORTH.key}
+    as_former = host.user(asking.public)
+    assert as_former == DeskGuest(site=SOUTH.key, former=True).user != as_member
+    route = await host.ask(as_former, encode_question("amendments"))
+    assert route.sent[0]["value"] == "well"
+    assert host.asked[-1][0].about_amendments
+    # A connection from before it left asks nothing more.
+    assert (await host.ask(as_member, encode_question("propose"))).was_cut
+    bearer = host.user(charter_keys(CHARTER_ID).public)
+    assert bearer == DeskGuest(bearer=True).user
+    assert host.user(charter_keys(b"another charter").public) is None
+    await host.ask(bearer, encode_question("amendments"))
+    assert [record.label for record in host.recorded] == ["DeskAnswer", "DeskAnswerBearer"]
 
 
 def test_holders_of_an_invitation_are_let_in_as_long_as_it_is_valid() -> None:
