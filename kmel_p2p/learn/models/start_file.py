@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.training import ModelRule
@@ -41,13 +41,14 @@ def started_trunk(model: ModelRule, layout: Layout, file: Path | None) -> NDArra
             f"the charter's trunk starts from a file of sha256 {model.start[:16]} (model.start): get it from whoever "
             "supplies it, and name your copy in site.start_file"
         )
-    found = file_hash(file)
-    if found != model.start:
-        raise ConfigError(
-            f"{file}: has sha256 {found[:16]}, and the charter's trunk starts from a file of {model.start[:16]} "
-            "(model.start): get that one"
-        )
-    return read_start(file, layout, model.seed)
+    _require(file, file_hash(file), model.start)
+    # Read at once and hashed again: what is used is what was hashed, whatever happens to the path meanwhile.
+    try:
+        whole = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; site.start_file names it") from error
+    _require(file, hashlib.sha256(whole).hexdigest(), model.start)
+    return read_start(file, whole, layout, model.seed)
 
 
 def file_hash(path: Path) -> str:
@@ -57,6 +58,9 @@ def file_hash(path: Path) -> str:
         ConfigError: it cannot be read.
     """
     whole = hashlib.sha256()
+    if path.exists() and not path.is_file():
+        # A pipe would never end, nor would some devices.
+        raise ConfigError(f"{path}: is no file; site.start_file names it")
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -66,8 +70,22 @@ def file_hash(path: Path) -> str:
     return whole.hexdigest()
 
 
-def read_start(path: Path, layout: Layout, seed: int) -> NDArray[np.float32]:
+def _require(path: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise ConfigError(
+            f"{path}: has sha256 {found[:16]}, and the charter's trunk starts from a file of {wanted[:16]} "
+            "(model.start): get that one"
+        )
+
+
+def read_start(path: Path, whole: bytes, layout: Layout, seed: int) -> NDArray[np.float32]:
     """The trunk's tensors of a start file, rounded to what the ledger's sum holds exactly; heads from the seed.
+
+    Args:
+        path: of the file, for errors.
+        whole: its bytes.
+        layout: of the trunk.
+        seed: of the heads.
 
     Raises:
         ConfigError: the file is none of safetensors, or its tensors are not the layout's.
@@ -75,17 +93,17 @@ def read_start(path: Path, layout: Layout, seed: int) -> NDArray[np.float32]:
     trunk = initial_trunk(layout, seed)
     wanted = {spec.name: spec for spec in layout.specs if not spec.name.startswith(HEAD)}
     try:
-        with safe_open(path, framework="np") as handle:
-            names = list(handle.keys())
-            odd = sorted(wanted.keys() ^ {name for name in names if not name.startswith(HEAD)})
-            if odd:
-                where = "is missing" if odd[0] in wanted else "is none of the charter's"
-                raise ConfigError(f"{path}: tensor {odd[0]!r:.80} {where}; the trunk has: {', '.join(wanted)[:500]}")
-            for name, spec in wanted.items():
-                _check(path, spec, handle.get_slice(name).get_shape(), handle.get_slice(name).get_dtype())
-                trunk[layout.slices[name]] = _values(path, spec, handle.get_tensor(name))
-    except (OSError, SafetensorError, ValueError) as error:
+        found = dict(deserialize(whole))  # type: ignore[no-untyped-call]
+    except (SafetensorError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a safetensors file: {error}") from error
+    odd = sorted(wanted.keys() ^ {name for name in found if not name.startswith(HEAD)})
+    if odd:
+        where = "is missing" if odd[0] in wanted else "is none of the charter's"
+        raise ConfigError(f"{path}: tensor {odd[0]!r:.80} {where}; the trunk has: {', '.join(wanted)[:500]}")
+    for name, spec in wanted.items():
+        tensor = found[name]
+        _check(path, spec, tensor["shape"], tensor["dtype"])
+        trunk[layout.slices[name]] = _values(path, spec, np.frombuffer(tensor["data"], "<f4"))
     return trunk
 
 

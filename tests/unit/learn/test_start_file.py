@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local, train_local
+from kmel_p2p.learn.models import start_file
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.start_file import file_hash, started_trunk
@@ -95,6 +97,40 @@ def test_a_file_that_is_cut_off_or_lacks_a_tensor_is_told(tmp_path: Path) -> Non
     del fewer["trunk.1.bias"]
     save_file(fewer, path)
     with pytest.raises(ConfigError, match=r"'trunk\.1\.bias' is missing"):
+        started_trunk(naming(path), LAYOUT, path)
+
+
+def test_a_file_that_is_changed_between_two_looks_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = saved(tmp_path / "a"), saved(tmp_path / "b", **{"trunk.0.bias": np.ones(24, np.float32)})
+    model, link = naming(path), tmp_path / "start"
+    link.symlink_to(path)
+    hashed = start_file.file_hash
+
+    def then_swapped(file: Path) -> str:
+        found = hashed(file)
+        link.unlink()
+        link.symlink_to(other)
+        return found
+
+    monkeypatch.setattr(start_file, "file_hash", then_swapped)
+    with pytest.raises(ConfigError, match=r"/start: has sha256 .*get that one"):
+        started_trunk(model, LAYOUT, link)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ConfigError, match=r"is no file; site\.start_file names it"):
+            started_trunk(ModelRule(start="0" * 64), LAYOUT, odd)
+
+
+@pytest.mark.parametrize(
+    "header", [b"\xff" * 8, (2**40).to_bytes(8, "little"), (10**6).to_bytes(8, "little") + b"{" * 10**6]
+)
+def test_a_header_without_bounds_is_told(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "start"
+    path.write_bytes(header + b"{}")
+    with pytest.raises(ConfigError, match="cannot be read as a safetensors file"):
         started_trunk(naming(path), LAYOUT, path)
 
 
