@@ -110,7 +110,12 @@ class StatusBuilder:
             scores=activity.scores,
             compared=against_best_local(self.final_models.last_result),
             data=activity.data,
-            alarms=(*activity.alarms, *self._about_the_roster(site), *drift_alarms(site.config.site.state_dir)),
+            alarms=(
+                *activity.alarms,
+                *self._left_the_roster(site),
+                *self._never_reached(site),
+                *drift_alarms(site.config.site.state_dir),
+            ),
             last_error=activity.last_error,
         )
 
@@ -203,13 +208,15 @@ class StatusBuilder:
             if key in site.constitution.roster
         )
 
-    def _about_the_roster(self, site: Site) -> Iterable[Alarm]:
-        """That this site's key is on it no longer; else each site that was not heard of since this peer started, long
-        enough after that."""
-        up_s = time.monotonic() - self.activity.started_at
+    def _left_the_roster(self, site: Site) -> Iterable[Alarm]:
+        """An alarm where this site's key is on it no longer."""
         if site.identity.key in site.constitution.retired:
+            up_s = time.monotonic() - self.activity.started_at
             yield Alarm("left the roster", left_in_words(site.constitution, site.identity.key), up_s)
-            return
+
+    def _never_reached(self, site: Site) -> Iterable[Alarm]:
+        """An alarm for each site that was not heard of once since this peer started, long enough after that."""
+        up_s = time.monotonic() - self.activity.started_at
         if up_s < NEVER_REACHED_S:
             return
         links = self.transport.links()

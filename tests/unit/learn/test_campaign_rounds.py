@@ -75,11 +75,11 @@ def test_a_campaign_that_a_rival_amendment_took_back_leaves_no_settings_behind(t
     left = site.residual.copy()
     # The third campaign never was: the boundary of the second one was met before it.
     site.train(6, 5, None, trunk, quiet, None, 8, second)
-    assert site._optimiser._settings.learning_rate == 5e-4
+    assert site._optimiser.settings.learning_rate == 5e-4
     site.abandon(6)
     np.testing.assert_array_equal(site.residual, left)
     site.train(6, 5, None, trunk, quiet, None, 20)
-    assert site._optimiser._settings.learning_rate == SETTINGS.learning_rate
+    assert site._optimiser.settings.learning_rate == SETTINGS.learning_rate
     site.commit(6)
     assert kept_facts(tmp_path, 6)["campaign"] == 1
     # What opens the second campaign instead meets its own boundary.
