@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kmel_p2p.agreement.amendment import Amendment, Constitution
 from kmel_p2p.agreement.campaign import CampaignRule
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.strict import plain_value
 
@@ -46,7 +47,21 @@ def _campaign_in_words(rule: CampaignRule) -> list[str]:
     return [
         f"opens campaign {rule.number}: {rule.entries} entries of each site, from the trunk as it is",
         f"counts these to earlier campaigns: {boundary}",
+        *(f"adds assay endpoint {_in_words(endpoint)}" for endpoint in rule.add_endpoints),
+        *(f"retires assay endpoint {name}: it is trained no more" for name in rule.retire_endpoints),
         *(f"sets {name} to {plain_value(value)}" for name, value in sorted(rule.settings.items())),
         f"optimisers {optimiser}; what a site trained and did not publish {residual}",
         *(f"{name} sits it out" for name in sorted(rule.sits_out)),
     ]
+
+
+def _in_words(endpoint: AssayEndpoint) -> str:
+    """All that decides what its values mean."""
+    if endpoint.kind == "classification":
+        return f"{endpoint.name}: classes 0 and 1, {endpoint.head} head"
+    low, high = endpoint.valid_range
+    native = f" {endpoint.unit}" if endpoint.unit else ""
+    return (
+        f"{endpoint.name}: {endpoint.reported_unit or 'values without a unit'}, {low:g} to {high:g}{native}, centre "
+        f"{endpoint.center:g}, scale {endpoint.scale:g}, {endpoint.head} head"
+    )

@@ -4,8 +4,8 @@ A campaign goes on from the trunk of the one before, in the same logs. Its bound
 the number of its newest entry of the campaigns before. So every site counts an entry to the same campaign, whatever it
 holds, and whoever made an entry beyond the boundary while the signatures were collected has that much less to make.
 
-A campaign may change how sites train. It may not change what an entry or a measurement means: entries of all campaigns
-add up to one trunk.
+A campaign may change how sites train, add assay endpoints and retire them. It may not change what an entry or a
+measurement means: entries of all campaigns add up to one trunk.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 
+from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule, ledger_rule
 from kmel_p2p.agreement.charter import MAX_SITES, Charter
+from kmel_p2p.agreement.endpoint import MAX_ENDPOINTS, AssayEndpoint, EndpointName
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.in_words import fault_in_words
 from kmel_p2p.agreement.strict import Name, StrictModel, plain_value
 from kmel_p2p.agreement.training import PaceRule, TrainingRule
+
+MAX_ADDED = 64
+"""Assay endpoints that one campaign may add."""
 
 EntryNumber = Annotated[int, pydantic.Field(ge=0, le=2**40)]
 
@@ -43,7 +48,8 @@ ONE_TRUNK = "entries of all campaigns add up to one trunk"
 FIXED: Mapping[str, str] = {
     "features": f"{ONE_TRUNK}, whose first layer would read other numbers than it learned from",
     "model": f"{ONE_TRUNK}, and no entry so far would fit one of another shape",
-    "assay_endpoints": f"{ONE_TRUNK}, whose heads would mean other units or scales than they learned",
+    "assay_endpoints": f"{ONE_TRUNK}, whose heads would mean other units or scales than they learned; whole assay "
+    "endpoints come and go: kmel-peer campaign draft --add-endpoint, --retire-endpoint",
     "split": "a compound must never move between training and test",
     "privacy": "what noise has bounded so far would no longer be bounded",
     "amendments": "an amendment changes the quorum: kmel-peer amendment draft --quorum",
@@ -106,6 +112,15 @@ class CampaignRule(StrictModel):
     which did not take part in the campaign before is dropped in any case: the trunk has moved on since."""
     sits_out: Annotated[tuple[Name, ...], pydantic.Field(max_length=MAX_SITES)] = ()
     """Sites that publish nothing in it. They keep and relay everything, and take the next one up again."""
+    add_endpoints: Annotated[
+        tuple[AssayEndpoint, ...], pydantic.Field(max_length=MAX_ADDED, exclude_if=lambda added: not added)
+    ] = ()
+    """Assay endpoints that are trained from this campaign on, as the charter's are described. Without any, it is no
+    part of what is hashed and written."""
+    retire_endpoints: Annotated[
+        tuple[EndpointName, ...], pydantic.Field(max_length=MAX_ENDPOINTS, exclude_if=lambda retired: not retired)
+    ] = ()
+    """Assay endpoints that are trained no more. Likewise."""
 
     def boundary_problem(self, published: Mapping[str, int]) -> str:
         """Why a site should not sign the boundary, in words; empty where it may.
@@ -142,6 +157,7 @@ class Campaign:
         entries: that each site may publish in it.
         after: site -> its newest entry that belongs to an earlier campaign; 0 for sites that are not named.
         sits_out: sites that publish nothing in it.
+        assay_endpoints: all so far; those of the federation's other campaigns are some of them.
         keeps_optimiser, keeps_residual: of the campaign before.
     """
 
@@ -153,6 +169,7 @@ class Campaign:
     pace: PaceRule
     after: Mapping[SiteKey, int] = field(default_factory=dict)
     sits_out: frozenset[SiteKey] = frozenset()
+    assay_endpoints: AssayEndpoints = field(default_factory=AssayEndpoints)
     keeps_optimiser: bool = True
     keeps_residual: bool = True
 
@@ -160,7 +177,8 @@ class Campaign:
     def first(cls, charter: Charter) -> Campaign:
         """The one that a charter opens."""
         averaging = charter.averaging
-        return cls(1, 0, averaging.entry_limit, charter.training, averaging, charter.pace)
+        endpoints = AssayEndpoints.first(charter.assay_endpoints)
+        return cls(1, 0, averaging.entry_limit, charter.training, averaging, charter.pace, assay_endpoints=endpoints)
 
     @property
     def ledger(self) -> LedgerRule:
@@ -199,6 +217,7 @@ class Campaign:
             entries=rule.entries,
             after=after,
             sits_out=sits_out,
+            assay_endpoints=self.assay_endpoints.followed_by(rule.add_endpoints, rule.retire_endpoints, rule.number),
             keeps_optimiser=rule.optimiser == "kept",
             keeps_residual=rule.residual == "kept",
             **sections,
@@ -222,7 +241,8 @@ class Campaign:
             return f"campaign.sits_out names {unknown[0]!r}, which is not on the roster then"
         if set(names) <= set(rule.sits_out):
             return "every site would sit the campaign out"
-        return self._settings_problem(rule)
+        endpoints = self.assay_endpoints.problem(rule.add_endpoints, rule.retire_endpoints)
+        return endpoints or self._settings_problem(rule)
 
     def _settings_problem(self, rule: CampaignRule) -> str:
         """Why its settings cannot be, in words; empty when they can."""

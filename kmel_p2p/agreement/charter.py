@@ -15,7 +15,7 @@ import tomli_w
 
 from kmel_p2p.agreement.averaging import AveragingRule, LedgerRule, ledger_rule
 from kmel_p2p.agreement.canonical import canonical, plain
-from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.agreement.endpoint import MAX_ENDPOINTS, AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import FeatureRule
 from kmel_p2p.agreement.identity import KEY_BYTES, SIGNATURE_BYTES, Identity, SiteKey, curve_public, digest, verify
@@ -78,7 +78,7 @@ class Charter(StrictModel):
     sites: Annotated[tuple[SiteRule, ...], pydantic.Field(min_length=1, max_length=MAX_SITES)]
     model: ModelRule = ModelRule()
     features: FeatureRule = FeatureRule()
-    assay_endpoints: Annotated[tuple[AssayEndpoint, ...], pydantic.Field(min_length=1, max_length=1024)]
+    assay_endpoints: Annotated[tuple[AssayEndpoint, ...], pydantic.Field(min_length=1, max_length=MAX_ENDPOINTS)]
     training: TrainingRule = TrainingRule()
     averaging: AveragingRule = LedgerRule()
     pace: PaceRule = PaceRule()

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 LABEL = rf"^[\p{{L}}\p{{N}}][^{CONTROL}]*$"
 """Of the name of an assay endpoint: it heads columns and stands in tables, reports and logs."""
 
+MAX_ENDPOINTS = 1024
+"""Assay endpoints of a federation, those that were retired included."""
+
 Kind: TypeAlias = Literal["regression", "classification"]
+
+EndpointName: TypeAlias = Annotated[
+    str,
+    worded_pattern(LABEL, "a text that begins with a letter or digit, in one line", min_length=1, max_length=64),
+]
 
 
 class AssayEndpoint(StrictModel):
@@ -30,10 +38,7 @@ class AssayEndpoint(StrictModel):
     (transformed - center) / scale, with constants from the charter, never from a site's data.
     """
 
-    name: Annotated[
-        str,
-        worded_pattern(LABEL, "a text that begins with a letter or digit, in one line", min_length=1, max_length=64),
-    ]
+    name: EndpointName
     """Begins with a letter or digit; no control characters."""
     kind: Kind = "regression"
     """`regression` for numbers, `classification` for classes 0 and 1."""

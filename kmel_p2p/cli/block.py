@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def _leave(config: SiteConfig, name: str, arguments: Mapping[str, str]) -> Mappi
         if (state_dir / STORE_NAME).exists():
             store = Store(state_dir / STORE_NAME, read_only=True)
             try:
-                site = replace(site, constitution=stored_constitution(site, store))
+                site = site.amended(stored_constitution(site, store))
             finally:
                 store.close()
         key, book = blockable(site, arguments["site"]), OrderBook(state_dir)

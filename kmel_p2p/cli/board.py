@@ -199,7 +199,6 @@ def _read(config_path: Path, arguments: Mapping[str, Any], stored: Any) -> Any:
 
 def stored_board(config_path: Path) -> tuple[Any, Any]:
     """The site, and the notices that its store holds, by author and slot."""
-    from dataclasses import replace
 
     from kmel_p2p.core.board.book import NoticeBook
     from kmel_p2p.site.config import load_config
@@ -214,7 +213,7 @@ def stored_board(config_path: Path) -> tuple[Any, Any]:
     if (config.site.state_dir / STORE_NAME).exists():
         store = Store(config.site.state_dir / STORE_NAME, read_only=True)
         try:
-            site = replace(site, constitution=stored_constitution(site, store))
+            site = site.amended(stored_constitution(site, store))
             for notice in known_notices(store):
                 if notice.until >= today() and notice.author in site.constitution.roster:
                     book.add(notice)

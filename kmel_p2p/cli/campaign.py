@@ -31,6 +31,21 @@ def campaign() -> None:
 @click.option("--fresh-optimiser", is_flag=True, help="Sites begin with new optimisers.")
 @click.option("--drop-residual", is_flag=True, help="What sites trained and did not publish is dropped.")
 @click.option("--add", "added", multiple=True, metavar="NAME=KEY[@ADDRESS,...]", help="A new site; repeat.")
+@click.option(
+    "--add-endpoint",
+    "new_endpoints",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="TOML with [[assay_endpoints]] to add, described as in a charter; heads are private. Repeat.",
+)
+@click.option(
+    "--retire-endpoint",
+    "old_endpoints",
+    multiple=True,
+    metavar="NAME",
+    help="An assay endpoint to train no more; repeat.",
+)
 @click.option("--output", "-o", type=FILE, default=Path("campaign.toml"), show_default=True)
 def draft(
     config_path: Path,
@@ -40,6 +55,8 @@ def draft(
     fresh_optimiser: bool,
     drop_residual: bool,
     added: tuple[str, ...],
+    new_endpoints: tuple[Path, ...],
+    old_endpoints: tuple[str, ...],
     output: Path,
 ) -> None:
     """Draft the next campaign, after what is published here now: draft it when the run is over."""
@@ -56,6 +73,8 @@ def draft(
         "sits_out": sits_out,
         "optimiser": "fresh" if fresh_optimiser else "kept",
         "residual": "dropped" if drop_residual else "kept",
+        "add_endpoints": [endpoint for path in new_endpoints for endpoint in _endpoints_in(path)],
+        "retire_endpoints": old_endpoints,
     }
     document = constitution.draft(campaign=rule, add=[site_of(text) for text in added])
     write_new(output, document.render().encode(), 0o644)
@@ -63,6 +82,8 @@ def draft(
     for key, site in constitution.roster.items():
         if (left := now.limit_of(key) - heads.get(site.name, 0)) > 0:
             click.echo(f"{site.name} has published {left} entries less than it may; what is left of them is given up.")
+    if new_endpoints:
+        click.echo("Sites that measure what is new name its columns under [data.columns] before the campaign starts.")
     click.echo(f"{constitution.signatures_needed} sites now run: kmel-peer campaign sign {output} --config site.toml")
 
 
@@ -88,6 +109,9 @@ def show(config_path: Path, as_json: bool) -> None:
         opened = f"amendment {row['amendment']}" if row["amendment"] else "the charter"
         click.echo(f"campaign {row['number']}, opened by {opened}: {row['entries']} entries of each site")
         click.echo("  " + ", ".join(f"{name} {value}" for name, value in row["settings"].items()))
+        for what in ("added", "retired"):
+            if names := row[f"{what}_endpoints"]:
+                click.echo(f"  assay endpoints {what}: {', '.join(names)}")
         for name, site in row["sites"].items():
             out = "; sits it out" if site["sits_out"] else ""
             made = f"entries {site['first']} to {site['last']}" if site["last"] >= site["first"] else "no entry"
@@ -98,7 +122,7 @@ def _rows(constitution: Constitution, heads: dict[str, int]) -> list[dict[str, A
     """One for each campaign. A site's part in it is its entries `first` to `last`."""
     from kmel_p2p.agreement.campaign import CHANGEABLE
 
-    rows = []
+    rows, known = [], 0
     for each, following in zip(constitution.campaigns, (*constitution.campaigns[1:], None), strict=True):
         sites = {}
         for key, site in constitution.roster.items():
@@ -111,15 +135,39 @@ def _rows(constitution: Constitution, heads: dict[str, int]) -> list[dict[str, A
                 "amendment": each.amendment,
                 "entries": each.entries,
                 "settings": settings,
+                "added_endpoints": [endpoint.name for endpoint in each.assay_endpoints.every[known:]] if known else [],
+                "retired_endpoints": [
+                    name for name, number in each.assay_endpoints.retired.items() if number == each.number
+                ],
                 "sites": sites,
             }
         )
+        known = len(each.assay_endpoints.every)
     return rows
 
 
 def _value(campaign_: object, setting: str) -> Any:
     section, _, key = setting.partition(".")
     return getattr(getattr(campaign_, section), key)
+
+
+def _endpoints_in(path: Path) -> list[dict[str, Any]]:
+    """What a file says under `[[assay_endpoints]]`, read like a charter's.
+
+    Raises:
+        ConfigError: it cannot be read, or says something else; names file and key.
+    """
+    import pydantic
+
+    from kmel_p2p.agreement.endpoint import AssayEndpoint
+    from kmel_p2p.agreement.strict import StrictModel, parse_toml
+    from kmel_p2p.site.config import read_text
+
+    class AddedEndpoints(StrictModel):
+        assay_endpoints: tuple[AssayEndpoint, ...] = pydantic.Field(min_length=1)
+
+    text = read_text(path, "write the assay endpoint into it as [[assay_endpoints]], as in a charter")
+    return [endpoint.model_dump() for endpoint in parse_toml(AddedEndpoints, text, str(path)).assay_endpoints]
 
 
 def _setting(text: str) -> tuple[str, int | float]:

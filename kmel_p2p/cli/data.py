@@ -34,7 +34,6 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
     """
     from kmel_p2p.chem.dataset.manifest import write_json
     from kmel_p2p.chem.dataset.measurements import write_rejects
-    from kmel_p2p.chem.report.check import check
     from kmel_p2p.chem.report.check_page import check_page
     from kmel_p2p.cli.exits import DoesNotHoldError
     from kmel_p2p.files import write_whole
@@ -42,7 +41,7 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
 
     config = load_config(config_path)
     charter, own, test = read_measurements(config, quiet=as_json)
-    report = check(config.data, own, charter.split, test)
+    report = _checked(config, charter, own, test)
     folder = out or config.site.state_dir / "data-check"
     write_rejects(folder / "rejects.csv", [*own.rejects, *(test.rejects if test else ())])
     write_json(folder / "data_STAYS.json", report)
@@ -60,15 +59,15 @@ def check_command(config_path: Path, out: Path | None, as_json: bool) -> None:
 def approve(config_path: Path) -> None:
     """Approve the dataset as it is now (see [data] require_approval), and say again what looks wrong with it."""
     from kmel_p2p.chem.dataset.manifest import APPROVAL, MANIFEST, manifest, write_json
-    from kmel_p2p.chem.report.check import check
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import assay_endpoints_of, trained_data
 
     config = load_config(config_path)
     charter, own, test = read_measurements(config, quiet=False)
-    report = check(config.data, own, charter.split, test)
+    report = _checked(config, charter, own, test)
     for text in [*report["problems"], *report["advice"]]:
         click.echo(f"looks wrong: {text}", err=True)
-    content = manifest(config.data, own)
+    content = manifest(trained_data(config.data, assay_endpoints_of(config, charter)), own)
     write_json(config.site.state_dir / MANIFEST, content)
     approved = {"dataset_hash": content["dataset_hash"], "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_json(config.site.state_dir / APPROVAL, approved)
@@ -97,12 +96,15 @@ def changes_command(version: str, out: Path | None, config_path: Path, as_json: 
     from kmel_p2p.files import write_whole
     from kmel_p2p.learn.predict.versions import find, versions
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.loaded_site import assay_endpoints_of
 
     config = load_config(config_path)
     one = find(config.site.state_dir, version)
     dataset, before = read_measured(one.folder / KEPT)
     charter, own, _ = read_measurements(config, quiet=as_json)
-    found = changes(before, measured_in(own))
+    retired = assay_endpoints_of(config, charter).retired
+    # What is trained no more was not withdrawn.
+    found = [change for change in changes(before, measured_in(own)) if change.endpoint not in retired]
     removed = [change for change in found if change.kind == "removed"]
     kept = [other for other in versions(config.site.state_dir) if (other.folder / KEPT).exists()]
     known = {other.name: read_measured(other.folder / KEPT)[1] for other in kept} if removed else {}
@@ -110,11 +112,11 @@ def changes_command(version: str, out: Path | None, config_path: Path, as_json: 
         "since": one.name,
         "dataset_then": dataset,
         "dataset_now": own.dataset_hash(),
-        "endpoints": counted(found, [endpoint.name for endpoint in charter.assay_endpoints]),
+        "endpoints": counted(found, [endpoint.name for endpoint in own.endpoints]),
         "trained_on_removed": learned_from(removed, known),
     }
     folder = out or config.site.state_dir / "data-check"
-    write_whole(folder / "changes_STAYS.csv", changes_table(found, charter.assay_endpoints).encode())
+    write_whole(folder / "changes_STAYS.csv", changes_table(found, own.endpoints).encode())
     if as_json:
         echo_json(report)
         return
@@ -149,15 +151,24 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
         click.echo(line)
 
 
-def read_measurements(config: SiteConfig, quiet: bool) -> tuple[Charter, Measurements, Measurements | None]:
-    """Charter and measurements, those of the test file last."""
+def read_measurements(
+    config: SiteConfig, quiet: bool, *, retired: bool = False
+) -> tuple[Charter, Measurements, Measurements | None]:
+    """Charter and measurements, those of the test file last.
+
+    Args:
+        retired: whether assay endpoints that are trained no more are read, too.
+    """
     from kmel_p2p.chem.dataset.ingest import ingest
     from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
     from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.charter import load_charter
     from kmel_p2p.files import private_directory
+    from kmel_p2p.site.loaded_site import assay_endpoints_of, trained_data
 
     charter = load_charter(config.site.charter).charter
+    endpoints = assay_endpoints_of(config, charter)
+    data = config.data if retired else trained_data(config.data, endpoints)
     cache = StructureCache(private_directory(config.site.state_dir) / FOLDER)
     workers = config.resources.featurise_processes or usable_cores()
 
@@ -165,16 +176,25 @@ def read_measurements(config: SiteConfig, quiet: bool) -> tuple[Charter, Measure
         with progress_bar("structures", quiet) as progress:
             return ingest(
                 source,
-                charter.assay_endpoints,
+                endpoints.every,
                 charter.features,
                 cache=cache,
                 workers=workers,
                 progress=progress,
                 excluded=excluded,
+                added=endpoints.added,
             )
 
-    test = read(config.data.test_source, frozenset()) if config.data.test_source else None
-    return charter, read(config.data, frozenset(test.structures.identities) if test else frozenset()), test
+    test = read(data.test_source, frozenset()) if data.test_source else None
+    return charter, read(data, frozenset(test.structures.identities) if test else frozenset()), test
+
+
+def _checked(config: SiteConfig, charter: Charter, own: Measurements, test: Measurements | None) -> dict[str, Any]:
+    from kmel_p2p.chem.report.check import check
+    from kmel_p2p.site.loaded_site import assay_endpoints_of, trained_data
+
+    endpoints = assay_endpoints_of(config, charter)
+    return check(trained_data(config.data, endpoints), own, charter.split, test, retired=endpoints.retired)
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:

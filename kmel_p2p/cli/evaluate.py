@@ -38,19 +38,22 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
     from kmel_p2p.chem.dataset.manifest import write_json
     from kmel_p2p.files import BY_UMASK, write_whole
     from kmel_p2p.learn.evaluate.evaluation import evaluate as score_models
+    from kmel_p2p.learn.evaluate.evaluation import known_to
     from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
     from kmel_p2p.learn.predict.predict import load_model
     from kmel_p2p.learn.worker.prepare import prepare
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import load_site, trainer_plan
+    from kmel_p2p.site.loaded_site import load_amended_site, trainer_plan
 
     config = load_config(config_path)
-    site = load_site(config)
+    site = load_amended_site(config)
     model = load_model(model_folder(None, config_path))
     _require_own(model, site.charter.id.hex())
     with progress_bar("structures", as_json) as progress:
-        dataset, _ = prepare(trainer_plan(site, seed), lambda p: progress(p.done, p.total))
-    report, outputs = score_models(model, dataset, seed)
+        every, _ = prepare(trainer_plan(site, seed), lambda p: progress(p.done, p.total))
+    dataset = known_to(model, every)
+    report, outputs = score_models(model, dataset, seed, site.assay_endpoints.retired)
+    report["came_later"] = [endpoint.name for endpoint in every.endpoints[len(dataset.endpoints) :]]
     folder = out or config.site.state_dir / "evaluation"
     write_json(folder / "evaluation.json", report, BY_UMASK)
     write_whole(folder / "evaluation.html", evaluation_page(report).encode(), mode=0o644)
@@ -132,9 +135,8 @@ def _show(report: dict[str, Any], folder: Path) -> None:
             table.add_column(name, justify="left" if left else "right", overflow="fold")
     for e in report["endpoints"]:
         if "models" not in e:
-            scores.add_row(
-                e["name"], str(e["test"]), *["" for _ in columns[:-1]], "no data" if "untrained" in e else "too few"
-            )
+            why = "retired" if "retired" in e else "no data" if "untrained" in e else "too few"
+            scores.add_row(e["name"], str(e["test"]), *["" for _ in columns[:-1]], why)
             continue
         scores.add_row(e["name"], str(e["test"]), *(f"{e['models'][key]['score']:.3f}" for key in keys))
         change = e["gains"]["chosen"]
@@ -157,6 +159,13 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         console.print(f"Warning: {report['warning']}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(scores)
     console.print(gains)
+    for e in report["endpoints"]:
+        if "retired" in e:
+            text = f"{e['name']} was retired in campaign {e['retired']}: it is trained no more"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for name in report["came_later"]:
+        text = f"{name} came after these models were made: the next ones predict it"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     for name, reason in report["without_intervals"].items():
         console.print(f"{name} has no intervals: {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(

@@ -138,6 +138,7 @@ def _sign(
 
 def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[str, Any]) -> None:
     """Write the charter, the amendments and the settings."""
+    from kmel_p2p.agreement.amendment import Constitution
     from kmel_p2p.agreement.amendment_words import changes_in_words
     from kmel_p2p.files import write_whole
 
@@ -155,7 +156,10 @@ def _finish(here: NewSite, identity: Identity, asking: Joining, answer: Mapping[
     _keep_charter(here.charter_path, document)
     for path, text in zip(paths, kept, strict=True):
         write_whole(path, text.encode(), mode=0o644)
-    here.write_settings(document.charter.assay_endpoints, paths)
+    constitution = Constitution(document.charter)
+    for amended in amendments:
+        constitution = constitution.followed_by(amended)
+    here.write_settings(constitution.campaign.assay_endpoints.current, paths)
     asking.done()
     done = say("{site} is a site of {federation}. Next: kmel-peer run -c {settings}")
     click.echo(done.format(site=here.name, federation=document.charter.federation, settings=here.settings))

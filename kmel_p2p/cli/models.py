@@ -111,12 +111,12 @@ def compare_command(former: str, later: str, seed: int, config_path: Path, as_js
     from kmel_p2p.learn.predict.versions import find
     from kmel_p2p.learn.worker.prepare import prepare
     from kmel_p2p.site.config import load_config
-    from kmel_p2p.site.loaded_site import load_site, trainer_plan
+    from kmel_p2p.site.loaded_site import load_amended_site, trainer_plan
 
     config = load_config(config_path)
     loaded = [load_model(find(config.site.state_dir, name).folder) for name in (former, later)]
     with progress_bar("structures", as_json) as progress:
-        dataset, _ = prepare(trainer_plan(load_site(config), seed), lambda p: progress(p.done, p.total))
+        dataset, _ = prepare(trainer_plan(load_amended_site(config), seed), lambda p: progress(p.done, p.total))
     report = compare_versions(loaded[0], loaded[1], dataset, seed)
     if as_json:
         echo_json(report)
@@ -200,7 +200,8 @@ def _show(report: Mapping[str, Any]) -> None:
     for e in report["endpoints"]:
         metric = f"{e['metric']} {e['unit']}".strip()
         if "change_pct" not in e:
-            table.add_row(e["name"], str(e["test"]), metric, "", "", "too few", "")
+            why = "not in both" if "silent" in e else "too few"
+            table.add_row(e["name"], str(e["test"]), metric, "", "", why, "")
             continue
         low, high = e["interval_pct"]
         change, ends = f"{e['change_pct']:+.1f} %", f"[{low:+.1f}, {high:+.1f}]"

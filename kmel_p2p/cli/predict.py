@@ -161,6 +161,8 @@ def predict(
     if report is not None:
         write_report(report, source, file, (start, stop), loaded, tally.similarities.shift(), model, level)
     _tell(tally, loaded, model, level, output)
+    if model_dir is None:
+        _tell_retired(loaded, config_path)
     _require_one(source, tally)
 
 
@@ -287,6 +289,29 @@ def _tell(tally: Tally, loaded: Model, model: str | None, level: float, output: 
         click.echo(f"Warning: {warning}", err=True)
     if loaded.neighbours is None:
         click.echo("no similarities: this model directory has no training compounds to compare with", err=True)
+
+
+def _tell_retired(loaded: Model, config_path: Path) -> None:
+    """Which assay endpoints these models still predict although the consortium trains them no more."""
+    from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.state.database import STORE_NAME, holds_amendments
+
+    config = load_config(config_path)
+    if not config.site.amendments and not holds_amendments(config.site.state_dir / STORE_NAME):
+        return
+    from kmel_p2p.cli.charter import load_charter
+    from kmel_p2p.site.loaded_site import assay_endpoints_of
+
+    try:
+        retired = assay_endpoints_of(config, load_charter(config.site.charter).charter).retired
+    except ConfigError:
+        return  # models alone predict, too
+    silent = loaded.without_values()
+    for endpoint in loaded.card.architecture.endpoints:
+        if endpoint.name in retired and endpoint.name not in silent:
+            text = f"{endpoint.name} was retired in campaign {retired[endpoint.name]}: these models are from before"
+            click.echo(text, err=True)
 
 
 def _require_one(source: Path, tally: Tally) -> None:

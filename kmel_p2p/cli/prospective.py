@@ -58,10 +58,10 @@ def prospective(
             _forget(register, forget_before, as_json)
             return
         files = files_now(config)
-        charter, own, test = read_measurements(config, quiet=as_json)
+        charter, own, test = read_measurements(config, quiet=as_json, retired=True)
         measurements = [own, *([test] if test else [])]
         register.see(measured_by(measurements), files)
-        found, matched = report_on(register.ahead(), measurements, charter.assay_endpoints)
+        found, matched = report_on(register.ahead(), measurements, own.endpoints)
         versions = {name: {"predictions": count, "since": _day(at)} for name, (count, at) in register.counts().items()}
     report = {"site": config.site.name, "federation": charter.federation, "versions": versions, **found}
     folder = out or config.site.state_dir / FOLDER

@@ -121,7 +121,7 @@ def see_measured(register: Register, config: SiteConfig, *, quiet: bool) -> None
     files = files_now(config)
     if register.seen == files:
         return
-    _, own, test = read_measurements(config, quiet)
+    _, own, test = read_measurements(config, quiet, retired=True)
     register.see(measured_by([own, *([test] if test else [])]), files)
 
 

@@ -57,6 +57,20 @@ def read_state(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tenso
     return tensors, facts
 
 
+def glance(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
+    """Shapes and facts of a file that `write_state` wrote, without its values; both empty where it cannot be read.
+
+    What is wrong with it, `read_state` says.
+    """
+    try:
+        with safe_open(path, framework="np") as handle:
+            facts = parse_json((handle.metadata() or {}).get("facts", "null"))
+            shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError):
+        return {}, {}
+    return shapes, facts if isinstance(facts, dict) else {}
+
+
 def write_vector(path: Path, values: NDArray[np.float32]) -> None:
     """Write float32[d] as its little-endian bytes and nothing else.
 

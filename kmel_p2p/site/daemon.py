@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import random
 import secrets
 import signal
@@ -39,7 +38,7 @@ from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
 from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
-from kmel_p2p.site.loaded_site import describe_tensors, load_site, require_trunk, trainer_plan
+from kmel_p2p.site.loaded_site import describe_tensors, load_site, own_seed, require_trunk, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import NoticeBoard, today
 from kmel_p2p.site.observe.activity import Activity
@@ -56,7 +55,6 @@ from kmel_p2p.site.observe.status_builder import StatusBuilder
 from kmel_p2p.site.page.serving import PageParts
 from kmel_p2p.site.pausing import Pausing
 from kmel_p2p.site.peer_machine import addresses_of, make_peer
-from kmel_p2p.site.reload import reloaded
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
 from kmel_p2p.site.state.orders import OrderBook
@@ -68,6 +66,7 @@ from kmel_p2p.site.trainer.campaigns import campaign_training
 from kmel_p2p.site.trainer.contribution_book import BLOB as BOOK
 from kmel_p2p.site.trainer.contribution_book import ContributionBook
 from kmel_p2p.site.trainer.contributions import ContributionMeasuring
+from kmel_p2p.site.trainer.following import DataFollowed
 from kmel_p2p.site.trainer.looks import TrunkLooks
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 
@@ -100,7 +99,6 @@ class Daemon:
 
     def __init__(self, config: SiteConfig, config_path: Path, *, train: bool = True) -> None:
         self._train = train
-        self._config = config
         self._config_path = config_path
         self._site: Site = load_site(config)
         require_trunk(self._site)
@@ -112,6 +110,10 @@ class Daemon:
         self._stop = asyncio.Event()
         self._left = asyncio.Event()
         self._fatal: KmelError | None = None
+
+    @property
+    def _config(self) -> SiteConfig:
+        return self._site.config
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ class Daemon:
         parts.push_async_callback(writer.close)
         generation = await writer.call(Store.bump_generation)
         constitution = await writer.call(lambda store: stored_constitution(self._site, store))
-        self._site = dataclasses.replace(self._site, constitution=constitution)
+        self._site = self._site.amended(constitution)
         history = await writer.call(lambda store: self._mode.open(self._site, store))
         egress = EgressLog(state_dir / EGRESS_NAME, time.time(), self._config.egress.rotation)
         self._audit = Audit(
@@ -162,7 +164,7 @@ class Daemon:
             lambda: self._site, self._peer.board, self._peer.membership.alive, lambda each: self._driver.command(each)
         )
         digest = TrunkDigest(averaging)
-        plan = trainer_plan(self._site, reproducible_seed=int.from_bytes(self._site.identity.key[:4], "big"))
+        plan = trainer_plan(self._site, own_seed(self._site))
         self._trainer = TrainerSupervisor(
             entry_of(plan),
             plan,
@@ -171,6 +173,7 @@ class Daemon:
             time.monotonic,
         )
         parts.push_async_callback(self._trainer.stop)
+        self._followed = DataFollowed(self._config_path, self._trainer, lambda each: self._driver.command(each))
         self._measuring = ContributionMeasuring(
             state_dir,
             ContributionBook.decode(await writer.call(lambda store: store.get_blob(BOOK))),
@@ -203,8 +206,9 @@ class Daemon:
             board=self._board.answer,
         )
         control = ControlServer(state_dir, requests.answer)
-        endpoints = [endpoint.name for endpoint in self._site.charter.assay_endpoints]
-        self._reporter = Reporter(self._activity, self._mode, lambda: self._site.names, control.publish, endpoints)
+        self._reporter = Reporter(
+            self._activity, self._mode, lambda: self._site.names, control.publish, lambda: self._site.assay_endpoints
+        )
         self._reception = Reception(
             site=lambda: self._site,
             averaging=averaging,
@@ -258,6 +262,7 @@ class Daemon:
         )
         if self._train:
             await self._trainer.start(answers)
+            self._followed.tell(self._site)
         parts.push_async_callback(self._final_models.close)
         parts.push_async_callback(looks.close)
         self._reception.start()
@@ -300,7 +305,7 @@ class Daemon:
 
     def _reload(self) -> None:
         """SIGHUP."""
-        self._config = reloaded(self._config, self._config_path)
+        self._site = self._followed.reread(self._site)
 
     async def _open_network(self, parts: contextlib.AsyncExitStack) -> str:
         """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""
@@ -355,7 +360,7 @@ class Daemon:
             case rounds.RoundCommitted(number=number):
                 self._trainer.commit(number)
             case rounds.CharterAmended(constitution=constitution):
-                self._site = dataclasses.replace(self._site, constitution=constitution)
+                self._site = self._followed.amended(self._site, constitution)
             case rounds.RoundAbandoned():
                 self._trainer.abandon(event)
             case rounds.RunComplete():

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.charter import Charter, CharterDocument
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.features import descriptor_constants
@@ -17,10 +18,10 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.package_files import check_installed
 from kmel_p2p.learn.worker.session import TrainerPlan, TrainingSettings
-from kmel_p2p.site.config import SiteConfig, read_text
+from kmel_p2p.site.config import DataSection, SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.modes import mode_of
-from kmel_p2p.site.site import Site
+from kmel_p2p.site.site import Site, kept_constitution
 
 NO_CHARTER = "answer an invitation with kmel-peer join, or found a federation with kmel-peer invite"
 
@@ -55,8 +56,30 @@ def load_site(config: SiteConfig) -> Site:
         )
     if rule.name != config.site.name:
         raise ConfigError(f"site.name is {config.site.name!r}, but the charter calls this key {rule.name!r}")
-    _check_columns(config, charter)
-    return Site(config, identity, charter, constitution, rule, architecture, layout)
+    site = Site(config, identity, charter, constitution, rule, architecture, layout).amended(constitution)
+    if not site.assay_endpoints.knows(config.data.columns):
+        check_columns(config.data, kept_constitution(constitution, config.site.state_dir).campaign.assay_endpoints)
+    return site
+
+
+def load_amended_site(config: SiteConfig) -> Site:
+    """`load_site` with the amendments that the store knows, too, for commands.
+
+    Raises:
+        ConfigError: names the file and what to do.
+    """
+    site = load_site(config)
+    return site.amended(kept_constitution(site.constitution, config.site.state_dir))
+
+
+def assay_endpoints_of(config: SiteConfig, charter: Charter) -> AssayEndpoints:
+    """Those of the newest campaign that files and store know of. The charter need not be in force yet.
+
+    Raises:
+        ConfigError: an amendment does not fit, or the store cannot be read.
+    """
+    constitution = _amended(charter, config.site.amendments)
+    return kept_constitution(constitution, config.site.state_dir).campaign.assay_endpoints
 
 
 def _amended(charter: Charter, files: Iterable[Path]) -> Constitution:
@@ -115,13 +138,14 @@ def needs_of(charter: Charter, sites: int) -> list[str]:
 def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
     """What the trainer is told. `resume_file` and `trunk_memory` are filled in at each start."""
     charter, config = site.charter, site.config
+    data = trained_data(config.data, site.assay_endpoints)
     return TrainerPlan(
         architecture=site.architecture,
         features=charter.features,
         model_seed=charter.model.seed,
         start_file=config.site.start_file,
-        source=config.data,
-        test_source=config.data.test_source,
+        source=data,
+        test_source=data.test_source,
         split=charter.split,
         training=TrainingSettings(
             **dict(charter.training),
@@ -146,6 +170,8 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         require_approval=config.data.require_approval,
         versions=config.predictions.versions,
         graph_networks=config.predictions.graph_networks,
+        added_endpoints=site.assay_endpoints.added,
+        retired=dict(site.assay_endpoints.retired),
         labels={
             "federation": charter.federation,
             "charter_id": charter.id.hex(),
@@ -162,11 +188,31 @@ def describe_tensors(layout: Layout) -> str:
     return f"{text} (layout {layout.hash.hex()[:16]})"
 
 
-def _check_columns(config: SiteConfig, charter: Charter) -> None:
-    known = [endpoint.name for endpoint in charter.assay_endpoints]
-    for name in config.data.columns:
+def own_seed(site: Site) -> int:
+    """Of this site's batches, dropout and private heads."""
+    return int.from_bytes(site.identity.key[:4], "big")
+
+
+def trained_data(data: DataSection, endpoints: AssayEndpoints) -> DataSection:
+    """The settings of the data with the columns of assay endpoints that are trained now, which may be none.
+
+    A name that is none of theirs was one when it was checked: the amendment that added it has given way to another.
+    """
+    current = {endpoint.name for endpoint in endpoints.current}
+    columns = {name: column for name, column in data.columns.items() if name in current}
+    return data.model_copy(update={"columns": columns})
+
+
+def check_columns(data: DataSection, endpoints: AssayEndpoints) -> None:
+    """Whether columns are mapped to assay endpoints that there are, retired ones included.
+
+    Raises:
+        ConfigError: names the first that is not.
+    """
+    known = endpoints.names
+    for name in data.columns:
         if name not in known:
             raise ConfigError(
-                f"data.columns names assay endpoint {name!r}, which the charter does not have; "
-                f"it has: {', '.join(known)}"
+                f"data.columns names assay endpoint {name!r}, which neither the charter nor a campaign that is in "
+                f"force here has; there are: {', '.join(known)}"
             )

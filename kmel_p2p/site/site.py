@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.averaging import Mode
 from kmel_p2p.agreement.charter import Charter, SiteRule
 from kmel_p2p.agreement.identity import Identity, SiteKey
@@ -17,7 +19,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.start_file import started_trunk
 from kmel_p2p.site.config import SiteConfig
 from kmel_p2p.site.state.overruled import overruled_amendments
-from kmel_p2p.site.state.store import Store
+from kmel_p2p.site.state.store import STORE_NAME, Store
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,23 @@ class Site:
     """The charter with the amendments that the site's files and its store know of."""
     rule: SiteRule
     architecture: Architecture
+    """With the assay endpoints that the constitution names."""
     layout: Layout
 
     @property
     def mode(self) -> Mode:
         """The charter's averaging mode."""
         return self.charter.averaging.mode
+
+    @property
+    def assay_endpoints(self) -> AssayEndpoints:
+        """Of the newest campaign."""
+        return self.constitution.campaign.assay_endpoints
+
+    def amended(self, constitution: Constitution) -> Site:
+        """This site under another constitution of the same charter."""
+        endpoints = constitution.campaign.assay_endpoints.every
+        return replace(self, constitution=constitution, architecture=self.architecture.changed(endpoints=endpoints))
 
     def initial_trunk(self) -> NDArray[np.float32]:
         """The trunk before the first entry, float32[layout.size]; read or drawn anew at each call.
@@ -69,7 +82,29 @@ def stored_constitution(site: Site, store: Store) -> Constitution:
     Raises:
         ConfigError: the two contradict each other.
     """
-    constitution, stored = site.constitution, store.amendments()
+    return _continued(site.constitution, store)
+
+
+def kept_constitution(constitution: Constitution, state_dir: Path) -> Constitution:
+    """The same for commands that find the store closed or in another process's hands; it may be missing, too.
+
+    Args:
+        constitution: what the site's files say.
+
+    Raises:
+        ConfigError: the store cannot be read, or the two contradict each other.
+    """
+    if not (state_dir / STORE_NAME).exists():
+        return constitution
+    store = Store(state_dir / STORE_NAME, read_only=True)
+    try:
+        return _continued(constitution, store)
+    finally:
+        store.close()
+
+
+def _continued(constitution: Constitution, store: Store) -> Constitution:
+    stored = store.amendments()
     overruled = overruled_amendments(store)
     if overruled:
         constitution = Constitution(constitution.genesis, _still_listed(constitution, stored), overruled)

@@ -20,6 +20,21 @@ FIRST, SECOND = 3, 4
 """Entries of each site in the two campaigns."""
 
 
+ADDED = """
+[[assay_endpoints]]
+name = "again"
+unit = "log10(mol/L)"
+center = -3.0
+scale = 2.0
+valid_range = [-15.0, 5.0]
+"""
+COLUMN = """
+[data.columns.again]
+column = "SOL"
+unit = "log10(mol/L)"
+"""
+
+
 def operator(capsys: pytest.CaptureFixture[str], site: SiteProcess, *arguments: object) -> tuple[int, str]:
     """Exit code and text of a command at a site."""
     code = invoke([str(each) for each in (*arguments, "-c", site.folder / "site.toml")])
@@ -33,6 +48,13 @@ def over(federation: LocalFederation, vector: dict[str, int]) -> list[StatusDocu
     if documents is None or any(document.averaging.vector != vector for document in documents):
         return None
     return documents
+
+
+def _trained(capsys: pytest.CaptureFixture[str], site: SiteProcess) -> dict[str, int]:
+    """Assay endpoint -> training measurements of the newest models."""
+    code, text = operator(capsys, site, "models", "show", "newest", "--json")
+    assert code == 0, text
+    return {endpoint["name"]: endpoint["train"] for endpoint in json.loads(text)["result"]["endpoints"]}
 
 
 def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
@@ -49,18 +71,23 @@ def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
         refused = operator(capsys, north, "campaign", "draft", "--set", "features.bits=4096", "-o", second)
         assert refused[0] == ExitCode.USAGE, refused
         assert not second.exists()
+        added = tmp_path / "again.toml"
+        added.write_text(ADDED)
         drafted = operator(
             capsys, north, "campaign", "draft", "--entries", SECOND, "--set", "training.learning_rate=2e-4",
-            "--sit-out", "east", "-o", second,
+            "--sit-out", "east", "--add-endpoint", added, "-o", second,
         )  # fmt: skip
         assert drafted[0] == 0, drafted
+        for site in (north, south):
+            with (site.folder / "site.toml").open("a") as settings:
+                settings.write(COLUMN)
         for site in (north, south):
             signed = operator(capsys, site, "campaign", "sign", second)
             assert signed[0] == 0, signed
         started = operator(capsys, south, "campaign", "start", second)
         assert started[0] == 0, started
 
-        until("the second campaign runs", lambda: published(south) > FIRST, 60, federation)
+        until("the second campaign runs", lambda: published(south) > FIRST, 90, federation)
         south.signal(signal.SIGKILL)
         assert south.wait(5)
         south.start()
@@ -69,6 +96,14 @@ def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
         assert len({document.averaging.digest for document in last}) == 1
         assert all(document.averaging.facts["campaign"] == 2 for document in last)
         assert len(log_times(north, "entry published")) == FIRST + SECOND
+        # What was added is trained where it is mapped, without a restart, and missing elsewhere.
+        assert len(log_times(north, "peer started")) == 1
+        assert [document.averaging.facts["unmapped"] for document in last] == [[], [], ["again"]]
+        assert log_times(east, "assay endpoints not mapped")
+        trained = {site.name: _trained(capsys, site) for site in federation}
+        assert {name: counts["again"] > 0 for name, counts in trained.items()} == {
+            "north": True, "south": True, "east": False
+        }  # fmt: skip
 
         code, text = operator(capsys, east, "campaign", "show", "--json")
         assert code == 0, text
@@ -78,6 +113,7 @@ def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
             {"first": FIRST + 1, "last": FIRST + SECOND, "sits_out": False},
         ]
         assert rows[1]["sites"]["east"]["sits_out"]
+        assert [row["added_endpoints"] for row in rows] == [[], ["again"]]
         assert rows[1]["settings"]["training.learning_rate"] == 2e-4
         federation.stop()
         assert [site.exit_code for site in federation] == [0, 0, 0]

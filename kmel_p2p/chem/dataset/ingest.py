@@ -103,12 +103,14 @@ def ingest(
     workers: int = 1,
     progress: Progress = ignore_progress,
     excluded: Collection[str] = (),
+    added: int = 0,
 ) -> Measurements:
     """Read a file of measurements.
 
     Args:
-        endpoints: the charter's; columns of the result are in this order.
+        endpoints: the charter's and those of later campaigns; columns of the result are in this order.
         excluded: compound identities that must not be used here (those of the test file).
+        added: how many of the assay endpoints, up to the last, came with later campaigns.
 
     Raises:
         ConfigError: the settings do not fit file or charter (a column or unit is missing, a name is unknown).
@@ -143,6 +145,7 @@ def ingest(
     return dataclasses.replace(
         _merge(rows, endpoints, groups, table, representative),
         changes=changes,
+        added=added,
         embargo_withheld=dict(embargo.withheld),
         embargo_unmatched=embargo.unmatched(),
         dates=(min(dates), max(dates)) if (dates := [row.date for row in rows.kept if row.date]) else None,

@@ -128,6 +128,7 @@ class Measurements:
         readings: per assay endpoint, what its cells held before merging.
         changes: kind of change (`structures.parent.Kind`) -> the used rows that it was made to.
         embargo_withheld: entry of the embargo lists, in words -> rows that it withheld.
+        added: how many of the assay endpoints, up to the last, came with later campaigns.
         dates: the first and the last one of rows that could be read; None where there are none.
         embargo_unmatched: what the embargo lists name but no row holds; a misspelt name withholds nothing.
     """
@@ -148,6 +149,7 @@ class Measurements:
     embargo_withheld: Mapping[str, int] = field(default_factory=dict)
     embargo_unmatched: tuple[str, ...] = ()
     dates: tuple[datetime.date, datetime.date] | None = None
+    added: int = 0
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -162,12 +164,21 @@ class Measurements:
         return folds
 
     def dataset_hash(self) -> str:
-        """BLAKE2b-256 (hex) of structures, labels, relations and what dates hold out, in any order of rows."""
+        """BLAKE2b-256 (hex) of structures, labels, relations and what dates hold out, in any order of rows.
+
+        An assay endpoint that came with a later campaign and is not measured here does not change it: what was approved
+        before it came is approved still.
+        """
         order = sorted(range(len(self)), key=lambda row: self.structures.identities[row])
         state = hashlib.blake2b(digest_size=32, person=b"kmel dataset 1")
         for row in order:
             state.update(f"{self.structures.identities[row]} {self.structures.smiles[row]}\n".encode())
         if self.late.any():
             state.update(self.late[order].tobytes())
-        state.update(self.labels[order].astype("<f4").tobytes() + self.relations[order].tobytes())
+        founding = len(self.endpoints) - self.added
+        measured = [place for place in range(founding, len(self.endpoints)) if np.isfinite(self.labels[:, place]).any()]
+        for place in measured:
+            state.update(f"{self.endpoints[place].name}\n".encode())
+        kept = np.ix_(order, [*range(founding), *measured])
+        state.update(self.labels[kept].astype("<f4").tobytes() + self.relations[kept].tobytes())
         return state.hexdigest()

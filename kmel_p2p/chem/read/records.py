@@ -103,8 +103,14 @@ def map_columns(source: Source, endpoints: Sequence[AssayEndpoint]) -> tuple[Map
     """The mapping with places.
 
     Raises:
-        ConfigError: a name is not one of the charter's.
+        ConfigError: a name is none of theirs, or nothing is mapped.
     """
+    if not source.columns:
+        names = ", ".join(endpoint.name for endpoint in endpoints)
+        raise ConfigError(
+            f"data.columns names retired assay endpoints alone: add a column for another one (of {names}), or start "
+            "with --no-training"
+        )
     missing = frozenset(word.strip().lower() for word in source.missing)
     places = {endpoint.name: place for place, endpoint in enumerate(endpoints)}
     mapped = []
@@ -112,7 +118,7 @@ def map_columns(source: Source, endpoints: Sequence[AssayEndpoint]) -> tuple[Map
         if name not in places:
             near = difflib.get_close_matches(name, places, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(places)}"
-            raise ConfigError(f"data.columns.{name}: the charter has no such assay endpoint; {hint}")
+            raise ConfigError(f"data.columns.{name}: there is no such assay endpoint; {hint}")
         mapped.append(Mapped(places[name], endpoints[places[name]], column, missing))
     return tuple(mapped)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,12 +45,14 @@ def check(
     split: SplitRule,
     test: Measurements | None = None,
     today: datetime.date | None = None,
+    retired: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The report, JSON-ready.
 
     Args:
         test: measurements of the separate test file, if there is one.
         today: dates after it are odd; by default this machine's date.
+        retired: assay endpoint that is trained no more -> the campaign that retired it.
     """
     folds = own.folds(split)
     endpoints = [_endpoint(own, place, folds, source, test) for place in range(len(own.endpoints))]
@@ -68,7 +72,8 @@ def check(
         "unnamed": own.total.found - sum(counts.found for counts in own.counts),
         "test_file": {"rows_in": test.rows_in, "compounds": len(test), **asdict(test.total)} if test else None,
         "endpoints": mapped,
-        "not_measured_here": [e.name for e in own.endpoints if e.name not in source.columns],
+        "not_measured_here": [e.name for e in own.endpoints if e.name not in (*source.columns, *retired)],
+        "retired": dict(retired),
         "folds": shared,
         "structures_changed": _changes(own, test),
         "embargo_withheld": dict(own.embargo_withheld),
@@ -79,7 +84,7 @@ def check(
             *advice,
             *_shared_columns(source, own),
             *_advice(shared, own),
-            *unmapped(source, own),
+            *unmapped(source, own, retired),
             *test_overlap(own, test, folds),
             *odd_dates(own, today or datetime.date.today()),
         ],

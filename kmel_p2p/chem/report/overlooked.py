@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import difflib
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,9 @@ ALIKE = 0.8
 """Names of a column and an assay endpoint this similar may mean the same (`difflib`)."""
 
 
-def unmapped(source: Source, own: Measurements) -> list[str]:
-    """Assay endpoints of the charter that no column is mapped to, with the column of the file that may be meant."""
-    left = [endpoint.name for endpoint in own.endpoints if endpoint.name not in source.columns]
+def unmapped(source: Source, own: Measurements, retired: Collection[str]) -> list[str]:
+    """Assay endpoints that no column is mapped to, without retired ones, with the column that may be meant."""
+    left = [endpoint.name for endpoint in own.endpoints if endpoint.name not in (*source.columns, *retired)]
     spare = _spare_columns(source)
     found = {name: column for name in left if (column := _column_like(name, spare))}
     advice = [f"{name} is not mapped; column {column!r} may be it" for name, column in found.items()]

@@ -100,7 +100,7 @@ class LedgerAveraging(NextRound):
         self._own_log = OwnLog(identity.key, ledger, self._outbox, settings.hear_us)
         self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
-        self.sizes = BoundedSizes(charter, members, ledger.head, self._outbox)
+        self.sizes = BoundedSizes(lambda: self._own_campaign.now, members, ledger.head, self._outbox)
         self._catching_up = CatchingUp(charter.pace.max_lead, settings, now)
         self._refusals = Refusals(self._outbox, self._hear)
 

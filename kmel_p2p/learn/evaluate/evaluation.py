@@ -16,6 +16,7 @@ compounds like the site's own and for others, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,19 +55,19 @@ MIN_TEST = 10
 MAX_BINS = 10
 
 
-def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+def evaluate(
+    model: Model, dataset: Dataset, seed: int, retired: Mapping[str, int] = MappingProxyType({})
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
     """Scores of every model on the test fold.
 
     Args:
+        dataset: as `known_to` gives it.
         seed: of the bootstrap and the forest.
+        retired: assay endpoint that is trained no more -> the campaign that retired it.
 
     Returns:
         the report (aggregates only, JSON-ready), and by model the outputs float64[len(test), E], which stay here.
-
-    Raises:
-        ConfigError: model and data have different assay endpoints.
     """
-    _require_same(model, dataset)
     inputs = dataset.read_by(model.reads).inputs.rows(dataset.test)
     near = None if model.neighbours is None else model.neighbours.nearest(dataset.inputs.bits(dataset.test))
     answer = model.answering.answer(inputs, near)
@@ -91,7 +92,9 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
             "far_model": model.answering.names[place][1],
             **_bounds(dataset, place, outputs[CHOSEN][:, place]),
         }
-        if endpoint.name in model.card.untrained:
+        if endpoint.name in retired:
+            report["retired"] = retired[endpoint.name]
+        if endpoint.name in model.card.untrained or endpoint.name in model.card.retired:
             report["untrained"] = True
         elif known.sum() >= MIN_TEST:
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
@@ -117,15 +120,21 @@ def evaluate(model: Model, dataset: Dataset, seed: int) -> tuple[dict[str, Any],
     }, outputs
 
 
-def _require_same(model: Model, dataset: Dataset) -> None:
+def known_to(model: Model, dataset: Dataset) -> Dataset:
+    """The same compounds with the assay endpoints of a model, which may be from before others were added.
+
+    Raises:
+        ConfigError: it was made for other assay endpoints, units or transforms.
+    """
     own = model.card.architecture.endpoints
-    if own != dataset.endpoints:
+    if own != dataset.endpoints[: len(own)]:
         names = [", ".join(endpoint.name for endpoint in endpoints) for endpoints in (own, dataset.endpoints)]
         raise ConfigError(
             f"the model (assay endpoints: {names[0]}) was made under a different charter than the site has now "
             f"({names[1]}; units, transforms and label constants count too). Evaluate it with its own charter, or "
             "finish a run under this one"
         )
+    return dataset.of_first(len(own))
 
 
 def _uncertainty(

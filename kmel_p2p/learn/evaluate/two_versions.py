@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.learn.evaluate.evaluation import MIN_TEST, RESAMPLES
+from kmel_p2p.agreement.endpoint import AssayEndpoint
+from kmel_p2p.learn.evaluate.evaluation import MIN_TEST, RESAMPLES, known_to
 from kmel_p2p.learn.evaluate.scores import metric, relative_change, resampled, scorable, score
 from kmel_p2p.learn.predict.predict import Model
 from kmel_p2p.learn.train.dataset import Dataset
@@ -25,7 +25,8 @@ def compare_versions(former: Model, later: Model, dataset: Dataset, seed: int) -
 
     Returns:
         ready for JSON: for each assay endpoint `former` and `later` (RMSE in the transformed unit or log loss),
-        `change_pct` and its 95 % `interval_pct`; only counts with fewer than `MIN_TEST` values.
+        `change_pct` and its 95 % `interval_pct`; only counts with fewer than `MIN_TEST` values, or, marked `silent`,
+        where one of the two says nothing of it.
 
     Raises:
         ConfigError: a version was made for other assay endpoints.
@@ -40,8 +41,10 @@ def compare_versions(former: Model, later: Model, dataset: Dataset, seed: int) -
             "metric": metric(endpoint),
             "test": int(known.sum()),
         }
-        silent = any(endpoint.name in model.without_values() for model in (former, later))
-        if known.sum() >= MIN_TEST and not silent:
+        silent = any(_says_nothing_of(model, place, endpoint) for model in (former, later))
+        if silent:
+            found["silent"] = True
+        elif known.sum() >= MIN_TEST:
             labels = dataset.labels[dataset.test[known], place].astype(np.float64)
             columns = {name: output[known, place] for name, output in zip(("former", "later"), outputs, strict=True)}
             scores = {name: score(endpoint, output, labels.astype(np.float32)) for name, output in columns.items()}
@@ -54,12 +57,14 @@ def compare_versions(former: Model, later: Model, dataset: Dataset, seed: int) -
     return {"former": former.card.version, "later": later.card.version, "endpoints": endpoints}
 
 
+def _says_nothing_of(model: Model, place: int, endpoint: AssayEndpoint) -> bool:
+    """Whether a version was made before an assay endpoint came, or after it was retired, or without values of it."""
+    return place >= len(model.card.architecture.endpoints) or endpoint.name in model.without_values()
+
+
 def _outputs(model: Model, dataset: Dataset) -> NDArray[np.float64]:
-    """What the version predicts for the test fold, float64[len(test), E]."""
-    if model.card.architecture.endpoints != dataset.endpoints:
-        raise ConfigError(
-            f"version {model.card.version} was made for other assay endpoints, units or transforms than the charter "
-            "has now: the two cannot be compared on the same values"
-        )
-    near = None if model.neighbours is None else model.neighbours.nearest(dataset.inputs.bits(dataset.test))
-    return model.answering.answer(dataset.read_by(model.reads).inputs.rows(dataset.test), near).output
+    """What the version predicts for the test fold, float64[len(test), E]; NaN where it does not know the endpoint."""
+    known = known_to(model, dataset)
+    near = None if model.neighbours is None else model.neighbours.nearest(known.inputs.bits(known.test))
+    found = model.answering.answer(known.read_by(model.reads).inputs.rows(known.test), near).output
+    return np.pad(found, ((0, 0), (0, len(dataset.endpoints) - found.shape[1])), constant_values=np.nan)

@@ -27,12 +27,15 @@ def trunk_layout(architecture: Architecture) -> Layout:
     return Layout([*kind.tensors(architecture), *_heads(architecture, "shared", len(architecture.shared))])
 
 
-def private_layout(architecture: Architecture) -> Layout:
+def private_layout(architecture: Architecture, heads: int | None = None) -> Layout:
     """What never leaves a site: private heads, and the calibration of shared ones.
 
     A calibrated output is (1 + gain) * output + shift; both start at zero, so an untrained calibration changes nothing.
+
+    Args:
+        heads: how many of the private ones; None: one for each assay endpoint whose head is private.
     """
-    specs = _heads(architecture, "private", len(architecture.private))
+    specs = _heads(architecture, "private", len(architecture.private) if heads is None else heads)
     shared = len(architecture.shared)
     if architecture.calibrate and shared:
         specs += [TensorSpec("calibration.gain", (shared,), 0.0), TensorSpec("calibration.shift", (shared,), 0.0)]

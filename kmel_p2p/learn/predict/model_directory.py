@@ -54,6 +54,7 @@ class Card:
         untrained: assay endpoints without training measurements at this site.
         unlearned: assay endpoints whose shared head no site has trained.
         stack_digest: of the file with the site's stack, which then predicts; empty without one.
+        retired: assay endpoint that was trained no more -> the campaign that had retired it.
     """
 
     architecture: Architecture
@@ -67,6 +68,7 @@ class Card:
     untrained: Sequence[str] = ()
     unlearned: Sequence[str] = ()
     stack_digest: str = ""
+    retired: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -127,6 +129,8 @@ def write_model(folder: Path, card: Card, parameters: Mapping[str, tuple[np.ndar
 def card_values(card: Any) -> dict[str, Any]:
     """A `Card` or `TrunkCard` as JSON has it, without rules that the card states elsewhere or that nobody needs."""
     values = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
+    if not values.get("retired", True):
+        del values["retired"]
     values["architecture"] = card.architecture.model_dump(mode="json")
     values["features"] = card.features.model_dump(mode="json", exclude={"kind", "reference_hash"})
     return values
@@ -194,6 +198,7 @@ def _require_whole(path: Path, card: Card) -> None:
         raise ConfigError(f"{path}: is damaged: labels must be text; copy the directory again")
     lists = isinstance(card.untrained, list) and isinstance(card.unlearned, list)
     texts = isinstance(card.digest, str) and isinstance(card.stack_digest, str)
+    lists = lists and isinstance(card.retired, dict) and all(type(number) is int for number in card.retired.values())
     if not isinstance(uncertainty, dict) or not texts or not lists:
         raise ConfigError(f"{path}: is damaged: a field has the wrong type; copy the directory again")
 

@@ -19,6 +19,12 @@ def without_values(card: Card, model: str | None) -> dict[str, str]:
     """
     reasons = {}
     for endpoint in card.architecture.endpoints:
+        if endpoint.name in card.retired:
+            reasons[endpoint.name] = (
+                f"it was retired in campaign {card.retired[endpoint.name]}; a version of the models from before still "
+                "predicts it (kmel-peer models list)"
+            )
+            continue
         if endpoint.name not in card.untrained:
             continue
         if endpoint.name in card.unlearned:

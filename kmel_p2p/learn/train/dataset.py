@@ -136,6 +136,11 @@ class Dataset:
             tuple(table.smiles),
         )
 
+    def of_first(self, count: int) -> Dataset:
+        """The same compounds with the first `count` assay endpoints alone."""
+        labels, relations = self.labels[:, :count], self.relations[:, :count]
+        return replace(self, endpoints=self.endpoints[:count], labels=labels, relations=relations)
+
     def read_by(self, model: ModelRule) -> Dataset:
         """The same measurements for a network with this model's kind of trunk."""
         return replace(self, inputs=self.inputs.read_by(model, self.smiles))

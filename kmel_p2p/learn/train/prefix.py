@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.learn.models.carried_heads import identity_of
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.tensor_file import read_state, write_state
+from kmel_p2p.learn.tensor_file import glance, read_state, write_state
 from kmel_p2p.learn.train.checkpoint import Parameters, can_choose, validation_loss
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import MultiTaskLoss, loss_of
@@ -36,6 +37,9 @@ class BestPrefix:
         self._path = folder / PREFIX_NAME
         self._dataset, self._loss = dataset, MultiTaskLoss(dataset.endpoints)
         self._choosing = can_choose(dataset)
+        measured = (place for place in range(len(dataset.endpoints)) if len(dataset.measured(dataset.valid, place)))
+        self._chosen_by = [identity_of(dataset.endpoints[place]) for place in measured]
+        """The assay endpoints that the loss is over."""
         self.number, self.loss = 0, math.inf
         self.parameters: Parameters | None = None
 
@@ -56,11 +60,17 @@ class BestPrefix:
         loss = loss_of(self._dataset, self._dataset.valid, valid, self._loss)
         if not loss < self.loss:
             return
-        write_state(self._path, {"trunk": trunk, "private": private}, {"number": number, "loss": loss})
+        write_state(
+            self._path,
+            {"trunk": trunk, "private": private},
+            {"number": number, "loss": loss, "chosen_by": self._chosen_by},
+        )
         self.number, self.loss, self.parameters = number, loss, Parameters(trunk.copy(), private.copy())
 
     def resume(self, trunk: int, private: int) -> None:
         """Read what an earlier trainer of this run left, if anything.
+
+        Where assay endpoints came or went since, its loss says nothing about them, and it is forgotten.
 
         Args:
             trunk, private: numbers of values.
@@ -69,6 +79,11 @@ class BestPrefix:
             ConfigError: the file is damaged.
         """
         if not self._path.exists():
+            return
+        shapes, facts = glance(self._path)
+        of_others = facts.get("chosen_by", self._chosen_by) != self._chosen_by
+        if of_others or shapes.get("private", (private,)) != (private,):
+            self.forget()
             return
         tensors, facts = read_state(self._path, {"trunk": (trunk,), "private": (private,)})
         try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.evaluate.scores import FoldScores, fold_outputs, sampled, scores_by_fold
+from kmel_p2p.learn.models.carried_heads import carried, heads_of, private_heads, private_size
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.tensor_file import read_state, write_state
@@ -125,10 +126,14 @@ class Rounds:
         """A copy of the private heads, float32[p]."""
         return self._network.private_values()
 
-    def resume(self, resume_file: str | None) -> None:
+    def resume(self, resume_file: str | None, heads: Sequence[str] | None = None) -> None:
         """Restore the state stored with the last published entry, and delete all other round files.
 
         Where that file is missing and another is there, as after a backup, the newest is taken.
+
+        Args:
+            heads: what the private heads of a file predict that does not say so (`private_heads`); None: what this
+                network's do.
 
         Raises:
             ConfigError: the file is missing or damaged.
@@ -138,7 +143,7 @@ class Rounds:
         elif (self._folder / self._name(0)).exists():
             resume_file = self._name(0)
         if resume_file is not None:
-            self._load(self._folder / resume_file)
+            self._load(self._folder / resume_file, heads)
             self.prefix.resume(self._size, self._network.private.numel())
         else:
             self.prefix.forget()
@@ -341,10 +346,13 @@ class Rounds:
             "history": self.history,
             "first": number + 1 if self._first is None else self._first,
             "drift": self._drift.tolist(),
+            "private_heads": private_heads(self._network.architecture),
         }
 
-    def _load(self, path: Path) -> None:
-        private = self._network.private.numel()
+    def _load(self, path: Path, heads: Sequence[str] | None) -> None:
+        shape = self._network.architecture
+        then = heads_of(path, private_heads(shape) if heads is None else heads)
+        private = private_size(shape, len(then))
         moments = (self._size + private,)
         tensors, facts = read_state(
             path,
@@ -365,8 +373,14 @@ class Rounds:
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: is not a round file: {error}") from error
         self._residual = tensors["residual"].copy()
-        self._network.load_private(tensors["private"])
-        self._optimiser.restore(OptimiserState(tensors["first_moment"], tensors["second_moment"], steps, fresh_at))
+        # Heads of assay endpoints that came since are as at the start, and have no moments yet.
+        fresh = self.private()
+        self._network.load_private(carried(tensors["private"], then, shape, fresh))
+        first, second = (
+            np.concatenate([each[: self._size], carried(each[self._size :], then, shape, np.zeros_like(fresh))])
+            for each in (tensors["first_moment"], tensors["second_moment"])
+        )
+        self._optimiser.restore(OptimiserState(first, second, steps, fresh_at))
 
     def _newest_like(self, wanted: str) -> str:
         """That file; where a backup left another one beside the store, the newest there is."""

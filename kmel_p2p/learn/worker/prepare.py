@@ -49,6 +49,7 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
             workers=workers,
             progress=lambda done, total: report(Progress("structures", done, total)),
             excluded=excluded,
+            added=plan.added_endpoints,
         )
 
     test = read(True, frozenset()) if plan.test_source is not None else None

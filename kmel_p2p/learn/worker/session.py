@@ -72,6 +72,8 @@ class TrainerPlan:
         require_approval: train only on an approved dataset (`chem.dataset.manifest`).
         versions: of the models that are kept (`learn.predict.versions`).
         graph_networks: in the site's stack (`learn.stack.graph_networks`); 0: none.
+        added_endpoints: how many of the assay endpoints, up to the last, came with later campaigns.
+        retired: assay endpoint that is trained no more -> the campaign that retired it.
         labels: facts for the model's card, such as federation, charter id and site name.
     """
 
@@ -101,10 +103,12 @@ class TrainerPlan:
     start_file: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     noise: NoisePlan | None = None
+    added_endpoints: int = 0
+    retired: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def endpoints(self) -> tuple[AssayEndpoint, ...]:
-        """Assay endpoints in charter order."""
+        """Assay endpoints by place, retired ones included."""
         return self.architecture.endpoints
 
 

@@ -21,6 +21,7 @@ from kmel_p2p.learn.device import use_device
 from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
 from kmel_p2p.learn.evaluate.effect import EffectMeter, looked_at
 from kmel_p2p.learn.evaluate.worth import WorthMeter
+from kmel_p2p.learn.models.carried_heads import private_heads
 from kmel_p2p.learn.models.layout import trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
@@ -134,7 +135,7 @@ class Trainer:
                 plan.state_dir / "trainer",
                 None if plan.noise is None else _noised(plan.noise, self._network, dataset),
             )
-            rounds.resume(plan.resume_file)
+            rounds.resume(plan.resume_file, founding_heads(plan))
             self._dataset, self._rounds, self._prepared = dataset, rounds, prepared
         return self._prepared
 
@@ -203,6 +204,7 @@ class Trainer:
                 untrained=[plan.endpoints[place].name for place in self._dataset.untrained()],
                 unlearned=self._unlearned(trunk),
                 stack_digest=write_stack(aside, stored),
+                retired=plan.retired,
             )
             models = {name: (model.trunk, model.private) for name, model in comparison.models.items()}
             card = write_model(aside, card, models)
@@ -269,6 +271,12 @@ class Trainer:
         if self._rounds is None:
             raise LocalError("Prepare comes first")
         return self._rounds
+
+
+def founding_heads(plan: TrainerPlan) -> list[str]:
+    """What private heads predicted before any assay endpoint was added."""
+    shape = plan.architecture
+    return private_heads(shape.changed(endpoints=shape.endpoints[: len(shape.endpoints) - plan.added_endpoints]))
 
 
 def _noised(plan: NoisePlan, network: Network, dataset: Dataset) -> NoisedSum:

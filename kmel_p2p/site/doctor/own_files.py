@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
+from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.chem.read.table_file import table_rows
 from kmel_p2p.site.config import SiteConfig, load_config, read_text
 from kmel_p2p.site.doctor.findings import Area, Finding, good, note, problem
+from kmel_p2p.site.doctor.mapped_columns import examine_columns
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.state.store import STORE_NAME, Store
 
@@ -137,11 +139,10 @@ def _data(own: OwnFiles) -> Iterator[Finding]:
     assert own.config is not None
     data, advice = own.config.data, "correct [data] in the settings; docs/data.md shows each form"
     if own.document is not None:
-        known = [endpoint.name for endpoint in own.document.charter.assay_endpoints]
-        odd = [name for name in data.columns if name not in known]
-        if odd:
-            says = "[data.columns] names {odd}; the charter has {known}"
-            yield problem(Area.DATA, "columns", says, advice, odd=_listed(odd), known=_listed(known))
+        endpoints = AssayEndpoints.first(own.document.charter.assay_endpoints)
+        if own.constitution is not None:
+            endpoints = own.constitution.campaign.assay_endpoints
+        yield from examine_columns(data.columns, endpoints, advice)
     try:
         with data.path.open("rb"):
             pass

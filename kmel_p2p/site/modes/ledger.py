@@ -189,7 +189,8 @@ class LedgerMode(SiteMode):
     def status(self, site: Site, averaging: Averaging, activity: Activity, digest: str) -> AveragingStatus:
         """`vector` counts the entries applied; `digest` is that of the trunk there.
 
-        Facts: `campaign`, its number; `ended`, site name -> why its log was ended; `suspended` and `harm`, see
+        Facts: `campaign`, its number; `unmapped`, assay endpoints that later campaigns added and this site names no
+        column for; `ended`, site name -> why its log was ended; `suspended` and `harm`, see
         `harm_facts`.
         """
         ledger, own, names = _of(averaging).ledger, site.identity.key, site.names
@@ -198,7 +199,8 @@ class LedgerMode(SiteMode):
         applied = sum(number for key, number in ledger.vector.items() if key != own)
         limit = _of(averaging).entry_limit
         ended = {names.get(key, key.hex()): fault.reason for key, fault in ledger.faults.items()}
-        harm = harm_facts(ledger, names, [endpoint.name for endpoint in site.charter.assay_endpoints])
+        unmapped = site.assay_endpoints.unmapped(site.config.data.columns)
+        harm = harm_facts(ledger, names, site.assay_endpoints.names)
         return AveragingStatus(
             vector=vector,
             digest=digest,
@@ -208,9 +210,10 @@ class LedgerMode(SiteMode):
             held=1 if activity.held else 0,
             entry_limit=limit,
             payload_bytes_mean=activity.entry_bytes / activity.published if activity.published else 0.0,
-            facts={"ended": ended, "campaign": _of(averaging).campaign, **harm},
+            facts={"ended": ended, "campaign": _of(averaging).campaign, "unmapped": unmapped, **harm},
             summary=(
                 *(() if _of(averaging).campaign == 1 else (("campaign", _campaign_in_words(_of(averaging))),)),
+                *((("not mapped", f"{', '.join(unmapped)}  (kmel-peer doctor says more)"),) if unmapped else ()),
                 ("published", own_count(activity, published, limit)),
                 ("applied", f"{applied} of other sites  ({age_text(activity.ages.applied_s)})"),
                 ("digest", f"{digest[:16] or 'being computed'}  at {vector_text(vector)}"),

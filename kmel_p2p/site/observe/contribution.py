@@ -35,7 +35,7 @@ def contribution_report(site: Site, book: ContributionBook) -> dict[str, Any]:
         fall of the loss), `late` (the same over the second half of the run, by entries), and `beyond_weight` with its
         interval (what it gave beyond what its weight accounts for).
     """
-    endpoints = site.charter.assay_endpoints
+    endpoints = site.assay_endpoints.every
     measured = [place for place in sorted(book.losses) if place < len(endpoints)]
     weight = sum(sums.weight for sums in book.authors.values())
     authors = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
+from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.endpoint import endpoint_name
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.board.messages import NoticePosted, NoticeRefused
@@ -55,9 +56,9 @@ class Reporter:
         mode: SiteMode,
         names: Callable[[], dict[SiteKey, str]],
         publish: Callable[[dict[str, object]], None],
-        endpoints: Sequence[str] = (),
+        endpoints: Callable[[], AssayEndpoints] = AssayEndpoints,
     ) -> None:
-        """`endpoints`: names of the assay endpoints in charter order."""
+        """`endpoints`: gives those in force."""
         self.activity = activity
         self._mode = mode
         self._names = names
@@ -72,8 +73,8 @@ class Reporter:
         return self._names().get(key, short(key))
 
     def endpoint(self, place: int) -> str:
-        """Name of an assay endpoint by its place in the charter."""
-        return endpoint_name(self._endpoints, place)
+        """Name of an assay endpoint by its place."""
+        return endpoint_name(self._endpoints().names, place)
 
     def say(self, what: str, **facts: object) -> None:
         """Log a fact, and tell subscribers. What concerns one site is logged within a budget (`LineBudget`)."""

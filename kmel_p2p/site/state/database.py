@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgpack
 
 from kmel_p2p.agreement.errors import ConfigError
+
+STORE_NAME = "store.sqlite"
 
 APPLICATION_ID = 0x6B6D656C
 """Marks the file as ours in its SQLite header ("kmel")."""
@@ -136,3 +138,16 @@ def sound(path: Path, what: str) -> Iterator[None]:
         raise ConfigError(
             f"{path}: {what} is damaged: {error}; stop the daemon and restore the state directory from a backup"
         ) from None
+
+
+def holds_amendments(path: Path) -> bool:
+    """Whether a store has any: a look for commands that would rather not load what a store needs."""
+    if not path.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return (
+                connection.execute("SELECT 1 FROM blobs WHERE name GLOB 'amendment *' LIMIT 1").fetchone() is not None
+            )
+    except sqlite3.Error:
+        return False

@@ -22,11 +22,11 @@ from kmel_p2p.core.ledger.log.entry import decode
 from kmel_p2p.core.ledger.rules.payload import Decoder
 from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, advance
 from kmel_p2p.site.state.database import APPLICATION_ID, explain, prepare, sound
+from kmel_p2p.site.state.database import STORE_NAME as STORE_NAME
 from kmel_p2p.site.state.set_aside import OWN_STATE, SetAside
 from kmel_p2p.site.state.stored_snapshot import SnapshotFiles
 from kmel_p2p.site.state.stored_state import StateRecords
 
-STORE_NAME = "store.sqlite"
 SNAPSHOT = "snapshot"
 """Blob that names the snapshot file in force."""
 AMENDMENT = "amendment "

@@ -23,6 +23,10 @@ from kmel_p2p.site.trainer.looks import TrunkLooks
 
 log = structlog.get_logger()
 
+NOT_TRAINING = "not training"
+"""An alarm."""
+REMEDY = "correct it, and have the peer read its settings again (SIGHUP) or restart it"
+
 
 class TrainerAnswers:
     """See the module docstring. A `supervisor.Listener`.
@@ -71,6 +75,7 @@ class TrainerAnswers:
             "test_rows": answer.test_rows,
         }
         log.info("data prepared", **self._activity.data, rejects=str(answer.rejects_path))
+        self._activity.clear(NOT_TRAINING)
         # What was asked of a trainer that was starting again nobody answers.
         self._looks.lost()
         self._measuring.lost()
@@ -131,9 +136,17 @@ class TrainerAnswers:
         """Contributions were measured."""
         self._measuring.appraised(answer)
 
-    def trainer_unusable(self, kind: str, text: str) -> None:
-        """The trainer cannot use this site's files: there is no point in trying again."""
-        self._fail(DataError(text) if kind == "data" else ConfigError(text))
+    def trainer_unusable(self, kind: str, text: str, *, planned_anew: bool) -> None:
+        """The trainer cannot use this site's files: there is no point in trying again.
+
+        Where it only has to train otherwise than before, this site goes on as one that cannot train now.
+        """
+        if not planned_anew:
+            self._fail(DataError(text) if kind == "data" else ConfigError(text))
+            return
+        self._activity.last_error = text
+        self._activity.alarm(NOT_TRAINING, f"{text}. This site relays and does not train; {REMEDY}")
+        self._command(Unready(text))
 
 
 def validation_figure(scores: session.Scores) -> float | None:

@@ -1,7 +1,8 @@
 """Keeps one trainer alive and carries rounds to it and back.
 
 A trainer that dies costs the open round and nothing else: the peer stays a member, and a new trainer starts from the
-state stored with the last published entry, after a capped back-off.
+state stored with the last published entry, after a capped back-off. Where another plan holds, as after assay endpoints
+came and went, a new trainer takes the place of the one that is there, between two rounds.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Listener(Protocol):
     def trainer_finished(self, answer: session.Finished) -> None: ...
     def trainer_examined(self, answer: session.Examined) -> None: ...
     def trainer_appraised(self, answer: session.Appraised) -> None: ...
-    def trainer_unusable(self, kind: str, text: str) -> None: ...
+    def trainer_unusable(self, kind: str, text: str, *, planned_anew: bool) -> None: ...
 
 
 class TrainerSupervisor:
@@ -93,6 +94,11 @@ class TrainerSupervisor:
         self._backoff_s = RESTART_FIRST_S
         self._lack = ""
         """Why it ends although it would go on with more room."""
+        self._outdated = False
+        """Whether a newer plan waits for the trainer to have its hands free."""
+        self._planned_anew = False
+        """Whether no trainer has prepared the data by the present plan yet, and one had by an earlier one."""
+        self._renewal: asyncio.Task[None] | None = None
         self._restart: asyncio.Task[None] | None = None
 
     @property
@@ -125,17 +131,29 @@ class TrainerSupervisor:
         self.state = TrainerState.TRAINING
         self._send(session.Train(opened.number, opened.steps, opened.norm_bound, opened.entry_limit, campaign))
 
+    def replan(self, plan: session.TrainerPlan) -> None:
+        """Go on with another plan: a new trainer starts once no round is open and no models are being made.
+
+        Nobody may ask for a round until it has prepared its data (`Unready`).
+        """
+        self._plan = dataclasses.replace(plan, trunk_memory=self._trunk.name)
+        self._outdated = True
+        # A round that opens in the same turn is still this trainer's.
+        asyncio.get_running_loop().call_soon(self._maybe_renew)
+
     def commit(self, number: int) -> None:
         """The round's entry is durable. Only the life that trained it has anything to forget."""
         if self._answered == number:
             self._answered = None
             self._send(session.Commit(number))
+            self._maybe_renew()
 
     def abandon(self, abandoned: RoundAbandoned) -> None:
         """The round's entry will not be published."""
         if self._answered == abandoned.number:
             self._answered = None
             self._send(session.Abandon(abandoned.number, abandoned.rejected, abandoned.deferred))
+            self._maybe_renew()
 
     def finish(
         self,
@@ -159,18 +177,38 @@ class TrainerSupervisor:
     async def stop(self) -> None:
         """End the trainer and release the shared memory."""
         self.state = TrainerState.STOPPED
-        if self._restart is not None:
-            self._restart.cancel()
-            await asyncio.gather(self._restart, return_exceptions=True)
+        for task in (self._restart, self._renewal):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._process is not None and self._process.pid is not None:
             await self._process.stop(STOP_GRACE_S)
         self._trunk.close()
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
+    def _maybe_renew(self) -> None:
+        """Put the newer plan in force where the trainer has nothing in hand."""
+        free = self.state in (TrainerState.IDLE, TrainerState.PREPARING, TrainerState.FAILED)
+        if not self._outdated or not free or self._round is not None or self._answered is not None:
+            return
+        self.state = TrainerState.STARTING
+        self._renewal = asyncio.get_running_loop().create_task(self._renew(), name="trainer-renewal")
+
+    async def _renew(self) -> None:
+        process = self._process
+        if process is not None and process.pid is not None:
+            await process.stop(STOP_GRACE_S)
+        try:
+            await self._launch()
+        except OSError as error:
+            log.error("trainer not started", reason=str(error), restart_in_s=self._backoff_s)
+            self._restart = asyncio.get_running_loop().create_task(self._start_later(), name="trainer-restart")
+
     async def _launch(self) -> None:
         resume = await self._resume_file()
         plan = dataclasses.replace(self._plan, resume_file=resume)
+        self._planned_anew, self._outdated = self._planned_anew or self._outdated, False
         self.state = TrainerState.PREPARING
         self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit, several=plan.processes > 1)
         self._process.send(session.Prepare())
@@ -184,13 +222,21 @@ class TrainerSupervisor:
             # Its death is reported by `_on_exit`, which also closes the round.
             log.warning("trainer is gone", command=type(command).__name__)
 
+    @property
+    def _renewing(self) -> bool:
+        """Whether a trainer is being ended for another plan: what it still says concerns nobody."""
+        return self._renewal is not None and not self._renewal.done()
+
     def _on_answer(self, answer: session.Answer) -> None:
+        if self._renewing:
+            return
         self.heard_at = self._clock()
         match answer:
             case session.Progress():
                 self.progress = (answer.stage, answer.done, answer.total)
             case session.Prepared():
                 self.state, self.progress = TrainerState.IDLE, None
+                self._planned_anew = False
                 self._listener.trainer_prepared(answer)
             case session.Trained():
                 self.state, self.progress = TrainerState.IDLE, None
@@ -204,6 +250,7 @@ class TrainerSupervisor:
                 deferred, self._deferred = self._deferred, None
                 if deferred is not None:
                     deferred()
+                self._maybe_renew()
             case session.Examined():
                 self._listener.trainer_examined(answer)
             case session.Appraised():
@@ -216,13 +263,13 @@ class TrainerSupervisor:
         if answer.kind in ("data", "config"):
             # Another try would find the same files and settings.
             self.state = TrainerState.FAILED
-            self._listener.trainer_unusable(answer.kind, answer.text)
+            self._listener.trainer_unusable(answer.kind, answer.text, planned_anew=self._planned_anew)
         elif answer.kind == "room":
             # There may be room again: the next trainer goes on from what was stored before.
             self._lack = answer.text
 
     def _on_exit(self, code: int | None) -> None:
-        process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED)
+        process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED) and not self._renewing
         failed, self._round, self._answered, self._deferred = self._round, None, None, None
         if not process_wanted:
             return

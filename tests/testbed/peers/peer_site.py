@@ -10,7 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -104,7 +104,7 @@ class PeerSite:
         store = self.disk.open()
         generation = store.bump_generation()
         site = make_site(self.world, self.index, self.constitution, self.disk.folder)
-        site = replace(site, constitution=stored_constitution(site, store))
+        site = site.amended(stored_constitution(site, store))
         mode = mode_of(site.charter)
         history = mode.open(site, store)
         orders = OrderBook(self.disk.folder)
@@ -178,7 +178,7 @@ class PeerSite:
         """An event of the protocol, as `site.daemon` takes it."""
         life = self._living
         if isinstance(event, CharterAmended):
-            life.site = replace(life.site, constitution=event.constitution)
+            life.site = life.site.amended(event.constitution)
         life.reporter.report(event)
 
     def train(self, opened: RoundOpened, life: int) -> RoundTrained:

@@ -222,7 +222,7 @@ PLANTED = [
     (open_state, "state", "chmod 700", ExitCode.CONFIG),
     (missing_data, "data", "No such file", ExitCode.DATA),
     (renamed_column, "data", "no column 'LogD'; it has 'smiles', 'logD74'", ExitCode.DATA),
-    (unmapped_endpoint, "columns", "the charter has 'logd'", ExitCode.DATA),
+    (unmapped_endpoint, "columns", "the charter and its campaigns have 'logd'", ExitCode.DATA),
     (other_features, "features", "RDKit", ExitCode.MACHINE),
     (other_charter, "agreement", "another charter", ExitCode.CONFIG),
     (parted_amendments, "agreement", "another amendment 0", ExitCode.CONFIG),

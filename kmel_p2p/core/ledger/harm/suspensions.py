@@ -68,7 +68,7 @@ class Suspensions:
             return False
         if vote.against and vote.number - vote.first >= vote_reach(constitution):
             return False
-        if any(place >= len(constitution.genesis.assay_endpoints) for place in vote.classes):
+        if any(place >= len(constitution.campaign.assay_endpoints.every) for place in vote.classes):
             return False
         return any(vote.voter in roster and vote.author in roster for roster in self._rosters_of(vote.author))
 

@@ -1,0 +1,38 @@
+"""Whether the settings and the assay endpoints in force name the same, and what the operator may want to add."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+
+from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
+from kmel_p2p.site.doctor.findings import Area, Finding, note, problem
+
+PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+"""What TOML takes as a key without quotation marks."""
+
+
+def examine_columns(columns: Collection[str], endpoints: AssayEndpoints, advice: str) -> Iterator[Finding]:
+    """`advice`: what to do about a name that is not known."""
+    known = endpoints.names
+    if odd := [name for name in columns if name not in known]:
+        says = "[data.columns] names {odd}; the charter and its campaigns have {known}"
+        yield problem(Area.DATA, "columns", says, advice, odd=_listed(odd), known=_listed(known))
+    units = {endpoint.name: endpoint.unit or "no unit" for endpoint in endpoints.every}
+    for name in endpoints.unmapped(columns):
+        says = (
+            "{name} ({unit}) came with a later campaign, and [data.columns] does not name it: this site goes on "
+            "without it. Where it is measured here, add [data.columns.{key}] with its column and unit, and send the "
+            "peer SIGHUP"
+        )
+        key = name if PLAIN_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+        yield note(Area.DATA, "columns", says, name=name, unit=units[name], key=key)
+    for name, campaign in endpoints.retired.items():
+        if name in columns:
+            says = "{name} was retired in campaign {number}: only kmel-peer prospective still reads its column"
+            yield note(Area.DATA, "columns", says, name=name, number=campaign)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(map(repr, names))
