@@ -163,8 +163,6 @@ def prospective(
     together = np.concatenate(inside)
     changes = [pair["change_pct"] for pair in pairs]
     coverage = float(together.mean()) if len(together) else None
-    table = pd.DataFrame(drops)
-    counted = table[(table["values"] >= LEAST_VALUES) & table["change_pct"].notna()]
     return {
         "prospective_change_vs_best_local_pct": float(np.mean(changes)),
         "worst_change_vs_best_local_pct": float(np.max(changes)),
@@ -173,21 +171,29 @@ def prospective(
         "coverage_90_at_most": coverage,
         "values": int(sum(pair["values"] for pair in pairs)),
         "pairs": _without_nan(pairs),
-        "by_drop": _without_nan(
-            [
-                {
-                    "drop": int(drop),
-                    "values": int(rows["values"].sum()),
-                    "change_pct": float(rows["change_pct"].mean()),
-                    "change_vs_median_pct": float(np.mean(100 * (rows["predicts"] / rows["median"] - 1))),
-                    "inside": _mean(rows["inside"], rows["promised"]),
-                    "outside": _mean(rows["outside"], rows["values"]),
-                }
-                for drop, rows in counted.groupby("drop")
-            ]
-        ),
+        "by_drop": _without_nan(_by_drop(drops)),
         "by_site_and_drop": _without_nan(drops),
     }
+
+
+def _by_drop(drops: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over pairs of site and assay endpoint, and shares of all values, of each drop."""
+    table = pd.DataFrame(drops)
+    counted = table[(table["values"] >= LEAST_VALUES) & table["change_pct"].notna()]
+    found = []
+    for drop in sorted(set(counted["drop"].tolist())):
+        rows = counted[counted["drop"] == drop]
+        found.append(
+            {
+                "drop": drop,
+                "values": int(rows["values"].sum()),
+                "change_pct": float(rows["change_pct"].mean()),
+                "change_vs_median_pct": float(np.mean(100 * (rows["predicts"] / rows["median"] - 1))),
+                "inside": _mean(rows["inside"], rows["promised"]),
+                "outside": _mean(rows["outside"], rows["values"]),
+            }
+        )
+    return found
 
 
 def _without_nan(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -95,9 +95,11 @@ def _wide(tables: Mapping[str, Table], endpoints: Sequence[str]) -> pd.DataFrame
     for endpoint in endpoints:
         if endpoint in tables:
             values = aggregated(tables[endpoint].rename(columns={"smiles": "identity"}))
-            columns[endpoint] = pd.Series(
-                [f"{BOUNDS[int(row.relation)]}{row.label:.7g}" for row in values.itertuples()], values.index
-            )
+            cells = [
+                f"{BOUNDS[relation]}{label:.7g}"
+                for relation, label in zip(values["relation"].tolist(), values["label"].tolist(), strict=True)
+            ]
+            columns[endpoint] = pd.Series(cells, values.index)
     return pd.DataFrame(columns).fillna("").reindex(columns=list(endpoints), fill_value="").sort_index()
 
 
