@@ -190,3 +190,48 @@ def test_who_takes_part_by_the_overruled_amendment_alone_publishes_no_more() -> 
     (told,) = federation.events(0, AmendmentOverruled)
     assert isinstance(told, AmendmentOverruled)
     assert told.left_out
+
+
+def test_of_three_rivals_whose_followers_retired_each_other_one_stays_everywhere() -> None:
+    federation = LedgerFederation(toy_world(5, {"entry_limit": LIMIT}, step_us=slowly), 17)
+    federation.start_all()
+    federation.run(60 * SECOND, until=lambda: federation.averaging(0).ledger.head(federation.sites[4].key) >= 2)
+    sides = [0], [1, 2], [3, 4]
+    pairs = [(sides[0], sides[1]), (sides[0], sides[2]), (sides[1], sides[2])]
+    for one, other in pairs:
+        federation.partition(one, other)
+    federation.run(3 * SECOND)
+    heads = {index: federation.averaging(0).ledger.head(federation.sites[index].key) for index in range(5)}
+    rivals = [
+        agreed(federation, [0, 1, 3], retire=[{"name": "site4", "last": heads[4]}]),
+        agreed(federation, [1, 2, 4], retire=[{"name": "site0", "last": heads[0]}]),
+        agreed(federation, [3, 4, 0], retire=[{"name": "site1", "last": heads[1]}]),
+    ]
+    for side, rival in zip(sides, rivals, strict=True):
+        amend(federation, side[0], rival)
+    federation.run(15 * SECOND)
+    # No side is more than half of the sites: the smallest hash stays, whoever meets whom first.
+    winner = min(rivals, key=lambda document: document.amendment.hash)
+    out = (4, 0, 1)[rivals.index(winner)]
+    left = federation.sites[out].key
+    running = [index for index in range(5) if index != out]
+    held = (entry for index in range(5) for entry in federation.averaging(index).ledger.entries())
+    before = {entry.payload_hash for entry in held if entry.author != left}
+    for one, other in pairs:
+        federation.heal(one, other)
+        federation.run(5 * SECOND)
+
+    def is_settled() -> bool:
+        ledgers = [federation.averaging(index).ledger for index in running]
+        agree = {ledger.amended_rules.head_hash for ledger in ledgers} == {winner.amendment.hash}
+        done = all(federation.averaging(index).complete for index in running)
+        return agree and done and len({ledger.digest() for ledger in ledgers}) == 1
+
+    assert federation.run(400 * SECOND, until=is_settled)
+    for index in running:
+        ledger = federation.averaging(index).ledger
+        contents = [entry.payload_hash for entry in ledger.entries()]
+        assert not ledger.faults
+        assert len(set(contents)) == len(contents)
+        assert before <= set(contents)
+    assert federation.averaging(out).phase is Phase.LISTENING
