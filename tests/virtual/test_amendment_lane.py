@@ -87,19 +87,22 @@ def test_what_is_handed_in_at_the_desk_is_proved_bounded_and_answered_with_a_num
         [bytes(MAX_HANDED_BYTES + 1)],
     ):
         with pytest.raises(LocalError):
-            lane.answer(False, {"documents": documents})
+            lane.read(documents)
+    brought = lane.read([good.encode()])
     assert not taken
     # Who holds the charter learns a number, whatever else it asks for.
-    assert lane.answer(False, {"have": 0, "documents": [good.encode()]}) == {"number": 1, "documents": []}
+    assert lane.answer(False, 0, brought) == {"number": 1, "documents": []}
     assert taken == [Amend(good.encode())]
     federation.command(site, taken[0])
-    assert lane.answer(False, {"have": 0, "documents": [good.encode()]}) == {"number": 1, "documents": []}
+    assert lane.read([good.encode()]) == []
+    # Somebody else may have handed it in meanwhile.
+    assert lane.answer(False, 0, brought) == {"number": 1, "documents": []}
     assert len(taken) == 1
+    # A site that is or was on the roster is given what it lacks.
     (kept,) = site.site.constitution.documents
     assert kept == good
-    # A site that is or was on the roster is given what it lacks.
-    assert lane.answer(True, {"have": 0, "documents": []})["documents"] == [kept.encode()]
-    for odd in (1, -1, 2**70, True, "0"):
-        assert lane.answer(True, {"have": odd, "documents": []})["documents"] == []
+    assert lane.answer(True, 0, [])["documents"] == [kept.encode()]
+    for odd in (1, -1, 2**70, True, "0", None):
+        assert lane.answer(True, odd, [])["documents"] == []
     with pytest.raises(LocalError, match="use the same version"):
-        lane.heard([])
+        lane.heard("1", [])

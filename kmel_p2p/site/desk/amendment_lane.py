@@ -59,35 +59,59 @@ class AmendmentLane:
         self._averaging = averaging
         self._command = command
 
-    def answer(self, known: bool, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Answer a question.
+    def read(self, documents: Any) -> list[AmendmentDocument]:
+        """Those of these amendments that are the next ones in force here. Takes tens of milliseconds: for a thread.
+
+        Raises:
+            LocalError: they are none, too many, or not in force; to be read by who brought them.
+        """
+        if type(documents) is not list or not all(type(one) is bytes for one in documents):
+            raise LocalError("amendments are a list of bytes; use the same version of kmel-peer")
+        if len(documents) > MAX_HANDED_AMENDMENTS or sum(map(len, documents)) > MAX_HANDED_BYTES:
+            raise LocalError(f"more than {MAX_HANDED_AMENDMENTS} amendments, or {MAX_HANDED_BYTES} bytes, at once")
+        constitution, found = self._site().constitution, list[AmendmentDocument]()
+        for document in map(_decoded, documents):
+            number = document.amendment.number
+            if number <= constitution.number:
+                continue
+            # Signatures first: whether it fits the roster takes longer to find out, and who asks may be on none.
+            signed = len(constitution.signed(document)) >= constitution.signatures_needed
+            if not signed or constitution.why_not_in_force(document):
+                raise LocalError(f"amendment {number} is not the next one in force here")
+            constitution = constitution.followed_by(document)
+            found.append(document)
+        return found
+
+    def answer(self, known: bool, have: Any, brought: Sequence[AmendmentDocument]) -> Mapping[str, Any]:
+        """Put in force what was brought, and answer.
 
         Args:
-            known: whether it comes from a site that is or was on the roster; else from a holder of the charter.
+            known: whether the question comes from a site that is or was on the roster; else from a holder of the
+                charter.
+            have: how many amendments it says to have.
+            brought: what `read` found.
 
         Raises:
             LocalError: to be read by it.
         """
-        number = self._take(arguments.get("documents"))
-        have = arguments.get("have")
-        if not known or type(have) is not int or have < 0:
-            return {"number": number, "documents": []}
-        return {"number": number, "documents": self._fitting(have)}
+        number = self._put_in_force(brought)
+        documents = self._fitting(have) if known and type(have) is int and have >= 0 else []
+        return {"number": number, "documents": documents}
 
     def question(self, theirs: int) -> Mapping[str, Any]:
         """What a site asks that another one refuses. `theirs`: amendments that the other one has."""
         return {"have": self._site().constitution.number, "documents": self._fitting(theirs)}
 
-    def heard(self, reply: Any) -> int:
+    def heard(self, number: Any, brought: Sequence[AmendmentDocument]) -> int:
         """Take an answer in; returns how many amendments the other site has.
 
         Raises:
-            LocalError: it is no answer, or brings what is not in force.
+            LocalError: it is no answer, or what it brings cannot be put in force here.
         """
-        if type(reply) is not dict or type(reply.get("number")) is not int:
+        self._put_in_force(brought)
+        if type(number) is not int or number < 0:
             raise LocalError("the answer about amendments is none; use the same version of kmel-peer")
-        self._take(reply.get("documents"))
-        return max(0, int(reply["number"]))
+        return number
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -101,27 +125,18 @@ class AmendmentLane:
             found.append(encoded)
         return found
 
-    def _take(self, documents: Any) -> int:
-        """Put in force what is the next one; returns how many amendments are in force then."""
-        if type(documents) is not list or not all(type(one) is bytes for one in documents):
-            raise LocalError("amendments are a list of bytes; use the same version of kmel-peer")
-        if len(documents) > MAX_HANDED_AMENDMENTS or sum(map(len, documents)) > MAX_HANDED_BYTES:
-            raise LocalError(f"more than {MAX_HANDED_AMENDMENTS} amendments, or {MAX_HANDED_BYTES} bytes, at once")
+    def _put_in_force(self, documents: Sequence[AmendmentDocument]) -> int:
+        """Returns how many amendments are in force then."""
         site = self._site()
-        constitution = site.constitution
-        for encoded in documents:
-            document = _decoded(encoded)
-            number = document.amendment.number
-            if number <= constitution.number:
+        number = site.constitution.number
+        for document in documents:
+            if document.amendment.number != number + 1:
                 continue
-            if constitution.why_not_in_force(document):
-                # No more than that: who asks may be on no roster.
-                raise LocalError(f"amendment {number} is not the next one in force here")
             mode_of(site.charter).check_amendment(site, self._averaging, document)
-            constitution = constitution.followed_by(document)
+            number += 1
             structlog.get_logger().info("amendment handed in at the desk", number=number)
             self._command(Amend(document.encode()))
-        return constitution.number
+        return number
 
 
 class KeptOut:
@@ -195,11 +210,17 @@ class KeptOut:
                 break
             ask = partial(ask_desk, keys, key, address, question, ASK_S, self._proxy)
             try:
-                reply = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-                return self._lane.heard(reply)
+                number, brought = await asyncio.get_running_loop().run_in_executor(self._threads, self._reply, ask)
+                return self._lane.heard(number, brought)
             except KmelError as error:
                 structlog.get_logger().debug("no amendments exchanged", site=key.hex(), reason=str(error))
         return None
+
+    def _reply(self, ask: Callable[[], Any]) -> tuple[Any, list[AmendmentDocument]]:
+        reply = ask()
+        if type(reply) is not dict:
+            raise LocalError("the answer about amendments is none; use the same version of kmel-peer")
+        return reply.get("number"), self._lane.read(reply.get("documents"))
 
 
 def _decoded(encoded: bytes) -> AmendmentDocument:

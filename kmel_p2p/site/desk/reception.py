@@ -151,7 +151,8 @@ class Reception:
         if guest.about_amendments or name == REQUEST:
             if guest.invitation or name != REQUEST:
                 raise LocalError("the desk answers this guest about amendments alone")
-            return self._lane.answer(guest.site is not None, arguments)
+            brought = await asyncio.to_thread(self._lane.read, arguments.get("documents"))
+            return self._lane.answer(guest.site is not None, arguments.get("have"), brought)
         if guest.site is None:
             async with self._writing:
                 return await asyncio.to_thread(self._newcomers.answer, guest.invitation, name, arguments)

@@ -233,7 +233,9 @@ class PeerFederation:
         ours, theirs = asks.lane(partial(self.command, asks)), asked.lane(partial(self.command, asked))
         with suppress(LocalError):
             known = asks.key in asked.site.constitution.everyone
-            ours.heard(theirs.answer(known, ours.question(asked.site.constitution.number)))
+            question = ours.question(asked.site.constitution.number)
+            reply = theirs.answer(known, question["have"], theirs.read(question["documents"]))
+            ours.heard(reply["number"], ours.read(reply["documents"]))
 
     def _boot(self, site: PeerSite, now: Micros) -> Machine:
         rng = self.network.generator(f"peer {site.number} start {self.hosts[site.number].starts}")

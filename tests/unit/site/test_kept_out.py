@@ -41,9 +41,12 @@ class Lane:
         documents = [document.encode() for document in self._site.constitution.documents[theirs:]]
         return {"have": self._site.constitution.number, "documents": documents}
 
-    def heard(self, reply: Any) -> int:
-        self.replies.append(reply)
-        return int(reply["number"])
+    def read(self, documents: Any) -> list[Any]:
+        return [("read", documents)]
+
+    def heard(self, number: int, brought: list[Any]) -> int:
+        self.replies.append(brought)
+        return number
 
     async def answer(self, guest: DeskGuest, name: str, arguments: Mapping[str, Any]) -> Any:
         assert name == REQUEST
