@@ -6,7 +6,7 @@ a new one stands behind all others, a retired one stays where it is, and no name
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kmel_p2p.agreement.endpoint import MAX_ENDPOINTS, AssayEndpoint
@@ -49,6 +49,11 @@ class AssayEndpoints:
     def knows(self, names: Collection[str]) -> bool:
         """Whether all of these are or were assay endpoints."""
         return set(names) <= set(self.names)
+
+    def unknown(self, columns: Iterable[str]) -> list[str]:
+        """Names of columns that are no assay endpoint, or none yet."""
+        names = set(self.names)
+        return [name for name in columns if name not in names]
 
     def unmapped(self, columns: Collection[str]) -> list[str]:
         """Those that later campaigns added and that are trained now, for which a site names no column."""

@@ -164,11 +164,13 @@ def read_measurements(
     from kmel_p2p.chem.structures.parallel import usable_cores
     from kmel_p2p.cli.charter import load_charter
     from kmel_p2p.files import private_directory
-    from kmel_p2p.site.loaded_site import assay_endpoints_of, trained_data
+    from kmel_p2p.site.loaded_site import assay_endpoints_of, check_columns, trained_data
 
     charter = load_charter(config.site.charter).charter
     endpoints = assay_endpoints_of(config, charter)
-    data = config.data if retired else trained_data(config.data, endpoints)
+    for name in check_columns(config.data, endpoints):
+        click.echo(f"[data.columns] names {name!r}, which is no assay endpoint yet: it is not read", err=True)
+    data = trained_data(config.data, endpoints, retired=retired)
     cache = StructureCache(private_directory(config.site.state_dir) / FOLDER)
     workers = config.resources.featurise_processes or usable_cores()
 

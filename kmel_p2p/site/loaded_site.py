@@ -5,6 +5,7 @@ Everything that can be wrong with the local files is found here, before a socket
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.site import Site, kept_constitution
 
 NO_CHARTER = "answer an invitation with kmel-peer join, or found a federation with kmel-peer invite"
+
+ALIKE = 0.7
+"""Names this similar (`difflib`) may mean the same."""
 
 MAX_NAMES = 2000
 """Characters of tensor names in a line of the egress log."""
@@ -193,26 +197,40 @@ def own_seed(site: Site) -> int:
     return int.from_bytes(site.identity.key[:4], "big")
 
 
-def trained_data(data: DataSection, endpoints: AssayEndpoints) -> DataSection:
+def trained_data(data: DataSection, endpoints: AssayEndpoints, *, retired: bool = False) -> DataSection:
     """The settings of the data with the columns of assay endpoints that are trained now, which may be none.
 
-    A name that is none of theirs was one when it was checked: the amendment that added it has given way to another.
+    Other names are of what a campaign is to add, or of what an amendment had added that gave way to another.
+
+    Args:
+        retired: whether the columns of retired ones stay, too.
     """
-    current = {endpoint.name for endpoint in endpoints.current}
+    current = {endpoint.name for endpoint in (endpoints.every if retired else endpoints.current)}
     columns = {name: column for name, column in data.columns.items() if name in current}
     return data.model_copy(update={"columns": columns})
 
 
-def check_columns(data: DataSection, endpoints: AssayEndpoints) -> None:
+def check_columns(data: DataSection, endpoints: AssayEndpoints) -> list[str]:
     """Whether columns are mapped to assay endpoints that there are, retired ones included.
 
+    A site names the columns of what a campaign is to add before the campaign is in force: other names are left alone,
+    unless they look like a slip.
+
+    Returns:
+        the names that are none yet, for people to be told.
+
     Raises:
-        ConfigError: names the first that is not.
+        ConfigError: a name is nearly that of an assay endpoint without a column, or there is no other name.
     """
     known = endpoints.names
-    for name in data.columns:
-        if name not in known:
+    unknown = [name for name in data.columns if name not in known]
+    left = {name.lower(): name for name in known if name not in data.columns}
+    for name in unknown:
+        near = difflib.get_close_matches(name.lower(), left, n=1, cutoff=ALIKE)
+        if near or len(unknown) == len(data.columns):
+            hint = f"did you mean {left[near[0]]!r}?" if near else f"there are: {', '.join(known)}"
             raise ConfigError(
                 f"data.columns names assay endpoint {name!r}, which neither the charter nor a campaign that is in "
-                f"force here has; there are: {', '.join(known)}"
+                f"force here has; {hint}"
             )
+    return unknown

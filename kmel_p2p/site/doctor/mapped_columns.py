@@ -7,18 +7,27 @@ import re
 from collections.abc import Collection, Iterator
 
 from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
-from kmel_p2p.site.doctor.findings import Area, Finding, note, problem
+from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.site.config import DataSection
+from kmel_p2p.site.doctor.findings import Area, Finding, note, problem, warning
+from kmel_p2p.site.loaded_site import check_columns
 
 PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 """What TOML takes as a key without quotation marks."""
 
 
-def examine_columns(columns: Collection[str], endpoints: AssayEndpoints, advice: str) -> Iterator[Finding]:
+def examine_columns(data: DataSection, endpoints: AssayEndpoints, advice: str) -> Iterator[Finding]:
     """`advice`: what to do about a name that is not known."""
-    known = endpoints.names
-    if odd := [name for name in columns if name not in known]:
-        says = "[data.columns] names {odd}; the charter and its campaigns have {known}"
-        yield problem(Area.DATA, "columns", says, advice, odd=_listed(odd), known=_listed(known))
+    columns, known = data.columns, endpoints.names
+    if odd := endpoints.unknown(columns):
+        says, names = "[data.columns] names {odd}; the charter and its campaigns have {known}", _listed(known)
+        try:
+            check_columns(data, endpoints)
+        except ConfigError:
+            yield problem(Area.DATA, "columns", says, advice, odd=_listed(odd), known=names)
+        else:
+            todo = "leave it where a campaign is to add them: they are not read before; else correct [data.columns]"
+            yield warning(Area.DATA, "columns", says, todo, odd=_listed(odd), known=names)
     units = {endpoint.name: endpoint.unit or "no unit" for endpoint in endpoints.every}
     for name in endpoints.unmapped(columns):
         says = (

@@ -142,7 +142,7 @@ def _data(own: OwnFiles) -> Iterator[Finding]:
         endpoints = AssayEndpoints.first(own.document.charter.assay_endpoints)
         if own.constitution is not None:
             endpoints = own.constitution.campaign.assay_endpoints
-        yield from examine_columns(data.columns, endpoints, advice)
+        yield from examine_columns(data, endpoints, advice)
     try:
         with data.path.open("rb"):
             pass

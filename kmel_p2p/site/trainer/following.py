@@ -27,6 +27,8 @@ MAP_THEM = (
     "have the peer read it (SIGHUP)"
 )
 
+NOT_YET = "they are not read; if no campaign is to add these assay endpoints, correct [data.columns] in site.toml"
+
 
 class DataFollowed:
     """See the module docstring.
@@ -62,9 +64,11 @@ class DataFollowed:
         return found
 
     def tell(self, site: Site) -> None:
-        """Name what later campaigns added and this site does not map."""
+        """Name what later campaigns added and this site does not map, and what it maps and nobody added."""
         if left := site.assay_endpoints.unmapped(site.config.data.columns):
             log.warning("assay endpoints not mapped", names=left, remedy=MAP_THEM)
+        if unknown := site.assay_endpoints.unknown(site.config.data.columns):
+            log.warning("columns of no assay endpoint", names=unknown, remedy=NOT_YET)
 
     def _follow(self, site: Site, reason: str) -> None:
         # A round that is open goes on; the next one waits until the data are ready.

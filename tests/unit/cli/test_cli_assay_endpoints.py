@@ -93,3 +93,19 @@ def test_a_column_of_no_assay_endpoint_is_still_a_slip(trained: Path, run: Run) 
     done = run("evaluate", "-c", trained)
     assert done.code == ExitCode.CONFIG
     assert "data.columns names assay endpoint 'logD', which neither the charter nor a campaign" in done.err
+    assert "did you mean 'logd'?" in done.err
+
+
+def test_a_column_may_be_named_before_its_assay_endpoint_is_added(trained: Path, run: Run, tmp_path: Path) -> None:
+    with trained.open("a") as settings:
+        settings.write('[data.columns."hERG block"]\ncolumn = "D"\nunit = "nM"\n')
+    checked = run("data", "check", "-c", trained, "--json")
+    assert [endpoint["name"] for endpoint in json.loads(checked.out)["endpoints"]] == ["logd"]
+    assert "[data.columns] names 'hERG block', which is no assay endpoint yet: it is not read" in checked.err
+    added, file = tmp_path / "added.toml", tmp_path / "second.toml"
+    added.write_text(ADDED)
+    assert run("campaign", "draft", "-c", trained, "--add-endpoint", added, "-o", file).code == ExitCode.OK
+    assert run("campaign", "sign", file, "-c", trained).code == ExitCode.OK
+    (warned,) = [one for one in json.loads(run("doctor", "-c", trained, "--json").out)["findings"]
+                 if one["check"] == "columns"]  # fmt: skip
+    assert (warned["level"], "'hERG block'" in warned["text"]) == ("warning", True)
