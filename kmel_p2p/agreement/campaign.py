@@ -241,6 +241,10 @@ class Campaign:
             return f"campaign.sits_out names {unknown[0]!r}, which is not on the roster then"
         if set(names) <= set(rule.sits_out):
             return "every site would sit the campaign out"
+        part = set(names) - set(rule.sits_out)
+        if len(part) == 1 < len(names) and not any(last for name, last in rule.after.items() if name not in part):
+            # Rule 14 of docs/ledger.md: it would publish `max_lead` entries, and wait for the others for ever.
+            return f"only {min(part)} would take part, and no other site has published yet: nobody goes on alone"
         endpoints = self.assay_endpoints.problem(rule.add_endpoints, rule.retire_endpoints)
         return endpoints or self._settings_problem(rule)
 

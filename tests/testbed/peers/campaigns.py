@@ -17,7 +17,7 @@ def next_campaign(site: PeerSite, drawn: int, sits_out: Collection[int] = ()) ->
     Args:
         site: one that is on.
         drawn: decides entries and settings.
-        sits_out: sites by index that have no part in it; nobody, where that would leave nobody.
+        sits_out: sites by index that have no part in it; nobody, where that would leave less than two.
     """
     assert site.life is not None, "the caller has looked"
     constitution, vector = site.site.constitution, site.life.peer.averaging.vector
@@ -29,5 +29,5 @@ def next_campaign(site: PeerSite, drawn: int, sits_out: Collection[int] = ()) ->
         "after": {rule.name: vector.get(key, 0) for key, rule in constitution.roster.items()},
         "settings": SETTINGS if drawn % 2 else {},
         "residual": "dropped" if drawn % 2 else "kept",
-        "sits_out": tuple(sorted(out)) if out < names else (),
+        "sits_out": tuple(sorted(out)) if len(names - out) > 1 else (),
     }

@@ -221,3 +221,11 @@ def test_a_boundary_that_no_site_should_sign(published: dict[str, int], words: s
     problem = document.amendment.campaign.boundary_problem({f"site{index}": 6 for index in range(5)} | published)
     assert words in problem
     assert bool(words) == bool(problem)
+
+
+def test_nobody_opens_a_campaign_for_a_single_site_before_anybody_else_has_published() -> None:
+    names = [f"site{index}" for index in range(5)]
+    alone = {**AFTER, "sits_out": tuple(names[1:])}
+    with pytest.raises(ConfigError, match="only site0 would take part, and no other site has published yet"):
+        Constitution(CHARTER).draft(campaign={**alone, "after": dict.fromkeys(names, 0)})
+    assert Constitution(CHARTER).draft(campaign=alone).amendment.campaign is not None
