@@ -328,21 +328,30 @@ def _require_one(source: Path, tally: Tally) -> None:
 @click.command()
 @click.argument("output", type=DIRECTORY)
 @click.option("--onnx", "as_onnx", is_flag=True, help="Also write one ONNX graph per model (extra 'onnx').")
+@click.option(
+    "--hub",
+    is_flag=True,
+    help="Also write what a model hub shows: a card, config.json and an example, with ONNX where the trunk has it.",
+)
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
 @config_option
-def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Path) -> None:
+def export(output: Path, as_onnx: bool, hub: bool, model_dir: Path | None, config_path: Path) -> None:
     """Copy the model directory to OUTPUT, without what reveals training compounds: fingerprints and learners.
 
     The copy predicts with the networks alone, not with this site's stack. Load it with
-    kmel_p2p.load(OUTPUT).predict(["CCO"]). The parameters were trained on this site's data: give them only to those
-    who may draw conclusions from it.
+    kmel_p2p.load(OUTPUT).predict(["CCO"]). With --hub, it also has the layout of Hugging Face's hub, and example.py
+    predicts without this program; nothing is uploaded. The parameters were trained on this site's data: give them only
+    to those who may draw conclusions from it.
     """
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.learn.predict.export import export_model, export_onnx, require_onnx
+    from kmel_p2p.learn.predict.hub import has_graphs, write_hub_files
+    from kmel_p2p.learn.predict.model_directory import read_card
 
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output}: is not empty; name a new directory")
     source = model_folder(model_dir, config_path)
+    as_onnx = as_onnx or (hub and has_graphs(read_card(source)))
     if as_onnx:
         require_onnx(source)  # before anything is written
     card = export_model(source, output)
@@ -353,3 +362,7 @@ def export(output: Path, as_onnx: bool, model_dir: Path | None, config_path: Pat
     if as_onnx:
         for path in export_onnx(source, output):
             click.echo(f"Wrote {path}.")
+    if hub:
+        for path in write_hub_files(output, card):
+            click.echo(f"Wrote {path}.")
+        click.echo("The card says license: other. State yours, and that all sites agree, before you publish any of it.")

@@ -185,6 +185,18 @@ class PredictionsSection(StrictModel):
     """Predictions recorded at most, one per compound, assay endpoint and model version: some 250 MB per million."""
 
 
+class TrackingSection(StrictModel):
+    """Curves of this site's run in the tools of its own people (extra tracking). They leave the site only where its
+    operator names a server elsewhere."""
+
+    tensorboard: Location | None = None
+    """Folder for TensorBoard's event files."""
+    mlflow: Annotated[str, pydantic.Field(max_length=2048)] = ""
+    """Where MLflow tracks: the URI of a server such as "https://mlflow.example", or a folder; empty: nowhere."""
+    experiment: Annotated[str, pydantic.Field(max_length=200)] = ""
+    """Of MLflow; empty: named as the federation."""
+
+
 class LogSection(StrictModel):
     """The log of the daemon, on standard error and in the state directory."""
 
@@ -218,6 +230,7 @@ class SiteConfig(StrictModel):
     ledger: LedgerSection = LedgerSection()
     egress: EgressSection = EgressSection()
     predictions: PredictionsSection = PredictionsSection()
+    tracking: TrackingSection = TrackingSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
 
@@ -247,6 +260,7 @@ def parse_config(text: str, path: Path) -> SiteConfig:
                 update={"amendments": tuple(_absolute(base / path) for path in config.site.amendments)}
             ),
             "metrics": _anchor(config.metrics, base, "token_file"),
+            "tracking": _anchored_tracking(config.tracking, base),
             "data": _anchor(config.data, base, "path", "test", "structures", "assays").model_copy(
                 update={"embargo": _anchor(config.data.embargo, base, "compounds", "scaffolds")}
             ),
@@ -278,6 +292,14 @@ def read_text(path: Path, remedy: str) -> str:
 def _anchor(section: Any, base: Path, *names: str) -> Any:
     moved = {name: _absolute(base / value) for name in names if (value := getattr(section, name)) is not None}
     return section.model_copy(update=moved)
+
+
+def _anchored_tracking(section: TrackingSection, base: Path) -> TrackingSection:
+    """With an absolute folder for MLflow, too, unless it is a URI."""
+    section = _anchor(section, base, "tensorboard")
+    if not section.mlflow or "://" in section.mlflow:
+        return section
+    return section.model_copy(update={"mlflow": str(_absolute(base / section.mlflow))})
 
 
 def _absolute(path: Path) -> Path:

@@ -6,6 +6,7 @@ Everything that can be wrong with the local files is found here, before a socket
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.package_files import check_installed
-from kmel_p2p.learn.worker.session import TrainerPlan, TrainingSettings
+from kmel_p2p.learn.worker.session import TrackingPlan, TrainerPlan, TrainingSettings
 from kmel_p2p.site.config import DataSection, SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.modes import mode_of
@@ -134,14 +135,33 @@ def require_trunk(site: Site) -> None:
         site.initial_trunk()
 
 
+def require_trackers(config: SiteConfig) -> None:
+    """Whether the packages of `[tracking]` are installed; nothing of them is imported.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    asked = {"tensorboard": config.tracking.tensorboard, "mlflow": config.tracking.mlflow}
+    for name, where in asked.items():
+        if where and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"tracking.{name} needs the package {name}: pip install 'kmel-p2p[tracking]', or remove the key"
+            )
+
+
 def needs_of(charter: Charter, sites: int) -> list[str]:
     """What a run of this charter takes at each of so many sites, in words; the mode may have nothing to say."""
     return mode_of(charter).needs(charter, trunk_layout(architecture_of(charter)), sites)
 
 
 def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
-    """What the trainer is told. `resume_file` and `trunk_memory` are filled in at each start."""
+    """What the trainer is told. `resume_file` and `trunk_memory` are filled in at each start.
+
+    Raises:
+        ConfigError: a package of `[tracking]` is not installed.
+    """
     charter, config = site.charter, site.config
+    require_trackers(config)
     data = trained_data(config.data, site.assay_endpoints)
     return TrainerPlan(
         architecture=site.architecture,
@@ -176,6 +196,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         graph_networks=config.predictions.graph_networks,
         added_endpoints=site.assay_endpoints.added,
         retired=dict(site.assay_endpoints.retired),
+        tracking=TrackingPlan(**dict(config.tracking)),
         labels={
             "federation": charter.federation,
             "charter_id": charter.id.hex(),

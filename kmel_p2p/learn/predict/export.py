@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.agreement.features import descriptor_constants
+from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.chem.structures.table import MAX_COUNT
 from kmel_p2p.files import BY_UMASK, write_whole
 from kmel_p2p.learn.evaluate.comparison import PREDICTED
@@ -170,22 +170,24 @@ def _order(shape: Architecture) -> np.ndarray:
     return np.array([order.index(place) for place in range(len(order))], np.int64)
 
 
+def described_features(policy: FeatureRule) -> dict[str, Any]:
+    """How features are made from a structure, with every constant: enough to make them with RDKit alone."""
+    return {
+        "structure": "RDKit clean-up, largest organic fragment, neutral, no isotopes, by canonical SMILES",
+        "stereo": policy.stereo, "tautomers": policy.tautomers,
+        "fingerprint": {"kind": "Morgan count", "radius": policy.radius, "bits": policy.bits,
+                        "stereo": policy.stereo, "transform": "log2(1 + count)", "count_limit": MAX_COUNT},
+        "descriptors": [asdict(constant) for constant in descriptor_constants()],
+        "descriptor_transform": "asinh((value - center) / scale), cut at 6, 0 where RDKit gives no number",
+    }  # fmt: skip
+
+
 def _facts(card: Card) -> dict[str, str]:
     """What a user needs to know about the graph's inputs and outputs."""
-    policy = card.features
     return {
         "digest": card.digest,
         "reference_hash": card.reference_hash,
-        "features": json.dumps(
-            {
-                "structure": "RDKit clean-up, largest organic fragment, neutral, no isotopes, by canonical SMILES",
-                "stereo": policy.stereo, "tautomers": policy.tautomers,
-                "fingerprint": {"kind": "Morgan count", "radius": policy.radius, "bits": policy.bits,
-                                "stereo": policy.stereo, "transform": "log2(1 + count)", "count_limit": MAX_COUNT},
-                "descriptors": [asdict(constant) for constant in descriptor_constants()],
-                "descriptor_transform": "asinh((value - center) / scale), cut at 6, 0 where RDKit gives no number",
-            }
-        ),
+        "features": json.dumps(described_features(card.features)),
         "assay_endpoints": json.dumps(
             [{"name": e.name, "kind": e.kind, "unit": e.unit, "transform": e.transform, "center": e.center,
               "scale": e.scale} for e in card.architecture.endpoints]

@@ -167,10 +167,16 @@ def lead(connection: Connection, plan: TrainerPlan, store: str) -> int:
     alone = dataclasses.replace(plan, threads=max(1, plan.threads // plan.processes))
     with _ranks(plan.device, store, leads=True) as group:
         try:
-            return serve(connection, alone)
-        finally:
-            with contextlib.suppress(RuntimeError):  # they may be gone already
-                group.end()
+            code = serve(connection, alone)
+        except SystemExit:
+            code = 1  # the agent ends all ranks, because one is gone or the daemon wants it
+        if code:
+            # In an orderly end, torch would wait for ranks that are gone.
+            connection.close()
+            os._exit(code)
+        with contextlib.suppress(RuntimeError):  # they may be gone already
+            group.end()
+    return 0
 
 
 def join(follower: Follower, store: str = "") -> int:

@@ -56,6 +56,7 @@ from kmel_p2p.learn.worker.session import (
     Trained,
     TrainerPlan,
 )
+from kmel_p2p.learn.worker.tracking import Tracking
 
 log = structlog.get_logger()
 
@@ -84,6 +85,7 @@ class Trainer:
         own = plan.architecture
         self._start = started_trunk(own, self._layout, plan.start_file) if own.start else None
         self._memory = _attach(plan.trunk_memory)
+        self._tracking = Tracking(plan.tracking, plan.state_dir / "trainer", plan.labels)
         self._network = Network(plan.architecture)
         self._dataset: Dataset | None = None
         self._prepared: Prepared | None = None
@@ -92,8 +94,9 @@ class Trainer:
         self._worth: WorthMeter | None = None
 
     def close(self) -> None:
-        """Release the shared memory."""
+        """Release the shared memory, and let trackers write what they have."""
         self._memory.close()
+        self._tracking.close()
 
     def handle(self, command: Command) -> Answer | None:
         """Execute one command.
@@ -150,7 +153,7 @@ class Trainer:
             entry_limit=command.entry_limit,
             campaign=command.campaign,
         )
-        return Trained(
+        answer = Trained(
             round=command.round,
             payload=result.payload,
             norm=result.norm,
@@ -161,6 +164,8 @@ class Trainer:
             seconds=time.monotonic() - started,
             training_us=result.training_us,
         )
+        self._tracking.trained(answer)
+        return answer
 
     def _finish(self, command: Finish) -> Finished:
         rounds, plan = self._require_rounds(), self._plan
@@ -208,6 +213,7 @@ class Trainer:
             )
             models = {name: (model.trunk, model.private) for name, model in comparison.models.items()}
             card = write_model(aside, card, models)
+        self._tracking.finished(command.entries, result)
         return Finished({**result, "digest": card.digest}, folder, self._keep_version())
 
     def _unlearned(self, trunk: NDArray[np.float32]) -> list[str]:

@@ -51,6 +51,9 @@ KEYS = {
     "poison": {"attacks", "false_suspensions", "worst_predicted_ratio", "worst_federated_ratio", "look_share"},
     "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
     "round_cost": {"training_share", "steps_kept", "step_speedup"},
+    "scale_out": {
+        *("torchrun_max_difference", "trainer_bytes_per_value", "daemon_accumulators", "round_over_bare_torch"),
+    },
     "sealed": {
         *("rmse", "payload_bytes", "share_bytes", "mask_ms", "unmask_ms", "exact", "digests", "plain_bytes_found"),
         *("dp_epsilon", "dp_rmse"),
