@@ -79,6 +79,13 @@ def make_world(mode: Mode, founders: int, spares: int, entry_limit: int, epochs:
     return World(charter, identities)
 
 
+class NoArchitecture:
+    """Nothing is trained, whatever endpoints a campaign brings."""
+
+    def changed(self, **values: Any) -> NoArchitecture:
+        return self
+
+
 def make_site(world: World, index: int, constitution: Constitution, folder: Path) -> Site:
     """A site as `site.loaded_site` makes it from its files; of those, only `folder` is there, its state directory.
 
@@ -92,4 +99,4 @@ def make_site(world: World, index: int, constitution: Constitution, folder: Path
         ledger=world.ledger,
         data=DataSection.model_validate({"path": folder / "none.csv", "columns": {"toy": {"column": "toy"}}}),
     )
-    return Site(config, identity, world.charter, constitution, rule, cast(Any, None), LAYOUT)
+    return Site(config, identity, world.charter, constitution, rule, cast(Any, NoArchitecture()), LAYOUT)
