@@ -5,6 +5,7 @@ Each question has its own connection. Whatever goes wrong is said in one sentenc
 
 from __future__ import annotations
 
+import contextlib
 import socket as sockets
 import time
 from collections.abc import Mapping
@@ -103,17 +104,15 @@ def ask_desk(
 
 
 def _ask_at(target: str, keys: CurveKeys, key: SiteKey, question: bytes, deadline: float, parsed: Address) -> bytes:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    socket = _socket(context, keys, curve_public(key))
-    monitor = make_monitor(context, socket, WATCHED)
-    try:
+    # The process's one, for the reason that `site.control.client` gives.
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    with contextlib.ExitStack() as parts:
+        socket = _socket(context, keys, curve_public(key))
+        monitor = make_monitor(context, socket, WATCHED)
+        parts.callback(monitor.close, 0)
+        parts.callback(socket.close, 0)
         socket.connect(target)
         return _answer(socket, monitor, question, deadline, parsed)
-    finally:
-        socket.disable_monitor()
-        socket.close(0)
-        monitor.close(0)
-        context.term()
 
 
 def _resolved(address: Address) -> str:

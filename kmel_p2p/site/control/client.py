@@ -46,7 +46,9 @@ class ControlClient:
         self._state_dir = state_dir
         self._timeout_s = timeout_s
         self._numbers = itertools.count(1)
-        self._context = zmq.Context()
+        # The process's one: terminating a context waits for ever for a socket that an interrupt (Ctrl-C, SIGTERM)
+        # caught half made, before anybody holds it.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket: zmq.Socket[bytes] | None = None
 
     def __enter__(self) -> ControlClient:
@@ -60,7 +62,6 @@ class ControlClient:
     def close(self) -> None:
         """Close the connection."""
         self._drop()
-        self._context.term()
 
     def request(self, name: str, arguments: Mapping[str, Any] | None = None, timeout_s: float | None = None) -> Any:
         """Ask the daemon and wait for its answer.
@@ -126,11 +127,10 @@ class ControlClient:
             if time.monotonic() >= deadline:
                 raise self._silence()
             time.sleep(0.01)
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.connect(f"ipc://{path}")
-        self._socket = socket
-        return socket
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(f"ipc://{path}")
+        return self._socket
 
     def _receive(self, socket: zmq.Socket[bytes], deadline: float) -> dict[str, Any] | None:
         left = max(0.0, deadline - time.monotonic())
@@ -154,7 +154,7 @@ class ControlClient:
 
     def _drop(self) -> None:
         if self._socket is not None:
-            self._socket.close()
+            self._socket.close(0)
             self._socket = None
 
 

@@ -123,6 +123,30 @@ async def test_a_daemon_that_does_not_answer_is_named_within_the_limit(tmp_path:
     context.term()
 
 
+@pytest.mark.timeout(20)
+async def test_an_interrupt_that_catches_a_half_made_connection_does_not_hang_the_command(
+    server: ControlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def interrupted(context: zmq.Context[Any], kind: int) -> None:
+        made.append(zmq.Socket(context, kind))
+        raise KeyboardInterrupt
+
+    def command() -> str:
+        try:
+            with ControlClient(tmp_path) as client, monkeypatch.context() as patch:
+                patch.setattr(zmq.Context, "socket", interrupted)
+                client.request("echo")
+        except KeyboardInterrupt:
+            return "interrupted"
+        return "answered"
+
+    assert await asyncio.to_thread(command) == "interrupted"
+    made[0].close(0)
+    assert await ask(tmp_path, "echo", {"n": 5}) == {"n": 5}
+
+
 async def test_events_reach_subscribers_and_only_them(server: ControlServer, tmp_path: Path) -> None:
     def follow() -> list[Any]:
         with ControlClient(tmp_path, 5.0) as client:
