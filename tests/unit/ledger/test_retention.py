@@ -7,6 +7,7 @@ from collections import deque
 import pytest
 
 from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.core.effects import Effect
 from kmel_p2p.core.ledger.harm.vote import cast
 from kmel_p2p.core.ledger.log.accumulator import Accumulator
@@ -36,7 +37,7 @@ def kept(ledger: Ledger, retain: int, keep_bytes: int) -> set[int]:
     outbox: deque[Effect] = deque()
     agreed = ledger.accepted.held
     retention = Retention(
-        ledger, lambda: 3, lambda: others, lambda key: (agreed, 9 * SECOND), retain, keep_bytes, outbox, 0
+        SITES[0].key, ledger, lambda: 3, lambda: others, lambda key: (agreed, 9 * SECOND), retain, keep_bytes, outbox, 0
     )
     retention.advance(10 * SECOND)
     return {sum(1 for entry in ledger.entries() if entry.author == site.key) for site in SITES}
@@ -78,7 +79,7 @@ def test_what_votes_are_against_is_kept_for_a_while_each_for_itself_and_what_is_
         agreed = ledger.accepted.held
         told = lambda key: (agreed, 9 * SECOND)  # noqa: E731
         others = [site.key for site in sites[1:]]
-        Retention(ledger, lambda: 5, lambda: others, told, 16, 10**9, deque(), 0).advance(10 * SECOND)
+        Retention(sites[0].key, ledger, lambda: 5, lambda: others, told, 16, 10**9, deque(), 0).advance(10 * SECOND)
         return ledger.accepted.floor.get(author, 0)
 
     def says(voter: int, first: int, number: int) -> bool:
@@ -99,3 +100,44 @@ def test_what_votes_are_against_is_kept_for_a_while_each_for_itself_and_what_is_
     publish_to(120)
     assert floor() == 19
     assert not ledger.stale
+
+
+def amended_ledger() -> tuple[Ledger, list[Identity]]:
+    """One of four sites was retired; two of the others have published under that."""
+    sites = toy_identities(4)
+    charter = toy_charter(sites, {"retain_entries": 16}, {"start_sites": 1})
+    ledger = Ledger(Accumulator.from_trunk(toy_trunk()), ToyCodec(), Rules.of(charter, 7, toy_trunk()))
+    before = Constitution(charter)
+    document = before.draft(retire=[{"name": before.roster[sites[3].key].name, "last": 0}])
+    for site in sites[:3]:
+        document = document.signed_by(site, before)
+    ledger.amend(before.followed_by(document))
+    for number in range(2 * EACH):
+        entry = next_entry(sites[number % 2], ledger, 1000, number % 16, charter_id=charter.id)
+        assert ledger.offer(entry).verdict is Verdict.APPLIED
+    return ledger, sites
+
+
+def looks(ledger: Ledger, own: Identity, others: list[Identity], seconds: list[int]) -> int:
+    """Entries of `own` that looks at these times compact, the others holding everything."""
+    agreed, outbox = ledger.accepted.held, deque[Effect]()
+    keys = [site.key for site in others]
+    retention = Retention(
+        own.key, ledger, lambda: 3, lambda: keys, lambda key: (agreed, now * SECOND), 16, 10**9, outbox, 0
+    )
+    for now in seconds:
+        retention.advance(now * SECOND)
+    return ledger.accepted.floor.get(own.key, 0)
+
+
+def test_what_was_made_under_a_new_amendment_is_kept_until_most_of_those_before_it_hold_it() -> None:
+    ledger, sites = amended_ledger()
+    # Two of the three that are left are most of them, but not of the four that another amendment might part.
+    assert looks(ledger, sites[0], sites[1:2], [10]) == 0
+    assert looks(ledger, sites[0], sites[1:3], [10]) == EACH - 16
+
+
+def test_an_amendment_that_nobody_contests_for_a_day_holds_nothing_back_any_more() -> None:
+    ledger, sites = amended_ledger()
+    assert looks(ledger, sites[0], sites[1:2], [10, 86_000]) == 0
+    assert looks(ledger, sites[0], sites[1:2], [10, 86_000, 86_410]) == EACH - 16

@@ -119,7 +119,9 @@ class Maintenance:
         self._server = SnapshotServer(ledger, self.computing, outbox)
         retain = charter.ledger.retain_entries
         keep_bytes = bytes_worth_keeping(len(ledger.accumulator))
-        self.retention = Retention(ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now)
+        self.retention = Retention(
+            identity.key, ledger, roster, alive, antientropy.agreed_with, retain, keep_bytes, outbox, now
+        )
         self._adopted = 0
         self._again_us = now
         self._last_resort_us = now
@@ -156,8 +158,13 @@ class Maintenance:
             case WantAmendments():
                 self.amendments.on_want(sender, message)
             case Amendments():
+                known = self.amendments.rivals
                 for outcome in self.amendments.on_amendments(sender, message):
                     self._amended(outcome)
+                if self.amendments.rivals > known:
+                    # Who goes by the new one was shown before it was known here, and where the run is over, nothing
+                    # else would have it shown again.
+                    self._antientropy.states.others.amended()
             case Have():
                 told = self._antientropy.other_peer(sender)
                 if told is not None and told.explained and told.vector is not None:

@@ -3,7 +3,9 @@
 An entry may be compacted when a majority of the roster, and every alive site that speaks, holds the same headers up to
 it, and `retain` newer entries of its author are here. Fewer are kept where all payloads together would take more memory
 than the sum itself, which is what a site that was away then fetches. A compacted entry cannot be taken back, so a fork
-below it changes nothing; a site that was away and saw another branch starts over from a snapshot.
+below it changes nothing; a site that was away and saw another branch starts over from a snapshot. Nor can one that was
+made under an amendment which another of the same number overrules (`log.overruling`): so what was made under a new one
+is kept until most of the sites that it might part hold it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ PERIOD: Micros = 5 * SECOND
 
 MUTE_AFTER: Micros = 300 * SECOND
 """An alive site that has agreed to nothing for so long is not waited for: it will need a snapshot."""
+
+RIVALS_SHOW_WITHIN: Micros = 24 * 3600 * SECOND
+"""For so long entries are kept because of an amendment that could still be overruled. Sites that it retired never agree
+to anything made under it, and disks have ends."""
 
 LEAST = 16
 """Fewest entries for which the stored snapshot is rewritten."""
@@ -50,6 +56,7 @@ class Retention:
 
     def __init__(
         self,
+        own: SiteKey,
         ledger: Ledger,
         roster: Callable[[], int],
         alive: Callable[[], Iterable[SiteKey]],
@@ -62,6 +69,7 @@ class Retention:
         """Bound to its collaborators.
 
         Args:
+            own: key of this site.
             ledger: what to compact.
             roster: number of sites on the roster.
             alive: the other sites that membership calls alive.
@@ -71,6 +79,7 @@ class Retention:
             outbox: takes the effects.
             now: the time.
         """
+        self._own = own
         self._ledger = ledger
         self._roster = roster
         self._alive = alive
@@ -80,6 +89,8 @@ class Retention:
         self._outbox = outbox
         self._next_us = now + PERIOD
         self._seen_us: dict[SiteKey, Micros] = {}
+        self._in_force_us: dict[bytes, Micros] = {}
+        """Hash of an amendment -> when it was first seen in force in this life."""
 
     def advance(self, now: Micros) -> None:
         """Compact what may be compacted, when it is due and worth it."""
@@ -104,12 +115,12 @@ class Retention:
         """author -> number of the newest entry that may be compacted, where that is above the floor."""
         alive = list(self._alive())
         self._seen_us = {key: self._seen_us.get(key, now) for key in alive}
-        vectors: list[RosterVector] = []
+        vectors: dict[SiteKey, RosterVector] = {}
         for key in alive:
             told = self._agreed(key)
             spoke_at_us = self._seen_us[key] if told is None else max(told[1], self._seen_us[key])
             if told is not None and now < spoke_at_us + MUTE_AFTER:
-                vectors.append(told[0])
+                vectors[key] = told[0]
             elif now < spoke_at_us + MUTE_AFTER:
                 return {}
         if 2 * (1 + len(vectors)) <= self._roster():
@@ -117,10 +128,14 @@ class Retention:
         accepted = self._ledger.accepted
         floor, retain = accepted.floor, self._affordable()
         everybody = accepted.heads.copy()
-        for vector in vectors:
+        for vector in vectors.values():
             np.minimum(everybody, vector.padded(everybody.size), out=everybody)
         numbers = accepted.order.named(RosterVector.of(np.maximum(everybody - retain, 0)))
-        numbers = {author: min(number, self._undisputed(author, retain)) for author, number in numbers.items()}
+        contested = self._contested({self._own, *vectors}, now)
+        numbers = {
+            author: min(number, self._undisputed(author, retain), contested.get(author, number + 1) - 1)
+            for author, number in numbers.items()
+        }
         return {author: number for author, number in numbers.items() if number > floor.get(author, 0)}
 
     def _undisputed(self, author: SiteKey, retain: int) -> int:
@@ -137,6 +152,38 @@ class Retention:
         if author not in ledger.suspended:
             firsts = [first for first in firsts if head - first < DISPUTED * retain]
         return min(firsts, default=head + 1) - 1
+
+    def _contested(self, agreeing: set[SiteKey], now: Micros) -> dict[SiteKey, int]:
+        """author -> its first entry that was made under an amendment which might still be overruled.
+
+        Args:
+            agreeing: this site and those that hold what it holds.
+            now: the time.
+        """
+        constitution = self._ledger.constitution
+        if constitution is None:
+            return {}
+        agreeing = {key for newest in agreeing for key in constitution.keys_of(newest)}
+        firm = self._compacted_under()
+        for number in range(firm + 1, constitution.number + 1):
+            since_us = self._in_force_us.setdefault(constitution.hash_at(number), now)
+            before = constitution.at(number - 1).roster
+            if 2 * len(agreeing & before.keys()) <= len(before) and now < since_us + RIVALS_SHOW_WITHIN:
+                break
+            firm = number
+        if firm == constitution.number:
+            return {}
+        firsts: dict[SiteKey, int] = {}
+        for entry in self._ledger.entries():
+            if entry.basis.amendment > firm:
+                firsts[entry.author] = min(entry.number, firsts.get(entry.author, entry.number))
+        return firsts
+
+    def _compacted_under(self) -> int:
+        """Number of the newest amendment that compacted entries name: keeping more would undo nothing."""
+        logs = self._ledger.accepted.logs.values()
+        newest = (log.header(log.first - 1) for log in logs)
+        return max((header.basis.amendment for header in newest if header is not None), default=0)
 
     def _affordable(self) -> int:
         """Newest entries of each author that fit into `keep_bytes`, by the mean size of those here."""

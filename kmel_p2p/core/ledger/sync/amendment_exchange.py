@@ -73,6 +73,11 @@ class AmendmentExchange:
         return found
 
     @property
+    def rivals(self) -> int:
+        """How many amendments are known that contradict those in force here."""
+        return len(self._rivals)
+
+    @property
     def left_out(self) -> bool:
         """Whether the amendments in force here were overruled, and those that overruled them do not list this site."""
         constitution = self.constitution

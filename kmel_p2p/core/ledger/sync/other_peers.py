@@ -98,7 +98,8 @@ class OtherPeers:
         self._agree(key, now)
 
     def amended(self) -> None:
-        """Other amendments are in force here: what a peer told under them, and could not be read, is asked for again.
+        """Other amendments are in force or known here: what a peer told under them, and could not be read, is asked for
+        again.
 
         Nothing else would bring it: a peer that is done names the same digest for ever.
         """
