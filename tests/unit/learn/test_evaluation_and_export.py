@@ -18,7 +18,7 @@ from kmel_p2p.chem.structures.features import reference_hash
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate import evaluation
 from kmel_p2p.learn.evaluate.comparison import compare, predictors
-from kmel_p2p.learn.evaluate.evaluation import LEVELS, coverage, evaluate, further_scores, reliability
+from kmel_p2p.learn.evaluate.evaluation import LEVELS, coverage, evaluate, further_scores, known_to, reliability
 from kmel_p2p.learn.evaluate.evaluation_page import evaluation_page
 from kmel_p2p.learn.evaluate.scores import scorable
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
@@ -123,7 +123,7 @@ def test_bounds_are_counted_and_compared_with_what_is_predicted(
 def test_a_model_of_other_assay_endpoints_is_not_evaluated(evaluated: dict) -> None:
     data = dataclasses.replace(evaluated["data"], endpoints=(*ENDPOINTS[:2], ENDPOINTS[2].changed(name="x")))
     with pytest.raises(ConfigError, match=r"logd, stays, herg.*different charter.*logd, stays, x"):
-        evaluate(Model(evaluated["card"], evaluated["found"].models), data, seed=0)
+        known_to(Model(evaluated["card"], evaluated["found"].models), data)
 
 
 def test_classes_are_checked_by_class_and_by_probability(evaluated: dict) -> None:
