@@ -96,6 +96,7 @@ class PeerSite:
         self.counters: Counter[str] = Counter()
         """Events of all lives."""
         self._seed = seed
+        self._trainings = 0
 
     # ---- a life -------------------------------------------------------------------------------------------------
 
@@ -182,8 +183,9 @@ class PeerSite:
         life.reporter.report(event)
 
     def train(self, opened: RoundOpened, life: int) -> RoundTrained:
-        """Made-up training: no delta is like another."""
-        rng = np.random.default_rng((self._seed, self.number, life, opened.number, opened.steps))
+        """Made-up training: no delta is like another, not even where a round has the number of an earlier one."""
+        self._trainings += 1
+        rng = np.random.default_rng((self._seed, self.number, life, self._trainings))
         site = self.site
         drift = rng.standard_normal(site.layout.size).astype(np.float32) * np.float32(1e-3)
         keeps = mode_of(site.charter).keeps_entries
