@@ -11,7 +11,7 @@ import pytest
 from tests.support.image import played
 from tests.support.namespaces import require_namespaces
 
-pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.namespace, pytest.mark.alone, pytest.mark.timeout(400)]
 
 SETTINGS = """
 site.name = "north"
