@@ -226,9 +226,11 @@ class LedgerAveraging(NextRound):
     def _told_phase(self) -> Phase:
         """What the others are told: nobody's pace is to depend on a site that fetches or hears what they hold.
 
-        Before any entry is there, that it hears does not count: who is ready to start would follow from itself.
+        Before any entry is there, that it hears does not count: who is ready to start would follow from itself. So it
+        would where a campaign begins.
         """
-        kinds = reasons.LEARNING if self.ledger.vector else reasons.FETCHING
+        begins = not self.ledger.vector or self._own_campaign.may_begin
+        kinds = reasons.FETCHING if begins else reasons.LEARNING
         catches_up = self._wait is not None and self._wait[0].kind in kinds
         return Phase.PREPARING if catches_up and self.phase is Phase.TRAINING else self.phase
 
