@@ -78,20 +78,14 @@ def _leave(config: SiteConfig, name: str, arguments: Mapping[str, str]) -> Mappi
     from kmel_p2p.files import private_directory
     from kmel_p2p.site.control.requests import blockable
     from kmel_p2p.site.loaded_site import load_site
-    from kmel_p2p.site.site import Site, stored_constitution
+    from kmel_p2p.site.site import Site, kept_constitution
     from kmel_p2p.site.state.lockfile import SiteLock
     from kmel_p2p.site.state.orders import OrderBook
-    from kmel_p2p.site.state.store import STORE_NAME, Store
 
     site: Site = load_site(config)
     state_dir: Path = private_directory(config.site.state_dir)
     with SiteLock(state_dir):
-        if (state_dir / STORE_NAME).exists():
-            store = Store(state_dir / STORE_NAME, read_only=True)
-            try:
-                site = site.amended(stored_constitution(site, store))
-            finally:
-                store.close()
+        site = site.amended(kept_constitution(site.constitution, state_dir))
         key, book = blockable(site, arguments["site"]), OrderBook(state_dir)
         if name == "block":
             book.block(key, arguments["reason"])

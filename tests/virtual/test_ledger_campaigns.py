@@ -228,17 +228,22 @@ def one_ledger(made: LedgerFederation, standing: AmendmentDocument, expected: in
     return True
 
 
-def test_of_two_amendments_that_open_a_campaign_one_stays_with_its_settings() -> None:
-    made = parted_after_a_campaign(41)
-    west = opening(made, [0, 1, 2], 3, settings={"averaging.steps_per_entry": 7}, sits_out=("site4",))
-    east = opening(made, [2, 3, 4], 8, settings={"averaging.steps_per_entry": 4, "pace.max_lead": 2})
+def heal_once_one_side_is_over(made: LedgerFederation, west: AmendmentDocument, east: AmendmentDocument) -> set[bytes]:
+    """Each side publishes under an amendment of its own, the minority all that it may. Returns the payloads."""
     amend(made, 0, west)
     amend(made, 4, east)
-    # Both campaigns have entries, and one of them is over.
     assert made.run(200 * SECOND, until=lambda: heads(made)[:2] == [9, 9] and made.averaging(0).complete)
     assert made.run(200 * SECOND, until=lambda: made.averaging(3).ledger.head(made.sites[3].key) >= 8)
     published = payloads(made, 0) | payloads(made, 4)
     made.heal(MINORITY, MAJORITY)
+    return published
+
+
+def test_of_two_amendments_that_open_a_campaign_one_stays_with_its_settings() -> None:
+    made = parted_after_a_campaign(41)
+    west = opening(made, [0, 1, 2], 3, settings={"averaging.steps_per_entry": 7}, sits_out=("site4",))
+    east = opening(made, [2, 3, 4], 8, settings={"averaging.steps_per_entry": 4, "pace.max_lead": 2})
+    published = heal_once_one_side_is_over(made, west, east)
     assert one_ledger(made, east, 14, published)
     for index in MINORITY:
         rounds = [event for event in made.events(index, RoundOpened) if isinstance(event, RoundOpened)]
@@ -250,12 +255,7 @@ def test_a_campaign_that_was_overruled_is_taken_back_and_the_former_one_goes_on(
     made = parted_after_a_campaign(42)
     west = opening(made, [0, 1, 2], 3, settings={"averaging.steps_per_entry": 7})
     east = agreed(made, [2, 3, 4], entries=12)
-    amend(made, 0, west)
-    amend(made, 4, east)
-    assert made.run(200 * SECOND, until=lambda: heads(made)[:2] == [9, 9] and made.averaging(0).complete)
-    assert made.run(200 * SECOND, until=lambda: made.averaging(3).ledger.head(made.sites[3].key) >= 8)
-    published = payloads(made, 0) | payloads(made, 4)
-    made.heal(MINORITY, MAJORITY)
+    published = heal_once_one_side_is_over(made, west, east)
     assert one_ledger(made, east, 12, published)
     for index in MINORITY:
         assert made.averaging(index).campaign == 1

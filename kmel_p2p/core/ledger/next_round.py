@@ -68,8 +68,8 @@ class NextRound(RoundMachine):
 
     def _is_new(self) -> bool:
         """Whether this site was added, and has published nothing yet where others have, in the campaign in force."""
-        begun = self._own_campaign.has_begun
-        return self.publisher.next_number == 1 and begun and self._key not in self._charter.roster
+        added = self._key not in self._charter.roster
+        return added and self.publisher.next_number == 1 and self._own_campaign.has_begun
 
     def _comes_after_the_end(self) -> bool:
         """Whether the others were done before this site had a part. For a founder they go on (`LateFounders`)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.campaign import Campaign
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import SiteKey
@@ -43,8 +44,7 @@ class OwnCampaign:
     @property
     def now(self) -> Campaign:
         """The campaign in force."""
-        assert self._ledger.constitution is not None, "a ledger that is averaged has a constitution"
-        return self._ledger.constitution.campaign
+        return self._constitution.campaign
 
     @property
     def entry_limit(self) -> int:
@@ -119,8 +119,12 @@ class OwnCampaign:
     @property
     def _opened_by(self) -> bytes:
         """Hash of the amendment that opened the campaign in force; zeros for the charter."""
+        return self._constitution.hash_at(self.now.amendment)
+
+    @property
+    def _constitution(self) -> Constitution:
         assert self._ledger.constitution is not None, "a ledger that is averaged has a constitution"
-        return self._ledger.constitution.hash_at(self.now.amendment)
+        return self._ledger.constitution
 
     def deadline(self) -> Micros | None:
         """When time alone ends that wait."""
