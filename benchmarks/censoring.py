@@ -42,7 +42,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 ENDPOINT = AssayEndpoint(
     name="cyp3a4_ic50", unit="umol/L", transform="log10", valid_range=(1e-6, 1e5), center=1.0, scale=0.8, head="shared"

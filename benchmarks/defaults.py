@@ -27,7 +27,7 @@ from benchmarks.parts.measure import at_most, parse, publish, publish_so_far, sa
 from benchmarks.parts.stacked import change_pct, stacked_sites
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.scores import score
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.site.loaded_site import architecture_of
 
 GOALS = {"worst_vs_best_local_pct": at_most(2.0)}

@@ -47,7 +47,7 @@ from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.accountant import noise_for
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 SMOKE: dict[str, Any] = {
     "federations": 4,

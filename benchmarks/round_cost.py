@@ -36,7 +36,8 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.train.optimise import LocalOptimiser
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import Progress, TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
+from kmel_p2p.learn.worker.session import Progress
 
 BITS = 2048
 OCCURRING = 60

@@ -44,7 +44,8 @@ from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import CLIP_NORM, LocalOptimiser
 from kmel_p2p.learn.train.ranks import follow, joined
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import Progress, TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
+from kmel_p2p.learn.worker.session import Progress
 
 COMPOUNDS = 500
 THIRTY_MILLION = (8192, 1400)

@@ -49,7 +49,7 @@ from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import CHOSEN, answers, outputs_of
 from kmel_p2p.learn.stack.stack import SiteStack
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 GOALS = {
     "mean_change_pct": at_most(-3.0),

@@ -44,7 +44,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.registry import KINDS, trunk_kind
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 POLICY = FeatureRule(stereo="keep")
 BATCH = 64

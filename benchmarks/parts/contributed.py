@@ -28,7 +28,7 @@ from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.site.trainer.contribution_book import ContributionBook
 from kmel_p2p.site.trainer.contributions import IN_ADVANCE, SHARE
 from kmel_p2p.site.trainer.pace import Share

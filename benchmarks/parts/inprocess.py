@@ -29,7 +29,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.site.trainer.answers import validation_figure
 
 

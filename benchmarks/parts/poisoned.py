@@ -31,7 +31,7 @@ from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 Vector = NDArray[np.float64]
 

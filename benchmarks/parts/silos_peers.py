@@ -23,7 +23,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.learn.predict.predict import Model, load_model
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.simulate.config import DataSource, SimulatedCharter, SimulatedEndpoint, Simulation, SitesSection
 from kmel_p2p.simulate.follow import View, collect, follow
 from kmel_p2p.simulate.sites import create_federation

@@ -13,7 +13,7 @@ from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.train.checkpoint import train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 STOPS = 50
 """Checkpoints the pooled validation fold chooses from."""

@@ -30,7 +30,7 @@ from kmel_p2p.learn.predict.outputs import CHOSEN, outputs_of
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, STACK
 from kmel_p2p.learn.stack.stack import SiteStack
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 NETWORKS = ("local", "federated", "personalised", "hybrid")
 SHOWN = (*NETWORKS, BEST_LOCAL, STACK, CHOSEN)

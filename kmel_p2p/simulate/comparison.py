@@ -15,7 +15,7 @@ from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.start_file import started_trunk
 from kmel_p2p.learn.predict.model_directory import read_card, read_parameters
 from kmel_p2p.learn.predict.versions import NEWEST_FOLDER
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import DividedData
 from kmel_p2p.simulate.follow import Final

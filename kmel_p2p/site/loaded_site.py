@@ -19,7 +19,7 @@ from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.package_files import check_installed
-from kmel_p2p.learn.worker.session import TrackingPlan, TrainerPlan, TrainingSettings
+from kmel_p2p.learn.worker.plan import TrackingPlan, TrainerPlan, TrainingSettings
 from kmel_p2p.site.config import DataSection, SiteConfig, read_text
 from kmel_p2p.site.keys import load_key
 from kmel_p2p.site.modes import mode_of

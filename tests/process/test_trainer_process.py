@@ -31,6 +31,7 @@ from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.tensor_file import write_vector
 from kmel_p2p.learn.worker import launch
 from kmel_p2p.learn.worker import process as worker
+from kmel_p2p.learn.worker.plan import TrainerPlan, TrainingSettings
 from kmel_p2p.learn.worker.session import (
     Abandon,
     Commit,
@@ -43,8 +44,6 @@ from kmel_p2p.learn.worker.session import (
     Stop,
     Train,
     Trained,
-    TrainerPlan,
-    TrainingSettings,
 )
 
 pytestmark = pytest.mark.process

@@ -8,7 +8,7 @@ from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.structures.table import CountMatrix
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 ENDPOINTS = (
     AssayEndpoint(name="logd", head="shared", center=1.0, scale=2.0),

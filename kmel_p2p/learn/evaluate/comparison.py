@@ -53,7 +53,7 @@ from kmel_p2p.learn.train.checkpoint import Parameters, TrainingRun, train_with_
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser
 from kmel_p2p.learn.train.prefix import better_start
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 MODELS = ("local", "federated", "personalised", "hybrid")
 HYBRID_OF = ("local", "personalised")

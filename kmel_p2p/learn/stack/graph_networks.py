@@ -25,7 +25,7 @@ from kmel_p2p.learn.models.registry import GRAPH_MODEL, GRAPH_TRUNK, trunk_kind
 from kmel_p2p.learn.stack.stored import Tensors, below, damaged, require, under
 from kmel_p2p.learn.train.checkpoint import Parameters, train_with_checkpoints
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 
 GRAPHS = "graphs"
 """The learner that is the mean of the graph networks."""

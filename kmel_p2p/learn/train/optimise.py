@@ -41,7 +41,7 @@ HUBER_DELTA = 1.0
 
 
 class OptimiserSettings(Protocol):
-    """The part of `session.TrainingSettings` that the optimiser needs."""
+    """The part of `plan.TrainingSettings` that the optimiser needs."""
 
     @property
     def batch_size(self) -> int: ...

@@ -36,7 +36,8 @@ from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState, cosine_rate
 from kmel_p2p.learn.train.prefix import BestPrefix
-from kmel_p2p.learn.worker.session import Progress, TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
+from kmel_p2p.learn.worker.session import Progress
 
 PATTERN = "round-*.safetensors*"
 NUMBER = re.compile(r"^round-(\d+)\.safetensors$")

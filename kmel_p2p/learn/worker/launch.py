@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.worker import process
+from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.learn.worker.process import be_a_trainer, be_nice, serve
-from kmel_p2p.learn.worker.session import Failed, TrainerPlan
+from kmel_p2p.learn.worker.session import Failed
 
 if TYPE_CHECKING:
     from kmel_p2p.learn.train.ranks import TrainerGroup

@@ -19,7 +19,8 @@ from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
 from kmel_p2p.learn.models.registry import kind_of
 from kmel_p2p.learn.stack.graph_networks import graphs_reference
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress, TrainerPlan
+from kmel_p2p.learn.worker.plan import TrainerPlan
+from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress
 
 Report = Callable[[Progress], None]
 

@@ -18,7 +18,8 @@ from types import FrameType
 from kmel_p2p.agreement.errors import ConfigError, DataError, KmelError
 from kmel_p2p.chem.structures.parallel import end_with_parent
 from kmel_p2p.files import lacks_room
-from kmel_p2p.learn.worker.session import Answer, Command, Failed, Progress, Stop, TrainerPlan
+from kmel_p2p.learn.worker.plan import TrainerPlan
+from kmel_p2p.learn.worker.session import Answer, Command, Failed, Progress, Stop
 
 REPORT_INTERVAL_S = 0.2
 

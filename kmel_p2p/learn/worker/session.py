@@ -24,9 +24,6 @@ from typing import Any, Literal, TypeAlias
 
 from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.learn.train.campaign import CampaignTraining
-from kmel_p2p.learn.worker.plan import TrackingPlan as TrackingPlan
-from kmel_p2p.learn.worker.plan import TrainerPlan as TrainerPlan
-from kmel_p2p.learn.worker.plan import TrainingSettings as TrainingSettings
 
 # daemon -> trainer
 

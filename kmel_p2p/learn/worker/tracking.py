@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeAlias
 import structlog
 
 from kmel_p2p.files import BY_UMASK, write_whole
-from kmel_p2p.learn.worker.session import TrackingPlan, Trained
+from kmel_p2p.learn.worker.plan import TrackingPlan
+from kmel_p2p.learn.worker.session import Trained
 
 PENDING = 1000
 """Points that wait for a tracker that does not take them; older ones are given up."""

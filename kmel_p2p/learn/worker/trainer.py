@@ -36,6 +36,7 @@ from kmel_p2p.learn.tensor_file import read_parts, read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds, check_layout
+from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.learn.worker.prepare import prepare
 from kmel_p2p.learn.worker.session import (
     Abandon,
@@ -54,7 +55,6 @@ from kmel_p2p.learn.worker.session import (
     Progress,
     Train,
     Trained,
-    TrainerPlan,
 )
 from kmel_p2p.learn.worker.tracking import Tracking
 

@@ -24,6 +24,7 @@ from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.core.rounds import RoundAbandoned, RoundOpened
 from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.worker import session
+from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.site.trainer.process import SharedTrunk, TrainerProcess
 
 log = structlog.get_logger()
@@ -71,7 +72,7 @@ class TrainerSupervisor:
     def __init__(
         self,
         target: Callable[..., None],
-        plan: session.TrainerPlan,
+        plan: TrainerPlan,
         size: int,
         resume_file: Callable[[], Awaitable[str | None]],
         clock: Callable[[], float],
@@ -131,7 +132,7 @@ class TrainerSupervisor:
         self.state = TrainerState.TRAINING
         self._send(session.Train(opened.number, opened.steps, opened.norm_bound, opened.entry_limit, campaign))
 
-    def replan(self, plan: session.TrainerPlan) -> None:
+    def replan(self, plan: TrainerPlan) -> None:
         """Go on with another plan: a new trainer starts once no round is open and no models are being made.
 
         Nobody may ask for a round until it has prepared its data (`Unready`).

@@ -15,7 +15,7 @@ from benchmarks.parts.silos_data import SILOS
 from kmel_p2p.agreement.drafted import suggested
 from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.models.architecture import Architecture
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from tests.support.public_files import MOLECULES, write_public_files
 
 CACO2 = next(case for case in draft_cases.CASES if case.name == "caco2")

@@ -22,7 +22,7 @@ from kmel_p2p.learn.audit.ranking import auroc
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
-from kmel_p2p.learn.worker.session import TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
 from tests.support.learn_fixtures import ENDPOINTS
 
 BITS, DESCRIPTORS, SITES, EACH, FEDERATIONS, ENTRIES, STEPS = 512, 4, 4, 60, 4, 4, 8

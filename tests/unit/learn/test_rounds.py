@@ -30,7 +30,8 @@ from kmel_p2p.learn.train.balance import sums
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.prefix import PREFIX_NAME
 from kmel_p2p.learn.train.round import Rounds
-from kmel_p2p.learn.worker.session import Progress, TrainingSettings
+from kmel_p2p.learn.worker.plan import TrainingSettings
+from kmel_p2p.learn.worker.session import Progress
 from tests.support.learn_fixtures import ENDPOINTS, SETTINGS, architecture, dataset
 
 LAYOUT = trunk_layout(architecture())

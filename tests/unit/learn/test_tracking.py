@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from kmel_p2p.learn.worker import tracking
-from kmel_p2p.learn.worker.session import TrackingPlan, Trained
+from kmel_p2p.learn.worker.plan import TrackingPlan
+from kmel_p2p.learn.worker.session import Trained
 from kmel_p2p.learn.worker.tracking import RUN_FILE, Tracker, Tracking
 
 LABELS = {"federation": "demo", "site": "north"}

@@ -16,6 +16,7 @@ from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.core.rounds import RoundAbandoned, RoundOpened, Unready
 from kmel_p2p.learn.worker import session
+from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.trainer import following, supervisor
 from kmel_p2p.site.trainer.answers import NOT_TRAINING, TrainerAnswers
@@ -68,8 +69,8 @@ class Plan:
     processes: int = 1
 
 
-def plan(name: str) -> session.TrainerPlan:
-    return cast(session.TrainerPlan, Plan(name))
+def plan(name: str) -> TrainerPlan:
+    return cast(TrainerPlan, Plan(name))
 
 
 def prepared() -> Any:

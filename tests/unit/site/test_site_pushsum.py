@@ -25,7 +25,7 @@ from kmel_p2p.core.pushsum.messages import MassTransfer
 from kmel_p2p.core.pushsum.state import PushSumState
 from kmel_p2p.core.rounds import Approve, EntryHeld, Ready, RoundAbandoned, RoundOpened, RoundTrained
 from kmel_p2p.core.types import Lane
-from kmel_p2p.learn.worker.session import TrainerPlan
+from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.net.driver import BadMessage, Driver
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.sites import create_federation

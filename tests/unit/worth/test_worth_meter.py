@@ -22,7 +22,7 @@ from tests.support.learn_fixtures import SETTINGS, architecture, dataset
 
 if TYPE_CHECKING:
     from kmel_p2p.learn.train.round import Rounds
-    from kmel_p2p.learn.worker.session import TrainerPlan
+    from kmel_p2p.learn.worker.plan import TrainerPlan
     from kmel_p2p.learn.worker.trainer import Outlet
 
 SHAPE = architecture()
