@@ -40,9 +40,9 @@ class SparseDelta:
         if positions.dtype != np.int64 or units.dtype != np.int64 or positions.shape != units.shape:
             raise Bug("a sparse delta needs two int64 vectors of one length")
         if positions.size:
-            if positions[0] < 0 or not (positions[1:] > positions[:-1]).all():
+            if positions[0] < 0 or np.count_nonzero(positions[1:] <= positions[:-1]):
                 raise Bug("positions of a sparse delta must increase strictly from 0")
-            if not units.all() or int(np.abs(units).max()) >> MAX_UNIT_BITS:
+            if np.count_nonzero(units) < units.size or int(np.abs(units).max()) >> MAX_UNIT_BITS:
                 raise Bug(f"units of a sparse delta must be non-zero and below 2**{MAX_UNIT_BITS}")
         self.positions = positions.view()
         self.units = units.view()
@@ -60,6 +60,8 @@ class SparseDelta:
     def norm_squared(self) -> int:
         """Sum of squared units (units of 2**-48), exact: validity depends on it, so it must not be rounded."""
         magnitudes = np.abs(self.units)
+        if not len(self) or int(magnitudes.max()) ** 2 * len(self) < 2**63:
+            return int(magnitudes @ magnitudes)
         high = magnitudes >> _LIMB_BITS
         low = magnitudes & ((1 << _LIMB_BITS) - 1)
         total = 0

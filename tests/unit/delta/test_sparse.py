@@ -32,6 +32,12 @@ def test_norm_squared_is_exact_for_many_extreme_units() -> None:
     assert delta_of([2**44 - 1] * count).norm_squared == count * (2**44 - 1) ** 2
 
 
+@pytest.mark.parametrize("largest", [2**31 - 1, 2**31, 2**31 + 1])
+def test_norm_squared_is_exact_where_products_stop_fitting_one_word(largest: int) -> None:
+    # Two squares of 2**31 make 2**63, which int64 cannot hold.
+    assert delta_of([largest, -largest]).norm_squared == 2 * largest**2
+
+
 def test_dense_places_values() -> None:
     delta = SparseDelta(np.array([1, 4]), np.array([2**24, -(2**20)]))
     assert delta.dense(6).tolist() == [0.0, 1.0, 0.0, 0.0, -0.0625, 0.0]

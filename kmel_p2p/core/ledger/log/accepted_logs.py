@@ -104,7 +104,10 @@ class AcceptedLogs:
 
     def log(self, author: SiteKey) -> Log:
         """The log of an author; a new, empty one when there was none."""
-        return self.logs.setdefault(author, Log(kept=self._kept))
+        log = self.logs.get(author)
+        if log is None:
+            log = self.logs[author] = Log(kept=self._kept)
+        return log
 
     def head(self, author: SiteKey) -> int:
         """Number of the author's newest applied entry; 0 when none."""
@@ -291,7 +294,7 @@ class AcceptedLogs:
             return False
         numbers = base.padded(len(self.order))
         behind = numbers < self._table.used
-        return not bool(behind.any()) or self._table.closed(numbers, self.order.place(author), behind)
+        return not np.count_nonzero(behind) or self._table.closed(numbers, self.order.place(author), behind)
 
     def doubtful(self, base: RosterVector) -> NDArray[np.bool_]:
         """Authors, by place, whose entries `base` may lack although entries in `base` were made on them, bool[places].

@@ -112,7 +112,9 @@ class HeadTable:
     def reaches(self, numbers: NDArray[np.int64]) -> bool:
         """Whether every one of these numbers, int64[any], is here."""
         places = self.heads.size
-        return bool((numbers[:places] <= self.heads[: numbers.size]).all()) and not numbers[places:].any()
+        if numbers.size > places and numbers[places:].any():
+            return False
+        return not np.count_nonzero(numbers[:places] > self.heads[: numbers.size])
 
     def closed(self, base: NDArray[np.int64], own: int, doubtful: NDArray[np.bool_]) -> bool:
         """Whether `base` certainly holds all that the entries in it were made on; False when it takes a closer look.
@@ -126,7 +128,7 @@ class HeadTable:
         named[own] = False
         columns = doubtful.copy()
         columns[own] = False
-        return self._rows.within(np.flatnonzero(named), base, np.flatnonzero(columns))
+        return self._rows.within(named.nonzero()[0], base, columns.nonzero()[0])
 
     def named_by(self, numbers: NDArray[np.int64]) -> NamedHeaders:
         """The header of each number of a base that is not 0.
@@ -165,7 +167,7 @@ class _Rows:
         if not self._numbers.size or base.size > self._rows.shape[1]:
             return
         row = KEPT_BASES * place + number % KEPT_BASES
-        fits = not base.size or int(base.max()) <= _LARGEST
+        fits = not base.size or int(base[base.argmax()]) <= _LARGEST
         self._numbers[row], self._turns[row] = number if fits else 0, turn
         if fits:
             self._rows[row, : base.size] = base
@@ -187,17 +189,18 @@ class _Rows:
         """
         if not self._numbers.size:
             return False
-        rows = KEPT_BASES * named + base[named] % KEPT_BASES
-        if not bool((self._numbers[rows] == base[named]).all()):
+        numbers = base[named]
+        rows = KEPT_BASES * named + numbers % KEPT_BASES
+        if np.count_nonzero(self._numbers[rows] != numbers):
             return False
         # What came before all that is looked at was not made on any of it.
         rows = rows[self._turns[rows] >= self._first_beyond(base, columns)]
-        return not rows.size or not bool((self._rows[rows[:, None], columns] > base[columns]).any())
+        return not rows.size or not np.count_nonzero(self._rows[rows[:, None], columns] > base[columns])
 
     def _first_beyond(self, base: NDArray[np.int64], columns: NDArray[np.int64]) -> int:
         """The turn in which the first entry beyond `base` came at these places, or an earlier one."""
         following = base[columns] + 1
         rows = KEPT_BASES * columns + following % KEPT_BASES
-        if not bool((self._numbers[rows] == following).all()):
+        if np.count_nonzero(self._numbers[rows] != following):
             return 0
         return int(self._turns[rows].min(initial=_NEVER))

@@ -88,7 +88,7 @@ class NamedCursor:
             numbers: by place, int64[places].
         """
         ordered = numbers[self._by_key]
-        changed = np.flatnonzero(ordered != self._numbers)
+        changed = (ordered != self._numbers).nonzero()[0]
         if 2 * changed.size > ordered.size or self._unknown:
             # What was not held may be by now.
             self._clear()

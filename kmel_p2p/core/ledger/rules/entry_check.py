@@ -74,12 +74,13 @@ def check_entry(
 
 def why_hold(entry: Entry, accepted: AcceptedLogs) -> Hold | None:
     """What the next entry of a log lacks to be judged, if its amendments are here. Nobody is blamed for it."""
-    ended = accepted.order.named_at(entry.basis.ended)
-    if not all(accepted.is_proved(key, number) for key, number in ended.items()):
-        return Hold.PROOF
-    beyond = {key: end for key, end in ended.items() if entry.base.at(accepted.order.place(key)) >= end}
-    if not all(accepted.epochs.covers(key, end) for key, end in beyond.items()):
-        return Hold.EPOCH
+    if entry.basis.ended:
+        ended = accepted.order.named_at(entry.basis.ended)
+        if not all(accepted.is_proved(key, number) for key, number in ended.items()):
+            return Hold.PROOF
+        beyond = {key: end for key, end in ended.items() if entry.base.at(accepted.order.place(key)) >= end}
+        if not all(accepted.epochs.covers(key, end) for key, end in beyond.items()):
+            return Hold.EPOCH
     if not accepted.reaches_usable(entry.base):
         return Hold.BASE
     return None

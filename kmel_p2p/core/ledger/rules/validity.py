@@ -77,7 +77,8 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
         return Refusal.CODEC
     if not 1 <= header.weight <= rules.cap_at(header.number):
         return Refusal.WEIGHT
-    if not all(head < rules.heads and weight for head, weight in header.head_weights.items()):
+    heads = header.head_weights
+    if heads and not all(head < rules.heads and weight for head, weight in heads.items()):
         return Refusal.HEADS
     if header.steps < 1:
         return Refusal.STEPS
@@ -86,9 +87,9 @@ def check_alone(header: SignedHeader, rules: Rules) -> Refusal | None:
     own = rules.roster.place(header.author)
     if base.at(own) != header.number - 1:
         return Refusal.BASE_SELF
-    if len(base) > places or any(place >= places for place in ended):
+    if len(base) > places or (ended and max(ended) >= places):
         return Refusal.BASE_AUTHOR
-    if not rules.epochs and any(base.at(place) >= number for place, number in ended.items()):
+    if ended and not rules.epochs and any(base.at(place) >= number for place, number in ended.items()):
         return Refusal.BASE_ENDED
     if rules.lone_entries is not None and header.number > rules.lone_entries and not _names_others(header, own):
         return Refusal.ALONE
@@ -129,7 +130,7 @@ def check_base(
             made on them (None: any). Saves work: with n sites the headers name n authors each.
         norms: squared norms of those headers, ascending, where they are known already.
     """
-    if doubtful is None or bool(doubtful.any()):
+    if doubtful is None or np.count_nonzero(doubtful):
         own = rules.roster.place(header.author)
         if not all(_reaches(header, head.base, own, doubtful) for head in at_base):
             return Refusal.BASE_STALE
@@ -223,7 +224,7 @@ def _reaches(header: SignedHeader, earlier: RosterVector, own: int, doubtful: ND
     """
     base, needed = header.base.numbers, earlier.numbers
     common = min(base.size, needed.size)
-    if common == needed.size and bool((needed <= base[:common]).all()):
+    if common == needed.size and not np.count_nonzero(needed > base[:common]):
         return True
     lacking = needed > 0
     lacking[:common] = needed[:common] > base[:common]
