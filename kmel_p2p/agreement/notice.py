@@ -1,4 +1,4 @@
-"""What a notice on the board says: a need, an offer, an answer to one of them, or a statement about contributions.
+"""What a notice on the board says: a need, an offer, an answer to one of them, or a statement of what a site measured.
 
 Signing, spreading and replacing notices is `core.board`'s.
 """
@@ -12,7 +12,7 @@ import msgpack
 import pydantic
 
 from kmel_p2p.agreement.canonical import canonical, plain, unpack_bounded
-from kmel_p2p.agreement.endpoint import LABEL
+from kmel_p2p.agreement.endpoint import LABEL, MAX_ENDPOINTS
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.shown import CONTROL, PRINTABLE
 from kmel_p2p.agreement.strict import Name, StrictModel
@@ -124,7 +124,29 @@ class ContributionStatement(StrictModel):
         return self
 
 
-Said: TypeAlias = Need | Offer | NoticeAnswer | ContributionStatement
+UNKNOWN, NO_EVIDENCE, BETTER, WORSE = ".", "0", "1234", "abcd"
+"""Letters of classes. The first letter of `BETTER` and `WORSE` is for effects below the first of `EFFECTS_PCT`."""
+
+EFFECTS_PCT = (5, 10, 25)
+"""Relative changes of an error, in percent, from which on it is told as the next larger one."""
+
+
+class PayoffStatement(StrictModel):
+    """What a site says of its own models: whether those that the federation has a part in beat its best local ones.
+
+    One letter for each assay endpoint, by place, says so on the site's own held-out compounds: `UNKNOWN` (it has none,
+    or too few), `NO_EVIDENCE` either way, or one of `BETTER` or `WORSE` by the size of the effect on its test fold. A
+    site predicts with best local where the federation's are worse.
+    """
+
+    kind: Literal["payoff"] = "payoff"
+    campaign: Annotated[int, pydantic.Field(ge=1, le=2**32)]
+    """At whose end the models were compared."""
+    classes: Annotated[str, pydantic.Field(max_length=MAX_ENDPOINTS, pattern=r"^[.0-4a-d]*[0-4a-d]$")]
+    """The places after the last that is known are left out: one spelling."""
+
+
+Said: TypeAlias = Need | Offer | NoticeAnswer | ContributionStatement | PayoffStatement
 
 Content: TypeAlias = Annotated[Said, pydantic.Field(discriminator="kind")]
 

@@ -56,7 +56,7 @@ def post(config_path: Path, as_json: bool, days: int | None, edit: str, measurem
 
 
 @board.command("list")
-@click.option("--kind", type=click.Choice(["need", "offer", "answer", "statement"]))
+@click.option("--kind", type=click.Choice(["need", "offer", "answer", "statement", "payoff"]))
 @config_option
 @json_option
 def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
@@ -152,6 +152,12 @@ def _about(row: Mapping[str, Any]) -> str:
         return f"to {row['to']}: {row['text'][:60]}"
     if row["kind"] == "statement":
         return f"contributions, over {row['entries']:,} entries"
+    if row["kind"] == "payoff":
+        from kmel_p2p.agreement.notice import BETTER, UNKNOWN
+
+        better = sum(letter in BETTER for letter in row["classes"])
+        known = sum(letter != UNKNOWN for letter in row["classes"])
+        return f"what it predicts with: better than best local for {better} of {known} assay endpoints"
     named = " ".join(part for part in (row["assay_endpoint"], f"({row['unit']})" if row["unit"] else "") if part)
     return named or row.get("package") or row["text"][:60]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
         every, _ = prepare(trainer_plan(site, seed), lambda p: progress(p.done, p.total))
     dataset = known_to(model, every)
     report, outputs = score_models(model, dataset, seed, site.assay_endpoints.retired)
+    report["all_sites"] = _all_sites(config_path)
     report["came_later"] = [endpoint.name for endpoint in every.endpoints[len(dataset.endpoints) :]]
     folder = out or config.site.state_dir / "evaluation"
     write_json(folder / "evaluation.json", report, BY_UMASK)
@@ -64,6 +66,19 @@ def evaluate(config_path: Path, out: Path | None, seed: int, as_json: bool) -> N
         echo_json(report)
     else:
         _show(report, folder)
+
+
+def _all_sites(config_path: Path) -> dict[str, Any] | None:
+    """What all sites state of their payoff, without names: the page may be shared. None: nobody states any."""
+    from kmel_p2p.cli.board import stored_board
+    from kmel_p2p.site.observe.federation_payoff import federation_payoff, payoff_in_words
+
+    site, notices = stored_board(config_path)
+    found = federation_payoff(notices, site.constitution, site.assay_endpoints)
+    if found is None:
+        return None
+    sites = Counter(found.sites.values())
+    return {"text": f"Over all sites, {payoff_in_words(found)}.", "sites": dict(sites), "half_pct": found.half_pct}
 
 
 def _require_own(model: Model, charter_id: str) -> None:
@@ -155,6 +170,8 @@ def _show(report: dict[str, Any], folder: Path) -> None:
                 markup=True,
             )
             console.print(Padding(Text(in_words(told, METRICS[e["metric"]])), (0, 0, 0, 2)), highlight=False)
+    if report["all_sites"] is not None:
+        console.print(report["all_sites"]["text"], markup=False, highlight=False)
     if report["warning"]:
         console.print(f"Warning: {report['warning']}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(scores)

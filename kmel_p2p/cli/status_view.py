@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kmel_p2p.cli.language import say
+from kmel_p2p.site.observe.federation_payoff import TEXTS, payoff_in_words
 from kmel_p2p.site.observe.headline import BEST_LOCAL
 from kmel_p2p.site.observe.next_step import STEPS, next_step
 from kmel_p2p.site.observe.status import (
@@ -86,6 +87,8 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     for endpoint in {**document.scores, **document.compared}:
         rounds = (f"{name} {value:.4f}" for name, value in document.scores.get(endpoint, {}).items())
         table.add_row(say("scores"), "  ".join([endpoint, *rounds, *_against_best_local(document, endpoint)]))
+    if document.federation_payoff is not None:
+        table.add_row(say("all sites"), payoff_in_words(document.federation_payoff, lambda name: say(TEXTS[name])))
     table.add_row(say("trainer"), _trainer(document.trainer))
     process, egress = document.process, document.egress
     table.add_row(

@@ -185,6 +185,14 @@ class PredictionsSection(StrictModel):
     """Predictions recorded at most, one per compound, assay endpoint and model version: some 250 MB per million."""
 
 
+class BoardSection(StrictModel):
+    """What this peer posts on the board by itself."""
+
+    state_payoff: bool = True
+    """When a run has ended: for which assay endpoints the federation pays for this site, by coarse classes, signed, for
+    all sites to read. False: nothing is stated, and what was stated is withdrawn at the next start."""
+
+
 class TrackingSection(StrictModel):
     """Curves of this site's run in the tools of its own people (extra tracking). They leave the site only where its
     operator names a server elsewhere."""
@@ -230,6 +238,7 @@ class SiteConfig(StrictModel):
     ledger: LedgerSection = LedgerSection()
     egress: EgressSection = EgressSection()
     predictions: PredictionsSection = PredictionsSection()
+    board: BoardSection = BoardSection()
     tracking: TrackingSection = TrackingSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()

@@ -54,6 +54,7 @@ from kmel_p2p.site.observe.status import StatusDocument
 from kmel_p2p.site.observe.status_builder import StatusBuilder
 from kmel_p2p.site.page.serving import PageParts
 from kmel_p2p.site.pausing import Pausing
+from kmel_p2p.site.payoff_statement import PayoffStating
 from kmel_p2p.site.peer_machine import addresses_of, make_peer
 from kmel_p2p.site.site import Site, stored_constitution
 from kmel_p2p.site.state.lockfile import SiteLock
@@ -234,6 +235,7 @@ class Daemon:
             clock=now_us,
             generation=generation,
             address=address,
+            federation_payoff=self._board.federation_payoff,
         )
         self._driver.command(membership_commands.Recall(await writer.call(known_descriptors)))
         if self._final_models.were_written:
@@ -267,8 +269,9 @@ class Daemon:
         parts.push_async_callback(looks.close)
         self._reception.start()
         parts.push_async_callback(self._measuring.close)
+        stating = PayoffStating(lambda: self._site, self._final_models, self._board, self._activity)
         sampler = Sampler(
-            looks=(self._pausing.look, self._board.look),
+            looks=(self._pausing.look, self._board.look, stating.look),
             status=self._status.build,
             activity=self._activity,
             course=course,

@@ -14,6 +14,7 @@ from kmel_p2p.agreement.notice import (
     Need,
     NoticeAnswer,
     Offer,
+    PayoffStatement,
     content_of,
     decode_content,
     encode_content,
@@ -21,6 +22,7 @@ from kmel_p2p.agreement.notice import (
 from kmel_p2p.core.board.board import Board, Post, Today
 from kmel_p2p.core.board.matching import matches, same_name
 from kmel_p2p.core.board.notice import MAX_DAYS, MAX_SLOTS, Notice, sign
+from kmel_p2p.site.observe.federation_payoff import FederationPayoff, federation_payoff, is_payoff
 from kmel_p2p.site.site import Site
 
 DAYS = 90
@@ -57,6 +59,8 @@ class NoticeBoard:
         self._board = board
         self._alive = alive
         self._command = command
+        self._payoff: tuple[object, FederationPayoff | None] | None = None
+        """What the summary was last made from, and the summary."""
 
     async def answer(self, arguments: Mapping[str, Any]) -> Any:
         """Do what `arguments["do"]` says.
@@ -83,6 +87,37 @@ class NoticeBoard:
         if today() != self._board.today:
             self._command(Today(today()))
 
+    def keep_payoff(self, content: PayoffStatement | None) -> bool:
+        """Have this site state its payoff as `content` says, once; None: not at all.
+
+        Returns:
+            whether anything was posted or withdrawn for it.
+
+        Raises:
+            LocalError: there is no slot left for it.
+        """
+        own = [notice for notice in self._board.book.of(self._site().identity.key) if is_payoff(notice)]
+        own.sort(key=lambda notice: notice.rank)
+        newest = own.pop() if own and content is not None else None
+        # A further one stands where this site forgot the first, and others handed it back.
+        for notice in own:
+            self._sign(notice.slot, b"", self._board.today + MAX_DAYS)
+        if content is None:
+            return bool(own)
+        body = encode_content(content)
+        if newest is not None and newest.body == body and newest.until - self._board.today > DAYS // 2:
+            return bool(own)
+        self._sign(self._free_slot() if newest is None else newest.slot, body, self._until({}))
+        return True
+
+    def federation_payoff(self) -> FederationPayoff | None:
+        """What all sites state of their payoff; made anew only when the board or the roster has changed."""
+        constitution = self._site().constitution
+        state = (self._board.book.digest, constitution)
+        if self._payoff is None or self._payoff[0] != state:
+            self._payoff = state, federation_payoff(self._board.book, constitution, self._site().assay_endpoints)
+        return self._payoff[1]
+
     def rows(self) -> list[dict[str, Any]]:
         """See `notice_rows`."""
         return notice_rows(self._site(), self._board.book, self._reachable())
@@ -101,6 +136,8 @@ class NoticeBoard:
         if not isinstance(given, Mapping):
             raise LocalError("a post has a notice")
         content = content_of(given)
+        if isinstance(content, PayoffStatement):
+            raise LocalError("a peer states its payoff by itself, from the comparison of its models")
         edited = str(arguments.get("edit", ""))
         if isinstance(content, ContributionStatement):
             # A second statement takes the place of the first.
@@ -161,6 +198,11 @@ class NoticeBoard:
         author, slot = self._find(text)
         if author != self._site().identity.key:
             raise LocalError(f"notice {text} is another site's: only its author edits or withdraws it")
+        if (notice := self._board.book.get(author, slot)) is not None and is_payoff(notice):
+            raise LocalError(
+                f"notice {text} is what this peer states of its payoff by itself: set [board] state_payoff = false in "
+                "the settings and start it again, and it is withdrawn"
+            )
         return author, slot
 
     def _find(self, text: str) -> tuple[SiteKey, int]:

@@ -17,6 +17,7 @@ import pydantic
 
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.agreement.in_words import fault_in_words
+from kmel_p2p.site.observe.federation_payoff import FederationPayoff
 
 SCHEMA = 1
 
@@ -232,6 +233,8 @@ class StatusDocument:
     compared: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Assay endpoint -> `predicts` (error of what this site predicts with) and `best_local` -> on the test fold, when
     the run last ended."""
+    federation_payoff: FederationPayoff | None = None
+    """What all sites state of their payoff; None: nobody states any."""
     data: Mapping[str, int] = field(default_factory=dict)
     """Rows in, used, rejected, aggregated, train, valid, test."""
     alarms: tuple[Alarm, ...] = ()

@@ -24,6 +24,7 @@ from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.drift_alarms import drift_alarms
 from kmel_p2p.site.observe.egress import EgressLog
+from kmel_p2p.site.observe.federation_payoff import FederationPayoff
 from kmel_p2p.site.observe.headline import against_best_local
 from kmel_p2p.site.observe.status import (
     Alarm,
@@ -82,6 +83,7 @@ class StatusBuilder:
     clock: Callable[[], Micros]
     generation: int
     address: str
+    federation_payoff: Callable[[], FederationPayoff | None]
 
     def build(self) -> StatusDocument:
         """The document as of now."""
@@ -109,6 +111,7 @@ class StatusBuilder:
             loss=activity.loss,
             scores=activity.scores,
             compared=against_best_local(self.final_models.last_result),
+            federation_payoff=self.federation_payoff(),
             data=activity.data,
             alarms=(
                 *activity.alarms,

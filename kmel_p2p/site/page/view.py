@@ -12,6 +12,7 @@ from markupsafe import Markup
 from kmel_p2p.site.observe.course import Point
 from kmel_p2p.site.observe.egress_summary import KINDS
 from kmel_p2p.site.observe.egress_today import Totals
+from kmel_p2p.site.observe.federation_payoff import payoff_in_words
 from kmel_p2p.site.observe.headline import BEST_LOCAL, SAME, site_payoff
 from kmel_p2p.site.observe.next_step import next_step
 from kmel_p2p.site.observe.status import MemberStatus, SitePhase, StatusDocument, bytes_text, span_text
@@ -68,6 +69,7 @@ def page_values(facts: Facts, lang: str) -> dict[str, Any]:
         "other": other_language(lang),
         "status": status,
         "headline": headline(facts, lang),
+        "federation_payoff": _federation_payoff(status, w),
         "as_of": w["as_of"].format(time=_clock(facts.at), up=span_text(status.process.uptime_s)),
         "alarms": [(alarm.what, alarm.text, w["ago"].format(time=span_text(alarm.age_s))) for alarm in status.alarms],
         "phase": w[f"phase_{status.phase.value}"],
@@ -122,6 +124,13 @@ def headline(facts: Facts, lang: str) -> list[str]:
         time=span_text(_lasted(facts)),
     )
     return [verdict, cost, w["exposed"].format(exposes=facts.exposes[lang])]
+
+
+def _federation_payoff(status: StatusDocument, w: Mapping[str, str]) -> str:
+    """What all sites state of their payoff, in a sentence; empty where nobody does."""
+    if status.federation_payoff is None:
+        return ""
+    return w["all_sites"].format(text=payoff_in_words(status.federation_payoff, lambda name: w[f"payoff_{name}"]))
 
 
 _BUSY = {phase.value for phase in SitePhase if phase.publishes}

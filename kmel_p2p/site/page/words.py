@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kmel_p2p.site.observe.federation_payoff import TEXTS
 from kmel_p2p.site.observe.next_step import STEPS
 
 WORDS: Mapping[str, Mapping[str, str]] = {
@@ -95,6 +96,8 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "less": "what this site predicts with errs {change} % less than the best it can make alone",
         "more": "what this site predicts with errs {change} % more than the best it can make alone",
         "same": "what this site predicts with errs as much as the best it can make alone",
+        "all_sites": "Over all sites, {text}.",
+        **{f"payoff_{name}": text for name, text in TEXTS.items()},
         "undecided": "Whether it pays is known when the run has ended",
         "cost": "It has cost {entries} of {limit} entries, {sent} of traffic and {time}.",
         "exposed": "{exposes}; no structure and no measurement has left this site.",
@@ -193,6 +196,15 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "less": "이 기관의 예측 모델은 자체 최선 모델보다 오차가 {change} % 작습니다",
         "more": "이 기관의 예측 모델은 자체 최선 모델보다 오차가 {change} % 큽니다",
         "same": "이 기관의 예측 모델과 자체 최선 모델의 오차가 같습니다",
+        "all_sites": "연합 전체: {text}.",
+        "payoff_pays": "기관 {count}곳 중 {some}곳에서 효과가 있습니다(시험 항목 {endpoints}개 중 {gaining}개)",
+        "payoff_pays_by": "기관 {count}곳 중 {some}곳에서 효과가 있습니다(시험 항목 {endpoints}개 중 {gaining}개, "
+        "개선된 경우의 절반은 오차가 {percent} % 이상 감소)",
+        "payoff_pays_none": "기관 {count}곳 중 효과가 있는 곳이 없습니다",
+        "payoff_no_evidence": "{count}곳은 근거가 없습니다",
+        "payoff_worse": "{count}곳은 자체 모델이 더 낫습니다",
+        "payoff_unknown": "{count}곳은 아직 진술하지 않았습니다",
+        "payoff_claimed": "각 기관 스스로의 진술에 따른 것입니다",
         "undecided": "효과가 있는지는 학습이 끝나면 알 수 있습니다",
         "cost": "지금까지 엔트리 {limit}개 중 {entries}개, 통신량 {sent}, 시간 {time}이 들었습니다.",
         "exposed": "{exposes}; 구조나 측정값은 이 기관 밖으로 나가지 않았습니다.",

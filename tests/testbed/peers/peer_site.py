@@ -29,6 +29,7 @@ from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.desk.amendment_lane import AmendmentLane
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.modes.stored_ledger import codec_of
+from kmel_p2p.site.notice_board import NoticeBoard
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.reporting import Reporter
 from kmel_p2p.site.observe.status import StatusDocument
@@ -255,6 +256,9 @@ class PeerSite:
             clock=clock,
             generation=generation,
             address="",
+            federation_payoff=NoticeBoard(
+                lambda: self.site, peer.board, peer.membership.alive, lambda cmd: None
+            ).federation_payoff,
         )
 
 

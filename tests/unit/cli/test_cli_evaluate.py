@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from kmel_p2p.agreement.notice import PayoffStatement, encode_content
 from kmel_p2p.cli.exits import ExitCode
+from kmel_p2p.core.board.messages import NoticeRecord
+from kmel_p2p.core.board.notice import sign
+from kmel_p2p.site.config import load_config
+from kmel_p2p.site.loaded_site import load_site
+from kmel_p2p.site.notice_board import today
+from kmel_p2p.site.state.recording import work_of
+from kmel_p2p.site.state.store import STORE_NAME, Store
 from tests.support.cli_harness import Run
 
 
@@ -31,6 +39,23 @@ def test_evaluate_separates_what_may_be_shared_from_what_stays(trained: Path, ru
     assert max(map(len, shown.split("logd has no intervals")[0].splitlines())) <= 80
     for text in ("predicts", "against local", "logd has no intervals: the model's validation fold had fewer than 19"):
         assert text in shown
+
+
+def test_evaluate_says_what_all_sites_state_of_their_payoff_without_names(
+    trained: Path, run: Run, tmp_path: Path
+) -> None:
+    site = load_site(load_config(trained))
+    body = encode_content(PayoffStatement(campaign=1, classes="3"))
+    store = Store(trained.parent / "state" / STORE_NAME)
+    notice = sign(site.identity, site.charter.id, 0, 1, today() + 9, body)
+    work_of(NoticeRecord(notice.author, 0, notice.encode()), site)(store)
+    store.close()
+    out = tmp_path / "out"
+    assert run("evaluate", "--config", trained, "--out", out, "--json").code == ExitCode.OK
+    told = json.loads((out / "evaluation.json").read_text())["all_sites"]
+    assert told["sites"] == {"better": 1}
+    assert "it pays for 1 of 1 sites" in (out / "evaluation.html").read_text()
+    assert "north" not in json.dumps(told)
 
 
 def test_evaluate_refuses_the_model_of_another_charter(trained: Path, run: Run) -> None:

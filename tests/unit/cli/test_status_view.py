@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 
 import pytest
 from rich.console import Console
 
+from kmel_p2p.cli import language
 from kmel_p2p.cli.status_view import status_view
+from kmel_p2p.site.observe.federation_payoff import FederationPayoff
 from kmel_p2p.site.observe.next_step import STEPS
 from kmel_p2p.site.observe.status import Alarm, StatusDocument, WaitStatus
 from kmel_p2p.site.state.orders import MAX_REASON
@@ -76,3 +79,18 @@ def test_with_nothing_to_say_it_fits_24_lines() -> None:
     lines = shown(status(members=members()[:2])).splitlines()
     assert len(lines) <= 24
     assert "needs attention" not in lines[1]
+
+
+def test_one_line_says_what_all_sites_state_of_their_payoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "all sites" not in shown(status())
+    payoff = FederationPayoff(
+        {"north": "better", "south": "better", "east": "better", "west": "no evidence"},
+        {"logd": {"better": 3, "no evidence": 1, "worse": 0}, "herg": {"better": 0, "no evidence": 1, "worse": 0}},
+        10,
+    )
+    document = StatusDocument.parse(json.loads(json.dumps(status(federation_payoff=payoff).as_dict())))
+    assert document.federation_payoff == payoff
+    text = " ".join(shown(document).split())
+    assert "all sites it pays for 3 of 4 sites (1 of 2 assay endpoints; half of the gains are 10 % or more)" in text
+    monkeypatch.setattr(language, "korean", lambda: True)
+    assert "연합 전체 기관 4곳 중 3곳에서 효과가 있습니다" in " ".join(shown(document).split())

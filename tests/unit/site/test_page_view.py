@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kmel_p2p.site.observe.activity import HELD
+from kmel_p2p.site.observe.federation_payoff import FederationPayoff
 from kmel_p2p.site.observe.headline import site_payoff
 from kmel_p2p.site.observe.next_step import STEPS, next_step
 from kmel_p2p.site.observe.status import Alarm, AveragingStatus, SitePhase
@@ -147,3 +148,14 @@ def test_what_left_is_told_by_partner_and_content() -> None:
 )  # fmt: skip
 def test_what_waits_for_approval_is_told(changes: dict[str, Any], said: list[str]) -> None:
     assert page_values(facts(**changes), "en")["held"] == said
+
+
+def test_the_page_says_what_all_sites_state_of_their_payoff() -> None:
+    assert page_values(facts(), "en")["federation_payoff"] == ""
+    payoff = FederationPayoff({"north": "better", "south": "unknown"}, {"logd": {"better": 1}}, 0)
+    document = status(federation_payoff=payoff)
+    assert page_values(facts(document), "en")["federation_payoff"] == (
+        "Over all sites, it pays for 1 of 2 sites (1 of 1 assay endpoints), 1 without a statement, by what the sites "
+        "state of themselves."
+    )
+    assert "기관 2곳 중 1곳에서" in page_values(facts(document), "ko")["federation_payoff"]
