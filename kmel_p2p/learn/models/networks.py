@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kmel_p2p.delta.layout import Layout, TensorSpec
+from kmel_p2p.delta.layout import Layout, TensorSpec, check_flat
 from kmel_p2p.learn.device import device
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import private_layout, trunk_layout
+from kmel_p2p.learn.models.own_order import OwnOrder
 from kmel_p2p.learn.models.perceptron import Perceptron, linear
 from kmel_p2p.learn.models.registry import kind_of
 
@@ -32,6 +33,7 @@ class Network:
         private: float32[p] leaf tensor of the private heads.
         gradients: float32[d + p + 1], the memory of both gradients, so that several processes add theirs up at once;
             the last place takes whatever scalar is added up with them.
+        order: of `trunk`, and of what belongs to its values.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -40,7 +42,7 @@ class Network:
         self.gradients = torch.zeros(layout.size + own.size + 1, device=device())
         self.trunk, shared = _flat(layout, self.gradients[: layout.size], kind.by_input)
         self.private, private = _flat(own, self.gradients[layout.size : -1])
-        self._by_input = [(layout.slices[spec.name], spec.shape) for spec in layout.specs if spec.name in kind.by_input]
+        self.order = OwnOrder(layout, kind.by_input)
         self._tensors = shared | private
         order = [*architecture.shared, *architecture.private]
         self._order = torch.tensor([order.index(place) for place in range(len(order))], device=device())
@@ -92,17 +94,10 @@ class Network:
 
     def laid_out(self, values: Tensor) -> NDArray[np.float32]:
         """A copy of values in the order of `trunk`, float32[d] as `trunk_layout` says, in main memory."""
-        found: NDArray[np.float32] = values.detach().cpu().numpy().copy()
-        for place, shape in self._by_input:
-            found[place] = np.moveaxis(found[place].reshape(shape[-1:] + shape[:-1]), 0, -1).ravel()
+        found, values = np.empty(self.order.size, np.float32), values.detach().cpu()
+        for piece in self.order.pieces:
+            found[piece] = self.order.take(values, piece)
         return found
-
-    def own_order(self, values: NDArray[np.float32]) -> Tensor:
-        """What `laid_out` took, from what it gave; a copy in main memory."""
-        found = values.copy()
-        for place, shape in self._by_input:
-            found[place] = np.moveaxis(values[place].reshape(shape), -1, 0).ravel()
-        return torch.from_numpy(found)
 
     def private_values(self) -> NDArray[np.float32]:
         """A copy of the private parameters, float32[p], in main memory."""
@@ -111,8 +106,9 @@ class Network:
 
     def load(self, trunk: NDArray[np.float32]) -> None:
         """Copy in trunk and shared heads; private heads and any optimiser's state are left alone."""
-        with torch.no_grad():
-            self.trunk.copy_(self.own_order(trunk))
+        check_flat(trunk, self.order.size, "trunk")
+        for piece in self.order.pieces:
+            self.order.put(self.trunk, piece, trunk[piece])
 
     def load_private(self, private: NDArray[np.float32]) -> None:
         """Copy in private heads."""

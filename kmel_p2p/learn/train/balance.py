@@ -17,12 +17,16 @@ BINS = 64
 Sums = NDArray[np.float64]
 
 
-def sums(flat: NDArray[np.float32]) -> Sums:
-    """Sums of float32[d] over the positions p with p % `BINS` = i, float64[`BINS`]."""
+def sums(flat: NDArray[np.float32], start: int = 0) -> Sums:
+    """Sums of float32[d] over the positions p with p % `BINS` = i, float64[`BINS`].
+
+    Args:
+        start: position of the first value.
+    """
     whole = len(flat) // BINS * BINS
     found: Sums = flat[:whole].reshape(-1, BINS).sum(axis=0, dtype=np.float64)
     found[: len(flat) - whole] += flat[whole:]
-    return found
+    return np.roll(found, start % BINS)
 
 
 def sums_of(delta: SparseDelta) -> Sums:

@@ -7,7 +7,7 @@ give the same next step, bit for bit on one machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from kmel_p2p.learn.device import device, seed_generator, training_precision
 from kmel_p2p.learn.models.dropout import sharing
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.registry import kind_of
+from kmel_p2p.learn.tensor_file import Stream
 from kmel_p2p.learn.train.dataset import Dataset
 
 CLIP_NORM = 5.0
@@ -174,39 +175,88 @@ class LocalOptimiser:
         if self._steps == self._fresh_at:
             size = sum(parameter.numel() for parameter in self._parameters)
             return OptimiserState(np.zeros(size, np.float32), np.zeros(size, np.float32), self._steps, self._fresh_at)
-        states = [(parameter, self._adam.state[parameter]) for parameter in self._parameters]
-        return OptimiserState(
-            np.concatenate([self._laid_out(of, state["exp_avg"]) for of, state in states]),
-            np.concatenate([self._laid_out(of, state["exp_avg_sq"]) for of, state in states]),
-            self._steps,
-            self._fresh_at,
-        )
+        first, second = (np.concatenate(list(stream.parts)) for stream in self.moments())
+        return OptimiserState(first, second, self._steps, self._fresh_at)
+
+    @property
+    def fresh_at(self) -> int:
+        """See `OptimiserState`."""
+        return self._fresh_at
+
+    def moments(self) -> tuple[Stream, Stream]:
+        """The moments of `state`, piece by piece; each can be read once, before the next step."""
+        size = sum(parameter.numel() for parameter in self._parameters)
+        return Stream(size, self._parts("exp_avg")), Stream(size, self._parts("exp_avg_sq"))
 
     def restore(self, state: OptimiserState) -> None:
         """Continue from `state`."""
-        self._steps, self._fresh_at = state.steps, state.fresh_at
+        self.go_on(lambda piece: (state.first[piece], state.second[piece]), state.steps, state.fresh_at)
+
+    def go_on(
+        self, read: Callable[[slice], tuple[NDArray[np.float32], NDArray[np.float32]]], steps: int, fresh_at: int
+    ) -> None:
+        """Continue from moments that lie elsewhere.
+
+        Args:
+            read: pieces of both moments, float32[d + p] as the layouts say.
+            steps, fresh_at: see `OptimiserState`.
+        """
+        self._steps, self._fresh_at = steps, fresh_at
         self.changes += 1
-        self._adam.state.clear()
-        if state.steps == state.fresh_at:
+        if steps == fresh_at:
+            self._adam.state.clear()
             return
+        for parameter, start in self._starts():
+            state = self._adam.state[parameter]
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name not in state:
+                    state[name] = torch.zeros_like(parameter.detach())
+            for piece in self._pieces(parameter):
+                first, second = read(slice(start + piece.start, start + piece.stop))
+                self._put(parameter, state["exp_avg"], piece, first)
+                self._put(parameter, state["exp_avg_sq"], piece, second)
+            state["step"] = torch.tensor(float(steps - fresh_at)).to(device())
+
+    def skip_to(self, steps: int) -> None:
+        """Go on at another place of the stream of batches, with the same moments."""
+        self.changes += 1
+        self._steps = steps
+        if steps == self._fresh_at:
+            return
+        for parameter, _ in self._starts():
+            state = self._adam.state[parameter]
+            if not state:
+                state["exp_avg"] = torch.zeros_like(parameter.detach())
+                state["exp_avg_sq"] = torch.zeros_like(parameter.detach())
+            state["step"] = torch.tensor(float(steps - self._fresh_at)).to(device())
+
+    def _starts(self) -> Iterator[tuple[Tensor, int]]:
+        """The parameters, and where the moments of each begin."""
         start = 0
         for parameter in self._parameters:
-            stop = start + parameter.numel()
-            self._adam.state[parameter] = {
-                "step": torch.tensor(float(state.steps - state.fresh_at)).to(device()),
-                "exp_avg": self._own_order(parameter, state.first[start:stop]),
-                "exp_avg_sq": self._own_order(parameter, state.second[start:stop]),
-            }
-            start = stop
+            yield parameter, start
+            start += parameter.numel()
 
-    def _laid_out(self, parameter: Tensor, values: Tensor) -> NDArray[np.float32]:
-        """A copy of what belongs to a parameter, as the layouts say."""
-        return self.network.laid_out(values) if parameter is self.network.trunk else values.cpu().numpy().copy()
+    def _pieces(self, parameter: Tensor) -> list[slice]:
+        return self.network.order.pieces if parameter is self.network.trunk else [slice(0, parameter.numel())]
 
-    def _own_order(self, parameter: Tensor, values: NDArray[np.float32]) -> Tensor:
-        """The opposite of `_laid_out`, on the device."""
-        trunk = parameter is self.network.trunk
-        return (self.network.own_order(values) if trunk else torch.from_numpy(values.copy())).to(device())
+    def _put(self, parameter: Tensor, values: Tensor, piece: slice, given: NDArray[np.float32]) -> None:
+        if parameter is self.network.trunk:
+            self.network.order.put(values, piece, given)
+        else:
+            values.copy_(torch.from_numpy(given.copy()))
+
+    def _parts(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """A moment in the order of the layouts; zeros where no step was taken since it began."""
+        for parameter in self._parameters:
+            state = self._adam.state.get(parameter, {})
+            for piece in self._pieces(parameter):
+                if not state:
+                    yield np.zeros(piece.stop - piece.start, np.float32)
+                elif parameter is self.network.trunk:
+                    yield self.network.order.take(state[name], piece)
+                else:
+                    yield state[name].cpu().numpy()
 
     def _step(self) -> float:
         rows, ranks = self._batch(self._steps), _ranks

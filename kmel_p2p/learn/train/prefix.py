@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.learn.models.carried_heads import identity_of
 from kmel_p2p.learn.models.networks import Network
-from kmel_p2p.learn.tensor_file import glance, read_state, write_state
+from kmel_p2p.learn.tensor_file import glance, read_state, state_facts, write_state
 from kmel_p2p.learn.train.checkpoint import Parameters, can_choose, validation_loss
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import MultiTaskLoss, loss_of
@@ -25,11 +25,10 @@ PREFIX_NAME = "best-prefix.safetensors"
 
 
 class BestPrefix:
-    """Kept in memory and in one file of the trainer's folder.
+    """Kept in one file of the trainer's folder.
 
     Attributes:
         number: the round that started from it; 0 while there is none.
-        parameters: its trunk, and the private heads of that moment; None while there is none.
         loss: on the validation fold, in labels.
     """
 
@@ -41,7 +40,19 @@ class BestPrefix:
         self._chosen_by = [identity_of(dataset.endpoints[place]) for place in measured]
         """The assay endpoints that the loss is over."""
         self.number, self.loss = 0, math.inf
-        self.parameters: Parameters | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """Its trunk, and the private heads of that moment, read from the file; None while there is none.
+
+        Raises:
+            ConfigError: the file is gone or damaged.
+        """
+        if not self.number:
+            return None
+        tensors, _ = read_state(self._path, self._shapes)
+        return Parameters(tensors["trunk"], tensors["private"])
 
     def offer(
         self, number: int, valid: NDArray[np.float64], trunk: NDArray[np.float32], private: NDArray[np.float32]
@@ -65,7 +76,8 @@ class BestPrefix:
             {"trunk": trunk, "private": private},
             {"number": number, "loss": loss, "chosen_by": self._chosen_by},
         )
-        self.number, self.loss, self.parameters = number, loss, Parameters(trunk.copy(), private.copy())
+        self.number, self.loss = number, loss
+        self._shapes = {"trunk": trunk.shape, "private": private.shape}
 
     def resume(self, trunk: int, private: int) -> None:
         """Read what an earlier trainer of this run left, if anything.
@@ -85,12 +97,12 @@ class BestPrefix:
         if of_others or shapes.get("private", (private,)) != (private,):
             self.forget()
             return
-        tensors, facts = read_state(self._path, {"trunk": (trunk,), "private": (private,)})
+        self._shapes = {"trunk": (trunk,), "private": (private,)}
+        facts = state_facts(self._path, self._shapes)
         try:
             self.number, self.loss = int(facts["number"]), float(facts["loss"])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{self._path}: is damaged: {error}; remove it") from error
-        self.parameters = Parameters(tensors["trunk"], tensors["private"])
 
     def forget(self) -> None:
         """Remove what another run left."""

@@ -30,11 +30,12 @@ from kmel_p2p.learn.evaluate.scores import FoldScores, fold_outputs, sampled, sc
 from kmel_p2p.learn.models.carried_heads import carried, heads_of, private_heads, private_size
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
-from kmel_p2p.learn.tensor_file import read_state, write_state
+from kmel_p2p.learn.tensor_file import Stream, read_piece, state_facts, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
+from kmel_p2p.learn.train.before_round import MOMENTS, BeforeRound
 from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState, cosine_rate
+from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
 from kmel_p2p.learn.train.prefix import BestPrefix
 from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.learn.worker.session import Progress
@@ -57,19 +58,6 @@ class RoundResult:
     train_loss: float
     scores: FoldScores
     training_us: int
-
-
-@dataclass(slots=True)
-class _Before:
-    """State to return to when a round is abandoned."""
-
-    round: int
-    residual: NDArray[np.float32]
-    drift: Sums
-    private: NDArray[np.float32]
-    optimiser: OptimiserState
-    payload: bytes = b""
-    """What the round made of it."""
 
 
 class Rounds:
@@ -108,7 +96,9 @@ class Rounds:
         self._first: int | None = None
         self._campaign = 1
         """Of the state."""
-        self._before: _Before | None = None
+        self._before: BeforeRound | None = None
+        self._file: Path | None = None
+        """The round file that has residual and moments as they are now."""
         learning = dataset.trained_heads()
         heads = sum(endpoint.head == "shared" for endpoint in dataset.endpoints)
         self._idle = [place for head in range(heads) if head not in learning for place in layout.places_of_head(head)]
@@ -183,9 +173,7 @@ class Rounds:
             # A rival amendment took the campaigns since the first one back.
             self._optimiser.use(self._settings)
             self._campaign = 1
-        self._before = _Before(
-            number, self._residual.copy(), self._drift.copy(), self.private(), self._optimiser.state()
-        )
+        self._before = BeforeRound.of(number, self._file, self._residual, self._drift, self.private(), self._optimiser)
         try:
             return self._train(number, steps, cosine_rate(progress), norm_bound, trunk, report, interrupted)
         except BaseException:
@@ -209,6 +197,7 @@ class Rounds:
         if self._campaign >= campaign.number:
             self._campaign = campaign.number
             return
+        self._file = None
         if not campaign.keeps_optimiser:
             self._optimiser.forget()
         if campaign.drops_residual(self._campaign):
@@ -223,7 +212,7 @@ class Rounds:
         """The entry of round `number` is stored: delete the files of earlier rounds."""
         if self._before is None or self._before.round != number:
             raise LocalError(f"round {number} is not open; nothing to commit")
-        self.committed, self._before = number, None
+        self.committed, self._before, self._file = number, None, self._folder / self._name(number)
         self._remove_all_but(self._name(number))
 
     def abandon(self, number: int, *, rejected: bool = False, deferred: bool = False) -> None:
@@ -241,24 +230,26 @@ class Rounds:
         before = self._before
         if before is None or before.round != number:
             raise LocalError(f"round {number} is not open; nothing to abandon")
-        self._before = None
+        self._before, self._file = None, before.file
         steps = self._optimiser.steps
         if deferred and self._codec is not None:
-            self._residual += self._codec.decode(before.payload).dense(self._size)
+            delta = self._codec.decode(before.payload)
+            self._residual[delta.positions] += delta.values().astype(np.float32)
         else:
-            self._residual, self._drift = before.residual, before.drift
+            self._drift = before.drift
             if self.committed is None:
                 self._first = None
             self._network.load_private(before.private)
-            self._optimiser.restore(before.optimiser)
+            before.put_back(self._residual, self._optimiser)
         self.history = [entry for entry in self.history if entry[0] < number]
         with contextlib.suppress(OSError):
             (self._folder / self._name(number)).unlink(missing_ok=True)
         if rejected:
             # Batches and dropout follow from the count of steps.
-            state = self._optimiser.state()
-            self._optimiser.restore(OptimiserState(state.first, state.second, steps, min(state.fresh_at, steps)))
-            write_state(self._folder / self._name(number - 1), self._tensors(), self._facts(number - 1))
+            self._optimiser.skip_to(steps)
+            self._file = None
+            self._write(number - 1)
+            self._file = self._folder / self._name(number - 1)
 
     def _train(
         self,
@@ -278,7 +269,7 @@ class Rounds:
             self.prefix.offer(number, outputs["valid"], trunk, self.private())
         losses = []
         began_ns = time.monotonic_ns()
-        drift = None
+        noised: NDArray[np.float32] | None = None
         for done in range(steps):
             if interrupted is not None:
                 interrupted()
@@ -286,40 +277,52 @@ class Rounds:
                 losses.append(self._optimiser.train(1, rate))
             else:
                 levels, loss = self._noised.draw()
-                drift = levels.astype(np.float32)
+                noised = levels.astype(np.float32)
                 losses.append(loss)
             report(Progress("training", done + 1, steps))
         training_us = (time.monotonic_ns() - began_ns) // 1000
-        if drift is None:
-            drift = self._drifted(trunk)
-        self._drift += sums(drift)
+        whole = self._add_drift(trunk) if noised is None else self._add_up(noised)
         if self._first is None:
             self._first = number
-        payload, norm = self._encode(drift, norm_bound)
+        payload, norm = self._encode(whole, norm_bound)
         if self._before is not None:
             self._before.payload = payload
-        name = self._name(number)
-        write_state(self._folder / name, self._tensors(), self._facts(number))
-        return RoundResult(payload, norm, name, float(np.mean(losses)) if losses else 0.0, scores, training_us)
+        self._write(number)
+        mean = float(np.mean(losses)) if losses else 0.0
+        return RoundResult(payload, norm, self._name(number), mean, scores, training_us)
 
-    def _drifted(self, trunk: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far training moved the trunk, float32[d]."""
-        drift = self._network.trunk_values() - trunk
-        for place in self._idle:
-            # Only weight decay moved these heads, and they carry no weight in this site's entries.
-            drift[place] = 0.0
-        if not np.isfinite(drift).all():
-            raise ConfigError(
-                "training diverged: parameters are no longer finite. The charter's training.learning_rate "
-                f"({self._settings.learning_rate:g}) is too high for this site's data"
-            )
+    def _add_up(self, drift: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._drift += sums(drift)
         return drift
 
-    def _encode(self, drift: NDArray[np.float32], norm_bound: float | None) -> tuple[bytes, float]:
-        """The payload of this round, and its L2 norm."""
+    def _add_drift(self, trunk: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Add how far training moved the trunk to the residual, piece by piece; without one, return it, float32[d]."""
+        network = self._network
+        whole = np.empty(self._size, np.float32) if self._codec is None else None
+        for piece in network.order.pieces:
+            drift = network.order.take(network.trunk, piece) - trunk[piece]
+            for place in self._idle:
+                # Only weight decay moved these heads, and they carry no weight in this site's entries.
+                first, end = max(place.start, piece.start), min(place.stop, piece.stop)
+                if first < end:
+                    drift[first - piece.start : end - piece.start] = 0.0
+            if not np.isfinite(drift).all():
+                raise ConfigError(
+                    "training diverged: parameters are no longer finite. The charter's training.learning_rate "
+                    f"({self._settings.learning_rate:g}) is too high for this site's data"
+                )
+            self._drift += sums(drift, piece.start)
+            if whole is None:
+                self._residual[piece] += drift
+            else:
+                whole[piece] = drift
+        return whole
+
+    def _encode(self, drift: NDArray[np.float32] | None, norm_bound: float | None) -> tuple[bytes, float]:
+        """The payload of this round, and its L2 norm. `drift`: without a codec, all that is sent."""
         if self._codec is None:
+            assert drift is not None
             return drift.astype("<f4", copy=False).tobytes(), float(np.linalg.norm(drift))
-        self._residual += drift
         payload = self._codec.encode(self._residual, norm_bound)
         return payload, self._codec.decode(payload).norm
 
@@ -327,21 +330,17 @@ class Rounds:
     def _name(number: int) -> str:
         return f"round-{number}.safetensors"
 
-    def _tensors(self) -> dict[str, NDArray[np.float32]]:
-        optimiser = self._optimiser.state()
-        return {
-            "residual": self._residual,
-            "private": self.private(),
-            "first_moment": optimiser.first,
-            "second_moment": optimiser.second,
-        }
+    def _write(self, number: int) -> None:
+        tensors: dict[str, NDArray[Any] | Stream] = {"residual": self._residual, "private": self.private()}
+        tensors |= dict(zip(MOMENTS, self._optimiser.moments(), strict=True))
+        write_state(self._folder / self._name(number), tensors, self._facts(number))
 
     def _facts(self, number: int) -> dict[str, Any]:
         # Batches and dropout are functions of seed and step count, so these two restore the random state as well.
         return {
             "round": number,
             "steps": self._optimiser.steps,
-            "fresh_at": self._optimiser.state().fresh_at,
+            "fresh_at": self._optimiser.fresh_at,
             "campaign": self._campaign,
             "seed": self._settings.seed,
             "history": self.history,
@@ -354,16 +353,8 @@ class Rounds:
         shape = self._network.architecture
         then = heads_of(path, private_heads(shape) if heads is None else heads)
         private = private_size(shape, len(then))
-        moments = (self._size + private,)
-        tensors, facts = read_state(
-            path,
-            {
-                "residual": (len(self._residual),),
-                "private": (private,),
-                "first_moment": moments,
-                "second_moment": moments,
-            },
-        )
+        shapes = {"residual": (len(self._residual),), "private": (private,)}
+        facts = state_facts(path, shapes | dict.fromkeys(MOMENTS, (self._size + private,)))
         try:
             self.committed = int(facts["round"])
             self.history = [(int(number), scores) for number, scores in facts["history"]]
@@ -373,15 +364,24 @@ class Rounds:
             self._drift = np.array(facts["drift"], np.float64)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: is not a round file: {error}") from error
-        self._residual = tensors["residual"].copy()
         # Heads of assay endpoints that came since are as at the start, and have no moments yet.
         fresh = self.private()
-        self._network.load_private(carried(tensors["private"], then, shape, fresh))
-        first, second = (
-            np.concatenate([each[: self._size], carried(each[self._size :], then, shape, np.zeros_like(fresh))])
-            for each in (tensors["first_moment"], tensors["second_moment"])
-        )
-        self._optimiser.restore(OptimiserState(first, second, steps, fresh_at))
+        self._network.load_private(carried(read_piece(path, "private", slice(0, private)), then, shape, fresh))
+        of_heads = [
+            carried(read_piece(path, name, slice(self._size, self._size + private)), then, shape, np.zeros_like(fresh))
+            for name in MOMENTS
+        ]
+
+        def read(piece: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+            if piece.start >= self._size:
+                return of_heads[0], of_heads[1]
+            first, second = (read_piece(path, name, piece) for name in MOMENTS)
+            return first, second
+
+        for piece in self._network.order.pieces if len(self._residual) else ():
+            self._residual[piece] = read_piece(path, "residual", piece)
+        self._optimiser.go_on(read, steps, fresh_at)
+        self._file = path if then == private_heads(shape) else None
 
     def _newest_like(self, wanted: str) -> str:
         """That file; where a backup left another one beside the store, the newest there is."""

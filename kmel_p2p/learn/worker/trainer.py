@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.shared_memory
 import os
 import sys
@@ -95,8 +96,10 @@ class Trainer:
 
     def close(self) -> None:
         """Release the shared memory, and let trackers write what they have."""
-        self._memory.close()
         self._tracking.close()
+        # A round that is interrupted still has the trunk in its hands; the memory then goes when that does.
+        with contextlib.suppress(BufferError):
+            self._memory.close()
 
     def handle(self, command: Command) -> Answer | None:
         """Execute one command.
@@ -177,7 +180,7 @@ class Trainer:
             self._dataset,
             plan.training if command.training is None else plan.training.changed(**dict(command.training)),
             plan.model_seed,
-            Parameters(trunk, rounds.private()),
+            Parameters(trunk.copy(), rounds.private()),
             steps=max(command.total_steps, LEAST_STEPS if plan.noise is not None else 0),
             federated_history=rounds.history,
             report=self._comparison_progress,
@@ -269,9 +272,9 @@ class Trainer:
         self._outlet.report(Progress("comparison", done, total))
 
     def _trunk(self) -> NDArray[np.float32]:
-        """A copy of the trunk that the daemon put into shared memory, float32[d]."""
-        shared = np.ndarray((self._layout.size,), np.float32, buffer=self._memory.buf)
-        return shared.copy()
+        """The trunk that the daemon put into shared memory, float32[d]: it stays as it is until the next command. Do
+        not write to it, nor keep it."""
+        return np.ndarray((self._layout.size,), np.float32, buffer=self._memory.buf)
 
     def _require_rounds(self) -> Rounds:
         if self._rounds is None:

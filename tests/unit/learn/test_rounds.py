@@ -246,6 +246,40 @@ def test_the_newest_state_is_taken_where_a_backup_left_another_one(tmp_path: Pat
     assert rounds(tmp_path, "round-2.safetensors").committed == 3
 
 
+def test_pieces_of_any_length_make_the_same_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tensors(folder: Path) -> list[bytes]:
+        with safe_open(folder / "round-3.safetensors", framework="np") as handle:
+            return [handle.get_tensor(name).tobytes() for name in sorted(handle.keys())]
+
+    site, trunk = rounds(tmp_path / "a"), initial_trunk(LAYOUT, 3)
+    expected = run(site, trunk.copy(), range(1, 4))
+    for module in ("models.own_order", "train.before_round"):
+        monkeypatch.setattr(f"kmel_p2p.learn.{module}.PIECE", 37)
+    run(rounds(tmp_path / "b"), again := trunk.copy(), range(1, 2))
+    pieces = rounds(tmp_path / "b", "round-1.safetensors")
+    pieces.train(2, 5, None, again, quiet)
+    pieces.abandon(2)
+    assert run(pieces, again, range(2, 4)) == expected[1:]
+    assert tensors(tmp_path / "a") == tensors(tmp_path / "b")
+
+
+@pytest.mark.parametrize("missing", ["before", "during"])
+def test_a_round_file_that_somebody_removed_is_missed_only_where_it_is_needed(tmp_path: Path, missing: str) -> None:
+    site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
+    run(site, trunk, range(1, 3))
+    residual = site.residual.copy()
+    if missing == "before":
+        (tmp_path / "round-2.safetensors").unlink()
+    site.train(3, 5, None, trunk, quiet)
+    if missing == "during":
+        (tmp_path / "round-2.safetensors").unlink()
+        with pytest.raises(ConfigError, match=r"round-2\.safetensors"):
+            site.abandon(3)
+        return
+    site.abandon(3)
+    np.testing.assert_array_equal(site.residual, residual)
+
+
 def test_diverged_training_is_named_and_undone(tmp_path: Path) -> None:
     site, trunk = rounds(tmp_path), initial_trunk(LAYOUT, 3)
     trunk[:10] = 3e38

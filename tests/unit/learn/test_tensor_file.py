@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from safetensors.numpy import save
 
-from kmel_p2p.agreement.errors import ConfigError
-from kmel_p2p.learn.tensor_file import read_vector, write_vector
+from kmel_p2p.agreement.errors import Bug, ConfigError
+from kmel_p2p.learn.tensor_file import Stream, read_piece, read_state, read_vector, write_state, write_vector
 
 VALUES = arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
 
@@ -42,3 +44,22 @@ def test_what_is_not_the_vector_is_refused(tmp_path: Path, content: bytes | None
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"others-trunk\.f32: .*{words}"):
         read_vector(path, 3)
+
+
+def test_a_streamed_file_is_the_one_that_the_library_writes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {"b": rng.random((3, 5), np.float32), "a": rng.random(7, np.float32), "none": np.empty(0, np.float32)}
+    facts = {"site": 'Zürich \u2028 "x" \\', "loss": 0.1}
+    parts = iter([tensors["a"][:4], tensors["a"][4:]])
+    write_state(tmp_path / "state", {**tensors, "a": Stream(7, parts)}, facts)
+    expected = save(tensors, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    assert (tmp_path / "state").read_bytes() == expected
+    found, told = read_state(tmp_path / "state", {name: tensor.shape for name, tensor in tensors.items()})
+    assert told == facts
+    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
+    np.testing.assert_array_equal(read_piece(tmp_path / "state", "a", slice(2, 6)), tensors["a"][2:6])
+    with pytest.raises(ConfigError, match="out of bounds"):
+        read_piece(tmp_path / "state", "a", slice(2, 8))
+    with pytest.raises(Bug, match="has 4 values where 7 were announced"):
+        write_state(tmp_path / "state", {"a": Stream(7, iter([tensors["a"][:4]]))}, {})
+    assert (tmp_path / "state").read_bytes() == expected, "a stream that ends early replaces nothing"
