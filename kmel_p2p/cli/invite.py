@@ -17,6 +17,7 @@ from kmel_p2p.cli.founding_plan import given_of, plan_of, require_open, rules_of
 from kmel_p2p.cli.language import say
 from kmel_p2p.cli.new_site import NewSite, new_site_options
 from kmel_p2p.cli.options import echo_json, json_option
+from kmel_p2p.cli.qr_code import QrWanted, qr_options
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.charter import Charter, CharterDocument
@@ -43,6 +44,7 @@ TROUBLES = 20
 @click.option(
     "--days", type=click.FloatRange(min=0.01, max=90), default=7, show_default=True, help="How long it is valid."
 )
+@qr_options
 @draft_options
 @new_site_options
 @click.pass_context
@@ -52,6 +54,8 @@ def invite(
     federation: str | None,
     count: int | None,
     days: float,
+    qr: bool,
+    qr_file: Path | None,
     endpoints: tuple[str, ...],
     seed: int,
     trunk: str | None,
@@ -75,8 +79,9 @@ def invite(
         return
     from kmel_p2p.site.desk.invitations import FoundingPlan, InvitationBook
 
+    wanted = QrWanted(qr, qr_file)
     if federation is None and _takes_part(site["directory"]):
-        _invite_to_run(context, site["directory"], count or 1, days)
+        _invite_to_run(context, site["directory"], count or 1, days, wanted)
         return
     here = NewSite.opened(**site, must_listen=True)
     book = InvitationBook(here.state_dir)
@@ -91,7 +96,7 @@ def invite(
     here.require_data()
     identity = here.identity()
     here.write_settings(rules)
-    _found(here, identity, book, plan, days, given_of(context, ["days"]) != [])
+    _found(here, identity, book, plan, days, wanted, given_of(context, ["days"]) != [])
 
 
 def _takes_part(directory: Path) -> bool:
@@ -105,7 +110,7 @@ def _takes_part(directory: Path) -> bool:
     return path.exists() and not load_charter(path).problems()
 
 
-def _invite_to_run(context: click.Context, directory: Path, uses: int, days: float) -> None:
+def _invite_to_run(context: click.Context, directory: Path, uses: int, days: float, wanted: QrWanted) -> None:
     """Have the running peer make an invitation."""
     from kmel_p2p.site.control.client import NotRunningError
 
@@ -122,6 +127,7 @@ def _invite_to_run(context: click.Context, directory: Path, uses: int, days: flo
         told = say("Send this text to the new site:")
     click.echo(told.format(count=uses) + "\n")
     click.echo(f"{made['text']}\n")
+    wanted.show(made["text"])
     click.echo(_they_run(made["expires"]))
     click.echo(say("kmel-peer invite list shows who asks; invite approve SITE proposes the amendment that adds it."))
 
@@ -130,8 +136,9 @@ def _invite_to_run(context: click.Context, directory: Path, uses: int, days: flo
 
 
 def _found(
-    here: NewSite, identity: Identity, book: InvitationBook, plan: Any, days: float, days_were_given: bool = False
-) -> None:
+    here: NewSite, identity: Identity, book: InvitationBook, plan: Any, days: float, wanted: QrWanted,
+    days_were_given: bool = False,
+) -> None:  # fmt: skip
     from kmel_p2p.site.desk.decisions import Decisions
     from kmel_p2p.site.desk.founding import FoundingTable
     from kmel_p2p.site.desk.founding_room import FoundingRoom
@@ -149,6 +156,7 @@ def _found(
         invitation = room.do(lambda: _invitation(here, identity, book, plan.federation, plan.sites - 1, days))
         click.echo(_listening(room.address, plan.sites - 1))
         click.echo(f"\n{invitation.render(identity)}\n")
+        wanted.show(invitation.render(identity))
         click.echo(_they_run(invitation.expires))
         if days_were_given and abs(invitation.expires - (time.time() + days * 86_400)) > 60:
             click.echo(

@@ -23,6 +23,7 @@ from kmel_p2p.cli.charter_view import charter_view
 from kmel_p2p.cli.founding_plan import given_of, require_open
 from kmel_p2p.cli.join import _given
 from kmel_p2p.cli.new_site import NewSite, _bound, agreed, answer
+from kmel_p2p.cli.qr_code import QrWanted
 from kmel_p2p.cli.screen import Screen
 from kmel_p2p.site.desk.decisions import Decisions
 from kmel_p2p.site.desk.founding import FoundingTable
@@ -137,7 +138,9 @@ def test_another_federation_is_not_founded_over_a_charter(founding: Founding) ->
     )
     founding.here.charter_path.write_text(CharterDocument(charter=charter).signed_by(NORTH).render())
     with pytest.raises(ConfigError, match="is of 'demo'; found 'other' in another"):
-        inviting._found(founding.here, NORTH, founding.book, founding.plan.changed(federation="other"), 7)
+        inviting._found(
+            founding.here, NORTH, founding.book, founding.plan.changed(federation="other"), 7, QrWanted(False, None)
+        )
 
 
 def test_a_name_means_who_was_not_refused(founding: Founding, monkeypatch: pytest.MonkeyPatch) -> None:
