@@ -53,7 +53,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
-    """Close our connections to a site."""
+    """Close every connection with a site, its own too. Nothing more is read of what came over them."""
 
     to: SiteKey
     reason: str
@@ -121,6 +121,16 @@ class LoopLag:
 
 
 @dataclass(frozen=True, slots=True)
+class StoodStill(Event):
+    """This process was not run for so long: the machine slept, was paused, or the process was stopped.
+
+    Told by the driver before anything that came in meanwhile, and to the operator.
+    """
+
+    for_us: Micros
+
+
+@dataclass(frozen=True, slots=True)
 class Persisted:
     """The record stored with this ticket is durable."""
 
@@ -142,8 +152,8 @@ LinkChange: TypeAlias = LinkUp | LinkDown | SendFailed
 class Machine(Protocol):
     """The contract of every state machine in `core`.
 
-    `command` takes what the layer above decides, and what the driver tells: a `LinkChange`, `LoopLag`, `Persisted`,
-    `Computed`.
+    `command` takes what the layer above decides, and what the driver tells: a `LinkChange`, `LoopLag`, `StoodStill`,
+    `Persisted`, `Computed`.
     """
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None: ...

@@ -2,6 +2,9 @@
 
 Whom the operator blocks is treated as if it were not on the roster: its messages are dropped, nothing is sent to it,
 and nothing waits for it. What it signed still counts where others hand it on: without it, sites would hold other sums.
+
+After this process stood still, what had come in meanwhile says how things were, not how they are: a copy of this site
+may have run. So every connection is made anew, and nothing is read of the old ones.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.board.board import COMMANDS as BOARD_COMMANDS
 from kmel_p2p.core.board.board import Board, RosterChanged
 from kmel_p2p.core.board.messages import SCHEMAS as BOARD_SCHEMAS
-from kmel_p2p.core.effects import Effect, Emit, Message
+from kmel_p2p.core.effects import Effect, Emit, Hangup, LinkUp, Message, StoodStill
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
 from kmel_p2p.core.rounds import COMMANDS, Averaging, Blocked, CharterAmended, SiteBlocked, SiteUnblocked
 from kmel_p2p.core.types import Micros
 from kmel_p2p.core.wire import Schema, Wire
+
+STOOD_STILL = "this machine stood still: what came over the old connection may no longer hold"
 
 
 def make_wire(charter_id: bytes, averaging: tuple[Schema, ...]) -> Wire:
@@ -48,12 +53,14 @@ class Peer:
         self.board = board
         self._constitution = constitution
         self._blocked = blocked
+        self._unread: set[SiteKey] = set()
+        """Sites that have no new connection yet since this process stood still."""
         self._outbox: deque[Effect] = deque()
         averaging.command(Blocked(blocked), now)
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a message from an authenticated sender."""
-        if sender in self._blocked:
+        if sender in self._blocked or sender in self._unread:
             return
         if isinstance(message, self.averaging.messages):
             self.averaging.receive(sender, message, now)
@@ -70,6 +77,10 @@ class Peer:
             self._outbox.extend(Emit(SiteBlocked(key)) for key in sorted(cmd.sites - before))
             self._outbox.extend(Emit(SiteUnblocked(key)) for key in sorted(before - cmd.sites))
             self.membership.command(SetRoster(self._roster()), now)
+        if isinstance(cmd, StoodStill):
+            self._stood_still(cmd, now)
+        elif isinstance(cmd, LinkUp):
+            self._unread.discard(cmd.key)
         if isinstance(cmd, COMMANDS):
             self.averaging.command(cmd, now)
         elif isinstance(cmd, BOARD_COMMANDS):
@@ -93,6 +104,13 @@ class Peer:
     def poll(self) -> Effect | None:
         """The next effect, or None."""
         return self._outbox.popleft() if self._outbox else None
+
+    def _stood_still(self, stood_still: StoodStill, now: Micros) -> None:
+        """Nothing that was said before counts; what is sent from now on goes over new connections."""
+        self._outbox.append(Emit(stood_still))
+        self._unread = set(self.membership.roster)
+        self._outbox.extend(Hangup(key, STOOD_STILL) for key in self.membership.roster)
+        self.membership.command(stood_still, now)
 
     def _gather(self, now: Micros) -> None:
         """Collect all parts' effects, telling averaging and the board what membership decided."""

@@ -34,11 +34,13 @@ from kmel_p2p.core.effects import (
     Record,
     Send,
     SendFailed,
+    StoodStill,
 )
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Wire
 from kmel_p2p.net.decoding import Decoding
 from kmel_p2p.net.link_events import DialFailed, LinkEvent, Throttle
+from kmel_p2p.net.standstill import StandstillWatch
 from kmel_p2p.net.transport import Transport
 
 LAG_SAMPLE = 100 * MILLISECOND
@@ -87,6 +89,7 @@ class Driver:
         on_bad_message: told of refused messages, once a second per sender; counted always.
         on_link: told of every link event, after the machine.
         label: names a message for the egress audit.
+        wall: the wall clock, microseconds.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Driver:
         on_bad_message: Callable[[BadMessage], None] | None = None,
         on_link: Callable[[LinkEvent], None] | None = None,
         label: Callable[[Message], str] = lambda message: type(message).__name__,
+        wall: Callable[[], Micros] = lambda: 0,
     ) -> None:
         self._machine = machine
         self._wire = wire
@@ -111,6 +115,7 @@ class Driver:
         self._on_bad_message = on_bad_message
         self._on_link = on_link
         self._label = label
+        self._standstill = StandstillWatch(wall, clock())
         self._transport: Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inputs: deque[Callable[[Micros], None]] = deque()
@@ -229,11 +234,18 @@ class Driver:
             for _ in range(FEEDS_PER_TURN):
                 if not self._inputs:
                     break
+                self._notice_standstill(self._clock())
                 self._guarded("machine", self._inputs.popleft())
                 self._drain()
         finally:
             self._turning = False
         self._arm()
+
+    def _notice_standstill(self, now: Micros) -> None:
+        """Have the machine told before it takes anything that came in meanwhile."""
+        for_us = self._standstill.look(now)
+        if for_us:
+            self._inputs.appendleft(lambda now: self._machine.command(StoodStill(for_us), now))
 
     def _pump_more(self) -> None:
         self._more = None
@@ -346,6 +358,7 @@ class Driver:
         if self._loop is None:
             return
         now = self._clock()
+        self._notice_standstill(now)
         lag = max(0, now - self._lag_due_us)
         self._lag_max_us = max(self._lag_max_us, lag)
         self.worst_lag_us = max(self.worst_lag_us, lag)
@@ -358,4 +371,6 @@ class Driver:
             self._lag_max_us = 0
             self._lag_reported_us = now
         self._lag_due_us = now + LAG_SAMPLE
+        if self._inputs:
+            self._pump()
         self._sampler = self._loop.call_later(LAG_SAMPLE / SECOND, self._sample_lag)

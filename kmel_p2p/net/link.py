@@ -105,10 +105,11 @@ class Link:
         self._review(reason)
 
     def cut(self, reason: str) -> None:
-        """Close every connection, the site's own too."""
+        """Close every connection, the site's own too; what came over them and was not read yet never is."""
         for route in self.routes.inbound:
             route.cut()
             self.routes.inbound.remove(route)
+            self.routes.inbound.read_no_more(route)
             self._session_over(route.session)
         self.hang_up(reason)
 
@@ -217,6 +218,8 @@ class Link:
 
     def receive(self, route: Connection | InboundRoute, parts: list[zmq.Frame], overflow: bool) -> None:
         """Take one message from a connection authenticated as this site's. Never raises for what is in it."""
+        if isinstance(route, InboundRoute) and self.routes.inbound.is_cut(route):
+            return
         self.traffic.bytes_in[Lane.BULK if len(parts) > 1 else Lane.CONTROL] += sum(map(len, parts))
         try:
             if overflow:

@@ -5,6 +5,7 @@ Our own connection of a lane goes first; where there is none, the way back over 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from kmel_p2p.agreement.identity import SiteKey
@@ -114,6 +115,9 @@ class Routes:
         return Greeting(lane, self._boot, next(self._dials), session, self._wiring.settings.window)
 
 
+CUT_KEPT = 8
+"""Connections of a site that were ended here and are remembered: two lanes, a few times in a row."""
+
 DOUBTS = 3
 """Probes, one per tick, of a connection that may have ended."""
 
@@ -123,6 +127,8 @@ class InboundRoutes:
 
     def __init__(self) -> None:
         self._routes: dict[Lane, InboundRoute] = {}
+        self._cut: deque[bytes] = deque(maxlen=CUT_KEPT)
+        """Routing ids of connections that were ended here."""
 
     def __iter__(self) -> Iterator[InboundRoute]:
         return iter(list(self._routes.values()))
@@ -158,6 +164,14 @@ class InboundRoutes:
             return False
         del self._routes[route.lane]
         return True
+
+    def read_no_more(self, route: InboundRoute) -> None:
+        """Its connection was ended here: ZeroMQ may still hand out what had come over it before."""
+        self._cut.append(route.routing_id)
+
+    def is_cut(self, route: InboundRoute) -> bool:
+        """Whether a message came over a connection that was ended here."""
+        return route.routing_id in self._cut
 
     def doubt(self, descriptor: int) -> None:
         """A connection with this descriptor ended; it may have been one of these.

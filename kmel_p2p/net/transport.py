@@ -195,10 +195,10 @@ class Transport:
             self._link(to).dial(addresses)
 
     def hangup(self, to: SiteKey, reason: str) -> None:
-        """Close our connections to `to` and dial no more."""
+        """Close every connection with `to`, read nothing more of what came over them, and dial no more."""
         link = self._links.get(to)
         if link is not None:
-            link.hang_up(reason)
+            link.cut(reason)
 
     def send(self, to: SiteKey, data: bytes, lane: Lane, *, label: str = "", digest: bytes | None = None) -> bool:
         """Hand over a message. Never blocks.

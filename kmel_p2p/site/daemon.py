@@ -32,7 +32,7 @@ from kmel_p2p.net.driver import Driver
 from kmel_p2p.net.link_events import Egress, LinkEvent
 from kmel_p2p.net.settings import TransportSettings
 from kmel_p2p.net.transport import Transport
-from kmel_p2p.site.clock import now_us
+from kmel_p2p.site.clock import now_us, wall_us
 from kmel_p2p.site.config import SiteConfig, load_config
 from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
@@ -325,6 +325,7 @@ class Daemon:
             on_bad_message=self._reporter.bad_message,
             on_link=self._on_link,
             label=self._mode.label,
+            wall=wall_us,
         )
         self._transport = Transport(
             self._site.identity,

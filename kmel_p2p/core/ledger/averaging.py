@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kmel_p2p.agreement.amendment import AmendmentDocument, Constitution
 from kmel_p2p.agreement.charter import Charter
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted
+from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persisted, StoodStill
 from kmel_p2p.core.ledger import reasons
 from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
 from kmel_p2p.core.ledger.catching_up import CatchingUp
@@ -177,6 +177,8 @@ class LedgerAveraging(NextRound):
                 self.maintenance.computing.computed(cmd.ticket, cmd.result)
             case Persisted(ticket):
                 self._persisted(ticket, now)
+            case StoodStill():
+                self._hear_anew(now)
 
     def _on_time(self, now: Micros) -> None:
         self.antientropy.advance(now)
@@ -237,6 +239,12 @@ class LedgerAveraging(NextRound):
     def _phase_changed(self) -> None:
         self.antientropy.states.phase = self.phase
         self.antientropy.states.announce()
+
+    def _hear_anew(self, now: Micros) -> None:
+        """This process stood still, and a copy of this site may have run: as after a start."""
+        for site in self._members.alive():
+            self._forget(site, now)
+        self._own_log.hear_anew()
 
     def _forget(self, site: SiteKey, now: Micros) -> None:
         self.antientropy.forget(site)

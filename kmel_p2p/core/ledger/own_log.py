@@ -5,7 +5,8 @@ entry with such a number would be a fork, which ends the log. Two things follow 
 
 - **Every start** may be one from an old image of the disk, which looks like any other start. So before its first entry
   a site hears what every other site of the roster holds of its log. From the first of them on, those that are away are
-  waited for only so long: a partner that left for good must not end the run of the others.
+  waited for only so long: a partner that left for good must not end the run of the others. A process that **stood
+  still** and goes on is in the same place: a copy of it may have run meanwhile.
 - **A doubt** has no such limit. It begins as soon as an entry of its own comes in that this store did not have, a
   header of one is shown, or the site notices that its store is a copy: then there may be more, and a site that is away
   may be the only one to hold it. The doubt is stored, for a restart must not end it.
@@ -35,6 +36,11 @@ NOT_HEARD = (
     "image, they may hold more, and an entry that they know otherwise would end the log. kmel-peer begin publishes "
     "without having heard them"
 )
+NOT_HEARD_ANEW = (
+    "since this machine stood still, some sites have not said what they hold of this site's log. If a copy of it ran "
+    "meanwhile, they may hold more, and an entry that they know otherwise would end the log. kmel-peer begin publishes "
+    "without having heard them"
+)
 
 
 class OwnLog:
@@ -56,6 +62,7 @@ class OwnLog:
         """Whether the first entry since the start may go, or went."""
         self._until_us: Micros | None = None
         """Until when it waits at the latest, once anybody was heard."""
+        self._not_heard = NOT_HEARD
 
     @property
     def asks(self) -> bool:
@@ -97,6 +104,12 @@ class OwnLog:
         self._heard.clear()
         self._doubt(True)
 
+    def hear_anew(self) -> None:
+        """This process stood still: what was heard before may no longer hold."""
+        self._heard.clear()
+        self._confirmed, self._until_us = False, None
+        self._not_heard = NOT_HEARD_ANEW
+
     def wait(self, roster: Iterable[SiteKey], signed: int) -> Wait | None:
         """Whom the next own entry waits for.
 
@@ -113,7 +126,7 @@ class OwnLog:
             return None
         if in_doubt:
             return Wait(IN_DOUBT, unheard, kind=OWN_LOG, until_begin=True)
-        return Wait(NOT_HEARD, unheard, self._until_us, OWN_LOG, until_begin=True)
+        return Wait(self._not_heard, unheard, self._until_us, OWN_LOG, until_begin=True)
 
     def deadline(self) -> Micros | None:
         """When time alone ends the wait."""

@@ -14,7 +14,7 @@ from typing import Any
 from kmel_p2p.agreement.errors import Bug, LocalError, ProtocolError
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.agreement.identity import verify as verify_signature
-from kmel_p2p.core.effects import Effect, LinkDown, LinkUp, LoopLag, Message, SendFailed
+from kmel_p2p.core.effects import Effect, LinkDown, LinkUp, LoopLag, Message, SendFailed, StoodStill
 from kmel_p2p.core.membership.commands import DescribeSelf, GoOn, Leave, Recall, SetRoster
 from kmel_p2p.core.membership.context import Context
 from kmel_p2p.core.membership.descriptor import Descriptor, OwnDescription, RosterSite, Signer, Verifier, check_own
@@ -229,6 +229,8 @@ class Membership:
                 self._prober.send_failed(member)
         elif isinstance(cmd, LoopLag):
             self._late(cmd.late_us)
+        elif isinstance(cmd, StoodStill):
+            pass  # its own timers tell, and links are made anew
         elif isinstance(cmd, Leave):
             self._leave()
         elif isinstance(cmd, SetRoster):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey
-from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persisted, Send
+from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persisted, Send, StoodStill
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved, MemberUnreachable
 from kmel_p2p.core.pushsum.coding import Coding
 from kmel_p2p.core.pushsum.events import PushSumRefused, RoundCounted
@@ -134,6 +134,8 @@ class PushSumAveraging(RoundMachine):
                 self._coding.computed(cmd.ticket, cmd.result)
             case Persisted():
                 self._journal.persisted(cmd.ticket, now)
+            case StoodStill():
+                self._transfers.hear_anew(now)
 
     def member_event(self, event: Event, now: Micros) -> None:
         """Membership's verdict on a site changed."""

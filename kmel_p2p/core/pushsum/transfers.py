@@ -211,6 +211,11 @@ class Transfers:
         if key in self._asked:
             self._asked[key] = _Retry(now, self._settings.confirm_first_us)
 
+    def hear_anew(self, now: Micros) -> None:
+        """This process stood still, and a copy of this site may have run: as after a start from a store."""
+        self._confirmed = set()
+        self._asked = {each.site: _Retry(now, self._settings.confirm_first_us) for each in self._statements}
+
     def is_retired(self, key: SiteKey) -> None:
         """A site left the roster, and with it whatever mass it holds."""
         self._reclaim(key, "the site was retired")

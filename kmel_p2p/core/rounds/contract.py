@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.effects import Computed, Effect, Event, Message, Persisted
+from kmel_p2p.core.effects import Computed, Effect, Event, Message, Persisted, StoodStill
 from kmel_p2p.core.rounds.looks import Looked
 from kmel_p2p.core.types import Micros
 
@@ -196,6 +196,7 @@ COMMANDS = (
     Conclude,
     Blocked,
     Looked,
+    StoodStill,
 )
 
 

@@ -10,7 +10,7 @@ from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.endpoint import endpoint_name
 from kmel_p2p.agreement.identity import SiteKey, short
 from kmel_p2p.core.board.messages import NoticePosted, NoticeRefused
-from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed
+from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed, StoodStill
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import (
     CampaignBegun,
@@ -45,6 +45,11 @@ from kmel_p2p.site.observe.line_budget import LineBudget
 from kmel_p2p.site.observe.status import SITES_NAMED
 
 log = structlog.get_logger()
+
+
+AFTER_STANDSTILL = (
+    "before this site publishes again, it hears what the others hold of its log: a copy of it may have run meanwhile"
+)
 
 
 class Reporter:
@@ -118,6 +123,8 @@ class Reporter:
             case EntryHeld(number=number, payload_bytes=size):
                 activity.hold(number)
                 self.say("entry held for approval", number=number, bytes=size)
+            case StoodStill(for_us=for_us):
+                self.warn("machine stood still", seconds=for_us // SECOND, remedy=AFTER_STANDSTILL)
             case RoundOpened(number=number, steps=steps):
                 log.debug("round opened", number=number, steps=steps)
             case RoundAbandoned(number=number, reason=reason, rejected=rejected, deferred=deferred):

@@ -156,6 +156,10 @@ class Connections:
     def _link(self, host: Host, target: Host) -> None:
         if host.power is Power.OFF or target.power is Power.OFF:
             return
+        if Power.PAUSED in (host.power, target.power):
+            # Keys are exchanged by the program, and it stands still.
+            self._failed(host, target, "no answer")
+            return
         known = self.linked(host, target)
         for one, other in ((host, target), (target, host)):
             former = self.reached(one, other.key)

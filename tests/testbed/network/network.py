@@ -1,7 +1,8 @@
 """The virtual-time network: an event queue in integer microseconds that drives any machine of `core`.
 
 Determinism: the queue is ordered by (time, sequence), every host has its own seeded generator, nothing iterates over a
-set, nothing reads a clock. The network knows `core.effects` only.
+set, nothing reads a clock. The network knows `core.effects` only,
+and how long a driver lets a machine stand still.
 """
 
 from __future__ import annotations
@@ -17,8 +18,21 @@ from typing import Any, Protocol
 
 from kmel_p2p.agreement.errors import Bug, LocalError, RemoteError
 from kmel_p2p.agreement.identity import SiteKey, digest
-from kmel_p2p.core.effects import Compute, Computed, Dial, Effect, Emit, Hangup, Persist, Persisted, Send, SendFailed
+from kmel_p2p.core.effects import (
+    Compute,
+    Computed,
+    Dial,
+    Effect,
+    Emit,
+    Hangup,
+    Persist,
+    Persisted,
+    Send,
+    SendFailed,
+    StoodStill,
+)
 from kmel_p2p.core.types import Lane, Micros
+from kmel_p2p.net.standstill import STOOD_STILL
 from tests.testbed.network.carrier import Carrier
 from tests.testbed.network.connections import Connections, TransportModel
 from tests.testbed.network.host import MAX_WAITING, Boot, Host, Power
@@ -204,6 +218,7 @@ class Network:
         waiting, host.inbox = host.inbox, type(host.inbox)()
         host.pending_wake_us = None
         self._rearm(host)
+        self._tell_standstill(host, self.now - host.paused_at_us)
         for item in waiting:
             if isinstance(item, _Packet):
                 self._handle(item)
@@ -218,6 +233,12 @@ class Network:
         host.pending_wake_us = None
         if host.power is Power.RUNNING:
             self._rearm(host)
+            self._tell_standstill(host, by_us)
+
+    def _tell_standstill(self, host: Host, for_us: Micros) -> None:
+        """As the driver does, by either clock, before it feeds anything else."""
+        if for_us > STOOD_STILL:
+            self._command(host, StoodStill(for_us))
 
     def touch(self, host: Host) -> None:
         """Its machine was used directly: execute what it wants now."""

@@ -22,6 +22,8 @@ from tests.testbed.peers.schedule import END_S, Happening, Schedule
 from tests.testbed.peers.voting import Voting
 
 LOSS = (0.05, 0.1, 0.2, 0.3)
+TAKES_OVER_S = 12.0
+"""A copy of a machine is started and has something to publish no sooner."""
 SLOW_US = (50 * MILLISECOND, 500 * MILLISECOND, 3 * SECOND)
 
 
@@ -148,6 +150,23 @@ class Play:
             self.federation.order(site, "claim")
 
         self._then(happening, decided)
+        return True
+
+    def stand_still(self, site: PeerSite, happening: Happening) -> bool:
+        """The machine stands still while a copy of its disk runs elsewhere, and goes on when that is gone."""
+        network, host = self.federation.network, self.federation.hosts[site.number]
+        if site.life is None or site.index in self.copied or not host.running:
+            return False
+        copy = self.federation.copy(site)
+        self.copied.add(site.index)
+        network.pause(host)
+        self.federation.start(copy)
+
+        def goes_on() -> None:
+            self.federation.lose_power(copy, reset=True)
+            network.resume(host, clock_stood_still=happening.other % 2 == 1)
+
+        self._then(replace(happening, lasts_s=happening.lasts_s + TAKES_OVER_S), goes_on)
         return True
 
     def full_disk(self, site: PeerSite, happening: Happening) -> None:
@@ -420,6 +439,7 @@ HAPPENINGS: Mapping[str, Callable[[Play, PeerSite, Happening], bool | None]] = M
         "put back": Play.put_back,
         "image": Play.image,
         "twin": Play.twin,
+        "stand still": Play.stand_still,
         "full disk": Play.full_disk,
         "slow disk": Play.slow_disk,
         "part": Play.part,

@@ -42,6 +42,7 @@ TOLD = (
     "MassReclaimed",
     "StoreOutdated",
     "MassReceived",
+    "StoodStill",
 )
 """Classes of events."""
 

@@ -100,6 +100,7 @@ KINDS = {
     "put back": 2,
     "image": 1,
     "twin": 1,
+    "stand still": 1,
     "part": 5,
     "cut": 3,
     "loss": 2,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from kmel_p2p.core.ledger.events import OwnLogDoubted
-from kmel_p2p.core.ledger.own_log import IN_DOUBT, NOT_HEARD, OwnLog
+from kmel_p2p.core.ledger.own_log import IN_DOUBT, NOT_HEARD, NOT_HEARD_ANEW, OwnLog
 from kmel_p2p.core.ledger.sync.statements import SHOWN_WITHIN, LogStatements
 from kmel_p2p.core.types import SECOND, Micros
 from tests.testbed.ledger.toy import toy_identities
@@ -105,3 +105,19 @@ def test_who_says_more_than_it_has_shown_is_not_heard_until_its_time_is_over() -
         now += SECOND
         statements.advance([ONE], now)
     assert not statements.may_show(ONE, OWN)
+
+
+def test_after_a_standstill_all_are_heard_anew() -> None:
+    toy = Toy(head=4)
+    toy.log.note([ONE, OTHER], 4, SECOND)
+    assert toy.waits_for() is None
+    toy.log.hear_anew()
+    assert toy.log.asks
+    wait = toy.log.wait(ROSTER, 4)
+    assert wait is not None
+    assert (wait.reason, wait.sites, wait.until_us) == (NOT_HEARD_ANEW, tuple(sorted((ONE, OTHER))), None)
+    toy.log.note([ONE], 4, 700 * SECOND)
+    assert toy.log.deadline() == 700 * SECOND + HEAR_US
+    toy.log.note([OTHER], 4, 701 * SECOND)
+    assert toy.waits_for() is None
+    assert toy.stored() == []

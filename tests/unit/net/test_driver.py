@@ -30,8 +30,9 @@ from kmel_p2p.core.effects import (
     Record,
     Send,
     SendFailed,
+    StoodStill,
 )
-from kmel_p2p.core.types import MILLISECOND, Lane, Micros
+from kmel_p2p.core.types import MILLISECOND, SECOND, Lane, Micros
 from kmel_p2p.core.wire import Schema, Wire, blob, uint
 from kmel_p2p.net.driver import BadMessage, Driver
 from kmel_p2p.net.link_events import DialFailed
@@ -320,6 +321,22 @@ async def test_a_blocked_loop_is_measured_and_told(bench) -> None:
         pass
     told = await until(lambda: [what.late_us for what in b.commands() if isinstance(what, LoopLag)], within=5)
     assert told[0] >= 40 * MILLISECOND
+
+
+async def test_a_standstill_is_told_before_whatever_came_in_meanwhile(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    slept_us = 0
+    monkeypatch.setattr(b.driver, "_clock", lambda: monotonic() + slept_us)
+    b.driver.command("before")
+    slept_us = 60 * SECOND
+    b.driver.command("meanwhile")
+    before, told, meanwhile = b.commands()
+    assert (before, meanwhile) == ("before", "meanwhile")
+    assert isinstance(told, StoodStill)
+    assert 60 * SECOND <= told.for_us < 70 * SECOND
+    slept_us += 60 * SECOND
+    # Nothing comes in: the loop looks by itself.
+    await until(lambda: sum(isinstance(what, StoodStill) for what in b.commands()) == 2, within=5)
 
 
 async def test_nothing_is_fed_after_the_stop_and_stores_are_finished_first(bench) -> None:

@@ -18,6 +18,7 @@ from kmel_p2p.core.effects import LinkDown, LinkUp, SendFailed
 from kmel_p2p.core.types import MILLISECOND, SECOND, Lane
 from kmel_p2p.net.link_events import DialFailed, Egress, LinkFault, LinkPhase, PeerMisbehaved
 from kmel_p2p.net.settings import CHUNK_BYTES, CONTROL_BYTES_MAX
+from kmel_p2p.net.sockets import READABLE, readiness
 from tests.support.net_peers import Federation, short_settings, until
 
 MIB = 1024 * 1024
@@ -411,6 +412,26 @@ async def test_hanging_up_ends_dialling(federation: Federation) -> None:
     assert a.told(LinkDown)[0].reason == "left"
     assert a.link(b).phase is LinkPhase.IDLE
     await until(lambda: not b.up(a))
+
+
+async def test_hanging_up_ends_the_sites_own_connection_and_what_came_over_it(federation: Federation) -> None:
+    a, b = await federation.add(1), await federation.add(2)
+    b.dial(a)
+    await until(lambda: a.up(b))
+    for number in range(3):
+        b.transport.send(a.key, b"old %d" % number, Lane.CONTROL)
+    port = a.transport._port
+    assert port is not None
+    deadline = time.monotonic() + 5
+    # Without a turn of the loop: they lie in ZeroMQ's queue, as behind a process that stood still.
+    while not readiness(port._socket) & READABLE and time.monotonic() < deadline:
+        pass
+    a.transport.hangup(b.key, "stood still")
+    assert a.told(LinkDown)[0].reason == "stood still"
+    await until(lambda: len(a.told(LinkUp)) == 2)
+    b.transport.send(a.key, b"new", Lane.CONTROL)
+    await until(lambda: a.messages)
+    assert [data for _, data, _ in a.messages] == [b"new"]
 
 
 async def test_dialling_somebody_outside_the_roster_or_ourselves_is_our_mistake(federation: Federation) -> None:
