@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from kmel_p2p.agreement.columns import Source
     from kmel_p2p.chem.dataset.measurements import Measurements
     from kmel_p2p.site.config import SiteConfig
+
+RELOAD_LOOK_S = 0.3
+"""Between two looks at whether the peer has read its data."""
 
 
 @click.group()
@@ -91,10 +95,9 @@ def changes_command(version: str, out: Path | None, config_path: Path, as_json: 
 
     Also which versions were trained on what is gone. Writes changes_STAYS.csv with every measurement concerned.
     """
-    from kmel_p2p.chem.dataset.refresh import KEPT, changes, counted, learned_from, measured_in, read_measured
-    from kmel_p2p.cli.data_view import changes_table
-    from kmel_p2p.files import write_whole
-    from kmel_p2p.learn.predict.versions import find, versions
+    from kmel_p2p.chem.dataset.refresh import KEPT, read_measured
+    from kmel_p2p.learn.predict.versions import find
+    from kmel_p2p.learn.worker.data_changes import changed_since
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.loaded_site import assay_endpoints_of
 
@@ -102,29 +105,55 @@ def changes_command(version: str, out: Path | None, config_path: Path, as_json: 
     one = find(config.site.state_dir, version)
     dataset, before = read_measured(one.folder / KEPT)
     charter, own, _ = read_measurements(config, quiet=as_json)
+    folder = out or config.site.state_dir / "data-check"
     retired = assay_endpoints_of(config, charter).retired
-    # What is trained no more was not withdrawn.
-    found = [change for change in changes(before, measured_in(own)) if change.endpoint not in retired]
-    removed = [change for change in found if change.kind == "removed"]
-    kept = [other for other in versions(config.site.state_dir) if (other.folder / KEPT).exists()]
-    known = {other.name: read_measured(other.folder / KEPT)[1] for other in kept} if removed else {}
+    found = changed_since(before, own, retired, config.site.state_dir, folder)
     report: dict[str, Any] = {
         "since": one.name,
         "dataset_then": dataset,
         "dataset_now": own.dataset_hash(),
-        "endpoints": counted(found, [endpoint.name for endpoint in own.endpoints]),
-        "trained_on_removed": learned_from(removed, known),
+        "endpoints": found.endpoints,
+        "trained_on_removed": found.trained_on_removed,
     }
-    folder = out or config.site.state_dir / "data-check"
-    write_whole(folder / "changes_STAYS.csv", changes_table(found, own.endpoints).encode())
     if as_json:
         echo_json(report)
         return
-    for name, count in report["endpoints"].items():
-        click.echo(f"{name}: {count['added']} added, {count['changed']} changed, {count['removed']} removed")
-    for name, number in report["trained_on_removed"].items():
-        click.echo(f"version {name} was trained on {number} of the removed measurements")
-    click.echo(f"Written: {folder}/changes_STAYS.csv")
+    show_changes(report, found.path)
+
+
+@data.command("reload")
+@click.option(
+    "--accept-removed",
+    is_flag=True,
+    help="Take the data over also where more than a tenth of the measurements in use are gone.",
+)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Return only when the data are read.")
+@config_option
+@json_option
+def reload_command(accept_removed: bool, wait: bool, config_path: Path, as_json: bool) -> None:
+    """Have the running peer read [data] and the data files again, and train on them from the next round on.
+
+    Says what was added, changed and removed. What cannot be read, is not approved ([data] require_approval) or lacks
+    much of what is in use changes nothing, and an alarm says why. An open round is finished first.
+    """
+    from kmel_p2p.agreement.errors import DataError, LocalError
+    from kmel_p2p.cli.run import ask
+
+    newest = ask(config_path, "read data", {"accept_removed": accept_removed})
+    number = newest["number"]
+    while wait and newest["stage"] == "waiting":
+        time.sleep(RELOAD_LOOK_S)
+        newest = ask(config_path, "data read")
+        if newest["number"] < number:
+            raise LocalError("the peer has started again meanwhile: it reads the data as it does at every start")
+    if as_json:
+        echo_json(newest)
+    elif newest["changes"] is not None:
+        show_changes(newest["changes"], newest["changes"]["path"])
+    if newest["stage"] == "refused":
+        raise DataError(newest["refused"])
+    if not as_json:
+        click.echo("in use" if wait else "read once the open round is over")
 
 
 @data.command("catalogue")
@@ -149,6 +178,15 @@ def catalogue_command(name: str | None, as_json: bool) -> None:
         return
     for line in catalogue_view(shown, whole=name is not None):
         click.echo(line)
+
+
+def show_changes(report: Mapping[str, Any], path: object) -> None:
+    """Print what was added, changed and removed, and which versions were trained on what is gone."""
+    for name, count in report["endpoints"].items():
+        click.echo(f"{name}: {count['added']} added, {count['changed']} changed, {count['removed']} removed")
+    for name, number in report["trained_on_removed"].items():
+        click.echo(f"version {name} was trained on {number} of the removed measurements")
+    click.echo(f"Written: {path}")
 
 
 def read_measurements(

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from kmel_p2p.agreement.shown import cell
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kmel_p2p.agreement.endpoint import AssayEndpoint
     from kmel_p2p.chem.dataset.catalogue import CatalogueEntry
-    from kmel_p2p.chem.dataset.refresh import DataChange
 
 REASONS = 8
 """Kinds of refusal that are shown; the page and rejects.csv have all."""
@@ -149,31 +143,3 @@ def _catalogue_cells(entry: Mapping[str, Any]) -> tuple[str, str]:
     unit, (low, high) = entry["unit"], entry["valid_range"]
     values = f"log10({unit})" if entry["transform"] == "log10" else unit or "value"
     return values, f"{low:g} to {high:g} {unit}".rstrip()
-
-
-def changes_table(found: Sequence[DataChange], endpoints: Sequence[AssayEndpoint]) -> str:
-    """Every change as CSV: compound, assay endpoint, kind, and the native values before and now."""
-    import numpy as np
-
-    known = {endpoint.name: endpoint for endpoint in endpoints}
-    signs = {-1: "<", 0: "", 1: ">"}
-
-    def shown(name: str, value: tuple[int, float] | None) -> str:
-        if value is None or name not in known:
-            return ""
-        return f"{signs[value[0]]}{float(known[name].native(np.array([value[1]]))[0]):.6g}"
-
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["compound", "assay_endpoint", "kind", "before", "now"])
-    for one in found:
-        writer.writerow(
-            [
-                cell(one.compound),
-                cell(one.endpoint),
-                one.kind,
-                shown(one.endpoint, one.before),
-                shown(one.endpoint, one.now),
-            ]
-        )
-    return out.getvalue()

@@ -67,7 +67,7 @@ from kmel_p2p.site.trainer.campaigns import campaign_training
 from kmel_p2p.site.trainer.contribution_book import BLOB as BOOK
 from kmel_p2p.site.trainer.contribution_book import ContributionBook
 from kmel_p2p.site.trainer.contributions import ContributionMeasuring
-from kmel_p2p.site.trainer.following import DataFollowed
+from kmel_p2p.site.trainer.following import DataFollowed, DataReload
 from kmel_p2p.site.trainer.looks import TrunkLooks
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 
@@ -174,7 +174,10 @@ class Daemon:
             time.monotonic,
         )
         parts.push_async_callback(self._trainer.stop)
-        self._followed = DataFollowed(self._config_path, self._trainer, lambda each: self._driver.command(each))
+        self._followed = DataFollowed(
+            self._config_path, self._trainer, lambda each: self._driver.command(each), self._activity
+        )
+        parts.push_async_callback(self._followed.close)
         self._measuring = ContributionMeasuring(
             state_dir,
             ContributionBook.decode(await writer.call(lambda store: store.get_blob(BOOK))),
@@ -205,6 +208,8 @@ class Daemon:
             desk=lambda name, arguments: self._reception.operate(name, arguments),
             pause=self._pausing.tell,
             board=self._board.answer,
+            read_data=self._read_data,
+            data_read=lambda: self._followed.newest,
         )
         control = ControlServer(state_dir, requests.answer)
         self._reporter = Reporter(
@@ -260,6 +265,7 @@ class Daemon:
             measuring=self._measuring,
             note=self._note,
             course=course,
+            data=self._followed,
             fail=self._fail,
         )
         if self._train:
@@ -308,7 +314,12 @@ class Daemon:
 
     def _reload(self) -> None:
         """SIGHUP."""
-        self._site = self._followed.reread(self._site)
+        with contextlib.suppress(KmelError):  # the log has said what is wrong
+            self._read_data(accept_removed=False)
+
+    def _read_data(self, accept_removed: bool) -> DataReload:
+        self._site = self._followed.reread(self._site, accept_removed=accept_removed)
+        return self._followed.newest
 
     async def _open_network(self, parts: contextlib.AsyncExitStack) -> str:
         """Start the protocol, bind the port and prove that strangers are refused; returns the address bound."""

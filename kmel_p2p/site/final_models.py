@@ -136,9 +136,10 @@ class FinalModels:
         await end_task(self._task)
 
     def prepared(self, dataset: str) -> None:
-        """The trainer is ready. `dataset`: hash of what it trains on."""
+        """The trainer is ready. `dataset`: hash of what it trains on; with other data, models are made anew."""
+        others = bool(self._dataset) and dataset != self._dataset
         self._dataset = dataset
-        if self._wanted:
+        if self._wanted or (others and self._averaging.complete):
             # Also when the trainer before this one died during the comparison.
             self._begun_for = None
             self.begin()

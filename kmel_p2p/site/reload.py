@@ -21,8 +21,11 @@ def reloaded(config: SiteConfig, path: Path, endpoints: AssayEndpoints) -> SiteC
 
     Args:
         config: as they were.
-        path: the file. Where it is wrong, the log says so and nothing changes.
+        path: the file.
         endpoints: those in force.
+
+    Raises:
+        ConfigError: the file is wrong, which the log says, too.
     """
     log = structlog.get_logger()
     try:
@@ -30,7 +33,7 @@ def reloaded(config: SiteConfig, path: Path, endpoints: AssayEndpoints) -> SiteC
         check_columns(fresh.data, endpoints)
     except ConfigError as error:
         log.error("reload refused", reason=str(error))
-        return config
+        raise
     old, new = config.model_dump(), fresh.model_dump()
     waiting = [name for name in new if name not in TAKEN_OVER and new[name] != old[name]]
     configure_logging(fresh.log.level, fresh.log.format, config.site.state_dir / LOG_NAME, site=config.site.name)

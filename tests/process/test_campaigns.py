@@ -11,10 +11,12 @@ import pytest
 from kmel_p2p.cli.exits import ExitCode
 from kmel_p2p.cli.main import invoke
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
+from kmel_p2p.site.config import load_config
 from kmel_p2p.site.observe.status import StatusDocument
+from kmel_p2p.site.trainer.following import NOT_TAKEN_OVER
 from tests.support.local_run import complete, log_times, published, small_federation, until
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 FIRST, SECOND = 3, 4
 """Entries of each site in the two campaigns."""
@@ -57,6 +59,25 @@ def _trained(capsys: pytest.CaptureFixture[str], site: SiteProcess) -> dict[str,
     return {endpoint["name"]: endpoint["train"] for endpoint in json.loads(text)["result"]["endpoints"]}
 
 
+def _measures_more(capsys: pytest.CaptureFixture[str], site: SiteProcess) -> None:
+    """New values for a peer that runs: first in a file that is broken, then in a whole one."""
+    file = load_config(site.folder / "site.toml").data.path
+    whole = file.read_text()
+    file.write_text("PK\x03\x04")
+    code, text = operator(capsys, site, "data", "reload")
+    assert (code, str(file) in text) == (ExitCode.DATA, True), text
+    status = site.status()
+    assert status is not None
+    assert NOT_TAKEN_OVER in [alarm.what for alarm in status.alarms]
+    file.write_text(f"{whole}CCCOCCC,-1.5\nCCNCCO,0.5\n")
+    code, text = operator(capsys, site, "data", "reload")
+    assert (code, "solubility: 2 added, 0 changed, 0 removed" in text) == (0, True), text
+    status = site.status()
+    assert status is not None
+    assert NOT_TAKEN_OVER not in [alarm.what for alarm in status.alarms]
+    assert len(log_times(site, "peer started")) == 1
+
+
 def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +89,7 @@ def test_a_second_campaign_goes_on_from_the_first_whoever_is_killed_as_it_opens(
         first = until("the first campaign is over", lambda: over(federation, vector), 120, federation)
         assert len({document.averaging.digest for document in first}) == 1
 
+        _measures_more(capsys, east)
         refused = operator(capsys, north, "campaign", "draft", "--set", "features.bits=4096", "-o", second)
         assert refused[0] == ExitCode.USAGE, refused
         assert not second.exists()

@@ -6,14 +6,18 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kmel_p2p.agreement.columns import Source
+from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.shown import cell
+from kmel_p2p.chem.dataset.manifest import files_of
 from kmel_p2p.files import write_whole
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ KEPT = "measured_STAYS.csv.gz"
 HEADER = ("compound", "assay_endpoint", "relation", "value")
 SAME = 1e-6
 """Values that differ by less, in labels, are the same: they are stored in 32 bits."""
+
+CHANGES = "changes_STAYS.csv"
+"""Every measurement that is new, different or gone (`changes_table`). It names compounds, too."""
 
 Measured = Mapping[tuple[str, str], tuple[int, float]]
 """(compound, assay endpoint) -> (relation, label), as in `Measurements`."""
@@ -122,3 +129,45 @@ def learned_from(removed: Sequence[DataChange], versions: Mapping[str, Measured]
     """
     counts = {name: sum((one.compound, one.endpoint) in known for one in removed) for name, known in versions.items()}
     return {name: count for name, count in counts.items() if count}
+
+
+def changes_table(found: Sequence[DataChange], endpoints: Sequence[AssayEndpoint]) -> str:
+    """Every change as CSV: compound, assay endpoint, kind, and the native values before and now."""
+    known = {endpoint.name: endpoint for endpoint in endpoints}
+    signs = {-1: "<", 0: "", 1: ">"}
+
+    def shown(name: str, value: tuple[int, float] | None) -> str:
+        if value is None or name not in known:
+            return ""
+        return f"{signs[value[0]]}{float(known[name].native(np.array([value[1]]))[0]):.6g}"
+
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["compound", "assay_endpoint", "kind", "before", "now"])
+    for one in found:
+        writer.writerow(
+            [
+                cell(one.compound),
+                cell(one.endpoint),
+                one.kind,
+                shown(one.endpoint, one.before),
+                shown(one.endpoint, one.now),
+            ]
+        )
+    return out.getvalue()
+
+
+def file_stamps(sources: Iterable[Source | None]) -> dict[str, tuple[int, ...] | None]:
+    """Path of each data file -> inode, bytes, and times of the last changes in ns; None where it cannot be looked at.
+
+    A file with the same stamp has the same content: nobody sets the time of the last change of an inode.
+    """
+    stamps: dict[str, tuple[int, ...] | None] = {}
+    for path in (path for source in sources if source is not None for path in files_of(source)):
+        try:
+            found = path.stat()
+        except OSError:
+            stamps[str(path)] = None
+        else:
+            stamps[str(path)] = found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return stamps

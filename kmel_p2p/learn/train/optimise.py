@@ -145,6 +145,12 @@ class LocalOptimiser:
         for group in self._adam.param_groups:
             group["weight_decay"] = settings.weight_decay
 
+    def learn_from(self, dataset: Dataset) -> None:
+        """Train on other measurements of the same assay endpoints; moments and the count of steps stay."""
+        self.dataset = dataset
+        self.changes += 1
+        self._epoch = -1, np.empty(0, np.int64)
+
     def forget(self) -> None:
         """Have the moments begin at zero; the stream of batches goes on."""
         self._fresh_at = self._steps

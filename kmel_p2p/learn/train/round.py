@@ -12,7 +12,6 @@ was measured to diverge.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,11 +36,9 @@ from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
 from kmel_p2p.learn.train.prefix import BestPrefix
+from kmel_p2p.learn.train.round_files import name_of, newest_like, remove_all_but
 from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.learn.worker.session import Progress
-
-PATTERN = "round-*.safetensors*"
-NUMBER = re.compile(r"^round-(\d+)\.safetensors$")
 
 log = structlog.get_logger()
 
@@ -82,14 +79,11 @@ class Rounds:
     ) -> None:
         self.committed: int | None = None
         self.history: list[tuple[int, FoldScores]] = []
-        self._network, self._dataset, self._codec = network, dataset, codec
-        self._scored = sampled(dataset, settings.seed, test=settings.test_in_rounds)
-        self.prefix = BestPrefix(folder, self._scored)
+        self._network, self._layout, self._codec = network, layout, codec
         self._size = layout.size
         self._settings, self._folder = settings, folder
-        # Under differential privacy no optimiser runs here, but at every site alike, on the sums.
-        self._noised = noised
         self._optimiser = LocalOptimiser(network, dataset, settings)
+        self._look_at(dataset, noised, test=settings.test_in_rounds)
         # Without a codec nothing is left out, so there is no residual.
         self._residual = np.zeros(layout.size if codec is not None else 0, np.float32)
         self._drift: Sums = np.zeros(BINS)
@@ -99,9 +93,17 @@ class Rounds:
         self._before: BeforeRound | None = None
         self._file: Path | None = None
         """The round file that has residual and moments as they are now."""
+
+    def _look_at(self, dataset: Dataset, noised: NoisedSum | None, *, test: bool) -> None:
+        """Score on these measurements, and know which shared heads learn nothing from them."""
+        # Under differential privacy no optimiser runs here, but at every site alike, on the sums.
+        self._noised = noised
+        self._scored = sampled(dataset, self._settings.seed, test=test)
+        self.prefix = BestPrefix(self._folder, self._scored)
         learning = dataset.trained_heads()
         heads = sum(endpoint.head == "shared" for endpoint in dataset.endpoints)
-        self._idle = [place for head in range(heads) if head not in learning for place in layout.places_of_head(head)]
+        idle = [head for head in range(heads) if head not in learning]
+        self._idle = [place for head in idle for place in self._layout.places_of_head(head)]
 
     @property
     def residual(self) -> NDArray[np.float32]:
@@ -130,15 +132,36 @@ class Rounds:
             ConfigError: the file is missing or damaged.
         """
         if resume_file is not None:
-            resume_file = self._newest_like(resume_file)
-        elif (self._folder / self._name(0)).exists():
-            resume_file = self._name(0)
+            resume_file = newest_like(self._folder, resume_file)
+        elif (self._folder / name_of(0)).exists():
+            resume_file = name_of(0)
         if resume_file is not None:
             self._load(self._folder / resume_file, heads)
             self.prefix.resume(self._size, self._network.private.numel())
         else:
             self.prefix.forget()
-        self._remove_all_but(resume_file)
+        remove_all_but(self._folder, resume_file)
+
+    def learn_from(self, dataset: Dataset, noised: NoisedSum | None = None, *, test: bool = False) -> None:
+        """Go on with other measurements of the same assay endpoints. All else stays, as after a restart with them.
+
+        Args:
+            test: whether rounds are scored on the test fold, too.
+
+        Raises:
+            LocalError: a round is open.
+            ConfigError: the file of the best prefix is damaged; nothing has changed then.
+        """
+        if self._before is not None:
+            raise LocalError(f"round {self._before.round} is open: its measurements stay until it is stored")
+        former = self._noised, self._scored, self.prefix, self._idle
+        self._look_at(dataset, noised, test=test)
+        try:
+            self.prefix.resume(self._size, self._network.private.numel())
+        except BaseException:
+            self._noised, self._scored, self.prefix, self._idle = former
+            raise
+        self._optimiser.learn_from(dataset)
 
     def train(
         self,
@@ -212,8 +235,8 @@ class Rounds:
         """The entry of round `number` is stored: delete the files of earlier rounds."""
         if self._before is None or self._before.round != number:
             raise LocalError(f"round {number} is not open; nothing to commit")
-        self.committed, self._before, self._file = number, None, self._folder / self._name(number)
-        self._remove_all_but(self._name(number))
+        self.committed, self._before, self._file = number, None, self._folder / name_of(number)
+        remove_all_but(self._folder, name_of(number))
 
     def abandon(self, number: int, *, rejected: bool = False, deferred: bool = False) -> None:
         """Return to the state before round `number`, and delete its file.
@@ -243,13 +266,13 @@ class Rounds:
             before.put_back(self._residual, self._optimiser)
         self.history = [entry for entry in self.history if entry[0] < number]
         with contextlib.suppress(OSError):
-            (self._folder / self._name(number)).unlink(missing_ok=True)
+            (self._folder / name_of(number)).unlink(missing_ok=True)
         if rejected:
             # Batches and dropout follow from the count of steps.
             self._optimiser.skip_to(steps)
             self._file = None
             self._write(number - 1)
-            self._file = self._folder / self._name(number - 1)
+            self._file = self._folder / name_of(number - 1)
 
     def _train(
         self,
@@ -289,7 +312,7 @@ class Rounds:
             self._before.payload = payload
         self._write(number)
         mean = float(np.mean(losses)) if losses else 0.0
-        return RoundResult(payload, norm, self._name(number), mean, scores, training_us)
+        return RoundResult(payload, norm, name_of(number), mean, scores, training_us)
 
     def _add_up(self, drift: NDArray[np.float32]) -> NDArray[np.float32]:
         self._drift += sums(drift)
@@ -326,14 +349,10 @@ class Rounds:
         payload = self._codec.encode(self._residual, norm_bound)
         return payload, self._codec.decode(payload).norm
 
-    @staticmethod
-    def _name(number: int) -> str:
-        return f"round-{number}.safetensors"
-
     def _write(self, number: int) -> None:
         tensors: dict[str, NDArray[Any] | Stream] = {"residual": self._residual, "private": self.private()}
         tensors |= dict(zip(MOMENTS, self._optimiser.moments(), strict=True))
-        write_state(self._folder / self._name(number), tensors, self._facts(number))
+        write_state(self._folder / name_of(number), tensors, self._facts(number))
 
     def _facts(self, number: int) -> dict[str, Any]:
         # Batches and dropout are functions of seed and step count, so these two restore the random state as well.
@@ -382,21 +401,6 @@ class Rounds:
             self._residual[piece] = read_piece(path, "residual", piece)
         self._optimiser.go_on(read, steps, fresh_at)
         self._file = path if then == private_heads(shape) else None
-
-    def _newest_like(self, wanted: str) -> str:
-        """That file; where a backup left another one beside the store, the newest there is."""
-        if (self._folder / wanted).exists():
-            return wanted
-        found = {int(match[1]): path.name for path in self._folder.glob(PATTERN) if (match := NUMBER.search(path.name))}
-        if found:
-            log.warning("the trainer's state of the newest entry is missing", wanted=wanted, found=found[max(found)])
-        return found[max(found)] if found else wanted
-
-    def _remove_all_but(self, name: str | None) -> None:
-        for path in self._folder.glob(PATTERN):
-            if path.name != name:
-                with contextlib.suppress(OSError):
-                    path.unlink()
 
 
 def check_layout(layout: Layout, expected: bytes) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.errors import ConfigError, DataError
 from kmel_p2p.agreement.training import ModelRule
 from kmel_p2p.chem.dataset.ingest import ingest
 from kmel_p2p.chem.dataset.manifest import MANIFEST, manifest, require_approved, write_json
 from kmel_p2p.chem.dataset.measurements import Measurements, write_rejects
-from kmel_p2p.chem.dataset.refresh import KEPT, write_measured
+from kmel_p2p.chem.dataset.refresh import KEPT, file_stamps, write_measured
 from kmel_p2p.chem.structures.cache import FOLDER, StructureCache
 from kmel_p2p.chem.structures.parallel import usable_cores
 from kmel_p2p.learn.models.reference import installation, trunk_reference_hash
@@ -20,9 +23,12 @@ from kmel_p2p.learn.models.registry import kind_of
 from kmel_p2p.learn.stack.graph_networks import graphs_reference
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.worker.plan import TrainerPlan
-from kmel_p2p.learn.worker.session import EndpointCounts, Prepared, Progress
+from kmel_p2p.learn.worker.session import EndpointCounts, FileStamps, Prepared, Progress
 
 Report = Callable[[Progress], None]
+
+REJECTS = "rejects.csv"
+"""Every refused row, and why."""
 
 
 def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
@@ -32,15 +38,80 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
         ConfigError: settings and files do not match, or features here differ from the charter's.
         DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
-    features_hash = check_reference(plan)
+    check_reference(plan)
     if plan.graph_networks:
         check_graphs(plan.architecture)
+    measured = read(plan, report)
+    measured.keep(plan)
+    if plan.require_approval:
+        require_approved(plan.state_dir, measured.own.dataset_hash())
+    return measured.prepared(plan, plan.state_dir / REJECTS, report)
+
+
+@dataclass(frozen=True, slots=True)
+class DataRead:
+    """What was read.
+
+    Attributes:
+        own: measurements of the data file.
+        test: of the test file, where there is one.
+        files: the files as they were before they were read.
+    """
+
+    own: Measurements
+    test: Measurements | None
+    files: FileStamps
+
+    def write_rejects(self, path: Path) -> None:
+        """List every refused row.
+
+        Raises:
+            ConfigError: the disk is full or not writable.
+        """
+        write_rejects(path, [*self.own.rejects, *(self.test.rejects if self.test else ())])
+
+    def keep(self, plan: TrainerPlan) -> None:
+        """Have the state directory say what is trained on: manifest, measurements, refused rows.
+
+        Raises:
+            ConfigError: the disk is full or not writable.
+        """
+        self.write_rejects(plan.state_dir / REJECTS)
+        write_json(plan.state_dir / MANIFEST, manifest(plan.source, self.own))
+        write_measured(plan.state_dir / KEPT, self.own)
+
+    def prepared(self, plan: TrainerPlan, rejects_path: Path, report: Report) -> tuple[Dataset, Prepared]:
+        """To train on, with the counts of it. `rejects_path`: where errors say that the refused rows are listed.
+
+        Raises:
+            ConfigError: features here differ from the charter's.
+            DataError: nothing to train on.
+        """
+        own = self.own
+        dataset = Dataset.build(own, own.folds(plan.split), self.test, model=plan.architecture)
+        dataset = dataset.with_calibration(plan.split.apart(own.structures.series))
+        if not len(dataset.train):
+            raise DataError(
+                f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "
+                f"{rejects_path} lists why each row was refused"
+            )
+        # Now rather than in the first rounds, whose duration per step sets the pace.
+        dataset.inputs.prepare(lambda done, total: report(Progress("structures", done, total)))
+        return dataset, _account(self, dataset, plan, check_reference(plan))
+
+
+def read(plan: TrainerPlan, report: Report) -> DataRead:
+    """Read the plan's files, standardise and featurise the structures.
+
+    Raises:
+        ConfigError: settings and files do not match.
+        DataError: a file is missing or cannot be read.
+    """
     cache = StructureCache(plan.state_dir / FOLDER)
     workers = plan.featurise_processes or usable_cores()
+    files = file_stamps((plan.source, plan.test_source))
 
-    def read(source_is_test: bool, excluded: frozenset[str]) -> Measurements:
-        source = plan.test_source if source_is_test else plan.source
-        assert source is not None
+    def one(source: Source, excluded: frozenset[str]) -> Measurements:
         report(Progress("reading", 0, 1))
         return ingest(
             source,
@@ -53,24 +124,9 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
             added=plan.added_endpoints,
         )
 
-    test = read(True, frozenset()) if plan.test_source is not None else None
-    own = read(False, frozenset(test.structures.identities) if test else frozenset())
-    rejects_path = plan.state_dir / "rejects.csv"
-    write_rejects(rejects_path, [*own.rejects, *(test.rejects if test else ())])
-    write_json(plan.state_dir / MANIFEST, manifest(plan.source, own))
-    write_measured(plan.state_dir / KEPT, own)
-    if plan.require_approval:
-        require_approved(plan.state_dir, own.dataset_hash())
-    dataset = Dataset.build(own, own.folds(plan.split), test, model=plan.architecture)
-    dataset = dataset.with_calibration(plan.split.apart(own.structures.series))
-    if not len(dataset.train):
-        raise DataError(
-            f"{plan.source.path}: no compound is left to train on (of {own.rows_in} rows); "
-            f"{rejects_path} lists why each row was refused"
-        )
-    # Now rather than in the first rounds, whose duration per step sets the pace.
-    dataset.inputs.prepare(lambda done, total: report(Progress("structures", done, total)))
-    return dataset, _account(own, dataset, plan, features_hash)
+    test = one(plan.test_source, frozenset()) if plan.test_source is not None else None
+    own = one(plan.source, frozenset(test.structures.identities) if test else frozenset())
+    return DataRead(own, test, files)
 
 
 def check_reference(plan: TrainerPlan) -> str:
@@ -107,7 +163,9 @@ def check_graphs(model: ModelRule) -> None:
         raise ConfigError(f"predictions.graph_networks: {error}; or set it to 0, which trains none") from None
 
 
-def _account(own: Measurements, dataset: Dataset, plan: TrainerPlan, features_hash: str) -> Prepared:
+def _account(read: DataRead, dataset: Dataset, plan: TrainerPlan, features_hash: str) -> Prepared:
+    own = read.own
+
     def measured(rows: np.ndarray, place: int) -> int:
         return len(dataset.measured(rows, place))
 
@@ -123,7 +181,7 @@ def _account(own: Measurements, dataset: Dataset, plan: TrainerPlan, features_ha
         test_rows=len(dataset.test),
         size_class=math.floor(math.log2(trained_on)) + 1 if trained_on else 0,
         heads=dataset.trained_heads(),
-        rejects_path=plan.state_dir / "rejects.csv",
+        rejects_path=plan.state_dir / REJECTS,
         endpoints=tuple(
             EndpointCounts(
                 endpoint.name,
@@ -136,4 +194,5 @@ def _account(own: Measurements, dataset: Dataset, plan: TrainerPlan, features_ha
         ),
         features_hash=features_hash,
         dataset_hash=own.dataset_hash(),
+        files=read.files,
     )

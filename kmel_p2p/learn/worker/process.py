@@ -24,8 +24,8 @@ from kmel_p2p.learn.worker.session import Answer, Command, Failed, Progress, Sto
 REPORT_INTERVAL_S = 0.2
 
 
-class _Ended(Exception):
-    """The daemon closed the pipe or asked to stop."""
+class _Ended(BaseException):
+    """The daemon closed the pipe or asked to stop. No handler of errors on the way takes it for one."""
 
 
 class DaemonPipe:

@@ -8,6 +8,7 @@ child processes of its own, which daemonic processes may not have). Commands are
     Finish    -> Progress*, Finished
     Examine   -> Examined             (at any time after Prepared; it changes nothing)
     Appraise     -> Appraised              (likewise)
+    Reload    -> Progress*, Reloaded (after Prepared, while no round is open)
     Stop      -> (the process ends with exit code 0, also in the middle of another command)
 
 `Failed` may answer any command; the process then ends with exit code 1. Closing the pipe ends the process, as does
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from kmel_p2p.agreement.columns import Source
 from kmel_p2p.agreement.training import TrainingRule
 from kmel_p2p.learn.train.campaign import CampaignTraining
 
@@ -139,11 +141,29 @@ class Appraise:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """Read the measurements again, by these settings, and train on them from the next round on.
+
+    What cannot be read, was not approved, or lacks too much of what there was, changes nothing.
+
+    Attributes:
+        test_in_rounds: whether rounds are scored on the test fold, too.
+        accept_removed: take them also where many of those in use are gone.
+    """
+
+    source: Source
+    test_source: Source | None = None
+    test_in_rounds: bool = False
+    require_approval: bool = False
+    accept_removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End now."""
 
 
-Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Examine | Appraise | Stop
+Command: TypeAlias = Prepare | Train | Commit | Abandon | Finish | Examine | Appraise | Reload | Stop
 
 # trainer -> daemon
 
@@ -171,6 +191,31 @@ class EndpointCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class DataChanges:
+    """What is new, different and gone of the measurements since they were read before.
+
+    Attributes:
+        endpoints: assay endpoint -> how many were added, changed and removed.
+        trained_on_removed: version of the models -> how many of the removed measurements it was trained on.
+        before: measurements that there were.
+        path: a list of each.
+    """
+
+    endpoints: Mapping[str, Mapping[str, int]]
+    trained_on_removed: Mapping[str, int]
+    before: int
+    path: Path
+
+    def count(self, kind: str) -> int:
+        """How many were `added`, `changed` or `removed`, of all assay endpoints."""
+        return sum(kinds[kind] for kinds in self.endpoints.values())
+
+
+FileStamps: TypeAlias = Mapping[str, tuple[int, ...] | None]
+"""Path of a data file -> what differs when it has changed (`chem.dataset.refresh.file_stamps`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """The data are ready. Of measurements, found = used + rejected + aggregated (`chem.dataset.measurements.Counts`).
 
@@ -183,6 +228,7 @@ class Prepared:
         rejects_path: the list of refused rows; always written.
         features_hash: hash of the reference molecules' features on this machine.
         dataset_hash: hash of what is used (structures, labels, folds).
+        files: the files as they were before they were read.
     """
 
     rows_in: int
@@ -199,6 +245,7 @@ class Prepared:
     endpoints: tuple[EndpointCounts, ...]
     features_hash: str
     dataset_hash: str
+    files: FileStamps = field(default_factory=dict)
 
 
 Scores: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -244,6 +291,21 @@ class Finished:
     result: Mapping[str, Any] = field(default_factory=dict)
     model_dir: Path = Path()
     not_kept: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The measurements were read again.
+
+    Attributes:
+        prepared: those that are trained on now.
+        refused: why they are still the former ones, and what to do; empty where they are the new ones.
+        changes: of the new against the former ones; None where that is not known.
+    """
+
+    prepared: Prepared
+    refused: str = ""
+    changes: DataChanges | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,4 +378,4 @@ class Failed:
     text: str
 
 
-Answer: TypeAlias = Progress | Prepared | Trained | Finished | Examined | Appraised | Failed
+Answer: TypeAlias = Progress | Prepared | Trained | Finished | Examined | Appraised | Reloaded | Failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing.shared_memory
 import os
 import sys
@@ -39,6 +40,7 @@ from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds, check_layout
 from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.learn.worker.prepare import prepare
+from kmel_p2p.learn.worker.reload import reload
 from kmel_p2p.learn.worker.session import (
     Abandon,
     Answer,
@@ -54,6 +56,8 @@ from kmel_p2p.learn.worker.session import (
     Prepare,
     Prepared,
     Progress,
+    Reload,
+    Reloaded,
     Train,
     Trained,
 )
@@ -124,6 +128,8 @@ class Trainer:
                 return self._examine(command)
             case Appraise():
                 return self._appraise(command)
+            case Reload():
+                return self._reload(command)
         raise Bug(f"unknown command {command!r}")
 
     def _prepare(self) -> Prepared:
@@ -144,6 +150,23 @@ class Trainer:
             rounds.resume(plan.resume_file, founding_heads(plan))
             self._dataset, self._rounds, self._prepared = dataset, rounds, prepared
         return self._prepared
+
+    def _reload(self, command: Reload) -> Reloaded:
+        rounds = self._require_rounds()
+        assert self._prepared is not None
+        plan = dataclasses.replace(
+            self._plan,
+            source=command.source,
+            test_source=command.test_source,
+            require_approval=command.require_approval,
+        )
+        answer, dataset = reload(plan, self._prepared, self._outlet.report, accept_removed=command.accept_removed)
+        if dataset is not None:
+            noised = None if plan.noise is None else _noised(plan.noise, self._network, dataset)
+            rounds.learn_from(dataset, noised, test=command.test_in_rounds)
+            self._plan, self._dataset, self._prepared = plan, dataset, answer.prepared
+            self._meter = self._worth = None
+        return answer
 
     def _train(self, command: Train) -> Trained:
         started = time.monotonic()

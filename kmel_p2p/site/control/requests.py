@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from kmel_p2p.agreement.amendment import AmendmentDocument
@@ -31,6 +32,7 @@ from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.orders import OrderBook
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.state.store_writer import StoreWriter
+from kmel_p2p.site.trainer.following import DataReload
 
 ALL_ENTRIES = 2**31
 """More than a run may have: approved until here is approved for good."""
@@ -53,6 +55,8 @@ class OperatorRequests:
         result: the comparison of the final models; None until it is there.
         stop: ends the peer in order.
         pause: has a pause, or its end, take force.
+        read_data: has settings and data read again; told whether to accept that many measurements are gone.
+        data_read: how far that is.
         board: answers what is about notices; None: there is no board.
         desk: answers what is about invitations and proposals; None: there is no desk.
     """
@@ -72,6 +76,8 @@ class OperatorRequests:
         pause: Callable[[], None],
         desk: Callable[[str, Mapping[str, Any]], Awaitable[Any]] | None = None,
         board: Callable[[Mapping[str, Any]], Awaitable[Any]] | None = None,
+        read_data: Callable[[bool], DataReload] | None = None,
+        data_read: Callable[[], DataReload] | None = None,
     ) -> None:
         self._site = site
         self._averaging = averaging
@@ -83,6 +89,8 @@ class OperatorRequests:
         self._result = result
         self._stop = stop
         self._pause = pause
+        self._read_data = read_data
+        self._data_read = data_read
         self._desk = desk
         self._board = board
 
@@ -134,6 +142,10 @@ class OperatorRequests:
             case "approve_until":
                 self._approve_until(arguments)
                 return None
+            case "read data" if self._read_data is not None:
+                return asdict(self._read_data(arguments.get("accept_removed") is True))
+            case "data read" if self._data_read is not None:
+                return asdict(self._data_read())
             case "held":
                 return self._held()
             case "board" if self._board is not None:

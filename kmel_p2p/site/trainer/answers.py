@@ -19,13 +19,14 @@ from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.observe.course import ROUND, Course
 from kmel_p2p.site.state.store import Store
 from kmel_p2p.site.trainer.contributions import ContributionMeasuring
+from kmel_p2p.site.trainer.following import DataFollowed
 from kmel_p2p.site.trainer.looks import TrunkLooks
 
 log = structlog.get_logger()
 
 NOT_TRAINING = "not training"
 """An alarm."""
-REMEDY = "correct it, and have the peer read its settings again (SIGHUP) or restart it"
+REMEDY = "correct it, then run kmel-peer data reload, or restart the peer"
 
 
 class TrainerAnswers:
@@ -39,6 +40,7 @@ class TrainerAnswers:
         measuring: likewise of what contributions are worth.
         note: stores something that nobody waits for.
         course: told of rounds, too.
+        data: told when the trainer has read the data.
         fail: ends the peer.
     """
 
@@ -52,6 +54,7 @@ class TrainerAnswers:
         measuring: ContributionMeasuring,
         note: Callable[[Callable[[Store], None]], None],
         course: Course,
+        data: DataFollowed,
         fail: Callable[[KmelError], None],
     ) -> None:
         self._activity = activity
@@ -61,10 +64,21 @@ class TrainerAnswers:
         self._measuring = measuring
         self._note = note
         self._course = course
+        self._data = data
         self._fail = fail
 
     def trainer_prepared(self, answer: session.Prepared) -> None:
         """The data are ready: announce their size class and take part."""
+        self._activity.clear(NOT_TRAINING)
+        self._data.prepared(answer)
+        self._trains_on(answer)
+
+    def trainer_reloaded(self, answer: session.Reloaded) -> None:
+        """The data were read again; what is trained on may be what it was."""
+        self._data.reloaded(answer)
+        self._trains_on(answer.prepared)
+
+    def _trains_on(self, answer: session.Prepared) -> None:
         self._activity.data = {
             "rows_in": answer.rows_in,
             "used": answer.used,
@@ -75,7 +89,6 @@ class TrainerAnswers:
             "test_rows": answer.test_rows,
         }
         log.info("data prepared", **self._activity.data, rejects=str(answer.rejects_path))
-        self._activity.clear(NOT_TRAINING)
         # What was asked of a trainer that was starting again nobody answers.
         self._looks.lost()
         self._measuring.lost()
@@ -120,6 +133,7 @@ class TrainerAnswers:
         """The trainer died, in round `number` or between rounds (None); a new one starts by itself."""
         self._looks.lost()
         self._measuring.lost()
+        self._data.lost()
         self._activity.last_error = reason
         self._activity.alarm("trainer", f"{reason}; restarted {restarts} times")
         self._command(Unready(reason) if number is None else RoundFailed(number, reason))
@@ -136,12 +150,13 @@ class TrainerAnswers:
         """Contributions were measured."""
         self._measuring.appraised(answer)
 
-    def trainer_unusable(self, kind: str, text: str, *, planned_anew: bool) -> None:
+    def trainer_unusable(self, kind: str, text: str, *, ended: bool) -> None:
         """The trainer cannot use this site's files: there is no point in trying again.
 
-        Where it only has to train otherwise than before, this site goes on as one that cannot train now.
+        Where one could before (not `ended`), this site goes on as one that cannot train now.
         """
-        if not planned_anew:
+        self._data.unusable(text)
+        if ended:
             self._fail(DataError(text) if kind == "data" else ConfigError(text))
             return
         self._activity.last_error = text

@@ -2,7 +2,8 @@
 
 A trainer that dies costs the open round and nothing else: the peer stays a member, and a new trainer starts from the
 state stored with the last published entry, after a capped back-off. Where another plan holds, as after assay endpoints
-came and went, a new trainer takes the place of the one that is there, between two rounds.
+came and went, a new trainer takes the place of the one that is there, between two rounds. Where only the measurements
+are others, the trainer that is there reads them between two rounds.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Listener(Protocol):
     def trainer_finished(self, answer: session.Finished) -> None: ...
     def trainer_examined(self, answer: session.Examined) -> None: ...
     def trainer_appraised(self, answer: session.Appraised) -> None: ...
-    def trainer_unusable(self, kind: str, text: str, *, planned_anew: bool) -> None: ...
+    def trainer_reloaded(self, answer: session.Reloaded) -> None: ...
+    def trainer_unusable(self, kind: str, text: str, *, ended: bool) -> None: ...
 
 
 class TrainerSupervisor:
@@ -99,8 +101,17 @@ class TrainerSupervisor:
         """Whether a newer plan waits for the trainer to have its hands free."""
         self._planned_anew = False
         """Whether no trainer has prepared the data by the present plan yet, and one had by an earlier one."""
+        self._prepared = False
+        """Whether a trainer has prepared the data in this life of the daemon."""
+        self._reload: session.Reload | None = None
+        """Waits for the trainer to have its hands free."""
         self._renewal: asyncio.Task[None] | None = None
         self._restart: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a trainer at all, or none was wanted."""
+        return hasattr(self, "_listener")
 
     @property
     def pid(self) -> int | None:
@@ -139,7 +150,18 @@ class TrainerSupervisor:
         """
         self._plan = dataclasses.replace(plan, trunk_memory=self._trunk.name)
         self._outdated = True
+        self._reload = None
         # A round that opens in the same turn is still this trainer's.
+        asyncio.get_running_loop().call_soon(self._maybe_renew)
+
+    def reload(self, plan: TrainerPlan, command: session.Reload) -> None:
+        """Have the measurements read again once no round is open and no models are being made.
+
+        Args:
+            plan: of the trainers to come; the same but for the data.
+        """
+        self._plan = dataclasses.replace(plan, trunk_memory=self._trunk.name)
+        self._reload = command
         asyncio.get_running_loop().call_soon(self._maybe_renew)
 
     def commit(self, number: int) -> None:
@@ -189,9 +211,15 @@ class TrainerSupervisor:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _maybe_renew(self) -> None:
-        """Put the newer plan in force where the trainer has nothing in hand."""
+        """Put the newer plan in force, or have the data read again, where the trainer has nothing in hand."""
+        if self._round is not None or self._answered is not None:
+            return
+        if self._reload is not None and self.state is TrainerState.IDLE:
+            command, self._reload = self._reload, None
+            self.state = TrainerState.PREPARING
+            self._send(command)
         free = self.state in (TrainerState.IDLE, TrainerState.PREPARING, TrainerState.FAILED)
-        if not self._outdated or not free or self._round is not None or self._answered is not None:
+        if not self._outdated or not free:
             return
         self.state = TrainerState.STARTING
         self._renewal = asyncio.get_running_loop().create_task(self._renew(), name="trainer-renewal")
@@ -237,8 +265,9 @@ class TrainerSupervisor:
                 self.progress = (answer.stage, answer.done, answer.total)
             case session.Prepared():
                 self.state, self.progress = TrainerState.IDLE, None
-                self._planned_anew = False
+                self._planned_anew, self._prepared = False, True
                 self._listener.trainer_prepared(answer)
+                self._maybe_renew()
             case session.Trained():
                 self.state, self.progress = TrainerState.IDLE, None
                 self._round, self._answered = None, answer.round
@@ -252,6 +281,10 @@ class TrainerSupervisor:
                 if deferred is not None:
                     deferred()
                 self._maybe_renew()
+            case session.Reloaded():
+                self.state, self.progress = TrainerState.IDLE, None
+                self._listener.trainer_reloaded(answer)
+                self._maybe_renew()
             case session.Examined():
                 self._listener.trainer_examined(answer)
             case session.Appraised():
@@ -263,8 +296,9 @@ class TrainerSupervisor:
         log.error("trainer failed", kind=answer.kind, text=answer.text)
         if answer.kind in ("data", "config"):
             # Another try would find the same files and settings.
+            changed = answer.kind == "data" and self._prepared and self.state is TrainerState.PREPARING
             self.state = TrainerState.FAILED
-            self._listener.trainer_unusable(answer.kind, answer.text, planned_anew=self._planned_anew)
+            self._listener.trainer_unusable(answer.kind, answer.text, ended=not (self._planned_anew or changed))
         elif answer.kind == "room":
             # There may be room again: the next trainer goes on from what was stored before.
             self._lack = answer.text
@@ -272,6 +306,7 @@ class TrainerSupervisor:
     def _on_exit(self, code: int | None) -> None:
         process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED) and not self._renewing
         failed, self._round, self._answered, self._deferred = self._round, None, None, None
+        self._reload = None  # the next one reads the data when it starts
         if not process_wanted:
             return
         reason, self._lack = self._lack or f"the trainer ended with {_exit_text(code)}", ""

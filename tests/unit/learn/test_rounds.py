@@ -67,6 +67,38 @@ def kept_facts(folder: Path, number: int) -> dict[str, Any]:
     return facts
 
 
+def test_other_measurements_are_learned_from_as_after_a_restart_with_them(tmp_path: Path) -> None:
+    site, twin = rounds(tmp_path / "a"), rounds(tmp_path / "b")
+    trunk = initial_trunk(LAYOUT, 3)
+    run(site, trunk.copy(), range(1, 3))
+    run(twin, trunk.copy(), range(1, 3))
+    fresh = dataset(160, 1)
+    site.learn_from(fresh)
+    network = Network(architecture())
+    start_local(network, architecture(), 3, 4)
+    again = Rounds(network, fresh, LAYOUT, CODEC, SETTINGS, tmp_path / "b")
+    again.resume("round-2.safetensors")
+    assert run(site, trunk.copy(), range(3, 5)) == run(again, trunk.copy(), range(3, 5))
+    assert (site.prefix.number, site.prefix.loss) == (again.prefix.number, again.prefix.loss)
+    assert [scores for _, scores in site.history] == [scores for _, scores in again.history]
+    assert run(site, trunk.copy(), range(5, 6)) != run(twin, trunk.copy(), range(3, 6))[-1:]
+
+
+def test_an_open_round_keeps_its_measurements(tmp_path: Path) -> None:
+    site, twin = rounds(tmp_path / "a"), rounds(tmp_path / "b")
+    trunk = initial_trunk(LAYOUT, 3)
+    site.train(1, 5, None, trunk, quiet)
+    with pytest.raises(LocalError, match="round 1 is open"):
+        site.learn_from(dataset(160, 1))
+    site.commit(1)
+    run(twin, trunk.copy(), range(1, 2))
+    assert run(site, trunk.copy(), range(2, 3)) == run(twin, trunk.copy(), range(2, 3))
+    (tmp_path / "a" / PREFIX_NAME).write_bytes(b"damaged")
+    with pytest.raises(ConfigError):
+        site.learn_from(dataset(160, 1))
+    assert run(site, trunk.copy(), range(3, 4)) == run(twin, trunk.copy(), range(3, 4))
+
+
 def test_abandoned_rounds_do_not_count_in_the_sums_of_the_drift(tmp_path: Path) -> None:
     site, twin = rounds(tmp_path / "a"), rounds(tmp_path / "b")
     trunk = initial_trunk(LAYOUT, 3)

@@ -191,6 +191,18 @@ async def test_a_trainer_lost_over_the_comparison_is_asked_again(bench: Bench) -
     assert bench.answered()
 
 
+async def test_other_data_after_the_end_of_the_run_make_other_models(bench: Bench) -> None:
+    await complete(bench)
+    assert bench.answered()
+    bench.final_models.prepared("data")
+    await bench.settle()
+    assert len(bench.asked) == 1
+    bench.final_models.prepared("more data")
+    await bench.settle()
+    assert len(bench.asked) == 2
+    assert bench.answered()
+
+
 async def test_another_life_leaves_alone_what_was_made_from_the_same_trunk_and_data(bench: Bench) -> None:
     assert not bench.final_models.were_written
     await complete(bench)
