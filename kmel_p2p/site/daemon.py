@@ -178,12 +178,14 @@ class Daemon:
             self._config_path, self._trainer, lambda each: self._driver.command(each), self._activity
         )
         parts.push_async_callback(self._followed.close)
+        whole_trunk = asyncio.Lock()
         self._measuring = ContributionMeasuring(
             state_dir,
             ContributionBook.decode(await writer.call(lambda store: store.get_blob(BOOK))),
             lambda mark: self._mode.stretch_since(self._site, averaging, mark),
             self._trainer.examine,
             lambda book: self._note(lambda store: store.put_blob(BOOK, book)),
+            whole_trunk,
         )
         self._final_models = FinalModels(
             site=lambda: self._site,
@@ -256,6 +258,7 @@ class Daemon:
             lambda turn: self._mode.trunks_without(self._site, averaging, turn),
             self._trainer.examine,
             self._driver.command,
+            whole_trunk,
         )
         answers = TrainerAnswers(
             activity=self._activity,

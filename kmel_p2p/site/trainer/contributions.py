@@ -46,6 +46,7 @@ class ContributionMeasuring:
         stretch: gives work for another thread (`SiteMode.stretch_since`), or None where there is nothing to measure.
         appraise: gives the trainer a command.
         keep: stores the book.
+        whole_trunk: as for `TrunkLooks`.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class ContributionMeasuring:
         stretch: Callable[[Vector], StretchWork | None],
         appraise: Callable[[session.Appraise], None],
         keep: Callable[[bytes], None],
+        whole_trunk: asyncio.Lock | None = None,
     ) -> None:
         self.book = book
         self._folder = folder / FOLDER
         self._stretch = stretch
         self._appraise = appraise
         self._keep = keep
+        self._whole_trunk = whole_trunk or asyncio.Lock()
         self._pace = Share(SHARE, IN_ADVANCE)
         self._open: Stretch | None = None
         self._under_way = False
@@ -99,14 +102,19 @@ class ContributionMeasuring:
     # ---- inner --------------------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        work = None if self._under_way else self._stretch(self.book.mark)
-        if work is not None:
+        if not self._under_way:
             self._under_way = True
-            self._task = asyncio.create_task(self._begin(work), name="contributions")
+            self._task = asyncio.create_task(self._begin(), name="contributions")
 
-    async def _begin(self, work: StretchWork) -> None:
+    async def _begin(self) -> None:
         try:
-            stretch, command = await asyncio.to_thread(partial(_write, self._folder, work))
+            async with self._whole_trunk:
+                work = self._stretch(self.book.mark)
+                if work is None:
+                    self._under_way = False
+                    return
+                stretch, command = await asyncio.to_thread(partial(_write, self._folder, work))
+                del work  # with its copy of the trunk's sum
         except ConfigError as error:
             # Nothing depends on it: a full disk is told by whatever needs it.
             log.warning("contributions not measured", reason=str(error))

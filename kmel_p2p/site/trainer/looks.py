@@ -53,6 +53,7 @@ class TrunkLooks:
         trunks: gives work for another thread (`SiteMode.trunks_without`), or None where there is nothing to see.
         examine: gives the trainer a command.
         command: feeds a command to the protocol.
+        whole_trunk: held while trunks are made, so that work on copies of the whole trunk takes turns.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class TrunkLooks:
         trunks: Callable[[int], Trunks | None],
         examine: Callable[[session.Examine], None],
         command: Callable[[Any], None],
+        whole_trunk: asyncio.Lock | None = None,
     ) -> None:
         self._folder = folder / FOLDER
         self._trunks = trunks
         self._examine = examine
         self._command = command
+        self._whole_trunk = whole_trunk or asyncio.Lock()
         self._pace = Share(SHARE, IN_ADVANCE)
         self._turn = 0
         self._written_s = 0.0
@@ -82,11 +85,8 @@ class TrunkLooks:
         self._pace.trained(seconds)
         if number < FIRST or self._under_way or not self._pace.allows():
             return
-        work = self._trunks(self._turn)
-        if work is not None:
-            self._turn += 1
-            self._under_way = True
-            self._task = asyncio.create_task(self._begin(work), name="look")
+        self._under_way = True
+        self._task = asyncio.create_task(self._begin(), name="look")
 
     def examined(self, answer: session.Examined) -> None:
         """The trainer has looked."""
@@ -111,9 +111,16 @@ class TrunkLooks:
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
-    async def _begin(self, work: Trunks) -> None:
+    async def _begin(self) -> None:
         try:
-            examine, self._written_s = await asyncio.to_thread(partial(_write, self._folder, work))
+            async with self._whole_trunk:
+                work = self._trunks(self._turn)
+                if work is None:
+                    self._under_way = False
+                    return
+                self._turn += 1
+                examine, self._written_s = await asyncio.to_thread(partial(_write, self._folder, work))
+                del work  # with its copy of the trunk's sum
         except (ConfigError, OSError) as error:
             # Nothing depends on a look: a full disk is told by whatever needs it.
             log.warning("no look at authors", reason=str(error))
@@ -147,6 +154,7 @@ def _write(folder: Path, work: Trunks) -> tuple[session.Examine, float]:
         write_vector(path, trunk)
         if part is not None:
             parts.append(session.PartFile(bytes(part.author), part.first, part.number, path))
+        del trunk  # before the next one is made
     return session.Examine(whole, tuple(parts)), time.monotonic() - began
 
 

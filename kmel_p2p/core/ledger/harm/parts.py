@@ -31,6 +31,8 @@ def windows(oldest: int, head: int) -> list[int]:
 def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) -> Trunks | None:
     """The trunk as it is and without each part of the other authors that count; None where there is nothing to see.
 
+    The work can be done once: it takes each part out of one copy of the sum, and puts it back.
+
     Args:
         own: this site, which does not look at itself.
         decoder: one that only this work uses.
@@ -58,13 +60,16 @@ def trunks_without(ledger: Ledger, own: SiteKey, decoder: Decoder, turn: int) ->
     def work() -> Iterator[tuple[TrunkPart | None, NDArray[np.float32]]]:
         yield None, total.trunk()
         for author, log in entries.items():
-            without, below = total.copy(), list(log)
+            below = list(log)
             # From the newest window to the whole, so that each entry is decoded once.
             head = log[-1].number if log else 0
             for first in sorted(windows(max(log[0].number, head - reach + 1), head), reverse=True) if log else ():
                 while below and below[-1].number >= first:
                     entry: Entry = below.pop()
-                    without.subtract(decoder.decode(entry.payload), entry.weight, entry.head_weights)
-                yield TrunkPart(author, first, log[-1].number), without.trunk()
+                    total.subtract(decoder.decode(entry.payload), entry.weight, entry.head_weights)
+                yield TrunkPart(author, first, log[-1].number), total.trunk()
+            # Exact, so that nothing is left of having been without them; a copy would be as long as the trunk.
+            for entry in log[len(below) :]:
+                total.add(decoder.decode(entry.payload), entry.weight, entry.head_weights)
 
     return work

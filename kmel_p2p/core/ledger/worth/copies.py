@@ -51,7 +51,7 @@ def likeness(
     pool = [*judged, *sorted(earlier, key=lambda entry: (-entry.number, entry.author))[:MAX_COMPARED]]
     deltas = [decoder.decode(entry.payload) for entry in pool]
     norms = [delta.norm for delta in deltas]
-    scratch = np.zeros(size, np.float64)
+    scratch = np.zeros(size, np.float32)  # which holds what a codec sends without rounding
     for place, (other, delta) in enumerate(zip(pool, deltas, strict=True)):
         scratch[delta.positions] = delta.values()
         for at, entry in enumerate(judged):

@@ -56,14 +56,18 @@ def stretch_since(ledger: Ledger, decoder: Decoder, mark: Vector) -> StretchWork
         for entries in since.values():
             for entry in entries:
                 start.subtract(decoder.decode(entry.payload), entry.weight, entry.head_weights)
-        before, end = start.trunk(), start
         parts = []
+        # Before the trunks: it needs room of its own.
         found = likeness([e for part in taken.values() for e in part],
                          [e for part in earlier.values() for e in part], order, decoder, len(total))  # fmt: skip
+        before, end = start.trunk(), start
         for author, entries in taken.items():
             if entries:
                 parts.append(_part(author, entries, found, decoder, end))
-        return Stretch(until, (before + end.trunk()) / np.float32(2), tuple(parts))
+        half_way = end.trunk()
+        half_way += before
+        half_way /= np.float32(2)
+        return Stretch(until, half_way, tuple(parts))
 
     return work
 
