@@ -210,7 +210,7 @@ def read_measurements(
         click.echo(f"[data.columns] names {name!r}, which is no assay endpoint yet: it is not read", err=True)
     data = trained_data(config.data, endpoints, retired=retired)
     cache = StructureCache(private_directory(config.site.state_dir) / FOLDER)
-    workers = config.resources.featurise_processes or usable_cores()
+    workers = config.resources.allowed_featurise_processes or usable_cores()
 
     def read(source: Source, excluded: frozenset[str]) -> Measurements:
         with progress_bar("structures", quiet) as progress:

@@ -129,6 +129,8 @@ def _trainer(trainer: TrainerStatus) -> str:
         text += f", {stage} {done} of {total}"
     if trainer.restarts:
         text += f", restarted {trainer.restarts} times"
+    if trainer.limits:
+        text += f"; held to {trainer.limits}"
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -110,6 +111,12 @@ class DataSection(Source):
         return None if self.test is None else self.model_copy(update={"path": self.test})
 
 
+LEAST_MEMORY_MB = 512
+"""Of `resources.memory_mb`: torch and RDKit alone take some 400."""
+LEAST_CPUS = 0.1
+"""Of `resources.cpus`."""
+
+
 class ResourcesSection(StrictModel):
     """How much of this machine the trainer may use."""
 
@@ -131,13 +138,31 @@ class ResourcesSection(StrictModel):
     """Processes that prepare structures; 0: all cores."""
     nice: Annotated[int, pydantic.Field(ge=0, le=19)] = 5
     """Priority given up by the trainer, so that the daemon always answers."""
+    cpus: Annotated[float, pydantic.Field(ge=0, le=1024, allow_inf_nan=False)] = 0.0
+    """Cores' worth of time that all processes of the trainer may use together, such as 2.5; 0: no limit."""
+    memory_mb: Annotated[int, pydantic.Field(ge=0, le=1 << 24)] = 0
+    """MiB that they may have together, at least 512; 0: no limit. docs/operate.md says what holds without a cgroup."""
     hours: Annotated[tuple[Hours, ...], pydantic.Field(max_length=64)] = ()
     """When rounds may begin, in this machine's local time, such as "Mon-Fri 20:00-06:00"; empty: always."""
 
+    @property
+    def allowed_threads(self) -> int:
+        """`threads`; where they are not given, no more than `cpus` has time for. 0: all cores."""
+        return self.threads or math.ceil(self.cpus)
+
+    @property
+    def allowed_featurise_processes(self) -> int:
+        """`featurise_processes`, likewise."""
+        return self.featurise_processes or math.ceil(self.cpus)
+
     @pydantic.model_validator(mode="after")
-    def _several_processes_have_a_launcher(self) -> ResourcesSection:
+    def _limits_leave_room_and_several_processes_have_a_launcher(self) -> ResourcesSection:
         if self.launcher == "none" and (self.processes > 1 or self.nodes > 1):
             raise ValueError('processes and nodes above 1 need launcher = "torchrun"')
+        if 0 < self.memory_mb < LEAST_MEMORY_MB:
+            raise ValueError(f"no trainer starts in memory_mb = {self.memory_mb}: {LEAST_MEMORY_MB} or more, or 0")
+        if 0 < self.cpus < LEAST_CPUS:
+            raise ValueError(f"cpus = {self.cpus:g} is too little to train with: {LEAST_CPUS} or more, or 0")
         if (self.nodes > 1) != bool(self.rendezvous):
             raise ValueError('nodes above 1 and rendezvous = "host:port" go together')
         return self

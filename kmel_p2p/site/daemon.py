@@ -68,6 +68,7 @@ from kmel_p2p.site.trainer.contribution_book import BLOB as BOOK
 from kmel_p2p.site.trainer.contribution_book import ContributionBook
 from kmel_p2p.site.trainer.contributions import ContributionMeasuring
 from kmel_p2p.site.trainer.following import DataFollowed, DataReload
+from kmel_p2p.site.trainer.limits import TrainerLimits
 from kmel_p2p.site.trainer.looks import TrunkLooks
 from kmel_p2p.site.trainer.supervisor import TrainerSupervisor
 
@@ -107,6 +108,7 @@ class Daemon:
         self._activity = Activity(time.monotonic)
         self._orders = OrderBook(config.site.state_dir)
         self._pausing = Pausing(self._orders, config.resources.hours, lambda command: self._driver.command(command))
+        self._limits = TrainerLimits(config.resources)
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
         self._stop = asyncio.Event()
         self._left = asyncio.Event()
@@ -172,6 +174,7 @@ class Daemon:
             self._site.layout.size,
             lambda: writer.call(lambda store: self._mode.own_state_file(self._site, store)),
             time.monotonic,
+            self._limits,
         )
         parts.push_async_callback(self._trainer.stop)
         self._followed = DataFollowed(

@@ -25,6 +25,7 @@ from kmel_p2p.site.doctor.own_files import OwnFiles, examine_files
 from kmel_p2p.site.observe.status import SitePhase, StatusDocument, span_text
 from kmel_p2p.site.state import lockfile
 from kmel_p2p.site.state.orders import OrderBook
+from kmel_p2p.site.trainer.limits import BY_CGROUP
 
 STATUS_S = 3.0
 ALARMS_NAMED = 3
@@ -54,6 +55,7 @@ class Examination:
         charter = own.document.charter if own.document else None
         yield from self.machine.examine(own.config, charter, running)
         status = yield from _daemon(own.config, running)
+        yield from _limits(own.config, status)
         if own.identity is None or own.constitution is None or own.identity.key not in own.constitution.roster:
             says = "the other sites were not asked: that takes this site's key and a charter that lists it"
             yield note(Area.NETWORK, "others", says)
@@ -123,6 +125,20 @@ def _daemon(config: SiteConfig, running: bool) -> Any:
         says = "has run for {span}, phase {phase}"
         yield good(Area.MACHINE, "daemon", says, span=up, phase=status.phase.value)
     return status
+
+
+def _limits(config: SiteConfig, status: StatusDocument | None) -> Iterator[Finding]:
+    """What holds the trainer to its limits, which the daemon alone can tell: it is in another cgroup than this one."""
+    if not (config.resources.cpus or config.resources.memory_mb):
+        return
+    if status is None:
+        yield note(Area.MACHINE, "limits", "once the peer runs, this says what holds the trainer to them")
+    elif status.trainer.limits.startswith(BY_CGROUP):
+        yield good(Area.MACHINE, "limits", "{limits}", limits=status.trainer.limits)
+    else:
+        advice = "to limit all of the trainer's processes together, see docs/operate.md, Limits"
+        says = status.trainer.limits or "those of site.toml are not in force"
+        yield warning(Area.MACHINE, "limits", "{limits}", advice, limits=says)
 
 
 def _room(config: SiteConfig, identity: Identity, constitution: Constitution) -> DeskRoom:

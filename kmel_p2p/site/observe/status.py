@@ -128,6 +128,8 @@ class TrainerStatus:
     """(stage, done, total) while preparing."""
     heard_age_s: float | None = None
     restarts: int = 0
+    limits: str = ""
+    """What holds its processes to `[resources] cpus` and `memory_mb`, in words; empty without limits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,7 @@ class StatusBuilder:
             progress=trainer.progress,
             heard_age_s=None if trainer.heard_at is None else time.monotonic() - trainer.heard_at,
             restarts=trainer.restarts,
+            limits=trainer.limits,
         )
 
     def _egress(self) -> EgressStatus:

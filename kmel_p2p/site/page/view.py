@@ -281,6 +281,8 @@ def _figures(status: StatusDocument, w: Mapping[str, str]) -> list[tuple[str, st
         trainer += f", {stage} {done:,} / {total:,}"
     if status.trainer.rss_bytes:
         trainer += f", {bytes_text(status.trainer.rss_bytes)}"
+    if status.trainer.limits:
+        trainer += f"; {status.trainer.limits}"
     found = [
         (w["mode"], status.mode),
         *status.averaging.summary,

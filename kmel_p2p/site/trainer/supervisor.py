@@ -26,6 +26,7 @@ from kmel_p2p.core.rounds import RoundAbandoned, RoundOpened
 from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.worker import session
 from kmel_p2p.learn.worker.plan import TrainerPlan
+from kmel_p2p.site.trainer.limits import TrainerLimits
 from kmel_p2p.site.trainer.process import SharedTrunk, TrainerProcess
 
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ class TrainerSupervisor:
         size: values in the trunk.
         resume_file: asks the store for the state file of the newest own entry.
         clock: monotonic seconds.
+        limits: of the trainer's processes; None: none.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class TrainerSupervisor:
         size: int,
         resume_file: Callable[[], Awaitable[str | None]],
         clock: Callable[[], float],
+        limits: TrainerLimits | None = None,
     ) -> None:
         self.state = TrainerState.STARTING
         self.progress: tuple[str, int, int] | None = None
@@ -89,6 +92,7 @@ class TrainerSupervisor:
         self._plan = dataclasses.replace(plan, trunk_memory=self._trunk.name)
         self._resume_file = resume_file
         self._clock = clock
+        self._limits = limits
         self._process: TrainerProcess | None = None
         self._round: int | None = None
         self._answered: int | None = None
@@ -117,6 +121,11 @@ class TrainerSupervisor:
     def pid(self) -> int | None:
         """Process id while it runs."""
         return self._process.pid if self._process else None
+
+    @property
+    def limits(self) -> str:
+        """What its processes are held to, in words; empty without limits."""
+        return self._limits.text if self._limits is not None else ""
 
     @property
     def resident_bytes(self) -> int:
@@ -207,6 +216,8 @@ class TrainerSupervisor:
         if self._process is not None and self._process.pid is not None:
             await self._process.stop(STOP_GRACE_S)
         self._trunk.close()
+        if self._limits is not None:
+            self._limits.close()
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -240,6 +251,8 @@ class TrainerSupervisor:
         self._planned_anew, self._outdated = self._planned_anew or self._outdated, False
         self.state = TrainerState.PREPARING
         self._process = TrainerProcess(self._target, plan, self._on_answer, self._on_exit, several=plan.processes > 1)
+        if self._limits is not None and self._process.pid is not None:
+            self._limits.hold(self._process.pid)
         self._process.send(session.Prepare())
         log.info("trainer started", pid=self._process.pid, resume=resume)
 
@@ -309,7 +322,8 @@ class TrainerSupervisor:
         self._reload = None  # the next one reads the data when it starts
         if not process_wanted:
             return
-        reason, self._lack = self._lack or f"the trainer ended with {_exit_text(code)}", ""
+        limit = self._limits.why_ended() if self._limits is not None else ""
+        reason, self._lack = self._lack or limit or f"the trainer ended with {_exit_text(code)}", ""
         log.error("trainer lost", reason=reason, restart_in_s=self._backoff_s)
         self.state = TrainerState.STARTING
         self.restarts += 1

@@ -137,6 +137,13 @@ def test_the_credential_is_the_key_that_the_peer_reads() -> None:
     assert re.findall(r"^Environment=(\w+)=%d/([\w.]+)$", text, re.MULTILINE) == [(KEY_VARIABLE, name[0])]
 
 
+def test_the_peer_gets_the_controllers_that_its_limits_need() -> None:
+    text = (DEPLOY / "kmel-peer@resources.conf").read_text()
+    assert re.findall(r"^[^#\n].*$", text, re.MULTILINE) == [
+        "[Service]", "Delegate=cpu memory", "ProtectControlGroups=no",
+    ]  # fmt: skip
+
+
 def test_ready_is_who_takes_part() -> None:
     alive = document()
     assert why_not_ready(alive) == ""

@@ -25,9 +25,10 @@ from kmel_p2p.site.config import load_config
 from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.room import DeskRoom
 from kmel_p2p.site.doctor.bundle import bundle_contents, write_bundle
-from kmel_p2p.site.doctor.examination import Examination
+from kmel_p2p.site.doctor.examination import Examination, _limits
 from kmel_p2p.site.doctor.findings import Finding
 from kmel_p2p.site.doctor.machine import ThisMachine, trainer_problem
+from tests.unit.site.test_site_metrics import document
 
 NORTH, SOUTH, OTHER = (Identity(letter.encode() * 32) for letter in "nso")
 SMILES = "CC(=O)Oc1ccccc1C(=O)O"
@@ -129,6 +130,18 @@ def site(tmp_path: Path, reference_hash: str) -> Iterator[Site]:
 def faults(found: list[Finding]) -> dict[str, Finding]:
     """What is wrong, by the name of the check."""
     return {finding.check: finding for finding in found if finding.level in ("problem", "warning")}
+
+
+def test_what_holds_the_trainer_to_its_limits_is_what_the_daemon_says(site: Site) -> None:
+    config = load_config(site.folder / "site.toml")
+    limited = config.model_copy(update={"resources": config.resources.model_copy(update={"cpus": 2.0})})
+    trainer = dataclasses.replace(document().trainer, limits="cgroup: 2 CPUs")
+    by_cgroup = dataclasses.replace(document(), trainer=trainer)
+    levels = [
+        [finding.level for finding in _limits(settings, status)]
+        for settings, status in ((config, by_cgroup), (limited, None), (limited, by_cgroup), (limited, document()))
+    ]
+    assert levels == [[], ["note"], ["good"], ["warning"]]
 
 
 def test_nothing_is_found_at_a_site_that_is_well(site: Site) -> None:
