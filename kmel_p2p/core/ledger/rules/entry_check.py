@@ -11,7 +11,14 @@ from kmel_p2p.core.ledger.log.entry import Entry
 from kmel_p2p.core.ledger.rules.payload import Decoder, check_payload
 from kmel_p2p.core.ledger.rules.proof import FaultProof, fault_of
 from kmel_p2p.core.ledger.rules.rules import AmendedRules, Rules
-from kmel_p2p.core.ledger.rules.validity import Refusal, check_alone, check_base, check_chain, is_replay
+from kmel_p2p.core.ledger.rules.validity import (
+    Refusal,
+    check_alone,
+    check_base,
+    check_chain,
+    is_behind_base,
+    is_replay,
+)
 from kmel_p2p.delta.sparse import SparseDelta
 
 _NOBODY = np.zeros(0, np.bool_)
@@ -62,6 +69,10 @@ def check_entry(
             return Hold.CONTEXT
     doubtful = _NOBODY if accepted.closed(entry.author, entry.base) else accepted.doubtful(entry.base)
     refusal = check_base(entry, named, rules, named.unknown, doubtful, named.norms)
+    if refusal is None and entry.basis.amendment < amended_rules.number:
+        # A void header that is compacted here says nothing: its amendment gave way.
+        in_force = (head for head in named if amended_rules.under(head.basis) is not None)
+        refusal = Refusal.BASE_AMENDED if is_behind_base(entry, in_force) else None
     if refusal is not None:
         # The author may have seen an unknown header that excuses it: the entry waits, and nobody is blamed.
         return Hold.EXCUSE if named.unknown else fault_of(refusal, entry, *named)

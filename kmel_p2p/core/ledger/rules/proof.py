@@ -7,7 +7,8 @@ Evidence is a list of signed headers, the offending one first:
     [header, other]               a fork: same number, other content
     [header, previous]            the chain is broken, or the base goes backward
     [header, earlier]             the payload is that of an earlier entry, anybody's, that the author had
-    [header, header, header, ...] with every header its base names: the base is stale, a weight or the norm is too large
+    [header, header, header, ...] with every header its base names: the base is stale, it leaves out amendments, or a
+                                  weight or the norm is too large
 
 The last kind is complete when the headers hash to the context that the offender signed: then no other branch of any log
 can be an excuse.
@@ -31,6 +32,7 @@ from kmel_p2p.core.ledger.rules.validity import (
     check_chain,
     check_origin,
     context_of,
+    is_behind_base,
     is_replay,
 )
 
@@ -109,7 +111,9 @@ def _refusal(
         return None
     if context_of(others) != offender.basis.context:
         return None
-    return check_base(offender, others, rules)
+    refusal = check_base(offender, others, rules)
+    behind = refusal is None and is_behind_base(offender, others)
+    return Refusal.BASE_AMENDED if behind else refusal
 
 
 def _by_itself(offender: SignedHeader, rules: Rules, codec: Decoder) -> Refusal | None:

@@ -44,6 +44,7 @@ class Refusal(enum.Enum):
     CHAIN = "its previous hash is not the hash of the author's last entry"
     BASE_BACKWARD = "its base is behind the base of the author's last entry"
     BASE_STALE = "its base leaves out entries that entries in it were made on"
+    BASE_AMENDED = "it names fewer amendments than entries in its base were made under"
     NORM = "its norm is above the bound that its base allows"
     PAYLOAD = "its payload does not decode"
     REPLAY = "its payload is that of an earlier entry which it was made on"
@@ -139,6 +140,19 @@ def check_base(
     ascending = sorted(head.norm_squared for head in at_base) if norms is None else norms
     bound = norm_bound_squared(ascending, rules, unknown)
     return Refusal.NORM if header.norm_squared > bound else None
+
+
+def is_behind_base(header: SignedHeader, at_base: Iterable[SignedHeader]) -> bool:
+    """Whether the entry was made under fewer amendments than an entry that its author had before it.
+
+    Nobody applies an entry before the amendments that it was made under, so that an honest author has them then. Who
+    leaves them out would go on under the caps of an earlier campaign.
+
+    Args:
+        header: the entry to judge.
+        at_base: newest header of each other author at the base. All were made under amendments that are in force here.
+    """
+    return any(head.basis.amendment > header.basis.amendment for head in at_base)
 
 
 def is_replay(header: SignedHeader, earlier: SignedHeader, place: int) -> bool:
