@@ -9,10 +9,11 @@ import pytest
 
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.effects import Effect, Send
+from kmel_p2p.core.ledger.events import LimitExceeded
 from kmel_p2p.core.ledger.sync.messages import Have, Holdings
 from kmel_p2p.core.roster_vector import NOTHING
 from kmel_p2p.core.rounds import Conclude, Phase, RunComplete, RunHeldUp, RunNotAwaiting
-from kmel_p2p.core.rounds.ending import ALARM_AFTER, LONGEST_FACTOR, Ending
+from kmel_p2p.core.rounds.ending import ALARM_AFTER, LONGEST_FACTOR, SPENT_WAITED, Ending
 from kmel_p2p.core.rounds.settings import CONCLUDES_AFTER_US
 from kmel_p2p.core.types import SECOND
 from tests.testbed.ledger.federation import LedgerFederation
@@ -113,4 +114,35 @@ def test_sites_that_hold_the_run_up_by_turns_are_named_and_given_up() -> None:
     assert not ending.is_waiting()
     ending.look({}, 630 * SECOND)
     ending.look({sites[0]: 4}, 640 * SECOND)
+    assert ending.is_waiting()
+
+
+def test_a_site_that_publishes_beyond_its_limit_is_named_and_keeps_nobody_from_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = federation()
+    liar = made.sites[LIAR].key
+    monkeypatch.setattr(made.averaging(LIAR), "_limit", lambda published: None)
+    assert made.run(120 * SECOND, until=lambda: made.averaging(0).phase is Phase.LISTENING)
+    assert made.run(2 * SPENT_WAITED, until=lambda: bool(made.events(0, RunComplete)))
+    (told,) = made.events(0, LimitExceeded)
+    assert (told.site, told.most) == (liar, 6)  # type: ignore[attr-defined]
+    before = made.averaging(0).vector[liar]
+    made.run(62 * SECOND)
+    assert made.averaging(0).vector[liar] > before + 10
+    # Each of these has models made: ever more seldom.
+    assert len(made.events(0, RunComplete)) <= 3
+
+
+def test_who_has_published_all_that_it_may_is_waited_for_a_moment() -> None:
+    ending, site = Ending(300 * SECOND), SiteKey(b"s" * 32)
+    ending.note({site: 1}, 0)
+    ending.note({site: 9}, 100 * SECOND)
+    (told,) = [each for at in (100, 120) for each in ending.look({site: 9}, at * SECOND, {site})]
+    assert told == RunHeldUp(site, 20 * SECOND, 10 * SECOND, spent=True)
+    assert ending.is_waiting()
+    assert ending.look({site: 9}, 130 * SECOND, {site}) == [RunNotAwaiting(site, given_up=True)]
+    # Where more is allowed after all, it is waited for as long as others.
+    ending.look({}, 131 * SECOND)
+    ending.look({site: 9}, 132 * SECOND)
     assert ending.is_waiting()

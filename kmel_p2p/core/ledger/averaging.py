@@ -19,7 +19,7 @@ from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persi
 from kmel_p2p.core.ledger import reasons
 from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
 from kmel_p2p.core.ledger.catching_up import CatchingUp
-from kmel_p2p.core.ledger.events import EntryPublished, RetractionRecord
+from kmel_p2p.core.ledger.events import EntryPublished, LimitExceeded, RetractionRecord
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.next_round import NextRound
@@ -102,6 +102,8 @@ class LedgerAveraging(NextRound):
         self._announced = NOTHING
         self.sizes = BoundedSizes(lambda: self._own_campaign.now, members, ledger.head, self._outbox)
         self._catching_up = CatchingUp(charter.pace.max_lead, settings, now)
+        self._beyond_limit: set[SiteKey] = set()
+        """Sites of which the operator knows that they publish more than they may."""
         self._refusals = Refusals(self._outbox, self._hear)
 
     @property
@@ -326,11 +328,28 @@ class LedgerAveraging(NextRound):
             if out or (told is None and self.ledger.head(key) >= self._own_campaign.now.limit_of(key)):
                 continue
             if told is None or told.phase is not Phase.LISTENING:
-                behind[key] = self.ledger.head(key)
+                behind[key] = self._within_limit(key)
             else:
                 listening.append(key)
         # While anybody trains, those that listen hold now this and now that, and nobody tells every change.
         if behind:
             return behind
         same = self.antientropy.end_with_us(listening)
-        return {key: self.ledger.head(key) for key in listening if key not in same}
+        return {key: self._within_limit(key) for key in listening if key not in same}
+
+    def _within_limit(self, key: SiteKey) -> int:
+        """Entries of a site without those beyond what it may publish: these are no growth to wait for."""
+        head = self.ledger.head(key)
+        return min(head, self._own_campaign.most_of(key)) if head > self._own_campaign.now.limit_of(key) else head
+
+    def _spent(self, sites: Iterable[SiteKey]) -> frozenset[SiteKey]:
+        # Who listens may still fetch what the others made; that takes its time.
+        listening = set(self._those_in(Phase.LISTENING))
+        full = (key for key in sites if self.ledger.head(key) >= self._own_campaign.most_of(key))
+        spent = frozenset(key for key in full if key not in listening)
+        for key in sorted(spent - self._beyond_limit):
+            head, most = self.ledger.head(key), self._own_campaign.most_of(key)
+            if head > most:
+                self._beyond_limit.add(key)
+                self._outbox.append(Emit(LimitExceeded(key, head, most)))
+        return spent

@@ -29,6 +29,15 @@ class EntriesApplied(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LimitExceeded(Event):
+    """A site has published `number` entries where it may publish `most`; the end of the run does not wait for it."""
+
+    site: SiteKey
+    number: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class EntryRefused(Event):
     """Another peer sent something that is not valid."""
 

@@ -37,7 +37,8 @@ class OwnCampaign:
     def __init__(self, own: SiteKey, charter: Charter, ledger: Ledger, now: Micros) -> None:
         self._own = own
         self._ledger = ledger
-        self._late_founders = LateFounders(own, charter, ledger)
+        self._charter = charter
+        self._late_founders: dict[SiteKey, LateFounders] = {}
         self._seen = self._opened_by
         self._since_us = self._looked_us = now
 
@@ -49,9 +50,17 @@ class OwnCampaign:
     @property
     def entry_limit(self) -> int:
         """Entries that this site may publish in all, with what late founders add to the first campaign."""
+        return self.most_of(self._own)
+
+    def most_of(self, site: SiteKey) -> int:
+        """The same of any site: what it may publish follows from headers that all hold."""
         campaign = self.now
-        limit = campaign.limit_of(self._own)
-        return limit + (self._late_founders.added(limit) if campaign.number == 1 else 0)
+        limit = campaign.limit_of(site)
+        if campaign.number > 1:
+            return limit
+        if site not in self._late_founders:
+            self._late_founders[site] = LateFounders(site, self._charter, self._ledger)
+        return limit + self._late_founders[site].added(limit)
 
     @property
     def before(self) -> int:

@@ -6,12 +6,13 @@ a limited time, and the operator may end the wait at once (`Conclude`). Waits wi
 run up by turns, each for a moment, gain nothing.
 
 A site that goes out of sight before it is done is mostly back soon, for instance restarted: it is waited for a moment
-as well, so that nobody compares models on a trunk which moves on seconds later.
+as well, so that nobody compares models on a trunk which moves on seconds later. Who has published all that it may has
+nothing more to give: it is waited for no longer than that, and what it publishes beyond it is no growth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from kmel_p2p.agreement.identity import SiteKey
@@ -26,17 +27,24 @@ history is given twice its longest pause between two rounds."""
 ROUNDS_WAITED = 16
 """A slow site is waited for at least this many times the longest pause between two of its rounds so far."""
 
+SPENT_WAITED: Micros = 30 * SECOND
+"""A site that has published all that it may says within moments that it is done."""
+
 LONGEST_FACTOR = 4
 """But at most this many times the usual limit, however slow it showed itself to be."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunHeldUp(Event):
-    """The end of the run has waited `waited_us` for this site, and goes on for `left_us` if its log does not grow."""
+    """The end of the run has waited `waited_us` for this site, and goes on for `left_us` if its log does not grow.
+
+    `spent`: it has published all that it may.
+    """
 
     site: SiteKey
     waited_us: Micros
     left_us: Micros
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,8 @@ class Ending:
         """Sites that were waited for and are not now; their waits count again until their logs grow."""
         self._rounds: dict[SiteKey, tuple[int, Micros]] = {}
         """Site -> its rounds, and when they last grew."""
+        self._spent: Collection[SiteKey] = ()
+        """Of the sites awaited, those that have published all that they may."""
         self._noted: Mapping[SiteKey, int] | None = None
         self._longest_us: dict[SiteKey, Micros] = {}
         """Longest pause between two rounds of a site."""
@@ -114,13 +124,15 @@ class Ending:
         self._away = {site: at_us for site, at_us in self._away.items() if now < at_us + self._away_us}
         return tuple(self._away)
 
-    def look(self, behind: Mapping[SiteKey, int], now: Micros) -> list[Event]:
+    def look(self, behind: Mapping[SiteKey, int], now: Micros, spent: Collection[SiteKey] = frozenset()) -> list[Event]:
         """Look whom the end waits for; returns what to tell.
 
         Args:
             behind: sites that keep the run from ending, with their rounds; empty while this site trains itself.
             now: monotonic time.
+            spent: those of them that have published all that they may.
         """
+        self._spent = spent
         events: list[Event] = []
         done = {site: self._awaited.pop(site) for site in list(self._awaited) if site not in behind}
         self._past |= {site: _Past(now - awaited.since_us, awaited.rounds) for site, awaited in done.items()}
@@ -138,7 +150,7 @@ class Ending:
                 events.append(RunNotAwaiting(site, given_up=True))
             elif not awaited.told and now >= self._alarm_at(site, awaited):
                 awaited.told = True
-                events.append(RunHeldUp(site, now - awaited.since_us, until_us - now))
+                events.append(RunHeldUp(site, now - awaited.since_us, until_us - now, site in spent))
         return events
 
     def given_up(self) -> frozenset[SiteKey]:
@@ -172,9 +184,13 @@ class Ending:
         return min(moments, default=None)
 
     def _alarm_at(self, site: SiteKey, awaited: _Awaited) -> Micros:
+        if site in self._spent:
+            return awaited.since_us + ALARM_AFTER
         patience_us = min(2 * self._longest_us.get(site, 0), self._limit_us)
         return awaited.since_us + max(ALARM_AFTER, patience_us)
 
     def _until(self, site: SiteKey, awaited: _Awaited) -> Micros:
+        if site in self._spent:
+            return awaited.since_us + max(SPENT_WAITED, self._away_us)
         slow_us = min(ROUNDS_WAITED * self._longest_us.get(site, 0), LONGEST_FACTOR * self._limit_us)
         return awaited.since_us + max(self._limit_us, slow_us)

@@ -172,6 +172,10 @@ class RoundMachine(Obstacles, ABC):
     def _behind(self) -> dict[SiteKey, int]:
         """Alive sites that keep the run from ending, with their rounds."""
 
+    def _spent(self, sites: Iterable[SiteKey]) -> frozenset[SiteKey]:
+        """Those of `sites` that have published all that they may."""
+        return frozenset()
+
     @abstractmethod
     def _final_state(self) -> object:
         """Names what the run ended with, as soon as it has ended; until then None."""
@@ -294,7 +298,7 @@ class RoundMachine(Obstacles, ABC):
         if self._phase is Phase.LISTENING and self._state is RoundState.IDLE:
             rounds = self._rounds_published()
             behind = {site: rounds.get(site, 0) for site in self._ending.away(now)} | self._behind()
-        self._outbox.extend(Emit(event) for event in self._ending.look(behind, now))
+        self._outbox.extend(Emit(event) for event in self._ending.look(behind, now, self._spent(behind)))
 
     def _maybe_open(self, now: Micros) -> None:
         if not self._ready or self._state is not RoundState.IDLE or self._phase is not Phase.TRAINING:

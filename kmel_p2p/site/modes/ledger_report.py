@@ -19,6 +19,7 @@ from kmel_p2p.core.ledger.events import (
     LateFault,
     LedgerOutvoted,
     LedgerRestored,
+    LimitExceeded,
     LogEnded,
     NotPublishedAgain,
     SizeImplausible,
@@ -55,6 +56,13 @@ def report(event: Event, notes: Notes) -> bool:
             text = f"entry of {name(author)} handed over by {name(sender)} was refused: {reason}"
             activity.alarm(f"refused from {name(sender)}", text)
             notes.warn("entry refused", sender=name(sender), author=name(author), reason=reason)
+        case LimitExceeded(site=site, number=number, most=most):
+            text = (
+                f"site {name(site)} has published {number} entries and may publish {most}. The end of the run does not "
+                "wait for it; ask its operator. An amendment can retire it (kmel-peer amendment draft --retire)"
+            )
+            activity.alarm(f"beyond limit {name(site)}", text)
+            notes.warn("beyond limit", remote=name(site), number=number, most=most)
         case HeadUnproved(site=site, author=author, number=number):
             text = (
                 f"site {name(site)} says that the log of {name(author)} goes as far as entry {number} and cannot "

@@ -141,11 +141,12 @@ class Reporter:
                 self.warn("site blocked", remote=self.name(site))
             case SiteUnblocked(site=site):
                 self.say("site unblocked", remote=self.name(site))
-            case RunHeldUp(site=site, waited_us=waited_us, left_us=left_us):
+            case RunHeldUp(site=site, waited_us=waited_us, left_us=left_us, spent=spent):
                 name = self.name(site)
+                why = "which has published all that it may" if spent else "whose log does not grow"
                 text = (
-                    f"the run is over but for site {name}, whose log does not grow. It is waited for at most "
-                    f"{left_us // SECOND // 60} minutes more; kmel-peer conclude ends the run here without it"
+                    f"the run is over but for site {name}, {why}. It is waited for at most "
+                    f"{-(-left_us // SECOND // 60)} minutes more; kmel-peer conclude ends the run here without it"
                 )
                 self.activity.alarm(f"run held up {name}", text)
                 self.warn("run held up", remote=name, waited_s=waited_us // SECOND, left_s=left_us // SECOND)
