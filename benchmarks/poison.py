@@ -11,8 +11,10 @@ sites without the bad ones:
   alarm_entries     entries of a bad site before an honest one tells its operator; the latest of them; null: never
   suspend_entries   entries of a bad site before it is suspended; likewise
 
-`false_suspensions` counts suspended honest sites, in all cases and in `--honest` further runs without any bad site.
-`--without-votes` shows what the bounds alone do.
+`false_suspensions` counts suspended honest sites, and `false_alarms` those that another one told of, in all cases and
+in `--honest` further runs without any bad site.
+`--without-votes` shows what the bounds alone do. With `--real-peers`, four daemons run the attack *labels* on this
+machine, and three the honest run; what sites predict with is scored, too (parts/poisoned_peers.py).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import torch
 
 from benchmarks.parts.measure import Goal, at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.poisoned import Attack, Bounds, Poisoned, Situation, Vector, poisoned
+from benchmarks.parts.poisoned_peers import PeersRun, errors_of, federate_poisoned
 from benchmarks.parts.silos_data import POLICY, datasets
 from benchmarks.parts.stacked import StackedSite, mean_absolute, training_settings
 from kmel_p2p.agreement.endpoint import AssayEndpoint
@@ -78,6 +81,11 @@ def drift(now: Situation) -> Vector:
     return now.own * (1 - 0.1 * now.number)
 
 
+def turn(now: Situation) -> Vector:
+    """What it learned up to entry 12, and from then on against it, as far as the bound lets it."""
+    return now.own if now.number <= 12 else -FAR * now.own
+
+
 def copy(now: Situation) -> Vector:
     """Another site's newest delta with a little added, so that it is no replay."""
     return 1.01 * now.others[0] if now.others else now.own
@@ -101,6 +109,7 @@ ATTACKS: Mapping[str, Attack] = {
     "scaled": scaled,
     "labels": as_trained,
     "drift": drift,
+    "turn": turn,
     "back_door": as_trained,
     "copy": copy,
     "noise": noise,
@@ -141,7 +150,7 @@ class Case:
 
     def __init__(self, arguments: argparse.Namespace, data: Sequence[Dataset], seed: int) -> None:
         self._arguments, self._data, self._seed = arguments, data, seed
-        self._shape = Architecture(
+        self.shape = Architecture(
             inputs=POLICY.width, hidden=tuple(arguments.hidden), endpoints=(ENDPOINT,), dropout=0.1
         )
 
@@ -153,7 +162,7 @@ class Case:
         attacks = {place: ATTACKS[attack] for place, at in enumerate(sites) if at in bad}
         with tempfile.TemporaryDirectory() as folder:
             run = poisoned(
-                self._shape, used, settings, Path(folder), attacks=attacks, bounds=Bounds(cap=self._arguments.cap),
+                self.shape, used, settings, Path(folder), attacks=attacks, bounds=Bounds(cap=self._arguments.cap),
                 vote=not self._arguments.without_votes, model_seed=self._seed,
             )  # fmt: skip
             found = []
@@ -164,17 +173,17 @@ class Case:
                 predicted = np.nan
                 if self._arguments.predicted:
                     own = compare(
-                        self._shape, blind[place], settings[place], self._seed, run.parameters(place),
+                        self.shape, blind[place], settings[place], self._seed, run.parameters(place),
                         steps=self._arguments.steps, federated_history=[], report=lambda done, total: None,
                         prefix=run.rounds[place].prefix.parameters, stacking=True, others=run.others(place),
                     )  # fmt: skip
-                    site = StackedSite(self._shape, self._data[at], own, self._arguments.entries)
+                    site = StackedSite(self.shape, self._data[at], own, self._arguments.entries)
                     predicted = site.errors(mean_absolute)["chosen"][0]
                 found.append((federated, predicted))
         return run, [float(value) for value in np.mean(found, axis=0)]
 
     def _federated(self, run: Poisoned, place: int, data: Dataset) -> float:
-        network, model = Network(self._shape), run.parameters(place)
+        network, model = Network(self.shape), run.parameters(place)
         network.load(model.trunk)
         network.load_private(model.private)
         rows = data.test[scorable(data, data.test, 0)]
@@ -186,7 +195,7 @@ class Case:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The table, and the runs without a bad site."""
     rows: list[dict[str, Any]] = []
-    false, shares = 0, []
+    false, told, shares, weighing = 0, 0, [], []
     names = [name for name in ATTACKS if arguments.only in ("", "all") or name in arguments.only.split(",")]
     for count in arguments.of:
         data = sites_of(arguments, count, arguments.first_seed)
@@ -195,26 +204,48 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in names:
             run, found = case.errors(range(count), name, bad)
             false += sum(at not in bad for at in run.suspended)
+            told += sum(at not in bad for at in run.alarms)
             shares.append(run.look_s / run.train_s)
+            weighing.append(run.weigh_s / run.train_s)
             rows.append(_row(name, bad, count, run, found, honest))
             say(f"{rows[-1]}")
+    if arguments.real_peers:
+        row, suspended = by_peers(arguments, arguments.first_seed)
+        rows, false = [*rows, row], false + suspended
+        say(f"{row}")
     for seed in range(arguments.first_seed + 1, arguments.first_seed + 1 + arguments.honest):
         run, _ = Case(arguments, sites_of(arguments, 4, seed), seed).errors(range(4))
-        false += len(run.suspended)
+        false, told = false + len(run.suspended), told + len(run.alarms)
         say(f"seed {seed} without a bad site: suspended {run.suspended}, told of {run.alarms}")
     return {
         "attacks": rows,
         "false_suspensions": false,
-        "worst_federated_ratio": max(row["federated_ratio"] for row in rows),
-        "worst_predicted_ratio": max(row["predicted_ratio"] for row in rows) if arguments.predicted else None,
-        "look_share": float(np.mean(shares)),
+        "worst_federated_ratio": max((row["federated_ratio"] for row in rows), default=None),
+        "worst_predicted_ratio": max((ratio for row in rows if (ratio := row["predicted_ratio"])), default=None),
+        "look_share": float(np.mean(shares)) if shares else None,
+        "weigh_share": float(np.mean(weighing)) if shares else None,
+        "false_alarms": told,
         "honest_runs": arguments.honest,
         "settings": settings_of(arguments),
     }
 
 
+def by_peers(arguments: argparse.Namespace, seed: int) -> tuple[dict[str, Any], int]:
+    """The row of *labels* by four daemons, and how many honest sites were suspended."""
+    data = sites_of(arguments, 4, seed)
+    shape = Case(arguments, data, seed).shape
+    settings = training_settings(arguments, seed, 0)
+    used = [spoilt("labels", data[0]), *data[1:]]
+    honest = federate_poisoned(shape, data[1:], (), settings, seed, arguments.out / "honest")
+    attacked = federate_poisoned(shape, used, (0,), settings, seed, arguments.out / "labels")
+    reference = np.mean([errors_of(honest.models[at - 1], data[at]) for at in (1, 2, 3)], axis=0)
+    found = np.mean([errors_of(attacked.models[at], data[at]) for at in (1, 2, 3)], axis=0)
+    row = _row("labels, real peers", (0,), 4, attacked, found, reference)
+    return row, len(honest.suspended) + sum(at != 0 for at in attacked.suspended)
+
+
 def _row(
-    name: str, bad: Sequence[int], count: int, run: Poisoned, found: Sequence[float], honest: Sequence[float]
+    name: str, bad: Sequence[int], count: int, run: Poisoned | PeersRun, found: Sequence[float], honest: Sequence[float]
 ) -> dict[str, Any]:
     federated, predicted = (value / reference for value, reference in zip(found, honest, strict=True))
 
@@ -238,6 +269,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--of", type=int, nargs="+", default=[4, 8], help="sites; a quarter of them are bad")
     parser.add_argument("--honest", type=int, default=0, help="further runs of four sites without a bad one")
     parser.add_argument("--predicted", action="store_true", help="also score what sites predict with")
+    parser.add_argument("--real-peers", action="store_true", help="also four daemons with the attack labels")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "kmel-poison")
     parser.add_argument("--without-votes", action="store_true")
     parser.add_argument("--cap", type=float, default=1.5, help="the charter's norm_cap")
     parser.add_argument("--per-site", type=int, default=120, help="compounds per site to train on or choose with")

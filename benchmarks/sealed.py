@@ -11,11 +11,15 @@ mask_ms, unmask_ms                   making one (keys, shares and commitments in
 rmse                                 demo data, four sites, sums of quantised levels at a quarter of the places
 dp_epsilon, dp_rmse                  the same with differential privacy of single compounds, a step in each round
 round_overhead_s                     real daemons on this machine: time of a round beside its training
+disturbed                            with `--disturbed 200`: so many rounds of real daemons in network namespaces, a
+                                     tenth of the packets lost and a daemon killed now and then: trunks that differ, and
+                                     rounds without a sum by reason
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import tempfile
@@ -28,9 +32,9 @@ import numpy as np
 import torch
 
 from benchmarks.leak import PROJECTED, sums_of, trained
-from benchmarks.parts.daemons import found_federation, rounds_of, until
 from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.noised_federation import noised_trunk
+from benchmarks.parts.sealed_daemons import run_sealed
 from benchmarks.parts.sealed_federation import watch
 from benchmarks.parts.solubility_data import Solubility, read_solubility
 from kmel_p2p.agreement.identity import Identity
@@ -44,7 +48,6 @@ from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.accountant import Steps, epsilon_of, noise_for
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.site.observe.status import SitePhase
 
 GOALS: dict[str, Goal] = {
     "rmse": at_most(0.60),
@@ -66,7 +69,7 @@ SMOKE: dict[str, Any] = {
     "private_rounds": 2,
     "groups": [4],
     "seeds": 1,
-    "daemons": 0,
+    "daemons": 2,
 }
 PRIVATE = PROJECTED.changed(hidden=(32, 16), dropout=0.0)
 LEVELS, PATTERN = 7, 0.25
@@ -138,32 +141,19 @@ def clear_sums(arguments: argparse.Namespace, data: Solubility, datasets: Sequen
     return score(data, shape, trained(arguments, shape, datasets, seed, sums, model_seed=seed))
 
 
-def overhead(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Real daemons: seconds of a round beside its training, and trunks that differ at the end."""
-    rounds = arguments.daemons
-    with found_federation(
-        folder, 4, hidden=(128, 64), steps=arguments.steps, entries=rounds, tiny=True, mode="sealed"
-    ) as federation:
-        federation.start()
-        sites = list(federation)
-
-        def done() -> bool:
-            documents = [site.status() for site in sites]
-            ended = (SitePhase.LISTENING, SitePhase.COMPLETE)
-            return all(
-                document is not None and document.phase in ended and document.averaging.applied >= rounds
-                for document in documents
+def by_daemons(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Real daemons: what a round takes undisturbed, and with daemons killed and packets lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = run_sealed(Path(folder), arguments.daemons, arguments.steps)
+    figures: dict[str, Any] = {"round_overhead_s": quiet.overhead_s, "daemon_digests": quiet.digests}
+    if arguments.disturbed:
+        with tempfile.TemporaryDirectory() as folder:
+            run = run_sealed(
+                Path(folder), arguments.disturbed, arguments.steps, kills=arguments.kills, loss=arguments.loss
             )
-
-        until("all rounds are over", done, 60.0 + 20 * rounds, federation)
-        digests = {document.averaging.digest for site in sites if (document := site.status()) is not None}
-        rows = [rounds_of(site) for site in sites]
-    spent = [
-        (site[-1]["at"] - site[0]["at"]) / max(1, len(site) - 1) - statistics.mean(row["seconds"] for row in site[1:])
-        for site in rows
-        if len(site) > 1
-    ]
-    return {"round_overhead_s": statistics.mean(spent), "daemon_digests": len(digests)}
+        figures["disturbed"] = {"rounds": arguments.disturbed, **dataclasses.asdict(run)}
+        say(f"disturbed: {run}")
+    return figures
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -206,8 +196,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     figures |= {"rmse": float(np.mean(clear)), "rmse_by_seed": clear, "dp_epsilon": spent, "dp_noise": noise}
     figures |= {"dp_rmse": float(np.mean(private)), "dp_rmse_by_seed": private, "dp_delta": rule.delta}
     if arguments.daemons:
-        with tempfile.TemporaryDirectory() as folder:
-            figures |= overhead(arguments, Path(folder))
+        figures |= by_daemons(arguments)
     return figures
 
 
@@ -223,6 +212,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--delta", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--daemons", type=int, default=10, help="rounds of real daemons; 0: leave them out")
+    parser.add_argument("--disturbed", type=int, default=0, help="rounds of real daemons that are killed; root")
+    parser.add_argument("--kills", type=int, default=20, help="in these")
+    parser.add_argument("--loss", type=float, default=0.1, help="share of packets lost in these")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-leak-cache")
     arguments = parse(parser, SMOKE, given)
     machine = this_machine()

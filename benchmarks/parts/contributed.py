@@ -6,8 +6,8 @@ Sites train as in `inprocess`, in step; every voter has the daemon's own meter, 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from benchmarks.parts.inprocess import site_weights
 from benchmarks.parts.poisoned import Attack, Situation
-from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.rounds import Stretch, StretchPart
+from benchmarks.parts.weighing import Weighing
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
@@ -30,15 +29,8 @@ from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.plan import TrainingSettings
 from kmel_p2p.site.trainer.contribution_book import ContributionBook
-from kmel_p2p.site.trainer.contributions import IN_ADVANCE, SHARE
-from kmel_p2p.site.trainer.pace import Share
 
 Vector = NDArray[np.float64]
-
-
-def key_of(site: int) -> SiteKey:
-    """Of a site by its number."""
-    return SiteKey(bytes([site]) * 32)
 
 
 @dataclass
@@ -54,14 +46,6 @@ class Contributed:
     added: dict[int, Vector]
     weigh_s: float = 0.0
     train_s: float = 0.0
-
-
-@dataclass
-class _Voter:
-    meter: WorthMeter
-    book: ContributionBook = field(default_factory=ContributionBook)
-    pace: Share = field(default_factory=lambda: Share(SHARE, IN_ADVANCE))
-    since: int = 0
 
 
 def contributed(
@@ -90,8 +74,9 @@ def contributed(
         start_local(network, architecture, model_seed, settings[at].seed)
         rounds[at] = Rounds(network, datasets[at], layout, codec, settings[at], folder / f"site-{at}")
         looked = looked_at(datasets[at], settings[at].seed)
-        voters[at] = _Voter(WorthMeter(looked, Network(architecture), settings[at].seed))
+        voters[at] = Weighing(WorthMeter(looked, Network(architecture), settings[at].seed))
     shares = dict(zip(sites, site_weights(layout, [datasets[at] for at in sites]), strict=True))
+    weights = {at: float(share.mean()) for at, share in shares.items()}
     books, added = {at: voters[at].book for at in sites}, {at: np.zeros(layout.size) for at in sites}
     run = Contributed(trunk, books, added)
     newest: dict[int, Vector] = {}
@@ -118,33 +103,6 @@ def contributed(
         run.trunk = (run.trunk + sum(steps[-1].values())).astype(np.float32)
         trunks.append(run.trunk)
         for at in sites if weigh else ():
-            if voters[at].pace.allows():
-                _weigh(voters[at], rounds[at], entry, steps, trunks, shares)
+            voters[at].weigh(rounds[at].private(), entry, steps, trunks, weights)
     run.weigh_s = sum(voter.pace.spent_s for voter in voters.values())
     return run
-
-
-def _weigh(
-    voter: _Voter,
-    rounds: Rounds,
-    entry: int,
-    steps: Sequence[Mapping[int, Vector]],
-    trunks: Sequence[NDArray[np.float32]],
-    shares: Mapping[int, NDArray[np.float32]],
-) -> None:
-    """Measure the stretch since the voter last did."""
-    parts = []
-    for at in sorted(shares):
-        moved = np.sum([step[at] for step in steps[voter.since : entry]], axis=0)
-        positions = np.flatnonzero(moved)
-        weight = float(shares[at].mean()) * (entry - voter.since)
-        parts.append(StretchPart(key_of(at), voter.since + 1, entry, weight, 0, 0, 0, positions,
-                                 moved[positions].astype(np.float32)))  # fmt: skip
-    until = {part.author: entry for part in parts}
-    half_way = (trunks[voter.since] + trunks[entry]) / np.float32(2)
-    began = time.process_time()
-    voter.meter.load_private(rounds.private())
-    found = voter.meter.worth(half_way, [(part.positions, part.values) for part in parts])
-    voter.pace.spent(time.process_time() - began)
-    voter.book.add(Stretch(until, half_way, tuple(parts)), found)
-    voter.since = entry

@@ -1,7 +1,8 @@
 """A federation in one process with bad sites in it: bounds on norms, looks at contributions, votes and suspension.
 
 Sites train as in `inprocess`; norms are bounded by the ledger's rule, looks are judged by the ledger's
-(`core.ledger.harm`), and votes suspend by its quorum. Rounds are in step, and a vote reaches everybody at once.
+(`core.ledger.harm`), beside what the author's entries were worth along the way, and votes suspend by its quorum. Rounds
+are in step, and a vote reaches everybody at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.parts.inprocess import site_weights
-from kmel_p2p.agreement.identity import SiteKey
+from benchmarks.parts.weighing import Weighing, key_of
 from kmel_p2p.core.ledger.harm.judgement import LOOKS, TOLD_AFTER, Judgement
 from kmel_p2p.core.ledger.harm.parts import windows
 from kmel_p2p.core.ledger.harm.suspensions import votes_needed
@@ -25,6 +26,7 @@ from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import initial_trunk
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.evaluate.effect import EffectMeter, looked_at
+from kmel_p2p.learn.evaluate.worth import WorthMeter
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
@@ -85,7 +87,7 @@ class Poisoned:
         alarms: site -> entries it had published when another site first found harm in what it gave.
         suspended: site -> entries it had published when it was suspended.
         norms: of every entry, by site.
-        look_s, train_s: processor seconds of looks and of training.
+        look_s, weigh_s, train_s: processor seconds of looks, of measuring worth, and of training.
     """
 
     trunk: NDArray[np.float32]
@@ -95,6 +97,7 @@ class Poisoned:
     suspended: dict[int, int] = field(default_factory=dict)
     norms: list[list[float]] = field(default_factory=list)
     look_s: float = 0.0
+    weigh_s: float = 0.0
     train_s: float = 0.0
 
     def parameters(self, site: int) -> Parameters:
@@ -129,16 +132,15 @@ def poisoned(
     layout = trunk_layout(architecture)
     codec = DeltaCodec(layout, CodecParameters(chunk=4096, kept=64, bits=2))
     trunk = initial_trunk(layout, model_seed)
-    networks, meters, judges = [], [], []
-    rounds = []
+    meters, judges, weighings, rounds = [], [], [], []
     for at, (dataset, setting) in enumerate(zip(datasets, settings, strict=True)):
         network = Network(architecture)
         start_local(network, architecture, model_seed, setting.seed)
-        networks.append(network)
         rounds.append(Rounds(network, dataset, layout, codec, setting, folder / f"site-{at}"))
         look = looked_at(dataset, setting.seed)
         meters.append(EffectMeter(look, network))
         judges.append(Judgement())
+        weighings.append(Weighing(WorthMeter(look, Network(architecture), setting.seed)))
     count = len(datasets)
     needed = votes_needed(count - 1, "majority") if vote else 0
     shares = site_weights(layout, datasets, bounds.weight_cap)
@@ -148,6 +150,8 @@ def poisoned(
     newest: list[Vector | None] = [None for _ in datasets]
     log: list[list[NDArray[np.float32]]] = [[] for _ in datasets]
     votes: dict[int, dict[int, int]] = {at: {} for at in range(count)}
+    steps: list[dict[int, NDArray[np.float32]]] = []
+    trunks, weights = [trunk], {at: float(share.mean()) for at, share in enumerate(shares)}
     for entry in range(1, settings[0].entry_limit + 1):
         total = np.zeros(layout.size)
         made: list[Vector] = []
@@ -157,7 +161,9 @@ def poisoned(
             began = time.process_time()
             result = rounds[at].train(entry, settings[at].steps_per_entry, bound, run.trunk, lambda progress: None)
             rounds[at].commit(entry)
-            run.train_s += time.process_time() - began
+            took = time.process_time() - began
+            run.train_s += took
+            weighings[at].pace.trained(took)
             change = codec.decode(result.payload).dense(layout.size).astype(np.float64)
             if at in attacks:
                 others = [d for other, d in enumerate(newest) if d is not None and other not in attacks]
@@ -173,9 +179,13 @@ def poisoned(
             if at not in run.suspended:
                 total += shares[at] * change
         run.trunk = (run.trunk + total).astype(np.float32)
+        steps.append({at: log[at][-1] for at in range(count)})
+        trunks.append(run.trunk)
+        for at in range(count) if needed else ():
+            weighings[at].weigh(rounds[at].private(), entry, steps, trunks, weights)
         if needed and entry >= 2 and (entry <= EARLY or entry % look_every == 0):
             began = time.process_time()
-            _look(run, entry, networks, meters, judges, log, votes, set(attacks))
+            _look(run, entry, meters, judges, weighings, log, votes, set(attacks))
             run.look_s += time.process_time() - began
             for author, against in votes.items():
                 if author not in run.suspended and len(against) >= needed:
@@ -183,21 +193,22 @@ def poisoned(
                     since = sorted(against.values())[needed - 1]
                     part = run.added[author] if since == 1 else np.sum(log[author][since - 1 :], axis=0)
                     run.trunk = (run.trunk - part).astype(np.float32)
+    run.weigh_s = sum(weighing.pace.spent_s for weighing in weighings)
     return run
 
 
 def _look(
     run: Poisoned,
     entry: int,
-    networks: Sequence[Network],
     meters: Sequence[EffectMeter],
     judges: Sequence[Judgement],
+    weighings: Sequence[Weighing],
     log: Sequence[Sequence[NDArray[np.float32]]],
     votes: dict[int, dict[int, int]],
     bad: set[int],
 ) -> None:
     """Every honest site looks at every other author that still counts."""
-    count = len(networks)
+    count = len(meters)
     for voter in range(count):
         if voter in bad:
             continue
@@ -212,7 +223,8 @@ def _look(
             for first, part in firsts.items():
                 effects = meters[voter].effects(whole, (run.trunk - part).astype(np.float32))
                 parts = {p: EndpointLook(e.compounds, e.loss, e.without, e.error) for p, e in effects.items()}
-                looks[first] = Look(SiteKey(bytes([author])), first, entry, parts)
+                key = key_of(author)
+                looks[first] = Look(key, first, entry, parts, weighings[voter].book.raised_loss(key))
             look, times = judges[voter].weigh(looks)
             if times >= TOLD_AFTER:
                 run.alarms.setdefault(author, entry)

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -45,8 +46,8 @@ def federate_peers(
     folder = out / f"seed-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    parts = [_write(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
-    simulation = _simulation(shape, settings, seed, parts[0])
+    parts = [write_table(folder / f"{silo}.csv", part) for silo, part in zip(SILOS, data, strict=True)]
+    simulation = simulation_of(shape, SILOS, settings, seed, parts[0])
     with create_federation(
         simulation, folder, parts, None, trunk_reference_hash(simulation.charter.features, simulation.model)
     ) as federation:
@@ -58,18 +59,26 @@ def federate_peers(
     return models, budget
 
 
-def _simulation(shape: Architecture, settings: TrainingSettings, seed: int, data: Path) -> Simulation:
+def simulation_of(
+    shape: Architecture, names: tuple[str, ...], settings: TrainingSettings, seed: int, data: Path, **averaging: Any
+) -> Simulation:
+    """Of sites with these names and folds as in `silos_data.datasets`.
+
+    Args:
+        data: a table as each of them has it.
+        averaging: further keys of the section.
+    """
     endpoints = tuple(
         SimulatedEndpoint(name=e.name, column=e.name, center=e.center, scale=e.scale, head=e.head)
         for e in shape.endpoints
     )
     return Simulation(
-        task="real silos",
+        task="a benchmark",
         seed=seed,
         data=DataSource(kind="csv", train=data, test=data),
-        sites=SitesSection(names=SILOS, deadline_s=DEADLINE_S),
+        sites=SitesSection(names=names, deadline_s=DEADLINE_S),
         charter=SimulatedCharter(
-            federation="silos",
+            federation="benchmark",
             model=ModelRule(trunk=shape.trunk, hidden=shape.hidden, dropout=shape.dropout, calibrate=shape.calibrate),
             assay_endpoints=endpoints,
             training=TrainingRule(
@@ -77,14 +86,16 @@ def _simulation(shape: Architecture, settings: TrainingSettings, seed: int, data
                 learning_rate=settings.learning_rate,
                 weight_decay=settings.weight_decay,
             ),
-            averaging=LedgerRule(steps_per_entry=settings.steps_per_entry, entry_limit=settings.entry_limit),
-            pace=PaceRule(start_sites=len(SILOS)),
+            averaging=LedgerRule(
+                steps_per_entry=settings.steps_per_entry, entry_limit=settings.entry_limit, **averaging
+            ),
+            pace=PaceRule(start_sites=len(names)),
             split=SplitRule(fold_key=fold_key(seed), valid_fraction=VALID_FRACTION, test_fraction=TEST_FRACTION),
         ),
     )
 
 
-def _write(path: Path, data: Dataset) -> Path:
+def write_table(path: Path, data: Dataset) -> Path:
     """A wide CSV file with one column per assay endpoint."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -44,12 +44,17 @@ class EndpointLook:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The effect of an author's entries from `first` to `number`, by assay endpoint (place in the charter)."""
+    """The effect of an author's entries from `first` to `number`, by assay endpoint (place in the charter).
+
+    Attributes:
+        raised: whether all its entries together, followed along the trunk's way, made this site's loss larger.
+    """
 
     author: SiteKey
     first: int
     number: int
     parts: Mapping[int, EndpointLook]
+    raised: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,11 @@ Part = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class _Group:
+    """Compounds of one assay endpoint, as the network reads them: the same every time."""
+
     place: int
     rows: NDArray[np.int64]
+    inputs: Any
 
 
 class WorthMeter:
@@ -50,7 +54,8 @@ class WorthMeter:
             if len(rows) >= FEWEST_COMPOUNDS:
                 # The same groups every time: what each of them says is added up over the run.
                 shuffled = np.random.default_rng([seed, place]).permutation(rows)
-                self._groups += [_Group(place, part) for part in np.array_split(shuffled, GROUPS)]
+                for part in np.array_split(shuffled, GROUPS):
+                    self._groups.append(_Group(place, part, network.read(dataset.inputs.rows(part))))
 
     def load_private(self, private: NDArray[np.float32]) -> None:
         """Go on with these private heads, float32[p]."""
@@ -62,11 +67,18 @@ class WorthMeter:
         Args:
             half_way: the trunk, float32[d].
         """
+        if not parts:
+            return {}
         self._network.load(half_way)
+        # All parts at once, and where they lie in the network: the gradient has as many values as the trunk.
+        positions = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
+        at = torch.from_numpy(self._network.order.places_of(positions))
+        ends = np.cumsum([len(part[0]) for part in parts])[:-1]
         found: dict[int, list[tuple[int, float, list[float]]]] = {}
         for group in self._groups:
-            loss, gradient = self._gradient(group)
-            values = [float(-(gradient[positions] @ added)) for positions, added in parts]
+            loss, gradient = self._gradient(group, at)
+            pieces = np.split(gradient, ends)
+            values = [float(-(piece @ added)) for piece, (_, added) in zip(pieces, parts, strict=True)]
             found.setdefault(group.place, []).append((len(group.rows), loss, values))
         return {
             place: EndpointWorth(
@@ -78,15 +90,23 @@ class WorthMeter:
             if np.isfinite([[loss, *values] for _, loss, values in groups]).all()
         }
 
-    def _gradient(self, group: _Group) -> tuple[float, NDArray[np.float32]]:
-        """Mean loss of a group's compounds for its assay endpoint, and its gradient by the trunk, float32[d]."""
+    def _gradient(self, group: _Group, at: torch.Tensor) -> tuple[float, NDArray[np.float32]]:
+        """Mean loss of a group's compounds for its assay endpoint, and its gradient by these values of the trunk.
+
+        Args:
+            at: places in the network's own order, int64[n].
+
+        Returns:
+            the gradient as float32[n].
+        """
         data, network = self._dataset, self._network
         labels = np.full((len(group.rows), len(data.endpoints)), np.nan, np.float32)
         labels[:, group.place] = data.labels[group.rows, group.place]
-        outputs = network.forward(network.read(data.inputs.rows(group.rows)))
+        outputs = network.forward(group.inputs)
         relations = torch.zeros(labels.shape, dtype=torch.int8)
         network.clear_gradients()
         loss = self._loss(outputs.float(), torch.from_numpy(labels), relations)
         loss.backward()  # type: ignore[no-untyped-call]
         assert network.trunk.grad is not None
-        return float(loss.detach()), network.laid_out(network.trunk.grad)
+        gradient: NDArray[np.float32] = network.trunk.grad[at.to(network.trunk.grad.device)].cpu().numpy()
+        return float(loss.detach()), gradient

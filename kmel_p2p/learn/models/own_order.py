@@ -52,6 +52,15 @@ class OwnOrder:
         found = self._view(values, piece)
         return found.contiguous().cpu().numpy().reshape(-1)
 
+    def places_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where positions of the layout, int64[n], lie in a vector of the network, int64[n]."""
+        found = positions.copy()
+        for place, inputs in {(piece[0].start, piece[0].stop): piece[:2] for piece in self._matrices.values()}.values():
+            inside = (positions >= place.start) & (positions < place.stop)
+            row, column = np.divmod(positions[inside] - place.start, inputs)
+            found[inside] = place.start + column * ((place.stop - place.start) // inputs) + row
+        return found
+
     def put(self, values: Tensor, piece: slice, given: NDArray[np.float32]) -> None:
         """The opposite: write `given`, in the order of the layout, where it belongs in `values`."""
         target = self._view(values, piece)

@@ -6,6 +6,7 @@ How sure a sum is follows from groups of held-out compounds that say different t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
@@ -145,6 +146,14 @@ class ContributionBook:
         sums = self.authors.get(author)
         groups = sums.worth.get(place) if sums is not None else None
         return Worth.of(groups) if groups else None
+
+    def raised_loss(self, author: SiteKey) -> bool:
+        """Whether an author's entries, of all assay endpoints together, made the loss larger by more than one standard
+        error; not where nothing was measured."""
+        sums = self.authors.get(author)
+        found = [groups for groups in (sums.worth.values() if sums is not None else ()) if len(groups) > 1]
+        variance = sum(stdev(groups) ** 2 / len(groups) for groups in found)
+        return sum(map(fmean, found)) < -math.sqrt(variance)
 
     def late(self, author: SiteKey, place: int) -> Worth | None:
         """The same over the second half of the run, by entries; None where nothing was measured of it.

@@ -53,6 +53,8 @@ class TrunkLooks:
         trunks: gives work for another thread (`SiteMode.trunks_without`), or None where there is nothing to see.
         examine: gives the trainer a command.
         command: feeds a command to the protocol.
+        raised: whether an author's entries, followed along the trunk's way, made this site's loss larger
+            (`ContributionBook.raised_loss`).
         whole_trunk: held while trunks are made, so that work on copies of the whole trunk takes turns.
     """
 
@@ -62,8 +64,10 @@ class TrunkLooks:
         trunks: Callable[[int], Trunks | None],
         examine: Callable[[session.Examine], None],
         command: Callable[[Any], None],
+        raised: Callable[[SiteKey], bool],
         whole_trunk: asyncio.Lock | None = None,
     ) -> None:
+        self._raised = raised
         self._folder = folder / FOLDER
         self._trunks = trunks
         self._examine = examine
@@ -93,10 +97,7 @@ class TrunkLooks:
         self._under_way = False
         self._pace.spent(answer.seconds, self._written_s)
         self._clear()
-        looks = tuple(
-            Look(SiteKey(effect.part.author), effect.part.first, effect.part.number, _endpoints(effect))
-            for effect in answer.effects
-        )
+        looks = tuple(map(self._look, answer.effects))
         log.debug("looked at authors", looks=len(looks), seconds=round(answer.seconds, 3))
         self._command(Looked(looks))
 
@@ -110,6 +111,10 @@ class TrunkLooks:
         self._clear()
 
     # ---- inner --------------------------------------------------------------------------------------------------
+
+    def _look(self, effect: session.PartEffect) -> Look:
+        part, author = effect.part, SiteKey(effect.part.author)
+        return Look(author, part.first, part.number, _endpoints(effect), self._raised(author))
 
     async def _begin(self) -> None:
         try:

@@ -63,7 +63,7 @@ def test_silos_share_no_compound_and_keep_to_their_size(data: list[Dataset]) -> 
 def test_a_peer_reads_the_silo_as_it_is(data: list[Dataset], tmp_path: Path) -> None:
     """Real peers and the federation in one process must train on the same values in the same folds."""
     for silo, part in zip(silos_data.SILOS, data, strict=True):
-        path = silos_peers._write(tmp_path / f"{silo}.csv", part)
+        path = silos_peers.write_table(tmp_path / f"{silo}.csv", part)
         columns = {e.name: Column(column=e.name, unit="") for e in part.endpoints}
         source = Source(path=path, smiles_column="smiles", columns=columns)
         own = ingest(source, part.endpoints, silos_data.POLICY, cache=StructureCache(tmp_path / "cache"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -71,6 +73,16 @@ def test_harm_is_proved_by_looks_one_after_the_other_at_new_entries() -> None:
     assert counts == [1, 1, 2]
     assert judgement.weigh({1: look(1.01, number=4)})[1] == 0
     assert [judgement.weigh({1: look(1.5, number=n)})[1] for n in (5, 6, 7)] == [1, 2, LOOKS]
+
+
+def test_there_is_no_harm_where_all_entries_together_made_the_loss_smaller_on_the_way() -> None:
+    judgement = Judgement()
+    helped = [replace(look(1.5, number=n), raised=False) for n in (2, 3, 4, 5)]
+    assert [judgement.weigh({1: one}) for one in helped] == [(one, 0) for one in helped]
+    assert judgement.quiet(AUTHOR) == 4
+    # Such a look breaks a series of harmful ones, too.
+    counts = [judgement.weigh({1: one})[1] for one in (look(1.5, number=6), helped[0], look(1.5, number=7))]
+    assert counts == [1, 0, 1]
 
 
 def test_the_window_that_shows_most_harm_is_the_one_told() -> None:

@@ -36,7 +36,10 @@ class Bench:
         self.asked: list[session.Examine] = []
         self.commands: list[Any] = []
         self.turns: list[int] = []
-        self.looks = TrunkLooks(folder, self.trunks, self.asked.append, self.commands.append)
+        self.raised = True
+        self.looks = TrunkLooks(
+            folder, self.trunks, self.asked.append, self.commands.append, lambda author: self.raised
+        )
 
     def trunks(self, turn: int) -> Any:
         self.turns.append(turn)
@@ -67,8 +70,13 @@ def test_a_look_goes_to_the_trainer_in_files_and_what_it_found_to_the_protocol(t
         await bench.round(3)
         assert len(bench.asked) == 1
         bench.answer(0.1)
-        assert bench.commands == [Looked((Look(AUTHOR, 2, 7, {0: EndpointLook(30, 2.0, 1.0, 0.1)}),))]
+        assert bench.commands == [Looked((Look(AUTHOR, 2, 7, {0: EndpointLook(30, 2.0, 1.0, 0.1)}, raised=True),))]
         assert list((tmp_path / FOLDER).iterdir()) == []
+        # What its entries were worth along the way goes with it.
+        bench.raised = False
+        await bench.round(4)
+        bench.answer(0.1)
+        assert [look.raised for look in bench.commands[-1].looks] == [False]
         await bench.looks.close()
 
     asyncio.run(scene())

@@ -65,6 +65,23 @@ def test_stretches_are_added_up_by_group_and_survive_the_store() -> None:
     assert ContributionBook.decode(None) == ContributionBook()
 
 
+def test_an_author_raised_the_loss_only_where_that_is_sure_over_all_its_entries() -> None:
+    book = book_of((0.3, 0.1, -0.1), (-0.2, -0.3, -0.1))
+    assert [book.raised_loss(key) for key in (NORTH, SOUTH, WEST)] == [False, True, True]
+    # Nothing measured of it, or nothing that is told apart from chance.
+    assert not ContributionBook().raised_loss(NORTH)
+    groups = tuple((value,) for value in (-1.0, 1.0, -1.0, 0.9, -1.1, 1.0))
+    unsure = Stretch({NORTH: 1}, np.zeros(1, np.float32), (one_part(NORTH, 1, 1),))
+    book = ContributionBook()
+    book.add(unsure, {0: session.EndpointWorth(60, 0.5, groups)})
+    assert not book.raised_loss(NORTH)
+    # Assay endpoints together: one that gains more than the other loses.
+    book.add(unsure, {1: endpoint(2.0), 2: endpoint(-1.0)})
+    assert not book.raised_loss(NORTH)
+    book.add(unsure, {2: endpoint(-9.0)})
+    assert book.raised_loss(NORTH)
+
+
 def test_the_second_half_of_a_long_run_is_told_apart_in_bounded_space() -> None:
     book = book_of(*([(1.0, 0.0, 0.0)] * 50 + [(0.0, 1.0, -1.0)] * 50))
     assert len(book.spans) == MOST_SPANS

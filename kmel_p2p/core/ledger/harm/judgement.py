@@ -4,6 +4,11 @@ A look compares a site's loss on its own held-out compounds with the trunk and w
 A single look proves little: honest authors fail a small test as often as one cares to look. So a verdict of harm needs
 a large effect that chance does not explain, and it has to hold over several looks.
 
+Even that is not enough. Once the others have trained with an honest author's part for some entries, the trunk without
+it may be better by chance of where they stood; of 49 honest federations of four small sites, two lost a member by it.
+But an honest author makes the others' loss smaller at first, and one that sends harm never does. So no harm is found
+where an author's entries, followed along the trunk's way (`core.ledger.worth`), did not make the loss larger in sum.
+
 An author that looks indispensable need not be: without one of few authors the trunk is a network that nobody trained.
 So looks tell harm, not merit.
 """
@@ -92,7 +97,7 @@ class Judgement:
         # The same entries seen again prove nothing new.
         new = worst.number > series.number
         series.number = max(series.number, worst.number)
-        if harm_of(worst) < HARM:
+        if harm_of(worst) < HARM or not worst.raised:
             series.harmful, series.quiet = 0, series.quiet + new
             return looks[min(looks)], 0
         series.harmful, series.quiet = series.harmful + new, 0
