@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -110,6 +112,12 @@ def texts_of_the_package() -> set[str]:
 def _says_nothing(node: ast.AST) -> bool:
     """A docstring: for those who read the code."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def numbered(text: str) -> str:
+    """A text as a catalogue of translations has it: `{1}`, `{2}` ... for what differs, in order."""
+    count = itertools.count(1)
+    return re.sub(rf"{OPEN}|\{{\w+\}}", lambda found: f"{{{next(count)}}}", text)
 
 
 def alarms() -> dict[str, set[str]]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import functools
 import gettext
 import os
-from pathlib import Path
 
 import click
 
-DOMAIN = "kmel_p2p"
-CATALOGUES = Path(__file__).resolve().parent.parent / "locale"
+from kmel_p2p.web.korean import CATALOGUES, DOMAIN, catalogue, in_korean
+
 VARIABLES = ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 """The first that is set decides, as gettext does it."""
 
@@ -28,7 +27,12 @@ def korean() -> bool:
 
 def say(text: str) -> str:
     """A text in the language of this process; English where the catalogue lacks it."""
-    return _catalogue().gettext(text) if korean() else text
+    return catalogue().gettext(text) if korean() else text
+
+
+def told(text: str) -> str:
+    """A text that a peer made, in the language of this process: an alarm, a reason, what it waits for."""
+    return in_korean(text) if korean() else text
 
 
 def speak() -> None:
@@ -58,8 +62,3 @@ def translated(command: click.Command) -> click.Command:
 def _paragraphs(text: str) -> str:
     """Each paragraph by itself, as the catalogue has them: in one line."""
     return "\n\n".join(say(" ".join(part.split())) for part in text.split("\n\n"))
-
-
-@functools.cache
-def _catalogue() -> gettext.NullTranslations:
-    return gettext.translation(DOMAIN, CATALOGUES, languages=["ko"], fallback=True)

@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from kmel_p2p.cli.language import say
+from kmel_p2p.cli.language import say, told
 from kmel_p2p.site.observe.federation_payoff import TEXTS, payoff_in_words
 from kmel_p2p.site.observe.headline import BEST_LOCAL
 from kmel_p2p.site.observe.next_step import STEPS, next_step
@@ -61,23 +61,26 @@ def status_view(document: StatusDocument, most: int | None = None) -> Renderable
 def _alarms(document: StatusDocument, most: int | None) -> Iterator[RenderableType]:
     """Over the whole width: which site an alarm is about must not be cut off."""
     for alarm in document.alarms[:most]:
-        yield Text.assemble((alarm.what, "red"), f"  {alarm.text}  ({age_text(alarm.age_s)})")
-    yield from (Text(line, "red") for line in _left_out(len(document.alarms), most, "alarms"))
+        yield Text.assemble((told(alarm.what), "red"), f"  {told(alarm.text)}  ({age_text(alarm.age_s)})")
+    yield from (
+        Text(line, "red")
+        for line in _left_out(len(document.alarms), most, "and {count} more alarms: kmel-peer status shows all")
+    )
 
 
 def _left_out(count: int, most: int | None, what: str) -> list[str]:
     left = 0 if most is None else count - most
-    return [f"and {left} more {what}: kmel-peer status shows all"] if left > 0 else []
+    return [say(what).format(count=left)] if left > 0 else []
 
 
 def _facts(document: StatusDocument, most: int | None) -> Table:
     table = _grid()
     phase = document.phase
-    table.add_row(say("phase"), Text.assemble((say(phase.value), phase.style), f"  {document.reason}"))
+    table.add_row(say("phase"), Text.assemble((say(phase.value), phase.style), f"  {told(document.reason)}"))
     table.add_row(say("next"), say(STEPS[next_step(document)]))
     for text in (
-        *(wait.beside(document.reason) for wait in document.waits[:most]),
-        *_left_out(len(document.waits), most, "waits"),
+        *(wait.beside(document.reason, told) for wait in document.waits[:most]),
+        *_left_out(len(document.waits), most, "and {count} more waits: kmel-peer status shows all"),
     ):
         table.add_row(say("waits"), text)
     for name, text in (("mode", document.mode), *document.averaging.summary):
@@ -155,7 +158,7 @@ class _Members:
         for problem, names in alike.items():
             more = f" and {len(names) - SITES_NAMED} more" if len(names) > SITES_NAMED else ""
             who = " ".join(names[:SITES_NAMED]) + more
-            yield Padding(Text.assemble((who, "red"), f"  {say(problem)}"), (0, 1))
+            yield Padding(Text.assemble((who, "red"), f"  {told(problem)}"), (0, 1))
 
     def _table(self, width: int) -> Table:
         table, wide = Table(box=None, header_style="bold", padding=(0, 1)), width >= WIDE

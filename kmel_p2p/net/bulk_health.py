@@ -73,5 +73,12 @@ def _why(outbox: Moving, has_route: bool, cause: str) -> str:
             "its peer takes what fits into its first window, and grants no room for the rest. It is dialled anew; ask "
             "its operator whether the peer hangs"
         )
-    state = "a bulk connection is open, but moves nothing" if has_route else "there is no bulk connection"
-    return f"{state}{cause}. It is dialled anew; look for a firewall or tunnel that drops large packets"
+    if has_route:
+        return (
+            f"a bulk connection is open, but moves nothing{cause}. It is dialled anew; look for a firewall or tunnel "
+            "that drops large packets"
+        )
+    return (
+        f"there is no bulk connection{cause}. It is dialled anew; look for a firewall or tunnel that drops large "
+        "packets"
+    )

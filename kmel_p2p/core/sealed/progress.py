@@ -11,10 +11,9 @@ from kmel_p2p.core.sealed.stages import Stage
 
 def progress(at: SealedRound, stage: Stage, least: int) -> str:
     """For instance `sealed round 31: 5 of 6 sealed, sealed here`."""
-    text = f"sealed round {at.number}: "
     if at.group is None:
-        return f"{text}{len(at.keys)} sites are ready; a group takes {least}"
-    return f"{text}{len(at.sealed)} of {len(at.group.sites)} sealed, {stage.value} here"
+        return f"sealed round {at.number}: {len(at.keys)} sites are ready; a group takes {least}"
+    return f"sealed round {at.number}: {len(at.sealed)} of {len(at.group.sites)} sealed, {stage.value} here"
 
 
 def awaited(at: SealedRound, own: SiteKey, here: Collection[SiteKey]) -> tuple[SiteKey, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,13 +98,22 @@ class WaitStatus:
         """In one line, for people."""
         return self.beside("")
 
-    def beside(self, shown: str) -> str:
-        """In one line, for people who read `shown` above it: the reason is not said twice."""
-        more = f" and {len(self.sites) - SITES_NAMED} more" if len(self.sites) > SITES_NAMED else ""
-        whom = f"for {' '.join(self.sites[:SITES_NAMED])}{more} " if self.sites else ""
-        left = "without a limit" if self.until_s is None else f"at most {span_text(self.until_s)} more"
-        why = "" if self.reason == shown else f": {self.reason}"
-        return f"{whom}since {span_text(self.since_s)}, {left}{why}"
+    def beside(self, shown: str, word: Callable[[str], str] = str) -> str:
+        """In one line, for people who read `shown` above it: the reason is not said twice.
+
+        Args:
+            word: gives a text in the reader's language.
+        """
+        named, left_out = " ".join(self.sites[:SITES_NAMED]), len(self.sites) - SITES_NAMED
+        if left_out > 0:
+            named += " " + word("and {count} more").format(count=left_out)
+        whom = word("for {sites}").format(sites=named) + " " if named else ""
+        since = word("since {time}").format(time=span_text(self.since_s))
+        left = word("without a limit")
+        if self.until_s is not None:
+            left = word("at most {time} more").format(time=span_text(self.until_s))
+        why = "" if self.reason == shown else f": {word(self.reason)}"
+        return f"{whom}{since}, {left}{why}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from kmel_p2p.site.observe.status import MemberStatus, SitePhase, StatusDocument
 from kmel_p2p.site.page.federation_map import federation_map
 from kmel_p2p.site.page.words import WORDS, other_language
 from kmel_p2p.web.curves import Curve, chart
+from kmel_p2p.web.korean import in_korean
 
 MOST_AUTHORS = 10
 """Authors with a curve; more could not be told apart."""
@@ -62,7 +63,7 @@ class Facts:
 
 def page_values(facts: Facts, lang: str) -> dict[str, Any]:
     """What the template `page.html` shows, in one of the languages of `WORDS`."""
-    w, status = WORDS[lang], facts.status
+    w, status, tell = WORDS[lang], facts.status, in_korean if lang == "ko" else str
     return {
         "w": w,
         "lang": lang,
@@ -71,12 +72,17 @@ def page_values(facts: Facts, lang: str) -> dict[str, Any]:
         "headline": headline(facts, lang),
         "federation_payoff": _federation_payoff(status, w),
         "as_of": w["as_of"].format(time=_clock(facts.at), up=span_text(status.process.uptime_s)),
-        "alarms": [(alarm.what, alarm.text, w["ago"].format(time=span_text(alarm.age_s))) for alarm in status.alarms],
+        "alarms": [
+            (tell(alarm.what), tell(alarm.text), w["ago"].format(time=span_text(alarm.age_s)))
+            for alarm in status.alarms
+        ],
         "phase": w[f"phase_{status.phase.value}"],
+        "reason": tell(status.reason or status.phase.meaning),
+        "waits": [wait.beside(status.reason, tell) for wait in status.waits],
         "phase_style": _PHASE_STYLE.get(status.phase, ""),
         "next": w[f"step_{next_step(status)}"],
         "map": Markup(federation_map(status.site, status.members, w)),
-        "members": [_member(member, w) for member in status.members],
+        "members": [_member(member, w, tell) for member in status.members],
         "vectors": Markup(_vectors(facts, w)),
         "authors": len(status.averaging.vector),
         "most_authors": MOST_AUTHORS,
@@ -151,7 +157,7 @@ def _clock(at: float) -> str:
     return f"{datetime.datetime.fromtimestamp(at, datetime.UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _member(member: MemberStatus, w: Mapping[str, str]) -> dict[str, str]:
+def _member(member: MemberStatus, w: Mapping[str, str], tell: Callable[[str], str]) -> dict[str, str]:
     linked = member.outbound or member.inbound
     ways = {
         name: "open" if works else "spare" if linked else "shut"
@@ -168,7 +174,7 @@ def _member(member: MemberStatus, w: Mapping[str, str]) -> dict[str, str]:
         "entries": f"{member.entries_applied:,}",
         "out": bytes_text(member.bytes_out),
         "in": bytes_text(member.bytes_in),
-        "problem": member.problem,
+        "problem": tell(member.problem),
     }
 
 

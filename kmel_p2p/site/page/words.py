@@ -1,4 +1,4 @@
-"""The words of a peer's page, in English and Korean. Texts of alarms, reasons and names come as the peer has them."""
+"""The words of a peer's page, in English and Korean. Texts of alarms and reasons are those of the catalogue."""
 
 from __future__ import annotations
 

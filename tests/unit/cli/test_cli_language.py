@@ -15,10 +15,10 @@ import click
 import pytest
 from rich.cells import cell_len
 
-from kmel_p2p.cli.language import CATALOGUES, DOMAIN
 from kmel_p2p.cli.main import COMMANDS, cli
 from kmel_p2p.cli.status_view import HEADINGS
 from kmel_p2p.site.observe.status import SitePhase
+from kmel_p2p.web.korean import CATALOGUES, DOMAIN
 from tests.support.scripts import script
 
 ROOT = Path(__file__).parents[3]
@@ -80,6 +80,8 @@ def test_every_text_of_the_catalogue_is_one_that_the_program_says(words: dict[st
         said |= set(texts_of(command))
     for path in ((ROOT / "kmel_p2p").rglob("*.py"), OF_CLICK.glob("*.py")):
         said |= {text for each in path for text in literals(ast.parse(each.read_text("utf-8")))}
+    source = script("source_texts.py")
+    said |= {source.numbered(text) for text in source.texts_of_the_package()}
     assert [text for text in words if text and text not in said] == []
 
 

@@ -1,0 +1,128 @@
+"""What a peer says is Korean on Korean screens: every alarm, every reason to wait, every failed connection."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.cli import language
+from kmel_p2p.core.ledger import reasons
+from kmel_p2p.core.ledger.events import HarmSeen
+from kmel_p2p.core.ledger.own_epochs import AGAIN, PARTED
+from kmel_p2p.core.rounds.machine import HEARING
+from kmel_p2p.core.rounds.twin_pause import TWIN_CHOSEN, TWIN_FOUND
+from kmel_p2p.net.connection_failure import ConnectionFailure, explain
+from kmel_p2p.site.observe.status import SitePhase, WaitStatus
+from kmel_p2p.web.korean import catalogue, in_korean
+from tests.support.scripts import script
+
+HANGUL = re.compile(r"[가-힣]")
+SPECIAL = "\N{MIDDLE DOT}"
+"""Stands for what is filled in: no text has it."""
+
+
+@pytest.fixture(scope="module")
+def source() -> Any:
+    return script("source_texts.py")
+
+
+def fields(text: str) -> set[str]:
+    return {field for _, field, _, _ in string.Formatter().parse(text) if field}
+
+
+def says_something(text: str) -> bool:
+    """Whether a text has words of its own: fields and names of commands have none."""
+    return re.search(r"[a-z]{3}", re.sub(r"\{\d\}", "", text)) is not None
+
+
+def said_in_waits(source: Any) -> Iterator[str]:
+    """What sites wait for or end with, where it stands in the call."""
+    for file in source.sources():
+        if "core" in file.path.parts:
+            for name, call in file.calls():
+                if name in ("Wait", "End") and call.args:
+                    yield from file.texts(call.args[0])
+
+
+def test_every_alarm_and_every_wait_is_in_the_catalogue_with_its_fields(source: Any) -> None:
+    alarms = source.alarms()
+    said = {*alarms, *(text for texts in alarms.values() for text in texts), *said_in_waits(source)}
+    told = {source.numbered(text) for text in said}
+    told = {text for text in told if says_something(text)}
+    assert len(told) > 80
+    assert {text for text in told if catalogue().gettext(text) == text} == set()
+    for text in told:
+        assert fields(catalogue().gettext(text)) == fields(text), text
+
+
+def test_a_filled_in_text_is_found_with_its_fields_as_they_are(source: Any) -> None:
+    for what, texts in source.alarms().items():
+        for text in (what, *texts):
+            korean = in_korean(text.replace("…", SPECIAL))
+            if says_something(text):
+                assert HANGUL.search(korean), text
+            assert korean.count(SPECIAL) == text.count("…"), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(value for name, value in vars(reasons).items() if name.isupper() and isinstance(value, str) and " " in value
+          and name not in ("CATCHING_UP", "OWN_LOG")),
+        *(phase.meaning for phase in SitePhase),
+        AGAIN, PARTED, HEARING, TWIN_CHOSEN, TWIN_FOUND,
+    ],
+)  # fmt: skip
+def test_reasons_that_are_told_as_they_stand_are_korean(text: str) -> None:
+    assert HANGUL.search(in_korean(text))
+
+
+def test_why_a_site_is_not_reached_is_korean() -> None:
+    key = SiteKey(bytes(32))
+    for failure in ConnectionFailure:
+        text = explain(failure, key, "tcp://north.example:7700", key, 5_000_000, "why")
+        korean = in_korean(text)
+        assert HANGUL.search(korean), text
+        assert "tcp://north.example:7700" in korean
+        assert ("why" in korean) == ("why" in text)
+
+
+def test_fields_within_fields_are_korean_and_names_stay() -> None:
+    inner = "tcp://evil:1 does not speak CURVE: another program listens there; check the address"
+    assert in_korean(f"site west: {inner}").startswith("기관 west: tcp://evil:1은(는) CURVE를 쓰지 않습니다")
+    assert in_korean("3 entries ahead of the slowest training site") == (
+        "학습 중인 가장 느린 기관보다 엔트리 3개만큼 앞서 있습니다"
+    )
+    for text in ("", "north", "tcp://{1}:{2} does not speak", "{1}", "site {1} is", "a" * 100_000):
+        assert in_korean(text) == text
+
+
+def test_what_stands_in_braces_in_a_field_fills_nothing_in() -> None:
+    assert in_korean("site {2} is not reachable") == "기관 {2}에 연결되지 않습니다"
+
+
+def test_harm_is_told_in_korean() -> None:
+    from types import SimpleNamespace
+
+    from kmel_p2p.site.modes.harm_report import harm_text
+
+    notes: Any = SimpleNamespace(name=lambda key: "south", endpoint=lambda place: "logd")
+    event = HarmSeen(SiteKey(bytes(32)), 4, {0: 0.17}, (SiteKey(bytes(32)),), 3)
+    korean = in_korean(harm_text(event, notes))
+    assert korean.startswith("south의 엔트리 4부터 트렁크의 오차가")
+    assert "기관 3곳 중 1곳이 그렇게 말합니다" in korean
+    assert "kmel-peer block south" in korean
+
+
+def test_a_wait_is_told_in_korean(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = WaitStatus("no other site has published yet", tuple(f"site{number}" for number in range(10)), 130.0, 600.0)
+    assert wait.text.startswith("for site0 site1")
+    assert wait.text.endswith("and 2 more since 2 min, at most 10 min more: no other site has published yet")
+    monkeypatch.setattr(language, "korean", lambda: True)
+    told = wait.beside("", language.told)
+    assert told.endswith("외 2곳 대기 2 min째, 최대 10 min 더: 아직 다른 기관이 게시하지 않았습니다")
