@@ -15,12 +15,16 @@ import tomli_w
 from kmel_p2p.agreement.canonical import plain
 from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.agreement.strict import StrictModel
+from kmel_p2p.cli.language import say
+from kmel_p2p.cli.wide_help import lines
 
 WIDTH = 100
 
 
 def commented(document: CharterDocument) -> str:
     """TOML that `CharterDocument.parse` reads back to an equal document, each setting below its explanation.
+
+    The explanations are in the language of this process.
 
     Of several sites or assay endpoints, the first is explained.
     """
@@ -64,7 +68,7 @@ def _table(model: StrictModel, path: str, explained: bool, listed: bool = False)
     yield f"[[{path}]]" if listed else f"[{path}]"
     for name in (name for name in written if name not in inner and name not in lists):
         if text := says.get(name):
-            yield from textwrap.wrap(text.replace("`", ""), WIDTH, initial_indent="# ", subsequent_indent="# ")
+            yield from (f"# {line}" for line in lines(say(text).replace("`", "").split(), WIDTH - 2))
         yield tomli_w.dumps({name: written[name]}).rstrip("\n")
     for name, rows in lists.items():
         for number, row in enumerate(rows):

@@ -239,9 +239,11 @@ def _checked(config: SiteConfig, charter: Charter, own: Measurements, test: Meas
 
 def _show(report: dict[str, Any], folder: Path) -> None:
     from kmel_p2p.cli.data_view import data_view
+    from kmel_p2p.cli.language import told
     from kmel_p2p.cli.screen import Screen
 
     console = Screen()
     for part in data_view(report):
-        console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
+        shown = told(part) if isinstance(part, str) else part
+        console.print(shown, markup=False, highlight=False, soft_wrap=isinstance(part, str))
     console.print(f"Written: {folder}/data_STAYS.html, data_STAYS.json, rejects.csv", markup=False, soft_wrap=True)

@@ -34,10 +34,11 @@ class WideContext(click.Context):
 
 def wrapped(text: str, width: int) -> str:
     """Each paragraph in lines of at most `width` columns, for click to leave as they are."""
-    return "\n\n".join(AS_IT_IS + "\n".join(_lines(part.split(), width)) for part in text.split("\n\n") if part)
+    return "\n\n".join(AS_IT_IS + "\n".join(lines(part.split(), width)) for part in text.split("\n\n") if part)
 
 
-def _lines(words: Iterable[str], width: int) -> Iterable[str]:
+def lines(words: Iterable[str], width: int) -> Iterable[str]:
+    """The words in lines of at most `width` columns; one that is longer has a line of its own."""
     line = ""
     for word in words:
         longer = f"{line} {word}" if line else word

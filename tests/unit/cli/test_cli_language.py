@@ -10,16 +10,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 import pytest
 from rich.cells import cell_len
 
+from kmel_p2p.agreement.charter import Charter, CharterDocument
+from kmel_p2p.agreement.strict import StrictModel
+from kmel_p2p.chem.dataset.manifest import reason_kind
+from kmel_p2p.cli.charter_comments import commented, explanations
 from kmel_p2p.cli.main import COMMANDS, cli
 from kmel_p2p.cli.status_view import HEADINGS
 from kmel_p2p.site.observe.status import SitePhase
-from kmel_p2p.web.korean import CATALOGUES, DOMAIN
+from kmel_p2p.web.korean import CATALOGUES, DOMAIN, in_korean
 from tests.support.scripts import script
+from tests.testbed.peers.site import make_world
 
 ROOT = Path(__file__).parents[3]
 PO = CATALOGUES / "ko" / "LC_MESSAGES" / f"{DOMAIN}.po"
@@ -81,8 +87,61 @@ def test_every_text_of_the_catalogue_is_one_that_the_program_says(words: dict[st
     for path in ((ROOT / "kmel_p2p").rglob("*.py"), OF_CLICK.glob("*.py")):
         said |= {text for each in path for text in literals(ast.parse(each.read_text("utf-8")))}
     source = script("source_texts.py")
-    said |= {source.numbered(text) for text in source.texts_of_the_package()}
+    templates = {source.numbered(text) for text in source.texts_of_the_package()}
+    said |= (
+        templates | {reason_kind(text.replace("{1}", "7", 1)) for text in templates} | set(map(reason_kind, templates))
+    )
+    said |= {text for model in models_of(Charter) for text in explanations(model).values()}
     assert [text for text in words if text and text not in said] == []
+
+
+def models_of(model: type[StrictModel]) -> set[type[StrictModel]]:
+    """A model and all that it is made from."""
+    found, waiting = set[type[StrictModel]](), [model]
+    while waiting:
+        found.add(now := waiting.pop())
+        kinds: list[Any] = [field.annotation for field in now.model_fields.values()]
+        while kinds:
+            kind = kinds.pop()
+            if isinstance(kind, type) and issubclass(kind, StrictModel) and kind not in found:
+                waiting.append(kind)
+            kinds += get_args(kind)
+    return found
+
+
+def test_every_setting_of_a_charter_is_explained_in_korean(words: dict[str, str]) -> None:
+    explained = {
+        text for model in models_of(Charter) for name, text in explanations(model).items() if name in model.model_fields
+    }
+    assert len(explained) > 70
+    assert explained - words.keys() == set()
+
+
+def test_a_korean_charter_says_the_same_as_an_english_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    charter = make_world("ledger", 2, 0, 10).charter
+    english = commented(CharterDocument(charter=charter))
+    monkeypatch.setattr("kmel_p2p.cli.language.korean", lambda: True)
+    korean = commented(CharterDocument(charter=charter))
+    assert CharterDocument.parse(korean, "ko") == CharterDocument.parse(english, "en")
+    comments = [line for line in korean.splitlines() if line.startswith("#")]
+    assert len(comments) > 40
+    assert all(cell_len(line) <= 100 for line in comments)
+    assert HANGUL.search(comments[0])
+    assert [line for line in korean.splitlines() if not line.startswith("#")] == [
+        line for line in english.splitlines() if not line.startswith("#")
+    ]
+
+
+def test_why_rows_are_refused_is_korean_on_the_screen() -> None:
+    for text in (
+        "refused: 3 for: not a number (first: line 7 D: abc)",
+        "refused: 3 for: an unspecified atom (* or R): a family of compounds, not one (first: line 7 SMILES: *CC)",
+        "1,200 measurements found = 900 used + 200 rejected + 100 aggregated",
+        "SMILES is no valid structure: Explicit valence for atom # 1 C, 5, is greater than permitted",
+    ):
+        korean = in_korean(text)
+        assert HANGUL.search(korean), text
+        assert not re.search(r"\b(refused|rows|first|measurements|atom \()", korean), korean
 
 
 def literals(tree: ast.AST) -> Iterator[str]:
