@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kmel_p2p.cli.prediction_output import Output
     from kmel_p2p.cli.registering import Registering
     from kmel_p2p.learn.predict.predict import Model
+    from kmel_p2p.learn.predict.ray_cluster import RayCluster
     from kmel_p2p.learn.predict.shift import Batch
     from kmel_p2p.learn.predict.values import Prediction
 
@@ -92,6 +94,12 @@ def facts_of(loaded: Model, rows: RowBlock, predictions: Sequence[Prediction]) -
     help="Share of true values that the intervals should contain.",
 )
 @click.option("--shard", metavar="K/N", callback=shard_of, help="Only the Kth of N parts of the rows, for job arrays.")
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS",
+    help="Describe and predict on a Ray cluster (extra 'ray'): its address, or local for this machine's cores.",
+)
 @click.option("--resume", is_flag=True, help="Go on where a run with the same IN and -o was interrupted.")
 @click.option("--model-dir", type=DIRECTORY, help="Model directory; default: the one of this site (--config).")
 @click.option("--model-version", "version", metavar="VERSION", help="Of this site's models; see kmel-peer models list.")
@@ -110,6 +118,7 @@ def predict(
     model: str | None,
     level: float,
     shard: tuple[int, int] | None,
+    address: str | None,
     resume: bool,
     model_dir: Path | None,
     version: str | None,
@@ -131,6 +140,7 @@ def predict(
     from kmel_p2p.cli.registering import registering
     from kmel_p2p.cli.structure_input import open_input
     from kmel_p2p.learn.predict.predict import load_model
+    from kmel_p2p.learn.predict.ray_cluster import connected
     from kmel_p2p.site.config import load_config
 
     if resume and output is None:
@@ -146,10 +156,15 @@ def predict(
     tally = Tally(loaded.batch())
     # The register is about what this site acts upon: its own models, as they answer without being asked for one.
     own = model is None and model_dir is None and version is None
-    with registering(load_config(config_path), loaded) if own else nullcontext() as register:
+    with (
+        registering(load_config(config_path), loaded) if own else nullcontext() as register,
+        connected(address, folder, loaded, partial(click.echo, err=True))
+        if address is not None
+        else nullcontext() as cluster,
+    ):
 
         def work(start: int, crashed: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
-            return _blocks(file, loaded, made, start, stop, model, level, register, crashed)
+            return _blocks(file, loaded, made, start, stop, model, level, register, crashed, cluster)
 
         if output is None:
             for piece in made.whole(_told(work(start), tally), tally.similarities.shift):
@@ -189,10 +204,12 @@ def _blocks(
     level: float,
     register: Registering | None,
     crashed: bool,
+    cluster: RayCluster | None,
 ) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """(content, facts) of each block of rows from `start` to `stop`, recorded if asked for; shows how far it is.
 
-    A few rows are done in this process, which is quicker, unless it `crashed` before.
+    Where there is a `cluster`, it predicts. A few rows are done in this process, which is quicker, unless it `crashed`
+    before.
     """
     from kmel_p2p.chem.structures.described import CHUNK
     from kmel_p2p.chem.structures.parallel import usable_cores
@@ -206,14 +223,17 @@ def _blocks(
             yield [row[file.smiles_at] for row in rows.rows]
 
     with progress_of_long_work("structures", stop - start) as progress:
-        found = loaded.predict_blocks(
-            smiles(),
-            model=model,
-            level=level,
-            workers=usable_cores(),
-            isolated=crashed or stop - start > CHUNK,
-            done=progress.add,
-        )
+        if cluster is not None:
+            found = cluster.predict_blocks(smiles(), model=model, level=level, done=progress.add)
+        else:
+            found = loaded.predict_blocks(
+                smiles(),
+                model=model,
+                level=level,
+                workers=usable_cores(),
+                isolated=crashed or stop - start > CHUNK,
+                done=progress.add,
+            )
         for predictions in found:
             rows = waiting.pop(0)
             if register is not None:
