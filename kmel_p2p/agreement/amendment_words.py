@@ -20,6 +20,7 @@ def changes_in_words(amendment: Amendment) -> list[str]:
         lines.append(f"retires {rule.name}: its entries up to {rule.last} count{taken}")
     lines += [
         f"gives {rule.name} a new key ({rule.key[:16]}…); entries under the former one count up to {rule.last}"
+        + (f", and it is let in until {rule.until} or until the new one is in sight" if rule.until else "")
         for rule in amendment.rekey
     ]
     lines += [f"ends the suspension of {name}: its entries count again" for name in amendment.lift]

@@ -32,7 +32,14 @@ def amendment() -> None:
     help="A site leaves. LAST: its last entry that counts (default: the newest kept here). "
     "RETRACT_FROM: first entry to take out of the model (default: none).",
 )
-@click.option("--rekey", "rekeyed", multiple=True, metavar="NAME=KEY[:LAST]", help="A site gets a new key.")
+@click.option(
+    "--rekey",
+    "rekeyed",
+    multiple=True,
+    metavar="NAME=KEY[:LAST[:DAY]]",
+    help="A site gets a new key. DAY (YYYY-MM-DD): until then its old key is let in, too, so that it changes over "
+    "without a gap (default: not at all).",
+)
 @click.option("--lift", "lifted", multiple=True, metavar="NAME", help="End the suspension of a site; repeat.")
 @click.option("--quorum", type=click.Choice(["majority", "two-thirds", "all"]), help="Of later amendments.")
 @click.option(
@@ -52,8 +59,10 @@ def draft(
     output: Path,
 ) -> None:
     """Draft the next amendment of this federation's charter."""
+    from kmel_p2p.agreement.amendment import overlap_problem
     from kmel_p2p.cli.charter_draft import site_of
     from kmel_p2p.files import write_new
+    from kmel_p2p.site.notice_board import today
 
     constitution, heads, _ = in_force(config_path)
     changes: dict[str, Any] = {
@@ -66,6 +75,8 @@ def draft(
     if quorum:
         changes["quorum"] = quorum
     document = constitution.draft(**{name: value for name, value in changes.items() if value})
+    if problem := overlap_problem(document.amendment, today()):
+        raise click.UsageError(problem)
     write_new(output, document.render().encode(), 0o644)
     click.echo(f"Wrote {output}: amendment {document.amendment.number}, unsigned.")
     click.echo(f"{constitution.signatures_needed} sites now run: kmel-peer amendment sign {output} --config site.toml")
@@ -94,9 +105,11 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     Without PATH it is about an amendment that another site has proposed: it is shown, and the running peer hands the
     signature on. With PATH, the file is signed; read it first (amendment show).
     """
+    from kmel_p2p.agreement.amendment import overlap_problem
     from kmel_p2p.agreement.errors import ConfigError
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
+    from kmel_p2p.site.notice_board import today
     from kmel_p2p.site.state.signed_amendments import note_signature
 
     if path is None:
@@ -106,6 +119,8 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     document = _read(path).signed_by(identity, constitution)
     opened = document.amendment.campaign
     if opened is not None and heads and (problem := opened.boundary_problem(heads)):
+        raise ConfigError(f"{path}: {problem}")
+    if problem := overlap_problem(document.amendment, today()):
         raise ConfigError(f"{path}: {problem}")
     note_signature(load_config(config_path).site.state_dir, document.amendment, instead)
     write_whole(path, document.render().encode(), mode=0o644)
@@ -254,8 +269,10 @@ def _retirement(text: str, heads: dict[str, int]) -> dict[str, Any]:
 
 def _new_key(text: str, heads: dict[str, int]) -> dict[str, Any]:
     name, _, rest = text.partition("=")
-    key, _, last = rest.partition(":")
-    return {"name": name, "key": key, "last": _number(last) if last else heads.get(name, 0)}
+    key, _, numbers = rest.partition(":")
+    last, _, until = numbers.partition(":")
+    rule = {"name": name, "key": key, "last": _number(last) if last else heads.get(name, 0)}
+    return {**rule, "until": until} if until else rule
 
 
 def _number(text: str) -> int:

@@ -3,6 +3,9 @@
 Whom the operator blocks is treated as if it were not on the roster: its messages are dropped, nothing is sent to it,
 and nothing waits for it. What it signed still counts where others hand it on: without it, sites would hold other sums.
 
+A site whose key an amendment replaced may be let in under the old one for some days (`Constitution.overlapping`), until
+the new one is in sight or has published. Under the old key it hears and hands on; its log ends as the amendment says.
+
 After this process stood still, what had come in meanwhile says how things were, not how they are: a copy of this site
 may have run. So every connection is made anew, and nothing is read of the old ones.
 """
@@ -10,6 +13,7 @@ may have run. So every connection is made anew, and nothing is read of the old o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Set
 from typing import Any
 
 from kmel_p2p.agreement.amendment import Constitution
@@ -20,6 +24,7 @@ from kmel_p2p.core.board.messages import SCHEMAS as BOARD_SCHEMAS
 from kmel_p2p.core.effects import Effect, Emit, Hangup, LinkUp, Message, StoodStill
 from kmel_p2p.core.membership import Membership, RosterSite, SetRoster
 from kmel_p2p.core.membership.events import MemberBack, MemberJoined, MemberLeft, MemberRemoved
+from kmel_p2p.core.membership.members import COUNTED
 from kmel_p2p.core.membership.messages import SCHEMAS as MEMBERSHIP_SCHEMAS
 from kmel_p2p.core.rounds import COMMANDS, Averaging, Blocked, CharterAmended, SiteBlocked, SiteUnblocked
 from kmel_p2p.core.types import Micros
@@ -55,8 +60,16 @@ class Peer:
         self._blocked = blocked
         self._unread: set[SiteKey] = set()
         """Sites that have no new connection yet since this process stood still."""
+        self._former: frozenset[SiteKey] = frozenset()
+        """Old keys that are let in beside the new ones."""
         self._outbox: deque[Effect] = deque()
         averaging.command(Blocked(blocked), now)
+        self._look_at_former_keys(now)
+
+    @property
+    def admitted(self) -> Set[SiteKey]:
+        """Keys that are let in: the roster's, and old ones beside the new ones. Blocked ones among them."""
+        return self._constitution.roster.keys() | self._former
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
         """Feed a message from an authenticated sender."""
@@ -85,6 +98,7 @@ class Peer:
             self.averaging.command(cmd, now)
         elif isinstance(cmd, BOARD_COMMANDS):
             self.board.command(cmd, now)
+            self._look_at_former_keys(now)
         else:
             self.membership.command(cmd, now)
         self._gather(now)
@@ -125,20 +139,39 @@ class Peer:
                             effect = Emit(MemberLeft(key))
                         case MemberJoined(key=key) | MemberBack(key=key):
                             self.board.greet(key)
+                            self._look_at_former_keys(now)
                     self.averaging.member_event(effect.event, now)
                 self._outbox.append(effect)
             while (effect := self.averaging.poll()) is not None:
                 self._outbox.append(effect)
                 if isinstance(effect, Emit) and isinstance(effect.event, CharterAmended):
                     self._constitution = effect.event.constitution
+                    self._former = self._former_keys()
                     self.membership.command(SetRoster(self._roster()), now)
                     self.board.command(RosterChanged(frozenset(self._constitution.roster)), now)
                     progressed = True
             while (effect := self.board.poll()) is not None:
                 self._outbox.append(effect)
 
+    def _look_at_former_keys(self, now: Micros) -> None:
+        """Let old keys in no longer whose day is over, or whose site has changed over."""
+        former = self._former_keys()
+        if former != self._former:
+            self._former = former
+            self.membership.command(SetRoster(self._roster()), now)
+
+    def _former_keys(self) -> frozenset[SiteKey]:
+        if not self._constitution.replaced:
+            return frozenset()
+        overlapping = self._constitution.overlapping(self.board.today)
+        return frozenset(old for old, new in overlapping.items() if not self._has_changed_over(new))
+
+    def _has_changed_over(self, new: SiteKey) -> bool:
+        return self.membership.state(new) in COUNTED or self.averaging.vector.get(new, 0) > 0
+
     def _roster(self) -> dict[SiteKey, RosterSite]:
-        """The current sites without the blocked ones; a retired one still knows itself."""
-        sites = {key: rule for key, rule in self._constitution.roster.items() if key not in self._blocked}
+        """The sites that are let in, without the blocked ones; a retired one still knows itself."""
+        everyone = self._constitution.everyone
+        sites = {key: everyone[key] for key in self.admitted if key not in self._blocked}
         sites.setdefault(self._own, self._constitution.everyone[self._own])
         return {key: RosterSite(key, rule.name, rule.addresses) for key, rule in sorted(sites.items())}

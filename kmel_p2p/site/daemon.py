@@ -343,7 +343,7 @@ class Daemon:
         )
         self._transport = Transport(
             self._site.identity,
-            lambda: self._site.constitution.roster.keys(),
+            lambda: self._peer.admitted,
             "" if self._config.network.outbound_only else self._config.network.bind,
             settings=settings,
             on_message=self._on_message,

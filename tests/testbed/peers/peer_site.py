@@ -164,8 +164,8 @@ class PeerSite:
         """Whether this site's gate lets a key in."""
         if self.life is None:
             return False
-        roster, blocked = self.site.constitution.roster.keys(), self.life.orders.blocked
-        gate = AdmittedSites(lambda: roster, self.key, lambda: now, lambda: blocked)
+        peer, blocked = self.life.peer, self.life.orders.blocked
+        gate = AdmittedSites(lambda: peer.admitted, self.key, lambda: now, lambda: blocked)
         return gate.site(curve_public(key)) is not None
 
     def document(self) -> StatusDocument:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 from typing import Any, cast
 
 from kmel_p2p.core.effects import Emit, Hangup, LinkUp, StoodStill
@@ -35,7 +36,8 @@ class Part:
 
 def test_after_a_standstill_nothing_counts_that_came_over_an_old_connection() -> None:
     membership, averaging, board = Part(), Part(), Part()
-    peer = Peer(OWN, cast(Any, membership), cast(Any, averaging), cast(Any, board), cast(Any, None))
+    parts: list[Any] = [membership, averaging, board, SimpleNamespace(replaced={})]
+    peer = Peer(OWN, *parts)
     averaging.inputs.clear()
     stood_still = StoodStill(60 * SECOND)
     peer.receive(ONE, cast(Any, "before"), 0)
