@@ -56,6 +56,7 @@ class NextRound(RoundMachine):
         if self._own_epochs.again:
             return self._wait_for_own_log() or self._wait_to_hear() or Wait(AGAIN)
         end = self._own_campaign.sits_out() or self._limit(self.publisher.next_number - 1) or self._plateau()
+        end = end or self._alone_for_good()
         if end is not None:
             return end
         wait = self._wait_for_own_log() or self._wait_for_others(now)
@@ -82,10 +83,8 @@ class NextRound(RoundMachine):
         holders = [k for k in self._members.alive() if self.antientropy.holds(k, self._key) >= next_number]
         if holders:
             return self.maintenance.fetching or Wait(reasons.LOST, tuple(holders))
-        lone = self.ledger.rules.lone_entries
-        if lone is not None and next_number > lone and not self.ledger.vector.keys() - {self._key}:
-            others = self.ledger.rules.current - self._blocked - {self._key}
-            return Wait("no other site has published yet", tuple(sorted(others)))
+        if self._runs_ahead_alone():
+            return Wait("no other site has published yet", tuple(sorted(self._others())))
         if self.maintenance.claims.vote.outvoted:
             fetcher = self.maintenance.fetcher
             return Wait(reasons.OUTVOTED, fetcher.awaited, fetcher.until_us)
@@ -94,6 +93,22 @@ class NextRound(RoundMachine):
         if self._key in self.ledger.faults:
             return Wait(PARTED if self._own_epochs.may_help else reasons.ENDED)
         return None
+
+    def _others(self) -> frozenset[SiteKey]:
+        return self.ledger.rules.current - self._blocked - {self._key}
+
+    def _runs_ahead_alone(self) -> bool:
+        """Whether this site has published as much as the charter lets one that has seen no entry of another site."""
+        lone = self.ledger.rules.lone_entries
+        alone = not self.ledger.vector.keys() - {self._key}
+        return lone is not None and alone and self.publisher.next_number > lone
+
+    def _alone_for_good(self) -> End | None:
+        """All others are in sight and done, and have published nothing: this site would wait for them for ever."""
+        if not self._runs_ahead_alone():
+            return None
+        nobody = self._others() <= {*self._those_in(Phase.LISTENING), *self.ledger.accepted.ended}
+        return End(reasons.NOBODY_ELSE) if nobody else None
 
     def _wait_to_hear(self) -> Wait | None:
         """What others may hold of this site's log; a site that it never meets has that from those whom both meet."""

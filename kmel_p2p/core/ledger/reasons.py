@@ -8,6 +8,12 @@ COMES_AFTER_THE_END = (
 )
 """Trained on top by one site alone, the trunk would be that site's more than anybody's."""
 
+NOBODY_ELSE = (
+    "no other site publishes anything in this run, and the charter lets one site run ahead only so far. An amendment "
+    "may extend the run, or open another campaign"
+)
+"""A site that waited for others, all of which are done, would keep all from the end."""
+
 LOST = "others hold entries of this site that its store lost; fetching them"
 
 SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"

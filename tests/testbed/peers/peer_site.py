@@ -240,7 +240,7 @@ class PeerSite:
         self, peer: Peer, activity: Activity, orders: OrderBook, clock: Callable[[], Micros], generation: int
     ) -> StatusBuilder:
         trainer = SimpleNamespace(
-            state=TrainerState.IDLE, pid=None, resident_bytes=0, progress="", heard_at=None, restarts=0
+            state=TrainerState.IDLE, pid=None, resident_bytes=0, progress="", heard_at=None, restarts=0, limits=""
         )
         return StatusBuilder(
             site=lambda: self.site,
