@@ -31,9 +31,6 @@ SIGNING_CONTEXT = b"kmel amendment 1"
 NO_AMENDMENT = bytes(HASH_BYTES).hex()
 """What the first amendment follows."""
 
-MAX_OVERLAP_DAYS = 31
-"""That a site's old key is let in beside the new one."""
-
 EPOCH = datetime.date(1970, 1, 1)
 
 MAX_AMENDMENT_BYTES = 2 * 1024 * 1024
@@ -65,12 +62,12 @@ class RekeyRule(StrictModel):
     last: EntryNumber
     until: Annotated[str, pydantic.Field(exclude_if=lambda until: not until)] = ""
     """The last day (YYYY-MM-DD, UTC) on which the old key is let in, unless the new one is in sight before: see
-    `Constitution.overlapping`. Empty: not at all; then it is no part of what is hashed and written."""
+    `key_overlap`. Empty: not at all; then it is no part of what is hashed and written."""
 
     @pydantic.field_validator("until")
     @classmethod
-    def _is_a_day(cls, until: str) -> str:
-        if until and _day(until) is None:
+    def _is_aday_of(cls, until: str) -> str:
+        if until and day_of(until) is None:
             raise ValueError("expected a day as YYYY-MM-DD")
         return until
 
@@ -229,23 +226,6 @@ class Constitution:
         found = [key]
         while found[-1] in before:
             found.append(before[found[-1]])
-        return found
-
-    def overlapping(self, today: int) -> dict[SiteKey, SiteKey]:
-        """Old keys that are let in today beside the new ones, by which their sites change over without a gap.
-
-        Args:
-            today: in days since 1970-01-01.
-
-        Returns:
-            old key -> the new one, which is on the roster now.
-        """
-        found = {}
-        for document in self.documents:
-            for rule in document.amendment.rekey:
-                new, until = SiteKey(bytes.fromhex(rule.key)), _day(rule.until)
-                if until is not None and today <= until <= today + MAX_OVERLAP_DAYS and new in self.roster:
-                    found[next(old for old, its in self.replaced.items() if its == new)] = new
         return found
 
     def at(self, number: int) -> Constitution:
@@ -420,28 +400,13 @@ class Constitution:
         self.everyone = dict(sorted({**self.everyone, site.site_key: site}.items()))
 
 
-def _day(text: str) -> int | None:
+def day_of(text: str) -> int | None:
     """A date (YYYY-MM-DD) in days since 1970-01-01; None: it is none."""
     try:
         day = datetime.date.fromisoformat(text)
     except ValueError:
         return None
     return (day - EPOCH).days if text == day.isoformat() else None
-
-
-def overlap_problem(amendment: Amendment, today: int) -> str:
-    """Why an amendment lets an old key in for too long, or no longer at all, in words; empty where it does not.
-
-    Args:
-        amendment: one that is drafted or signed.
-        today: in days since 1970-01-01.
-    """
-    for rule in amendment.rekey:
-        until = _day(rule.until)
-        if until is not None and not today <= until <= today + MAX_OVERLAP_DAYS:
-            most = (EPOCH + datetime.timedelta(days=today + MAX_OVERLAP_DAYS)).isoformat()
-            return f"it lets in the old key of {rule.name} until {rule.until}; name a day from today to {most}"
-    return ""
 
 
 def signatures_needed(sites: int, quorum: Quorum) -> int:

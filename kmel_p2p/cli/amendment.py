@@ -59,7 +59,7 @@ def draft(
     output: Path,
 ) -> None:
     """Draft the next amendment of this federation's charter."""
-    from kmel_p2p.agreement.amendment import overlap_problem
+    from kmel_p2p.agreement.key_overlap import overlap_problem
     from kmel_p2p.cli.charter_draft import site_of
     from kmel_p2p.files import write_new
     from kmel_p2p.site.notice_board import today
@@ -105,8 +105,8 @@ def sign(path: Path | None, config_path: Path, number: str, yes: bool, instead: 
     Without PATH it is about an amendment that another site has proposed: it is shown, and the running peer hands the
     signature on. With PATH, the file is signed; read it first (amendment show).
     """
-    from kmel_p2p.agreement.amendment import overlap_problem
     from kmel_p2p.agreement.errors import ConfigError
+    from kmel_p2p.agreement.key_overlap import overlap_problem
     from kmel_p2p.files import write_whole
     from kmel_p2p.site.config import load_config
     from kmel_p2p.site.notice_board import today

@@ -3,7 +3,7 @@
 Whom the operator blocks is treated as if it were not on the roster: its messages are dropped, nothing is sent to it,
 and nothing waits for it. What it signed still counts where others hand it on: without it, sites would hold other sums.
 
-A site whose key an amendment replaced may be let in under the old one for some days (`Constitution.overlapping`), until
+A site whose key an amendment replaced may be let in under the old one for some days (`agreement.key_overlap`), until
 the new one is in sight or has published. Under the old key it hears and hands on; its log ends as the amendment says.
 
 After this process stood still, what had come in meanwhile says how things were, not how they are: a copy of this site
@@ -18,6 +18,7 @@ from typing import Any
 
 from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.key_overlap import overlapping
 from kmel_p2p.core.board.board import COMMANDS as BOARD_COMMANDS
 from kmel_p2p.core.board.board import Board, RosterChanged
 from kmel_p2p.core.board.messages import SCHEMAS as BOARD_SCHEMAS
@@ -163,8 +164,8 @@ class Peer:
     def _former_keys(self) -> frozenset[SiteKey]:
         if not self._constitution.replaced:
             return frozenset()
-        overlapping = self._constitution.overlapping(self.board.today)
-        return frozenset(old for old, new in overlapping.items() if not self._has_changed_over(new))
+        found = overlapping(self._constitution, self.board.today)
+        return frozenset(old for old, new in found.items() if not self._has_changed_over(new))
 
     def _has_changed_over(self, new: SiteKey) -> bool:
         return self.membership.state(new) in COUNTED or self.averaging.vector.get(new, 0) > 0

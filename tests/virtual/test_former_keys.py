@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kmel_p2p.agreement.amendment import Constitution, overlap_problem
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.errors import ConfigError
+from kmel_p2p.agreement.key_overlap import overlap_problem, overlapping
 from kmel_p2p.core.board.board import Today
 from kmel_p2p.core.rounds import Phase
 from kmel_p2p.core.types import SECOND
@@ -95,13 +96,13 @@ def test_a_window_is_bounded_signed_and_left_out_where_there_is_none() -> None:
     plain, until = rekeyed(before, 3), rekeyed(before, 3, "1970-01-05")
     assert b"until" not in plain.documents[0].encode()
     assert plain.head_hash != until.head_hash
-    assert until.overlapping(4) == {OLD: NEW}
-    assert until.overlapping(5) == plain.overlapping(0) == {}
+    assert overlapping(until, 4) == {OLD: NEW}
+    assert overlapping(until, 5) == overlapping(plain, 0) == {}
     assert not overlap_problem(until.documents[0].amendment, 0)
     assert "name a day from today to" in overlap_problem(until.documents[0].amendment, 5)
     late = rekeyed(before, 3, "1970-03-01")
     # Whatever a quorum signed, nobody lets an old key in for years.
-    assert late.overlapping(0) == {}
+    assert overlapping(late, 0) == {}
     assert "1970-02-01" in overlap_problem(late.documents[0].amendment, 0)
     with pytest.raises(ConfigError, match="expected a day as YYYY-MM-DD"):
         rekeyed(before, 3, "5.1.1970")
