@@ -1,4 +1,4 @@
-"""A trainer in several processes against one, and what a large trunk costs.
+"""Several processes, large trunks, a cluster for molecules, and many sites.
 
   torchrun_max_difference   largest difference of a value between the model of two processes and that of one, after
                             --steps steps with dropout and missing labels
@@ -6,8 +6,12 @@
   round_over_bare_torch     processor time of a round (scoring, steps, compression, state file) over that of the same
                             steps of a plain torch module with AdamW
   daemon_accumulators       peak memory of a daemon that publishes and receives, over 8 bytes by value; two real peers
+  ray_over_pool             processor time of predicting --molecules on a local Ray cluster over that of the pool
+  ray_core_hours_1e9        of a billion molecules, from that
+  simulated_sites           the most sites of --sites whose federation trained in this process's workers; `sites_curve`
+                            has error and bytes of each
 
-Made-up fingerprints and descriptors of the real size; every process trains on one thread.
+`--only` measures some of it. Made-up fingerprints and descriptors of the real size; every process trains on one thread.
 """
 
 from __future__ import annotations
@@ -33,9 +37,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.parts.daemons import found_federation, until
-from benchmarks.parts.measure import ROOT, Goal, at_most, parse, publish, say, this_machine
+from benchmarks.parts.many_sites import Plan, federate_many, in_processes, on_ray
+from benchmarks.parts.measure import ROOT, Goal, at_least, at_most, parse, publish, say, this_machine
+from benchmarks.parts.ray_against_pool import ray_against_pool
 from benchmarks.round_cost import made_up, network_shape
-from kmel_p2p.chem.structures.parallel import end_with_parent
+from kmel_p2p.chem.structures.parallel import end_with_parent, usable_cores
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.learn.evaluate.comparison import start_local
 from kmel_p2p.learn.models.layout import trunk_layout
@@ -180,23 +186,48 @@ def daemon_peak(hidden: Sequence[int], folder: Path) -> int:
     return peak * 1024
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
+def large_trunk(options: argparse.Namespace) -> dict[str, Any]:
+    """Trainer and daemon of a large trunk."""
     hidden, steps = tuple(options.hidden), options.round_steps
     large, small = apart("rounds", hidden, steps), apart("rounds", TINY, 1)
     bare = apart("torch", hidden, steps)
     with tempfile.TemporaryDirectory(prefix="kmel-scale-") as folder:
-        figures: dict[str, Any] = {
-            "torchrun_max_difference": max_difference(tuple(options.shared_hidden), options.steps, Path(folder)),
-            "values": large["values"],
-            "trainer_bytes_per_value": (large["peak"] - small["peak"]) / (large["values"] - small["values"]),
-            "round_over_bare_torch": large["seconds"] / bare["seconds"],
-            "round_s": large["seconds"],
-            "bare_torch_s": bare["seconds"],
-        }
-        (Path(folder) / "daemons").mkdir()
-        peak = daemon_peak(hidden, Path(folder) / "daemons")
-    return figures | {"daemon_accumulators": peak / (8 * large["values"])}
+        peak = daemon_peak(hidden, Path(folder))
+    return {
+        "values": large["values"],
+        "trainer_bytes_per_value": (large["peak"] - small["peak"]) / (large["values"] - small["values"]),
+        "round_over_bare_torch": large["seconds"] / bare["seconds"],
+        "round_s": large["seconds"],
+        "bare_torch_s": bare["seconds"],
+        "daemon_accumulators": peak / (8 * large["values"]),
+    }
+
+
+def several_processes(options: argparse.Namespace) -> dict[str, Any]:
+    """Two ranks against one process."""
+    with tempfile.TemporaryDirectory(prefix="kmel-scale-") as folder:
+        return {"torchrun_max_difference": max_difference(tuple(options.shared_hidden), options.steps, Path(folder))}
+
+
+def molecules(options: argparse.Namespace) -> dict[str, Any]:
+    """A Ray cluster against the pool."""
+    with tempfile.TemporaryDirectory(prefix="kmel-scale-") as folder:
+        return ray_against_pool(options.molecules, options.stack, Path(folder))
+
+
+def many_sites(options: argparse.Namespace) -> dict[str, Any]:
+    """Error and bytes by number of sites."""
+    curve = []
+    for sites in options.sites:
+        say(f"{sites} sites")
+        plan = Plan(sites, options.compounds, options.rounds, options.site_steps, tuple(options.site_hidden))
+        workers = min(sites, options.workers)
+        with in_processes(plan, workers) if options.ray is None else on_ray(plan, workers, options.ray) as asks:
+            curve.append(federate_many(plan, asks))
+    return {"simulated_sites": max(each["sites"] for each in curve), "sites_curve": curve}
+
+
+PARTS = {"processes": several_processes, "trunk": large_trunk, "molecules": molecules, "sites": many_sites}
 
 
 GOALS: dict[str, Goal] = {
@@ -204,8 +235,22 @@ GOALS: dict[str, Goal] = {
     "trainer_bytes_per_value": at_most(24),
     "round_over_bare_torch": at_most(1.25),
     "daemon_accumulators": at_most(3),
+    "ray_over_pool": at_most(1.2),
+    "simulated_sites": at_least(1000),
 }
-SMOKE: dict[str, Any] = {"hidden": [16], "shared_hidden": [16], "steps": 3, "round_steps": 2}
+SMOKE: dict[str, Any] = {
+    "hidden": [16],
+    "shared_hidden": [16],
+    "steps": 3,
+    "round_steps": 2,
+    "molecules": 20,
+    "stack": 0,
+    "sites": [2],
+    "rounds": 2,
+    "site_steps": 2,
+    "site_hidden": [8],
+    "workers": 1,
+}
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -214,6 +259,16 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--round-steps", type=int, default=20, help="of a round")
     parser.add_argument("--shared-hidden", type=int, nargs="+", default=[512, 256], help="of what two processes train")
     parser.add_argument("--steps", type=int, default=50, help="that two processes take together")
+    parser.add_argument("--molecules", type=int, default=100_000, help="predicted on a Ray cluster and by the pool")
+    parser.add_argument("--stack", type=int, default=250, help="molecules that the stack which predicts is fitted to")
+    parser.add_argument("--sites", type=int, nargs="+", default=[1, 10, 100, 1000], help="of simulated federations")
+    parser.add_argument("--compounds", type=int, default=48, help="of each simulated site")
+    parser.add_argument("--rounds", type=int, default=30, help="of simulated federations")
+    parser.add_argument("--site-steps", type=int, default=20, help="of a simulated site's entry")
+    parser.add_argument("--site-hidden", type=int, nargs="+", default=[64, 32], help="of simulated federations' trunk")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="that train simulated sites")
+    parser.add_argument("--ray", metavar="ADDRESS", help="of a cluster whose actors are these workers, or local")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="what to measure")
     parser.add_argument("--part", choices=("rounds", "torch"), help=argparse.SUPPRESS)
     options = parse(parser, SMOKE, given)
     torch.set_num_threads(1)
@@ -222,8 +277,10 @@ def main(given: Sequence[str] | None = None) -> None:
         print(json.dumps(part(tuple(options.hidden), options.round_steps)))
         return
     machine = this_machine()
-    figures = measure(options)
-    publish(f"a trunk of {figures['values']:,} values", machine, figures, GOALS, options.json)
+    figures: dict[str, Any] = {}
+    for name in options.only:
+        figures |= PARTS[name](options)
+    publish("scale", machine, figures, GOALS, options.json)
 
 
 if __name__ == "__main__":

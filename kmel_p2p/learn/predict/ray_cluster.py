@@ -173,32 +173,45 @@ def connected(address: str, folder: Path, loaded: Model, tell: Callable[[str], N
     Raises:
         ConfigError: Ray is not installed, or the cluster cannot be reached or started.
     """
+    files = {path.name: path.read_bytes() for kind in ("*.json", "*.safetensors") for path in folder.glob(kind)}
+    with ray_at(address, LEAST_STORE_BYTES + 4 * sum(map(len, files.values()))) as ray:
+        yield RayCluster(ray, address, loaded, files, tell)
+
+
+@contextlib.contextmanager
+def ray_at(address: str, store_bytes: int) -> Iterator[Any]:
+    """The package `ray`, connected to the cluster at an address.
+
+    Args:
+        address: as for `connected`.
+        store_bytes: of memory that the processes of a local cluster share.
+
+    Raises:
+        ConfigError: as `connected`.
+    """
     if address == LOCAL:
         # Read when Ray is imported: without it, a machine's address in its network is taken, and everybody is heard.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # Other users of this machine reach the loopback interface, too.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = _required_ray()
-    files = {path.name: path.read_bytes() for kind in ("*.json", "*.safetensors") for path in folder.glob(kind)}
     with contextlib.ExitStack() as stack:
         options: dict[str, Any] = {"address": address}
         if address == LOCAL:
-            size = sum(map(len, files.values()))
+            # What Ray writes to disk when memory is short are structures; nobody else is to read them.
+            folder = tempfile.TemporaryDirectory(prefix="kmel-ray-", ignore_cleanup_errors=True)
             options |= {
                 "num_cpus": usable_cores(),
-                "object_store_memory": LEAST_STORE_BYTES + 4 * size,
+                "object_store_memory": store_bytes,
                 "include_dashboard": False,
-                # What Ray writes to disk when memory is short are structures; nobody else is to read them.
-                "_temp_dir": stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="kmel-ray-", ignore_cleanup_errors=True)
-                ),
+                "_temp_dir": stack.enter_context(folder),
             }
         try:
             ray.init(**options, log_to_driver=False, configure_logging=False, logging_level="error")
         except Exception as error:
             raise ConfigError(f"--ray {address}: no Ray cluster there, or it cannot be used: {error}") from error
         stack.callback(ray.shutdown)
-        yield RayCluster(ray, address, loaded, files, tell)
+        yield ray
 
 
 def _required_ray() -> Any:

@@ -53,6 +53,7 @@ KEYS = {
     "round_cost": {"training_share", "steps_kept", "step_speedup"},
     "scale_out": {
         *("torchrun_max_difference", "trainer_bytes_per_value", "daemon_accumulators", "round_over_bare_torch"),
+        *("ray_over_pool", "ray_equal", "ray_core_hours_1e9", "simulated_sites", "sites_curve"),
     },
     "sealed": {
         *("rmse", "payload_bytes", "share_bytes", "mask_ms", "unmask_ms", "exact", "digests", "plain_bytes_found"),
