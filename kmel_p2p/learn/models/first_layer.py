@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+SUMMED = 1 << 20
+"""Values of gradients that are summed at a time."""
+
 MOST_OCCURRING = 0.1
 """Rows of which a larger share of the fingerprint occurs are multiplied as they are: then that is faster."""
 
@@ -97,14 +100,22 @@ class _Sum(torch.autograd.Function):
         order = np.argsort(rows.positions, kind="stable")
         positions = rows.positions[order]
         begins = np.flatnonzero(np.diff(positions, prepend=-1))
-        sums = functional.embedding_bag(
-            torch.from_numpy(rows.owners[order]),
-            change.contiguous(),
-            torch.from_numpy(begins),
-            mode="sum",
-            per_sample_weights=torch.from_numpy(rows.values[order]),
-        )
-        gradient[:width].index_add_(0, torch.from_numpy(positions[begins]), sums)
+        owners, values = torch.from_numpy(rows.owners[order]), torch.from_numpy(rows.values[order])
+        ends = np.append(begins, len(positions))
+        change = change.contiguous()
+        # A few environments at a time: the sums of all that occur in a batch are as long as a large part of the layer.
+        most = max(1, SUMMED // change.shape[1])
+        for first in range(0, len(begins), most):
+            part = ends[first : first + most + 1]
+            within = slice(int(part[0]), int(part[-1]))
+            sums = functional.embedding_bag(
+                owners[within],
+                change,
+                torch.from_numpy(part[:-1] - part[0]),
+                mode="sum",
+                per_sample_weights=values[within],
+            )
+            gradient[:width].index_add_(0, torch.from_numpy(positions[part[:-1]]), sums)
         gradient[width:].addmm_(rows.descriptors.t(), change)
         return change.sum(0), None, None, None
 

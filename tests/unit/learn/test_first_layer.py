@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.chem.structures.table import CountMatrix
 from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.learn.models import first_layer
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.first_layer import MOST_OCCURRING, SparseRows
 from kmel_p2p.learn.models.layout import trunk_layout
@@ -74,6 +75,18 @@ def test_outputs_and_gradients_are_those_of_the_dense_layer(rows: int, seed: int
         found.append((outputs.detach().numpy(), network.laid_out(network.trunk.grad)))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=2e-5)
+
+
+def test_gradients_summed_a_few_environments_at_a_time_are_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, found = made_up(12, 3), []
+    for summed in (1 << 20, 1):
+        monkeypatch.setattr(first_layer, "SUMMED", summed)
+        network = started(shape(dropout=0.0))
+        network.forward(network.read(data.inputs.rows(data.train))).sum().backward()  # type: ignore[no-untyped-call]
+        assert network.trunk.grad is not None
+        found.append(network.laid_out(network.trunk.grad))
+    assert np.any(found[0])
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 def test_gradients_of_two_passes_add_up() -> None:
