@@ -119,6 +119,10 @@ class SiteHost:
             made[at] = result.payload
         return made
 
+    def close(self) -> None:
+        """Remove what its sites wrote."""
+        self._folder.cleanup()
+
 
 def _dataset(task: Task, at: int) -> Dataset:
     site = task.sites[at]
@@ -145,7 +149,11 @@ def in_processes(plan: Plan, workers: int) -> Iterator[list[Ask]]:
             stack.enter_context(ProcessPoolExecutor(1, context, _begin, (plan, first, workers)))
             for first in range(workers)
         ]
-        yield [lambda *given, pool=pool: pool.submit(_train, *given).result for pool in pools]
+        try:
+            yield [lambda *given, pool=pool: pool.submit(_train, *given).result for pool in pools]
+        finally:
+            for pool in pools:
+                pool.submit(_end)
 
 
 _host: SiteHost | None = None
@@ -162,6 +170,11 @@ def _train(*given: Any) -> dict[int, bytes]:
     return _host.train(*given)
 
 
+def _end() -> None:
+    assert _host is not None
+    _host.close()
+
+
 @contextlib.contextmanager
 def on_ray(plan: Plan, workers: int, address: str) -> Iterator[list[Ask]]:
     """Workers that are actors on a Ray cluster."""
@@ -173,6 +186,7 @@ def on_ray(plan: Plan, workers: int, address: str) -> Iterator[list[Ask]]:
             return lambda: dict(ray.get(task))
 
         yield [lambda *given, host=host: begin(host, *given) for host in hosts]
+        ray.get([host.close.remote() for host in hosts])
 
 
 def federate_many(plan: Plan, asks: Sequence[Ask]) -> dict[str, Any]:
