@@ -209,7 +209,8 @@ def read_measurements(
     for name in check_columns(config.data, endpoints):
         click.echo(f"[data.columns] names {name!r}, which is no assay endpoint yet: it is not read", err=True)
     data = trained_data(config.data, endpoints, retired=retired)
-    cache = StructureCache(private_directory(config.site.state_dir) / FOLDER)
+    state_dir = private_directory(config.site.state_dir)
+    cache = StructureCache(config.data.structure_cache or state_dir / FOLDER)
     workers = config.resources.allowed_featurise_processes or usable_cores()
 
     def read(source: Source, excluded: frozenset[str]) -> Measurements:

@@ -35,6 +35,7 @@ path = {path}
 smiles_column = {smiles_column}
 # require_approval = true         # train only on the dataset that `kmel-peer data approve` was given for
 # separator = ";"                 # of CSV files; and decimal = ",", encoding = "cp949" where a spreadsheet made them
+# structure_cache = "../structures"   # where prepared structures are kept; projects of one machine may share it
 # test = "held_out.csv"           # optional, same layout: used for scoring only
 # embargo = {{ compounds = "never_use.txt", project_column = "project", projects = ["X7"] }}  # stays out of training
 

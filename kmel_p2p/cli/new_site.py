@@ -12,6 +12,7 @@ import click
 
 from kmel_p2p.cli.language import say
 from kmel_p2p.cli.options import DIRECTORY, FILE
+from kmel_p2p.cli.projects import free_port, ports_beside
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.endpoint import AssayEndpoint
@@ -125,13 +126,15 @@ class NewSite:
         parse_config(site_template(name, proxy=proxy), Path("command line"))
         only_dials = config is not None and config.network.outbound_only
         if not addresses and not only_dials:
-            addresses = _asked_addresses(must_listen, yes)
+            addresses = _asked_addresses(must_listen, yes, free_port(directory, DEFAULT_PORT))
         checked = tuple(str(check_advertised(address, roster_is_remote=False)) for address in addresses)
+        bind = bind or _bound(checked, free_port(directory, DEFAULT_PORT))
+        _note_port(directory, bind if checked else "")
         return cls(
             directory=directory,
             name=name,
             addresses=checked,
-            bind=bind or _bound(checked),
+            bind=bind,
             data_file=data_file,
             columns=columns,
             smiles_column=smiles_column or "smiles",
@@ -296,12 +299,14 @@ def _nobody() -> Exception:
     return click.Abort() if sys.stdin.isatty() else click.UsageError(NO_ANSWER)
 
 
-def _asked_addresses(must_listen: bool, yes: bool) -> tuple[str, ...]:
+def _asked_addresses(must_listen: bool, yes: bool, port: int) -> tuple[str, ...]:
     if yes:
         if must_listen:
             raise click.UsageError("--address is missing: the sites that are invited have to reach this one")
         return ()
-    question = say("Address at which the others reach this site, such as tcp://peer.example.org:7700")
+    question = say("Address at which the others reach this site, such as tcp://peer.example.org:{port}").format(
+        port=port
+    )
     nothing = "" if must_listen else say("; empty: none, this site only dials out")
     given = answer(question + nothing, "")
     if not given and must_listen:
@@ -309,9 +314,17 @@ def _asked_addresses(must_listen: bool, yes: bool) -> tuple[str, ...]:
     return (given,) if given else ()
 
 
-def _bound(addresses: Sequence[str]) -> str:
-    """Every interface at the port of the first address; those of IPv6, too, where one has such an address."""
-    port = addresses[0].rpartition(":")[2] if addresses else str(DEFAULT_PORT)
+def _note_port(directory: Path, bind: str) -> None:
+    """Say so where another project of this machine listens at the same port; its folder may be that of another one."""
+    port = bind.rpartition(":")[2]
+    if other := ports_beside(directory).get(port) if port else None:
+        note = say("{other} has port {port}, too: on one machine each project needs a port of its own, such as {free}.")
+        click.echo(note.format(other=other, port=port, free=free_port(directory, DEFAULT_PORT)), err=True)
+
+
+def _bound(addresses: Sequence[str], free: int) -> str:
+    """Every interface at the port of the first address, or a free one; those of IPv6, too, where one is of these."""
+    port = addresses[0].rpartition(":")[2] if addresses else str(free)
     host = "*" if any("[" in address for address in addresses) else "0.0.0.0"
     return f"tcp://{host}:{port}"
 

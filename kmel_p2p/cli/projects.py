@@ -94,6 +94,30 @@ def _row(path: Path) -> dict[str, Any]:
     return row
 
 
+def ports_beside(directory: Path) -> dict[str, Path]:
+    """Port -> settings of a project in another folder beside `directory` that listens there.
+
+    Settings that cannot be read count for nothing here: their own commands say what is wrong.
+    """
+    from kmel_p2p.agreement.errors import KmelError
+    from kmel_p2p.site.config import load_config
+
+    own, taken = directory.absolute() / "site.toml", {}
+    for path in sorted(own.parent.parent.glob("*/site.toml")):
+        try:
+            if path != own and (port := _port(load_config(path))):
+                taken[port] = path
+        except KmelError:
+            continue
+    return taken
+
+
+def free_port(directory: Path, first: int) -> int:
+    """The lowest port from `first` on that no project in a folder beside `directory` has."""
+    taken = ports_beside(directory)
+    return next(port for port in range(first, first + len(taken) + 1) if str(port) not in taken)
+
+
 def _port(config: SiteConfig) -> str:
     return "" if config.network.outbound_only else config.network.bind.rpartition(":")[2]
 

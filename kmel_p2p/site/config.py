@@ -104,6 +104,9 @@ class DataSection(Source):
     """True: every round is scored on the test fold, too, for a plot; otherwise it is scored once, at the end."""
     require_approval: bool = False
     """True: training starts only on the dataset that `kmel-peer data approve` was given."""
+    structure_cache: Location | None = None
+    """Where prepared structures are kept. Projects of one machine may share a folder, so that a structure that several
+    of them use is prepared once. None: `cache/` in `state_dir`."""
 
     @property
     def test_source(self) -> Source | None:
@@ -295,7 +298,7 @@ def parse_config(text: str, path: Path) -> SiteConfig:
             ),
             "metrics": _anchor(config.metrics, base, "token_file"),
             "tracking": _anchored_tracking(config.tracking, base),
-            "data": _anchor(config.data, base, "path", "test", "structures", "assays").model_copy(
+            "data": _anchor(config.data, base, "path", "test", "structures", "assays", "structure_cache").model_copy(
                 update={"embargo": _anchor(config.data.embargo, base, "compounds", "scaffolds")}
             ),
         }

@@ -184,6 +184,7 @@ def trainer_plan(site: Site, reproducible_seed: int) -> TrainerPlan:
         reference_hash=charter.features.reference_hash,
         trunk_memory="",
         state_dir=config.site.state_dir,
+        structure_cache=config.data.structure_cache,
         threads=config.resources.allowed_threads,
         device=config.resources.device,
         featurise_processes=config.resources.allowed_featurise_processes,

@@ -4,7 +4,8 @@
     structures-TAG-VERSION.PID-NUMBER.block    what a process has done so far
 
 Who finishes puts all blocks into the file, those of processes that were interrupted too. The cache never changes a
-result: a missing, damaged or foreign file means computing again.
+result: a missing, damaged or foreign file means computing again. Several processes may use a folder at once: where two
+finish at the same moment, one's structures are computed again some day.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class StructureCache:
         """Whether it went well."""
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            partial.touch(0o600)  # before there are structures in it: projects may share a folder that others can read
             save_file(_tensors(table), partial)
             os.replace(partial, path)
         except (OSError, SafetensorError):

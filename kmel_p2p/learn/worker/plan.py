@@ -60,6 +60,7 @@ class TrainerPlan:
         reference_hash: the charter's hash of the reference molecules' features; empty if the charter has none.
         trunk_memory: name of the shared memory block that holds the trunk, float32[layout.size].
         state_dir: the site's; files go to `trainer/`, `model/`, `cache/` and `rejects.csv` in it.
+        structure_cache: folder of prepared structures; None: `cache/`.
         resume_file: name (in `trainer/`) of the round file stored with the last published entry; None at the start.
         threads: torch threads; 0 leaves the choice to torch.
         device: where to compute (`learn.device`).
@@ -101,6 +102,7 @@ class TrainerPlan:
     versions: int = 10
     graph_networks: int = 0
     start_file: Path | None = None
+    structure_cache: Path | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     noise: NoisePlan | None = None
     tracking: TrackingPlan = TrackingPlan()

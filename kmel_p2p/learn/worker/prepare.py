@@ -107,7 +107,7 @@ def read(plan: TrainerPlan, report: Report) -> DataRead:
         ConfigError: settings and files do not match.
         DataError: a file is missing or cannot be read.
     """
-    cache = StructureCache(plan.state_dir / FOLDER)
+    cache = StructureCache(plan.structure_cache or plan.state_dir / FOLDER)
     workers = plan.featurise_processes or usable_cores()
     files = file_stamps((plan.source, plan.test_source))
 

@@ -86,6 +86,15 @@ def test_a_damaged_cache_is_computed_again(tmp_path, damage: bytes) -> None:  # 
     assert cache.damaged == 3
 
 
+def test_projects_may_share_a_cache_which_nobody_else_can_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "shared"
+    one, other = StructureCache(folder), StructureCache(folder)
+    assert describe_all(INPUTS[:3], POLICY, cache=one).computed > 0
+    assert describe_all(INPUTS[:3], POLICY, cache=other).computed == 0
+    assert folder.stat().st_mode & 0o077 == 0
+    assert one.path(POLICY).stat().st_mode & 0o077 == 0
+
+
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(tmp_path) -> None:  # type: ignore[no-untyped-def]
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")

@@ -21,6 +21,7 @@ from kmel_p2p.cli import invite as inviting
 from kmel_p2p.cli import new_site
 from kmel_p2p.cli.charter_view import charter_view
 from kmel_p2p.cli.founding_plan import given_of, require_open
+from kmel_p2p.cli.init import site_template
 from kmel_p2p.cli.join import _given
 from kmel_p2p.cli.new_site import NewSite, _bound, agreed, answer
 from kmel_p2p.cli.qr_code import QrWanted
@@ -191,9 +192,35 @@ def test_where_nobody_can_answer_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_site_with_an_address_of_ipv6_listens_there() -> None:
-    assert _bound(("tcp://[2001:db8::1]:7700",)) == "tcp://*:7700"
-    assert _bound(("tcp://north.example:7701",)) == "tcp://0.0.0.0:7701"
-    assert _bound(()) == "tcp://0.0.0.0:7700"
+    assert _bound(("tcp://[2001:db8::1]:7700",), 7702) == "tcp://*:7700"
+    assert _bound(("tcp://north.example:7701",), 7702) == "tcp://0.0.0.0:7701"
+    assert _bound((), 7702) == "tcp://0.0.0.0:7702"
+
+
+def test_a_port_that_another_project_of_this_machine_has_is_told_and_a_free_one_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(folder: str, *addresses: str, bind: str | None = None) -> NewSite:
+        return NewSite.opened(
+            directory=tmp_path / folder, name="north", addresses=addresses, bind=bind, data_file=None, columns=(),
+            smiles_column=None, yes=True, must_listen=False,
+        )  # fmt: skip
+
+    for folder, port in (("logd", 7700), ("herg", 7701), ("dials", 7702)):
+        (tmp_path / folder).mkdir()
+        text = site_template("north", bind=f"tcp://0.0.0.0:{port}", outbound_only=folder == "dials")
+        (tmp_path / folder / "site.toml").write_text(text)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "site.toml").write_text("[site")
+    assert made("new", "tcp://north.example:7702").bind == "tcp://0.0.0.0:7702"
+    assert made("new").bind == "tcp://0.0.0.0:7702"
+    assert made("logd").bind == "tcp://0.0.0.0:7700"
+    assert capsys.readouterr().err == ""
+    assert made("new", "tcp://north.example:7701").bind == "tcp://0.0.0.0:7701"
+    told = capsys.readouterr().err
+    assert str(tmp_path / "herg" / "site.toml") in told
+    assert "port 7701" in told
+    assert "such as 7702" in told
 
 
 TEXT = f"{PREFIX}abcdef"
