@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from kmel_p2p.agreement.amendment import Constitution
-from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.agreement.notice import BETTER, EFFECTS_PCT, UNKNOWN, WORSE, PayoffStatement, decode_content
-from kmel_p2p.core.board.notice import Notice
+
+if TYPE_CHECKING:
+    from kmel_p2p.agreement.amendment import Constitution
+    from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
+    from kmel_p2p.core.board.notice import Notice
 
 SiteVerdict = Literal["better", "no evidence", "worse", "unknown"]
 
