@@ -19,7 +19,7 @@ from kmel_p2p.core.effects import Computed, Emit, Event, Message, Persist, Persi
 from kmel_p2p.core.ledger import reasons
 from kmel_p2p.core.ledger.bounded_sizes import BoundedSizes
 from kmel_p2p.core.ledger.catching_up import CatchingUp
-from kmel_p2p.core.ledger.events import EntryPublished, LimitExceeded, RetractionRecord
+from kmel_p2p.core.ledger.events import EntryPublished, LimitExceeded, RetractionRecord, WithheldRecord
 from kmel_p2p.core.ledger.log.ledger import Ledger
 from kmel_p2p.core.ledger.log.outcome import RETIRED, Verdict
 from kmel_p2p.core.ledger.next_round import NextRound
@@ -247,6 +247,14 @@ class LedgerAveraging(NextRound):
         for site in self._members.alive():
             self._forget(site, now)
         self._own_log.hear_anew()
+        withheld = self.publisher.withhold()
+        if withheld is not None:
+            # Signed before, and sent to nobody: the copy may have signed another one with its number.
+            self._outbox.append(Persist(WithheldRecord(withheld)))
+            if self._own_epochs.storing:
+                self._own_epochs.storing = False
+            else:
+                self._refuse(reasons.STOOD_STILL)
 
     def _forget(self, site: SiteKey, now: Micros) -> None:
         self.antientropy.forget(site)

@@ -282,6 +282,13 @@ class EntryRecord(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class WithheldRecord(Record):
+    """An own entry that was on its way to the store is never sent: forget it."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class OwnLogDoubted(Record):
     """Whether this site's own log may lack entries that it signed: kept, for a restart must not end the doubt."""
 

@@ -102,6 +102,11 @@ class Publisher:
         self._outbox.append(Persist(record, self._tickets))
         return ""
 
+    def withhold(self) -> int | None:
+        """Never send what is on its way to the store; returns its number, None where nothing is."""
+        entry, self._entry = self._entry, None
+        return None if entry is None else entry.number
+
     def persisted(self, ticket: int) -> Entry | None:
         """The own entry that is durable with this ticket, to be applied and sent; None for another ticket."""
         if ticket != self._tickets:

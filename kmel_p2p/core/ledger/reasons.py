@@ -14,6 +14,8 @@ NOBODY_ELSE = (
 )
 """A site that waited for others, all of which are done, would keep all from the end."""
 
+STOOD_STILL = "this machine stood still before the entry was sent, and a copy of it may have sent another one"
+
 LOST = "others hold entries of this site that its store lost; fetching them"
 
 SUSPENDED = "suspended by the votes of these sites; an amendment lifts or confirms it"

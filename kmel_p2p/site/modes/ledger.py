@@ -31,6 +31,7 @@ from kmel_p2p.core.ledger.events import (
     RetractionRecord,
     SnapshotRecord,
     VoteRecord,
+    WithheldRecord,
 )
 from kmel_p2p.core.ledger.harm.parts import trunks_without
 from kmel_p2p.core.ledger.log.entry import decode
@@ -132,6 +133,8 @@ class LedgerMode(SiteMode):
         match record:
             case EntryRecord(author=author, number=number, encoded=encoded, own_state_file=state_file):
                 return lambda store: store.append_entry(author, number, encoded, state_file)
+            case WithheldRecord(number=number):
+                return lambda store: store.forget_entry(site.identity.key, number)
             case RetractionRecord(author=author, number=number, reason=reason, evidence=evidence):
                 return lambda store: store.retract(author, number, reason, evidence)
             case AmendmentRecord(number=number, encoded=encoded):

@@ -68,6 +68,11 @@ class SetAside:
                 "DELETE FROM evidence WHERE author = ? AND kind = 'retracted' AND body = ?", (author, encoded)
             )
 
+    def forget_entry(self, author: SiteKey, number: int) -> None:
+        """Forget an own entry that nobody was sent, with the trainer's state that belongs to it."""
+        with self.transaction("forget"):
+            self._connection.execute("DELETE FROM entries WHERE author = ? AND number = ?", (author, number))
+
     def set_aside(self, author: SiteKey, number: int) -> None:
         """Entries of an author from `number` on become evidence. The trainer's state outlives own ones."""
         taken = self._all(
