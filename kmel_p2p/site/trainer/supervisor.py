@@ -319,9 +319,9 @@ class TrainerSupervisor:
     def _on_exit(self, code: int | None) -> None:
         process_wanted = self.state not in (TrainerState.STOPPED, TrainerState.FAILED) and not self._renewing
         failed, self._round, self._answered, self._deferred = self._round, None, None, None
-        self._reload = None  # the next one reads the data when it starts
         if not process_wanted:
             return
+        self._reload = None  # the next one reads the data when it starts
         limit = self._limits.why_ended() if self._limits is not None else ""
         reason, self._lack = self._lack or limit or f"the trainer ended with {_exit_text(code)}", ""
         log.error("trainer lost", reason=reason, restart_in_s=self._backoff_s)

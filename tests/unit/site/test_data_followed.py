@@ -214,6 +214,21 @@ async def test_data_are_read_again_between_two_rounds_by_the_trainer_that_is_the
     assert len(Process.made) == 1
 
 
+async def test_data_that_are_to_be_read_while_a_trainer_is_replaced_are_read_by_the_new_one(
+    trainer: tuple[TrainerSupervisor, Listener],
+) -> None:
+    made, listener = trainer
+    command = session.Reload(cast(Any, "data.csv"))
+    made.replan(plan("second"))
+    await asyncio.sleep(0)
+    made.reload(plan("third"), command)
+    await until(lambda: len(Process.made) == 2)
+    Process.made[1].say(prepared())
+    assert Process.made[1].sent[-1] is command
+    Process.made[1].say(session.Reloaded(prepared()))
+    assert listener.told[-1] == "trainer_reloaded"
+
+
 async def test_models_being_made_are_made_from_the_data_they_began_with(
     trainer: tuple[TrainerSupervisor, Listener],
 ) -> None:
