@@ -26,6 +26,7 @@ from kmel_p2p.site.observe.status import (
     TrainerStatus,
     age_text,
     bytes_text,
+    span_text,
 )
 
 STATE_STYLE = {
@@ -61,7 +62,7 @@ def status_view(document: StatusDocument, most: int | None = None) -> Renderable
 def _alarms(document: StatusDocument, most: int | None) -> Iterator[RenderableType]:
     """Over the whole width: which site an alarm is about must not be cut off."""
     for alarm in document.alarms[:most]:
-        yield Text.assemble((told(alarm.what), "red"), f"  {told(alarm.text)}  ({age_text(alarm.age_s)})")
+        yield Text.assemble((told(alarm.what), "red"), f"  {told(alarm.text)}  ({_ago(alarm.age_s)})")
     yield from (
         Text(line, "red")
         for line in _left_out(len(document.alarms), most, "and {count} more alarms: kmel-peer status shows all")
@@ -86,7 +87,7 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     for name, text in (("mode", document.mode), *document.averaging.summary):
         table.add_row(say(name), text)
     loss = "-" if document.loss is None else f"{document.loss:.4f}"
-    table.add_row(say("loss"), f"{loss}  (trained {age_text(document.ages.trained_s)})")
+    table.add_row(say("loss"), f"{loss}  " + say("(trained {ago})").format(ago=_ago(document.ages.trained_s)))
     for endpoint in {**document.scores, **document.compared}:
         rounds = (f"{name} {value:.4f}" for name, value in document.scores.get(endpoint, {}).items())
         table.add_row(say("scores"), "  ".join([endpoint, *rounds, *_against_best_local(document, endpoint)]))
@@ -101,7 +102,10 @@ def _facts(document: StatusDocument, most: int | None) -> Table:
     )
     table.add_row(say("address"), document.address or "-")
     table.add_row(say("membership"), _membership(document.membership))
-    table.add_row(say("traffic"), f"{bytes_text(egress.bytes_out)} out, {bytes_text(egress.bytes_in)} in")
+    table.add_row(
+        say("traffic"),
+        say("{out} out, {into} in").format(out=bytes_text(egress.bytes_out), into=bytes_text(egress.bytes_in)),
+    )
     if document.last_error:
         table.add_row(say("last error"), Text(document.last_error, "red"))
     return table
@@ -115,6 +119,10 @@ def _against_best_local(document: StatusDocument, endpoint: str) -> Iterator[str
         yield say("predicts with {own}, best local {local}").format(own=f"{own:.4f}", local=f"{local:.4f}") + change
 
 
+def _ago(seconds: float | None) -> str:
+    return say("never") if seconds is None else say("{time} ago").format(time=span_text(seconds))
+
+
 def _grid() -> Table:
     """Names on the left, texts that wrap on the right."""
     table = Table.grid(padding=(0, 2))
@@ -124,7 +132,7 @@ def _grid() -> Table:
 
 
 def _trainer(trainer: TrainerStatus) -> str:
-    text: str = trainer.state
+    text: str = say(trainer.state)
     if trainer.pid:
         text += f", process {trainer.pid}, {bytes_text(trainer.rss_bytes)}"
     if trainer.progress:

@@ -199,6 +199,7 @@ class Daemon:
             written=self._all_is_written,
             fail=self._fail,
         )
+        self._stating = PayoffStating(lambda: self._site, self._final_models, self._board, self._activity)
         await writer.call(self._final_models.recall)
         requests = OperatorRequests(
             site=lambda: self._site,
@@ -278,9 +279,8 @@ class Daemon:
         parts.push_async_callback(looks.close)
         self._reception.start()
         parts.push_async_callback(self._measuring.close)
-        stating = PayoffStating(lambda: self._site, self._final_models, self._board, self._activity)
         sampler = Sampler(
-            looks=(self._pausing.look, self._board.look, stating.look),
+            looks=(self._pausing.look, self._board.look, self._stating.look),
             status=self._status.build,
             activity=self._activity,
             course=course,
@@ -425,6 +425,7 @@ class Daemon:
 
     def _all_is_written(self) -> None:
         """Trunk and models are written: all that is left to do here is to relay."""
+        self._stating.look()  # before a site that is to exit does
         run_over = self._peer.averaging.phase is rounds.Phase.LISTENING
         if self._config.ledger.on_complete == "exit" and run_over:
             self._stop.set()
