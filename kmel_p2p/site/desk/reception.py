@@ -21,6 +21,7 @@ from kmel_p2p.agreement.amendment import AmendmentDocument
 from kmel_p2p.agreement.charter import CharterDocument
 from kmel_p2p.agreement.errors import KmelError, LocalError
 from kmel_p2p.agreement.identity import SiteKey, digest
+from kmel_p2p.agreement.key_overlap import overlap_problem
 from kmel_p2p.core.rounds import Amend, Averaging
 from kmel_p2p.core.types import Lane
 from kmel_p2p.net.desk import Desk, DeskGuest, member_keys
@@ -35,6 +36,7 @@ from kmel_p2p.site.desk.members import MembersDesk
 from kmel_p2p.site.desk.newcomers import NewcomersDesk
 from kmel_p2p.site.desk.proposals import Proposal, Proposals
 from kmel_p2p.site.modes import mode_of
+from kmel_p2p.site.notice_board import today
 from kmel_p2p.site.observe.activity import Activity
 from kmel_p2p.site.site import Site
 from kmel_p2p.site.state.signed_amendments import note_signature
@@ -265,6 +267,8 @@ class Reception:
             published = {rule.name: vector.get(key, 0) for key, rule in site.constitution.roster.items()}
             if problem := opened.boundary_problem(published):
                 raise LocalError(f"amendment {document.amendment.number}: {problem}")
+        if problem := overlap_problem(document.amendment, today()):
+            raise LocalError(f"amendment {document.amendment.number}: {problem}")
         note_signature(site.config.site.state_dir, document.amendment, instead)
         proposal, is_new = self._proposals.take(signed, site.identity.key)
         self._taken(signed, proposal, is_new)

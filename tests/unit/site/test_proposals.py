@@ -258,6 +258,14 @@ async def test_a_member_cannot_have_amendment_after_amendment_written(here: Call
     assert north.constitution.number == 1
 
 
+async def test_an_old_key_that_would_be_let_in_for_long_is_not_signed_for(here: Callable[[str], Here]) -> None:
+    north = here("north")
+    rule = {"name": "south", "key": IDENTITIES["west"].key.hex(), "last": 3, "until": "2999-01-01"}
+    with pytest.raises(LocalError, match="name a day from today to"):
+        await north.reception.operate("propose", {"document": FOUNDED.draft(rekey=[rule]).render()})
+    assert await north.reception.operate("proposals", {}) == []
+
+
 async def test_two_amendments_of_one_number_are_never_both_signed_here(here: Callable[[str], Here]) -> None:
     north = here("north")
     guest = DeskGuest(site=IDENTITIES["south"].key)
