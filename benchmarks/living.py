@@ -3,8 +3,9 @@
 ExpansionRx by molecule number, and three other silos by a seeded order (silos_data.py), measure logD, HLM clearance,
 efflux and solubility. Each begins with `--start` compounds. After each campaign, every site predicts the `--drop`
 compounds that it makes next with what it predicts with (`kmel-peer predict`, which records it), measures them, and the
-next campaign begins (`kmel-peer campaign draft`, `sign`, `start`). A fifth company joins with campaign `--joins`. All
-are daemons with their trainers on this machine.
+next campaign begins (`kmel-peer campaign draft`, `sign`, `start`). Campaign `--adds` adds assay endpoint
+`--late`, which the charter lacks, and a fifth company joins with campaign `--joins`. All are daemons with their
+trainers on this machine; what they have measured, they read without a restart (`kmel-peer data reload`).
 
     python benchmarks/living.py DATA --json --plot living.svg
 
@@ -16,6 +17,7 @@ Figures:
   entries_to_last_error_ratio            entries of the last campaign until the validation error is that of a federation
                                          which began from nothing with the same data, over the entries of that one
   digests                                different trunks after a campaign, at most
+  restarts                               of peers
   folds_moved                            compounds that models of one campaign were trained on and others held out
 """
 
@@ -50,10 +52,11 @@ GOALS: dict[str, Goal] = {
     "entries_to_last_error_ratio": at_most(0.4),
     "digests": at_most(1),
     "folds_moved": at_most(0),
+    "restarts": at_most(0),
 }
 SMOKE: dict[str, Any] = {
-    "start": 20, "drop": 8, "campaigns": 2, "joins": 2, "entries": 2, "later": 1, "steps": 2, "hidden": [8],
-    "sites": ["biogen", "expansion"], "endpoints": ["solubility"],
+    "start": 20, "drop": 8, "campaigns": 2, "joins": 2, "adds": 2, "entries": 1, "later": 1, "steps": 2, "hidden": [8],
+    "sites": ["biogen", "expansion"], "endpoints": ["solubility", "efflux"], "no_scratch": True,
 }  # fmt: skip
 MEASURED = tuple(endpoint.name for endpoint in ENDPOINTS)
 LEAST_VALUES = 5
@@ -73,18 +76,25 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data = year(arguments.data, arguments.seed, *sizes, arguments.sites, arguments.endpoints)
     founders = {name: drops[0] for name, drops in data.items() if name != NEWCOMER}
     federation = LivingFederation(
-        living_sites.found(folder / "living", founders, settings, arguments.seed), arguments.seed
+        living_sites.found(folder / "living", founders, settings, arguments.seed, late=arguments.late, with_late=False),
+        arguments.seed,
     )
     digests, trained, versions, before = [], [], {}, {}
+    first_campaign: dict[str, Curve] = {}
     with living_sites.ended(federation):
         for campaign in range(1, arguments.campaigns + 1):
             began = time.monotonic()
             if campaign == 1:
                 documents = federation.run()
+                first_campaign = {
+                    s.name: {n - 1: e for n, e in error_by_entry(s).items()} for s in federation.federation
+                }
             else:
                 before = dict(documents[0].averaging.vector)
                 joining = joined([*data[NEWCOMER][:campaign]]) if campaign == arguments.joins else None
-                documents = federation.next(arguments.later, joining)
+                added = arguments.late if campaign == arguments.adds else ""
+                documents = federation.next(arguments.later, joining, added)
+            restarts = sum(document.process.generation - 1 for document in documents)
             digests.append(len({document.averaging.digest for document in documents}))
             say(f"campaign {campaign} is over after {time.monotonic() - began:.0f} s, {digests[-1]} digests")
             trained.append({site.name: living_sites.trained_on(site) for site in federation.federation})
@@ -97,14 +107,17 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             site.name: {n - 1 - before.get(site.name, 0): errors for n, errors in error_by_entry(site).items()}
             for site in federation.federation
         }
-    say("the same from nothing")
-    everything = {name: joined(drops[:-1]) for name, drops in data.items()}
-    scratch = from_nothing(folder / "scratch", everything, settings, arguments.seed)
+    scratch = first_campaign
+    if not arguments.no_scratch:
+        say("the same from nothing")
+        everything = {name: joined(drops[:-1]) for name, drops in data.items()}
+        scratch = from_nothing(folder / "scratch", everything, settings, arguments.seed, arguments.late)
     return {
         **prospective(matched, versions),
         **entries_needed(continued, scratch),
         "digests": max(digests),
         "folds_moved": moved(trained),
+        "restarts": restarts,
     }
 
 
@@ -116,9 +129,9 @@ def joined(drops: Sequence[Drop]) -> Drop:
     )
 
 
-def from_nothing(folder: Path, data: Mapping[str, Drop], settings: Settings, seed: int) -> dict[str, Curve]:
+def from_nothing(folder: Path, data: Mapping[str, Drop], settings: Settings, seed: int, late: str) -> dict[str, Curve]:
     """Errors by entry of a federation of the same sites that begins from the initial trunk; it writes no models."""
-    with living_sites.found(folder, data, settings, seed) as federation:
+    with living_sites.found(folder, data, settings, seed, late=late, with_late=True) as federation:
         federation.start()
         until(
             "every site has published its entries",
@@ -299,8 +312,13 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--drop", type=int, default=60, help="compounds of each site and drop")
     parser.add_argument("--campaigns", type=int, default=5, help="and drops")
     parser.add_argument("--joins", type=int, default=4, help="campaign with which a fifth company joins")
+    parser.add_argument("--late", choices=MEASURED, default="efflux", help="assay endpoint that is added later")
+    parser.add_argument("--adds", type=int, default=3, help="campaign that adds it")
     parser.add_argument("--entries", type=int, default=40, help="of each site in the first campaign")
     parser.add_argument("--later", type=int, default=20, help="of each site in each later campaign")
+    parser.add_argument(
+        "--no-scratch", action="store_true", help="no federation from nothing: compare with the first campaign instead"
+    )
     parser.add_argument("--steps", type=int, default=15, help="optimiser steps of an entry")
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 128])
     parser.add_argument("--dropout", type=float, default=0.2)
@@ -311,6 +329,8 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parse(parser, SMOKE, given)
     if not 2 <= arguments.joins <= arguments.campaigns:
         parser.error("--joins names a campaign from 2 to --campaigns")
+    if not 2 <= arguments.adds <= arguments.campaigns or {*arguments.endpoints} <= {arguments.late}:
+        parser.error("--adds names a campaign from 2 to --campaigns, and --endpoints more than --late")
     machine = this_machine()
     folder = arguments.out / f"seed-{arguments.seed}"
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from benchmarks.parts.daemons import FederationFailedError, rounds_of, until
 from benchmarks.parts.living_data import NEWCOMER, Drop
 from benchmarks.parts.silos_data import ENDPOINTS, POLICY, fold_key
 from kmel_p2p.agreement.averaging import LedgerRule
+from kmel_p2p.agreement.columns import Column
 from kmel_p2p.agreement.split import Fold, SplitRule
 from kmel_p2p.agreement.training import ModelRule, PaceRule, TrainingRule
 from kmel_p2p.chem.structures.features import reference_hash
@@ -64,8 +66,15 @@ class Settings:
     rate: float
 
 
-def found(folder: Path, start: Mapping[str, Drop], settings: Settings, seed: int) -> LocalFederation:
-    """Founders with what they have at the start, and a register of predictions; nothing runs yet."""
+def found(
+    folder: Path, start: Mapping[str, Drop], settings: Settings, seed: int, *, late: str, with_late: bool
+) -> LocalFederation:
+    """Founders with what they have at the start, and a register of predictions; nothing runs yet.
+
+    Args:
+        late: the assay endpoint that a campaign adds, whose head is private.
+        with_late: whether the charter has it from the start.
+    """
     folder.mkdir(parents=True)
     parts = []
     for name, drop in start.items():
@@ -80,9 +89,15 @@ def found(folder: Path, start: Mapping[str, Drop], settings: Settings, seed: int
             federation="living",
             model=ModelRule(hidden=settings.hidden, dropout=settings.dropout, calibrate=True),
             assay_endpoints=tuple(
-                SimulatedEndpoint(name=e.name, column=e.name, center=e.center, scale=e.scale, head=e.head)
+                SimulatedEndpoint(
+                    name=e.name,
+                    column=e.name,
+                    center=e.center,
+                    scale=e.scale,
+                    head="private" if e.name == late else e.head,
+                )
                 for e in ENDPOINTS
-                if e.name in next(iter(start.values())).cells
+                if e.name in next(iter(start.values())).cells and (with_late or e.name != late)
             ),
             training=TrainingRule(batch_size=settings.batch, learning_rate=settings.rate),
             averaging=LedgerRule(steps_per_entry=settings.steps, entry_limit=settings.entries),
@@ -137,29 +152,45 @@ class LivingFederation:
         self.federation.start()
         return self._to_the_end()
 
-    def next(self, entries: int, newcomer: Drop | None = None) -> list[StatusDocument]:
-        """Open the next campaign, with what the sites' files hold now, and run it to its end.
+    def next(self, entries: int, newcomer: Drop | None = None, added: str = "") -> list[StatusDocument]:
+        """Open the next campaign, with what the sites' files hold now, and run it to its end; no peer is restarted.
 
         Training is paused while the campaign opens, so that no entry is trained on what the files held before.
 
         Args:
             entries: of each site.
-            newcomer: what a site has that joins as the campaign begins. The others are restarted to read their new
-                data before it is added, and not any more afterwards.
+            newcomer: what a site has that joins as the campaign begins.
+            added: an assay endpoint that the campaign adds. Sites whose files have values of it name its column.
         """
         sites = list(self.federation)
         for site in sites:
             command("pause", "-c", config_of(site))
         self.campaign += 1
-        self._agree("campaign", f"campaign-{self.campaign}.toml", "start", "--entries", entries)
-        self.federation.stop()
-        self.federation.start()
-        until("every site is back", lambda: self._opened(sites), 120.0, self.federation)
+        changes = ["--add-endpoint", self._described(added)] if added else []
+        self._agree("campaign", f"campaign-{self.campaign}.toml", "start", "--entries", entries, *changes)
+        until("every site is in the campaign", lambda: self._opened(sites), 120.0, self.federation)
+        for site in sites:
+            command("data", "reload", "-c", config_of(site))
         if newcomer is not None:
             self._let_in(newcomer)
         for site in sites:
             command("resume", "-c", config_of(site))
         return self._to_the_end()
+
+    def _described(self, added: str) -> Path:
+        """An assay endpoint as a campaign adds it; the sites that measure it name its column."""
+        endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.name == added)
+        path = self.federation.sites[0].folder.parent / f"{added}.toml"
+        path.write_text(
+            f"[[assay_endpoints]]\nname = {added!r}\ncenter = {endpoint.center}\nscale = {endpoint.scale}\n"
+            "head = 'private'\n",
+            encoding="utf-8",
+        )
+        for site in self.federation:
+            data = load_config(config_of(site)).data
+            if measures(data.path, added):
+                rewrite(site, data=data.model_copy(update={"columns": {**data.columns, added: Column(column=added)}}))
+        return path
 
     def _agree(self, group: str, name: str, enact: str, *changes: object) -> None:
         """Draft at the first site, sign at all, put in force at the last one, and wait until all go by it."""
@@ -218,6 +249,12 @@ class LivingFederation:
         return until(f"campaign {self.campaign} is over", over, DEADLINE_S, self.federation)
 
 
+def measures(path: Path, column: str) -> bool:
+    """Whether a site's file has a value in a column."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return any(row[column] for row in csv.DictReader(file))
+
+
 def config_of(site: SiteProcess) -> Path:
     """A site's settings."""
     return site.folder / "site.toml"
@@ -258,10 +295,10 @@ def trained_on(site: SiteProcess) -> dict[str, bool]:
 def measured_since(site: SiteProcess) -> dict[str, Matched]:
     """Assay endpoint -> what was predicted before it was measured, beside what was measured."""
     config = load_config(config_of(site))
-    charter, own, _ = read_measurements(config, quiet=True)
+    _, own, _ = read_measurements(config, quiet=True)
     with open_register(config) as register:
         predictions = list(register.ahead())
-    return match(predictions, [own], charter.assay_endpoints)[0]
+    return match(predictions, [own], own.endpoints)[0]
 
 
 def error_by_entry(site: SiteProcess) -> dict[int, dict[str, float]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RELOAD_LOOK_S = 0.3
 """Between two looks at whether the peer has read its data."""
+RELOAD_TOLD_S = 5.0
+"""A longer wait is told: an entry that is held, for instance, keeps its round open."""
 
 
 @click.group()
@@ -140,8 +142,11 @@ def reload_command(accept_removed: bool, wait: bool, config_path: Path, as_json:
     from kmel_p2p.cli.run import ask
 
     newest = ask(config_path, "read data", {"accept_removed": accept_removed})
-    number = newest["number"]
+    number, began, told = newest["number"], time.monotonic(), False
     while wait and newest["stage"] == "waiting":
+        if not told and time.monotonic() - began > RELOAD_TOLD_S:
+            told = True
+            click.echo("waiting for the open round to end, or for the files to be read; Ctrl-C stops neither", err=True)
         time.sleep(RELOAD_LOOK_S)
         newest = ask(config_path, "data read")
         if newest["number"] < number:

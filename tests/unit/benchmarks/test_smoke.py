@@ -43,7 +43,7 @@ KEYS = {
     "leak": {"ledger_projected", "sealed_projected", "settings"},
     "living": {
         *("prospective_change_vs_best_local_pct", "coverage_90", "entries_to_last_error_ratio", "digests"),
-        *("folds_moved", "pairs", "by_drop", "by_site_and_drop", "error_by_entry", "settings"),
+        *("folds_moved", "restarts", "pairs", "by_drop", "by_site_and_drop", "error_by_entry", "settings"),
     },
     "membership": {"idle_bytes_16", "idle_spread", "speed_16", "crash_lan_median_s", "crash_wan_median_s"},
     "page_memory": {"rss_mb", "page_mb", "viewed_mb", "view_ms"},
