@@ -223,7 +223,9 @@ def many_sites(options: argparse.Namespace) -> dict[str, Any]:
         plan = Plan(sites, options.compounds, options.rounds, options.site_steps, tuple(options.site_hidden))
         workers = min(sites, options.workers)
         with in_processes(plan, workers) if options.ray is None else on_ray(plan, workers, options.ray) as asks:
-            curve.append(federate_many(plan, asks))
+            found = federate_many(plan, asks)
+        say(f"{sites} sites: error {found['error']:.4f}, {found['received_bytes'] / 1e6:.2f} MB received by each")
+        curve.append(found)
     return {"simulated_sites": max(each["sites"] for each in curve), "sites_curve": curve}
 
 
