@@ -12,12 +12,11 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from kmel_p2p.agreement.errors import ConfigError, KmelError
+from kmel_p2p.agreement.errors import KmelError
 from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core import rounds
 from kmel_p2p.core.effects import Event
@@ -38,6 +37,7 @@ from kmel_p2p.site.control.requests import OperatorRequests
 from kmel_p2p.site.control.server import ControlServer
 from kmel_p2p.site.desk.reception import Reception
 from kmel_p2p.site.final_models import FinalModels, TrunkDigest
+from kmel_p2p.site.life import Life
 from kmel_p2p.site.loaded_site import describe_tensors, load_site, own_seed, require_trunk, trainer_plan
 from kmel_p2p.site.modes import mode_of
 from kmel_p2p.site.notice_board import NoticeBoard, today
@@ -110,9 +110,8 @@ class Daemon:
         self._pausing = Pausing(self._orders, config.resources.hours, lambda command: self._driver.command(command))
         self._limits = TrainerLimits(config.resources)
         self._writer = StoreWriter(config.site.state_dir / STORE_NAME)
-        self._stop = asyncio.Event()
+        self._life = Life(self._activity, self._writer)
         self._left = asyncio.Event()
-        self._fatal: KmelError | None = None
 
     @property
     def _config(self) -> SiteConfig:
@@ -124,17 +123,15 @@ class Daemon:
         """Start, run until stopped, end in order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._life.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         async with contextlib.AsyncExitStack() as parts:
             await self._start(parts)
-            await self._stop.wait()
-            self._activity.stopping = True
-            self._writer.wait_for_room = False
+            await self._life.stopped()
             log.info("stopping")
             await self._say_goodbye()
-        if self._fatal is not None:
-            raise self._fatal
+        if self._life.fatal is not None:
+            raise self._life.fatal
         log.info("stopped")
         return 0
 
@@ -149,14 +146,14 @@ class Daemon:
         egress = EgressLog(state_dir / EGRESS_NAME, time.time(), self._config.egress.rotation)
         self._audit = Audit(
             egress,
-            HeadKeeper(egress, writer, self._note),
+            HeadKeeper(egress, writer, self._life.note),
             describe_tensors(self._site.layout),
             lambda key: self._reporter.name(key),
             lambda problem: self._reporter.egress_stands(problem),
         )
         parts.push_async_callback(self._audit.close)
         await self._audit.recall_today()
-        course = await writer.call(lambda store: Course(store, self._note))
+        course = await writer.call(lambda store: Course(store, self._life.note))
         rng = random.Random(secrets.randbits(64))
         addresses = self._config.network.advertise or self._site.rule.addresses
         notices = await writer.call(known_notices)
@@ -187,7 +184,7 @@ class Daemon:
             ContributionBook.decode(await writer.call(lambda store: store.get_blob(BOOK))),
             lambda mark: self._mode.stretch_since(self._site, averaging, mark),
             self._trainer.examine,
-            lambda book: self._note(lambda store: store.put_blob(BOOK, book)),
+            lambda book: self._life.note(lambda store: store.put_blob(BOOK, book)),
             whole_trunk,
         )
         self._final_models = FinalModels(
@@ -195,9 +192,9 @@ class Daemon:
             averaging=averaging,
             trainer=self._trainer,
             digest=digest,
-            note=self._note,
+            note=self._life.note,
             written=self._all_is_written,
-            fail=self._fail,
+            fail=self._life.fail,
         )
         self._stating = PayoffStating(lambda: self._site, self._final_models, self._board, self._activity)
         await writer.call(self._final_models.recall)
@@ -210,7 +207,7 @@ class Daemon:
             command=lambda command: self._driver.command(command),
             status=lambda: self._status_with_digest(digest),
             result=lambda: self._final_models.result,
-            stop=self._stop.set,
+            stop=self._life.stop,
             desk=lambda name, arguments: self._reception.operate(name, arguments),
             pause=self._pausing.tell,
             board=self._board.answer,
@@ -267,10 +264,10 @@ class Daemon:
             final_models=self._final_models,
             looks=looks,
             measuring=self._measuring,
-            note=self._note,
+            note=self._life.note,
             course=course,
             data=self._followed,
-            fail=self._fail,
+            fail=self._life.fail,
         )
         if self._train:
             await self._trainer.start(answers)
@@ -335,7 +332,7 @@ class Daemon:
             clock=now_us,
             on_emit=self._on_event,
             store=Recorder(self._writer, self._site).keep,
-            on_fault=self._on_fault,
+            on_fault=self._life.fault,
             on_bad_message=self._reporter.bad_message,
             on_link=self._on_link,
             label=self._mode.label,
@@ -388,44 +385,17 @@ class Daemon:
                 self._left.set()
         self._reporter.report(event)
 
-    def _note(self, work: Callable[[Store], None]) -> None:
-        """Store something nobody waits for; a failure ends the peer like that of any other write."""
-        self._writer.submit(work).add_done_callback(self._noted)
-
-    def _noted(self, future: asyncio.Future[None]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None and not self._activity.stopping:
-            self._on_fault("store", error)
-
     def _on_message(self, sender: SiteKey, data: bytes | memoryview, lane: Lane) -> None:
         self._activity.received_at = self._activity.clock()
         self._driver.message(sender, data, lane)
 
-    def _on_fault(self, where: str, error: BaseException) -> None:
-        """A defect of ours, or the store: the first is survived and counted, the second ends the peer."""
-        log.error("fault", where=where, error=repr(error), exc_info=error)
-        self._activity.last_error = f"{where}: {error}"
-        self._activity.alarm(f"fault {where}", f"{where}: {error!r}; please report it")
-        if where == "store":
-            self._fail(error if isinstance(error, KmelError) else ConfigError(f"the store failed: {error!r}"))
-
     def _on_egress(self, egress: Egress) -> bool:
         self._activity.sent_at = self._activity.clock()
         return self._audit.leaves(egress)
-
-    # ---- the end ------------------------------------------------------------------------------------------------
-
-    def _fail(self, error: KmelError) -> None:
-        """Something at this site rules out going on: leave, end, and let the caller see why."""
-        if self._fatal is None:
-            log.error("cannot go on", reason=str(error))
-            self._activity.last_error = str(error)
-            self._fatal = error
-            self._activity.fatal = str(error)
-        self._stop.set()
 
     def _all_is_written(self) -> None:
         """Trunk and models are written: all that is left to do here is to relay."""
         self._stating.look()  # before a site that is to exit does
         run_over = self._peer.averaging.phase is rounds.Phase.LISTENING
         if self._config.ledger.on_complete == "exit" and run_over:
-            self._stop.set()
+            self._life.stop()

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from kmel_p2p.agreement.errors import Bug
 from kmel_p2p.delta.layout import Layout, TensorSpec
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.registry import check_model
@@ -25,6 +26,14 @@ def trunk_layout(architecture: Architecture) -> Layout:
     """
     kind = check_model(architecture)
     return Layout([*kind.tensors(architecture), *_heads(architecture, "shared", len(architecture.shared))])
+
+
+def check_layout(layout: Layout, expected: bytes) -> None:
+    """Raises:
+    Bug: daemon and trainer build different trunks.
+    """
+    if layout.hash != expected:
+        raise Bug(f"layout is {layout.hash.hex()[:16]}, the daemon says {expected.hex()[:16]}")
 
 
 def private_layout(architecture: Architecture, heads: int | None = None) -> Layout:

@@ -22,7 +22,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from kmel_p2p.agreement.errors import Bug, ConfigError, LocalError
+from kmel_p2p.agreement.errors import ConfigError, LocalError
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout
 from kmel_p2p.learn.evaluate.scores import FoldScores, fold_outputs, sampled, scores_by_fold
@@ -401,11 +401,3 @@ class Rounds:
             self._residual[piece] = read_piece(path, "residual", piece)
         self._optimiser.go_on(read, steps, fresh_at)
         self._file = path if then == private_heads(shape) else None
-
-
-def check_layout(layout: Layout, expected: bytes) -> None:
-    """Raises:
-    Bug: daemon and trainer build different trunks.
-    """
-    if layout.hash != expected:
-        raise Bug(f"layout is {layout.hash.hex()[:16]}, the daemon says {expected.hex()[:16]}")

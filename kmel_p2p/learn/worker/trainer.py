@@ -24,7 +24,7 @@ from kmel_p2p.learn.evaluate.comparison import compare, predictors, start_local
 from kmel_p2p.learn.evaluate.effect import EffectMeter, looked_at
 from kmel_p2p.learn.evaluate.worth import WorthMeter
 from kmel_p2p.learn.models.carried_heads import private_heads
-from kmel_p2p.learn.models.layout import trunk_layout, unlearned
+from kmel_p2p.learn.models.layout import check_layout, trunk_layout, unlearned
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.models.reference import MADE_WITH, installation
 from kmel_p2p.learn.models.start_file import started_trunk
@@ -37,7 +37,7 @@ from kmel_p2p.learn.privacy.noised_sum import NoisedSum
 from kmel_p2p.learn.tensor_file import read_parts, read_vector
 from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
-from kmel_p2p.learn.train.round import Rounds, check_layout
+from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.plan import TrainerPlan
 from kmel_p2p.learn.worker.prepare import prepare
 from kmel_p2p.learn.worker.reload import reload

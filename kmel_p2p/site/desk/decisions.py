@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.agreement.identity import Identity
+from kmel_p2p.agreement.identity import Identity, SiteKey
 from kmel_p2p.site.desk.invitations import InvitationBook, Newcomer
 
 
@@ -69,6 +69,17 @@ class Decisions:
                 for invitation, left in handed_out
             ],
             "sites": [self.row(newcomer) for newcomer in self.book.newcomers],
+        }
+
+    def alarms(self, members: Collection[SiteKey]) -> dict[str, str]:
+        """What waits for the operator: newcomers that ask, and are or were no members."""
+        return {
+            f"{newcomer.name} asks to join": (
+                f"compare by phone: {self.row(newcomer)['fingerprint']}; "
+                f"then kmel-peer invite approve {newcomer.name}, or refuse"
+            )
+            for newcomer in self.book.newcomers
+            if newcomer.state == "asks" and newcomer.site_key not in members
         }
 
     def row(self, newcomer: Newcomer) -> dict[str, Any]:

@@ -116,6 +116,16 @@ class Proposals:
             )
         return found[0]
 
+    def alarms(self, name: str) -> dict[str, str]:
+        """What waits for the operator of this site: amendments that it has not signed."""
+        unsigned = [proposal for proposal in self.waiting() if name not in proposal.document.signatures]
+        return {
+            f"amendment {row['number']} proposed": (
+                f"{'; '.join(row['changes'])}. {row['missing']}. kmel-peer amendment sign shows it and asks"
+            )
+            for row in map(self.row, unsigned)
+        }
+
     def row(self, proposal: Proposal) -> dict[str, Any]:
         """What an operator reads of it."""
         amendment = proposal.document.amendment

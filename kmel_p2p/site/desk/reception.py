@@ -364,19 +364,9 @@ class Reception:
     def _look_around(self) -> None:
         """Raise the alarms of what waits for the operator, clear the others, and have proposals brought on."""
         site = self._site()
-        wanted: dict[str, str] = {}
-        for newcomer in self._book.newcomers:
-            if newcomer.state == "asks" and newcomer.site_key not in site.constitution.everyone:
-                digits = self._decisions.row(newcomer)["fingerprint"]
-                wanted[f"{newcomer.name} asks to join"] = (
-                    f"compare by phone: {digits}; then kmel-peer invite approve {newcomer.name}, or refuse"
-                )
-        for proposal in self._proposals.waiting():
-            if site.rule.name not in proposal.document.signatures and site.identity.key in site.constitution.roster:
-                row = self._proposals.row(proposal)
-                wanted[f"amendment {row['number']} proposed"] = (
-                    f"{'; '.join(row['changes'])}. {row['missing']}. kmel-peer amendment sign shows it and asks"
-                )
+        wanted = self._decisions.alarms(site.constitution.everyone)
+        if site.identity.key in site.constitution.roster:
+            wanted |= self._proposals.alarms(site.rule.name)
         for what, text in self._alarms.items():
             if wanted.get(what) != text:
                 self._activity.clear(what)
