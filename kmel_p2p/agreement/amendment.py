@@ -66,7 +66,7 @@ class RekeyRule(StrictModel):
 
     @pydantic.field_validator("until")
     @classmethod
-    def _is_aday_of(cls, until: str) -> str:
+    def _is_a_day(cls, until: str) -> str:
         if until and day_of(until) is None:
             raise ValueError("expected a day as YYYY-MM-DD")
         return until
