@@ -203,7 +203,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=1, help="trainings without each author")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--compounds", type=int, default=100_000, help="of the demo's, at most")
-    parser.add_argument("--steps", type=int, default=240, help="optimiser steps of each site")
+    parser.add_argument("--steps", type=int, default=600, help="optimiser steps of each site; drafts take 20 an entry")
     parser.add_argument("--entries", type=int, default=30)
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 16])
     parser.add_argument("--batch", type=int, default=32)
