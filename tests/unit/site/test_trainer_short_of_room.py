@@ -47,7 +47,7 @@ async def test_it_is_started_again_and_the_operator_is_told_why() -> None:
     supervisor = object.__new__(TrainerSupervisor)
     supervisor._listener = SimpleNamespace(trainer_lost=lambda *given: told.append(given))  # type: ignore[assignment]
     supervisor.state, supervisor.restarts, supervisor._backoff_s, supervisor._lack = TrainerState.TRAINING, 0, 0.001, ""
-    supervisor._round, supervisor._clock, supervisor._renewal = 7, lambda: 0.0, None
+    supervisor._round, supervisor._clock, supervisor._renewal, supervisor._limits = 7, lambda: 0.0, None, None
 
     async def launch() -> None:
         launched.append("again")
