@@ -111,6 +111,9 @@ def _ask_at(target: str, keys: CurveKeys, key: SiteKey, question: bytes, deadlin
         monitor = make_monitor(context, socket, WATCHED)
         parts.callback(monitor.close, 0)
         parts.callback(socket.close, 0)
+        # Before both: ZeroMQ's thread hands on what happens to a socket that is closing, and waits for ever where
+        # nobody takes it any more. All commands and questions of this process share that thread.
+        parts.callback(socket.disable_monitor)
         socket.connect(target)
         return _answer(socket, monitor, question, deadline, parsed)
 

@@ -120,7 +120,11 @@ def _set_everywhere(socket: zmq.Socket[bytes], settings: TransportSettings) -> N
 
 
 def make_monitor(context: zmq.Context[Any], watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
-    """A socket that receives what happens to `watched`. Close it after `watched`."""
+    """A socket that receives what happens to `watched`.
+
+    Disable the monitor of `watched` first, then close `watched`, then this one: otherwise ZeroMQ's thread may wait for
+    ever to hand on what happens at the end.
+    """
     name = f"inproc://kmel.monitor.{next(_monitor_names)}"
     watched.monitor(name, events)
     monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
