@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -124,12 +124,15 @@ class NewSite:
         if name is None:
             name = answer(say("Name of this site (lower case, digits, - and _)"))
         parse_config(site_template(name, proxy=proxy), Path("command line"))
+        taken = ports_beside(directory)
+        free = free_port(taken, DEFAULT_PORT)
         only_dials = config is not None and config.network.outbound_only
         if not addresses and not only_dials:
-            addresses = _asked_addresses(must_listen, yes, free_port(directory, DEFAULT_PORT))
+            addresses = _asked_addresses(must_listen, yes, free)
         checked = tuple(str(check_advertised(address, roster_is_remote=False)) for address in addresses)
-        bind = bind or _bound(checked, free_port(directory, DEFAULT_PORT))
-        _note_port(directory, bind if checked else "")
+        bind = bind or _bound(checked, free)
+        if checked:
+            _note_port(bind.rpartition(":")[2], taken, free)
         return cls(
             directory=directory,
             name=name,
@@ -314,12 +317,11 @@ def _asked_addresses(must_listen: bool, yes: bool, port: int) -> tuple[str, ...]
     return (given,) if given else ()
 
 
-def _note_port(directory: Path, bind: str) -> None:
+def _note_port(port: str, taken: Mapping[str, Path], free: int) -> None:
     """Say so where another project of this machine listens at the same port; its folder may be that of another one."""
-    port = bind.rpartition(":")[2]
-    if other := ports_beside(directory).get(port) if port else None:
+    if (other := taken.get(port)) is not None:
         note = say("{other} has port {port}, too: on one machine each project needs a port of its own, such as {free}.")
-        click.echo(note.format(other=other, port=port, free=free_port(directory, DEFAULT_PORT)), err=True)
+        click.echo(note.format(other=other, port=port, free=free), err=True)
 
 
 def _bound(addresses: Sequence[str], free: int) -> str:

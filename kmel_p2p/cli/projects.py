@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,9 +112,8 @@ def ports_beside(directory: Path) -> dict[str, Path]:
     return taken
 
 
-def free_port(directory: Path, first: int) -> int:
-    """The lowest port from `first` on that no project in a folder beside `directory` has."""
-    taken = ports_beside(directory)
+def free_port(taken: Mapping[str, Path], first: int) -> int:
+    """The lowest port from `first` on that is not among those of `ports_beside`."""
     return next(port for port in range(first, first + len(taken) + 1) if str(port) not in taken)
 
 

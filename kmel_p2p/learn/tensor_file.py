@@ -20,6 +20,9 @@ from kmel_p2p.files import BY_UMASK, whole_file, write_whole
 
 Tensors = dict[str, NDArray[Any]]
 
+PIECE = 1 << 20
+"""Values that `read_into` reads at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -127,6 +130,17 @@ def read_piece(path: Path, name: str, piece: slice) -> NDArray[np.float32]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: cannot be read as a state file: {error}") from error
     return found
+
+
+def read_into(path: Path, name: str, out: NDArray[np.float32]) -> None:
+    """Write such a vector into `out`, float32[n], a few megabytes at a time.
+
+    Raises:
+        ConfigError: as `read_piece`.
+    """
+    for start in range(0, len(out), PIECE):
+        piece = slice(start, min(start + PIECE, len(out)))
+        out[piece] = read_piece(path, name, piece)
 
 
 def glance(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:

@@ -29,8 +29,7 @@ def federation(tmp_path: Path) -> Iterator[PeerFederation]:
     made.network.run_until(9 * SECOND)
     made.lose_power(made.sites[2], reset=True)
     yield made
-    for site in made.sites:
-        site.disk.close()
+    made.close()
 
 
 def signed(federation: PeerFederation, signers: tuple[int, ...] = (0, 1), **changes: Any) -> AmendmentDocument:

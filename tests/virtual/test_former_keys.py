@@ -33,8 +33,7 @@ def federation(tmp_path: Path) -> Iterator[PeerFederation]:
     made.sites[3].constitution = amended
     made.network.run_until(12 * SECOND)
     yield made
-    for site in made.sites:
-        site.disk.close()
+    made.close()
 
 
 def rekeyed(constitution: Constitution, last: int, until: str = "") -> Constitution:

@@ -33,8 +33,7 @@ def federation(tmp_path: Path) -> Iterator[PeerFederation]:
         made.start(site)
     made.network.run_until(5 * SECOND)
     yield made
-    for site in made.sites:
-        site.disk.close()
+    made.close()
 
 
 def state(federation: PeerFederation, index: int, classes: str) -> None:

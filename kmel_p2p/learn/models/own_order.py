@@ -27,6 +27,8 @@ class OwnOrder:
     def __init__(self, layout: Layout, by_input: frozenset[str]) -> None:
         self.size = layout.size
         self.pieces: list[slice] = []
+        self._transposed: list[tuple[slice, int]] = []
+        """The place of each matrix that is kept by input, and its inputs."""
         self._matrices: dict[int, tuple[slice, int, slice]] = {}
         """By where a piece begins: the place of its matrix, the inputs of that, and which of its rows the piece is."""
         plain = 0
@@ -34,6 +36,7 @@ class OwnOrder:
             if spec.name not in by_input or not spec.size:
                 continue
             place, inputs = layout.slices[spec.name], spec.shape[-1]
+            self._transposed.append((place, inputs))
             self._add_plain(plain, place.start)
             rows, most = spec.size // inputs, max(1, PIECE // inputs)
             for first in range(0, rows, most):
@@ -52,19 +55,19 @@ class OwnOrder:
         found = self._view(values, piece)
         return found.contiguous().cpu().numpy().reshape(-1)
 
-    def places_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where positions of the layout, int64[n], lie in a vector of the network, int64[n]."""
-        found = positions.copy()
-        for place, inputs in {(piece[0].start, piece[0].stop): piece[:2] for piece in self._matrices.values()}.values():
-            inside = (positions >= place.start) & (positions < place.stop)
-            row, column = np.divmod(positions[inside] - place.start, inputs)
-            found[inside] = place.start + column * ((place.stop - place.start) // inputs) + row
-        return found
-
     def put(self, values: Tensor, piece: slice, given: NDArray[np.float32]) -> None:
         """The opposite: write `given`, in the order of the layout, where it belongs in `values`."""
         target = self._view(values, piece)
         target.copy_(torch.from_numpy(np.array(given, np.float32)).view(target.shape))
+
+    def places_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where positions of the layout, int64[n], lie in a vector of the network, int64[n]."""
+        found = positions.copy()
+        for place, inputs in self._transposed:
+            inside = (positions >= place.start) & (positions < place.stop)
+            row, column = np.divmod(positions[inside] - place.start, inputs)
+            found[inside] = place.start + column * ((place.stop - place.start) // inputs) + row
+        return found
 
     def _view(self, values: Tensor, piece: slice) -> Tensor:
         matrix = self._matrices.get(piece.start)

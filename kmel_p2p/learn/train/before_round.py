@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import LocalError
-from kmel_p2p.learn.tensor_file import read_piece
+from kmel_p2p.learn.tensor_file import read_into, read_piece
 from kmel_p2p.learn.train.balance import Sums
 from kmel_p2p.learn.train.optimise import LocalOptimiser, OptimiserState
 
 MOMENTS = "first_moment", "second_moment"
 """Their names in a round file."""
-
-PIECE = 1 << 20
-"""Values of the residual read at once."""
 
 
 @dataclass(slots=True)
@@ -74,9 +71,7 @@ class BeforeRound:
             LocalError: the residual is of another size.
         """
         if self.file is not None:
-            for start in range(0, len(residual), PIECE):
-                piece = slice(start, min(start + PIECE, len(residual)))
-                residual[piece] = read_piece(self.file, "residual", piece)
+            read_into(self.file, "residual", residual)
         elif self.residual is None:
             residual[:] = 0.0
         elif len(self.residual) != len(residual):
@@ -90,5 +85,14 @@ class BeforeRound:
 
     def _read(self, piece: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         assert self.file is not None, "moments that are all zero are not read"
-        first, second = (read_piece(self.file, name, piece) for name in MOMENTS)
-        return first, second
+        return read_moments(self.file, piece)
+
+
+def read_moments(path: Path, piece: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A piece of both moments in a round file.
+
+    Raises:
+        ConfigError: it is gone or damaged.
+    """
+    first, second = (read_piece(path, name, piece) for name in MOMENTS)
+    return first, second

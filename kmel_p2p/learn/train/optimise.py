@@ -212,16 +212,14 @@ class LocalOptimiser:
         if steps == fresh_at:
             self._adam.state.clear()
             return
-        for parameter, start in self._starts():
-            state = self._adam.state[parameter]
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name not in state:
-                    state[name] = torch.zeros_like(parameter.detach())
+        start = 0
+        for parameter in self._parameters:
+            state = self._begun(parameter)
             for piece in self._pieces(parameter):
                 first, second = read(slice(start + piece.start, start + piece.stop))
                 self._put(parameter, state["exp_avg"], piece, first)
                 self._put(parameter, state["exp_avg_sq"], piece, second)
-            state["step"] = torch.tensor(float(steps - fresh_at)).to(device())
+            start += parameter.numel()
 
     def skip_to(self, steps: int) -> None:
         """Go on at another place of the stream of batches, with the same moments."""
@@ -229,19 +227,17 @@ class LocalOptimiser:
         self._steps = steps
         if steps == self._fresh_at:
             return
-        for parameter, _ in self._starts():
-            state = self._adam.state[parameter]
-            if not state:
-                state["exp_avg"] = torch.zeros_like(parameter.detach())
-                state["exp_avg_sq"] = torch.zeros_like(parameter.detach())
-            state["step"] = torch.tensor(float(steps - self._fresh_at)).to(device())
-
-    def _starts(self) -> Iterator[tuple[Tensor, int]]:
-        """The parameters, and where the moments of each begin."""
-        start = 0
         for parameter in self._parameters:
-            yield parameter, start
-            start += parameter.numel()
+            self._begun(parameter)
+
+    def _begun(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Adam's state of a parameter with the count of steps as it is now; the moments are zeros where it had none."""
+        state: dict[str, Tensor] = self._adam.state[parameter]
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name not in state:
+                state[name] = torch.zeros_like(parameter.detach())
+        state["step"] = torch.tensor(float(self._steps - self._fresh_at)).to(device())
+        return state
 
     def _pieces(self, parameter: Tensor) -> list[slice]:
         return self.network.order.pieces if parameter is self.network.trunk else [slice(0, parameter.numel())]

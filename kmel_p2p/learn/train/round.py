@@ -29,9 +29,9 @@ from kmel_p2p.learn.evaluate.scores import FoldScores, fold_outputs, sampled, sc
 from kmel_p2p.learn.models.carried_heads import carried, heads_of, private_heads, private_size
 from kmel_p2p.learn.models.networks import Network
 from kmel_p2p.learn.privacy.noised_sum import NoisedSum
-from kmel_p2p.learn.tensor_file import Stream, read_piece, state_facts, write_state
+from kmel_p2p.learn.tensor_file import Stream, read_into, read_piece, state_facts, write_state
 from kmel_p2p.learn.train.balance import BINS, Sums, sums
-from kmel_p2p.learn.train.before_round import MOMENTS, BeforeRound
+from kmel_p2p.learn.train.before_round import MOMENTS, BeforeRound, read_moments
 from kmel_p2p.learn.train.campaign import CampaignTraining
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.optimise import LocalOptimiser, cosine_rate
@@ -386,18 +386,14 @@ class Rounds:
         # Heads of assay endpoints that came since are as at the start, and have no moments yet.
         fresh = self.private()
         self._network.load_private(carried(read_piece(path, "private", slice(0, private)), then, shape, fresh))
-        of_heads = [
-            carried(read_piece(path, name, slice(self._size, self._size + private)), then, shape, np.zeros_like(fresh))
-            for name in MOMENTS
-        ]
+        first, second = (
+            carried(moment, then, shape, np.zeros_like(fresh))
+            for moment in read_moments(path, slice(self._size, self._size + private))
+        )
 
         def read(piece: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            if piece.start >= self._size:
-                return of_heads[0], of_heads[1]
-            first, second = (read_piece(path, name, piece) for name in MOMENTS)
-            return first, second
+            return (first, second) if piece.start >= self._size else read_moments(path, piece)
 
-        for piece in self._network.order.pieces if len(self._residual) else ():
-            self._residual[piece] = read_piece(path, "residual", piece)
+        read_into(path, "residual", self._residual)
         self._optimiser.go_on(read, steps, fresh_at)
         self._file = path if then == private_heads(shape) else None

@@ -38,14 +38,14 @@ def prepare(plan: TrainerPlan, report: Report) -> tuple[Dataset, Prepared]:
         ConfigError: settings and files do not match, or features here differ from the charter's.
         DataError: nothing to train on, or the dataset is not the approved one; `rejects.csv` is written first.
     """
-    check_reference(plan)
+    features_hash = check_reference(plan)
     if plan.graph_networks:
         check_graphs(plan.architecture)
     measured = read(plan, report)
     measured.keep(plan)
     if plan.require_approval:
         require_approved(plan.state_dir, measured.own.dataset_hash())
-    return measured.prepared(plan, plan.state_dir / REJECTS, report)
+    return measured.prepared(plan, features_hash, plan.state_dir / REJECTS, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,16 @@ class DataRead:
         write_json(plan.state_dir / MANIFEST, manifest(plan.source, self.own))
         write_measured(plan.state_dir / KEPT, self.own)
 
-    def prepared(self, plan: TrainerPlan, rejects_path: Path, report: Report) -> tuple[Dataset, Prepared]:
-        """To train on, with the counts of it. `rejects_path`: where errors say that the refused rows are listed.
+    def prepared(
+        self, plan: TrainerPlan, features_hash: str, rejects_path: Path, report: Report
+    ) -> tuple[Dataset, Prepared]:
+        """To train on, with the counts of it.
+
+        Args:
+            features_hash: of the reference molecules' features on this machine (`check_reference`).
+            rejects_path: where errors say that the refused rows are listed.
 
         Raises:
-            ConfigError: features here differ from the charter's.
             DataError: nothing to train on.
         """
         own = self.own
@@ -97,7 +102,7 @@ class DataRead:
             )
         # Now rather than in the first rounds, whose duration per step sets the pace.
         dataset.inputs.prepare(lambda done, total: report(Progress("structures", done, total)))
-        return dataset, _account(self, dataset, plan, check_reference(plan))
+        return dataset, _account(self, dataset, plan, features_hash)
 
 
 def read(plan: TrainerPlan, report: Report) -> DataRead:

@@ -50,7 +50,8 @@ def reload(
             _check_removed(changes)
         if plan.require_approval:
             require_approved(plan.state_dir, measured.own.dataset_hash())
-        dataset, prepared = measured.prepared(plan, plan.state_dir / FOLDER / REJECTS, report)
+        # The features are those of the start: neither this program nor the charter's rule changes while it runs.
+        dataset, prepared = measured.prepared(plan, in_use.features_hash, plan.state_dir / FOLDER / REJECTS, report)
         measured.keep(plan)
     except KmelError as error:
         return Reloaded(in_use, f"{str(error).rstrip('.')}. {_STAY}", changes), None

@@ -168,6 +168,11 @@ class PeerFederation:
             return False
         return True
 
+    def close(self) -> None:
+        """Close the disk of every site."""
+        for site in self.sites:
+            site.disk.close()
+
     def amend(self, at: PeerSite, document: AmendmentDocument) -> bool:
         """The operator hands in an amendment; whether the peer took it."""
         if at.life is None:

@@ -78,8 +78,7 @@ def play(schedule: Schedule) -> Played:
             place = traceback.extract_tb(error.__traceback__)[-1]
             oracle.violations.append(f"defect: {error!r} in {Path(place.filename).name}:{place.lineno}")
         reached = _reached(federation, course, oracle)
-        for site in federation.sites:
-            site.disk.close()
+        federation.close()
         network = federation.network
         return Played(schedule, tuple(oracle.violations), liveness_s, reached, network.trace.hash, network.now / SECOND)
 

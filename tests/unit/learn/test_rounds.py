@@ -285,7 +285,7 @@ def test_pieces_of_any_length_make_the_same_rounds(tmp_path: Path, monkeypatch: 
 
     site, trunk = rounds(tmp_path / "a"), initial_trunk(LAYOUT, 3)
     expected = run(site, trunk.copy(), range(1, 4))
-    for module in ("models.own_order", "train.before_round"):
+    for module in ("models.own_order", "tensor_file"):
         monkeypatch.setattr(f"kmel_p2p.learn.{module}.PIECE", 37)
     run(rounds(tmp_path / "b"), again := trunk.copy(), range(1, 2))
     pieces = rounds(tmp_path / "b", "round-1.safetensors")

@@ -60,13 +60,18 @@ def under_the_charter(entry: Entry, author: Identity, ledger: Ledger) -> Entry:
     )
 
 
-def test_who_had_an_entry_made_under_the_campaign_cannot_leave_it_out_and_its_own_signature_proves_it() -> None:
+def before_and_after() -> tuple[Ledger, Ledger]:
+    """Two ledgers with an entry of every site: one under the charter, and one that knows the campaign."""
     first = ledger_of(amended=False)
     begun = []
     for site in SITES:
         begun.append(made(site, first))
         first.offer(begun[-1])
-    ledger = ledger_of(*begun)
+    return first, ledger_of(*begun)
+
+
+def test_who_had_an_entry_made_under_the_campaign_cannot_leave_it_out_and_its_own_signature_proves_it() -> None:
+    _, ledger = before_and_after()
     newer = made(B, ledger)
     assert newer.basis.amendment == 1
     assert ledger.offer(newer).verdict is Verdict.APPLIED
@@ -80,12 +85,7 @@ def test_who_had_an_entry_made_under_the_campaign_cannot_leave_it_out_and_its_ow
 
 
 def test_who_was_cut_off_and_had_nothing_newer_is_honest() -> None:
-    first = ledger_of(amended=False)
-    begun = []
-    for site in SITES:
-        begun.append(made(site, first))
-        first.offer(begun[-1])
-    ledger = ledger_of(*begun)
+    first, ledger = before_and_after()
     assert ledger.offer(made(B, ledger)).verdict is Verdict.APPLIED
     late = made(HOSTILE, first, weight=2**15)
     assert ledger.offer(late).verdict is Verdict.APPLIED
