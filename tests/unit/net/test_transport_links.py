@@ -417,9 +417,9 @@ async def test_hanging_up_ends_dialling(federation: Federation) -> None:
 async def test_hanging_up_ends_the_sites_own_connection_and_what_came_over_it(federation: Federation) -> None:
     a, b = await federation.add(1), await federation.add(2)
     b.dial(a)
-    await until(lambda: a.up(b))
+    await until(lambda: a.up(b) and b.outbound(a))
     for number in range(3):
-        b.transport.send(a.key, b"old %d" % number, Lane.CONTROL)
+        assert b.transport.send(a.key, b"old %d" % number, Lane.CONTROL)
     port = a.transport._port
     assert port is not None
     deadline = time.monotonic() + 5
@@ -428,8 +428,9 @@ async def test_hanging_up_ends_the_sites_own_connection_and_what_came_over_it(fe
         pass
     a.transport.hangup(b.key, "stood still")
     assert a.told(LinkDown)[0].reason == "stood still"
-    await until(lambda: len(a.told(LinkUp)) == 2)
-    b.transport.send(a.key, b"new", Lane.CONTROL)
+    # The site that was greeted is up before the one that greets: its welcome is still under way.
+    await until(lambda: len(a.told(LinkUp)) == 2 and b.outbound(a))
+    assert b.transport.send(a.key, b"new", Lane.CONTROL)
     await until(lambda: a.messages)
     assert [data for _, data, _ in a.messages] == [b"new"]
 
