@@ -37,7 +37,7 @@ mount -t proc proc image/proc
 mount --rbind /dev image/dev
 ip link set lo up
 export PATH={python}:$PATH
-unset PYTHONPATH
+unset PYTHONPATH RDBASE  # RDKit sets the latter, to its own place, in each process that imports it
 """
 
 LOCK_UP = """

@@ -11,14 +11,15 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem, rdBase
+from rdkit import Chem, RDConfig, rdBase
 from rdkit.Chem import Descriptors, EState, rdFingerprintGenerator, rdMolDescriptors
 
-from kmel_p2p.agreement.errors import Bug
+from kmel_p2p.agreement.errors import Bug, ConfigError
 from kmel_p2p.agreement.features import FeatureRule, descriptor_constants
 from kmel_p2p.agreement.split import SplitRule
 from kmel_p2p.chem.structures.series import series
@@ -144,6 +145,12 @@ def _functions() -> tuple[Callable[[Chem.Mol], float], ...]:
     known = dict(Descriptors.descList)
     missing = [constant.name for constant in descriptor_constants() if constant.name not in known]
     if missing:
+        # RDKit reads the patterns of its fr_* descriptors from a file, and goes on without them where it finds none.
+        if not (Path(RDConfig.RDDataDir) / "FragmentDescriptors.csv").is_file():
+            raise ConfigError(
+                f"RDKit finds no file of its own in {RDConfig.RDDataDir}; if the environment variable RDBASE is set, "
+                "to the place of another RDKit perhaps, unset it; else install RDKit again"
+            )
         raise Bug(f"this RDKit has no descriptor {missing[0]!r}; install a version within the package's range")
     return tuple(known[constant.name] for constant in descriptor_constants())
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,3 +121,17 @@ def test_sparse_counts_are_the_dense_ones_clipped(dense: np.ndarray, data: st.Da
         assert np.array_equal(matrix.take(rows).dense(np.arange(len(rows))), expected[rows])
     both = CountMatrix.concatenate([matrix, matrix], 64)
     assert np.array_equal(both.dense(np.arange(len(both))), np.concatenate([expected, expected]))
+
+
+def test_an_rdkit_that_looks_for_its_files_elsewhere_is_told_so(tmp_path: Path) -> None:
+    code = (
+        "from rdkit import Chem\n"
+        "from kmel_p2p.chem.structures.features import raw_descriptors\n"
+        "raw_descriptors(Chem.MolFromSmiles('CCO'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "RDBASE": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"ConfigError: RDKit finds no file of its own in {tmp_path}/Data; if the environment" in done.stderr
+    assert "RDBASE" in done.stderr
