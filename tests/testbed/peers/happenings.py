@@ -24,6 +24,9 @@ from tests.testbed.peers.voting import Voting
 LOSS = (0.05, 0.1, 0.2, 0.3)
 TAKES_OVER_S = 12.0
 """A copy of a machine is started and has something to publish no sooner."""
+OPERATORS_LOOK_EVERY_S = 60
+OPERATORS_LOOK_FOR_S = 900
+"""How long after everything healed operators still do what `status` asks for."""
 SLOW_US = (50 * MILLISECOND, 500 * MILLISECOND, 3 * SECOND)
 
 
@@ -48,11 +51,15 @@ class Play:
         self.added: set[int] = set()
         self.voting = Voting(federation, self.at)
         self.done: list[Happening] = []
+        self._lacks_attestations: set[int] = set()
+        """Sites whose `status` named the order at the last look already: a wait of seconds asks nobody to decide."""
         self._backups: set[int] = set()
         self._amendments = 0
         """Signed so far: nobody signs two of one number."""
         for happening in schedule.happenings:
             self.at(round(happening.at_s * SECOND), partial(self._happen, happening))
+        for due_s in range(round(END_S), round(END_S + OPERATORS_LOOK_FOR_S), OPERATORS_LOOK_EVERY_S):
+            self.at(due_s * SECOND, self._operators_look)
         for late_s in (0, 10):
             # A site that was about to stop is off a moment later.
             self.at(round((END_S + late_s) * SECOND), self._heal)
@@ -93,6 +100,26 @@ class Play:
             if site.index in self.copied and site.life is not None:
                 # Where the copy was found out only after its operator had spoken, nobody else ends the pause.
                 federation.order(site, "claim")
+
+    def _operators_look(self) -> None:
+        """Whoever reads in `status` for a while that `kmel-peer trust` would help, trusts the site that holds most."""
+        before, self._lacks_attestations = self._lacks_attestations, set()
+        for site in self.honest:
+            waits = site.document().waits if site.life is not None else ()
+            if not any("kmel-peer trust" in wait.reason for wait in waits):
+                continue
+            self._lacks_attestations.add(site.index)
+            if site.index in before:
+                self._trust_the_most(site)
+
+    def _trust_the_most(self, site: PeerSite) -> None:
+        lives = {other: other.life for other in self.honest if other is not site and other.life is not None}
+        held = {other: sum(life.peer.averaging.vector.values()) for other, life in lives.items()}
+        for other in sorted(held, key=held.__getitem__, reverse=True):
+            happening = Happening(self.federation.network.now / SECOND, "trust", site.index, other.index)
+            if self.trust(site, happening):
+                self.done.append(happening)
+                return
 
     # ---- power and disks ----------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ class Oracle:
         """The same by hash."""
         self._running_since: dict[int, Micros] = {}
         self._off_since: dict[int, Micros] = {}
+        self._lives: dict[int, int] = {}
+        """Number of the last life of each site that was looked at."""
         self._idle_since: dict[int, Micros] = {}
         self._sent: dict[int, int] = {}
         self._told: set[tuple[str, ...]] = set()
@@ -67,6 +69,11 @@ class Oracle:
         for site in self._originals():
             running = site.life is not None and self._federation.hosts[site.number].running
             here, gone = self._running_since, self._off_since
+            if self._lives.get(site.number) != site.lives:
+                # It was on, or off, in between, for less than the time between two looks.
+                self._lives[site.number] = site.lives
+                here.pop(site.number, None)
+                gone.pop(site.number, None)
             if site.life is None:
                 gone.setdefault(site.number, now)
             else:

@@ -11,6 +11,16 @@ from kmel_p2p.core.ledger.sync.messages import SnapshotOffer
 from kmel_p2p.core.roster_vector import NOTHING, RosterVector
 from kmel_p2p.core.types import Micros
 
+TOO_FEW = (
+    ", and too few are in sight that hold the ledger. Where the others lost theirs for good, kmel-peer trust SITE "
+    "takes the word of the one that has it"
+)
+
+IN_VAIN = (
+    ", and of what each site in sight gave, too few others could attest any: they may lack a part of the ledger, too. "
+    "Where that lasts, kmel-peer trust SITE takes the word of the one that has it whole"
+)
+
 
 class FetchStage(enum.Enum):
     """How far the present attempt is."""

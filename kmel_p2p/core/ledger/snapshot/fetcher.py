@@ -22,7 +22,7 @@ from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
 from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS
-from kmel_p2p.core.ledger.snapshot.attempt import Attempt, FetchStage
+from kmel_p2p.core.ledger.snapshot.attempt import IN_VAIN, TOO_FEW, Attempt, FetchStage
 from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, continued, decode
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_PARTS_ASKED,
@@ -54,10 +54,9 @@ ASK_PERIOD: Micros = 3 * SECOND
 """Between two requests for an offer, or to the sites that have not attested yet: messages may be lost, and some sites
 must first reach the vector."""
 
-TOO_FEW = (
-    ", and too few are in sight that hold the ledger. Where the others lost theirs for good, kmel-peer trust SITE "
-    "takes the word of the one that has it"
-)
+IN_VAIN_STALLED: Micros = 600 * SECOND
+"""As `STALLED`, where every giver was tried and none was attested: long enough for an operator to decide, and then
+another one's turn, for a giver may have made up what nobody else will ever hold."""
 
 MAX_OFFERS = 4
 """A giver that restarts, or whose copy expired, offers another snapshot; one that never stops doing so is left."""
@@ -95,6 +94,10 @@ class SnapshotFetcher:
         self._response_time = ResponseTime(PART_FLOOR, PART_CEILING)
         self._attempt: Attempt | None = None
         self._failed: set[SiteKey] = set()
+        self._unattested = False
+        """Whether a snapshot was here, and too few attested it, since every giver was last tried."""
+        self._in_vain = False
+        """Whether every giver was tried, and for want of attestations none could be believed."""
         self._due_us: Micros | None = None
         self._stalls_at_us: Micros = 0
 
@@ -111,7 +114,7 @@ class SnapshotFetcher:
             return f"{self.stage.value} ({100 * len(attempt.parts) // attempt.offer.parts} %)"
         if self.stage is FetchStage.ATTESTING and attempt is not None:
             count = f"{len(attempt.attested & self.others())} of {self._needed()} needed"
-            return f"{self.stage.value} ({count}{TOO_FEW if self.until_us is None else ''})"
+            return f"{self.stage.value} ({count}{self._why_an_operator(attempt)})"
         return self.stage.value if self.active else ""
 
     @property
@@ -196,7 +199,7 @@ class SnapshotFetcher:
             return
         same = claim.chains == attempt.snapshot.chains and claim.digest == attempt.offer.digest
         if site not in attempt.attested | attempt.denied:
-            self._stalls_at_us = now + STALLED
+            self._stalls_at_us = max(self._stalls_at_us, now + STALLED)
         (attempt.attested if same else attempt.denied).add(site)
         self._count(now)
 
@@ -217,7 +220,10 @@ class SnapshotFetcher:
             self._count(now)
         if self._due_us is None or self.stage is FetchStage.IDLE:
             return
-        if now >= self._stalls_at_us:
+        if now >= self._stalls_at_us and self.stage is FetchStage.ATTESTING:
+            self._unattested = True
+            self._fail("too few others could attest it", now)
+        elif now >= self._stalls_at_us:
             self._fail("it stopped answering", now)
         elif self.stage is FetchStage.FETCHING and self._attempt and self._is_too_slow(self._attempt, now):
             self._fail("it gives its parts too slowly", now)
@@ -239,7 +245,7 @@ class SnapshotFetcher:
             LocalError: nothing waits for that, or that site has not attested it.
         """
         attempt = self._attempt
-        if attempt is None or not self._too_few(attempt):
+        if attempt is None or not self._why_an_operator(attempt):
             raise LocalError("nothing here waits for that order: no snapshot lacks attestations that nobody can give")
         if site not in attempt.attested & self.others():
             raise LocalError(
@@ -259,7 +265,7 @@ class SnapshotFetcher:
         assert self._attempt.snapshot is not None
         snapshot, server = self._attempt.snapshot, self._attempt.server
         attested = tuple(sorted(self._attempt.attested & self.others()))
-        self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
+        self.stage, self._attempt, self._due_us, self._in_vain = FetchStage.IDLE, None, None, False
         return snapshot, server, attested
 
     # ---- inner --------------------------------------------------------------------------------------------------
@@ -267,8 +273,11 @@ class SnapshotFetcher:
     def _enter(self, stage: FetchStage, now: Micros) -> None:
         if self.stage is not stage:
             self.stage = stage
-            self._stalls_at_us = now + STALLED
+            self._stalls_at_us = now + self._patience(stage)
             self._outbox.append(Emit(SnapshotProgress(stage.value)))
+
+    def _patience(self, stage: FetchStage) -> Micros:
+        return IN_VAIN_STALLED if self._in_vain and stage is FetchStage.ATTESTING else STALLED
 
     def _largest_meta(self) -> int:
         """Most bytes of headers: the charter bounds the sites, the protocol the headers of each."""
@@ -289,6 +298,7 @@ class SnapshotFetcher:
         left = self._givers()
         if not left:
             self._failed.clear()
+            self._in_vain, self._unattested = self._unattested, False
             self.stage, self._attempt, self._due_us = FetchStage.IDLE, None, None
             return
         # Any of those nearly as far ahead: newcomers that start together spread over the federation.
@@ -381,12 +391,19 @@ class SnapshotFetcher:
             self._fail("other sites hold something else at its vector", now)
         elif self._too_few(attempt):
             # Fetching from another giver would not help.
-            self._stalls_at_us = now + STALLED
+            self._stalls_at_us = max(self._stalls_at_us, now + STALLED)
 
     def _too_few(self, attempt: Attempt) -> bool:
         """Whether too many sites are away, or hold nothing, to attest what is fetched."""
         in_sight = {key for key in self._alive() if self._told(key)} | attempt.attested
         return self.stage is FetchStage.ATTESTING and len(self.others() & in_sight) < self._needed()
+
+    def _why_an_operator(self, attempt: Attempt) -> str:
+        """What to add to `progress` where only an operator may be able to help; empty: others may still attest."""
+        if self._too_few(attempt):
+            return TOO_FEW
+        in_vain = self._in_vain and self.stage is FetchStage.ATTESTING and not attempt.denied
+        return IN_VAIN if in_vain else ""
 
     def others(self) -> set[SiteKey]:
         """The sites of the roster without this one and those that the operator has blocked."""
