@@ -1,4 +1,5 @@
-"""What of a round is training, as a site's data grows, and whether a large site takes as many steps as a small one.
+"""What of a round is training, as a site's data grows, and whether a large site takes as many steps as a small one; and
+what the comparison at the end costs, with the stack of a site (`comparison_s`, processor time).
 
 Made-up fingerprints and descriptors of the real size, so that neither RDKit nor files are needed. Everything else is
 the product's: rounds with scoring, codec and state file, and the rule that sets a site's steps by its time per step.
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.parts.measure import Goal, at_least, parse, publish, say, this_machine
+from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, say, this_machine
 from kmel_p2p.agreement.averaging import LedgerRule
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.features import descriptor_constants
@@ -28,11 +29,13 @@ from kmel_p2p.chem.structures.table import CountMatrix
 from kmel_p2p.core.rounds.contract import RoundTrained
 from kmel_p2p.core.rounds.pacing import Pacing
 from kmel_p2p.delta.codec import DeltaCodec
-from kmel_p2p.learn.evaluate.comparison import start_local
+from kmel_p2p.delta.layout import initial_trunk
+from kmel_p2p.learn.evaluate.comparison import compare, start_local
 from kmel_p2p.learn.models.architecture import Architecture
 from kmel_p2p.learn.models.first_layer import SparseRows
 from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.models.networks import Network
+from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset, Inputs
 from kmel_p2p.learn.train.optimise import LocalOptimiser
 from kmel_p2p.learn.train.round import Rounds
@@ -50,10 +53,16 @@ HELD_OUT = 0.1
 """Share of the compounds in the validation fold, and in the test fold."""
 
 
-def made_up(compounds: int) -> Dataset:
-    """Compounds with one assay endpoint."""
+def made_up(compounds: int, endpoints: int = 1, shares: NDArray[np.float64] | None = None) -> Dataset:
+    """Compounds that are measured in every assay endpoint.
+
+    Args:
+        shares: how often each position of the fingerprint is drawn, float64[BITS], sum 1; None: all equally.
+    """
     rng = np.random.default_rng(compounds)
-    some = np.stack([np.sort(rng.choice(BITS, OCCURRING, replace=False)) for _ in range(min(DISTINCT, compounds))])
+    some = np.stack(
+        [np.sort(rng.choice(BITS, OCCURRING, replace=False, p=shares)) for _ in range(min(DISTINCT, compounds))]
+    )
     positions = np.resize(some, (compounds, OCCURRING)).astype(np.uint16)
     offsets = np.arange(compounds + 1, dtype=np.int64) * OCCURRING
     counts = CountMatrix(offsets, positions.ravel(), np.ones(positions.size, np.uint8), BITS)
@@ -61,10 +70,10 @@ def made_up(compounds: int) -> Dataset:
     rows = rng.permutation(compounds)
     held_out = int(HELD_OUT * compounds)
     return Dataset(
-        (AssayEndpoint(name="made_up", head="shared"),),
+        tuple(AssayEndpoint(name=f"made_up_{at}", head="shared") for at in range(endpoints)),
         Inputs(counts, descriptors),
-        descriptors[:, :1] + 0.3 * rng.standard_normal((compounds, 1)).astype(np.float32),
-        np.zeros((compounds, 1), np.int8),
+        descriptors[:, :endpoints] + 0.3 * rng.standard_normal((compounds, endpoints)).astype(np.float32),
+        np.zeros((compounds, endpoints), np.int8),
         np.sort(rows[2 * held_out :]),
         np.sort(rows[:held_out]),
         np.sort(rows[held_out : 2 * held_out]),
@@ -131,6 +140,32 @@ def step_speedup(dataset: Dataset, hidden: tuple[int, ...], steps: int) -> float
     return statistics.median(times[0]) / statistics.median(times[1])
 
 
+def comparison_s(compounds: int, endpoints: int, entries: int, steps: int, hidden: tuple[int, ...]) -> float:
+    """Processor time, s, of all that a site does once the federation has ended: networks, learners, weights, scores.
+
+    The trunks of the federation and of the others are drawn: what they say does not change what it costs to ask.
+
+    Args:
+        entries, steps: what the site published, and steps of each; its networks take as many.
+    """
+    # Trees cost what the positions cost that occur often enough to be looked at. In 1,000 compounds of ExpansionRx 981
+    # positions occur five times or more; drawn this way, 1,143 do.
+    frequency = 1 / np.arange(15, 15 + BITS) ** 1.5
+    dataset = made_up(compounds, endpoints, frequency / frequency.sum())
+    shape = network_shape(dataset, hidden)
+    network = Network(shape)
+    start_local(network, shape, 1, 0)
+    federated = Parameters.of(network)
+    others = initial_trunk(trunk_layout(shape), 2)
+    settings = TrainingSettings(batch_size=32, steps_per_entry=steps)
+    began = process_time()
+    compare(
+        shape, dataset, settings, 0, federated, steps=entries * steps, federated_history=[],
+        report=lambda done, total: None, stacking=True, others=others,
+    )  # fmt: skip
+    return process_time() - began
+
+
 def _quiet(progress: Progress) -> None:
     """Nobody watches."""
 
@@ -155,8 +190,23 @@ def measure(sizes: Sequence[int], rounds: int, steps: int, hidden: tuple[int, ..
     }
 
 
-GOALS: dict[str, Goal] = {"training_share_largest": at_least(0.7), "steps_kept": at_least(1.0)}
-SMOKE: dict[str, Any] = {"compounds": [50, 100], "rounds": 2, "steps": 2, "hidden": [16]}
+GOALS: dict[str, Goal] = {
+    "training_share_largest": at_least(0.7),
+    "steps_kept": at_least(1.0),
+    "comparison_s": at_most(90.0),
+}
+SMOKE: dict[str, Any] = {
+    "compounds": [50, 100],
+    "rounds": 2,
+    "steps": 2,
+    "hidden": [16],
+    "compared": 60,
+    "compared_endpoints": 1,
+    "compared_hidden": [8],
+}
+
+DRAFTED_ENTRIES, DRAFTED_STEPS = 60, 20
+"""Of a charter for sites with 1,000 compounds."""
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -165,12 +215,22 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=LedgerRule().steps_per_entry, help="of a round")
     parser.add_argument("--hidden", type=int, nargs="+", default=[512, 256], help="widths of the hidden layers")
+    parser.add_argument("--compared", type=int, default=1000, help="compounds of the site that compares and stacks")
+    parser.add_argument("--compared-endpoints", type=int, default=4)
+    parser.add_argument("--compared-hidden", type=int, nargs="+", default=[256, 128])
+    parser.add_argument("--only-comparison", action="store_true", help="leave out rounds and steps")
     options = parse(parser, SMOKE, given)
     torch.set_num_threads(1)
     machine = this_machine()
     hidden = tuple(options.hidden)
-    figures = measure(options.compounds, options.rounds, options.steps, hidden)
-    figures["step_speedup"] = step_speedup(made_up(options.compounds[0]), hidden, 2 * options.steps)
+    figures: dict[str, Any] = {}
+    if not options.only_comparison:
+        figures = measure(options.compounds, options.rounds, options.steps, hidden)
+        figures["step_speedup"] = step_speedup(made_up(options.compounds[0]), hidden, 2 * options.steps)
+    entries, steps = (2, options.steps) if options.smoke else (DRAFTED_ENTRIES, DRAFTED_STEPS)
+    figures["comparison_s"] = comparison_s(
+        options.compared, options.compared_endpoints, entries, steps, tuple(options.compared_hidden)
+    )
     title = f"rounds of {options.steps} steps; largest site: {options.compounds[-1]:,} compounds"
     publish(title, machine, figures, GOALS, options.json)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +70,24 @@ CASES = (
 
 def drafted(case: Case) -> Charter:
     """What `kmel-peer charter new` writes for the case, unedited."""
-    count = case.sites * len(case.laboratories)
+    return drafted_for([case.endpoint], case.sites * len(case.laboratories), case.compounds)
+
+
+def drafted_for(endpoints: Sequence[str], count: int, compounds: int) -> Charter:
+    """What `kmel-peer charter new` writes, unedited.
+
+    Args:
+        endpoints: as the catalogue calls them; their heads are shared.
+        count: of sites.
+        compounds: announced of each site.
+    """
     sites = [f"--site=site-{at}={Identity(bytes([at + 1]) * 32).key.hex()}" for at in range(count)]
+    wanted = [f"--endpoint={endpoint},head=shared" for endpoint in endpoints]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "charter.toml"
-        arguments = ["--federation=drafted", *sites, f"--endpoint={case.endpoint},head=shared"]
+        arguments = ["--federation=drafted", *sites, *wanted]
         done = click.testing.CliRunner().invoke(
-            new, [*arguments, f"--compounds={case.compounds}", f"--output={path}"], catch_exceptions=False
+            new, [*arguments, f"--compounds={compounds}", f"--output={path}"], catch_exceptions=False
         )
         assert done.exit_code == 0, done.output
         return CharterDocument.parse(path.read_text(encoding="utf-8"), str(path)).charter

@@ -50,7 +50,8 @@ KEYS = {
     "partners": {"gain_vs_best_local_pct", "gain_by_site_pct", "pairs", "settings"},
     "poison": {"attacks", "false_suspensions", "worst_predicted_ratio", "worst_federated_ratio", "look_share"},
     "predicting": {"cpu_ratio", "peak_mb_10k", "peak_mb_100k", "peak_growth", "rows_per_second"},
-    "round_cost": {"training_share", "steps_kept", "step_speedup"},
+    "rare_classes": {"pairs", "pairs_with_sets", "coverage_by_class", "by_pair", "settings"},
+    "round_cost": {"training_share", "steps_kept", "step_speedup", "comparison_s"},
     "scale_out": {
         *("torchrun_max_difference", "trainer_bytes_per_value", "daemon_accumulators", "round_over_bare_torch"),
         *("ray_over_pool", "ray_equal", "ray_core_hours_1e9", "simulated_sites", "sites_curve"),
@@ -84,6 +85,7 @@ PUBLIC_FILES = {
     "living",
     "partners",
     "predicting",
+    "rare_classes",
     "silos",
     "structures",
     "tdc",
