@@ -1,10 +1,14 @@
 """What a notice on the board says: a need, an offer, an answer to one of them, or a statement of what a site measured.
 
 Signing, spreading and replacing notices is `core.board`'s.
+
+A kind never changes: what a later version has to say more gets a kind of its own. Whatever a version cannot read it
+keeps and hands on all the same, out of sight (`kind_of`, `content_in`), so that boards of different versions agree.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -152,6 +156,9 @@ Content: TypeAlias = Annotated[Said, pydantic.Field(discriminator="kind")]
 
 _READER: pydantic.TypeAdapter[Said] = pydantic.TypeAdapter(Content)
 
+_KIND = re.compile(r"[a-z][a-z-]{0,31}")
+"""How every kind is spelled, also one of a later version: it may be shown to people."""
+
 
 def encode_content(content: Said) -> bytes:
     """One spelling of what a notice says; fields at their defaults are left out.
@@ -165,13 +172,43 @@ def encode_content(content: Said) -> bytes:
     return body
 
 
+def kind_of(body: bytes) -> str:
+    """What kind of notice this is, whether or not this version can read it.
+
+    What is checked here holds for the notices of every version: a map in the one spelling, of bounded size, with a
+    kind.
+
+    Raises:
+        WireError: no version says this.
+    """
+    raw = _unpacked(body)
+    kind = raw.get("kind") if type(raw) is dict else None
+    if type(kind) is not str or not _KIND.fullmatch(kind):
+        raise WireError("a notice does not say of which kind it is")
+    try:
+        same = canonical(raw) == body
+    except (TypeError, ValueError, OverflowError, msgpack.exceptions.PackException):
+        same = False
+    if not same:
+        raise WireError("a notice has another spelling")
+    return kind
+
+
+def content_in(body: bytes) -> Said | None:
+    """What a notice on the board says; None: this version cannot read it, a later one may."""
+    try:
+        return decode_content(body)
+    except WireError:
+        return None
+
+
 def decode_content(body: bytes) -> Said:
     """Read what a notice from anybody says.
 
     Raises:
         WireError: it says nothing that this version knows, or in another spelling.
     """
-    raw = unpack_bounded(body, MAX_BODY_BYTES, containers=MAX_STATED + 8, length=MAX_STATED)
+    raw = _unpacked(body)
     try:
         content = _READER.validate_python(_tuples(raw))
     except pydantic.ValidationError as error:
@@ -197,6 +234,10 @@ def content_of(raw: Mapping[str, Any]) -> Said:
     except pydantic.ValidationError as error:
         lines = [f"{'.'.join(map(str, each['loc'][1:])) or 'notice'}: {each['msg']}" for each in error.errors()]
         raise LocalError("; ".join(lines).replace("Value error, ", "")) from None
+
+
+def _unpacked(body: bytes) -> Any:
+    return unpack_bounded(body, MAX_BODY_BYTES, containers=MAX_STATED + 8, length=MAX_STATED)
 
 
 def _tuples(value: Any) -> Any:

@@ -14,6 +14,9 @@ from kmel_p2p.cli.screen import Screen
 
 STAGES = ("discovery", "preclinical", "clinical")
 
+UNREAD_NAMED = 8
+"""Notices that are named though this version cannot read them."""
+
 
 @click.group()
 def board() -> None:
@@ -65,7 +68,8 @@ def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
     if as_json:
         echo_json(rows)
         return
-    if not rows:
+    unread = _unread(config_path) if kind is None else []
+    if not rows and not unread:
         click.echo("nothing stands on the board; kmel-peer board post need --endpoint NAME is how to begin")
         return
     table = Table(box=None, header_style="bold", padding=(0, 1))
@@ -77,7 +81,13 @@ def list_notices(kind: str | None, config_path: Path, as_json: bool) -> None:
             row["id"], row["kind"] if row["kind"] != "offer" else f"offer of {row['what']}", _about(row),
             row.get("stage") or "", f"< {2**size:,}" if size else "", row["until"], " ".join(row.get("answers", ())),
         )  # fmt: skip
-    Screen().print(table)
+    screen = Screen()
+    if rows:
+        screen.print(table)
+    if unread:
+        named = ", ".join(f"{row['id']} ({row['kind']})" for row in unread[:UNREAD_NAMED])
+        more = f" and {len(unread) - UNREAD_NAMED} more" if len(unread) > UNREAD_NAMED else ""
+        screen.print(f"only a later version can read: {named}{more}", markup=False, highlight=False)
 
 
 @board.command()
@@ -182,6 +192,12 @@ def _rows(config_path: Path) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
+def _unread(config_path: Path) -> list[dict[str, Any]]:
+    from kmel_p2p.site.notice_board import unread_rows
+
+    return [dict(row) for row in _read(config_path, {"do": "unread"}, unread_rows)]
+
+
 def _matched(config_path: Path, everybody: bool) -> Any:
     from kmel_p2p.site.notice_board import match_rows
 
@@ -204,7 +220,7 @@ def _read(config_path: Path, arguments: Mapping[str, Any], stored: Any) -> Any:
 
 
 def stored_board(config_path: Path) -> tuple[Any, Any]:
-    """The site, and the notices that its store holds, by author and slot."""
+    """The site, and the notices in its store that stand, by author and slot."""
 
     from kmel_p2p.core.board.book import NoticeBook
     from kmel_p2p.site.config import load_config
@@ -221,7 +237,7 @@ def stored_board(config_path: Path) -> tuple[Any, Any]:
         try:
             site = site.amended(stored_constitution(site, store))
             for notice in known_notices(store):
-                if notice.until >= today() and notice.author in site.constitution.roster:
+                if notice.stands(today()) and notice.author in site.constitution.roster:
                     book.add(notice)
         finally:
             store.close()

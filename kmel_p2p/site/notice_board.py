@@ -15,9 +15,10 @@ from kmel_p2p.agreement.notice import (
     NoticeAnswer,
     Offer,
     PayoffStatement,
+    content_in,
     content_of,
-    decode_content,
     encode_content,
+    kind_of,
 )
 from kmel_p2p.core.board.board import Board, Post, Today
 from kmel_p2p.core.board.matching import matches, same_name
@@ -71,6 +72,8 @@ class NoticeBoard:
         match arguments.get("do"):
             case "list":
                 return self.rows()
+            case "unread":
+                return self.unread()
             case "match":
                 return self.matched(arguments.get("all") is True)
             case "post":
@@ -113,18 +116,22 @@ class NoticeBoard:
     def federation_payoff(self) -> FederationPayoff | None:
         """What all sites state of their payoff; made anew only when the board or the roster has changed."""
         constitution = self._site().constitution
-        state = (self._board.book.digest, constitution)
+        state = (self._board.book.digest, self._board.today, constitution)
         if self._payoff is None or self._payoff[0] != state:
-            self._payoff = state, federation_payoff(self._board.book, constitution, self._site().assay_endpoints)
+            self._payoff = state, federation_payoff(self._board.standing(), constitution, self._site().assay_endpoints)
         return self._payoff[1]
 
     def rows(self) -> list[dict[str, Any]]:
         """See `notice_rows`."""
-        return notice_rows(self._site(), self._board.book, self._reachable())
+        return notice_rows(self._site(), self._board.standing(), self._reachable())
+
+    def unread(self) -> list[dict[str, Any]]:
+        """See `unread_rows`."""
+        return unread_rows(self._site(), self._board.standing())
 
     def matched(self, everybody: bool) -> list[dict[str, Any]]:
         """See `match_rows`. `everybody`: also matches in which this site has no part."""
-        return match_rows(self._site(), self._board.book, self._reachable(), everybody=everybody)
+        return match_rows(self._site(), self._board.standing(), self._reachable(), everybody=everybody)
 
     # ---- inner --------------------------------------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class NoticeBoard:
         edited = str(arguments.get("edit", ""))
         if isinstance(content, ContributionStatement):
             # A second statement takes the place of the first.
-            slot = self._slot_of(lambda notice: isinstance(decode_content(notice.body), ContributionStatement))
+            slot = self._slot_of(lambda notice: isinstance(content_in(notice.body), ContributionStatement))
         else:
             slot = self._own(edited)[1] if edited else self._free_slot()
         return self._sign(slot, encode_content(content), self._until(arguments))
@@ -176,14 +183,14 @@ class NoticeBoard:
         return self._board.today + days
 
     def _free_slot(self) -> int:
-        """A slot that no notice of this site stands in; else the one whose notice was withdrawn first."""
+        """A slot that no notice of this site is in; else the oldest whose notice was withdrawn or has ended."""
         own = self._board.book.of(self._site().identity.key)
         free = [slot for slot in range(MAX_SLOTS) if slot not in {notice.slot for notice in own}]
-        withdrawn = sorted((notice.version, notice.slot) for notice in own if notice.withdrawn)
+        past = sorted((notice.version, notice.slot) for notice in own if not notice.stands(self._board.today))
         if free:
             return free[0]
-        if withdrawn:
-            return withdrawn[0][1]
+        if past:
+            return past[0][1]
         raise LocalError(
             f"this site has {MAX_SLOTS} notices on the board already: withdraw one, or edit it (--edit ID)"
         )
@@ -206,28 +213,31 @@ class NoticeBoard:
         return author, slot
 
     def _find(self, text: str) -> tuple[SiteKey, int]:
-        for notice in self._board.book:
-            if not notice.withdrawn and notice_id(self._site(), notice) == text:
+        for notice in self._board.standing():
+            if notice_id(self._site(), notice) == text:
                 return notice.place
         raise LocalError(f"no notice {text!r} is on the board; kmel-peer board list shows them")
 
 
 def notice_rows(site: Site, notices: Iterable[Notice], reachable: Collection[SiteKey]) -> list[dict[str, Any]]:
-    """Plain data of all notices that stand, by author and slot; answers stand under what they answer, too.
+    """Plain data of all notices that this version can read, by author and slot; answers stand under what they answer,
+    too.
+
+    Args:
+        notices: that stand.
 
     Returns:
         of each: `id`, `site`, `key`, `version`, `until` (date), `reachable`, `own`, what it says, and `answers`: for
         needs and offers the ids of answers to them.
     """
-    standing = [notice for notice in notices if not notice.withdrawn]
+    standing = [(notice, content) for notice in notices if (content := content_in(notice.body)) is not None]
     answers: dict[tuple[SiteKey, int], list[str]] = {}
-    for notice in standing:
+    for notice, _ in standing:
         place = _answers(notice)
         if place is not None:
             answers.setdefault(place, []).append(notice_id(site, notice))
     rows = []
-    for notice in standing:
-        content = decode_content(notice.body)
+    for notice, content in standing:
         row = {
             "id": notice_id(site, notice),
             "site": site.names.get(notice.author, notice.author.hex()),
@@ -247,13 +257,26 @@ def notice_rows(site: Site, notices: Iterable[Notice], reachable: Collection[Sit
     return rows
 
 
+def unread_rows(site: Site, notices: Iterable[Notice]) -> list[dict[str, Any]]:
+    """Plain data of the notices that stand and that only a later version may read: `id`, `own` and `kind`."""
+    return [
+        {
+            "id": notice_id(site, notice),
+            "own": notice.author == site.identity.key,
+            "kind": kind_of(notice.body),
+        }
+        for notice in notices
+        if content_in(notice.body) is None
+    ]
+
+
 def match_rows(
     site: Site, notices: Iterable[Notice], reachable: Collection[SiteKey], *, everybody: bool
 ) -> list[dict[str, Any]]:
     """Plain data of what goes together, the best first: `need`, `other` (ids), `score` and `reasons` (points)."""
     posted = []
     for notice in notices:
-        content = decode_content(notice.body) if not notice.withdrawn else None
+        content = content_in(notice.body)
         if isinstance(content, (Need, Offer)):
             posted.append((notice, content))
     names = {key: rule.name for key, rule in site.constitution.roster.items()}
@@ -312,7 +335,7 @@ def date_text(day: int) -> str:
 
 
 def _answers(notice: Notice) -> tuple[SiteKey, int] | None:
-    content = decode_content(notice.body)
+    content = content_in(notice.body)
     if not isinstance(content, NoticeAnswer):
         return None
     return SiteKey(bytes.fromhex(content.to_site)), content.to_slot

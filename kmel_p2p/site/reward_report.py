@@ -14,7 +14,7 @@ from kmel_p2p.agreement.canonical import canonical
 from kmel_p2p.agreement.charter import Charter, signature_is_good
 from kmel_p2p.agreement.errors import LocalError, WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest
-from kmel_p2p.agreement.notice import ContributionStatement, decode_content
+from kmel_p2p.agreement.notice import ContributionStatement, content_in
 from kmel_p2p.agreement.reward import WHOLE, reward_shares
 from kmel_p2p.agreement.strict import parse_json
 from kmel_p2p.core.board.notice import MAX_NOTICE_BYTES, Notice, decode
@@ -36,7 +36,7 @@ def statements_on(
         before = found.get(notice.author)
         if notice.withdrawn or notice.author not in current or (before and notice.rank <= before[0].rank):
             continue
-        content = decode_content(notice.body)
+        content = content_in(notice.body)
         if isinstance(content, ContributionStatement):
             found[notice.author] = notice, content
     return found

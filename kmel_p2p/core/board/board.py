@@ -15,6 +15,7 @@ from typing import Any
 
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.agreement.notice import content_in, kind_of
 from kmel_p2p.core.board.book import NoticeBook
 from kmel_p2p.core.board.messages import (
     MAX_NOTICES,
@@ -25,8 +26,9 @@ from kmel_p2p.core.board.messages import (
     NoticeRecord,
     NoticeRefused,
     Notices,
+    NoticeUnread,
 )
-from kmel_p2p.core.board.notice import MAX_DAYS, MAX_SLOTS, Notice, decode
+from kmel_p2p.core.board.notice import CLOCKS_APART, MAX_DAYS, MAX_SLOTS, Notice, decode
 from kmel_p2p.core.effects import Effect, Emit, Message, Persist, Send
 from kmel_p2p.core.types import SECOND, Micros, Randomness
 
@@ -41,9 +43,6 @@ FANOUT = 2
 
 REFUSED_AT_ONCE = 4
 """After so many notices that are none the rest of a message is not looked at."""
-
-CLOCKS_APART = 2
-"""Days by which the clocks of two sites may differ."""
 
 AUTHOR_BURST, AUTHOR_EVERY = 2 * MAX_SLOTS, 5 * SECOND
 """Notices of one author taken at once, and the time after which it may have one more."""
@@ -138,6 +137,10 @@ class Board:
             self.book.add(notice)
         self._forget()
 
+    def standing(self) -> Iterator[Notice]:
+        """What people see today, in the order of authors and slots: neither withdrawn nor ended."""
+        return (notice for notice in self.book if notice.stands(self.today))
+
     # ---- machine ------------------------------------------------------------------------------------------------
 
     def receive(self, sender: SiteKey, message: Message, now: Micros) -> None:
@@ -224,8 +227,8 @@ class Board:
                 notice = decode(encoded)
                 if notice.until > self.today + MAX_DAYS + CLOCKS_APART:
                     raise WireError(f"it would stand for more than {MAX_DAYS} days")
-                # Of a site that an amendment added which is not here yet; ended, where clocks differ; known.
-                if notice.author not in self._roster or notice.until < self.today or not self.book.is_news(notice):
+                # Of a site that an amendment added which is not here yet; over, where clocks differ; known.
+                if notice.author not in self._roster or notice.kept_until < self.today or not self.book.is_news(notice):
                     continue
                 if not self._authors.take(notice.author, 1, now):
                     raise WireError("its author posts too often; it is taken later")
@@ -243,6 +246,8 @@ class Board:
     def _added(self, notice: Notice, sender: SiteKey, now: Micros) -> None:
         self._outbox.append(Persist(NoticeRecord(notice.author, notice.slot, notice.encode())))
         self._outbox.append(Emit(NoticePosted(notice.author, notice.slot, notice.version, notice.withdrawn)))
+        if not notice.withdrawn and content_in(notice.body) is None:
+            self._outbox.append(Emit(NoticeUnread(notice.author, notice.slot, kind_of(notice.body))))
         self._news[notice.place] = (notice, sender)
         if self._flush_us is None:
             self._flush_us = now + GATHERED
@@ -255,8 +260,8 @@ class Board:
         self._news, self._flush_us = {}, None
 
     def _forget(self) -> None:
-        """Drop what has ended, and notices of sites that are no longer on the roster."""
-        for notice in self.book.drop(lambda each: each.until < self.today or each.author not in self._roster):
+        """Drop what is over, and notices of sites that are no longer on the roster."""
+        for notice in self.book.drop(lambda each: each.kept_until < self.today or each.author not in self._roster):
             self._news.pop(notice.place, None)
             self._outbox.append(Persist(NoticeRecord(notice.author, notice.slot, b"")))
 

@@ -1,5 +1,7 @@
-"""The notices that stand: of each author and slot the one of highest rank. Whatever order they came in, equal sets of
-notices give equal books."""
+"""The notices that are kept: of each author and slot the one of highest rank.
+
+Whatever order they came in, equal sets of notices give equal books.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,26 @@ class NoticeBook:
     """See the module docstring. Bounded by the slots that each author has."""
 
     def __init__(self) -> None:
-        self._standing: dict[SiteKey, dict[int, Notice]] = {}
+        self._kept: dict[SiteKey, dict[int, Notice]] = {}
         self._digest: bytes | None = None
         self._authors: dict[SiteKey, bytes] = {}
 
     def __len__(self) -> int:
-        return sum(len(slots) for slots in self._standing.values())
+        return sum(len(slots) for slots in self._kept.values())
 
     def __iter__(self) -> Iterator[Notice]:
         """In the order of authors and slots."""
-        for author in sorted(self._standing):
-            slots = self._standing[author]
+        for author in sorted(self._kept):
+            slots = self._kept[author]
             yield from (slots[slot] for slot in sorted(slots))
 
     def get(self, author: SiteKey, slot: int) -> Notice | None:
-        """What stands there, withdrawn notices included."""
-        return self._standing.get(author, {}).get(slot)
+        """What is kept there, withdrawn and ended notices included."""
+        return self._kept.get(author, {}).get(slot)
 
     def of(self, author: SiteKey) -> list[Notice]:
         """An author's, in the order of slots."""
-        slots = self._standing.get(author, {})
+        slots = self._kept.get(author, {})
         return [slots[slot] for slot in sorted(slots)]
 
     def is_news(self, notice: Notice) -> bool:
@@ -50,24 +52,24 @@ class NoticeBook:
         """Take a notice in whose signature was checked; whether it changed anything."""
         if not self.is_news(notice):
             return False
-        self._standing.setdefault(notice.author, {})[notice.slot] = notice
+        self._kept.setdefault(notice.author, {})[notice.slot] = notice
         self._changed(notice.author)
         return True
 
-    def drop(self, ended: Callable[[Notice], bool]) -> list[Notice]:
-        """Forget those that have ended; returns them."""
-        gone = [notice for notice in self if ended(notice)]
+    def drop(self, over: Callable[[Notice], bool]) -> list[Notice]:
+        """Forget those that are over; returns them."""
+        gone = [notice for notice in self if over(notice)]
         for notice in gone:
-            slots = self._standing[notice.author]
+            slots = self._kept[notice.author]
             del slots[notice.slot]
             if not slots:
-                del self._standing[notice.author]
+                del self._kept[notice.author]
             self._changed(notice.author)
         return gone
 
     @property
     def digest(self) -> bytes:
-        """Of all that stand, 16 bytes: equal books have equal ones."""
+        """Of all that are kept, 16 bytes: equal books have equal ones."""
         if self._digest is None:
             h = hashlib.blake2b(digest_size=DIGEST_BYTES)
             for author, part in self.by_author().items():
@@ -77,13 +79,13 @@ class NoticeBook:
 
     def by_author(self) -> Mapping[SiteKey, bytes]:
         """Author -> digest of its notices, 8 bytes, in the order of authors."""
-        for author in self._standing:
+        for author in self._kept:
             if author not in self._authors:
                 h = hashlib.blake2b(digest_size=AUTHOR_DIGEST_BYTES)
                 for notice in self.of(author):
                     h.update(notice.hash)
                 self._authors[author] = h.digest()
-        return {author: self._authors[author] for author in sorted(self._standing)}
+        return {author: self._authors[author] for author in sorted(self._kept)}
 
     def _changed(self, author: SiteKey) -> None:
         self._digest = None

@@ -72,6 +72,15 @@ class NoticePosted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NoticeUnread(Event):
+    """A notice is new on the board, and this version cannot read it: it is kept and handed on, and shown to nobody."""
+
+    author: SiteKey
+    slot: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoticeRefused(Event):
     """A notice that somebody handed over does not stand."""
 

@@ -1,8 +1,8 @@
 """One signed notice. As bytes it is the msgpack array [author, slot, version, until, body, signature].
 
 An author has a bounded number of *slots*; a notice with a higher version takes the place of the one before in its slot.
-An empty body withdraws what was there. Until the day `until` is over, a slot stays taken, so that a withdrawn notice
-does not come back from a site that was away.
+An empty body withdraws what was there. A notice keeps its slot for longer than it stands (`kept_until`), so that
+what was withdrawn or replaced does not come back from a site that was away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgpack
 from kmel_p2p.agreement.canonical import unpack_bounded
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity, SiteKey, digest, verify
-from kmel_p2p.agreement.notice import MAX_BODY_BYTES, decode_content
+from kmel_p2p.agreement.notice import MAX_BODY_BYTES, kind_of
 from kmel_p2p.core.wire import KEY, SIGNATURE, blob, uint
 
 SIGNING_CONTEXT = b"kmel notice 1"
@@ -24,6 +24,9 @@ MAX_SLOTS = 16
 
 MAX_DAYS = 400
 """Days for which a notice is posted at most."""
+
+CLOCKS_APART = 2
+"""Days by which the clocks of two sites may differ."""
 
 MAX_NOTICE_BYTES = MAX_BODY_BYTES + 192
 
@@ -39,7 +42,7 @@ class Notice:
 
     Attributes:
         until: last day on which it stands, in days since 1970-01-01.
-        body: what it says (`agreement.notice`); empty: withdrawn.
+        body: what it says (`agreement.notice`), also where only a later version can read it; empty: withdrawn.
     """
 
     author: SiteKey
@@ -53,6 +56,19 @@ class Notice:
     def withdrawn(self) -> bool:
         """Whether its author took it back."""
         return not self.body
+
+    def stands(self, today: int) -> bool:
+        """Whether people see it on a day."""
+        return not self.withdrawn and self.until >= today
+
+    @property
+    def kept_until(self) -> int:
+        """Last day on which it keeps its slot.
+
+        A notice may end before one that it took the place of would have, which some site may still hold. That one was
+        posted earlier, so it has ended by then. A withdrawal is dated that far ahead by its author.
+        """
+        return self.until if self.withdrawn else self.until + MAX_DAYS + CLOCKS_APART
 
     @property
     def place(self) -> tuple[SiteKey, int]:
@@ -96,7 +112,7 @@ def decode(data: bytes) -> Notice:
     """Read a notice from anybody; its signature is checked apart.
 
     Raises:
-        WireError: not a notice, or what it says cannot be read.
+        WireError: not a notice of any version.
     """
     parts = unpack_bounded(data, MAX_NOTICE_BYTES, containers=1, length=6)
     if type(parts) is not list or len(parts) != 6:
@@ -112,5 +128,5 @@ def decode(data: bytes) -> Notice:
     if notice.encode() != data:
         raise WireError("a notice has another spelling")
     if notice.body:
-        decode_content(notice.body)
+        kind_of(notice.body)
     return notice

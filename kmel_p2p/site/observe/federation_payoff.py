@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.agreement.notice import BETTER, EFFECTS_PCT, UNKNOWN, WORSE, PayoffStatement, decode_content
+from kmel_p2p.agreement.notice import BETTER, EFFECTS_PCT, UNKNOWN, WORSE, PayoffStatement, content_in
 
 if TYPE_CHECKING:
     from kmel_p2p.agreement.amendment import Constitution
@@ -53,7 +53,7 @@ class FederationPayoff:
 
 def is_payoff(notice: Notice) -> bool:
     """Whether a notice that stands states its author's payoff."""
-    return MARK in notice.body and isinstance(decode_content(notice.body), PayoffStatement)
+    return MARK in notice.body and isinstance(content_in(notice.body), PayoffStatement)
 
 
 def federation_payoff(
@@ -93,7 +93,7 @@ def federation_payoff(
 
 
 def _classes(notice: Notice | None) -> str:
-    content = None if notice is None else decode_content(notice.body)
+    content = None if notice is None else content_in(notice.body)
     return content.classes if isinstance(content, PayoffStatement) else ""
 
 

@@ -9,7 +9,7 @@ import structlog
 from kmel_p2p.agreement.assay_endpoints import AssayEndpoints
 from kmel_p2p.agreement.endpoint import endpoint_name
 from kmel_p2p.agreement.identity import SiteKey, short
-from kmel_p2p.core.board.messages import NoticePosted, NoticeRefused
+from kmel_p2p.core.board.messages import NoticePosted, NoticeRefused, NoticeUnread
 from kmel_p2p.core.effects import Event, LinkDown, LinkUp, SendFailed, StoodStill
 from kmel_p2p.core.membership import events as member
 from kmel_p2p.core.rounds import (
@@ -111,6 +111,8 @@ class Reporter:
             case NoticePosted(author=author, slot=slot, version=version, withdrawn=withdrawn):
                 what = "notice withdrawn" if withdrawn else "notice posted"
                 self.say(what, notice=f"{self.name(author)}/{slot}", version=version)
+            case NoticeUnread(author=author, slot=slot, kind=kind):
+                self.say("notice not readable here", notice=f"{self.name(author)}/{slot}", kind=kind)
             case NoticeRefused(sender=sender, reason=reason):
                 activity.refused += 1
                 activity.alarm(f"notice from {self.name(sender)}", f"a notice was refused: {reason}")

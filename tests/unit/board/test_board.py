@@ -8,14 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kmel_p2p.agreement.canonical import canonical
 from kmel_p2p.agreement.errors import WireError
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.notice import MAX_BODY_BYTES
 from kmel_p2p.core.board import board as module
 from kmel_p2p.core.board.board import Board, Post, RosterChanged, Today
 from kmel_p2p.core.board.book import NoticeBook
-from kmel_p2p.core.board.messages import BoardDigest, BoardIndex, NoticePosted, NoticeRecord, NoticeRefused, Notices
-from kmel_p2p.core.board.notice import MAX_DAYS, MAX_NOTICE_BYTES, Notice, decode
+from kmel_p2p.core.board.messages import (
+    BoardDigest,
+    BoardIndex,
+    NoticePosted,
+    NoticeRecord,
+    NoticeRefused,
+    Notices,
+    NoticeUnread,
+)
+from kmel_p2p.core.board.notice import CLOCKS_APART, MAX_DAYS, MAX_NOTICE_BYTES, Notice, decode
 from kmel_p2p.core.types import SECOND
 from tests.support.board_mesh import CHARTER_ID, TODAY, BoardMesh, identities, need, posted
 
@@ -118,6 +127,9 @@ def test_notices_end_with_their_day_and_with_their_authors_part_in_the_roster() 
     mesh.run(30 * SECOND)
     board = mesh.boards[mesh.who[2].key]
     board.command(Today(TODAY + 1), mesh.now)
+    assert [notice.author for notice in board.standing()] == [mesh.who[1].key]
+    assert len(board.book) == 2, "its slot stays taken: see the next test"
+    board.command(Today(TODAY + MAX_DAYS + CLOCKS_APART + 1), mesh.now)
     assert [notice.author for notice in board.book] == [mesh.who[1].key]
     board.command(RosterChanged(frozenset({mesh.who[2].key})), mesh.now)
     assert len(board.book) == 0
@@ -125,6 +137,77 @@ def test_notices_end_with_their_day_and_with_their_authors_part_in_the_roster() 
     mesh.drain(mesh.who[2].key)
     forgotten = [each for each in mesh.records[mesh.who[2].key] if isinstance(each, NoticeRecord) and not each.encoded]
     assert len(forgotten) == 2
+
+
+def test_a_notice_that_was_posted_for_longer_does_not_come_back_when_the_one_in_its_place_has_ended() -> None:
+    mesh = BoardMesh(4)
+    author, away = mesh.who[0], mesh.who[3]
+    post(mesh, posted(author, 0, 1, need("logD"), until=TODAY + MAX_DAYS))
+    mesh.run(60 * SECOND)
+    mesh.away.add(away.key)
+    post(mesh, posted(author, 0, 2, need("hERG"), until=TODAY + 5))
+    mesh.run(60 * SECOND)
+
+    def day(number: int) -> None:
+        for key, board in mesh.boards.items():
+            board.command(Today(number), mesh.now)
+            mesh.drain(key)
+
+    day(TODAY + 6)
+    old = mesh.boards[away.key].book.get(author.key, 0)
+    assert old is not None
+    assert old.stands(TODAY + 6)
+    mesh.away.clear()
+    mesh.run(60 * SECOND)
+    assert mesh.agreed()
+    assert [list(board.standing()) for board in mesh.boards.values()] == [[]] * 4
+    # It is forgotten on a day on which what it took the place of is over, too.
+    day(TODAY + 5 + MAX_DAYS + CLOCKS_APART + 1)
+    assert [len(board.book) for board in mesh.boards.values()] == [0] * 4
+    mesh.deliver(away.key, mesh.who[1].key, Notices((old.encode(),)))
+    assert list(mesh.boards[away.key].standing()) == []
+
+
+def test_what_only_a_later_version_can_read_spreads_unread_and_nobody_is_blamed_for_it() -> None:
+    mesh = BoardMesh(4)
+    author = mesh.who[0]
+    later = canonical({"kind": "auction", "lots": [1, 2]})
+    wider = canonical({"kind": "need", "assay_endpoint": "logD", "of_a_later_version": True})
+    for slot, body in enumerate((later, wider, need())):
+        post(mesh, posted(author, slot, 1, body))
+    mesh.run(60 * SECOND)
+    assert mesh.agreed()
+    for site in mesh.who:
+        assert len(list(mesh.boards[site.key].standing())) == 3
+        assert refused(mesh, site) == []
+        unread = [event for event in mesh.events[site.key] if isinstance(event, NoticeUnread)]
+        assert [(event.slot, event.kind) for event in unread] == [(0, "auction"), (1, "need")]
+    post(mesh, posted(author, 0, 2, b""))
+    mesh.run(60 * SECOND)
+    assert all(len(list(board.standing())) == 2 for board in mesh.boards.values())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x90",
+        b"\x80",
+        canonical({"kind": "Need\x1b[2J"}),
+        canonical({"kind": "k" * 33}),
+        canonical({"kind": 7}),
+        b"\x82\xa4kind\xa4need\xa1a\x01",  # keys that are not sorted
+        b"\x82\xa4kind\xa4need\xa4kind\xa4need",
+        b"\x82\xa4kind\xa4need\xc4\x01a\x01",  # a key of bytes
+        canonical({"kind": "deep", "x": [[[[[[1]]]]]]}),
+        canonical({"kind": "long", "x": list(range(65))}),
+    ],
+)
+def test_what_no_version_says_is_refused(body: bytes) -> None:
+    mesh = BoardMesh(2)
+    author, site = mesh.who
+    mesh.deliver(site.key, author.key, Notices((posted(author, body=body).encode(),)))
+    assert len(mesh.boards[site.key].book) == 0
+    assert len(refused(mesh, site)) == 1
 
 
 def refused(mesh: BoardMesh, site: Identity) -> list[str]:
@@ -135,9 +218,9 @@ def test_what_is_forged_too_long_lived_or_of_a_stranger_is_not_taken() -> None:
     mesh = BoardMesh(3)
     author, sender, site = mesh.who
     forged = Notice(author.key, 0, 1, TODAY, need(), bytes(64))
-    later = posted(author, 1, 1, until=TODAY + MAX_DAYS + module.CLOCKS_APART + 1)
+    later = posted(author, 1, 1, until=TODAY + MAX_DAYS + CLOCKS_APART + 1)
     stranger = posted(Identity(b"s" * 32))
-    ended = posted(author, 2, until=TODAY - 1)
+    ended = posted(author, 2, until=TODAY - MAX_DAYS - CLOCKS_APART - 1)
     mesh.deliver(site.key, sender.key, Notices(tuple(n.encode() for n in (forged, later, stranger, ended))))
     assert len(mesh.boards[site.key].book) == 0
     assert len(refused(mesh, site)) == 2

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from kmel_p2p.agreement.amendment import Constitution
+from kmel_p2p.agreement.canonical import canonical
 from kmel_p2p.agreement.errors import LocalError
 from kmel_p2p.core.board.board import Board, Today
-from kmel_p2p.core.board.notice import MAX_SLOTS
+from kmel_p2p.core.board.notice import CLOCKS_APART, MAX_DAYS, MAX_SLOTS, sign
 from kmel_p2p.site import notice_board as module
 from kmel_p2p.site.notice_board import NoticeBoard, drafted
 from kmel_p2p.site.page.board_page import WORDS, board_page
@@ -92,6 +93,32 @@ def test_what_cannot_be_done_is_said_with_what_to_do(desks: tuple[Desk, Desk]) -
     assert own.ask("post", notice=NEED)["id"] == "site0/7"
 
 
+def test_the_place_of_an_ended_notice_is_taken_again(desks: tuple[Desk, Desk]) -> None:
+    own, _ = desks
+    for _ in range(MAX_SLOTS):
+        own.ask("post", notice=NEED, days=1)
+    own.board.command(Today(own.board.today + 2), 0)
+    done = own.ask("post", notice=NEED)
+    assert [row["id"] for row in own.ask("list")] == [done["id"]]
+
+
+def test_a_notice_of_a_later_version_is_named_and_kept_out_of_what_people_and_programs_read(
+    desks: tuple[Desk, Desk],
+) -> None:
+    own, other = desks
+    later, until = canonical({"kind": "auction", "lots": 3}), own.board.today + 30
+    for desk in desks:
+        desk.board.book.add(sign(own.site.identity, own.site.charter.id, 4, 1, until, later))
+    assert other.ask("unread") == [{"id": "site0/4", "own": False, "kind": "auction"}]
+    assert other.ask("list") == other.ask("match") == []
+    assert own.ask("post", notice=NEED)["id"] == "site0/0"
+    with pytest.raises(LocalError, match="only its author"):
+        other.ask("withdraw", id="site0/4")
+    # After a way back to this version, its author can still take it back.
+    own.ask("withdraw", id="site0/4")
+    assert own.ask("unread") == []
+
+
 def test_matches_make_the_draft_of_a_charter(desks: tuple[Desk, Desk]) -> None:
     own, other = desks
     own.ask("post", notice=NEED)
@@ -138,6 +165,11 @@ def test_notices_are_kept_by_the_store_and_end_with_their_day(desks: tuple[Desk,
     keep()
     assert known_notices(store) == tuple(own.board.book)
     own.board.command(Today(own.board.today + 2), 0)
+    keep()
+    assert own.ask("list") == []
+    # Ended, it keeps its slot until nothing that stood there before can come back; a new notice takes it nevertheless.
+    assert len(known_notices(store)) == 1
+    own.board.command(Today(own.board.today + MAX_DAYS + CLOCKS_APART), 0)
     keep()
     assert known_notices(store) == ()
     store.close()

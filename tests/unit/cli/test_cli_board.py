@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tomlkit
 
+from kmel_p2p.agreement.canonical import canonical
 from kmel_p2p.agreement.charter import Charter, CharterDocument, SiteRule
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.agreement.identity import Identity
@@ -29,7 +30,7 @@ SOUTH = Identity(bytes(32))
 
 @pytest.fixture
 def kept(site: Path) -> Path:
-    """A site that does not run, whose store holds two needs and an answer."""
+    """A site that does not run, whose store holds two needs, an answer and what only a later version can read."""
     north = load_key(site.parent / "site.key")
     charter = Charter(
         federation="demo",
@@ -49,6 +50,7 @@ def kept(site: Path) -> Path:
         (SOUTH, 0, encode_content(Need(assay_endpoint="Log D", unit="log", stage="discovery"))),
         (SOUTH, 1, encode_content(NoticeAnswer(to_site=north.key.hex(), to_slot=0, text="we have some"))),
         (SOUTH, 2, b""),
+        (SOUTH, 3, canonical({"kind": "auction", "lots": 2})),
     )
     for who, slot, body in bodies:
         notice = sign(who, charter.id, slot, 1, today() + 1, body)
@@ -63,6 +65,8 @@ def test_the_board_is_read_from_the_store_of_a_peer_that_does_not_run(kept: Path
     shown = run("board", "list", "-c", kept).out
     assert "logD (log)" in shown
     assert "< 512" in shown
+    assert "only a later version can read: south/3 (auction)" in shown
+    assert "later version" not in run("board", "list", "--kind", "need", "-c", kept).out
     assert [row["id"] for row in json.loads(run("board", "list", "--kind", "answer", "-c", kept, "--json").out)] == [
         "south/1"
     ]
