@@ -160,6 +160,17 @@ def test_what_another_site_denies_is_left_to_no_operator() -> None:
         made.trust(LIAR, now)
 
 
+def test_only_who_may_bring_what_is_missing_is_asked() -> None:
+    made, outbox = fetcher(*OTHERS)
+    made._helps = lambda site: site == OTHERS[1]
+    made.abandon()
+    made.want(SECOND)
+    assert made.awaited == (OTHERS[1],)
+    made.advance(STALLED)
+    assert refused(outbox) == {OTHERS[1]}
+    assert not made.active
+
+
 def test_a_giver_that_changes_what_it_offers_buys_no_time() -> None:
     made, outbox = fetcher()
     for number, now in enumerate(range(0, 4 * STALLED, SECOND)):

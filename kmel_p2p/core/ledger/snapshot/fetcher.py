@@ -79,8 +79,10 @@ class SnapshotFetcher:
         outbox: deque[Effect],
         rng: Randomness,
         blocked: Callable[[], frozenset[SiteKey]] = frozenset,
+        helps: Callable[[SiteKey], bool] = lambda site: True,
     ) -> None:
-        """`own`: this site; `size`: values of the trunk; `told`: how far a site is; `blocked`: by the operator."""
+        """`own`: this site; `size`: values of the trunk; `told`: how far a site is; `blocked`: by the operator;
+        `helps`: whether a site's snapshot may bring what is missing here."""
         self.stage = FetchStage.IDLE
         self._own = own
         self._size = size
@@ -91,6 +93,7 @@ class SnapshotFetcher:
         self._outbox = outbox
         self._rng = rng
         self._blocked = blocked
+        self._helps = helps
         self._response_time = ResponseTime(PART_FLOOR, PART_CEILING)
         self._attempt: Attempt | None = None
         self._failed: set[SiteKey] = set()
@@ -289,9 +292,11 @@ class SnapshotFetcher:
         return now >= until_us and len(self._givers()) > 1
 
     def _givers(self) -> dict[SiteKey, int]:
-        """Sites that may be asked and have not failed, with their entries."""
+        """Sites that may be asked, may help and have not failed, with their entries."""
         known = {key: sum(self._told(key).values()) for key in sorted(self._alive())}
-        return {key: entries for key, entries in known.items() if entries and key not in self._failed}
+        return {
+            key: entries for key, entries in known.items() if entries and key not in self._failed and self._helps(key)
+        }
 
     def _seek(self, now: Micros) -> None:
         """Ask the site that is furthest ahead, of those that have not failed."""

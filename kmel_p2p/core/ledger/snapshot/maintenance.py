@@ -110,6 +110,7 @@ class Maintenance:
             outbox,
             rng,
             blocked,
+            self._helps,
         )
         self.claims = Claims(
             identity, ledger, self._digests, forks, alive, outbox, rng, claims, now, self.fetcher.others
@@ -290,6 +291,11 @@ class Maintenance:
 
     def _told(self, site: SiteKey) -> Vector:
         return self._antientropy.offered(site)
+
+    def _helps(self, site: SiteKey) -> bool:
+        """Whether a site's snapshot may bring what is missing: sites that lack the same attest one another's."""
+        parted = self._ledger.stale or self._ledger.accepted.overtaken or self.claims.vote.outvoted
+        return bool(parted) or any(number > self._ledger.head(author) for author, number in self._told(site).items())
 
     def _look_behind(self, now: Micros) -> None:
         """Fetch a snapshot where entries alone cannot help or would take more bytes."""
