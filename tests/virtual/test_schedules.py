@@ -103,6 +103,7 @@ def test_a_schedule_replays_exactly() -> None:
     [
         ("two-of-three-disks-lost-and-one-ledger-trusted", 2),
         ("a-disk-lost-while-another-site-lacked-what-was-compacted", 1),
+        ("sites-that-are-done-and-hold-what-was-overruled", 2),
     ],
 )
 def test_what_lacks_witnesses_waits_until_an_operator_trusts_one_site(

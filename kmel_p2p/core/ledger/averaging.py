@@ -41,6 +41,7 @@ from kmel_p2p.core.rounds.contract import (
     Amend,
     Begin,
     CampaignBegun,
+    CurrentWait,
     Members,
     Phase,
     Ready,
@@ -100,6 +101,8 @@ class LedgerAveraging(NextRound):
         self._own_log = OwnLog(identity.key, ledger, self._outbox, settings.hear_us)
         self._own_epochs = OwnEpochs(identity, ledger, self.antientropy, self._own_log, self._outbox)
         self._announced = NOTHING
+        self._lacks_since_us: Micros | None = None
+        """Since when this site is done and looks for a snapshot of what it lacks."""
         self.sizes = BoundedSizes(lambda: self._own_campaign.now, members, ledger.head, self._outbox)
         self._catching_up = CatchingUp(charter.pace.max_lead, settings, now)
         self._beyond_limit: set[SiteKey] = set()
@@ -216,7 +219,18 @@ class LedgerAveraging(NextRound):
         entries = self._own_campaign.now.limit_of(self._key) - self.before_campaign
         self._outbox.append(Emit(CampaignBegun(self.campaign, entries)))
 
+    @property
+    def waits(self) -> tuple[CurrentWait, ...]:
+        """What this site waits for; where it is done, also for a snapshot of what it lacks."""
+        fetching = self.maintenance.fetching
+        if fetching is None or self._lacks_since_us is None:
+            return super().waits
+        lacks = CurrentWait(fetching.reason, fetching.sites, self._lacks_since_us, fetching.until_us)
+        return lacks, *super().waits
+
     def _after_round(self, now: Micros) -> None:
+        lacks = self.phase is Phase.LISTENING and self.maintenance.fetching is not None
+        self._lacks_since_us = (self._lacks_since_us or now) if lacks else None
         held, states = self.ledger.accepted.held, self.antientropy.states
         states.awaited = frozenset(key for wait in self.waits for key in wait.sites)
         if states.phase is not self._told_phase():

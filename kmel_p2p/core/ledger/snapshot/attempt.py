@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from kmel_p2p.agreement.amendment import Constitution
 from kmel_p2p.agreement.identity import SiteKey
-from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot
+from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS
+from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot
 from kmel_p2p.core.ledger.sync.messages import SnapshotOffer
 from kmel_p2p.core.roster_vector import NOTHING, RosterVector
 from kmel_p2p.core.types import Micros
@@ -20,6 +22,16 @@ IN_VAIN = (
     ", and of what each site in sight gave, too few others could attest any: they may lack a part of the ledger, too. "
     "Where that lasts, kmel-peer trust SITE takes the word of the one that has it whole"
 )
+
+
+SITES_TO_COME = 64
+"""Sites that amendments unknown here may have added; bounds the size of a snapshot."""
+
+
+def largest_meta(constitution: Constitution) -> int:
+    """Most bytes of a snapshot's headers: the charter bounds the sites, the protocol the headers of each."""
+    sites = len(constitution.everyone) + SITES_TO_COME
+    return min(MAX_META_BYTES, 2**24 + sites * KEPT_HEADERS * (600 + 100 * sites))
 
 
 class FetchStage(enum.Enum):

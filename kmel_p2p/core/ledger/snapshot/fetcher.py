@@ -21,9 +21,8 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.computing import Computing
 from kmel_p2p.core.effects import Effect, Emit, Send
 from kmel_p2p.core.ledger.events import SnapshotProgress, SnapshotRefused
-from kmel_p2p.core.ledger.log.kept_headers import KEPT_HEADERS
-from kmel_p2p.core.ledger.snapshot.attempt import IN_VAIN, TOO_FEW, Attempt, FetchStage
-from kmel_p2p.core.ledger.snapshot.snapshot import MAX_META_BYTES, Snapshot, amendments_problem, continued, decode
+from kmel_p2p.core.ledger.snapshot.attempt import IN_VAIN, TOO_FEW, Attempt, FetchStage, largest_meta
+from kmel_p2p.core.ledger.snapshot.snapshot import Snapshot, amendments_problem, continued, decode
 from kmel_p2p.core.ledger.sync.messages import (
     MAX_PARTS_ASKED,
     NO_SNAPSHOT,
@@ -60,9 +59,6 @@ another one's turn, for a giver may have made up what nobody else will ever hold
 
 MAX_OFFERS = 4
 """A giver that restarts, or whose copy expired, offers another snapshot; one that never stops doing so is left."""
-
-SITES_TO_COME = 64
-"""Sites that amendments unknown here may have added; bounds the size of a snapshot."""
 
 
 class SnapshotFetcher:
@@ -121,6 +117,11 @@ class SnapshotFetcher:
         return self.stage.value if self.active else ""
 
     @property
+    def needs_operator(self) -> bool:
+        """Whether nobody else may be able to help any more."""
+        return self._attempt is not None and bool(self._why_an_operator(self._attempt))
+
+    @property
     def awaited(self) -> tuple[SiteKey, ...]:
         """For whom it waits: the giver, or those who have not attested yet."""
         attempt = self._attempt
@@ -151,7 +152,7 @@ class SnapshotFetcher:
         attempt = self._attempt
         if attempt is None or sender != attempt.server or self.stage not in (FetchStage.SEEKING, FetchStage.FETCHING):
             return
-        if not 8 * self._size < offer.size_bytes <= 8 * self._size + self._largest_meta():
+        if not 8 * self._size < offer.size_bytes <= 8 * self._size + largest_meta(self._constitution()):
             self._fail("its size does not fit our trunk", now)
             return
         if attempt.offer is None or attempt.offer.id != offer.id:
@@ -281,11 +282,6 @@ class SnapshotFetcher:
 
     def _patience(self, stage: FetchStage) -> Micros:
         return IN_VAIN_STALLED if self._in_vain and stage is FetchStage.ATTESTING else STALLED
-
-    def _largest_meta(self) -> int:
-        """Most bytes of headers: the charter bounds the sites, the protocol the headers of each."""
-        sites = len(self._constitution().everyone) + SITES_TO_COME
-        return min(MAX_META_BYTES, 2**24 + sites * KEPT_HEADERS * (600 + 100 * sites))
 
     def _is_too_slow(self, attempt: Attempt, now: Micros) -> bool:
         until_us = attempt.offered_us + STALLED + SLOWEST_PART * len(attempt.parts)

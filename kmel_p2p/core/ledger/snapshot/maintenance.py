@@ -135,7 +135,7 @@ class Maintenance:
     def fetching(self) -> Wait | None:
         """The wait for a snapshot that is on its way, or has to come."""
         fetcher = self.fetcher
-        if self._ledger.stale:
+        if self._ledger.stale and not fetcher.needs_operator:
             return Wait(STALE, fetcher.awaited, fetcher.until_us)
         return Wait(fetcher.progress, fetcher.awaited, fetcher.until_us, SNAPSHOT) if fetcher.active else None
 
