@@ -10,7 +10,11 @@ payload_bytes, share_bytes           of one vector of the demo's trunk, for grou
 mask_ms, unmask_ms                   making one (keys, shares and commitments included), and opening the sum
 rmse                                 demo data, four sites, sums of quantised levels at a quarter of the places
 dp_epsilon, dp_rmse                  the same with differential privacy of single compounds, a step in each round
-round_overhead_s                     real daemons on this machine: time of a round beside its training
+lan_round_s, round_overhead_s        real daemons on this machine: time of a round, and that beside its training
+slow_round_s, slow_round_overhead_s  with `--slow 20`: the same in network namespaces behind links of 50 Mbit/s, 50 ms
+                                     from site to site (a round trip of 100 ms), for groups of 5 and 8
+                                     (`slow_round_s_8`)
+silos_stack_change_vs_clear_points   with `--silos DATA`: see parts/sealed_silos.py
 disturbed                            with `--disturbed 200`: so many rounds of real daemons in network namespaces, a
                                      tenth of the packets lost and a daemon killed now and then: trunks that differ, and
                                      rounds without a sum by reason
@@ -24,7 +28,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from benchmarks.parts.measure import Goal, at_least, at_most, parse, publish, sa
 from benchmarks.parts.noised_federation import noised_trunk
 from benchmarks.parts.sealed_daemons import run_sealed
 from benchmarks.parts.sealed_federation import watch
+from benchmarks.parts.sealed_silos import sealed_against_clear
 from benchmarks.parts.solubility_data import Solubility, read_solubility
 from kmel_p2p.agreement.identity import Identity
 from kmel_p2p.agreement.privacy import PrivacyRule
@@ -56,6 +61,8 @@ GOALS: dict[str, Goal] = {
     "mask_ms": at_most(10),
     "unmask_ms": at_most(10),
     "round_overhead_s": at_most(1.0),
+    "slow_digests": at_most(1),
+    "silos_stack_change_vs_clear_points": at_most(0.5),
     "exact": at_least(1),
     "digests": at_most(1),
     "plain_bytes_found": at_most(0),
@@ -69,7 +76,9 @@ SMOKE: dict[str, Any] = {
     "private_rounds": 2,
     "groups": [4],
     "seeds": 1,
-    "daemons": 2,
+    "daemons": 0,
+    "slow": 2,
+    "slow_groups": [5],
 }
 PRIVATE = PROJECTED.changed(hidden=(32, 16), dropout=0.0)
 LEVELS, PATTERN = 7, 0.25
@@ -142,10 +151,23 @@ def clear_sums(arguments: argparse.Namespace, data: Solubility, datasets: Sequen
 
 
 def by_daemons(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Real daemons: what a round takes undisturbed, and with daemons killed and packets lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = run_sealed(Path(folder), arguments.daemons, arguments.steps)
-    figures: dict[str, Any] = {"round_overhead_s": quiet.overhead_s, "daemon_digests": quiet.digests}
+    """Real daemons: what a round takes undisturbed, on slow links, and with daemons killed and packets lost."""
+    figures: dict[str, Any] = {}
+    if arguments.daemons:
+        with tempfile.TemporaryDirectory() as folder:
+            quiet = run_sealed(Path(folder), arguments.daemons, arguments.steps)
+        figures |= {"lan_round_s": quiet.seconds, "round_overhead_s": quiet.overhead_s, "daemon_digests": quiet.digests}
+        say(f"on this machine: {quiet}")
+    for sites in arguments.slow_groups if arguments.slow else ():
+        with tempfile.TemporaryDirectory() as folder:
+            run = run_sealed(
+                Path(folder), arguments.slow, arguments.steps,
+                sites=sites, megabits=arguments.megabits, delay_ms=arguments.delay,
+            )  # fmt: skip
+        found = {"slow_round_s": run.seconds, "slow_round_overhead_s": run.overhead_s, "slow_digests": run.digests}
+        figures |= {f"{name}_{sites}": value for name, value in found.items()}
+        figures |= found if sites == arguments.slow_groups[0] else {}
+        say(f"{sites} sites on slow links: {run}")
     if arguments.disturbed:
         with tempfile.TemporaryDirectory() as folder:
             run = run_sealed(
@@ -156,8 +178,8 @@ def by_daemons(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
+def arithmetic(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Sizes and times of one round's masks."""
     size = round(PATTERN * trunk_layout(PROJECTED).size)
     figures: dict[str, Any] = {}
     for members in arguments.groups:
@@ -166,8 +188,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if members <= 8:
             figures |= found
         say(f"masks of {members}: {found['mask_ms']:.1f} ms, opened in {found['unmask_ms']:.1f} ms")
+    return figures
+
+
+def in_virtual_time(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Whole peers with lost messages and kills, and what a round sends without them."""
     run = watch(5, arguments.rounds, 400, loss=0.1, often=KILLED)
-    figures |= {
+    say(f"{run.sums} rounds, {sum(run.kills.values())} kills in {len(run.kills)} stages, exact: {run.exact}")
+    figures: dict[str, Any] = {
         "rounds": run.sums,
         "exact": run.exact,
         "digests": run.digests,
@@ -175,11 +203,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "kills": run.kills,
         "virtual_s_per_round": run.seconds_per_round,
     }
-    say(f"{run.sums} rounds, {sum(run.kills.values())} kills in {len(run.kills)} stages, exact: {run.exact}")
     for members in arguments.groups:
         quiet = watch(members, 3, trunk_layout(PROJECTED).size, loss=0.0)
         figures[f"round_bytes_{members}"] = quiet.bytes_per_round
         say(f"{members} sites send {quiet.bytes_per_round:,.0f} bytes each in a round")
+    return figures
+
+
+def learning(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the demo's sites learn from sums, without noise and with it."""
     data = read_solubility(StructureCache(arguments.cache), decoys=10)
     datasets = [data.site(rows) for rows in data.members]
     clear = [clear_sums(arguments, data, datasets, seed) for seed in range(arguments.seeds)]
@@ -193,15 +225,47 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         private.append(score(data, shape, trunk))
         say(f"epsilon {arguments.epsilon:g}, seed {seed}: RMSE {private[-1]:.3f}")
     spent = epsilon_of(Steps(noise, rule.rate, arguments.private_rounds), rule.delta)
-    figures |= {"rmse": float(np.mean(clear)), "rmse_by_seed": clear, "dp_epsilon": spent, "dp_noise": noise}
-    figures |= {"dp_rmse": float(np.mean(private)), "dp_rmse_by_seed": private, "dp_delta": rule.delta}
-    if arguments.daemons:
-        figures |= by_daemons(arguments)
+    return {
+        "rmse": float(np.mean(clear)),
+        "rmse_by_seed": clear,
+        "dp_epsilon": spent,
+        "dp_noise": noise,
+        "dp_rmse": float(np.mean(private)),
+        "dp_rmse_by_seed": private,
+        "dp_delta": rule.delta,
+    }
+
+
+def in_silos(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What four real silos lose with the projected trunk and sealed sums; nothing without their data."""
+    if arguments.silos is None:
+        return {}
+    found = sealed_against_clear(arguments.silos, arguments.seeds, Path(f"{arguments.cache}-silos"))
+    say(f"silos: {found['silos_stack_change_vs_clear_points']:+.2f} points against the ledger of the full trunk")
+    return found
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "masks": arithmetic,
+    "rounds": in_virtual_time,
+    "learning": learning,
+    "daemons": by_daemons,
+    "silos": in_silos,
+}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures that are asked for."""
+    figures: dict[str, Any] = {}
+    for name in arguments.only:
+        figures |= PARTS[name](arguments)
     return figures
 
 
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--silos", type=Path, help="directory of the public files that silos.py reads")
     parser.add_argument("--rounds", type=int, default=200, help="in virtual time")
     parser.add_argument("--groups", type=int, nargs="+", default=[5, 8, 16])
     parser.add_argument("--repeats", type=int, default=5)
@@ -212,6 +276,10 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--delta", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--daemons", type=int, default=10, help="rounds of real daemons; 0: leave them out")
+    parser.add_argument("--slow", type=int, default=0, help="rounds of real daemons on slow links; root")
+    parser.add_argument("--slow-groups", type=int, nargs="+", default=[5, 8], help="daemons of these")
+    parser.add_argument("--megabits", type=int, default=50, help="of each slow link, each way")
+    parser.add_argument("--delay", type=int, default=50, help="from one site to another there, ms one way")
     parser.add_argument("--disturbed", type=int, default=0, help="rounds of real daemons that are killed; root")
     parser.add_argument("--kills", type=int, default=20, help="in these")
     parser.add_argument("--loss", type=float, default=0.1, help="share of packets lost in these")

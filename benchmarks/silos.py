@@ -165,7 +165,7 @@ def _in_process(
     arguments: argparse.Namespace, seed: int, shape: Architecture, data: Sequence[Dataset]
 ) -> tuple[list[Site], int]:
     settings = [_settings(arguments, seed, at) for at in range(len(data))]
-    stacked = stacked_sites(shape, data, settings, seed, dense=arguments.dense)
+    stacked = stacked_sites(shape, data, settings, seed, dense=arguments.dense, sealed=arguments.sealed)
     sites = []
     for silo, site in zip(SILOS, stacked, strict=True):
         own = site.comparison
@@ -304,6 +304,7 @@ def command_line(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--decay", type=float, default=0.01)
     parser.add_argument("--heads", choices=["shared", "private"], default="shared")
     parser.add_argument("--dense", action="store_true", help="exchange float32 deltas")
+    parser.add_argument("--sealed", action="store_true", help="exchange sums as sealed rounds make them")
     parser.add_argument("--lean", action="store_true", help="without control, pooled, forest and median")
     parser.add_argument("--real-peers", action="store_true", help="four daemons instead of one process")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos", help="of real peers")
@@ -311,8 +312,10 @@ def command_line(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "kmel-silos-cache")
     parser.add_argument("--plot", type=Path, help="draw changes against local to this SVG file")
     parsed = parse(parser, SMOKE, given)
-    if parsed.real_peers and parsed.dense:
-        parser.error("real peers always encode; --dense is for the federation in one process")
+    if parsed.real_peers and (parsed.dense or parsed.sealed):
+        parser.error("real peers encode as a ledger does; --dense and --sealed are for the federation in one process")
+    if parsed.dense and parsed.sealed:
+        parser.error("--dense exchanges whole deltas, --sealed sums of levels: choose one")
     return parsed
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/wan.py [--sites 8] [--megabits 50] [--train-seconds 20] [--rounds 4] [--json FILE]
 
-Real daemons, each in a network namespace of its own; its link is shaped both ways with tbf (and
-netem with `--delay`, where the kernel has it). The trunk has ten million values. A first run finds how many steps take
+Real daemons, each in a network namespace of its own; its link is shaped both ways with tbf (with `--delay`, a slow
+switch is between them). The trunk has ten million values. A first run finds how many steps take
 `--train-seconds` here, with every site training at once; needs root.
 
   communication_share   1 - (seconds in training) / (seconds from a site's first round to the end of its last), mean
@@ -122,7 +122,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, default=8)
     parser.add_argument("--megabits", type=int, default=50)
-    parser.add_argument("--delay", type=int, default=0, help="latency of each link, ms each way (netem)")
+    parser.add_argument("--delay", type=int, default=0, help="from one site to another, ms one way")
     parser.add_argument("--train-seconds", type=float, default=20.0)
     parser.add_argument("--steps", type=int, help="optimiser steps per round; default: found by a first run")
     parser.add_argument("--rounds", type=int, default=4)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kmel_p2p.chem.structures.features import reference_hash
+from kmel_p2p.learn.models.reference import trunk_reference_hash
 from kmel_p2p.simulate.config import Simulation
 from kmel_p2p.simulate.data import divide
 from kmel_p2p.simulate.sites import LocalFederation, SiteProcess, create_federation
@@ -50,6 +50,7 @@ def found_federation(
     retain: int = 64,
     tiny: bool = False,
     mode: str = "ledger",
+    trunk: str = "mlp",
     start: int | None = None,
 ) -> LocalFederation:
     """Sites with their share of the solubility data; nothing is started.
@@ -62,6 +63,7 @@ def found_federation(
         entries: entries per site.
         retain: newest entries of each site that are kept.
         mode: averaging mode.
+        trunk: its kind.
         start: sites that the first round waits for; None: all.
         tiny: some made-up compounds instead of the solubility data, for a smoke run.
         addresses: of each site; ports of the loopback interface when empty.
@@ -76,7 +78,7 @@ def found_federation(
             "sites": {"names": tuple(f"site{n}" for n in range(sites)), "threads": 1, "preset": preset},
             "charter": {
                 "federation": "benchmark",
-                "model": {"hidden": hidden, "dropout": 0.1},
+                "model": {"trunk": trunk, "hidden": hidden, "dropout": 0.1},
                 "training": {"batch_size": 32},
                 "averaging": {"mode": mode, "steps_per_entry": steps, "entry_limit": entries, **kept},
                 "pace": {"start_sites": start or sites, "max_lead": max_lead},
@@ -87,7 +89,8 @@ def found_federation(
     )
     policy = simulation.charter.features
     divided = divide(simulation, policy, out)
-    return create_federation(simulation, out, divided.parts, divided.test, reference_hash(policy), addresses=addresses)
+    reference = trunk_reference_hash(policy, simulation.model)
+    return create_federation(simulation, out, divided.parts, divided.test, reference, addresses=addresses)
 
 
 def tiny_data(folder: Path) -> dict[str, Any]:

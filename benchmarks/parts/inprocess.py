@@ -19,6 +19,7 @@ from kmel_p2p.agreement.identity import SiteKey
 from kmel_p2p.core.ledger.log.accumulator import WEIGHT_ONE
 from kmel_p2p.core.ledger.rules.weights import Trains, weight_cap, weights_of
 from kmel_p2p.core.rounds.pacing import Plateau
+from kmel_p2p.core.sealed.levels import share_of
 from kmel_p2p.delta.chunks import CodecParameters
 from kmel_p2p.delta.codec import DeltaCodec
 from kmel_p2p.delta.layout import Layout, initial_trunk
@@ -91,7 +92,8 @@ def federate(
         packed = codec if sums is None else None
         sites.append((network, Rounds(network, dataset, layout, packed, setting, folder / f"site-{at}")))
     plateaus, training = [Plateau(patience) for _ in sites], list(range(len(sites)))
-    shares = site_weights(layout, datasets)
+    weighed = site_weights if sums is None else sealed_weights
+    shares = weighed(layout, datasets)
     sent, added, published = 0, [np.zeros(layout.size, np.float64) for _ in sites], [0 for _ in sites]
     for entry in range(1, entries + 1):
         total = np.zeros(layout.size, np.float64)
@@ -125,7 +127,7 @@ def federate(
             training = [at for at in training if at not in stopped]
             if not training:
                 break
-            shares = site_weights(layout, [datasets[at] for at in training])
+            shares = weighed(layout, [datasets[at] for at in training])
     return Federated(trunk, [rounds for _, rounds in sites], sent // len(sites), added, published)
 
 
@@ -136,11 +138,7 @@ def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) 
         cap: the charter's `weight_cap`.
     """
     training = {
-        SiteKey(bytes([at])): Trains(
-            math.floor(math.log2(sum(len(data.measured(data.train, place)) for place in range(len(data.endpoints)))))
-            + 1,
-            frozenset(data.trained_heads()),
-        )
+        SiteKey(bytes([at])): Trains(_size_class(data), frozenset(data.trained_heads()))
         for at, data in enumerate(datasets)
     }
     found = []
@@ -152,3 +150,18 @@ def site_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) 
                 dense[place] = weight
         found.append(dense / np.float32(WEIGHT_ONE))
     return found
+
+
+def sealed_weights(layout: Layout, datasets: Sequence[Dataset], cap: float = 2.0) -> list[NDArray[np.float32]]:
+    """The same in sealed rounds (`core.sealed.levels.share_of`): one weight for all that a site trains, heads included.
+
+    Nobody knows there which heads the others train.
+    """
+    sizes = [2 ** _size_class(data) for data in datasets]
+    shares = (share_of(size, [*sizes[:at], *sizes[at + 1 :]], cap) for at, size in enumerate(sizes))
+    return [np.full(layout.size, share, np.float32) for share in shares]
+
+
+def _size_class(data: Dataset) -> int:
+    """As a site describes itself: floor(log2(measurements)) + 1."""
+    return math.floor(math.log2(sum(len(data.measured(data.train, place)) for place in range(len(data.endpoints))))) + 1

@@ -19,7 +19,6 @@ from kmel_p2p.simulate.sites import LocalFederation, SiteProcess
 from kmel_p2p.site.observe.status import SitePhase
 from tests.testbed.hosts import Hosts
 
-SITES = 5
 PORT = 7700
 AWAY_S = (0.2, 3.0)
 """How long a killed daemon stays away."""
@@ -48,30 +47,45 @@ class SealedRun:
     refused: int
 
 
-def run_sealed(folder: Path, rounds: int, steps: int, *, kills: int = 0, loss: float = 0.0, seed: int = 0) -> SealedRun:
-    """A federation of five until all sums are everywhere.
+def run_sealed(
+    folder: Path,
+    rounds: int,
+    steps: int,
+    *,
+    sites: int = 5,
+    kills: int = 0,
+    loss: float = 0.0,
+    megabits: int = 0,
+    delay_ms: int = 0,
+    seed: int = 0,
+) -> SealedRun:
+    """A federation until all sums are everywhere.
 
     Args:
         rounds: sums.
         steps: of each round.
+        sites: how many.
         kills: how often a daemon is killed, at moments spread over the run.
-        loss: share of packets that are dropped, each way; above 0 the sites run in network namespaces (root).
+        loss: share of packets that are dropped, each way.
+        megabits: bandwidth of each site's link, each way; 0 is unlimited.
+        delay_ms: from one site to another, one way. With any of the three above 0, the sites run in network namespaces
+            (root); with this one, their charter is timed for a wide-area network.
 
     Raises:
         FederationFailedError: it was not over in time.
         LocalError: namespaces cannot be made.
     """
-    with _federation(folder, rounds, steps, loss) as federation:
+    with _federation(folder, rounds, steps, sites, loss, megabits, delay_ms) as federation:
         federation.start()
-        sites, rng = list(federation), random.Random(seed)
-        done = _Kills(sites, rng, rounds, kills)
+        peers, rng = list(federation), random.Random(seed)
+        done = _Kills(peers, rng, rounds, kills)
         until("all rounds are over", done.over, 120.0 + (60 if loss else 20) * rounds, federation)
-        documents = [document for site in sites if (document := site.status()) is not None]
-        rows = [rounds_of(site) for site in sites]
-        void = Counter(reason for site in sites for reason in _void(site))
+        documents = [document for site in peers if (document := site.status()) is not None]
+        rows = [rounds_of(site) for site in peers]
+        void = Counter(reason for site in peers for reason in _void(site))
     found = [_seconds(site) for site in rows if len(site) > 1]
     return SealedRun(
-        digests=len({document.averaging.digest for document in documents}) if len(documents) == SITES else SITES,
+        digests=len({document.averaging.digest for document in documents}) if len(documents) == sites else sites,
         overhead_s=statistics.mean(whole - training for whole, training in found),
         seconds=statistics.mean(whole for whole, _ in found),
         kills=done.killed,
@@ -117,18 +131,22 @@ class _Kills:
 
 
 @contextlib.contextmanager
-def _federation(folder: Path, rounds: int, steps: int, loss: float) -> Iterator[LocalFederation]:
+def _federation(
+    folder: Path, rounds: int, steps: int, sites: int, loss: float, megabits: int, delay_ms: int
+) -> Iterator[LocalFederation]:
     with contextlib.ExitStack() as parts:
         addresses: list[str] = []
-        hosts = parts.enter_context(Hosts(SITES)) if loss else None
+        apart = loss or megabits or delay_ms
+        hosts = parts.enter_context(Hosts(sites, megabits, delay_ms)) if apart else None
         if hosts is not None:
-            addresses = [f"tcp://{hosts.address(at)}:{PORT}" for at in range(SITES)]
+            addresses = [f"tcp://{hosts.address(at)}:{PORT}" for at in range(sites)]
             share = str(round(1000 * loss))
-            for at in range(SITES):
+            for at in range(sites if loss else 0):
                 hosts.drop(at, "meta", "l4proto", "tcp", "numgen", "random", "mod", "1000", "<", share)
         federation = found_federation(
-            folder, SITES, hidden=(128, 64), steps=steps, entries=rounds, tiny=True, mode="sealed", addresses=addresses
-        )
+            folder, sites, hidden=(128, 64), steps=steps, entries=rounds, tiny=True, mode="sealed", trunk="projected",
+            addresses=addresses, preset="wan" if delay_ms else "lan",
+        )  # fmt: skip
         for at, site in enumerate(federation):
             if hosts is not None:
                 site.prefix = hosts.prefix(at)

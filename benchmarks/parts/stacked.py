@@ -21,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.parts.inprocess import federate
+from benchmarks.parts.sealed_sums import SealedSums
 from kmel_p2p.agreement.endpoint import AssayEndpoint
 from kmel_p2p.learn.evaluate.comparison import Comparison, compare, predictors
 from kmel_p2p.learn.evaluate.scores import scorable
 from kmel_p2p.learn.models.architecture import Architecture
+from kmel_p2p.learn.models.layout import trunk_layout
 from kmel_p2p.learn.predict.neighbours import Neighbours
 from kmel_p2p.learn.predict.outputs import CHOSEN, outputs_of
 from kmel_p2p.learn.stack.sides import BEST_LOCAL, STACK
@@ -108,6 +110,7 @@ def stacked_sites(
     dense: bool = False,
     scored: Sequence[int] | None = None,
     graph_networks: int = 0,
+    sealed: bool = False,
     tick: Callable[[str], None] = lambda text: None,
 ) -> list[StackedSite]:
     """Federate, then compare and stack at each site as its trainer would.
@@ -117,15 +120,18 @@ def stacked_sites(
         patience: the charter's `pace.patience`.
         scored: numbers of the sites that are compared; None: all.
         graph_networks: in each stack.
+        sealed: exchange sums, as sealed rounds make them, instead of a ledger's entries.
         tick: called with a line of progress.
     """
     # Rounds and comparison score test folds only to show them; here they are scored at the end.
     blind = [dataclasses.replace(part, test=part.test[:0]) for part in data]
     found = []
+    first, size = settings[0], trunk_layout(shape).size
+    sums = SealedSums(size, len(data), first.learning_rate, first.steps_per_entry, seed) if sealed else None
     with tempfile.TemporaryDirectory() as folder:
         together = federate(
             shape, blind, settings, settings[0].entry_limit, Path(folder),
-            model_seed=seed, dense=dense, patience=patience,
+            model_seed=seed, dense=dense, patience=patience, sums=sums,
         )  # fmt: skip
         tick(f"{len(data)} sites federated; entries {together.entries}")
         for at in range(len(data)) if scored is None else scored:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kmel_p2p.agreement.errors import LocalError
+from tests.testbed.slow_switch import SlowSwitch
 
 TABLE = ("inet", "kmel")
 
@@ -28,7 +29,7 @@ class Hosts:
     Args:
         count: hosts.
         megabits: bandwidth of each host's link, each way; 0 is unlimited.
-        delay_ms: latency of each host's link, each way (a kernel with `netem`).
+        delay_ms: latency from one host to another, one way (`slow_switch`).
         ipv4, ipv6: which families they have addresses of.
     """
 
@@ -39,6 +40,7 @@ class Hosts:
         self._count = count
         self._megabits = megabits
         self._delay_ms = delay_ms
+        self._switch: SlowSwitch | None = None
         self._ipv4, self._ipv6 = ipv4, ipv6
         self._filtered: set[int] = set()
 
@@ -105,7 +107,9 @@ class Hosts:
 
     def _build(self) -> None:
         hub = f"{self._tag}-hub"
-        if self._count > 1:
+        if self._delay_ms:
+            self._switch = SlowSwitch(self._delay_ms / 1e3, self._megabits)
+        if self._count > 1 and self._switch is None:
             _ip("netns", "add", hub)
             _ip("-n", hub, "link", "add", "bridge", "type", "bridge")
             _ip("-n", hub, "link", "set", "bridge", "up")
@@ -115,11 +119,16 @@ class Hosts:
             _ip("-n", name, "link", "set", "lo", "up")
             if self._count > 1:
                 self._plug_in(host, hub)
+        if self._switch is not None:
+            self._switch.start()
 
     def _plug_in(self, host: int, hub: str) -> None:
         name, port = self._name(host), f"port{host}"
-        _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
-        _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
+        if self._switch is not None:
+            _ip("link", "set", self._switch.plug(), "netns", name, "name", "eth0")
+        else:
+            _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", hub)
+            _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
         if self._ipv4:
             _ip("-n", name, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
         if self._ipv6:
@@ -127,17 +136,18 @@ class Hosts:
         _ip("-n", name, "link", "set", "eth0", "up")
         # Shaped at both ends of the cable: what a host sends, and what it receives.
         self._shape(name, "eth0")
-        self._shape(hub, port)
+        if self._switch is None:
+            self._shape(hub, port)
 
     def _shape(self, namespace: str, device: str) -> None:
         tc = ["ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", device]
         if self._megabits:
             rate = f"{self._megabits}mbit"
             _run([*tc, "root", "handle", "1:", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms"])
-            if self._delay_ms:
-                _run([*tc, "parent", "1:", "handle", "2:", "netem", "delay", f"{self._delay_ms}ms", "limit", "10000"])
 
     def _remove(self) -> None:
+        if self._switch is not None:
+            self._switch.close()
         for name in (*map(self._name, range(self._count)), f"{self._tag}-hub"):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
             shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)

@@ -58,7 +58,7 @@ KEYS = {
     },
     "sealed": {
         *("rmse", "payload_bytes", "share_bytes", "mask_ms", "unmask_ms", "exact", "digests", "plain_bytes_found"),
-        *("dp_epsilon", "dp_rmse"),
+        *("dp_epsilon", "dp_rmse", "slow_round_s", "slow_round_overhead_s"),
     },
     "silos": {
         *("pairs", "mean_change_pct", "logd_mean_change_pct", "cross_silo_federated_change_pct", "settings"),
@@ -90,7 +90,7 @@ PUBLIC_FILES = {
     "structures",
     "tdc",
 }
-NAMESPACES = {"versus_hivemind", "wan"}
+NAMESPACES = {"sealed", "versus_hivemind", "wan"}
 KILLING = {"kills"}
 """tests/process/test_kills.py kills real peers as this benchmark does; what it makes of them is shown below."""
 
