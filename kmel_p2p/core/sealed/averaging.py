@@ -24,6 +24,7 @@ from kmel_p2p.core.sealed.events import (
     CandidateRecord,
     GroupOpened,
     OwnStateRecord,
+    ResidualDropped,
     RoundVoid,
     SealRefused,
     SiteAccused,
@@ -265,22 +266,24 @@ class SealedAveraging(RoundMachine):
         if agreed.number == self.log.number:
             if agreed.chain != self.log.chain:
                 return False
-            self._finish([], agreed.round, "the other sites ended it without a sum", told=True)
+            self._finish([], agreed.round, "the other sites ended it without a sum")
             return True
         fetched = self._talk.fetched(agreed, now)
         if fetched:
-            self._finish(list(fetched), agreed.round, "", told=True)
+            self._finish(list(fetched), agreed.round, "")
         return bool(fetched)
 
-    def _finish(self, entries: list[SumEntry], last: int, reason: str, told: bool = False) -> None:
-        """Sums are known, or that there is none: the rounds up to `last` are over. `told`: the others said so."""
+    def _finish(self, entries: list[SumEntry], last: int, reason: str) -> None:
+        """Sums are known, or that there is none: the rounds up to `last` are over."""
         own, sealed_in = self.present.own, self.present.at.number
         place = self._rules.roster.index(self._key)
         mine = any(entry.round == sealed_in and own.self_seed and entry.sites >> place & 1 for entry in entries)
         void = all(entry.round != sealed_in for entry in entries)
-        over = mine or (void and self.present.spent(told))
+        over = mine or (void and self.present.spent)
         # Whether this site's levels are gone from the residual: in a sum, or opened for nothing.
         state = own.after(last, over)
+        # With vectors of this site that its store has not: it was set back, and may hold what is in these sums.
+        set_back = any(entry.sites >> place & 1 and not (mine and entry.round == sealed_in) for entry in entries)
         for entry in entries:
             self.log.add(entry)
         state.sealed = max(state.sealed, self.log.number)
@@ -288,12 +291,13 @@ class SealedAveraging(RoundMachine):
             self._identity, self._rules.charter_id, SealSum(self._key, last, self.log.number, self.log.chain)
         )
         encoded = state.encode(self._rules.charter_id)
-        adopted = self._candidate if over else None
-        if adopted is not None:
-            self._residual = adopted
+        if set_back:
+            self._drop_residual()
+        elif over and self._candidate is not None:
+            self._residual = self._candidate
         self._candidate = None
         file = own.state_file if over else None
-        if over and void and entries:
+        if set_back or (over and void and entries):
             self._outbox.append(Persist(OwnStateRecord(encoded, file, adopt=True)))
         for entry in entries:
             is_own = mine and entry.round == sealed_in
@@ -304,13 +308,20 @@ class SealedAveraging(RoundMachine):
             else:
                 self._persist(record, lambda now: self._outcome_stored(over, reason))
         if not entries:
-            self._outbox.append(Emit(RoundVoid(last, reason, self.present.missing())))
+            self._outbox.append(Emit(RoundVoid(last, reason, self.present.missing(), over)))
             ended = OwnStateRecord(encoded, file, adopt=over)
             self._persist(ended, lambda now: self._outcome_stored(over, reason))
         self._tell_faults()
         self.present.end(bool(entries))
         self._talk.round_over(self.present.at)
         self.present = self._make_present(state)
+
+    def _drop_residual(self) -> None:
+        """What it holds may be in a sum already: sent again, it would count twice, and two sums would have it."""
+        if self._residual.any():
+            self._outbox.append(Emit(ResidualDropped()))
+        self._residual = np.zeros_like(self._residual)
+        self._outbox.append(Persist(CandidateRecord(self._residual.tobytes())))
 
     def _outcome_stored(self, over: bool, reason: str) -> None:
         """The outcome is durable: the trainer keeps its round, or goes back to before it."""

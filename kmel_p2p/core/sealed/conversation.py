@@ -252,9 +252,15 @@ class Conversation:
                 self._outbox.append(Send(sender, at.sealed[SiteKey(want.author)], Lane.BULK))
 
     def _on_past(self, sender: SiteKey, past: SealPast) -> None:
-        if sender == self._giver and past.first == self._site.log.number + 1 + len(self._past):
-            self._past.extend(past.sums)
-            self._asked.pop(b"", None)
+        asked = sender == self._giver and b"" in self._asked
+        if not asked or past.first != self._site.log.number + 1 + len(self._past):
+            return
+        # One answer to one question, of sums that can be some.
+        self._asked.pop(b"")
+        if any(len(encoded) > self._site.log.most_bytes for encoded in past.sums):
+            self._unfit.add(sender)
+            raise WireError("a sum larger than any can be")
+        self._past.extend(past.sums)
 
     def _has_other_votes(self, told: SealHave) -> bool:
         """Whether that site holds other votes of the round before than this one."""

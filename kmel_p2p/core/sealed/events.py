@@ -44,6 +44,13 @@ class RoundVoid(Event):
     reason: str
     missing: tuple[SiteKey, ...]
     """Members whose vectors were not here."""
+    spent: bool
+    """Whether this site had sent its vector: its levels are lost, because they must not be sealed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualDropped(Event):
+    """Sums have vectors of this site that its store does not have, so what it still had to send was dropped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,13 +160,15 @@ class OwnPart:
         shares = deal(self_seed, len(group.sites), group.threshold)
         others = group.others(self._own)
         context = group.context(self._own)
+        dealing = b"".join(commitment(context, number, share) for number, share in enumerate(shares, 1))
+        dealt = ((self.pairs[other].out_key, shares[group.number(other) - 1]) for other in others)
         return Sealed(
             self._own,
             round_number,
             group.hash,
             seal(q, group.levels, group.bits, self._own, self_seed, seeds),
-            b"".join(encrypt_share(self.pairs[other].out_key, shares[group.number(other) - 1]) for other in others),
-            b"".join(commitment(context, number, share) for number, share in enumerate(shares, 1)),
+            b"".join(encrypt_share(key, share, dealing) for key, share in dealt),
+            dealing,
             b"".join(_pair_commitment(group.hash, self._own, other, seeds[other]) for other in others),
         )
 
@@ -178,7 +180,8 @@ class OwnPart:
         """
         group = self._group
         at = group.others(sealed.author).index(self._own)
-        share = decrypt_share(self.pairs[sealed.author].in_key, _cut(sealed.shares, SEALED_SHARE_BYTES)[at])
+        dealt = _cut(sealed.shares, SEALED_SHARE_BYTES)[at]
+        share = decrypt_share(self.pairs[sealed.author].in_key, dealt, sealed.commitments)
         if not group.share_stands(sealed, self._own, share):
             raise WireError("a share that its dealer did not commit to")
         return share

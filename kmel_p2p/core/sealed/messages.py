@@ -66,7 +66,7 @@ class SealOpen(Message):
 class Sealed(Message):
     """A member's masked levels, and what opens them if the member is gone."""
 
-    context: ClassVar[bytes] = b"kmel sealed 1"
+    context: ClassVar[bytes] = b"kmel sealed 2"
     author: SiteKey
     round: int
     open: bytes

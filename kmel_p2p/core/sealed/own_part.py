@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgpack
 
 from kmel_p2p.agreement.errors import ConfigError, WireError
-from kmel_p2p.core.sealed.messages import SCHEMAS, SealOpen, SealSum, Statement
+from kmel_p2p.core.sealed.messages import SCHEMAS, Sealed, SealOpen, SealSum, Statement
 from kmel_p2p.core.wire import Wire
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(slots=True)
@@ -83,7 +84,10 @@ def decode_own_state(data: bytes, charter_id: bytes, where: str) -> SealedState:
         version, *fields = msgpack.unpackb(data, raw=False)
         if version == 1:
             # Before there was noise, nothing was charged.
-            version, fields = FORMAT, [*fields, *fields[1:2]]
+            version, fields = 2, [*fields, *fields[1:2]]
+        if version == 2:
+            # Vectors of before have another meaning now: this site seals the round anew, to keys of another dealing.
+            version, fields = FORMAT, _without_vector(fields, decode)
         if version != FORMAT:
             raise ConfigError(f"{where}: holds sealed rounds of format {version}; this version reads {FORMAT}")
         number, committed, secret, self_seed, state_file, opened, said, last, sealed = fields
@@ -96,3 +100,17 @@ def decode_own_state(data: bytes, charter_id: bytes, where: str) -> SealedState:
         raise ConfigError(f"{where}: the state of the present sealed round has other statements than it must")
     kept = [each for each in statements if isinstance(each, Statement)]
     return SealedState(number, committed, secret, self_seed, state_file, group, kept, last_sum, sealed)
+
+
+def _without_vector(fields: list[Any], decode: Callable[[bytes], object]) -> list[Any]:
+    number, committed, secret, _, _, _, said, *rest = fields
+    return [
+        number,
+        committed,
+        secret,
+        b"",
+        "",
+        b"",
+        [each for each in said if not isinstance(decode(each), Sealed)],
+        *rest,
+    ]

@@ -22,6 +22,7 @@ _ANY = bytes([1]) * 32
 """Any secret tells whether a point is of small order: X25519 clears the cofactor."""
 _MASK = b"kmel sealed mask"
 _SHARE = b"kmel sealed share"
+_DEALING = b"kmel sealed dealing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Pair:
 
     Attributes:
         mask_seed: of the mask that one of them adds and the other subtracts; revealed if one of them falls out.
-        out_key: under which the own share for the other site is encrypted.
-        in_key: under which the other site's share for this one is encrypted.
+        out_key: of the own share for the other site.
+        in_key: of the other site's share for this one.
     """
 
     mask_seed: bytes
@@ -83,12 +84,23 @@ def _exchange(secret: bytes, public: bytes) -> bytes:
         raise WireError("a key of small order") from error
 
 
-def encrypt_share(key: bytes, share: bytes) -> bytes:
-    """ChaCha20-Poly1305 of one share, 49 bytes. A key encrypts one share only."""
-    return nacl.bindings.crypto_aead_chacha20poly1305_ietf_encrypt(share, None, NONCE, key)
+def encrypt_share(key: bytes, share: bytes, dealing: bytes) -> bytes:
+    """ChaCha20-Poly1305 of one share, 49 bytes, under a key of this dealing alone.
+
+    A site whose disk was set back deals twice in a round: under one key, the shares of the seed that is opened would
+    give those of the other.
+
+    Args:
+        dealing: commitments to all shares of the seed.
+    """
+    return nacl.bindings.crypto_aead_chacha20poly1305_ietf_encrypt(share, None, NONCE, _dealing_key(key, dealing))
 
 
-def decrypt_share(key: bytes, sealed: bytes) -> bytes:
+def _dealing_key(key: bytes, dealing: bytes) -> bytes:
+    return expand(key, _DEALING + dealing)
+
+
+def decrypt_share(key: bytes, sealed: bytes, dealing: bytes) -> bytes:
     """The share, 33 bytes.
 
     Raises:
@@ -97,6 +109,6 @@ def decrypt_share(key: bytes, sealed: bytes) -> bytes:
     if len(sealed) != SEALED_SHARE_BYTES:
         raise WireError(f"an encrypted share of {len(sealed)} bytes where {SEALED_SHARE_BYTES} are needed")
     try:
-        return nacl.bindings.crypto_aead_chacha20poly1305_ietf_decrypt(sealed, None, NONCE, key)
+        return nacl.bindings.crypto_aead_chacha20poly1305_ietf_decrypt(sealed, None, NONCE, _dealing_key(key, dealing))
     except (nacl.exceptions.CryptoError, RuntimeError) as error:
         raise WireError("a share that does not decrypt") from error

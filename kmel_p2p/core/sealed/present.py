@@ -256,14 +256,14 @@ class Present:
         sites = bits(self.at.roster, {sent.site for sent in self.at.set_of(choice)})
         return RoundOutcome([self._log.entry(self.at.number, sites, choice, total)])
 
-    def spent(self, told: bool) -> bool:
-        """Whether this site's levels of a round without a sum may be known to others.
+    @property
+    def spent(self) -> bool:
+        """Whether this site's levels may be known to others although the round has no sum: it has sent its vector.
 
-        They must never be sealed again: the difference of two sums would bare them. Where the others ended the round
-        (`told`), what they opened before cannot be told here.
+        They must never be sealed again: the difference of two sums would bare them. Enough of the others may have
+        opened a sum without this site having heard of a single vote for it.
         """
-        left = any(isinstance(said, Sealed) for said in self.own.said)
-        return left and (told or self.at.may_be_opened())
+        return any(isinstance(said, Sealed) for said in self.own.said)
 
     def end(self, committed: bool) -> None:
         """The round is over."""

@@ -303,13 +303,6 @@ class SealedRound:
         seeds = self.part.loose(self._included[choice])
         return SealLoose(self._own, self.number, choice, seeds) if seeds and self.ballots.may_open(choice) else None
 
-    def may_be_opened(self) -> bool:
-        """Whether others may have opened a sum with this site's vector, as far as can be told here: a quorum voted for
-        such a set, or somebody revealed for one."""
-        voted = {self.ballots.closed(ballot) for ballot in range(self.ballots.ballot + 1)}
-        revealed = {choice for held in self.reveals.values() for choice in held}
-        return any(self._own in {sent.site for sent in self.set_of(choice)} for choice in voted | revealed if choice)
-
     def own_shares(self, choice: bytes) -> tuple[bytes, ...]:
         """What this site reveals for a choice that is supported."""
         if self.part is None or self.group is None:

@@ -19,7 +19,7 @@ from kmel_p2p.agreement.errors import Bug, WireError
 from kmel_p2p.agreement.identity import HASH_BYTES, SiteKey, digest
 from kmel_p2p.core.sealed import levels as steps
 from kmel_p2p.core.sealed.keystream import positions
-from kmel_p2p.core.sealed.masking import MAX_MEMBERS, mask_bits, pack, unpack
+from kmel_p2p.core.sealed.masking import MAX_MEMBERS, mask_bits, pack, packed_bytes, unpack
 from kmel_p2p.core.sealed.messages import MAX_ROUND
 from kmel_p2p.core.sealed.public_optimiser import PublicOptimiser
 
@@ -27,6 +27,8 @@ NORMS_KEPT = 16
 """Sums whose median norm bounds the next one."""
 NORM_CAP = 8.0
 """Multiple of that median."""
+_HEADER_BYTES = 128
+"""Of an encoded sum beside its values, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,11 @@ class SumLog:
     def count(self) -> int:
         """Values that a round sends."""
         return self._count
+
+    @property
+    def most_bytes(self) -> int:
+        """Of one sum, encoded."""
+        return packed_bytes(self._count, mask_bits(MAX_MEMBERS, self.levels)) + _HEADER_BYTES
 
     def positions(self, at_round: int) -> NDArray[np.int64]:
         """Where those of a round are that starts from here, int64[count]."""

@@ -26,6 +26,7 @@ from kmel_p2p.core.sealed.events import (
     CandidateRecord,
     GroupOpened,
     OwnStateRecord,
+    ResidualDropped,
     RoundVoid,
     SealRefused,
     SiteAccused,
@@ -202,8 +203,11 @@ class SealedMode(SiteMode):
                     activity.published += 1
                     activity.published_at = activity.clock()
                 notes.say("sum added", number=number, round=at_round, sites=sites, own=own)
-            case RoundVoid(round=number, reason=reason, missing=missing):
-                notes.say("round void", round=number, reason=reason, missing=[name(site) for site in missing])
+            case RoundVoid(round=number, reason=reason, missing=missing, spent=spent):
+                away = [name(site) for site in missing]
+                notes.say("round void", round=number, reason=reason, missing=away, spent=spent)
+            case ResidualDropped():
+                notes.warn("residual dropped", reason="the store is older than sums with vectors of this site")
             case SealRefused(sender=sender, reason=reason):
                 activity.refused += 1
                 activity.alarm(f"refused from {name(sender)}", f"site {name(sender)}: {reason}")

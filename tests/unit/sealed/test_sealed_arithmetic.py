@@ -221,14 +221,16 @@ def test_a_point_of_small_order_makes_no_pair(point) -> None:
 def test_a_share_decrypts_under_its_own_key_alone() -> None:
     here = pairs.pair(secret("a"), pairs.public_key(secret("b")), A, B, b"round")
     share = sharing.deal(secret("self"), 3, 2)[1]
-    sealed = pairs.encrypt_share(here.out_key, share)
+    sealed = pairs.encrypt_share(here.out_key, share, b"dealing")
     assert len(sealed) == pairs.SEALED_SHARE_BYTES
-    assert pairs.decrypt_share(here.out_key, sealed) == share
-    for key, data in ((here.in_key, sealed), (here.out_key, sealed[:-1] + bytes([sealed[-1] ^ 1]))):
+    assert pairs.decrypt_share(here.out_key, sealed, b"dealing") == share
+    altered = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    wrong = [(here.in_key, sealed, b"dealing"), (here.out_key, altered, b"dealing"), (here.out_key, sealed, b"other")]
+    for key, data, dealing in wrong:
         with pytest.raises(WireError, match="does not decrypt"):
-            pairs.decrypt_share(key, data)
+            pairs.decrypt_share(key, data, dealing)
     with pytest.raises(WireError, match="49 are needed"):
-        pairs.decrypt_share(here.out_key, b"")
+        pairs.decrypt_share(here.out_key, b"", b"dealing")
 
 
 # ---- levels -----------------------------------------------------------------------------------------------------
