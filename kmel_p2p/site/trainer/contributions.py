@@ -2,7 +2,7 @@
 
 The trunk half-way and the authors' parts go to the trainer in files of the state directory; what it finds goes to the
 store, with the mark up to where this site has measured: a crash loses at most the stretch under way, which is measured
-again. Takes at most a twentieth of the time that training takes, beside what looks at harm take.
+again. Takes at most a twentieth of the time that training takes, or a few seconds, beside what looks at harm take.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ SHARE = 0.05
 IN_ADVANCE = 20
 """Rounds whose share may be used before they were trained."""
 
+AT_LEAST_S = 5.0
+"""What measuring may take however short training is: verdicts of harm rest on it (`core.ledger.harm.judgement`)."""
+
 
 class ContributionMeasuring:
     """See the module docstring.
@@ -64,7 +67,7 @@ class ContributionMeasuring:
         self._appraise = appraise
         self._keep = keep
         self._whole_trunk = whole_trunk or asyncio.Lock()
-        self._pace = Share(SHARE, IN_ADVANCE)
+        self._pace = Share(SHARE, IN_ADVANCE, AT_LEAST_S)
         self._open: Stretch | None = None
         self._under_way = False
         self._task: asyncio.Task[None] | None = None

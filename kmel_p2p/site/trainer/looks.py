@@ -2,7 +2,7 @@
 
 The trunk, and the trunk without each part, go to the trainer in files of the state directory; what it finds goes to the
 protocol, which votes. Looks take at most a twentieth of the time that training takes, with some in advance: harm that
-is there from the start is clearest at the start.
+is there from the start is clearest at the start. A few seconds they may take in any case.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ SHARE = 0.05
 
 IN_ADVANCE = 60
 """Rounds whose share may be used before they were trained."""
+
+AT_LEAST_S = 10.0
+"""What looks may take however short training is: enough for the dozen that harm is proved or disproved by, where a look
+takes half a second."""
 
 FIRST = 2
 """Own entries before the first look."""
@@ -73,7 +77,7 @@ class TrunkLooks:
         self._examine = examine
         self._command = command
         self._whole_trunk = whole_trunk or asyncio.Lock()
-        self._pace = Share(SHARE, IN_ADVANCE)
+        self._pace = Share(SHARE, IN_ADVANCE, AT_LEAST_S)
         self._turn = 0
         self._written_s = 0.0
         self._under_way = False

@@ -9,12 +9,14 @@ class Share:
     Args:
         share: of training's time.
         in_advance: rounds whose share may be used before they were trained: what is seen early tells most.
+        at_least_s: what the other work may take in any case. Of a run of a minute, a twentieth is too little to see
+            anything, and seconds disturb nobody.
     """
 
-    def __init__(self, share: float, in_advance: int) -> None:
+    def __init__(self, share: float, in_advance: int, at_least_s: float = 0.0) -> None:
         self.spent_s = 0.0
         self.trained_s = 0.0
-        self._share, self._in_advance = share, in_advance
+        self._share, self._in_advance, self._at_least_s = share, in_advance, at_least_s
         self._rounds = 0
         self._last_s = 0.0
 
@@ -38,4 +40,4 @@ class Share:
             return False
         mean_s = self.trained_s / self._rounds
         affordable_s = self._share * (self.trained_s + max(0, self._in_advance - self._rounds) * mean_s)
-        return self.spent_s + self._last_s <= affordable_s
+        return self.spent_s + self._last_s <= max(affordable_s, self._at_least_s)

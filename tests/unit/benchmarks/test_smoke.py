@@ -21,6 +21,7 @@ from tests.testbed.witness import Figures, Kill
 
 KEYS = {
     "accumulate": {"signatures_per_s", "entries_per_s", "digest_over_blake2b", "trunk_ms"},
+    "bounds": {"bounds", "default_honest_ratio", "settings"},
     "bytes_to_score": {"ledger", "others", "ratio", "final_scores", "best_scores", "bytes_per_round", "by_target"},
     "censoring": {"compounds", "bounds", "chosen", "last"},
     "censoring_kernel": {"mean", "folds", "against_as_values"},

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from kmel_p2p.agreement.errors import ConfigError
 from kmel_p2p.agreement.identity import SiteKey
+from kmel_p2p.core.ledger.harm.judgement import LOOKS
 from kmel_p2p.core.rounds import EndpointLook, Look, Looked, TrunkPart
 from kmel_p2p.learn.tensor_file import read_vector, write_vector
 from kmel_p2p.learn.worker import session
 from kmel_p2p.site.trainer import looks as module
-from kmel_p2p.site.trainer.looks import FOLDER, IN_ADVANCE, SHARE, TrunkLooks
+from kmel_p2p.site.trainer.looks import AT_LEAST_S, FOLDER, IN_ADVANCE, SHARE, TrunkLooks
 
 AUTHOR = SiteKey(b"a" * 32)
 PART = TrunkPart(AUTHOR, 2, 7)
@@ -95,6 +96,23 @@ def test_looks_take_a_twentieth_of_the_time_and_some_in_advance(tmp_path: Path) 
         assert bench.looks.spent_s >= SHARE * 300 - 1
         # The first ones come at once, as long as the advance lasts.
         assert bench.turns[: int(early / 0.4)] == list(range(int(early / 0.4)))
+        await bench.looks.close()
+
+    asyncio.run(scene())
+
+
+def test_a_short_run_is_looked_at_all_along(tmp_path: Path) -> None:
+    """Thirty rounds of a fifth of a second: a twentieth of that is less than one look of half a second takes."""
+
+    async def scene() -> None:
+        bench = Bench(tmp_path)
+        for number in range(1, 31):
+            asked = len(bench.asked)
+            await bench.round(number, seconds=0.2)
+            if len(bench.asked) > asked:
+                bench.answer(0.5)
+        assert bench.looks.spent_s <= AT_LEAST_S
+        assert len(bench.asked) >= 3 * LOOKS
         await bench.looks.close()
 
     asyncio.run(scene())
